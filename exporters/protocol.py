@@ -1,0 +1,59 @@
+"""The two kinds of exporter. A third party adds a format by writing one module with one of these and one recipe."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from pydantic import BaseModel
+
+from sixfold.plan import ExportPlan, Unit
+from sixfold.recipe import Recipe
+from sixfold.source import Source
+from sixfold.statistics import Statistics
+
+Decisions = Mapping[str, torch.Tensor]
+"""What `decide` found for one decoder layer, by name; saved as one safetensors file."""
+
+
+class Exporter(Protocol):
+    """A native target: three functions, no state. The stream (exporters/stream.py) does the reading and writing.
+
+    Options: the pydantic model that a recipe's `options:` must satisfy.
+    """
+
+    Options: type[BaseModel]
+
+    def needs_statistics(self, recipe: Recipe) -> bool:
+        """Whether `plan` or `decide` reads calibration statistics."""
+        ...
+
+    def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
+        """Every output tensor, unit, file and text, from headers alone.
+
+        `statistics` is None in a dry run before calibration; the bytes planned are the same.
+        """
+        ...
+
+    def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decisions:
+        """Judgement or search over more than one tensor of decoder layer `layer`. May read weights. {} where none."""
+        ...
+
+    def encode(
+        self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe
+    ) -> Sequence[torch.Tensor]:
+        """Element-wise and pure: the same inputs give the same bytes on any machine and number of threads.
+
+        Returns one CPU tensor per `unit.outputs`, in order, whose bytes are exactly what is written.
+        """
+        ...
+
+
+class ExternalExporter(Protocol):
+    """A tool that does a whole job itself: no exact plan and no memory promise, but the same manifest and card."""
+
+    Options: type[BaseModel]
+
+    def run(self, source: Source, recipe: Recipe, folder: Path) -> Sequence[str]:
+        """Writes the artifact into the empty `folder`; returns notes for the manifest and the card."""
+        ...

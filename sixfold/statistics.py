@@ -1,0 +1,115 @@
+"""What calibration measured, and how exporters and the pruner read it: the lasting interface between the stages.
+
+An *input site* is one activation that feeds one or more Linears (q, k and v read the same site). Sites carry the
+on-disk name of the first Linear that reads them, without ".weight"; the experts of a layer share one stacked site
+whose name has "*" in place of the expert index ("model.layers.0.block_sparse_moe.experts.*.w1").
+
+One safetensors file per decoder layer, `layer-00000.safetensors` (tensors outside the layers, such as lm_head's input,
+are in `layer-other.safetensors`), keys `<site>/<statistic>`; E below is there for stacked sites only:
+
+    count     int64   []  or [E]        tokens seen (routed to the expert), padding left out
+    sum_sq    float32 [C] or [E, C]     sum over tokens of x^2, per input channel
+    sum_abs   float32 [C] or [E, C]     sum over tokens of |x|
+    abs_max   float32 [C] or [E, C]     max over tokens of |x|
+    sample    bfloat16 [S, C] or [E, S, C]  rows of x, drawn with the profile's seed; unused rows are zero
+    sampled   int64   []  or [E]        how many rows of `sample` are real
+
+`manifest.json` beside them: fingerprint of the model, profile, texts (source, licence, tokens, sha256 of the token
+ids), seed, versions, the sites with the Linears that read them, and the sha256 of every file.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from sixfold.errors import SixfoldError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class InputStatistics:
+    """Statistics of the input of one Linear (C channels); see the module's docstring for the fields."""
+
+    count: int
+    sum_sq: torch.Tensor
+    sum_abs: torch.Tensor
+    abs_max: torch.Tensor
+    sample: torch.Tensor
+
+
+def layer_file(layer: int | None) -> str:
+    return "layer-other.safetensors" if layer is None else f"layer-{layer:05d}.safetensors"
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """A finished calibration folder, opened lazily.
+
+    manifest["sites"] maps each site to {"layer": int | None, "experts": int | None, "linears": [names]}.
+    """
+
+    folder: Path
+    manifest: Mapping
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the sha256 of every statistics file: what manifests of exports record."""
+        parts = sorted((name, entry["sha256"]) for name, entry in self.manifest["files"].items())
+        return sha256(json.dumps(parts).encode()).hexdigest()
+
+    @cached_property
+    def site_of(self) -> Mapping[str, tuple[str, int | None]]:
+        """On-disk Linear name -> (site, expert index or None)."""
+        found: dict[str, tuple[str, int | None]] = {}
+        for site, entry in self.manifest["sites"].items():
+            for linear in entry["linears"]:
+                if entry["experts"] is None:
+                    found[linear] = (site, None)
+                else:
+                    for expert in range(entry["experts"]):
+                        found[linear.replace("*", str(expert))] = (site, expert)
+        return found
+
+    def has(self, linear: str) -> bool:
+        return linear in self.site_of
+
+    def site(self, site: str) -> dict[str, torch.Tensor]:
+        """All statistics of one site, whole (stacked sites keep their expert dimension)."""
+        path = self.folder / layer_file(self.manifest["sites"][site]["layer"])
+        with safe_open(path, "pt") as f:
+            return {k.rsplit("/", 1)[1]: f.get_tensor(k) for k in f.keys() if k.rsplit("/", 1)[0] == site}
+
+    def of_linear(self, linear: str) -> InputStatistics:
+        """Statistics of the input of the Linear with this on-disk name (without ".weight")."""
+        if linear not in self.site_of:
+            raise SixfoldError(
+                f"the calibration in {self.folder} has no statistics for {linear}",
+                "run `sixfold calibrate` again for this checkpoint",
+            )
+        site, expert = self.site_of[linear]
+        path = self.folder / layer_file(self.manifest["sites"][site]["layer"])
+        with safe_open(path, "pt") as f:
+
+            def get(key: str) -> torch.Tensor:
+                stored = f.get_slice(f"{site}/{key}")
+                return stored[expert] if expert is not None else stored[...]
+
+            sampled = int(get("sampled"))
+            return InputStatistics(
+                int(get("count")), get("sum_sq"), get("sum_abs"), get("abs_max"), get("sample")[:sampled]
+            )
+
+
+def open_statistics(folder: Path) -> Statistics:
+    """Raises SixfoldError where the folder holds no finished calibration."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise SixfoldError(f"no finished calibration in {folder}", "run `sixfold calibrate MODEL` first")
+    return Statistics(folder, json.loads(path.read_text()))
