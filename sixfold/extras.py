@@ -1,0 +1,40 @@
+"""Which files beside the weights a checkpoint's copies carry on: what a reader needs to load and may use it."""
+
+from collections.abc import Iterable
+from fnmatch import fnmatch
+
+CARRIED = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.tiktoken",
+    "tekken.json",
+    "spiece.model",
+    "chat_template*",
+    "*.jinja",
+    "generation_config.json",
+    "*preprocessor_config.json",
+    "processor_config.json",
+    "*.py",
+    "LICENSE*",
+    "LICENCE*",
+    "NOTICE*",
+)
+"""Shell patterns of names at the top of the folder; "*.py" is the code that auto_map names. README.md is written anew."""
+
+_NEVER = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.incomplete", "*.lock")
+
+
+def carried_files(names: Iterable[str]) -> tuple[str, ...]:
+    """Of all relative names in a folder, those to carry on, sorted."""
+    return tuple(
+        sorted(
+            name
+            for name in names
+            if "/" not in name
+            and any(fnmatch(name, pattern) for pattern in CARRIED)
+            and not any(fnmatch(name, pattern) for pattern in _NEVER)
+        )
+    )

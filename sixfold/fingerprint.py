@@ -1,0 +1,47 @@
+"""What tells one checkpoint from another: the same for every copy of a folder, different for another fine-tune.
+
+sha256 over, for each weight file in order, its name, its size, its header and 4 KB from the middle of every stored
+tensor; then name and bytes of config.json and of the files carried on. A change that spares the middle of every
+tensor goes unseen; hashing everything would cost a read of the whole model.
+"""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+
+from sixfold.positional_reads import WeightFolder
+from sixfold.safetensors_header import FileHeader, StoredTensor
+
+SAMPLE = 4096
+
+
+def folder_fingerprint(folder: WeightFolder, headers: Sequence[FileHeader], extras: Sequence[str]) -> str:
+    """Hex sha256 of a folder's checkpoint."""
+    digest = sha256(b"sixfold checkpoint 1\n")
+
+    def middle(tensor: StoredTensor) -> bytes:
+        nbytes = min(SAMPLE, tensor.nbytes)
+        return folder.read(tensor.file, tensor.offset + (tensor.nbytes - nbytes) // 2, nbytes)
+
+    with ThreadPoolExecutor(8) as threads:  # the wait is for the disk's latency, once per tensor
+        for header in headers:
+            _add(digest, [header.file.encode(), str(header.size).encode(), header.raw])
+            _add(digest, threads.map(middle, header.tensors))
+    for name in ("config.json", *extras):
+        _add(digest, [name.encode(), (folder.folder / name).read_bytes()])
+    return digest.hexdigest()
+
+
+def headers_fingerprint(revision: str, headers: Sequence[FileHeader]) -> str:
+    """Hex sha256 of a hub commit known by its headers alone; not comparable with that of a folder."""
+    digest = sha256(b"sixfold headers 1\n")
+    _add(digest, [revision.encode()])
+    for header in headers:
+        _add(digest, [header.file.encode(), str(header.size).encode(), header.raw])
+    return digest.hexdigest()
+
+
+def _add(digest: "sha256", parts: Iterable[bytes]) -> None:  # type: ignore[valid-type]
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
