@@ -1,0 +1,66 @@
+# Every target first makes the environment in .venv and is then a thin line over `sixfold`, `pytest` or a linter.
+#
+#   make all-formats [MODEL=folder-or-hub-id] [OUT=folder] [NAME=name] [SET="key=value ..."]
+#   make format FORMAT=awq [MODEL=...] [OUT=...] [NAME=...] [SET=...]
+#   make test | test-engines | bench | lint | clean-env
+#
+# PYTHON=python3.12   the interpreter of a new environment (3.11 to 3.13)
+# TORCH=cpu           PyTorch without CUDA (the default on Linux); cu126, cu130, ... name a CUDA build of pytorch.org;
+#                     pypi takes what PyPI serves (the default elsewhere; on Linux that is CUDA, gigabytes);
+#                     skip uses the PyTorch that PYTHON already has
+
+SHELL := bash
+.DEFAULT_GOAL := help
+
+MODEL ?= demo/minimax-m2-4.6m
+OUT ?= artifacts
+PYTHON ?=
+DEFAULT_TORCH := $(if $(filter Linux,$(shell uname -s)),cpu,pypi)
+
+VENV := .venv
+BIN := $(VENV)/bin
+EXPORT_OPTIONS := --out "$(OUT)" $(if $(NAME),--name "$(NAME)") $(foreach pair,$(SET),--set '$(pair)')
+
+.PHONY: help all-formats format test test-engines bench lint clean-env
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+
+all-formats: $(VENV)/.ready
+	@$(BIN)/sixfold export "$(MODEL)" all-formats $(EXPORT_OPTIONS)
+
+format: $(VENV)/.ready
+	@test -n "$(FORMAT)" || { echo "make format needs FORMAT=, one of: $$($(BIN)/sixfold recipes --names), or a path"; exit 2; }
+	@$(BIN)/sixfold export "$(MODEL)" "$(FORMAT)" $(EXPORT_OPTIONS)
+
+test: $(VENV)/.ready-dev
+	@$(BIN)/python -m pytest
+
+test-engines: $(VENV)/.ready-dev
+	@$(BIN)/python -m pytest -n 0 -m engines
+
+bench: $(VENV)/.ready-dev
+	@$(BIN)/python -m pytest -n 0 -m bench -s
+
+lint: $(VENV)/.ready-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+clean-env:
+	rm -rf $(VENV)
+
+$(VENV)/.ready: pyproject.toml environment.sh
+	@bash environment.sh $(VENV) "$(PYTHON)" "$(or $(TORCH),$(DEFAULT_TORCH))" ""
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	@bash environment.sh $(VENV) "$(PYTHON)" "$$(cat $(VENV)/torch-choice)" dev
+	@touch $@
+
+# A choice of PyTorch other than the one installed makes the environment again in place.
+ifneq ($(TORCH),)
+ifneq ($(TORCH),$(shell cat $(VENV)/torch-choice 2>/dev/null))
+.PHONY: $(VENV)/.ready
+endif
+endif

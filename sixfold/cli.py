@@ -1,0 +1,90 @@
+"""The command line: the group, what every command shares, and what a user sees when something goes wrong.
+
+Exit codes: 0 done, 1 failed, 2 bad usage, 3 a quality gate failed, 130 interrupted.
+Commands live one to a module in sixfold.commands and are imported when they are called, so that `--help` is instant.
+"""
+
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+import click
+
+from sixfold import __version__
+from sixfold.errors import SixfoldError
+
+COMMANDS = ("inspect", "plan", "calibrate", "export", "status", "recipes")
+"""In the order in which they are used; each is `command` in the module sixfold.commands.<name>."""
+
+
+class _Commands(click.Group):
+    """A group that imports a command's module only when it is needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"sixfold.commands.{cmd_name}").command
+        return command
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Example: sixfold export demo/minimax-m2-4.6m all-formats --out artifacts",
+)
+@click.version_option(__version__, prog_name="sixfold")
+def cli() -> None:
+    """One BF16 checkpoint in; every quantized format that people run out."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command and exits; never shows a traceback."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit code. Every error is one sentence on stderr."""
+    try:
+        code = cli.main(arguments, prog_name="sixfold", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except SixfoldError as error:
+        _say(str(error))
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        _say("interrupted; run the same command again to go on.")
+        return 130
+    except BrokenPipeError:
+        # The reader (`| head`) has left; the interpreter must not try to flush what it will not read.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        _say(f"unexpected {_one_line(error)}; the traceback is in {_save_traceback()}, please report it.")
+        return 1
+
+
+def _say(message: str) -> None:
+    click.echo(f"sixfold: {message}", err=True)
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+
+
+def _save_traceback() -> Path:
+    handle, path = tempfile.mkstemp(prefix="sixfold-", suffix="-traceback.txt", text=True)
+    with os.fdopen(handle, "w") as file:
+        file.write(f"sixfold {__version__}, Python {sys.version.split()[0]}\n{' '.join(sys.argv)}\n\n")
+        file.write(traceback.format_exc())
+    return Path(path)
