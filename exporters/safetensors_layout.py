@@ -81,11 +81,7 @@ def place(
     notes: Sequence[str] = (),
     shard_bytes: int = SHARD_BYTES,
 ) -> ExportPlan:
-    """Split drafts into shards in their order and give every tensor its file and absolute offset.
-
-    Inside a shard tensors are ordered by element size, widest first: readers view mapped bytes in place, so each must
-    start on a multiple of its element size, and the format allows no padding between tensors.
-    """
+    """Split drafts into shards in their order and give every tensor its file and absolute offset."""
     groups = _split(drafts, shard_bytes)
     names = [SINGLE] if len(groups) == 1 else [SHARD.format(i + 1, len(groups)) for i in range(len(groups))]
     tensors: list[PlannedTensor] = []
@@ -125,7 +121,7 @@ def _split(drafts: Iterable[Draft], shard_bytes: int) -> list[list[Draft]]:
 
 def _header(group: Sequence[Draft]) -> tuple[bytes, dict[str, int], int]:
     """Header bytes of one shard, absolute offsets by tensor name, size of the whole file."""
-    outputs = sorted((out for draft in group for out in draft.outputs), key=lambda out: -DTYPE_BYTES[out.dtype])
+    outputs = _aligned([out for draft in group for out in draft.outputs])
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
     starts: dict[str, int] = {}
@@ -141,6 +137,19 @@ def _header(group: Sequence[Draft]) -> tuple[bytes, dict[str, int], int]:
     text += b" " * (-len(text) % 8)
     header = len(text).to_bytes(8, "little") + text
     return header, {name: start + len(header) for name, start in starts.items()}, position + len(header)
+
+
+def _aligned(outputs: list[DraftTensor]) -> list[DraftTensor]:
+    """The given order where every tensor then starts on a multiple of its element size, else widest elements first.
+
+    Readers view mapped bytes in place, so alignment is needed, and the format allows no padding between tensors.
+    """
+    position = 0
+    for out in outputs:
+        if position % DTYPE_BYTES[out.dtype]:
+            return sorted(outputs, key=lambda out: -DTYPE_BYTES[out.dtype])
+        position += out.nbytes
+    return outputs
 
 
 def index_text(files: Mapping[str, str], total_bytes: int) -> bytes:

@@ -77,6 +77,7 @@ class ExportPlan:
 
     texts: small files written whole, by name (config.json, model.safetensors.index.json, tokenizer files...).
     notes: one sentence per policy that was applied and a reader should know of ("kept in BF16: ...").
+    manifest: name of the manifest in the folder; GGUF files that share one have one each.
     """
 
     variant: str
@@ -86,6 +87,7 @@ class ExportPlan:
     files: tuple[PlannedFile, ...]
     texts: Mapping[str, bytes] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    manifest: str = "manifest.json"
 
     @property
     def nbytes(self) -> int:
