@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from exporters.protocol import Decisions
+from exporters.protocol import Decided, Decisions
 from exporters.safetensors_layout import carried_texts, config_text, kept_draft, place
 from sixfold.errors import SixfoldError
 from sixfold.plan import ExportPlan, Unit
@@ -35,8 +35,8 @@ class Bf16Exporter:
             texts={"config.json": config_text(source, None), **carried_texts(source)},
         )
 
-    def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decisions:
-        return {}
+    def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:
+        return Decided({})
 
     def encode(
         self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe

@@ -1,6 +1,7 @@
 """The two kinds of exporter. A third party adds a format by writing one module with one of these and one recipe."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +15,14 @@ from sixfold.statistics import Statistics
 
 Decisions = Mapping[str, torch.Tensor]
 """What `decide` found for one decoder layer, by name; saved as one safetensors file."""
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The decisions of one layer, and a sentence for the manifest on whatever was out of the ordinary (starved experts)."""
+
+    tensors: Decisions
+    notes: tuple[str, ...] = ()
 
 
 class Exporter(Protocol):
@@ -35,8 +44,11 @@ class Exporter(Protocol):
         """
         ...
 
-    def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decisions:
-        """Judgement or search over more than one tensor of decoder layer `layer`. May read weights. {} where none."""
+    def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:
+        """Judgement or search over more than one tensor of decoder layer `layer`. May read weights.
+
+        Called once for every layer that a unit of the plan names, in order.
+        """
         ...
 
     def encode(
