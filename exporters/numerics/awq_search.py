@@ -1,0 +1,121 @@
+"""Activation-aware search: which scale of the input channels makes 4-bit rounding hurt the outputs least.
+
+For Linears with weights W [out, in] that share input rows X, and a candidate s > 0 per input channel, rounding W * s and
+feeding X / s instead of X gives the outputs X W^T + (X / s) E^T with E = round(W * s) - W * s. The loss of s is the
+squared sum of that second term over all Linears, and the candidates are AWQModifier's grid (llmcompressor; the scales
+after Lin et al., "AWQ: Activation-aware Weight Quantization", arXiv 2306.00978).
+
+The searches stream: a Linear's weights are needed once for `add_weight_mean` and once for `add_losses`, and never two
+Linears at a time. Results depend on the order of float sums; that is why they are recorded as decisions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from exporters.numerics.awq_packing import LEVELS, group_parameters
+
+DuoScaling = bool | Literal["both"]
+
+BLOCK_ELEMENTS = 1 << 17
+"""Weights rounded at a time: half a megabyte of float32 stays in a core's cache between the passes over it."""
+
+
+@dataclass(frozen=True)
+class GridPoint:
+    """duo: whether the weights' own magnitudes count as well as the activations'."""
+
+    ratio: float
+    duo: bool
+
+
+def grid(points: int, duo_scaling: DuoScaling) -> tuple[GridPoint, ...]:
+    """AWQModifier's grid in its order. The point (0, False), in each of them, is plain rounding to nearest."""
+    if duo_scaling == "both":
+        half = points // 2
+        return tuple(GridPoint(i / (half - 1), duo) for i in range(half) for duo in (False, True))
+    if duo_scaling:
+        return (GridPoint(0.0, False), *(GridPoint(i / (points - 2), True) for i in range(points - 1)))
+    return tuple(GridPoint(i / (points - 1), False) for i in range(points))
+
+
+def candidate_scales(points: Sequence[GridPoint], x_mean: torch.Tensor, w_mean: torch.Tensor) -> torch.Tensor:
+    """float32 [points, in] from the mean of |x| and the normalised mean of |w| per input channel, both float32 [in].
+
+    s = x^ratio, or x^ratio / (w^(1 - ratio) + 1e-4), at least 1e-4, divided by sqrt(max * min); 1 where not finite.
+    """
+    scales = []
+    for point in points:
+        scale = x_mean.pow(point.ratio)
+        if point.duo:
+            scale = scale / (w_mean.pow(1 - point.ratio) + 1e-4)
+        scale = scale.clamp(min=1e-4)
+        scale = scale / (scale.max() * scale.min()).sqrt()
+        scales.append(torch.where(torch.isfinite(scale), scale, 1.0))
+    return torch.stack(scales)
+
+
+@dataclass
+class WeightMean:
+    """Running mean over output channels of |w| / (the largest |w| of its group + 1e-6): AWQModifier's `w_mean`."""
+
+    total: torch.Tensor
+    rows: int = 0
+
+    @classmethod
+    def empty(cls, in_features: int) -> "WeightMean":
+        return cls(torch.zeros(in_features, dtype=torch.float64))
+
+    def add(self, weight: torch.Tensor, group: int) -> None:
+        """weight: [out, in], any float type."""
+        out_features, in_features = weight.shape
+        step = max(1, BLOCK_ELEMENTS // in_features)
+        for start in range(0, out_features, step):
+            size = weight[start : start + step].to(torch.float32).abs_().view(-1, in_features // group, group)
+            size /= size.amax(-1, keepdim=True) + 1e-6
+            self.total += size.sum(0, dtype=torch.float64).view(-1)
+        self.rows += out_features
+
+    @property
+    def mean(self) -> torch.Tensor:
+        return (self.total / self.rows).float()
+
+
+def losses(weight: torch.Tensor, rows: torch.Tensor, scales: torch.Tensor, group: int) -> torch.Tensor:
+    """Squared output error summed over `rows` for each candidate: float64 [points].
+
+    weight: [out, in]. rows: [S, in], the input rows X. scales: float32 [points, in].
+    """
+    out_features, in_features = weight.shape
+    inputs = triangular(rows.to(torch.float32))
+    scaled_inputs = inputs[None] / scales[:, None]
+    total = torch.zeros(len(scales), dtype=torch.float64)
+    step = max(1, BLOCK_ELEMENTS // in_features)
+    for start in range(0, out_features, step):
+        block = weight[start : start + step].to(torch.float32)
+        scaled = torch.empty_like(block)
+        rounded = torch.empty_like(block)
+        for i in range(len(scales)):
+            torch.mul(block, scales[i], out=scaled)
+            error = _rounding_error(scaled, rounded, group)
+            total[i] += torch.mm(scaled_inputs[i], error.t()).square_().sum(dtype=torch.float64)
+    return total
+
+
+def triangular(rows: torch.Tensor) -> torch.Tensor:
+    """A matrix with the same Gram matrix as `rows` [S, in] and at most `in` rows, so that many rows cost no more."""
+    if rows.shape[0] <= rows.shape[1]:
+        return rows
+    return torch.linalg.qr(rows, mode="r")[1]
+
+
+def _rounding_error(values: torch.Tensor, scratch: torch.Tensor, group: int) -> torch.Tensor:
+    """round(values) - values, in `scratch`; the same rounding as awq_packing.quantize."""
+    grouped = values.view(values.shape[0], -1, group)
+    error = scratch.view_as(grouped)
+    scale, zero = group_parameters(grouped.amin(-1, keepdim=True), grouped.amax(-1, keepdim=True))
+    torch.div(grouped, scale, out=error)
+    error.round_().add_(zero).clamp_(0, LEVELS).sub_(zero).mul_(scale).sub_(grouped)
+    return scratch
