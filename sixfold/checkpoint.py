@@ -107,7 +107,7 @@ def open_folder(folder: Path, *, location: str, revision: str, name: str, proven
     names = frozenset(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     index = parse_index(where, (folder / INDEX).read_bytes()) if INDEX in names else None
     headers = tuple(read_header(folder, file) for file in weight_files(where, names, index))
-    logical = logical_tensors(collect_tensors(where, headers, index), config)
+    logical = logical_tensors(collect_tensors(where, headers, index), config, where)
     extras = carried_files(names)
     past = read_provenance(folder, provenance)
     return Checkpoint(
