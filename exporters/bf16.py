@@ -1,4 +1,4 @@
-"""The clean BF16 folder: every tensor of the source, dequantized where it was stored quantized, nothing else changed."""
+"""The clean BF16 folder: every tensor of the source, dequantized where it was stored quantized."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,6 @@
-"""What `decide` found, layer by layer, saved with a hash: a search may depend on the machine, its result may not be lost."""
+"""What `decide` found, saved layer by layer with a hash: a search may depend on the machine, its result must not."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,9 +10,8 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from exporters.protocol import Decisions, Exporter
+from exporters.protocol import Decisions, Exporter, Progress
 from sixfold.plan import ExportPlan
-from sixfold.progress import Progress
 from sixfold.recipe import Recipe
 from sixfold.source import Source
 from sixfold.statistics import Statistics
@@ -89,6 +87,6 @@ def _decide(
     temporary = path.with_name(f".{path.name}.tmp")
     tensors = {name: tensor.contiguous() for name, tensor in sorted(decided.tensors.items())}
     save_file(tensors, temporary, metadata={"notes": json.dumps(decided.notes)})
-    os.chmod(temporary, 0o644)
+    temporary.chmod(0o644)  # safetensors makes files that only their owner can read
     temporary.replace(path)
     return sha256_of(path)

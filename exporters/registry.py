@@ -32,7 +32,7 @@ def exporter_named(name: str) -> Exporter | ExternalExporter:
     except ModuleNotFoundError as error:
         if error.name is None or not module.startswith(error.name):
             raise
-        raise UsageError(f"the exporter {name!r} cannot be imported ({error})", "install the package it is in") from error
+        raise UsageError(f"exporter {name!r} cannot be imported ({error})", "install its package") from error
     except AttributeError as error:
         raise UsageError(f"the module {module!r} has no object EXPORTER", "see exporters/protocol.py") from error
     return found

@@ -37,7 +37,7 @@ class DraftTensor:
 
 @dataclass(frozen=True)
 class Draft:
-    """A unit before its outputs have a place. Drafts are kept in the order of the source, so reading stays sequential."""
+    """A unit before its outputs have a place. Drafts keep the order of the source, so that reading stays sequential."""
 
     encoding: str
     inputs: tuple[TensorSlice, ...]
@@ -164,7 +164,8 @@ def config_text(source: Source, quantization_config: Mapping[str, Any] | None) -
     The source's own quantization is gone from the weights, so it is removed here; a dtype field becomes bfloat16
     where the weights became BF16.
     """
-    config = {k: v for k, v in source.checkpoint.config.items() if k not in ("quantization_config", "compression_config")}
+    dropped = ("quantization_config", "compression_config")
+    config = {k: v for k, v in source.checkpoint.config.items() if k not in dropped}
     for key in ("dtype", "torch_dtype"):
         if key in config:
             config[key] = "bfloat16"

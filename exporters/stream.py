@@ -187,9 +187,7 @@ def _run_unit(
         yield start, len(data)
 
 
-def _copy(
-    unit: Unit, tensor: PlannedTensor, checkpoint: Checkpoint, descriptor: int
-) -> Iterator[tuple[int, int]]:
+def _copy(unit: Unit, tensor: PlannedTensor, checkpoint: Checkpoint, descriptor: int) -> Iterator[tuple[int, int]]:
     (part,) = unit.inputs
     rows = part.stop - part.start
     step = max(1, _BLOCK * rows // max(tensor.nbytes, 1))
@@ -204,7 +202,7 @@ def _copy(
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
     flat = tensor.contiguous().reshape(-1).view(torch.uint8)
-    return memoryview(flat.numpy())
+    return flat.numpy().data
 
 
 def _write(descriptor: int, data: memoryview, offset: int) -> None:

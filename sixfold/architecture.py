@@ -232,9 +232,7 @@ def _role(
     return "mlp" if "mlp" in path or "feed_forward" in path or "ffn" in path else "other"
 
 
-def _with_groups(
-    drafts: list[_Draft], flow: dataflow.Dataflow, on_disk: Mapping[str, str]
-) -> tuple[Linear, ...]:
+def _with_groups(drafts: list[_Draft], flow: dataflow.Dataflow, on_disk: Mapping[str, str]) -> tuple[Linear, ...]:
     """Fill in what depends on the neighbours: input sites, engine-fused groups, and on-disk names of norms."""
     siblings: dict[tuple[str, int | None], dict[str, str]] = defaultdict(dict)
     for draft in drafts:
@@ -302,7 +300,7 @@ def _norms(
 
 
 def require_separate_experts(architecture: Architecture, variant: str) -> None:
-    """Raises SixfoldError where a layer's experts are one array on disk, which no quantized format here can be made of."""
+    """Raises SixfoldError where a layer's experts are one array on disk, which the quantizers here do not split."""
     if architecture.stacked_experts:
         raise SixfoldError(
             f"{variant}: {architecture.model_type} stores the experts of a layer as one array"

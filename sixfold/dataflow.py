@@ -192,7 +192,7 @@ def is_one_plus(norm: nn.Module) -> bool:
     """Whether the norm multiplies by 1 + weight: with a weight of zero, such a norm's output is not zero."""
     probe = type(norm).__new__(type(norm))
     probe.__dict__.update(norm.__dict__)
-    size = norm.weight.shape[0]  # type: ignore[union-attr,index]  # is_norm checked it
+    (size,) = norm.state_dict()["weight"].shape
     probe._parameters = {k: nn.Parameter(torch.zeros(size)) for k in norm._parameters}
     with torch.no_grad():
         return bool(probe(torch.ones(1, size)).abs().sum() > 0)

@@ -68,7 +68,7 @@ def map_tensors(model: nn.Module, checkpoint: Checkpoint) -> tuple[dict[str, Pla
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, rename_source_key
 
-    transforms = get_model_conversion_mapping(model)  # type: ignore[arg-type]  # it is a PreTrainedModel
+    transforms = get_model_conversion_mapping(model)
     converters = [t for t in transforms if isinstance(t, WeightConverter)]
     renamings = [t for t in transforms if not isinstance(t, WeightConverter)]
     state = model.state_dict()
@@ -77,7 +77,7 @@ def map_tensors(model: nn.Module, checkpoint: Checkpoint) -> tuple[dict[str, Pla
     unknown: list[str] = []
     sources: dict[str, list[str]] = {}
     for name in checkpoint.tensors:
-        target, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, state)  # type: ignore[arg-type]
+        target, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, state)
         if target in state:
             part, expert = 0, None
             if pattern is not None:
@@ -170,8 +170,8 @@ def _check_experts(
     numbers = sorted(e for e in by_expert if e is not None)
     if numbers != list(range(experts)):
         raise SixfoldError(
-            f"{checkpoint.location} holds {len(numbers)} experts for {parameter} (numbers {numbers[0]} to {numbers[-1]}),"
-            f" but config.json says {experts}",
+            f"{checkpoint.location} holds {len(numbers)} experts for {parameter}"
+            f" (numbers {numbers[0]} to {numbers[-1]}), but config.json says {experts}",
             "correct the number of experts in config.json, or download the checkpoint again",
         )
     partial = [e for e in numbers if len(by_expert[e]) != parts]

@@ -1,7 +1,7 @@
 """What an export will write, computed from headers alone, before a weight is read.
 
 An `ExportPlan` is the dry run, the disk budget, the unit of resume, and the list that checks hold the result against.
-Tensors say WHAT is written (name, dtype, shape, place); units say HOW (which inputs are read together, what they become).
+Tensors say WHAT is written (name, dtype, shape, place); units say HOW (what is read together, and what it becomes).
 """
 
 from collections.abc import Mapping

@@ -35,7 +35,7 @@ class Workspace:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write under a temporary name beside `path`, fsync, rename. Readers see the old file or the new one, never half."""
+    """Write under a temporary name beside `path`, fsync, rename: readers see the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:

@@ -1,0 +1,222 @@
+"""One export from beginning to end: skip what is current, decide, stream, put in place, and write the manifest last."""
+
+import fcntl
+import hashlib
+import os
+import platform
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from exporters.decisions import decide_all
+from exporters.protocol import Exporter, ExternalExporter, Progress
+from exporters.registry import exporter_named
+from exporters.stream import write_files
+from sixfold.errors import SixfoldError
+from sixfold.manifest import FileRecord, inputs_of, manifest_of, run_name, state_of
+from sixfold.plan import ExportPlan, Unit
+from sixfold.recipe import Recipe
+from sixfold.source import Source
+from sixfold.statistics import Statistics
+from sixfold.workspace import PARTIAL, Workspace, digest_of, json_bytes, read_json, sha256_of, write_atomically
+
+
+@dataclass(frozen=True)
+class Exported:
+    """skipped: nothing was written, the artifact was current. reasons: why it was (re)done."""
+
+    variant: str
+    folder: Path
+    manifest: str
+    nbytes: int
+    skipped: bool
+    reasons: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def is_native(exporter: Exporter | ExternalExporter) -> bool:
+    return hasattr(exporter, "encode")
+
+
+def needs_statistics(recipe: Recipe) -> bool:
+    exporter = exporter_named(recipe.exporter)
+    return is_native(exporter) and cast(Exporter, exporter).needs_statistics(recipe)
+
+
+def plan_of(source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan | None:
+    """The plan of a native exporter; None for a tool that does the whole job itself and tells nothing before."""
+    exporter = exporter_named(recipe.exporter)
+    return cast(Exporter, exporter).plan(source, recipe, statistics) if is_native(exporter) else None
+
+
+def inputs_for(source: Source, recipe: Recipe, statistics: Statistics | None) -> dict[str, Any]:
+    digest = statistics.digest if statistics is not None and needs_statistics(recipe) else None
+    return inputs_of(recipe, source.checkpoint.fingerprint, source.checkpoint.revision, digest)
+
+
+def export(
+    source: Source,
+    recipe: Recipe,
+    workspace: Workspace,
+    statistics: Statistics | None,
+    *,
+    threads: int,
+    progress: Progress,
+) -> Exported:
+    """Raises SixfoldError with cause and remedy; whatever was finished by then is kept for the next run."""
+    inputs = inputs_for(source, recipe, statistics)
+    plan = plan_of(source, recipe, statistics)
+    folder = workspace.variant(recipe.suffix)
+    manifest_name = plan.manifest if plan is not None else "manifest.json"
+    state = state_of(folder, manifest_name, inputs)
+    if state.name == "current":
+        recorded = read_json(folder / manifest_name) or {}
+        nbytes = sum(record["bytes"] for record in recorded["files"].values())
+        return Exported(recipe.name, folder, manifest_name, nbytes, True, (), tuple(recorded["notes"]))
+    started = time.time()
+    with _locked(folder / PARTIAL, recipe.name) as partial:
+        if plan is None:
+            made = _run_external(source, recipe, partial)
+        else:
+            made = _run_native(source, recipe, workspace, statistics, plan, inputs, partial, threads, progress)
+        manifest = manifest_of(recipe.name, source.checkpoint.name, inputs, made.decisions, made.files, made.notes)
+        _put_in_place(folder, manifest_name, manifest, made, partial, started, threads)
+    shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+    nbytes = sum(record.bytes for record in made.files.values())
+    return Exported(recipe.name, folder, manifest_name, nbytes, False, state.reasons, made.notes)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Finished work, still in the partial folder `where`; texts are in memory."""
+
+    where: Path
+    files: Mapping[str, FileRecord]
+    texts: Mapping[str, bytes]
+    decisions: str | None
+    notes: tuple[str, ...]
+
+
+def _run_native(
+    source: Source,
+    recipe: Recipe,
+    workspace: Workspace,
+    statistics: Statistics | None,
+    plan: ExportPlan,
+    inputs: Mapping[str, Any],
+    partial: Path,
+    threads: int,
+    progress: Progress,
+) -> _Made:
+    exporter = cast(Exporter, exporter_named(recipe.exporter))
+    _check_disk(plan, workspace.root, partial)
+    store = decide_all(exporter, source, recipe, statistics, plan, workspace, inputs, progress)
+    key = digest_of([dict(inputs), store.digest, [(f.name, f.nbytes, len(f.header)) for f in plan.files]])
+    _reclaim(plan, partial, workspace.variant(recipe.suffix), key)
+
+    def encode(unit: Unit, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        return exporter.encode(unit, tensors, store.of_layer(unit.layer), recipe)
+
+    with progress(recipe.name, sum(f.nbytes for f in plan.files), "B") as advance:
+        records = write_files(plan, source.checkpoint, encode, partial, key=key, threads=threads, advance=advance)
+    texts = {name: FileRecord(len(data), _sha256_bytes(data)) for name, data in plan.texts.items()}
+    return _Made(partial, {**records, **texts}, plan.texts, store.digest, plan.notes + store.notes)
+
+
+def _run_external(source: Source, recipe: Recipe, partial: Path) -> _Made:
+    exporter = cast(ExternalExporter, exporter_named(recipe.exporter))
+    work = partial / "external"
+    shutil.rmtree(work, ignore_errors=True)  # such tools cannot resume; a half-written folder only misleads them
+    work.mkdir(parents=True)
+    notes = exporter.run(source, recipe, work)
+    paths = sorted(path for path in work.rglob("*") if path.is_file())
+    files = {str(p.relative_to(work)): FileRecord(p.stat().st_size, sha256_of(p)) for p in paths}
+    return _Made(work, files, {}, None, tuple(notes))
+
+
+def _sha256_bytes(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _put_in_place(
+    folder: Path,
+    manifest_name: str,
+    manifest: Mapping[str, Any],
+    made: _Made,
+    partial: Path,
+    started: float,
+    threads: int,
+) -> None:
+    """Move finished files over the old ones. The manifest goes first and comes last: between, there is no artifact."""
+    old = read_json(folder / manifest_name) or {"files": {}}
+    (folder / manifest_name).unlink(missing_ok=True)
+    for name in old["files"]:
+        if name not in made.files:
+            (folder / name).unlink(missing_ok=True)
+    for name in made.files:
+        if name in made.texts:
+            write_atomically(folder / name, made.texts[name])
+        else:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (made.where / name).replace(folder / name)
+    run = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "seconds": round(time.time() - started, 2),
+        "threads": threads,
+        "peak_rss_bytes": _peak_rss(),
+        "host": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "modified_ns": {name: (folder / name).stat().st_mtime_ns for name in made.files},
+    }
+    write_atomically(folder / run_name(manifest_name), json_bytes(run))
+    write_atomically(folder / manifest_name, json_bytes(manifest))
+
+
+def _peak_rss() -> int:
+    """Largest resident set of this process so far, in bytes (macOS counts in bytes, Linux in KiB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _reclaim(plan: ExportPlan, partial: Path, folder: Path, key: str) -> None:
+    """Take back files that an earlier run, killed while putting them in place, had already moved."""
+    for file in plan.files:
+        note = read_json(partial / f"{file.name}.json")
+        moved = folder / file.name
+        if note and note.get("key") == key and "sha256" in note and not (partial / file.name).exists():
+            if moved.is_file() and moved.stat().st_size == file.nbytes and sha256_of(moved) == note["sha256"]:
+                moved.replace(partial / file.name)
+
+
+def _check_disk(plan: ExportPlan, root: Path, partial: Path) -> None:
+    """An artifact that is replaced stays until the new one is whole, so both need room."""
+    root.mkdir(parents=True, exist_ok=True)
+    present = sum(p.stat().st_blocks * 512 for p in partial.glob("*") if p.is_file())
+    free = shutil.disk_usage(root).free
+    if plan.nbytes - present > free:
+        raise SixfoldError(
+            f"{plan.variant} needs {(plan.nbytes - present) / 1e9:.2f} GB, but {root} has {free / 1e9:.2f} GB free",
+            "free some space or choose another OUT",
+        )
+
+
+@contextmanager
+def _locked(partial: Path, variant: str) -> Iterator[Path]:
+    """`partial`/variant, for this process alone. Raises SixfoldError where another process is at work in it."""
+    partial.mkdir(parents=True, exist_ok=True)
+    with (partial / f"{variant}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SixfoldError(
+                f"another process is exporting {variant} into {partial.parent}", "wait for it, or stop it"
+            ) from error
+        work = partial / variant
+        work.mkdir(exist_ok=True)
+        yield work
