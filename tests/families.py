@@ -1,0 +1,72 @@
+"""Tiny random checkpoints of each supported family, saved by transformers itself, so that names on disk are its own."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+COMMON: dict[str, Any] = {
+    "vocab_size": 512,
+    "hidden_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "intermediate_size": 512,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": False,
+}
+
+_MLA: dict[str, Any] = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 128,
+    "kv_lora_rank": 128,
+    "qk_rope_head_dim": 32,
+    "qk_nope_head_dim": 64,
+    "v_head_dim": 64,
+}
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "minimax_m2": {**COMMON, "intermediate_size": 256, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": {**COMMON, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 256},
+    "mixtral": {**COMMON, "num_local_experts": 4},
+    "deepseek_v3": {
+        **{k: v for k, v in COMMON.items() if k != "head_dim"},
+        **_MLA,
+        "n_routed_experts": 8,
+        "n_shared_experts": 1,
+        "moe_intermediate_size": 256,
+        "num_experts_per_tok": 2,
+        "n_group": 2,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+    },
+    "glm4_moe": {
+        **COMMON,
+        "n_routed_experts": 8,
+        "n_shared_experts": 1,
+        "moe_intermediate_size": 256,
+        "num_experts_per_tok": 2,
+        "first_k_dense_replace": 1,
+    },
+    "gpt_oss": {**COMMON, "num_local_experts": 4},
+    "llama": COMMON,
+    "qwen3": {**COMMON, "tie_word_embeddings": True},
+    "gemma2": {**COMMON, "tie_word_embeddings": True, "query_pre_attn_scalar": 64},
+}
+"""transformers' model_type -> arguments of its config class."""
+
+
+def make_family(model_type: str, folder: Path, **changes: Any) -> Path:
+    """Save a random BF16 model of `model_type`; correction biases are float32 and not zero, as trained ones are."""
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = CONFIG_MAPPING[model_type](**{**FAMILIES[model_type], **changes})
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    for module in model.modules():
+        if hasattr(module, "e_score_correction_bias"):
+            bias = module.e_score_correction_bias
+            module.e_score_correction_bias = torch.linspace(-0.05, 0.05, len(bias), dtype=torch.float32)
+    model.save_pretrained(folder)
+    return folder
