@@ -14,8 +14,19 @@ are in `layer-other.safetensors`), keys `<site>/<statistic>`; E below is there f
     sample    bfloat16 [S, C] or [E, S, C]  rows of x, drawn with the profile's seed; unused rows are zero
     sampled   int64   []  or [E]        how many rows of `sample` are real
 
-`manifest.json` beside them: fingerprint of the model, profile, texts (source, licence, tokens, sha256 of the token
-ids), seed, versions, the sites with the Linears that read them, and the sha256 of every file.
+Samples are the same whatever the batches were: every token of the calibration has a rank, drawn with the seed, and a
+site keeps the tokens of lowest rank that reached it, in the order of rank.
+
+`manifest.json` beside them, written last and deterministic:
+
+    schema, source, profile, texts, method, versions   what the statistics depend on: a change in any makes them stale
+    tokens     what was run: samples, length, ids_sha256, BOS, samples per domain, and per text its sha256, licence, tokens
+    sites      {site: {"layer", "experts" (None for a plain site), "linears": names, "*" for the expert index}}
+    coverage   per MoE layer the tokens routed to each expert, the experts that saw none, and those that saw few
+    without_statistics   tensors that transformers does not run (multi-token prediction layers)
+    files      bytes and sha256 of every statistics file
+
+`run.json` holds what differs from run to run (seconds, device, threads).
 """
 
 import json
@@ -24,13 +35,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 
 from sixfold.errors import SixfoldError
+from sixfold.workspace import read_json
 
 MANIFEST = "manifest.json"
+SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -56,7 +70,7 @@ class Statistics:
     """
 
     folder: Path
-    manifest: Mapping
+    manifest: Mapping[str, Any]
 
     @cached_property
     def digest(self) -> str:
@@ -109,7 +123,12 @@ class Statistics:
 
 def open_statistics(folder: Path) -> Statistics:
     """Raises SixfoldError where the folder holds no finished calibration."""
-    path = folder / MANIFEST
-    if not path.is_file():
+    manifest = read_json(folder / MANIFEST)
+    if manifest is None:
         raise SixfoldError(f"no finished calibration in {folder}", "run `sixfold calibrate MODEL` first")
-    return Statistics(folder, json.loads(path.read_text()))
+    if manifest.get("schema") != SCHEMA:
+        raise SixfoldError(
+            f"the calibration in {folder} has schema {manifest.get('schema')}, this version reads {SCHEMA}",
+            "run `sixfold calibrate MODEL` again",
+        )
+    return Statistics(folder, manifest)

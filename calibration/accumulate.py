@@ -1,0 +1,76 @@
+"""Sums, extremes and sample rows of one input site, gathered batch by batch."""
+
+import torch
+
+_NONE = torch.iinfo(torch.int64).max
+
+
+class Accumulator:
+    """What sixfold.statistics stores of one site, while the batches come in.
+
+    A site of one activation has `experts` 1; a stacked site has one row of everything per expert. Sums are float32
+    within a batch and float64 over batches. Rows of the sample are those with the lowest ranks, so that which tokens
+    are kept does not depend on how they were batched.
+    """
+
+    def __init__(self, experts: int, channels: int, rows: int, device: torch.device) -> None:
+        self.count = torch.zeros(experts, dtype=torch.int64)
+        self.sum_sq = torch.zeros(experts, channels, dtype=torch.float64, device=device)
+        self.sum_abs = torch.zeros(experts, channels, dtype=torch.float64, device=device)
+        self.abs_max = torch.zeros(experts, channels, dtype=torch.float32, device=device)
+        self.sample = torch.zeros(experts, rows, channels, dtype=torch.bfloat16, device=device)
+        self.ranks = torch.full((experts, rows), _NONE, dtype=torch.int64, device=device)
+
+    def add(self, rows: torch.Tensor, counts: torch.Tensor, ranks: torch.Tensor) -> None:
+        """rows [N, channels], sorted by expert; counts int64 [experts] on the CPU; ranks int64 [N], distinct per expert."""
+        self.count += counts
+        start = 0
+        for expert, count in enumerate(counts.tolist()):
+            if count:
+                block = rows[start : start + count].float()
+                self.sum_sq[expert] += block.square().sum(0)
+                block = block.abs()
+                self.sum_abs[expert] += block.sum(0)
+                torch.maximum(self.abs_max[expert], block.amax(0), out=self.abs_max[expert])
+                start += count
+        self._keep_lowest(rows, counts.to(rows.device), ranks)
+
+    def _keep_lowest(self, rows: torch.Tensor, counts: torch.Tensor, ranks: torch.Tensor) -> None:
+        experts, size = self.ranks.shape
+        expert_of = torch.repeat_interleave(torch.arange(experts, device=rows.device), counts, output_size=len(rows))
+        better = (ranks < self.ranks.amax(1)[expert_of]).nonzero()[:, 0]
+        if not len(better):
+            return
+        by_rank = better[ranks[better].argsort()]
+        by_expert = by_rank[expert_of[by_rank].argsort(stable=True)]
+        found = torch.bincount(expert_of[by_expert], minlength=experts)
+        first = (found.cumsum(0) - found).repeat_interleave(found, output_size=len(by_expert))
+        place = torch.arange(len(by_expert), device=rows.device) - first
+        by_expert, place = by_expert[place < size], place[place < size]
+        # Only experts with something new are merged: their kept rows side by side with the newcomers.
+        touched, index = torch.unique(expert_of[by_expert], return_inverse=True)
+        ranked = torch.full((len(touched), 2 * size), _NONE, dtype=torch.int64, device=rows.device)
+        ranked[:, :size] = self.ranks[touched]
+        ranked[index, size + place] = ranks[by_expert]
+        row_of = torch.zeros((len(touched), size), dtype=torch.int64, device=rows.device)
+        row_of[index, place] = by_expert
+        lowest, chosen = ranked.topk(size, dim=1, largest=False)
+        old = self.sample[touched].gather(1, chosen.clamp(max=size - 1)[..., None].expand(-1, -1, rows.shape[1]))
+        new = rows[row_of.gather(1, (chosen - size).clamp(min=0))].to(torch.bfloat16)
+        self.sample[touched] = torch.where((chosen < size)[..., None], old, new)
+        self.ranks[touched] = lowest
+
+    def finish(self, stacked: bool) -> dict[str, torch.Tensor]:
+        """The statistics by name, on the CPU, without the expert dimension unless `stacked`."""
+        order = self.ranks.argsort(1)
+        real = self.ranks.gather(1, order) < _NONE
+        sample = self.sample.gather(1, order[..., None].expand_as(self.sample)) * real[..., None]
+        found = {
+            "count": self.count,
+            "sum_sq": self.sum_sq.float(),
+            "sum_abs": self.sum_abs.float(),
+            "abs_max": self.abs_max,
+            "sample": sample,
+            "sampled": real.sum(1),
+        }
+        return {k: (v if stacked else v[0]).cpu().contiguous() for k, v in found.items()}

@@ -1,0 +1,52 @@
+"""How many calibration tokens each expert saw: what a reader must know before trusting an expert's statistics."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """One MoE layer. tokens: routed to each expert. unreached: experts that saw none. few: experts that saw fewer
+    tokens than the rows that the profile samples (the unreached left out)."""
+
+    layer: int
+    tokens: tuple[int, ...]
+    unreached: tuple[int, ...]
+    few: tuple[int, ...]
+
+
+def coverage_of(layer: int, tokens: tuple[int, ...], enough: int) -> Coverage:
+    return Coverage(
+        layer,
+        tokens,
+        unreached=tuple(e for e, n in enumerate(tokens) if n == 0),
+        few=tuple(e for e, n in enumerate(tokens) if 0 < n < enough),
+    )
+
+
+def coverage_to_json(coverage: tuple[Coverage, ...]) -> list[dict[str, Any]]:
+    return [
+        {"layer": c.layer, "tokens": list(c.tokens), "unreached": list(c.unreached), "few": list(c.few)}
+        for c in coverage
+    ]
+
+
+def coverage_from_json(rows: list[Mapping[str, Any]]) -> tuple[Coverage, ...]:
+    return tuple(
+        Coverage(r["layer"], tuple(r["tokens"]), tuple(r["unreached"]), tuple(r["few"])) for r in rows
+    )
+
+
+def summary(coverage: tuple[Coverage, ...]) -> str:
+    """One line for the terminal; "" for a dense model."""
+    if not coverage:
+        return ""
+    experts = sum(len(c.tokens) for c in coverage)
+    unreached = sum(len(c.unreached) for c in coverage)
+    few = sum(len(c.few) for c in coverage)
+    least = min((n, c.layer, e) for c in coverage for e, n in enumerate(c.tokens))
+    return (
+        f"{experts} experts in {len(coverage)} layers: {unreached} saw no token, {few} saw few;"
+        f" the least, expert {least[2]} of layer {least[1]}, saw {least[0]}"
+    )

@@ -1,0 +1,133 @@
+"""Watching what each Linear and each expert reads while transformers runs its own forward.
+
+Experts are watched through transformers' experts interface: one function serves every family that has it, with the
+top-k indices and gate weights that the family's own router computed. Every other Linear is watched by a hook on the
+first module of its input site; what several Linears read is counted once.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from calibration.accumulate import Accumulator
+from sixfold.architecture import Linear
+
+EXPERTS_FUNCTION = "sixfold_observe"
+
+
+class Observation:
+    """The accumulators of some Linears' sites, and where in the calibration the running batch stands.
+
+    ranks: int64 [tokens], a permutation over all tokens of the calibration: the lower, the sooner a token is sampled.
+    start: position of the running batch's first token; whoever runs the batches moves it on.
+    """
+
+    def __init__(self, linears: Iterable[Linear], *, ranks: torch.Tensor, rows: int, device: torch.device) -> None:
+        self.linears = tuple(linears)
+        self.ranks = ranks.to(device)
+        self.start = 0
+        self.experts: dict[str, int | None] = {}
+        for linear in self.linears:
+            seen = self.experts.get(linear.site)
+            self.experts[linear.site] = None if linear.expert is None else max(seen or 0, linear.expert + 1)
+        channels = {linear.site: linear.in_features for linear in self.linears}
+        self.sites = {
+            site: Accumulator(experts or 1, channels[site], rows, device) for site, experts in self.experts.items()
+        }
+
+    def record(self, site: str, rows: torch.Tensor, counts: torch.Tensor, tokens: torch.Tensor) -> None:
+        """rows [N, channels] sorted by expert; counts [experts]; tokens [N], each row's token within the batch."""
+        self.sites[site].add(rows, counts, self.ranks[self.start + tokens])
+
+    def finish(self, site: str) -> dict[str, torch.Tensor]:
+        return self.sites[site].finish(stacked=self.experts[site] is not None)
+
+
+@contextmanager
+def observed(model: Any, observation: Observation) -> Iterator[None]:
+    """While open, every forward of `model` (a transformers model, or the part of it that is run) is recorded."""
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+    modules = dict(model.named_modules())
+    plain: dict[str, str] = {}
+    routed: dict[int, dict[str, str]] = {}
+    for linear in observation.linears:
+        if linear.expert is None:
+            plain.setdefault(linear.site, linear.module)
+        else:
+            side = "down" if linear.part == "down" else "up"
+            routed.setdefault(id(modules[linear.module]), {})[side] = linear.site
+
+    def experts_forward(
+        module: nn.Module, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+    ) -> torch.Tensor:
+        sites = routed.get(id(module), {})
+        return _routed_forward(module, hidden_states, top_k_index, top_k_weights, observation, sites)
+
+    handles = [
+        modules[module].register_forward_pre_hook(_input_hook(observation, site), with_kwargs=True)
+        for site, module in plain.items()
+    ]
+    before = getattr(model.config, "_experts_implementation", None)
+    ALL_EXPERTS_FUNCTIONS.register(EXPERTS_FUNCTION, experts_forward)
+    if routed:
+        model.set_experts_implementation(EXPERTS_FUNCTION)
+    try:
+        yield
+    finally:
+        if routed:
+            model.set_experts_implementation(before)
+        for handle in handles:
+            handle.remove()
+
+
+def _input_hook(observation: Observation, site: str) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = next(value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
+        rows = given.reshape(-1, given.shape[-1])
+        observation.record(site, rows, torch.tensor([len(rows)]), torch.arange(len(rows), device=rows.device))
+
+    return hook
+
+
+def _routed_forward(
+    module: Any,
+    hidden: torch.Tensor,
+    index: torch.Tensor,
+    weights: torch.Tensor,
+    observation: Observation,
+    sites: dict[str, str],
+) -> torch.Tensor:
+    """The experts' output [tokens, hidden]: each token through its top-k experts only, as grouped_mm computes it.
+
+    hidden [tokens, hidden]; index int64 [tokens, top-k]; weights [tokens, top-k]: the gate values actually applied.
+    """
+    # Private, but it is what every family's own grouped_mm forward is made of: biases, transposed weights, fallbacks.
+    from transformers.integrations.moe import _grouped_linear
+
+    top_k = index.shape[-1]
+    expert_of, order = torch.sort(index.reshape(-1), stable=True)
+    tokens = order // top_k
+    counts = torch.bincount(expert_of, minlength=module.num_experts)
+    ends = counts.cumsum(0).int()
+
+    def product(rows: torch.Tensor, name: str) -> torch.Tensor:
+        bias = getattr(module, name + "_bias")[expert_of] if module.has_bias else None
+        return _grouped_linear(rows, getattr(module, name), ends, bias=bias, is_transposed=module.is_transposed)
+
+    rows = hidden[tokens]
+    if "up" in sites:
+        observation.record(sites["up"], rows, counts.cpu(), tokens)
+    if module.has_gate:
+        inner = module._apply_gate(product(rows, "gate_up_proj"))
+    else:
+        inner = module.act_fn(product(rows, "up_proj"))
+    if "down" in sites:
+        observation.record(sites["down"], inner, counts.cpu(), tokens)
+    out = product(inner, "down_proj") * weights.reshape(-1)[order][:, None]
+    by_token = torch.empty_like(out)
+    by_token[order] = out
+    return by_token.view(len(hidden), top_k, -1).sum(1).to(hidden.dtype)

@@ -1,0 +1,58 @@
+"""Running a checkpoint's weights through transformers' own model."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+
+from sixfold.plan import TensorSlice
+from sixfold.source import Source
+
+
+def compute_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_model(source: Source, *, dtype: torch.dtype, device: torch.device) -> Any:
+    """transformers' causal language model with the checkpoint's weights, whole, in `dtype` and in eval mode.
+
+    Weights come through Checkpoint.read, so quantized sources arrive dequantized, and pass through transformers' own
+    weight conversions. Correction biases stay float32 also where transformers would round them to `dtype`: a rounded
+    bias routes other tokens. Needs twice the model's size in host memory while loading.
+    """
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+
+    checkpoint, architecture = source.checkpoint, source.architecture
+    fields = deepcopy({k: v for k, v in checkpoint.config.items() if k != "quantization_config"})
+    config = CONFIG_MAPPING[architecture.model_type].from_dict(fields)
+    base = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    in_float32 = {name.rsplit(".", 1)[-1] for name in architecture.correction_biases}
+    strict = sorted(in_float32 | set(base._keep_in_fp32_modules_strict or ()))
+    cls = type(base.__name__, (base,), {"_keep_in_fp32_modules_strict": strict})
+    names = [name for name in checkpoint.tensors if name not in set(architecture.not_run)]
+
+    def read(name: str) -> torch.Tensor:
+        shape = checkpoint.tensors[name].shape
+        return checkpoint.read(TensorSlice(name, 0, shape[0] if shape else 1))
+
+    with ThreadPoolExecutor(4) as threads:
+        weights = dict(zip(names, threads.map(read, names), strict=True))
+    with _without_progress_bar():
+        model = cls.from_pretrained(None, config=config, state_dict=weights, dtype=dtype)
+    return model.eval().to(device)
+
+
+@contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,11 @@
+"""How stages show how far they are, without knowing what shows it."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Opens a progress display; the context's value is called with amounts of finished work, from any thread."""
+
+    def __call__(self, description: str, total: int, unit: str) -> AbstractContextManager[Callable[[int], None]]: ...
