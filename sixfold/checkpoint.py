@@ -1,25 +1,32 @@
 """A checkpoint on disk or on the Hub, seen as BF16/FP16/FP32 tensors whatever it is stored in."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
+from sixfold import hub
 from sixfold.errors import SixfoldError
 from sixfold.extras import carried_files
-from sixfold.fingerprint import folder_fingerprint
+from sixfold.fingerprint import folder_fingerprint, headers_fingerprint
 from sixfold.plan import TensorSlice
 from sixfold.positional_reads import WeightFolder
+from sixfold.provenance import FILE as PROVENANCE
 from sixfold.provenance import Provenance, read_provenance
 from sixfold.safetensors_header import FileHeader, read_header, tensor_nbytes
-from sixfold.source_encodings import StoredAs, logical_tensors
+from sixfold.source_encodings import MODELOPT_CONFIG, StoredAs, check_quantization, logical_tensors
 from sixfold.weight_files import INDEX, collect_tensors, parse_index, weight_files
 
 __all__ = ["Checkpoint", "Provenance", "SourceTensor", "open_checkpoint"]
+
+CONFIG = "config.json"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -36,19 +43,19 @@ class SourceTensor:
     stored_as: str = "plain"
 
 
-class Contents(Protocol):
-    """Where a checkpoint's bytes come from."""
+@dataclass(frozen=True)
+class Contents:
+    """How a checkpoint's bytes are reached. `read` gets a slice whose bounds hold."""
 
-    def read(self, part: TensorSlice) -> torch.Tensor: ...
-
-    def fingerprint(self) -> str: ...
+    read: Callable[[TensorSlice], torch.Tensor]
+    fingerprint: Callable[[], str]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """name: for output folders. location: as the user gave it. revision: hub commit, "" for a folder.
     tensors: logical tensors by name, in the order of files and offsets. extras: other files worth carrying on
-    (tokenizer, chat template, generation config, LICENSE), relative names."""
+    (tokenizer, chat template, generation config, LICENSE), relative names, all of them in `folder`."""
 
     name: str
     location: str
@@ -61,74 +68,161 @@ class Checkpoint:
     contents: Contents = field(repr=False, compare=False)
 
     def read(self, part: TensorSlice) -> torch.Tensor:
-        """Rows [start, stop) of a logical tensor, dequantized if stored quantized; safe to call from many threads."""
+        """Rows [start, stop) of a logical tensor along its first dimension, in the tensor's own dtype, dequantized if
+        stored quantized; a 0-d tensor is rows 0 to 1. A fresh tensor each time; safe to call from many threads."""
+        tensor = self.tensors.get(part.name)
+        if tensor is None:
+            raise SixfoldError(f"{self.location} has no tensor {part.name}", "see `sixfold inspect` for what it has")
+        rows = tensor.shape[0] if tensor.shape else 1
+        if not 0 <= part.start <= part.stop <= rows:
+            raise ValueError(f"{part.name} has {rows} rows, not {part.start} to {part.stop}")
         return self.contents.read(part)
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 (hex) of what the checkpoint is; see sixfold.fingerprint. Computed on first use: it samples every tensor."""
+        """Hex sha256 (see sixfold.fingerprint); computed on first use, as it samples every tensor."""
         return self.contents.fingerprint()
-
-
-@dataclass(frozen=True)
-class FolderContents:
-    folder: WeightFolder
-    headers: tuple[FileHeader, ...]
-    logical: Mapping[str, StoredAs]
-    extras: tuple[str, ...]
-
-    def read(self, part: TensorSlice) -> torch.Tensor:
-        tensor = self.logical.get(part.name)
-        if tensor is None:
-            raise SixfoldError(
-                f"{self.folder.folder} has no tensor {part.name}", "run `sixfold inspect` to see what it has"
-            )
-        rows = tensor.shape[0] if tensor.shape else 1
-        if not 0 <= part.start <= part.stop <= rows:
-            raise SixfoldError(f"{part.name} has {rows} rows, {part.start} to {part.stop} was asked for")
-        return tensor.read(self.folder, part.start, part.stop)
-
-    def fingerprint(self) -> str:
-        return folder_fingerprint(self.folder, self.headers, self.extras)
 
 
 def open_checkpoint(
     model: str, *, revision: str = "", name: str = "", provenance: Provenance | None = None, headers_only: bool = False
 ) -> Checkpoint:
-    """A folder or a hub id. headers_only: fetch only config, index and headers of a hub id (range requests); `read` then refuses."""
-    return open_folder(Path(model).expanduser(), location=model, revision="", name=name, provenance=provenance)
+    """A folder or a hub id ("owner/name", where there is no such folder), from its config, index and headers.
+
+    revision: branch, tag or commit of a hub id. name: in place of the folder's or repository's own.
+    provenance: what it states goes before provenance.yaml. headers_only: of a hub id fetch the small files and the
+    headers of the weights (range requests); `read` then refuses. A hub id is downloaded otherwise.
+    """
+    asked = _Asked(model, name, provenance)
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if revision:
+            raise SixfoldError(f"{model} is a folder, which has no revision {revision}", "leave the revision out")
+        return _open_folder(asked, folder, "", _folder_name(folder))
+    if folder.exists():
+        kind = "is a GGUF file, which is already quantized" if model.lower().endswith(".gguf") else "is a file"
+        raise SixfoldError(f"{model} {kind}", "give the folder of the safetensors checkpoint")
+    if not model or model.startswith(("/", ".", "~")):
+        raise SixfoldError(f"there is no folder {model or 'with an empty name'}", "check the path")
+    if not hub.is_hub_id(model):
+        raise SixfoldError(
+            f"{model} is neither a folder here nor a hub id", "check the path, or give the id as owner/name"
+        )
+    return _open_hub(asked, hub.resolve_commit(model, revision), model.split("/")[1], headers_only)
 
 
-def open_folder(folder: Path, *, location: str, revision: str, name: str, provenance: Provenance | None) -> Checkpoint:
-    if not folder.is_dir():
-        raise SixfoldError(f"there is no folder {folder}", "check the path")
-    where = str(folder)
-    config = parse_config(where, (folder / "config.json").read_bytes())
-    names = frozenset(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    index = parse_index(where, (folder / INDEX).read_bytes()) if INDEX in names else None
-    headers = tuple(read_header(folder, file) for file in weight_files(where, names, index))
-    logical = logical_tensors(collect_tensors(where, headers, index), config, where)
+@dataclass(frozen=True)
+class _Asked:
+    """What the user gave. name and provenance go before what the checkpoint says of itself."""
+
+    model: str
+    name: str
+    provenance: Provenance | None
+
+
+def _open_folder(asked: _Asked, folder: Path, revision: str, own_name: str) -> Checkpoint:
+    where = asked.model
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    index = parse_index(where, _bytes(folder / INDEX)) if INDEX in names else None
+    names |= {file for file in set((index or {}).values()) if (folder / file).is_file()}
+    files = weight_files(where, names, index)
+    config = _config(folder, where)
+    method = check_quantization(config, names, where)
+    headers = tuple(_header(folder, file) for file in files)
+    logical = logical_tensors(collect_tensors(where, headers, index), config, method, where)
     extras = carried_files(names)
-    past = read_provenance(folder, provenance)
-    return Checkpoint(
-        name=name or past.name or folder.absolute().name,
-        location=location,
-        folder=folder,
-        revision=revision,
-        config=config,
-        tensors=source_tensors(logical),
-        extras=extras,
-        provenance=past,
-        contents=FolderContents(WeightFolder(folder), headers, logical, extras),
+    weights = WeightFolder(folder)
+    contents = Contents(
+        lambda part: logical[part.name].read(weights, part.start, part.stop),
+        lambda: folder_fingerprint(weights, headers, (CONFIG, *extras)),
     )
+    return _assemble(asked, folder, revision, own_name, config, logical, extras, contents)
 
 
-def parse_config(where: str, text: bytes) -> dict[str, Any]:
-    return json.loads(text)
+def _open_hub(asked: _Asked, commit: str, own_name: str, headers_only: bool) -> Checkpoint:
+    repo = asked.model
+    sizes = hub.list_files(repo, commit)
+    if sizes is None:  # the Hub is out of reach: what the cache has must do
+        return _open_folder(asked, hub.cached_snapshot(repo, commit), commit, own_name)
+    extras = carried_files(sizes)
+    small = [n for n in (CONFIG, INDEX, PROVENANCE, MODELOPT_CONFIG, *extras) if n in sizes]
+    folder = hub.download(repo, commit, {n: sizes[n] for n in small})
+    # All that can be refused without the weights is refused before they are downloaded.
+    index = parse_index(repo, _bytes(folder / INDEX)) if INDEX in sizes else None
+    files = weight_files(repo, sizes, index)
+    config = _config(folder, repo)
+    method = check_quantization(config, sizes, repo)
+    if not headers_only:
+        folder = hub.download(repo, commit, {n: sizes[n] for n in (*small, *files)})
+        return _open_folder(asked, folder, commit, own_name)
+    headers = hub.read_headers(repo, commit, sizes, files)
+    logical = logical_tensors(collect_tensors(repo, headers, index), config, method, repo)
+
+    def refuse(part: TensorSlice) -> torch.Tensor:
+        raise SixfoldError(f"only the headers of {repo} were fetched, not {part.name}", "download it first")
+
+    contents = Contents(refuse, lambda: headers_fingerprint(commit, headers))
+    return _assemble(asked, folder, commit, own_name, config, logical, extras, contents)
 
 
-def source_tensors(logical: Mapping[str, StoredAs]) -> dict[str, SourceTensor]:
-    return {
-        name: SourceTensor(name, t.dtype, t.shape, tensor_nbytes(t.dtype, t.shape), t.kind)
-        for name, t in logical.items()
+def _assemble(
+    asked: _Asked,
+    folder: Path,
+    revision: str,
+    own_name: str,
+    config: Mapping[str, Any],
+    logical: Mapping[str, StoredAs],
+    extras: tuple[str, ...],
+    contents: Contents,
+) -> Checkpoint:
+    past = read_provenance(folder, asked.provenance)
+    name = asked.name or past.name or own_name
+    if not _NAME.fullmatch(name):
+        raise SixfoldError(
+            f"{name!r} cannot name the output folders and repositories of {asked.model}",
+            "give a name of letters, digits, '-', '_' and '.' (--name, or NAME= in make)",
+        )
+    tensors = {
+        n: SourceTensor(n, t.dtype, t.shape, tensor_nbytes(t.dtype, t.shape), t.kind) for n, t in logical.items()
     }
+    return Checkpoint(name, asked.model, folder, revision, config, tensors, extras, past, contents)
+
+
+def _folder_name(folder: Path) -> str:
+    """The folder's own name; for a snapshot in huggingface_hub's cache, the repository's."""
+    path = folder.absolute()
+    cached = path.parent.parent.name.split("--")
+    if path.parent.name == "snapshots" and cached[0] == "models":
+        return cached[-1]
+    return path.name or path.resolve().name
+
+
+def _config(folder: Path, where: str) -> dict[str, Any]:
+    if not (folder / CONFIG).is_file():
+        raise SixfoldError(f"there is no {CONFIG} in {where}", "give a model folder as transformers saves it")
+    try:
+        config = json.loads(_bytes(folder / CONFIG))
+    except ValueError as error:
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise SixfoldError(f"{CONFIG} in {where} is not valid JSON{line}", "correct it or download it again") from None
+    if not isinstance(config, dict):
+        raise SixfoldError(f"{CONFIG} in {where} is not a JSON object", "correct it or download it again")
+    return config
+
+
+def _header(folder: Path, file: str) -> FileHeader:
+    with _readable(folder / file):
+        return read_header(folder, file)
+
+
+def _bytes(path: Path) -> bytes:
+    with _readable(path):
+        return path.read_bytes()
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SixfoldError(f"cannot read {path}: {error.strerror}", "check its permissions and the disk") from error

@@ -12,14 +12,14 @@ _MAX_SCALE = 2.0**100
 
 
 def fp8_blocks(weight: torch.Tensor, scale: torch.Tensor, block: tuple[int, int], skipped: int = 0) -> torch.Tensor:
-    """bfloat16(float32(weight) * scale): one rounding to float32 by the product, one to bfloat16 (nearest, ties to even).
+    """bfloat16(float32(weight) * scale): one rounding to float32 by the product, one to bfloat16 (ties to even).
 
     weight: float8_e4m3fn [R, C]. scale: float32, one per block of `block` rows and columns. skipped: rows of the first
     block that come before the first row of `weight`.
 
     E4M3 (4 exponent bits, bias 7) shifted into float16's place (5 bits, bias 15) is the same value times 2^-8, for
-    subnormals as well; the scale makes up for it, and products with powers of two are exact. Only E4M3's NaN has no such
-    counterpart, and scales near float32's limit would overflow: those take the direct route.
+    subnormals as well; the scale makes up for it, and products with powers of two are exact. Only E4M3's NaN has no
+    such counterpart, and scales near float32's limit would overflow: those take the direct route.
     """
     rows, columns = weight.shape
     result = torch.empty(rows, columns, dtype=torch.bfloat16)
@@ -89,4 +89,4 @@ def _e2m1_pairs() -> torch.Tensor:
 
 _E2M1_PAIRS = _e2m1_pairs()
 _POWERS = (torch.arange(256, dtype=torch.float64) - 128).exp2().to(torch.bfloat16)
-"""E8M0 byte -> half of 2^(byte - 127): byte 255, which OCP leaves undefined, is 2^128 to transformers, beyond bfloat16."""
+"""E8M0 byte -> half of 2^(byte - 127): 255, NaN by the OCP standard, is 2^128 to transformers, beyond bfloat16."""

@@ -22,7 +22,7 @@ CARRIED = (
     "LICENCE*",
     "NOTICE*",
 )
-"""Shell patterns of names at the top of the folder; "*.py" is the code that auto_map names. README.md is written anew."""
+"""Shell patterns of names at the top of the folder; "*.py" is what auto_map names. README.md is written anew."""
 
 _NEVER = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.incomplete", "*.lock")
 

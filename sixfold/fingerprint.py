@@ -8,15 +8,19 @@ tensor goes unseen; hashing everything would cost a read of the whole model.
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from sixfold.positional_reads import WeightFolder
 from sixfold.safetensors_header import FileHeader, StoredTensor
 
+if TYPE_CHECKING:
+    from hashlib import _Hash  # typeshed names the type of sha256()
+
 SAMPLE = 4096
 
 
-def folder_fingerprint(folder: WeightFolder, headers: Sequence[FileHeader], extras: Sequence[str]) -> str:
-    """Hex sha256 of a folder's checkpoint."""
+def folder_fingerprint(folder: WeightFolder, headers: Sequence[FileHeader], texts: Sequence[str]) -> str:
+    """Hex sha256 of a folder's checkpoint. texts: config.json and the files carried on."""
     digest = sha256(b"sixfold checkpoint 1\n")
 
     def middle(tensor: StoredTensor) -> bytes:
@@ -27,7 +31,7 @@ def folder_fingerprint(folder: WeightFolder, headers: Sequence[FileHeader], extr
         for header in headers:
             _add(digest, [header.file.encode(), str(header.size).encode(), header.raw])
             _add(digest, threads.map(middle, header.tensors))
-    for name in ("config.json", *extras):
+    for name in texts:
         _add(digest, [name.encode(), (folder.folder / name).read_bytes()])
     return digest.hexdigest()
 
@@ -41,7 +45,7 @@ def headers_fingerprint(revision: str, headers: Sequence[FileHeader]) -> str:
     return digest.hexdigest()
 
 
-def _add(digest: "sha256", parts: Iterable[bytes]) -> None:  # type: ignore[valid-type]
+def _add(digest: "_Hash", parts: Iterable[bytes]) -> None:
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)

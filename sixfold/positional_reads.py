@@ -34,8 +34,7 @@ class WeightFolder:
         row = tensor.nbytes // whole if whole else 0
         result = torch.empty(shape, dtype=TORCH_DTYPES[tensor.dtype])
         if result.numel():
-            buffer = memoryview(result.reshape(-1).view(torch.uint8).numpy())
-            self.read_into(tensor.file, tensor.offset + start * row, buffer)
+            self.read_into(tensor.file, tensor.offset + start * row, result.reshape(-1).view(torch.uint8).numpy().data)
         return result
 
     def read(self, file: str, offset: int, nbytes: int) -> bytes:

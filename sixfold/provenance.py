@@ -12,7 +12,7 @@ FILE = "provenance.yaml"
 
 @dataclass(frozen=True)
 class Provenance:
-    """Empty strings where unknown. name: of the model, for output folders and cards. authors: names, comma-separated."""
+    """Empty strings where unknown. name: of the model, for output folders and cards. authors: comma-separated."""
 
     name: str = ""
     base_model: str = ""

@@ -1,6 +1,6 @@
 """The header of a safetensors file: parsed strictly, with absolute offsets, and written.
 
-Layout (safetensors' own specification): 8 bytes little-endian length N, N bytes of JSON padded with spaces, then the data.
+Layout (safetensors' specification): 8 bytes little-endian length N, N bytes of JSON padded with spaces, then the data.
 Data offsets in the JSON count from the end of the header, leave no holes and do not overlap.
 """
 
@@ -38,7 +38,7 @@ _DOWNLOAD_AGAIN = "download or copy the file again"
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor as its file holds it. offset: absolute position of its first byte in `file` (a name inside the folder)."""
+    """A tensor as its file holds it. offset: absolute position of its first byte in `file`, a name in the folder."""
 
     name: str
     dtype: str

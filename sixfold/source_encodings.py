@@ -9,7 +9,7 @@ Quantized weights appear as one BF16 tensor under the name a BF16 checkpoint of 
 Input scales of FP8 Linears (activation_scale, input_scale) belong to the stored format and are dropped.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ PLAIN_DTYPES = ("BF16", "F16", "F32", "I64", "BOOL")
 """Weights, and the integer and boolean tables that some models keep beside them (copied as they are)."""
 
 SCALE_DTYPES = ("F32", "BF16", "F8_E8M0")
+MODELOPT_CONFIG = "hf_quant_config.json"
 FROM_BF16 = "start from the BF16 checkpoint that it was made from"
 
 
@@ -92,7 +93,7 @@ class Fp8:
 
 @dataclass(frozen=True)
 class Mxfp4:
-    """blocks: U8 [E, R, G, 16], two E2M1 values a byte, low nibble first. scales: U8 [E, R, G], exponents biased by 127."""
+    """blocks: U8 [E, R, G, 16], two E2M1 values a byte, low nibble first. scales: U8 [E, R, G], exponents plus 127."""
 
     blocks: StoredTensor
     scales: StoredTensor
@@ -108,10 +109,15 @@ class Mxfp4:
         return mxfp4_experts(folder.rows(self.blocks, start, stop), folder.rows(self.scales, start, stop))
 
 
-def check_quantization(config: Mapping[str, Any], where: str) -> str:
-    """The quantization method that config.json declares ("" where none); refuses those that cannot be read."""
+def check_quantization(config: Mapping[str, Any], names: Collection[str], where: str) -> str:
+    """The quantization method that config.json declares ("" where none); refuses those that cannot be read.
+
+    names: of the files beside it; ModelOpt's hf_quant_config.json declares a method as well.
+    """
     declared = _declared(config)
     if declared is None:
+        if MODELOPT_CONFIG in names:
+            raise SixfoldError(f"{where} is already quantized (modelopt: it has a {MODELOPT_CONFIG})", FROM_BF16)
         return ""
     method = str(declared.get("quant_method", "unnamed")) if isinstance(declared, Mapping) else "unnamed"
     if method not in ("fp8", "mxfp4"):
@@ -122,9 +128,13 @@ def check_quantization(config: Mapping[str, Any], where: str) -> str:
     return method
 
 
-def logical_tensors(stored: Mapping[str, StoredTensor], config: Mapping[str, Any], where: str) -> dict[str, StoredAs]:
-    """Logical tensors by name, each at the place of its weight in `stored`; SixfoldError on what cannot be read."""
-    method = check_quantization(config, where)
+def logical_tensors(
+    stored: Mapping[str, StoredTensor], config: Mapping[str, Any], method: str, where: str
+) -> dict[str, StoredAs]:
+    """Logical tensors by name, each at the place of its weight in `stored`; SixfoldError on what cannot be read.
+
+    method: what `check_quantization` found.
+    """
     block = _block_size(config, where) if method == "fp8" else None
     found: dict[str, StoredAs] = {}
     used: set[str] = set()
@@ -138,7 +148,10 @@ def logical_tensors(stored: Mapping[str, StoredTensor], config: Mapping[str, Any
                 )
             found[name] = fp8 = _fp8(tensor, stored, block)
             stem = name.removesuffix(".weight")
-            used |= {fp8.scale.name, *(f"{stem}{join}{s}" for join in "._" for s in ("activation_scale", "input_scale"))}
+            used |= {
+                fp8.scale.name,
+                *(f"{stem}{join}{s}" for join in "._" for s in ("activation_scale", "input_scale")),
+            }
         elif name.endswith("_blocks") and tensor.dtype == "U8" and method == "mxfp4":
             mxfp4 = _mxfp4(tensor, stored)
             found[name.removesuffix("_blocks")] = mxfp4
@@ -151,7 +164,9 @@ def logical_tensors(stored: Mapping[str, StoredTensor], config: Mapping[str, Any
                 f"{name} in {where} is a scale without its quantized weight", "download the checkpoint again"
             )
         if tensor.dtype not in PLAIN_DTYPES:
-            raise SixfoldError(f"{name} in {where} is stored as {tensor.dtype}, which is not read as a weight", FROM_BF16)
+            raise SixfoldError(
+                f"{name} in {where} is stored as {tensor.dtype}, which is not read as a weight", FROM_BF16
+            )
         found[name] = Plain(tensor)
     places = {name: place for place, name in enumerate(stored)}
     return dict(sorted(found.items(), key=lambda item: places.get(item[0], places.get(item[0] + "_blocks", 0))))
@@ -191,16 +206,18 @@ def _fp8(weight: StoredTensor, stored: Mapping[str, StoredTensor], block: tuple[
             f"download the checkpoint again, or {FROM_BF16}",
         )
     if scale.dtype not in SCALE_DTYPES:
-        raise SixfoldError(f"{scale.name} in {scale.file} is {scale.dtype}; FP8 scales are F32, BF16 or UE8M0", FROM_BF16)
+        raise SixfoldError(
+            f"{scale.name} in {scale.file} is {scale.dtype}; FP8 scales are F32, BF16 or UE8M0", FROM_BF16
+        )
     if len(weight.shape) not in (2, 3):
-        raise SixfoldError(f"{weight.name} in {weight.file} is FP8 of shape {list(weight.shape)}, not a matrix", FROM_BF16)
+        raise SixfoldError(
+            f"{weight.name} in {weight.file} is FP8 of shape {list(weight.shape)}, not a matrix", FROM_BF16
+        )
     rows, columns = weight.shape[-2:]
-    one = (*weight.shape[:-2], 1, 1)
+    matrices = weight.shape[:-2]
     if block is not None:
         expected = [_grid(weight.shape, block)]
-    elif len(weight.shape) == 2 and scale.shape in ((), (1,), (1, 1)):
-        return Fp8(weight, scale, (max(rows, 1), max(columns, 1)))
-    elif scale.shape == one or scale.shape == one[:-2]:
+    elif scale.shape in (matrices, (*matrices, 1), (*matrices, 1, 1)):
         return Fp8(weight, scale, (max(rows, 1), max(columns, 1)))
     else:
         block = (1, max(columns, 1))
