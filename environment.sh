@@ -47,7 +47,9 @@ install_torch() {
 
 pip() { "$folder/bin/python" -m pip --disable-pip-version-check "$@"; }
 
+made_here=
 if [ ! -x "$folder/bin/python" ]; then
+  made_here=yes
   find_python
   echo "sixfold: making $folder with $("$python" --version 2>&1) (a few minutes, once)"
   # With TORCH=skip the interpreter's own PyTorch must be visible inside.
@@ -64,7 +66,7 @@ fi
 
 if [ "$torch" = skip ]; then
   "$folder/bin/python" -c 'import torch' 2>/dev/null || {
-    rm -rf "$folder"
+    if [ "$made_here" ]; then rm -rf "$folder"; fi
     fail "TORCH=skip, but the chosen Python has no PyTorch; install it there, or leave TORCH out."
   }
 else
