@@ -7,8 +7,8 @@ A group is `group` consecutive input channels of one output channel. With lo = m
     q     = clamp(round(w / scale) + zero, 0, 15)        meaning (q - zero) * scale
 
 as AutoAWQ does (zero included in the range, as compressed-tensors does: a group of one sign would clip otherwise).
-AutoAWQ stores scales in FP16; an engine that runs the model in BF16 rounds them on loading. A scale that both types hold
-means the same model in either, and costs nothing: q is chosen with the rounded scale.
+AutoAWQ stores scales in FP16; an engine that runs the model in BF16 rounds them on loading. A scale that both types
+hold means the same model in either, and costs nothing: q is chosen with the rounded scale.
 
 Everything here is element-wise or an exact minimum or maximum, so the same input gives the same bytes on any machine.
 """

@@ -1,12 +1,12 @@
 """Activation-aware search: which scale of the input channels makes 4-bit rounding hurt the outputs least.
 
-For Linears with weights W [out, in] that share input rows X, and a candidate s > 0 per input channel, rounding W * s and
-feeding X / s instead of X gives the outputs X W^T + (X / s) E^T with E = round(W * s) - W * s. The loss of s is the
+For Linears with weights W [out, in] that share input rows X, and a candidate s > 0 per input channel, rounding W * s
+and feeding X / s instead of X gives the outputs X W^T + (X / s) E^T with E = round(W * s) - W * s. The loss of s is the
 squared sum of that second term over all Linears, and the candidates are AWQModifier's grid (llmcompressor; the scales
 after Lin et al., "AWQ: Activation-aware Weight Quantization", arXiv 2306.00978).
 
-The searches stream: a Linear's weights are needed once for `add_weight_mean` and once for `add_losses`, and never two
-Linears at a time. Results depend on the order of float sums; that is why they are recorded as decisions.
+A search streams: a Linear's weights are needed once for `weight_sum` and once for `losses`, and never two Linears'
+at a time. Results depend on the order of float sums; that is why they are recorded as decisions.
 """
 
 from collections.abc import Sequence
@@ -31,8 +31,12 @@ class GridPoint:
     duo: bool
 
 
+PLAIN = GridPoint(0.0, False)
+"""All scales 1: rounding to nearest."""
+
+
 def grid(points: int, duo_scaling: DuoScaling) -> tuple[GridPoint, ...]:
-    """AWQModifier's grid in its order. The point (0, False), in each of them, is plain rounding to nearest."""
+    """AWQModifier's grid in its order. Each holds PLAIN, so a search is never worse than it."""
     if duo_scaling == "both":
         half = points // 2
         return tuple(GridPoint(i / (half - 1), duo) for i in range(half) for duo in (False, True))
@@ -57,30 +61,19 @@ def candidate_scales(points: Sequence[GridPoint], x_mean: torch.Tensor, w_mean: 
     return torch.stack(scales)
 
 
-@dataclass
-class WeightMean:
-    """Running mean over output channels of |w| / (the largest |w| of its group + 1e-6): AWQModifier's `w_mean`."""
+def weight_sum(weight: torch.Tensor, group: int) -> torch.Tensor:
+    """Sum over output channels of |w| / (the largest |w| of its group + 1e-6): float64 [in].
 
-    total: torch.Tensor
-    rows: int = 0
-
-    @classmethod
-    def empty(cls, in_features: int) -> "WeightMean":
-        return cls(torch.zeros(in_features, dtype=torch.float64))
-
-    def add(self, weight: torch.Tensor, group: int) -> None:
-        """weight: [out, in], any float type."""
-        out_features, in_features = weight.shape
-        step = max(1, BLOCK_ELEMENTS // in_features)
-        for start in range(0, out_features, step):
-            size = weight[start : start + step].to(torch.float32).abs_().view(-1, in_features // group, group)
-            size /= size.amax(-1, keepdim=True) + 1e-6
-            self.total += size.sum(0, dtype=torch.float64).view(-1)
-        self.rows += out_features
-
-    @property
-    def mean(self) -> torch.Tensor:
-        return (self.total / self.rows).float()
+    weight: [out, in] in any float type. Divided by the output channels of all Linears, the sum over them is `w_mean`.
+    """
+    out_features, in_features = weight.shape
+    total = torch.zeros(in_features, dtype=torch.float64)
+    step = max(1, BLOCK_ELEMENTS // in_features)
+    for start in range(0, out_features, step):
+        size = weight[start : start + step].to(torch.float32).abs_().view(-1, in_features // group, group)
+        size /= size.amax(-1, keepdim=True) + 1e-6
+        total += size.sum(0, dtype=torch.float64).view(-1)
+    return total
 
 
 def losses(weight: torch.Tensor, rows: torch.Tensor, scales: torch.Tensor, group: int) -> torch.Tensor:

@@ -1,0 +1,191 @@
+"""AWQ: 4-bit weights in groups with zero points, scaled by an activation-aware search (W4A16).
+
+Weights are rounded as `W * in / out` (see exporters/awq_decisions.py), the norms and biases before them are divided,
+and unquantized readers of a scaled norm multiplied, so that the model is unchanged but for the rounding.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from exporters.awq_decisions import Search, decide_layer, decided
+from exporters.awq_smoothing import SmoothingGroup, select, smoothing_groups
+from exporters.formats import autoawq
+from exporters.formats import pack_quantized as pack_format
+from exporters.numerics.awq_packing import BITS, PER_WORD, pack_gemm, pack_quantized, quantize
+from exporters.numerics.awq_search import grid
+from exporters.protocol import Decided, Decisions
+from exporters.safetensors_layout import Draft, DraftTensor, carried_texts, config_text, kept_draft, place, whole
+from sixfold.architecture import Linear, require_separate_experts
+from sixfold.errors import SixfoldError
+from sixfold.plan import ExportPlan, Unit
+from sixfold.recipe import Recipe
+from sixfold.source import Source
+from sixfold.statistics import Statistics
+
+QUANTIZED = "awq"
+RESCALED = "awq-rescale"
+RESCALED_ONE_PLUS = "awq-rescale-one-plus"
+"""Encodings: rounded to 4 bits; divided or multiplied by decided scales; the same for a norm that uses 1 + weight."""
+
+_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+
+
+class Options(BaseModel):
+    """layout: AutoAWQ's, or compressed-tensors'. grid, duo_scaling: as AWQModifier's n_grid and duo_scaling."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layout: Literal["autoawq", "pack-quantized"] = "autoawq"
+    group_size: Literal[32, 64, 128] = 128
+    grid: int = Field(20, ge=6)
+    duo_scaling: bool | Literal["both"] = True
+
+
+class AwqExporter:
+    Options: type[BaseModel] = Options
+
+    def needs_statistics(self, recipe: Recipe) -> bool:
+        return True
+
+    def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
+        require_separate_experts(source.architecture, recipe.name)
+        options = _options(recipe)
+        linears = source.architecture.linears
+        selection = select(linears, recipe, options.group_size)
+        groups = smoothing_groups(source, linears, selection.quantized)
+        by_weight = {linear.weight: linear for linear in linears}
+        rescaled = _rescaled(source, groups, selection.quantized)
+        drafts = []
+        for tensor in source.checkpoint.tensors.values():
+            linear = by_weight.get(tensor.name)
+            if linear is not None and linear.name in selection.quantized:
+                drafts.append(Draft(QUANTIZED, (whole(tensor),), _outputs(linear, options), linear.layer))
+            elif tensor.name in rescaled:
+                encoding, layer = rescaled[tensor.name]
+                drafts.append(Draft(encoding, (whole(tensor),), kept_draft(source, tensor).outputs, layer))
+            else:
+                drafts.append(kept_draft(source, tensor))
+        return place(
+            drafts,
+            variant=recipe.name,
+            folder=f"{source.checkpoint.name}-{recipe.suffix}",
+            texts={
+                "config.json": config_text(source, _quantization_config(source, options, selection.quantized)),
+                **carried_texts(source),
+            },
+            notes=(*selection.notes, *_left_alone(source, groups, selection.quantized)),
+        )
+
+    def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:
+        if statistics is None:
+            raise SixfoldError(f"{recipe.name} needs calibration statistics", "run `sixfold calibrate MODEL` first")
+        options = _options(recipe)
+        linears = [linear for linear in source.architecture.linears if linear.layer == layer]
+        quantized = select(linears, recipe, options.group_size).quantized
+        groups = smoothing_groups(source, linears, quantized)
+        tensors = source.checkpoint.tensors
+        stored = {
+            name: _DTYPES[kept_draft(source, tensors[name]).outputs[0].dtype]
+            for name in _rescaled(source, groups, quantized)
+        }
+        points = grid(options.grid, options.duo_scaling)
+        search = Search(source.checkpoint, statistics, quantized, stored, points, options.group_size, {})
+        return decide_layer(search, groups)
+
+    def encode(
+        self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe
+    ) -> Sequence[torch.Tensor]:
+        (tensor,) = inputs
+        name = unit.inputs[0].name
+        module = name.rpartition(".")[0]
+        columns, rows = decided(decisions, module, "in"), decided(decisions, module, "out")
+        if unit.encoding != QUANTIZED:
+            dtype = torch.float32 if unit.outputs[0].nbytes == 4 * tensor.numel() else torch.bfloat16
+            return [rescale(tensor, columns, rows, one_plus=unit.encoding == RESCALED_ONE_PLUS).to(dtype)]
+        options = _options(recipe)
+        try:
+            quantized = quantize(tensor, options.group_size, columns, rows)
+        except ValueError as error:
+            raise SixfoldError(f"{name}: {error}", "check the source checkpoint, or `keep` this Linear") from error
+        return pack_gemm(quantized) if options.layout == "autoawq" else pack_quantized(quantized)
+
+
+def rescale(
+    tensor: torch.Tensor, columns: torch.Tensor | None, rows: torch.Tensor | None, *, one_plus: bool = False
+) -> torch.Tensor:
+    """An unquantized tensor next to quantized ones: a norm [channels], bias [out] or weight [out, in]; float32."""
+    value = tensor.to(torch.float32)
+    if columns is not None and value.dim() == 2:
+        value = value * columns
+    if rows is not None:
+        rows = rows[:, None] if value.dim() == 2 else rows
+        value = (1 + value) / rows - 1 if one_plus else value / rows
+    return value
+
+
+def _options(recipe: Recipe) -> Options:
+    return Options.model_validate(recipe.options)
+
+
+def _outputs(linear: Linear, options: Options) -> tuple[DraftTensor, ...]:
+    """What `encode` returns for a quantized Linear, in its order."""
+    out_features, in_features = linear.out_features, linear.in_features
+    groups = in_features // options.group_size
+    described: tuple[tuple[str, str, tuple[int, ...]], ...]
+    if options.layout == "autoawq":
+        described = (
+            (autoawq.QWEIGHT, "I32", (in_features, out_features // PER_WORD)),
+            (autoawq.QZEROS, "I32", (groups, out_features // PER_WORD)),
+            (autoawq.SCALES, "F16", (groups, out_features)),
+        )
+    else:
+        described = (
+            (pack_format.WEIGHT_PACKED, "I32", (out_features, in_features // PER_WORD)),
+            (pack_format.WEIGHT_SCALE, "BF16", (out_features, groups)),
+            (pack_format.WEIGHT_ZERO_POINT, "I32", (out_features // PER_WORD, groups)),
+            (pack_format.WEIGHT_SHAPE, "I64", (2,)),
+        )
+    return tuple(DraftTensor(f"{linear.name}.{part}", dtype, shape) for part, dtype, shape in described)
+
+
+def _rescaled(
+    source: Source, groups: Sequence[SmoothingGroup], quantized: frozenset[str]
+) -> dict[str, tuple[str, int | None]]:
+    """Unquantized tensors that the groups change: name -> (encoding, layer)."""
+    found: dict[str, tuple[str, int | None]] = {}
+    for group in groups:
+        layer = group.readers[0].layer
+        found[group.source + ".weight"] = (RESCALED_ONE_PLUS if group.one_plus else RESCALED, layer)
+        found[group.source + ".bias"] = (RESCALED, layer)
+        for reader in group.readers:
+            found.setdefault(reader.weight, (RESCALED, layer))
+    weights = {name + ".weight" for name in quantized}
+    return {name: how for name, how in found.items() if name in source.checkpoint.tensors and name not in weights}
+
+
+def _quantization_config(source: Source, options: Options, quantized: frozenset[str]) -> dict[str, Any]:
+    linears = source.architecture.linears
+    entries = autoawq.modules_to_not_convert(linears, quantized, source.architecture.not_run)
+    if options.layout == "pack-quantized":
+        return pack_format.quantization_config(BITS, options.group_size, entries)
+    autoawq.check_not_converted(entries, linears, quantized)
+    return autoawq.quantization_config(BITS, options.group_size, entries)
+
+
+def _left_alone(source: Source, groups: Sequence[SmoothingGroup], quantized: frozenset[str]) -> tuple[str, ...]:
+    """A note where norms with quantized readers stay as they are, since not all that read them can be rescaled."""
+    scaled = {group.source + ".weight" for group in groups}
+    alone = [
+        norm.weight
+        for norm in source.architecture.norms
+        if norm.weight not in scaled and any(reader in quantized for reader in norm.readers)
+    ]
+    if not alone:
+        return ()
+    return (f"rounded without a search, since not all that reads their norm can be rescaled: {', '.join(alone)}",)
+
+
+EXPORTER = AwqExporter()

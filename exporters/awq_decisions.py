@@ -1,0 +1,224 @@
+"""Search the scales of one decoder layer from calibration's statistics and sampled rows, a Linear at a time.
+
+What is decided, by name ("*" stands for every expert of the layer):
+
+    <module>.out       float32 [out], or [experts, out] for the experts' up projections: divides the module's outputs
+    <module>.in        float32 [in], or [experts, in] for the experts' down projections: multiplies the input channels
+    <source>.loss      float64 [2] or [experts, 2]: squared output error, rounded plainly and with the chosen scale
+    <reader>.rounding  float64 []: relative change of an unquantized reader's outputs by rounding its rescaled weights
+
+Sums over Linears are taken in source order and each Linear by one thread, so the number of threads changes nothing.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+
+from exporters.awq_smoothing import SmoothingGroup
+from exporters.numerics.awq_search import PLAIN, GridPoint, candidate_scales, losses, weight_sum
+from exporters.protocol import Decided, Decisions
+from exporters.safetensors_layout import whole
+from sixfold.architecture import Linear
+from sixfold.checkpoint import Checkpoint
+from sixfold.statistics import InputStatistics, Statistics
+
+_EXPERT = re.compile(r"(?<=\.experts\.)\d+(?=\.)")
+
+
+@dataclass(frozen=True)
+class Search:
+    """quantized: names of the Linears whose error counts. stored: dtype that unquantized tensors are written in.
+    averages: what stands in for the statistics of Linears that no token reached, by name."""
+
+    checkpoint: Checkpoint
+    statistics: Statistics
+    quantized: frozenset[str]
+    stored: Mapping[str, torch.dtype]
+    points: Sequence[GridPoint]
+    group_size: int
+    averages: Mapping[str, InputStatistics]
+
+    def weight(self, name: str) -> torch.Tensor:
+        return self.checkpoint.read(whole(self.checkpoint.tensors[name + ".weight"]))
+
+    def seen(self, linear: Linear) -> InputStatistics:
+        average = self.averages.get(linear.name)
+        return self.statistics.of_linear(linear.name) if average is None else average
+
+
+@dataclass(frozen=True)
+class Found:
+    """scale: float32 [channels]. loss: float64 [2], rounded plainly and with the best scale of the grid."""
+
+    scale: torch.Tensor
+    loss: torch.Tensor
+
+
+_Linears: TypeAlias = tuple[Linear, ...]
+_Each: TypeAlias = Callable[[Callable[[_Linears], torch.Tensor], Iterable[_Linears]], Iterable[torch.Tensor]]
+
+
+def decide_layer(search: Search, groups: Sequence[SmoothingGroup]) -> Decided:
+    """groups: all of one decoder layer's; `search.averages` is filled in here."""
+    search, notes = _with_averages(search, groups)
+    alone = [group for group in groups if len(group.readers) == 1]
+    found: dict[str, Found | None] = {}
+    with _pool() as pool:
+        found |= zip([g.source for g in alone], pool.map(lambda g: find_scale(search, g, map), alone), strict=True)
+        found |= {g.source: find_scale(search, g, pool.map) for g in groups if g.source not in found}
+    tensors: dict[str, torch.Tensor] = {}
+    for group in groups:
+        result = found[group.source]
+        if result is None:
+            notes.append(f"{group.source}: left as it is, since calibration saw nothing of what follows it")
+            continue
+        scale = _storable(search, group, result.scale)
+        tensors[group.source + ".out"] = scale
+        tensors[group.source + ".loss"] = result.loss
+        for reader in group.readers:
+            tensors[reader.name + ".in"] = scale
+            if reader.name not in search.quantized:
+                tensors[reader.name + ".rounding"] = _rounding(search, group, reader, scale)
+    return Decided(_stacked(tensors), tuple(notes))
+
+
+def find_scale(search: Search, group: SmoothingGroup, each: _Each) -> Found | None:
+    """The best scale of the grid; None where calibration saw nothing of the group's input.
+
+    each: `map`, or one that works on several threads.
+    """
+    readers = [r for r in group.readers if r.name in search.quantized and search.statistics.has(r.name)]
+    inputs = _by_input(readers)
+    x_mean = _mean_input([linears[0] for linears in inputs], search)
+    if x_mean is None:
+        return None
+
+    def magnitudes(linears: _Linears) -> torch.Tensor:
+        return torch.stack([weight_sum(search.weight(x.name), search.group_size) for x in linears]).sum(0)
+
+    w_sum = torch.stack(list(each(magnitudes, inputs))).sum(0)
+    scales = candidate_scales(search.points, x_mean, (w_sum / sum(r.out_features for r in readers)).float())
+    total = torch.stack(list(each(lambda linears: _losses(search, linears, scales), inputs))).sum(0)
+    best = int(total.argmin())
+    return Found(scales[best], torch.stack([total[search.points.index(PLAIN)], total[best]]))
+
+
+def _losses(search: Search, linears: _Linears, scales: torch.Tensor) -> torch.Tensor:
+    """Error per candidate of Linears with one input, expected over all the tokens that calibration ran."""
+    seen = search.seen(linears[0])
+    if not len(seen.sample):
+        return torch.zeros(len(scales), dtype=torch.float64)
+    found = [losses(search.weight(x.name), seen.sample, scales, search.group_size) for x in linears]
+    return torch.stack(found).sum(0) * (seen.count / len(seen.sample))
+
+
+def _by_input(linears: Iterable[Linear]) -> list[_Linears]:
+    found: dict[tuple[str, int | None], list[Linear]] = {}
+    for linear in linears:
+        found.setdefault((linear.site, linear.expert), []).append(linear)
+    return [tuple(same) for same in found.values()]
+
+
+def _mean_input(linears: Iterable[Linear], search: Search) -> torch.Tensor | None:
+    """Mean |x| per channel over the tokens of several inputs: float32 [in], None without a token."""
+    total, count = None, 0
+    for linear in linears:
+        seen = search.seen(linear)
+        total = seen.sum_abs.double() if total is None else total + seen.sum_abs.double()
+        count += seen.count
+    return None if total is None or count == 0 else (total / count).float()
+
+
+def _with_averages(search: Search, groups: Sequence[SmoothingGroup]) -> tuple[Search, list[str]]:
+    """Find experts that no token reached; a Linear whose group they have for themselves gets the others' average."""
+    by_site: dict[str, list[Linear]] = {}
+    for group in groups:
+        if len(group.readers) == 1 and group.readers[0].expert is not None:
+            if search.statistics.has(group.readers[0].name):
+                by_site.setdefault(group.readers[0].site, []).append(group.readers[0])
+    averages: dict[str, InputStatistics] = {}
+    notes = []
+    for linears in by_site.values():
+        starved = [linear for linear in linears if search.statistics.of_linear(linear.name).count == 0]
+        if starved and len(starved) < len(linears):
+            average = _average(search.statistics, linears)
+            averages |= {linear.name: average for linear in starved}
+            notes.append(
+                f"layer {starved[0].layer}: no calibration token reached experts"
+                f" {', '.join(str(x.expert) for x in starved)}; the scales of their down projections are searched"
+                " with the average input of the layer's other experts"
+            )
+    return Search(**{**vars(search), "averages": averages}), notes
+
+
+def _average(statistics: Statistics, linears: Iterable[Linear]) -> InputStatistics:
+    """Over the tokens of all these inputs. The sample has their mean squares per channel, and no correlations."""
+    seen = [s for s in (statistics.of_linear(linear.name) for linear in linears) if s.count]
+    count = sum(s.count for s in seen)
+    sum_sq = torch.stack([s.sum_sq for s in seen]).sum(0)
+    sample = torch.diag((sum_sq / count * len(sum_sq)).sqrt())
+    sum_abs = torch.stack([s.sum_abs for s in seen]).sum(0)
+    return InputStatistics(count, sum_sq, sum_abs, torch.stack([s.abs_max for s in seen]).amax(0), sample)
+
+
+def _storable(search: Search, group: SmoothingGroup, scale: torch.Tensor) -> torch.Tensor:
+    """For a norm, the scale nearby whose quotient its dtype holds: only then is nothing lost between norm and readers.
+
+    1 where the norm is zero, or its quotient is (a channel that carries nothing).
+    """
+    dtype = search.stored.get(group.source + ".weight")
+    weight = search.weight(group.source) if dtype is not None else None
+    if weight is None or weight.dim() != 1:
+        return scale
+    offset = 1.0 if group.one_plus else 0.0
+    effective = weight.float() + offset
+    stored = (effective / scale - offset).to(dtype).float() + offset
+    exact = effective / stored
+    return torch.where(torch.isfinite(exact) & (exact > 0), exact, 1.0)
+
+
+def _rounding(search: Search, group: SmoothingGroup, reader: Linear, scale: torch.Tensor) -> torch.Tensor:
+    source = next((r for r in (reader, *group.readers) if search.statistics.has(r.name)), None)
+    weight = search.weight(reader.name).double()
+    rows = torch.eye(reader.in_features) if source is None else search.seen(source).sample
+    stored = (weight * scale).to(search.stored[reader.weight]).double() / scale
+    outputs = rows.double() @ weight.t()
+    return ((rows.double() @ stored.t() - outputs).norm() / outputs.norm().clamp(min=1e-30)).reshape(())
+
+
+def _stacked(tensors: Mapping[str, torch.Tensor]) -> Decisions:
+    """Experts' tensors under one name: stacked, or once where all are the same (the scale of their common norm)."""
+    grouped: dict[str, list[tuple[int, torch.Tensor]]] = {}
+    for name, tensor in tensors.items():
+        expert = _EXPERT.search(name)
+        grouped.setdefault(_EXPERT.sub("*", name), []).append((int(expert.group(0)) if expert else 0, tensor))
+    found = {}
+    for name, parts in grouped.items():
+        ordered = [tensor for _, tensor in sorted(parts, key=lambda part: part[0])]
+        common = "*" not in name or (len(ordered) > 1 and all(tensor is ordered[0] for tensor in ordered))
+        found[name] = ordered[0] if common else torch.stack(ordered)
+    return found
+
+
+def decided(decisions: Decisions, module: str, side: str) -> torch.Tensor | None:
+    """The scale of a module's inputs (side "in") or outputs ("out"), float32; None where it has none."""
+    scale = decisions.get(f"{_EXPERT.sub('*', module)}.{side}")
+    expert = _EXPERT.search(module)
+    return scale[int(expert.group(0))] if scale is not None and scale.dim() == 2 and expert else scale
+
+
+@contextmanager
+def _pool() -> Iterator[ThreadPoolExecutor]:
+    """As many workers as torch has threads. Each runs torch on one: blocks are small, and sums keep their order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
