@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 from huggingface_hub import HfApi, constants, get_session, hf_hub_url, snapshot_download, try_to_load_from_cache
@@ -24,13 +25,20 @@ from huggingface_hub.errors import (
     RevisionResolutionError,
 )
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, validate_repo_id
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, tqdm, validate_repo_id
 
 from sixfold.errors import SixfoldError
 from sixfold.safetensors_header import FileHeader, header_length, parse_header
 
 _FIRST_RANGE = 1 << 17
 """Bytes asked for first: most headers fit, and one request is cheaper than two."""
+
+
+class _TerminalBar(tqdm):
+    """huggingface_hub's progress bar, silent where there is no terminal to draw it on."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{**options, "disable": options.get("disable") or None})
 
 
 def is_hub_id(model: str) -> bool:
@@ -44,7 +52,7 @@ def is_hub_id(model: str) -> bool:
 
 def resolve_commit(repo: str, revision: str) -> str:
     """The commit that a branch, tag or commit ("" for the default branch) stands for; from the cache when offline."""
-    with _hub_errors(repo, revision):
+    with _hub_errors(repo, revision, found=False):
         return HfApi().resolve_revision(repo, revision=revision or None).resolved
 
 
@@ -64,7 +72,7 @@ def list_files(repo: str, commit: str) -> dict[str, int] | None:
 def download(repo: str, commit: str, sizes: Mapping[str, int]) -> Path:
     """These files (name -> bytes) at this commit, in huggingface_hub's cache; returns the snapshot's folder."""
     missing = [n for n in sizes if not isinstance(try_to_load_from_cache(repo, n, revision=commit), str)]
-    needed, free = sum(sizes[name] for name in missing), _free_bytes(Path(constants.HF_HUB_CACHE))
+    needed, free = sum(sizes[name] for name in missing), free_bytes(Path(constants.HF_HUB_CACHE))
     if needed > free:
         raise SixfoldError(
             f"downloading {repo} takes {needed / 1e9:.1f} GB more, but {constants.HF_HUB_CACHE} has"
@@ -72,7 +80,8 @@ def download(repo: str, commit: str, sizes: Mapping[str, int]) -> Path:
             "free some space or set HF_HOME to a larger disk",
         )
     with _hub_errors(repo, commit):
-        return Path(snapshot_download(repo, revision=commit, allow_patterns=[_literal(name) for name in sizes]))
+        patterns = [_literal(name) for name in sizes]
+        return Path(snapshot_download(repo, revision=commit, allow_patterns=patterns, tqdm_class=_TerminalBar))
 
 
 def cached_snapshot(repo: str, commit: str) -> Path:
@@ -117,15 +126,22 @@ def _literal(name: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
-def _free_bytes(folder: Path) -> int:
+def free_bytes(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
+def _refused(repo: str, error: HfHubHTTPError) -> SixfoldError:
+    return SixfoldError(
+        f"the Hub refused a request for {repo} with status {error.response.status_code}",
+        "try again later, or log in with `hf auth login` if the model is not public",
+    )
+
+
 @contextmanager
-def _hub_errors(repo: str, revision: str) -> Iterator[None]:
-    """Whatever huggingface_hub raises, as one sentence."""
+def _hub_errors(repo: str, revision: str, *, found: bool = True) -> Iterator[None]:
+    """Whatever huggingface_hub raises, as one sentence. found: whether the Hub is known to have `repo`."""
     try:
         yield
     except GatedRepoError as error:
@@ -136,15 +152,12 @@ def _hub_errors(repo: str, revision: str) -> Iterator[None]:
     except RepositoryNotFoundError as error:
         raise SixfoldError(
             f"{repo} is neither a folder here nor a model on the Hub",
-            "check the spelling; if it is private, log in with `hf auth login`",
+            "check the spelling, or if it is private log in with `hf auth login`",
         ) from error
     except RevisionNotFoundError as error:
         raise SixfoldError(f"{repo} has no revision {revision}", "give a branch, tag or commit that it has") from error
     except HfHubHTTPError as error:
-        raise SixfoldError(
-            f"the Hub refused a request for {repo} with status {error.response.status_code}",
-            "try again later, or log in with `hf auth login` if the model is not public",
-        ) from error
+        raise _refused(repo, error) from error
     except (
         RevisionResolutionError,
         IncompleteSnapshotError,
@@ -152,6 +165,13 @@ def _hub_errors(repo: str, revision: str) -> Iterator[None]:
         OfflineModeIsEnabled,
         httpx.TransportError,
     ) as error:
+        if isinstance(error.__cause__, HfHubHTTPError):
+            raise _refused(repo, error.__cause__) from error
+        if found:
+            raise SixfoldError(
+                f"the Hub could not be reached for all of {repo}",
+                "check the connection and HF_HUB_OFFLINE, and run the same command again: finished files are kept",
+            ) from error
         raise SixfoldError(
             f"there is no folder {repo}, and the Hub cannot be reached to look for a model of that name",
             "check the path, or the connection and HF_HUB_OFFLINE",

@@ -1,0 +1,132 @@
+"""A read-only stand-in for the Hugging Face Hub on the loopback: one repository, ranges, and faults on demand."""
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+
+@dataclass
+class HubState:
+    """folder: what the repository holds. fault: file -> bytes after which its connection is closed, once each.
+
+    refused: file names that are answered with 403. gated: whether every file needs an accepted licence.
+    """
+
+    repo: str
+    folder: Path
+    endpoint: str = ""
+    branches: dict[str, str] = field(default_factory=lambda: {"main": "1" * 40})
+    fault: dict[str, int] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
+    gated: bool = False
+    sent: dict[str, int] = field(default_factory=dict)
+    ranges: list[tuple[str, str]] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+
+    def files(self) -> dict[str, Path]:
+        return {p.relative_to(self.folder).as_posix(): p for p in sorted(self.folder.rglob("*")) if p.is_file()}
+
+    def commit(self, revision: str) -> str | None:
+        return self.branches.get(revision) or (revision if revision in self.branches.values() else None)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    state: HubState
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def _answer(self, status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for key, value in (headers or {}).items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _json(self, value: object) -> None:
+        self._answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def _missing(self, code: str) -> None:
+        self._answer(404, b"", {"X-Error-Code": code, "X-Error-Message": code})
+
+    def do_GET(self) -> None:
+        state, path = self.state, unquote(urlsplit(self.path).path)
+        state.log.append(f"{self.command} {path}")
+        if not path.startswith((f"/api/models/{state.repo}", f"/{state.repo}/")):
+            return self._missing("RepoNotFound")
+        if match := re.fullmatch(rf"/api/models/{state.repo}(?:/revision/(.+))?", path):
+            commit = state.commit(match[1] or "main")
+            if commit is None:
+                return self._missing("RevisionNotFound")
+            return self._json({"id": state.repo, "sha": commit, "siblings": [], "tags": [], "private": False})
+        if match := re.fullmatch(rf"/api/models/{state.repo}/tree/([^/]+)", path):
+            return self._json(
+                [
+                    {"type": "file", "path": name, "size": p.stat().st_size, "oid": _digest(p)[:40]}
+                    for name, p in state.files().items()
+                ]
+            )
+        match = re.fullmatch(rf"/{state.repo}/resolve/([^/]+)/(.+)", path)
+        if match is None or match[2] not in state.files():
+            return self._missing("EntryNotFound")
+        if state.gated:
+            return self._answer(403, b"", {"X-Error-Code": "GatedRepo"})
+        if match[2] in state.refused:
+            return self._answer(403)
+        return self._file(match[2], state.commit(match[1]) or "")
+
+    do_HEAD = do_GET
+
+    def _file(self, name: str, commit: str) -> None:
+        path = self.state.files()[name]
+        size = path.stat().st_size
+        headers = {"ETag": f'"{_digest(path)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+        start, stop, status = 0, size, 200
+        if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
+            self.state.ranges.append((name, self.headers["Range"]))
+            start, stop, status = int(match[1]), min(int(match[2] or size - 1) + 1, size), 206
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(stop - start))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        cut = self.state.fault.pop(name, None)
+        body = path.read_bytes()[start:stop][:cut]
+        self.wfile.write(body)
+        self.state.sent[name] = self.state.sent.get(name, 0) + len(body)
+        if cut is not None:
+            self.wfile.flush()
+            self.close_connection = True
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@contextmanager
+def serve_hub(repo: str, folder: Path) -> Iterator[HubState]:
+    state = HubState(repo, folder)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"state": state}))
+    state.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
