@@ -10,8 +10,9 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from exporters.protocol import Decisions, Exporter, Progress
+from exporters.protocol import Decisions, Exporter
 from sixfold.plan import ExportPlan
+from sixfold.progress import Progress
 from sixfold.recipe import Recipe
 from sixfold.source import Source
 from sixfold.statistics import Statistics

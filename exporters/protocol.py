@@ -1,7 +1,6 @@
 """The two kinds of exporter. A third party adds a format by writing one module with one of these and one recipe."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,13 +12,6 @@ from sixfold.plan import ExportPlan, Unit
 from sixfold.recipe import Recipe
 from sixfold.source import Source
 from sixfold.statistics import Statistics
-
-
-class Progress(Protocol):
-    """Opens a progress display; the context's value is called with amounts of finished work, from any thread."""
-
-    def __call__(self, description: str, total: int, unit: str) -> AbstractContextManager[Callable[[int], None]]: ...
-
 
 Decisions = Mapping[str, torch.Tensor]
 """What `decide` found for one decoder layer, by name; saved as one safetensors file."""

@@ -17,12 +17,13 @@ from typing import Any, cast
 import torch
 
 from exporters.decisions import decide_all
-from exporters.protocol import Exporter, ExternalExporter, Progress
+from exporters.protocol import Exporter, ExternalExporter
 from exporters.registry import exporter_named
 from exporters.stream import write_files
 from sixfold.errors import SixfoldError
 from sixfold.manifest import FileRecord, inputs_of, manifest_of, run_name, state_of
 from sixfold.plan import ExportPlan, Unit
+from sixfold.progress import Progress
 from sixfold.recipe import Recipe
 from sixfold.source import Source
 from sixfold.statistics import Statistics

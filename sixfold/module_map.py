@@ -146,14 +146,15 @@ def _check_shapes(
     placements: Mapping[str, Placement],
     sources: Mapping[str, list[str]],
 ) -> None:
-    for parameter, names in sources.items():
+    alone = {parameter: names for parameter, names in sources.items() if placements[names[0]].expert is None}
+    # Experts first: their number explains a router's shape, and not the other way round.
+    for parameter in [p for p in sources if p not in alone]:
+        found = [(checkpoint.tensors[name], placements[name]) for name in sources[parameter]]
+        _check_experts(checkpoint, parameter, tuple(state[parameter].shape), found)
+    for parameter, names in alone.items():
         want = tuple(state[parameter].shape)
-        tensors = [checkpoint.tensors[name] for name in names]
-        if all(placements[name].expert is None for name in names):
-            if len(tensors) == 1 and tensors[0].shape != want:
-                raise _wrong_shape(checkpoint, tensors[0], want)
-        else:
-            _check_experts(checkpoint, parameter, want, [(t, placements[t.name]) for t in tensors])
+        if len(names) == 1 and checkpoint.tensors[names[0]].shape != want:
+            raise _wrong_shape(checkpoint, checkpoint.tensors[names[0]], want)
 
 
 def _check_experts(

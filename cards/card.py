@@ -1,0 +1,73 @@
+"""README.md of a variant's folder, rendered from its manifests alone: a sentence without its fact is left out."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from sixfold.checkpoint import Provenance
+from sixfold.workspace import read_json, write_atomically
+
+CARD = "README.md"
+_TEMPLATES = Path(__file__).parent / "templates"
+_GGUF_LIBRARY = "gguf"
+
+
+def write_card(folder: Path, provenance: Provenance, calibration: Mapping[str, Any] | None) -> Path:
+    """Render the card of `folder` from all manifests in it; `calibration` is the statistics' manifest, if there is one.
+
+    Returns the card's path. The card is outside the manifests' hashes.
+    """
+    manifests = read_manifests(folder)
+    text = render(manifests, provenance, calibration if any(m["statistics"] for m in manifests) else None)
+    write_atomically(folder / CARD, text.encode())
+    return folder / CARD
+
+
+def read_manifests(folder: Path) -> list[dict[str, Any]]:
+    """manifest.json of a Hugging Face folder, or one `<file>.manifest.json` for each GGUF, smallest artifact first."""
+    found = [read_json(path) for path in sorted(folder.glob("*manifest.json"))]
+    return sorted((m for m in found if m is not None), key=lambda m: sum(f["bytes"] for f in m["files"].values()))
+
+
+def render(manifests: list[dict[str, Any]], provenance: Provenance, calibration: Mapping[str, Any] | None) -> str:
+    """Markdown with YAML front matter. Raises jinja2's UndefinedError where the template lacks a fact."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["gigabytes"] = lambda nbytes: f"{nbytes / 1e9:.3f} GB"
+    return environment.get_template("variant.md.j2").render(
+        front_matter=yaml.safe_dump(_front_matter(manifests, provenance), sort_keys=False, allow_unicode=True),
+        manifests=manifests,
+        first=manifests[0],
+        provenance=provenance,
+        calibration=calibration,
+        tokens=_calibration_tokens(calibration),
+        command=_command(manifests),
+    )
+
+
+def _front_matter(manifests: list[dict[str, Any]], provenance: Provenance) -> dict[str, Any]:
+    recipe = manifests[0]["recipe"]
+    fields = {
+        "license": provenance.license,
+        "license_name": provenance.license_name,
+        "license_link": provenance.license_link,
+        "base_model": provenance.base_model,
+        "base_model_relation": "quantized" if provenance.base_model and recipe["exporter"] != "bf16" else "",
+        "library_name": _GGUF_LIBRARY if recipe["exporter"] == "gguf" else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": sorted({"sixfold", *(m["recipe"]["scheme"].lower() for m in manifests)}),
+    }
+    return {key: value for key, value in fields.items() if value}
+
+
+def _calibration_tokens(calibration: Mapping[str, Any] | None) -> int | None:
+    return None if calibration is None else calibration.get("tokens")
+
+
+def _command(manifests: list[dict[str, Any]]) -> str:
+    names = " ".join(manifest["recipe"]["name"] for manifest in manifests)
+    return f"sixfold export MODEL {names}"

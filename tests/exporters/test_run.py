@@ -1,0 +1,180 @@
+"""One export as a whole: what it leaves, what a rerun skips or redoes and says, and what a half-finished one is."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from exporters import run as run_module
+from exporters.run import Exported, export, inputs_for
+from sixfold.architecture import derive_architecture
+from sixfold.checkpoint import open_checkpoint
+from sixfold.errors import SixfoldError
+from sixfold.manifest import state_of
+from sixfold.recipe import Recipe
+from sixfold.source import Source
+from sixfold.workspace import PARTIAL, Workspace, sha256_of
+from tests.families import make_family
+
+BF16 = Recipe(name="bf16", suffix="BF16", title="BF16", exporter="bf16", scheme="BF16")
+
+
+@contextmanager
+def silent(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    yield lambda done: None
+
+
+def open_source(folder: Path) -> Source:
+    checkpoint = open_checkpoint(str(folder))
+    return Source(checkpoint, derive_architecture(checkpoint))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    return open_source(make_family("llama", tmp_path / "tiny"))
+
+
+def run(source: Source, root: Path, recipe: Recipe = BF16) -> Exported:
+    return export(source, recipe, Workspace(root, source.checkpoint.name), None, threads=2, progress=silent)
+
+
+def state(source: Source, done: Exported, recipe: Recipe = BF16) -> tuple[str, tuple[str, ...]]:
+    found = state_of(done.folder, done.manifest, inputs_for(source, recipe, None))
+    return found.name, found.reasons
+
+
+def test_bf16_is_the_source_tensor_for_tensor(source: Source, tmp_path: Path) -> None:
+    done = run(source, tmp_path / "out")
+    ours, theirs = load_file(done.folder / "model.safetensors"), load_file(tmp_path / "tiny" / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) and ours[name].dtype == theirs[name].dtype for name in ours)
+    assert json.loads((done.folder / "config.json").read_text()) == source.checkpoint.config
+
+
+def test_float32_sources_are_cast_but_correction_biases_are_not(tmp_path: Path) -> None:
+    folder = make_family("glm4_moe", tmp_path / "tiny")
+    path = folder / "model.safetensors"
+    save_file({name: tensor.float() for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
+    done = run(open_source(folder), tmp_path / "out")
+    dtypes = {name: tensor.dtype for name, tensor in load_file(done.folder / "model.safetensors").items()}
+    biases = {name for name in dtypes if name.endswith("e_score_correction_bias")}
+    assert biases
+    assert all(dtype == (torch.float32 if name in biases else torch.bfloat16) for name, dtype in dtypes.items())
+
+
+def test_the_manifest_lists_every_file_with_its_true_hash(source: Source, tmp_path: Path) -> None:
+    done = run(source, tmp_path / "out")
+    manifest = json.loads((done.folder / "manifest.json").read_text())
+    on_disk = {str(p.relative_to(done.folder)) for p in done.folder.rglob("*") if p.is_file()}
+    assert set(manifest["files"]) == on_disk - {"manifest.json", "run.json"}
+    for name, record in manifest["files"].items():
+        assert record == {"bytes": (done.folder / name).stat().st_size, "sha256": sha256_of(done.folder / name)}
+    assert all((done.folder / name).stat().st_mode & 0o444 == 0o444 for name in on_disk)
+
+
+def test_two_runs_leave_the_same_manifest(source: Source, tmp_path: Path) -> None:
+    one, two = run(source, tmp_path / "one"), run(source, tmp_path / "two")
+    assert (one.folder / "manifest.json").read_bytes() == (two.folder / "manifest.json").read_bytes()
+
+
+def test_a_rerun_skips_what_is_current(source: Source, tmp_path: Path) -> None:
+    assert not run(source, tmp_path / "out").skipped
+    assert run(source, tmp_path / "out").skipped
+
+
+def test_a_changed_recipe_is_stale_and_says_why(source: Source, tmp_path: Path) -> None:
+    done = run(source, tmp_path / "out")
+    changed = BF16.model_copy(update={"keep": ("lm_head",)})
+    assert state(source, done, changed) == ("stale", ("recipe.keep changed",))
+    again = run(source, tmp_path / "out", changed)
+    assert not again.skipped
+    assert again.reasons == ("recipe.keep changed",)
+
+
+def test_another_tuning_of_the_same_shape_is_stale(source: Source, tmp_path: Path) -> None:
+    run(source, tmp_path / "out")
+    path = tmp_path / "tiny" / "model.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
+    again = run(open_source(tmp_path / "tiny"), tmp_path / "out")
+    assert again.reasons == ("source.fingerprint changed",)
+    with safe_open(again.folder / "model.safetensors", "pt") as opened, safe_open(path, "pt") as tuned:
+        assert torch.equal(opened.get_tensor("model.norm.weight"), tuned.get_tensor("model.norm.weight"))
+
+
+def test_a_damaged_file_is_found_and_made_again(source: Source, tmp_path: Path) -> None:
+    done = run(source, tmp_path / "out")
+    weights = done.folder / "model.safetensors"
+    with weights.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last[0] ^ 1]))
+    assert state(source, done) == ("damaged", ("model.safetensors is missing or differs from the manifest",))
+    assert run(source, tmp_path / "out").reasons == state_reasons("model.safetensors")
+    assert state(source, done) == ("current", ())
+
+
+def state_reasons(name: str) -> tuple[str, ...]:
+    return (f"{name} is missing or differs from the manifest",)
+
+
+def test_a_copied_artifact_is_current_though_its_times_differ(source: Source, tmp_path: Path) -> None:
+    done = run(source, tmp_path / "out")
+    os.utime(done.folder / "model.safetensors", ns=(1, 1))
+    assert state(source, done) == ("current", ())
+
+
+@pytest.mark.parametrize("when", ["streaming", "putting in place"])
+def test_a_killed_run_is_partial_and_a_rerun_finishes_it(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    def killed(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    target = "write_files" if when == "streaming" else "write_atomically"
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, target, killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(source, tmp_path / "out")
+    folder = Workspace(tmp_path / "out", "tiny").variant("BF16")
+    assert state_of(folder, "manifest.json", None).name == "partial"
+    done = run(source, tmp_path / "out")
+    assert done.reasons == ("no manifest: the export did not finish",)
+    assert state(source, done) == ("current", ())
+    assert not (folder / PARTIAL).exists()
+
+
+def test_files_of_an_older_plan_are_removed_and_others_left_alone(source: Source, tmp_path: Path) -> None:
+    done = run(source, tmp_path / "out")
+    manifest = json.loads((done.folder / "manifest.json").read_text())
+    stale, own = done.folder / "model-00001-of-00002.safetensors", done.folder / "NOTES.md"
+    stale.write_bytes(b"old shard")
+    own.write_text("mine")
+    manifest["files"][stale.name] = {"bytes": 9, "sha256": sha256_of(stale)}
+    manifest["recipe"]["title"] = "older"
+    (done.folder / "manifest.json").write_text(json.dumps(manifest))
+    run(source, tmp_path / "out")
+    assert not stale.exists()
+    assert own.read_text() == "mine"
+
+
+def test_too_little_disk_is_said_before_the_work(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(run_module.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(SixfoldError, match=r"bf16 needs 0\.00 GB, but .* has 0\.00 GB free; free some space or"):
+        run(source, tmp_path / "out")
+
+
+def test_two_processes_do_not_write_one_artifact(source: Source, tmp_path: Path) -> None:
+    folder = Workspace(tmp_path / "out", "tiny").variant("BF16")
+    with run_module._locked(folder / PARTIAL, "bf16"):
+        with pytest.raises(SixfoldError, match=r"another process is exporting bf16 into .*; wait for it, or stop it"):
+            run(source, tmp_path / "out")

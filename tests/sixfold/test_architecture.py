@@ -1,0 +1,175 @@
+"""The derived architecture of each family, against what a reader of its modelling code knows."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sixfold.architecture import Architecture, Linear, derive_architecture
+from sixfold.checkpoint import open_checkpoint
+from sixfold.errors import SixfoldError
+from tests.families import make_family
+
+DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("families")
+
+
+def derive(folders: Path, model_type: str, **changes: object) -> Architecture:
+    folder = folders / model_type
+    if not folder.exists():
+        make_family(model_type, folder, **changes)
+    return derive_architecture(open_checkpoint(str(folder)))
+
+
+def linear(architecture: Architecture, name: str) -> Linear:
+    return next(found for found in architecture.linears if found.name == name)
+
+
+def readers(architecture: Architecture, norm: str) -> set[str]:
+    return set(next(found for found in architecture.norms if found.weight == norm).readers)
+
+
+def test_minimax_m2_demo() -> None:
+    architecture = derive_architecture(open_checkpoint(str(DEMO)))
+    assert (architecture.layers, architecture.experts, architecture.experts_per_token) == (2, 8, 2)
+    roles = Counter(found.role for found in architecture.linears)
+    assert roles == {"attention": 8, "router": 2, "expert": 48, "lm_head": 1}
+    assert architecture.correction_biases == tuple(
+        f"model.layers.{i}.block_sparse_moe.e_score_correction_bias" for i in (0, 1)
+    )
+    w3 = linear(architecture, "model.layers.1.block_sparse_moe.experts.5.w3")
+    assert (w3.expert, w3.part, w3.layer, w3.quantizable) == (5, "up", 1, True)
+    assert w3.fused == ("model.layers.1.block_sparse_moe.experts.5.w1", w3.name)
+    assert w3.site == "model.layers.1.block_sparse_moe.experts.*.w1"
+    assert linear(architecture, "model.layers.1.block_sparse_moe.experts.5.w2").fused == ()
+    assert not linear(architecture, "model.layers.0.block_sparse_moe.gate").quantizable
+    assert not linear(architecture, "lm_head").quantizable
+    assert architecture.not_run == ()
+
+
+def test_the_router_reads_the_norm_that_experts_read() -> None:
+    """Smoothing that norm without the router would change routing without a word."""
+    architecture = derive_architecture(open_checkpoint(str(DEMO)))
+    block = "model.layers.0.block_sparse_moe"
+    expected = {f"{block}.gate"} | {f"{block}.experts.{i}.{w}" for i in range(8) for w in ("w1", "w3")}
+    assert readers(architecture, "model.layers.0.post_attention_layernorm.weight") == expected
+    assert all(norm.exact for norm in architecture.norms if norm.weight.endswith("layernorm.weight"))
+
+
+def test_norms_inside_attention_are_never_exact() -> None:
+    """q_norm's output goes through the rotary embedding: no scale can be moved across it."""
+    architecture = derive_architecture(open_checkpoint(str(DEMO)))
+    inside = [norm for norm in architecture.norms if norm.weight.endswith(("q_norm.weight", "k_norm.weight"))]
+    assert len(inside) == 4
+    assert not any(norm.exact or norm.readers for norm in inside)
+
+
+def test_deepseek_v3_shared_experts_mla_and_dense_first_layer(folders: Path) -> None:
+    architecture = derive(folders, "deepseek_v3")
+    first, second = "model.layers.0", "model.layers.1"
+    assert linear(architecture, f"{first}.mlp.gate_proj").role == "mlp"
+    assert linear(architecture, f"{second}.mlp.shared_experts.up_proj").role == "shared_expert"
+    assert linear(architecture, f"{second}.mlp.gate").role == "router"
+    pair = (f"{second}.self_attn.q_a_proj", f"{second}.self_attn.kv_a_proj_with_mqa")
+    assert linear(architecture, pair[0]).fused == pair
+    assert linear(architecture, pair[0]).site == linear(architecture, pair[1]).site
+    assert linear(architecture, f"{second}.self_attn.kv_b_proj").norm == f"{second}.self_attn.kv_a_layernorm.weight"
+    found = readers(architecture, f"{second}.post_attention_layernorm.weight")
+    assert {f"{second}.mlp.gate", f"{second}.mlp.shared_experts.gate_proj"} <= found
+    assert f"{second}.mlp.experts.7.down_proj" not in found
+    assert architecture.correction_biases == (f"{second}.mlp.gate.e_score_correction_bias",)
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_moe", "mixtral", "glm4_moe", "llama", "qwen3", "gpt_oss"])
+def test_every_matrix_is_accounted_for(folders: Path, model_type: str) -> None:
+    """Each 2-D weight of the checkpoint is a Linear or the embedding; q, k and v share one site and one group."""
+    architecture = derive(folders, model_type)
+    checkpoint = open_checkpoint(str(folders / model_type))
+    matrices = {n for n, t in checkpoint.tensors.items() if len(t.shape) == 2 and n.endswith(".weight")}
+    assert matrices - {found.weight for found in architecture.linears} == {"model.embed_tokens.weight"}
+    qkv = [found for found in architecture.linears if found.part in ("q_proj", "k_proj", "v_proj") and found.layer == 1]
+    assert len({found.site for found in qkv}) == 1
+    assert all(len(found.fused) == 3 for found in qkv)
+    assert architecture.unobserved == ""
+    assert bool(architecture.stacked_experts) == (model_type == "gpt_oss")
+
+
+def test_tied_head_makes_the_last_norm_inexact(folders: Path) -> None:
+    """The head is the embedding: scaling it would change what tokens look up."""
+    architecture = derive(folders, "qwen3")
+    assert architecture.tied_embeddings
+    assert not next(norm for norm in architecture.norms if norm.weight == "model.norm.weight").exact
+
+
+def test_gemma_norms_multiply_by_one_plus_weight(folders: Path) -> None:
+    assert all(norm.one_plus for norm in derive(folders, "gemma2").norms)
+    assert not any(norm.one_plus for norm in derive(folders, "llama").norms)
+
+
+def test_mtp_layers_are_not_run(tmp_path: Path) -> None:
+    folder = make_family("deepseek_v3", tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.2.eh_proj.weight"] = torch.zeros(256, 512, dtype=torch.bfloat16)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    architecture = derive_architecture(open_checkpoint(str(folder)))
+    assert architecture.not_run == ("model.layers.2.eh_proj.weight",)
+    assert all(found.weight != "model.layers.2.eh_proj.weight" for found in architecture.linears)
+
+
+def edit(folder: Path, change: str) -> None:
+    """Damage a saved Mixtral in one way."""
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    block = "model.layers.0.block_sparse_moe"
+    if change == "missing":
+        del weights["model.layers.1.self_attn.k_proj.weight"]
+    elif change == "missing expert projection":
+        del weights[f"{block}.experts.2.w3.weight"]
+    elif change == "shape":
+        weights[f"{block}.gate.weight"] = torch.zeros(4, 128, dtype=torch.bfloat16)
+    elif change == "expert shape":
+        weights[f"{block}.experts.1.w1.weight"] = torch.zeros(512, 128, dtype=torch.bfloat16)
+    elif change == "unknown":
+        weights["model.layers.0.adapter.weight"] = torch.zeros(4, 4, dtype=torch.bfloat16)
+    save_file(weights, path, metadata={"format": "pt"})
+    if change in ("fewer experts", "model type", "layers"):
+        config = json.loads((folder / "config.json").read_text())
+        key, value = {
+            "fewer experts": ("num_local_experts", 3),
+            "model type": ("model_type", "mixtral_9000"),
+            "layers": ("num_hidden_layers", 3),
+        }[change]
+        (folder / "config.json").write_text(json.dumps({**config, key: value}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("missing", r"lacks tensors that its config.json calls for: model.layers.1.self_attn.k_proj.weight; download"),
+        ("missing expert projection", r"lacks a projection of expert 2 for model.layers.0.mlp.experts.gate_up_proj"),
+        ("shape", r"block_sparse_moe.gate.weight in .* has shape \[4, 128\], but config.json says \[4, 256\]; correct"),
+        ("expert shape", r"experts.1.w1.weight in .* has shape \[512, 128\], but config.json says \[512, 256\]"),
+        ("unknown", r"holds tensors that its config.json has no place for: model.layers.0.adapter.weight; correct"),
+        (
+            "fewer experts",
+            r"holds 4 experts for model.layers.0.mlp.experts.gate_up_proj \(numbers 0 to 3\), but .* says 3",
+        ),
+        ("layers", r"lacks tensors that its config.json calls for: model.layers.2.*and \d+ more"),
+        (
+            "model type",
+            r"transformers .* has no causal language model for model_type 'mixtral_9000'.*; use a checkpoint",
+        ),
+    ],
+)
+def test_refusals_name_the_tensor_and_the_remedy(tmp_path: Path, change: str, message: str) -> None:
+    folder = make_family("mixtral", tmp_path / "model")
+    edit(folder, change)
+    with pytest.raises(SixfoldError, match=message):
+        derive_architecture(open_checkpoint(str(folder)))
