@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -77,7 +77,7 @@ def export(
     plan = plan_of(source, recipe, statistics)
     folder = workspace.variant(recipe.suffix)
     manifest_name = plan.manifest if plan is not None else "manifest.json"
-    state = state_of(folder, manifest_name, inputs)
+    state = state_of(folder, manifest_name, inputs, begun_mark(folder, manifest_name, recipe.name))
     if state.name == "current":
         recorded = read_json(folder / manifest_name) or {}
         nbytes = sum(record["bytes"] for record in recorded["files"].values())
@@ -90,7 +90,7 @@ def export(
             made = _run_native(source, recipe, workspace, statistics, plan, inputs, partial, threads, progress)
         manifest = manifest_of(recipe.name, source.checkpoint.name, inputs, made.decisions, made.files, made.notes)
         _put_in_place(folder, manifest_name, manifest, made, partial, started, threads)
-    shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+    _clear_partial(folder / PARTIAL, recipe.name)
     nbytes = sum(record.bytes for record in made.files.values())
     return Exported(recipe.name, folder, manifest_name, nbytes, False, state.reasons, made.notes)
 
@@ -118,7 +118,6 @@ def _run_native(
     progress: Progress,
 ) -> _Made:
     exporter = cast(Exporter, exporter_named(recipe.exporter))
-    _check_disk(plan, workspace.root, partial)
     store = decide_all(exporter, source, recipe, statistics, plan, workspace, inputs, progress)
     key = digest_of([dict(inputs), store.digest, [(f.name, f.nbytes, len(f.header)) for f in plan.files]])
     _reclaim(plan, partial, workspace.variant(recipe.suffix), key)
@@ -180,6 +179,19 @@ def _put_in_place(
     write_atomically(folder / manifest_name, json_bytes(manifest))
 
 
+def begun_mark(folder: Path, manifest_name: str, variant: str) -> Path:
+    """What exists once the export was begun: GGUF files share a folder, which says nothing of one of them."""
+    return folder if manifest_name == "manifest.json" else folder / PARTIAL / variant
+
+
+def _clear_partial(partial: Path, variant: str) -> None:
+    """Remove this variant's working folder, and the one around it unless another variant is still in it."""
+    shutil.rmtree(partial / variant, ignore_errors=True)
+    (partial / f"{variant}.lock").unlink(missing_ok=True)
+    with suppress(OSError):
+        partial.rmdir()
+
+
 def _peak_rss() -> int:
     """Largest resident set of this process so far, in bytes (macOS counts in bytes, Linux in KiB)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -195,15 +207,24 @@ def _reclaim(plan: ExportPlan, partial: Path, folder: Path, key: str) -> None:
                 moved.replace(partial / file.name)
 
 
-def _check_disk(plan: ExportPlan, root: Path, partial: Path) -> None:
-    """An artifact that is replaced stays until the new one is whole, so both need room."""
-    root.mkdir(parents=True, exist_ok=True)
-    present = sum(p.stat().st_blocks * 512 for p in partial.glob("*") if p.is_file())
-    free = shutil.disk_usage(root).free
-    if plan.nbytes - present > free:
+def check_disk(source: Source, recipes: Sequence[Recipe], workspace: Workspace) -> None:
+    """Whether everything that is still to be written has room. Raises SixfoldError with both sizes.
+
+    An artifact that is replaced stays until the new one is whole, so the old ones' room does not count.
+    """
+    needed = 0
+    for recipe in recipes:
+        plan = plan_of(source, recipe, None)
+        folder = workspace.variant(recipe.suffix)
+        if plan is not None and state_of(folder, plan.manifest, None).name != "current":
+            present = sum(p.stat().st_blocks * 512 for p in (folder / PARTIAL / recipe.name).glob("*"))
+            needed += max(0, plan.nbytes - present)
+    workspace.root.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(workspace.root).free
+    if needed > free:
         raise SixfoldError(
-            f"{plan.variant} needs {(plan.nbytes - present) / 1e9:.2f} GB, but {root} has {free / 1e9:.2f} GB free",
-            "free some space or choose another OUT",
+            f"{needed / 1e9:.2f} GB are to be written to {workspace.root}, which has {free / 1e9:.2f} GB free",
+            "free some space, choose another OUT, or fewer formats",
         )
 
 

@@ -100,11 +100,15 @@ class State:
     reasons: tuple[str, ...] = ()
 
 
-def state_of(folder: Path, manifest_name: str, inputs: Mapping[str, Any] | None) -> State:
-    """`inputs` None leaves out the question whether the artifact is stale (its source is not at hand)."""
+def state_of(folder: Path, manifest_name: str, inputs: Mapping[str, Any] | None, begun: Path | None = None) -> State:
+    """`inputs` None leaves out the question whether the artifact is stale (its source is not at hand).
+
+    begun: what exists if the work was begun: the folder itself by default, something else where artifacts share it.
+    """
     manifest = read_json(folder / manifest_name)
     if manifest is None:
-        return State("partial", ("no manifest: the export did not finish",)) if folder.is_dir() else State("missing")
+        unfinished = (begun or folder).is_dir()
+        return State("partial", ("no manifest: the run did not finish",)) if unfinished else State("missing")
     changed = changed_inputs(manifest, inputs) if inputs is not None else []
     if changed:
         return State("stale", tuple(f"{key} changed" for key in changed))

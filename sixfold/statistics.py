@@ -121,6 +121,12 @@ class Statistics:
             )
 
 
+def site_bytes(channels: int, sample_rows: int) -> int:
+    """Bytes of the statistics of one input (of one expert, in a stacked site) with `channels` channels."""
+    sums, sample, counts = 3 * channels * 4, sample_rows * channels * 2, 2 * 8
+    return sums + sample + counts
+
+
 def open_statistics(folder: Path) -> Statistics:
     """Raises SixfoldError where the folder holds no finished calibration."""
     manifest = read_json(folder / MANIFEST)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sixfold.recipe import Calibration
+
 PARTIAL = ".partial"
 """Folder inside a variant's folder that holds unfinished work; a folder without a manifest is not an artifact."""
 
@@ -23,12 +25,15 @@ class Workspace:
     def folder(self) -> Path:
         return self.root / self.model
 
-    @property
-    def calibration(self) -> Path:
-        return self.folder / "calibration"
+    def calibration(self, profile: Calibration) -> Path:
+        """Folder of the statistics of one profile; another profile than the shipped one gets a folder of its own."""
+        folder = self.folder / "calibration"
+        if profile == Calibration():
+            return folder
+        return folder / f"profile-{digest_of(profile.model_dump(mode='json'))[:8]}"
 
     def decisions(self, variant: str) -> Path:
-        return self.calibration / "decisions" / variant
+        return self.folder / "calibration" / "decisions" / variant
 
     def variant(self, suffix: str) -> Path:
         return self.folder / f"{self.model}-{suffix}"

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from exporters import run as run_module
-from exporters.run import Exported, export, inputs_for
+from exporters.run import Exported, check_disk, export, inputs_for
 from sixfold.architecture import derive_architecture
 from sixfold.checkpoint import open_checkpoint
 from sixfold.errors import SixfoldError
@@ -145,7 +145,7 @@ def test_a_killed_run_is_partial_and_a_rerun_finishes_it(
     folder = Workspace(tmp_path / "out", "tiny").variant("BF16")
     assert state_of(folder, "manifest.json", None).name == "partial"
     done = run(source, tmp_path / "out")
-    assert done.reasons == ("no manifest: the export did not finish",)
+    assert done.reasons == ("no manifest: the run did not finish",)
     assert state(source, done) == ("current", ())
     assert not (folder / PARTIAL).exists()
 
@@ -169,8 +169,9 @@ def test_too_little_disk_is_said_before_the_work(
 ) -> None:
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(run_module.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(SixfoldError, match=r"bf16 needs 0\.00 GB, but .* has 0\.00 GB free; free some space or"):
-        run(source, tmp_path / "out")
+    message = r"0\.00 GB are to be written to .*, which has 0\.00 GB free; free some space, choose another OUT, or"
+    with pytest.raises(SixfoldError, match=message):
+        check_disk(source, [BF16], Workspace(tmp_path / "out", "tiny"))
 
 
 def test_two_processes_do_not_write_one_artifact(source: Source, tmp_path: Path) -> None:

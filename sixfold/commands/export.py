@@ -1,0 +1,161 @@
+"""sixfold export: make artifacts, with whatever they need before and the card after."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sixfold.commands.options import (
+    Model,
+    formats_argument,
+    json_option,
+    model_argument,
+    out_option,
+    threads_option,
+)
+from sixfold.commands.terminal import print_json, print_table, progress, size
+
+if TYPE_CHECKING:
+    from exporters.run import Exported
+    from sixfold.recipe import Calibration, Recipe
+    from sixfold.source import Source
+    from sixfold.statistics import Statistics
+    from sixfold.workspace import Workspace
+
+
+@click.command(epilog="Example: sixfold export demo/minimax-m2-4.6m fp8 nvfp4 --out artifacts")
+@model_argument
+@formats_argument
+@out_option
+@threads_option
+@json_option
+def command(model: Model, recipes: "Sequence[Recipe]", out: Path, threads: int, as_json: bool) -> int:
+    """Make FORMAT... (names, sets or paths of recipes; all formats by default) from MODEL.
+
+    Calibrates first where a format needs it. What is current is skipped, what a changed input made stale is made
+    again, and a run that was killed goes on where it stopped.
+    """
+    from sixfold.workspace import Workspace
+
+    source = model.open()
+    workspace = Workspace(out, source.checkpoint.name)
+    outcomes = make_all(source, recipes, workspace, threads, quiet=as_json)
+    if as_json:
+        print_json([_as_data(outcome) for outcome in outcomes])
+    else:
+        _print_summary(outcomes, workspace, model.location)
+    return 1 if any(outcome.error for outcome in outcomes) else 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one recipe: `done`, or the sentence that says why not."""
+
+    recipe: str
+    done: "Exported | None"
+    error: str = ""
+
+
+def make_all(
+    source: "Source", recipes: "Sequence[Recipe]", workspace: "Workspace", threads: int, *, quiet: bool
+) -> list[Outcome]:
+    """Every recipe in turn. One that fails is reported and does not stop the others."""
+    from exporters.run import check_disk, export
+    from sixfold.errors import SixfoldError
+
+    check_disk(source, recipes, workspace)
+    statistics: dict[Calibration, Statistics] = {}
+    outcomes = []
+    for recipe in recipes:
+        try:
+            found = _statistics(source, recipe, workspace, statistics, quiet)
+            done = export(source, recipe, workspace, found, threads=threads, progress=progress)
+            _complete(source, recipe, workspace, done, found)
+        except SixfoldError as error:
+            outcomes.append(Outcome(recipe.name, None, str(error)))
+            _say(f"{recipe.name} failed: {error}", quiet)
+            continue
+        outcomes.append(Outcome(recipe.name, done))
+        for reason in done.reasons:
+            _say(f"{recipe.name} was made again: {reason}", quiet)
+        for note in () if done.skipped else done.notes:
+            _say(f"{recipe.name}: {note}", quiet)
+        _say(f"{recipe.name} {'is current' if done.skipped else 'done'}, {size(done.nbytes)}", quiet)
+    return outcomes
+
+
+def _say(text: str, quiet: bool) -> None:
+    click.echo(text, err=quiet)
+
+
+def _statistics(
+    source: "Source",
+    recipe: "Recipe",
+    workspace: "Workspace",
+    known: "dict[Calibration, Statistics]",
+    quiet: bool,
+) -> "Statistics | None":
+    """The statistics that the recipe needs, calibrating once per profile."""
+    from calibration.calibrate import calibrate
+    from calibration.coverage import summary
+    from exporters.run import needs_statistics
+
+    if not needs_statistics(recipe):
+        return None
+    profile = recipe.calibration
+    if profile not in known:
+        done = calibrate(source, profile, workspace.calibration(profile), progress=progress)
+        for reason in done.reasons:
+            _say(f"calibrated again: {reason}", quiet)
+        _say(f"calibration {'is current' if done.skipped else 'done'}. {summary(done.coverage)}".rstrip(), quiet)
+        known[profile] = done.statistics
+    return known[profile]
+
+
+def _complete(
+    source: "Source", recipe: "Recipe", workspace: "Workspace", done: "Exported", statistics: "Statistics | None"
+) -> None:
+    """What stands beside the artifact: the importance matrix for GGUF, and the card."""
+    from calibration.imatrix import FILE as IMATRIX
+    from calibration.imatrix import write_imatrix
+
+    from cards.card import write_card
+    from sixfold.workspace import write_atomically
+
+    if recipe.exporter == "gguf" and statistics is not None:
+        path = workspace.calibration(recipe.calibration) / IMATRIX
+        write_imatrix(statistics, source, path)
+        write_atomically(done.folder / IMATRIX, path.read_bytes())
+    calibration: Mapping[str, Any] | None = statistics.manifest if statistics is not None else None
+    write_card(done.folder, source.checkpoint.provenance, calibration)
+
+
+def _as_data(outcome: Outcome) -> dict[str, Any]:
+    if outcome.done is None:
+        return {"recipe": outcome.recipe, "state": "failed", "error": outcome.error}
+    done = outcome.done
+    return {
+        "recipe": outcome.recipe,
+        "state": "current" if done.skipped else "made",
+        "folder": str(done.folder),
+        "manifest": done.manifest,
+        "bytes": done.nbytes,
+        "reasons": list(done.reasons),
+        "notes": list(done.notes),
+    }
+
+
+def _print_summary(outcomes: Sequence[Outcome], workspace: "Workspace", location: str) -> None:
+    """The last lines: where everything is, how large, what failed, and what to do next."""
+    click.echo("")
+    made = [(o.recipe, o.done) for o in outcomes if o.done is not None]
+    rows = [(name, size(d.nbytes), "current" if d.skipped else "made", str(d.folder)) for name, d in made]
+    print_table(("variant", "size", "state", "folder"), rows)
+    failed = [outcome for outcome in outcomes if outcome.done is None]
+    for outcome in failed:
+        click.echo(f"  {outcome.recipe} failed: {outcome.error}")
+    total = sum(done.nbytes for _, done in made)
+    click.echo(f"\n{len(made)} of {len(outcomes)} variants in {workspace.folder}, {size(total)} in all.")
+    click.echo(f"Next: sixfold status {location} --out {workspace.root}")

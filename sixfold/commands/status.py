@@ -1,0 +1,63 @@
+"""sixfold status: which artifacts are there, and which are current."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sixfold.commands.options import Model, formats_argument, json_option, model_argument, out_option
+from sixfold.commands.terminal import print_json, print_table, size
+
+if TYPE_CHECKING:
+    from sixfold.manifest import State
+    from sixfold.recipe import Recipe
+    from sixfold.source import Source
+    from sixfold.workspace import Workspace
+
+
+@click.command(epilog="Example: sixfold status demo/minimax-m2-4.6m --out artifacts")
+@model_argument
+@formats_argument
+@out_option
+@json_option
+def command(model: Model, recipes: "Sequence[Recipe]", out: Path, as_json: bool) -> None:
+    """Say of each FORMAT whether it is missing, partial, stale, damaged or current, and why."""
+    from sixfold.workspace import Workspace
+
+    source = model.open(headers_only=True)
+    workspace = Workspace(out, source.checkpoint.name)
+    rows = [(recipe, *_state(source, recipe, workspace)) for recipe in recipes]
+    if as_json:
+        print_json(
+            [
+                {"recipe": r.name, "state": s.name, "reasons": list(s.reasons), "folder": str(f), "bytes": n}
+                for r, s, f, n in rows
+            ]
+        )
+        return
+    print_table(
+        ("variant", "state", "size", "folder"),
+        [(r.name, s.name, size(n) if n else "-", str(f) if s.name != "missing" else "-") for r, s, f, n in rows],
+    )
+    for recipe, state, _, _ in rows:
+        for reason in state.reasons:
+            click.echo(f"  {recipe.name}: {reason}")
+
+
+def _state(source: "Source", recipe: "Recipe", workspace: "Workspace") -> "tuple[State, Path, int]":
+    """(state, folder, bytes that the manifest lists)."""
+    from exporters.run import begun_mark, inputs_for, needs_statistics, plan_of
+    from sixfold.manifest import state_of
+    from sixfold.statistics import open_statistics
+    from sixfold.workspace import read_json
+
+    plan = plan_of(source, recipe, None)
+    manifest = plan.manifest if plan is not None else "manifest.json"
+    folder = workspace.variant(recipe.suffix)
+    calibration = workspace.calibration(recipe.calibration)
+    calibrated = needs_statistics(recipe) and (calibration / "manifest.json").is_file()
+    inputs = inputs_for(source, recipe, open_statistics(calibration) if calibrated else None)
+    recorded = read_json(folder / manifest) or {"files": {}}
+    nbytes = sum(record["bytes"] for record in recorded["files"].values())
+    return state_of(folder, manifest, inputs, begun_mark(folder, manifest, recipe.name)), folder, nbytes
