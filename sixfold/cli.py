@@ -36,7 +36,7 @@ class _Commands(click.Group):
 
 @click.group(
     cls=_Commands,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Example: sixfold export demo/minimax-m2-4.6m all-formats --out artifacts",
 )
 @click.version_option(__version__, prog_name="sixfold")
@@ -67,7 +67,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader (`| head`) has left; the interpreter must not try to flush what it will not read.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 1
     except Exception as error:
         _say(f"unexpected {_one_line(error)}; the traceback is in {_save_traceback()}, please report it.")
         return 1

@@ -66,7 +66,7 @@ class Override:
 
 
 def shipped() -> tuple[Path, ...]:
-    return tuple(sorted(FOLDER.glob("*.yaml")))
+    return tuple(sorted(FOLDER.glob("*.yaml"), key=lambda path: path.stem))
 
 
 def read(name: str) -> tuple[list[Draft], list[Problem]]:

@@ -1,0 +1,137 @@
+"""Options that several commands share, and what they open."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from sixfold.provenance import Provenance
+    from sixfold.recipe import Recipe
+    from sixfold.source import Source
+
+Command = Callable[..., Any]
+
+_PROVENANCE = {
+    "base_model": "Hub id of the model that this one was made from.",
+    "license": "Licence identifier, as the Hub has it (apache-2.0, mit, other, ...).",
+    "license_name": "Name of the licence, where --license is other.",
+    "license_link": "Where the licence stands.",
+    "method": "How the checkpoint came to be (pruned, tuned, merged), for the card.",
+    "authors": "Who made the checkpoint.",
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint as the command line names it, not opened yet."""
+
+    location: str
+    revision: str
+    name: str
+    stated: dict[str, str]
+
+    def open(self, *, headers_only: bool = False) -> "Source":
+        """headers_only: a hub id's weights are not downloaded (`read` refuses then)."""
+        from sixfold.architecture import derive_architecture
+        from sixfold.checkpoint import open_checkpoint
+        from sixfold.source import Source
+
+        checkpoint = open_checkpoint(
+            self.location,
+            revision=self.revision,
+            name=self.name,
+            provenance=self._provenance(),
+            headers_only=headers_only,
+        )
+        return Source(checkpoint, derive_architecture(checkpoint))
+
+    def _provenance(self) -> "Provenance | None":
+        from sixfold.provenance import Provenance
+
+        return Provenance(**self.stated) if self.stated else None
+
+
+def model_argument(command: Command) -> Command:
+    """MODEL and what can be said of it; the command gets one `model: Model`."""
+
+    @wraps(command)
+    def call(*args: Any, location: str, revision: str, name: str, **rest: Any) -> Any:
+        stated = {key: value for key in _PROVENANCE if (value := rest.pop(key))}
+        return command(*args, model=Model(location, revision, name, stated), **rest)
+
+    for key, text in reversed(_PROVENANCE.items()):
+        call = click.option(f"--{key.replace('_', '-')}", default="", metavar="TEXT", help=text)(call)
+    call = click.option("--name", default="", metavar="TEXT", help="Name for outputs, in place of MODEL's own.")(call)
+    call = click.option("--revision", default="", metavar="TEXT", help="Branch, tag or commit of a hub id.")(call)
+    return click.argument("location", metavar="MODEL")(call)
+
+
+def overrides_option(command: Command) -> Command:
+    """--set KEY=VALUE, repeatable; the command gets `overrides: tuple[str, ...]`."""
+    return click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Override a recipe's key, such as calibration.samples=128; can be repeated.",
+    )(command)
+
+
+def formats_argument(command: Command) -> Command:
+    """FORMAT... (all-formats where none is given) and --set; the command gets `recipes: tuple[Recipe, ...]`."""
+
+    @wraps(command)
+    def call(*args: Any, formats: tuple[str, ...], overrides: tuple[str, ...], **rest: Any) -> Any:
+        return command(*args, recipes=load_formats(formats or ("all-formats",), overrides), **rest)
+
+    return click.argument("formats", metavar="[FORMAT]...", nargs=-1)(overrides_option(call))
+
+
+def out_option(command: Command) -> Command:
+    """--out; the command gets `out: Path`, the root of the output tree."""
+    return click.option(
+        "--out",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path("artifacts"),
+        show_default=True,
+        help="Root of the output tree.",
+    )(command)
+
+
+def json_option(command: Command) -> Command:
+    """--json; the command gets `as_json: bool`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(command)
+
+
+def threads_option(command: Command) -> Command:
+    """--threads; the command gets `threads: int`. The result does not depend on it."""
+    return click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        default=_cores,
+        show_default="all cores",
+        help="How many units are converted side by side.",
+    )(command)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load_formats(formats: tuple[str, ...], overrides: tuple[str, ...]) -> "tuple[Recipe, ...]":
+    """Names, sets and paths -> resolved recipes, with every exporter's options checked."""
+    from exporters.registry import exporter_named
+    from sixfold.errors import UsageError
+    from sixfold.recipe import load_recipes
+
+    recipes = [r for name in formats for r in load_recipes(name, overrides, lambda e: exporter_named(e).Options)]
+    names = [recipe.name for recipe in recipes]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UsageError(f"{', '.join(repeated)} was asked for more than once", "name each format once")
+    return tuple(recipes)
