@@ -93,6 +93,8 @@ def open_checkpoint(
     provenance: what it states goes before provenance.yaml. headers_only: of a hub id fetch the small files and the
     headers of the weights (range requests); `read` then refuses. A hub id is downloaded otherwise.
     """
+    if not model:
+        raise SixfoldError("the name of the model is empty", "give a folder, or a hub id as owner/name")
     asked = _Asked(model, name, provenance)
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -102,8 +104,8 @@ def open_checkpoint(
     if folder.exists():
         kind = "is a GGUF file, which is already quantized" if model.lower().endswith(".gguf") else "is a file"
         raise SixfoldError(f"{model} {kind}", "give the folder of the safetensors checkpoint")
-    if not model or model.startswith(("/", ".", "~")):
-        raise SixfoldError(f"there is no folder {model or 'with an empty name'}", "check the path")
+    if model.startswith(("/", ".", "~")):
+        raise SixfoldError(f"there is no folder {model}", "check the path")
     if not hub.is_hub_id(model):
         raise SixfoldError(
             f"{model} is neither a folder here nor a hub id", "check the path, or give the id as owner/name"

@@ -50,7 +50,9 @@ class WeightFolder:
                 while done < len(buffer):  # one call moves at most 2 GiB
                     count = os.preadv(descriptor, [buffer[done:]], offset + done)
                     if count == 0:
-                        raise SixfoldError(f"{file} ended early while it was read", "was it changed? open it again")
+                        raise SixfoldError(
+                            f"{file} ended early while it was read", "leave the checkpoint unchanged while it is in use"
+                        )
                     done += count
         except OSError as error:
             raise SixfoldError(

@@ -45,7 +45,7 @@ def parse_provenance(where: str, text: bytes) -> Provenance:
     if entries is None:
         return Provenance()
     if not isinstance(entries, dict):
-        raise SixfoldError(f"{where} is not a list of `key: value` lines", f"the keys are {', '.join(known)}")
+        raise SixfoldError(f"{where} does not consist of `key: value` lines", f"the keys are {', '.join(known)}")
     unknown = [str(key) for key in entries if key not in known]
     if unknown:
         raise SixfoldError(f"{where} has an unknown key {', '.join(unknown)}", f"the keys are {', '.join(known)}")

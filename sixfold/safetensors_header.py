@@ -85,7 +85,7 @@ def parse_header(file: str, raw: bytes, size: int) -> FileHeader:
     try:
         entries = json.loads(raw[8:].decode("utf-8"), object_pairs_hook=_unique_keys)
     except (UnicodeDecodeError, json.JSONDecodeError, _DuplicateKeyError) as error:
-        detail = f" (tensor {error} twice)" if isinstance(error, _DuplicateKeyError) else ""
+        detail = f" ({error} twice)" if isinstance(error, _DuplicateKeyError) else ""
         raise SixfoldError(f"{file} has a safetensors header that is not valid JSON{detail}", _DOWNLOAD_AGAIN) from None
     if not isinstance(entries, dict):
         raise SixfoldError(f"{file} has a safetensors header that is not a JSON object", _DOWNLOAD_AGAIN)
@@ -100,9 +100,9 @@ def read_header(folder: Path, file: str) -> FileHeader:
     path = folder / file
     size = path.stat().st_size
     with path.open("rb") as f:
-        raw = f.read(9)
+        raw = f.read(64)
         length = header_length(file, raw, size)
-        raw += f.read(length - len(raw))
+        raw += f.read(max(length - len(raw), 0))
     return parse_header(file, raw[:length], size)
 
 

@@ -103,7 +103,7 @@ def _only_file(where: str, names: Collection[str]) -> str:
     shards = [n for n in models if _SHARD.fullmatch(n) and not n.endswith("-00001-of-00001.safetensors")]
     if shards:
         raise SixfoldError(
-            f"{where} holds shards ({shards[0]}{_more(shards)}) but no {INDEX}", "download or copy the index as well"
+            f"{where} holds shards such as {shards[0]} but no {INDEX}", "download or copy the index as well"
         )
     if SINGLE in models:
         return SINGLE
@@ -111,7 +111,7 @@ def _only_file(where: str, names: Collection[str]) -> str:
         return models[0]
     if models:
         raise SixfoldError(
-            f"{where} holds several safetensors files and no {INDEX}: {', '.join(models[:3])}{_more(models[2:])}",
+            f"{where} holds several safetensors files and no {INDEX}: {', '.join(models)}",
             f"keep one, or name the model's own file {SINGLE}",
         )
     if any(n.startswith("adapter") for n in candidates):
@@ -137,4 +137,4 @@ def _only_file(where: str, names: Collection[str]) -> str:
 
 
 def _more(names: Sequence[str]) -> str:
-    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""

@@ -175,7 +175,7 @@ def test_a_cached_copy_with_a_shard_missing_is_refused_offline(hub: HubState, mo
     with pytest.raises(SixfoldError) as error:
         open_checkpoint(REPO)
     assert str(error.value) == (
-        "model.safetensors.index.json in lab/tiny-pruned names model-00001-of-00002.safetensors and 1 more,"
+        "model.safetensors.index.json in lab/tiny-pruned names model-00001-of-00002.safetensors (and 1 more),"
         " which is not there; finish the download or copy, or remove the index if it belongs to other files."
     )
 
