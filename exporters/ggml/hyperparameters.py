@@ -1,0 +1,228 @@
+"""The model's numbers as llama.cpp reads them: `<architecture>.*` keys of a GGUF file, a short entry per architecture.
+
+An entry is a table of gguf-py's writer methods with the config keys that they take their value from. What needs more
+than one value is a small function. Keys are those that llama.cpp's converter writes for the same model.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from gguf import ExpertGatingFuncType, GGUFWriter, RopeScalingType
+
+from sixfold.errors import SixfoldError
+
+Config = Mapping[str, Any]
+_Table = tuple[tuple[str, tuple[str, ...]], ...]
+
+_EVERY: _Table = (
+    ("add_block_count", ("num_hidden_layers",)),
+    ("add_context_length", ("max_position_embeddings",)),
+    ("add_embedding_length", ("hidden_size",)),
+    ("add_feed_forward_length", ("intermediate_size",)),
+    ("add_head_count", ("num_attention_heads",)),
+    ("add_head_count_kv", ("num_key_value_heads",)),
+    ("add_layer_norm_rms_eps", ("rms_norm_eps",)),
+    ("add_expert_count", ("num_local_experts", "num_experts", "n_routed_experts")),
+    ("add_expert_used_count", ("num_experts_per_tok",)),
+    ("add_expert_group_count", ("n_group",)),
+    ("add_expert_group_used_count", ("topk_group",)),
+    ("add_key_length", ("head_dim",)),
+    ("add_value_length", ("head_dim",)),
+)
+_EXPERT_SIZES: _Table = (
+    ("add_expert_feed_forward_length", ("moe_intermediate_size",)),
+    ("add_expert_shared_feed_forward_length", ("shared_expert_intermediate_size",)),
+)
+_SHARED_EXPERTS: _Table = (
+    ("add_expert_feed_forward_length", ("moe_intermediate_size",)),
+    ("add_expert_shared_count", ("n_shared_experts",)),
+    ("add_leading_dense_block_count", ("first_k_dense_replace",)),
+    ("add_expert_weights_scale", ("routed_scaling_factor",)),
+    ("add_expert_weights_norm", ("norm_topk_prob",)),
+)
+_GATING = {"sigmoid": ExpertGatingFuncType.SIGMOID, "softmax": ExpertGatingFuncType.SOFTMAX}
+
+
+def _nothing(writer: GGUFWriter, config: Config) -> None:
+    pass
+
+
+def _llama(writer: GGUFWriter, config: Config) -> None:
+    writer.add_rope_dimension_count(_head_size(config))
+
+
+def _minimax(writer: GGUFWriter, config: Config) -> None:
+    writer.add_rope_dimension_count(_rotary_size(config))
+
+
+def _glm4(writer: GGUFWriter, config: Config) -> None:
+    writer.add_rope_dimension_count(_rotary_size(config, 0.5))
+
+
+def _latent_attention(writer: GGUFWriter, config: Config) -> None:
+    """Multi-head latent attention is held as attention with one key and value head of the latent's width."""
+    rank, rope = config["kv_lora_rank"], config["qk_rope_head_dim"]
+    writer.add_key_length(rank + rope)
+    writer.add_value_length(rank)
+    writer.add_key_length_mla(config["qk_nope_head_dim"] + rope)
+    writer.add_value_length_mla(config["v_head_dim"])
+    writer.add_rope_dimension_count(rope)
+    mscale = rope_of(config).get("mscale_all_dim")
+    if mscale is not None:
+        writer.add_rope_scaling_yarn_log_mul(0.1 * mscale)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An architecture beyond what all have in common.
+
+    table, extra: further keys. replaced: config values that the file states otherwise.
+    gating: what a config without `scoring_func` means, by transformers' model_type.
+    renormalized: whether llama.cpp divides the chosen experts' weights by their sum whatever the file says (None: it
+    asks the file, or does as transformers does).
+    paired_rope: q and k rows are interleaved, as in the LLaMA of 2023.
+    split_kv: kv_b_proj is held as attn_k_b, transposed, and attn_v_b.
+    """
+
+    table: _Table = ()
+    extra: Callable[[GGUFWriter, Config], None] = _nothing
+    replaced: Config | None = None
+    gating: Mapping[str, str] | None = None
+    renormalized: bool | None = None
+    paired_rope: bool = False
+    split_kv: bool = False
+
+
+ENTRIES: Mapping[str, Entry] = {
+    "llama": Entry((("add_vocab_size", ("vocab_size",)),), _llama, paired_rope=True),
+    "qwen2": Entry(),
+    "qwen3": Entry(),
+    "qwen2moe": Entry(_EXPERT_SIZES, renormalized=False),
+    "qwen3moe": Entry(_EXPERT_SIZES, renormalized=True),
+    "olmoe": Entry(renormalized=False),
+    "minimax-m2": Entry(
+        (("add_expert_feed_forward_length", ("intermediate_size",)),), _minimax, gating={"minimax_m2": "sigmoid"}
+    ),
+    "glm4moe": Entry(_SHARED_EXPERTS, _glm4, gating={"glm4_moe": "sigmoid"}),
+    "deepseek2": Entry(
+        (
+            *_SHARED_EXPERTS,
+            ("add_vocab_size", ("vocab_size",)),
+            ("add_q_lora_rank", ("q_lora_rank",)),
+            ("add_kv_lora_rank", ("kv_lora_rank",)),
+        ),
+        _latent_attention,
+        replaced={"num_key_value_heads": 1, "head_dim": None},
+        gating={"deepseek_v3": "sigmoid"},
+        split_kv=True,
+    ),
+}
+"""By llama.cpp's architecture name."""
+
+
+def full_config(config: Config) -> dict[str, Any]:
+    """config.json with every value that transformers would fill in, and every field that it would drop."""
+    from transformers import AutoConfig
+
+    known = {k: v for k, v in config.items() if k not in ("quantization_config", "auto_map")}
+    completed = AutoConfig.for_model(**known).to_dict()
+    return {**{k: v for k, v in known.items() if k not in completed}, **completed}
+
+
+def write_hyperparameters(writer: GGUFWriter, arch: str, config: Config) -> None:
+    """Add all `<arch>.*` keys. config: as from `full_config`. Raises SixfoldError where llama.cpp has no key for it."""
+    entry = ENTRIES[arch]
+    config = as_stated(arch, config)
+    for method, keys in (*_EVERY, *entry.table):
+        value = next((config[key] for key in keys if config.get(key) is not None), None)
+        if value is not None:
+            getattr(writer, method)(value)
+    scoring = config.get("scoring_func") or (entry.gating or {}).get(config["model_type"])
+    if scoring is not None:
+        if scoring not in _GATING:
+            raise SixfoldError(f"GGUF has no expert gating function {scoring!r}", "leave the gguf recipes out")
+        writer.add_expert_gating_func(_GATING[scoring])
+    _write_rope(writer, rope_of(config))
+    entry.extra(writer, config)
+
+
+def as_stated(arch: str, config: Config) -> Config:
+    """The config with the values that the file of this architecture states otherwise."""
+    return {**config, **(ENTRIES[arch].replaced or {})}
+
+
+def differences(arch: str, config: Config) -> Iterable[str]:
+    """Where llama.cpp will compute something else than transformers, a sentence each."""
+    renormalized = ENTRIES[arch].renormalized
+    asked = config.get("norm_topk_prob")
+    if renormalized is not None and asked is not None and bool(asked) != renormalized:
+        does = "always" if renormalized else "never"
+        yield (
+            f"llama.cpp {does} renormalizes the weights of chosen experts in {arch}, this checkpoint asks for the"
+            f" opposite (norm_topk_prob: {str(asked).lower()}): answers will differ from the source's"
+        )
+
+
+def rope_of(config: Config) -> Mapping[str, Any]:
+    """Rotary parameters of full attention: rope_theta, rope_type and what belongs to the type."""
+    rope: Config = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope = rope.get("full_attention", rope)
+    missing = {k: config[k] for k in ("rope_theta", "partial_rotary_factor") if config.get(k) is not None}
+    return {**missing, **rope, "rope_type": rope.get("rope_type", rope.get("type", "default"))}
+
+
+def _write_rope(writer: GGUFWriter, rope: Mapping[str, Any]) -> None:
+    kind = rope["rope_type"]
+    if rope.get("rope_theta") is not None:
+        writer.add_rope_freq_base(rope["rope_theta"])
+    if kind == "linear":
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(rope["factor"])
+    elif kind == "yarn":
+        writer.add_rope_scaling_type(RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(rope["factor"])
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        for key, method in (
+            ("extrapolation_factor", writer.add_rope_scaling_yarn_ext_factor),
+            ("attention_factor", writer.add_rope_scaling_yarn_attn_factor),
+            ("beta_fast", writer.add_rope_scaling_yarn_beta_fast),
+            ("beta_slow", writer.add_rope_scaling_yarn_beta_slow),
+        ):
+            if rope.get(key) is not None:
+                method(rope[key])
+    elif kind not in ("default", "llama3"):
+        raise SixfoldError(f"rotary scaling {kind!r} cannot be written into a GGUF file", "leave the gguf recipes out")
+
+
+def rope_frequency_factors(config: Config) -> torch.Tensor | None:
+    """Llama 3's scaling, which llama.cpp takes as a tensor: what each frequency is divided by, float32 [head size / 2].
+
+    Long wavelengths are divided by `factor`, short ones are left alone, those between are interpolated. None where the
+    rotary type is another. Formula: "llama3" in transformers' modeling_rope_utils.
+    """
+    rope = rope_of(config)
+    if rope["rope_type"] != "llama3":
+        return None
+    size, base, factor = _head_size(config), rope.get("rope_theta", 10000.0), rope["factor"]
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    context = rope["original_max_position_embeddings"]
+    frequency = 1.0 / (base ** (torch.arange(0, size, 2, dtype=torch.float32) / size))
+    wavelength = 2 * math.pi / frequency
+    smooth = (context / wavelength - low) / (high - low)
+    between = 1 / ((1 - smooth) / factor + smooth)
+    factors = torch.where(wavelength > context / low, torch.full_like(between, float(factor)), between)
+    return torch.where(wavelength < context / high, torch.ones_like(between), factors)
+
+
+def _head_size(config: Config) -> int:
+    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+
+
+def _rotary_size(config: Config, default: float = 1.0) -> int:
+    """How many of a head's dimensions are rotated."""
+    if config.get("rotary_dim"):
+        return int(config["rotary_dim"])
+    return int(_head_size(config) * rope_of(config).get("partial_rotary_factor", default))

@@ -1,0 +1,139 @@
+"""What stands before a GGUF file's tensors, as gguf-py writes it: general keys, numbers, tokenizer, tensor list."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gguf import (
+    GGML_QUANT_VERSION,
+    GGUF_DEFAULT_ALIGNMENT,
+    GGMLQuantizationType,
+    GGUFType,
+    GGUFWriter,
+    LlamaFileType,
+    Metadata,
+    size_label,
+)
+from gguf.gguf_writer import TensorInfo, WriterState
+
+from exporters.ggml.hyperparameters import Config, write_hyperparameters
+from exporters.ggml.tokenizer import write_tokenizer
+from sixfold.checkpoint import Checkpoint
+
+ALIGNMENT = GGUF_DEFAULT_ALIGNMENT
+_SAMPLING = {
+    "top_k": "sampling_top_k",
+    "top_p": "sampling_top_p",
+    "min_p": "sampling_min_p",
+    "temperature": "sampling_temp",
+    "repetition_penalty": "sampling_penalty_repeat",
+}
+"""generation_config.json -> gguf-py's Metadata."""
+
+
+@dataclass(frozen=True)
+class Importance:
+    """The importance matrix that weights were quantized with, as llama-quantize records it.
+
+    file: its name. dataset: what it was measured on. entries: tensors in it. chunks: token windows.
+    """
+
+    file: str
+    dataset: str
+    entries: int
+    chunks: int
+
+
+@dataclass(frozen=True)
+class Written:
+    """A tensor as a file's header states it; shape slowest dimension first."""
+
+    name: str
+    shape: tuple[int, ...]
+    qtype: GGMLQuantizationType
+    nbytes: int
+
+
+def headers(
+    checkpoint: Checkpoint,
+    config: Config,
+    arch: str,
+    files: Sequence[Sequence[Written]],
+    *,
+    preset: str,
+    tokenizer_pre: str | None,
+    importance: Importance | None,
+) -> list[bytes]:
+    """The bytes before the data of each file, padded to ALIGNMENT. config: as from `full_config`.
+
+    Keys stand in the first file; the others of a split model have the split's own keys alone.
+    """
+    writer = GGUFWriter(None, arch)
+    writer.tensors = [
+        {tensor.name: TensorInfo(tensor.shape, tensor.qtype, tensor.nbytes) for tensor in tensors} for tensors in files
+    ]
+    writer.add_type(GGUFType.MODEL)
+    _general(writer, checkpoint).set_gguf_meta_model(writer)
+    write_hyperparameters(writer, arch, config)
+    writer.add_file_type(file_type(preset))
+    writer.add_quantization_version(GGML_QUANT_VERSION)
+    vocab = next(t.shape[0] for tensors in files for t in tensors if t.name == "token_embd.weight")
+    write_tokenizer(writer, checkpoint.folder, arch, vocab, tokenizer_pre)
+    if importance is not None:
+        writer.add_string("quantize.imatrix.file", importance.file)
+        writer.add_string("quantize.imatrix.dataset", importance.dataset)
+        writer.add_uint32("quantize.imatrix.entries_count", importance.entries)
+        writer.add_uint32("quantize.imatrix.chunks_count", importance.chunks)
+    return _serialized(writer)
+
+
+def file_type(preset: str) -> LlamaFileType:
+    return LlamaFileType.ALL_F32 if preset == "F32" else LlamaFileType[f"MOSTLY_{preset}"]
+
+
+def padded(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def _serialized(writer: GGUFWriter) -> list[bytes]:
+    buffers = [io.BytesIO() for _ in writer.tensors]
+    writer.fout = buffers  # type: ignore[assignment]  # typed as files; the writer calls write and flush alone
+    writer.state = WriterState.EMPTY
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    texts = [buffer.getvalue() for buffer in buffers]
+    return [text.ljust(padded(len(text)), b"\0") for text in texts]
+
+
+def _general(writer: GGUFWriter, checkpoint: Checkpoint) -> Metadata:
+    """general.*: names and sizes by gguf-py's own reading of the model's name, the past from the provenance."""
+    total, shared, expert, experts = writer.get_total_parameter_count()
+    past = checkpoint.provenance
+    card = {
+        "license": past.license,
+        "license_name": past.license_name,
+        "license_link": past.license_link,
+        "base_model": past.base_model,
+        "model_author": past.authors,
+        "tags": ["text-generation"],
+    }
+    stated = {key: value for key, value in card.items() if value}
+    metadata = Metadata.apply_metadata_heuristic(Metadata(), stated, None, Path(checkpoint.name), total)
+    metadata.name = metadata.name or checkpoint.name
+    metadata.size_label = metadata.size_label or size_label(total, shared, expert, experts)
+    generation = _json(checkpoint.folder / "generation_config.json")
+    for key, attribute in _SAMPLING.items():
+        if generation.get(key) is not None:
+            setattr(metadata, attribute, generation[key])
+    return metadata
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        return {}
+    parsed: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return parsed

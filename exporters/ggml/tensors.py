@@ -1,0 +1,105 @@
+"""From a checkpoint's tensors to a GGUF file's: stacked experts, split and reordered matrices, from headers alone."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from exporters.ggml.hyperparameters import ENTRIES, Config, rope_frequency_factors
+from sixfold.checkpoint import SourceTensor
+from sixfold.errors import SixfoldError
+from sixfold.gguf_names import gguf_architecture, gguf_tensor_names
+
+ROPE_FREQS = "rope_freqs.weight"
+_ROTATED = re.compile(r"\.[qk]_proj\.(weight|bias)$")
+_EXPERT = re.compile(r"\.experts\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of the file. shape: slowest dimension first.
+
+    inputs: on-disk names, those of a stack in the order of its experts; () for values that the config gives.
+    transform: what is done to the rows of an input before they are encoded:
+        ""          nothing
+        "rope:D"    in each head of D rows, row 2i + j (i < D/2, j < 2) is the source's row i + j * D/2
+        "k_b:K:V"   of each head's K + V rows the first K, transposed
+        "v_b:K:V"   of each head's K + V rows the last V
+        "values:..." no input: float32 values in hexadecimal, comma-separated
+    row_unit: inputs may be cut between multiples of so many rows.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    inputs: tuple[str, ...]
+    transform: str = ""
+    row_unit: int = 1
+
+
+def expert_of(name: str) -> int | None:
+    """The expert's index in an on-disk tensor name."""
+    found = _EXPERT.search(name)
+    return int(found[1]) if found else None
+
+
+def gguf_tensors(config: Config, tensors: Mapping[str, SourceTensor]) -> list[Tensor]:
+    """All tensors of the file. config: as from `full_config`.
+
+    Raises SixfoldError where the architecture, a tensor or a hole in a stack of experts does not allow a GGUF file.
+    """
+    entry = ENTRIES[gguf_architecture(config)]
+    sources: dict[str, list[SourceTensor]] = {}
+    for name, gguf_name in gguf_tensor_names(config, tensors).items():
+        sources.setdefault(gguf_name, []).append(tensors[name])
+    found: list[Tensor] = []
+    for gguf_name, parts in sources.items():
+        if expert_of(parts[0].name) is not None:
+            found.append(_stack(gguf_name, parts))
+        elif len(parts) > 1:
+            names = " and ".join(part.name for part in parts)
+            raise SixfoldError(
+                f"{names} are both {gguf_name} to llama.cpp", "leave the gguf recipes out for this model"
+            )
+        elif entry.split_kv and ".attn_kv_b." in gguf_name:
+            found += _split_kv(gguf_name, parts[0], config)
+        elif entry.paired_rope and _ROTATED.search(parts[0].name):
+            found.append(_paired(gguf_name, parts[0], config))
+        else:
+            found.append(Tensor(gguf_name, parts[0].shape, (parts[0].name,)))
+    factors = rope_frequency_factors(config) if entry.paired_rope else None
+    if factors is not None:
+        values = ",".join(value.hex() for value in factors.tolist())
+        found.append(Tensor(ROPE_FREQS, tuple(factors.shape), (), f"values:{values}"))
+    return found
+
+
+def _stack(gguf_name: str, parts: Sequence[SourceTensor]) -> Tensor:
+    by_expert = {expert_of(part.name): part for part in parts}
+    missing = sorted(set(range(len(parts))) - by_expert.keys())
+    if missing:
+        raise SixfoldError(
+            f"{gguf_name} has {len(parts)} experts, but none with index {missing[0]}", "number the experts from 0 on"
+        )
+    ordered = [by_expert[expert] for expert in range(len(parts))]
+    odd = next((part for part in ordered if part.shape != ordered[0].shape), None)
+    if odd is not None:
+        raise SixfoldError(
+            f"{odd.name} has shape {list(odd.shape)}, other experts {list(ordered[0].shape)}",
+            "GGUF stacks experts of one size; leave the gguf recipes out for this model",
+        )
+    return Tensor(gguf_name, (len(parts), *ordered[0].shape), tuple(part.name for part in ordered))
+
+
+def _paired(gguf_name: str, part: SourceTensor, config: Config) -> Tensor:
+    key = "num_key_value_heads" if "k_proj" in part.name else "num_attention_heads"
+    heads = config.get(key) or config["num_attention_heads"]
+    size = part.shape[0] // heads
+    return Tensor(gguf_name, part.shape, (part.name,), f"rope:{size}", size)
+
+
+def _split_kv(gguf_name: str, part: SourceTensor, config: Config) -> list[Tensor]:
+    heads, k, v = config["num_attention_heads"], config["qk_nope_head_dim"], config["v_head_dim"]
+    rank = part.shape[1]
+    return [
+        Tensor(gguf_name.replace("kv_b", "k_b"), (heads, rank, k), (part.name,), f"k_b:{k}:{v}", k + v),
+        Tensor(gguf_name.replace("kv_b", "v_b"), (heads, v, rank), (part.name,), f"v_b:{k}:{v}", k + v),
+    ]

@@ -1,0 +1,142 @@
+"""The vocabulary of a GGUF file, `tokenizer.ggml.*`: tokens, merges or scores, special tokens, chat template.
+
+Everything is taken from tokenizer.json, which is what transformers tokenizes with; gguf-py's SpecialVocab reads the
+special tokens and the chat template from the files beside it.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gguf import GGUFWriter, SpecialVocab, TokenType
+from tokenizers import Tokenizer
+
+from exporters.ggml.pre_tokenizer import pre_tokenizer_name
+from sixfold.errors import SixfoldError
+
+FILE = "tokenizer.json"
+_SPACE = "\u2581"
+_BYTE_TOKENS = {f"<0x{byte:02X}>" for byte in range(256)}
+
+_GLM_SPECIAL = {"bos": "[gMASK]", "eot": "<|user|>", "unk": "<|endoftext|>", "eom": "<|observation|>"}
+"""What GLM-4's turns begin and end with; its files do not say so in a way that SpecialVocab reads."""
+
+
+@dataclass(frozen=True)
+class _Token:
+    text: str
+    kind: TokenType
+
+
+def write_tokenizer(writer: GGUFWriter, folder: Path, arch: str, vocab_size: int, pre: str | None) -> None:
+    """Add all `tokenizer.*` keys. vocab_size: rows of the embedding; ids beyond the vocabulary become padding tokens.
+
+    pre: llama.cpp's name of the pre-tokenizer, None to recognize it. Raises SixfoldError where the tokenizer is of a
+    kind that llama.cpp does not have, or is not recognized.
+    """
+    parsed = _parsed(folder)
+    model = parsed["model"]
+    tokens = _tokens(folder, parsed, vocab_size)
+    if model.get("type") != "BPE":
+        raise SixfoldError(
+            f"{folder / FILE} is a tokenizer of type {model.get('type')}, GGUF export knows BPE alone",
+            "leave the gguf recipes out for this model",
+        )
+    spaces = bool(model.get("byte_fallback"))
+    if spaces:
+        writer.add_tokenizer_model("llama")
+        writer.add_tokenizer_pre(pre or "default")
+    else:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(pre or pre_tokenizer_name(parsed, arch))
+    writer.add_token_list([token.text for token in tokens])
+    if spaces:
+        writer.add_token_scores(_scores(model, tokens))
+        if not _begins_with_space(parsed):
+            writer.add_add_space_prefix(False)
+    writer.add_token_types([token.kind for token in tokens])
+    _write_special(writer, folder, parsed, arch, merges=not spaces)
+
+
+def _parsed(folder: Path) -> dict[str, Any]:
+    path = folder / FILE
+    if not path.is_file():
+        raise SixfoldError(
+            f"there is no {FILE} in {folder}, and a GGUF file must hold its tokenizer",
+            "save the tokenizer with transformers' AutoTokenizer.save_pretrained into the model folder",
+        )
+    parsed: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return parsed
+
+
+def _tokens(folder: Path, parsed: Mapping[str, Any], vocab_size: int) -> list[_Token]:
+    """One per id from 0 to vocab_size - 1."""
+    tokenizer = Tokenizer.from_file(str(folder / FILE))
+    by_id = {index: text for text, index in tokenizer.get_vocab(with_added_tokens=True).items()}
+    if max(by_id) >= vocab_size:
+        raise SixfoldError(
+            f"{folder / FILE} has token {max(by_id)}, but the embedding has {vocab_size} rows",
+            "check that tokenizer and weights belong together",
+        )
+    added = tokenizer.get_added_tokens_decoder()
+    unknown = parsed["model"].get("unk_token")
+    tokens = []
+    for index in range(vocab_size):
+        text = by_id.get(index)
+        if text is None:
+            tokens.append(_Token(f"[PAD{index}]", TokenType.UNUSED))
+        elif index in added:
+            token = added[index]
+            if not token.normalized:
+                # llama.cpp takes special and user tokens for normalized already.
+                text = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids, skip_special_tokens=False)
+            if token.special or _looks_special(text):
+                tokens.append(_Token(text, TokenType.CONTROL))
+            else:
+                tokens.append(_Token(text.replace(_SPACE, " "), TokenType.USER_DEFINED))
+        elif parsed["model"].get("byte_fallback") and text in _BYTE_TOKENS:
+            tokens.append(_Token(text, TokenType.BYTE))
+        else:
+            tokens.append(_Token(text, TokenType.UNKNOWN if text == unknown else TokenType.NORMAL))
+    return tokens
+
+
+def _looks_special(text: str) -> bool:
+    """Control tokens that their tokenizer.json does not mark as such: the same list as llama.cpp's converter."""
+    if text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]"):
+        return True
+    pairs = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
+    return any(text.startswith(first) and text.endswith(last) for first, last in pairs)
+
+
+def _scores(model: Mapping[str, Any], tokens: list[_Token]) -> list[float]:
+    """llama.cpp merges the pair with the highest score first: minus the rank of the merge that makes a token.
+
+    These are SentencePiece's own scores where tokenizer.json was made from a SentencePiece model. Tokens that no merge
+    makes come last.
+    """
+    ranks: dict[str, int] = {}
+    for rank, merge in enumerate(model["merges"]):
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        ranks.setdefault("".join(pair), rank)
+    return [float(-ranks.get(token.text, len(ranks))) for token in tokens]
+
+
+def _begins_with_space(parsed: Mapping[str, Any]) -> bool:
+    """Whether a space is put before every text (SentencePiece's dummy prefix)."""
+    text = json.dumps([parsed.get("normalizer"), parsed.get("pre_tokenizer")])
+    return '"Prepend"' in text or '"prepend_scheme": "first"' in text or '"prepend_scheme": "always"' in text
+
+
+def _write_special(writer: GGUFWriter, folder: Path, parsed: Mapping[str, Any], arch: str, *, merges: bool) -> None:
+    special = SpecialVocab(folder, load_merges=merges)
+    if arch == "glm4moe":
+        ids = {token["content"]: token["id"] for token in parsed.get("added_tokens", [])}
+        for kind, text in _GLM_SPECIAL.items():
+            if text in ids:
+                special.special_token_ids[kind] = ids[text]
+    logging.getLogger("gguf.vocab").setLevel(logging.ERROR)
+    special.add_to_gguf(writer, quiet=True)

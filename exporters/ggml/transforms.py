@@ -1,0 +1,26 @@
+"""What happens to rows before they are encoded: llama.cpp orders some matrices differently from transformers."""
+
+import torch
+
+
+def transformed(rows: torch.Tensor, transform: str) -> torch.Tensor:
+    """rows: [R, C] (or [R] of a bias), whole heads. See exporters.ggml.tensors.Tensor for the transforms."""
+    kind, *sizes = transform.split(":")
+    if kind == "rope":
+        return _paired_rope(rows, int(sizes[0]))
+    if kind in ("k_b", "v_b"):
+        k, v = int(sizes[0]), int(sizes[1])
+        heads = rows.view(-1, k + v, rows.shape[-1])
+        return heads[:, :k].transpose(1, 2).contiguous() if kind == "k_b" else heads[:, k:].contiguous()
+    return rows
+
+
+def values(transform: str) -> torch.Tensor:
+    """float32, from a transform that carries its values with it."""
+    return torch.tensor([float.fromhex(value) for value in transform.removeprefix("values:").split(",")])
+
+
+def _paired_rope(rows: torch.Tensor, head: int) -> torch.Tensor:
+    """transformers rotates row i of a head together with row i + head/2, llama.cpp's "llama" with its neighbour."""
+    halves = rows.view(-1, 2, head // 2, *rows.shape[1:])
+    return halves.transpose(1, 2).reshape(rows.shape)

@@ -1,0 +1,203 @@
+"""GGUF files for llama.cpp, straight from safetensors: no BF16 GGUF is written on the way.
+
+The recipe's `scheme` is one of llama.cpp's presets. Types are picked per tensor as llama-quantize picks them, weights
+are rounded by llama.cpp's own functions, and the importance matrix is the calibration's mean square of every input
+channel: what llama-quantize makes of the same weights and the same imatrix.gguf, byte for byte.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import torch
+from gguf import GGMLQuantizationType
+from pydantic import BaseModel, ConfigDict, PositiveInt
+
+from exporters.ggml import layout
+from exporters.ggml.hyperparameters import Config, as_stated, differences, full_config
+from exporters.ggml.importance import layer_importance, weighted_linears
+from exporters.ggml.kernels import quantize, type_named
+from exporters.ggml.metadata import Importance, headers
+from exporters.ggml.tensors import Tensor, expert_of, gguf_tensors
+from exporters.ggml.transforms import transformed, values
+from exporters.ggml.type_mix import PRESETS, Choice, Shape, needs_importance, tensor_types
+from exporters.protocol import Decided, Decisions
+from sixfold.errors import SixfoldError, UsageError
+from sixfold.gguf_names import gguf_architecture, gguf_tensor_names
+from sixfold.plan import ExportPlan, Unit
+from sixfold.recipe import Recipe
+from sixfold.source import Source
+from sixfold.statistics import Statistics
+
+IMATRIX_FILE = "imatrix.gguf"
+"""Name of the importance matrix that calibration leaves for llama.cpp's own tools."""
+
+_UNWEIGHTED = ("F32", "F16", "BF16", "Q8_0")
+"""Presets whose rounding no importance matrix changes."""
+
+
+class Options(BaseModel):
+    """Options of the gguf exporter."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    imatrix: bool = True
+    """Weight the rounding by what calibration measured; without it no calibration is needed."""
+    tokenizer_pre: str | None = None
+    """llama.cpp's name of the pre-tokenizer, where it is not recognized."""
+    split_bytes: PositiveInt = 50_000_000_000
+    """Model files larger than this are split."""
+
+
+class GgufExporter:
+    Options: type[BaseModel] = Options
+
+    def needs_statistics(self, recipe: Recipe) -> bool:
+        return _options(recipe).imatrix and _preset(recipe) not in _UNWEIGHTED
+
+    def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
+        checkpoint, preset, options = source.checkpoint, _preset(recipe), _options(recipe)
+        config = full_config(checkpoint.config)
+        arch = gguf_architecture(config)
+        tensors = {tensor.name: tensor for tensor in gguf_tensors(config, checkpoint.tensors)}
+        weighted = weighted_linears(source).keys() & tensors.keys() if self.needs_statistics(recipe) else set()
+        kept = _kept(source, recipe, tensors)
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        choices = tensor_types(shapes, preset, _shape(arch, config), importance=bool(weighted), kept=kept)
+        _check(choices, tensors, weighted, recipe)
+        groups = layout.split(tensors, choices, options.split_bytes)
+        names = layout.file_names(f"{checkpoint.name}-{preset}", len(groups))
+        starts = headers(
+            checkpoint,
+            config,
+            arch,
+            groups,
+            preset=preset,
+            tokenizer_pre=options.tokenizer_pre,
+            importance=_recorded(recipe, weighted),
+        )
+        files, planned = layout.place(names, starts, groups, tensors)
+        licences = [name for name in checkpoint.extras if name.upper().startswith(("LICEN", "NOTICE"))]
+        return ExportPlan(
+            variant=recipe.name,
+            folder=f"{checkpoint.name}-{recipe.suffix}",
+            tensors=tuple(planned),
+            units=tuple(layout.units(planned, tensors, checkpoint.tensors, weighted)),
+            files=tuple(files),
+            texts={name: (checkpoint.folder / name).read_bytes() for name in licences},
+            notes=tuple(_notes(source, config, choices, tensors, kept, weighted)),
+            manifest=f"{names[0]}.manifest.json",
+        )
+
+    def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:
+        """The importance of each tensor of the layer by GGUF name: float32 [C], of stacked experts [E, C]."""
+        if statistics is None:
+            raise SixfoldError(
+                f"{recipe.name} needs the calibration's statistics",
+                "run `sixfold calibrate MODEL` first, or set options.imatrix=false",
+            )
+        return layer_importance(weighted_linears(source, layer), statistics, layer)
+
+    def encode(
+        self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe
+    ) -> Sequence[torch.Tensor]:
+        name, _, transform = unit.encoding.partition(" ")
+        qtype = type_named(name)
+        if not unit.inputs:
+            return [quantize(values(transform), qtype)]
+        on_disk = unit.inputs[0].name
+        importance = decisions[unit.outputs[0].name] if unit.layer is not None else None
+        expert = expert_of(on_disk)
+        if importance is not None and expert is not None:
+            importance = importance[expert]
+        return [quantize(transformed(inputs[0], transform), qtype, importance, name=on_disk)]
+
+
+EXPORTER = GgufExporter()
+
+
+def _options(recipe: Recipe) -> Options:
+    return Options.model_validate(recipe.options)
+
+
+def _preset(recipe: Recipe) -> str:
+    if recipe.scheme not in PRESETS:
+        raise UsageError(
+            f"recipe {recipe.name}: scheme {recipe.scheme!r} is no GGUF type", f"use one of {', '.join(PRESETS)}"
+        )
+    return recipe.scheme
+
+
+def _recorded(recipe: Recipe, weighted: Collection[str]) -> Importance | None:
+    if not weighted:
+        return None
+    profile = recipe.calibration
+    return Importance(IMATRIX_FILE, ", ".join(profile.texts), len(weighted), profile.samples)
+
+
+def _shape(arch: str, config: Config) -> Shape:
+    stated = as_stated(arch, config)
+    heads = stated["num_attention_heads"]
+    experts = next((stated[k] for k in ("num_local_experts", "num_experts", "n_routed_experts") if stated.get(k)), 0)
+    return Shape(arch, stated["num_hidden_layers"], heads, stated.get("num_key_value_heads") or heads, experts)
+
+
+def _kept(source: Source, recipe: Recipe, tensors: Mapping[str, Tensor]) -> dict[str, GGMLQuantizationType]:
+    """Tensors that the recipe keeps in the source's precision; a stack of experts as a whole, if any of them is."""
+    patterns = [re.compile(pattern) for pattern in recipe.keep]
+    linears = {linear.weight: linear.name for linear in source.architecture.linears}
+    return {
+        name: type_named(source.checkpoint.tensors[tensor.inputs[0]].dtype)
+        for name, tensor in tensors.items()
+        if any(pattern.search(linears[i]) for pattern in patterns for i in tensor.inputs if i in linears)
+    }
+
+
+def _check(
+    choices: Mapping[str, Choice], tensors: Mapping[str, Tensor], weighted: Collection[str], recipe: Recipe
+) -> None:
+    """Raises SixfoldError where llama-quantize would, and where the recipe wants no other type than asked for."""
+    for name, choice in choices.items():
+        if needs_importance(name, choice.qtype) and name not in weighted:
+            raise SixfoldError(
+                f"{recipe.name}: {name} would be {choice.qtype.name}, which is garbage without an importance matrix,"
+                " and there is none for it",
+                "choose a scheme of more bits"
+                if _options(recipe).imatrix
+                else "set options.imatrix=true, or choose a scheme of more bits",
+            )
+        if choice.wanted is not None and recipe.indivisible == "fail":
+            raise SixfoldError(
+                f"{recipe.name}: rows of {tensors[name].shape[-1]} do not fit {choice.wanted.name} in {name}",
+                "set `indivisible: keep` to take the type that llama.cpp takes instead",
+            )
+
+
+def _notes(
+    source: Source,
+    config: Config,
+    choices: Mapping[str, Choice],
+    tensors: Mapping[str, Tensor],
+    kept: Mapping[str, GGMLQuantizationType],
+    weighted: Collection[str],
+) -> Iterator[str]:
+    yield from differences(gguf_architecture(config), config)
+    fallbacks: dict[tuple[str, str, int], list[str]] = {}
+    for name, choice in choices.items():
+        if choice.wanted is not None:
+            key = (choice.qtype.name, choice.wanted.name, tensors[name].shape[-1])
+            fallbacks.setdefault(key, []).append(name)
+    for (qtype, wanted, columns), names in fallbacks.items():
+        yield f"{qtype} instead of {wanted}, which cannot hold rows of {columns}: {_some(names)}"
+    if kept:
+        yield f"kept in the source's precision: {_some(list(kept))}"
+    unweighted = [n for n, t in tensors.items() if t.transform.startswith(("k_b", "v_b"))] if weighted else []
+    if unweighted:
+        yield f"rounded without importance, as calibration sees no input of theirs: {_some(unweighted)}"
+    named = gguf_tensor_names(source.checkpoint.config, source.checkpoint.tensors)
+    left = [name for name in source.checkpoint.tensors if name not in named]
+    if left:
+        yield f"left out, as llama.cpp does not run them or computes them itself: {_some(left)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
