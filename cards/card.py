@@ -45,6 +45,7 @@ def render(manifests: list[dict[str, Any]], provenance: Provenance, calibration:
         provenance=provenance,
         calibration=calibration,
         tokens=_calibration_tokens(calibration),
+        statistics=next((m["statistics"] for m in manifests if m["statistics"]), None),
         command=_command(manifests),
     )
 
@@ -65,7 +66,7 @@ def _front_matter(manifests: list[dict[str, Any]], provenance: Provenance) -> di
 
 
 def _calibration_tokens(calibration: Mapping[str, Any] | None) -> int | None:
-    return None if calibration is None else calibration.get("tokens")
+    return None if calibration is None else calibration["tokens"]["samples"] * calibration["tokens"]["length"]
 
 
 def _command(manifests: list[dict[str, Any]]) -> str:

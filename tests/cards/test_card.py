@@ -1,0 +1,98 @@
+"""A card shows what its manifests say, and nothing that nobody stated."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from cards.card import write_card
+from sixfold.checkpoint import Provenance
+
+STATED = Provenance(
+    name="Tiny",
+    base_model="someone/Original",
+    license="other",
+    license_name="their-licence",
+    license_link="LICENSE",
+    method="25 % of the experts pruned with REAP",
+    authors="a small lab",
+)
+
+
+def manifest(**changes: Any) -> dict[str, Any]:
+    recipe = {
+        "name": "fp8",
+        "suffix": "FP8",
+        "title": "FP8 weights",
+        "exporter": "fp8",
+        "scheme": "FP8_DYNAMIC",
+        "engines": ["vLLM"],
+    }
+    return {
+        "variant": "fp8",
+        "model": "Tiny",
+        "recipe": recipe,
+        "recipe_digest": "d" * 64,
+        "statistics": None,
+        "versions": {"sixfold": "0.1.0"},
+        "notes": ["2 Linears stay in BF16."],
+        "files": {"model.safetensors": {"bytes": 1234567890, "sha256": "a" * 64}},
+        **changes,
+    }
+
+
+def card(folder: Path, *manifests: dict[str, Any], provenance: Provenance = STATED, calibration: Any = None) -> str:
+    for i, content in enumerate(manifests):
+        name = "manifest.json" if len(manifests) == 1 else f"{i}.gguf.manifest.json"
+        (folder / name).write_text(json.dumps(content))
+    return write_card(folder, provenance, calibration).read_text()
+
+
+def test_every_file_with_its_exact_size_and_every_note(tmp_path: Path) -> None:
+    text = card(tmp_path, manifest())
+    assert "| `model.safetensors` | 1.235 GB | 1234567890 | `aaaaaaaaaaaaaaaa...` |" in text
+    assert "2 Linears stay in BF16." in text
+    assert "has not been measured yet" in text
+
+
+def test_front_matter_is_what_the_hub_reads(tmp_path: Path) -> None:
+    data = ModelCard(card(tmp_path, manifest())).data
+    assert (data.license, data.license_name, data.license_link) == ("other", "their-licence", "LICENSE")
+    assert (data.base_model, data.to_dict()["base_model_relation"]) == ("someone/Original", "quantized")
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "text-generation")
+    assert data.tags == ["fp8_dynamic", "sixfold"]
+
+
+def test_what_nobody_stated_is_left_out(tmp_path: Path) -> None:
+    text = card(tmp_path, manifest(), provenance=Provenance())
+    assert "license" not in text
+    assert "base_model" not in text
+    assert "comes from" not in text
+    assert "Credit" not in text
+    assert "Calibrated" not in text
+
+
+def test_calibration_is_named_only_where_it_was_used(tmp_path: Path) -> None:
+    files = {"own.txt": {"licence": "MIT", "tokens": 32768}, "unused.txt": {"licence": "MIT", "tokens": 0}}
+    calibration = {"tokens": {"samples": 64, "length": 512, "files": files}}
+    used = card(tmp_path, manifest(statistics="b" * 64), calibration=calibration)
+    assert "Calibrated on 32768 tokens (64 samples of 512)" in used
+    assert "own.txt (MIT): 32768 tokens" in used
+    assert "unused.txt" not in used
+    assert "`bbbbbbbbbbbbbbbb`" in used
+    assert "Calibrated" not in card(tmp_path, manifest(), calibration=calibration)
+
+
+def test_one_card_for_all_gguf_files_smallest_first(tmp_path: Path) -> None:
+    large = manifest(files={"large.gguf": {"bytes": 20, "sha256": "a" * 64}})
+    small = manifest(files={"small.gguf": {"bytes": 10, "sha256": "b" * 64}})
+    text = card(tmp_path, large, small)
+    assert text.index("small.gguf") < text.index("large.gguf")
+
+
+@pytest.mark.parametrize("nbytes", [1, 999, 5_000_000_001])
+def test_a_changed_fact_changes_the_card(tmp_path: Path, nbytes: int) -> None:
+    changed = manifest(files={"model.safetensors": {"bytes": nbytes, "sha256": "a" * 64}})
+    assert f"| {nbytes} |" in card(tmp_path, changed)

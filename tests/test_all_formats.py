@@ -1,0 +1,106 @@
+"""What a user runs: every format of the bundled checkpoint by the command line, and what stands there after."""
+
+import io
+import json
+import shutil
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sixfold.cli import run
+from sixfold.workspace import sha256_of
+from tests.families import make_family
+
+DEMO = Path(__file__).parents[1] / "demo" / "minimax-m2-4.6m"
+SMALL = ("--set", "calibration.samples=8", "--set", "calibration.length=128", "--set", "calibration.sample_rows=32")
+VARIANTS = ["bf16", "fp8", "nvfp4", "nvfp4-gb10", "awq"]
+GGUF = ["gguf-q3_k_m", "gguf-iq4_xs", "gguf-q4_k_m", "gguf-q6_k", "gguf-q8_0"]
+
+
+def sixfold(*arguments: str, code: int = 0) -> Any:
+    """Run a command, which must end with exit code `code`, and return the JSON that it prints."""
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        assert run([*arguments, "--json"]) == code
+    return json.loads(printed.getvalue())
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("artifacts")
+    made = sixfold("export", str(DEMO), "--out", str(root), "--threads", "2", *SMALL)
+    assert [(row["recipe"], row["state"]) for row in made] == [(name, "made") for name in VARIANTS + GGUF]
+    return root
+
+
+def manifests(root: Path) -> dict[str, dict[str, Any]]:
+    """Path of every manifest of an artifact -> its content."""
+    found = root.glob("*/*-*/*manifest.json")
+    return {str(path.relative_to(root)): json.loads(path.read_text()) for path in sorted(found)}
+
+
+def test_ten_artifacts_each_with_a_manifest_and_a_card(root: Path) -> None:
+    found = manifests(root)
+    assert sorted(m["variant"] for m in found.values()) == sorted(VARIANTS + GGUF)
+    for path, manifest in found.items():
+        folder = (root / path).parent
+        card = (folder / "README.md").read_text()
+        for name, record in manifest["files"].items():
+            assert (folder / name).stat().st_size == record["bytes"]
+            assert sha256_of(folder / name) == record["sha256"]
+            assert f"`{name}`" in card
+            assert str(record["bytes"]) in card
+
+
+def test_the_plan_tells_every_byte_before(root: Path) -> None:
+    planned = sixfold("plan", str(DEMO), *SMALL)["variants"]
+    written = {m["variant"]: m["files"] for m in manifests(root).values()}
+    for variant in planned:
+        files = {name: record["bytes"] for name, record in written[variant["recipe"]].items()}
+        assert variant["files"] == files
+        assert variant["bytes"] == sum(files.values())
+
+
+def test_a_second_run_skips_everything(root: Path) -> None:
+    rows = sixfold("export", str(DEMO), "--out", str(root), *SMALL)
+    assert {row["state"] for row in rows} == {"current"}
+    states = sixfold("status", str(DEMO), "--out", str(root), *SMALL)
+    assert {row["state"] for row in states} == {"current"}
+
+
+def test_one_thread_writes_the_same_bytes(root: Path, tmp_path: Path) -> None:
+    """With the same statistics and decisions; everything else is made anew."""
+    for folder in root.glob("*/calibration"):
+        shutil.copytree(folder, tmp_path / folder.relative_to(root))
+    sixfold("export", str(DEMO), "--out", str(tmp_path), "--threads", "1", *SMALL)
+    assert manifests(tmp_path) == manifests(root)
+
+
+def test_regenerating_one_touches_nothing_else(root: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+    sixfold("export", str(DEMO), "gguf-q6_k", "--out", str(root), *SMALL, "--set", "title=again")
+    changed = {path.name for path, time in before.items() if path.stat().st_mtime_ns != time}
+    stem = "minimax-m2-4.6m-Q6_K.gguf"
+    expected = {stem, f"{stem}.manifest.json", f"{stem}.run.json", "README.md", "decisions.json"}
+    assert stem in changed
+    assert {n for n in changed if not n.startswith(("layer-", "imatrix"))} <= expected
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_moe", "mixtral", "deepseek_v3", "llama", "qwen3"])
+def test_other_families(model_type: str, tmp_path: Path) -> None:
+    """Random weights with the demo's tokenizer: every format of every family that the project names."""
+    folder = make_family(model_type, tmp_path / model_type, vocab_size=2048)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(DEMO / name, folder / name)
+    made = sixfold("export", str(folder), "--out", str(tmp_path / "out"), *SMALL)
+    assert {row["state"] for row in made} == {"made"}
+    assert len(manifests(tmp_path / "out")) == 10
+
+
+def test_one_failing_format_does_not_stop_the_others(tmp_path: Path) -> None:
+    folder = make_family("gpt_oss", tmp_path / "gpt_oss")
+    rows = sixfold("export", str(folder), "bf16", "fp8", "--out", str(tmp_path / "out"), code=1)
+    assert [row["state"] for row in rows] == ["made", "failed"]
+    assert "stores the experts of a layer as one array" in rows[1]["error"]
