@@ -219,8 +219,8 @@ E4M3, E8 = every_byte(256, 256), torch.zeros(3, 64, 2, 16, dtype=torch.uint8)
             {"x.weight": E4M3, "x.weight_scale_inv": torch.ones(2, 2)},
             {},
             (
-                "x.weight in {m} is FP8, but config.json has no quantization_config that says how it is scaled; restore it,"
-                ' for example "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}.'
+                "x.weight in {m} is FP8, but config.json has no quantization_config that says how it is scaled;"
+                ' restore it, for example "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}.'
             ),
         ),
         (
@@ -242,8 +242,8 @@ E4M3, E8 = every_byte(256, 256), torch.zeros(3, 64, 2, 16, dtype=torch.uint8)
             {"e_blocks": E8, "e_scales": torch.zeros(3, 64, 4, dtype=torch.uint8)},
             MXFP4,
             (
-                "e_scales in model.safetensors is U8 [3, 64, 4], which does not fit MXFP4 blocks of shape [3, 64, 2, 16];"
-                " download the checkpoint again."
+                "e_scales in model.safetensors is U8 [3, 64, 4], which does not fit MXFP4 blocks of shape"
+                " [3, 64, 2, 16]; download the checkpoint again."
             ),
         ),
         (
