@@ -9,7 +9,7 @@ from sixfold.commands.options import Model, formats_argument, model_argument, ou
 from sixfold.commands.terminal import progress
 
 if TYPE_CHECKING:
-    from sixfold.recipe import Calibration, Recipe
+    from sixfold.recipe import Recipe
 
 
 @click.command(
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @formats_argument
 @out_option
 def command(model: Model, recipes: "tuple[Recipe, ...]", out: Path) -> None:
-    """Gather MODEL's statistics for the calibration profile of FORMAT (all-formats where none is given).
+    """Gather MODEL's statistics for the calibration profile of FORMAT... (all-formats where none is given).
 
     `sixfold export` does this by itself where a format needs it. Nothing is run where the statistics are current.
     """
@@ -28,29 +28,14 @@ def command(model: Model, recipes: "tuple[Recipe, ...]", out: Path) -> None:
     from calibration.coverage import summary
     from sixfold.workspace import Workspace
 
-    profile = shared_profile(recipes)
     source = model.open()
     workspace = Workspace(out, source.checkpoint.name)
-    folder = workspace.calibration(profile)
-    result = calibrate(source, profile, folder, progress=progress)
-    if result.skipped:
-        click.echo(f"{folder} is current.")
-        return
-    if line := summary(result.coverage):
-        click.echo(line)
-    click.echo(f"Statistics are in {folder}.")
+    for profile in dict.fromkeys(recipe.calibration for recipe in recipes):
+        folder = workspace.calibration(profile)
+        done = calibrate(source, profile, folder, progress=progress)
+        for reason in done.reasons:
+            click.echo(f"Calibrated again: {reason}")
+        if line := summary(done.coverage):
+            click.echo(line)
+        click.echo(f"The statistics in {folder} {'are current' if done.skipped else 'are done'}.")
     click.echo(f"Next: sixfold export {model.location} all-formats --out {out}")
-
-
-def shared_profile(recipes: "tuple[Recipe, ...]") -> "Calibration":
-    """The one profile that all recipes name. Raises UsageError where they differ: a pass has one profile."""
-    from sixfold.errors import UsageError
-
-    profiles = list(dict.fromkeys(recipe.calibration for recipe in recipes))
-    if len(profiles) > 1:
-        other = next(recipe.name for recipe in recipes if recipe.calibration != profiles[0])
-        raise UsageError(
-            f"{recipes[0].name} and {other} have different calibration profiles",
-            "run them one after the other, each with its own --out, or give them the same profile",
-        )
-    return profiles[0]
