@@ -22,7 +22,7 @@ def save_model(
     if len(shards) == 1:
         save_file(dict(shards[0]), folder / "model.safetensors", {"format": "pt"})
         return folder
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         save_file(dict(shard), folder / file, {"format": "pt"})

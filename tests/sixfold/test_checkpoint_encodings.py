@@ -1,5 +1,6 @@
 """Quantized sources read as BF16: against the literal formulas and against transformers' own dequantization."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.dtype == b.dtype == torch.bfloat16 and torch.equal(a.view(torch.int16), b.view(torch.int16))
 
 
-def opened(folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, object]) -> Checkpoint:
+def opened(folder: Path, tensors: dict[str, torch.Tensor], config: Mapping[str, object]) -> Checkpoint:
     return open_checkpoint(str(save_model(folder, [tensors], config=config)))
 
 
@@ -127,7 +128,7 @@ def test_fp8_by_tensor_and_by_row(
 def test_stacked_fp8_experts(tmp_path: Path) -> None:
     tensors = {"experts.down_proj": every_byte(5, 200, 300), "experts.down_proj_scale_inv": scales(5, 2, 3)}
     checkpoint = opened(tmp_path / "m", tensors, FP8)
-    expected = literal(*tensors.values(), (128, 128))
+    expected = literal(tensors["experts.down_proj"], tensors["experts.down_proj_scale_inv"], (128, 128))
     assert same_bits(checkpoint.read(TensorSlice("experts.down_proj", 1, 4)), expected[1:4])
 
 
@@ -220,7 +221,8 @@ E4M3, E8 = every_byte(256, 256), torch.zeros(3, 64, 2, 16, dtype=torch.uint8)
             {},
             (
                 "x.weight in {m} is FP8, but config.json has no quantization_config that says how it is scaled;"
-                ' restore it, for example "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}.'
+                ' restore it, for example "quantization_config":'
+                ' {"quant_method": "fp8", "weight_block_size": [128, 128]}.'
             ),
         ),
         (
@@ -253,7 +255,9 @@ E4M3, E8 = every_byte(256, 256), torch.zeros(3, 64, 2, 16, dtype=torch.uint8)
         ),
     ],
 )
-def test_refusals(tmp_path: Path, tensors: dict[str, torch.Tensor], config: dict[str, object], expected: str) -> None:
+def test_refusals(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], config: Mapping[str, object], expected: str
+) -> None:
     with pytest.raises(SixfoldError) as error:
         opened(tmp_path / "m", tensors, config)
     assert str(error.value) == expected.replace("{m}", str(tmp_path / "m"))

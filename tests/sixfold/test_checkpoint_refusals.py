@@ -154,7 +154,7 @@ def test_files_without_an_index(folder: Path, others: tuple[str, ...], expected:
     assert message().startswith(expected.replace("{INDEX}", INDEX))
 
 
-def write_index(folder: Path, change: Callable[[dict[str, str]], None]) -> None:
+def write_index(folder: Path, change: Callable[[dict[str, str]], object]) -> None:
     weight_map = json.loads((folder / INDEX).read_text())["weight_map"]
     change(weight_map)
     (folder / INDEX).write_text(json.dumps({"weight_map": weight_map}))
