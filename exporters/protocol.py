@@ -61,11 +61,18 @@ class Exporter(Protocol):
         ...
 
 
+Tokens = Callable[[], torch.Tensor]
+"""The token ids of a recipe's calibration profile, int64 [samples, length]; drawn when called."""
+
+
 class ExternalExporter(Protocol):
     """A tool that does a whole job itself: no exact plan and no memory promise, but the same manifest and card."""
 
     Options: type[BaseModel]
 
-    def run(self, source: Source, recipe: Recipe, folder: Path) -> Sequence[str]:
-        """Writes the artifact into the empty `folder`; returns notes for the manifest and the card."""
+    def run(self, source: Source, recipe: Recipe, tokens: Tokens | None, folder: Path) -> Sequence[str]:
+        """Writes the artifact into the empty `folder`; returns notes for the manifest and the card.
+
+        tokens: None where there are no texts; raises SixfoldError then if the recipe needs them.
+        """
         ...
