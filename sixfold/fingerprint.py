@@ -17,20 +17,22 @@ if TYPE_CHECKING:
     from hashlib import _Hash  # typeshed names the type of sha256()
 
 SAMPLE = 4096
+_BATCH = 64
 
 
 def folder_fingerprint(folder: WeightFolder, headers: Sequence[FileHeader], texts: Sequence[str]) -> str:
     """Hex sha256 of a folder's checkpoint. texts: config.json and the files carried on."""
     digest = sha256(b"sixfold checkpoint 1\n")
 
-    def middle(tensor: StoredTensor) -> bytes:
-        nbytes = min(SAMPLE, tensor.nbytes)
-        return folder.read(tensor.file, tensor.offset + (tensor.nbytes - nbytes) // 2, nbytes)
+    def middles(tensors: Sequence[StoredTensor]) -> list[bytes]:
+        return [_middle(folder, tensor) for tensor in tensors]
 
     with ThreadPoolExecutor(8) as threads:  # the wait is for the disk's latency, once per tensor
         for header in headers:
             _add(digest, [header.file.encode(), str(header.size).encode(), header.raw])
-            _add(digest, threads.map(middle, header.tensors))
+            batches = [header.tensors[i : i + _BATCH] for i in range(0, len(header.tensors), _BATCH)]
+            for samples in threads.map(middles, batches):
+                _add(digest, samples)
     for name in texts:
         _add(digest, [name.encode(), (folder.folder / name).read_bytes()])
     return digest.hexdigest()
@@ -43,6 +45,11 @@ def headers_fingerprint(revision: str, headers: Sequence[FileHeader]) -> str:
     for header in headers:
         _add(digest, [header.file.encode(), str(header.size).encode(), header.raw])
     return digest.hexdigest()
+
+
+def _middle(folder: WeightFolder, tensor: StoredTensor) -> bytes:
+    nbytes = min(SAMPLE, tensor.nbytes)
+    return folder.read(tensor.file, tensor.offset + (tensor.nbytes - nbytes) // 2, nbytes)
 
 
 def _add(digest: "_Hash", parts: Iterable[bytes]) -> None:
