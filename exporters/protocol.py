@@ -1,6 +1,6 @@
 """The two kinds of exporter. A third party adds a format by writing one module with one of these and one recipe."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol

@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 
 from exporters.decisions import decide_all
-from exporters.protocol import Exporter, ExternalExporter
+from exporters.protocol import Exporter, ExternalExporter, Tokens
 from exporters.registry import exporter_named
 from exporters.stream import write_files
 from sixfold.errors import SixfoldError
@@ -71,6 +71,7 @@ def export(
     *,
     threads: int,
     progress: Progress,
+    tokens: Tokens | None = None,
 ) -> Exported:
     """Raises SixfoldError with cause and remedy; whatever was finished by then is kept for the next run."""
     inputs = inputs_for(source, recipe, statistics)
@@ -85,7 +86,7 @@ def export(
     started = time.time()
     with _locked(folder / PARTIAL, recipe.name) as partial:
         if plan is None:
-            made = _run_external(source, recipe, partial)
+            made = _run_external(source, recipe, tokens, partial)
         else:
             made = _run_native(source, recipe, workspace, statistics, plan, inputs, partial, threads, progress)
         manifest = manifest_of(recipe.name, source.checkpoint.name, inputs, made.decisions, made.files, made.notes)
@@ -131,12 +132,12 @@ def _run_native(
     return _Made(partial, {**records, **texts}, plan.texts, store.digest, plan.notes + store.notes)
 
 
-def _run_external(source: Source, recipe: Recipe, partial: Path) -> _Made:
+def _run_external(source: Source, recipe: Recipe, tokens: Tokens | None, partial: Path) -> _Made:
     exporter = cast(ExternalExporter, exporter_named(recipe.exporter))
     work = partial / "external"
     shutil.rmtree(work, ignore_errors=True)  # such tools cannot resume; a half-written folder only misleads them
     work.mkdir(parents=True)
-    notes = exporter.run(source, recipe, work)
+    notes = exporter.run(source, recipe, tokens, work)
     paths = sorted(path for path in work.rglob("*") if path.is_file())
     files = {str(p.relative_to(work)): FileRecord(p.stat().st_size, sha256_of(p)) for p in paths}
     return _Made(work, files, {}, None, tuple(notes))

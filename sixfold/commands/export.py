@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from sixfold.commands.options import (
 from sixfold.commands.terminal import print_json, print_table, progress, size
 
 if TYPE_CHECKING:
+    import torch
+
     from exporters.run import Exported
     from sixfold.recipe import Calibration, Recipe
     from sixfold.source import Source
@@ -71,7 +74,8 @@ def make_all(
     for recipe in recipes:
         try:
             found = _statistics(source, recipe, workspace, statistics, quiet)
-            done = export(source, recipe, workspace, found, threads=threads, progress=progress)
+            tokens = partial(_tokens, source, recipe)
+            done = export(source, recipe, workspace, found, threads=threads, progress=progress, tokens=tokens)
             _complete(source, recipe, workspace, done, found)
         except SixfoldError as error:
             outcomes.append(Outcome(recipe.name, None, str(error)))
@@ -112,6 +116,13 @@ def _statistics(
         _say(f"calibration {'is current' if done.skipped else 'done'}. {summary(done.coverage)}".rstrip(), quiet)
         known[profile] = done.statistics
     return known[profile]
+
+
+def _tokens(source: "Source", recipe: "Recipe") -> "torch.Tensor":
+    """The calibration's own tokens, for tools that do a whole job themselves."""
+    from calibration.tokens import load_tokenizer, token_batches
+
+    return token_batches(recipe.calibration, load_tokenizer(source.checkpoint.folder)).ids
 
 
 def _complete(
