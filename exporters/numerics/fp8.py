@@ -1,4 +1,5 @@
-"""FP8 (E4M3) weights with one scale per output channel or per 128 x 128 block, as compressed-tensors defines them.
+"""FP8 (E4M3) weights with one scale per output channel or per 128 x 128 block, as compressed-tensors defines them,
+or with one scale per group of tensors, as ModelOpt's readers need them.
 
 In the weight's own dtype (BF16, F16 or F32), with every operation rounded to it:
 
@@ -12,6 +13,8 @@ quantization/lifecycle/forward_helpers.py `_quantize`; tests hold every bit agai
 Work goes through cache-sized blocks of rows. Measured on one AVX2 core, ns per BF16 weight: these blocks, with torch's
 own cast, 1.6; whole tensors 4.4; a 65536-entry table 3.1 (its index must be widened to 64 bits first).
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -63,6 +66,37 @@ def quantize_blocks(weight: torch.Tensor, name: str) -> tuple[torch.Tensor, torc
         per_column = scales[block].repeat_interleave(BLOCK)[:columns].unsqueeze(0)
         scratch.divide_and_round(weight[part], per_column, quantized[part])
     return quantized, scales
+
+
+def quantize_tensors(weights: Sequence[torch.Tensor], names: Sequence[str]) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """One scale for all of `weights`, which engines fuse: F8_E4M3 of the same shapes, and float32 [1].
+
+    scale = max |w| / 448 (1 for zeros) and q = E4M3(w / scale), both in float32. Raises SixfoldError, with the name out
+    of `names`, where a weight is NaN or infinite.
+    """
+    largest = torch.zeros(1)
+    for weight, name in zip(weights, names, strict=True):
+        low, high = torch.aminmax(weight)
+        of_weight = torch.maximum(-low, high)
+        refuse_non_finite(int(bits_of(of_weight.reshape(1)).max()), weight.dtype, name)
+        largest = torch.maximum(largest, of_weight.float())
+    scale = static_scale(largest)
+    return [_divide_by(weight, scale) for weight in weights], scale
+
+
+def static_scale(largest: torch.Tensor) -> torch.Tensor:
+    """max |x| over 448 in float32, 1 where that is zero."""
+    scale = largest.float() / E4M3_MAX
+    return scale.masked_fill(scale == 0, 1.0)
+
+
+def _divide_by(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    quantized = torch.empty(weight.shape, dtype=torch.float8_e4m3fn)
+    step = max(1, _BLOCK_BYTES // (weight.shape[1] * 4))
+    for start in range(0, weight.shape[0], step):
+        part = slice(start, start + step)
+        quantized[part] = (weight[part].float() / scale).clamp_(-E4M3_MAX, E4M3_MAX)
+    return quantized
 
 
 def _scale(largest: torch.Tensor) -> torch.Tensor:

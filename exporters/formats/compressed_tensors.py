@@ -1,0 +1,106 @@
+"""Names, sizes and the config of compressed-tensors' float formats, as llmcompressor 0.14 writes them."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from exporters.formats.autoawq import modules_to_not_convert
+from exporters.safetensors_layout import config_text
+from sixfold.architecture import Architecture
+from sixfold.source import Source
+
+VERSION = "0.19.0"
+"""The release of compressed-tensors whose layout this is."""
+
+WEIGHT = "weight"
+WEIGHT_PACKED = "weight_packed"
+WEIGHT_SCALE = "weight_scale"
+WEIGHT_GLOBAL_SCALE = "weight_global_scale"
+INPUT_GLOBAL_SCALE = "input_global_scale"
+NVFP4_TENSORS = (WEIGHT_PACKED, WEIGHT_SCALE, WEIGHT_GLOBAL_SCALE, INPUT_GLOBAL_SCALE)
+GLOBAL_SHAPE: tuple[int, ...] = (1,)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """format: compressed-tensors' name of the layout. weights, inputs: its QuantizationArgs; no inputs in W4A16."""
+
+    format: str
+    weights: dict[str, Any]
+    inputs: dict[str, Any] | None
+
+
+def _arguments(num_bits: int, strategy: str, **others: Any) -> dict[str, Any]:
+    """QuantizationArgs with every field, since llmcompressor writes them all."""
+    return {
+        "actorder": None,
+        "block_structure": None,
+        "dynamic": False,
+        "group_size": None,
+        "num_bits": num_bits,
+        "observer": None,
+        "observer_kwargs": {},
+        "scale_dtype": None,
+        "strategy": strategy,
+        "symmetric": True,
+        "type": "float",
+        "zp_dtype": None,
+        **others,
+    }
+
+
+_NVFP4 = _arguments(4, "tensor_group", group_size=16, scale_dtype="torch.float8_e4m3fn")
+
+SCHEMES = {
+    "FP8_DYNAMIC": Scheme("float-quantized", _arguments(8, "channel"), _arguments(8, "token", dynamic=True)),
+    "FP8_BLOCK": Scheme(
+        "float-quantized",
+        _arguments(8, "block", block_structure=[128, 128]),
+        _arguments(8, "group", dynamic=True, group_size=128),
+    ),
+    "NVFP4A16": Scheme("nvfp4-pack-quantized", _NVFP4, None),
+    "NVFP4": Scheme("nvfp4-pack-quantized", _NVFP4, {**_NVFP4, "dynamic": "local", "observer": "static_minmax"}),
+}
+"""Presets that the exporters here make."""
+
+
+def texts(source: Source, scheme: str, quantized: frozenset[str]) -> dict[str, bytes]:
+    """config.json."""
+    ignore = ignore_list(source.architecture, quantized)
+    return {"config.json": config_text(source, quantization_config(scheme, ignore))}
+
+
+def quantization_config(scheme: str, ignore: Sequence[str]) -> dict[str, Any]:
+    """`quantization_config` of config.json for one of SCHEMES."""
+    preset = SCHEMES[scheme]
+    return {
+        "config_groups": {
+            scheme: {
+                "format": preset.format,
+                "input_activations": preset.inputs,
+                "output_activations": None,
+                "targets": ["Linear"],
+                "weights": preset.weights,
+            }
+        },
+        "format": preset.format,
+        "global_compression_ratio": None,
+        "ignore": list(ignore),
+        "kv_cache_scheme": None,
+        "quant_method": "compressed-tensors",
+        "quantization_status": "compressed",
+        "transform_config": {},
+        "version": VERSION,
+    }
+
+
+def ignore_list(architecture: Architecture, quantized: frozenset[str]) -> list[str]:
+    """Entries that match every module in BF16, under each name that transformers and vLLM know it by, and no other.
+
+    Entries are full names, which are compared whole, or `re:` and an expression that must match at the beginning: for
+    all experts of a layer, and for layers that transformers does not run (multi-token prediction).
+    """
+    names = modules_to_not_convert(architecture.linears, quantized, architecture.not_run)
+    entries = [rf"re:{re.escape(n.rstrip('.'))}(\.|$)" if n.endswith((".", ".experts")) else n for n in names]
+    return entries if "lm_head" in entries or not architecture.tied_embeddings else [*entries, "lm_head"]

@@ -1,0 +1,102 @@
+"""Names and configs of NVIDIA ModelOpt's checkpoint layout, as TensorRT-LLM, vLLM and SGLang read it.
+
+The numbers are those of the compressed-tensors layout; names and some meanings differ:
+
+    compressed-tensors       ModelOpt
+    weight_packed            weight
+    weight_global_scale      weight_scale_2 = 1 / weight_global_scale   (a scalar)
+    input_global_scale       input_scale    = 1 / input_global_scale    (a scalar)
+    weight_scale [out, 1]    weight_scale [out], float32
+
+What the readers can do with FP8 differs by model. For the experts of an MoE model, TensorRT-LLM and vLLM know only
+`FP8`: one float32 scale per weight and one per input, both fixed beforehand. Per-channel weights with per-token inputs
+(`FP8_PER_CHANNEL_PER_TOKEN`) are read for dense models alone.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from exporters.formats.autoawq import modules_to_not_convert
+from exporters.safetensors_layout import config_text
+from sixfold import __version__
+from sixfold.architecture import Architecture
+from sixfold.source import Source
+
+QUANT_CONFIG_FILE = "hf_quant_config.json"
+QUANT_METHOD = "modelopt"
+
+WEIGHT = "weight"
+WEIGHT_SCALE = "weight_scale"
+WEIGHT_SCALE_2 = "weight_scale_2"
+INPUT_SCALE = "input_scale"
+NVFP4_TENSORS = (WEIGHT, WEIGHT_SCALE, WEIGHT_SCALE_2, INPUT_SCALE)
+GLOBAL_SHAPE: tuple[int, ...] = ()
+
+QUANT_ALGOS = {
+    "FP8": "FP8",
+    "FP8_DYNAMIC": "FP8_PER_CHANNEL_PER_TOKEN",
+    "NVFP4": "NVFP4",
+    "NVFP4A16": "W4A16_NVFP4",
+}
+"""compressed-tensors' preset -> ModelOpt's `quant_algo`."""
+
+_GROUPS: dict[str, dict[str, Any]] = {
+    "FP8": {
+        "input_activations": {"dynamic": False, "num_bits": 8, "type": "float"},
+        "weights": {"dynamic": False, "num_bits": 8, "type": "float"},
+    },
+    "FP8_DYNAMIC": {
+        "input_activations": {"dynamic": True, "num_bits": 8, "type": "float"},
+        "weights": {"dynamic": False, "num_bits": 8, "type": "float", "strategy": "channel"},
+    },
+    "NVFP4": {
+        "input_activations": {"dynamic": False, "num_bits": 4, "type": "float", "group_size": 16},
+        "weights": {"dynamic": False, "num_bits": 4, "type": "float", "group_size": 16},
+    },
+    "NVFP4A16": {"weights": {"dynamic": False, "num_bits": 4, "type": "float", "group_size": 16}},
+}
+
+
+def texts(source: Source, scheme: str, quantized: frozenset[str]) -> dict[str, bytes]:
+    """config.json and hf_quant_config.json: some readers look only at the one, some only at the other."""
+    excluded = exclude_modules(source.architecture, quantized)
+    return {
+        "config.json": config_text(source, quantization_config(scheme, excluded)),
+        QUANT_CONFIG_FILE: (json.dumps(hf_quant_config(scheme, excluded), indent=2) + "\n").encode(),
+    }
+
+
+def exclude_modules(architecture: Architecture, quantized: frozenset[str]) -> list[str]:
+    """Every module in BF16, under each name that engines know it by; readers match `*` as a shell does.
+
+    vLLM also takes each entry as a substring, so a name ends where the module's does, and a layer's at its dot.
+    """
+    names = modules_to_not_convert(architecture.linears, quantized, architecture.not_run)
+    entries = [n + "*" if n.endswith((".", ".experts")) else n for n in names]
+    return entries if "lm_head" in entries or not architecture.tied_embeddings else [*entries, "lm_head"]
+
+
+def hf_quant_config(scheme: str, excluded: Sequence[str]) -> dict[str, Any]:
+    """hf_quant_config.json."""
+    group_size = _GROUPS[scheme]["weights"].get("group_size")
+    return {
+        "producer": {"name": "sixfold", "version": __version__},
+        "quantization": {
+            "quant_algo": QUANT_ALGOS[scheme],
+            "kv_cache_quant_algo": None,
+            **({} if group_size is None else {"group_size": group_size}),
+            "exclude_modules": list(excluded),
+        },
+    }
+
+
+def quantization_config(scheme: str, excluded: Sequence[str]) -> dict[str, Any]:
+    """The same in `quantization_config` of config.json."""
+    return {
+        "config_groups": {"group_0": {**_GROUPS[scheme], "targets": ["Linear"]}},
+        "ignore": list(excluded),
+        "quant_algo": QUANT_ALGOS[scheme],
+        "producer": {"name": "sixfold", "version": __version__},
+        "quant_method": QUANT_METHOD,
+    }

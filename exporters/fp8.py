@@ -1,0 +1,134 @@
+"""FP8 (W8A8): E4M3 weights per output channel, per 128 x 128 block, or per tensor with fixed input scales.
+
+FP8_DYNAMIC and FP8_BLOCK quantize inputs as they come, so they need no calibration. FP8 (per tensor, fixed input
+scales) exists for ModelOpt's layout, whose readers know nothing else for the experts of an MoE model.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from exporters.formats import compressed_tensors, modelopt
+from exporters.input_maxima import largest_inputs
+from exporters.numerics.fp8 import BLOCK, quantize_blocks, quantize_channels, quantize_tensors, static_scale
+from exporters.protocol import Decided, Decisions
+from exporters.safetensors_layout import Draft, DraftTensor, carried_texts, place, whole
+from exporters.selection import Selection, drafts, select
+from sixfold.architecture import Linear, require_separate_experts
+from sixfold.errors import SixfoldError, UsageError
+from sixfold.plan import ExportPlan, Unit
+from sixfold.recipe import Recipe
+from sixfold.source import Source
+from sixfold.statistics import Statistics
+
+ENCODING = "fp8"
+_SCHEMES = {"compressed-tensors": ("FP8_DYNAMIC", "FP8_BLOCK"), "modelopt": ("FP8", "FP8_DYNAMIC")}
+_LAYOUTS = {"compressed-tensors": compressed_tensors, "modelopt": modelopt}
+
+
+class Options(BaseModel):
+    """layout: whose names and config the files carry."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layout: Literal["compressed-tensors", "modelopt"] = "compressed-tensors"
+
+
+class Fp8Exporter:
+    Options: type[BaseModel] = Options
+
+    def needs_statistics(self, recipe: Recipe) -> bool:
+        return recipe.scheme == "FP8"
+
+    def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
+        options = _options(recipe)
+        _check(source, recipe, options)
+        selection = _select(source, recipe)
+        # Only a scale that fused Linears share makes them one unit; else each is read and written by itself.
+        groups = selection.groups
+        if recipe.scheme != "FP8":
+            groups = tuple((linear,) for group in groups for linear in group)
+        return place(
+            drafts(source, groups, lambda group: _draft(source, group, recipe, options)),
+            variant=recipe.name,
+            folder=f"{source.checkpoint.name}-{recipe.suffix}",
+            texts=carried_texts(source) | _LAYOUTS[options.layout].texts(source, recipe.scheme, selection.quantized),
+            notes=selection.notes,
+        )
+
+    def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:
+        if statistics is None:
+            raise SixfoldError(f"{recipe.name} needs calibration statistics", "run `sixfold calibrate MODEL` first")
+        linears = [linear for group in _select(source, recipe).groups for linear in group if linear.layer == layer]
+        largest, notes = largest_inputs(statistics, linears)
+        scales = {f"{name}.{modelopt.INPUT_SCALE}": static_scale(value.reshape(1)) for name, value in largest.items()}
+        return Decided(scales, tuple(notes))
+
+    def encode(
+        self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe
+    ) -> Sequence[torch.Tensor]:
+        names = [part.name for part in unit.inputs]
+        if recipe.scheme == "FP8":
+            quantized, scale = quantize_tensors(inputs, names)
+            scales = [decisions[f"{name.removesuffix('.weight')}.{modelopt.INPUT_SCALE}"] for name in names]
+            return [t for weight, x in zip(quantized, scales, strict=True) for t in (weight, scale, x)]
+        quantize = quantize_blocks if recipe.scheme == "FP8_BLOCK" else quantize_channels
+        weight, scale = quantize(inputs[0], names[0])
+        return [weight, scale.float() if _options(recipe).layout == "modelopt" else scale]
+
+
+def _options(recipe: Recipe) -> Options:
+    return Options.model_validate(recipe.options)
+
+
+def _check(source: Source, recipe: Recipe, options: Options) -> None:
+    schemes = _SCHEMES[options.layout]
+    if recipe.scheme not in schemes:
+        raise UsageError(
+            f"{recipe.name}: the fp8 exporter makes no {recipe.scheme} in the layout of {options.layout}",
+            f"set `scheme` to {' or '.join(schemes)}",
+        )
+    if options.layout == "modelopt" and recipe.scheme == "FP8_DYNAMIC" and source.architecture.experts:
+        raise UsageError(
+            f"{recipe.name}: no engine reads experts with one scale per channel in ModelOpt's layout",
+            "set `scheme: FP8` (one scale per tensor and fixed input scales, from calibration)",
+        )
+    require_separate_experts(source.architecture, recipe.name)
+
+
+def _select(source: Source, recipe: Recipe) -> Selection:
+    return select(source.architecture.linears, recipe, _block_misfit if recipe.scheme == "FP8_BLOCK" else lambda _: "")
+
+
+def _block_misfit(linear: Linear) -> str:
+    """vLLM takes a smaller block at the end of the output channels, except where another weight follows in the same
+    matrix, and none in the input channels."""
+    if linear.in_features % BLOCK:
+        return f"{BLOCK} does not divide its input channels"
+    followed = linear.expert is not None or linear.name in linear.fused[:-1]
+    return f"{BLOCK} does not divide its output channels" if followed and linear.out_features % BLOCK else ""
+
+
+def _draft(source: Source, group: tuple[Linear, ...], recipe: Recipe, options: Options) -> Draft:
+    tensors = source.checkpoint.tensors
+    outputs = []
+    for linear in group:
+        rows, columns = linear.out_features, linear.in_features
+        scale, dtype = compressed_tensors.WEIGHT_SCALE, tensors[linear.weight].dtype
+        outputs.append(DraftTensor(f"{linear.name}.{compressed_tensors.WEIGHT}", "F8_E4M3", (rows, columns)))
+        if recipe.scheme == "FP8":
+            outputs.append(DraftTensor(f"{linear.name}.{scale}", "F32", ()))
+            outputs.append(DraftTensor(f"{linear.name}.{modelopt.INPUT_SCALE}", "F32", ()))
+        elif recipe.scheme == "FP8_BLOCK":
+            outputs.append(DraftTensor(f"{linear.name}.{scale}", dtype, (-(-rows // BLOCK), -(-columns // BLOCK))))
+        elif options.layout == "modelopt":
+            outputs.append(DraftTensor(f"{linear.name}.{scale}", "F32", (rows,)))
+        else:
+            outputs.append(DraftTensor(f"{linear.name}.{scale}", dtype, (rows, 1)))
+    inputs = tuple(whole(tensors[linear.weight]) for linear in group)
+    return Draft(ENCODING, inputs, tuple(outputs), group[0].layer if recipe.scheme == "FP8" else None)
+
+
+EXPORTER = Fp8Exporter()

@@ -1,0 +1,119 @@
+"""NVFP4: E2M1 weights in groups of 16; activations in 16 bits (NVFP4A16) or in NVFP4 as well (NVFP4, W4A4).
+
+Linears that engines fuse share one global scale, because engines keep only one: a unit holds them all. W4A4 adds the
+global scale of each input, from the largest value that calibration saw.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from exporters.formats import compressed_tensors, modelopt
+from exporters.input_maxima import largest_inputs
+from exporters.numerics.nvfp4 import GROUP, input_global_scale, quantize_group
+from exporters.protocol import Decided, Decisions
+from exporters.safetensors_layout import Draft, DraftTensor, carried_texts, place, whole
+from exporters.selection import Selection, drafts, select
+from sixfold.architecture import Linear, require_separate_experts
+from sixfold.errors import SixfoldError, UsageError
+from sixfold.plan import ExportPlan, Unit
+from sixfold.recipe import Recipe
+from sixfold.source import Source
+from sixfold.statistics import Statistics
+
+ENCODING = "nvfp4"
+_SCHEMES = ("NVFP4A16", "NVFP4")
+_LAYOUTS = {"compressed-tensors": compressed_tensors, "modelopt": modelopt}
+
+
+class Options(BaseModel):
+    """layout: whose names and config the files carry."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layout: Literal["compressed-tensors", "modelopt"] = "compressed-tensors"
+
+
+class Nvfp4Exporter:
+    Options: type[BaseModel] = Options
+
+    def needs_statistics(self, recipe: Recipe) -> bool:
+        return recipe.scheme == "NVFP4"
+
+    def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
+        if recipe.scheme not in _SCHEMES:
+            raise UsageError(
+                f"{recipe.name}: the nvfp4 exporter makes no {recipe.scheme}",
+                f"set `scheme` to {' or '.join(_SCHEMES)}",
+            )
+        require_separate_experts(source.architecture, recipe.name)
+        selection = _select(source, recipe)
+        layout = _LAYOUTS[_options(recipe).layout]
+        return place(
+            drafts(source, selection.groups, lambda group: _draft(source, group, recipe)),
+            variant=recipe.name,
+            folder=f"{source.checkpoint.name}-{recipe.suffix}",
+            texts=carried_texts(source) | layout.texts(source, recipe.scheme, selection.quantized),
+            notes=selection.notes,
+        )
+
+    def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:
+        if statistics is None:
+            raise SixfoldError(f"{recipe.name} needs calibration statistics", "run `sixfold calibrate MODEL` first")
+        linears = [linear for group in _select(source, recipe).groups for linear in group if linear.layer == layer]
+        largest, notes = largest_inputs(statistics, linears)
+        scales = {_decision(name): input_global_scale(value) for name, value in largest.items()}
+        return Decided(scales, tuple(notes))
+
+    def encode(
+        self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe
+    ) -> Sequence[torch.Tensor]:
+        names = [part.name for part in unit.inputs]
+        weights, global_scale = quantize_group(inputs, names)
+        reciprocal = _options(recipe).layout == "modelopt"
+        outputs = []
+        for weight, name in zip(weights, names, strict=True):
+            scales = [global_scale]
+            if recipe.scheme == "NVFP4":
+                scales.append(decisions[_decision(name.removesuffix(".weight"))])
+            outputs += [weight.packed, weight.scale, *(scale.reciprocal() if reciprocal else scale for scale in scales)]
+        return outputs
+
+
+def _options(recipe: Recipe) -> Options:
+    return Options.model_validate(recipe.options)
+
+
+def _decision(linear: str) -> str:
+    return f"{linear}.{compressed_tensors.INPUT_GLOBAL_SCALE}"
+
+
+def _select(source: Source, recipe: Recipe) -> Selection:
+    return select(source.architecture.linears, recipe, _misfit)
+
+
+def _misfit(linear: Linear) -> str:
+    return f"{GROUP} does not divide its input channels" if linear.in_features % GROUP else ""
+
+
+def _draft(source: Source, group: tuple[Linear, ...], recipe: Recipe) -> Draft:
+    """Outputs in the order of `encode`: of each Linear the weight, its scales, and the global scales."""
+    layout = _LAYOUTS[_options(recipe).layout]
+    calibrated = recipe.scheme == "NVFP4"
+    outputs = []
+    for linear in group:
+        rows, columns = linear.out_features, linear.in_features
+        described: list[tuple[str, tuple[int, ...]]] = [
+            ("U8", (rows, columns // 2)),
+            ("F8_E4M3", (rows, columns // GROUP)),
+        ]
+        described += [("F32", layout.GLOBAL_SHAPE)] * (2 if calibrated else 1)
+        names = layout.NVFP4_TENSORS[: len(described)]
+        outputs += [DraftTensor(f"{linear.name}.{n}", *what) for n, what in zip(names, described, strict=True)]
+    inputs = tuple(whole(source.checkpoint.tensors[linear.weight]) for linear in group)
+    return Draft(ENCODING, inputs, tuple(outputs), group[0].layer if calibrated else None)
+
+
+EXPORTER = Nvfp4Exporter()

@@ -1,0 +1,93 @@
+"""Which Linears an exporter quantizes: the architecture's list, less what the recipe keeps and what does not fit."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from exporters.safetensors_layout import Draft, kept_draft
+from sixfold.architecture import Linear
+from sixfold.errors import SixfoldError
+from sixfold.recipe import Recipe
+from sixfold.source import Source
+
+
+@dataclass(frozen=True)
+class Selection:
+    """groups: what is quantized, in source order, each with the Linears that engines fuse it with (alone where none).
+    notes: a sentence for every kind of Linear that stays as it is, and why."""
+
+    groups: tuple[tuple[Linear, ...], ...]
+    notes: tuple[str, ...]
+
+    @property
+    def quantized(self) -> frozenset[str]:
+        return frozenset(linear.name for group in self.groups for linear in group)
+
+
+def select(linears: Sequence[Linear], recipe: Recipe, misfit: Callable[[Linear], str]) -> Selection:
+    """linears: all of a model's. misfit: why the format cannot hold a Linear, "" where it can.
+
+    Engines fuse some Linears and treat the experts of a layer as one: where one of them is kept, so are the others.
+    Raises SixfoldError where something does not fit and the recipe says to fail.
+    """
+    reasons: dict[str, str] = {}
+    for linear in linears:
+        if not linear.quantizable or linear.layer is None:
+            reasons[linear.name] = "never quantized"
+        elif any(re.search(pattern, linear.name) for pattern in recipe.keep):
+            reasons[linear.name] = "kept by the recipe"
+        elif why := misfit(linear):
+            if recipe.indivisible == "fail":
+                raise SixfoldError(
+                    f"{recipe.name}: {linear.name} is {linear.out_features} x {linear.in_features}, and {why}",
+                    "set `indivisible: keep` to leave such Linears in BF16, or `keep` them by name",
+                )
+            reasons[linear.name] = why
+    affected = {_together(linear) for linear in linears if linear.name in reasons}
+    for linear in linears:
+        if linear.name not in reasons and _together(linear) in affected:
+            reasons[linear.name] = "engines load it together with one that is kept"
+    groups: dict[str, list[Linear]] = {}
+    by_name = {linear.name: linear for linear in linears}
+    for linear in linears:
+        if linear.name not in reasons:
+            first = linear.fused[0] if linear.fused else linear.name
+            groups.setdefault(first, [by_name[name] for name in linear.fused] or [linear])
+    return Selection(tuple(tuple(group) for group in groups.values()), _notes(reasons))
+
+
+def drafts(
+    source: Source, groups: Sequence[tuple[Linear, ...]], make: Callable[[tuple[Linear, ...]], Draft]
+) -> list[Draft]:
+    """A draft for every group, where the first of its weights stands in the source, and for every other tensor."""
+    group_of = {linear.weight: group for group in groups for linear in group}
+    made: set[tuple[Linear, ...]] = set()
+    found = []
+    for tensor in source.checkpoint.tensors.values():
+        group = group_of.get(tensor.name)
+        if group is None:
+            found.append(kept_draft(source, tensor))
+        elif group not in made:
+            made.add(group)
+            found.append(make(group))
+    return found
+
+
+def _together(linear: Linear) -> str:
+    """The same for all Linears that engines give one quantization scheme."""
+    if linear.expert is not None:
+        return linear.module
+    return linear.fused[0] if linear.fused else linear.name
+
+
+def _notes(reasons: dict[str, str]) -> tuple[str, ...]:
+    """One sentence a reason; names differ only in numbers where there are many, so the numbers are counted instead."""
+    counts: dict[str, dict[str, int]] = {}
+    for name, why in reasons.items():
+        pattern = re.sub(r"\.\d+(?=\.)", ".*", name)
+        of_reason = counts.setdefault(why, {})
+        of_reason[pattern] = of_reason.get(pattern, 0) + 1
+    return tuple(
+        f"in BF16 ({why}): " + ", ".join(pattern if n == 1 else f"{pattern} ({n})" for pattern, n in patterns.items())
+        for why, patterns in counts.items()
+    )
