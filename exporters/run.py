@@ -21,7 +21,7 @@ from exporters.protocol import Exporter, ExternalExporter, Tokens
 from exporters.registry import exporter_named
 from exporters.stream import write_files
 from sixfold.errors import SixfoldError
-from sixfold.manifest import FileRecord, inputs_of, manifest_of, run_name, state_of
+from sixfold.manifest import FileRecord, described_anew, inputs_of, manifest_of, run_name, state_of
 from sixfold.plan import ExportPlan, Unit
 from sixfold.progress import Progress
 from sixfold.recipe import Recipe
@@ -81,6 +81,8 @@ def export(
     state = state_of(folder, manifest_name, inputs, begun_mark(folder, manifest_name, recipe.name))
     if state.name == "current":
         recorded = read_json(folder / manifest_name) or {}
+        if (changed := described_anew(recorded, inputs)) is not None:
+            write_atomically(folder / manifest_name, json_bytes(changed))
         nbytes = sum(record["bytes"] for record in recorded["files"].values())
         return Exported(recipe.name, folder, manifest_name, nbytes, True, (), tuple(recorded["notes"]))
     started = time.time()

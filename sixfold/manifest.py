@@ -16,6 +16,8 @@ from sixfold.workspace import digest_of, read_json, sha256_of
 SCHEMA = 1
 _LIBRARIES = ("torch", "transformers", "compressed-tensors", "llmcompressor", "gguf", "libggml-python")
 """Libraries whose version can change the bytes that are written."""
+_WORDS = ("title", "engines", "hardware", "gates")
+"""Keys of a recipe that say something of the artifact and change none of its bytes."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,19 @@ def manifest_of(
 
 
 def changed_inputs(manifest: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[str]:
-    """Dotted keys of the inputs that differ from what the manifest records; empty where the artifact is current."""
-    recorded = {key: manifest.get(key) for key in inputs if key != "recipe_digest"}
-    return _differences(recorded, {k: v for k, v in inputs.items() if k != "recipe_digest"}, "")
+    """Dotted keys of the inputs that differ from what the manifest records; empty where the artifact is current.
+
+    What only describes the artifact (a recipe's title, its gates) makes nothing stale: see `described_anew`.
+    """
+    keys = [key for key in inputs if key != "recipe_digest"]
+    changed = _differences({k: manifest.get(k) for k in keys}, {k: inputs[k] for k in keys}, "")
+    return [key for key in changed if not key.startswith(tuple(f"recipe.{word}" for word in _WORDS))]
+
+
+def described_anew(manifest: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The manifest of a current artifact with the recipe's present words; None where they are the same."""
+    changed = {**manifest, "recipe": inputs["recipe"], "recipe_digest": inputs["recipe_digest"]}
+    return changed if changed != manifest else None
 
 
 def _differences(old: Any, new: Any, path: str) -> list[str]:

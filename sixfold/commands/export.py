@@ -138,7 +138,9 @@ def _complete(
     if recipe.exporter == "gguf" and statistics is not None:
         path = workspace.calibration(recipe.calibration) / IMATRIX
         write_imatrix(statistics, source, path)
-        write_atomically(done.folder / IMATRIX, path.read_bytes())
+        beside = done.folder / IMATRIX
+        if not beside.is_file() or beside.read_bytes() != path.read_bytes():
+            write_atomically(beside, path.read_bytes())
     calibration: Mapping[str, Any] | None = statistics.manifest if statistics is not None else None
     write_card(done.folder, source.checkpoint.provenance, calibration)
 

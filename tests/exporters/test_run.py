@@ -97,6 +97,14 @@ def test_a_changed_recipe_is_stale_and_says_why(source: Source, tmp_path: Path) 
     assert again.reasons == ("recipe.keep changed",)
 
 
+def test_a_new_title_is_recorded_without_writing_weights_again(source: Source, tmp_path: Path) -> None:
+    done = run(source, tmp_path / "out")
+    before = (done.folder / "model.safetensors").stat().st_mtime_ns
+    assert run(source, tmp_path / "out", BF16.model_copy(update={"title": "Clean BF16"})).skipped
+    assert json.loads((done.folder / "manifest.json").read_text())["recipe"]["title"] == "Clean BF16"
+    assert (done.folder / "model.safetensors").stat().st_mtime_ns == before
+
+
 def test_another_tuning_of_the_same_shape_is_stale(source: Source, tmp_path: Path) -> None:
     run(source, tmp_path / "out")
     path = tmp_path / "tiny" / "model.safetensors"
@@ -157,7 +165,7 @@ def test_files_of_an_older_plan_are_removed_and_others_left_alone(source: Source
     stale.write_bytes(b"old shard")
     own.write_text("mine")
     manifest["files"][stale.name] = {"bytes": 9, "sha256": sha256_of(stale)}
-    manifest["recipe"]["title"] = "older"
+    manifest["recipe"]["scheme"] = "older"
     (done.folder / "manifest.json").write_text(json.dumps(manifest))
     run(source, tmp_path / "out")
     assert not stale.exists()
