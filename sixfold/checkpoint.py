@@ -14,7 +14,7 @@ import torch
 from sixfold import hub
 from sixfold.errors import SixfoldError
 from sixfold.extras import carried_files
-from sixfold.fingerprint import folder_fingerprint, headers_fingerprint
+from sixfold.fingerprint import folder_fingerprint, commit_fingerprint
 from sixfold.plan import TensorSlice
 from sixfold.positional_reads import WeightFolder
 from sixfold.provenance import FILE as PROVENANCE
@@ -136,7 +136,12 @@ def _open_folder(asked: _Asked, folder: Path, revision: str, own_name: str) -> C
     weights = WeightFolder(folder)
     contents = Contents(
         lambda part: logical[part.name].read(weights, part.start, part.stop),
-        lambda: folder_fingerprint(weights, headers, (CONFIG, *extras)),
+        # A commit pins the bytes, so what was downloaded and what is known by its headers alone are one checkpoint.
+        lambda: (
+            commit_fingerprint(revision, headers)
+            if revision
+            else folder_fingerprint(weights, headers, (CONFIG, *extras))
+        ),
     )
     return _assemble(asked, folder, revision, own_name, config, logical, extras, contents)
 
@@ -163,7 +168,7 @@ def _open_hub(asked: _Asked, commit: str, own_name: str, headers_only: bool) -> 
     def refuse(part: TensorSlice) -> torch.Tensor:
         raise SixfoldError(f"only the headers of {repo} were fetched, not {part.name}", "download it first")
 
-    contents = Contents(refuse, lambda: headers_fingerprint(commit, headers))
+    contents = Contents(refuse, lambda: commit_fingerprint(commit, headers))
     return _assemble(asked, folder, commit, own_name, config, logical, extras, contents)
 
 

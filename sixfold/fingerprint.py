@@ -38,9 +38,9 @@ def folder_fingerprint(folder: WeightFolder, headers: Sequence[FileHeader], text
     return digest.hexdigest()
 
 
-def headers_fingerprint(revision: str, headers: Sequence[FileHeader]) -> str:
-    """Hex sha256 of a hub commit known by its headers alone; not comparable with that of a folder."""
-    digest = sha256(b"sixfold headers 1\n")
+def commit_fingerprint(revision: str, headers: Sequence[FileHeader]) -> str:
+    """Hex sha256 of a hub commit and its headers; not comparable with that of a folder."""
+    digest = sha256(b"sixfold commit 1\n")
     _add(digest, [revision.encode()])
     for header in headers:
         _add(digest, [header.file.encode(), str(header.size).encode(), header.raw])
