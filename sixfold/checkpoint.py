@@ -14,7 +14,7 @@ import torch
 from sixfold import hub
 from sixfold.errors import SixfoldError
 from sixfold.extras import carried_files
-from sixfold.fingerprint import folder_fingerprint, commit_fingerprint
+from sixfold.fingerprint import commit_fingerprint, folder_fingerprint
 from sixfold.plan import TensorSlice
 from sixfold.positional_reads import WeightFolder
 from sixfold.provenance import FILE as PROVENANCE
