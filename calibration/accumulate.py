@@ -22,7 +22,8 @@ class Accumulator:
         self.ranks = torch.full((experts, rows), _NONE, dtype=torch.int64, device=device)
 
     def add(self, rows: torch.Tensor, counts: torch.Tensor, ranks: torch.Tensor) -> None:
-        """rows [N, channels], sorted by expert; counts int64 [experts] on the CPU; ranks int64 [N], distinct per expert."""
+        """rows [N, channels], sorted by expert; counts int64 [experts], on the CPU; ranks int64 [N], all different
+        within an expert."""
         self.count += counts
         start = 0
         for expert, count in enumerate(counts.tolist()):

@@ -1,4 +1,4 @@
-"""Conversations as the model sees them: through the tokenizer's chat template, or as near to it as the template goes."""
+"""Conversations as the model sees them: through the chat template, or as near to it as the template goes."""
 
 import json
 from typing import Any
@@ -11,7 +11,7 @@ PLAIN = "plain, role by role"
 
 
 def render(tokenizer: Any, chat: Chat) -> tuple[str, str]:
-    """(text, how): `how` is TEMPLATE, TOOLS_AS_TEXT (the template knows no tools) or PLAIN (it refuses the conversation).
+    """(text, how): `how` is TEMPLATE, TOOLS_AS_TEXT (it knows no tools) or PLAIN (it refuses the conversation).
 
     Templates drop what they do not know without a word, so the text is searched for every message and every call.
     """
@@ -28,7 +28,7 @@ def render(tokenizer: Any, chat: Chat) -> tuple[str, str]:
 def _apply(tokenizer: Any, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> str | None:
     try:
         return str(tokenizer.apply_chat_template(messages, tools=tools or None, tokenize=False))
-    except Exception:  # a template is a program of the checkpoint's: it raises whatever it likes on what it does not know
+    except Exception:  # a template is the checkpoint's own program: on what it does not know, it raises what it likes
         return None
 
 

@@ -18,7 +18,8 @@ SUFFIXES = (".txt", ".jsonl")
 
 @dataclass(frozen=True)
 class TextFile:
-    """name: as the manifest shows it (a path as the user gave it). domain: what samples are balanced over. licence: "" for a user's own file."""
+    """name: as the manifest shows it (a path as the user gave it). domain: what samples are balanced over.
+    licence: "" for a user's own file."""
 
     path: Path
     name: str
@@ -39,7 +40,9 @@ class Chat:
 
 
 def text_files(texts: tuple[str, ...]) -> tuple[TextFile, ...]:
-    """"builtin", .txt and .jsonl files, and folders of them. A folder's subfolders are its domains; a file is one.
+    """What `texts:` names: "builtin", .txt and .jsonl files, and folders of them.
+
+    A folder's subfolders are its domains; a file is one by itself.
 
     Raises UsageError where a path is missing or holds no text.
     """
@@ -79,13 +82,13 @@ def licences() -> dict[str, str]:
     return {name: licence.strip() for name, licence in rows}
 
 
-def pieces(file: TextFile, characters: int) -> Iterator[str | Chat]:
-    """The file's conversations and texts in order; plain text is cut at blank lines into pieces of about `characters`.
+def pieces(file: TextFile, size: int) -> Iterator[str | Chat]:
+    """The file's conversations and texts in order; plain text is cut at blank lines into pieces of about `size` bytes.
 
     Raises SixfoldError with the line where a .jsonl row is neither {"messages": [...]} nor {"text": "..."}.
     """
     if file.path.suffix == ".txt":
-        yield from _cut(file.path.read_text(encoding="utf-8"), characters)
+        yield from _cut(file.path.read_text(encoding="utf-8"), size)
         return
     for number, line in enumerate(file.path.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
@@ -94,7 +97,7 @@ def pieces(file: TextFile, characters: int) -> Iterator[str | Chat]:
         if isinstance(row.get("messages"), list):
             yield Chat(row["messages"], row.get("tools") or [])
         elif isinstance(row.get("text"), str):
-            yield from _cut(row["text"], characters)
+            yield from _cut(row["text"], size)
         else:
             raise SixfoldError(f'{file.path}:{number} has neither "messages" nor "text"', "correct that line")
 
@@ -107,12 +110,15 @@ def _row(file: TextFile, number: int, line: str) -> dict[str, Any]:
     return row if isinstance(row, dict) else {}
 
 
-def _cut(text: str, characters: int) -> Iterator[str]:
+def _cut(text: str, size: int) -> Iterator[str]:
     piece = ""
+    length = 0
     for paragraph in re.split(r"(?<=\n)\n+", text):
-        if piece and len(piece) + len(paragraph) > characters:
+        more = len(paragraph.encode()) + 1
+        if piece and length + more > size:
             yield piece
-            piece = ""
+            piece, length = "", 0
         piece += paragraph + "\n"
+        length += more
     if piece.strip():
         yield piece

@@ -33,9 +33,7 @@ def coverage_to_json(coverage: tuple[Coverage, ...]) -> list[dict[str, Any]]:
 
 
 def coverage_from_json(rows: list[Mapping[str, Any]]) -> tuple[Coverage, ...]:
-    return tuple(
-        Coverage(r["layer"], tuple(r["tokens"]), tuple(r["unreached"]), tuple(r["few"])) for r in rows
-    )
+    return tuple(Coverage(r["layer"], tuple(r["tokens"]), tuple(r["unreached"]), tuple(r["few"])) for r in rows)
 
 
 def summary(coverage: tuple[Coverage, ...]) -> str:

@@ -8,7 +8,7 @@ import torch
 
 from calibration.observe import Observation, observed
 from sixfold.errors import SixfoldError
-from sixfold.layers import compute_device, load_model
+from sixfold.layers import compute_device, fast_products, load_model
 from sixfold.progress import Progress
 from sixfold.recipe import Calibration
 from sixfold.source import Source
@@ -27,13 +27,15 @@ def observe_tokens(source: Source, ids: torch.Tensor, profile: Calibration, prog
     rows = model.get_input_embeddings().num_embeddings
     if int(ids.max()) >= rows:
         raise SixfoldError(
-            f"the tokenizer of {source.checkpoint.location} makes token {int(ids.max())}, the model has {rows} embeddings",
+            f"the tokenizer of {source.checkpoint.location} makes token {int(ids.max())},"
+            f" but the model has {rows} embeddings",
             "use the tokenizer that belongs to the model",
         )
     ranks = torch.randperm(ids.numel(), generator=torch.Generator().manual_seed(profile.seed))
     observation = Observation(source.architecture.linears, ranks=ranks, rows=profile.sample_rows, device=device)
     with (
         torch.inference_mode(),
+        fast_products(device),
         observed(model, observation),
         _without_logits(model),
         progress("calibrating", ids.numel(), "tokens") as advance,

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from calibration.accumulate import Accumulator
 from sixfold.architecture import Linear
@@ -101,33 +102,39 @@ def _routed_forward(
     observation: Observation,
     sites: dict[str, str],
 ) -> torch.Tensor:
-    """The experts' output [tokens, hidden]: each token through its top-k experts only, as grouped_mm computes it.
+    """The experts' output [tokens, hidden]: each token through its top-k experts only.
 
     hidden [tokens, hidden]; index int64 [tokens, top-k]; weights [tokens, top-k]: the gate values actually applied.
     """
-    # Private, but it is what every family's own grouped_mm forward is made of: biases, transposed weights, fallbacks.
-    from transformers.integrations.moe import _grouped_linear
-
     top_k = index.shape[-1]
     expert_of, order = torch.sort(index.reshape(-1), stable=True)
     tokens = order // top_k
-    counts = torch.bincount(expert_of, minlength=module.num_experts)
-    ends = counts.cumsum(0).int()
+    counts = torch.bincount(expert_of, minlength=module.num_experts).cpu()
 
     def product(rows: torch.Tensor, name: str) -> torch.Tensor:
-        bias = getattr(module, name + "_bias")[expert_of] if module.has_bias else None
-        return _grouped_linear(rows, getattr(module, name), ends, bias=bias, is_transposed=module.is_transposed)
+        weight = getattr(module, name)
+        out = _by_expert(rows, weight.mT if module.is_transposed else weight, counts)
+        return out.add_(getattr(module, name + "_bias")[expert_of]) if module.has_bias else out
 
     rows = hidden[tokens]
     if "up" in sites:
-        observation.record(sites["up"], rows, counts.cpu(), tokens)
+        observation.record(sites["up"], rows, counts, tokens)
     if module.has_gate:
         inner = module._apply_gate(product(rows, "gate_up_proj"))
     else:
         inner = module.act_fn(product(rows, "up_proj"))
     if "down" in sites:
-        observation.record(sites["down"], inner, counts.cpu(), tokens)
+        observation.record(sites["down"], inner, counts, tokens)
     out = product(inner, "down_proj") * weights.reshape(-1)[order][:, None]
     by_token = torch.empty_like(out)
     by_token[order] = out
     return by_token.view(len(hidden), top_k, -1).sum(1).to(hidden.dtype)
+
+
+def _by_expert(rows: torch.Tensor, weight: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """rows [N, in] sorted by expert; weight [experts, out, in]; counts int64 [experts] on the CPU -> [N, out]."""
+    if rows.is_cuda:
+        ends = counts.cumsum(0).int().to(rows.device)
+        return functional.grouped_mm(rows, weight.mT, offs=ends)
+    parts = zip(rows.split(counts.tolist()), weight, strict=True)
+    return torch.cat([functional.linear(part, matrix) for part, matrix in parts if len(part)])

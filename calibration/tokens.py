@@ -15,7 +15,7 @@ from calibration.corpus import Chat, TextFile, pieces, text_files
 from sixfold.errors import SixfoldError
 from sixfold.recipe import Calibration
 
-CHARACTERS_PER_TOKEN = 4  # of English; a piece of plain text is cut to about one sample's length
+BYTES_PER_TOKEN = 4  # about; plain text is cut into pieces of about one sample's length
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,10 @@ def load_tokenizer(folder: Path) -> Any:
 def token_batches(profile: Calibration, tokenizer: Any) -> TokenBatches:
     """`profile.samples` windows of `profile.length` tokens, drawn with `profile.seed`, one domain after the other.
 
-    Plain text is cut into pieces of about one window, shuffled within the domain and joined; conversations go through
-    the chat template. Each window starts with BOS where the tokenizer would put one. A domain that runs out leaves
-    its turns to the others, which the record says. Raises SixfoldError where all of them run out.
+    Plain text is cut into pieces of about one window; conversations go through the chat template. Within a domain
+    both are shuffled and joined; what a piece has beyond one window comes last. Each window starts with BOS where the
+    tokenizer would put one. A domain that runs out leaves its turns to the others, which the record says. Raises
+    SixfoldError where all of them run out.
     """
     files = text_files(profile.texts)
     bos = _bos(tokenizer)
@@ -74,8 +75,8 @@ def token_batches(profile: Calibration, tokenizer: Any) -> TokenBatches:
                 break
     if len(windows) < profile.samples:
         raise SixfoldError(
-            f"the calibration texts ({', '.join(profile.texts)}) hold {len(windows)} samples of {profile.length} tokens,"
-            f" {profile.samples} are asked for",
+            f"the calibration texts ({', '.join(profile.texts)}) hold {len(windows)} samples"
+            f" of {profile.length} tokens, {profile.samples} are asked for",
             "name more texts, or ask for fewer samples",
         )
     ids = torch.tensor([w.ids for w in windows], dtype=torch.int64)
@@ -117,19 +118,31 @@ def _windows(
         (number, piece)
         for number, file in enumerate(files)
         if file.domain == domain
-        for piece in pieces(file, CHARACTERS_PER_TOKEN * profile.length)
+        for piece in pieces(file, BYTES_PER_TOKEN * profile.length)
     ]
     Random(f"{profile.seed} {domain}").shuffle(found)
     ids: list[int] = []
     owners: list[int] = []
-    for number, piece in found:
-        new = _encode(tokenizer, piece, bos, rendered)
+    for number, new in _first_things_first(tokenizer, found, size, bos, rendered):
         ids += new
         owners += [number] * len(new)
         while len(ids) >= size:
             start, source = ([], []) if bos is None else ([bos], owners[:1])
             yield _Window((*start, *ids[:size]), (*source, *owners[:size]))
             del ids[:size], owners[:size]
+
+
+def _first_things_first(
+    tokenizer: Any, found: list[tuple[int, str | Chat]], size: int, bos: int | None, rendered: Counter[str]
+) -> Iterator[tuple[int, list[int]]]:
+    """At most `size` ids of every piece, then what is left: one long conversation must not fill many windows."""
+    rest: list[tuple[int, list[int]]] = []
+    for number, piece in found:
+        ids = _encode(tokenizer, piece, bos, rendered)
+        yield number, ids[:size]
+        if len(ids) > size:
+            rest.append((number, ids[size:]))
+    yield from rest
 
 
 def _encode(tokenizer: Any, piece: str | Chat, bos: int | None, rendered: Counter[str]) -> list[int]:

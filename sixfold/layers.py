@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from typing import Any
 
 import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from sixfold.plan import TensorSlice
 from sixfold.source import Source
@@ -31,7 +33,7 @@ def load_model(source: Source, *, dtype: torch.dtype, device: torch.device) -> A
     base = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     in_float32 = {name.rsplit(".", 1)[-1] for name in architecture.correction_biases}
     strict = sorted(in_float32 | set(base._keep_in_fp32_modules_strict or ()))
-    cls = type(base.__name__, (base,), {"_keep_in_fp32_modules_strict": strict})
+    cls: Any = type(base.__name__, (base,), {"_keep_in_fp32_modules_strict": strict})
     names = [name for name in checkpoint.tensors if name not in set(architecture.not_run)]
 
     def read(name: str) -> torch.Tensor:
@@ -43,6 +45,27 @@ def load_model(source: Source, *, dtype: torch.dtype, device: torch.device) -> A
     with _without_progress_bar():
         model = cls.from_pretrained(None, config=config, state_dict=weights, dtype=dtype)
     return model.eval().to(device)
+
+
+def fast_products(device: torch.device) -> AbstractContextManager[Any]:
+    """While open, BF16 Linears run at full speed on processors without BF16 arithmetic.
+
+    There torch multiplies BF16 several times slower than float32. Products of BF16 values are exact in float32 and
+    sums are float32 either way, so computing in float32 and rounding the result once is the same operation.
+    """
+    if device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return _Float32Products()
+    return nullcontext()
+
+
+class _Float32Products(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is functional.linear and args[0].dtype is torch.bfloat16:
+            given = [None if value is None else value.float() for value in (*args, *(kwargs or {}).values())]
+            return func(*given).bfloat16()
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ site keeps the tokens of lowest rank that reached it, in the order of rank.
 `manifest.json` beside them, written last and deterministic:
 
     schema, source, profile, texts, method, versions   what the statistics depend on: a change in any makes them stale
-    tokens     what was run: samples, length, ids_sha256, BOS, samples per domain, and per text its sha256, licence, tokens
+    tokens     what was run: samples, length, ids_sha256, BOS, samples per domain; per text sha256, licence, tokens
     sites      {site: {"layer", "experts" (None for a plain site), "linears": names, "*" for the expert index}}
     coverage   per MoE layer the tokens routed to each expert, the experts that saw none, and those that saw few
     without_statistics   tensors that transformers does not run (multi-token prediction layers)
