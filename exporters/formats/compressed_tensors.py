@@ -60,7 +60,11 @@ SCHEMES = {
         _arguments(8, "group", dynamic=True, group_size=128),
     ),
     "NVFP4A16": Scheme("nvfp4-pack-quantized", _NVFP4, None),
-    "NVFP4": Scheme("nvfp4-pack-quantized", _NVFP4, {**_NVFP4, "dynamic": "local", "observer": "static_minmax"}),
+    "NVFP4": Scheme(
+        "nvfp4-pack-quantized",
+        {**_NVFP4, "observer": "memoryless_minmax"},
+        {**_NVFP4, "dynamic": "local", "observer": "static_minmax"},
+    ),
 }
 """Presets that the exporters here make."""
 

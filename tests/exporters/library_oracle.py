@@ -1,6 +1,10 @@
 """llmcompressor's and compressed-tensors' own weight quantization, called the way `model_free_ptq` calls it."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from compressed_tensors.compressors import compress_module
@@ -14,6 +18,7 @@ from llmcompressor.modifiers.quantization.calibration import (
     update_qparams,
 )
 from llmcompressor.observers import FusionHandler
+from safetensors.torch import load_file
 
 
 def library_quantize(weights: Sequence[torch.Tensor], scheme: str) -> list[dict[str, torch.Tensor]]:
@@ -33,6 +38,59 @@ def library_quantize(weights: Sequence[torch.Tensor], scheme: str) -> list[dict[
     for module in modules:
         compress_module(module)
     return [module.state_dict() for module in modules]
+
+
+def model_free(source: Path, folder: Path, scheme: str, ignore: Sequence[str]) -> dict[str, torch.Tensor]:
+    """What `model_free_ptq` writes for a whole checkpoint, by name."""
+    from llmcompressor import model_free_ptq
+
+    model_free_ptq(str(source), str(folder), scheme=scheme, ignore=list(ignore), device="cpu")
+    return {k: v for path in sorted(folder.glob("*.safetensors")) for k, v in load_file(path).items()}
+
+
+def written_config(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text())["quantization_config"]
+
+
+@dataclass(frozen=True)
+class OneShot:
+    """tensors: of every quantized Linear, under the checkpoint's own names. config: what its config.json says."""
+
+    tensors: Mapping[str, torch.Tensor]
+    config: Mapping[str, Any]
+
+
+def one_shot(source: Path, profile: Mapping[str, Any], folder: Path) -> OneShot:
+    """llmcompressor's W4A4 of a MiniMax-M2, calibrated on the tokens that a profile draws, experts as routed."""
+    from datasets import Dataset
+    from llmcompressor import oneshot
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+    from transformers import AutoModelForCausalLM
+
+    from calibration.tokens import load_tokenizer, token_batches
+    from sixfold.recipe import Calibration
+
+    ids = token_batches(Calibration.model_validate(dict(profile)), load_tokenizer(source)).ids
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
+    rows = Dataset.from_dict({"input_ids": ids.tolist(), "attention_mask": torch.ones_like(ids).tolist()})
+    oneshot(
+        model=model,
+        dataset=rows,
+        recipe=QuantizationModifier(targets="Linear", scheme="NVFP4", ignore=["lm_head", r"re:.*mlp\.gate$"]),
+        max_seq_length=ids.shape[1],
+        num_calibration_samples=len(ids),
+        moe_calibrate_all_experts=False,
+    )
+    model.save_pretrained(folder, save_compressed=True)
+    found = {k: v for path in sorted(folder.glob("*.safetensors")) for k, v in load_file(path).items()}
+    return OneShot({_on_disk(name): tensor for name, tensor in found.items()}, written_config(folder))
+
+
+def _on_disk(name: str) -> str:
+    name = name.replace(".mlp.", ".block_sparse_moe.")
+    for theirs, ours in (("gate_proj", "w1"), ("up_proj", "w3"), ("down_proj", "w2")):
+        name = name.replace(theirs, ours)
+    return name
 
 
 def same_bits(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
