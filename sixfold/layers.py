@@ -63,9 +63,12 @@ class _Float32Products(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is functional.linear and args[0].dtype is torch.bfloat16:
-            given = [None if value is None else value.float() for value in (*args, *(kwargs or {}).values())]
-            return func(*given).bfloat16()
+            return _linear_in_float32(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+def _linear_in_float32(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    return functional.linear(input.float(), weight.float(), None if bias is None else bias.float()).bfloat16()
 
 
 @contextmanager

@@ -1,0 +1,67 @@
+import json
+import re
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from calibration.corpus import TEXTS, Chat, TextFile, licences, pieces
+
+FILES = sorted(p for part in ("calibration", "heldout") for p in (TEXTS / part).rglob("*") if p.is_file())
+ALLOWED = ("MIT", "Apache-2.0", "PSF-2.0", "BSD-3-Clause", "public domain")
+DOMAINS = {"code", "english", "languages", "maths", "norwegian", "tools"}
+
+
+def grams(path: Path) -> set[str]:
+    """Every thirteen consecutive words: what contamination checks usually compare."""
+    words = re.findall(r"\w+", path.read_text(encoding="utf-8").lower())
+    return {" ".join(words[i : i + 13]) for i in range(len(words) - 12)}
+
+
+def test_every_file_is_named_with_a_permissive_licence_that_is_here() -> None:
+    known = licences()
+    assert set(known) == {path.relative_to(TEXTS).as_posix() for path in FILES}
+    for name, licence in known.items():
+        assert licence.startswith(ALLOWED), name
+        for text in re.findall(r"\((licences/[^)]+)\)", licence):
+            assert (TEXTS / text).is_file(), text
+        if not licence.startswith(("public domain", "Apache-2.0")):
+            assert "(licences/" in licence, name
+
+
+def test_both_parts_have_every_domain_and_stay_small() -> None:
+    for part in ("calibration", "heldout"):
+        assert {path.name for path in (TEXTS / part).iterdir()} == DOMAINS
+    assert sum(path.stat().st_size for path in FILES) < 4_000_000
+
+
+def test_heldout_shares_no_thirteen_words_with_calibration() -> None:
+    seen = {gram for path in FILES if "/texts/calibration/" in path.as_posix() for gram in grams(path)}
+    assert len(seen) > 100_000
+    for path in FILES:
+        if "/texts/heldout/" in path.as_posix():
+            assert not grams(path) & seen, path
+
+
+def test_no_text_is_part_of_an_evaluation_set() -> None:
+    """The fixture holds, of each problem of HumanEval and of GSM8K's test split, the hash of thirteen words."""
+    listed = (Path(__file__).parent / "evaluation_hashes.txt").read_text().split()
+    assert len(listed) > 1400
+    hashes = set(listed)
+    for path in FILES:
+        assert not {sha256(gram.encode()).hexdigest()[:12] for gram in grams(path)} & hashes, path
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.suffix == ".jsonl"], ids=lambda p: p.name)
+def test_conversations_are_what_chat_templates_take(path: Path) -> None:
+    for piece in pieces(TextFile(path, path.name, ""), 4096):
+        assert isinstance(piece, Chat)
+        offered = {tool["function"]["name"] for tool in piece.tools}
+        for message in piece.messages:
+            assert message["role"] in ("system", "user", "assistant", "tool")
+            assert isinstance(message["content"], str)
+            for call in message.get("tool_calls", ()):
+                assert call["function"]["name"] in offered
+                assert isinstance(call["function"]["arguments"], dict)
+        assert piece.messages[-1]["role"] == "assistant"
+        assert json.dumps(piece.messages)
