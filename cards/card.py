@@ -8,6 +8,8 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sixfold.checkpoint import Provenance
+from sixfold.sizes import size
+from sixfold.statistics import Statistics
 from sixfold.workspace import read_json, write_atomically
 
 CARD = "README.md"
@@ -15,13 +17,15 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _GGUF_LIBRARY = "gguf"
 
 
-def write_card(folder: Path, provenance: Provenance, calibration: Mapping[str, Any] | None) -> Path:
-    """Render the card of `folder` from all manifests in it; `calibration` is the statistics' manifest, if there is one.
+def write_card(folder: Path, provenance: Provenance, statistics: Statistics | None) -> Path:
+    """Render the card of `folder` from all manifests in it.
 
+    statistics: shown where a manifest names their digest, which other statistics cannot have.
     Returns the card's path. The card is outside the manifests' hashes.
     """
     manifests = read_manifests(folder)
-    text = render(manifests, provenance, calibration if any(m["statistics"] for m in manifests) else None)
+    used = statistics is not None and any(m["statistics"] == statistics.digest for m in manifests)
+    text = render(manifests, provenance, statistics.manifest if used and statistics else None)
     write_atomically(folder / CARD, text.encode())
     return folder / CARD
 
@@ -37,7 +41,7 @@ def render(manifests: list[dict[str, Any]], provenance: Provenance, calibration:
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["gigabytes"] = lambda nbytes: f"{nbytes / 1e9:.3f} GB"
+    environment.filters["size"] = size
     return environment.get_template("variant.md.j2").render(
         front_matter=yaml.safe_dump(_front_matter(manifests, provenance), sort_keys=False, allow_unicode=True),
         manifests=manifests,
@@ -46,6 +50,7 @@ def render(manifests: list[dict[str, Any]], provenance: Provenance, calibration:
         calibration=calibration,
         tokens=_calibration_tokens(calibration),
         statistics=next((m["statistics"] for m in manifests if m["statistics"]), None),
+        files={name: record for manifest in manifests for name, record in manifest["files"].items()},
         command=_command(manifests),
     )
 

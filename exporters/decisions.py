@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -86,8 +87,9 @@ def _decide(
 ) -> str:
     decided = exporter.decide(source, recipe, statistics, layer)
     temporary = path.with_name(f".{path.name}.tmp")
-    tensors = {name: tensor.contiguous() for name, tensor in sorted(decided.tensors.items())}
-    save_file(tensors, temporary, metadata={"notes": json.dumps(decided.notes)})
+    # Cloned: safetensors refuses tensors that share memory, as two names for one scale may.
+    tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in decided.tensors.items()}
+    save_file(dict(sorted(tensors.items())), temporary, metadata={"notes": json.dumps(decided.notes)})
     temporary.chmod(0o644)  # safetensors makes files that only their owner can read
     temporary.replace(path)
     return sha256_of(path)

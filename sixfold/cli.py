@@ -6,16 +6,14 @@ Commands live one to a module in sixfold.commands and are imported when they are
 
 import os
 import sys
-import tempfile
-import traceback
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 
 import click
 
 from sixfold import __version__
 from sixfold.errors import SixfoldError
+from sixfold.unexpected import unexpected
 
 COMMANDS = ("inspect", "plan", "calibrate", "export", "status", "recipes")
 """In the order in which they are used; each is `command` in the module sixfold.commands.<name>."""
@@ -69,22 +67,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        _say(f"unexpected {_one_line(error)}; the traceback is in {_save_traceback()}, please report it.")
+        _say(unexpected(error))
         return 1
 
 
 def _say(message: str) -> None:
     click.echo(f"sixfold: {message}", err=True)
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
-
-
-def _save_traceback() -> Path:
-    handle, path = tempfile.mkstemp(prefix="sixfold-", suffix="-traceback.txt", text=True)
-    with os.fdopen(handle, "w") as file:
-        file.write(f"sixfold {__version__}, Python {sys.version.split()[0]}\n{' '.join(sys.argv)}\n\n")
-        file.write(traceback.format_exc())
-    return Path(path)

@@ -1,6 +1,6 @@
 """sixfold export: make artifacts, with whatever they need before and the card after."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,8 @@ from sixfold.commands.options import (
     out_option,
     threads_option,
 )
-from sixfold.commands.terminal import print_json, print_table, progress, size
+from sixfold.commands.terminal import print_json, print_table, progress
+from sixfold.sizes import size
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +68,7 @@ def make_all(
     """Every recipe in turn. One that fails is reported and does not stop the others."""
     from exporters.run import check_disk, export
     from sixfold.errors import SixfoldError
+    from sixfold.unexpected import unexpected
 
     check_disk(source, recipes, workspace)
     statistics: dict[Calibration, Statistics] = {}
@@ -77,9 +79,10 @@ def make_all(
             tokens = partial(_tokens, source, recipe)
             done = export(source, recipe, workspace, found, threads=threads, progress=progress, tokens=tokens)
             _complete(source, recipe, workspace, done, found)
-        except SixfoldError as error:
-            outcomes.append(Outcome(recipe.name, None, str(error)))
-            _say(f"{recipe.name} failed: {error}", quiet)
+        except Exception as error:  # a night's other formats must not be lost to a defect in one
+            sentence = str(error) if isinstance(error, SixfoldError) else unexpected(error)
+            outcomes.append(Outcome(recipe.name, None, sentence))
+            _say(f"{recipe.name} failed: {sentence}", quiet)
             continue
         outcomes.append(Outcome(recipe.name, done))
         for reason in done.reasons:
@@ -131,7 +134,6 @@ def _complete(
     """What stands beside the artifact: the importance matrix for GGUF, and the card."""
     from calibration.imatrix import FILE as IMATRIX
     from calibration.imatrix import write_imatrix
-
     from cards.card import write_card
     from sixfold.workspace import write_atomically
 
@@ -141,8 +143,15 @@ def _complete(
         beside = done.folder / IMATRIX
         if not beside.is_file() or beside.read_bytes() != path.read_bytes():
             write_atomically(beside, path.read_bytes())
-    calibration: Mapping[str, Any] | None = statistics.manifest if statistics is not None else None
-    write_card(done.folder, source.checkpoint.provenance, calibration)
+    write_card(done.folder, source.checkpoint.provenance, statistics or _existing(recipe, workspace))
+
+
+def _existing(recipe: "Recipe", workspace: "Workspace") -> "Statistics | None":
+    """Statistics of the recipe's profile, which other artifacts in the same folder may have been made with."""
+    from sixfold.statistics import MANIFEST, open_statistics
+
+    folder = workspace.calibration(recipe.calibration)
+    return open_statistics(folder) if (folder / MANIFEST).is_file() else None
 
 
 def _as_data(outcome: Outcome) -> dict[str, Any]:

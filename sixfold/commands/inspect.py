@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sixfold.commands.options import Model, json_option, model_argument
-from sixfold.commands.terminal import heading, print_json, print_table, size
+from sixfold.commands.terminal import heading, print_json, print_table
+from sixfold.sizes import size
 
 if TYPE_CHECKING:
     from sixfold.architecture import Architecture

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sixfold.commands.options import Model, formats_argument, json_option, model_argument, out_option
-from sixfold.commands.terminal import heading, print_json, print_table, size
+from sixfold.commands.terminal import heading, print_json, print_table
+from sixfold.sizes import size
 
 if TYPE_CHECKING:
     from sixfold.plan import ExportPlan

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from sixfold.sizes import size
+
 
 def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
@@ -29,15 +31,6 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | int]]) -> 
 
 def heading(text: str) -> None:
     click.echo("\n" + click.style(text, bold=True))
-
-
-def size(nbytes: float) -> str:
-    """Decimal units, as disks and the Hub count: 12.3 MB is 12,300,000 bytes."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(nbytes) < 999.5:
-            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.3g} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.3g} TB"
 
 
 def _is_size(cell: str | int) -> bool:

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 
 from cards.card import write_card
 from sixfold.checkpoint import Provenance
+from sixfold.statistics import Statistics
 
 STATED = Provenance(
     name="Tiny",
@@ -43,16 +44,18 @@ def manifest(**changes: Any) -> dict[str, Any]:
     }
 
 
-def card(folder: Path, *manifests: dict[str, Any], provenance: Provenance = STATED, calibration: Any = None) -> str:
+def card(
+    folder: Path, *manifests: dict[str, Any], provenance: Provenance = STATED, statistics: Statistics | None = None
+) -> str:
     for i, content in enumerate(manifests):
         name = "manifest.json" if len(manifests) == 1 else f"{i}.gguf.manifest.json"
         (folder / name).write_text(json.dumps(content))
-    return write_card(folder, provenance, calibration).read_text()
+    return write_card(folder, provenance, statistics).read_text()
 
 
 def test_every_file_with_its_exact_size_and_every_note(tmp_path: Path) -> None:
     text = card(tmp_path, manifest())
-    assert "| `model.safetensors` | 1.235 GB | 1234567890 | `aaaaaaaaaaaaaaaa...` |" in text
+    assert "| `model.safetensors` | 1.23 GB | 1234567890 | `aaaaaaaaaaaaaaaa...` |" in text
     assert "2 Linears stay in BF16." in text
     assert "has not been measured yet" in text
 
@@ -76,13 +79,15 @@ def test_what_nobody_stated_is_left_out(tmp_path: Path) -> None:
 
 def test_calibration_is_named_only_where_it_was_used(tmp_path: Path) -> None:
     files = {"own.txt": {"licence": "MIT", "tokens": 32768}, "unused.txt": {"licence": "MIT", "tokens": 0}}
-    calibration = {"tokens": {"samples": 64, "length": 512, "files": files}}
-    used = card(tmp_path, manifest(statistics="b" * 64), calibration=calibration)
+    tokens = {"samples": 64, "length": 512, "files": files}
+    statistics = Statistics(tmp_path, {"tokens": tokens, "files": {"layer-00000.safetensors": {"sha256": "b" * 64}}})
+    used = card(tmp_path, manifest(statistics=statistics.digest), statistics=statistics)
     assert "Calibrated on 32768 tokens (64 samples of 512)" in used
     assert "own.txt (MIT): 32768 tokens" in used
     assert "unused.txt" not in used
-    assert "`bbbbbbbbbbbbbbbb`" in used
-    assert "Calibrated" not in card(tmp_path, manifest(), calibration=calibration)
+    assert f"`{statistics.digest[:16]}`" in used
+    assert "Calibrated" not in card(tmp_path, manifest(), statistics=statistics)
+    assert "Calibrated" not in card(tmp_path, manifest(statistics="c" * 64), statistics=statistics)
 
 
 def test_one_card_for_all_gguf_files_smallest_first(tmp_path: Path) -> None:
