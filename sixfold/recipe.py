@@ -76,8 +76,7 @@ class Recipe(_Strict):
     scheme: str
     """What the exporter makes: a preset of compressed-tensors, a llama.cpp file type, ..."""
     keep: tuple[Pattern, ...] = ()
-    """Regular expressions, searched in Linear names: what stays in the source's precision beyond the architecture's
-    own list."""
+    """Regular expressions, searched in Linear names: what else stays in the source's precision."""
     indivisible: Literal["keep", "fail"] = "keep"
     """A Linear whose size its group does not divide stays in BF16 ("keep") or stops the export ("fail")."""
     calibration: Calibration = Calibration()
