@@ -27,7 +27,7 @@ from sixfold.progress import Progress
 from sixfold.recipe import Recipe
 from sixfold.source import Source
 from sixfold.statistics import Statistics
-from sixfold.workspace import PARTIAL, Workspace, digest_of, json_bytes, read_json, sha256_of, write_atomically
+from sixfold.workspace import PARTIAL, Workspace, digest_of, json_bytes, read_json, sha256_of, write_atomically, write_if_changed
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _put_in_place(
             (folder / name).unlink(missing_ok=True)
     for name in made.files:
         if name in made.texts:
-            write_atomically(folder / name, made.texts[name])
+            write_if_changed(folder / name, made.texts[name])
         else:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (made.where / name).replace(folder / name)
@@ -217,7 +217,9 @@ def check_disk(source: Source, recipes: Sequence[Recipe], workspace: Workspace) 
     """
     needed = 0
     for recipe in recipes:
-        plan = plan_of(source, recipe, None)
+        plan = None
+        with suppress(SixfoldError):  # a format that cannot be planned says so in its turn and needs no room
+            plan = plan_of(source, recipe, None)
         folder = workspace.variant(recipe.suffix)
         if plan is not None and state_of(folder, plan.manifest, None).name != "current":
             present = sum(p.stat().st_blocks * 512 for p in (folder / PARTIAL / recipe.name).glob("*"))

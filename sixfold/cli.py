@@ -49,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code. Every error is one sentence on stderr."""
+    # transformers comments on configs at every turn; what matters to a user, sixfold says itself.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         code = cli.main(arguments, prog_name="sixfold", standalone_mode=False)
         sys.stdout.flush()

@@ -51,6 +51,12 @@ def write_atomically(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def write_if_changed(path: Path, data: bytes) -> None:
+    """`write_atomically`, unless the file already holds `data`: what artifacts share keeps its time."""
+    if not path.is_file() or path.read_bytes() != data:
+        write_atomically(path, data)
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in `folder` survive a power loss."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -135,14 +135,12 @@ def _complete(
     from calibration.imatrix import FILE as IMATRIX
     from calibration.imatrix import write_imatrix
     from cards.card import write_card
-    from sixfold.workspace import write_atomically
+    from sixfold.workspace import write_if_changed
 
     if recipe.exporter == "gguf" and statistics is not None:
         path = workspace.calibration(recipe.calibration) / IMATRIX
         write_imatrix(statistics, source, path)
-        beside = done.folder / IMATRIX
-        if not beside.is_file() or beside.read_bytes() != path.read_bytes():
-            write_atomically(beside, path.read_bytes())
+        write_if_changed(done.folder / IMATRIX, path.read_bytes())
     write_card(done.folder, source.checkpoint.provenance, statistics or _existing(recipe, workspace))
 
 

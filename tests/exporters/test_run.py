@@ -145,7 +145,7 @@ def test_a_killed_run_is_partial_and_a_rerun_finishes_it(
     def killed(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    target = "write_files" if when == "streaming" else "write_atomically"
+    target = "write_files" if when == "streaming" else "write_if_changed"
     with monkeypatch.context() as patch:
         patch.setattr(run_module, target, killed)
         with pytest.raises(KeyboardInterrupt):
