@@ -45,7 +45,7 @@ class Fp8Exporter:
     def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
         options = _options(recipe)
         _check(source, recipe, options)
-        selection = _select(source, recipe)
+        selection = _select(source.architecture.linears, recipe)
         # Only a scale that fused Linears share makes them one unit; else each is read and written by itself.
         groups = selection.groups
         if recipe.scheme != "FP8":
@@ -61,8 +61,8 @@ class Fp8Exporter:
     def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:
         if statistics is None:
             raise SixfoldError(f"{recipe.name} needs calibration statistics", "run `sixfold calibrate MODEL` first")
-        linears = [linear for group in _select(source, recipe).groups for linear in group if linear.layer == layer]
-        largest, notes = largest_inputs(statistics, linears)
+        groups = _select([linear for linear in source.architecture.linears if linear.layer == layer], recipe).groups
+        largest, notes = largest_inputs(statistics, [linear for group in groups for linear in group])
         scales = {f"{name}.{modelopt.INPUT_SCALE}": static_scale(value.reshape(1)) for name, value in largest.items()}
         return Decided(scales, tuple(notes))
 
@@ -98,8 +98,8 @@ def _check(source: Source, recipe: Recipe, options: Options) -> None:
     require_separate_experts(source.architecture, recipe.name)
 
 
-def _select(source: Source, recipe: Recipe) -> Selection:
-    return select(source.architecture.linears, recipe, _block_misfit if recipe.scheme == "FP8_BLOCK" else lambda _: "")
+def _select(linears: Sequence[Linear], recipe: Recipe) -> Selection:
+    return select(linears, recipe, _block_misfit if recipe.scheme == "FP8_BLOCK" else lambda _: "")
 
 
 def _block_misfit(linear: Linear) -> str:

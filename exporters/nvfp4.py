@@ -49,7 +49,7 @@ class Nvfp4Exporter:
                 f"set `scheme` to {' or '.join(_SCHEMES)}",
             )
         require_separate_experts(source.architecture, recipe.name)
-        selection = _select(source, recipe)
+        selection = _select(source.architecture.linears, recipe)
         layout = _LAYOUTS[_options(recipe).layout]
         return place(
             drafts(source, selection.groups, lambda group: _draft(source, group, recipe)),
@@ -62,8 +62,8 @@ class Nvfp4Exporter:
     def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:
         if statistics is None:
             raise SixfoldError(f"{recipe.name} needs calibration statistics", "run `sixfold calibrate MODEL` first")
-        linears = [linear for group in _select(source, recipe).groups for linear in group if linear.layer == layer]
-        largest, notes = largest_inputs(statistics, linears)
+        groups = _select([linear for linear in source.architecture.linears if linear.layer == layer], recipe).groups
+        largest, notes = largest_inputs(statistics, [linear for group in groups for linear in group])
         scales = {_decision(name): input_global_scale(value) for name, value in largest.items()}
         return Decided(scales, tuple(notes))
 
@@ -90,8 +90,8 @@ def _decision(linear: str) -> str:
     return f"{linear}.{compressed_tensors.INPUT_GLOBAL_SCALE}"
 
 
-def _select(source: Source, recipe: Recipe) -> Selection:
-    return select(source.architecture.linears, recipe, _misfit)
+def _select(linears: Sequence[Linear], recipe: Recipe) -> Selection:
+    return select(linears, recipe, _misfit)
 
 
 def _misfit(linear: Linear) -> str:

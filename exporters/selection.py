@@ -25,7 +25,7 @@ class Selection:
 
 
 def select(linears: Sequence[Linear], recipe: Recipe, misfit: Callable[[Linear], str]) -> Selection:
-    """linears: all of a model's. misfit: why the format cannot hold a Linear, "" where it can.
+    """linears: all of a model's, or of a layer's. misfit: why the format cannot hold a Linear, "" where it can.
 
     Engines fuse some Linears and treat the experts of a layer as one: where one of them is kept, so are the others.
     Raises SixfoldError where something does not fit and the recipe says to fail.
