@@ -13,9 +13,10 @@ from sixfold.statistics import Statistics, layer_file
 def largest_inputs(statistics: Statistics, linears: Sequence[Linear]) -> tuple[dict[str, torch.Tensor], list[str]]:
     """max |x| of the input of each of `linears` (of one decoder layer), float32 scalars by name; and notes.
 
-    An expert that no calibration token reached, or only with zeros, gets the largest input of the layer's other experts: they read the same
-    hidden states (or, for a down projection, products of the same kind), so it covers what the expert may yet meet, and
-    engines that collapse a layer's experts to one scale arrive at the value they would have had without it.
+    An expert that no calibration token reached, or only with zeros, gets the largest input of the layer's other
+    experts: they read the same hidden states (or, for a down projection, products of the same kind), so it covers what
+    the expert may yet meet, and engines that collapse a layer's experts to one scale arrive at the value they would
+    have had without it.
     Raises SixfoldError where calibration reached none of a layer's experts, or saw infinite or NaN inputs.
     """
     sites: dict[str, list[tuple[Linear, int | None]]] = {}
