@@ -140,7 +140,7 @@ def _oneshot(
 
 
 def _forget_unrun_layers(model: Any) -> None:
-    """Saving would look for MTP layers in the folder that the model came from; they are copied from the source later."""
+    """Saving would look for MTP layers in the folder that the model came from; they are copied from the source."""
     config = model.config.get_text_config()
     for field in ("num_mtp_layers", "mtp_num_hidden_layers"):
         if getattr(config, field, 0):
