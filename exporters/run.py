@@ -1,15 +1,10 @@
 """One export from beginning to end: skip what is current, decide, stream, put in place, and write the manifest last."""
 
-import fcntl
 import hashlib
-import os
-import platform
-import resource
 import shutil
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,17 +12,18 @@ from typing import Any, cast
 import torch
 
 from exporters.decisions import decide_all
+from exporters.placing import Made, begun_mark, clear_partial, locked, put_in_place, reclaim
 from exporters.protocol import Exporter, ExternalExporter, Tokens
 from exporters.registry import exporter_named
 from exporters.stream import write_files
 from sixfold.errors import SixfoldError
-from sixfold.manifest import FileRecord, described_anew, inputs_of, manifest_of, run_name, state_of
+from sixfold.manifest import FileRecord, described_anew, inputs_of, manifest_of, state_of
 from sixfold.plan import ExportPlan, Unit
 from sixfold.progress import Progress
 from sixfold.recipe import Recipe
 from sixfold.source import Source
 from sixfold.statistics import Statistics
-from sixfold.workspace import PARTIAL, Workspace, digest_of, json_bytes, read_json, sha256_of, write_atomically, write_if_changed
+from sixfold.workspace import PARTIAL, Workspace, digest_of, json_bytes, read_json, sha256_of, write_atomically
 
 
 @dataclass(frozen=True)
@@ -86,27 +82,16 @@ def export(
         nbytes = sum(record["bytes"] for record in recorded["files"].values())
         return Exported(recipe.name, folder, manifest_name, nbytes, True, (), tuple(recorded["notes"]))
     started = time.time()
-    with _locked(folder / PARTIAL, recipe.name) as partial:
+    with locked(folder / PARTIAL, recipe.name) as partial:
         if plan is None:
             made = _run_external(source, recipe, tokens, partial)
         else:
             made = _run_native(source, recipe, workspace, statistics, plan, inputs, partial, threads, progress)
         manifest = manifest_of(recipe.name, source.checkpoint.name, inputs, made.decisions, made.files, made.notes)
-        _put_in_place(folder, manifest_name, manifest, made, partial, started, threads)
-    _clear_partial(folder / PARTIAL, recipe.name)
+        put_in_place(folder, manifest_name, manifest, made, partial, started, threads)
+    clear_partial(folder / PARTIAL, recipe.name)
     nbytes = sum(record.bytes for record in made.files.values())
     return Exported(recipe.name, folder, manifest_name, nbytes, False, state.reasons, made.notes)
-
-
-@dataclass(frozen=True)
-class _Made:
-    """Finished work, still in the partial folder `where`; texts are in memory."""
-
-    where: Path
-    files: Mapping[str, FileRecord]
-    texts: Mapping[str, bytes]
-    decisions: str | None
-    notes: tuple[str, ...]
 
 
 def _run_native(
@@ -119,11 +104,11 @@ def _run_native(
     partial: Path,
     threads: int,
     progress: Progress,
-) -> _Made:
+) -> Made:
     exporter = cast(Exporter, exporter_named(recipe.exporter))
     store = decide_all(exporter, source, recipe, statistics, plan, workspace, inputs, progress)
     key = digest_of([dict(inputs), store.digest, [(f.name, f.nbytes, len(f.header)) for f in plan.files]])
-    _reclaim(plan, partial, workspace.variant(recipe.suffix), key)
+    reclaim(plan, partial, workspace.variant(recipe.suffix), key)
 
     def encode(unit: Unit, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         return exporter.encode(unit, tensors, store.of_layer(unit.layer), recipe)
@@ -131,10 +116,10 @@ def _run_native(
     with progress(recipe.name, sum(f.nbytes for f in plan.files), "B") as advance:
         records = write_files(plan, source.checkpoint, encode, partial, key=key, threads=threads, advance=advance)
     texts = {name: FileRecord(len(data), _sha256_bytes(data)) for name, data in plan.texts.items()}
-    return _Made(partial, {**records, **texts}, plan.texts, store.digest, plan.notes + store.notes)
+    return Made(partial, {**records, **texts}, plan.texts, store.digest, plan.notes + store.notes)
 
 
-def _run_external(source: Source, recipe: Recipe, tokens: Tokens | None, partial: Path) -> _Made:
+def _run_external(source: Source, recipe: Recipe, tokens: Tokens | None, partial: Path) -> Made:
     exporter = cast(ExternalExporter, exporter_named(recipe.exporter))
     work = partial / "external"
     shutil.rmtree(work, ignore_errors=True)  # such tools cannot resume; a half-written folder only misleads them
@@ -142,72 +127,11 @@ def _run_external(source: Source, recipe: Recipe, tokens: Tokens | None, partial
     notes = exporter.run(source, recipe, tokens, work)
     paths = sorted(path for path in work.rglob("*") if path.is_file())
     files = {str(p.relative_to(work)): FileRecord(p.stat().st_size, sha256_of(p)) for p in paths}
-    return _Made(work, files, {}, None, tuple(notes))
+    return Made(work, files, {}, None, tuple(notes))
 
 
 def _sha256_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _put_in_place(
-    folder: Path,
-    manifest_name: str,
-    manifest: Mapping[str, Any],
-    made: _Made,
-    partial: Path,
-    started: float,
-    threads: int,
-) -> None:
-    """Move finished files over the old ones. The manifest goes first and comes last: between, there is no artifact."""
-    old = read_json(folder / manifest_name) or {"files": {}}
-    (folder / manifest_name).unlink(missing_ok=True)
-    for name in old["files"]:
-        if name not in made.files:
-            (folder / name).unlink(missing_ok=True)
-    for name in made.files:
-        if name in made.texts:
-            write_if_changed(folder / name, made.texts[name])
-        else:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (made.where / name).replace(folder / name)
-    run = {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-        "seconds": round(time.time() - started, 2),
-        "threads": threads,
-        "peak_rss_bytes": _peak_rss(),
-        "host": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "modified_ns": {name: (folder / name).stat().st_mtime_ns for name in made.files},
-    }
-    write_atomically(folder / run_name(manifest_name), json_bytes(run))
-    write_atomically(folder / manifest_name, json_bytes(manifest))
-
-
-def begun_mark(folder: Path, manifest_name: str, variant: str) -> Path:
-    """What exists once the export was begun: GGUF files share a folder, which says nothing of one of them."""
-    return folder if manifest_name == "manifest.json" else folder / PARTIAL / variant
-
-
-def _clear_partial(partial: Path, variant: str) -> None:
-    """Remove this variant's working folder, and the one around it unless another variant is still in it."""
-    shutil.rmtree(partial / variant, ignore_errors=True)
-    (partial / f"{variant}.lock").unlink(missing_ok=True)
-    with suppress(OSError):
-        partial.rmdir()
-
-
-def _peak_rss() -> int:
-    """Largest resident set of this process so far, in bytes (macOS counts in bytes, Linux in KiB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _reclaim(plan: ExportPlan, partial: Path, folder: Path, key: str) -> None:
-    """Take back files that an earlier run, killed while putting them in place, had already moved."""
-    for file in plan.files:
-        note = read_json(partial / f"{file.name}.json")
-        moved = folder / file.name
-        if note and note.get("key") == key and "sha256" in note and not (partial / file.name).exists():
-            if moved.is_file() and moved.stat().st_size == file.nbytes and sha256_of(moved) == note["sha256"]:
-                moved.replace(partial / file.name)
 
 
 def check_disk(source: Source, recipes: Sequence[Recipe], workspace: Workspace) -> None:
@@ -231,19 +155,3 @@ def check_disk(source: Source, recipes: Sequence[Recipe], workspace: Workspace) 
             f"{needed / 1e9:.2f} GB are to be written to {workspace.root}, which has {free / 1e9:.2f} GB free",
             "free some space, choose another OUT, or fewer formats",
         )
-
-
-@contextmanager
-def _locked(partial: Path, variant: str) -> Iterator[Path]:
-    """`partial`/variant, for this process alone. Raises SixfoldError where another process is at work in it."""
-    partial.mkdir(parents=True, exist_ok=True)
-    with (partial / f"{variant}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise SixfoldError(
-                f"another process is exporting {variant} into {partial.parent}", "wait for it, or stop it"
-            ) from error
-        work = partial / variant
-        work.mkdir(exist_ok=True)
-        yield work

@@ -48,7 +48,8 @@ def command(model: Model, recipes: "Sequence[Recipe]", out: Path, as_json: bool)
 
 def _state(source: "Source", recipe: "Recipe", workspace: "Workspace") -> "tuple[State, Path, int]":
     """(state, folder, bytes that the manifest lists)."""
-    from exporters.run import begun_mark, inputs_for, needs_statistics, plan_of
+    from exporters.placing import begun_mark
+    from exporters.run import inputs_for, needs_statistics, plan_of
     from sixfold.manifest import state_of
     from sixfold.statistics import open_statistics
     from sixfold.workspace import read_json

@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from exporters import placing
 from exporters import run as run_module
 from exporters.run import Exported, check_disk, export, inputs_for
 from sixfold.architecture import derive_architecture
@@ -145,9 +146,9 @@ def test_a_killed_run_is_partial_and_a_rerun_finishes_it(
     def killed(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    target = "write_files" if when == "streaming" else "write_if_changed"
+    module, target = (run_module, "write_files") if when == "streaming" else (placing, "write_if_changed")
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, target, killed)
+        patch.setattr(module, target, killed)
         with pytest.raises(KeyboardInterrupt):
             run(source, tmp_path / "out")
     folder = Workspace(tmp_path / "out", "tiny").variant("BF16")
@@ -172,6 +173,29 @@ def test_files_of_an_older_plan_are_removed_and_others_left_alone(source: Source
     assert own.read_text() == "mine"
 
 
+def test_a_kill_while_replacing_leaves_no_file_of_the_older_artifact(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = run(source, tmp_path / "out")
+    old = done.folder / "model-00001-of-00002.safetensors"
+    old.write_bytes(b"old shard")
+    manifest = json.loads((done.folder / "manifest.json").read_text())
+    manifest["files"][old.name] = {"bytes": 9, "sha256": sha256_of(old)}
+    manifest["recipe"]["scheme"] = "older"
+    (done.folder / "manifest.json").write_text(json.dumps(manifest))
+
+    def killed(path: Path, missing_ok: bool) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(source, tmp_path / "out")
+    assert old.exists()
+    run(source, tmp_path / "out")
+    assert not old.exists()
+
+
 def test_too_little_disk_is_said_before_the_work(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +208,6 @@ def test_too_little_disk_is_said_before_the_work(
 
 def test_two_processes_do_not_write_one_artifact(source: Source, tmp_path: Path) -> None:
     folder = Workspace(tmp_path / "out", "tiny").variant("BF16")
-    with run_module._locked(folder / PARTIAL, "bf16"):
+    with placing.locked(folder / PARTIAL, "bf16"):
         with pytest.raises(SixfoldError, match=r"another process is exporting bf16 into .*; wait for it, or stop it"):
             run(source, tmp_path / "out")
