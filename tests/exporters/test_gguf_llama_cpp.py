@@ -1,0 +1,158 @@
+"""llama.cpp reads the files: its logits are transformers', its tokens are those of tokenizer.json."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from exporters.ggml import pre_tokenizer
+from tests.exporters.gguf_tools import (
+    HARD,
+    HINDI,
+    byte_level_tokenizer,
+    export,
+    random_statistics,
+    recipe,
+    save_tokenizer,
+    sentencepiece_like_tokenizer,
+    source_of,
+    spread,
+)
+from tests.exporters.llama_cpp import run
+from tests.families import COMMON, FAMILIES, make_family
+
+DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
+THETA = {"rope_theta": 10000.0}
+LLAMA3 = {
+    **THETA,
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+YARN = {**THETA, "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+HEADS = {k: v for k, v in COMMON.items() if k != "head_dim"}
+
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "minimax_m2": ("minimax_m2", {"rotary_dim": 32, "rope_parameters": {**THETA, "partial_rotary_factor": 0.5}}),
+    "qwen3_moe": ("qwen3_moe", {"norm_topk_prob": True}),
+    "mixtral": ("mixtral", {}),
+    "deepseek_v3": ("deepseek_v3", {}),
+    "deepseek_v3, yarn": (
+        "deepseek_v3",
+        {"rope_parameters": {**YARN, "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0}},
+    ),
+    "glm4_moe": ("glm4_moe", {"use_qk_norm": True}),
+    "llama": ("llama", {}),
+    "llama, llama3 rotary scaling": ("llama", {"rope_parameters": LLAMA3}),
+    "llama, biases": ("llama", {"attention_bias": True}),
+    "qwen3": ("qwen3", {}),
+    "qwen3, yarn": ("qwen3", {"rope_parameters": YARN}),
+    "qwen2": ("qwen2", {}),
+    "qwen2_moe": ("qwen2_moe", {}),
+    "olmoe": ("olmoe", {}),
+    "mistral": ("mistral", {"sliding_window": None}),
+}
+MORE_FAMILIES: dict[str, dict[str, Any]] = {
+    "qwen2": HEADS,
+    "qwen2_moe": {
+        **HEADS,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 64,
+        "shared_expert_intermediate_size": 96,
+    },
+    "olmoe": {
+        **HEADS,
+        "num_key_value_heads": 4,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "eos_token_id": 0,
+        "pad_token_id": 0,
+    },
+    "mistral": COMMON,
+}
+
+
+def transformers_logits(folder: Path, tokens: list[int]) -> torch.Tensor:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    with torch.no_grad():
+        return model(torch.tensor([tokens])).logits[0]
+
+
+def llama_logits(file: Path, tokens: list[int], out: Path) -> torch.Tensor:
+    run([{"do": "logits", "model": file, "tokens": tokens, "out": out}])
+    return torch.from_numpy(np.load(out))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_are_those_of_transformers(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    family, changes = MODELS[name]
+    for key, sizes in MORE_FAMILIES.items():
+        monkeypatch.setitem(FAMILIES, key, sizes)
+    folder = make_family(family, tmp_path / "model", **changes)
+    spread(folder)
+    save_tokenizer(byte_level_tokenizer([], size=300), folder)
+    _, file = export(source_of(folder), recipe("F32"), tmp_path)
+    tokens = torch.randint(0, 300, (150,), generator=torch.Generator().manual_seed(2)).tolist()
+    ours, theirs = llama_logits(file, tokens, tmp_path / "logits.npy"), transformers_logits(folder, tokens)
+    assert theirs.abs().max() > 0.5
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
+
+
+def test_the_trained_demo_in_float32_and_quantized(tmp_path: Path) -> None:
+    source = source_of(DEMO)
+    tokens = torch.randint(4, 2048, (60,), generator=torch.Generator().manual_seed(2)).tolist()
+    expected = transformers_logits(DEMO, tokens)
+    _, f32 = export(source, recipe("F32"), tmp_path)
+    exact = llama_logits(f32, tokens, tmp_path / "f32.npy")
+    torch.testing.assert_close(exact, expected, rtol=0, atol=2e-4)
+    statistics = random_statistics(source, tmp_path / "statistics")
+    for preset, limit in (("Q8_0", 0.02), ("Q4_K_M", 0.3)):
+        _, file = export(source, recipe(preset), tmp_path, statistics)
+        found = llama_logits(file, tokens, tmp_path / "q.npy").log_softmax(-1)
+        kl = (expected.softmax(-1) * (expected.log_softmax(-1) - found)).sum(-1).mean()
+        assert 0 < kl < limit, preset
+
+
+def test_a_split_model_loads_from_its_first_file(tmp_path: Path) -> None:
+    source = source_of(DEMO)
+    plan, first = export(source, recipe("F32", split_bytes=6_000_000), tmp_path)
+    assert len(plan.files) > 2
+    assert first.name == f"minimax-m2-4.6m-F32-00001-of-{len(plan.files):05d}.gguf"
+    tokens = list(range(10, 30))
+    whole_plan, whole = export(source, recipe("F32"), tmp_path)
+    assert len(whole_plan.files) == 1
+    split_logits = llama_logits(first, tokens, tmp_path / "split.npy")
+    assert torch.equal(split_logits, llama_logits(whole, tokens, tmp_path / "whole.npy"))
+
+
+@pytest.mark.parametrize("known", pre_tokenizer._KNOWN, ids=pre_tokenizer._KNOWN.get)
+def test_byte_level_tokens_are_those_of_tokenizer_json(known: tuple[tuple[str, ...], bool], tmp_path: Path) -> None:
+    splits, whole_words = known
+    tokenizer = byte_level_tokenizer(splits, size=500, ignore_merges=whole_words)
+    folder = make_family("llama", tmp_path / "model")
+    save_tokenizer(tokenizer, folder)
+    # llama.cpp holds these two without \p{M}: it parts vowel signs from their letters, whoever writes the file.
+    approximate = pre_tokenizer._KNOWN[known] in ("gpt-4o", "tekken")
+    check_tokens(folder, tokenizer, tmp_path, [text for text in HARD if not (approximate and text == HINDI)])
+
+
+def test_sentencepiece_like_tokens_are_those_of_tokenizer_json(tmp_path: Path) -> None:
+    tokenizer = sentencepiece_like_tokenizer(500)
+    folder = make_family("mixtral", tmp_path / "model")
+    save_tokenizer(tokenizer, folder, bos_token="<s>", eos_token="</s>", unk_token="<unk>", add_bos_token=False)
+    check_tokens(folder, tokenizer, tmp_path, [text for text in HARD if text.strip()])
+
+
+def check_tokens(folder: Path, tokenizer: Any, tmp_path: Path, texts: list[str]) -> None:
+    _, file = export(source_of(folder), recipe("BF16"), tmp_path)
+    (found,) = run([{"do": "tokenize", "model": file, "texts": texts, "special": False}])
+    for text, tokens in zip(texts, found, strict=True):
+        expected = tokenizer.encode(text, add_special_tokens=False)
+        assert tokens == expected.ids, (text, expected.tokens)
