@@ -28,11 +28,10 @@ class Accumulator:
         start = 0
         for expert, count in enumerate(counts.tolist()):
             if count:
-                block = rows[start : start + count].float()
-                self.sum_sq[expert] += block.square().sum(0)
-                block = block.abs()
-                self.sum_abs[expert] += block.sum(0)
+                block = rows[start : start + count].to(torch.float32, copy=True).abs_()
                 torch.maximum(self.abs_max[expert], block.amax(0), out=self.abs_max[expert])
+                self.sum_abs[expert] += block.sum(0)
+                self.sum_sq[expert] += block.square_().sum(0)
                 start += count
         self._keep_lowest(rows, counts.to(rows.device), ranks)
 

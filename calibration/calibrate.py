@@ -15,7 +15,6 @@ from calibration.forward import BATCH_TOKENS, observe_tokens
 from calibration.observe import Observation
 from calibration.tokens import load_tokenizer, token_batches
 from sixfold.architecture import Linear
-from sixfold.layers import compute_device
 from sixfold.manifest import FileRecord, run_name, state_of, versions
 from sixfold.progress import Progress
 from sixfold.recipe import Calibration
@@ -77,7 +76,7 @@ def calibrate(source: Source, profile: Calibration, folder: Path, *, progress: P
     }
     run = {
         "seconds": round(time.time() - started, 2),
-        "device": str(compute_device()),
+        "device": str(observation.device),
         "threads": torch.get_num_threads(),
         "modified_ns": {name: (folder / name).stat().st_mtime_ns for name in files},
     }

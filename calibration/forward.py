@@ -22,7 +22,7 @@ def observe_tokens(source: Source, ids: torch.Tensor, profile: Calibration, prog
 
     Raises SixfoldError where the ids are not this model's, or its experts were not run through transformers' interface.
     """
-    device = compute_device()
+    device = compute_device(sum(tensor.nbytes for tensor in source.checkpoint.tensors.values()))
     model = load_model(source, dtype=torch.bfloat16, device=device)
     rows = model.get_input_embeddings().num_embeddings
     if int(ids.max()) >= rows:

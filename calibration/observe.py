@@ -28,6 +28,7 @@ class Observation:
 
     def __init__(self, linears: Iterable[Linear], *, ranks: torch.Tensor, rows: int, device: torch.device) -> None:
         self.linears = tuple(linears)
+        self.device = device
         self.ranks = ranks.to(device)
         self.start = 0
         self.experts: dict[str, int | None] = {}
