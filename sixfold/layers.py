@@ -4,18 +4,52 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from sixfold.errors import SixfoldError
 from sixfold.plan import TensorSlice
+from sixfold.sizes import size
 from sixfold.source import Source
 
 
-def compute_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+_DEVICE_ROOM, _HOST_ROOM = 1.25, 2.0
+"""Memory that a run needs as multiples of the weights: activations beside them, and on the host, while loading, the
+experts both one by one and stacked."""
+
+
+def compute_device(nbytes: int) -> torch.device:
+    """The GPU, where there is one with room for `nbytes` of weights and the activations beside them; else the CPU."""
+    if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > _DEVICE_ROOM * nbytes:
+        return torch.device("cuda")
+    return torch.device("cpu")
+
+
+def check_host_memory(source: Source) -> None:
+    """Raises SixfoldError where the whole model does not fit into this machine's memory."""
+    tensors = source.checkpoint.tensors.values()
+    needed = int(_HOST_ROOM * sum(tensor.nbytes for tensor in tensors))
+    available = _available_memory()
+    if available is not None and needed > available:
+        raise SixfoldError(
+            f"calibration runs {source.checkpoint.name} as a whole and needs {size(needed)} of memory,"
+            f" of which this machine has {size(available)} available",
+            "use a larger machine, or formats that need no calibration (bf16, fp8, nvfp4, gguf-q8_0)",
+        )
+
+
+def _available_memory() -> int | None:
+    """Bytes that can be had without swapping; None where the system does not say (macOS)."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except FileNotFoundError:
+        return None
+    (kilobytes,) = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    return kilobytes * 1024
 
 
 def load_model(source: Source, *, dtype: torch.dtype, device: torch.device) -> Any:
@@ -23,10 +57,11 @@ def load_model(source: Source, *, dtype: torch.dtype, device: torch.device) -> A
 
     Weights come through Checkpoint.read, so quantized sources arrive dequantized, and pass through transformers' own
     weight conversions. Correction biases stay float32 also where transformers would round them to `dtype`: a rounded
-    bias routes other tokens. Needs twice the model's size in host memory while loading.
+    bias routes other tokens. Raises SixfoldError where the model does not fit into memory.
     """
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
+    check_host_memory(source)
     checkpoint, architecture = source.checkpoint, source.architecture
     fields = deepcopy({k: v for k, v in checkpoint.config.items() if k != "quantization_config"})
     config = CONFIG_MAPPING[architecture.model_type].from_dict(fields)
