@@ -16,7 +16,6 @@ from sixfold.plan import TensorSlice
 from sixfold.sizes import size
 from sixfold.source import Source
 
-
 _DEVICE_ROOM, _HOST_ROOM = 1.25, 2.0
 """Memory that a run needs as multiples of the weights: activations beside them, and on the host, while loading, the
 experts both one by one and stacked."""
