@@ -73,7 +73,7 @@ class GgufExporter:
             groups,
             preset=preset,
             tokenizer_pre=options.tokenizer_pre,
-            importance=_recorded(recipe, weighted),
+            importance=_recorded(source, recipe) if weighted else None,
         )
         files, planned = layout.place(names, starts, groups, tensors)
         licences = [name for name in checkpoint.extras if name.upper().startswith(("LICEN", "NOTICE"))]
@@ -127,11 +127,11 @@ def _preset(recipe: Recipe) -> str:
     return recipe.scheme
 
 
-def _recorded(recipe: Recipe, weighted: Collection[str]) -> Importance | None:
-    if not weighted:
-        return None
-    profile = recipe.calibration
-    return Importance(IMATRIX_FILE, ", ".join(profile.texts), len(weighted), profile.samples)
+def _recorded(source: Source, recipe: Recipe) -> Importance:
+    """What imatrix.gguf will hold, known before calibration: one entry for each tensor of the decoder layers."""
+    weights = [linear.weight for linear in source.architecture.linears if linear.layer is not None]
+    entries = set(gguf_tensor_names(source.checkpoint.config, weights).values())
+    return Importance(IMATRIX_FILE, ", ".join(recipe.calibration.texts), len(entries), recipe.calibration.samples)
 
 
 def _shape(arch: str, config: Config) -> Shape:

@@ -137,6 +137,6 @@ def _write_special(writer: GGUFWriter, folder: Path, parsed: Mapping[str, Any], 
         ids = {token["content"]: token["id"] for token in parsed.get("added_tokens", [])}
         for kind, text in _GLM_SPECIAL.items():
             if text in ids:
-                special.special_token_ids[kind] = ids[text]
+                special.special_token_ids.setdefault(kind, ids[text])
     logging.getLogger("gguf.vocab").setLevel(logging.ERROR)
     special.add_to_gguf(writer, quiet=True)

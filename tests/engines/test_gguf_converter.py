@@ -35,6 +35,8 @@ MEANT: dict[str, set[str]] = {
     # takes the softmax of DeepSeek-V2.
     "minimax_m2": {"minimax-m2.expert_gating_func"},
     "deepseek_v3": {"deepseek2.expert_gating_func"},
+    # The converter counts the layers of multi-token prediction in, even where the checkpoint does not have them.
+    "glm4_moe": {"glm4moe.block_count", "glm4moe.nextn_predict_layers"},
 }
 SENTENCEPIECE = {
     # The converter gives all tokens one score, so that llama.cpp merges from the left; ours are the ranks of merges.

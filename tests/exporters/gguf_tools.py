@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from gguf import GGUFReader
-from safetensors import numpy as safetensors_numpy
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from exporters.ggml.importance import weighted_linears
+from calibration.imatrix import write_imatrix
 from exporters.gguf import EXPORTER
 from exporters.stream import write_files
 from sixfold.architecture import derive_architecture
@@ -179,27 +178,23 @@ def random_statistics(source: Source, folder: Path) -> Statistics:
     folder.mkdir(parents=True, exist_ok=True)
     for layer, tensors in by_layer.items():
         save_file(tensors, folder / layer_file(layer))
-    manifest: Mapping[str, Any] = {"sites": sites, "files": {}}
+    tokens = {"files": {"a.txt": {"tokens": 9}}, "samples": 64, "length": 512}
+    manifest: Mapping[str, Any] = {"sites": sites, "files": {}, "tokens": tokens}
     (folder / MANIFEST).write_text(json.dumps(manifest))
     return Statistics(folder, manifest)
 
 
-def imatrix_of(source: Source, statistics: Statistics, path: Path) -> Path:
-    """What llama-quantize makes of the imatrix.gguf of these statistics, expert by expert: an .npz by GGUF name."""
+def imatrix_of(source: Source, statistics: Statistics, folder: Path) -> Path:
+    """What llama-quantize makes of the imatrix.gguf that calibration writes: an .npz of sums over counts by name."""
+    write_imatrix(statistics, source, folder / "imatrix.gguf")
+    stored = {tensor.name: tensor.data for tensor in GGUFReader(folder / "imatrix.gguf").tensors}
     arrays = {}
-    for name, linears in weighted_linears(source).items():
-        rows = []
-        for linear in linears:
-            site, expert = statistics.site_of[linear.name]
-            file = statistics.folder / layer_file(linear.layer)
-            stored = safetensors_numpy.load_file(file)
-            total, count = stored[f"{site}/sum_sq"], stored[f"{site}/count"]
-            if expert is not None:
-                total, count = total[expert], count[expert]
-            rows.append(total / np.float32(count) if count > 0 else np.ones_like(total))
+    for name in (n.removesuffix(".in_sum2") for n in stored if n.endswith(".in_sum2")):
+        sums, counts = np.atleast_2d(stored[f"{name}.in_sum2"]), stored[f"{name}.counts"].reshape(-1)
+        rows = [row / count if count > 0 else np.ones_like(row) for row, count in zip(sums, counts, strict=True)]
         arrays[name] = np.concatenate(rows).astype(np.float32)
-    np.savez(path, **arrays)
-    return path
+    np.savez(folder / "imatrix.npz", **arrays)
+    return folder / "imatrix.npz"
 
 
 def tensors_of(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
