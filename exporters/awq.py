@@ -34,7 +34,10 @@ _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
 class Options(BaseModel):
-    """layout: AutoAWQ's, or compressed-tensors'. grid, duo_scaling: as AWQModifier's n_grid and duo_scaling."""
+    """layout: AutoAWQ's, or compressed-tensors'. grid, duo_scaling: as AWQModifier's n_grid and duo_scaling.
+
+    clip: whether a group's range may be narrower than its extremes, where that hurts its inputs less.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -42,6 +45,7 @@ class Options(BaseModel):
     group_size: Literal[32, 64, 128] = 128
     grid: int = Field(20, ge=6)
     duo_scaling: bool | Literal["both"] = True
+    clip: bool = True
 
 
 class AwqExporter:
@@ -92,8 +96,8 @@ class AwqExporter:
             for name in _rescaled(source, groups, quantized)
         }
         points = grid(options.grid, options.duo_scaling)
-        search = Search(source.checkpoint, statistics, quantized, stored, points, options.group_size, {})
-        return decide_layer(search, groups)
+        search = Search(source.checkpoint, statistics, quantized, stored, points, options.group_size, options.clip, {})
+        return decide_layer(search, linears, groups)
 
     def encode(
         self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe
@@ -101,13 +105,13 @@ class AwqExporter:
         (tensor,) = inputs
         name = unit.inputs[0].name
         module = name.rpartition(".")[0]
-        columns, rows = decided(decisions, module, "in"), decided(decisions, module, "out")
+        columns, rows, importance = (decided(decisions, module, side) for side in ("in", "out", "importance"))
         if unit.encoding != QUANTIZED:
             dtype = torch.float32 if unit.outputs[0].nbytes == 4 * tensor.numel() else torch.bfloat16
             return [rescale(tensor, columns, rows, one_plus=unit.encoding == RESCALED_ONE_PLUS).to(dtype)]
         options = _options(recipe)
         try:
-            quantized = quantize(tensor, options.group_size, columns, rows)
+            quantized = quantize(tensor, options.group_size, columns, rows, importance)
         except ValueError as error:
             raise SixfoldError(f"{name}: {error}", "check the source checkpoint, or `keep` this Linear") from error
         return pack_gemm(quantized) if options.layout == "autoawq" else pack_quantized(quantized)

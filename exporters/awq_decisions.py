@@ -4,6 +4,7 @@ What is decided, by name ("*" stands for every expert of the layer):
 
     <module>.out       float32 [out], or [experts, out] for the experts' up projections: divides the module's outputs
     <module>.in        float32 [in], or [experts, in] for the experts' down projections: multiplies the input channels
+    <module>.importance  float32 [in] or [experts, in]: mean square of the module's inputs, where ranges are clipped
     <source>.loss      float64 [2] or [experts, 2]: squared output error, rounded plainly and with the chosen scale
     <reader>.rounding  float64 []: relative change of an unquantized reader's outputs by rounding its rescaled weights
 
@@ -14,7 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -30,6 +31,10 @@ from sixfold.statistics import InputStatistics, Statistics
 _EXPERT = re.compile(r"(?<=\.experts\.)\d+(?=\.)")
 
 
+FINALISTS = 4
+"""Candidates, plain rounding among them, that are compared again with clipped ranges."""
+
+
 @dataclass(frozen=True)
 class Search:
     """quantized: names of the Linears whose error counts. stored: dtype that unquantized tensors are written in.
@@ -41,6 +46,7 @@ class Search:
     stored: Mapping[str, torch.dtype]
     points: Sequence[GridPoint]
     group_size: int
+    clip: bool
     averages: Mapping[str, InputStatistics]
 
     def weight(self, name: str) -> torch.Tensor:
@@ -63,9 +69,10 @@ _Linears: TypeAlias = tuple[Linear, ...]
 _Each: TypeAlias = Callable[[Callable[[_Linears], torch.Tensor], Iterable[_Linears]], Iterable[torch.Tensor]]
 
 
-def decide_layer(search: Search, groups: Sequence[SmoothingGroup]) -> Decided:
-    """groups: all of one decoder layer's; `search.averages` is filled in here."""
-    search, notes = _with_averages(search, groups)
+def decide_layer(search: Search, linears: Sequence[Linear], groups: Sequence[SmoothingGroup]) -> Decided:
+    """linears, groups: all of one decoder layer's; `search.averages` is filled in here."""
+    quantized = [linear for linear in linears if linear.name in search.quantized]
+    search, notes = _with_averages(search, quantized)
     alone = [group for group in groups if len(group.readers) == 1]
     found: dict[str, Found | None] = {}
     with _pool() as pool:
@@ -75,7 +82,6 @@ def decide_layer(search: Search, groups: Sequence[SmoothingGroup]) -> Decided:
     for group in groups:
         result = found[group.source]
         if result is None:
-            notes.append(f"{group.source}: left as it is, since calibration saw nothing of what follows it")
             continue
         scale = _storable(search, group, result.scale)
         tensors[group.source + ".out"] = scale
@@ -84,7 +90,14 @@ def decide_layer(search: Search, groups: Sequence[SmoothingGroup]) -> Decided:
             tensors[reader.name + ".in"] = scale
             if reader.name not in search.quantized:
                 tensors[reader.name + ".rounding"] = _rounding(search, group, reader, scale)
+    for linear in quantized if search.clip else ():
+        if _reached(search, linear):
+            tensors[linear.name + ".importance"] = mean_square(search.seen(linear))
     return Decided(_stacked(tensors), tuple(notes))
+
+
+def _reached(search: Search, linear: Linear) -> bool:
+    return search.statistics.has(linear.name) and search.seen(linear).count > 0
 
 
 def find_scale(search: Search, group: SmoothingGroup, each: _Each) -> Found | None:
@@ -94,6 +107,7 @@ def find_scale(search: Search, group: SmoothingGroup, each: _Each) -> Found | No
     """
     readers = [r for r in group.readers if r.name in search.quantized and search.statistics.has(r.name)]
     inputs = _by_input(readers)
+    inputs = [same for same in inputs if same[0].name not in search.averages] or inputs
     x_mean = _mean_input([linears[0] for linears in inputs], search)
     if x_mean is None:
         return None
@@ -102,19 +116,32 @@ def find_scale(search: Search, group: SmoothingGroup, each: _Each) -> Found | No
         return torch.stack([weight_sum(search.weight(x.name), search.group_size) for x in linears]).sum(0)
 
     w_sum = torch.stack(list(each(magnitudes, inputs))).sum(0)
-    scales = candidate_scales(search.points, x_mean, (w_sum / sum(r.out_features for r in readers)).float())
-    total = torch.stack(list(each(lambda linears: _losses(search, linears, scales), inputs))).sum(0)
+    outputs = sum(linear.out_features for same in inputs for linear in same)
+    scales = candidate_scales(search.points, x_mean, (w_sum / outputs).float())
+    total = torch.stack(list(each(lambda linears: _losses(search, linears, scales, clip=False), inputs))).sum(0)
+    plain = search.points.index(PLAIN)
+    if search.clip:
+        # Clipped ranges change the order of the candidates, and cost several times as much to find.
+        finalists = [plain, *(i for i in total.argsort().tolist() if i != plain)][:FINALISTS]
+        scales, plain = scales[finalists], 0
+        total = torch.stack(list(each(lambda linears: _losses(search, linears, scales, clip=True), inputs))).sum(0)
     best = int(total.argmin())
-    return Found(scales[best], torch.stack([total[search.points.index(PLAIN)], total[best]]))
+    return Found(scales[best], torch.stack([total[plain], total[best]]))
 
 
-def _losses(search: Search, linears: _Linears, scales: torch.Tensor) -> torch.Tensor:
+def _losses(search: Search, linears: _Linears, scales: torch.Tensor, *, clip: bool) -> torch.Tensor:
     """Error per candidate of Linears with one input, expected over all the tokens that calibration ran."""
     seen = search.seen(linears[0])
     if not len(seen.sample):
         return torch.zeros(len(scales), dtype=torch.float64)
-    found = [losses(search.weight(x.name), seen.sample, scales, search.group_size) for x in linears]
+    importance = mean_square(seen) if clip else None
+    found = [losses(search.weight(x.name), seen.sample, scales, search.group_size, importance) for x in linears]
     return torch.stack(found).sum(0) * (seen.count / len(seen.sample))
+
+
+def mean_square(seen: InputStatistics) -> torch.Tensor:
+    """float32 [in]: what the importance of a channel is taken from."""
+    return seen.sum_sq / seen.count
 
 
 def _by_input(linears: Iterable[Linear]) -> list[_Linears]:
@@ -134,26 +161,30 @@ def _mean_input(linears: Iterable[Linear], search: Search) -> torch.Tensor | Non
     return None if total is None or count == 0 else (total / count).float()
 
 
-def _with_averages(search: Search, groups: Sequence[SmoothingGroup]) -> tuple[Search, list[str]]:
-    """Find experts that no token reached; a Linear whose group they have for themselves gets the others' average."""
+def _with_averages(search: Search, linears: Sequence[Linear]) -> tuple[Search, list[str]]:
+    """Find Linears whose input calibration never saw; an expert's gets the average over the layer's other experts."""
     by_site: dict[str, list[Linear]] = {}
-    for group in groups:
-        if len(group.readers) == 1 and group.readers[0].expert is not None:
-            if search.statistics.has(group.readers[0].name):
-                by_site.setdefault(group.readers[0].site, []).append(group.readers[0])
-    averages: dict[str, InputStatistics] = {}
     notes = []
-    for linears in by_site.values():
-        starved = [linear for linear in linears if search.statistics.of_linear(linear.name).count == 0]
-        if starved and len(starved) < len(linears):
-            average = _average(search.statistics, linears)
-            averages |= {linear.name: average for linear in starved}
-            notes.append(
-                f"layer {starved[0].layer}: no calibration token reached experts"
-                f" {', '.join(str(x.expert) for x in starved)}; the scales of their down projections are searched"
-                " with the average input of the layer's other experts"
-            )
-    return Search(**{**vars(search), "averages": averages}), notes
+    averages: dict[str, InputStatistics] = {}
+    starved: dict[str, None] = {}
+    for linear in linears:
+        if not search.statistics.has(linear.name):
+            notes.append(f"{linear.name}: rounded plainly, since calibration has no statistics of its input")
+        else:
+            by_site.setdefault(linear.site, []).append(linear)
+    for same in by_site.values():
+        without = [linear for linear in same if search.statistics.of_linear(linear.name).count == 0]
+        if without and len(without) < len(same):
+            averages |= dict.fromkeys([linear.name for linear in without], _average(search.statistics, same))
+            starved |= dict.fromkeys(str(linear.expert) for linear in without)
+        elif without:
+            notes += [f"{linear.name}: rounded plainly, since no calibration token reached it" for linear in without]
+    if starved:
+        notes.append(
+            f"layer {linears[0].layer}: no calibration token reached experts {', '.join(starved)};"
+            " the average input of the layer's other experts stands in for theirs"
+        )
+    return replace(search, averages=averages), notes
 
 
 def _average(statistics: Statistics, linears: Iterable[Linear]) -> InputStatistics:
@@ -205,11 +236,11 @@ def _stacked(tensors: Mapping[str, torch.Tensor]) -> Decisions:
     return found
 
 
-def decided(decisions: Decisions, module: str, side: str) -> torch.Tensor | None:
-    """The scale of a module's inputs (side "in") or outputs ("out"), float32; None where it has none."""
-    scale = decisions.get(f"{_EXPERT.sub('*', module)}.{side}")
+def decided(decisions: Decisions, module: str, what: str) -> torch.Tensor | None:
+    """A module's "in", "out" or "importance", float32 [channels]; None where it has none."""
+    found = decisions.get(f"{_EXPERT.sub('*', module)}.{what}")
     expert = _EXPERT.search(module)
-    return scale[int(expert.group(0))] if scale is not None and scale.dim() == 2 and expert else scale
+    return found[int(expert.group(0))] if found is not None and found.dim() == 2 and expert else found
 
 
 @contextmanager

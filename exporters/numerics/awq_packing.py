@@ -4,13 +4,16 @@ A group is `group` consecutive input channels of one output channel. With lo = m
 
     scale = (hi - lo) / 15, rounded to a value that BF16 and FP16 both hold
     zero  = round(-lo / scale)
-    q     = clamp(round(w / scale) + zero, 0, 15)        meaning (q - zero) * scale
+    q     = clamp(round(w / scale + zero), 0, 15)        meaning (q - zero) * scale
 
-as AutoAWQ does (zero included in the range, as compressed-tensors does: a group of one sign would clip otherwise).
+as compressed-tensors and, up to ties and groups of one sign, AutoAWQ do.
 AutoAWQ stores scales in FP16; an engine that runs the model in BF16 rounds them on loading. A scale that both types
 hold means the same model in either, and costs nothing: q is chosen with the rounded scale.
 
-Everything here is element-wise or an exact minimum or maximum, so the same input gives the same bytes on any machine.
+Where the importance of the input channels is known, a narrower range may be better: see `clipped_parameters`.
+
+Everything here is element-wise, an exact minimum or maximum, or a sum in a fixed order, so the same input gives the
+same bytes on any machine.
 """
 
 from collections.abc import Iterator
@@ -27,8 +30,13 @@ INTERLEAVED = (0, 2, 4, 6, 1, 3, 5, 7)
 SMALLEST_SCALE = 2.0**-24
 """The smallest positive FP16: what a group of zeros gets."""
 
-BLOCK_ELEMENTS = 1 << 18
-"""Weights converted at a time: 1 MB in float32 stays in a core's cache."""
+SHRINKS = (0.95, 0.9, 0.85, 0.8)
+"""Ranges tried besides the whole one, as parts of it."""
+REFITS = 1
+"""Least-squares refinements of the best range's scale."""
+
+BLOCK_ELEMENTS = 1 << 17
+"""Weights converted at a time: half a megabyte in float32 stays in a core's cache between the passes over it."""
 
 
 @dataclass(frozen=True)
@@ -43,23 +51,73 @@ class Quantized:
 def group_parameters(lowest: torch.Tensor, highest: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale and zero point (both float32, same shape) of groups with these extremes; see the module's docstring."""
     lowest = lowest.clamp(max=0)
-    scale = ((highest.clamp(min=0) - lowest) / LEVELS).clamp_(min=SMALLEST_SCALE)
-    # BF16's 8 significant bits fit in FP16's 11 also where FP16 is subnormal, so this order loses nothing twice.
-    scale = scale.bfloat16().half().float()
+    scale = _storable((highest.clamp(min=0) - lowest) / LEVELS)
     return scale, (lowest / -scale).round_().clamp_(0, LEVELS)
 
 
+def clipped_parameters(values: torch.Tensor, importance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and zero point of each group for the least sum of importance * (rounded - value)^2 among a few.
+
+    Tried are the whole range, the narrower SHRINKS of it, and for the best of them the scale that fits its levels by
+    least squares. values: float32 [..., group], the group a power of two. importance: float32, positive, broadcast.
+    """
+    lowest, highest = values.amin(-1), values.amax(-1)
+    scale, zero = group_parameters(lowest, highest)
+    error = _squared_error(values, importance, scale, zero)
+
+    def take_if_better(new_scale: torch.Tensor, new_zero: torch.Tensor) -> None:
+        new = _squared_error(values, importance, new_scale, new_zero)
+        better = new < error
+        for old, replacement in ((scale, new_scale), (zero, new_zero), (error, new)):
+            torch.where(better, replacement, old, out=old)
+
+    for shrink in SHRINKS:
+        take_if_better(*group_parameters(lowest * shrink, highest * shrink))
+    for _ in range(REFITS):
+        steps = levels(values, scale, zero).sub_(zero[..., None])
+        weighted = steps * importance
+        fitted = _sum(weighted * values) / _sum(weighted.mul_(steps))
+        take_if_better(torch.where(fitted > 0, _storable(fitted), scale), zero)
+    return scale, zero
+
+
+def levels(values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
+    """float32 [..., group] in 0..15, from values [..., group] and parameters [...]."""
+    return (values / scale[..., None]).add_(zero[..., None]).round_().clamp_(0, LEVELS)
+
+
+def rounding_error(values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
+    """What rounding adds to the values: float32 [..., group]."""
+    return levels(values, scale, zero).sub_(zero[..., None]).mul_(scale[..., None]).sub_(values)
+
+
+def _squared_error(
+    values: torch.Tensor, importance: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor
+) -> torch.Tensor:
+    """Sum over each group of importance * (rounded - value)^2: float32 [...]."""
+    exact = (values / scale[..., None]).add_(zero[..., None])
+    error = exact.round().clamp_(0, LEVELS).sub_(exact)
+    return _sum(error.square_().mul_(importance)) * (scale * scale)
+
+
 def quantize(
-    weight: torch.Tensor, group: int, columns: torch.Tensor | None = None, rows: torch.Tensor | None = None
+    weight: torch.Tensor,
+    group: int,
+    columns: torch.Tensor | None = None,
+    rows: torch.Tensor | None = None,
+    importance: torch.Tensor | None = None,
 ) -> Quantized:
     """Round `weight * columns / rows`: weight [out, in] in any float type, columns float32 [in], rows float32 [out].
 
+    importance: float32 [in], the mean square of the unscaled inputs; None: ranges are not clipped.
     Raises ValueError where a group holds inf or NaN, or values beyond FP16's scales.
     """
     out_features, in_features = weight.shape
-    levels = torch.empty((out_features, in_features), dtype=torch.uint8)
-    zeros = torch.empty((out_features, in_features // group), dtype=torch.uint8)
-    scales = torch.empty((out_features, in_features // group), dtype=torch.float32)
+    found = Quantized(
+        torch.empty((out_features, in_features), dtype=torch.uint8),
+        torch.empty((out_features, in_features // group), dtype=torch.uint8),
+        torch.empty((out_features, in_features // group), dtype=torch.float32),
+    )
     for block in _blocks(out_features, in_features):
         values = weight[block].to(torch.float32)
         if columns is not None:
@@ -67,21 +125,40 @@ def quantize(
         if rows is not None:
             values = values / rows[block, None]
         grouped = values.view(values.shape[0], -1, group)
-        scale, zero = group_parameters(grouped.amin(-1), grouped.amax(-1))
+        scale, zero = parameters(grouped, channel_importance(importance, columns, group))
         if not bool(torch.isfinite(scale).all()):
             raise ValueError("weights are not finite or too large for FP16 scales")
-        levels_here = (grouped / scale[..., None]).round_().add_(zero[..., None]).clamp_(0, LEVELS)
-        levels[block] = levels_here.view_as(values).to(torch.uint8)
-        zeros[block] = zero.to(torch.uint8)
-        scales[block] = scale
-    return Quantized(levels, zeros, scales)
+        found.levels[block] = levels(grouped, scale, zero).view_as(values).to(torch.uint8)
+        found.zeros[block] = zero.to(torch.uint8)
+        found.scales[block] = scale
+    return found
+
+
+def parameters(grouped: torch.Tensor, importance: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and zero point of groups: of their extremes, or clipped where the importance is known."""
+    if importance is None:
+        return group_parameters(grouped.amin(-1), grouped.amax(-1))
+    return clipped_parameters(grouped, importance)
+
+
+def channel_importance(
+    importance: torch.Tensor | None, columns: torch.Tensor | None, group: int
+) -> torch.Tensor | None:
+    """Mean square of the inputs after they were divided by `columns`: float32 [1, in/group, group].
+
+    A channel that never carried anything still counts a millionth of the largest, so that no group is all zeros.
+    """
+    if importance is None:
+        return None
+    scaled = importance if columns is None else importance / (columns * columns)
+    return scaled.clamp(min=max(float(scaled.max()) * 1e-6, 1e-30)).view(1, -1, group)
 
 
 def dequantize(quantized: Quantized) -> torch.Tensor:
     """What the levels mean, float32 [out, in], still with `columns` and `rows` applied."""
     out_features, groups = quantized.scales.shape
-    levels = quantized.levels.view(out_features, groups, -1).float()
-    return ((levels - quantized.zeros.float()[..., None]) * quantized.scales[..., None]).view(out_features, -1)
+    steps = quantized.levels.view(out_features, groups, -1).float() - quantized.zeros.float()[..., None]
+    return (steps * quantized.scales[..., None]).view(out_features, -1)
 
 
 def pack_gemm(quantized: Quantized) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -105,6 +182,18 @@ def pack_quantized(quantized: Quantized) -> tuple[torch.Tensor, torch.Tensor, to
         _pack_sequential(quantized.zeros.t().contiguous()).t().contiguous(),
         torch.tensor(quantized.levels.shape, dtype=torch.int64),
     )
+
+
+def _storable(scale: torch.Tensor) -> torch.Tensor:
+    """Positive, and held by BF16 and FP16 alike: 8 significant bits also fit where FP16 is subnormal."""
+    return scale.clamp(min=SMALLEST_SCALE).bfloat16().half().float()
+
+
+def _sum(values: torch.Tensor) -> torch.Tensor:
+    """Over the last dimension, a power of two, by adding halves: the order that torch.sum takes is the machine's."""
+    while half := values.shape[-1] // 2:
+        values = values[..., :half] + values[..., half:]
+    return values[..., 0]
 
 
 def _pack_interleaved(values: torch.Tensor) -> torch.Tensor:

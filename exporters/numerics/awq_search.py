@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 
-from exporters.numerics.awq_packing import LEVELS, group_parameters
+from exporters.numerics.awq_packing import channel_importance, parameters, rounding_error
 
 DuoScaling = bool | Literal["both"]
 
@@ -76,24 +76,25 @@ def weight_sum(weight: torch.Tensor, group: int) -> torch.Tensor:
     return total
 
 
-def losses(weight: torch.Tensor, rows: torch.Tensor, scales: torch.Tensor, group: int) -> torch.Tensor:
+def losses(
+    weight: torch.Tensor, rows: torch.Tensor, scales: torch.Tensor, group: int, importance: torch.Tensor | None = None
+) -> torch.Tensor:
     """Squared output error summed over `rows` for each candidate: float64 [points].
 
     weight: [out, in]. rows: [S, in], the input rows X. scales: float32 [points, in].
+    importance: float32 [in], if ranges are to be clipped as awq_packing.quantize does; None: they are not.
     """
     out_features, in_features = weight.shape
-    inputs = triangular(rows.to(torch.float32))
-    scaled_inputs = inputs[None] / scales[:, None]
+    scaled_rows = triangular(rows.to(torch.float32))[None] / scales[:, None]
+    scaled_importance = [channel_importance(importance, scale, group) for scale in scales]
     total = torch.zeros(len(scales), dtype=torch.float64)
     step = max(1, BLOCK_ELEMENTS // in_features)
     for start in range(0, out_features, step):
         block = weight[start : start + step].to(torch.float32)
-        scaled = torch.empty_like(block)
-        rounded = torch.empty_like(block)
-        for i in range(len(scales)):
-            torch.mul(block, scales[i], out=scaled)
-            error = _rounding_error(scaled, rounded, group)
-            total[i] += torch.mm(scaled_inputs[i], error.t()).square_().sum(dtype=torch.float64)
+        for i, scale in enumerate(scales):
+            values = (block * scale).view(block.shape[0], -1, group)
+            error = rounding_error(values, *parameters(values, scaled_importance[i])).view_as(block)
+            total[i] += torch.mm(scaled_rows[i], error.t()).square_().sum(dtype=torch.float64)
     return total
 
 
@@ -102,13 +103,3 @@ def triangular(rows: torch.Tensor) -> torch.Tensor:
     if rows.shape[0] <= rows.shape[1]:
         return rows
     return torch.linalg.qr(rows, mode="r")[1]
-
-
-def _rounding_error(values: torch.Tensor, scratch: torch.Tensor, group: int) -> torch.Tensor:
-    """round(values) - values, in `scratch`; the same rounding as awq_packing.quantize."""
-    grouped = values.view(values.shape[0], -1, group)
-    error = scratch.view_as(grouped)
-    scale, zero = group_parameters(grouped.amin(-1, keepdim=True), grouped.amax(-1, keepdim=True))
-    torch.div(grouped, scale, out=error)
-    error.round_().add_(zero).clamp_(0, LEVELS).sub_(zero).mul_(scale).sub_(grouped)
-    return scratch
