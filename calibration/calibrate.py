@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from safetensors.torch import save
 from calibration.corpus import text_files
 from calibration.coverage import Coverage, coverage_from_json, coverage_of, coverage_to_json
 from calibration.forward import BATCH_TOKENS, observe_tokens
+from calibration.imatrix import FILE as IMATRIX
+from calibration.imatrix import write_imatrix
 from calibration.observe import Observation
 from calibration.tokens import load_tokenizer, token_batches
 from sixfold.architecture import Linear
+from sixfold.errors import SixfoldError
 from sixfold.manifest import FileRecord, run_name, state_of, versions
 from sixfold.progress import Progress
 from sixfold.recipe import Calibration
@@ -82,7 +86,10 @@ def calibrate(source: Source, profile: Calibration, folder: Path, *, progress: P
     }
     write_json(folder / run_name(MANIFEST), run)
     write_json(folder / MANIFEST, manifest)
-    return Calibrated(open_statistics(folder), False, state.reasons, coverage)
+    statistics = open_statistics(folder)
+    with suppress(SixfoldError):  # no names in llama.cpp: exporting GGUF says so, and nothing else needs the file
+        write_imatrix(statistics, source, folder / IMATRIX)
+    return Calibrated(statistics, False, state.reasons, coverage)
 
 
 def sites_of(linears: Sequence[Linear]) -> dict[str, dict[str, Any]]:
@@ -117,6 +124,7 @@ def _coverage(linears: Sequence[Linear], observation: Observation, enough: int) 
 def _clear(folder: Path) -> None:
     """The manifest goes first: from here on the folder holds no calibration until a new one is written."""
     (folder / MANIFEST).unlink(missing_ok=True)
+    (folder / IMATRIX).unlink(missing_ok=True)
     for path in folder.glob("layer-*.safetensors"):
         path.unlink()
 

@@ -133,14 +133,12 @@ def _complete(
 ) -> None:
     """What stands beside the artifact: the importance matrix for GGUF, and the card."""
     from calibration.imatrix import FILE as IMATRIX
-    from calibration.imatrix import write_imatrix
     from cards.card import write_card
     from sixfold.workspace import write_if_changed
 
     if recipe.exporter == "gguf" and statistics is not None:
-        path = workspace.calibration(recipe.calibration) / IMATRIX
-        write_imatrix(statistics, source, path)
-        write_if_changed(done.folder / IMATRIX, path.read_bytes())
+        matrix = workspace.calibration(recipe.calibration) / IMATRIX
+        write_if_changed(done.folder / IMATRIX, matrix.read_bytes())
     write_card(done.folder, source.checkpoint.provenance, statistics or _existing(recipe, workspace))
 
 
