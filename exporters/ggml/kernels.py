@@ -101,7 +101,9 @@ def quantize(
     pitch = row_bytes(qtype, columns)
     out = torch.empty(rows.shape[0] * pitch, dtype=torch.uint8)
     ggml = library()
+    sound = True
     for start, block in _blocks(rows):
+        sound = sound and bool(torch.isfinite(block).all())  # some quantizers pass over a NaN
         written = ggml.ggml_quantize_chunk(
             int(qtype),
             block.data_ptr(),
@@ -113,7 +115,7 @@ def quantize(
         )
         if written != block.shape[0] * pitch:
             raise RuntimeError(f"ggml wrote {written} bytes for {block.shape[0]} rows of {qtype.name}")
-    if not ggml.ggml_validate_row_data(int(qtype), out.data_ptr(), out.numel()):
+    if not sound or not ggml.ggml_validate_row_data(int(qtype), out.data_ptr(), out.numel()):
         raise SixfoldError(f"{name} has weights that are infinite or not a number", "download or prune the model again")
     return out
 
