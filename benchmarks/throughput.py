@@ -49,8 +49,8 @@ def shapes(experts: int) -> dict[str, tuple[int, ...]]:
     return found | {"model.norm.weight": (_HIDDEN,), "lm_head.weight": (_VOCABULARY, _HIDDEN)}
 
 
-def make_checkpoint(folder: Path, gigabytes: float) -> int:
-    """Write at least that much BF16 (10^9 bytes) in shards of about 2 GB; returns the bytes written."""
+def make_checkpoint(folder: Path, gigabytes: float) -> dict[str, Any]:
+    """In a process of its own: write at least that much BF16 (10^9 bytes) in shards of about 2 GB."""
     import torch
     from safetensors.torch import save_file
 
@@ -90,7 +90,7 @@ def make_checkpoint(folder: Path, gigabytes: float) -> int:
     flush()
     weights = {"metadata": {"total_size": total}, "weight_map": index}
     (folder / "model.safetensors.index.json").write_text(json.dumps(weights))
-    return total
+    return {"bytes": total}
 
 
 def export(name: str, source: Path, folder: Path) -> dict[str, Any]:
@@ -151,17 +151,22 @@ def measure(job: str, source: Path, folder: Path) -> dict[str, float]:
     if job == "cp":
         result = copy(source, folder)
     else:
-        command = [sys.executable, "-m", "benchmarks.throughput", "--worker", job, str(source), str(folder)]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        watcher = _Watcher(process.pid)
-        output, _ = process.communicate()
-        peak = watcher.stop()
-        if process.returncode:
-            raise SystemExit(f"{job} failed; run `{' '.join(command)}` to see why")
-        result = json.loads(output.strip().splitlines()[-1])
+        result, peak = in_process(job, source, folder)
     shutil.rmtree(folder)
     times = {"seconds": result["ended"] - result["begun"], "cpu": result["cpu"], "startup": result["begun"] - started}
     return {**times, "peak": peak, "largest_inputs": result.get("largest_inputs", 0)}
+
+
+def in_process(job: str, *arguments: Path | float) -> tuple[dict[str, Any], int]:
+    """What a worker process returns, and the largest RssAnon it had."""
+    command = [sys.executable, "-m", "benchmarks.throughput", "--worker", job, *map(str, arguments)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    watcher = _Watcher(process.pid)
+    output, _ = process.communicate()
+    peak = watcher.stop()
+    if process.returncode:
+        raise SystemExit(f"{job} failed; run `{' '.join(command)}` to see why")
+    return json.loads(output.strip().splitlines()[-1]), peak
 
 
 class _Watcher:
@@ -193,7 +198,7 @@ class _Watcher:
 def benchmark(folder: Path, gigabytes: float, runs: int, peer_runs: int) -> dict[str, Any]:
     """All runs in turns; medians by job ("cp", "fp8", "nvfp4", "peer:fp8", "peer:nvfp4") and the source's bytes."""
     source, target = folder / "source", folder / "target"
-    nbytes = make_checkpoint(source, gigabytes)
+    nbytes = in_process("make", source, gigabytes)[0]["bytes"]
     results: dict[str, list[dict[str, float]]] = {}
     try:
         for turn in range(max(runs, peer_runs)):
@@ -244,8 +249,13 @@ def main() -> None:
     options = parser.parse_args()
     if options.worker:
         job, source, target = options.worker
-        name, work = (job.removeprefix("peer:"), peer) if job.startswith("peer:") else (job, export)
-        print(json.dumps(work(name, Path(source), Path(target))))
+        if job == "make":
+            done = make_checkpoint(Path(source), float(target))
+        elif job.startswith("peer:"):
+            done = peer(job.removeprefix("peer:"), Path(source), Path(target))
+        else:
+            done = export(job, Path(source), Path(target))
+        print(json.dumps(done))
         return
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         report = benchmark(Path(folder), options.gigabytes, options.runs, options.peer_runs)
