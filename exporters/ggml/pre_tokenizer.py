@@ -1,12 +1,16 @@
-"""Which of llama.cpp's named pre-tokenizers a tokenizer.json's own is: how text is split into words before BPE merges.
+"""Which of llama.cpp's named pre-tokenizers a tokenizer.json's own is: how text is cut into words before BPE merges.
 
-llama.cpp holds the splitting in code, under a name that a file gives in `tokenizer.ggml.pre`. Its converter finds the
-name by hashing what a tokenizer makes of a test text, so that every new vocabulary is unknown at first. But splitting
-does not depend on the vocabulary, and a tokenizer.json states it: it is recognized here by what it is.
+llama.cpp holds the cutting in code, under a name that a file gives in `tokenizer.ggml.pre`. Its converter finds
+the name by hashing the tokens of a test text, so that every new vocabulary is unknown at first. But cutting does not
+depend on the vocabulary: here the tokenizer's own pre-tokenizer cuts a set of telling texts, and the name is the one
+whose regular expressions cut them alike, however the tokenizer.json words them.
 """
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
+
+from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 from sixfold.errors import SixfoldError
 
@@ -32,66 +36,67 @@ _DEEPSEEK = (
 _CJK = "[一-龥\u3040-ゟ゠-ヿ]+"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
-_KNOWN: Mapping[tuple[tuple[str, ...], bool], str] = {
-    ((_GPT2,), False): "gpt-2",
-    ((r"\p{N}", _GPT2), False): "smollm",
-    ((_LLAMA3,), False): "smaug-bpe",
-    ((_LLAMA3,), True): "llama-bpe",
-    ((_QWEN2,), False): "qwen2",
-    ((_QWEN35,), False): "qwen35",
-    ((_GPT4O,), False): "gpt-4o",
-    ((_TEKKEN,), True): "tekken",
-    ((r"\p{N}{1,3}", _CJK, _DEEPSEEK), False): "deepseek-v3",
+KNOWN: Mapping[str, tuple[tuple[str, ...], bool]] = {
+    "gpt-2": ((_GPT2,), False),
+    "smollm": ((r"\p{N}", _GPT2), False),
+    "smaug-bpe": ((_LLAMA3,), False),
+    "llama-bpe": ((_LLAMA3,), True),
+    "qwen2": ((_QWEN2,), False),
+    "qwen35": ((_QWEN35,), False),
+    "gpt-4o": ((_GPT4O,), False),
+    "tekken": ((_TEKKEN,), True),
+    "deepseek-v3": ((r"\p{N}{1,3}", _CJK, _DEEPSEEK), False),
 }
-"""(regular expressions in turn, whether whole words of the vocabulary skip the merges) -> llama.cpp's name. Several of
-its names mean the same splitting; here stands the one without other effects."""
+"""llama.cpp's name -> (regular expressions in turn, whether whole words of the vocabulary skip the merges). Several of
+its names mean the same cutting; here stands the one without other effects."""
 
 _OWN_NAMES = {
     ("gpt-4o", "minimax-m2"): "minimax-m2",
     ("llama-bpe", "glm4moe"): "glm4",
 }
-"""(splitting, architecture) -> the family's own name for it, where it has one."""
+"""(cutting, architecture) -> the family's own name for it, where it has one."""
+
+_TELLING = (
+    "I'm we'VE they'll 'tis O'Neill's don'T it'd x's",
+    "1 12 123 1234 12345 1234567 3.14 1,000,000 v2.0 a1b22c333 ½Ⅷ ٣٤٥ ४५६७",
+    "CamelCase HTTPServer parseXMLNow snake_case iPhone ALLCAPS Ǆword ßtraße ʰʲ",
+    "a  b   c    \n\n  d\n \n\te\r\n\r\n f \t\t g   ",
+    "x=y+1; foo(bar)[0]->baz !== 'q' \"w\" </tag>\n// note\n/* c */\n\n#define X\n...\n?!\n",
+    "$100 #tag @you .hidden -flag _x (paren) ¿qué? «où» €5 +a =b",
+    "日本語テスト中文字符 한국어 mixed中文words 東京2020年 カタカナ",
+    "नमस्ते दुनिया e\u0301te\u0301 ก็ดี שָׁלוֹם",
+    "привет Мир ΑΒΓ αβγ Ünïcödé ÅÄÖ",
+    "🙂🙃 ok👍🏽 👩\u200d💻 \u00a0nbsp\u2003em \u3000wide\u200b",
+)
 
 
-def pre_tokenizer_name(tokenizer: Mapping[str, Any], arch: str) -> str:
-    """llama.cpp's name. tokenizer: a parsed tokenizer.json of kind BPE. arch: llama.cpp's architecture.
+def pre_tokenizer_name(tokenizer: Tokenizer, model: Mapping[str, Any], arch: str) -> str:
+    """llama.cpp's name. model: the "model" of its tokenizer.json. arch: llama.cpp's architecture.
 
     Raises SixfoldError where llama.cpp has no such pre-tokenizer, as far as known here.
     """
-    splits = _splits(tokenizer.get("pre_tokenizer"))
-    whole_words = bool(tokenizer["model"].get("ignore_merges"))
-    name = _KNOWN.get((splits, whole_words)) if splits is not None else None
-    if name is None:
-        what = "unlike any known of llama.cpp" if splits is None else f"splits by {' then '.join(splits)!r}"
+    cuts = _cuts(tokenizer.pre_tokenizer)
+    alike = [name for name in KNOWN if cuts is not None and cuts == _known_cuts(name)]
+    whole_words = bool(model.get("ignore_merges"))
+    alike.sort(key=lambda name: KNOWN[name][1] != whole_words)
+    if not alike:
         raise SixfoldError(
-            f"the pre-tokenizer of this tokenizer.json was not recognized ({what})",
+            "this tokenizer.json cuts text into words unlike any of llama.cpp's pre-tokenizers known here"
+            f" ({', '.join(KNOWN)})",
             "set options.tokenizer_pre in the recipe to the name that llama.cpp has for it",
         )
-    return _OWN_NAMES.get((name, arch), name)
+    return _OWN_NAMES.get((alike[0], arch), alike[0])
 
 
-def _splits(step: Any) -> tuple[str, ...] | None:
-    """The regular expressions by which text is cut, one after the other; None where it is done in any other way."""
-    steps = step["pretokenizers"] if step and step["type"] == "Sequence" else [step]
-    found: list[str] = []
-    for step in steps:
-        kind = step["type"] if step else None
-        if kind == "Split" and "Regex" in step["pattern"] and _cuts_at_matches(step):
-            found.append(_canonical(step["pattern"]["Regex"]))
-        elif kind == "Digits" and step.get("individual_digits"):
-            found.append(r"\p{N}")
-        elif kind == "ByteLevel" and not step.get("add_prefix_space"):
-            found += [_GPT2] if step.get("use_regex", True) else []
-        else:
-            return None
-    return tuple(found) if steps[-1]["type"] == "ByteLevel" else None
+@cache
+def _known_cuts(name: str) -> tuple[tuple[str, ...], ...] | None:
+    splits: list[Any] = [pre_tokenizers.Split(Regex(split), "isolated") for split in KNOWN[name][0]]
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return _cuts(pre_tokenizers.Sequence([*splits, byte_level]))
 
 
-def _cuts_at_matches(step: Mapping[str, Any]) -> bool:
-    """Both ways in which tokenizers are written where the expressions cover every text."""
-    inverted = bool(step.get("invert"))
-    return (step["behavior"] == "Isolated" and not inverted) or (step["behavior"] == "Removed" and inverted)
-
-
-def _canonical(pattern: str) -> str:
-    return pattern.replace("\r", r"\r").replace("\n", r"\n")
+def _cuts(pre_tokenizer: Any) -> tuple[tuple[str, ...], ...] | None:
+    """The words of each telling text, as a byte-level vocabulary spells them; None without a pre-tokenizer."""
+    if pre_tokenizer is None:
+        return None
+    return tuple(tuple(word for word, _ in pre_tokenizer.pre_tokenize_str(text)) for text in _TELLING)

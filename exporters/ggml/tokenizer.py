@@ -51,7 +51,7 @@ def write_tokenizer(writer: GGUFWriter, folder: Path, arch: str, vocab_size: int
         writer.add_tokenizer_pre(pre or "default")
     else:
         writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre(pre or pre_tokenizer_name(parsed, arch))
+        writer.add_tokenizer_pre(pre or pre_tokenizer_name(Tokenizer.from_file(str(folder / FILE)), model, arch))
     writer.add_token_list([token.text for token in tokens])
     if spaces:
         writer.add_token_scores(_scores(model, tokens))

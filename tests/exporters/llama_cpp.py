@@ -30,6 +30,7 @@ def run(jobs: Jobs) -> list[Any]:
         input=json.dumps(list(jobs), default=str),
         capture_output=True,
         text=True,
+        errors="replace",
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]

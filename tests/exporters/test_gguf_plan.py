@@ -201,7 +201,7 @@ def test_a_hole_in_the_experts_is_refused(tmp_path: Path) -> None:
 def test_tokenizers_that_are_refused(tmp_path: Path) -> None:
     folder = family("llama", tmp_path / "model")
     edit(folder, "tokenizer.json", pre_tokenizer={"type": "Whitespace"})
-    with pytest.raises(SixfoldError, match=r"was not recognized .*; set options.tokenizer_pre in the recipe"):
+    with pytest.raises(SixfoldError, match=r"unlike any of llama.cpp.*; set options.tokenizer_pre in the recipe"):
         EXPORTER.plan(source_of(folder), recipe("BF16"), None)
     _, file = export(source_of(folder), recipe("BF16", tokenizer_pre="gpt-2"), tmp_path)
     assert keys_of(file)["tokenizer.ggml.pre"] == "gpt-2"
