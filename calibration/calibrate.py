@@ -65,7 +65,7 @@ def calibrate(source: Source, profile: Calibration, folder: Path, *, progress: P
     started = time.time()
     tokens = token_batches(profile, load_tokenizer(source.checkpoint.folder))
     observation = observe_tokens(source, tokens.ids, profile, progress)
-    sites = sites_of(source.architecture.linears)
+    sites = sites_of(observation.linears)
     coverage = _coverage(source.architecture.linears, observation, profile.sample_rows)
     _clear(folder)
     files = dict(_write_layers(folder, sites, observation))
@@ -74,7 +74,7 @@ def calibrate(source: Source, profile: Calibration, folder: Path, *, progress: P
         "model": source.checkpoint.name,
         "tokens": tokens.record,
         "sites": sites,
-        "without_statistics": sorted(source.architecture.not_run),
+        "without_statistics": _without_statistics(source, observation),
         "coverage": coverage_to_json(coverage),
         "files": {name: {"bytes": f.bytes, "sha256": f.sha256} for name, f in sorted(files.items())},
     }
@@ -110,6 +110,12 @@ def _starred(linear: Linear) -> str:
         return linear.name
     before, _, after = linear.name.rpartition(f".{linear.expert}.")
     return f"{before}.*.{after}"
+
+
+def _without_statistics(source: Source, observation: Observation) -> list[str]:
+    """Tensors that transformers does not run, and Linears outside attention and MLP, which nothing is quantized of."""
+    unobserved = {linear.weight for linear in source.architecture.linears} - {li.weight for li in observation.linears}
+    return sorted(unobserved | set(source.architecture.not_run))
 
 
 def _coverage(linears: Sequence[Linear], observation: Observation, enough: int) -> tuple[Coverage, ...]:

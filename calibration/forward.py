@@ -32,7 +32,9 @@ def observe_tokens(source: Source, ids: torch.Tensor, profile: Calibration, prog
             "use the tokenizer that belongs to the model",
         )
     ranks = torch.randperm(ids.numel(), generator=torch.Generator().manual_seed(profile.seed))
-    observation = Observation(source.architecture.linears, ranks=ranks, rows=profile.sample_rows, device=device)
+    # What stands outside attention and MLP is never quantized, and not every model calls it as a module.
+    linears = [linear for linear in source.architecture.linears if linear.role != "other"]
+    observation = Observation(linears, ranks=ranks, rows=profile.sample_rows, device=device)
     with (
         torch.inference_mode(),
         fast_products(device),

@@ -181,7 +181,11 @@ def _linear(
     part = linear.rsplit(".", 1)[-1]
     if place.expert is not None:
         part = _EXPERT_PARTS[place.parameter.rsplit(".", 1)[-1]][place.part]
-    role = _role(place, module_name, out_features, model, modules, experts)
+    role = (
+        "router"
+        if place.parameter in flow.routers
+        else _role(place, module_name, out_features, model, modules, experts)
+    )
     found = re.search(r"\.layers\.(\d+)\.", name)
     layer = int(found.group(1)) if found else None
     reads = module_name if place.expert is not None else place.parameter

@@ -10,6 +10,7 @@ A norm's output is an origin under the norm's name, and anything that touches it
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from inspect import signature
 from itertools import count
 from typing import Any
 
@@ -38,12 +39,14 @@ class Dataflow:
     norm_of: the same keys -> the norm module whose output that is.
     norm_readers: norm module -> everything that reads its output as a matrix product.
     inexact: norm modules whose output also goes elsewhere.
+    routers: parameters between what experts read and which experts are chosen with what weight.
     """
 
     origin_of: dict[str, int] = field(default_factory=dict)
     norm_of: dict[str, str] = field(default_factory=dict)
     norm_readers: dict[str, list[str]] = field(default_factory=dict)
     inexact: set[str] = field(default_factory=set)
+    routers: set[str] = field(default_factory=set)
 
 
 class _Tracer(TorchDispatchMode):
@@ -53,6 +56,7 @@ class _Tracer(TorchDispatchMode):
         self.origins: dict[int, int] = {}
         self.parameters = dict(parameters)
         self.norms: dict[int, str] = {}
+        self.parents: dict[int, tuple[list[int], list[str]]] = {}  # origin -> origins and parameters it is made of
         self.inside_norm = 0
         self.alive: list[Any] = []  # ids are only unique among living objects
         self.fresh = count()
@@ -75,6 +79,17 @@ class _Tracer(TorchDispatchMode):
             readers = self.flow.norm_readers.setdefault(norm, [])
             if reader not in readers:
                 readers.append(reader)
+
+    def route(self, hidden: torch.Tensor, chosen: list[torch.Tensor]) -> None:
+        """Collect the parameters on the way from `hidden`, or from a norm of the router's own, to what was chosen."""
+        waiting, seen = [self.origin(tensor) for tensor in chosen], {self.origin(hidden)}
+        while waiting:
+            origin = waiting.pop()
+            if origin not in seen and origin not in self.norms:
+                seen.add(origin)
+                origins, parameters = self.parents.get(origin, ([], []))
+                waiting += origins
+                self.flow.routers.update(parameters)
 
     def leaks(self, tensor: torch.Tensor) -> None:
         norm = self.norms.get(self.origins.get(id(tensor), -1))
@@ -106,9 +121,12 @@ class _Tracer(TorchDispatchMode):
         elif not self.inside_norm and _touches_values(name):
             for tensor in activations:
                 self.leaks(tensor)
+        made_of = [self.origin(t) for t in activations], [self.parameters[id(t)] for t in weights]
         for result in _flatten(out):
             if isinstance(result, torch.Tensor):
-                self.tag(result, next(self.fresh))
+                origin = next(self.fresh)
+                self.tag(result, origin)
+                self.parents[origin] = made_of
         return out
 
 
@@ -170,6 +188,7 @@ def _hooks(model: nn.Module, tracer: _Tracer) -> Iterator[None]:
 
     def experts(module: nn.Module, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         tracer.read(names[id(module)], hidden)
+        tracer.route(hidden, [index, weights])
         return torch.zeros_like(hidden)
 
     handles = []
@@ -194,5 +213,7 @@ def is_one_plus(norm: nn.Module) -> bool:
     probe.__dict__.update(norm.__dict__)
     (size,) = norm.state_dict()["weight"].shape
     probe._parameters = {k: nn.Parameter(torch.zeros(size)) for k in norm._parameters}
+    # Gated norms take the gate as a second tensor.
+    required = [p for p in signature(probe.forward).parameters.values() if p.default is p.empty]
     with torch.no_grad():
-        return bool(probe(torch.ones(1, size)).abs().sum() > 0)
+        return bool(probe(*[torch.ones(1, size) for _ in required]).abs().sum() > 0)

@@ -49,6 +49,24 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 2,
         "first_k_dense_replace": 1,
     },
+    "hunyuan_v1_moe": {**COMMON, "num_experts": 4, "moe_topk": 2},
+    "afmoe": {
+        **COMMON,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 256,
+        "num_dense_layers": 1,
+    },
+    "jamba": {
+        **COMMON,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "expert_layer_period": 2,
+        "expert_layer_offset": 1,
+        "use_mamba_kernels": False,
+    },
     "gpt_oss": {**COMMON, "num_local_experts": 4},
     "llama": COMMON,
     "qwen3": {**COMMON, "tie_word_embeddings": True},
@@ -67,6 +85,6 @@ def make_family(model_type: str, folder: Path, **changes: Any) -> Path:
     for module in model.modules():
         if hasattr(module, "e_score_correction_bias"):
             bias = module.e_score_correction_bias
-            module.e_score_correction_bias = torch.linspace(-0.05, 0.05, len(bias), dtype=torch.float32)
+            bias.data = torch.linspace(-0.05, 0.05, bias.numel(), dtype=torch.float32).view(bias.shape)
     model.save_pretrained(folder)
     return folder

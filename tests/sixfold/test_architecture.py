@@ -101,6 +101,22 @@ def test_every_matrix_is_accounted_for(folders: Path, model_type: str) -> None:
     assert bool(architecture.stacked_experts) == (model_type == "gpt_oss")
 
 
+@pytest.mark.parametrize(
+    ("model_type", "router"),
+    [("hunyuan_v1_moe", "model.layers.1.mlp.gate.wg"), ("afmoe", "model.layers.1.mlp.router.gate")],
+)
+def test_a_router_is_known_by_what_it_decides(folders: Path, model_type: str, router: str) -> None:
+    """Wherever it stands in the block and whatever its name: it is what chooses experts."""
+    found = linear(derive(folders, model_type), router)
+    assert (found.role, found.quantizable) == ("router", False)
+
+
+def test_linears_outside_attention_and_mlp_are_left_alone(folders: Path) -> None:
+    mamba = [found for found in derive(folders, "jamba").linears if ".mamba." in found.name]
+    assert {found.role for found in mamba} == {"other"}
+    assert not any(found.quantizable for found in mamba)
+
+
 def test_tied_head_makes_the_last_norm_inexact(folders: Path) -> None:
     """The head is the embedding: scaling it would change what tokens look up."""
     architecture = derive(folders, "qwen3")
