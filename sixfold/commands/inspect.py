@@ -121,7 +121,7 @@ def _notes(architecture: "Architecture") -> list[str]:
     if architecture.tied_embeddings:
         notes.append("lm_head shares the embeddings' weights.")
     if architecture.stacked_experts:
-        notes.append("The experts of a layer are stored as one array; only the bf16 and gguf exporters can take that.")
+        notes.append("The experts of a layer are stored as one array; only the bf16 exporter takes that.")
     if architecture.not_run:
         notes.append(f"{len(architecture.not_run)} tensors are not run by transformers (MTP): kept, no statistics.")
     if architecture.unobserved:
