@@ -20,8 +20,7 @@ QZEROS = "qzeros"
 SCALES = "scales"
 
 _EXPERTS = re.compile(r"(.*\.experts)\.\d+\..*")
-_BLOCKS = (".mlp.", ".block_sparse_moe.")
-"""Names of the MoE block: engines read one under the other's name."""
+_ON_DISK, _IN_ENGINES = ".block_sparse_moe.", ".mlp."
 
 _FUSED = {
     "q_proj": "qkv_proj",
@@ -130,8 +129,5 @@ def _weight_names(linear: Linear) -> list[str]:
 
 
 def _aliases(name: str) -> list[str]:
-    found = [name]
-    for a, b in (_BLOCKS, _BLOCKS[::-1]):
-        if a in name:
-            found.append(name.replace(a, b))
-    return found
+    """The name, and what engines call it that give every MoE block one name."""
+    return [name, name.replace(_ON_DISK, _IN_ENGINES)] if _ON_DISK in name else [name]

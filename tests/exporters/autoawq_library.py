@@ -1,4 +1,4 @@
-"""The two modules of AutoAWQ that define its layout, imported without the package around them, which no longer imports."""
+"""The modules of AutoAWQ that define its layout, imported without the package around them, which no longer loads."""
 
 import sys
 from importlib import import_module

@@ -127,7 +127,7 @@ def test_the_smoothed_model_is_the_same_model(
 
 
 def randomize_vectors(folder: Path) -> None:
-    """Norms are ones and biases zeros in a fresh model; with those a wrong offset or a forgotten bias would not show."""
+    """Norms are ones and biases zeros in a fresh model, where a wrong offset or a forgotten bias would not show."""
     path = folder / "model.safetensors"
     tensors = load_file(path)
     generator = torch.Generator().manual_seed(1)
