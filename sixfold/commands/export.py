@@ -1,5 +1,7 @@
 """sixfold export: make artifacts, with whatever they need before and the card after."""
 
+import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -176,4 +178,6 @@ def _print_summary(outcomes: Sequence[Outcome], workspace: "Workspace", location
         click.echo(f"  {outcome.recipe} failed: {outcome.error}")
     total = sum(done.nbytes for _, done in made)
     click.echo(f"\n{len(made)} of {len(outcomes)} variants in {workspace.folder}, {size(total)} in all.")
-    click.echo(f"Next: sixfold status {location} --out {workspace.root}")
+    renamed = "" if workspace.model == Path(location).name else f" --name {workspace.model}"
+    program = "sixfold" if shutil.which("sixfold") else sys.argv[0]
+    click.echo(f"Next: {program} status {location} --out {workspace.root}{renamed}")
