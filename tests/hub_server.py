@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+
 
 @dataclass
 class HubState:
@@ -130,3 +134,16 @@ def serve_hub(repo: str, folder: Path) -> Iterator[HubState]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def the_only_hub(state: HubState, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Inside, huggingface_hub knows no other server and has an empty cache."""
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template.replace(constants.ENDPOINT, state.endpoint))
+    monkeypatch.setattr(constants, "ENDPOINT", state.endpoint)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    huggingface_hub.close_session()
+    yield
+    huggingface_hub.close_session()

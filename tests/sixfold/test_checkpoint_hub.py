@@ -17,7 +17,7 @@ from sixfold.checkpoint import Checkpoint, open_checkpoint
 from sixfold.errors import SixfoldError
 from sixfold.plan import TensorSlice
 from tests.checkpoints import save_model
-from tests.hub_server import HubState, serve_hub
+from tests.hub_server import HubState, serve_hub, the_only_hub
 
 REPO = "lab/tiny-pruned"
 
@@ -32,17 +32,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubState]:
     )
     (folder / "pytorch_model.bin").write_bytes(b"x" * 1000)
     save_file({"copy": torch.zeros(4)}, folder / "consolidated.safetensors")
-    with serve_hub(REPO, folder) as state:
-        template = constants.HUGGINGFACE_CO_URL_TEMPLATE
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", template.replace(constants.ENDPOINT, state.endpoint)
-        )
-        monkeypatch.setattr(constants, "ENDPOINT", state.endpoint)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        huggingface_hub.close_session()
+    with serve_hub(REPO, folder) as state, the_only_hub(state, tmp_path / "cache", monkeypatch):
         yield state
-        huggingface_hub.close_session()
 
 
 def content(checkpoint: Checkpoint) -> str:
