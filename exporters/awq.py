@@ -11,13 +11,15 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from exporters.awq_decisions import Search, decide_layer, decided
-from exporters.awq_smoothing import SmoothingGroup, select, smoothing_groups
+from exporters.awq_smoothing import SmoothingGroup, misfit_of, smoothing_groups
 from exporters.formats import autoawq
 from exporters.formats import pack_quantized as pack_format
+from exporters.formats.module_names import unquantized_modules
 from exporters.numerics.awq_packing import BITS, PER_WORD, pack_gemm, pack_quantized, quantize
 from exporters.numerics.awq_search import grid
 from exporters.protocol import Decided, Decisions
 from exporters.safetensors_layout import Draft, DraftTensor, carried_texts, config_text, kept_draft, place, whole
+from exporters.selection import select
 from sixfold.architecture import Linear, require_separate_experts
 from sixfold.errors import SixfoldError
 from sixfold.plan import ExportPlan, Unit
@@ -58,7 +60,7 @@ class AwqExporter:
         require_separate_experts(source.architecture, recipe.name)
         options = _options(recipe)
         linears = source.architecture.linears
-        selection = select(linears, recipe, options.group_size)
+        selection = select(linears, recipe, misfit_of(options.group_size))
         groups = smoothing_groups(source, linears, selection.quantized)
         by_weight = {linear.weight: linear for linear in linears}
         rescaled = _rescaled(source, groups, selection.quantized)
@@ -88,7 +90,7 @@ class AwqExporter:
             raise SixfoldError(f"{recipe.name} needs calibration statistics", "run `sixfold calibrate MODEL` first")
         options = _options(recipe)
         linears = [linear for linear in source.architecture.linears if linear.layer == layer]
-        quantized = select(linears, recipe, options.group_size).quantized
+        quantized = select(linears, recipe, misfit_of(options.group_size)).quantized
         groups = smoothing_groups(source, linears, quantized)
         tensors = source.checkpoint.tensors
         stored = {
@@ -172,7 +174,7 @@ def _rescaled(
 
 def _quantization_config(source: Source, options: Options, quantized: frozenset[str]) -> dict[str, Any]:
     linears = source.architecture.linears
-    entries = autoawq.modules_to_not_convert(linears, quantized, source.architecture.not_run)
+    entries = unquantized_modules(linears, quantized, source.architecture.not_run)
     if options.layout == "pack-quantized":
         return pack_format.quantization_config(BITS, options.group_size, entries)
     autoawq.check_not_converted(entries, linears, quantized)

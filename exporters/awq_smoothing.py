@@ -1,4 +1,4 @@
-"""Which Linears AWQ quantizes, and which scales can be moved between which weights without changing the model.
+"""Which Linears AWQ can hold, and which scales can be moved between which weights without changing the model.
 
 A *smoothing group* is something whose output channels can be divided by a scale, and all the Linears that read that
 output, whose input channels are multiplied by it. Three kinds hold exactly:
@@ -10,16 +10,13 @@ output, whose input channels are multiplied by it. Three kinds hold exactly:
   attention averages values.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from exporters.numerics.awq_packing import PER_WORD
 from sixfold.architecture import Architecture, Linear
 from sixfold.checkpoint import Checkpoint
-from sixfold.errors import SixfoldError
-from sixfold.recipe import Recipe
 from sixfold.source import Source
 
 _GATED = (("gate", "up", "down"), ("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
@@ -28,14 +25,6 @@ _ATTENTION_PARTS = frozenset("q_proj k_proj v_proj o_proj q_norm k_norm q_layern
 _CLAMPED_UP = "swiglu_limit"
 _CLAMPED_V = "clip_qkv"
 """Config fields that say that a projection's output is clamped before it is used: a scale cannot pass through."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """quantized: names. notes: what stays in BF16 for the recipe's or the format's sake, and why."""
-
-    quantized: frozenset[str]
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -49,50 +38,15 @@ class SmoothingGroup:
     one_plus: bool = False
 
 
-def select(linears: Sequence[Linear], recipe: Recipe, group_size: int) -> Selection:
-    """Decide for whole layers at a time (`linears` holds all of a layer's, or several layers').
+def misfit_of(group_size: int) -> Callable[[Linear], str]:
+    """Why AWQ cannot hold a Linear, "" where it can."""
 
-    Engines fuse some Linears and treat the experts of a layer as one: where one is kept, so are the others.
-    Raises SixfoldError where a size is indivisible and the recipe says to fail.
-    """
-    candidates = [linear for linear in linears if linear.quantizable and linear.layer is not None]
-    named = {x.name for x in candidates if any(re.search(pattern, x.name) for pattern in recipe.keep)}
-    indivisible = [x for x in candidates if x.in_features % group_size or x.out_features % PER_WORD]
-    indivisible = [x for x in indivisible if x.name not in named]
-    if indivisible and recipe.indivisible == "fail":
-        first = indivisible[0]
-        raise SixfoldError(
-            f"{recipe.name}: {first.name} is {first.out_features} x {first.in_features}; AWQ needs input channels in"
-            f" groups of {group_size} and output channels in groups of {PER_WORD}"
-            f" ({len(indivisible)} Linears do not fit)",
-            "set `indivisible: keep` to leave them in BF16, or `keep` them by name",
-        )
-    unfit = {linear.name for linear in indivisible}
-    kept = named | unfit
-    kept_layers = {x.layer for x in candidates if x.expert is not None and x.name in kept}
-    widened = {
-        x.name
-        for x in candidates
-        if x.name not in kept and (not kept.isdisjoint(x.fused) or (x.expert is not None and x.layer in kept_layers))
-    }
-    notes = (
-        (named, "kept in BF16 by the recipe"),
-        (unfit, f"kept in BF16, since {group_size} does not divide its input or {PER_WORD} its output channels"),
-        (widened, "kept in BF16, since engines fuse it with one that is"),
-    )
-    return Selection(
-        frozenset(x.name for x in candidates) - kept - widened,
-        tuple(f"{_listed(sorted(names))}: {why}" for names, why in notes if names),
-    )
+    def misfit(linear: Linear) -> str:
+        if linear.in_features % group_size:
+            return f"{group_size} does not divide its input channels"
+        return f"{PER_WORD} does not divide its output channels" if linear.out_features % PER_WORD else ""
 
-
-def _listed(names: Sequence[str]) -> str:
-    """Names with their numbers left out where that makes one of many: "model.layers.*.mlp.down_proj (12)"."""
-    counts: dict[str, int] = {}
-    for name in names:
-        pattern = re.sub(r"\.\d+\.", ".*.", name)
-        counts[pattern] = counts.get(pattern, 0) + 1
-    return ", ".join(f"{pattern} ({count})" for pattern, count in counts.items())
+    return misfit
 
 
 def smoothing_groups(

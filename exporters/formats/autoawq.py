@@ -7,9 +7,10 @@ number, and `check_not_converted` proves on the plan's own names that they hit w
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from exporters.formats.module_names import aliases, module_names
 from sixfold.architecture import Linear
 from sixfold.errors import SixfoldError
 
@@ -18,9 +19,6 @@ VERSION = "gemm"
 QWEIGHT = "qweight"
 QZEROS = "qzeros"
 SCALES = "scales"
-
-_EXPERTS = re.compile(r"(.*\.experts)\.\d+\..*")
-_ON_DISK, _IN_ENGINES = ".block_sparse_moe.", ".mlp."
 
 _FUSED = {
     "q_proj": "qkv_proj",
@@ -47,27 +45,6 @@ def quantization_config(bits: int, group_size: int, not_converted: Sequence[str]
     }
 
 
-def modules_to_not_convert(linears: Sequence[Linear], quantized: frozenset[str], not_run: Iterable[str]) -> list[str]:
-    """Entries for all of a model's Linears but the `quantized` ones, and for what transformers does not run.
-
-    quantized: names; of a layer's experts all or none, since engines convert them as one module.
-    not_run: tensor names. Engines do build these modules (multi-token prediction), some a level deeper than on disk
-    ("model.layers.61.mtp_block.self_attn..."): a layer of which nothing else runs is excluded by its prefix.
-    """
-    names: dict[str, None] = {}
-    for linear in linears:
-        if linear.name not in quantized:
-            names.update(dict.fromkeys(_module_names(linear)))
-    running = {_layer(linear.name) for linear in linears}
-    for tensor in not_run:
-        layer = _layer(tensor)
-        if layer and layer not in running:
-            names[layer] = None
-        elif tensor.endswith(".weight") and "norm" not in tensor.rsplit(".", 2)[-2]:
-            names.update(dict.fromkeys(_aliases(_module(tensor.removesuffix(".weight")))))
-    return list(names)
-
-
 def check_not_converted(entries: Sequence[str], linears: Sequence[Linear], quantized: frozenset[str]) -> None:
     """Raises SixfoldError where an entry hits a quantized Linear under any name that engines know it by, or another
     Linear is missed under one."""
@@ -75,7 +52,7 @@ def check_not_converted(entries: Sequence[str], linears: Sequence[Linear], quant
     for linear in linears:
         if linear.name not in quantized:
             continue
-        for name in (*_module_names(linear), *_weight_names(linear)):
+        for name in (*module_names(linear), *_weight_names(linear)):
             if name in checked:
                 continue
             checked.add(name)
@@ -89,7 +66,7 @@ def check_not_converted(entries: Sequence[str], linears: Sequence[Linear], quant
     for linear in linears:
         if linear.name in quantized:
             continue
-        for name in _module_names(linear):
+        for name in module_names(linear):
             if not any(_hits(entry, name) for entry in entries):
                 raise SixfoldError(
                     f"AWQ: {linear.name} is not quantized, but engines would convert it as {name!r}",
@@ -102,32 +79,11 @@ def _hits(entry: str, name: str) -> bool:
     return entry in name or re.match(entry, name) is not None
 
 
-def _module(name: str) -> str:
-    """The module that engines decide about: all experts of a layer are one."""
-    found = _EXPERTS.fullmatch(name)
-    return found.group(1) if found else name
-
-
-def _layer(name: str) -> str:
-    """The prefix of a decoder layer with its closing dot, "" outside of them."""
-    found = re.match(r"(?:.*\.)?layers\.\d+\.", name)
-    return found.group(0) if found else ""
-
-
-def _module_names(linear: Linear) -> list[str]:
-    return sorted({alias for name in (linear.name, linear.module) for alias in _aliases(_module(name))})
-
-
 def _weight_names(linear: Linear) -> list[str]:
     """Names that a Linear has inside of an engine before and after it is fused; one expert stands for all."""
     names = set()
-    for alias in _aliases(linear.name):
+    for alias in aliases(linear.name):
         alias = re.sub(r"\.experts\.\d+\.", ".experts.0.", alias)
         parent, _, last = alias.rpartition(".")
         names |= {alias, f"{parent}.{_FUSED.get(last, last)}"}
     return sorted(names)
-
-
-def _aliases(name: str) -> list[str]:
-    """The name, and what engines call it that give every MoE block one name."""
-    return [name, name.replace(_ON_DISK, _IN_ENGINES)] if _ON_DISK in name else [name]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from exporters.formats.autoawq import modules_to_not_convert
+from exporters.formats.module_names import unquantized_modules
 from exporters.safetensors_layout import config_text
 from sixfold.architecture import Architecture
 from sixfold.source import Source
@@ -105,6 +105,6 @@ def ignore_list(architecture: Architecture, quantized: frozenset[str]) -> list[s
     Entries are full names, which are compared whole, or `re:` and an expression that must match at the beginning: for
     all experts of a layer, and for layers that transformers does not run (multi-token prediction).
     """
-    names = modules_to_not_convert(architecture.linears, quantized, architecture.not_run)
+    names = unquantized_modules(architecture.linears, quantized, architecture.not_run)
     entries = [rf"re:{re.escape(n.rstrip('.'))}(\.|$)" if n.endswith((".", ".experts")) else n for n in names]
     return entries if "lm_head" in entries or not architecture.tied_embeddings else [*entries, "lm_head"]

@@ -17,7 +17,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from exporters.formats.autoawq import modules_to_not_convert
+from exporters.formats.module_names import unquantized_modules
 from exporters.safetensors_layout import config_text
 from sixfold import __version__
 from sixfold.architecture import Architecture
@@ -72,7 +72,7 @@ def exclude_modules(architecture: Architecture, quantized: frozenset[str]) -> li
 
     vLLM also takes each entry as a substring, so a name ends where the module's does, and a layer's at its dot.
     """
-    names = modules_to_not_convert(architecture.linears, quantized, architecture.not_run)
+    names = unquantized_modules(architecture.linears, quantized, architecture.not_run)
     entries = [n + "*" if n.endswith((".", ".experts")) else n for n in names]
     return entries if "lm_head" in entries or not architecture.tied_embeddings else [*entries, "lm_head"]
 

@@ -11,7 +11,7 @@ WEIGHT_SHAPE = "weight_shape"
 
 
 def quantization_config(bits: int, group_size: int, not_converted: Sequence[str]) -> dict[str, Any]:
-    """not_converted: modules as AutoAWQ's config lists them (exporters.formats.autoawq)."""
+    """not_converted: modules as AutoAWQ's config lists them (exporters.formats.module_names)."""
     return {
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",

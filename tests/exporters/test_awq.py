@@ -11,9 +11,11 @@ from safetensors.torch import load_file, save_file
 from calibration.calibrate import calibrate
 from exporters.awq import EXPORTER
 from exporters.awq_decisions import decided
-from exporters.awq_smoothing import select
-from exporters.formats.autoawq import check_not_converted, modules_to_not_convert
+from exporters.awq_smoothing import misfit_of
+from exporters.formats.autoawq import check_not_converted
+from exporters.formats.module_names import unquantized_modules
 from exporters.protocol import Decisions
+from exporters.selection import select
 from sixfold.architecture import Linear
 from sixfold.errors import SixfoldError
 from sixfold.recipe import Calibration
@@ -231,7 +233,7 @@ def test_a_router_beside_a_dense_layer_does_not_exclude_it() -> None:
     router = linear("model.layers.1.mlp.gate", role="router", quantizable=False)
     dense = [linear(f"model.layers.{i}.mlp.{part}_proj") for i in (0, 11) for part in ("gate", "up", "down")]
     quantized = frozenset(x.name for x in dense)
-    entries = modules_to_not_convert([router, *dense], quantized, ())
+    entries = unquantized_modules([router, *dense], quantized, ())
     check_not_converted(entries, [router, *dense], quantized)
     assert not skipped("model.layers.11.mlp.gate_up_proj", entries)
 
@@ -242,7 +244,7 @@ def test_a_router_whose_name_begins_a_quantized_neighbours_is_refused(part: str)
     router = linear("model.layers.0.mlp.gate", role="router", quantizable=False)
     dense = linear(f"model.layers.0.mlp.{part}")
     quantized = frozenset([dense.name])
-    entries = modules_to_not_convert([router, dense], quantized, ())
+    entries = unquantized_modules([router, dense], quantized, ())
     with pytest.raises(SixfoldError, match=rf"mlp\.gate'.*'model.layers.0.mlp.gate.*{dense.name} is quantized"):
         check_not_converted(entries, [router, dense], quantized)
 
@@ -255,8 +257,8 @@ def test_a_linear_that_no_entry_covers_is_noticed() -> None:
 
 def test_layers_that_do_not_run_are_excluded_by_their_prefix(demo: Source) -> None:
     linears = demo.architecture.linears
-    quantized = select(linears, AWQ, 128).quantized
-    entries = modules_to_not_convert(linears, quantized, ["model.layers.2.self_attn.q_proj.weight", "mtp.fc.weight"])
+    quantized = select(linears, AWQ, misfit_of(128)).quantized
+    entries = unquantized_modules(linears, quantized, ["model.layers.2.self_attn.q_proj.weight", "mtp.fc.weight"])
     check_not_converted(entries, linears, quantized)
     assert skipped("model.layers.2.mtp_block.mlp.experts", entries)
     assert skipped("mtp.fc", entries)

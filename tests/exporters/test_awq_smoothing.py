@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM
 from exporters import awq_decisions
 from exporters.awq import EXPORTER, QUANTIZED, RESCALED, RESCALED_ONE_PLUS, rescale
 from exporters.awq_decisions import Found, decided
-from exporters.awq_smoothing import SmoothingGroup, select, smoothing_groups
+from exporters.awq_smoothing import SmoothingGroup, misfit_of, smoothing_groups
 from exporters.safetensors_layout import whole
+from exporters.selection import select
 from sixfold.errors import SixfoldError
 from sixfold.source import Source
 from sixfold.statistics import Statistics
@@ -106,7 +107,7 @@ def test_the_smoothed_model_is_the_same_model(
     randomize_vectors(folder)
     source = open_source(folder)
     linears = source.architecture.linears
-    groups = smoothing_groups(source, linears, select(linears, AWQ, 128).quantized)
+    groups = smoothing_groups(source, linears, select(linears, AWQ, misfit_of(128)).quantized)
     counts: dict[str, int] = {}
     for group in groups:
         last = group.source.rpartition(".")[2]
@@ -144,7 +145,7 @@ def demo() -> Source:
 
 def groups_of(source: Source) -> dict[str, SmoothingGroup]:
     linears = source.architecture.linears
-    return {g.source: g for g in smoothing_groups(source, linears, select(linears, AWQ, 128).quantized)}
+    return {g.source: g for g in smoothing_groups(source, linears, select(linears, AWQ, misfit_of(128)).quantized)}
 
 
 def test_the_router_is_among_the_readers_of_its_norm(demo: Source) -> None:
@@ -188,24 +189,25 @@ def test_shared_value_heads_are_not_smoothed(tmp_path: Path) -> None:
 def test_sizes_that_a_group_does_not_divide_are_kept_or_refused(tmp_path: Path) -> None:
     folder = make_family("llama", tmp_path / "llama", hidden_size=192, head_dim=48)
     source = open_source(folder)
-    selection = select(source.architecture.linears, AWQ, 128)
+    selection = select(source.architecture.linears, AWQ, misfit_of(128))
     assert selection.quantized == {f"model.layers.{i}.mlp.down_proj" for i in (0, 1)}
-    assert "128 does not divide" in selection.notes[0]
-    assert "model.layers.*.self_attn.q_proj (2)" in selection.notes[0]
-    assert len(select(source.architecture.linears, AWQ, 64).quantized) == 14
+    (note,) = [note for note in selection.notes if "128 does not divide its input channels" in note]
+    assert "model.layers.*.self_attn.q_proj (2)" in note
+    assert len(select(source.architecture.linears, AWQ, misfit_of(64)).quantized) == 14
     with pytest.raises(SixfoldError, match=r"mlp.gate_proj is 512 x 192.*indivisible: keep"):
         EXPORTER.plan(source, AWQ.model_copy(update={"indivisible": "fail"}), None)
 
 
 def test_what_engines_treat_as_one_is_kept_as_one(demo: Source) -> None:
     kept = AWQ.model_copy(update={"keep": (r"layers\.0\.self_attn\.k_proj", r"layers\.1\..*experts\.3\.w2")})
-    selection = select(demo.architecture.linears, kept, 128)
-    plain = select(demo.architecture.linears, AWQ, 128)
+    selection = select(demo.architecture.linears, kept, misfit_of(128))
+    plain = select(demo.architecture.linears, AWQ, misfit_of(128))
     lost = plain.quantized - selection.quantized
     attention = {f"model.layers.0.self_attn.{n}_proj" for n in "qkv"}
     experts = {f"model.layers.1.block_sparse_moe.experts.{i}.{w}" for i in range(8) for w in ("w1", "w2", "w3")}
     assert lost == attention | experts
-    assert [note.partition(": ")[2].partition(",")[0] for note in selection.notes] == [
-        "kept in BF16 by the recipe",
-        "kept in BF16",
+    assert [note.partition(":")[0] for note in selection.notes] == [
+        "in BF16 (never quantized)",
+        "in BF16 (kept by the recipe)",
+        "in BF16 (engines load it together with one that is kept)",
     ]
