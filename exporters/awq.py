@@ -14,6 +14,7 @@ from exporters.awq_decisions import Search, decide_layer, decided
 from exporters.awq_smoothing import SmoothingGroup, misfit_of, smoothing_groups
 from exporters.formats import autoawq
 from exporters.formats import pack_quantized as pack_format
+from exporters.formats.compressed_tensors import ignore_list
 from exporters.formats.module_names import unquantized_modules
 from exporters.numerics.awq_packing import BITS, PER_WORD, pack_gemm, pack_quantized, quantize
 from exporters.numerics.awq_search import grid
@@ -174,9 +175,10 @@ def _rescaled(
 
 def _quantization_config(source: Source, options: Options, quantized: frozenset[str]) -> dict[str, Any]:
     linears = source.architecture.linears
+    if options.layout == pack_format.FORMAT:
+        ignore = ignore_list(source.architecture, quantized)
+        return pack_format.quantization_config(BITS, options.group_size, ignore)
     entries = unquantized_modules(linears, quantized, source.architecture.not_run)
-    if options.layout == "pack-quantized":
-        return pack_format.quantization_config(BITS, options.group_size, entries)
     autoawq.check_not_converted(entries, linears, quantized)
     return autoawq.quantization_config(BITS, options.group_size, entries)
 

@@ -5,7 +5,8 @@ What is decided, by name ("*" stands for every expert of the layer):
     <module>.out       float32 [out], or [experts, out] for the experts' up projections: divides the module's outputs
     <module>.in        float32 [in], or [experts, in] for the experts' down projections: multiplies the input channels
     <module>.importance  float32 [in] or [experts, in]: mean square of the module's inputs, where ranges are clipped
-    <source>.loss      float64 [2] or [experts, 2]: squared output error, rounded plainly and with the chosen scale
+    <source>.loss      float64 [2] or [experts, 2]: relative squared error of the readers' outputs times the tokens
+                       they saw, rounded plainly and with the chosen scale
     <reader>.rounding  float64 []: relative change of an unquantized reader's outputs by rounding its rescaled weights
 
 Sums over Linears are taken in source order and each Linear by one thread, so the number of threads changes nothing.
@@ -21,7 +22,7 @@ from typing import TypeAlias
 import torch
 
 from exporters.awq_smoothing import SmoothingGroup
-from exporters.numerics.awq_search import PLAIN, GridPoint, candidate_scales, losses, weight_sum
+from exporters.numerics.awq_search import PLAIN, GridPoint, candidate_scales, losses, output_energy, weight_sum
 from exporters.protocol import Decided, Decisions
 from exporters.safetensors_layout import whole
 from sixfold.architecture import Linear
@@ -29,10 +30,6 @@ from sixfold.checkpoint import Checkpoint
 from sixfold.statistics import InputStatistics, Statistics
 
 _EXPERT = re.compile(r"(?<=\.experts\.)\d+(?=\.)")
-
-
-FINALISTS = 4
-"""Candidates, plain rounding among them, that are compared again with clipped ranges."""
 
 
 @dataclass(frozen=True)
@@ -116,27 +113,33 @@ def find_scale(search: Search, group: SmoothingGroup, each: _Each) -> Found | No
         return torch.stack([weight_sum(search.weight(x.name), search.group_size) for x in linears]).sum(0)
 
     w_sum = torch.stack(list(each(magnitudes, inputs))).sum(0)
-    outputs = sum(linear.out_features for same in inputs for linear in same)
-    scales = candidate_scales(search.points, x_mean, (w_sum / outputs).float())
+    w_mean = (w_sum / sum(linear.out_features for same in inputs for linear in same)).float()
+    scales = candidate_scales(search.points, x_mean, w_mean)
     total = torch.stack(list(each(lambda linears: _losses(search, linears, scales, clip=False), inputs))).sum(0)
-    plain = search.points.index(PLAIN)
+    ends = [search.points.index(PLAIN), int(total.argmin())]
+    scales, total = scales[ends], total[ends]
     if search.clip:
-        # Clipped ranges change the order of the candidates, and cost several times as much to find.
-        finalists = [plain, *(i for i in total.argsort().tolist() if i != plain)][:FINALISTS]
-        scales, plain = scales[finalists], 0
+        # Clipped ranges cost several times as much to find, and take a part of the gain: is the best still better?
         total = torch.stack(list(each(lambda linears: _losses(search, linears, scales, clip=True), inputs))).sum(0)
     best = int(total.argmin())
-    return Found(scales[best], torch.stack([total[plain], total[best]]))
+    return Found(scales[best], torch.stack([total[0], total[best]]))
 
 
 def _losses(search: Search, linears: _Linears, scales: torch.Tensor, *, clip: bool) -> torch.Tensor:
-    """Error per candidate of Linears with one input, expected over all the tokens that calibration ran."""
+    """Error per candidate of Linears with one input, times the tokens that they saw: float64 [candidates].
+
+    Each Linear's error is relative to its own outputs: what reads them (a norm, an activation function, a product)
+    makes their magnitudes incomparable, and the larger outputs would decide for all.
+    """
     seen = search.seen(linears[0])
     if not len(seen.sample):
         return torch.zeros(len(scales), dtype=torch.float64)
-    importance = mean_square(seen) if clip else None
-    found = [losses(search.weight(x.name), seen.sample, scales, search.group_size, importance) for x in linears]
-    return torch.stack(found).sum(0) * (seen.count / len(seen.sample))
+    weight = torch.cat([search.weight(linear.name) for linear in linears])
+    found = losses(weight, seen.sample, scales, search.group_size, mean_square(seen) if clip else None)
+    sizes = [linear.out_features for linear in linears]
+    errors = torch.stack([part.sum(1, dtype=torch.float64) for part in found.split(sizes, 1)])
+    outputs = torch.stack([part.sum(dtype=torch.float64) for part in output_energy(weight, seen.sample).split(sizes)])
+    return (errors / outputs.clamp(min=1e-30)[:, None]).sum(0) * seen.count
 
 
 def mean_square(seen: InputStatistics) -> torch.Tensor:

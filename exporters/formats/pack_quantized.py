@@ -1,42 +1,50 @@
 """config.json of compressed-tensors' pack-quantized format: 4-bit integers with a scale and zero point per group."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
+
+from exporters.formats.compressed_tensors import VERSION
 
 WEIGHT_PACKED = "weight_packed"
 WEIGHT_SCALE = "weight_scale"
 WEIGHT_ZERO_POINT = "weight_zero_point"
 WEIGHT_SHAPE = "weight_shape"
 
+FORMAT = "pack-quantized"
+SCHEME = "W4A16_ASYM"
 
-def quantization_config(bits: int, group_size: int, not_converted: Sequence[str]) -> dict[str, Any]:
-    """not_converted: modules as AutoAWQ's config lists them (exporters.formats.module_names)."""
+
+def quantization_config(bits: int, group_size: int, ignore: Sequence[str]) -> dict[str, Any]:
+    """ignore: as exporters.formats.compressed_tensors.ignore_list makes it."""
     return {
-        "quant_method": "compressed-tensors",
-        "format": "pack-quantized",
-        "quantization_status": "compressed",
         "config_groups": {
-            "group_0": {
-                "targets": ["Linear"],
-                "weights": {
-                    "num_bits": bits,
-                    "type": "int",
-                    "symmetric": False,
-                    "strategy": "group",
-                    "group_size": group_size,
-                    "dynamic": False,
-                },
+            SCHEME: {
+                "format": FORMAT,
                 "input_activations": None,
                 "output_activations": None,
+                "targets": ["Linear"],
+                "weights": {
+                    "actorder": None,
+                    "block_structure": None,
+                    "dynamic": False,
+                    "group_size": group_size,
+                    "num_bits": bits,
+                    "observer": None,
+                    "observer_kwargs": {},
+                    "scale_dtype": None,
+                    "strategy": "group",
+                    "symmetric": False,
+                    "type": "int",
+                    "zp_dtype": "torch.int8",
+                },
             }
         },
-        "ignore": [entry for name in not_converted for entry in _ignored(name)],
+        "format": FORMAT,
+        "global_compression_ratio": None,
+        "ignore": list(ignore),
+        "kv_cache_scheme": None,
+        "quant_method": "compressed-tensors",
+        "quantization_status": "compressed",
+        "transform_config": {},
+        "version": VERSION,
     }
-
-
-def _ignored(name: str) -> list[str]:
-    """Names are matched whole here, so a module of experts and a whole layer need a regular expression."""
-    if name.endswith((".", ".experts")):
-        return [rf"re:{re.escape(name.rstrip('.'))}\..*"]
-    return [name]

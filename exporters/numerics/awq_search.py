@@ -2,11 +2,11 @@
 
 For Linears with weights W [out, in] that share input rows X, and a candidate s > 0 per input channel, rounding W * s
 and feeding X / s instead of X gives the outputs X W^T + (X / s) E^T with E = round(W * s) - W * s. The loss of s is the
-squared sum of that second term over all Linears, and the candidates are AWQModifier's grid (llmcompressor; the scales
-after Lin et al., "AWQ: Activation-aware Weight Quantization", arXiv 2306.00978).
+squared sum of that second term, and the candidates are AWQModifier's grid (llmcompressor; the scales after Lin et al.,
+"AWQ: Activation-aware Weight Quantization", arXiv 2306.00978).
 
-A search streams: a Linear's weights are needed once for `weight_sum` and once for `losses`, and never two Linears'
-at a time. Results depend on the order of float sums; that is why they are recorded as decisions.
+A search streams: weights are needed once for `weight_sum` and once for each call of `losses`, and never those of two
+inputs at a time. Results depend on the order of float sums; that is why they are recorded as decisions.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,9 @@ from typing import Literal
 
 import torch
 
-from exporters.numerics.awq_packing import channel_importance, parameters, rounding_error
+from exporters.numerics.awq_packing import BLOCK_ELEMENTS, channel_importance, parameters, rounding_error
 
 DuoScaling = bool | Literal["both"]
-
-BLOCK_ELEMENTS = 1 << 17
-"""Weights rounded at a time: half a megabyte of float32 stays in a core's cache between the passes over it."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ def weight_sum(weight: torch.Tensor, group: int) -> torch.Tensor:
 def losses(
     weight: torch.Tensor, rows: torch.Tensor, scales: torch.Tensor, group: int, importance: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Squared output error summed over `rows` for each candidate: float64 [points].
+    """Squared error of each output, summed over `rows`, for each candidate: float32 [points, out].
 
     weight: [out, in]. rows: [S, in], the input rows X. scales: float32 [points, in].
     importance: float32 [in], if ranges are to be clipped as awq_packing.quantize does; None: they are not.
@@ -87,15 +84,20 @@ def losses(
     out_features, in_features = weight.shape
     scaled_rows = triangular(rows.to(torch.float32))[None] / scales[:, None]
     scaled_importance = [channel_importance(importance, scale, group) for scale in scales]
-    total = torch.zeros(len(scales), dtype=torch.float64)
+    total = torch.empty((len(scales), out_features))
     step = max(1, BLOCK_ELEMENTS // in_features)
     for start in range(0, out_features, step):
         block = weight[start : start + step].to(torch.float32)
         for i, scale in enumerate(scales):
             values = (block * scale).view(block.shape[0], -1, group)
             error = rounding_error(values, *parameters(values, scaled_importance[i])).view_as(block)
-            total[i] += torch.mm(scaled_rows[i], error.t()).square_().sum(dtype=torch.float64)
+            torch.sum(torch.mm(scaled_rows[i], error.t()).square_(), 0, out=total[i, start : start + step])
     return total
+
+
+def output_energy(weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Squared outputs, summed over `rows` [S, in], for weights [out, in]: float32 [out]."""
+    return torch.mm(rows.to(torch.float32), weight.to(torch.float32).t()).square_().sum(0)
 
 
 def triangular(rows: torch.Tensor) -> torch.Tensor:
