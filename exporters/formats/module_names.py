@@ -1,6 +1,6 @@
 """What engines call the modules that stay unquantized: every format's config must list them under each name.
 
-vLLM gives every MoE block one name (`.mlp`), whatever the checkpoint calls it, and a layer's experts are one module to it.
+vLLM gives every MoE block one name (`.mlp`), whatever the checkpoint calls it, and takes the experts of a layer as one.
 """
 
 import re
