@@ -148,7 +148,10 @@ def check_disk(source: Source, recipes: Sequence[Recipe], workspace: Workspace) 
         if plan is not None and state_of(folder, plan.manifest, None).name != "current":
             present = sum(p.stat().st_blocks * 512 for p in (folder / PARTIAL / recipe.name).glob("*"))
             needed += max(0, plan.nbytes - present)
-    workspace.root.mkdir(parents=True, exist_ok=True)
+    try:
+        workspace.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SixfoldError(f"cannot make {workspace.folder}: {error.strerror}", "choose another OUT") from error
     free = shutil.disk_usage(workspace.root).free
     if needed > free:
         raise SixfoldError(

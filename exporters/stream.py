@@ -207,7 +207,13 @@ def _bytes_of(tensor: torch.Tensor) -> memoryview:
 
 def _write(descriptor: int, data: memoryview, offset: int) -> None:
     while len(data):
-        written = os.pwrite(descriptor, data, offset)
+        try:
+            written = os.pwrite(descriptor, data, offset)
+        except OSError as error:
+            raise SixfoldError(
+                f"writing the artifact failed: {error.strerror}",
+                "see to the disk that OUT is on and run the same command again: it goes on where this one stopped",
+            ) from error
         data = data[written:]
         offset += written
 

@@ -206,6 +206,12 @@ def test_too_little_disk_is_said_before_the_work(
         check_disk(source, [BF16], Workspace(tmp_path / "out", "tiny"))
 
 
+def test_an_output_folder_that_cannot_be_made(source: Source, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(SixfoldError, match=r"cannot make .*out/tiny: Not a directory; choose another OUT"):
+        check_disk(source, [BF16], Workspace(tmp_path / "out", "tiny"))
+
+
 def test_two_processes_do_not_write_one_artifact(source: Source, tmp_path: Path) -> None:
     folder = Workspace(tmp_path / "out", "tiny").variant("BF16")
     with placing.locked(folder / PARTIAL, "bf16"):

@@ -1,7 +1,9 @@
 """The stream: same bytes whatever the threads, no final name before a file is whole, and a kill costs little."""
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -186,6 +188,15 @@ def test_an_exporter_that_breaks_its_plan_is_named(checkpoint: Checkpoint, tmp_p
         SixfoldError, match=r"layer\.0\.weight was planned with 10240 bytes, but its exporter made 5120"
     ):
         run(doubled_plan(checkpoint), checkpoint, tmp_path / "out", short)
+
+
+def test_a_full_disk_is_one_sentence(checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, data: memoryview, offset: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(stream.os, "pwrite", full)
+    with pytest.raises(SixfoldError, match="writing the artifact failed: No space left on device; see to the disk"):
+        run(doubled_plan(checkpoint), checkpoint, tmp_path / "out")
 
 
 def test_unaligned_tensors_are_ordered_by_element_size(checkpoint: Checkpoint, tmp_path: Path) -> None:
