@@ -5,12 +5,12 @@ scales) exists for ModelOpt's layout, whose readers know nothing else for the ex
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from exporters.formats import compressed_tensors, modelopt
+from exporters.formats.layouts import LayoutOptions, layout_name, layout_of
 from exporters.input_maxima import largest_inputs
 from exporters.numerics.fp8 import BLOCK, quantize_blocks, quantize_channels, quantize_tensors, static_scale
 from exporters.protocol import Decided, Decisions
@@ -25,36 +25,26 @@ from sixfold.statistics import Statistics
 
 ENCODING = "fp8"
 _SCHEMES = {"compressed-tensors": ("FP8_DYNAMIC", "FP8_BLOCK"), "modelopt": ("FP8", "FP8_DYNAMIC")}
-_LAYOUTS = {"compressed-tensors": compressed_tensors, "modelopt": modelopt}
-
-
-class Options(BaseModel):
-    """layout: whose names and config the files carry."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    layout: Literal["compressed-tensors", "modelopt"] = "compressed-tensors"
 
 
 class Fp8Exporter:
-    Options: type[BaseModel] = Options
+    Options: type[BaseModel] = LayoutOptions
 
     def needs_statistics(self, recipe: Recipe) -> bool:
         return recipe.scheme == "FP8"
 
     def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
-        options = _options(recipe)
-        _check(source, recipe, options)
+        _check(source, recipe)
         selection = _select(source.architecture.linears, recipe)
         # Only a scale that fused Linears share makes them one unit; else each is read and written by itself.
         groups = selection.groups
         if recipe.scheme != "FP8":
             groups = tuple((linear,) for group in groups for linear in group)
         return place(
-            drafts(source, groups, lambda group: _draft(source, group, recipe, options)),
+            drafts(source, groups, lambda group: _draft(source, group, recipe)),
             variant=recipe.name,
             folder=f"{source.checkpoint.name}-{recipe.suffix}",
-            texts=carried_texts(source) | _LAYOUTS[options.layout].texts(source, recipe.scheme, selection.quantized),
+            texts=carried_texts(source) | layout_of(recipe).texts(source, recipe.scheme, selection.quantized),
             notes=selection.notes,
         )
 
@@ -76,21 +66,17 @@ class Fp8Exporter:
             return [t for weight, x in zip(quantized, scales, strict=True) for t in (weight, scale, x)]
         quantize = quantize_blocks if recipe.scheme == "FP8_BLOCK" else quantize_channels
         weight, scale = quantize(inputs[0], names[0])
-        return [weight, scale.float() if _options(recipe).layout == "modelopt" else scale]
+        return [weight, scale.float() if layout_name(recipe) == "modelopt" else scale]
 
 
-def _options(recipe: Recipe) -> Options:
-    return Options.model_validate(recipe.options)
-
-
-def _check(source: Source, recipe: Recipe, options: Options) -> None:
-    schemes = _SCHEMES[options.layout]
+def _check(source: Source, recipe: Recipe) -> None:
+    schemes = _SCHEMES[layout_name(recipe)]
     if recipe.scheme not in schemes:
         raise UsageError(
-            f"{recipe.name}: the fp8 exporter makes no {recipe.scheme} in the layout of {options.layout}",
+            f"{recipe.name}: the fp8 exporter makes no {recipe.scheme} in the layout of {layout_name(recipe)}",
             f"set `scheme` to {' or '.join(schemes)}",
         )
-    if options.layout == "modelopt" and recipe.scheme == "FP8_DYNAMIC" and source.architecture.experts:
+    if layout_name(recipe) == "modelopt" and recipe.scheme == "FP8_DYNAMIC" and source.architecture.experts:
         raise UsageError(
             f"{recipe.name}: no engine reads experts with one scale per channel in ModelOpt's layout",
             "set `scheme: FP8` (one scale per tensor and fixed input scales, from calibration)",
@@ -111,7 +97,7 @@ def _block_misfit(linear: Linear) -> str:
     return f"{BLOCK} does not divide its output channels" if followed and linear.out_features % BLOCK else ""
 
 
-def _draft(source: Source, group: tuple[Linear, ...], recipe: Recipe, options: Options) -> Draft:
+def _draft(source: Source, group: tuple[Linear, ...], recipe: Recipe) -> Draft:
     tensors = source.checkpoint.tensors
     outputs = []
     for linear in group:
@@ -123,7 +109,7 @@ def _draft(source: Source, group: tuple[Linear, ...], recipe: Recipe, options: O
             outputs.append(DraftTensor(f"{linear.name}.{modelopt.INPUT_SCALE}", "F32", ()))
         elif recipe.scheme == "FP8_BLOCK":
             outputs.append(DraftTensor(f"{linear.name}.{scale}", dtype, (-(-rows // BLOCK), -(-columns // BLOCK))))
-        elif options.layout == "modelopt":
+        elif layout_name(recipe) == "modelopt":
             outputs.append(DraftTensor(f"{linear.name}.{scale}", "F32", (rows,)))
         else:
             outputs.append(DraftTensor(f"{linear.name}.{scale}", dtype, (rows, 1)))

@@ -5,12 +5,12 @@ global scale of each input, from the largest value that calibration saw.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
-from exporters.formats import compressed_tensors, modelopt
+from exporters.formats import compressed_tensors
+from exporters.formats.layouts import LayoutOptions, layout_name, layout_of
 from exporters.input_maxima import largest_inputs
 from exporters.numerics.nvfp4 import GROUP, input_global_scale, quantize_group
 from exporters.protocol import Decided, Decisions
@@ -25,19 +25,10 @@ from sixfold.statistics import Statistics
 
 ENCODING = "nvfp4"
 _SCHEMES = ("NVFP4A16", "NVFP4")
-_LAYOUTS = {"compressed-tensors": compressed_tensors, "modelopt": modelopt}
-
-
-class Options(BaseModel):
-    """layout: whose names and config the files carry."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    layout: Literal["compressed-tensors", "modelopt"] = "compressed-tensors"
 
 
 class Nvfp4Exporter:
-    Options: type[BaseModel] = Options
+    Options: type[BaseModel] = LayoutOptions
 
     def needs_statistics(self, recipe: Recipe) -> bool:
         return recipe.scheme == "NVFP4"
@@ -50,7 +41,7 @@ class Nvfp4Exporter:
             )
         require_separate_experts(source.architecture, recipe.name)
         selection = _select(source.architecture.linears, recipe)
-        layout = _LAYOUTS[_options(recipe).layout]
+        layout = layout_of(recipe)
         return place(
             drafts(source, selection.groups, lambda group: _draft(source, group, recipe)),
             variant=recipe.name,
@@ -72,7 +63,7 @@ class Nvfp4Exporter:
     ) -> Sequence[torch.Tensor]:
         names = [part.name for part in unit.inputs]
         weights, global_scale = quantize_group(inputs, names)
-        reciprocal = _options(recipe).layout == "modelopt"
+        reciprocal = layout_name(recipe) == "modelopt"
         outputs = []
         for weight, name in zip(weights, names, strict=True):
             scales = [global_scale]
@@ -80,10 +71,6 @@ class Nvfp4Exporter:
                 scales.append(decisions[_decision(name.removesuffix(".weight"))])
             outputs += [weight.packed, weight.scale, *(scale.reciprocal() if reciprocal else scale for scale in scales)]
         return outputs
-
-
-def _options(recipe: Recipe) -> Options:
-    return Options.model_validate(recipe.options)
 
 
 def _decision(linear: str) -> str:
@@ -100,7 +87,7 @@ def _misfit(linear: Linear) -> str:
 
 def _draft(source: Source, group: tuple[Linear, ...], recipe: Recipe) -> Draft:
     """Outputs in the order of `encode`: of each Linear the weight, its scales, and the global scales."""
-    layout = _LAYOUTS[_options(recipe).layout]
+    layout = layout_of(recipe)
     calibrated = recipe.scheme == "NVFP4"
     outputs = []
     for linear in group:

@@ -1,0 +1,28 @@
+"""The two families of names and configs that FP8 and NVFP4 weights are written in."""
+
+from types import ModuleType
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from exporters.formats import compressed_tensors, modelopt
+from sixfold.recipe import Recipe
+
+_LAYOUTS = {"compressed-tensors": compressed_tensors, "modelopt": modelopt}
+
+
+class LayoutOptions(BaseModel):
+    """layout: whose names and config the files carry."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layout: Literal["compressed-tensors", "modelopt"] = "compressed-tensors"
+
+
+def layout_name(recipe: Recipe) -> str:
+    return LayoutOptions.model_validate(recipe.options).layout
+
+
+def layout_of(recipe: Recipe) -> ModuleType:
+    """The module with the recipe's layout: its constants, and `texts` for its config files."""
+    return _LAYOUTS[layout_name(recipe)]
