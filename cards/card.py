@@ -49,6 +49,7 @@ def render(manifests: list[dict[str, Any]], provenance: Provenance, calibration:
         provenance=provenance,
         calibration=calibration,
         tokens=_calibration_tokens(calibration),
+        calibrated=[m["recipe"]["name"] for m in manifests if m["statistics"]],
         statistics=next((m["statistics"] for m in manifests if m["statistics"]), None),
         files={name: record for manifest in manifests for name, record in manifest["files"].items()},
         command=_command(manifests),

@@ -1,6 +1,7 @@
 """One export from beginning to end: skip what is current, decide, stream, put in place, and write the manifest last."""
 
 import hashlib
+import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -16,11 +17,11 @@ from exporters.placing import Made, begun_mark, clear_partial, locked, put_in_pl
 from exporters.protocol import Exporter, ExternalExporter, Tokens
 from exporters.registry import exporter_named
 from exporters.stream import write_files
-from sixfold.errors import SixfoldError
+from sixfold.errors import SixfoldError, UsageError
 from sixfold.manifest import FileRecord, described_anew, inputs_of, manifest_of, state_of
 from sixfold.plan import ExportPlan, Unit
 from sixfold.progress import Progress
-from sixfold.recipe import Recipe
+from sixfold.recipe import Calibration, Recipe
 from sixfold.source import Source
 from sixfold.statistics import Statistics
 from sixfold.workspace import PARTIAL, Workspace, digest_of, json_bytes, read_json, sha256_of, write_atomically
@@ -28,7 +29,8 @@ from sixfold.workspace import PARTIAL, Workspace, digest_of, json_bytes, read_js
 
 @dataclass(frozen=True)
 class Exported:
-    """skipped: nothing was written, the artifact was current. reasons: why it was (re)done."""
+    """skipped: the artifact was current, no weight was written. reasons: why it was (re)done.
+    described: whether the manifest changed, and with it what a card shows."""
 
     variant: str
     folder: Path
@@ -37,6 +39,7 @@ class Exported:
     skipped: bool
     reasons: tuple[str, ...]
     notes: tuple[str, ...]
+    described: bool = True
 
 
 def is_native(exporter: Exporter | ExternalExporter) -> bool:
@@ -51,11 +54,25 @@ def needs_statistics(recipe: Recipe) -> bool:
 def plan_of(source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan | None:
     """The plan of a native exporter; None for a tool that does the whole job itself and tells nothing before."""
     exporter = exporter_named(recipe.exporter)
+    _check_keep(source, recipe)
     return cast(Exporter, exporter).plan(source, recipe, statistics) if is_native(exporter) else None
 
 
+def _check_keep(source: Source, recipe: Recipe) -> None:
+    """Raises UsageError for a `keep` pattern that matches nothing: what it was meant to keep would be quantized."""
+    for pattern in recipe.keep:
+        if not any(re.search(pattern, linear.name) for linear in source.architecture.linears):
+            raise UsageError(
+                f"{recipe.name}: `keep` has {pattern!r}, which no Linear of {source.checkpoint.name} matches",
+                "see their names with `sixfold inspect MODEL --json`",
+            )
+
+
 def inputs_for(source: Source, recipe: Recipe, statistics: Statistics | None) -> dict[str, Any]:
+    """What decides the artifact's bytes; a calibration profile counts only where the exporter reads it."""
     digest = statistics.digest if statistics is not None and needs_statistics(recipe) else None
+    if is_native(exporter_named(recipe.exporter)) and not needs_statistics(recipe):
+        recipe = recipe.model_copy(update={"calibration": Calibration()})
     return inputs_of(recipe, source.checkpoint.fingerprint, source.checkpoint.revision, digest)
 
 
@@ -77,10 +94,12 @@ def export(
     state = state_of(folder, manifest_name, inputs, begun_mark(folder, manifest_name, recipe.name))
     if state.name == "current":
         recorded = read_json(folder / manifest_name) or {}
-        if (changed := described_anew(recorded, inputs)) is not None:
+        changed = described_anew(recorded, inputs)
+        if changed is not None:
             write_atomically(folder / manifest_name, json_bytes(changed))
         nbytes = sum(record["bytes"] for record in recorded["files"].values())
-        return Exported(recipe.name, folder, manifest_name, nbytes, True, (), tuple(recorded["notes"]))
+        notes = tuple(recorded["notes"])
+        return Exported(recipe.name, folder, manifest_name, nbytes, True, (), notes, described=changed is not None)
     started = time.time()
     with locked(folder / PARTIAL, recipe.name) as partial:
         if plan is None:

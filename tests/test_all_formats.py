@@ -104,3 +104,14 @@ def test_one_failing_format_does_not_stop_the_others(tmp_path: Path) -> None:
     rows = sixfold("export", str(folder), "bf16", "fp8", "--out", str(tmp_path / "out"), code=1)
     assert [row["state"] for row in rows] == ["made", "failed"]
     assert "stores the experts of a layer as one array" in rows[1]["error"]
+
+
+def test_a_rerun_keeps_the_provenance_that_was_stated(tmp_path: Path) -> None:
+    arguments = ("export", str(DEMO), "bf16", "--out", str(tmp_path))
+    (made,) = sixfold(*arguments, "--base-model", "someone/Original")
+    card = Path(made["folder"]) / "README.md"
+    assert "base_model: someone/Original" in card.read_text()
+    sixfold(*arguments)
+    assert "base_model: someone/Original" in card.read_text()
+    sixfold(*arguments, "--base-model", "someone/Else")
+    assert "base_model: someone/Else" in card.read_text()

@@ -1,6 +1,6 @@
 """sixfold export: make artifacts, with whatever they need before and the card after."""
 
-import shutil
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,11 +47,12 @@ def command(model: Model, recipes: "Sequence[Recipe]", out: Path, threads: int, 
 
     source = model.open()
     workspace = Workspace(out, source.checkpoint.name)
-    outcomes = make_all(source, recipes, workspace, threads, quiet=as_json)
+    _warn(source, quiet=as_json)
+    outcomes = make_all(source, recipes, workspace, threads, restated=bool(model.stated), quiet=as_json)
     if as_json:
         print_json([_as_data(outcome) for outcome in outcomes])
     else:
-        _print_summary(outcomes, workspace, model.location)
+        _print_summary(outcomes, workspace)
     return 1 if any(outcome.error for outcome in outcomes) else 0
 
 
@@ -65,9 +66,18 @@ class Outcome:
 
 
 def make_all(
-    source: "Source", recipes: "Sequence[Recipe]", workspace: "Workspace", threads: int, *, quiet: bool
+    source: "Source",
+    recipes: "Sequence[Recipe]",
+    workspace: "Workspace",
+    threads: int,
+    *,
+    restated: bool,
+    quiet: bool,
 ) -> list[Outcome]:
-    """Every recipe in turn. One that fails is reported and does not stop the others."""
+    """Every recipe in turn. One that fails is reported and does not stop the others.
+
+    restated: the provenance was stated anew, so that cards are rendered again also where nothing else changed.
+    """
     from exporters.run import check_disk, export
     from sixfold.errors import SixfoldError
     from sixfold.unexpected import unexpected
@@ -80,7 +90,8 @@ def make_all(
             found = _statistics(source, recipe, workspace, statistics, quiet)
             tokens = partial(_tokens, source, recipe)
             done = export(source, recipe, workspace, found, threads=threads, progress=progress, tokens=tokens)
-            _complete(source, recipe, workspace, done, found)
+            if restated or done.described or not (done.folder / "README.md").is_file():
+                _complete(source, recipe, workspace, done, found)
         except Exception as error:  # a night's other formats must not be lost to a defect in one
             sentence = str(error) if isinstance(error, SixfoldError) else unexpected(error)
             outcomes.append(Outcome(recipe.name, None, sentence))
@@ -93,6 +104,15 @@ def make_all(
             _say(f"{recipe.name}: {note}", quiet)
         _say(f"{recipe.name} {'is current' if done.skipped else 'done'}, {size(done.nbytes)}", quiet)
     return outcomes
+
+
+def _warn(source: "Source", *, quiet: bool) -> None:
+    """Say what the source lacks that every artifact will lack."""
+    checkpoint = source.checkpoint
+    if not any(name.startswith("tokenizer") for name in checkpoint.extras):
+        _say(f"{checkpoint.location} holds no tokenizer, so the artifacts will hold none: engines need one", quiet)
+    if not checkpoint.provenance.license:
+        _say("no licence is stated (--license, or provenance.yaml beside the weights), so cards will name none", quiet)
 
 
 def _say(text: str, quiet: bool) -> None:
@@ -115,6 +135,7 @@ def _statistics(
         return None
     profile = recipe.calibration
     if profile not in known:
+        _say(f"calibrating on {profile.samples} samples of {profile.length} tokens, if need be", quiet)
         done = calibrate(source, profile, workspace.calibration(profile), progress=progress)
         for reason in done.reasons:
             _say(f"calibrated again: {reason}", quiet)
@@ -167,7 +188,7 @@ def _as_data(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _print_summary(outcomes: Sequence[Outcome], workspace: "Workspace", location: str) -> None:
+def _print_summary(outcomes: Sequence[Outcome], workspace: "Workspace") -> None:
     """The last lines: where everything is, how large, what failed, and what to do next."""
     click.echo("")
     made = [(o.recipe, o.done) for o in outcomes if o.done is not None]
@@ -178,6 +199,15 @@ def _print_summary(outcomes: Sequence[Outcome], workspace: "Workspace", location
         click.echo(f"  {outcome.recipe} failed: {outcome.error}")
     total = sum(done.nbytes for _, done in made)
     click.echo(f"\n{len(made)} of {len(outcomes)} variants in {workspace.folder}, {size(total)} in all.")
-    renamed = "" if workspace.model == Path(location).name else f" --name {workspace.model}"
-    program = "sixfold" if shutil.which("sixfold") else sys.argv[0]
-    click.echo(f"Next: {program} status {location} --out {workspace.root}{renamed}")
+    if made:
+        click.echo(f"Next: {_status_command()}")
+
+
+def _status_command() -> str:
+    """This command line, with `status` for `export`: it asks after the same artifacts, overrides included."""
+    program = "python -m sixfold" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
+    words = ["status" if word == "export" else word for word in sys.argv[1:]]
+    while "--threads" in words:
+        at = words.index("--threads")
+        del words[at : at + 2]
+    return f"{program} {shlex.join(words)}"

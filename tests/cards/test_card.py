@@ -82,7 +82,7 @@ def test_calibration_is_named_only_where_it_was_used(tmp_path: Path) -> None:
     tokens = {"samples": 64, "length": 512, "files": files}
     statistics = Statistics(tmp_path, {"tokens": tokens, "files": {"layer-00000.safetensors": {"sha256": "b" * 64}}})
     used = card(tmp_path, manifest(statistics=statistics.digest), statistics=statistics)
-    assert "Calibrated on 32768 tokens (64 samples of 512)" in used
+    assert "Calibrated (fp8) on 32768 tokens (64 samples of 512)" in used
     assert "own.txt (MIT): 32768 tokens" in used
     assert "unused.txt" not in used
     assert f"`{statistics.digest[:16]}`" in used

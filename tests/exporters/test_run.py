@@ -16,9 +16,9 @@ from exporters import run as run_module
 from exporters.run import Exported, check_disk, export, inputs_for
 from sixfold.architecture import derive_architecture
 from sixfold.checkpoint import open_checkpoint
-from sixfold.errors import SixfoldError
+from sixfold.errors import SixfoldError, UsageError
 from sixfold.manifest import state_of
-from sixfold.recipe import Recipe
+from sixfold.recipe import Calibration, Recipe
 from sixfold.source import Source
 from sixfold.workspace import PARTIAL, Workspace, sha256_of
 from tests.families import make_family
@@ -104,6 +104,18 @@ def test_a_new_title_is_recorded_without_writing_weights_again(source: Source, t
     assert run(source, tmp_path / "out", BF16.model_copy(update={"title": "Clean BF16"})).skipped
     assert json.loads((done.folder / "manifest.json").read_text())["recipe"]["title"] == "Clean BF16"
     assert (done.folder / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_profile_that_is_not_read_makes_nothing_stale(source: Source, tmp_path: Path) -> None:
+    run(source, tmp_path / "out")
+    other = BF16.model_copy(update={"calibration": Calibration(samples=7)})
+    assert run(source, tmp_path / "out", other).skipped
+
+
+def test_a_keep_pattern_that_matches_nothing_is_refused(source: Source, tmp_path: Path) -> None:
+    typo = BF16.model_copy(update={"keep": ("self_atn",)})
+    with pytest.raises(UsageError, match=r"bf16: `keep` has 'self_atn', which no Linear of tiny matches; see their"):
+        run(source, tmp_path / "out", typo)
 
 
 def test_another_tuning_of_the_same_shape_is_stale(source: Source, tmp_path: Path) -> None:
