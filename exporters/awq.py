@@ -26,7 +26,7 @@ from sixfold.errors import SixfoldError
 from sixfold.plan import ExportPlan, Unit
 from sixfold.recipe import Recipe
 from sixfold.source import Source
-from sixfold.statistics import Statistics
+from sixfold.statistics import Statistics, required
 
 QUANTIZED = "awq"
 RESCALED = "awq-rescale"
@@ -87,8 +87,7 @@ class AwqExporter:
         )
 
     def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:
-        if statistics is None:
-            raise SixfoldError(f"{recipe.name} needs calibration statistics", "run `sixfold calibrate MODEL` first")
+        statistics = required(statistics, recipe.name)
         options = _options(recipe)
         linears = [linear for linear in source.architecture.linears if linear.layer == layer]
         quantized = select(linears, recipe, misfit_of(options.group_size)).quantized

@@ -21,12 +21,7 @@ def largest_inputs(statistics: Statistics, linears: Sequence[Linear]) -> tuple[d
     """
     sites: dict[str, list[tuple[Linear, int | None]]] = {}
     for linear in linears:
-        if not statistics.has(linear.name):
-            raise SixfoldError(
-                f"the calibration in {statistics.folder} has no statistics for {linear.name}",
-                "run `sixfold calibrate` again for this checkpoint",
-            )
-        site, expert = statistics.site_of[linear.name]
+        site, expert = statistics.place_of(linear.name)
         sites.setdefault(site, []).append((linear, expert))
     found: dict[str, torch.Tensor] = {}
     notes = []

@@ -17,11 +17,11 @@ from exporters.protocol import Decided, Decisions
 from exporters.safetensors_layout import Draft, DraftTensor, carried_texts, place, whole
 from exporters.selection import Selection, drafts, select
 from sixfold.architecture import Linear, require_separate_experts
-from sixfold.errors import SixfoldError, UsageError
+from sixfold.errors import UsageError
 from sixfold.plan import ExportPlan, Unit
 from sixfold.recipe import Recipe
 from sixfold.source import Source
-from sixfold.statistics import Statistics
+from sixfold.statistics import Statistics, required
 
 ENCODING = "nvfp4"
 _SCHEMES = ("NVFP4A16", "NVFP4")
@@ -51,8 +51,7 @@ class Nvfp4Exporter:
         )
 
     def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:
-        if statistics is None:
-            raise SixfoldError(f"{recipe.name} needs calibration statistics", "run `sixfold calibrate MODEL` first")
+        statistics = required(statistics, recipe.name)
         groups = _select([linear for linear in source.architecture.linears if linear.layer == layer], recipe).groups
         largest, notes = largest_inputs(statistics, [linear for group in groups for linear in group])
         scales = {_decision(name): input_global_scale(value) for name, value in largest.items()}

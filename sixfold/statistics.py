@@ -94,6 +94,15 @@ class Statistics:
     def has(self, linear: str) -> bool:
         return linear in self.site_of
 
+    def place_of(self, linear: str) -> tuple[str, int | None]:
+        """(site, expert index or None) of a Linear. Raises SixfoldError where the calibration did not see it."""
+        if linear not in self.site_of:
+            raise SixfoldError(
+                f"the calibration in {self.folder} has no statistics for {linear}",
+                "run `sixfold calibrate` again for this checkpoint",
+            )
+        return self.site_of[linear]
+
     def site(self, site: str) -> dict[str, torch.Tensor]:
         """All statistics of one site, whole (stacked sites keep their expert dimension)."""
         path = self.folder / layer_file(self.manifest["sites"][site]["layer"])
@@ -102,12 +111,7 @@ class Statistics:
 
     def of_linear(self, linear: str) -> InputStatistics:
         """Statistics of the input of the Linear with this on-disk name (without ".weight")."""
-        if linear not in self.site_of:
-            raise SixfoldError(
-                f"the calibration in {self.folder} has no statistics for {linear}",
-                "run `sixfold calibrate` again for this checkpoint",
-            )
-        site, expert = self.site_of[linear]
+        site, expert = self.place_of(linear)
         path = self.folder / layer_file(self.manifest["sites"][site]["layer"])
         with safe_open(path, "pt") as f:
 
@@ -125,6 +129,13 @@ def site_bytes(channels: int, sample_rows: int) -> int:
     """Bytes of the statistics of one input (of one expert, in a stacked site) with `channels` channels."""
     sums, sample, counts = 3 * channels * 4, sample_rows * channels * 2, 2 * 8
     return sums + sample + counts
+
+
+def required(statistics: Statistics | None, variant: str) -> Statistics:
+    """Raises SixfoldError, naming the variant, where there are none."""
+    if statistics is None:
+        raise SixfoldError(f"{variant} needs calibration statistics", "run `sixfold calibrate MODEL` first")
+    return statistics
 
 
 def open_statistics(folder: Path) -> Statistics:

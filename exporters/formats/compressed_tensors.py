@@ -31,7 +31,7 @@ class Scheme:
     inputs: dict[str, Any] | None
 
 
-def _arguments(num_bits: int, strategy: str, **others: Any) -> dict[str, Any]:
+def arguments(num_bits: int, strategy: str, **others: Any) -> dict[str, Any]:
     """QuantizationArgs with every field, since llmcompressor writes them all."""
     return {
         "actorder": None,
@@ -50,14 +50,14 @@ def _arguments(num_bits: int, strategy: str, **others: Any) -> dict[str, Any]:
     }
 
 
-_NVFP4 = _arguments(4, "tensor_group", group_size=16, scale_dtype="torch.float8_e4m3fn")
+_NVFP4 = arguments(4, "tensor_group", group_size=16, scale_dtype="torch.float8_e4m3fn")
 
 SCHEMES = {
-    "FP8_DYNAMIC": Scheme("float-quantized", _arguments(8, "channel"), _arguments(8, "token", dynamic=True)),
+    "FP8_DYNAMIC": Scheme("float-quantized", arguments(8, "channel"), arguments(8, "token", dynamic=True)),
     "FP8_BLOCK": Scheme(
         "float-quantized",
-        _arguments(8, "block", block_structure=[128, 128]),
-        _arguments(8, "group", dynamic=True, group_size=128),
+        arguments(8, "block", block_structure=[128, 128]),
+        arguments(8, "group", dynamic=True, group_size=128),
     ),
     "NVFP4A16": Scheme("nvfp4-pack-quantized", _NVFP4, None),
     "NVFP4": Scheme(
@@ -77,10 +77,14 @@ def texts(source: Source, scheme: str, quantized: frozenset[str]) -> dict[str, b
 
 def quantization_config(scheme: str, ignore: Sequence[str]) -> dict[str, Any]:
     """`quantization_config` of config.json for one of SCHEMES."""
-    preset = SCHEMES[scheme]
+    return config_of(scheme, SCHEMES[scheme], ignore)
+
+
+def config_of(name: str, preset: Scheme, ignore: Sequence[str]) -> dict[str, Any]:
+    """`quantization_config` with one group, `name`, for every Linear that `ignore` does not match."""
     return {
         "config_groups": {
-            scheme: {
+            name: {
                 "format": preset.format,
                 "input_activations": preset.inputs,
                 "output_activations": None,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from exporters.formats.compressed_tensors import VERSION
+from exporters.formats.compressed_tensors import Scheme, arguments, config_of
 
 WEIGHT_PACKED = "weight_packed"
 WEIGHT_SCALE = "weight_scale"
@@ -16,35 +16,5 @@ SCHEME = "W4A16_ASYM"
 
 def quantization_config(bits: int, group_size: int, ignore: Sequence[str]) -> dict[str, Any]:
     """ignore: as exporters.formats.compressed_tensors.ignore_list makes it."""
-    return {
-        "config_groups": {
-            SCHEME: {
-                "format": FORMAT,
-                "input_activations": None,
-                "output_activations": None,
-                "targets": ["Linear"],
-                "weights": {
-                    "actorder": None,
-                    "block_structure": None,
-                    "dynamic": False,
-                    "group_size": group_size,
-                    "num_bits": bits,
-                    "observer": None,
-                    "observer_kwargs": {},
-                    "scale_dtype": None,
-                    "strategy": "group",
-                    "symmetric": False,
-                    "type": "int",
-                    "zp_dtype": "torch.int8",
-                },
-            }
-        },
-        "format": FORMAT,
-        "global_compression_ratio": None,
-        "ignore": list(ignore),
-        "kv_cache_scheme": None,
-        "quant_method": "compressed-tensors",
-        "quantization_status": "compressed",
-        "transform_config": {},
-        "version": VERSION,
-    }
+    weights = arguments(bits, "group", group_size=group_size, symmetric=False, type="int", zp_dtype="torch.int8")
+    return config_of(SCHEME, Scheme(FORMAT, weights, None), ignore)

@@ -45,12 +45,7 @@ def layer_importance(linears: Mapping[str, list[Linear]], statistics: Statistics
     decided: dict[str, torch.Tensor] = {}
     for gguf_name, parts in linears.items():
         for linear in parts:
-            if not statistics.has(linear.name):
-                raise SixfoldError(
-                    f"the calibration in {statistics.folder} has no statistics for {linear.name}",
-                    "run `sixfold calibrate` again for this checkpoint",
-                )
-            site, _ = statistics.site_of[linear.name]
+            site, _ = statistics.place_of(linear.name)
             if site not in rows:
                 rows[site], unreached[site] = _mean_square(statistics, site, layer)
         places = [statistics.site_of[linear.name] for linear in parts]

@@ -2,8 +2,6 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,26 +12,15 @@ from safetensors.torch import load_file, save_file
 from exporters import placing
 from exporters import run as run_module
 from exporters.run import Exported, check_disk, export, inputs_for
-from sixfold.architecture import derive_architecture
-from sixfold.checkpoint import open_checkpoint
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.manifest import state_of
 from sixfold.recipe import Calibration, Recipe
 from sixfold.source import Source
 from sixfold.workspace import PARTIAL, Workspace, sha256_of
+from tests.exporters.exported import open_source, silent
 from tests.families import make_family
 
 BF16 = Recipe(name="bf16", suffix="BF16", title="BF16", exporter="bf16", scheme="BF16")
-
-
-@contextmanager
-def silent(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    yield lambda done: None
-
-
-def open_source(folder: Path) -> Source:
-    checkpoint = open_checkpoint(str(folder))
-    return Source(checkpoint, derive_architecture(checkpoint))
 
 
 @pytest.fixture
