@@ -110,8 +110,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         cut = self.state.fault.pop(name, None)
         body = path.read_bytes()[start:stop][:cut]
-        self.wfile.write(body)
+        # Counted before it is sent: a client that has the bytes may look at the count before this thread runs again.
         self.state.sent[name] = self.state.sent.get(name, 0) + len(body)
+        self.wfile.write(body)
         if cut is not None:
             self.wfile.flush()
             self.close_connection = True
