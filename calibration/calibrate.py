@@ -15,7 +15,7 @@ from calibration.coverage import Coverage, coverage_from_json, coverage_of, cove
 from calibration.forward import BATCH_TOKENS, observe_tokens
 from calibration.imatrix import FILE as IMATRIX
 from calibration.imatrix import write_imatrix
-from calibration.observe import Observation
+from calibration.observe import Observation, moe_of
 from calibration.tokens import load_tokenizer, token_batches
 from sixfold.architecture import Linear
 from sixfold.errors import SixfoldError
@@ -65,15 +65,16 @@ def calibrate(source: Source, profile: Calibration, folder: Path, *, progress: P
     started = time.time()
     tokens = token_batches(profile, load_tokenizer(source.checkpoint.folder))
     observation = observe_tokens(source, tokens.ids, profile, progress)
-    sites = sites_of(observation.linears)
+    sites, moe = sites_of(observation.linears), moe_layers(observation.linears)
     coverage = _coverage(source.architecture.linears, observation, profile.sample_rows)
     _clear(folder)
-    files = dict(_write_layers(folder, sites, observation))
+    files = dict(_write_layers(folder, sites, moe, observation))
     manifest = {
         **inputs,
         "model": source.checkpoint.name,
         "tokens": tokens.record,
         "sites": sites,
+        "moe": moe,
         "without_statistics": _without_statistics(source, observation),
         "coverage": coverage_to_json(coverage),
         "files": {name: {"bytes": f.bytes, "sha256": f.sha256} for name, f in sorted(files.items())},
@@ -103,6 +104,16 @@ def sites_of(linears: Sequence[Linear]) -> dict[str, dict[str, Any]]:
         if name not in entry["linears"]:
             entry["linears"].append(name)
     return sites
+
+
+def moe_layers(linears: Sequence[Linear]) -> dict[str, dict[str, Any]]:
+    """The manifest's "moe": where experts are, and how many."""
+    moe: dict[str, dict[str, Any]] = {}
+    for linear in linears:
+        if linear.expert is not None:
+            entry = moe.setdefault(moe_of(linear.site), {"layer": linear.layer, "experts": 0})
+            entry["experts"] = max(entry["experts"], linear.expert + 1)
+    return moe
 
 
 def _starred(linear: Linear) -> str:
@@ -136,11 +147,14 @@ def _clear(folder: Path) -> None:
 
 
 def _write_layers(
-    folder: Path, sites: dict[str, dict[str, Any]], observation: Observation
+    folder: Path, sites: dict[str, dict[str, Any]], moe: dict[str, dict[str, Any]], observation: Observation
 ) -> Iterator[tuple[str, FileRecord]]:
     for layer in dict.fromkeys(entry["layer"] for entry in sites.values()):
         names = [site for site, entry in sites.items() if entry["layer"] == layer]
         tensors = {f"{site}/{key}": tensor for site in names for key, tensor in observation.finish(site).items()}
+        for name, entry in moe.items():
+            if entry["layer"] == layer:
+                tensors |= {f"{name}/{key}": tensor for key, tensor in observation.moe[name].finish().items()}
         path = folder / layer_file(layer)
         write_atomically(path, save(tensors, {"format": "pt"}))
         yield path.name, FileRecord(path.stat().st_size, sha256_of(path))

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from calibration.accumulate import Accumulator
+from calibration.expert_outputs import ExpertAccumulator
 from sixfold.architecture import Linear
 
 EXPERTS_FUNCTION = "sixfold_observe"
@@ -35,6 +36,12 @@ class Observation:
         for linear in self.linears:
             seen = self.experts.get(linear.site)
             self.experts[linear.site] = None if linear.expert is None else max(seen or 0, linear.expert + 1)
+        # Experts share one module, and their sites differ only in the last part of the name.
+        self.moe = {
+            moe_of(linear.site): ExpertAccumulator(self.experts[linear.site] or 0, device)
+            for linear in self.linears
+            if linear.expert is not None
+        }
         channels = {linear.site: linear.in_features for linear in self.linears}
         self.sites = {
             site: Accumulator(experts or 1, channels[site], rows, device) for site, experts in self.experts.items()
@@ -46,6 +53,11 @@ class Observation:
 
     def finish(self, site: str) -> dict[str, torch.Tensor]:
         return self.sites[site].finish(stacked=self.experts[site] is not None)
+
+
+def moe_of(site: str) -> str:
+    """Of a stacked site ("...experts.*.w1"), the on-disk name of what holds the experts ("...experts")."""
+    return site.partition(".*.")[0]
 
 
 @contextmanager
@@ -126,7 +138,13 @@ def _routed_forward(
         inner = module.act_fn(product(rows, "up_proj"))
     if "down" in sites:
         observation.record(sites["down"], inner, counts, tokens)
-    out = product(inner, "down_proj") * weights.reshape(-1)[order][:, None]
+    out = product(inner, "down_proj")
+    gates = weights.reshape(-1)[order]
+    if sites:
+        moe = observation.moe[moe_of(sites["down"])]
+        moe.add_outputs(out, gates, counts)
+        moe.add_choices(index)
+    out = out * gates[:, None]
     by_token = torch.empty_like(out)
     by_token[order] = out
     return by_token.view(len(hidden), top_k, -1).sum(1).to(hidden.dtype)

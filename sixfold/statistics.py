@@ -14,6 +14,19 @@ are in `layer-other.safetensors`), keys `<site>/<statistic>`; E below is there f
     sample    bfloat16 [S, C] or [E, S, C]  rows of x, drawn with the profile's seed; unused rows are zero
     sampled   int64   []  or [E]        how many rows of `sample` are real
 
+A layer with experts has besides, under `<experts>`, the on-disk name of what holds them
+("model.layers.0.block_sparse_moe.experts"), the keys `<experts>/<statistic>` on what its experts give back. The gate is
+the value that the model applied; the output is the expert's, before the gate:
+
+    routed        int64   [E]     tokens routed to the expert
+    gate_sum      float64 [E]     sum of their gates
+    norm_sum      float64 [E]     sum of the L2 norms of their outputs
+    norm_sq_sum   float64 [E]     sum of the squares of these norms
+    norm_max      float32 [E]     the largest of these norms
+    saliency_sum  float64 [E]     sum of gate * norm: REAP's saliency (arXiv 2510.13999) is saliency_sum / routed
+    output_max    float32 [E]     max of |output|
+    coactivation  int64   [E, E]  tokens routed to both experts; `routed` on the diagonal
+
 Samples are the same whatever the batches were: every token of the calibration has a rank, drawn with the seed, and a
 site keeps the tokens of lowest rank that reached it, in the order of rank.
 
@@ -22,6 +35,7 @@ site keeps the tokens of lowest rank that reached it, in the order of rank.
     schema, source, profile, texts, method, versions   what the statistics depend on: a change in any makes them stale
     tokens     what was run: samples, length, ids_sha256, BOS, samples per domain; per text sha256, licence, tokens
     sites      {site: {"layer", "experts" (None for a plain site), "linears": names, "*" for the expert index}}
+    moe        {experts: {"layer", "experts": how many}}
     coverage   per MoE layer the tokens routed to each expert, the experts that saw none, and those that saw few
     without_statistics   tensors that transformers does not run (multi-token prediction layers)
     files      bytes and sha256 of every statistics file
@@ -31,7 +45,7 @@ site keeps the tokens of lowest rank that reached it, in the order of rank.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -44,7 +58,7 @@ from sixfold.errors import SixfoldError
 from sixfold.workspace import read_json
 
 MANIFEST = "manifest.json"
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,24 @@ class InputStatistics:
     sum_abs: torch.Tensor
     abs_max: torch.Tensor
     sample: torch.Tensor
+
+
+@dataclass(frozen=True)
+class ExpertStatistics:
+    """What the E experts of one layer gave back; see the module's docstring for the fields.
+
+    name: the on-disk name of what holds them ("model.layers.0.block_sparse_moe.experts").
+    """
+
+    name: str
+    routed: torch.Tensor
+    gate_sum: torch.Tensor
+    norm_sum: torch.Tensor
+    norm_sq_sum: torch.Tensor
+    norm_max: torch.Tensor
+    saliency_sum: torch.Tensor
+    output_max: torch.Tensor
+    coactivation: torch.Tensor
 
 
 def layer_file(layer: int | None) -> str:
@@ -123,6 +155,21 @@ class Statistics:
             return InputStatistics(
                 int(get("count")), get("sum_sq"), get("sum_abs"), get("abs_max"), get("sample")[:sampled]
             )
+
+    def moe_layers(self) -> tuple[int, ...]:
+        """The decoder layers that have experts, in order."""
+        return tuple(sorted(entry["layer"] for entry in self.manifest["moe"].values()))
+
+    def experts_of(self, layer: int) -> ExpertStatistics:
+        """Raises SixfoldError where the layer has no experts."""
+        name = next((name for name, entry in self.manifest["moe"].items() if entry["layer"] == layer), None)
+        if name is None:
+            raise SixfoldError(
+                f"the calibration in {self.folder} saw no experts in layer {layer}", "see `sixfold inspect MODEL`"
+            )
+        names = [field.name for field in fields(ExpertStatistics) if field.name != "name"]
+        with safe_open(self.folder / layer_file(layer), "pt") as f:
+            return ExpertStatistics(name, **{key: f.get_tensor(f"{name}/{key}") for key in names})
 
 
 def site_bytes(channels: int, sample_rows: int) -> int:

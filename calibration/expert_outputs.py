@@ -1,0 +1,52 @@
+"""What each expert of a layer gives back, and with which others it is chosen: what a pruner decides by."""
+
+import torch
+
+
+class ExpertAccumulator:
+    """The expert statistics of sixfold.statistics for one layer, summed in float64 over batches in their order."""
+
+    def __init__(self, experts: int, device: torch.device) -> None:
+        def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+            return torch.zeros(*shape, dtype=dtype, device=device)
+
+        self.gate_sum, self.norm_sum, self.norm_sq_sum, self.saliency_sum = (zeros(experts) for _ in range(4))
+        self.norm_max = zeros(experts, dtype=torch.float32)
+        self.output_max = zeros(experts, dtype=torch.float32)
+        self.coactivation = zeros(experts, experts, dtype=torch.int64)
+
+    def add_outputs(self, output: torch.Tensor, gates: torch.Tensor, counts: torch.Tensor) -> None:
+        """output [N, hidden], before the gate and sorted by expert; gates [N]; counts int64 [experts]."""
+        norms = torch.linalg.vector_norm(output, dim=1, dtype=torch.float32)
+        largest = torch.linalg.vector_norm(output, ord=torch.inf, dim=1, dtype=torch.float32)
+        lengths, gates = counts.to(output.device), gates.double()
+
+        def reduced(values: torch.Tensor, how: str) -> torch.Tensor:
+            return torch.segment_reduce(values, how, lengths=lengths, initial=0)
+
+        self.gate_sum += reduced(gates, "sum")
+        self.norm_sum += reduced(norms.double(), "sum")
+        self.norm_sq_sum += reduced(norms.double().square(), "sum")
+        self.saliency_sum += reduced(gates * norms, "sum")
+        torch.maximum(self.norm_max, reduced(norms, "max"), out=self.norm_max)
+        torch.maximum(self.output_max, reduced(largest, "max"), out=self.output_max)
+
+    def add_choices(self, index: torch.Tensor) -> None:
+        """index int64 [tokens, top-k]: the experts of each token, all different."""
+        chosen = torch.zeros(len(index), len(self.coactivation), device=index.device)
+        chosen.scatter_(1, index, 1.0)
+        self.coactivation += (chosen.T @ chosen).long()  # exact: float32 counts to 2^24, and a batch has fewer tokens
+
+    def finish(self) -> dict[str, torch.Tensor]:
+        """The statistics by name, on the CPU."""
+        found = {
+            "routed": self.coactivation.diagonal().clone(),
+            "gate_sum": self.gate_sum,
+            "norm_sum": self.norm_sum,
+            "norm_sq_sum": self.norm_sq_sum,
+            "norm_max": self.norm_max,
+            "saliency_sum": self.saliency_sum,
+            "output_max": self.output_max,
+            "coactivation": self.coactivation,
+        }
+        return {name: value.cpu() for name, value in found.items()}
