@@ -2,6 +2,8 @@
 
 import torch
 
+from sixfold.team import Team
+
 _NONE = torch.iinfo(torch.int64).max
 
 
@@ -59,6 +61,18 @@ class Accumulator:
         new = rows[row_of.gather(1, (chosen - size).clamp(min=0))].to(torch.bfloat16)
         self.sample[touched] = torch.where((chosen < size)[..., None], old, new)
         self.ranks[touched] = lowest
+
+    def join(self, team: Team) -> None:
+        """Make this process's sums, extremes and sample those of all processes together."""
+        if team.size == 1:
+            return
+        count = self.count.to(self.ranks.device)
+        team.add(count, self.sum_sq, self.sum_abs)
+        team.largest(self.abs_max)
+        self.count = count.cpu()
+        ranks, sample = torch.cat(team.gather(self.ranks), 1), torch.cat(team.gather(self.sample), 1)
+        self.ranks, chosen = ranks.topk(self.ranks.shape[1], dim=1, largest=False)
+        self.sample = sample.gather(1, chosen[..., None].expand(-1, -1, sample.shape[2]))
 
     def finish(self, stacked: bool) -> dict[str, torch.Tensor]:
         """The statistics by name, on the CPU, without the expert dimension unless `stacked`."""

@@ -1,32 +1,37 @@
 """One pass over the model: texts in, a folder of statistics out (sixfold.statistics says what is in it)."""
 
+import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 
 from calibration.corpus import text_files
 from calibration.coverage import Coverage, coverage_from_json, coverage_of, coverage_to_json
-from calibration.forward import BATCH_TOKENS, observe_tokens
 from calibration.imatrix import FILE as IMATRIX
 from calibration.imatrix import write_imatrix
-from calibration.observe import Observation, moe_of
+from calibration.layer_pass import BATCH_TOKENS, run_pass, texts_of
+from calibration.observe import moe_of
 from calibration.tokens import load_tokenizer, token_batches
+from calibration.unfinished import Reached
 from sixfold.architecture import Linear
 from sixfold.errors import SixfoldError
-from sixfold.manifest import FileRecord, run_name, state_of, versions
+from sixfold.manifest import run_name, state_of, versions
 from sixfold.progress import Progress
 from sixfold.recipe import Calibration
 from sixfold.source import Source
-from sixfold.statistics import MANIFEST, SCHEMA, Statistics, layer_file, open_statistics
-from sixfold.workspace import sha256_of, write_atomically, write_json
+from sixfold.statistics import MANIFEST, SCHEMA, Statistics, open_statistics
+from sixfold.workspace import PARTIAL, digest_of, sync_folder, write_json
 
 _LIBRARIES = ("sixfold", "torch", "transformers")
+
+
+def compute_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -64,29 +69,32 @@ def calibrate(source: Source, profile: Calibration, folder: Path, *, progress: P
         return Calibrated(statistics, True, (), coverage_from_json(statistics.manifest["coverage"]))
     started = time.time()
     tokens = token_batches(profile, load_tokenizer(source.checkpoint.folder))
-    observation = observe_tokens(source, tokens.ids, profile, progress)
-    sites, moe = sites_of(observation.linears), moe_layers(observation.linears)
-    coverage = _coverage(source.architecture.linears, observation, profile.sample_rows)
-    _clear(folder)
-    files = dict(_write_layers(folder, sites, moe, observation))
+    texts = texts_of(tokens.ids, profile.seed)
+    device = compute_device()
+    work = folder / PARTIAL
+    reached = run_pass(source, texts, profile, work, key=digest_of(inputs), device=device, progress=progress)
+    linears = [linear for linear in source.architecture.linears if linear.role != "other"]
+    coverage = tuple(coverage_of(layer, routed, profile.sample_rows) for layer, routed in reached.routed.items())
+    _put_in_place(folder, work, reached)
     manifest = {
         **inputs,
         "model": source.checkpoint.name,
         "tokens": tokens.record,
-        "sites": sites,
-        "moe": moe,
-        "without_statistics": _without_statistics(source, observation),
+        "sites": sites_of(linears),
+        "moe": moe_layers(linears),
+        "without_statistics": _without_statistics(source, linears),
         "coverage": coverage_to_json(coverage),
-        "files": {name: {"bytes": f.bytes, "sha256": f.sha256} for name, f in sorted(files.items())},
+        "files": {name: asdict(record) for name, record in sorted(reached.files.items())},
     }
     run = {
         "seconds": round(time.time() - started, 2),
-        "device": str(observation.device),
+        "device": str(device),
         "threads": torch.get_num_threads(),
-        "modified_ns": {name: (folder / name).stat().st_mtime_ns for name in files},
+        "modified_ns": {name: (folder / name).stat().st_mtime_ns for name in reached.files},
     }
     write_json(folder / run_name(MANIFEST), run)
     write_json(folder / MANIFEST, manifest)
+    shutil.rmtree(work)
     statistics = open_statistics(folder)
     with suppress(SixfoldError):  # no names in llama.cpp: exporting GGUF says so, and nothing else needs the file
         write_imatrix(statistics, source, folder / IMATRIX)
@@ -123,38 +131,18 @@ def _starred(linear: Linear) -> str:
     return f"{before}.*.{after}"
 
 
-def _without_statistics(source: Source, observation: Observation) -> list[str]:
+def _without_statistics(source: Source, linears: Sequence[Linear]) -> list[str]:
     """Tensors that transformers does not run, and Linears outside attention and MLP, which nothing is quantized of."""
-    unobserved = {linear.weight for linear in source.architecture.linears} - {li.weight for li in observation.linears}
+    unobserved = {linear.weight for linear in source.architecture.linears} - {linear.weight for linear in linears}
     return sorted(unobserved | set(source.architecture.not_run))
 
 
-def _coverage(linears: Sequence[Linear], observation: Observation, enough: int) -> tuple[Coverage, ...]:
-    routed = {linear.site: linear.layer for linear in linears if linear.expert is not None and linear.part != "down"}
-    return tuple(
-        coverage_of(layer, tuple(observation.sites[site].count.tolist()), enough)
-        for site, layer in routed.items()
-        if layer is not None
-    )
-
-
-def _clear(folder: Path) -> None:
-    """The manifest goes first: from here on the folder holds no calibration until a new one is written."""
+def _put_in_place(folder: Path, work: Path, reached: Reached) -> None:
+    """The old manifest goes first: from here on the folder holds no calibration until a new one is written."""
     (folder / MANIFEST).unlink(missing_ok=True)
     (folder / IMATRIX).unlink(missing_ok=True)
     for path in folder.glob("layer-*.safetensors"):
         path.unlink()
-
-
-def _write_layers(
-    folder: Path, sites: dict[str, dict[str, Any]], moe: dict[str, dict[str, Any]], observation: Observation
-) -> Iterator[tuple[str, FileRecord]]:
-    for layer in dict.fromkeys(entry["layer"] for entry in sites.values()):
-        names = [site for site, entry in sites.items() if entry["layer"] == layer]
-        tensors = {f"{site}/{key}": tensor for site in names for key, tensor in observation.finish(site).items()}
-        for name, entry in moe.items():
-            if entry["layer"] == layer:
-                tensors |= {f"{name}/{key}": tensor for key, tensor in observation.moe[name].finish().items()}
-        path = folder / layer_file(layer)
-        write_atomically(path, save(tensors, {"format": "pt"}))
-        yield path.name, FileRecord(path.stat().st_size, sha256_of(path))
+    for name in reached.files:
+        (work / name).rename(folder / name)
+    sync_folder(folder)

@@ -2,6 +2,8 @@
 
 import torch
 
+from sixfold.team import Team
+
 
 class ExpertAccumulator:
     """The expert statistics of sixfold.statistics for one layer, summed in float64 over batches in their order."""
@@ -36,6 +38,11 @@ class ExpertAccumulator:
         chosen = torch.zeros(len(index), len(self.coactivation), device=index.device)
         chosen.scatter_(1, index, 1.0)
         self.coactivation += (chosen.T @ chosen).long()  # exact: float32 counts to 2^24, and a batch has fewer tokens
+
+    def join(self, team: Team) -> None:
+        """Make this process's sums and extremes those of all processes together."""
+        team.add(self.gate_sum, self.norm_sum, self.norm_sq_sum, self.saliency_sum, self.coactivation)
+        team.largest(self.norm_max, self.output_max)
 
     def finish(self) -> dict[str, torch.Tensor]:
         """The statistics by name, on the CPU."""

@@ -16,43 +16,61 @@ from torch.nn import functional
 from calibration.accumulate import Accumulator
 from calibration.expert_outputs import ExpertAccumulator
 from sixfold.architecture import Linear
+from sixfold.team import Team
 
 EXPERTS_FUNCTION = "sixfold_observe"
 
 
 class Observation:
-    """The accumulators of some Linears' sites, and where in the calibration the running batch stands.
+    """The accumulators of some Linears' sites (one layer's, say), and where in the texts the running batch stands.
 
     ranks: int64 [tokens], a permutation over all tokens of the calibration: the lower, the sooner a token is sampled.
-    start: position of the running batch's first token; whoever runs the batches moves it on.
+    start: position of the running batch's first token; whoever runs the batches sets it.
     """
 
     def __init__(self, linears: Iterable[Linear], *, ranks: torch.Tensor, rows: int, device: torch.device) -> None:
         self.linears = tuple(linears)
-        self.device = device
         self.ranks = ranks.to(device)
         self.start = 0
         self.experts: dict[str, int | None] = {}
         for linear in self.linears:
             seen = self.experts.get(linear.site)
             self.experts[linear.site] = None if linear.expert is None else max(seen or 0, linear.expert + 1)
-        # Experts share one module, and their sites differ only in the last part of the name.
-        self.moe = {
-            moe_of(linear.site): ExpertAccumulator(self.experts[linear.site] or 0, device)
-            for linear in self.linears
-            if linear.expert is not None
-        }
         channels = {linear.site: linear.in_features for linear in self.linears}
         self.sites = {
             site: Accumulator(experts or 1, channels[site], rows, device) for site, experts in self.experts.items()
+        }
+        # The experts of a layer share one module, and their sites differ only in the last part of the name.
+        self.moe = {
+            moe_of(site): ExpertAccumulator(experts, device)
+            for site, experts in self.experts.items()
+            if experts is not None
         }
 
     def record(self, site: str, rows: torch.Tensor, counts: torch.Tensor, tokens: torch.Tensor) -> None:
         """rows [N, channels] sorted by expert; counts [experts]; tokens [N], each row's token within the batch."""
         self.sites[site].add(rows, counts, self.ranks[self.start + tokens])
 
-    def finish(self, site: str) -> dict[str, torch.Tensor]:
-        return self.sites[site].finish(stacked=self.experts[site] is not None)
+    def join(self, team: Team) -> None:
+        """Make every process's accumulators those of all processes together."""
+        for site in self.sites.values():
+            site.join(team)
+        for moe in self.moe.values():
+            moe.join(team)
+
+    def routed(self) -> tuple[int, ...]:
+        """Tokens routed to each expert; () where there are none."""
+        return tuple(n for moe in self.moe.values() for n in moe.coactivation.diagonal().tolist())
+
+    def finish(self) -> dict[str, torch.Tensor]:
+        """Everything under the names of sixfold.statistics, on the CPU."""
+        found: dict[str, torch.Tensor] = {}
+        for site, accumulator in self.sites.items():
+            stacked = self.experts[site] is not None
+            found |= {f"{site}/{key}": tensor for key, tensor in accumulator.finish(stacked=stacked).items()}
+        for name, moe in self.moe.items():
+            found |= {f"{name}/{key}": tensor for key, tensor in moe.finish().items()}
+        return found
 
 
 def moe_of(site: str) -> str:

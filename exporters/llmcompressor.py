@@ -25,9 +25,9 @@ from exporters.safetensors_layout import config_text
 from exporters.selection import select
 from sixfold.architecture import Linear, require_separate_experts
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.layers import load_model
 from sixfold.recipe import Recipe
 from sixfold.source import Source
+from sixfold.whole_model import load_model
 
 SHARD_SIZE = "5GB"
 

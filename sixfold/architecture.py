@@ -100,7 +100,7 @@ class Architecture:
 
 def derive_architecture(checkpoint: Checkpoint) -> Architecture:
     """Raises SixfoldError where transformers does not know the model, or the tensors do not fit the config."""
-    model = meta_model(checkpoint)
+    model = meta_model(checkpoint, attention="eager")
     placements, not_run = map_tensors(model, checkpoint)
     flow, unobserved = _trace(model)
     modules = dict(model.named_modules())

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -45,9 +45,10 @@ class SourceTensor:
 
 @dataclass(frozen=True)
 class Contents:
-    """How a checkpoint's bytes are reached. `read` gets a slice whose bounds hold."""
+    """How a checkpoint's bytes are reached. `read` gets a slice whose bounds hold, `read_into` a tensor that fits."""
 
     read: Callable[[TensorSlice], torch.Tensor]
+    read_into: Callable[[str, torch.Tensor], None]
     fingerprint: Callable[[], str]
 
 
@@ -70,13 +71,23 @@ class Checkpoint:
     def read(self, part: TensorSlice) -> torch.Tensor:
         """Rows [start, stop) of a logical tensor along its first dimension, in the tensor's own dtype, dequantized if
         stored quantized; a 0-d tensor is rows 0 to 1. A fresh tensor each time; safe to call from many threads."""
-        tensor = self.tensors.get(part.name)
-        if tensor is None:
-            raise SixfoldError(f"{self.location} has no tensor {part.name}", "see `sixfold inspect` for what it has")
+        tensor = self._named(part.name)
         rows = tensor.shape[0] if tensor.shape else 1
         if not 0 <= part.start <= part.stop <= rows:
             raise ValueError(f"{part.name} has {rows} rows, not {part.start} to {part.stop}")
         return self.contents.read(part)
+
+    def read_into(self, name: str, out: torch.Tensor) -> None:
+        """Fill the contiguous CPU tensor `out` of the named tensor's shape, converted to the dtype of `out`; straight
+        from the file where no conversion is needed. Safe to call from many threads."""
+        self._named(name)
+        self.contents.read_into(name, out)
+
+    def _named(self, name: str) -> SourceTensor:
+        tensor = self.tensors.get(name)
+        if tensor is None:
+            raise SixfoldError(f"{self.location} has no tensor {name}", "see `sixfold inspect` for what it has")
+        return tensor
 
     @cached_property
     def fingerprint(self) -> str:
@@ -136,6 +147,7 @@ def _open_folder(asked: _Asked, folder: Path, revision: str, own_name: str) -> C
     weights = WeightFolder(folder)
     contents = Contents(
         lambda part: logical[part.name].read(weights, part.start, part.stop),
+        lambda name, out: logical[name].read_into(weights, out),
         # A commit pins the bytes, so what was downloaded and what is known by its headers alone are one checkpoint.
         lambda: (
             commit_fingerprint(revision, headers)
@@ -165,10 +177,12 @@ def _open_hub(asked: _Asked, commit: str, own_name: str, headers_only: bool) -> 
     headers = hub.read_headers(repo, commit, sizes, files)
     logical = logical_tensors(collect_tensors(repo, headers, index), config, method, repo)
 
-    def refuse(part: TensorSlice) -> torch.Tensor:
-        raise SixfoldError(f"only the headers of {repo} were fetched, not {part.name}", "download it first")
+    def refuse(name: str) -> NoReturn:
+        raise SixfoldError(f"only the headers of {repo} were fetched, not {name}", "download it first")
 
-    contents = Contents(refuse, lambda: commit_fingerprint(commit, headers))
+    contents = Contents(
+        lambda part: refuse(part.name), lambda name, out: refuse(name), lambda: commit_fingerprint(commit, headers)
+    )
     return _assemble(asked, folder, commit, own_name, config, logical, extras, contents)
 
 

@@ -1,118 +1,180 @@
-"""Running a checkpoint's weights through transformers' own model."""
+"""The layer runner: transformers' own model, one decoder layer in memory at a time.
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from copy import deepcopy
-from pathlib import Path
+The model is built on the meta device. A layer's weights are read while the layer before it runs, given to its module,
+and taken away again when all batches have passed; what is outside of the layers (embeddings, the last norm, the head)
+is there only while a pass begins and ends. Calibration runs it in BF16, verification in float32 on an artifact.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from sixfold.errors import SixfoldError
-from sixfold.plan import TensorSlice
-from sixfold.sizes import size
+from sixfold.layer_calls import Call, record_calls, same
+from sixfold.layer_weights import (
+    HostBuffers,
+    ParameterSource,
+    ReadInto,
+    attach,
+    check_attached,
+    detach,
+    parameter_sources,
+    read_parameters,
+)
+from sixfold.module_map import map_tensors, meta_model
 from sixfold.source import Source
-
-_DEVICE_ROOM, _HOST_ROOM = 1.25, 2.0
-"""Memory that a run needs as multiples of the weights: activations beside them, and on the host, while loading, the
-experts both one by one and stacked."""
+from sixfold.team import ALONE, Team
 
 
-def compute_device(nbytes: int) -> torch.device:
-    """The GPU, where there is one with room for `nbytes` of weights and the activations beside them; else the CPU."""
-    if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > _DEVICE_ROOM * nbytes:
-        return torch.device("cuda")
-    return torch.device("cpu")
+class LayerRunner:
+    """Runs a checkpoint's model layer by layer.
 
-
-def check_host_memory(source: Source) -> None:
-    """Raises SixfoldError where the whole model does not fit into this machine's memory."""
-    tensors = source.checkpoint.tensors.values()
-    needed = int(_HOST_ROOM * sum(tensor.nbytes for tensor in tensors))
-    available = _available_memory()
-    if available is not None and needed > available:
-        raise SixfoldError(
-            f"calibration runs {source.checkpoint.name} as a whole and needs {size(needed)} of memory,"
-            f" of which this machine has {size(available)} available",
-            "use a larger machine, or formats that need no calibration (bf16, fp8, nvfp4, gguf-q8_0)",
-        )
-
-
-def _available_memory() -> int | None:
-    """Bytes that can be had without swapping; None where the system does not say (macOS)."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except FileNotFoundError:
-        return None
-    (kilobytes,) = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    return kilobytes * 1024
-
-
-def load_model(source: Source, *, dtype: torch.dtype, device: torch.device) -> Any:
-    """transformers' causal language model with the checkpoint's weights, whole, in `dtype` and in eval mode.
-
-    Weights come through Checkpoint.read, so quantized sources arrive dequantized, and pass through transformers' own
-    weight conversions. Correction biases stay float32 also where transformers would round them to `dtype`: a rounded
-    bias routes other tokens. Raises SixfoldError where the model does not fit into memory.
+    dtype: of weights and activations; correction biases, and what transformers insists on, stay float32.
+    read_into: where weights come from, the checkpoint itself if None; called from several threads.
+    ahead: whether the next layer is read while one runs (two layers in host memory instead of one).
+    team: the processes that run the same layers on other batches; the leader reads for all.
+    Raises SixfoldError where transformers does not know the model or runs it in a way that has no separate layers.
     """
-    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
-    check_host_memory(source)
-    checkpoint, architecture = source.checkpoint, source.architecture
-    fields = deepcopy({k: v for k, v in checkpoint.config.items() if k != "quantization_config"})
-    config = CONFIG_MAPPING[architecture.model_type].from_dict(fields)
-    base = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    in_float32 = {name.rsplit(".", 1)[-1] for name in architecture.correction_biases}
-    strict = sorted(in_float32 | set(base._keep_in_fp32_modules_strict or ()))
-    cls: Any = type(base.__name__, (base,), {"_keep_in_fp32_modules_strict": strict})
-    names = [name for name in checkpoint.tensors if name not in set(architecture.not_run)]
+    def __init__(
+        self,
+        source: Source,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        read_into: ReadInto | None = None,
+        ahead: bool = True,
+        team: Team = ALONE,
+    ) -> None:
+        self.device = device
+        self.dtype = dtype
+        self.ahead = ahead
+        self.team = team
+        self.model: Any = meta_model(source.checkpoint, dtype=dtype).eval()
+        placements, _ = map_tensors(self.model, source.checkpoint)
+        strict = set(getattr(self.model, "_keep_in_fp32_modules_strict", None) or ())
+        biases = {name.rsplit(".", 1)[-1] for name in source.architecture.correction_biases}
+        self._sources = parameter_sources(self.model, placements, source.checkpoint, dtype, strict | biases)
+        self._read_into = read_into or source.checkpoint.read_into
+        self._buffers = HostBuffers(pinned=device.type == "cuda")
+        self._calls: dict[tuple[int, ...], tuple[Call, ...]] = {}
+        self.layer_names = _layer_names(self.model)
+        self.layers = [self.model.get_submodule(name) for name in self.layer_names]
+        _compute_buffers(self.model, device)
 
-    def read(name: str) -> torch.Tensor:
-        shape = checkpoint.tensors[name].shape
-        return checkpoint.read(TensorSlice(name, 0, shape[0] if shape else 1))
+    def sources_of(self, layer: int | None) -> tuple[ParameterSource, ...]:
+        """What the parameters of one decoder layer are made of; of all that is outside of the layers for None."""
+        if layer is not None:
+            prefix = self.layer_names[layer] + "."
+            return tuple(s for name, s in self._sources.items() if name.startswith(prefix))
+        prefixes = tuple(name + "." for name in self.layer_names)
+        return tuple(s for name, s in self._sources.items() if not name.startswith(prefixes))
 
-    with ThreadPoolExecutor(4) as threads:
-        weights = dict(zip(names, threads.map(read, names), strict=True))
-    with _without_progress_bar():
-        model = cls.from_pretrained(None, config=config, state_dict=weights, dtype=dtype)
-    return model.eval().to(device)
+    def layer_nbytes(self) -> int:
+        """Of the largest layer, as it is held."""
+        return max(sum(s.nbytes for s in self.sources_of(layer)) for layer in range(len(self.layers)))
+
+    @contextmanager
+    def outside(self) -> Iterator[None]:
+        """While open, what is outside of the layers has its weights; `start` and `finish` need it."""
+        sources = self.sources_of(None)
+        host = self._read(sources)
+        self._attach(host)
+        self.model.tie_weights()
+        try:
+            yield
+        finally:
+            detach(self.model, host)
+            self.model.tie_weights()
+            self._buffers.clear()
+
+    def start(self, ids: torch.Tensor) -> torch.Tensor:
+        """What the first layer reads of a batch (int64 [samples, length], no padding): [samples, length, hidden]."""
+        ids = ids.to(self.device)
+        calls = record_calls(self.model, self.layers, ids)
+        if (shape := tuple(ids.shape)) not in self._calls:
+            # Masks and positions depend on a batch's shape alone, unless a family looks at the tokens.
+            others = record_calls(self.model, self.layers, ids.flip(1).roll(1, 0) ^ 1)
+            if not same(calls.layers, others.layers):
+                raise SixfoldError(
+                    f"{type(self.model).__name__} tells its layers the tokens, so they cannot be run one at a time",
+                    "choose variants that need no calibration",
+                )
+            self._calls[shape] = calls.layers
+        return calls.hidden
+
+    def run(self, layer: int, shape: tuple[int, ...], hidden: torch.Tensor) -> torch.Tensor:
+        """The output of a decoder layer that `each_layer` has just given; shape: of the batch's ids."""
+        return self._calls[shape][layer](self.layers[layer], hidden)
+
+    def finish(self, ids: torch.Tensor, hidden: torch.Tensor) -> Any:
+        """What the whole model returns for a batch, from the last layer's output."""
+        return record_calls(self.model, self.layers, ids.to(self.device), last=hidden).output
+
+    def each_layer(self, begin: int = 0) -> Iterator[tuple[int, nn.Module]]:
+        """Every decoder layer from `begin` on with its weights in place, until the next one is asked for."""
+        with ThreadPoolExecutor(1) as reader:
+            following: Future[dict[str, torch.Tensor]] | None = None
+            for number in range(begin, len(self.layers)):
+                host = following.result() if following is not None else self._read(self.sources_of(number))
+                self._attach(host)
+                check_attached(self.model, self.layer_names[number] + ".")
+                following = None
+                if self.ahead and number + 1 < len(self.layers):
+                    following = reader.submit(self._read, self.sources_of(number + 1))
+                try:
+                    yield number, self.layers[number]
+                finally:
+                    detach(self.model, host)
+                    self._buffers.give_back(host.values())
+                    del host
+        self._buffers.clear()
+
+    def _read(self, sources: Sequence[ParameterSource]) -> dict[str, torch.Tensor]:
+        if self.team.leads:
+            return read_parameters(sources, self._read_into, self._buffers, self.model)
+        return {source.parameter: torch.empty(source.shape, dtype=source.dtype) for source in sources}
+
+    def _attach(self, host: Mapping[str, torch.Tensor]) -> None:
+        values = {name: tensor.to(self.device, non_blocking=True) for name, tensor in host.items()}
+        self.team.share(values[name] for name in sorted(values))
+        attach(self.model, values)
 
 
-def fast_products(device: torch.device) -> AbstractContextManager[Any]:
-    """While open, BF16 Linears run at full speed on processors without BF16 arithmetic.
+def _layer_names(model: nn.Module) -> tuple[str, ...]:
+    """Module names of the decoder layers, in order."""
+    count = model.config.get_text_config().num_hidden_layers  # type: ignore[union-attr,operator]
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and name.rsplit(".", 1)[-1] == "layers" and len(module) == count:
+            return tuple(f"{name}.{number}" for number in range(count))
+    raise SixfoldError(
+        f"{type(model).__name__} has no list of its {count} decoder layers, so they cannot be run one at a time",
+        "choose variants that need no calibration",
+    )
 
-    There torch multiplies BF16 several times slower than float32. Products of BF16 values are exact in float32 and
-    sums are float32 either way, so computing in float32 and rounding the result once is the same operation.
+
+def _compute_buffers(model: Any, device: torch.device) -> None:
+    """Buffers that no checkpoint holds, such as rotary frequencies, get the values that transformers gives them."""
+    for name, buffer in model.named_non_persistent_buffers():
+        attach(model, {name: torch.empty_like(buffer, device=device)})
+    model.initialize_weights()  # parameters have no memory yet, so that only the buffers change
+
+
+def batches_of(ids: Sequence[torch.Tensor], tokens: int) -> list[torch.Tensor]:
+    """Samples (int64 [length] each) side by side, at most `tokens` together and at least one: [samples, length].
+
+    Only neighbours of equal length share a batch, so that there is no padding; sort by length before, where lengths
+    differ.
     """
-    if device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return _Float32Products()
-    return nullcontext()
-
-
-class _Float32Products(TorchFunctionMode):
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is functional.linear and args[0].dtype is torch.bfloat16:
-            return _linear_in_float32(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-def _linear_in_float32(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    return functional.linear(input.float(), weight.float(), None if bias is None else bias.float()).bfloat16()
-
-
-@contextmanager
-def _without_progress_bar() -> Iterator[None]:
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+    batches: list[list[torch.Tensor]] = []
+    for sample in ids:
+        last = batches[-1] if batches else []
+        if last and len(last[0]) == len(sample) and (len(last) + 1) * len(sample) <= tokens:
+            last.append(sample)
+        else:
+            batches.append([sample])
+    return [torch.stack(batch) for batch in batches]

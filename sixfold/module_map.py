@@ -22,16 +22,20 @@ class Placement:
     parameter: transformers' name; several on-disk tensors share one where experts are fused.
     part: position among the patterns that are fused into it (0 gate, 1 up), 0 elsewhere.
     expert: index where the tensor is one expert's, None elsewhere.
+    pattern: of transformers' conversion that it takes part in, "" where it is only renamed.
     """
 
     parameter: str
     part: int
     expert: int | None
+    pattern: str = ""
 
 
-def meta_model(checkpoint: Checkpoint) -> nn.Module:
+def meta_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None, attention: str | None = None) -> nn.Module:
     """transformers' causal language model for this config, on the meta device.
 
+    dtype: of the parameters that the model does not define otherwise. attention: transformers' name of the
+    implementation ("eager"), None for the model's own choice.
     Raises SixfoldError where the installed transformers does not know the model type.
     """
     import transformers
@@ -42,7 +46,10 @@ def meta_model(checkpoint: Checkpoint) -> nn.Module:
     try:
         parsed = CONFIG_MAPPING[model_type].from_dict(config)
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(parsed, attn_implementation="eager", trust_remote_code=False)
+            chosen = {} if dtype is None else {"dtype": dtype}
+            return AutoModelForCausalLM.from_config(
+                parsed, attn_implementation=attention, trust_remote_code=False, **chosen
+            )
     except (ValueError, KeyError) as error:
         raise SixfoldError(
             f"transformers {transformers.__version__} has no causal language model for model_type {model_type!r}"
@@ -84,7 +91,7 @@ def map_tensors(model: nn.Module, checkpoint: Checkpoint) -> tuple[dict[str, Pla
                 converter = next(c for c in converters if pattern in c.source_patterns)
                 part = converter.source_patterns.index(pattern)
                 expert = _expert_index(name)
-            placements[name] = Placement(target, part, expert)
+            placements[name] = Placement(target, part, expert, pattern or "")
             sources.setdefault(target, []).append(name)
         elif _not_run(model, name):
             not_run.append(name)

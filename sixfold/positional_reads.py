@@ -37,6 +37,11 @@ class WeightFolder:
             self.read_into(tensor.file, tensor.offset + start * row, result.reshape(-1).view(torch.uint8).numpy().data)
         return result
 
+    def rows_into(self, tensor: StoredTensor, out: torch.Tensor) -> None:
+        """All of it into the contiguous CPU tensor `out` of its shape and stored dtype."""
+        if out.numel():
+            self.read_into(tensor.file, tensor.offset, out.reshape(-1).view(torch.uint8).numpy().data)
+
     def read(self, file: str, offset: int, nbytes: int) -> bytes:
         buffer = bytearray(nbytes)
         self.read_into(file, offset, memoryview(buffer))

@@ -18,7 +18,7 @@ import torch
 from sixfold.dequantize import fp8_blocks, mxfp4_experts
 from sixfold.errors import SixfoldError
 from sixfold.positional_reads import WeightFolder
-from sixfold.safetensors_header import StoredTensor
+from sixfold.safetensors_header import TORCH_DTYPES, StoredTensor
 
 PLAIN_DTYPES = ("BF16", "F16", "F32", "I64", "BOOL")
 """Weights, and the integer and boolean tables that some models keep beside them (copied as they are)."""
@@ -44,6 +44,10 @@ class StoredAs(Protocol):
         """Rows [start, stop) along the first dimension (0 to 1 for a 0-d tensor), of `dtype`."""
         ...
 
+    def read_into(self, folder: WeightFolder, out: torch.Tensor) -> None:
+        """All of it into the contiguous CPU tensor `out` of its shape, converted to the dtype of `out`."""
+        ...
+
 
 @dataclass(frozen=True)
 class Plain:
@@ -60,6 +64,12 @@ class Plain:
 
     def read(self, folder: WeightFolder, start: int, stop: int) -> torch.Tensor:
         return folder.rows(self.stored, start, stop)
+
+    def read_into(self, folder: WeightFolder, out: torch.Tensor) -> None:
+        if out.dtype == TORCH_DTYPES[self.stored.dtype]:
+            folder.rows_into(self.stored, out)
+        else:
+            out.copy_(_whole(self, folder))
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,9 @@ class Fp8:
         scale = _float_scales(folder.rows(self.scale, first, max(first, -(-stop // self.block[0]))))
         return fp8_blocks(weight, scale.reshape(-1, grid[1]), self.block, start - first * self.block[0])
 
+    def read_into(self, folder: WeightFolder, out: torch.Tensor) -> None:
+        out.copy_(_whole(self, folder))
+
 
 @dataclass(frozen=True)
 class Mxfp4:
@@ -107,6 +120,14 @@ class Mxfp4:
 
     def read(self, folder: WeightFolder, start: int, stop: int) -> torch.Tensor:
         return mxfp4_experts(folder.rows(self.blocks, start, stop), folder.rows(self.scales, start, stop))
+
+    def read_into(self, folder: WeightFolder, out: torch.Tensor) -> None:
+        for expert in range(self.shape[0]):
+            out[expert : expert + 1].copy_(self.read(folder, expert, expert + 1))
+
+
+def _whole(tensor: StoredAs, folder: WeightFolder) -> torch.Tensor:
+    return tensor.read(folder, 0, tensor.shape[0] if tensor.shape else 1)
 
 
 def check_quantization(config: Mapping[str, Any], names: Collection[str], where: str) -> str:

@@ -97,7 +97,7 @@ def test_an_unfinished_folder_is_no_calibration(
     done: Calibrated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = shutil.copytree(done.statistics.folder, tmp_path / "copy")
-    monkeypatch.setattr("calibration.calibrate.layer_file", lambda layer: 1 / 0)
+    monkeypatch.setattr("calibration.calibrate.moe_layers", lambda linears: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         calibrate(source_of(DEMO), PROFILE.model_copy(update={"seed": 3}), folder, progress=silent)
     with pytest.raises(SixfoldError, match=r"no finished calibration in .*; run `sixfold calibrate MODEL` first"):

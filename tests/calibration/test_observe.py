@@ -2,16 +2,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from calibration.forward import observe_tokens
+from calibration.layer_pass import run_pass, texts_of
 from calibration.observe import Observation, observed
 from sixfold.architecture import derive_architecture
 from sixfold.checkpoint import open_checkpoint
 from sixfold.errors import SixfoldError
-from sixfold.layers import fast_products, load_model
 from sixfold.plan import TensorSlice
+from sixfold.products import fast_products
 from sixfold.recipe import Calibration
 from sixfold.source import Source
+from sixfold.whole_model import load_model
 from tests.calibration.literal import read_inputs
 from tests.calibration.silent import silent
 from tests.families import make_family
@@ -41,6 +43,10 @@ def observe_in(source: Source, ids: torch.Tensor, dtype: torch.dtype, per_batch:
     return observation
 
 
+def finished(observation: Observation, site: str) -> dict[str, torch.Tensor]:
+    return {key.rpartition("/")[2]: t for key, t in observation.finish().items() if key.rpartition("/")[0] == site}
+
+
 FAMILIES = ("demo", "qwen3_moe", "mixtral", "deepseek_v3", "glm4_moe", "llama", "gemma2")
 
 
@@ -53,7 +59,7 @@ def test_statistics_are_those_of_a_plain_forward(family: str, tmp_path: Path) ->
     literal = read_inputs(folder, source.architecture, ids)
     assert set(literal) == {linear.name for linear in source.architecture.linears}
     for linear in source.architecture.linears:
-        found = observation.finish(linear.site)
+        found = finished(observation, linear.site)
         if linear.expert is not None:
             found = {key: value[linear.expert] for key, value in found.items()}
         want = literal[linear.name]
@@ -130,10 +136,18 @@ def test_sampled_tokens_do_not_depend_on_the_batches() -> None:
     ids = ids_for(source)
     one, all_at_once = (observe_in(source, ids, torch.float32, n) for n in (1, len(ids)))
     for site in one.sites:
-        a, b = one.finish(site), all_at_once.finish(site)
+        a, b = finished(one, site), finished(all_at_once, site)
         assert torch.equal(a["count"], b["count"])
         assert torch.equal(a["sampled"], b["sampled"])
         torch.testing.assert_close(a["sample"].float(), b["sample"].float(), rtol=2**-6, atol=1e-3)
+
+
+def pass_over(source: Source, ids: torch.Tensor, work: Path) -> dict[str, torch.Tensor]:
+    """Everything that the pass writes, by key."""
+    profile = Calibration(samples=len(ids), length=ids.shape[1], sample_rows=ROWS)
+    device = torch.device("cpu")
+    reached = run_pass(source, texts_of(ids, 0), profile, work, key="", device=device, progress=silent)
+    return {key: tensor for name in reached.files for key, tensor in load_file(work / name).items()}
 
 
 def test_every_site_counts_each_token_once(tmp_path: Path) -> None:
@@ -144,21 +158,21 @@ def test_every_site_counts_each_token_once(tmp_path: Path) -> None:
     ):
         source = source_of(folder)
         ids = ids_for(source, samples=2)
-        observation = observe_tokens(source, ids, Calibration(samples=2, length=32, sample_rows=ROWS), silent)
+        found = pass_over(source, ids, tmp_path / "work" / source.checkpoint.name)
         for linear in source.architecture.linears:
             times = top_k if linear.expert is not None else 1
-            assert int(observation.sites[linear.site].count.sum()) == ids.numel() * times, linear.name
+            assert int(found[f"{linear.site}/count"].sum()) == ids.numel() * times, linear.name
 
 
-def test_ids_of_another_model_are_refused() -> None:
+def test_ids_of_another_model_are_refused(tmp_path: Path) -> None:
     source = source_of(DEMO)
     ids = torch.full((1, 8), source.checkpoint.config["vocab_size"])
     with pytest.raises(SixfoldError, match="makes token 2048, but the model has 2048 embeddings"):
-        observe_tokens(source, ids, Calibration(samples=1, length=8), silent)
+        pass_over(source, ids, tmp_path)
 
 
 def test_experts_that_cannot_be_observed_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = source_of(DEMO)
     monkeypatch.setattr("transformers.modeling_utils.PreTrainedModel.set_experts_implementation", lambda *_: None)
     with pytest.raises(SixfoldError, match=r"0 of 16 calibration tokens were seen at .*experts"):
-        observe_tokens(source, ids_for(source, 1, 16), Calibration(samples=1, length=16), silent)
+        pass_over(source, ids_for(source, 1, 16), tmp_path)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sixfold import layers
+from sixfold import whole_model
 from sixfold.architecture import derive_architecture
 from sixfold.checkpoint import open_checkpoint
 from sixfold.errors import SixfoldError
@@ -18,12 +18,12 @@ def test_too_little_memory_names_both_sizes_and_what_needs_none(monkeypatch: pyt
     checkpoint = open_checkpoint(str(DEMO))
     source = Source(checkpoint, derive_architecture(checkpoint))
     weights = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
-    monkeypatch.setattr(layers, "_available_memory", lambda: weights)
+    monkeypatch.setattr(whole_model, "_available_memory", lambda: weights)
     with pytest.raises(SixfoldError) as refusal:
-        layers.load_model(source, dtype=torch.bfloat16, device=torch.device("cpu"))
+        whole_model.load_model(source, dtype=torch.bfloat16, device=torch.device("cpu"))
     assert str(refusal.value) == (
-        "calibration runs minimax-m2-4.6m as a whole and needs 18.4 MB of memory, of which this machine has 9.19 MB"
-        " available; use a larger machine, or formats that need no calibration (bf16, fp8, nvfp4, gguf-q8_0)."
+        "minimax-m2-4.6m as a whole needs 18.4 MB of memory, of which this machine has 9.19 MB available;"
+        " use a larger machine, or a recipe of one of the exporters here, which never hold the whole model."
     )
-    monkeypatch.setattr(layers, "_available_memory", lambda: 2 * weights)
-    assert layers.load_model(source, dtype=torch.bfloat16, device=torch.device("cpu")) is not None
+    monkeypatch.setattr(whole_model, "_available_memory", lambda: 2 * weights)
+    assert whole_model.load_model(source, dtype=torch.bfloat16, device=torch.device("cpu")) is not None

@@ -1,0 +1,207 @@
+"""The pass itself: all tokens through one decoder layer after the other, each layer's statistics written as it ends.
+
+What is done so far stands in a work folder: the finished layers' files, the hidden states that the next layer reads,
+and `progress.json`, which is written last. A killed pass goes on behind its last finished layer and ends in the same
+bytes, since batches and their order are part of the calibration's definition.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from calibration.observe import Observation, observed
+from calibration.unfinished import Reached, read_reached, write_reached
+from sixfold.architecture import Linear
+from sixfold.errors import SixfoldError
+from sixfold.hidden_states import HiddenStates
+from sixfold.layers import LayerRunner, batches_of
+from sixfold.manifest import FileRecord
+from sixfold.products import fast_products
+from sixfold.progress import Progress
+from sixfold.recipe import Calibration
+from sixfold.source import Source
+from sixfold.statistics import layer_file
+from sixfold.team import ALONE, Team
+from sixfold.workspace import sha256_of, write_atomically
+
+BATCH_TOKENS = 8192
+"""Tokens that run together (at least one sample). Part of the definition: other batches round differently in BF16."""
+
+DTYPE = torch.bfloat16
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a pass runs. batches: int64 [samples, length] each, no padding. starts: position of each batch's first token
+    among all. ranks: int64 [tokens], a permutation: the lower a token's, the sooner its row is sampled."""
+
+    batches: tuple[torch.Tensor, ...]
+    starts: tuple[int, ...]
+    ranks: torch.Tensor
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ranks)
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        return [tuple(batch.shape) for batch in self.batches]
+
+
+def texts_of(ids: torch.Tensor, seed: int) -> Texts:
+    """ids: int64 [samples, length]."""
+    batches = tuple(batches_of(list(ids), BATCH_TOKENS))
+    starts = tuple(sum(batch.numel() for batch in batches[:number]) for number in range(len(batches)))
+    return Texts(batches, starts, torch.randperm(ids.numel(), generator=torch.Generator().manual_seed(seed)))
+
+
+def observed_linears(source: Source, layer: int | None) -> list[Linear]:
+    """What stands outside attention and MLP is never quantized, and not every model calls it as a module."""
+    return [linear for linear in source.architecture.linears if linear.layer == layer and linear.role != "other"]
+
+
+def run_pass(
+    source: Source,
+    texts: Texts,
+    profile: Calibration,
+    work: Path,
+    *,
+    key: str,
+    device: torch.device,
+    progress: Progress,
+    ahead: bool = True,
+    team: Team = ALONE,
+) -> Reached:
+    """Every token through the model in BF16; one statistics file per layer, and one for what is behind them, in `work`.
+
+    key: digest of all that decides the statistics; what another key left in `work` is of no use. ahead: whether the
+    next layer is read while one runs. Raises SixfoldError where the ids are not this model's, or its experts were not
+    run through transformers' interface.
+    """
+    runner = LayerRunner(source, dtype=DTYPE, device=device, ahead=ahead, team=team)
+    _check_ids(runner, texts, source)
+    mine = [number for number in range(len(texts.batches)) if team.owns(number)]
+    each = sum(texts.batches[number].numel() for number in mine)
+    with (
+        torch.inference_mode(),
+        fast_products(device),
+        progress("calibrating", each * (len(runner.layers) + 1), "tokens") as advance,
+    ):
+        with runner.outside():
+            hidden, done = _begin(runner, texts, work, key, team)
+        advance(each * len(done.files))
+
+        def observe(layer: int | None, run: Callable[[int], object]) -> Reached:
+            linears = observed_linears(source, layer)
+            observation = Observation(linears, ranks=texts.ranks, rows=profile.sample_rows, device=device)
+            with observed(runner.model, observation):
+                for number in mine:
+                    observation.start = texts.starts[number]
+                    run(number)
+                    advance(texts.batches[number].numel())
+            observation.join(team)
+            _check_complete(observation, texts.tokens, source)
+            return _finished(done, layer, observation, hidden, work, team)
+
+        for layer, _ in runner.each_layer(len(done.files)):
+            done = observe(layer, partial(_step, runner, layer, texts, hidden))
+        if layer_file(None) not in done.files:
+            with runner.outside(), _without_logits(runner.model):
+                done = observe(None, lambda n: runner.finish(texts.batches[n], hidden.read(n).to(device)))
+    team.wait()
+    if team.leads:
+        hidden.remove()
+    return done
+
+
+def _step(runner: LayerRunner, layer: int, texts: Texts, hidden: HiddenStates, number: int) -> None:
+    given = hidden.read(number).to(runner.device, non_blocking=True)
+    hidden.write(number, runner.run(layer, texts.shapes[number], given))
+
+
+def _check_ids(runner: LayerRunner, texts: Texts, source: Source) -> None:
+    rows = runner.model.get_input_embeddings().num_embeddings
+    largest = max(int(batch.max()) for batch in texts.batches)
+    if largest >= rows:
+        raise SixfoldError(
+            f"the tokenizer of {source.checkpoint.location} makes token {largest}, but the model has {rows} embeddings",
+            "use the tokenizer that belongs to the model",
+        )
+
+
+def _begin(runner: LayerRunner, texts: Texts, work: Path, key: str, team: Team) -> tuple[HiddenStates, Reached]:
+    """The hidden states to go on from: what a killed pass left, or the embeddings of every batch."""
+    first: dict[tuple[int, ...], torch.Tensor] = {}
+    for batch in texts.batches:  # the runner must have seen every shape
+        if tuple(batch.shape) not in first:
+            first[tuple(batch.shape)] = runner.start(batch)
+    shapes = [(*shape, *first[shape].shape[2:]) for shape in texts.shapes]
+    left = read_reached(work, key)
+    if left is not None:
+        hidden = HiddenStates(work, shapes, DTYPE, left.turn)
+        if hidden.checksum() == left.checksum:
+            return hidden, left
+    hidden = HiddenStates(work, shapes, DTYPE)
+    for number, batch in enumerate(texts.batches):
+        if team.owns(number):
+            hidden.write(number, runner.start(batch))
+    hidden.flip()
+    team.wait()
+    return hidden, Reached(key, hidden.turn, hidden.checksum(), {}, {})
+
+
+def _finished(
+    done: Reached, layer: int | None, observation: Observation, hidden: HiddenStates, work: Path, team: Team
+) -> Reached:
+    """Writes a layer's statistics, and that the pass has come this far."""
+    if layer is not None:
+        hidden.flip()
+    name = layer_file(layer)
+    if team.leads:
+        write_atomically(work / name, save(observation.finish(), {"format": "pt"}))
+    team.wait()
+    record = FileRecord((work / name).stat().st_size, sha256_of(work / name))
+    routed = observation.routed()
+    reached = Reached(
+        done.key,
+        hidden.turn,
+        hidden.checksum(),
+        {**done.files, name: record},
+        {**done.routed, layer: routed} if layer is not None and routed else done.routed,
+    )
+    if team.leads:
+        write_reached(work, reached)
+    return reached
+
+
+@contextmanager
+def _without_logits(model: Any) -> Iterator[None]:
+    """What lm_head reads is observed; what it computes, a row of the vocabulary for every token, nobody needs."""
+    head = model.get_output_embeddings()
+
+    def empty(hidden: torch.Tensor) -> torch.Tensor:
+        return hidden.new_zeros((*hidden.shape[:-1], 1))
+
+    head.forward = empty
+    try:
+        yield
+    finally:
+        del head.forward
+
+
+def _check_complete(observation: Observation, tokens: int, source: Source) -> None:
+    """Every plain site saw each token once; every layer's experts saw some."""
+    seen: Mapping[str, int] = {site: int(a.count.sum()) for site, a in observation.sites.items()}
+    for site, count in seen.items():
+        if count == 0 or (observation.experts[site] is None and count != tokens):
+            raise SixfoldError(
+                f"{source.architecture.model_type}: {count} of {tokens} calibration tokens were seen at {site}:"
+                " transformers runs this part of the model in a way that cannot be observed",
+                "choose variants that need no calibration",
+            )

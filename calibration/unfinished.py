@@ -1,0 +1,40 @@
+"""How far a calibration pass has come: what the next run goes on from after a kill."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sixfold.manifest import FileRecord
+from sixfold.workspace import read_json, write_json
+
+PROGRESS = "progress.json"
+
+
+@dataclass(frozen=True)
+class Reached:
+    """key: digest of all that decides the statistics. turn, checksum: of the hidden states that the next layer reads
+    (sixfold.hidden_states). files: the finished layers' statistics, in order. routed: decoder layer -> tokens routed to
+    each of its experts.
+    """
+
+    key: str
+    turn: int
+    checksum: int
+    files: Mapping[str, FileRecord]
+    routed: Mapping[int, tuple[int, ...]]
+
+
+def write_reached(work: Path, reached: Reached) -> None:
+    write_json(work / PROGRESS, asdict(reached))
+
+
+def read_reached(work: Path, key: str) -> Reached | None:
+    """None where there is nothing to go on from: no pass was begun, one of other inputs, or its files are not whole."""
+    found = read_json(work / PROGRESS)
+    if found is None or found.get("key") != key:
+        return None
+    files = {name: FileRecord(**record) for name, record in found["files"].items()}
+    if any(not (work / n).is_file() or (work / n).stat().st_size != r.bytes for n, r in files.items()):
+        return None
+    routed = {int(layer): tuple(counts) for layer, counts in found["routed"].items()}
+    return Reached(key, found["turn"], found["checksum"], files, routed)

@@ -1,0 +1,69 @@
+"""Hidden states between two layers, in memory-mapped files: they outgrow memory, and outlive a process that is killed.
+
+Two files take turns: while a layer runs, one holds what it reads and the other what it gives. The page cache keeps as
+much of them in memory as there is room for.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+_FILES = ("hidden-0.bin", "hidden-1.bin")
+
+
+@dataclass(frozen=True)
+class _Place:
+    start: int
+    shape: tuple[int, ...]
+
+
+class HiddenStates:
+    """Of a run over batches. shapes: of each batch's hidden states, in the order of the batches. dtype: as stored.
+
+    turn: which of the two files is read now; `flip` after each layer.
+    """
+
+    def __init__(self, folder: Path, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, turn: int = 0) -> None:
+        self.turn = turn
+        self._places = []
+        total = 0
+        for shape in shapes:
+            self._places.append(_Place(total, shape))
+            total += torch.Size(shape).numel()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._paths = tuple(folder / name for name in _FILES)
+        self._total = -(-total // 4) * 4  # whole 64-bit words, for the checksum
+        # from_file grows a file that is too short and leaves what it holds.
+        self._files = tuple(torch.from_file(str(p), shared=True, size=self._total, dtype=dtype) for p in self._paths)
+
+    def read(self, batch: int) -> torch.Tensor:
+        """The current layer's input: a view, valid until `flip` is called twice."""
+        return self._view(self.turn, batch)
+
+    def write(self, batch: int, hidden: torch.Tensor) -> None:
+        """The current layer's output, from any device."""
+        self._view(1 - self.turn, batch).copy_(hidden)
+
+    def flip(self) -> None:
+        self.turn = 1 - self.turn
+
+    def checksum(self) -> int:
+        """Of what the next layer reads: the wrapping sum of its 64-bit words. Tells whether a file that was left
+        by a killed run is whole."""
+        return int(self._files[self.turn].view(torch.int64).sum())
+
+    def remove(self) -> None:
+        self._files = ()
+        for path in self._paths:
+            path.unlink(missing_ok=True)
+
+    def _view(self, file: int, batch: int) -> torch.Tensor:
+        place = self._places[batch]
+        return self._files[file][place.start : place.start + torch.Size(place.shape).numel()].view(place.shape)
+
+
+def nbytes(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> int:
+    """Bytes of both files together."""
+    return 2 * sum(torch.Size(shape).numel() for shape in shapes) * dtype.itemsize

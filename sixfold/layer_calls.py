@@ -1,0 +1,115 @@
+"""What the model's own forward passes to each of its decoder layers besides the hidden states.
+
+Masks, position embeddings and whatever else a family hands to its layers come from transformers' forward itself: it is
+run with every layer standing aside, which notes how it was called and gives the hidden states back unchanged.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from sixfold.errors import SixfoldError
+
+_REMEDY = "choose variants that need no calibration"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One layer's arguments, without the hidden states. as_keyword: the hidden states are passed by their name."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    as_keyword: bool
+
+    def __call__(self, layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+        """The layer's output. Raises SixfoldError where the layer hands something on beside the hidden states."""
+        # A dict is how a family would pass state from layer to layer; each call gets its own.
+        kwargs = {key: dict(value) if isinstance(value, dict) else value for key, value in self.kwargs.items()}
+        sizes = {key: len(value) for key, value in kwargs.items() if isinstance(value, dict)}
+        out = layer(**kwargs, hidden_states=hidden) if self.as_keyword else layer(hidden, *self.args, **kwargs)
+        if any(len(kwargs[key]) != size for key, size in sizes.items()):
+            raise SixfoldError("the model's layers share state, so they cannot be run one at a time", _REMEDY)
+        result: torch.Tensor = out[0] if isinstance(out, tuple) else out
+        return result
+
+
+@dataclass(frozen=True)
+class Calls:
+    """hidden: what the first layer reads. layers: one call per layer, in order. output: what the model returned."""
+
+    hidden: torch.Tensor
+    layers: tuple[Call, ...]
+    output: Any
+
+
+def record_calls(model: Any, layers: Sequence[nn.Module], ids: torch.Tensor, last: torch.Tensor | None = None) -> Calls:
+    """Run the model's forward on `ids` (int64 [samples, length]) with its layers standing aside.
+
+    last: what the last layer gives, where the end of the forward is wanted. What is outside of the layers must have its
+    weights. Raises SixfoldError where the model computes something between its layers.
+    """
+    for as_tuple in (False, True):  # what a layer returns, which the model's forward takes for granted
+        found = _recorded(model, layers, ids, last, as_tuple)
+        if found is not None:
+            return found
+    raise SixfoldError(
+        f"{type(model).__name__} computes something between its decoder layers, so they cannot be run one at a time",
+        _REMEDY,
+    )
+
+
+def _recorded(
+    model: Any, layers: Sequence[nn.Module], ids: torch.Tensor, last: torch.Tensor | None, as_tuple: bool
+) -> Calls | None:
+    calls: list[Call] = []
+    hiddens: list[torch.Tensor] = []
+
+    def aside(*args: Any, **kwargs: Any) -> Any:
+        as_keyword = "hidden_states" in kwargs
+        hidden = kwargs.pop("hidden_states") if as_keyword else args[0]
+        calls.append(Call(() if as_keyword else tuple(args[1:]), kwargs, as_keyword))
+        hiddens.append(hidden)
+        given = hidden if last is None or len(calls) < len(layers) else last
+        return (given,) if as_tuple else given
+
+    with _standing_aside(layers, aside):
+        try:
+            output = model(input_ids=ids, use_cache=False)
+        except (TypeError, IndexError, AttributeError, RuntimeError):
+            if as_tuple or not hiddens:
+                raise
+            return None
+    if len(calls) != len(layers) or any(hidden is not hiddens[0] for hidden in hiddens):
+        return None
+    return Calls(hiddens[0], tuple(calls), output)
+
+
+@contextmanager
+def _standing_aside(layers: Sequence[nn.Module], aside: Any) -> Iterator[None]:
+    """The modules stay (forwards look at their attributes); only what calling them does is replaced."""
+    for layer in layers:
+        layer.forward = aside
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two recorded arguments are equal, tensors element by element."""
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and one.shape == other.shape and torch.equal(one, other)
+    if isinstance(one, (tuple, list)):
+        return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, Call):
+        return same(one.args, other.args) and same(one.kwargs, other.kwargs)
+    if isinstance(one, (bool, int, float, str)):
+        return bool(one == other)
+    return type(one) is type(other)
