@@ -79,8 +79,8 @@ def _recorded(
     with _standing_aside(layers, aside):
         try:
             output = model(input_ids=ids, use_cache=False)
-        except (TypeError, IndexError, AttributeError, RuntimeError):
-            if as_tuple or not hiddens:
+        except (TypeError, IndexError, AttributeError):  # a tuple where it expects a tensor, or the other way round
+            if not hiddens:
                 raise
             return None
     if len(calls) != len(layers) or any(hidden is not hiddens[0] for hidden in hiddens):
