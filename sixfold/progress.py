@@ -1,7 +1,7 @@
 """How stages show how far they are, without knowing what shows it."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -9,3 +9,9 @@ class Progress(Protocol):
     """Opens a progress display; the context's value is called with amounts of finished work, from any thread."""
 
     def __call__(self, description: str, total: int, unit: str) -> AbstractContextManager[Callable[[int], None]]: ...
+
+
+@contextmanager
+def unseen(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Progress that nobody looks at."""
+    yield lambda amount: None
