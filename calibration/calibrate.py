@@ -2,9 +2,10 @@
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from calibration.coverage import Coverage, coverage_from_json, coverage_of, cove
 from calibration.imatrix import FILE as IMATRIX
 from calibration.imatrix import write_imatrix
 from calibration.layer_pass import BATCH_TOKENS, run_pass, texts_of
+from calibration.memory import resources
 from calibration.observe import moe_of
+from calibration.processes import run_on_devices
 from calibration.tokens import load_tokenizer, token_batches
 from calibration.unfinished import Reached
 from sixfold.architecture import Linear
 from sixfold.errors import SixfoldError
 from sixfold.manifest import run_name, state_of, versions
+from sixfold.memory import FREE, Allowed
 from sixfold.progress import Progress
 from sixfold.recipe import Calibration
 from sixfold.source import Source
@@ -28,10 +32,6 @@ from sixfold.statistics import MANIFEST, SCHEMA, Statistics, open_statistics
 from sixfold.workspace import PARTIAL, digest_of, sync_folder, write_json
 
 _LIBRARIES = ("sixfold", "torch", "transformers")
-
-
-def compute_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,13 @@ def calibration_inputs(source: Source, profile: Calibration) -> dict[str, Any]:
     }
 
 
-def calibrate(source: Source, profile: Calibration, folder: Path, *, progress: Progress) -> Calibrated:
+def calibrate(
+    source: Source, profile: Calibration, folder: Path, *, progress: Progress, allowed: Allowed = FREE
+) -> Calibrated:
     """Statistics of every Linear's input over the profile's texts, in `folder`; nothing is run where it is current.
 
-    Raises SixfoldError where the texts are too small, the tokenizer is missing or another model's, or transformers
-    runs this family's experts in a way that cannot be observed.
+    Raises SixfoldError where the texts are too small, the tokenizer is missing or another model's, the memory does not
+    suffice, or transformers runs this family's layers or experts in a way that cannot be observed.
     """
     inputs = calibration_inputs(source, profile)
     state = state_of(folder, MANIFEST, inputs)
@@ -70,9 +72,12 @@ def calibrate(source: Source, profile: Calibration, folder: Path, *, progress: P
     started = time.time()
     tokens = token_batches(profile, load_tokenizer(source.checkpoint.folder))
     texts = texts_of(tokens.ids, profile.seed)
-    device = compute_device()
+    on = resources(source, profile, allowed)
     work = folder / PARTIAL
-    reached = run_pass(source, texts, profile, work, key=digest_of(inputs), device=device, progress=progress)
+    launch: Callable[..., Reached] = partial(run_pass, device=torch.device(on.device))
+    if on.processes > 1:
+        launch = partial(run_on_devices, device=on.device, size=on.processes)
+    reached = launch(source, texts, profile, work, key=digest_of(inputs), ahead=on.ahead, progress=progress)
     linears = [linear for linear in source.architecture.linears if linear.role != "other"]
     coverage = tuple(coverage_of(layer, routed, profile.sample_rows) for layer, routed in reached.routed.items())
     _put_in_place(folder, work, reached)
@@ -88,7 +93,9 @@ def calibrate(source: Source, profile: Calibration, folder: Path, *, progress: P
     }
     run = {
         "seconds": round(time.time() - started, 2),
-        "device": str(device),
+        "device": on.device,
+        "processes": on.processes,
+        "memory": asdict(on.memory),
         "threads": torch.get_num_threads(),
         "modified_ns": {name: (folder / name).stat().st_mtime_ns for name in reached.files},
     }

@@ -26,7 +26,7 @@ def write_imatrix(statistics: Statistics, source: Source, path: Path) -> tuple[s
     import gguf
 
     tokens = statistics.manifest["tokens"]
-    entries = _entries(statistics, source)
+    sites = sorted(_sites(statistics, source).items())
     temporary = path.with_name(f".{path.name}.tmp")
     writer = gguf.GGUFWriter(temporary, arch="imatrix")
     del writer.kv_data[0][gguf.Keys.General.ARCHITECTURE]  # the writer sets it unasked; an imatrix has none
@@ -34,29 +34,34 @@ def write_imatrix(statistics: Statistics, source: Source, path: Path) -> tuple[s
     writer.add_array("imatrix.datasets", sorted(name for name, file in tokens["files"].items() if file["tokens"]))
     writer.add_uint32("imatrix.chunk_count", tokens["samples"])
     writer.add_uint32("imatrix.chunk_size", tokens["length"])
-    for name, (sums, counts) in sorted(entries.items()):
-        writer.add_tensor(f"{name}.in_sum2", sums)
-        writer.add_tensor(f"{name}.counts", counts)
+    for name, site in sites:
+        matrices, columns = statistics.shape_of(site)
+        for part, width in (("in_sum2", columns), ("counts", 1)):
+            writer.add_tensor_info(f"{name}.{part}", (matrices, width), np.dtype(np.float32), matrices * width * 4)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
+    writer.write_ti_data_to_file()
+    for _, site in sites:  # one at a time: all layers' sums together grow with the model
+        for values in _rows(statistics, site):
+            writer.write_tensor_data(values)
     writer.close()
     temporary.replace(path)
     sync_folder(path.parent)
-    return tuple(sorted(entries))
+    return tuple(name for name, _ in sites)
 
 
-def _entries(statistics: Statistics, source: Source) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """GGUF name -> (in_sum2, counts). All experts of a layer have one GGUF name and one stacked site."""
+def _sites(statistics: Statistics, source: Source) -> dict[str, str]:
+    """GGUF name -> site. All experts of a layer have one GGUF name and one stacked site."""
     weights = {linear.weight: linear.name for linear in source.architecture.linears if statistics.has(linear.name)}
     sites: dict[str, str] = {}
     for weight, name in gguf_tensor_names(source.checkpoint.config, weights).items():
         if name not in NOT_COLLECTED:
             sites.setdefault(name, statistics.site_of[weights[weight]][0])
-    return {name: _rows(statistics, site) for name, site in sites.items()}
+    return sites
 
 
 def _rows(statistics: Statistics, site: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    found = statistics.site(site)
+    """(in_sum2 [matrices, columns], counts [matrices, 1])."""
+    found = statistics.site(site, ("sum_sq", "count"))
     sums = found["sum_sq"].reshape(-1, found["sum_sq"].shape[-1])
     return sums.numpy(), found["count"].reshape(-1, 1).float().numpy()

@@ -1,4 +1,6 @@
-"""How sizes are written for people."""
+"""How sizes are written for people, and read."""
+
+import re
 
 
 def size(nbytes: float) -> str:
@@ -8,3 +10,15 @@ def size(nbytes: float) -> str:
             return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.3g} {unit}"
         nbytes /= 1000
     return f"{nbytes:.3g} TB"
+
+
+_UNITS = {"": 1} | {f"{p}{b}": base**n for n, p in enumerate("kMGT", 1) for b, base in (("B", 1000), ("iB", 1024))}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "24GB" (1000s), "80 GiB" (1024s) or a plain number. Raises ValueError on anything else."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    units = {unit.lower(): factor for unit, factor in _UNITS.items()} | {"b": 1}
+    if found is None or found[2].lower() not in units:
+        raise ValueError(f"{text!r} is no size; write it like 24GB or 80GiB")
+    return int(float(found[1]) * units[found[2].lower()])

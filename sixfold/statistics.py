@@ -44,7 +44,7 @@ site keeps the tokens of lowest rank that reached it, in the order of rank.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from hashlib import sha256
@@ -59,6 +59,7 @@ from sixfold.workspace import read_json
 
 MANIFEST = "manifest.json"
 SCHEMA = 2
+SITE_STATISTICS = ("count", "sum_sq", "sum_abs", "abs_max", "sample", "sampled")
 
 
 @dataclass(frozen=True)
@@ -135,17 +136,24 @@ class Statistics:
             )
         return self.site_of[linear]
 
-    def site(self, site: str) -> dict[str, torch.Tensor]:
-        """All statistics of one site, whole (stacked sites keep their expert dimension)."""
-        path = self.folder / layer_file(self.manifest["sites"][site]["layer"])
-        with safe_open(path, "pt") as f:
-            return {k.rsplit("/", 1)[1]: f.get_tensor(k) for k in f.keys() if k.rsplit("/", 1)[0] == site}
+    def site(self, site: str, names: Sequence[str] = SITE_STATISTICS) -> dict[str, torch.Tensor]:
+        """Statistics of one site by name, whole (stacked sites keep their expert dimension)."""
+        with safe_open(self._file_of(site), "pt") as f:
+            return {name: f.get_tensor(f"{site}/{name}") for name in names}
+
+    def shape_of(self, site: str) -> tuple[int, int]:
+        """(experts, channels); 1 expert for a plain site."""
+        with safe_open(self._file_of(site), "pt") as f:
+            *experts, channels = f.get_slice(f"{site}/sum_sq").get_shape()
+        return (experts[0] if experts else 1), channels
+
+    def _file_of(self, site: str) -> Path:
+        return self.folder / layer_file(self.manifest["sites"][site]["layer"])
 
     def of_linear(self, linear: str) -> InputStatistics:
         """Statistics of the input of the Linear with this on-disk name (without ".weight")."""
         site, expert = self.place_of(linear)
-        path = self.folder / layer_file(self.manifest["sites"][site]["layer"])
-        with safe_open(path, "pt") as f:
+        with safe_open(self._file_of(site), "pt") as f:
 
             def get(key: str) -> torch.Tensor:
                 stored = f.get_slice(f"{site}/{key}")

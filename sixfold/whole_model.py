@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from sixfold.errors import SixfoldError
+from sixfold.memory import available_memory
 from sixfold.plan import TensorSlice
 from sixfold.sizes import size
 from sixfold.source import Source
@@ -22,23 +22,13 @@ def check_host_memory(source: Source) -> None:
     """Raises SixfoldError where the whole model does not fit into this machine's memory."""
     tensors = source.checkpoint.tensors.values()
     needed = int(_HOST_ROOM * sum(tensor.nbytes for tensor in tensors))
-    available = _available_memory()
+    available = available_memory()
     if available is not None and needed > available:
         raise SixfoldError(
             f"{source.checkpoint.name} as a whole needs {size(needed)} of memory,"
             f" of which this machine has {size(available)} available",
             "use a larger machine, or a recipe of one of the exporters here, which never hold the whole model",
         )
-
-
-def _available_memory() -> int | None:
-    """Bytes that can be had without swapping; None where the system does not say (macOS)."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except FileNotFoundError:
-        return None
-    (kilobytes,) = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    return kilobytes * 1024
 
 
 def load_model(source: Source, *, dtype: torch.dtype, device: torch.device) -> Any:

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sixfold.commands.options import Model, formats_argument, model_argument, out_option
+from sixfold.commands.options import Model, formats_argument, memory_options, model_argument, out_option
 from sixfold.commands.terminal import progress
 
 if TYPE_CHECKING:
+    from sixfold.memory import Allowed
     from sixfold.recipe import Recipe
 
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 @model_argument
 @formats_argument
 @out_option
-def command(model: Model, recipes: "tuple[Recipe, ...]", out: Path) -> None:
+@memory_options
+def command(model: Model, recipes: "tuple[Recipe, ...]", out: Path, allowed: "Allowed") -> None:
     """Gather MODEL's statistics for the calibration profile of FORMAT... (all-formats where none is given).
 
     `sixfold export` does this by itself where a format needs it. Nothing is run where the statistics are current.
@@ -32,7 +34,7 @@ def command(model: Model, recipes: "tuple[Recipe, ...]", out: Path) -> None:
     workspace = Workspace(out, source.checkpoint.name)
     for profile in dict.fromkeys(recipe.calibration for recipe in recipes):
         folder = workspace.calibration(profile)
-        done = calibrate(source, profile, folder, progress=progress)
+        done = calibrate(source, profile, folder, progress=progress, allowed=allowed)
         for reason in done.reasons:
             click.echo(f"Calibrated again: {reason}")
         if line := summary(done.coverage):

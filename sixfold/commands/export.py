@@ -14,6 +14,7 @@ from sixfold.commands.options import (
     Model,
     formats_argument,
     json_option,
+    memory_options,
     model_argument,
     out_option,
     threads_option,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from exporters.run import Exported
+    from sixfold.memory import Allowed
     from sixfold.recipe import Calibration, Recipe
     from sixfold.source import Source
     from sixfold.statistics import Statistics
@@ -36,8 +38,11 @@ if TYPE_CHECKING:
 @formats_argument
 @out_option
 @threads_option
+@memory_options
 @json_option
-def command(model: Model, recipes: "Sequence[Recipe]", out: Path, threads: int, as_json: bool) -> int:
+def command(
+    model: Model, recipes: "Sequence[Recipe]", out: Path, threads: int, allowed: "Allowed", as_json: bool
+) -> int:
     """Make FORMAT... (names, sets or paths of recipes; all formats by default) from MODEL.
 
     Calibrates first where a format needs it. What is current is skipped, what a changed input made stale is made
@@ -48,7 +53,7 @@ def command(model: Model, recipes: "Sequence[Recipe]", out: Path, threads: int, 
     source = model.open()
     workspace = Workspace(out, source.checkpoint.name)
     _warn(source, quiet=as_json)
-    outcomes = make_all(source, recipes, workspace, threads, restated=bool(model.stated), quiet=as_json)
+    outcomes = make_all(source, recipes, workspace, threads, allowed, restated=bool(model.stated), quiet=as_json)
     if as_json:
         print_json([_as_data(outcome) for outcome in outcomes])
     else:
@@ -70,6 +75,7 @@ def make_all(
     recipes: "Sequence[Recipe]",
     workspace: "Workspace",
     threads: int,
+    allowed: "Allowed",
     *,
     restated: bool,
     quiet: bool,
@@ -87,7 +93,7 @@ def make_all(
     outcomes = []
     for recipe in recipes:
         try:
-            found = _statistics(source, recipe, workspace, statistics, quiet)
+            found = _statistics(source, recipe, workspace, statistics, allowed, quiet)
             tokens = partial(_tokens, source, recipe)
             done = export(source, recipe, workspace, found, threads=threads, progress=progress, tokens=tokens)
             if restated or done.described or not (done.folder / "README.md").is_file():
@@ -124,6 +130,7 @@ def _statistics(
     recipe: "Recipe",
     workspace: "Workspace",
     known: "dict[Calibration, Statistics]",
+    allowed: "Allowed",
     quiet: bool,
 ) -> "Statistics | None":
     """The statistics that the recipe needs, calibrating once per profile."""
@@ -136,7 +143,7 @@ def _statistics(
     profile = recipe.calibration
     if profile not in known:
         _say(f"calibrating on {profile.samples} samples of {profile.length} tokens, if need be", quiet)
-        done = calibrate(source, profile, workspace.calibration(profile), progress=progress)
+        done = calibrate(source, profile, workspace.calibration(profile), progress=progress, allowed=allowed)
         for reason in done.reasons:
             _say(f"calibrated again: {reason}", quiet)
         _say(f"calibration {'is current' if done.skipped else 'done'}. {summary(done.coverage)}".rstrip(), quiet)

@@ -103,6 +103,32 @@ def out_option(command: Command) -> Command:
     )(command)
 
 
+class _Size(click.ParamType):
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from sixfold.sizes import parse_size
+
+        try:
+            return value if isinstance(value, int) else parse_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def memory_options(command: Command) -> Command:
+    """--host-memory and --device-memory; the command gets `allowed: Allowed`. The result does not depend on them."""
+
+    @wraps(command)
+    def call(*args: Any, host_memory: int | None, device_memory: int | None, **rest: Any) -> Any:
+        from sixfold.memory import Allowed
+
+        return command(*args, allowed=Allowed(host_memory, device_memory), **rest)
+
+    about = "that calibration may use, such as 24GB; what is free by default."
+    call = click.option("--device-memory", type=_Size(), help=f"Memory of each GPU {about}")(call)
+    return click.option("--host-memory", type=_Size(), help=f"Memory {about}")(call)
+
+
 def json_option(command: Command) -> Command:
     """--json; the command gets `as_json: bool`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(command)

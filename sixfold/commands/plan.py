@@ -3,6 +3,7 @@
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,9 @@ from sixfold.commands.terminal import heading, print_json, print_table
 from sixfold.sizes import size
 
 if TYPE_CHECKING:
+    from calibration.memory import PassMemory
     from sixfold.plan import ExportPlan
-    from sixfold.recipe import Recipe
+    from sixfold.recipe import Calibration, Recipe
     from sixfold.source import Source
 
 
@@ -32,10 +34,11 @@ def command(model: Model, recipes: "Sequence[Recipe]", out: Path, tensors: bool,
     source = model.open(headers_only=True)
     plans = [(recipe, _plan(source, recipe)) for recipe in recipes]
     calibration = _calibration_bytes(source, recipes)
+    passes = _passes(source, recipes)
     root = next(path for path in [out, *out.absolute().parents] if path.exists())
     free = shutil.disk_usage(root).free
     if as_json:
-        print_json(_as_data(plans, calibration, free))
+        print_json(_as_data(plans, calibration, passes, free))
         return
     print_table(
         ("variant", "bytes", "size", "files", "tensors", "encodings"),
@@ -49,6 +52,12 @@ def command(model: Model, recipes: "Sequence[Recipe]", out: Path, tensors: bool,
             _print_tensors(recipe, plan)
     total = sum(plan.nbytes for _, plan in plans if plan)
     click.echo(f"\nIn all {total:,} bytes ({size(total)}), and {size(calibration)} of calibration statistics.")
+    for profile, memory in passes.items():
+        click.echo(
+            f"Calibrating on {profile.samples * profile.length:,} tokens needs about {size(memory.host)} of host memory"
+            + (f", {size(memory.device)} of each GPU's" if memory.device else "")
+            + f", and {size(memory.disk)} of disk meanwhile; the largest layer has {size(memory.layer)} of weights."
+        )
     verdict = "enough" if total + calibration <= free else "NOT ENOUGH"
     click.echo(f"Free under {root}: {size(free)}, {verdict} (a replaced artifact stays until the new one is whole).")
 
@@ -67,6 +76,18 @@ def _calibration_bytes(source: "Source", recipes: "Sequence[Recipe]") -> int:
     profiles = {recipe.calibration for recipe in recipes if needs_statistics(recipe)}
     sites = {(li.site, li.expert): li.in_features for li in source.architecture.linears}
     return sum(site_bytes(channels, profile.sample_rows) for profile in profiles for channels in sites.values())
+
+
+def _passes(source: "Source", recipes: "Sequence[Recipe]") -> "dict[Calibration, PassMemory]":
+    """What the calibration of each profile needs on this machine."""
+    import torch
+
+    from calibration.memory import predict
+    from exporters.run import needs_statistics
+
+    on_gpu = torch.cuda.is_available()
+    profiles = {recipe.calibration: None for recipe in recipes if needs_statistics(recipe)}
+    return {profile: predict(source, profile, on_gpu=on_gpu, ahead=True) for profile in profiles}
 
 
 def _row(recipe: "Recipe", plan: "ExportPlan | None") -> tuple[str | int, ...]:
@@ -88,11 +109,20 @@ def _print_tensors(recipe: "Recipe", plan: "ExportPlan") -> None:
     )
 
 
-def _as_data(plans: "Sequence[tuple[Recipe, ExportPlan | None]]", calibration: int, free: int) -> dict[str, Any]:
+def _as_data(
+    plans: "Sequence[tuple[Recipe, ExportPlan | None]]",
+    calibration: int,
+    passes: "dict[Calibration, PassMemory]",
+    free: int,
+) -> dict[str, Any]:
     return {
         "variants": [_variant(recipe, plan) for recipe, plan in plans],
         "bytes": sum(plan.nbytes for _, plan in plans if plan),
         "calibration_bytes": calibration,
+        "calibration_memory": [
+            {"samples": profile.samples, "length": profile.length, **asdict(memory)}
+            for profile, memory in passes.items()
+        ],
         "free_bytes": free,
     }
 
