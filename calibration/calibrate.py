@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,14 +12,13 @@ from typing import Any
 import torch
 
 from calibration.corpus import text_files
-from calibration.coverage import Coverage, coverage_from_json, coverage_of, coverage_to_json
+from calibration.coverage import Coverage, coverage_from_json, coverage_of, coverage_to_json, starved_of
 from calibration.imatrix import FILE as IMATRIX
 from calibration.imatrix import write_imatrix
 from calibration.layer_pass import BATCH_TOKENS, run_pass, texts_of
 from calibration.memory import resources
-from calibration.observe import moe_of
 from calibration.processes import run_on_devices
-from calibration.tokens import load_tokenizer, token_batches
+from calibration.tokens import load_tokenizer, special_ids, token_batches
 from calibration.unfinished import Reached
 from sixfold.architecture import Linear
 from sixfold.errors import SixfoldError
@@ -28,7 +27,7 @@ from sixfold.memory import FREE, Allowed
 from sixfold.progress import Progress
 from sixfold.recipe import Calibration
 from sixfold.source import Source
-from sixfold.statistics import MANIFEST, SCHEMA, Statistics, open_statistics
+from sixfold.statistics import MANIFEST, SCHEMA, Statistics, moe_of, open_statistics
 from sixfold.workspace import PARTIAL, digest_of, sync_folder, write_json
 
 _LIBRARIES = ("sixfold", "torch", "transformers")
@@ -70,8 +69,9 @@ def calibrate(
         statistics = open_statistics(folder)
         return Calibrated(statistics, True, (), coverage_from_json(statistics.manifest["coverage"]))
     started = time.time()
-    tokens = token_batches(profile, load_tokenizer(source.checkpoint.folder))
-    texts = texts_of(tokens.ids, profile.seed)
+    tokenizer = load_tokenizer(source.checkpoint.folder)
+    tokens = token_batches(profile, tokenizer)
+    texts = texts_of(tokens.ids, profile.seed, special_ids(tokenizer) if profile.special_tokens == "leave out" else ())
     on = resources(source, profile, allowed)
     work = folder / PARTIAL
     launch: Callable[..., Reached] = partial(run_pass, device=torch.device(on.device))
@@ -79,14 +79,14 @@ def calibrate(
         launch = partial(run_on_devices, device=on.device, size=on.processes)
     reached = launch(source, texts, profile, work, key=digest_of(inputs), ahead=on.ahead, progress=progress)
     linears = [linear for linear in source.architecture.linears if linear.role != "other"]
-    coverage = tuple(coverage_of(layer, routed, profile.sample_rows) for layer, routed in reached.routed.items())
+    coverage = tuple(coverage_of(layer, routed, profile.min_tokens) for layer, routed in reached.routed.items())
     _put_in_place(folder, work, reached)
     manifest = {
         **inputs,
         "model": source.checkpoint.name,
         "tokens": tokens.record,
         "sites": sites_of(linears),
-        "moe": moe_layers(linears),
+        "moe": moe_layers(linears, reached.routed, profile.min_tokens),
         "without_statistics": _without_statistics(source, linears),
         "coverage": coverage_to_json(coverage),
         "files": {name: asdict(record) for name, record in sorted(reached.files.items())},
@@ -121,14 +121,16 @@ def sites_of(linears: Sequence[Linear]) -> dict[str, dict[str, Any]]:
     return sites
 
 
-def moe_layers(linears: Sequence[Linear]) -> dict[str, dict[str, Any]]:
-    """The manifest's "moe": where experts are, and how many."""
-    moe: dict[str, dict[str, Any]] = {}
-    for linear in linears:
-        if linear.expert is not None:
-            entry = moe.setdefault(moe_of(linear.site), {"layer": linear.layer, "experts": 0})
-            entry["experts"] = max(entry["experts"], linear.expert + 1)
-    return moe
+def moe_layers(
+    linears: Sequence[Linear], routed: Mapping[int, tuple[int, ...]], min_tokens: int
+) -> dict[str, dict[str, Any]]:
+    """The manifest's "moe": where experts are, how many, and which saw too few tokens."""
+    names = {moe_of(linear.site): linear.layer for linear in linears if linear.expert is not None}
+    return {
+        name: {"layer": layer, "experts": len(routed[layer]), "starved": starved_of(routed[layer], min_tokens)}
+        for name, layer in names.items()
+        if layer is not None
+    }
 
 
 def _starred(linear: Linear) -> str:

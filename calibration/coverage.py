@@ -1,6 +1,6 @@
 """How many calibration tokens each expert saw: what a reader must know before trusting an expert's statistics."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ from typing import Any
 @dataclass(frozen=True)
 class Coverage:
     """One MoE layer. tokens: routed to each expert. unreached: experts that saw none. few: experts that saw fewer
-    tokens than the rows that the profile samples (the unreached left out)."""
+    tokens than the profile's min_tokens (the unreached left out)."""
 
     layer: int
     tokens: tuple[int, ...]
@@ -23,6 +23,11 @@ def coverage_of(layer: int, tokens: tuple[int, ...], enough: int) -> Coverage:
         unreached=tuple(e for e, n in enumerate(tokens) if n == 0),
         few=tuple(e for e, n in enumerate(tokens) if 0 < n < enough),
     )
+
+
+def starved_of(routed: Sequence[int], min_tokens: int) -> list[int]:
+    """The experts that saw too few tokens, those that saw none among them."""
+    return [expert for expert, tokens in enumerate(routed) if tokens < min_tokens]
 
 
 def coverage_to_json(coverage: tuple[Coverage, ...]) -> list[dict[str, Any]]:

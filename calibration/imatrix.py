@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from sixfold.gguf_names import gguf_tensor_names
 from sixfold.source import Source
+from sixfold.starved import filled
 from sixfold.statistics import Statistics
 from sixfold.workspace import sync_folder
 
@@ -19,8 +20,9 @@ def write_imatrix(statistics: Statistics, source: Source, path: Path) -> tuple[s
     """Write `path`, whole or not at all; returns the GGUF names that have an entry.
 
     Per weight, float32: `<name>.in_sum2` [matrices, columns], the sum over tokens of the input's squares, and
-    `<name>.counts` [matrices, 1], the tokens. The experts of a layer are the matrices of one entry; one that no token
-    reached has count 0. Tensor names are in order, so equal statistics give equal bytes.
+    `<name>.counts` [matrices, 1], the tokens. The experts of a layer are the matrices of one entry; one that too
+    few tokens reached has the sums of what stands in for it (see sixfold.starved). Tensor names are in order, so equal
+    statistics give equal bytes.
     Raises SixfoldError where llama.cpp has no names for the architecture.
     """
     import gguf
@@ -62,6 +64,6 @@ def _sites(statistics: Statistics, source: Source) -> dict[str, str]:
 
 def _rows(statistics: Statistics, site: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """(in_sum2 [matrices, columns], counts [matrices, 1])."""
-    found = statistics.site(site, ("sum_sq", "count"))
+    found = filled(statistics, site, ("sum_sq", "count"))
     sums = found["sum_sq"].reshape(-1, found["sum_sq"].shape[-1])
     return sums.numpy(), found["count"].reshape(-1, 1).float().numpy()

@@ -5,18 +5,21 @@ and `progress.json`, which is written last. A killed pass goes on behind its las
 bytes, since batches and their order are part of the calibration's definition.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save
 
+from calibration.coverage import starved_of
 from calibration.observe import Observation, observed
 from calibration.unfinished import Reached, read_reached, write_reached
+from calibration.widen import widened
 from sixfold.architecture import Linear
 from sixfold.errors import SixfoldError
 from sixfold.hidden_states import HiddenStates
@@ -39,26 +42,30 @@ DTYPE = torch.bfloat16
 @dataclass(frozen=True)
 class Texts:
     """What a pass runs. batches: int64 [samples, length] each, no padding. starts: position of each batch's first token
-    among all. ranks: int64 [tokens], a permutation: the lower a token's, the sooner its row is sampled."""
+    among all. ranks: int64 [tokens], a permutation: the lower a token's, the sooner its row is sampled. counted: bool
+    [tokens], the tokens that statistics count; all if None."""
 
     batches: tuple[torch.Tensor, ...]
     starts: tuple[int, ...]
     ranks: torch.Tensor
+    counted: torch.Tensor | None = None
 
     @property
-    def tokens(self) -> int:
-        return len(self.ranks)
+    def counted_tokens(self) -> int:
+        return len(self.ranks) if self.counted is None else int(self.counted.sum())
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
         return [tuple(batch.shape) for batch in self.batches]
 
 
-def texts_of(ids: torch.Tensor, seed: int) -> Texts:
-    """ids: int64 [samples, length]."""
+def texts_of(ids: torch.Tensor, seed: int, left_out: Collection[int] = ()) -> Texts:
+    """ids: int64 [samples, length]. left_out: token ids that statistics do not count."""
     batches = tuple(batches_of(list(ids), BATCH_TOKENS))
-    starts = tuple(sum(batch.numel() for batch in batches[:number]) for number in range(len(batches)))
-    return Texts(batches, starts, torch.randperm(ids.numel(), generator=torch.Generator().manual_seed(seed)))
+    starts = tuple(accumulate((batch.numel() for batch in batches[:-1]), initial=0))
+    ranks = torch.randperm(ids.numel(), generator=torch.Generator().manual_seed(seed))
+    counted = ~torch.isin(ids.reshape(-1), torch.tensor(sorted(left_out))) if left_out else None
+    return Texts(batches, starts, ranks, counted)
 
 
 def observed_linears(source: Source, layer: int | None) -> list[Linear]:
@@ -97,17 +104,29 @@ def run_pass(
             hidden, done = _begin(runner, texts, work, key, team)
         advance(each * len(done.files))
 
-        def observe(layer: int | None, run: Callable[[int], object]) -> Reached:
-            linears = observed_linears(source, layer)
-            observation = Observation(linears, ranks=texts.ranks, rows=profile.sample_rows, device=device)
+        def observe(layer: int | None, run: Callable[[int], torch.Tensor]) -> Reached:
+            observation = Observation(
+                observed_linears(source, layer),
+                ranks=texts.ranks,
+                rows=profile.sample_rows,
+                device=device,
+                counted=texts.counted,
+            )
             with observed(runner.model, observation):
                 for number in mine:
                     observation.start = texts.starts[number]
-                    run(number)
+                    given = run(number)
+                    if layer is not None:
+                        hidden.write(number, given)
                     advance(texts.batches[number].numel())
             observation.join(team)
-            _check_complete(observation, texts.tokens, source)
-            return _finished(done, layer, observation, hidden, work, team)
+            _check_complete(observation, texts.counted_tokens, source)
+            wide = {}
+            if starved := starved_of(observation.routed(), profile.min_tokens):
+                _check_allowed(starved, observation, profile, layer)
+                if profile.starved == "all_experts" and team.leads:
+                    wide = widened(runner.model, observation, starved, profile, partial(run, 0))
+            return _finished(done, layer, observation, wide, hidden, work, team)
 
         for layer, _ in runner.each_layer(len(done.files)):
             done = observe(layer, partial(_step, runner, layer, texts, hidden))
@@ -120,9 +139,9 @@ def run_pass(
     return done
 
 
-def _step(runner: LayerRunner, layer: int, texts: Texts, hidden: HiddenStates, number: int) -> None:
-    given = hidden.read(number).to(runner.device, non_blocking=True)
-    hidden.write(number, runner.run(layer, texts.shapes[number], given))
+def _step(runner: LayerRunner, layer: int, texts: Texts, hidden: HiddenStates, number: int) -> torch.Tensor:
+    """The layer's output for a batch."""
+    return runner.run(layer, texts.shapes[number], hidden.read(number).to(runner.device, non_blocking=True))
 
 
 def _check_ids(runner: LayerRunner, texts: Texts, source: Source) -> None:
@@ -156,15 +175,30 @@ def _begin(runner: LayerRunner, texts: Texts, work: Path, key: str, team: Team) 
     return hidden, Reached(key, hidden.turn, hidden.checksum(), {}, {})
 
 
+def _check_allowed(starved: list[int], observation: Observation, profile: Calibration, layer: int | None) -> None:
+    if profile.starved == "fail":
+        seen = ", ".join(f"{expert} ({observation.routed()[expert]})" for expert in starved)
+        raise SixfoldError(
+            f"fewer than {profile.min_tokens} calibration tokens reached experts of layer {layer}: {seen}",
+            "calibrate on more or other texts, or set calibration.starved to average or all_experts",
+        )
+
+
 def _finished(
-    done: Reached, layer: int | None, observation: Observation, hidden: HiddenStates, work: Path, team: Team
+    done: Reached,
+    layer: int | None,
+    observation: Observation,
+    wide: Mapping[str, torch.Tensor],
+    hidden: HiddenStates,
+    work: Path,
+    team: Team,
 ) -> Reached:
     """Writes a layer's statistics, and that the pass has come this far."""
     if layer is not None:
         hidden.flip()
     name = layer_file(layer)
     if team.leads:
-        write_atomically(work / name, save(observation.finish(), {"format": "pt"}))
+        write_atomically(work / name, save({**observation.finish(), **wide}, {"format": "pt"}))
     team.wait()
     record = FileRecord((work / name).stat().st_size, sha256_of(work / name))
     routed = observation.routed()

@@ -5,17 +5,18 @@ top-k indices and gate weights that the family's own router computed. Every othe
 first module of its input site; what several Linears read is counted once.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from calibration.accumulate import Accumulator
 from calibration.expert_outputs import ExpertAccumulator
+from calibration.expert_products import inner_products, outer_products
 from sixfold.architecture import Linear
+from sixfold.statistics import moe_of
 from sixfold.team import Team
 
 EXPERTS_FUNCTION = "sixfold_observe"
@@ -25,12 +26,22 @@ class Observation:
     """The accumulators of some Linears' sites (one layer's, say), and where in the texts the running batch stands.
 
     ranks: int64 [tokens], a permutation over all tokens of the calibration: the lower, the sooner a token is sampled.
+    counted: bool [tokens], the tokens that statistics count; all if None.
     start: position of the running batch's first token; whoever runs the batches sets it.
     """
 
-    def __init__(self, linears: Iterable[Linear], *, ranks: torch.Tensor, rows: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        linears: Iterable[Linear],
+        *,
+        ranks: torch.Tensor,
+        rows: int,
+        device: torch.device,
+        counted: torch.Tensor | None = None,
+    ) -> None:
         self.linears = tuple(linears)
         self.ranks = ranks.to(device)
+        self.counted = None if counted is None else counted.to(device)
         self.start = 0
         self.experts: dict[str, int | None] = {}
         for linear in self.linears:
@@ -48,8 +59,38 @@ class Observation:
         }
 
     def record(self, site: str, rows: torch.Tensor, counts: torch.Tensor, tokens: torch.Tensor) -> None:
-        """rows [N, channels] sorted by expert; counts [experts]; tokens [N], each row's token within the batch."""
+        """rows [N, channels] sorted by expert; counts int64 [experts], on the CPU; tokens [N], each row's token within
+        the batch."""
+        kept, counts = self._kept(counts, tokens)
+        if kept is not None:
+            rows, tokens = rows[kept], tokens[kept]
         self.sites[site].add(rows, counts, self.ranks[self.start + tokens])
+
+    def record_outputs(
+        self,
+        name: str,
+        output: torch.Tensor,
+        gates: torch.Tensor,
+        counts: torch.Tensor,
+        tokens: torch.Tensor,
+        index: torch.Tensor,
+    ) -> None:
+        """Of the experts in `name`: output [N, hidden] before the gate, gates [N]; index [tokens of the batch, top-k]:
+        the experts of each token."""
+        kept, counts = self._kept(counts, tokens)
+        if kept is not None and self.counted is not None:
+            output, gates = output[kept], gates[kept]
+            index = index[self.counted[self.start : self.start + len(index)]]
+        self.moe[name].add_outputs(output, gates, counts)
+        self.moe[name].add_choices(index)
+
+    def _kept(self, counts: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Which rows are counted (None: all), and how many of each expert's."""
+        if self.counted is None:
+            return None, counts
+        kept = self.counted[self.start + tokens]
+        expert_of = torch.repeat_interleave(torch.arange(len(counts)), counts)
+        return kept, torch.bincount(expert_of[kept.cpu()], minlength=len(counts))
 
     def join(self, team: Team) -> None:
         """Make every process's accumulators those of all processes together."""
@@ -73,25 +114,15 @@ class Observation:
         return found
 
 
-def moe_of(site: str) -> str:
-    """Of a stacked site ("...experts.*.w1"), the on-disk name of what holds the experts ("...experts")."""
-    return site.partition(".*.")[0]
-
-
 @contextmanager
 def observed(model: Any, observation: Observation) -> Iterator[None]:
     """While open, every forward of `model` (a transformers model, or the part of it that is run) is recorded."""
-    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
-
     modules = dict(model.named_modules())
     plain: dict[str, str] = {}
-    routed: dict[int, dict[str, str]] = {}
     for linear in observation.linears:
         if linear.expert is None:
             plain.setdefault(linear.site, linear.module)
-        else:
-            side = "down" if linear.part == "down" else "up"
-            routed.setdefault(id(modules[linear.module]), {})[side] = linear.site
+    routed = expert_sites(modules, observation.linears)
 
     def experts_forward(
         module: nn.Module, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
@@ -103,17 +134,36 @@ def observed(model: Any, observation: Observation) -> Iterator[None]:
         modules[module].register_forward_pre_hook(_input_hook(observation, site), with_kwargs=True)
         for site, module in plain.items()
     ]
+    try:
+        with experts_run_by(model, experts_forward) if routed else nullcontext():
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def expert_sites(modules: Mapping[str, nn.Module], linears: Iterable[Linear]) -> dict[int, dict[str, str]]:
+    """id of each experts module -> {"up", "down": the site of what its first and its last projections read}."""
+    found: dict[int, dict[str, str]] = {}
+    for linear in linears:
+        if linear.expert is not None:
+            side = "down" if linear.part == "down" else "up"
+            found.setdefault(id(modules[linear.module]), {})[side] = linear.site
+    return found
+
+
+@contextmanager
+def experts_run_by(model: Any, forward: Callable[..., torch.Tensor]) -> Iterator[None]:
+    """While open, `forward(module, hidden_states, top_k_index, top_k_weights)` computes every layer's experts."""
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
     before = getattr(model.config, "_experts_implementation", None)
-    ALL_EXPERTS_FUNCTIONS.register(EXPERTS_FUNCTION, experts_forward)
-    if routed:
-        model.set_experts_implementation(EXPERTS_FUNCTION)
+    ALL_EXPERTS_FUNCTIONS.register(EXPERTS_FUNCTION, forward)
+    model.set_experts_implementation(EXPERTS_FUNCTION)
     try:
         yield
     finally:
-        if routed:
-            model.set_experts_implementation(before)
-        for handle in handles:
-            handle.remove()
+        model.set_experts_implementation(before)
 
 
 def _input_hook(observation: Observation, site: str) -> Any:
@@ -142,36 +192,17 @@ def _routed_forward(
     tokens = order // top_k
     counts = torch.bincount(expert_of, minlength=module.num_experts).cpu()
 
-    def product(rows: torch.Tensor, name: str) -> torch.Tensor:
-        weight = getattr(module, name)
-        out = _by_expert(rows, weight.mT if module.is_transposed else weight, counts)
-        return out.add_(getattr(module, name + "_bias")[expert_of]) if module.has_bias else out
-
     rows = hidden[tokens]
     if "up" in sites:
         observation.record(sites["up"], rows, counts, tokens)
-    if module.has_gate:
-        inner = module._apply_gate(product(rows, "gate_up_proj"))
-    else:
-        inner = module.act_fn(product(rows, "up_proj"))
+    inner = inner_products(module, rows, expert_of, counts)
     if "down" in sites:
         observation.record(sites["down"], inner, counts, tokens)
-    out = product(inner, "down_proj")
+    out = outer_products(module, inner, expert_of, counts)
     gates = weights.reshape(-1)[order]
-    if sites:
-        moe = observation.moe[moe_of(sites["down"])]
-        moe.add_outputs(out, gates, counts)
-        moe.add_choices(index)
+    if "down" in sites:
+        observation.record_outputs(moe_of(sites["down"]), out, gates, counts, tokens, index)
     out = out * gates[:, None]
     by_token = torch.empty_like(out)
     by_token[order] = out
     return by_token.view(len(hidden), top_k, -1).sum(1).to(hidden.dtype)
-
-
-def _by_expert(rows: torch.Tensor, weight: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """rows [N, in] sorted by expert; weight [experts, out, in]; counts int64 [experts] on the CPU -> [N, out]."""
-    if rows.is_cuda:
-        ends = counts.cumsum(0).int().to(rows.device)
-        return functional.grouped_mm(rows, weight.mT, offs=ends)
-    parts = zip(rows.split(counts.tolist()), weight, strict=True)
-    return torch.cat([functional.linear(part, matrix) for part, matrix in parts if len(part)])

@@ -46,6 +46,12 @@ def load_tokenizer(folder: Path) -> Any:
         ) from error
 
 
+def special_ids(tokenizer: Any) -> set[int]:
+    """Tokens that stand for no text: BOS, EOS, turn markers."""
+    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return added | set(tokenizer.all_special_ids)
+
+
 def token_batches(profile: Calibration, tokenizer: Any) -> TokenBatches:
     """`profile.samples` windows of `profile.length` tokens, drawn with `profile.seed`, one domain after the other.
 

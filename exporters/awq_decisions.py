@@ -27,6 +27,7 @@ from exporters.protocol import Decided, Decisions
 from exporters.safetensors_layout import whole
 from sixfold.architecture import Linear
 from sixfold.checkpoint import Checkpoint
+from sixfold.starved import note, stand_in
 from sixfold.statistics import InputStatistics, Statistics
 
 _EXPERT = re.compile(r"(?<=\.experts\.)\d+(?=\.)")
@@ -35,7 +36,7 @@ _EXPERT = re.compile(r"(?<=\.experts\.)\d+(?=\.)")
 @dataclass(frozen=True)
 class Search:
     """quantized: names of the Linears whose error counts. stored: dtype that unquantized tensors are written in.
-    averages: what stands in for the statistics of Linears that no token reached, by name."""
+    averages: what stands in for the statistics of Linears that too few tokens reached, by name."""
 
     checkpoint: Checkpoint
     statistics: Statistics
@@ -165,39 +166,25 @@ def _mean_input(linears: Iterable[Linear], search: Search) -> torch.Tensor | Non
 
 
 def _with_averages(search: Search, linears: Sequence[Linear]) -> tuple[Search, list[str]]:
-    """Find Linears whose input calibration never saw; an expert's gets the average over the layer's other experts."""
+    """Find Linears of which calibration saw too little, and what stands in for it."""
     by_site: dict[str, list[Linear]] = {}
     notes = []
     averages: dict[str, InputStatistics] = {}
-    starved: dict[str, None] = {}
     for linear in linears:
         if not search.statistics.has(linear.name):
             notes.append(f"{linear.name}: rounded plainly, since calibration has no statistics of its input")
         else:
             by_site.setdefault(linear.site, []).append(linear)
     for same in by_site.values():
-        without = [linear for linear in same if search.statistics.of_linear(linear.name).count == 0]
-        if without and len(without) < len(same):
-            averages |= dict.fromkeys([linear.name for linear in without], _average(search.statistics, same))
-            starved |= dict.fromkeys(str(linear.expert) for linear in without)
-        elif without:
-            notes += [f"{linear.name}: rounded plainly, since no calibration token reached it" for linear in without]
-    if starved:
-        notes.append(
-            f"layer {linears[0].layer}: no calibration token reached experts {', '.join(starved)};"
-            " the average input of the layer's other experts stands in for theirs"
-        )
+        for linear in same:
+            instead = stand_in(search.statistics, linear.name)
+            if instead is not None:
+                averages[linear.name] = instead
+            elif search.statistics.of_linear(linear.name).count == 0:
+                notes.append(f"{linear.name}: rounded plainly, since no calibration token reached it")
+    if averages and linears[0].layer is not None:
+        notes += note(search.statistics, linears[0].layer)
     return replace(search, averages=averages), notes
-
-
-def _average(statistics: Statistics, linears: Iterable[Linear]) -> InputStatistics:
-    """Over the tokens of all these inputs. The sample has their mean squares per channel, and no correlations."""
-    seen = [s for s in (statistics.of_linear(linear.name) for linear in linears) if s.count]
-    count = sum(s.count for s in seen)
-    sum_sq = torch.stack([s.sum_sq for s in seen]).sum(0)
-    sample = torch.diag((sum_sq / count * len(sum_sq)).sqrt())
-    sum_abs = torch.stack([s.sum_abs for s in seen]).sum(0)
-    return InputStatistics(count, sum_sq, sum_abs, torch.stack([s.abs_max for s in seen]).amax(0), sample)
 
 
 def _storable(search: Search, group: SmoothingGroup, scale: torch.Tensor) -> torch.Tensor:

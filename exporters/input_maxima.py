@@ -3,17 +3,18 @@
 from collections.abc import Sequence
 
 import torch
-from safetensors import safe_open
 
 from sixfold.architecture import Linear
 from sixfold.errors import SixfoldError
-from sixfold.statistics import Statistics, layer_file
+from sixfold.starved import filled, note
+from sixfold.statistics import Statistics
 
 
 def largest_inputs(statistics: Statistics, linears: Sequence[Linear]) -> tuple[dict[str, torch.Tensor], list[str]]:
     """max |x| of the input of each of `linears` (of one decoder layer), float32 scalars by name; and notes.
 
-    An expert that no calibration token reached, or only with zeros, gets the largest input of the layer's other
+    An expert that too few tokens reached gets what the calibration's profile lets stand in (see sixfold.starved), and
+    one that read only zeros the largest input of the layer's other
     experts: they read the same hidden states (or, for a down projection, products of the same kind), so it covers what
     the expert may yet meet, and engines that collapse a layer's experts to one scale arrive at the value they would
     have had without it.
@@ -24,7 +25,8 @@ def largest_inputs(statistics: Statistics, linears: Sequence[Linear]) -> tuple[d
         site, expert = statistics.place_of(linear.name)
         sites.setdefault(site, []).append((linear, expert))
     found: dict[str, torch.Tensor] = {}
-    notes = []
+    first_layer = linears[0].layer if linears else None
+    notes = list(note(statistics, first_layer)) if first_layer is not None else []
     for site, readers in sites.items():
         largest = _largest(statistics, site)
         first = readers[0][0]
@@ -43,7 +45,7 @@ def largest_inputs(statistics: Statistics, linears: Sequence[Linear]) -> tuple[d
             largest[unseen] = others
             parts = " and ".join(dict.fromkeys(linear.part for linear, _ in readers))
             notes.append(
-                f"layer {first.layer}, {parts} projections: calibration saw no input (or only zeros) of experts"
+                f"layer {first.layer}, {parts} projections: calibration saw only zeros as input of experts"
                 f" {', '.join(map(str, unseen))}; their input scales assume the largest input of the layer's other"
                 f" experts, {others.item():.6g}"
             )
@@ -54,6 +56,5 @@ def largest_inputs(statistics: Statistics, linears: Sequence[Linear]) -> tuple[d
 
 def _largest(statistics: Statistics, site: str) -> torch.Tensor:
     """float32 [] or [experts]; 0 where no token was seen."""
-    path = statistics.folder / layer_file(statistics.manifest["sites"][site]["layer"])
-    with safe_open(path, "pt") as file:
-        return file.get_tensor(f"{site}/abs_max").amax(-1) * (file.get_tensor(f"{site}/count") > 0)
+    found = filled(statistics, site, ("abs_max", "count"))
+    return found["abs_max"].amax(-1) * (found["count"] > 0)

@@ -51,6 +51,13 @@ class Calibration(_Strict):
     """Which windows are drawn, and which rows are kept."""
     sample_rows: PositiveInt = 128
     """Input rows kept of every input site (of every expert), for searches such as AWQ's."""
+    min_tokens: PositiveInt = 32
+    """An expert that fewer tokens are routed to is starved: its own statistics are not to be trusted."""
+    starved: Literal["average", "all_experts", "fail"] = "average"
+    """What stands in for a starved expert's statistics: the average over the layer's other experts, what it reads of
+    extra tokens that it is not routed to, or nothing ("fail" stops the calibration)."""
+    special_tokens: Literal["count", "leave out"] = "count"
+    """Whether statistics count the tokenizer's special tokens (BOS, turn markers), whose activations can be extreme."""
 
 
 class Gates(_Strict):

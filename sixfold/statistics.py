@@ -27,6 +27,9 @@ the value that the model applied; the output is the expert's, before the gate:
     output_max    float32 [E]     max of |output|
     coactivation  int64   [E, E]  tokens routed to both experts; `routed` on the diagonal
 
+Where experts are starved and the profile says "all_experts", the sites of their layer have besides
+`<site>/wide_<statistic>` with one row for each of them, in order: of extra tokens, that they were not routed to.
+
 Samples are the same whatever the batches were: every token of the calibration has a rank, drawn with the seed, and a
 site keeps the tokens of lowest rank that reached it, in the order of rank.
 
@@ -35,7 +38,8 @@ site keeps the tokens of lowest rank that reached it, in the order of rank.
     schema, source, profile, texts, method, versions   what the statistics depend on: a change in any makes them stale
     tokens     what was run: samples, length, ids_sha256, BOS, samples per domain; per text sha256, licence, tokens
     sites      {site: {"layer", "experts" (None for a plain site), "linears": names, "*" for the expert index}}
-    moe        {experts: {"layer", "experts": how many}}
+    moe        {experts: {"layer", "experts": how many, "starved": those that saw fewer tokens than the profile's
+               min_tokens}}
     coverage   per MoE layer the tokens routed to each expert, the experts that saw none, and those that saw few
     without_statistics   tensors that transformers does not run (multi-token prediction layers)
     files      bytes and sha256 of every statistics file
@@ -91,6 +95,11 @@ class ExpertStatistics:
     coactivation: torch.Tensor
 
 
+def moe_of(site: str) -> str:
+    """Of a stacked site ("...experts.*.w1"), the on-disk name of what holds the experts ("...experts")."""
+    return site.partition(".*.")[0]
+
+
 def layer_file(layer: int | None) -> str:
     return "layer-other.safetensors" if layer is None else f"layer-{layer:05d}.safetensors"
 
@@ -123,6 +132,16 @@ class Statistics:
                     for expert in range(entry["experts"]):
                         found[linear.replace("*", str(expert))] = (site, expert)
         return found
+
+    @property
+    def widened(self) -> bool:
+        """Whether starved experts were run on extra tokens (see sixfold.starved)."""
+        return bool(self.manifest["profile"]["starved"] == "all_experts")
+
+    def starved_of(self, site: str) -> tuple[int, ...]:
+        """Experts of a stacked site that saw too few tokens; () of a plain one."""
+        entry = self.manifest["moe"].get(moe_of(site)) if "*" in site else None
+        return tuple(entry["starved"]) if entry else ()
 
     def has(self, linear: str) -> bool:
         return linear in self.site_of

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 
 import torch
-from safetensors import safe_open
 
 from exporters.protocol import Decided
 from sixfold.architecture import Linear
 from sixfold.errors import SixfoldError
 from sixfold.gguf_names import gguf_tensor_names
 from sixfold.source import Source
-from sixfold.statistics import Statistics, layer_file
+from sixfold.starved import filled, note
+from sixfold.statistics import Statistics
 
 NEVER_WEIGHTED = ("ffn_gate_inp", "ffn_gate_inp_shexp")
 """Routers stay float32."""
@@ -36,8 +36,8 @@ def weighted_linears(source: Source, layer: int | None = None) -> dict[str, list
 def layer_importance(linears: Mapping[str, list[Linear]], statistics: Statistics, layer: int) -> Decided:
     """The mean square of every input channel: float32 [C], of stacked experts [E, C], by GGUF name.
 
-    linears: of the layer, as from `weighted_linears`. An expert that no token reached weighs all channels alike, as
-    in llama-quantize.
+    linears: of the layer, as from `weighted_linears`. An expert that too few tokens reached is weighted
+    by what stands in for it (see sixfold.starved), and where nothing does, by all channels alike, as in llama-quantize.
     Raises SixfoldError where the calibration overflowed or did not see a Linear.
     """
     rows: dict[str, torch.Tensor] = {}
@@ -56,13 +56,13 @@ def layer_importance(linears: Mapping[str, list[Linear]], statistics: Statistics
         for site, number in unreached.items()
         if number
     ]
-    return Decided(decided, tuple(notes))
+    return Decided(decided, (*note(statistics, layer), *notes))
 
 
 def _mean_square(statistics: Statistics, site: str, layer: int) -> tuple[torch.Tensor, int]:
     """float32 [C] or [E, C], and how many experts no token reached."""
-    with safe_open(statistics.folder / layer_file(layer), "pt") as file:
-        total, count = file.get_tensor(f"{site}/sum_sq"), file.get_tensor(f"{site}/count")
+    found = filled(statistics, site, ("sum_sq", "count"))
+    total, count = found["sum_sq"], found["count"]
     if not bool(torch.isfinite(total).all()):
         raise SixfoldError(
             f"the calibration overflowed at {site} of layer {layer}", "use fewer samples, or check the checkpoint there"

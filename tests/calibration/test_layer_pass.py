@@ -64,12 +64,12 @@ def test_a_broken_pass_goes_on_and_ends_in_the_same_bytes(
     ran: list[int | None] = []
     step, finish = layer_pass._step, LayerRunner.finish
 
-    def counted_step(runner: LayerRunner, layer: int, *rest: object) -> None:
+    def counted_step(runner: LayerRunner, layer: int, *rest: object) -> torch.Tensor:
         ran.append(layer)
         if ran.count(layer) > batches and layer == finished and "broken" not in breaking:
             breaking.add("broken")
             raise KeyboardInterrupt
-        step(runner, layer, *rest)  # type: ignore[arg-type]
+        return step(runner, layer, *rest)  # type: ignore[arg-type]
 
     def counted_finish(self: LayerRunner, ids: torch.Tensor, hidden: torch.Tensor) -> object:
         if finished == 2 and "broken" not in breaking:
@@ -124,7 +124,7 @@ def killed(runner, layer, *rest):
     seen.append(layer)
     if seen.count(1) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    step(runner, layer, *rest)
+    return step(runner, layer, *rest)
 layer_pass._step = killed
 source = t.source_of(t.DEMO)
 layer_pass.run_pass(

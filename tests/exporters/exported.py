@@ -17,7 +17,7 @@ from sixfold.checkpoint import open_checkpoint
 from sixfold.plan import ExportPlan
 from sixfold.recipe import Recipe
 from sixfold.source import Source
-from sixfold.statistics import Statistics, layer_file
+from sixfold.statistics import Statistics, layer_file, moe_of
 from sixfold.workspace import Workspace
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
@@ -74,7 +74,16 @@ def calibration_of(folder: Path, sites: dict[str, dict[str, Any]], largest: dict
         )
     for name, tensors in by_layer.items():
         save_file(tensors, folder / name)
-    return Statistics(folder, {"sites": sites, "files": {name: {"sha256": name} for name in by_layer}})
+    moe: dict[str, dict[str, Any]] = {}
+    for site, values in largest.items():
+        if values.dim() == 2:
+            entry = {"layer": sites[site]["layer"], "experts": len(values), "starved": []}
+            unseen = set((values.amax(-1) == 0).nonzero()[:, 0].tolist())
+            known = moe.setdefault(moe_of(site), entry)
+            known["starved"] = sorted(unseen.union(known["starved"]))
+    profile = {"starved": "average", "min_tokens": 32}
+    files = {name: {"sha256": name} for name in by_layer}
+    return Statistics(folder, {"sites": sites, "moe": moe, "profile": profile, "files": files})
 
 
 def largest_of(source: Source, value: float) -> dict[str, torch.Tensor]:

@@ -19,7 +19,7 @@ from sixfold.checkpoint import open_checkpoint
 from sixfold.plan import ExportPlan
 from sixfold.recipe import Recipe
 from sixfold.source import Source
-from sixfold.statistics import MANIFEST, Statistics, layer_file
+from sixfold.statistics import MANIFEST, Statistics, layer_file, moe_of
 
 CORPUS = [
     "The quick brown fox doesn't jump over 12345 lazy dogs, it's asleep; they'LL see, WE'VE told you so.",
@@ -178,7 +178,13 @@ def random_statistics(source: Source, folder: Path) -> Statistics:
     for layer, tensors in by_layer.items():
         save_file(tensors, folder / layer_file(layer))
     tokens = {"files": {"a.txt": {"tokens": 9}}, "samples": 64, "length": 512}
-    manifest: Mapping[str, Any] = {"sites": sites, "files": {}, "tokens": tokens}
+    moe = {
+        moe_of(site): {"layer": entry["layer"], "experts": entry["experts"], "starved": [entry["experts"] - 1]}
+        for site, entry in sites.items()
+        if entry["experts"] is not None
+    }
+    profile = {"starved": "average", "min_tokens": 5}
+    manifest: Mapping[str, Any] = {"sites": sites, "moe": moe, "profile": profile, "files": {}, "tokens": tokens}
     (folder / MANIFEST).write_text(json.dumps(manifest))
     return Statistics(folder, manifest)
 

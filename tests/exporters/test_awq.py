@@ -164,7 +164,11 @@ def starved(statistics: Statistics, folder: Path, experts: list[int]) -> Statist
                 if "experts.*" in name:
                     tensor[experts] = 0
         save_file(tensors, folder / layer_file(layer))
-    return Statistics(folder, statistics.manifest)
+    moe = {
+        name: {**entry, "starved": experts if entry["layer"] == 1 else []}
+        for name, entry in statistics.manifest["moe"].items()
+    }
+    return Statistics(folder, {**statistics.manifest, "moe": moe})
 
 
 def test_experts_that_no_token_reached_are_searched_with_the_average_input(
@@ -172,7 +176,7 @@ def test_experts_that_no_token_reached_are_searched_with_the_average_input(
 ) -> None:
     found = EXPORTER.decide(demo, AWQ, starved(statistics, tmp_path / "starved", [2, 5]), 1)
     (note,) = found.notes
-    assert note.startswith("layer 1: no calibration token reached experts 2, 5; the average input")
+    assert note.startswith("layer 1: fewer than 32 calibration tokens reached experts 2, 5; the average")
     down = found.tensors[f"{MOE}.experts.*.w2.in"]
     assert torch.isfinite(down).all()
     assert torch.equal(down[[0, 1, 3, 4, 6, 7]], decisions[1][f"{MOE}.experts.*.w2.in"][[0, 1, 3, 4, 6, 7]])
@@ -184,7 +188,7 @@ def test_experts_that_no_token_reached_are_searched_with_the_average_input(
 
 
 def test_a_model_without_statistics_of_a_linear_still_gets_every_weight(demo: Source, tmp_path: Path) -> None:
-    nothing = Statistics(tmp_path, {"sites": {}, "files": {}})
+    nothing = Statistics(tmp_path, {"sites": {}, "moe": {}, "files": {}})
     found = EXPORTER.decide(demo, AWQ, nothing, 0)
     assert not found.tensors
     assert any("model.layers.0.self_attn.q_proj: rounded plainly" in note for note in found.notes)
