@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
+from calibration.batches import BATCH_TOKENS, batched
 from calibration.corpus import text_files
 from calibration.coverage import Coverage, coverage_from_json, coverage_of, coverage_to_json, starved_of
 from calibration.imatrix import FILE as IMATRIX
 from calibration.imatrix import write_imatrix
-from calibration.layer_pass import BATCH_TOKENS, run_pass, texts_of
+from calibration.layer_pass import run_pass
 from calibration.memory import resources
 from calibration.processes import run_on_devices
 from calibration.tokens import load_tokenizer, special_ids, token_batches
@@ -71,13 +72,13 @@ def calibrate(
     started = time.time()
     tokenizer = load_tokenizer(source.checkpoint.folder)
     tokens = token_batches(profile, tokenizer)
-    texts = texts_of(tokens.ids, profile.seed, special_ids(tokenizer) if profile.special_tokens == "leave out" else ())
+    batches = batched(tokens.ids, profile.seed, special_ids(tokenizer) if profile.special_tokens == "leave out" else ())
     on = resources(source, profile, allowed)
     work = folder / PARTIAL
     launch: Callable[..., Reached] = partial(run_pass, device=torch.device(on.device))
     if on.processes > 1:
         launch = partial(run_on_devices, device=on.device, size=on.processes)
-    reached = launch(source, texts, profile, work, key=digest_of(inputs), ahead=on.ahead, progress=progress)
+    reached = launch(source, batches, profile, work, key=digest_of(inputs), ahead=on.ahead, progress=progress)
     linears = [linear for linear in source.architecture.linears if linear.role != "other"]
     coverage = tuple(coverage_of(layer, routed, profile.min_tokens) for layer, routed in reached.routed.items())
     _put_in_place(folder, work, reached)

@@ -5,17 +5,16 @@ and `progress.json`, which is written last. A killed pass goes on behind its las
 bytes, since batches and their order are part of the calibration's definition.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save
 
+from calibration.batches import Batches
 from calibration.coverage import starved_of
 from calibration.observe import Observation, observed
 from calibration.unfinished import Reached, read_reached, write_reached
@@ -23,7 +22,7 @@ from calibration.widen import widened
 from sixfold.architecture import Linear
 from sixfold.errors import SixfoldError
 from sixfold.hidden_states import HiddenStates
-from sixfold.layers import LayerRunner, batches_of
+from sixfold.layers import LayerRunner
 from sixfold.manifest import FileRecord
 from sixfold.products import fast_products
 from sixfold.progress import Progress
@@ -33,39 +32,7 @@ from sixfold.statistics import layer_file
 from sixfold.team import ALONE, Team
 from sixfold.workspace import sha256_of, write_atomically
 
-BATCH_TOKENS = 8192
-"""Tokens that run together (at least one sample). Part of the definition: other batches round differently in BF16."""
-
 DTYPE = torch.bfloat16
-
-
-@dataclass(frozen=True)
-class Texts:
-    """What a pass runs. batches: int64 [samples, length] each, no padding. starts: position of each batch's first token
-    among all. ranks: int64 [tokens], a permutation: the lower a token's, the sooner its row is sampled. counted: bool
-    [tokens], the tokens that statistics count; all if None."""
-
-    batches: tuple[torch.Tensor, ...]
-    starts: tuple[int, ...]
-    ranks: torch.Tensor
-    counted: torch.Tensor | None = None
-
-    @property
-    def counted_tokens(self) -> int:
-        return len(self.ranks) if self.counted is None else int(self.counted.sum())
-
-    @property
-    def shapes(self) -> list[tuple[int, ...]]:
-        return [tuple(batch.shape) for batch in self.batches]
-
-
-def texts_of(ids: torch.Tensor, seed: int, left_out: Collection[int] = ()) -> Texts:
-    """ids: int64 [samples, length]. left_out: token ids that statistics do not count."""
-    batches = tuple(batches_of(list(ids), BATCH_TOKENS))
-    starts = tuple(accumulate((batch.numel() for batch in batches[:-1]), initial=0))
-    ranks = torch.randperm(ids.numel(), generator=torch.Generator().manual_seed(seed))
-    counted = ~torch.isin(ids.reshape(-1), torch.tensor(sorted(left_out))) if left_out else None
-    return Texts(batches, starts, ranks, counted)
 
 
 def observed_linears(source: Source, layer: int | None) -> list[Linear]:
@@ -75,7 +42,7 @@ def observed_linears(source: Source, layer: int | None) -> list[Linear]:
 
 def run_pass(
     source: Source,
-    texts: Texts,
+    batches: Batches,
     profile: Calibration,
     work: Path,
     *,
@@ -92,35 +59,35 @@ def run_pass(
     run through transformers' interface.
     """
     runner = LayerRunner(source, dtype=DTYPE, device=device, ahead=ahead, team=team)
-    _check_ids(runner, texts, source)
-    mine = [number for number in range(len(texts.batches)) if team.owns(number)]
-    each = sum(texts.batches[number].numel() for number in mine)
+    _check_ids(runner, batches, source)
+    mine = [number for number in range(len(batches.ids)) if team.owns(number)]
+    each = sum(batches.ids[number].numel() for number in mine)
     with (
         torch.inference_mode(),
         fast_products(device),
         progress("calibrating", each * (len(runner.layers) + 1), "tokens") as advance,
     ):
         with runner.outside():
-            hidden, done = _begin(runner, texts, work, key, team)
+            hidden, done = _begin(runner, batches, work, key, team)
         advance(each * len(done.files))
 
         def observe(layer: int | None, run: Callable[[int], torch.Tensor]) -> Reached:
             observation = Observation(
                 observed_linears(source, layer),
-                ranks=texts.ranks,
+                ranks=batches.ranks,
                 rows=profile.sample_rows,
                 device=device,
-                counted=texts.counted,
+                counted=batches.counted,
             )
             with observed(runner.model, observation):
                 for number in mine:
-                    observation.start = texts.starts[number]
+                    observation.start = batches.starts[number]
                     given = run(number)
                     if layer is not None:
                         hidden.write(number, given)
-                    advance(texts.batches[number].numel())
+                    advance(batches.ids[number].numel())
             observation.join(team)
-            _check_complete(observation, texts.counted_tokens, source)
+            _check_complete(observation, batches.counted_tokens, source)
             wide = {}
             if starved := starved_of(observation.routed(), profile.min_tokens):
                 _check_allowed(starved, observation, profile, layer)
@@ -129,24 +96,24 @@ def run_pass(
             return _finished(done, layer, observation, wide, hidden, work, team)
 
         for layer, _ in runner.each_layer(len(done.files)):
-            done = observe(layer, partial(_step, runner, layer, texts, hidden))
+            done = observe(layer, partial(_step, runner, layer, batches, hidden))
         if layer_file(None) not in done.files:
             with runner.outside(), _without_logits(runner.model):
-                done = observe(None, lambda n: runner.finish(texts.batches[n], hidden.read(n).to(device)))
+                done = observe(None, lambda n: runner.finish(batches.ids[n], hidden.read(n).to(device)))
     team.wait()
     if team.leads:
         hidden.remove()
     return done
 
 
-def _step(runner: LayerRunner, layer: int, texts: Texts, hidden: HiddenStates, number: int) -> torch.Tensor:
+def _step(runner: LayerRunner, layer: int, batches: Batches, hidden: HiddenStates, number: int) -> torch.Tensor:
     """The layer's output for a batch."""
-    return runner.run(layer, texts.shapes[number], hidden.read(number).to(runner.device, non_blocking=True))
+    return runner.run(layer, batches.shapes[number], hidden.read(number).to(runner.device, non_blocking=True))
 
 
-def _check_ids(runner: LayerRunner, texts: Texts, source: Source) -> None:
+def _check_ids(runner: LayerRunner, batches: Batches, source: Source) -> None:
     rows = runner.model.get_input_embeddings().num_embeddings
-    largest = max(int(batch.max()) for batch in texts.batches)
+    largest = max(int(batch.max()) for batch in batches.ids)
     if largest >= rows:
         raise SixfoldError(
             f"the tokenizer of {source.checkpoint.location} makes token {largest}, but the model has {rows} embeddings",
@@ -154,20 +121,20 @@ def _check_ids(runner: LayerRunner, texts: Texts, source: Source) -> None:
         )
 
 
-def _begin(runner: LayerRunner, texts: Texts, work: Path, key: str, team: Team) -> tuple[HiddenStates, Reached]:
+def _begin(runner: LayerRunner, batches: Batches, work: Path, key: str, team: Team) -> tuple[HiddenStates, Reached]:
     """The hidden states to go on from: what a killed pass left, or the embeddings of every batch."""
     first: dict[tuple[int, ...], torch.Tensor] = {}
-    for batch in texts.batches:  # the runner must have seen every shape
+    for batch in batches.ids:  # the runner must have seen every shape
         if tuple(batch.shape) not in first:
             first[tuple(batch.shape)] = runner.start(batch)
-    shapes = [(*shape, *first[shape].shape[2:]) for shape in texts.shapes]
+    shapes = [(*shape, *first[shape].shape[2:]) for shape in batches.shapes]
     left = read_reached(work, key)
     if left is not None:
         hidden = HiddenStates(work, shapes, DTYPE, left.turn)
         if hidden.checksum() == left.checksum:
             return hidden, left
     hidden = HiddenStates(work, shapes, DTYPE)
-    for number, batch in enumerate(texts.batches):
+    for number, batch in enumerate(batches.ids):
         if team.owns(number):
             hidden.write(number, runner.start(batch))
     hidden.flip()

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from calibration.layer_pass import BATCH_TOKENS, observed_linears
+from calibration.batches import BATCH_TOKENS
+from calibration.layer_pass import observed_linears
 from sixfold.errors import SixfoldError
 from sixfold.hidden_states import nbytes as hidden_nbytes
 from sixfold.memory import Allowed, available_memory

@@ -8,7 +8,8 @@ import torch
 from torch import distributed, multiprocessing
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
-from calibration.layer_pass import Texts, run_pass
+from calibration.batches import Batches
+from calibration.layer_pass import run_pass
 from calibration.unfinished import Reached, read_reached
 from sixfold.architecture import derive_architecture
 from sixfold.checkpoint import open_checkpoint
@@ -27,7 +28,7 @@ class _Job:
 
     folder: str
     name: str
-    texts: Texts
+    batches: Batches
     profile: Calibration
     work: Path
     key: str
@@ -39,7 +40,7 @@ class _Job:
 
 def run_on_devices(
     source: Source,
-    texts: Texts,
+    batches: Batches,
     profile: Calibration,
     work: Path,
     *,
@@ -57,7 +58,7 @@ def run_on_devices(
     work.mkdir(parents=True, exist_ok=True)
     (work / _STORE).unlink(missing_ok=True)
     checkpoint = source.checkpoint
-    job = _Job(str(checkpoint.folder), checkpoint.name, texts, profile, work, key, ahead, progress, device, size)
+    job = _Job(str(checkpoint.folder), checkpoint.name, batches, profile, work, key, ahead, progress, device, size)
     failures = multiprocessing.get_context("spawn").SimpleQueue()
     try:
         spawn(_process, (job, failures), nprocs=size)
@@ -88,7 +89,7 @@ def _process(rank: int, job: _Job, failures: Any) -> None:
         checkpoint = open_checkpoint(job.folder, name=job.name)
         run_pass(
             Source(checkpoint, derive_architecture(checkpoint)),
-            job.texts,
+            job.batches,
             job.profile,
             job.work,
             key=job.key,

@@ -9,8 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from calibration import batches as batching
 from calibration import layer_pass
-from calibration.layer_pass import Texts, run_pass, texts_of
+from calibration.batches import Batches, batched
+from calibration.layer_pass import run_pass
 from calibration.processes import run_on_devices
 from calibration.unfinished import Reached, read_reached
 from sixfold.architecture import derive_architecture
@@ -31,14 +33,14 @@ def source_of(folder: Path) -> Source:
     return Source(checkpoint, derive_architecture(checkpoint))
 
 
-def texts_for(source: Source) -> Texts:
+def texts_for(source: Source) -> Batches:
     generator = torch.Generator().manual_seed(1)
-    return texts_of(torch.randint(0, source.checkpoint.config["vocab_size"], (6, 48), generator=generator), 0)
+    return batched(torch.randint(0, source.checkpoint.config["vocab_size"], (6, 48), generator=generator), 0)
 
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layer_pass, "BATCH_TOKENS", 96)
+    monkeypatch.setattr(batching, "BATCH_TOKENS", 96)
 
 
 def bytes_in(work: Path, reached: Reached) -> dict[str, bytes]:
@@ -117,8 +119,8 @@ def test_a_killed_process_leaves_what_the_next_one_needs(tmp_path: Path) -> None
 import os, signal
 from pathlib import Path
 from tests.calibration import test_layer_pass as t
-from calibration import layer_pass
-layer_pass.BATCH_TOKENS = 96
+from calibration import batches, layer_pass
+batches.BATCH_TOKENS = 96
 step, seen = layer_pass._step, []
 def killed(runner, layer, *rest):
     seen.append(layer)
@@ -165,6 +167,6 @@ def test_processes_share_the_batches(tmp_path: Path) -> None:
 
 def test_a_refusal_in_a_process_reaches_the_user(tmp_path: Path) -> None:
     source = source_of(DEMO)
-    texts = texts_of(torch.full((2, 8), 5000), 0)
+    texts = batched(torch.full((2, 8), 5000), 0)
     with pytest.raises(SixfoldError, match="makes token 5000, but the model has 2048 embeddings"):
         run_on_devices(source, texts, PROFILE, tmp_path, key="k", device="cpu", size=2, progress=silent, ahead=True)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from calibration.layer_pass import run_pass, texts_of
+from calibration.batches import batched
+from calibration.layer_pass import run_pass
 from calibration.observe import Observation, observed
 from sixfold.architecture import derive_architecture
 from sixfold.checkpoint import open_checkpoint
@@ -146,7 +147,7 @@ def pass_over(source: Source, ids: torch.Tensor, work: Path) -> dict[str, torch.
     """Everything that the pass writes, by key."""
     profile = Calibration(samples=len(ids), length=ids.shape[1], sample_rows=ROWS)
     device = torch.device("cpu")
-    reached = run_pass(source, texts_of(ids, 0), profile, work, key="", device=device, progress=silent)
+    reached = run_pass(source, batched(ids, 0), profile, work, key="", device=device, progress=silent)
     return {key: tensor for name in reached.files for key, tensor in load_file(work / name).items()}
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from calibration import layer_pass
+from calibration import batches
 from calibration.calibrate import calibrate
 from sixfold.architecture import derive_architecture
 from sixfold.checkpoint import open_checkpoint
@@ -109,12 +109,12 @@ def test_tokens_left_out_change_nothing_but_what_is_counted(tmp_path: Path, monk
     checkpoint = open_checkpoint(str(starved_demo(tmp_path / "model")))
     source = Source(checkpoint, derive_architecture(checkpoint))
     ids = torch.randint(0, 2, (4, 32), generator=torch.Generator().manual_seed(0))
-    texts_of = layer_pass.texts_of
+    batched = batches.batched
     found = []
     for number, left_out in enumerate(((), (0,), (1,))):
         monkeypatch.setattr(
-            "tests.calibration.test_observe.texts_of",
-            lambda ids, seed, left_out=left_out: texts_of(ids, seed, left_out),
+            "tests.calibration.test_observe.batched",
+            lambda ids, seed, left_out=left_out: batched(ids, seed, left_out),
         )
         found.append(pass_over(source, ids, tmp_path / str(number)))
     everything, ones, zeros = found

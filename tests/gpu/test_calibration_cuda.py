@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from calibration.layer_pass import run_pass, texts_of
+from calibration.batches import batched
+from calibration.layer_pass import run_pass
 from sixfold.architecture import derive_architecture
 from sixfold.checkpoint import open_checkpoint
 from sixfold.recipe import Calibration
@@ -23,7 +24,7 @@ def observe(device: str, work: Path) -> dict[str, torch.Tensor]:
     source = Source(checkpoint, derive_architecture(checkpoint))
     ids = torch.randint(4, 2048, (16, 256), generator=torch.Generator().manual_seed(0))
     profile = Calibration(samples=16, length=256)
-    reached = run_pass(source, texts_of(ids, 0), profile, work, key="", device=torch.device(device), progress=silent)
+    reached = run_pass(source, batched(ids, 0), profile, work, key="", device=torch.device(device), progress=silent)
     return {key: tensor for name in reached.files for key, tensor in load_file(work / name).items()}
 
 
