@@ -1,4 +1,4 @@
-"""Checkpoints on the Hugging Face Hub: resolved to a commit, looked at by their headers, downloaded.
+"""Checkpoints and datasets on the Hugging Face Hub: resolved to a commit, looked at by headers, downloaded.
 
 huggingface_hub's cache keeps finished files, so a download that was cut short goes on with the next file; a connection
 lost in the middle of a file is taken up where it broke.
@@ -9,11 +9,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
-from huggingface_hub import HfApi, constants, get_session, hf_hub_url, snapshot_download, try_to_load_from_cache
+from huggingface_hub import (
+    HfApi,
+    constants,
+    get_cached_repo_tree,
+    get_session,
+    hf_hub_url,
+    snapshot_download,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
@@ -29,6 +38,8 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, tqdm, v
 
 from sixfold.errors import SixfoldError
 from sixfold.safetensors_header import FileHeader, header_length, parse_header
+
+Kind = Literal["model", "dataset"]
 
 _FIRST_RANGE = 1 << 17
 """Bytes asked for first: most headers fit, and one request is cheaper than two."""
@@ -50,10 +61,10 @@ def is_hub_id(model: str) -> bool:
     return model.count("/") == 1
 
 
-def resolve_commit(repo: str, revision: str) -> str:
+def resolve_commit(repo: str, revision: str, kind: Kind = "model") -> str:
     """The commit that a branch, tag or commit ("" for the default branch) stands for; from the cache when offline."""
-    with _hub_errors(repo, revision, found=False):
-        return HfApi().resolve_revision(repo, revision=revision or None).resolved
+    with _hub_errors(repo, revision, kind, found=False):
+        return HfApi().resolve_revision(repo, revision=revision or None, repo_type=kind).resolved
 
 
 def list_files(repo: str, commit: str) -> dict[str, int] | None:
@@ -69,9 +80,22 @@ def list_files(repo: str, commit: str) -> dict[str, int] | None:
             raise
 
 
-def download(repo: str, commit: str, sizes: Mapping[str, int]) -> Path:
+def list_dataset(repo: str, commit: str) -> dict[str, int]:
+    """Name -> bytes of every file of a dataset at this commit; from the cache where an earlier download left it."""
+    with _hub_errors(repo, commit, "dataset"):
+        try:
+            return {
+                entry.path: entry.size for entry in get_cached_repo_tree(repo, revision=commit, repo_type="dataset")
+            }
+        except CachedRepoTreeNotFoundError:
+            tree = HfApi().list_repo_tree(repo, revision=commit, recursive=True, repo_type="dataset")
+            return {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
+
+
+def download(repo: str, commit: str, sizes: Mapping[str, int], kind: Kind = "model") -> Path:
     """These files (name -> bytes) at this commit, in huggingface_hub's cache; returns the snapshot's folder."""
-    missing = [n for n in sizes if not isinstance(try_to_load_from_cache(repo, n, revision=commit), str)]
+    cached = (try_to_load_from_cache(repo, name, revision=commit, repo_type=kind) for name in sizes)
+    missing = [name for name, path in zip(sizes, cached, strict=True) if not isinstance(path, str)]
     needed, free = sum(sizes[name] for name in missing), free_bytes(Path(constants.HF_HUB_CACHE))
     if needed > free:
         raise SixfoldError(
@@ -79,9 +103,11 @@ def download(repo: str, commit: str, sizes: Mapping[str, int]) -> Path:
             f" {free / 1e9:.1f} GB free",
             "free some space or set HF_HOME to a larger disk",
         )
-    with _hub_errors(repo, commit):
+    with _hub_errors(repo, commit, kind):
         patterns = [_literal(name) for name in sizes]
-        return Path(snapshot_download(repo, revision=commit, allow_patterns=patterns, tqdm_class=_TerminalBar))
+        return Path(
+            snapshot_download(repo, revision=commit, allow_patterns=patterns, tqdm_class=_TerminalBar, repo_type=kind)
+        )
 
 
 def cached_snapshot(repo: str, commit: str) -> Path:
@@ -132,32 +158,34 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _refused(repo: str, error: HfHubHTTPError) -> SixfoldError:
+def _refused(repo: str, error: HfHubHTTPError, kind: Kind) -> SixfoldError:
     return SixfoldError(
         f"the Hub refused a request for {repo} with status {error.response.status_code}",
-        "try again later, or log in with `hf auth login` if the model is not public",
+        f"try again later, or log in with `hf auth login` if the {kind} is not public",
     )
 
 
 @contextmanager
-def _hub_errors(repo: str, revision: str, *, found: bool = True) -> Iterator[None]:
+def _hub_errors(repo: str, revision: str, kind: Kind = "model", *, found: bool = True) -> Iterator[None]:
     """Whatever huggingface_hub raises, as one sentence. found: whether the Hub is known to have `repo`."""
+    model = kind == "model"
     try:
         yield
     except GatedRepoError as error:
         raise SixfoldError(
             f"access to {repo} is restricted on the Hub",
-            f"accept its terms on {constants.ENDPOINT}/{repo} and log in with `hf auth login`",
+            f"accept its terms on {constants.ENDPOINT}/{'' if model else 'datasets/'}{repo}"
+            " and log in with `hf auth login`",
         ) from error
     except RepositoryNotFoundError as error:
         raise SixfoldError(
-            f"{repo} is neither a folder here nor a model on the Hub",
+            f"{repo} is neither a folder here nor a model on the Hub" if model else f"the Hub has no dataset {repo}",
             "check the spelling, or if it is private log in with `hf auth login`",
         ) from error
     except RevisionNotFoundError as error:
         raise SixfoldError(f"{repo} has no revision {revision}", "give a branch, tag or commit that it has") from error
     except HfHubHTTPError as error:
-        raise _refused(repo, error) from error
+        raise _refused(repo, error, kind) from error
     except (
         RevisionResolutionError,
         IncompleteSnapshotError,
@@ -166,15 +194,17 @@ def _hub_errors(repo: str, revision: str, *, found: bool = True) -> Iterator[Non
         httpx.TransportError,
     ) as error:
         if isinstance(error.__cause__, HfHubHTTPError):
-            raise _refused(repo, error.__cause__) from error
+            raise _refused(repo, error.__cause__, kind) from error
         if found:
             raise SixfoldError(
                 f"the Hub could not be reached for all of {repo}",
                 "check the connection and HF_HUB_OFFLINE, and run the same command again: finished files are kept",
             ) from error
+        where = f"there is no folder {repo}, and the Hub" if model else "the Hub"
         raise SixfoldError(
-            f"there is no folder {repo}, and the Hub cannot be reached to look for a model of that name",
-            "check the path, or the connection and HF_HUB_OFFLINE",
+            f"{where} cannot be reached to look for a {kind} of {'that' if model else 'the'} name"
+            f"{'' if model else f' {repo}'}",
+            f"check {'the path, or ' if model else ''}the connection and HF_HUB_OFFLINE",
         ) from error
     except OSError as error:
         raise SixfoldError(
