@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from calibration.corpus import Chat
+from calibration.conversations import Chat
 
 TEMPLATE = "chat template"
 TOOLS_AS_TEXT = "chat template, tools written into the messages"

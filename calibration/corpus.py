@@ -1,124 +1,131 @@
-"""Which texts a calibration reads: the built-in set, or files and folders of the user's own."""
+"""Which texts a calibration reads: the built-in set, files and folders of the user's own, datasets of the Hub."""
 
-import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from sixfold.errors import SixfoldError, UsageError
+from calibration.hub_dataset import HubDataset
+from calibration.rows import Rows, rows_of
+from sixfold.errors import UsageError
+from sixfold.hub import is_hub_id
+from sixfold.text_source import BUILTIN, TextSource
+from sixfold.workspace import sha256_of
 
 TEXTS = Path(__file__).parent / "texts"
-BUILTIN = "builtin"
-SUFFIXES = (".txt", ".jsonl")
+SUFFIXES = (".txt", ".jsonl", ".json", ".parquet")
+_IN_FOLDERS = (".txt", ".jsonl", ".parquet")  # a .json file in a folder may be anything
+
+
+class Texts(Protocol):
+    """Texts with one origin. name: as manifests show it. domain: what samples are drawn from in turn. weight: what
+    this adds to its domain's share. digest: changes when the texts do, and is known before they are downloaded."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def domain(self) -> str: ...
+    @property
+    def weight(self) -> Fraction: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def forgiving(self) -> bool:
+        """Whether single rows that cannot be used are passed over, since the user cannot correct them."""
+        ...
+
+    def rows(self, size: int) -> Rows:
+        """Its texts, plain text in pieces of about `size` bytes."""
+        ...
+
+    def record(self) -> dict[str, Any]:
+        """What the manifest says of where they come from."""
+        ...
 
 
 @dataclass(frozen=True)
 class TextFile:
-    """name: as the manifest shows it (a path as the user gave it). domain: what samples are balanced over.
-    licence: "" for a user's own file."""
+    """name: as the manifest shows it (a path as the user gave it). licence: "" for a user's own file."""
 
     path: Path
     name: str
     domain: str
     licence: str = ""
+    weight: Fraction = Fraction(1)
+    forgiving = False
 
     @cached_property
     def digest(self) -> str:
-        return sha256(self.path.read_bytes()).hexdigest()
+        return sha256_of(self.path)
+
+    def rows(self, size: int) -> Rows:
+        return rows_of(self.path, size)
+
+    def record(self) -> dict[str, Any]:
+        return {"sha256": self.digest, "licence": self.licence}
 
 
-@dataclass(frozen=True)
-class Chat:
-    """One conversation: messages as chat templates take them (tool arguments are objects), and the tools on offer."""
+def text_files(texts: tuple[TextSource, ...]) -> tuple[Texts, ...]:
+    """What `texts:` names. Datasets of the Hub are resolved to their commits, and not downloaded yet.
 
-    messages: list[dict[str, Any]]
-    tools: list[dict[str, Any]]
+    A folder's subfolders are its domains, which share its weight; a file or dataset is a domain by itself.
 
-
-def text_files(texts: tuple[str, ...]) -> tuple[TextFile, ...]:
-    """What `texts:` names: "builtin", .txt and .jsonl files, and folders of them.
-
-    A folder's subfolders are its domains; a file is one by itself.
-
-    Raises UsageError where a path is missing or holds no text.
+    Raises UsageError where a path is missing, holds no text or is named twice; SixfoldError where the Hub does not
+    answer.
     """
-    found: list[TextFile] = []
+    found: list[Texts] = []
     for text in texts:
-        if text == BUILTIN:
-            found.extend(_in_folder(TEXTS / "calibration", BUILTIN, licences()))
-            continue
-        path = Path(text).expanduser()
-        if path.is_dir():
-            files = _in_folder(path, text, {})
-            if not files:
-                raise UsageError(f"{path} holds no .txt or .jsonl file", "name a folder of calibration texts")
-            found.extend(files)
-        elif path.is_file() and path.suffix in SUFFIXES:
-            found.append(TextFile(path, text, text))
-        elif path.is_file():
-            raise UsageError(f"{path} is neither .txt nor .jsonl", "convert it, one conversation or text a line")
+        if text.dataset:
+            found.append(HubDataset.resolved(text))
+        elif text.path == BUILTIN:
+            found.extend(_in_folder(TEXTS / "calibration", BUILTIN, licences(), Fraction(text.weight)))
         else:
-            raise UsageError(f"there is no calibration text {text!r}", 'use "builtin" or the path of a file or folder')
+            found.extend(_own(text))
+    names = [source.name for source in found]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"the calibration text {repeated[0]} is named twice", "name it once, with a larger weight")
     return tuple(found)
 
 
-def _in_folder(folder: Path, title: str, known: dict[str, str]) -> list[TextFile]:
-    files = []
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in SUFFIXES):
-        inside = path.relative_to(folder)
-        domain = inside.parts[0] if len(inside.parts) > 1 else title
-        licence = known.get(f"calibration/{inside.as_posix()}", "")
-        files.append(TextFile(path, f"{title}/{inside.as_posix()}", domain, licence))
-    return files
+def _own(text: TextSource) -> list[TextFile]:
+    path = Path(text.path).expanduser()
+    if path.is_dir():
+        files = _in_folder(path, text.path, {}, Fraction(text.weight))
+        if not files:
+            raise UsageError(f"{path} holds no .txt, .jsonl or .parquet file", "name a folder of calibration texts")
+        return files
+    if path.is_file() and path.suffix in SUFFIXES:
+        return [TextFile(path, text.path, text.path, weight=Fraction(text.weight))]
+    if path.is_file():
+        raise UsageError(
+            f"{path} is neither .txt nor .jsonl, .json or .parquet", "convert it, one conversation or text a line"
+        )
+    remedy = f"write {{dataset: {text.path}}} if it is a dataset of the Hub" if is_hub_id(text.path) else ""
+    raise UsageError(
+        f"there is no calibration text {text.path!r}", remedy or 'use "builtin" or the path of a file or folder'
+    )
+
+
+def _in_folder(folder: Path, title: str, known: dict[str, str], weight: Fraction) -> list[TextFile]:
+    inside = {p: p.relative_to(folder) for p in sorted(p for p in folder.rglob("*") if p.suffix in _IN_FOLDERS)}
+    domains = {path: name.parts[0] if len(name.parts) > 1 else title for path, name in inside.items()}
+    members = list(domains.values())
+    share = weight / max(1, len(set(members)))
+    return [
+        TextFile(
+            path,
+            f"{title}/{name.as_posix()}",
+            domains[path],
+            known.get(f"calibration/{name.as_posix()}", ""),
+            share / members.count(domains[path]),
+        )
+        for path, name in inside.items()
+    ]
 
 
 def licences() -> dict[str, str]:
     """Built-in file (relative to the texts folder) -> licence, from the table in SOURCES.md."""
     rows = re.findall(r"^\| `([^`]+)` \|[^|]*\| ([^|]+) \|$", (TEXTS / "SOURCES.md").read_text(), re.MULTILINE)
     return {name: licence.strip() for name, licence in rows}
-
-
-def pieces(file: TextFile, size: int) -> Iterator[str | Chat]:
-    """The file's conversations and texts in order; plain text is cut at blank lines into pieces of about `size` bytes.
-
-    Raises SixfoldError with the line where a .jsonl row is neither {"messages": [...]} nor {"text": "..."}.
-    """
-    if file.path.suffix == ".txt":
-        yield from _cut(file.path.read_text(encoding="utf-8"), size)
-        return
-    for number, line in enumerate(file.path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        row = _row(file, number, line)
-        if isinstance(row.get("messages"), list):
-            yield Chat(row["messages"], row.get("tools") or [])
-        elif isinstance(row.get("text"), str):
-            yield from _cut(row["text"], size)
-        else:
-            raise SixfoldError(f'{file.path}:{number} has neither "messages" nor "text"', "correct that line")
-
-
-def _row(file: TextFile, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise SixfoldError(f"{file.path}:{number} is no JSON: {error.msg}", "correct that line") from error
-    return row if isinstance(row, dict) else {}
-
-
-def _cut(text: str, size: int) -> Iterator[str]:
-    piece = ""
-    length = 0
-    for paragraph in re.split(r"(?<=\n)\n+", text):
-        more = len(paragraph.encode()) + 1
-        if piece and length + more > size:
-            yield piece
-            piece, length = "", 0
-        piece += paragraph + "\n"
-        length += more
-    if piece.strip():
-        yield piece

@@ -131,7 +131,8 @@ def _recorded(source: Source, recipe: Recipe) -> Importance:
     """What imatrix.gguf will hold, known before calibration: one entry for each tensor of the decoder layers."""
     weights = [linear.weight for linear in source.architecture.linears if linear.layer is not None]
     entries = set(gguf_tensor_names(source.checkpoint.config, weights).values())
-    return Importance(IMATRIX_FILE, ", ".join(recipe.calibration.texts), len(entries), recipe.calibration.samples)
+    texts = ", ".join(text.name for text in recipe.calibration.texts)
+    return Importance(IMATRIX_FILE, texts, len(entries), recipe.calibration.samples)
 
 
 def _shape(arch: str, config: Config) -> Shape:

@@ -7,13 +7,14 @@ resolved recipe holds, how a name becomes recipes, and the JSON schema by which 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from sixfold import recipe_files
 from sixfold.errors import UsageError
 from sixfold.recipe_files import OVERRIDE, Draft, Problem, closest
+from sixfold.text_source import BUILTIN, Text, TextSource
 
 OptionsOf = Callable[[str], type[BaseModel]]
 """Exporter name -> the pydantic model that `options:` must satisfy (UsageError where there is no such exporter).
@@ -26,6 +27,12 @@ def _regular_expression(text: str) -> str:
     except re.error as error:
         raise ValueError(f"is not a regular expression ({error})") from None
     return text
+
+
+def _at_least_one(texts: tuple[TextSource, ...]) -> tuple[TextSource, ...]:
+    if not texts:
+        raise ValueError("names no text")
+    return texts
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -41,8 +48,10 @@ class _Strict(BaseModel):
 class Calibration(_Strict):
     """What one calibration pass over the model reads. Variants with equal profiles share the pass."""
 
-    texts: Annotated[tuple[str, ...], Field(min_length=1)] = ("builtin",)
-    """"builtin" or paths of text files, relative to the current folder."""
+    texts: Annotated[tuple[Text, ...], AfterValidator(_at_least_one), Field(json_schema_extra={"minItems": 1})] = (
+        TextSource(path=BUILTIN),
+    )
+    """"builtin", paths of text files and folders, and datasets of the Hugging Face Hub, with weights."""
     samples: PositiveInt = 64
     """Number of token windows."""
     length: PositiveInt = 512
@@ -136,6 +145,11 @@ def shipped_recipes() -> tuple[Path, ...]:
     return recipe_files.shipped()
 
 
+def shipped_profiles() -> tuple[Path, ...]:
+    """The calibration profiles that come with the project, sorted by name."""
+    return recipe_files.shipped(recipe_files.PROFILES)
+
+
 def recipe_schema(models: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
     """JSON schema (draft 2020-12) of a recipe file or a set of recipes, before `extends:` is followed.
 
@@ -144,6 +158,10 @@ def recipe_schema(models: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
     schema = Recipe.model_json_schema()
     required = schema.pop("required")
     definitions = schema["$defs"]
+    definitions["Calibration"]["properties"]["profile"] = {
+        "description": "A shipped profile's name, or a path relative to this file; what stands beside it goes first.",
+        "type": "string",
+    }
     properties = schema["properties"] | {
         "exporter": {
             "description": "Which exporter makes it: a shipped one, or the module of one's own.",
@@ -244,12 +262,21 @@ def _explained(model: type[BaseModel], entry: Mapping[str, Any], path: tuple[str
 def _known_keys(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
     """Field names of the model that holds the last part of `loc`."""
     for part in loc[:-1]:
-        field = model.model_fields.get(str(part))
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        if isinstance(part, int):  # an item of the list that was just entered
+            continue
+        field = model.model_fields.get(part)
+        inner = _model_in(field.annotation) if field else None
+        if inner is None:
             return []
         model = inner
     return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field holds, or that it holds a list of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _model_in(inner))), None)
 
 
 def _clashes(recipes: Sequence[Recipe]) -> list[Problem]:

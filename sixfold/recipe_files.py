@@ -12,9 +12,13 @@ from typing import Any
 import yaml
 
 FOLDER = Path(__file__).parent.parent / "recipes"
+PROFILES = FOLDER / "profiles"
 OVERRIDE = "--set"
 
 KeyPath = tuple[str, ...]
+
+_CALIBRATION: KeyPath = ("calibration",)
+_PROFILE = "profile"
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,8 @@ class Override:
         draft.places[self.path] = (OVERRIDE, None)
 
 
-def shipped() -> tuple[Path, ...]:
-    return tuple(sorted(FOLDER.glob("*.yaml"), key=lambda path: path.stem))
+def shipped(folder: Path = FOLDER) -> tuple[Path, ...]:
+    return tuple(sorted(folder.glob("*.yaml"), key=lambda path: path.stem))
 
 
 def read(name: str) -> tuple[list[Draft], list[Problem]]:
@@ -93,7 +97,26 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[list[Override], list[Prob
             found.append(Override(path, yaml.safe_load(value)))
         except yaml.YAMLError:
             problems.append(Problem(OVERRIDE, None, key, f"{value!r} is not valid YAML", "quote it"))
-    return found, problems
+    return _profiles_first(found, problems), problems
+
+
+def _profiles_first(overrides: list[Override], problems: list[Problem]) -> list[Override]:
+    """Profiles as overrides of single keys; the others refine them, in whatever order they were written."""
+    single = [
+        Override((*_CALIBRATION, key), value)
+        for override in overrides
+        if override.path == _CALIBRATION and isinstance(override.value, dict)
+        for key, value in override.value.items()
+    ]
+    single += [o for o in overrides if o.path != _CALIBRATION or not isinstance(o.value, dict)]
+    profiles = [_profile_keys(o.value, problems) for o in single if o.path == (*_CALIBRATION, _PROFILE)]
+    return [key for keys in profiles for key in keys] + [o for o in single if o.path != (*_CALIBRATION, _PROFILE)]
+
+
+def _profile_keys(name: Any, problems: list[Problem]) -> list[Override]:
+    where = Problem(OVERRIDE, None, ".".join((*_CALIBRATION, _PROFILE)), "")
+    draft = _profile(name, Path(), where, problems)
+    return [Override((*_CALIBRATION, key), value) for key, value in draft.values.items()] if draft else []
 
 
 def closest(word: str, known: Iterable[str]) -> str:
@@ -102,16 +125,18 @@ def closest(word: str, known: Iterable[str]) -> str:
     return f"perhaps {near[0]} is meant" if near else ""
 
 
-def _locate(name: str, base: Path, asker: Problem) -> tuple[Path | None, Problem | None]:
+def _locate(
+    name: str, base: Path, asker: Problem, folder: Path = FOLDER, kind: str = "recipe"
+) -> tuple[Path | None, Problem | None]:
     """A name stands for a shipped file; whatever has a slash or ends in .yaml is a path, relative to `base`."""
     if "/" in name or name.endswith((".yaml", ".yml")):
         path = base / Path(name).expanduser()
-        what = f"there is no recipe file {path}"
+        what = f"there is no {kind} file {path}"
         remedy = "check the path"
     else:
-        path = FOLDER / f"{name}.yaml"
-        names = [p.stem for p in shipped()]
-        what = f"there is no recipe {name!r}"
+        path = folder / f"{name}.yaml"
+        names = [p.stem for p in shipped(folder)]
+        what = f"there is no {kind} {name!r}"
         remedy = closest(name, names) or f"the names are {', '.join(names)}; a path ends in .yaml"
     if path.is_file():
         return path, None
@@ -150,6 +175,7 @@ def _members(draft: Draft, path: Path, above: tuple[Path, ...], problems: list[P
 
 def _extended(draft: Draft, path: Path, above: tuple[Path, ...], problems: list[Problem]) -> Draft | None:
     """The draft on top of what it extends, or None where that cannot be read."""
+    _fill_in_profile(draft, path.parent, problems)
     if "extends" not in draft.values:
         return draft
     if "name" not in draft.values:
@@ -171,6 +197,29 @@ def _extended(draft: Draft, path: Path, above: tuple[Path, ...], problems: list[
     if base is None:
         return None
     return Draft(draft.file, _merged(base.values, draft.values), base.places | draft.places)
+
+
+def _fill_in_profile(draft: Draft, base: Path, problems: list[Problem]) -> None:
+    """Put `calibration: {profile: name}` under what the same file writes beside it, and so over what it extends."""
+    written = draft.values.get(_CALIBRATION[0])
+    if not isinstance(written, dict) or _PROFILE not in written:
+        return
+    where = Problem(*draft.origin((*_CALIBRATION, _PROFILE)), "")
+    profile = _profile(written.pop(_PROFILE), base, where, problems)
+    if profile:
+        draft.values[_CALIBRATION[0]] = _merged(profile.values, written)
+        draft.places = {(*_CALIBRATION, *key): place for key, place in profile.places.items()} | draft.places
+
+
+def _profile(name: Any, base: Path, where: Problem, problems: list[Problem]) -> Draft | None:
+    if not isinstance(name, str):
+        problems.append(Problem(where.file, where.line, where.key, "is not one name or path", "name one profile"))
+        return None
+    path, problem = _locate(name, base, where, PROFILES, "calibration profile")
+    if path is None:
+        problems += [problem] if problem else []
+        return None
+    return _read_one(path, problems)
 
 
 def _follow(name: str, path: Path, above: tuple[Path, ...], where: Problem, problems: list[Problem]) -> Path | None:

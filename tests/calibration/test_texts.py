@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from calibration.corpus import TEXTS, Chat, TextFile, licences, pieces
+from calibration.conversations import Chat
+from calibration.corpus import TEXTS, licences
+from calibration.rows import JsonRows
 
 FILES = sorted(p for part in ("calibration", "heldout") for p in (TEXTS / part).rglob("*") if p.is_file())
 ALLOWED = ("MIT", "Apache-2.0", "PSF-2.0", "BSD-3-Clause", "public domain")
@@ -36,10 +38,10 @@ def test_both_parts_have_every_domain_and_stay_small() -> None:
 
 
 def test_heldout_shares_no_thirteen_words_with_calibration() -> None:
-    seen = {gram for path in FILES if "/texts/calibration/" in path.as_posix() for gram in grams(path)}
+    seen = {gram for path in FILES if path.is_relative_to(TEXTS / "calibration") for gram in grams(path)}
     assert len(seen) > 100_000
     for path in FILES:
-        if "/texts/heldout/" in path.as_posix():
+        if path.is_relative_to(TEXTS / "heldout"):
             assert not grams(path) & seen, path
 
 
@@ -54,7 +56,8 @@ def test_no_text_is_part_of_an_evaluation_set() -> None:
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.suffix == ".jsonl"], ids=lambda p: p.name)
 def test_conversations_are_what_chat_templates_take(path: Path) -> None:
-    for piece in pieces(TextFile(path, path.name, ""), 4096):
+    rows = JsonRows(path)
+    for piece in rows.read(range(len(rows))):
         assert isinstance(piece, Chat)
         offered = {tool["function"]["name"] for tool in piece.tools}
         for message in piece.messages:

@@ -8,10 +8,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from calibration.chat import PLAIN, TEMPLATE, TOOLS_AS_TEXT, render
-from calibration.corpus import Chat, text_files
+from calibration.conversations import Chat
+from calibration.corpus import text_files
 from calibration.tokens import load_tokenizer, token_batches
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.recipe import Calibration
+from sixfold.text_source import TextSource
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
 
@@ -121,7 +123,8 @@ def test_a_conversation_that_the_template_knows_is_left_to_it(tokenizer: Any) ->
 
 
 @pytest.mark.parametrize(
-    ("line", "message"), [("{", "rows.jsonl:2 is no JSON"), ('{"a": 1}', 'rows.jsonl:2 has neither "messages" nor')]
+    ("line", "message"),
+    [("{", "rows.jsonl:2 is no JSON"), ('{"a": 1}', 'rows.jsonl:2 has neither "messages" nor .*its fields: a')],
 )
 def test_bad_rows_are_named_by_line(tmp_path: Path, tokenizer: Any, line: str, message: str) -> None:
     rows = tmp_path / "rows.jsonl"
@@ -136,10 +139,10 @@ def test_bad_texts_are_usage_errors(tmp_path: Path) -> None:
     for text, message in (
         ("nowhere.txt", "there is no calibration text 'nowhere.txt'"),
         (str(tmp_path / "a.pdf"), "neither .txt nor .jsonl"),
-        (str(tmp_path / "empty"), "holds no .txt or .jsonl file"),
+        (str(tmp_path / "empty"), "holds no .txt, .jsonl or .parquet file"),
     ):
         with pytest.raises(UsageError, match=message):
-            text_files((text,))
+            text_files((TextSource(path=text),))
 
 
 def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:

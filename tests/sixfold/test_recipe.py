@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from sixfold.errors import UsageError
-from sixfold.recipe import Calibration, load_recipes, recipe_schema, shipped_recipes
+from sixfold.recipe import Calibration, load_recipes, recipe_schema, shipped_profiles, shipped_recipes
 
 ALL = ["bf16", "fp8", "nvfp4", "nvfp4-gb10", "awq"]
 GGUF = ["gguf-q3_k_m", "gguf-iq4_xs", "gguf-q4_k_m", "gguf-q6_k", "gguf-q8_0"]
@@ -183,3 +183,80 @@ def test_the_schema_knows_each_exporters_options() -> None:
     assert {"name", "extends", "recipes", "calibration", "options"} <= schema["properties"].keys()
     assert schema["$defs"]["fp8-options"]["properties"].keys() == {"layout", "depth"}
     assert schema["$defs"]["Calibration"]["properties"]["samples"]["description"] == "Number of token windows."
+
+
+def test_texts_are_paths_and_datasets_and_are_dumped_as_short_as_they_can_be() -> None:
+    texts = "[builtin, {path: mine.jsonl}, {path: b.txt, weight: 2}, {dataset: lab/set, subset: code, revision: v1}]"
+    (recipe,) = load_recipes("fp8", [f"calibration.texts={texts}"])
+    assert [text.name for text in recipe.calibration.texts] == [
+        "builtin",
+        "mine.jsonl",
+        "b.txt",
+        "lab/set:code:train@v1",
+    ]
+    dumped = recipe.model_dump(mode="json")["calibration"]["texts"]
+    assert dumped == [
+        "builtin",
+        "mine.jsonl",
+        {"path": "b.txt", "weight": 2},
+        {"dataset": "lab/set", "subset": "code", "split": "train", "revision": "v1"},
+    ]
+    assert type(recipe).model_validate(recipe.model_dump(mode="json")) == recipe
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("[]", "texts: []: names no text"),
+        ("[7]", "texts.0: 7: is neither a path nor a mapping"),
+        ("[{weight: 2}]", "texts.0: {'weight': 2}: name a path or a dataset"),
+        ("[{path: a.txt, split: test}]", "a path has no split"),
+        ("[{datset: lab/set}]", "texts.0.datset: unknown key; perhaps dataset is meant"),
+        ("[{dataset: lab/set, weight: 0}]", "texts.0.weight: 0: should be greater than 0"),
+    ],
+)
+def test_what_is_wrong_with_an_entry_of_texts_is_said_once(texts: str, message: str) -> None:
+    said = refusal("fp8", f"calibration.texts={texts}")
+    assert message in said
+    assert "errors" not in said
+
+
+def test_a_profile_lies_under_the_keys_beside_it_and_over_the_recipe_below() -> None:
+    write("base.yaml", WHOLE + "calibration: {samples: 3, length: 7, sample_rows: 5}\n")
+    write("my.yaml", "samples: 11\nlength: 13\ntexts: [own.txt]\n")
+    (mine,) = load_recipes(
+        write("child.yaml", "name: child\nextends: base.yaml\ncalibration: {profile: ./my.yaml, length: 9}\n")
+    )
+    calibration = mine.calibration
+    assert (calibration.samples, calibration.length, calibration.sample_rows) == (11, 9, 5)
+    assert [text.name for text in calibration.texts] == ["own.txt"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["calibration.profile=reap", "calibration.samples=12"],
+        ["calibration.samples=12", "calibration.profile=reap"],
+        ["calibration={profile: reap, samples: 12}"],
+    ],
+)
+def test_a_profile_can_be_set_from_the_command_line(overrides: list[str]) -> None:
+    calibrations = {recipe.calibration for recipe in load_recipes("all-formats", overrides)}
+    (calibration,) = calibrations
+    assert (calibration.samples, calibration.length) == (12, 2048)
+    assert len(calibration.texts) == 6
+
+
+def test_profiles_are_refused_where_they_cannot_be_read() -> None:
+    assert "there is no calibration profile 'raep'; perhaps reap is meant" in refusal("fp8", "calibration.profile=raep")
+    write("my.yaml", "sampels: 11\n")
+    said = refusal(write("mine.yaml", WHOLE + "calibration: {profile: ./my.yaml}\n"))
+    assert "my.yaml:1: calibration.sampels: unknown key; perhaps samples is meant" in said
+    assert "mine.yaml:6: calibration.profile: is not one name" in refusal(
+        write("mine.yaml", WHOLE + "calibration: {profile: [a]}\n")
+    )
+
+
+@pytest.mark.parametrize("path", shipped_profiles(), ids=lambda path: path.stem)
+def test_every_shipped_profile_resolves(path: Path) -> None:
+    assert load_recipes("fp8", [f"calibration.profile={path.stem}"])[0].calibration.texts
