@@ -4,16 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
-from calibration.chat import PLAIN, TEMPLATE, TOOLS_AS_TEXT, render
-from calibration.conversations import Chat
 from calibration.corpus import text_files
 from calibration.tokens import load_tokenizer, token_batches
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.recipe import Calibration
 from sixfold.text_source import TextSource
+from tests.calibration.word_tokenizer import words_tokenizer
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
 
@@ -21,16 +18,6 @@ DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
     return load_tokenizer(DEMO)
-
-
-def words_tokenizer(bos: bool) -> Any:
-    """One token per known word, and BOS in front where wanted."""
-    words = {word: number for number, word in enumerate(["<unk>", "<s>", *(f"w{i}" for i in range(200))])}
-    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    if bos:
-        inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", unk_token="<unk>")
 
 
 def test_the_builtin_set_is_drawn_evenly_and_the_same_every_time(tokenizer: Any) -> None:
@@ -80,46 +67,6 @@ def test_long_documents_do_not_fill_all_windows(tmp_path: Path) -> None:
     text.write_text("\n".join(map(json.dumps, rows)))
     ids = token_batches(Calibration(texts=(str(text),), samples=8, length=16), words_tokenizer(bos=False)).ids
     assert sorted(ids[:, 0].tolist()) == [2 + i for i in range(8)]
-
-
-CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Bergen"}}}
-CHAT = Chat(
-    [
-        {"role": "user", "content": "Rain?"},
-        {"role": "assistant", "content": "", "tool_calls": [CALL]},
-        {"role": "tool", "content": "yes"},
-        {"role": "assistant", "content": "Yes."},
-    ],
-    [{"type": "function", "function": {"name": "weather", "description": "Looks it up", "parameters": {}}}],
-)
-KNOWS_TOOLS = (
-    "{% for t in tools or [] %}[{{ t.function.name }}]{% endfor %}{% for m in messages %}{{ m.role }}:{{ m.content }}"
-    "{% for c in m.tool_calls or [] %}<{{ c.function.name }}>{% endfor %};{% endfor %}"
-)
-DROPS_TOOLS = "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}"
-REFUSES = "{{ raise_exception('roles must alternate') }}"
-
-
-@pytest.mark.parametrize(
-    ("template", "how"), [(KNOWS_TOOLS, TEMPLATE), (DROPS_TOOLS, TOOLS_AS_TEXT), (REFUSES, PLAIN), (None, PLAIN)]
-)
-def test_no_part_of_a_conversation_is_lost_to_the_template(template: str | None, how: str) -> None:
-    tokenizer = words_tokenizer(bos=False)
-    tokenizer.chat_template = template
-    text, found = render(tokenizer, CHAT)
-    assert found == how
-    for part in ("Rain?", "weather", "yes", "Yes."):
-        assert part in text
-    if how != TEMPLATE:
-        assert '{"name": "weather", "arguments": {"city": "Bergen"}}' in text
-        assert "Looks it up" in text
-
-
-def test_a_conversation_that_the_template_knows_is_left_to_it(tokenizer: Any) -> None:
-    messages = [{"role": "user", "content": "Hei"}, {"role": "assistant", "content": "Hei!"}]
-    text, how = render(tokenizer, Chat(messages, []))
-    assert how == TEMPLATE
-    assert text == tokenizer.apply_chat_template(messages, tokenize=False)
 
 
 @pytest.mark.parametrize(
