@@ -127,12 +127,12 @@ class Domain:
 
 
 def draw(domains: Sequence[Domain], samples: int) -> Iterator[Window]:
-    """At most `samples` windows: each time from the domain that is furthest behind its share; those that run out leave
-    their turns to the others."""
+    """At most `samples` windows: each time from the domain that is furthest behind its share, as Sainte-Laguë's method
+    deals out seats; those that run out leave their turns to the others."""
     streams = {domain: domain.windows() for domain in domains}
     found = 0
     while streams and found < samples:
-        domain = min(streams, key=lambda d: (d.drawn + 1) / d.weight)
+        domain = min(streams, key=lambda d: (2 * d.drawn + 1) / d.weight)
         window = next(streams[domain], None)
         if window is None:
             domain.exhausted = True

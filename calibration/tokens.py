@@ -10,6 +10,7 @@ import torch
 
 from calibration.corpus import Texts, text_files
 from calibration.draw import Domain, Owner, Tally, draw
+from calibration.evaluation_sets import Overlap
 from sixfold.errors import SixfoldError
 from sixfold.recipe import Calibration
 
@@ -56,10 +57,13 @@ def token_batches(profile: Calibration, tokenizer: Any) -> TokenBatches:
     ids = torch.empty((profile.samples, profile.length), dtype=torch.int64)
     tokens: Counter[int] = Counter()
     rows: set[Owner] = set()
+    overlap = Overlap()
     for number, window in enumerate(draw(domains, profile.samples)):
         ids[number] = torch.tensor(window.ids)
-        tokens.update(index for index, _ in window.owners)
         rows.update(window.owners)
+        for (index, _), part in window.parts():
+            tokens[index] += len(part)
+            overlap.add(texts[index].name, tokenizer.decode(part))
     _check_enough(profile, domains, texts, tally)
     used = Counter(index for index, _ in rows)
     return TokenBatches(
@@ -77,6 +81,7 @@ def token_batches(profile: Calibration, tokenizer: Any) -> TokenBatches:
                     "tokens": tokens[index],
                     "rows": used[index],
                     "unusable_rows": len(tally.unusable.get(index, ())),
+                    "overlap": overlap.of(text.name),
                 }
                 for index, text in enumerate(texts)
             },

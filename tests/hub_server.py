@@ -1,4 +1,4 @@
-"""A read-only stand-in for the Hugging Face Hub on the loopback: one repository, ranges, and faults on demand."""
+"""A read-only stand-in for the Hugging Face Hub on the loopback: repositories, ranges, and faults on demand."""
 
 import hashlib
 import json
@@ -19,14 +19,17 @@ from huggingface_hub import constants
 
 @dataclass
 class HubState:
-    """folder: what the repository holds. fault: file -> bytes after which its connection is closed, once each.
+    """One repository. folder: what it holds, but for the commits that have a folder of their own in `commits`.
 
-    refused: file names that are answered with 403. gated: whether every file needs an accepted licence.
+    fault: file -> bytes after which its connection is closed, once each. refused: file names that are answered with
+    403. gated: whether every file needs an accepted licence.
     """
 
     repo: str
     folder: Path
+    kind: str = "model"
     endpoint: str = ""
+    commits: dict[str, Path] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=lambda: {"main": "1" * 40})
     fault: dict[str, int] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
@@ -35,8 +38,17 @@ class HubState:
     ranges: list[tuple[str, str]] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
 
-    def files(self) -> dict[str, Path]:
-        return {p.relative_to(self.folder).as_posix(): p for p in sorted(self.folder.rglob("*")) if p.is_file()}
+    def files(self, commit: str) -> dict[str, Path]:
+        folder = self.commits.get(commit, self.folder)
+        return {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
+
+    @property
+    def api(self) -> str:
+        return f"/api/{self.kind}s/{self.repo}"
+
+    @property
+    def web(self) -> str:
+        return f"/{self.repo}" if self.kind == "model" else f"/{self.kind}s/{self.repo}"
 
     def commit(self, revision: str) -> str | None:
         return self.branches.get(revision) or (revision if revision in self.branches.values() else None)
@@ -44,6 +56,7 @@ class HubState:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    states: tuple[HubState, ...]
     state: HubState
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -65,35 +78,38 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(404, b"", {"X-Error-Code": code, "X-Error-Message": code})
 
     def do_GET(self) -> None:
-        state, path = self.state, unquote(urlsplit(self.path).path)
-        state.log.append(f"{self.command} {path}")
-        if not path.startswith((f"/api/models/{state.repo}", f"/{state.repo}/")):
+        path = unquote(urlsplit(self.path).path)
+        asked = [s for s in self.states if f"{path}/".startswith((f"{s.api}/", f"{s.web}/"))]
+        if not asked:
             return self._missing("RepoNotFound")
-        if match := re.fullmatch(rf"/api/models/{state.repo}(?:/revision/(.+))?", path):
+        self.state = state = asked[0]
+        state.log.append(f"{self.command} {path}")
+        if match := re.fullmatch(rf"{state.api}(?:/revision/(.+))?", path):
             commit = state.commit(match[1] or "main")
             if commit is None:
                 return self._missing("RevisionNotFound")
             return self._json({"id": state.repo, "sha": commit, "siblings": [], "tags": [], "private": False})
-        if match := re.fullmatch(rf"/api/models/{state.repo}/tree/([^/]+)", path):
+        if match := re.fullmatch(rf"{state.api}/tree/([^/]+)", path):
             return self._json(
                 [
                     {"type": "file", "path": name, "size": p.stat().st_size, "oid": _digest(p)[:40]}
-                    for name, p in state.files().items()
+                    for name, p in state.files(state.commit(match[1]) or "").items()
                 ]
             )
-        match = re.fullmatch(rf"/{state.repo}/resolve/([^/]+)/(.+)", path)
-        if match is None or match[2] not in state.files():
+        match = re.fullmatch(rf"{state.web}/resolve/([^/]+)/(.+)", path)
+        commit = (state.commit(match[1]) if match else None) or ""
+        if match is None or match[2] not in state.files(commit):
             return self._missing("EntryNotFound")
         if state.gated:
             return self._answer(403, b"", {"X-Error-Code": "GatedRepo"})
         if match[2] in state.refused:
             return self._answer(403)
-        return self._file(match[2], state.commit(match[1]) or "")
+        return self._file(match[2], commit)
 
     do_HEAD = do_GET
 
     def _file(self, name: str, commit: str) -> None:
-        path = self.state.files()[name]
+        path = self.state.files(commit)[name]
         size = path.stat().st_size
         headers = {"ETag": f'"{_digest(path)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         start, stop, status = 0, size, 200
@@ -124,13 +140,19 @@ def _digest(path: Path) -> str:
 
 @contextmanager
 def serve_hub(repo: str, folder: Path) -> Iterator[HubState]:
-    state = HubState(repo, folder)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"state": state}))
-    state.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    with serve_repositories(HubState(repo, folder)) as (state,):
+        yield state
+
+
+@contextmanager
+def serve_repositories(*states: HubState) -> Iterator[tuple[HubState, ...]]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"states": states}))
+    for state in states:
+        state.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
-        yield state
+        yield states
     finally:
         server.shutdown()
         server.server_close()

@@ -25,9 +25,13 @@ def command(model: Model, recipes: "tuple[Recipe, ...]", out: Path, allowed: "Al
     """Gather MODEL's statistics for the calibration profile of FORMAT... (all-formats where none is given).
 
     `sixfold export` does this by itself where a format needs it. Nothing is run where the statistics are current.
+
+    The texts are a built-in set unless the recipe, --set calibration.texts=[my.jsonl] or --set calibration.profile=reap
+    names others: files, folders and datasets of the Hugging Face Hub (calibration/README.md).
     """
     from calibration.calibrate import calibrate
     from calibration.coverage import summary
+    from calibration.text_notes import text_notes
     from sixfold.workspace import Workspace
 
     source = model.open()
@@ -37,6 +41,8 @@ def command(model: Model, recipes: "tuple[Recipe, ...]", out: Path, allowed: "Al
         done = calibrate(source, profile, folder, progress=progress, allowed=allowed)
         for reason in done.reasons:
             click.echo(f"Calibrated again: {reason}")
+        for note in text_notes(done.statistics.manifest["tokens"]):
+            click.echo(f"Note: {note}.")
         if line := summary(done.coverage):
             click.echo(line)
         click.echo(f"The statistics in {folder} {'are current' if done.skipped else 'are done'}.")

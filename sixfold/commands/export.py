@@ -136,6 +136,7 @@ def _statistics(
     """The statistics that the recipe needs, calibrating once per profile."""
     from calibration.calibrate import calibrate
     from calibration.coverage import summary
+    from calibration.text_notes import text_notes
     from exporters.run import needs_statistics
 
     if not needs_statistics(recipe):
@@ -146,6 +147,8 @@ def _statistics(
         done = calibrate(source, profile, workspace.calibration(profile), progress=progress, allowed=allowed)
         for reason in done.reasons:
             _say(f"calibrated again: {reason}", quiet)
+        for note in text_notes(done.statistics.manifest["tokens"]):
+            _say(note, quiet)
         _say(f"calibration {'is current' if done.skipped else 'done'}. {summary(done.coverage)}".rstrip(), quiet)
         known[profile] = done.statistics
     return known[profile]

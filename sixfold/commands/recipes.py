@@ -44,17 +44,20 @@ def schema_of_all() -> dict[str, Any]:
 
 
 def _list(as_json: bool) -> None:
-    from sixfold.recipe import load_recipes, shipped_recipes
+    from sixfold.recipe import load_recipes, shipped_profiles, shipped_recipes
 
+    profiles = [path.stem for path in shipped_profiles()]
     recipes = {path.stem: load_recipes(path.stem) for path in shipped_recipes()}
     single = [members[0] for name, members in recipes.items() if [m.name for m in members] == [name]]
     sets = {name: [m.name for m in members] for name, members in recipes.items() if [m.name for m in members] != [name]}
     if as_json:
-        print_json({"recipes": [recipe.model_dump(mode="json") for recipe in single], "sets": sets})
+        resolved = [recipe.model_dump(mode="json") for recipe in single]
+        print_json({"recipes": resolved, "sets": sets, "calibration_profiles": profiles})
         return
     rows = [(r.name, r.exporter, r.scheme, f"-{r.suffix}", r.title) for r in single]
     rows += [(name, "set", "", "", ", ".join(members)) for name, members in sets.items()]
     print_table(("name", "exporter", "scheme", "suffix", "what it is"), rows)
+    click.echo(f"\nCalibration profiles (--set calibration.profile=NAME): {', '.join(profiles)}.")
 
 
 def _print_yaml(resolved: list[dict[str, Any]]) -> None:

@@ -78,12 +78,16 @@ def test_what_nobody_stated_is_left_out(tmp_path: Path) -> None:
 
 
 def test_calibration_is_named_only_where_it_was_used(tmp_path: Path) -> None:
-    files = {"own.txt": {"licence": "MIT", "tokens": 32768}, "unused.txt": {"licence": "MIT", "tokens": 0}}
+    text = {"licence": "MIT", "tokens": 32768, "rows": 70, "overlap": {}}
+    dataset = {"licence": "", "tokens": 9, "rows": 1, "overlap": {"HumanEval": 3}, "revision": "0123456789abcdef"}
+    files = {"own.txt": text, "lab/set:train": dataset, "unused.txt": {**text, "tokens": 0}}
     tokens = {"samples": 64, "length": 512, "files": files}
     statistics = Statistics(tmp_path, {"tokens": tokens, "files": {"layer-00000.safetensors": {"sha256": "b" * 64}}})
     used = card(tmp_path, manifest(statistics=statistics.digest), statistics=statistics)
     assert "Calibrated (fp8) on 32768 tokens (64 samples of 512)" in used
-    assert "own.txt (MIT): 32768 tokens" in used
+    assert "own.txt (MIT): 32768 tokens of 70 rows" in used
+    assert "lab/set:train at 0123456789ab: 9 tokens of 1 row\n" in used
+    assert "shares 3 sequences of thirteen words with HumanEval" in used
     assert "unused.txt" not in used
     assert f"`{statistics.digest[:16]}`" in used
     assert "Calibrated" not in card(tmp_path, manifest(), statistics=statistics)
