@@ -4,6 +4,7 @@ import json
 import re
 from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -130,35 +131,48 @@ def _line(file: BinaryIO, offset: int) -> int:
     return 1 + sum(file.read(min(_WINDOW, offset - at)).count(b"\n") for at in range(0, offset, _WINDOW))
 
 
-def _paragraphs(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
-    """(start, stop, bytes as one kind of line end) of what blank lines divide; an empty one after those at the end."""
+@dataclass(frozen=True)
+class _Paragraph:
+    """size: bytes with one kind of line end. blank: nothing but white space."""
+
+    start: int
+    stop: int
+    size: int
+    blank: bool
+
+
+def _paragraphs(file: BinaryIO) -> Iterator[_Paragraph]:
+    """What blank lines divide; after those at the end of the file, an empty one."""
     start = stop = size = 0
-    divided = False
+    divided, blank = False, True
     for line in file:
         end = stop + len(line)
         if line.strip(b"\r\n") == b"" and stop > 0:
             if not divided:
-                yield start, stop, size
+                yield _Paragraph(start, stop, size, blank)
             divided, stop = True, end
             continue
         if divided:
-            start, size, divided = stop, 0, False
+            start, size, divided, blank = stop, 0, False, True
         size += len(line.replace(b"\r\n", b"\n"))
+        blank = blank and not line.strip()
         stop = end
-    yield (stop, stop, 0) if divided else (start, stop, size)
+    yield _Paragraph(stop, stop, 0, True) if divided else _Paragraph(start, stop, size, blank)
 
 
-def _pieces(paragraphs: Iterator[tuple[int, int, int]], size: int) -> Iterator[tuple[int, int]]:
+def _pieces(paragraphs: Iterator[_Paragraph], size: int) -> Iterator[tuple[int, int]]:
     """(start, stop) of paragraphs taken together; each counts one byte more, for the line that divides it."""
-    first, last, total = 0, 0, 0
-    for start, stop, length in paragraphs:
-        if total and total + length + 1 > size:
-            yield first, last
+    first, last, total, blank = 0, 0, 0, True
+    for paragraph in paragraphs:
+        if total and total + paragraph.size + 1 > size:
+            if not blank:
+                yield first, last
             total = 0
         if not total:
-            first = start
-        last, total = stop, total + length + 1
-    if last > first:
+            first, blank = paragraph.start, True
+        blank = blank and paragraph.blank
+        last, total = paragraph.stop, total + paragraph.size + 1
+    if not blank:
         yield first, last
 
 
