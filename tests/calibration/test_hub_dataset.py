@@ -201,7 +201,7 @@ def test_a_download_that_was_stopped_goes_on_with_what_is_missing(one: HubState,
     data = one.folder / "data"
     table(data / "train-00001-of-00002.parquet", [{"text": sentence(i)} for i in range(30, 60)])
     one.refused = {"data/train-00001-of-00002.parquet"}
-    with pytest.raises(SixfoldError, match="refused a request for lab/set with status 403; .* if the dataset is not"):
+    with pytest.raises(SixfoldError, match=r"refused a request for lab/set with status 403; .* if the dataset is not"):
         token_batches(profile(), tokenizer)
     one.refused.clear()
     token_batches(profile(), tokenizer)
