@@ -65,8 +65,8 @@ Apply = Callable[[Messages], str | None]
 
 
 def _thinking_as_field(apply: Apply, messages: Messages) -> tuple[str, str] | None:
-    """As templates take it; many leave out the thinking of turns before the last question, as in use."""
-    text = apply(messages)
+    """As templates take it, under either name; many leave out that of turns before the last question, as in use."""
+    text = apply([{**m, "thinking": m[_THINKING]} if m.get(_THINKING) else m for m in messages])
     if text is None or not _complete(text, messages):
         return None
     lost = [i for i, m in enumerate(messages) if m.get(_THINKING, "").strip() not in text]

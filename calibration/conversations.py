@@ -98,7 +98,22 @@ def _piece(row: Mapping[str, Any]) -> Piece | Unreadable:
         return Unreadable(f'has neither "messages" nor "text", nor another known layout (its fields: {names})', False)
     if row.get("system") and messages[0]["role"] != "system":
         messages.insert(0, _said("system", row["system"]))
+    _number_calls(messages)
     return Chat(messages, [_tool(tool) for tool in _decoded(row.get("tools") or [])])
+
+
+def _number_calls(messages: list[dict[str, Any]]) -> None:
+    """Ids for the calls without one, and for the results after them: templates may ask for both. They have the nine
+    characters that Mistral's want."""
+    calls = [call for message in messages for call in message.get("tool_calls") or ()]
+    for number, call in enumerate(calls):
+        call.setdefault("id", f"call{number:05d}")
+    open_calls: list[str] = []
+    for message in messages:
+        open_calls += [call["id"] for call in message.get("tool_calls") or ()]
+        if message["role"] == "tool" and open_calls:
+            answered = message.setdefault("tool_call_id", open_calls[0])
+            open_calls = [call for call in open_calls if call != answered]
 
 
 def _decoded(value: Any) -> list[Any]:
@@ -115,7 +130,8 @@ def _message(raw: Mapping[str, Any]) -> dict[str, Any]:
     if role in _CALL_ROLES:
         return {"role": "assistant", "content": "", "tool_calls": [_call(json.loads(_text(content)))]}
     message = _said(_ROLES.get(role, role), content)
-    message |= {key: raw[key] for key in ("name", "tool_call_id") if raw.get(key)}
+    answered = raw.get("tool_call_id") or next(iter(raw.get("tool_call_ids") or ()), None)
+    message |= {key: value for key, value in (("name", raw.get("name")), ("tool_call_id", answered)) if value}
     if calls := raw.get("tool_calls"):
         message["tool_calls"] = [_call(call) for call in _decoded(calls)]
     if reasoning := raw.get("reasoning_content") or raw.get("reasoning") or raw.get("thinking"):

@@ -49,7 +49,7 @@ def test_queries_and_answers_as_in_xlam_function_calling() -> None:
         "tools": json.dumps([tool]),
     }
     chat = chat_of(row)
-    call = {"type": "function", "function": {"name": "tides", "arguments": {"harbour": "Bodø"}}}
+    call = {"type": "function", "function": {"name": "tides", "arguments": {"harbour": "Bodø"}}, "id": "call00000"}
     assert chat.messages == [
         {"role": "user", "content": "Tides in Bodø?"},
         {"role": "assistant", "content": "", "tool_calls": [call]},
@@ -74,7 +74,20 @@ def test_trajectories_as_in_swe_smith() -> None:
     chat = chat_of({"messages": json.dumps(messages), "instance_id": "x", "resolved": True, "patch": "diff"})
     assert [m["content"] for m in chat.messages] == ["You can use a computer.", "Fix the bug.", "Looking.", "setup.py"]
     assert chat.messages[2]["tool_calls"][0]["function"] == {"name": "bash", "arguments": {"command": "ls"}}
+    assert chat.messages[3]["tool_call_id"] == "toolu_1"
     assert chat.tools == []
+
+
+def test_results_are_tied_to_calls_where_the_row_does_not_say_which() -> None:
+    call = {"function": {"name": "f", "arguments": {}}}
+    messages = [
+        {"role": "assistant", "content": None, "tool_calls": [call, {**call, "id": "own"}]},
+        {"role": "tool", "content": "one"},
+        {"role": "tool", "content": "two"},
+    ]
+    asked, *answers = chat_of({"messages": messages}).messages
+    assert [c["id"] for c in asked["tool_calls"]] == ["call00000", "own"]
+    assert [answer["tool_call_id"] for answer in answers] == ["call00000", "own"]
 
 
 def test_sharegpt_with_system_tools_and_calls() -> None:
