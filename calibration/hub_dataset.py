@@ -40,7 +40,7 @@ class HubDataset:
 
     @property
     def domain(self) -> str:
-        return self.source.name
+        return self.source.domain
 
     @property
     def weight(self) -> Fraction:

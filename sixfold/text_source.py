@@ -10,7 +10,12 @@ BUILTIN = "builtin"
 class TextSource(BaseModel):
     """Written as a string ("builtin", a path) or as a mapping with `path:` or `dataset:`; dumped in the shorter way."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        json_schema_extra={"oneOf": [{"required": ["path"]}, {"required": ["dataset"]}]},
+    )
 
     path: str = ""
     """"builtin", or the path of a .txt, .jsonl, .json or .parquet file or of a folder of them, relative to the current
@@ -47,10 +52,12 @@ class TextSource(BaseModel):
     @property
     def name(self) -> str:
         """What manifests and cards call it: the path as it was written, or dataset:subset:split@revision."""
-        if self.path:
-            return self.path
-        parts = ":".join(part for part in (self.dataset, self.subset, self.split) if part)
-        return f"{parts}@{self.revision}" if self.revision else parts
+        return f"{self.domain}@{self.revision}" if self.revision else self.domain
+
+    @property
+    def domain(self) -> str:
+        """`name` without the revision: pinning a dataset to the commit that was used draws the same rows."""
+        return self.path or ":".join(part for part in (self.dataset, self.subset, self.split) if part)
 
 
 def _from_string(value: Any) -> Any:

@@ -94,7 +94,7 @@ def make_all(
     for recipe in recipes:
         try:
             found = _statistics(source, recipe, workspace, statistics, allowed, quiet)
-            tokens = partial(_tokens, source, recipe)
+            tokens = partial(_tokens, source, recipe, quiet)
             done = export(source, recipe, workspace, found, threads=threads, progress=progress, tokens=tokens)
             if restated or done.described or not (done.folder / "README.md").is_file():
                 _complete(source, recipe, workspace, done, found)
@@ -154,11 +154,15 @@ def _statistics(
     return known[profile]
 
 
-def _tokens(source: "Source", recipe: "Recipe") -> "torch.Tensor":
+def _tokens(source: "Source", recipe: "Recipe", quiet: bool) -> "torch.Tensor":
     """The calibration's own tokens, for tools that do a whole job themselves."""
+    from calibration.text_notes import text_notes
     from calibration.tokens import load_tokenizer, token_batches
 
-    return token_batches(recipe.calibration, load_tokenizer(source.checkpoint.folder)).ids
+    batches = token_batches(recipe.calibration, load_tokenizer(source.checkpoint.folder))
+    for note in text_notes(batches.record):
+        _say(note, quiet)
+    return batches.ids
 
 
 def _complete(

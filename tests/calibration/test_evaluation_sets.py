@@ -13,6 +13,7 @@ from calibration.corpus import TEXTS
 from calibration.evaluation_sets import FILE, Overlap, fingerprints
 from calibration.text_notes import text_notes
 from calibration.tokens import load_tokenizer, token_batches
+from sixfold.cli import run
 from sixfold.recipe import Calibration
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
@@ -98,3 +99,12 @@ def test_notes_say_what_else_happened_to_the_texts() -> None:
         "the calibration text lab/set:train ran out after 7 samples; others took its turns",
         "the chat template refuses 4 of the conversations, which were written plain, role by role",
     )
+
+
+def test_the_command_line_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quoting = tmp_path / "quoting.txt"
+    quoting.write_text(QUOTED)
+    settings = [f"calibration.texts=[builtin, {quoting}]", "calibration.samples=7", "calibration.length=64"]
+    arguments = ["calibrate", str(DEMO), "nvfp4-gb10", "--out", str(tmp_path / "out")]
+    assert run([*arguments, *(word for setting in settings for word in ("--set", setting))]) == 0
+    assert f"Note: the calibration text {quoting} shares " in capsys.readouterr().out

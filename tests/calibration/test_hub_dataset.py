@@ -181,6 +181,16 @@ def test_the_commit_decides_what_is_stale_before_anything_is_downloaded(one: Hub
     assert calibration_inputs(source, pinned)["texts"] == {f"lab/set:train@{'1' * 40}": "1" * 40}
 
 
+def test_pinning_the_commit_that_was_used_draws_the_same_tokens(one: HubState, tokenizer: Any) -> None:
+    free = token_batches(profile(), tokenizer)
+    (used,) = free.record["files"].values()
+    one.branches["main"] = "2" * 40
+    one.commits["1" * 40] = one.folder
+    one.branches["old"] = "1" * 40
+    pinned = token_batches(profile(revision=used["revision"]), tokenizer)
+    assert pinned.ids.tolist() == free.ids.tolist()
+
+
 def test_without_a_network_the_cached_files_give_the_same_tokens(
     one: HubState, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

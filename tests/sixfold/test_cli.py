@@ -73,6 +73,8 @@ def test_recipes_lists_names_that_resolve(capsys: pytest.CaptureFixture[str]) ->
     assert all(re.search(rf"^  {re.escape(name)} ", listed, re.MULTILINE) for name in names)
     data = json.loads(run(capsys, "recipes", "--json")[1])
     assert data["sets"]["gguf"][0] == "gguf-q3_k_m"
+    assert data["calibration_profiles"] == ["reap"]
+    assert "Calibration profiles (--set calibration.profile=NAME): reap." in listed
 
 
 def test_recipes_prints_a_resolved_recipe(capsys: pytest.CaptureFixture[str]) -> None:
