@@ -19,8 +19,10 @@ from sixfold.recipe import Calibration
 BYTES_PER_TOKEN = 4  # about; plain text is cut into pieces of about one window's length
 _AHEAD = 64
 """Rows that are read together: those of one parquet row group are then decoded once."""
-_LONG = 16
-"""Characters per wanted token beyond which a text is not tokenized whole."""
+_LONG = 6
+"""Characters per wanted token that are tokenized of a long text at first."""
+_MARGIN = 64
+"""Tokens beyond the wanted ones: near the place where a text was cut, its ids may not be those of the whole."""
 
 Owner = tuple[int, int]
 """Index of the text, and row in it."""
@@ -118,11 +120,14 @@ class Domain:
         return text if self._bos is None else text.removeprefix(self._tokenizer.bos_token)
 
     def _encode(self, text: str, wanted: int | None = None) -> list[int]:
-        """All ids, or, of a long text, at least one more than wanted where it has so many."""
-        if wanted is not None and len(text) > _LONG * (wanted + 1):
-            ids = self._encode(text[: _LONG * (wanted + 1)])
-            if len(ids) > wanted:
-                return ids
+        """All ids, or of a long text as many as are wanted and some more."""
+        if wanted is not None:
+            characters = _LONG * (wanted + _MARGIN)
+            while characters < len(text):
+                ids = self._encode(text[:characters])
+                if len(ids) >= wanted + _MARGIN:
+                    return ids
+                characters *= 2
         return list(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
