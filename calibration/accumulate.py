@@ -5,14 +5,15 @@ import torch
 from sixfold.team import Team
 
 _NONE = torch.iinfo(torch.int64).max
+_CHUNK = 1024
 
 
 class Accumulator:
     """What sixfold.statistics stores of one site, while the batches come in.
 
     A site of one activation has `experts` 1; a stacked site has one row of everything per expert. Sums are float32
-    within a batch and float64 over batches. Rows of the sample are those with the lowest ranks, so that which tokens
-    are kept does not depend on how they were batched.
+    within some rows of a batch and float64 over them. Rows of the sample are those with the lowest ranks, so that which
+    tokens are kept does not depend on how they were batched.
     """
 
     def __init__(self, experts: int, channels: int, rows: int, device: torch.device) -> None:
@@ -23,19 +24,37 @@ class Accumulator:
         self.sample = torch.zeros(experts, rows, channels, dtype=torch.bfloat16, device=device)
         self.ranks = torch.full((experts, rows), _NONE, dtype=torch.int64, device=device)
 
+    def add_one(self, expert: int, rows: torch.Tensor, ranks: torch.Tensor) -> None:
+        """rows [N, channels] of one expert (0 at a site of one activation); ranks int64 [N], all different."""
+        if not len(rows):
+            return
+        self.count[expert] += len(rows)
+        self._add_sums(expert, rows)
+        kept = self.ranks[expert]
+        better = (ranks < kept.amax()).nonzero()[:, 0]
+        if len(better):
+            lowest, chosen = torch.cat([kept, ranks[better]]).topk(len(kept), largest=False)
+            new = torch.cat([self.sample[expert], rows[better].to(torch.bfloat16)])
+            self.sample[expert], self.ranks[expert] = new[chosen], lowest
+
     def add(self, rows: torch.Tensor, counts: torch.Tensor, ranks: torch.Tensor) -> None:
-        """rows [N, channels], sorted by expert; counts int64 [experts], on the CPU; ranks int64 [N], all different
-        within an expert."""
+        """Of all experts at once. rows [N, channels], sorted by expert; counts int64 [experts], on the CPU; ranks int64
+        [N], all different within an expert."""
         self.count += counts
         start = 0
         for expert, count in enumerate(counts.tolist()):
             if count:
-                block = rows[start : start + count].to(torch.float32, copy=True).abs_()
-                torch.maximum(self.abs_max[expert], block.amax(0), out=self.abs_max[expert])
-                self.sum_abs[expert] += block.sum(0)
-                self.sum_sq[expert] += block.square_().sum(0)
+                self._add_sums(expert, rows[start : start + count])
                 start += count
         self._keep_lowest(rows, counts.to(rows.device), ranks)
+
+    def _add_sums(self, expert: int, rows: torch.Tensor) -> None:
+        # A few rows at a time, so that what is made of them stays in the processor's cache.
+        for block in rows.split(_CHUNK if not rows.is_cuda else len(rows)):
+            values = block.to(torch.float32, copy=True).abs_()
+            torch.maximum(self.abs_max[expert], values.amax(0), out=self.abs_max[expert])
+            self.sum_abs[expert] += values.sum(0)
+            self.sum_sq[expert] += values.square_().sum(0)
 
     def _keep_lowest(self, rows: torch.Tensor, counts: torch.Tensor, ranks: torch.Tensor) -> None:
         experts, size = self.ranks.shape

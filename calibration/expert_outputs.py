@@ -17,10 +17,24 @@ class ExpertAccumulator:
         self.output_max = zeros(experts, dtype=torch.float32)
         self.coactivation = zeros(experts, experts, dtype=torch.int64)
 
-    def add_outputs(self, output: torch.Tensor, gates: torch.Tensor, counts: torch.Tensor) -> None:
-        """output [N, hidden], before the gate and sorted by expert; gates [N]; counts int64 [experts]."""
-        norms = torch.linalg.vector_norm(output, dim=1, dtype=torch.float32)
-        largest = torch.linalg.vector_norm(output, ord=torch.inf, dim=1, dtype=torch.float32)
+    def add_one(self, expert: int, output: torch.Tensor, gates: torch.Tensor) -> None:
+        """output [N, hidden] of one expert, before the gate; gates [N]."""
+        if not len(output):
+            return
+        norms = torch.linalg.vector_norm(output.float(), dim=1)
+        gates = gates.double()
+        self.gate_sum[expert] += gates.sum()
+        self.norm_sum[expert] += norms.sum(dtype=torch.float64)
+        self.norm_sq_sum[expert] += norms.double().square().sum()
+        self.saliency_sum[expert] += gates.dot(norms.double())
+        self.norm_max[expert] = torch.maximum(self.norm_max[expert], norms.amax())
+        self.output_max[expert] = torch.maximum(self.output_max[expert], output.abs().amax().float())
+
+    def add(self, output: torch.Tensor, gates: torch.Tensor, counts: torch.Tensor) -> None:
+        """Of all experts at once: output and gates sorted by expert; counts int64 [experts]."""
+        values = output.float()
+        norms = torch.linalg.vector_norm(values, dim=1)
+        largest = values.abs_().amax(1)
         lengths, gates = counts.to(output.device), gates.double()
 
         def reduced(values: torch.Tensor, how: str) -> torch.Tensor:

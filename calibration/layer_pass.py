@@ -16,7 +16,8 @@ from safetensors.torch import save
 
 from calibration.batches import Batches
 from calibration.coverage import starved_of
-from calibration.observe import Observation, observed
+from calibration.observation import Observation
+from calibration.observe import observed
 from calibration.unfinished import Reached, read_reached, write_reached
 from calibration.widen import widened
 from sixfold.architecture import Linear

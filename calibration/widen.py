@@ -6,8 +6,9 @@ from typing import Any
 import torch
 
 from calibration.accumulate import Accumulator
-from calibration.expert_products import inner_products
-from calibration.observe import Observation, expert_sites, experts_run_by
+from calibration.expert_forward import inner_products
+from calibration.observation import Observation
+from calibration.observe import expert_sites, experts_run_by
 from sixfold.recipe import Calibration
 
 
@@ -24,22 +25,24 @@ def widened(
     observation: of the layer that is in place, finished. run: runs the first batch through that layer.
     """
     routed = expert_sites(dict(model.named_modules()), observation.linears)
+    channels = {linear.site: linear.in_features for linear in observation.linears}
     found: dict[str, torch.Tensor] = {}
 
     def forward(
         module: Any, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
     ) -> torch.Tensor:
-        ranks = observation.ranks[: len(hidden_states)]
-        chosen = ranks.argsort()[: max(profile.sample_rows, profile.min_tokens)]
-        counts = torch.zeros(module.num_experts, dtype=torch.int64)
-        counts[list(starved)] = len(chosen)
-        expert_of = torch.repeat_interleave(torch.arange(len(counts)), counts).to(hidden_states.device)
-        rows = hidden_states[chosen].repeat(len(starved), 1)
+        chosen = observation.ranks[: len(hidden_states)].argsort()[: max(profile.sample_rows, profile.min_tokens)]
+        ranks, one = observation.ranks[chosen], torch.tensor([len(chosen)])
+        rows = hidden_states[chosen]
         sites = routed[id(module)]
-        inner = inner_products(module, rows, expert_of, counts)
-        for site, values in ((sites["up"], rows), (sites["down"], inner)):
-            accumulator = Accumulator(len(starved), values.shape[1], profile.sample_rows, rows.device)
-            accumulator.add(values, counts[list(starved)], ranks[chosen].repeat(len(starved)))
+        up, down = (
+            Accumulator(len(starved), channels[sites[side]], profile.sample_rows, rows.device)
+            for side in ("up", "down")
+        )
+        for place, expert in enumerate(starved):
+            up.add_one(place, rows, ranks)
+            down.add_one(place, inner_products(module, rows, one, expert), ranks)
+        for site, accumulator in ((sites["up"], up), (sites["down"], down)):
             found.update({f"{site}/wide_{name}": value for name, value in accumulator.finish(stacked=True).items()})
         return torch.zeros_like(hidden_states)
 

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from calibration.accumulate import Accumulator
@@ -5,16 +6,29 @@ from calibration.accumulate import Accumulator
 CPU = torch.device("cpu")
 
 
-def feed(accumulator: Accumulator, rows: torch.Tensor, expert_of: torch.Tensor, ranks: torch.Tensor, per: int) -> None:
+def feed(
+    accumulator: Accumulator,
+    rows: torch.Tensor,
+    expert_of: torch.Tensor,
+    ranks: torch.Tensor,
+    per: int,
+    at_once: bool,
+) -> None:
     experts = len(accumulator.count)
     for start in range(0, len(rows), per):
         part = slice(start, start + per)
-        order = expert_of[part].argsort(stable=True)
-        counts = torch.bincount(expert_of[part], minlength=experts)
-        accumulator.add(rows[part][order], counts, ranks[part][order])
+        if at_once:
+            order = expert_of[part].argsort(stable=True)
+            counts = torch.bincount(expert_of[part], minlength=experts)
+            accumulator.add(rows[part][order], counts, ranks[part][order])
+        else:
+            for expert in range(experts):
+                mine = expert_of[part] == expert
+                accumulator.add_one(expert, rows[part][mine], ranks[part][mine])
 
 
-def test_sums_extremes_and_the_rows_of_lowest_rank() -> None:
+@pytest.mark.parametrize("at_once", [True, False])
+def test_sums_extremes_and_the_rows_of_lowest_rank(at_once: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(300, 5, generator=generator).bfloat16()
     expert_of = torch.randint(0, 3, (300,), generator=generator)
@@ -23,7 +37,7 @@ def test_sums_extremes_and_the_rows_of_lowest_rank() -> None:
     ranks = torch.randperm(300, generator=generator)
     for per in (1, 7, 300):
         accumulator = Accumulator(4, 5, 8, CPU)
-        feed(accumulator, rows, expert_of, ranks, per)
+        feed(accumulator, rows, expert_of, ranks, per, at_once)
         found = accumulator.finish(stacked=True)
         for expert in range(4):
             mine = (expert_of == expert).nonzero()[:, 0]

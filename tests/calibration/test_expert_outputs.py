@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from calibration.calibrate import calibrate
@@ -16,7 +17,8 @@ DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
 EXPERTS, TOP_K, HIDDEN, TOKENS = 6, 2, 16, 50
 
 
-def test_sums_are_those_of_the_formula_whatever_the_batches() -> None:
+@pytest.mark.parametrize("at_once", [True, False])
+def test_sums_are_those_of_the_formula_whatever_the_batches(at_once: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     index = torch.rand(TOKENS, EXPERTS - 1, generator=generator).topk(TOP_K).indices  # nobody chooses the last expert
     gates = torch.rand(TOKENS, TOP_K, generator=generator)
@@ -25,7 +27,13 @@ def test_sums_are_those_of_the_formula_whatever_the_batches() -> None:
     for tokens in torch.arange(TOKENS).split(20):
         flat, order = index[tokens].reshape(-1).sort(stable=True)
         counts = torch.bincount(flat, minlength=EXPERTS)
-        accumulator.add_outputs(outputs[tokens].flatten(0, 1)[order], gates[tokens].reshape(-1)[order], counts)
+        sorted_outputs, sorted_gates = outputs[tokens].flatten(0, 1)[order], gates[tokens].reshape(-1)[order]
+        if at_once:
+            accumulator.add(sorted_outputs, sorted_gates, counts)
+        else:
+            parts = zip(sorted_outputs.split(counts.tolist()), sorted_gates.split(counts.tolist()), strict=True)
+            for expert, part in enumerate(parts):
+                accumulator.add_one(expert, *part)
         accumulator.add_choices(index[tokens])
     found = accumulator.finish()
     for expert in range(EXPERTS):

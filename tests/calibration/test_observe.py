@@ -6,7 +6,8 @@ from safetensors.torch import load_file
 
 from calibration.batches import batched
 from calibration.layer_pass import run_pass
-from calibration.observe import Observation, observed
+from calibration.observation import Observation
+from calibration.observe import observed
 from sixfold.architecture import derive_architecture
 from sixfold.checkpoint import open_checkpoint
 from sixfold.errors import SixfoldError

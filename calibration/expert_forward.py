@@ -1,0 +1,100 @@
+"""What a layer's experts compute for the tokens that are routed to them, recorded on the way.
+
+On the processor one expert after the other: its rows stay in the cache from the gather to the last sum, and nothing of
+the size [tokens x top-k] is made. On a GPU all experts in grouped products, over rows that are sorted by expert.
+"""
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from calibration.observation import ExpertRecord
+
+
+def routed_forward(
+    module: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor, record: ExpertRecord
+) -> torch.Tensor:
+    """The experts' output [tokens, hidden]: each token through its top-k experts only.
+
+    module: transformers' experts module. hidden [tokens, hidden]; index int64 [tokens, top-k]; weights [tokens, top-k]:
+    the gate values actually applied.
+    """
+    pairs = index.reshape(-1).sort(stable=True).indices  # by expert, and by token within one
+    counts = torch.bincount(index.reshape(-1), minlength=module.num_experts).cpu()
+    record.choices(index)
+    run = _grouped if hidden.is_cuda else _one_by_one
+    return run(module, hidden, pairs, counts, weights.reshape(-1), index.shape[1], record)
+
+
+def _one_by_one(
+    module: Any,
+    hidden: torch.Tensor,
+    pairs: torch.Tensor,
+    counts: torch.Tensor,
+    gates: torch.Tensor,
+    top_k: int,
+    record: ExpertRecord,
+) -> torch.Tensor:
+    total = torch.zeros(hidden.shape, dtype=torch.float32)
+    for expert, own in enumerate(pairs.split(counts.tolist())):
+        if len(own):
+            tokens = own // top_k
+            one = torch.tensor([len(own)])
+            rows = hidden.index_select(0, tokens)
+            inner = inner_products(module, rows, one, expert)
+            out = outer_products(module, inner, one, expert)
+            gate = gates[own]
+            record.expert(expert, tokens, rows, inner, out, gate)
+            total.index_add_(0, tokens, (out * gate[:, None]).float())
+    return total.to(hidden.dtype)
+
+
+def _grouped(
+    module: Any,
+    hidden: torch.Tensor,
+    pairs: torch.Tensor,
+    counts: torch.Tensor,
+    gates: torch.Tensor,
+    top_k: int,
+    record: ExpertRecord,
+) -> torch.Tensor:
+    tokens = pairs // top_k
+    rows = hidden[tokens]
+    inner = inner_products(module, rows, counts)
+    out = outer_products(module, inner, counts)
+    record.experts(counts, tokens, rows, inner, out, gates[pairs])
+    out = out * gates[pairs][:, None]
+    by_pair = torch.empty_like(out)
+    by_pair[pairs] = out
+    return by_pair.view(len(hidden), top_k, -1).sum(1).to(hidden.dtype)
+
+
+def inner_products(module: Any, rows: torch.Tensor, counts: torch.Tensor, expert: int | None = None) -> torch.Tensor:
+    """What the down projections read, [N, intermediate].
+
+    rows [N, hidden] of all experts in order, counts int64 [experts] of each, on the CPU; or of one `expert` alone.
+    """
+    if module.has_gate:
+        inner: torch.Tensor = module._apply_gate(_product(module, "gate_up_proj", rows, counts, expert))
+    else:
+        inner = module.act_fn(_product(module, "up_proj", rows, counts, expert))
+    return inner
+
+
+def outer_products(module: Any, inner: torch.Tensor, counts: torch.Tensor, expert: int | None = None) -> torch.Tensor:
+    """The experts' outputs before the gate, [N, hidden]; for the arguments see `inner_products`."""
+    return _product(module, "down_proj", inner, counts, expert)
+
+
+def _product(module: Any, name: str, rows: torch.Tensor, counts: torch.Tensor, expert: int | None) -> torch.Tensor:
+    weight = getattr(module, name)  # [experts, out, in]
+    weight = weight.mT if module.is_transposed else weight
+    bias = getattr(module, name + "_bias") if module.has_bias else None
+    if expert is not None:
+        return functional.linear(rows, weight[expert], None if bias is None else bias[expert])
+    out = functional.grouped_mm(rows, weight.mT, offs=counts.cumsum(0).int().to(rows.device))
+    if bias is not None:
+        experts = torch.arange(len(counts), device=rows.device)
+        out += bias[torch.repeat_interleave(experts, counts.to(rows.device), output_size=len(rows))]
+    return out

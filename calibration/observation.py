@@ -1,0 +1,139 @@
+"""Where what is observed goes: accumulators of input sites and of experts, and which tokens they count."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from calibration.accumulate import Accumulator
+from calibration.expert_outputs import ExpertAccumulator
+from sixfold.architecture import Linear
+from sixfold.statistics import moe_of
+from sixfold.team import Team
+
+
+class Observation:
+    """The accumulators of some Linears' sites (one layer's, say), and where in the texts the running batch stands.
+
+    ranks: int64 [tokens], a permutation over all tokens of the calibration: the lower, the sooner a token is sampled.
+    counted: bool [tokens], the tokens that statistics count; all if None.
+    start: position of the running batch's first token; whoever runs the batches sets it.
+    """
+
+    def __init__(
+        self,
+        linears: Iterable[Linear],
+        *,
+        ranks: torch.Tensor,
+        rows: int,
+        device: torch.device,
+        counted: torch.Tensor | None = None,
+    ) -> None:
+        self.linears = tuple(linears)
+        self.ranks = ranks.to(device)
+        self.counted = None if counted is None else counted.to(device)
+        self.start = 0
+        self.experts: dict[str, int | None] = {}
+        for linear in self.linears:
+            seen = self.experts.get(linear.site)
+            self.experts[linear.site] = None if linear.expert is None else max(seen or 0, linear.expert + 1)
+        channels = {linear.site: linear.in_features for linear in self.linears}
+        self.sites = {
+            site: Accumulator(experts or 1, channels[site], rows, device) for site, experts in self.experts.items()
+        }
+        # The experts of a layer share one module, and their sites differ only in the last part of the name.
+        self.moe = {
+            moe_of(site): ExpertAccumulator(experts, device)
+            for site, experts in self.experts.items()
+            if experts is not None
+        }
+
+    def record(self, site: str, rows: torch.Tensor) -> None:
+        """rows [tokens of the batch, channels]."""
+        ranks = self.ranks[self.start : self.start + len(rows)]
+        if self.counted is not None:
+            kept = self.counted[self.start : self.start + len(rows)]
+            rows, ranks = rows[kept], ranks[kept]
+        self.sites[site].add_one(0, rows, ranks)
+
+    def join(self, team: Team) -> None:
+        """Make every process's accumulators those of all processes together."""
+        for site in self.sites.values():
+            site.join(team)
+        for moe in self.moe.values():
+            moe.join(team)
+
+    def routed(self) -> tuple[int, ...]:
+        """Tokens routed to each expert; () where there are none."""
+        return tuple(n for moe in self.moe.values() for n in moe.coactivation.diagonal().tolist())
+
+    def finish(self) -> dict[str, torch.Tensor]:
+        """Everything under the names of sixfold.statistics, on the CPU."""
+        found: dict[str, torch.Tensor] = {}
+        for site, accumulator in self.sites.items():
+            stacked = self.experts[site] is not None
+            found |= {f"{site}/{key}": tensor for key, tensor in accumulator.finish(stacked=stacked).items()}
+        for name, moe in self.moe.items():
+            found |= {f"{name}/{key}": tensor for key, tensor in moe.finish().items()}
+        return found
+
+
+@dataclass(frozen=True)
+class ExpertRecord:
+    """What is kept of one layer's experts. up, down: sites of what their first and last projections read."""
+
+    observation: Observation
+    up: str
+    down: str
+
+    def choices(self, index: torch.Tensor) -> None:
+        """index int64 [tokens of the batch, top-k]: the experts of each token."""
+        kept = self._counted(torch.arange(len(index), device=index.device))
+        self._outputs.add_choices(index if kept is None else index[kept])
+
+    def expert(
+        self,
+        expert: int,
+        tokens: torch.Tensor,
+        rows: torch.Tensor,
+        inner: torch.Tensor,
+        output: torch.Tensor,
+        gates: torch.Tensor,
+    ) -> None:
+        """One expert's share of a batch. tokens int64 [N], within the batch; rows [N, hidden]; inner [N, intermediate];
+        output [N, hidden], before the gate; gates [N]."""
+        kept = self._counted(tokens)
+        if kept is not None:
+            tokens, rows, inner, output, gates = (t[kept] for t in (tokens, rows, inner, output, gates))
+        ranks = self.observation.ranks[self.observation.start + tokens]
+        self.observation.sites[self.up].add_one(expert, rows, ranks)
+        self.observation.sites[self.down].add_one(expert, inner, ranks)
+        self._outputs.add_one(expert, output, gates)
+
+    def experts(
+        self,
+        counts: torch.Tensor,
+        tokens: torch.Tensor,
+        rows: torch.Tensor,
+        inner: torch.Tensor,
+        output: torch.Tensor,
+        gates: torch.Tensor,
+    ) -> None:
+        """All experts' shares, sorted by expert. counts int64 [experts], on the CPU; the rest as for `expert`."""
+        kept = self._counted(tokens)
+        if kept is not None:
+            expert_of = torch.repeat_interleave(torch.arange(len(counts)), counts)
+            counts = torch.bincount(expert_of[kept.cpu()], minlength=len(counts))
+            tokens, rows, inner, output, gates = (t[kept] for t in (tokens, rows, inner, output, gates))
+        ranks = self.observation.ranks[self.observation.start + tokens]
+        self.observation.sites[self.up].add(rows, counts, ranks)
+        self.observation.sites[self.down].add(inner, counts, ranks)
+        self._outputs.add(output, gates, counts)
+
+    @property
+    def _outputs(self) -> ExpertAccumulator:
+        return self.observation.moe[moe_of(self.down)]
+
+    def _counted(self, tokens: torch.Tensor) -> torch.Tensor | None:
+        counted = self.observation.counted
+        return None if counted is None else counted[self.observation.start + tokens]
