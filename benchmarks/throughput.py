@@ -31,10 +31,10 @@ _LAYERS, _HIDDEN, _INTERMEDIATE, _VOCABULARY, _HEADS, _KV_HEADS, _HEAD = 4, 3072
 _EXPERT_BYTES = 3 * _HIDDEN * _INTERMEDIATE * 2
 
 
-def shapes(experts: int) -> dict[str, tuple[int, ...]]:
+def shapes(experts: int, layers: int = _LAYERS) -> dict[str, tuple[int, ...]]:
     """On-disk names of a MiniMax-M2 with the published model's sizes, fewer layers, experts and tokens."""
     found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (_VOCABULARY, _HIDDEN)}
-    for layer in range(_LAYERS):
+    for layer in range(layers):
         prefix, q, kv = f"model.layers.{layer}", _HEADS * _HEAD, _KV_HEADS * _HEAD
         found |= {f"{prefix}.{name}.weight": (_HIDDEN,) for name in ("input_layernorm", "post_attention_layernorm")}
         found |= {f"{prefix}.self_attn.q_norm.weight": (q,), f"{prefix}.self_attn.k_norm.weight": (kv,)}

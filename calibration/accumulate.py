@@ -1,8 +1,12 @@
 """Sums, extremes and sample rows of one input site, gathered batch by batch."""
 
+from collections.abc import Callable
+
 import torch
 
 from sixfold.team import Team
+
+Take = Callable[[torch.Tensor], torch.Tensor]
 
 _NONE = torch.iinfo(torch.int64).max
 _CHUNK = 1024
@@ -17,7 +21,7 @@ class Accumulator:
     """
 
     def __init__(self, experts: int, channels: int, rows: int, device: torch.device) -> None:
-        self.count = torch.zeros(experts, dtype=torch.int64)
+        self.count = torch.zeros(experts, dtype=torch.int64, device=device)
         self.sum_sq = torch.zeros(experts, channels, dtype=torch.float64, device=device)
         self.sum_abs = torch.zeros(experts, channels, dtype=torch.float64, device=device)
         self.abs_max = torch.zeros(experts, channels, dtype=torch.float32, device=device)
@@ -40,13 +44,24 @@ class Accumulator:
     def add(self, rows: torch.Tensor, counts: torch.Tensor, ranks: torch.Tensor) -> None:
         """Of all experts at once. rows [N, channels], sorted by expert; counts int64 [experts], on the CPU; ranks int64
         [N], all different within an expert."""
-        self.count += counts
+        self.count += counts.to(self.count.device)
         start = 0
         for expert, count in enumerate(counts.tolist()):
             if count:
                 self._add_sums(expert, rows[start : start + count])
                 start += count
-        self._keep_lowest(rows, counts.to(rows.device), ranks)
+        experts = torch.arange(len(counts), device=rows.device)
+        expert_of = torch.repeat_interleave(experts, counts.to(rows.device), output_size=len(rows))
+        self.keep_lowest(rows.__getitem__, expert_of, ranks)
+
+    def add_sums(
+        self, counts: torch.Tensor, sum_sq: torch.Tensor, sum_abs: torch.Tensor, abs_max: torch.Tensor
+    ) -> None:
+        """What was summed elsewhere, of all experts: counts int64 [experts], the rest float32 [experts, channels]."""
+        self.count += counts
+        self.sum_sq += sum_sq
+        self.sum_abs += sum_abs
+        torch.maximum(self.abs_max, abs_max, out=self.abs_max)
 
     def _add_sums(self, expert: int, rows: torch.Tensor) -> None:
         # A few rows at a time, so that what is made of them stays in the processor's cache.
@@ -56,9 +71,10 @@ class Accumulator:
             self.sum_abs[expert] += values.sum(0)
             self.sum_sq[expert] += values.square_().sum(0)
 
-    def _keep_lowest(self, rows: torch.Tensor, counts: torch.Tensor, ranks: torch.Tensor) -> None:
+    def keep_lowest(self, take: Take, expert_of: torch.Tensor, ranks: torch.Tensor) -> None:
+        """Keep what is to be sampled of N rows. take: positions among them [...] -> rows [..., channels]; expert_of,
+        ranks: int64 [N]."""
         experts, size = self.ranks.shape
-        expert_of = torch.repeat_interleave(torch.arange(experts, device=rows.device), counts, output_size=len(rows))
         better = (ranks < self.ranks.amax(1)[expert_of]).nonzero()[:, 0]
         if not len(better):
             return
@@ -66,18 +82,18 @@ class Accumulator:
         by_expert = by_rank[expert_of[by_rank].argsort(stable=True)]
         found = torch.bincount(expert_of[by_expert], minlength=experts)
         first = (found.cumsum(0) - found).repeat_interleave(found, output_size=len(by_expert))
-        place = torch.arange(len(by_expert), device=rows.device) - first
+        place = torch.arange(len(by_expert), device=ranks.device) - first
         by_expert, place = by_expert[place < size], place[place < size]
         # Only experts with something new are merged: their kept rows side by side with the newcomers.
         touched, index = torch.unique(expert_of[by_expert], return_inverse=True)
-        ranked = torch.full((len(touched), 2 * size), _NONE, dtype=torch.int64, device=rows.device)
+        ranked = torch.full((len(touched), 2 * size), _NONE, dtype=torch.int64, device=ranks.device)
         ranked[:, :size] = self.ranks[touched]
         ranked[index, size + place] = ranks[by_expert]
-        row_of = torch.zeros((len(touched), size), dtype=torch.int64, device=rows.device)
+        row_of = torch.zeros((len(touched), size), dtype=torch.int64, device=ranks.device)
         row_of[index, place] = by_expert
         lowest, chosen = ranked.topk(size, dim=1, largest=False)
-        old = self.sample[touched].gather(1, chosen.clamp(max=size - 1)[..., None].expand(-1, -1, rows.shape[1]))
-        new = rows[row_of.gather(1, (chosen - size).clamp(min=0))].to(torch.bfloat16)
+        old = self.sample[touched].gather(1, chosen.clamp(max=size - 1)[..., None].expand(-1, -1, self.sample.shape[2]))
+        new = take(row_of.gather(1, (chosen - size).clamp(min=0))).to(torch.bfloat16)
         self.sample[touched] = torch.where((chosen < size)[..., None], old, new)
         self.ranks[touched] = lowest
 
@@ -85,10 +101,8 @@ class Accumulator:
         """Make this process's sums, extremes and sample those of all processes together."""
         if team.size == 1:
             return
-        count = self.count.to(self.ranks.device)
-        team.add(count, self.sum_sq, self.sum_abs)
+        team.add(self.count, self.sum_sq, self.sum_abs)
         team.largest(self.abs_max)
-        self.count = count.cpu()
         ranks, sample = torch.cat(team.gather(self.ranks), 1), torch.cat(team.gather(self.sample), 1)
         self.ranks, chosen = ranks.topk(self.ranks.shape[1], dim=1, largest=False)
         self.sample = sample.gather(1, chosen[..., None].expand(-1, -1, sample.shape[2]))

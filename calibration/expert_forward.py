@@ -1,12 +1,14 @@
 """What a layer's experts compute for the tokens that are routed to them, recorded on the way.
 
 On the processor one expert after the other: its rows stay in the cache from the gather to the last sum, and nothing of
-the size [tokens x top-k] is made. On a GPU all experts in grouped products, over rows that are sorted by expert.
+the size [tokens x top-k] is made. On Hopper GPUs in kernels that sum on the way, for the experts that most models have
+(calibration.triton_experts); otherwise all experts in grouped products, over rows that are sorted by expert.
 """
 
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from calibration.observation import ExpertRecord
@@ -20,11 +22,32 @@ def routed_forward(
     module: transformers' experts module. hidden [tokens, hidden]; index int64 [tokens, top-k]; weights [tokens, top-k]:
     the gate values actually applied.
     """
+    if hidden.is_cuda and record.counts_all and _is_plain(module):
+        from calibration import triton_experts
+
+        if triton_experts.fits(hidden, module.gate_up_proj, module.down_proj):
+            output, found = triton_experts.routed_experts(hidden, index, weights, module.gate_up_proj, module.down_proj)
+            record.measured(hidden, index, found)
+            return output
     pairs = index.reshape(-1).sort(stable=True).indices  # by expert, and by token within one
     counts = torch.bincount(index.reshape(-1), minlength=module.num_experts).cpu()
     record.choices(index)
     run = _grouped if hidden.is_cuda else _one_by_one
     return run(module, hidden, pairs, counts, weights.reshape(-1), index.shape[1], record)
+
+
+def _is_plain(module: Any) -> bool:
+    """Whether the experts are SwiGLU without biases, each weight as [out, in]: what the fused kernels compute."""
+    from transformers.activations import SiLUActivation
+    from transformers.integrations.moe import _default_apply_gate
+
+    return (
+        module.has_gate
+        and not module.has_bias
+        and not module.is_transposed
+        and isinstance(module.act_fn, (nn.SiLU, SiLUActivation))
+        and type(module)._apply_gate is _default_apply_gate
+    )
 
 
 def _one_by_one(

@@ -47,6 +47,23 @@ class ExpertAccumulator:
         torch.maximum(self.norm_max, reduced(norms, "max"), out=self.norm_max)
         torch.maximum(self.output_max, reduced(largest, "max"), out=self.output_max)
 
+    def add_sums(
+        self,
+        gate_sum: torch.Tensor,
+        norm_sum: torch.Tensor,
+        norm_sq_sum: torch.Tensor,
+        saliency_sum: torch.Tensor,
+        norm_max: torch.Tensor,
+        output_max: torch.Tensor,
+    ) -> None:
+        """What was summed elsewhere, of all experts: float32 [experts] each."""
+        self.gate_sum += gate_sum
+        self.norm_sum += norm_sum
+        self.norm_sq_sum += norm_sq_sum
+        self.saliency_sum += saliency_sum
+        torch.maximum(self.norm_max, norm_max, out=self.norm_max)
+        torch.maximum(self.output_max, output_max, out=self.output_max)
+
     def add_choices(self, index: torch.Tensor) -> None:
         """index int64 [tokens, top-k]: the experts of each token, all different."""
         chosen = torch.zeros(len(index), len(self.coactivation), device=index.device)

@@ -23,6 +23,7 @@ from calibration.widen import widened
 from sixfold.architecture import Linear
 from sixfold.errors import SixfoldError
 from sixfold.hidden_states import HiddenStates
+from sixfold.hidden_transfer import transfer
 from sixfold.layers import LayerRunner
 from sixfold.manifest import FileRecord
 from sixfold.products import fast_products
@@ -72,7 +73,7 @@ def run_pass(
             hidden, done = _begin(runner, batches, work, key, team)
         advance(each * len(done.files))
 
-        def observe(layer: int | None, run: Callable[[int], torch.Tensor]) -> Reached:
+        def observe(layer: int | None, run: Callable[[int, torch.Tensor], torch.Tensor]) -> Reached:
             observation = Observation(
                 observed_linears(source, layer),
                 ranks=batches.ranks,
@@ -80,12 +81,12 @@ def run_pass(
                 device=device,
                 counted=batches.counted,
             )
-            with observed(runner.model, observation):
-                for number in mine:
+            with observed(runner.model, observation), transfer(hidden, mine, device) as moving:
+                for number, values in moving:
                     observation.start = batches.starts[number]
-                    given = run(number)
+                    given = run(number, values)
                     if layer is not None:
-                        hidden.write(number, given)
+                        moving.write(number, given)
                     advance(batches.ids[number].numel())
             observation.join(team)
             _check_complete(observation, batches.counted_tokens, source)
@@ -93,23 +94,24 @@ def run_pass(
             if starved := starved_of(observation.routed(), profile.min_tokens):
                 _check_allowed(starved, observation, profile, layer)
                 if profile.starved == "all_experts" and team.leads:
-                    wide = widened(runner.model, observation, starved, profile, partial(run, 0))
+                    first = partial(run, 0, hidden.read(0).to(device))
+                    wide = widened(runner.model, observation, starved, profile, first)
             return _finished(done, layer, observation, wide, hidden, work, team)
 
         for layer, _ in runner.each_layer(len(done.files)):
-            done = observe(layer, partial(_step, runner, layer, batches, hidden))
+            done = observe(layer, partial(_step, runner, layer, batches))
         if layer_file(None) not in done.files:
             with runner.outside(), _without_logits(runner.model):
-                done = observe(None, lambda n: runner.finish(batches.ids[n], hidden.read(n).to(device)))
+                done = observe(None, lambda number, values: runner.finish(batches.ids[number], values))
     team.wait()
     if team.leads:
         hidden.remove()
     return done
 
 
-def _step(runner: LayerRunner, layer: int, batches: Batches, hidden: HiddenStates, number: int) -> torch.Tensor:
+def _step(runner: LayerRunner, layer: int, batches: Batches, number: int, values: torch.Tensor) -> torch.Tensor:
     """The layer's output for a batch."""
-    return runner.run(layer, batches.shapes[number], hidden.read(number).to(runner.device, non_blocking=True))
+    return runner.run(layer, batches.shapes[number], values)
 
 
 def _check_ids(runner: LayerRunner, batches: Batches, source: Source) -> None:

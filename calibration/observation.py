@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -10,6 +11,9 @@ from calibration.expert_outputs import ExpertAccumulator
 from sixfold.architecture import Linear
 from sixfold.statistics import moe_of
 from sixfold.team import Team
+
+if TYPE_CHECKING:
+    from calibration.triton_experts import ExpertPass
 
 
 class Observation:
@@ -85,6 +89,32 @@ class ExpertRecord:
     observation: Observation
     up: str
     down: str
+
+    @property
+    def counts_all(self) -> bool:
+        """Whether every token counts."""
+        return self.observation.counted is None
+
+    def measured(self, hidden: torch.Tensor, index: torch.Tensor, found: "ExpertPass") -> None:
+        """What the fused kernels summed over a batch's hidden states [tokens, hidden], routed by index."""
+        top_k = index.shape[1]
+        experts = torch.arange(len(found.counts), device=index.device)
+        expert_of = torch.repeat_interleave(experts, found.counts, output_size=len(found.order))
+        ranks = self.observation.ranks[self.observation.start + found.order // top_k]
+        up, down = self.observation.sites[self.up], self.observation.sites[self.down]
+        for site, sums in ((up, found.up), (down, found.down)):
+            site.add_sums(found.counts, sums.sum_sq, sums.sum_abs, sums.abs_max)
+        up.keep_lowest(lambda at: hidden[found.order[at] // top_k], expert_of, ranks)
+        down.keep_lowest(lambda at: found.inner[at], expert_of, ranks)
+        self._outputs.add_sums(
+            found.gate_sum,
+            found.norm_sum,
+            found.norm_sq_sum,
+            found.saliency_sum,
+            found.norm_max,
+            found.output_max,
+        )
+        self._outputs.add_choices(index)
 
     def choices(self, index: torch.Tensor) -> None:
         """index int64 [tokens of the batch, top-k]: the experts of each token."""

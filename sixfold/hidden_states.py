@@ -50,9 +50,9 @@ class HiddenStates:
         self.turn = 1 - self.turn
 
     def checksum(self) -> int:
-        """Of what the next layer reads: the wrapping sum of its 64-bit words. Tells whether a file that was left
-        by a killed run is whole."""
-        return int(self._files[self.turn].view(torch.int64).sum())
+        """Of what the next layer reads: the wrapping sum of one 64-bit word of every page of 4096 bytes. A kill loses
+        nothing, but a power failure loses whole pages, whose words are then those of another layer."""
+        return int(self._files[self.turn].view(torch.int64)[:: 4096 // 8].sum())
 
     def remove(self) -> None:
         self._files = ()
