@@ -1,0 +1,250 @@
+"""The experts' products on Hopper: rows sorted by expert, each times its own expert's weight matrix.
+
+One persistent kernel in Gluon, Triton's lower-level language. Per processor a producer warp brings tiles in by TMA; two
+warpgroups multiply them, each for one half of a tile's output channels. The weights are the left operand, so that the
+rows of an expert, few and uneven, lie along the dimension that tensor cores take in small steps: a tile is 128 weight
+rows by up to 256 + 32 rows of one expert, and a few rows more than 256 cost little more than 256. Tile sizes are fixed;
+each output is one float32 sum over the depth in one order, rounded once.
+"""
+
+import torch
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+_DEPTH = 64
+_STAGES = 4
+_WIDE, _NARROW = gl.constexpr(128), gl.constexpr(32)
+_STEP = gl.constexpr(_DEPTH)
+
+
+@gluon.jit
+def _tile(schedule, number, blocks):
+    entry = schedule + (number // blocks) * 4
+    return gl.load(entry), gl.load(entry + 1), gl.load(entry + 2), gl.load(entry + 3), number % blocks
+
+
+@gluon.jit
+def _produce_tile(descriptors, buffers, barriers, step, row, weight_row, depth, SHAPE: gl.constexpr):
+    weight, wide, narrow = descriptors
+    weights, first, second, tail = buffers
+    ready, empty = barriers
+    STAGES: gl.constexpr = first.shape[0]
+    UNITS: gl.constexpr = SHAPE // 2
+    EXTRA: gl.constexpr = SHAPE % 2
+    BYTES: gl.constexpr = (
+        2 * weight.block_type.nbytes + UNITS * wide.block_type.nbytes + EXTRA * narrow.block_type.nbytes
+    )
+    HALF: gl.constexpr = weight.block_type.shape[0]
+    for k in range(0, depth, _STEP):
+        stage = step % STAGES
+        mbarrier.wait(empty.index(stage), ((step // STAGES) & 1) ^ 1)
+        bar = ready.index(stage)
+        mbarrier.expect(bar, BYTES)
+        for half in gl.static_range(2):
+            if len(weight.block_type.shape) == 4:
+                at = [weight_row + HALF * half, 0, 0, k]
+            else:
+                at = [weight_row + HALF * half, k]
+            tma.async_copy_global_to_shared(weight, at, bar, weights.index(stage * 2 + half))
+        if UNITS > 0:
+            tma.async_copy_global_to_shared(wide, [row, k], bar, first.index(stage))
+        if UNITS > 1:
+            tma.async_copy_global_to_shared(wide, [row + _WIDE, k], bar, second.index(stage))
+        if EXTRA:
+            tma.async_copy_global_to_shared(narrow, [row + UNITS * _WIDE, k], bar, tail.index(stage))
+        step += 1
+    return step
+
+
+@gluon.jit
+def _producer(descriptors, buffers, barriers, schedule, total, depth, blocks, per_expert, per_block):
+    step = 0
+    for number in range(gl.program_id(0), gl.load(total) * blocks, gl.num_programs(0)):
+        expert, row, rows, shape, block = _tile(schedule, number, blocks)
+        weight_row = expert * per_expert + block * per_block
+        for SHAPE in gl.static_range(1, 6):
+            if shape == SHAPE:
+                step = _produce_tile(descriptors, buffers, barriers, step, row, weight_row, depth, SHAPE)
+
+
+@gluon.jit
+def _store(sums, out, row, rows, channel, width, GATED: gl.constexpr):
+    """sums [64, tokens] float32, whose rows are channels; out [pairs, width] gets the first `rows` tokens.
+
+    GATED: the rows alternate, eight of the gate and eight of the up projection; both of a channel are in one thread.
+    """
+    TOKENS: gl.constexpr = sums.shape[1]
+    if GATED:
+        CHANNELS: gl.constexpr = 32
+        gate, up = sums.reshape([4, 2, 8, TOKENS]).permute([0, 2, 3, 1]).split()
+        values = (gate / (1.0 + gl.exp(-gate)) * up).to(gl.bfloat16).reshape([CHANNELS, TOKENS])
+    else:
+        CHANNELS: gl.constexpr = 64
+        values = sums.to(gl.bfloat16)
+    layout: gl.constexpr = gl.BlockedLayout([1, 8], [256 // CHANNELS, CHANNELS // 8], [4, 1], [1, 0])
+    values = gl.convert_layout(values.permute([1, 0]), layout)
+    token = gl.arange(0, TOKENS, layout=gl.SliceLayout(1, layout))
+    channels = channel + gl.arange(0, CHANNELS, layout=gl.SliceLayout(0, layout))
+    at = (row + token).to(gl.int64)[:, None] * width + channels[None, :]
+    gl.store(out + at, values, mask=(token < rows)[:, None] & (channels < width)[None, :])
+
+
+@gluon.jit
+def _consume_tile(
+    buffers, barriers, out, step, row, rows, channel, depth, width, HALF: gl.constexpr, SHAPE: gl.constexpr
+):
+    weights, first, second, tail = buffers
+    ready, empty = barriers
+    STAGES: gl.constexpr = first.shape[0]
+    UNITS: gl.constexpr = SHAPE // 2
+    EXTRA: gl.constexpr = SHAPE % 2
+    GATED: gl.constexpr = len(weights.shape) == 5
+    wide: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, _WIDE, 16])
+    narrow: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, _NARROW, 16])
+    a = gl.zeros([64, _WIDE], gl.float32, wide)
+    b = gl.zeros([64, _WIDE], gl.float32, wide)
+    c = gl.zeros([64, _NARROW], gl.float32, narrow)
+    for k in range(0, depth, _STEP):
+        stage = step % STAGES
+        mbarrier.wait(ready.index(stage), (step // STAGES) & 1)
+        weight = weights.index(stage * 2 + HALF)
+        if GATED:
+            weight = weight.reshape([64, _STEP])
+        if UNITS > 0:
+            a = warpgroup_mma(weight, first.index(stage).permute([1, 0]), a, is_async=True)
+        if UNITS > 1:
+            b = warpgroup_mma(weight, second.index(stage).permute([1, 0]), b, is_async=True)
+        if EXTRA:
+            c = warpgroup_mma(weight, tail.index(stage).permute([1, 0]), c, is_async=True)
+        # What may still run is this step's; the buffers of the step before are free.
+        a, b, c = warpgroup_mma_wait(UNITS + EXTRA, deps=(a, b, c))
+        mbarrier.arrive(empty.index((step + STAGES - 1) % STAGES), count=1, pred=k > 0)
+        step += 1
+    a, b, c = warpgroup_mma_wait(0, deps=(a, b, c))
+    mbarrier.arrive(empty.index((step + STAGES - 1) % STAGES), count=1)
+    if UNITS > 0:
+        _store(a, out, row, rows, channel, width, GATED)
+    if UNITS > 1:
+        _store(b, out, row + _WIDE, rows - _WIDE, channel, width, GATED)
+    if EXTRA:
+        _store(c, out, row + UNITS * _WIDE, rows - UNITS * _WIDE, channel, width, GATED)
+    return step
+
+
+@gluon.jit
+def _consumer(buffers, barriers, out, schedule, total, depth, width, blocks, channels, HALF: gl.constexpr):
+    step = 0
+    for number in range(gl.program_id(0), gl.load(total) * blocks, gl.num_programs(0)):
+        expert, row, rows, shape, block = _tile(schedule, number, blocks)
+        channel = block * channels + HALF * (channels // 2)
+        for SHAPE in gl.static_range(1, 6):
+            if shape == SHAPE:
+                step = _consume_tile(
+                    buffers, barriers, out, step, row, rows, channel, depth, width, HALF, SHAPE
+                )
+
+
+@gluon.jit
+def _grouped(
+    weight,
+    wide,
+    narrow,
+    out,
+    schedule,
+    total,
+    depth,
+    width,
+    blocks,
+    per_expert,
+    per_block,
+    channels,
+    STAGES: gl.constexpr,
+):
+    """Tile `n` of the schedule and block `b` of the output channels is number n x blocks + b; programs take turns."""
+    buffers = (
+        gl.allocate_shared_memory(gl.bfloat16, [2 * STAGES] + weight.block_type.shape, weight.layout),
+        gl.allocate_shared_memory(gl.bfloat16, [STAGES] + wide.block_type.shape, wide.layout),
+        gl.allocate_shared_memory(gl.bfloat16, [STAGES] + wide.block_type.shape, wide.layout),
+        gl.allocate_shared_memory(gl.bfloat16, [STAGES] + narrow.block_type.shape, narrow.layout),
+    )
+    ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(ready.index(stage), count=1)
+        mbarrier.init(empty.index(stage), count=2)
+    barriers = (ready, empty)
+    descriptors = (weight, wide, narrow)
+    gl.warp_specialize(
+        [
+            (_consumer, (buffers, barriers, out, schedule, total, depth, width, blocks, channels, 0)),
+            (_consumer, (buffers, barriers, out, schedule, total, depth, width, blocks, channels, 1)),
+            (_producer, (descriptors, buffers, barriers, schedule, total, depth, blocks, per_expert, per_block)),
+        ],
+        [4, 1],
+        [240, 24],
+    )
+
+
+def grouped_swiglu(
+    rows: torch.Tensor, gate_up: torch.Tensor, schedule: torch.Tensor, total: torch.Tensor, out: torch.Tensor
+) -> None:
+    """out [pairs, intermediate] = silu(gate) * up with gate and up = rows [pairs, hidden] times their expert's gate_up.
+
+    gate_up [experts, 2 x intermediate, hidden], the gate's rows first; schedule and total as
+    calibration.triton_kernels.schedule_tiles writes them. All BF16 and contiguous, widths multiples of 16.
+    """
+    experts, double, hidden = gate_up.shape
+    half = double // 2
+    # Eight rows of the gate, the same eight of the up projection, and so on: in the accumulator of a tensor core both
+    # values of a channel then belong to the same thread.
+    shape, strides = [(2 * experts - 1) * half // 8, 2, 8, hidden], [8 * hidden, half * hidden, hidden, 1]
+    layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
+    weight = TensorDescriptor(gate_up, shape, strides, [4, 2, 8, _DEPTH], layout)
+    _launch(weight, rows, schedule, total, out, per_expert=double // 8, per_block=8, channels=64)
+
+
+def grouped_product(
+    rows: torch.Tensor, weight: torch.Tensor, schedule: torch.Tensor, total: torch.Tensor, out: torch.Tensor
+) -> None:
+    """out [pairs, width] = rows [pairs, depth] times the transpose of their expert's weight [experts, width, depth]."""
+    experts, width, depth = weight.shape
+    descriptor = _rows_of(weight.view(experts * width, depth), 64)
+    _launch(descriptor, rows, schedule, total, out, per_expert=width, per_block=128, channels=128)
+
+
+def _rows_of(matrix: torch.Tensor, rows: int) -> TensorDescriptor:
+    layout = gl.NVMMASharedLayout.get_default_for([rows, _DEPTH], gl.bfloat16)
+    return TensorDescriptor(matrix, list(matrix.shape), list(matrix.stride()), [rows, _DEPTH], layout)
+
+
+def _launch(
+    weight: TensorDescriptor,
+    rows: torch.Tensor,
+    schedule: torch.Tensor,
+    total: torch.Tensor,
+    out: torch.Tensor,
+    per_expert: int,
+    per_block: int,
+    channels: int,
+) -> None:
+    width = out.shape[1]
+    processors = torch.cuda.get_device_properties(rows.device).multi_processor_count
+    _grouped[(processors,)](
+        weight,
+        _rows_of(rows, _WIDE.value),
+        _rows_of(rows, _NARROW.value),
+        out,
+        schedule,
+        total,
+        rows.shape[1],
+        width,
+        -(-width // channels),
+        per_expert,
+        per_block,
+        channels,
+        STAGES=_STAGES,
+        num_warps=4,
+        maxnreg=168,
+    )
