@@ -70,22 +70,32 @@ def _producer(descriptors, buffers, barriers, schedule, total, depth, blocks, pe
 
 
 @gluon.jit
-def _store(sums, out, row, rows, channel, width, GATED: gl.constexpr):
-    """sums [64, tokens] float32, whose rows are channels; out [pairs, width] gets the first `rows` tokens.
-
-    GATED: the rows alternate, eight of the gate and eight of the up projection; both of a channel are in one thread.
-    """
+def _swiglu(sums):
+    """sums [64, tokens] float32, rows in turns eight of the gate and eight of the up projection -> [32, tokens]."""
     TOKENS: gl.constexpr = sums.shape[1]
-    if GATED:
-        CHANNELS: gl.constexpr = 32
-        gate, up = sums.reshape([4, 2, 8, TOKENS]).permute([0, 2, 3, 1]).split()
-        values = (gate / (1.0 + gl.exp(-gate)) * up).to(gl.bfloat16).reshape([CHANNELS, TOKENS])
-    else:
-        CHANNELS: gl.constexpr = 64
-        values = sums.to(gl.bfloat16)
+    gate, up = sums.reshape([4, 2, 8, TOKENS]).permute([0, 2, 3, 1]).split()
+    return (gate / (1.0 + gl.exp(-gate)) * up).reshape([32, TOKENS])
+
+
+@gluon.jit
+def _count(values, rows, squares, magnitudes, peaks):
+    """Adds the first `rows` tokens of values [channels, tokens] to the three sums [channels]."""
+    layout: gl.constexpr = values.type.layout
+    token = gl.arange(0, values.shape[1], layout=gl.SliceLayout(0, layout))
+    found = gl.where((token < rows)[None, :], gl.abs(values.to(gl.float32)), 0.0)
+    squares += gl.convert_layout(gl.sum(found * found, 1), squares.type.layout)
+    magnitudes += gl.convert_layout(gl.sum(found, 1), squares.type.layout)
+    peaks = gl.maximum(peaks, gl.convert_layout(gl.max(found, 1), squares.type.layout))
+    return squares, magnitudes, peaks
+
+
+@gluon.jit
+def _store(values, out, row, rows, channel, width):
+    """The first `rows` tokens of values [channels, tokens] -> out [pairs, width], from `row` and `channel` on."""
+    CHANNELS: gl.constexpr = values.shape[0]
     layout: gl.constexpr = gl.BlockedLayout([1, 8], [256 // CHANNELS, CHANNELS // 8], [4, 1], [1, 0])
     values = gl.convert_layout(values.permute([1, 0]), layout)
-    token = gl.arange(0, TOKENS, layout=gl.SliceLayout(1, layout))
+    token = gl.arange(0, values.shape[0], layout=gl.SliceLayout(1, layout))
     channels = channel + gl.arange(0, CHANNELS, layout=gl.SliceLayout(0, layout))
     at = (row + token).to(gl.int64)[:, None] * width + channels[None, :]
     gl.store(out + at, values, mask=(token < rows)[:, None] & (channels < width)[None, :])
@@ -93,7 +103,19 @@ def _store(sums, out, row, rows, channel, width, GATED: gl.constexpr):
 
 @gluon.jit
 def _consume_tile(
-    buffers, barriers, out, step, row, rows, channel, depth, width, HALF: gl.constexpr, SHAPE: gl.constexpr
+    buffers,
+    barriers,
+    out,
+    tile_sums,
+    step,
+    tile,
+    row,
+    rows,
+    channel,
+    depth,
+    width,
+    HALF: gl.constexpr,
+    SHAPE: gl.constexpr,
 ):
     weights, first, second, tail = buffers
     ready, empty = barriers
@@ -124,17 +146,37 @@ def _consume_tile(
         step += 1
     a, b, c = warpgroup_mma_wait(0, deps=(a, b, c))
     mbarrier.arrive(empty.index((step + STAGES - 1) % STAGES), count=1)
-    if UNITS > 0:
-        _store(a, out, row, rows, channel, width, GATED)
-    if UNITS > 1:
-        _store(b, out, row + _WIDE, rows - _WIDE, channel, width, GATED)
-    if EXTRA:
-        _store(c, out, row + UNITS * _WIDE, rows - UNITS * _WIDE, channel, width, GATED)
+    if GATED:
+        vector: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+        squares = gl.zeros([32], gl.float32, vector)
+        magnitudes = gl.zeros([32], gl.float32, vector)
+        peaks = gl.zeros([32], gl.float32, vector)
+    for part in gl.static_range(UNITS + EXTRA):
+        if part == UNITS:
+            values = c
+        elif part == 0:
+            values = a
+        else:
+            values = b
+        if GATED:
+            values = _swiglu(values).to(gl.bfloat16)
+            squares, magnitudes, peaks = _count(values, rows - part * _WIDE, squares, magnitudes, peaks)
+        else:
+            values = values.to(gl.bfloat16)
+        _store(values, out, row + part * _WIDE, rows - part * _WIDE, channel, width)
+    if GATED:
+        channels = channel + gl.arange(0, 32, layout=vector)
+        at = tile_sums + tile * 3 * width + channels
+        gl.store(at, squares, mask=channels < width)
+        gl.store(at + width, magnitudes, mask=channels < width)
+        gl.store(at + 2 * width, peaks, mask=channels < width)
     return step
 
 
 @gluon.jit
-def _consumer(buffers, barriers, out, schedule, total, depth, width, blocks, channels, HALF: gl.constexpr):
+def _consumer(
+    buffers, barriers, out, tile_sums, schedule, total, depth, width, blocks, channels, HALF: gl.constexpr
+):
     step = 0
     for number in range(gl.program_id(0), gl.load(total) * blocks, gl.num_programs(0)):
         expert, row, rows, shape, block = _tile(schedule, number, blocks)
@@ -142,7 +184,19 @@ def _consumer(buffers, barriers, out, schedule, total, depth, width, blocks, cha
         for SHAPE in gl.static_range(1, 6):
             if shape == SHAPE:
                 step = _consume_tile(
-                    buffers, barriers, out, step, row, rows, channel, depth, width, HALF, SHAPE
+                    buffers,
+                    barriers,
+                    out,
+                    tile_sums,
+                    step,
+                    number // blocks,
+                    row,
+                    rows,
+                    channel,
+                    depth,
+                    width,
+                    HALF,
+                    SHAPE,
                 )
 
 
@@ -152,6 +206,7 @@ def _grouped(
     wide,
     narrow,
     out,
+    tile_sums,
     schedule,
     total,
     depth,
@@ -178,8 +233,8 @@ def _grouped(
     descriptors = (weight, wide, narrow)
     gl.warp_specialize(
         [
-            (_consumer, (buffers, barriers, out, schedule, total, depth, width, blocks, channels, 0)),
-            (_consumer, (buffers, barriers, out, schedule, total, depth, width, blocks, channels, 1)),
+            (_consumer, (buffers, barriers, out, tile_sums, schedule, total, depth, width, blocks, channels, 0)),
+            (_consumer, (buffers, barriers, out, tile_sums, schedule, total, depth, width, blocks, channels, 1)),
             (_producer, (descriptors, buffers, barriers, schedule, total, depth, blocks, per_expert, per_block)),
         ],
         [4, 1],
@@ -188,7 +243,12 @@ def _grouped(
 
 
 def grouped_swiglu(
-    rows: torch.Tensor, gate_up: torch.Tensor, schedule: torch.Tensor, total: torch.Tensor, out: torch.Tensor
+    rows: torch.Tensor,
+    gate_up: torch.Tensor,
+    schedule: torch.Tensor,
+    total: torch.Tensor,
+    out: torch.Tensor,
+    tile_sums: torch.Tensor,
 ) -> None:
     """out [pairs, intermediate] = silu(gate) * up with gate and up = rows [pairs, hidden] times their expert's gate_up.
 
@@ -202,7 +262,7 @@ def grouped_swiglu(
     shape, strides = [(2 * experts - 1) * half // 8, 2, 8, hidden], [8 * hidden, half * hidden, hidden, 1]
     layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
     weight = TensorDescriptor(gate_up, shape, strides, [4, 2, 8, _DEPTH], layout)
-    _launch(weight, rows, schedule, total, out, per_expert=double // 8, per_block=8, channels=64)
+    _launch(weight, rows, schedule, total, out, tile_sums, per_expert=double // 8, per_block=8, channels=64)
 
 
 def grouped_product(
@@ -211,7 +271,7 @@ def grouped_product(
     """out [pairs, width] = rows [pairs, depth] times the transpose of their expert's weight [experts, width, depth]."""
     experts, width, depth = weight.shape
     descriptor = _rows_of(weight.view(experts * width, depth), 64)
-    _launch(descriptor, rows, schedule, total, out, per_expert=width, per_block=128, channels=128)
+    _launch(descriptor, rows, schedule, total, out, None, per_expert=width, per_block=128, channels=128)
 
 
 def _rows_of(matrix: torch.Tensor, rows: int) -> TensorDescriptor:
@@ -225,6 +285,7 @@ def _launch(
     schedule: torch.Tensor,
     total: torch.Tensor,
     out: torch.Tensor,
+    tile_sums: torch.Tensor | None,
     per_expert: int,
     per_block: int,
     channels: int,
@@ -236,6 +297,7 @@ def _launch(
         _rows_of(rows, _WIDE.value),
         _rows_of(rows, _NARROW.value),
         out,
+        tile_sums,
         schedule,
         total,
         rows.shape[1],

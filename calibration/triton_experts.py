@@ -15,9 +15,21 @@ import torch
 import triton
 
 from calibration.grouped_gemm import grouped_product, grouped_swiglu
-from calibration.triton_kernels import TAIL, TILE, combine, expert_totals, schedule_tiles, site_statistics
+from calibration.triton_kernels import (
+    TAIL,
+    TILE,
+    add_tiles,
+    combine_slots,
+    count_pairs,
+    expert_totals,
+    gather_rows,
+    place_pairs,
+    scan_blocks,
+    schedule_tiles,
+)
 
-_ROWS, _COLUMNS = 32, 128
+_BLOCK = 256
+_COLUMNS = 512
 
 
 @dataclass(frozen=True)
@@ -81,60 +93,53 @@ def routed_experts(
     """
     (tokens, width), (experts, _, intermediate), top_k = hidden.shape, down.shape, index.shape[1]
     pairs, device = tokens * top_k, hidden.device
-    hidden, weights = hidden.contiguous(), weights.contiguous()
-    # Keys of 16 bits: a quarter of the radix passes that int64 would take.
-    expert_of, order = index.reshape(-1).to(torch.int16).sort(stable=True)
-    ends = torch.searchsorted(expert_of, torch.arange(experts, dtype=torch.int16, device=device), right=True)
+    index, weights = index.contiguous(), weights.contiguous()
 
-    schedule = torch.empty(experts + pairs // TILE, 4, dtype=torch.int32, device=device)
-    total = torch.empty(1, dtype=torch.int32, device=device)
-    schedule_tiles[(experts,)](
-        ends, schedule, total, experts, EXPERTS=triton.next_power_of_2(experts), TILE=TILE, TAIL=TAIL, num_warps=1
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device=device)
+
+    counts, ends = empty(experts, dtype=torch.int64), empty(experts, dtype=torch.int64)
+    order, place = empty(pairs, dtype=torch.int64), empty(pairs, dtype=torch.int32)
+    tiles = experts + pairs // TILE
+    schedule, first_tile = empty(tiles, 4, dtype=torch.int32), empty(experts + 1, dtype=torch.int32)
+    blocks, bins = triton.cdiv(pairs, _BLOCK), triton.next_power_of_2(experts)
+    found = empty(blocks, bins, dtype=torch.int32)
+    count_pairs[(blocks,)](index, found, pairs, EXPERTS=bins, BLOCK=_BLOCK)
+    scan_blocks[(experts,)](found, counts, blocks, EXPERTS=bins, BLOCKS=256)
+    schedule_tiles[(experts,)](counts, ends, schedule, first_tile, experts, EXPERTS=bins, TILE=TILE, TAIL=TAIL)
+    place_pairs[(blocks,)](index, found, counts, ends, order, place, pairs, EXPERTS=bins, BLOCK=_BLOCK)
+
+    rows, inner = (empty(pairs, channels, dtype=torch.bfloat16) for channels in (width, intermediate))
+    up, up_tiles = empty(3, experts, width), empty(tiles, 3, width)
+    grid = (triton.cdiv(width, _COLUMNS), tiles)
+    gather_rows[grid](
+        hidden, order, schedule, first_tile, rows, up_tiles, width, top_k, experts, REPEATS=8, ROWS=2, COLUMNS=_COLUMNS
     )
+    add_tiles[(triton.cdiv(width, 128), experts)](up_tiles, first_tile, up, width, experts, COLUMNS=128)
 
-    rows = torch.empty(pairs, width, dtype=torch.bfloat16, device=device)
-    place = torch.empty(pairs, dtype=torch.int32, device=device)
-    up = _site(hidden, order, ends, experts, top_k, gathered=rows, place=place)
-    inner = torch.empty(pairs, intermediate, dtype=torch.bfloat16, device=device)
-    grouped_swiglu(rows, gate_up, schedule, total, out=inner)
-    down_site = _site(inner, order, ends, experts, top_k)
+    total = first_tile[experts:]
+    inner_site, inner_tiles = empty(3, experts, intermediate), empty(tiles, 3, intermediate)
+    grouped_swiglu(rows, gate_up, schedule, total, inner, inner_tiles)
+    add_tiles[(triton.cdiv(intermediate, 128), experts)](
+        inner_tiles, first_tile, inner_site, intermediate, experts, COLUMNS=128
+    )
     grouped_product(inner, down, schedule, total, out=rows)
 
-    output = torch.empty_like(hidden)
-    norms, peaks = torch.empty(2, pairs, dtype=torch.float32, device=device)
-    combine[(tokens,)](
-        rows, place, weights, output, norms, peaks, width, TOP_K=top_k, COLUMNS=triton.next_power_of_2(width)
-    )
-    sums = torch.empty(4, experts, dtype=torch.float32, device=device)
-    maxima = torch.empty(2, experts, dtype=torch.float32, device=device)
-    expert_totals[(experts,)](order, ends, weights, norms, peaks, sums, maxima, experts, ROWS=256)
-    return output, ExpertPass(ends.diff(prepend=ends.new_zeros(1)), up, down_site, *sums, *maxima, order, inner)
-
-
-def _site(
-    source: torch.Tensor,
-    order: torch.Tensor,
-    ends: torch.Tensor,
-    experts: int,
-    top_k: int,
-    gathered: torch.Tensor | None = None,
-    place: torch.Tensor | None = None,
-) -> SiteSums:
-    width = source.shape[1]
-    sums = SiteSums(*torch.empty(3, experts, width, dtype=torch.float32, device=source.device))
-    site_statistics[(triton.cdiv(width, _COLUMNS), experts)](
-        source,
-        order,
-        ends,
-        gathered,
+    output, norms, peaks = torch.empty_like(hidden), empty(pairs), empty(pairs)
+    combine_slots[(tokens,)](
+        rows,
         place,
-        sums.sum_sq,
-        sums.sum_abs,
-        sums.abs_max,
+        weights,
+        output,
+        norms,
+        peaks,
         width,
-        top_k,
-        GATHER=gathered is not None,
-        ROWS=_ROWS,
-        COLUMNS=_COLUMNS,
+        TOP_K=top_k,
+        SLOTS=triton.next_power_of_2(top_k),
+        COLUMNS=256,
+        LANES=32,
+        num_warps=1,
     )
-    return sums
+    sums, maxima = empty(4, experts), empty(2, experts)
+    expert_totals[(experts,)](order, ends, counts, weights, norms, peaks, sums, maxima, experts, ROWS=256)
+    return output, ExpertPass(counts, SiteSums(*up), SiteSums(*inner_site), *sums, *maxima, order, inner)
