@@ -13,10 +13,11 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-_DEPTH = 64
+LEAD = 128
+"""Rows of room in front of a product's input: see `_rows_of`."""
 _STAGES = 4
-_WIDE, _NARROW = gl.constexpr(128), gl.constexpr(32)
-_STEP = gl.constexpr(_DEPTH)
+_STEP = gl.constexpr(64)
+_WIDE, _NARROW, _LEAD = gl.constexpr(128), gl.constexpr(32), gl.constexpr(LEAD)
 
 
 @gluon.jit
@@ -26,11 +27,19 @@ def _tile(schedule, number, blocks):
 
 
 @gluon.jit
-def _produce_tile(descriptors, buffers, barriers, step, row, weight_row, depth, SHAPE: gl.constexpr):
+def _load_rows(descriptor, buffer, bar, row, rows, k):
+    """The first `rows` rows (at most the descriptor's) from `row` on; the rest of the buffer becomes zero."""
+    HEIGHT: gl.constexpr = descriptor.block_type.shape[1]
+    rows = gl.minimum(rows, HEIGHT)
+    tma.async_copy_global_to_shared(descriptor, [row + _LEAD + rows - HEIGHT, HEIGHT - rows, k], bar, buffer)
+
+
+@gluon.jit
+def _produce_tile(descriptors, buffers, barriers, step, row, rows, weight_row, depth, SHAPE: gl.constexpr):
     weight, wide, narrow = descriptors
-    weights, first, second, tail = buffers
+    weights, main, tail = buffers
     ready, empty = barriers
-    STAGES: gl.constexpr = first.shape[0]
+    STAGES: gl.constexpr = main.shape[0]
     UNITS: gl.constexpr = SHAPE // 2
     EXTRA: gl.constexpr = SHAPE % 2
     BYTES: gl.constexpr = (
@@ -48,12 +57,11 @@ def _produce_tile(descriptors, buffers, barriers, step, row, weight_row, depth, 
             else:
                 at = [weight_row + HALF * half, k]
             tma.async_copy_global_to_shared(weight, at, bar, weights.index(stage * 2 + half))
-        if UNITS > 0:
-            tma.async_copy_global_to_shared(wide, [row, k], bar, first.index(stage))
-        if UNITS > 1:
-            tma.async_copy_global_to_shared(wide, [row + _WIDE, k], bar, second.index(stage))
+        for unit in gl.static_range(UNITS):
+            into = main.index(stage).slice(unit, 1)
+            _load_rows(wide, into, bar, row + unit * _WIDE, rows - unit * _WIDE, k)
         if EXTRA:
-            tma.async_copy_global_to_shared(narrow, [row + UNITS * _WIDE, k], bar, tail.index(stage))
+            _load_rows(narrow, tail.index(stage), bar, row + UNITS * _WIDE, rows - UNITS * _WIDE, k)
         step += 1
     return step
 
@@ -66,7 +74,7 @@ def _producer(descriptors, buffers, barriers, schedule, total, depth, blocks, pe
         weight_row = expert * per_expert + block * per_block
         for SHAPE in gl.static_range(1, 6):
             if shape == SHAPE:
-                step = _produce_tile(descriptors, buffers, barriers, step, row, weight_row, depth, SHAPE)
+                step = _produce_tile(descriptors, buffers, barriers, step, row, rows, weight_row, depth, SHAPE)
 
 
 @gluon.jit
@@ -78,11 +86,9 @@ def _swiglu(sums):
 
 
 @gluon.jit
-def _count(values, rows, squares, magnitudes, peaks):
-    """Adds the first `rows` tokens of values [channels, tokens] to the three sums [channels]."""
-    layout: gl.constexpr = values.type.layout
-    token = gl.arange(0, values.shape[1], layout=gl.SliceLayout(0, layout))
-    found = gl.where((token < rows)[None, :], gl.abs(values.to(gl.float32)), 0.0)
+def _count(values, squares, magnitudes, peaks):
+    """Adds values [channels, tokens] to the three sums [channels]; tokens that are not there are zero."""
+    found = gl.abs(values.to(gl.float32))
     squares += gl.convert_layout(gl.sum(found * found, 1), squares.type.layout)
     magnitudes += gl.convert_layout(gl.sum(found, 1), squares.type.layout)
     peaks = gl.maximum(peaks, gl.convert_layout(gl.max(found, 1), squares.type.layout))
@@ -117,17 +123,15 @@ def _consume_tile(
     HALF: gl.constexpr,
     SHAPE: gl.constexpr,
 ):
-    weights, first, second, tail = buffers
+    weights, main, tail = buffers
     ready, empty = barriers
-    STAGES: gl.constexpr = first.shape[0]
+    STAGES: gl.constexpr = main.shape[0]
     UNITS: gl.constexpr = SHAPE // 2
     EXTRA: gl.constexpr = SHAPE % 2
     GATED: gl.constexpr = len(weights.shape) == 5
-    wide: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, _WIDE, 16])
-    narrow: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, _NARROW, 16])
-    a = gl.zeros([64, _WIDE], gl.float32, wide)
-    b = gl.zeros([64, _WIDE], gl.float32, wide)
-    c = gl.zeros([64, _NARROW], gl.float32, narrow)
+    TOKENS: gl.constexpr = UNITS * _WIDE if UNITS > 0 else _WIDE
+    a = gl.zeros([64, TOKENS], gl.float32, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, TOKENS, 16]))
+    b = gl.zeros([64, _NARROW], gl.float32, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, _NARROW, 16]))
     for k in range(0, depth, _STEP):
         stage = step % STAGES
         mbarrier.wait(ready.index(stage), (step // STAGES) & 1)
@@ -135,35 +139,35 @@ def _consume_tile(
         if GATED:
             weight = weight.reshape([64, _STEP])
         if UNITS > 0:
-            a = warpgroup_mma(weight, first.index(stage).permute([1, 0]), a, is_async=True)
-        if UNITS > 1:
-            b = warpgroup_mma(weight, second.index(stage).permute([1, 0]), b, is_async=True)
+            rows_here = main.index(stage).reshape([2 * _WIDE, _STEP]).slice(0, TOKENS)
+            a = warpgroup_mma(weight, rows_here.permute([1, 0]), a, is_async=True)
         if EXTRA:
-            c = warpgroup_mma(weight, tail.index(stage).permute([1, 0]), c, is_async=True)
+            rows_here = tail.index(stage).reshape([_NARROW, _STEP])
+            b = warpgroup_mma(weight, rows_here.permute([1, 0]), b, is_async=True)
         # What may still run is this step's; the buffers of the step before are free.
-        a, b, c = warpgroup_mma_wait(UNITS + EXTRA, deps=(a, b, c))
+        a, b = warpgroup_mma_wait((UNITS > 0) + EXTRA, deps=(a, b))
         mbarrier.arrive(empty.index((step + STAGES - 1) % STAGES), count=1, pred=k > 0)
         step += 1
-    a, b, c = warpgroup_mma_wait(0, deps=(a, b, c))
+    a, b = warpgroup_mma_wait(0, deps=(a, b))
     mbarrier.arrive(empty.index((step + STAGES - 1) % STAGES), count=1)
     if GATED:
         vector: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
         squares = gl.zeros([32], gl.float32, vector)
         magnitudes = gl.zeros([32], gl.float32, vector)
         peaks = gl.zeros([32], gl.float32, vector)
-    for part in gl.static_range(UNITS + EXTRA):
-        if part == UNITS:
-            values = c
-        elif part == 0:
-            values = a
-        else:
-            values = b
-        if GATED:
-            values = _swiglu(values).to(gl.bfloat16)
-            squares, magnitudes, peaks = _count(values, rows - part * _WIDE, squares, magnitudes, peaks)
-        else:
-            values = values.to(gl.bfloat16)
-        _store(values, out, row + part * _WIDE, rows - part * _WIDE, channel, width)
+    for part in gl.static_range(2):
+        offset = part * UNITS * _WIDE
+        if (EXTRA if part else UNITS) > 0:
+            if part == 0:
+                values = a
+            else:
+                values = b
+            if GATED:
+                values = _swiglu(values).to(gl.bfloat16)
+                squares, magnitudes, peaks = _count(values, squares, magnitudes, peaks)
+            else:
+                values = values.to(gl.bfloat16)
+            _store(values, out, row + offset, rows - offset, channel, width)
     if GATED:
         channels = channel + gl.arange(0, 32, layout=vector)
         at = tile_sums + tile * 3 * width + channels
@@ -220,8 +224,7 @@ def _grouped(
     """Tile `n` of the schedule and block `b` of the output channels is number n x blocks + b; programs take turns."""
     buffers = (
         gl.allocate_shared_memory(gl.bfloat16, [2 * STAGES] + weight.block_type.shape, weight.layout),
-        gl.allocate_shared_memory(gl.bfloat16, [STAGES] + wide.block_type.shape, wide.layout),
-        gl.allocate_shared_memory(gl.bfloat16, [STAGES] + wide.block_type.shape, wide.layout),
+        gl.allocate_shared_memory(gl.bfloat16, [STAGES, 2, _WIDE, _STEP], wide.layout),
         gl.allocate_shared_memory(gl.bfloat16, [STAGES] + narrow.block_type.shape, narrow.layout),
     )
     ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
@@ -261,7 +264,7 @@ def grouped_swiglu(
     # values of a channel then belong to the same thread.
     shape, strides = [(2 * experts - 1) * half // 8, 2, 8, hidden], [8 * hidden, half * hidden, hidden, 1]
     layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
-    weight = TensorDescriptor(gate_up, shape, strides, [4, 2, 8, _DEPTH], layout)
+    weight = TensorDescriptor(gate_up, shape, strides, [4, 2, 8, _STEP.value], layout)
     _launch(weight, rows, schedule, total, out, tile_sums, per_expert=double // 8, per_block=8, channels=64)
 
 
@@ -270,13 +273,21 @@ def grouped_product(
 ) -> None:
     """out [pairs, width] = rows [pairs, depth] times the transpose of their expert's weight [experts, width, depth]."""
     experts, width, depth = weight.shape
-    descriptor = _rows_of(weight.view(experts * width, depth), 64)
+    layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
+    descriptor = TensorDescriptor(weight, [experts * width, depth], [depth, 1], [64, _STEP.value], layout)
     _launch(descriptor, rows, schedule, total, out, None, per_expert=width, per_block=128, channels=128)
 
 
-def _rows_of(matrix: torch.Tensor, rows: int) -> TensorDescriptor:
-    layout = gl.NVMMASharedLayout.get_default_for([rows, _DEPTH], gl.bfloat16)
-    return TensorDescriptor(matrix, list(matrix.shape), list(matrix.stride()), [rows, _DEPTH], layout)
+def _rows_of(matrix: torch.Tensor, height: int) -> TensorDescriptor:
+    """matrix [LEAD + pairs, depth], read in blocks of `height` rows of which only the first few may be wanted.
+
+    TMA gives zeros for what is out of bounds, so the rows have two dimensions of the same stride: row r is (a, b) for
+    any a + b = r, and b is out of bounds from `height` on. A block that starts at b = height - n has n rows. Its a may
+    be as low as n - height, hence the room in front. Rows of other experts are neither read nor multiplied.
+    """
+    layout = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=3)
+    (rows, depth) = matrix.shape
+    return TensorDescriptor(matrix, [rows, height, depth], [depth, depth, 1], [1, height, _STEP.value], layout)
 
 
 def _launch(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 import triton
 
-from calibration.grouped_gemm import grouped_product, grouped_swiglu
+from calibration.grouped_gemm import LEAD, grouped_product, grouped_swiglu
 from calibration.triton_kernels import (
     TAIL,
     TILE,
@@ -28,8 +28,8 @@ from calibration.triton_kernels import (
     schedule_tiles,
 )
 
-_BLOCK = 256
-_COLUMNS = 512
+_BLOCK = 128
+_COLUMNS = 1024
 
 
 @dataclass(frozen=True)
@@ -105,29 +105,30 @@ def routed_experts(
     blocks, bins = triton.cdiv(pairs, _BLOCK), triton.next_power_of_2(experts)
     found = empty(blocks, bins, dtype=torch.int32)
     count_pairs[(blocks,)](index, found, pairs, EXPERTS=bins, BLOCK=_BLOCK)
-    scan_blocks[(experts,)](found, counts, blocks, EXPERTS=bins, BLOCKS=256)
+    scan_blocks[(experts,)](found, counts, blocks, EXPERTS=bins, BLOCKS=512)
     schedule_tiles[(experts,)](counts, ends, schedule, first_tile, experts, EXPERTS=bins, TILE=TILE, TAIL=TAIL)
     place_pairs[(blocks,)](index, found, counts, ends, order, place, pairs, EXPERTS=bins, BLOCK=_BLOCK)
 
-    rows, inner = (empty(pairs, channels, dtype=torch.bfloat16) for channels in (width, intermediate))
+    rows, inner = (empty(LEAD + pairs, channels, dtype=torch.bfloat16) for channels in (width, intermediate))
+    routed, activations = rows[LEAD:], inner[LEAD:]
     up, up_tiles = empty(3, experts, width), empty(tiles, 3, width)
     grid = (triton.cdiv(width, _COLUMNS), tiles)
     gather_rows[grid](
-        hidden, order, schedule, first_tile, rows, up_tiles, width, top_k, experts, REPEATS=8, ROWS=2, COLUMNS=_COLUMNS
+        hidden, order, schedule, first_tile, routed, up_tiles, width, top_k, experts, REPEATS=8, ROWS=1, COLUMNS=_COLUMNS
     )
     add_tiles[(triton.cdiv(width, 128), experts)](up_tiles, first_tile, up, width, experts, COLUMNS=128)
 
     total = first_tile[experts:]
     inner_site, inner_tiles = empty(3, experts, intermediate), empty(tiles, 3, intermediate)
-    grouped_swiglu(rows, gate_up, schedule, total, inner, inner_tiles)
+    grouped_swiglu(rows, gate_up, schedule, total, activations, inner_tiles)
     add_tiles[(triton.cdiv(intermediate, 128), experts)](
         inner_tiles, first_tile, inner_site, intermediate, experts, COLUMNS=128
     )
-    grouped_product(inner, down, schedule, total, out=rows)
+    grouped_product(inner, down, schedule, total, routed)
 
     output, norms, peaks = torch.empty_like(hidden), empty(pairs), empty(pairs)
     combine_slots[(tokens,)](
-        rows,
+        routed,
         place,
         weights,
         output,
@@ -142,4 +143,4 @@ def routed_experts(
     )
     sums, maxima = empty(4, experts), empty(2, experts)
     expert_totals[(experts,)](order, ends, counts, weights, norms, peaks, sums, maxima, experts, ROWS=256)
-    return output, ExpertPass(counts, SiteSums(*up), SiteSums(*inner_site), *sums, *maxima, order, inner)
+    return output, ExpertPass(counts, SiteSums(*up), SiteSums(*inner_site), *sums, *maxima, order, activations)
