@@ -23,7 +23,7 @@ _WIDE, _NARROW, _LEAD = gl.constexpr(128), gl.constexpr(32), gl.constexpr(LEAD)
 @gluon.jit
 def _tile(schedule, number, blocks):
     entry = schedule + (number // blocks) * 4
-    return gl.load(entry), gl.load(entry + 1), gl.load(entry + 2), gl.load(entry + 3), number % blocks
+    return gl.load(entry), gl.load(entry + 1), gl.load(entry + 2), gl.load(entry + 3)
 
 
 @gluon.jit
@@ -70,8 +70,8 @@ def _produce_tile(descriptors, buffers, barriers, step, row, rows, weight_row, d
 def _producer(descriptors, buffers, barriers, schedule, total, depth, blocks, per_expert, per_block):
     step = 0
     for number in range(gl.program_id(0), gl.load(total) * blocks, gl.num_programs(0)):
-        expert, row, rows, shape, block = _tile(schedule, number, blocks)
-        weight_row = expert * per_expert + block * per_block
+        expert, row, rows, shape = _tile(schedule, number, blocks)
+        weight_row = expert * per_expert + (number % blocks) * per_block
         for SHAPE in gl.static_range(1, 6):
             if shape == SHAPE:
                 step = _produce_tile(descriptors, buffers, barriers, step, row, rows, weight_row, depth, SHAPE)
@@ -158,10 +158,7 @@ def _consume_tile(
     for part in gl.static_range(2):
         offset = part * UNITS * _WIDE
         if (EXTRA if part else UNITS) > 0:
-            if part == 0:
-                values = a
-            else:
-                values = b
+            values = a if part == 0 else b
             if GATED:
                 values = _swiglu(values).to(gl.bfloat16)
                 squares, magnitudes, peaks = _count(values, squares, magnitudes, peaks)
@@ -178,13 +175,11 @@ def _consume_tile(
 
 
 @gluon.jit
-def _consumer(
-    buffers, barriers, out, tile_sums, schedule, total, depth, width, blocks, channels, HALF: gl.constexpr
-):
+def _consumer(buffers, barriers, out, tile_sums, schedule, total, depth, width, blocks, channels, HALF: gl.constexpr):
     step = 0
     for number in range(gl.program_id(0), gl.load(total) * blocks, gl.num_programs(0)):
-        expert, row, rows, shape, block = _tile(schedule, number, blocks)
-        channel = block * channels + HALF * (channels // 2)
+        _, row, rows, shape = _tile(schedule, number, blocks)
+        channel = (number % blocks) * channels + HALF * (channels // 2)
         for SHAPE in gl.static_range(1, 6):
             if shape == SHAPE:
                 step = _consume_tile(

@@ -68,7 +68,7 @@ class ExpertPass:
 
 
 def fits(hidden: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor) -> bool:
-    """Whether `routed_experts` takes these tensors: BF16 on a Hopper GPU, contiguous, and widths that TMA can address."""
+    """Whether `routed_experts` takes these tensors: BF16 on a Hopper GPU, contiguous, with widths that TMA addresses."""
     tensors = (hidden, gate_up, down)
     return (
         hidden.is_cuda
@@ -114,7 +114,18 @@ def routed_experts(
     up, up_tiles = empty(3, experts, width), empty(tiles, 3, width)
     grid = (triton.cdiv(width, _COLUMNS), tiles)
     gather_rows[grid](
-        hidden, order, schedule, first_tile, routed, up_tiles, width, top_k, experts, REPEATS=8, ROWS=1, COLUMNS=_COLUMNS
+        hidden,
+        order,
+        schedule,
+        first_tile,
+        routed,
+        up_tiles,
+        width,
+        top_k,
+        experts,
+        REPEATS=8,
+        ROWS=1,
+        COLUMNS=_COLUMNS,
     )
     add_tiles[(triton.cdiv(width, 128), experts)](up_tiles, first_tile, up, width, experts, COLUMNS=128)
 

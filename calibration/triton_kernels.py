@@ -1,8 +1,8 @@
 """Triton kernels around the experts' two products: memory is read once, and what is read is counted on the way.
 
-The pairs of token and slot (token x top-k + slot) stand in rows, sorted by expert and within it by pair; `order` [pairs]
-int64 is the pair in each row, `place` [pairs] int32 the row of each pair, `ends` [experts] int64 the end of each
-expert's rows. A tile is up to TILE + TAIL rows of one expert; `schedule` [tiles, 4] int32 lists them in row order.
+The pairs of token and slot (token x top-k + slot) stand in rows, sorted by expert and within it by pair: `order`
+[pairs] int64 is the pair in each row, `place` [pairs] int32 the row of each pair, `ends` [experts] int64 the end of
+each expert's rows. A tile is up to TILE + TAIL rows of one expert; `schedule` [tiles, 4] int32 lists them in row order.
 Every sum is taken in a fixed order, so the same input gives the same bits. Tensors are contiguous.
 """
 
@@ -26,7 +26,7 @@ def count_pairs(index, found, pairs, EXPERTS: tl.constexpr, BLOCK: tl.constexpr)
 
 @triton.jit
 def scan_blocks(found, counts, blocks, EXPERTS: tl.constexpr, BLOCKS: tl.constexpr):
-    """Turns `found` into the number of an expert's pairs in the blocks before, and adds them up: counts [experts] int64.
+    """Turns `found` into the number of an expert's pairs in the blocks before; their sum is counts [experts] int64.
 
     One program per expert.
     """
@@ -63,7 +63,7 @@ def schedule_tiles(
     first = tl.sum(tl.where(every < expert, tiles_of(rows, TILE, TAIL), 0)).to(tl.int32)
     end = start + tl.load(counts + expert)
     count = tiles_of(end - start, TILE, TAIL)
-    for number in range(0, count):
+    for number in range(count):
         row = start + number * TILE
         height = tl.where(number == count - 1, end - row, TILE).to(tl.int32)
         units = tl.maximum(height - TAIL + TILE // 2 - 1, 0) // (TILE // 2)
@@ -142,7 +142,7 @@ def gather_rows(
 
 @triton.jit
 def add_tiles(tile_sums, first_tile, site, width, experts, COLUMNS: tl.constexpr):
-    """site [3, experts, width] float32 from tile_sums [tiles, 3, width], in tile order. Grid (column blocks, experts)."""
+    """site [3, experts, width] float32: tile_sums added in tile order. Grid (column blocks, experts)."""
     expert = tl.program_id(1)
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     inside = columns < width
@@ -202,7 +202,7 @@ def combine_slots(
 
 @triton.jit
 def expert_totals(order, ends, counts, weights, norms, peaks, sums, maxima, experts, ROWS: tl.constexpr):
-    """sums [4, experts] float32: gates, norms, squared norms, gate x norm; maxima [2, experts] float32: norm, magnitude.
+    """sums [4, experts] of gates, norms, squared norms, gate x norm; maxima [2, experts] of norm, magnitude; float32.
 
     norms, peaks [pairs] float32 in row order; weights [pairs] in pair order. One program per expert.
     """
