@@ -218,9 +218,9 @@ def _grouped(
 ):
     """Tile `n` of the schedule and block `b` of the output channels is number n x blocks + b; programs take turns."""
     buffers = (
-        gl.allocate_shared_memory(gl.bfloat16, [2 * STAGES] + weight.block_type.shape, weight.layout),
+        gl.allocate_shared_memory(gl.bfloat16, [2 * STAGES] + weight.block_type.shape, weight.layout),  # noqa: RUF005
         gl.allocate_shared_memory(gl.bfloat16, [STAGES, 2, _WIDE, _STEP], wide.layout),
-        gl.allocate_shared_memory(gl.bfloat16, [STAGES] + narrow.block_type.shape, narrow.layout),
+        gl.allocate_shared_memory(gl.bfloat16, [STAGES] + narrow.block_type.shape, narrow.layout),  # noqa: RUF005
     )
     ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())

@@ -38,7 +38,7 @@ def scan_blocks(found, counts, blocks, EXPERTS: tl.constexpr, BLOCKS: tl.constex
         here = tl.load(at, mask=block < blocks, other=0)
         tl.store(at, before + tl.cumsum(here, 0) - here, mask=block < blocks)
         before += tl.sum(here)
-    tl.store(counts + expert, before.to(tl.int64))
+    tl.store(counts + expert, before)
 
 
 @triton.jit
