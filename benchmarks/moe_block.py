@@ -1,6 +1,6 @@
 """How long a MoE block takes with every statistic of it gathered, against ways that gather less or do more.
 
-    python -m benchmarks.moe_block [--tokens 8192] [--seconds 2] [--dense-calls 3]
+    python -m benchmarks.moe_block [--tokens 8192] [--skew 0] [--seconds 2] [--dense-calls 3]
 
 Needs one Hopper GPU with 80 GB, torch, triton and transformers. The block has MiniMax-M2.7's dimensions with random
 normal weights and routing (256 experts, hidden 3072, intermediate 1536, top-8, BF16). Every way gets the same inputs:
@@ -32,8 +32,11 @@ from calibration.triton_experts import routed_experts
 EXPERTS, HIDDEN, INTERMEDIATE, TOP_K = 256, 3072, 1536, 8
 
 
-def inputs(tokens: int) -> tuple[torch.Tensor, ...]:
-    """hidden, top-k index, gates (sigmoid scores made to add up to one), gate_up and down."""
+def inputs(tokens: int, skew: float = 0.0) -> tuple[torch.Tensor, ...]:
+    """hidden, top-k index, gates (sigmoid scores made to add up to one), gate_up and down.
+
+    skew: standard deviation of a bias per expert on the scores, whose own is one.
+    """
     generator = torch.Generator("cuda").manual_seed(0)
 
     def normal(*shape: int, scale: float = 1.0) -> torch.Tensor:
@@ -41,7 +44,7 @@ def inputs(tokens: int) -> tuple[torch.Tensor, ...]:
         return values.normal_(0, scale, generator=generator)
 
     hidden = normal(tokens, HIDDEN)
-    gates, index = normal(tokens, EXPERTS).float().sigmoid().topk(TOP_K)
+    gates, index = (normal(tokens, EXPERTS).float() + normal(EXPERTS, scale=skew)).sigmoid().topk(TOP_K)
     gate_up = normal(EXPERTS, 2 * INTERMEDIATE, HIDDEN, scale=HIDDEN**-0.5)
     down = normal(EXPERTS, HIDDEN, INTERMEDIATE, scale=INTERMEDIATE**-0.5)
     return hidden, index, gates / gates.sum(1, keepdim=True), gate_up, down
@@ -112,10 +115,11 @@ def measured(call: Callable[[], Any], seconds: float) -> tuple[float, float, flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--skew", type=float, default=0.0, help="standard deviation of a bias per expert")
     parser.add_argument("--seconds", type=float, default=2.0, help="of calls back to back, per way")
     parser.add_argument("--dense-calls", type=int, default=3, help="0 leaves the dense observer out")
     options = parser.parse_args()
-    given = inputs(options.tokens)
+    given = inputs(options.tokens, options.skew)
     rows: list[tuple[str, str, float, float, float | None]] = []
 
     with torch.no_grad():
@@ -135,7 +139,9 @@ def main() -> None:
             deviation = found.saliency_sum / found.counts / dense_saliency(*given) - 1
             print(f"Saliency deviates from the dense observer's by at most {float(deviation.abs().max()):.1e}.\n")
 
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.tokens} tokens\n")
+    counts = routed_experts(*given)[1].counts
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.tokens} tokens,")
+    print(f"{int(counts.min())} to {int(counts.max())} of them per expert\n")
     print("| way | gives | ms | ms sustained | extra memory |\n|---|---|---|---|---|")
     for way, gives, short, long, extra in rows:
         memory = "-" if extra is None else f"{extra:.2f} GB"

@@ -76,14 +76,14 @@ def measured(inputs: Inputs) -> dict[str, torch.Tensor]:
 
 
 def assert_measures(inputs: Inputs) -> None:
-    """Sums of the up input differ by float32's order only; whatever a product made, by its rounding to BF16."""
+    """Sums of the up input differ by float32's order only; what a product made, by two roundings to BF16, squared."""
     ours, theirs = measured(inputs), literal(*inputs)
     for name, expected in theirs.items():
         if expected.dtype == torch.int64:
             assert torch.equal(ours[name], expected), name
         else:
             error = (ours[name].double() - expected.double()).norm() / expected.double().norm()
-            assert error < (1e-6 if name.startswith(("up", "gate")) else 5e-3), (name, float(error))
+            assert error < (1e-6 if name.startswith(("up", "gate")) else 8e-3), (name, float(error))
     assert torch.equal(ours["up.abs_max"], theirs["up.abs_max"])
 
 
