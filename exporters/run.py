@@ -108,7 +108,7 @@ def export(
             made = _run_native(source, recipe, workspace, statistics, plan, inputs, partial, threads, progress)
         manifest = manifest_of(recipe.name, source.checkpoint.name, inputs, made.decisions, made.files, made.notes)
         put_in_place(folder, manifest_name, manifest, made, partial, started, threads)
-    clear_partial(folder / PARTIAL, recipe.name)
+        clear_partial(folder / PARTIAL, recipe.name)
     nbytes = sum(record.bytes for record in made.files.values())
     return Exported(recipe.name, folder, manifest_name, nbytes, False, state.reasons, made.notes)
 

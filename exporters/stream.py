@@ -55,10 +55,13 @@ def write_files(
         for file in plan.files:
             note = folder / f"{file.name}.json"
             done = read_json(note)
-            if done and done.get("key") == key and "sha256" in done and (folder / file.name).is_file():
+            if done is None or done.get("key") != key:
+                _forget(folder, file)
+                done = {}
+            if "sha256" in done and (folder / file.name).is_file():
                 advance(file.nbytes)
             else:
-                safe = int(done.get("safe", 0)) if done and done.get("key") == key else 0
+                safe = int(done.get("safe", 0))
                 sha256 = _write_file(
                     file, by_file[file.name], tensors, checkpoint, encode, folder, safe, key, threads, advance
                 )
@@ -66,6 +69,14 @@ def write_files(
                 write_json(note, done)
             records[file.name] = FileRecord(int(done["bytes"]), str(done["sha256"]))
     return records
+
+
+def _forget(folder: Path, file: PlannedFile) -> None:
+    """Drop what a run with another key left of a file. The note goes first: while the bytes under it change, nobody may
+    believe it; and a new file holds zeros where the old one, laid out differently, has weights in the padding."""
+    (folder / f"{file.name}.json").unlink(missing_ok=True)
+    sync_folder(folder)
+    (folder / f"{file.name}.tmp").unlink(missing_ok=True)
 
 
 @contextmanager
@@ -127,7 +138,7 @@ def _write_file(
 
 
 def _padding(file: PlannedFile, tensors: Mapping[str, PlannedTensor]) -> list[tuple[int, int]]:
-    """Gaps between tensors (GGUF aligns them); a truncated file already holds zeros there."""
+    """Gaps between tensors (GGUF aligns them); a file that was made longer already holds zeros there."""
     spans = sorted((t.offset, t.offset + t.nbytes) for t in tensors.values() if t.file == file.name)
     edges = [(len(file.header), len(file.header)), *spans, (file.nbytes, file.nbytes)]
     return [(stop, start - stop) for (_, stop), (start, _) in pairwise(edges) if start > stop]

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,41 @@ def test_another_key_makes_everything_anew(checkpoint: Checkpoint, tmp_path: Pat
     calls: list[str] = []
     run(plan, checkpoint, tmp_path / "out", counting(calls), key="new")
     assert len(calls) == len(plan.units)
+
+
+def test_a_note_is_not_believed_once_another_key_has_begun_its_file(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped with the file safe to its last unit, begun with another key and stopped at once, taken up again."""
+    monkeypatch.setattr(stream, "_SAFE_EVERY", 1)
+    plan = doubled_plan(checkpoint, shard_bytes=10**9)
+    last = plan.units[-1].outputs[0].name
+    follow = _wait_for_prefix(tmp_path / "out", plan)
+    with pytest.raises(SixfoldError, match="stop"):
+        run(plan, checkpoint, tmp_path / "out", follow(failing_at(last, SixfoldError("stop")), last))
+    monkeypatch.setattr(stream, "_SAFE_EVERY", 1 << 40)
+
+    def tripled(unit: Unit, inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        return [tensor * 1.5 for tensor in failing_at(last, SixfoldError("stop"))(unit, inputs)]
+
+    with pytest.raises(SixfoldError, match="stop"):
+        run(plan, checkpoint, tmp_path / "out", tripled, key="other")
+    again, _ = run(plan, checkpoint, tmp_path / "out")
+    fresh, _ = run(plan, checkpoint, tmp_path / "fresh")
+    assert again == fresh
+
+
+def test_padding_is_zero_whatever_an_earlier_run_left(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    plan = doubled_plan(checkpoint, shard_bytes=10**9)
+    with pytest.raises(SixfoldError, match="stop"):
+        run(plan, checkpoint, tmp_path / "out", failing_at(plan.units[-1].outputs[0].name, SixfoldError("stop")))
+    # As in GGUF, tensors begin later than those before them end: here the last four do, two of which were written.
+    (file,) = plan.files
+    moved = [replace(tensor, offset=tensor.offset + 32) for tensor in plan.tensors[-4:]]
+    apart = replace(plan, files=(replace(file, nbytes=file.nbytes + 32),), tensors=(*plan.tensors[:-4], *moved))
+    again, _ = run(apart, checkpoint, tmp_path / "out", key="other")
+    fresh, _ = run(apart, checkpoint, tmp_path / "fresh", key="other")
+    assert again == fresh
 
 
 def test_an_exporter_that_breaks_its_plan_is_named(checkpoint: Checkpoint, tmp_path: Path) -> None:
