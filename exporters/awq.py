@@ -21,7 +21,7 @@ from exporters.numerics.awq_search import grid
 from exporters.protocol import Decided, Decisions
 from exporters.safetensors_layout import Draft, DraftTensor, carried_texts, config_text, kept_draft, place, whole
 from exporters.selection import select
-from sixfold.architecture import Linear, require_separate_experts
+from sixfold.architecture import Linear, require_quantizable
 from sixfold.errors import SixfoldError
 from sixfold.plan import ExportPlan, Unit
 from sixfold.recipe import Recipe
@@ -58,7 +58,7 @@ class AwqExporter:
         return True
 
     def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
-        require_separate_experts(source.architecture, recipe.name)
+        require_quantizable(source.architecture, recipe.name)
         options = _options(recipe)
         linears = source.architecture.linears
         selection = select(linears, recipe, misfit_of(options.group_size))

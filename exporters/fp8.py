@@ -16,7 +16,7 @@ from exporters.numerics.fp8 import BLOCK, quantize_blocks, quantize_channels, qu
 from exporters.protocol import Decided, Decisions
 from exporters.safetensors_layout import Draft, DraftTensor, carried_texts, place, whole
 from exporters.selection import Selection, drafts, select
-from sixfold.architecture import Linear, require_separate_experts
+from sixfold.architecture import Linear, require_quantizable
 from sixfold.errors import UsageError
 from sixfold.plan import ExportPlan, Unit
 from sixfold.recipe import Recipe
@@ -80,7 +80,7 @@ def _check(source: Source, recipe: Recipe) -> None:
             f"{recipe.name}: no engine reads experts with one scale per channel in ModelOpt's layout",
             "set `scheme: FP8` (one scale per tensor and fixed input scales, from calibration)",
         )
-    require_separate_experts(source.architecture, recipe.name)
+    require_quantizable(source.architecture, recipe.name)
 
 
 def _select(linears: Sequence[Linear], recipe: Recipe) -> Selection:

@@ -23,7 +23,7 @@ from exporters.llmcompressor_result import finish
 from exporters.protocol import Tokens
 from exporters.safetensors_layout import config_text
 from exporters.selection import select
-from sixfold.architecture import Linear, require_separate_experts
+from sixfold.architecture import Linear, require_quantizable
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.recipe import Recipe
 from sixfold.source import Source
@@ -63,7 +63,7 @@ class LlmcompressorExporter:
                 f"{recipe.name}: model_free_ptq takes no llmcompressor recipe",
                 "leave options.recipe out, or use oneshot",
             )
-        require_separate_experts(source.architecture, recipe.name)
+        require_quantizable(source.architecture, recipe.name)
         stated = options.recipe or scheme_recipe(recipe.scheme)
         sizes = group_sizes(stated)
         selection = select(source.architecture.linears, recipe, lambda linear: _misfit(linear, sizes))

@@ -16,7 +16,7 @@ from exporters.numerics.nvfp4 import GROUP, input_global_scale, quantize_group
 from exporters.protocol import Decided, Decisions
 from exporters.safetensors_layout import Draft, DraftTensor, carried_texts, place, whole
 from exporters.selection import Selection, drafts, select
-from sixfold.architecture import Linear, require_separate_experts
+from sixfold.architecture import Linear, require_quantizable
 from sixfold.errors import UsageError
 from sixfold.plan import ExportPlan, Unit
 from sixfold.recipe import Recipe
@@ -39,7 +39,7 @@ class Nvfp4Exporter:
                 f"{recipe.name}: the nvfp4 exporter makes no {recipe.scheme}",
                 f"set `scheme` to {' or '.join(_SCHEMES)}",
             )
-        require_separate_experts(source.architecture, recipe.name)
+        require_quantizable(source.architecture, recipe.name)
         selection = _select(source.architecture.linears, recipe)
         layout = layout_of(recipe)
         return place(

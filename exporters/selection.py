@@ -32,7 +32,7 @@ def select(linears: Sequence[Linear], recipe: Recipe, misfit: Callable[[Linear],
     """
     reasons: dict[str, str] = {}
     for linear in linears:
-        if not linear.quantizable or linear.layer is None:
+        if not linear.quantizable:
             reasons[linear.name] = "never quantized"
         elif any(re.search(pattern, linear.name) for pattern in recipe.keep):
             reasons[linear.name] = "kept by the recipe"

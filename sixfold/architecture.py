@@ -11,17 +11,19 @@ from sixfold import dataflow
 from sixfold.checkpoint import Checkpoint
 from sixfold.errors import SixfoldError
 from sixfold.module_map import Placement, map_tensors, meta_model
+from sixfold.roles import QUANTIZED_ROLES, role_of
 
 FUSED_BY_ENGINES = (
     ("q_proj", "k_proj", "v_proj"),
     ("gate_proj", "up_proj"),
     ("w1", "w3"),
     ("q_a_proj", "kv_a_proj_with_mqa"),
+    ("in_proj_qkv", "in_proj_z"),
+    ("in_proj_b", "in_proj_a"),
 )
 """Sibling Linears that vLLM and SGLang load into one matrix with one global scale."""
 
 _EXPERT_PARTS = {"gate_up_proj": ("gate", "up"), "up_proj": ("up",), "down_proj": ("down",)}
-_QUANTIZED_ROLES = {"attention", "mlp", "expert", "shared_expert"}
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,13 @@ class Linear:
     module: the transformers module that computes it ("model.layers.0.mlp.experts" for every expert of the layer).
     layer: decoder layer, None outside of them (lm_head).
     expert: index, None where it is no routed expert.
-    role: "attention" | "mlp" | "expert" | "shared_expert" | "router" | "lm_head" | "other".
+    role: "attention" | "mlp" | "expert" | "shared_expert" | "router" | "indexer" | "lm_head" | "other"; an indexer
+        chooses which tokens a sparse attention looks at.
     part: for experts "gate", "up" or "down"; otherwise the last part of the name ("q_proj").
     norm: on-disk tensor name of the norm whose output it reads directly ("model.layers.0.input_layernorm.weight").
     site: name of the input site it reads (see sixfold.statistics), shared by Linears with the same input.
     fused: names of all Linears (this one included) that engines fuse into one matrix; () where it stands alone.
-    quantizable: False for routers, lm_head and whatever else must stay in the source's precision.
+    quantizable: False for routers, indexers, lm_head and whatever else must stay in the source's precision.
     """
 
     name: str
@@ -121,7 +124,10 @@ def derive_architecture(checkpoint: Checkpoint) -> Architecture:
         norms=_norms(placements, drafts, linears, modules, flow),
         correction_biases=tuple(n for n in checkpoint.tensors if re.search(r"correction_bias$|expert_bias$", n)),
         stacked_experts=tuple(
-            name for name, place in placements.items() if place.expert is None and _parent(place.parameter) in experts
+            name
+            for name, place in placements.items()
+            if place.expert is None
+            and (_parent(place.parameter) in experts or _is_stack(place, checkpoint.tensors[name].shape, modules))
         ),
         tied_embeddings=bool(getattr(text_config, "tie_word_embeddings", False)),
         not_run=not_run,
@@ -148,6 +154,12 @@ def _experts_per_layer(modules: Mapping[str, nn.Module]) -> dict[str, int]:
 
 def _parent(name: str) -> str:
     return name.rpartition(".")[0]
+
+
+def _is_stack(place: Placement, shape: tuple[int, ...], modules: Mapping[str, nn.Module]) -> bool:
+    """Several matrices in one tensor: experts of a family that does not run them through transformers' interface."""
+    convolution = isinstance(modules[_parent(place.parameter)], (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    return len(shape) == 3 and min(shape) > 1 and not convolution
 
 
 def _is_matrix(place: Placement, shape: tuple[int, ...], modules: Mapping[str, nn.Module]) -> bool:
@@ -181,11 +193,7 @@ def _linear(
     part = linear.rsplit(".", 1)[-1]
     if place.expert is not None:
         part = _EXPERT_PARTS[place.parameter.rsplit(".", 1)[-1]][place.part]
-    role = (
-        "router"
-        if place.parameter in flow.routers
-        else _role(place, module_name, out_features, model, modules, experts)
-    )
+    role = role_of(place, out_features, model, modules, experts, flow.routers)
     found = re.search(r"\.layers\.(\d+)\.", name)
     layer = int(found.group(1)) if found else None
     reads = module_name if place.expert is not None else place.parameter
@@ -203,37 +211,10 @@ def _linear(
             norm=norm,
             site=linear,
             fused=(),
-            quantizable=role in _QUANTIZED_ROLES,
+            quantizable=role in QUANTIZED_ROLES and layer is not None,
         ),
         reads,
     )
-
-
-def _role(
-    place: Placement,
-    module_name: str,
-    out_features: int,
-    model: nn.Module,
-    modules: Mapping[str, nn.Module],
-    experts: Mapping[str, int],
-) -> str:
-    module = modules[module_name]
-    if module is model.get_output_embeddings():  # type: ignore[operator]  # it is a PreTrainedModel
-        return "lm_head"
-    if place.expert is not None:
-        return "expert"
-    block = next((_parent(e) for e in experts if module_name.startswith(_parent(e) + ".")), None)
-    if block is not None:
-        if out_features == experts[block + ".experts"] and _parent(module_name) == block:
-            return "router"
-        # A shared expert's gate has one output; it weighs the expert as a router does.
-        return "shared_expert" if out_features > 1 else "router"
-    if not isinstance(module, nn.Linear):
-        return "other"
-    path = module_name.lower()
-    if "attn" in path or "attention" in path:
-        return "attention"
-    return "mlp" if "mlp" in path or "feed_forward" in path or "ffn" in path else "other"
 
 
 def _with_groups(drafts: list[_Draft], flow: dataflow.Dataflow, on_disk: Mapping[str, str]) -> tuple[Linear, ...]:
@@ -303,11 +284,17 @@ def _norms(
     return tuple(norms)
 
 
-def require_separate_experts(architecture: Architecture, variant: str) -> None:
-    """Raises SixfoldError where a layer's experts are one array on disk, which the quantizers here do not split."""
+def require_quantizable(architecture: Architecture, variant: str) -> None:
+    """Raises SixfoldError where a layer's experts are one array on disk, which the quantizers here do not split, and
+    where no Linear of a decoder layer is known, so that nothing would be quantized."""
     if architecture.stacked_experts:
         raise SixfoldError(
             f"{variant}: {architecture.model_type} stores the experts of a layer as one array"
             f" ({architecture.stacked_experts[0]}), which this exporter does not split",
             "export the bf16 variant, or start from a checkpoint with one matrix per expert",
+        )
+    if not any(linear.quantizable for linear in architecture.linears):
+        raise SixfoldError(
+            f"{variant}: {architecture.model_type} has no Linear in its decoder layers that may be quantized",
+            "export the bf16 variant",
         )

@@ -213,7 +213,8 @@ def is_one_plus(norm: nn.Module) -> bool:
     probe.__dict__.update(norm.__dict__)
     (size,) = norm.state_dict()["weight"].shape
     probe._parameters = {k: nn.Parameter(torch.zeros(size)) for k in norm._parameters}
-    # Gated norms take the gate as a second tensor.
-    required = [p for p in signature(probe.forward).parameters.values() if p.default is p.empty]
+    parameters = signature(probe.forward).parameters
+    # Gated norms take the gate as a second tensor, and some need one though it has a default.
+    given = {name for name, p in parameters.items() if p.default is p.empty or name == "gate"}
     with torch.no_grad():
-        return bool(probe(*[torch.ones(1, size) for _ in required]).abs().sum() > 0)
+        return bool(probe(*[torch.ones(1, size) for name in parameters if name in given]).abs().sum() > 0)

@@ -39,12 +39,15 @@ def meta_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None, atte
     Raises SixfoldError where the installed transformers does not know the model type.
     """
     import transformers
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    config = {k: v for k, v in checkpoint.config.items() if k != "quantization_config"}
-    model_type = config.get("model_type")
+    model_type = checkpoint.config.get("model_type")
+    if not model_type:
+        raise SixfoldError(
+            f"{checkpoint.location}/config.json has no model_type", "take it from the original model's config.json"
+        )
     try:
-        parsed = CONFIG_MAPPING[model_type].from_dict(config)
+        parsed = transformers_config(checkpoint.config)
         with torch.device("meta"):
             chosen = {} if dtype is None else {"dtype": dtype}
             return AutoModelForCausalLM.from_config(
@@ -53,18 +56,36 @@ def meta_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None, atte
     except (ValueError, KeyError) as error:
         raise SixfoldError(
             f"transformers {transformers.__version__} has no causal language model for model_type {model_type!r}"
-            f" in {checkpoint.location}/config.json ({_first_line(error)})",
+            f" in {checkpoint.location}/config.json ({_reason(error)})",
             "use a checkpoint of a text model that it knows, or a newer transformers",
         ) from error
     except Exception as error:  # config classes raise their own validation errors for impossible values
         raise SixfoldError(
-            f"{checkpoint.location}/config.json describes no {model_type} model: {_first_line(error)}",
+            f"{checkpoint.location}/config.json describes no {model_type} model: {_reason(error)}",
             "compare it with the original model's config.json",
         ) from error
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+def transformers_config(config: Mapping[str, Any]) -> Any:
+    """config.json as an object of transformers' class for its model_type (KeyError where there is none), without what
+    says how the weights are stored: they arrive dequantized."""
+    from transformers import CONFIG_MAPPING
+
+    return CONFIG_MAPPING[config["model_type"]].from_dict(_plain(config))
+
+
+def _plain(config: Any) -> Any:
+    """A fresh copy, with the numbers that JSON has no word for ({"__float__": "Infinity"}) as numbers."""
+    if isinstance(config, Mapping):
+        if set(config) == {"__float__"}:
+            return float(config["__float__"])
+        return {key: _plain(value) for key, value in config.items() if key != "quantization_config"}
+    return [_plain(value) for value in config] if isinstance(config, list) else config
+
+
+def _reason(error: Exception) -> str:
+    """The first two lines of an error: validation errors name the field in one and the fault in the next."""
+    return " ".join(str(error).split("\n", 2)[:2]).strip().rstrip(".") or type(error).__name__
 
 
 def map_tensors(model: nn.Module, checkpoint: Checkpoint) -> tuple[dict[str, Placement], tuple[str, ...]]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sixfold.architecture import Architecture, Linear, derive_architecture
+from sixfold.architecture import Architecture, Linear, derive_architecture, require_quantizable
 from sixfold.checkpoint import open_checkpoint
 from sixfold.errors import SixfoldError
 from tests.families import make_family
@@ -111,6 +111,65 @@ def test_a_router_is_known_by_what_it_decides(folders: Path, model_type: str, ro
     assert (found.role, found.quantizable) == ("router", False)
 
 
+@pytest.mark.parametrize(
+    ("model_type", "routers"),
+    [
+        ("longcat_flash", {"model.layers.0.mlp.router.classifier"}),
+        ("jetmoe", {"model.layers.1.mlp.router.layer", "model.layers.1.self_attention.experts.router.layer"}),
+        ("dbrx", {"transformer.blocks.1.ffn.router.layer"}),
+    ],
+)
+def test_a_router_is_known_by_its_name_outside_of_the_experts_interface(
+    folders: Path, model_type: str, routers: set[str]
+) -> None:
+    architecture = derive(folders, model_type)
+    found = {name: linear(architecture, name) for name in routers}
+    assert {(router.role, router.quantizable) for router in found.values()} == {("router", False)}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "message"),
+    [
+        (
+            "jetmoe",
+            r"fp8: jetmoe stores the experts of a layer as one array \(model.layers.0.mlp.input_linear.weight\)",
+        ),
+        ("dbrx", r"fp8: dbrx has no Linear in its decoder layers that may be quantized; export the bf16 variant"),
+    ],
+)
+def test_what_would_leave_the_experts_unquantized_is_refused(folders: Path, model_type: str, message: str) -> None:
+    with pytest.raises(SixfoldError, match=message):
+        require_quantizable(derive(folders, model_type), "fp8")
+
+
+def test_the_indexer_of_sparse_attention_is_left_alone_but_reads_its_norms(folders: Path) -> None:
+    """Engines make its weights_proj without a scale, and newer ones fuse it with wk."""
+    architecture = derive(folders, "glm_moe_dsa")
+    prefix = "model.layers.1.self_attn.indexer"
+    for part in ("wq_b", "wk", "weights_proj"):
+        assert not linear(architecture, f"{prefix}.{part}").quantizable
+    assert {f"{prefix}.wk", f"{prefix}.weights_proj"} <= readers(architecture, "model.layers.1.input_layernorm.weight")
+
+
+def test_the_projections_of_linear_attention_that_engines_fuse(folders: Path) -> None:
+    architecture = derive(folders, "qwen3_5_moe_text")
+    prefix = "model.layers.0.linear_attn"
+    for pair in (("in_proj_qkv", "in_proj_z"), ("in_proj_b", "in_proj_a")):
+        assert linear(architecture, f"{prefix}.{pair[0]}").fused == tuple(f"{prefix}.{part}" for part in pair)
+
+
+def test_a_norm_that_needs_its_gate(folders: Path) -> None:
+    norms = {norm.weight: norm for norm in derive(folders, "kimi_linear").norms}
+    assert not norms["model.layers.0.self_attn.o_norm.weight"].one_plus
+
+
+def test_numbers_that_json_has_no_word_for(folders: Path) -> None:
+    """transformers writes infinity as {"__float__": "Infinity"}, and reads it so."""
+    architecture = derive(folders, "nemotron_h")
+    assert "__float__" in (folders / "nemotron_h" / "config.json").read_text()
+    assert linear(architecture, "backbone.layers.1.mixer.experts.3.up_proj").role == "expert"
+
+
 def test_linears_outside_attention_and_mlp_are_left_alone(folders: Path) -> None:
     mamba = [found for found in derive(folders, "jamba").linears if ".mamba." in found.name]
     assert {found.role for found in mamba} == {"other"}
@@ -155,12 +214,13 @@ def edit(folder: Path, change: str) -> None:
     elif change == "unknown":
         weights["model.layers.0.adapter.weight"] = torch.zeros(4, 4, dtype=torch.bfloat16)
     save_file(weights, path, metadata={"format": "pt"})
-    if change in ("fewer experts", "model type", "layers"):
+    if change in ("fewer experts", "model type", "layers", "no model type"):
         config = json.loads((folder / "config.json").read_text())
         key, value = {
             "fewer experts": ("num_local_experts", 3),
             "model type": ("model_type", "mixtral_9000"),
             "layers": ("num_hidden_layers", 3),
+            "no model type": ("model_type", None),
         }[change]
         (folder / "config.json").write_text(json.dumps({**config, key: value}))
 
@@ -182,6 +242,7 @@ def edit(folder: Path, change: str) -> None:
             "model type",
             r"transformers .* has no causal language model for model_type 'mixtral_9000'.*; use a checkpoint",
         ),
+        ("no model type", r"config.json has no model_type; take it from the original model's config.json"),
     ],
 )
 def test_refusals_name_the_tensor_and_the_remedy(tmp_path: Path, change: str, message: str) -> None:
