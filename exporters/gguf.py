@@ -56,8 +56,8 @@ class GgufExporter:
 
     def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
         checkpoint, preset, options = source.checkpoint, _preset(recipe), _options(recipe)
+        arch = gguf_architecture(checkpoint.config)
         config = full_config(checkpoint.config)
-        arch = gguf_architecture(config)
         tensors = {tensor.name: tensor for tensor in gguf_tensors(config, checkpoint.tensors)}
         weighted = weighted_linears(source).keys() & tensors.keys() if self.needs_statistics(recipe) else set()
         kept = _kept(source, recipe, tensors)

@@ -5,7 +5,6 @@ import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -90,6 +89,8 @@ def export(
     inputs = inputs_for(source, recipe, statistics)
     plan = plan_of(source, recipe, statistics)
     folder = workspace.variant(recipe.suffix)
+    if folder.resolve() == source.checkpoint.folder.resolve():
+        raise SixfoldError(f"{recipe.name} would be written over its own source {folder}", "choose another OUT or NAME")
     manifest_name = plan.manifest if plan is not None else "manifest.json"
     state = state_of(folder, manifest_name, inputs, begun_mark(folder, manifest_name, recipe.name))
     if state.name == "current":
@@ -153,18 +154,40 @@ def _sha256_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def check_disk(source: Source, recipes: Sequence[Recipe], workspace: Workspace) -> None:
+@dataclass(frozen=True)
+class Planned:
+    """plan: None for a tool that tells nothing before, and for a recipe that cannot be planned: `refusal` says why."""
+
+    recipe: Recipe
+    plan: ExportPlan | None
+    refusal: Exception | None = None
+
+
+def plan_all(source: Source, recipes: Sequence[Recipe]) -> tuple[Planned, ...]:
+    """Every recipe's plan, before any work: what a family does not allow must not be found out after calibration."""
+    planned = []
+    for recipe in recipes:
+        try:
+            planned.append(Planned(recipe, plan_of(source, recipe, None)))
+        except Exception as error:  # one format's defect is no reason to leave out the others
+            planned.append(Planned(recipe, None, error))
+    return tuple(planned)
+
+
+def check_disk(source: Source, planned: Sequence[Planned], workspace: Workspace) -> None:
     """Whether everything that is still to be written has room. Raises SixfoldError with both sizes.
 
-    An artifact that is replaced stays until the new one is whole, so the old ones' room does not count.
+    An artifact that is replaced stays until the new one is whole, so the old ones' room does not count. What only new
+    statistics would make stale is taken as current: they are not known yet.
     """
     needed = 0
-    for recipe in recipes:
-        plan = None
-        with suppress(SixfoldError):  # a format that cannot be planned says so in its turn and needs no room
-            plan = plan_of(source, recipe, None)
+    for recipe, plan in ((entry.recipe, entry.plan) for entry in planned):
         folder = workspace.variant(recipe.suffix)
-        if plan is not None and state_of(folder, plan.manifest, None).name != "current":
+        if plan is None:
+            continue
+        recorded = read_json(folder / plan.manifest) or {}
+        inputs = inputs_for(source, recipe, None) | {"statistics": recorded.get("statistics")}
+        if state_of(folder, plan.manifest, inputs).name != "current":
             present = sum(p.stat().st_blocks * 512 for p in (folder / PARTIAL / recipe.name).glob("*"))
             needed += max(0, plan.nbytes - present)
     try:

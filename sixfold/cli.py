@@ -12,8 +12,7 @@ from importlib import import_module
 import click
 
 from sixfold import __version__
-from sixfold.errors import SixfoldError
-from sixfold.unexpected import unexpected
+from sixfold.unexpected import exit_code, sentence
 
 COMMANDS = ("inspect", "plan", "calibrate", "export", "status", "recipes")
 """In the order in which they are used; each is `command` in the module sixfold.commands.<name>."""
@@ -55,9 +54,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         code = cli.main(arguments, prog_name="sixfold", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except SixfoldError as error:
-        _say(str(error))
-        return error.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -69,8 +65,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        _say(unexpected(error))
-        return 1
+        _say(sentence(error))
+        return exit_code(error)
 
 
 def _say(message: str) -> None:

@@ -1,4 +1,4 @@
-"""A defect of ours, as a user should meet it: one sentence, and the traceback in a file."""
+"""Any error as a user should meet it: one sentence; for a defect of ours with the traceback in a file."""
 
 import os
 import sys
@@ -7,11 +7,18 @@ import traceback
 from pathlib import Path
 
 from sixfold import __version__
+from sixfold.errors import SixfoldError
 
 
-def unexpected(error: Exception) -> str:
-    """One sentence on the exception being handled, which says where its traceback was saved."""
-    return f"unexpected {_one_line(error)}; the traceback is in {_save_traceback()}, please report it."
+def sentence(error: Exception) -> str:
+    """What a SixfoldError says; of any other, which is a defect, also where its traceback was saved."""
+    if isinstance(error, SixfoldError):
+        return str(error)
+    return f"unexpected {_one_line(error)}; the traceback is in {_save_traceback(error)}, please report it."
+
+
+def exit_code(error: Exception) -> int:
+    return error.exit_code if isinstance(error, SixfoldError) else 1
 
 
 def _one_line(error: Exception) -> str:
@@ -19,9 +26,9 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
 
 
-def _save_traceback() -> Path:
+def _save_traceback(error: Exception) -> Path:
     handle, path = tempfile.mkstemp(prefix="sixfold-", suffix="-traceback.txt", text=True)
     with os.fdopen(handle, "w") as file:
         file.write(f"sixfold {__version__}, Python {sys.version.split()[0]}\n{' '.join(sys.argv)}\n\n")
-        file.write(traceback.format_exc())
+        file.writelines(traceback.format_exception(error))
     return Path(path)

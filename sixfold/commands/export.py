@@ -58,16 +58,17 @@ def command(
         print_json([_as_data(outcome) for outcome in outcomes])
     else:
         _print_summary(outcomes, workspace)
-    return 1 if any(outcome.error for outcome in outcomes) else 0
+    return max(outcome.exit_code for outcome in outcomes)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one recipe: `done`, or the sentence that says why not."""
+    """What became of one recipe: `done`, or the sentence that says why not and the exit code that goes with it."""
 
     recipe: str
     done: "Exported | None"
     error: str = ""
+    exit_code: int = 0
 
 
 def make_all(
@@ -84,24 +85,25 @@ def make_all(
 
     restated: the provenance was stated anew, so that cards are rendered again also where nothing else changed.
     """
-    from exporters.run import check_disk, export
-    from sixfold.errors import SixfoldError
-    from sixfold.unexpected import unexpected
+    from exporters.run import check_disk, export, plan_all
+    from sixfold.unexpected import exit_code, sentence
 
-    check_disk(source, recipes, workspace)
+    planned = plan_all(source, recipes)
+    check_disk(source, planned, workspace)
     statistics: dict[Calibration, Statistics] = {}
     outcomes = []
-    for recipe in recipes:
+    for recipe, refusal in ((entry.recipe, entry.refusal) for entry in planned):
         try:
+            if refusal is not None:
+                raise refusal
             found = _statistics(source, recipe, workspace, statistics, allowed, quiet)
             tokens = partial(_tokens, source, recipe, quiet)
             done = export(source, recipe, workspace, found, threads=threads, progress=progress, tokens=tokens)
             if restated or done.described or not (done.folder / "README.md").is_file():
                 _complete(source, recipe, workspace, done, found)
         except Exception as error:  # a night's other formats must not be lost to a defect in one
-            sentence = str(error) if isinstance(error, SixfoldError) else unexpected(error)
-            outcomes.append(Outcome(recipe.name, None, sentence))
-            _say(f"{recipe.name} failed: {sentence}", quiet)
+            outcomes.append(Outcome(recipe.name, None, sentence(error), exit_code(error)))
+            _say(f"{recipe.name} failed: {outcomes[-1].error}", quiet)
             continue
         outcomes.append(Outcome(recipe.name, done))
         for reason in done.reasons:

@@ -15,6 +15,7 @@ from sixfold.sizes import size
 
 if TYPE_CHECKING:
     from calibration.memory import PassMemory
+    from exporters.run import Planned
     from sixfold.plan import ExportPlan
     from sixfold.recipe import Calibration, Recipe
     from sixfold.source import Source
@@ -26,20 +27,27 @@ if TYPE_CHECKING:
 @out_option
 @click.option("--tensors", is_flag=True, help="List every tensor that would be written.")
 @json_option
-def command(model: Model, recipes: "Sequence[Recipe]", out: Path, tensors: bool, as_json: bool) -> None:
+def command(model: Model, recipes: "Sequence[Recipe]", out: Path, tensors: bool, as_json: bool) -> int:
     """Print the exact bytes of each FORMAT, what is quantized and what is kept, and the disk that all need.
 
-    Nothing is written, and of a hub id only configuration and headers are fetched.
+    Nothing is written, and of a hub id only configuration and headers are fetched. A FORMAT that MODEL does not allow
+    is named with the reason, and the exit code is not 0.
     """
+    from exporters.run import plan_all
+    from sixfold.unexpected import exit_code, sentence
+
     source = model.open(headers_only=True)
-    plans = [(recipe, _plan(source, recipe)) for recipe in recipes]
-    calibration = _calibration_bytes(source, recipes)
-    passes = _passes(source, recipes)
+    planned = plan_all(source, recipes)
+    plans = [(entry.recipe, entry.plan) for entry in planned if entry.refusal is None]
+    refusals = [entry.refusal for entry in planned if entry.refusal is not None]
+    calibration = _calibration_bytes(source, [recipe for recipe, _ in plans])
+    passes = _passes(source, [recipe for recipe, _ in plans])
     root = next(path for path in [out, *out.absolute().parents] if path.exists())
     free = shutil.disk_usage(root).free
+    code = max((exit_code(error) for error in refusals), default=0)
     if as_json:
-        print_json(_as_data(plans, calibration, passes, free))
-        return
+        print_json(_as_data(planned, calibration, passes, free))
+        return code
     print_table(
         ("variant", "bytes", "size", "files", "tensors", "encodings"),
         [_row(recipe, plan) for recipe, plan in plans],
@@ -50,6 +58,9 @@ def command(model: Model, recipes: "Sequence[Recipe]", out: Path, tensors: bool,
             click.echo(f"  {recipe.name}: {note}")
         if tensors and plan:
             _print_tensors(recipe, plan)
+    for entry in planned:
+        if entry.refusal is not None:
+            click.echo(f"  {entry.recipe.name} cannot be made: {sentence(entry.refusal)}")
     total = sum(plan.nbytes for _, plan in plans if plan)
     click.echo(f"\nIn all {total:,} bytes ({size(total)}), and {size(calibration)} of calibration statistics.")
     for profile, memory in passes.items():
@@ -60,12 +71,7 @@ def command(model: Model, recipes: "Sequence[Recipe]", out: Path, tensors: bool,
         )
     verdict = "enough" if total + calibration <= free else "NOT ENOUGH"
     click.echo(f"Free under {root}: {size(free)}, {verdict} (a replaced artifact stays until the new one is whole).")
-
-
-def _plan(source: "Source", recipe: "Recipe") -> "ExportPlan | None":
-    from exporters.run import plan_of
-
-    return plan_of(source, recipe, None)
+    return code
 
 
 def _calibration_bytes(source: "Source", recipes: "Sequence[Recipe]") -> int:
@@ -110,14 +116,14 @@ def _print_tensors(recipe: "Recipe", plan: "ExportPlan") -> None:
 
 
 def _as_data(
-    plans: "Sequence[tuple[Recipe, ExportPlan | None]]",
+    planned: "Sequence[Planned]",
     calibration: int,
     passes: "dict[Calibration, PassMemory]",
     free: int,
 ) -> dict[str, Any]:
     return {
-        "variants": [_variant(recipe, plan) for recipe, plan in plans],
-        "bytes": sum(plan.nbytes for _, plan in plans if plan),
+        "variants": [_variant(entry) for entry in planned],
+        "bytes": sum(entry.plan.nbytes for entry in planned if entry.plan),
         "calibration_bytes": calibration,
         "calibration_memory": [
             {"samples": profile.samples, "length": profile.length, **asdict(memory)}
@@ -127,7 +133,12 @@ def _as_data(
     }
 
 
-def _variant(recipe: "Recipe", plan: "ExportPlan | None") -> dict[str, Any]:
+def _variant(entry: "Planned") -> dict[str, Any]:
+    from sixfold.unexpected import sentence
+
+    recipe, plan = entry.recipe, entry.plan
+    if entry.refusal is not None:
+        return {"recipe": recipe.name, "bytes": None, "error": sentence(entry.refusal)}
     if plan is None:
         return {"recipe": recipe.name, "bytes": None}
     return {

@@ -11,6 +11,7 @@ from sixfold.commands.terminal import print_json, print_table
 from sixfold.sizes import size
 
 if TYPE_CHECKING:
+    from exporters.run import Planned
     from sixfold.manifest import State
     from sixfold.recipe import Recipe
     from sixfold.source import Source
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
 @out_option
 @json_option
 def command(model: Model, recipes: "Sequence[Recipe]", out: Path, as_json: bool) -> None:
-    """Say of each FORMAT whether it is missing, partial, stale, damaged or current, and why."""
+    """Say of each FORMAT whether it is missing, partial, stale, damaged, current or refused, and why."""
+    from exporters.run import plan_all
     from sixfold.workspace import Workspace
 
     source = model.open(headers_only=True)
     workspace = Workspace(out, source.checkpoint.name)
-    rows = [(recipe, *_state(source, recipe, workspace)) for recipe in recipes]
+    rows = [(entry.recipe, *_state(source, entry, workspace)) for entry in plan_all(source, recipes)]
     if as_json:
         print_json(
             [
@@ -39,24 +41,30 @@ def command(model: Model, recipes: "Sequence[Recipe]", out: Path, as_json: bool)
         return
     print_table(
         ("variant", "state", "size", "folder"),
-        [(r.name, s.name, size(n) if n else "-", str(f) if s.name != "missing" else "-") for r, s, f, n in rows],
+        [
+            (r.name, s.name, size(n) if n else "-", str(f) if s.name not in ("missing", "refused") else "-")
+            for r, s, f, n in rows
+        ],
     )
     for recipe, state, _, _ in rows:
         for reason in state.reasons:
             click.echo(f"  {recipe.name}: {reason}")
 
 
-def _state(source: "Source", recipe: "Recipe", workspace: "Workspace") -> "tuple[State, Path, int]":
+def _state(source: "Source", planned: "Planned", workspace: "Workspace") -> "tuple[State, Path, int]":
     """(state, folder, bytes that the manifest lists)."""
     from exporters.placing import begun_mark
-    from exporters.run import inputs_for, needs_statistics, plan_of
-    from sixfold.manifest import state_of
+    from exporters.run import inputs_for, needs_statistics
+    from sixfold.manifest import State, state_of
     from sixfold.statistics import open_statistics
+    from sixfold.unexpected import sentence
     from sixfold.workspace import read_json
 
-    plan = plan_of(source, recipe, None)
-    manifest = plan.manifest if plan is not None else "manifest.json"
+    recipe = planned.recipe
     folder = workspace.variant(recipe.suffix)
+    if planned.refusal is not None:
+        return State("refused", (sentence(planned.refusal),)), folder, 0
+    manifest = planned.plan.manifest if planned.plan is not None else "manifest.json"
     calibration = workspace.calibration(recipe.calibration)
     calibrated = needs_statistics(recipe) and (calibration / "manifest.json").is_file()
     inputs = inputs_for(source, recipe, open_statistics(calibration) if calibrated else None)

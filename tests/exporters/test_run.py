@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from exporters import placing
 from exporters import run as run_module
-from exporters.run import Exported, check_disk, export, inputs_for
+from exporters.run import Exported, check_disk, export, inputs_for, plan_all
+from sixfold.checkpoint import open_checkpoint
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.manifest import state_of
 from sixfold.recipe import Calibration, Recipe
@@ -203,13 +205,31 @@ def test_too_little_disk_is_said_before_the_work(
     monkeypatch.setattr(run_module.shutil, "disk_usage", lambda path: usage)
     message = r"0\.00 GB are to be written to .*, which has 0\.00 GB free; free some space, choose another OUT, or"
     with pytest.raises(SixfoldError, match=message):
-        check_disk(source, [BF16], Workspace(tmp_path / "out", "tiny"))
+        check_disk(source, plan_all(source, [BF16]), Workspace(tmp_path / "out", "tiny"))
+
+
+def test_room_is_needed_for_what_is_made_again(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(source, tmp_path / "out")
+    workspace = Workspace(tmp_path / "out", "tiny")
+    monkeypatch.setattr(run_module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    check_disk(source, plan_all(source, [BF16]), workspace)
+    with pytest.raises(SixfoldError, match="are to be written to"):
+        check_disk(source, plan_all(source, [BF16.model_copy(update={"keep": ("lm_head",)})]), workspace)
+
+
+def test_a_source_is_not_written_over(source: Source, tmp_path: Path) -> None:
+    folder = tmp_path / "tiny" / "tiny-BF16"
+    folder.parent.mkdir(exist_ok=True)
+    shutil.copytree(tmp_path / "tiny", folder, ignore=shutil.ignore_patterns("tiny-*"))
+    inside = Source(open_checkpoint(str(folder), name="tiny"), source.architecture)
+    with pytest.raises(SixfoldError, match=r"bf16 would be written over its own source .*tiny-BF16; choose another"):
+        run(inside, tmp_path)
 
 
 def test_an_output_folder_that_cannot_be_made(source: Source, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(SixfoldError, match=r"cannot make .*out/tiny: Not a directory; choose another OUT"):
-        check_disk(source, [BF16], Workspace(tmp_path / "out", "tiny"))
+        check_disk(source, plan_all(source, [BF16]), Workspace(tmp_path / "out", "tiny"))
 
 
 def test_two_processes_do_not_write_one_artifact(source: Source, tmp_path: Path) -> None:
