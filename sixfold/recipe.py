@@ -255,6 +255,7 @@ def _explained(model: type[BaseModel], entry: Mapping[str, Any], path: tuple[str
     if entry["type"] == "missing":
         return "is missing", "add it, or take it from another recipe with `extends:`"
     message = entry["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    message = message.replace("a valid tuple", "a list")  # YAML has lists alone
     given = entry["input"]
     return f"{given!r}: {message}", ""
 

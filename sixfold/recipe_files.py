@@ -236,8 +236,9 @@ def _follow(name: str, path: Path, above: tuple[Path, ...], where: Problem, prob
 def _read_one(path: Path, problems: list[Problem]) -> Draft | None:
     """One file's own values with the line of every key."""
     shown = _shown(path)
-    loader = yaml.SafeLoader(path.read_text(encoding="utf-8", errors="replace"))
+    loader = None
     try:
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8", errors="replace"))
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
             problems.append(Problem(shown, None, "", "is not a list of `key: value` lines", "see recipes/fp8.yaml"))
@@ -247,11 +248,15 @@ def _read_one(path: Path, problems: list[Problem]) -> Draft | None:
         draft.values = loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
-        what = error.problem if isinstance(error, yaml.MarkedYAMLError) else str(error)
+        what = error.problem if isinstance(error, yaml.MarkedYAMLError) else str(error).splitlines()[0]
         problems.append(Problem(shown, mark.line + 1 if mark else None, "", f"is not valid YAML: {what}", "correct it"))
         return None
+    except OSError as error:
+        problems.append(Problem(shown, None, "", f"cannot be read: {error.strerror}", "check its permissions"))
+        return None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     problems += repeated
     return draft
 

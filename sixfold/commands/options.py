@@ -160,4 +160,14 @@ def load_formats(formats: tuple[str, ...], overrides: tuple[str, ...]) -> "tuple
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise UsageError(f"{', '.join(repeated)} was asked for more than once", "name each format once")
+    places: dict[tuple[str, str], str] = {}
+    for recipe in recipes:
+        # GGUFs share a folder and are told apart by their type.
+        place = (recipe.suffix, recipe.scheme if recipe.exporter == "gguf" else "")
+        other = places.setdefault(place, recipe.name)
+        if other != recipe.name:
+            raise UsageError(
+                f"{other} and {recipe.name} would replace each other: both are <model>-{'-'.join(filter(None, place))}",
+                "give one of them a `suffix` of its own",
+            )
     return tuple(recipes)

@@ -100,6 +100,17 @@ def test_bad_usage_is_2_and_one_sentence(capsys: pytest.CaptureFixture[str]) -> 
     assert (code, err) == (2, "sixfold: bf16 was asked for more than once; name each format once.\n")
 
 
+def test_recipes_that_would_replace_each_other_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Two artifacts of one place: the second would silently take the first one's."""
+    for name, extended in (("mine", "fp8"), ("other", "gguf-q4_k_m")):
+        (tmp_path / f"{name}.yaml").write_text(f"name: {name}\nextends: {extended}\n")
+    code, _, err = run(capsys, "recipes", "fp8", str(tmp_path / "mine.yaml"))
+    message = "fp8 and mine would replace each other: both are <model>-FP8; give one of them a `suffix` of its own."
+    assert (code, err) == (2, f"sixfold: {message}\n")
+    code, _, err = run(capsys, "recipes", "gguf", str(tmp_path / "other.yaml"))
+    assert "gguf-q4_k_m and other would replace each other: both are <model>-GGUF-Q4_K_M" in err
+
+
 def test_a_missing_model_is_1_and_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "inspect", "/nowhere/at/all")
     assert (code, out, err) == (1, "", "sixfold: there is no folder /nowhere/at/all; check the path.\n")

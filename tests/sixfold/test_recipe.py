@@ -161,10 +161,22 @@ def test_a_circle_is_refused() -> None:
         ("name: [x\n", "is not valid YAML"),
         ("- x\n", "is not a list of `key: value` lines"),
         ("", "is not a list of `key: value` lines"),
+        ("name: x\x00\n", "x.yaml is not valid YAML: unacceptable character #x0000"),
+        (WHOLE + "keep: attention\n", "x.yaml:6: keep: 'attention': should be a list"),
     ],
 )
 def test_refusals(text: str, message: str) -> None:
     assert message in refusal(write("x.yaml", text))
+
+
+def test_a_file_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write("x.yaml", WHOLE)
+
+    def refused(path: Path, **options: str) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    assert "x.yaml cannot be read: Permission denied; check its permissions" in refusal(path)
 
 
 def test_an_option_that_no_exporter_of_a_set_has_is_refused() -> None:
