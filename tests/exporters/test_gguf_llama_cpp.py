@@ -35,12 +35,23 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 YARN = {**THETA, "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+LITE = {
+    "num_hidden_layers": 27,  # by which llama.cpp knows that queries are not compressed
+    "q_lora_rank": None,
+    "hidden_size": 128,
+    "intermediate_size": 128,
+    "moe_intermediate_size": 32,
+    "n_routed_experts": 4,
+    "routed_scaling_factor": 2.0,
+}
 HEADS = {k: v for k, v in COMMON.items() if k != "head_dim"}
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "minimax_m2": ("minimax_m2", {"rotary_dim": 32, "rope_parameters": {**THETA, "partial_rotary_factor": 0.5}}),
     "qwen3_moe": ("qwen3_moe", {"norm_topk_prob": True}),
     "mixtral": ("mixtral", {}),
+    "deepseek_v2": ("deepseek_v2", {}),
+    "deepseek_v2, lite": ("deepseek_v2", LITE),
     "deepseek_v3": ("deepseek_v3", {}),
     "deepseek_v3, yarn": (
         "deepseek_v3",
@@ -58,6 +69,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("mistral", {"sliding_window": None}),
 }
 MORE_FAMILIES: dict[str, dict[str, Any]] = {
+    "deepseek_v2": {**FAMILIES["deepseek_v3"], "n_group": None, "topk_group": None, "topk_method": "greedy"},
     "qwen2": HEADS,
     "qwen2_moe": {
         **HEADS,
