@@ -16,7 +16,7 @@ from exporters.ggml import layout
 from exporters.ggml.hyperparameters import Config, as_stated, differences, full_config
 from exporters.ggml.importance import layer_importance, weighted_linears
 from exporters.ggml.kernels import quantize, type_named
-from exporters.ggml.metadata import Importance, headers
+from exporters.ggml.metadata import PROVENANCE, Importance, headers
 from exporters.ggml.tensors import Tensor, expert_of, gguf_tensors
 from exporters.ggml.transforms import transformed, values
 from exporters.ggml.type_mix import PRESETS, Choice, Shape, needs_importance, tensor_types
@@ -50,6 +50,7 @@ class Options(BaseModel):
 
 class GgufExporter:
     Options: type[BaseModel] = Options
+    provenance = PROVENANCE
 
     def needs_statistics(self, recipe: Recipe) -> bool:
         return _options(recipe).imatrix and _preset(recipe) not in _UNWEIGHTED

@@ -29,9 +29,11 @@ class Exporter(Protocol):
     """A native target: three functions, no state. The stream (exporters/stream.py) does the reading and writing.
 
     Options: the pydantic model that a recipe's `options:` must satisfy.
+    provenance: fields of the checkpoint's provenance that weight files state. May be missing where there are none.
     """
 
     Options: type[BaseModel]
+    provenance: tuple[str, ...] = ()
 
     def needs_statistics(self, recipe: Recipe) -> bool:
         """Whether `plan` or `decide` reads calibration statistics."""

@@ -68,11 +68,18 @@ def _check_keep(source: Source, recipe: Recipe) -> None:
 
 
 def inputs_for(source: Source, recipe: Recipe, statistics: Statistics | None) -> dict[str, Any]:
-    """What decides the artifact's bytes; a calibration profile counts only where the exporter reads it."""
+    """What decides the artifact's bytes; a calibration profile counts only where the exporter reads it.
+
+    Provenance counts only where weight files state it, and only as far as it is known: a rerun that states nothing
+    leaves an artifact with what was stated before.
+    """
     digest = statistics.digest if statistics is not None and needs_statistics(recipe) else None
     if is_native(exporter_named(recipe.exporter)) and not needs_statistics(recipe):
         recipe = recipe.model_copy(update={"calibration": Calibration()})
-    return inputs_of(recipe, source.checkpoint.fingerprint, source.checkpoint.revision, digest)
+    inputs = inputs_of(recipe, source.checkpoint.fingerprint, source.checkpoint.revision, digest)
+    fields = getattr(exporter_named(recipe.exporter), "provenance", ())
+    stated = {name: value for name in fields if (value := getattr(source.checkpoint.provenance, name))}
+    return inputs | {"provenance": stated} if stated else inputs
 
 
 def export(

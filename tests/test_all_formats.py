@@ -137,3 +137,13 @@ def test_a_rerun_keeps_the_provenance_that_was_stated(tmp_path: Path) -> None:
     assert "base_model: someone/Original" in card.read_text()
     sixfold(*arguments, "--base-model", "someone/Else")
     assert "base_model: someone/Else" in card.read_text()
+
+
+def test_a_gguf_file_states_the_provenance_and_is_stale_when_another_is_stated(tmp_path: Path) -> None:
+    arguments = (str(DEMO), "gguf-q8_0", "--out", str(tmp_path))
+    (made,) = sixfold("export", *arguments, "--authors", "Lab A")
+    (file,) = Path(made["folder"]).glob("*.gguf")
+    assert b"Lab A" in file.read_bytes()
+    (again,) = sixfold("export", *arguments, "--authors", "Lab B")
+    assert (again["state"], again["reasons"]) == ("made", ["provenance.authors changed"])
+    assert b"Lab B" in file.read_bytes()

@@ -34,6 +34,12 @@ _SAMPLING = {
 """generation_config.json -> gguf-py's Metadata."""
 
 
+PROVENANCE = ("license", "license_name", "license_link", "base_model", "authors")
+"""Fields of the provenance that a file states."""
+_CARD = {"authors": "model_author"}
+"""What gguf-py's reading of a model card calls them, where that differs."""
+
+
 @dataclass(frozen=True)
 class Importance:
     """The importance matrix that weights were quantized with, as llama-quantize records it.
@@ -112,15 +118,8 @@ def _serialized(writer: GGUFWriter) -> list[bytes]:
 def _general(writer: GGUFWriter, checkpoint: Checkpoint) -> Metadata:
     """general.*: names and sizes by gguf-py's own reading of the model's name, the past from the provenance."""
     total, shared, expert, experts = writer.get_total_parameter_count()
-    past = checkpoint.provenance
-    card = {
-        "license": past.license,
-        "license_name": past.license_name,
-        "license_link": past.license_link,
-        "base_model": past.base_model,
-        "model_author": past.authors,
-        "tags": ["text-generation"],
-    }
+    past = {_CARD.get(field, field): getattr(checkpoint.provenance, field) for field in PROVENANCE}
+    card = {**past, "tags": ["text-generation"]}
     stated = {key: value for key, value in card.items() if value}
     metadata = Metadata.apply_metadata_heuristic(Metadata(), stated, None, Path(checkpoint.name), total)
     metadata.name = metadata.name or checkpoint.name
