@@ -46,7 +46,9 @@ def library() -> ctypes.CDLL:
     try:
         import libggml
     except ImportError:
-        raise SixfoldError("the package libggml-python is not installed", "run `make setup`") from None
+        raise SixfoldError(
+            "the package libggml-python is not installed", "run `pip install -e .` in the checkout"
+        ) from None
     ending = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
     root = Path(libggml.__path__[0])
     found = sorted(root.glob(f"lib*/libggml-base.{ending}")) + sorted(root.glob(f"**/*ggml-base.{ending}"))

@@ -139,17 +139,26 @@ def test_a_rerun_goes_on_inside_a_large_file(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A GGUF of 100 GB is one file: what is known to be on disk is not made again."""
-    monkeypatch.setattr(stream, "_SAFE_EVERY", 1)
     plan = doubled_plan(checkpoint, shard_bytes=10**9)
-    last = plan.units[-1].outputs[0].name
-    follow = _wait_for_prefix(tmp_path / "out", plan)
-    with pytest.raises(SixfoldError, match="stop"):
-        run(plan, checkpoint, tmp_path / "out", follow(failing_at(last, SixfoldError("stop")), last))
+    last = stop_before_the_last_unit(plan, checkpoint, tmp_path / "out", monkeypatch)
     calls: list[str] = []
     resumed, _ = run(plan, checkpoint, tmp_path / "out", counting(calls))
     assert calls == [last]
     fresh, _ = run(plan, checkpoint, tmp_path / "fresh")
     assert resumed == fresh
+
+
+def stop_before_the_last_unit(
+    plan: ExportPlan, checkpoint: Checkpoint, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """Run until all but the last unit is noted as safe; returns the name of what is missing."""
+    last = plan.units[-1].outputs[0].name
+    follow = _wait_for_prefix(folder, plan)
+    with monkeypatch.context() as patch:
+        patch.setattr(stream, "_SAFE_EVERY", 1)
+        with pytest.raises(SixfoldError, match="stop"):
+            run(plan, checkpoint, folder, follow(failing_at(last, SixfoldError("stop")), last))
+    return last
 
 
 def _wait_for_prefix(folder: Path, plan: ExportPlan) -> Callable[[Encode, str], Encode]:
@@ -185,13 +194,8 @@ def test_a_note_is_not_believed_once_another_key_has_begun_its_file(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped with the file safe to its last unit, begun with another key and stopped at once, taken up again."""
-    monkeypatch.setattr(stream, "_SAFE_EVERY", 1)
     plan = doubled_plan(checkpoint, shard_bytes=10**9)
-    last = plan.units[-1].outputs[0].name
-    follow = _wait_for_prefix(tmp_path / "out", plan)
-    with pytest.raises(SixfoldError, match="stop"):
-        run(plan, checkpoint, tmp_path / "out", follow(failing_at(last, SixfoldError("stop")), last))
-    monkeypatch.setattr(stream, "_SAFE_EVERY", 1 << 40)
+    last = stop_before_the_last_unit(plan, checkpoint, tmp_path / "out", monkeypatch)
 
     def tripled(unit: Unit, inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         return [tensor * 1.5 for tensor in failing_at(last, SixfoldError("stop"))(unit, inputs)]
