@@ -223,3 +223,11 @@ def open_statistics(folder: Path) -> Statistics:
             "run `sixfold calibrate MODEL` again",
         )
     return Statistics(folder, manifest)
+
+
+def existing_statistics(folder: Path) -> Statistics | None:
+    """What `open_statistics` opens; None where there is no finished calibration, or one of another version."""
+    try:
+        return open_statistics(folder)
+    except SixfoldError:
+        return None

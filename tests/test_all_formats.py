@@ -147,3 +147,17 @@ def test_a_gguf_file_states_the_provenance_and_is_stale_when_another_is_stated(t
     (again,) = sixfold("export", *arguments, "--authors", "Lab B")
     assert (again["state"], again["reasons"]) == ("made", ["provenance.authors changed"])
     assert b"Lab B" in file.read_bytes()
+
+
+def test_statistics_of_another_version_are_as_none(tmp_path: Path) -> None:
+    """fp8 needs none, and nvfp4-gb10 is no longer current."""
+    formats = (str(DEMO), "fp8", "nvfp4-gb10", "--out", str(tmp_path), *SMALL)
+    sixfold("export", *formats)
+    (manifest,) = tmp_path.glob("*/calibration/*/manifest.json")
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "schema": 0}))
+    states = {row["recipe"]: (row["state"], row["reasons"]) for row in sixfold("status", *formats)}
+    assert states == {"fp8": ("current", []), "nvfp4-gb10": ("stale", ["statistics changed"])}
+    (card,) = tmp_path.glob("*/*-FP8/README.md")
+    card.unlink()
+    sixfold("export", str(DEMO), "fp8", "--out", str(tmp_path), *SMALL)
+    assert card.exists()

@@ -30,6 +30,10 @@ _FUSED = {
     "w3": "gate_up_proj",
     "q_a_proj": "fused_qkv_a_proj",
     "kv_a_proj_with_mqa": "fused_qkv_a_proj",
+    "in_proj_qkv": "in_proj_qkvz",
+    "in_proj_z": "in_proj_qkvz",
+    "in_proj_b": "in_proj_ba",
+    "in_proj_a": "in_proj_ba",
 }
 """Last part of a name -> what it becomes when an engine fuses it with its siblings."""
 

@@ -173,20 +173,14 @@ def _complete(
     """What stands beside the artifact: the importance matrix for GGUF, and the card."""
     from calibration.imatrix import FILE as IMATRIX
     from cards.card import write_card
+    from sixfold.statistics import existing_statistics
     from sixfold.workspace import write_if_changed
 
+    calibration = workspace.calibration(recipe.calibration)
     if recipe.exporter == "gguf" and statistics is not None:
-        matrix = workspace.calibration(recipe.calibration) / IMATRIX
-        write_if_changed(done.folder / IMATRIX, matrix.read_bytes())
-    write_card(done.folder, source.checkpoint.provenance, statistics or _existing(recipe, workspace))
-
-
-def _existing(recipe: "Recipe", workspace: "Workspace") -> "Statistics | None":
-    """Statistics of the recipe's profile, which other artifacts in the same folder may have been made with."""
-    from sixfold.statistics import MANIFEST, open_statistics
-
-    folder = workspace.calibration(recipe.calibration)
-    return open_statistics(folder) if (folder / MANIFEST).is_file() else None
+        write_if_changed(done.folder / IMATRIX, (calibration / IMATRIX).read_bytes())
+    # Other artifacts in the same folder may have been made with statistics that this one did not need.
+    write_card(done.folder, source.checkpoint.provenance, statistics or existing_statistics(calibration))
 
 
 def _as_data(outcome: Outcome) -> dict[str, Any]:

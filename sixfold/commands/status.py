@@ -56,7 +56,7 @@ def _state(source: "Source", planned: "Planned", workspace: "Workspace") -> "tup
     from exporters.placing import begun_mark
     from exporters.run import inputs_for, needs_statistics
     from sixfold.manifest import State, state_of
-    from sixfold.statistics import open_statistics
+    from sixfold.statistics import existing_statistics
     from sixfold.unexpected import sentence
     from sixfold.workspace import read_json
 
@@ -66,8 +66,7 @@ def _state(source: "Source", planned: "Planned", workspace: "Workspace") -> "tup
         return State("refused", (sentence(planned.refusal),)), folder, 0
     manifest = planned.plan.manifest if planned.plan is not None else "manifest.json"
     calibration = workspace.calibration(recipe.calibration)
-    calibrated = needs_statistics(recipe) and (calibration / "manifest.json").is_file()
-    inputs = inputs_for(source, recipe, open_statistics(calibration) if calibrated else None)
+    inputs = inputs_for(source, recipe, existing_statistics(calibration) if needs_statistics(recipe) else None)
     recorded = read_json(folder / manifest) or {"files": {}}
     nbytes = sum(record["bytes"] for record in recorded["files"].values())
     return state_of(folder, manifest, inputs, begun_mark(folder, manifest, recipe.name)), folder, nbytes
