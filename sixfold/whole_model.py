@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import Any
 
 import torch
 
 from sixfold.errors import SixfoldError
 from sixfold.memory import available_memory
+from sixfold.module_map import transformers_config
 from sixfold.plan import TensorSlice
 from sixfold.sizes import size
 from sixfold.source import Source
@@ -38,12 +38,11 @@ def load_model(source: Source, *, dtype: torch.dtype, device: torch.device) -> A
     weight conversions. Correction biases stay float32 also where transformers would round them to `dtype`: a rounded
     bias routes other tokens. Raises SixfoldError where the model does not fit into memory.
     """
-    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     check_host_memory(source)
     checkpoint, architecture = source.checkpoint, source.architecture
-    fields = deepcopy({k: v for k, v in checkpoint.config.items() if k != "quantization_config"})
-    config = CONFIG_MAPPING[architecture.model_type].from_dict(fields)
+    config = transformers_config(checkpoint.config)
     base = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     in_float32 = {name.rsplit(".", 1)[-1] for name in architecture.correction_biases}
     strict = sorted(in_float32 | set(base._keep_in_fp32_modules_strict or ()))
