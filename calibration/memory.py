@@ -127,5 +127,5 @@ def _widest(source: Source) -> int:
             seen.add(linear.part if linear.role == "expert" else linear.name)
             channels = linear.in_features + linear.out_features
             roles[linear.role] += channels * (top_k if linear.role == "expert" else 1)
-        widest = max(widest, *roles.values())
+        widest = max([widest, *roles.values()])  # a layer may have none that is observed, as Mamba's
     return widest

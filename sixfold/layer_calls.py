@@ -79,7 +79,7 @@ def _recorded(
     with _standing_aside(layers, aside):
         try:
             output = model(input_ids=ids, use_cache=False)
-        except (TypeError, IndexError, AttributeError):  # a tuple where it expects a tensor, or the other way round
+        except (TypeError, IndexError, AttributeError, ValueError):  # a tuple where it expects a tensor, or otherwise
             if not hiddens:
                 raise
             return None

@@ -80,27 +80,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "layer_types": ["linear_attention", "full_attention"],
     },
     "gpt_oss": {**COMMON, "num_local_experts": 4},
-    "glm_moe_dsa": {
-        **{k: v for k, v in COMMON.items() if k != "head_dim"},
-        **_MLA,
-        "n_routed_experts": 8,
-        "moe_intermediate_size": 256,
-        "num_experts_per_tok": 2,
-        "index_n_heads": 4,
-        "index_head_dim": 64,
-        "index_topk": 4,
-    },
-    "longcat_flash": {
-        **{k: v for k, v in COMMON.items() if k != "num_hidden_layers"},
-        **_MLA,
-        "head_dim": 32,
-        "num_layers": 1,
-        "n_routed_experts": 8,
-        "moe_topk": 2,
-        "zero_expert_num": 2,
-        "expert_ffn_hidden_size": 256,
-        "ffn_hidden_size": 512,
-    },
     "qwen3_5_moe_text": {
         **COMMON,
         "num_experts": 4,
@@ -132,6 +111,34 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "ssm_state_size": 32,
     },
     "jetmoe": {**COMMON, "num_local_experts": 4},
+    "llama": COMMON,
+    "qwen3": {**COMMON, "tie_word_embeddings": True},
+    "gemma2": {**COMMON, "tie_word_embeddings": True, "query_pre_attn_scalar": 64},
+}
+"""transformers' model_type -> arguments of its config class."""
+
+NOT_LAYER_BY_LAYER: dict[str, dict[str, Any]] = {
+    "glm_moe_dsa": {
+        **{k: v for k, v in COMMON.items() if k != "head_dim"},
+        **_MLA,
+        "n_routed_experts": 8,
+        "moe_intermediate_size": 256,
+        "num_experts_per_tok": 2,
+        "index_n_heads": 4,
+        "index_head_dim": 64,
+        "index_topk": 4,
+    },
+    "longcat_flash": {
+        **{k: v for k, v in COMMON.items() if k != "num_hidden_layers"},
+        **_MLA,
+        "head_dim": 32,
+        "num_layers": 1,
+        "n_routed_experts": 8,
+        "moe_topk": 2,
+        "zero_expert_num": 2,
+        "expert_ffn_hidden_size": 256,
+        "ffn_hidden_size": 512,
+    },
     "dbrx": {
         "vocab_size": 512,
         "d_model": 256,
@@ -141,11 +148,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0},
         "ffn_config": {"ffn_hidden_size": 256, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": 256},
     },
-    "llama": COMMON,
-    "qwen3": {**COMMON, "tie_word_embeddings": True},
-    "gemma2": {**COMMON, "tie_word_embeddings": True, "query_pre_attn_scalar": 64},
 }
-"""transformers' model_type -> arguments of its config class."""
+"""Families whose layers hand more than hidden states on, have lists of their own, or (dbrx) do not run as they are."""
 
 
 def make_family(model_type: str, folder: Path, **changes: Any) -> Path:
@@ -153,7 +157,7 @@ def make_family(model_type: str, folder: Path, **changes: Any) -> Path:
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    config = CONFIG_MAPPING[model_type](**{**FAMILIES[model_type], **changes})
+    config = CONFIG_MAPPING[model_type](**{**(FAMILIES | NOT_LAYER_BY_LAYER)[model_type], **changes})
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     for module in model.modules():
         if hasattr(module, "e_score_correction_bias"):

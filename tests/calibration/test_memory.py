@@ -16,6 +16,7 @@ from sixfold.recipe import Calibration
 from sixfold.sizes import parse_size
 from sixfold.source import Source
 from tests.calibration.large import make_large
+from tests.families import make_family
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "demo" / "minimax-m2-4.6m"
@@ -93,6 +94,12 @@ def test_the_next_layer_is_read_ahead_where_there_is_room() -> None:
 
 def test_hidden_states_take_two_files_of_every_token() -> None:
     assert predict(source_of(DEMO), PROFILE, on_gpu=False, ahead=True).disk == 2 * 8 * 256 * 256 * 2
+
+
+def test_layers_of_which_nothing_is_observed_are_no_trouble(tmp_path: Path) -> None:
+    """Mamba's: what stands outside of attention and MLP is never quantized."""
+    source = source_of(make_family("nemotron_h", tmp_path))
+    assert predict(source, Calibration(samples=1), on_gpu=False, ahead=True).layer > 0
 
 
 def test_a_gpu_that_is_too_small_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

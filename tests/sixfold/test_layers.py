@@ -107,6 +107,19 @@ def test_what_happens_between_layers_is_refused() -> None:
         record_calls(model, list(model.layers), torch.zeros(1, 2, dtype=torch.int64))
 
 
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("glm_moe_dsa", "GlmMoeDsaForCausalLM computes something between its decoder layers"),
+        ("longcat_flash", "LongcatFlashForCausalLM has no list of its 2 decoder layers"),
+    ],
+)
+def test_families_that_cannot_be_run_so_are_refused(family: str, message: str, tmp_path: Path) -> None:
+    source = source_of(make_family(family, tmp_path))
+    with pytest.raises(SixfoldError, match=message):
+        layer_by_layer(LayerRunner(source, dtype=torch.float32, device=CPU), torch.zeros(1, 8, dtype=torch.int64))
+
+
 class Sharing(torch.nn.Module):
     """A layer that leaves something for the next."""
 
