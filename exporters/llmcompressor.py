@@ -195,7 +195,16 @@ def _quiet() -> Iterator[None]:
 
         for package in ("llmcompressor", "compressed_tensors") if silent else ():
             logger.disable(package)
+        _register_level(logger)
         yield
+
+
+def _register_level(logger: Any) -> None:
+    """GPTQ reports at a level of llmcompressor's own, which a log that was never set up does not know."""
+    try:
+        logger.level("METRIC")
+    except ValueError:
+        logger.level("METRIC", no=38)
 
 
 @contextmanager

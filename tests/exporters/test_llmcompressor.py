@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from exporters import llmcompressor_result
@@ -184,6 +185,18 @@ def test_awq_rescales_the_router_together_with_the_experts(demo: Source, tmp_pat
         assert not torch.equal(tensors[norm], original[norm])
         ours, theirs = (t[gate].float() * t[norm].float() for t in (tensors, original))
         torch.testing.assert_close(ours, theirs, rtol=0.02, atol=1e-4)
+
+
+def test_the_readmes_gptq_recipe(demo: Source, tmp_path: Path) -> None:
+    """Every expert's weights are packed, and the router is the source's."""
+    (text,) = (part for part in Path("README.md").read_text().split("```yaml\n") if part.startswith("name: gptq"))
+    stated = yaml.safe_load(text.partition("```")[0])
+    export(demo, tmp_path / "out", stated["scheme"], **stated["options"])
+    tensors = weights(tmp_path / "out")
+    experts = [linear.name for linear in demo.architecture.linears if linear.role == "expert"]
+    assert all(f"{name}.weight_packed" in tensors for name in experts)
+    router = "model.layers.1.block_sparse_moe.gate.weight"
+    assert torch.equal(tensors[router], load_file(DEMO / "model.safetensors")[router])
 
 
 def test_experts_that_no_token_reached_are_refused_not_shipped(demo: Source, tmp_path: Path) -> None:
