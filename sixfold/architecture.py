@@ -11,7 +11,7 @@ from sixfold import dataflow
 from sixfold.checkpoint import Checkpoint
 from sixfold.errors import SixfoldError
 from sixfold.module_map import Placement, map_tensors, meta_model
-from sixfold.roles import QUANTIZED_ROLES, role_of
+from sixfold.roles import QUANTIZED_ROLES, decoder_of, role_of
 
 FUSED_BY_ENGINES = (
     ("q_proj", "k_proj", "v_proj"),
@@ -23,6 +23,7 @@ FUSED_BY_ENGINES = (
 )
 """Sibling Linears that vLLM and SGLang load into one matrix with one global scale."""
 
+_CORRECTION_BIAS = re.compile(r"(correction_bias|expert_bias)$")
 _EXPERT_PARTS = {"gate_up_proj": ("gate", "up"), "up_proj": ("up",), "down_proj": ("down",)}
 
 
@@ -108,8 +109,9 @@ def derive_architecture(checkpoint: Checkpoint) -> Architecture:
     flow, unobserved = _trace(model)
     modules = dict(model.named_modules())
     experts = _experts_per_layer(modules)
+    decoder = decoder_of(model, modules)
     drafts = [
-        _linear(name, place, checkpoint, model, modules, experts, flow)
+        _linear(name, place, checkpoint, model, modules, experts, flow, decoder)
         for name, place in placements.items()
         if _is_matrix(place, checkpoint.tensors[name].shape, modules)
     ]
@@ -122,7 +124,12 @@ def derive_architecture(checkpoint: Checkpoint) -> Architecture:
         experts_per_token=(getattr(text_config, "num_experts_per_tok", 0) or 0) if experts else 0,
         linears=linears,
         norms=_norms(placements, drafts, linears, modules, flow),
-        correction_biases=tuple(n for n in checkpoint.tensors if re.search(r"correction_bias$|expert_bias$", n)),
+        correction_biases=tuple(
+            name
+            for name in checkpoint.tensors
+            if _CORRECTION_BIAS.search(name)
+            or (name in placements and _CORRECTION_BIAS.search(placements[name].parameter))
+        ),
         stacked_experts=tuple(
             name
             for name, place in placements.items()
@@ -186,6 +193,7 @@ def _linear(
     modules: Mapping[str, nn.Module],
     experts: Mapping[str, int],
     flow: dataflow.Dataflow,
+    decoder: str,
 ) -> _Draft:
     out_features, in_features = checkpoint.tensors[name].shape
     module_name = _parent(place.parameter)
@@ -193,7 +201,7 @@ def _linear(
     part = linear.rsplit(".", 1)[-1]
     if place.expert is not None:
         part = _EXPERT_PARTS[place.parameter.rsplit(".", 1)[-1]][place.part]
-    role = role_of(place, out_features, model, modules, experts, flow.routers)
+    role = role_of(place, out_features, model, modules, experts, flow.routers, decoder)
     found = re.search(r"\.layers\.(\d+)\.", name)
     layer = int(found.group(1)) if found else None
     reads = module_name if place.expert is not None else place.parameter

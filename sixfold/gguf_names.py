@@ -58,9 +58,10 @@ def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Iterable[str]) ->
     """
     import gguf
 
+    architecture = gguf_architecture(config)
     name_of_arch = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
     layers = config["num_hidden_layers"]
-    mapping = gguf.get_tensor_name_map(name_of_arch[gguf_architecture(config)], layers)
+    mapping = gguf.get_tensor_name_map(name_of_arch[architecture], layers)
     tied = bool(config.get("tie_word_embeddings"))
     names: dict[str, str] = {}
     for name in tensor_names:
@@ -75,7 +76,7 @@ def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Iterable[str]) ->
         found = mapping.get_name(known, try_suffixes=(".weight", ".bias"))
         if found is None:
             raise SixfoldError(
-                f"GGUF architecture {gguf_architecture(config)} has no name for tensor {name}",
+                f"GGUF architecture {architecture} has no name for tensor {name}",
                 "leave the gguf recipes out for this model",
             )
         names[name] = found

@@ -84,8 +84,10 @@ def _plain(config: Any) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """The first two lines of an error: validation errors name the field in one and the fault in the next."""
-    return " ".join(str(error).split("\n", 2)[:2]).strip().rstrip(".") or type(error).__name__
+    """The first line of an error; with the next one where it only announces it, as validation errors do."""
+    first, _, rest = str(error).strip().partition("\n")
+    text = f"{first} {rest.partition(chr(10))[0].strip()}" if first.endswith(":") else first
+    return text.strip().rstrip(".") or type(error).__name__
 
 
 def map_tensors(model: nn.Module, checkpoint: Checkpoint) -> tuple[dict[str, Placement], tuple[str, ...]]:
@@ -106,6 +108,8 @@ def map_tensors(model: nn.Module, checkpoint: Checkpoint) -> tuple[dict[str, Pla
     sources: dict[str, list[str]] = {}
     for name in checkpoint.tensors:
         target, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, state)
+        if target not in state and name in state:  # as transformers loads it: a rule for older names took it for one
+            target, pattern = name, None
         if target in state:
             part, expert = 0, None
             if pattern is not None:

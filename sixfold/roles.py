@@ -21,11 +21,13 @@ def role_of(
     modules: Mapping[str, nn.Module],
     experts: Mapping[str, int],
     routers: Collection[str],
+    decoder: str,
 ) -> str:
     """One of the roles that `sixfold.architecture.Linear` lists.
 
     experts: experts module ("model.layers.1.mlp.experts") -> number of experts.
     routers: parameters that the dataflow found to choose experts.
+    decoder: module of the language model, "" where that is all; a tower for images beside it is left alone.
     """
     name = _parent(place.parameter)
     module = modules[name]
@@ -35,6 +37,8 @@ def role_of(
         return "lm_head"
     if place.expert is not None:
         return "expert"
+    if decoder and not name.startswith(decoder + "."):
+        return "other"
     path = name.lower()
     attention = "attn" in path or "attention" in path
     block = next((_parent(e) for e in experts if name.startswith(_parent(e) + ".")), None)
@@ -51,6 +55,12 @@ def role_of(
     if attention:
         return "attention"
     return "mlp" if "mlp" in path or "feed_forward" in path or "ffn" in path else "other"
+
+
+def decoder_of(model: nn.Module, modules: Mapping[str, nn.Module]) -> str:
+    """Name of the module that holds the language model's layers, "" where the model does not say."""
+    found = model.get_decoder() if hasattr(model, "get_decoder") else None  # type: ignore[operator]  # as above
+    return next((name for name, module in modules.items() if module is found), "")
 
 
 def _parent(name: str) -> str:

@@ -118,6 +118,32 @@ FAMILIES: dict[str, dict[str, Any]] = {
 """transformers' model_type -> arguments of its config class."""
 
 NOT_LAYER_BY_LAYER: dict[str, dict[str, Any]] = {
+    "gemma3": {
+        "text_config": {**COMMON, "tie_word_embeddings": True, "query_pre_attn_scalar": 64},
+        "vision_config": {
+            "hidden_size": 64,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+        "mm_tokens_per_image": 4,
+    },
+    "deepseek_v4": {
+        **{k: v for k, v in COMMON.items() if k != "intermediate_size"},
+        "qk_rope_head_dim": 32,
+        "q_lora_rank": 128,
+        "o_lora_rank": 64,
+        "o_groups": 2,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 256,
+        "num_hash_layers": 1,
+        "index_n_heads": 4,
+        "index_head_dim": 64,
+        "index_topk": 4,
+    },
     "glm_moe_dsa": {
         **{k: v for k, v in COMMON.items() if k != "head_dim"},
         **_MLA,
@@ -149,7 +175,8 @@ NOT_LAYER_BY_LAYER: dict[str, dict[str, Any]] = {
         "ffn_config": {"ffn_hidden_size": 256, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": 256},
     },
 }
-"""Families whose layers hand more than hidden states on, have lists of their own, or (dbrx) do not run as they are."""
+"""Families whose layers hand more than hidden states on or have lists of their own, that see images, or (dbrx) that do
+not run as they are."""
 
 
 def make_family(model_type: str, folder: Path, **changes: Any) -> Path:

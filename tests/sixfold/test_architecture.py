@@ -158,6 +158,20 @@ def test_the_projections_of_linear_attention_that_engines_fuse(folders: Path) ->
         assert linear(architecture, f"{prefix}.{pair[0]}").fused == tuple(f"{prefix}.{part}" for part in pair)
 
 
+def test_a_tower_for_images_is_left_alone(folders: Path) -> None:
+    """Its layers are numbered like the language model's, and its Linears are called the same."""
+    linears = derive(folders, "gemma3").linears
+    assert {found.role for found in linears if "vision_tower" in found.name} == {"other"}
+    assert sum(found.quantizable for found in linears) == 2 * (4 + 3)
+
+
+def test_names_that_older_ones_would_be_renamed_to(folders: Path) -> None:
+    """transformers reads `x.norm.` as the older name of `x.kv_norm.`, and still finds `model.norm.` itself."""
+    architecture = derive(folders, "deepseek_v4")
+    assert "model.norm.weight" in {norm.weight for norm in architecture.norms}
+    assert architecture.correction_biases == ("model.layers.1.ffn.gate.bias",)
+
+
 def test_a_norm_that_needs_its_gate(folders: Path) -> None:
     norms = {norm.weight: norm for norm in derive(folders, "kimi_linear").norms}
     assert not norms["model.layers.0.self_attn.o_norm.weight"].one_plus
@@ -214,13 +228,14 @@ def edit(folder: Path, change: str) -> None:
     elif change == "unknown":
         weights["model.layers.0.adapter.weight"] = torch.zeros(4, 4, dtype=torch.bfloat16)
     save_file(weights, path, metadata={"format": "pt"})
-    if change in ("fewer experts", "model type", "layers", "no model type"):
+    if change in ("fewer experts", "model type", "layers", "no model type", "no language model"):
         config = json.loads((folder / "config.json").read_text())
         key, value = {
             "fewer experts": ("num_local_experts", 3),
             "model type": ("model_type", "mixtral_9000"),
             "layers": ("num_hidden_layers", 3),
             "no model type": ("model_type", None),
+            "no language model": ("model_type", "qwen3_vl_moe"),
         }[change]
         (folder / "config.json").write_text(json.dumps({**config, key: value}))
 
@@ -241,6 +256,10 @@ def edit(folder: Path, change: str) -> None:
         (
             "model type",
             r"transformers .* has no causal language model for model_type 'mixtral_9000'.*; use a checkpoint",
+        ),
+        (
+            "no language model",
+            r"model_type 'qwen3_vl_moe' in .*for this kind of AutoModel: AutoModelForCausalLM\); use a",
         ),
         ("no model type", r"config.json has no model_type; take it from the original model's config.json"),
     ],
