@@ -1,5 +1,6 @@
 """Any error as a user should meet it: one sentence; for a defect of ours with the traceback in a file."""
 
+import errno
 import os
 import sys
 import tempfile
@@ -9,11 +10,17 @@ from pathlib import Path
 from sixfold import __version__
 from sixfold.errors import SixfoldError
 
+_MACHINES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO}
+"""Errors that say something of the disk and its permissions, wherever they are met."""
+
 
 def sentence(error: Exception) -> str:
-    """What a SixfoldError says; of any other, which is a defect, also where its traceback was saved."""
+    """What a SixfoldError or the disk says; of any other, which is a defect, also where its traceback was saved."""
     if isinstance(error, SixfoldError):
         return str(error)
+    if isinstance(error, OSError) and error.errno in _MACHINES:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+        return f"{what}; see to the disk and its permissions, and run the same command again to go on."
     return f"unexpected {_one_line(error)}; the traceback is in {_save_traceback(error)}, please report it."
 
 

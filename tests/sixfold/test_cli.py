@@ -122,6 +122,14 @@ def test_a_missing_model_is_1_and_one_sentence(capsys: pytest.CaptureFixture[str
         (SixfoldError("it broke", "mend it"), 1, "sixfold: it broke; mend it.\n"),
         (UsageError("it is wrong"), 2, "sixfold: it is wrong.\n"),
         (GateError("KL is 0.2"), 3, "sixfold: KL is 0.2.\n"),
+        (
+            PermissionError(13, "Permission denied", "out/tiny"),
+            1,
+            (
+                "sixfold: out/tiny: Permission denied; see to the disk and its permissions,"
+                " and run the same command again to go on.\n"
+            ),
+        ),
         (KeyboardInterrupt(), 130, "sixfold: interrupted; run the same command again to go on.\n"),
     ],
 )
