@@ -13,11 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from exporters.llmcompressor_recipe import module_name
-from exporters.safetensors_layout import INDEX, SHARD, SINGLE, carried_texts, config_text, index_text
+from exporters.safetensors_layout import SHARD, carried_texts, config_text, index_text
 from sixfold.architecture import Linear
 from sixfold.errors import SixfoldError
 from sixfold.plan import TensorSlice
 from sixfold.source import Source
+from sixfold.weight_files import INDEX, SINGLE
 
 SUFFIXES = (
     "weight",

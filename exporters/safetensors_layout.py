@@ -3,20 +3,16 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 from sixfold.checkpoint import SourceTensor
 from sixfold.plan import ExportPlan, OutputRange, PlannedFile, PlannedTensor, TensorSlice, Unit
+from sixfold.safetensors_header import DTYPE_BITS, tensor_nbytes, write_header
 from sixfold.source import Source
+from sixfold.weight_files import INDEX, SINGLE
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 SHARD = "model-{:05d}-of-{:05d}.safetensors"
 SHARD_BYTES = 5_000_000_000
-
-DTYPE_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "U8": 1, "I8": 1, "BOOL": 1}
-"""Bytes per element of the safetensors dtypes that exporters write."""
 
 COPY = "copy"
 CAST = "cast"
@@ -32,7 +28,7 @@ class DraftTensor:
 
     @property
     def nbytes(self) -> int:
-        return prod(self.shape) * DTYPE_BYTES[self.dtype]
+        return tensor_nbytes(self.dtype, self.shape)
 
 
 @dataclass(frozen=True)
@@ -122,21 +118,13 @@ def _split(drafts: Iterable[Draft], shard_bytes: int) -> list[list[Draft]]:
 def _header(group: Sequence[Draft]) -> tuple[bytes, dict[str, int], int]:
     """Header bytes of one shard, absolute offsets by tensor name, size of the whole file."""
     outputs = _aligned([out for draft in group for out in draft.outputs])
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    position = 0
-    starts: dict[str, int] = {}
+    header = write_header([(out.name, out.dtype, out.shape) for out in outputs], {"format": "pt"})
+    position = len(header)
+    offsets: dict[str, int] = {}
     for out in outputs:
-        entries[out.name] = {
-            "dtype": out.dtype,
-            "shape": list(out.shape),
-            "data_offsets": [position, position + out.nbytes],
-        }
-        starts[out.name] = position
+        offsets[out.name] = position
         position += out.nbytes
-    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    header = len(text).to_bytes(8, "little") + text
-    return header, {name: start + len(header) for name, start in starts.items()}, position + len(header)
+    return header, offsets, position
 
 
 def _aligned(outputs: list[DraftTensor]) -> list[DraftTensor]:
@@ -146,8 +134,8 @@ def _aligned(outputs: list[DraftTensor]) -> list[DraftTensor]:
     """
     position = 0
     for out in outputs:
-        if position % DTYPE_BYTES[out.dtype]:
-            return sorted(outputs, key=lambda out: -DTYPE_BYTES[out.dtype])
+        if 8 * position % DTYPE_BITS[out.dtype]:
+            return sorted(outputs, key=lambda out: -DTYPE_BITS[out.dtype])
         position += out.nbytes
     return outputs
 
