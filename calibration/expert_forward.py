@@ -5,6 +5,7 @@ the size [tokens x top-k] is made. On Hopper GPUs in kernels that sum on the way
 (calibration.triton_experts); otherwise all experts in grouped products, over rows that are sorted by expert.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,11 +23,9 @@ def routed_forward(
     module: transformers' experts module. hidden [tokens, hidden]; index int64 [tokens, top-k]; weights [tokens, top-k]:
     the gate values actually applied.
     """
-    if hidden.is_cuda and record.counts_all and _is_plain(module):
-        from calibration import triton_experts
-
-        if triton_experts.fits(hidden, module.gate_up_proj, module.down_proj):
-            output, found = triton_experts.routed_experts(hidden, index, weights, module.gate_up_proj, module.down_proj)
+    if hidden.is_cuda and record.counts_all and _is_plain(module) and (fused := _fused_kernels()):
+        if fused.fits(hidden, module.gate_up_proj, module.down_proj):
+            output, found = fused.routed_experts(hidden, index, weights, module.gate_up_proj, module.down_proj)
             record.measured(hidden, index, found)
             return output
     pairs = index.reshape(-1).sort(stable=True).indices  # by expert, and by token within one
@@ -34,6 +33,16 @@ def routed_forward(
     record.choices(index)
     run = _grouped if hidden.is_cuda else _one_by_one
     return run(module, hidden, pairs, counts, weights.reshape(-1), index.shape[1], record)
+
+
+@cache
+def _fused_kernels() -> Any:
+    """calibration.triton_experts; None without the Triton that it needs."""
+    try:
+        from calibration import triton_experts
+    except ImportError:
+        return None
+    return triton_experts
 
 
 def _is_plain(module: Any) -> bool:

@@ -49,6 +49,7 @@ class ExpertAccumulator:
 
     def add_sums(
         self,
+        coactivation: torch.Tensor,
         gate_sum: torch.Tensor,
         norm_sum: torch.Tensor,
         norm_sq_sum: torch.Tensor,
@@ -56,7 +57,8 @@ class ExpertAccumulator:
         norm_max: torch.Tensor,
         output_max: torch.Tensor,
     ) -> None:
-        """What was summed elsewhere, of all experts: float32 [experts] each."""
+        """What was summed elsewhere. coactivation: int64 [experts, experts]. The rest: float32 [experts]."""
+        self.coactivation += coactivation
         self.gate_sum += gate_sum
         self.norm_sum += norm_sum
         self.norm_sq_sum += norm_sq_sum

@@ -111,7 +111,7 @@ def run_pass(
 
 def _step(runner: LayerRunner, layer: int, batches: Batches, number: int, values: torch.Tensor) -> torch.Tensor:
     """The layer's output for a batch."""
-    return runner.run(layer, batches.shapes[number], values)
+    return runner.run(layer, batches.ids[number], values)
 
 
 def _check_ids(runner: LayerRunner, batches: Batches, source: Source) -> None:

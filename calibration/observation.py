@@ -107,6 +107,7 @@ class ExpertRecord:
         up.keep_lowest(lambda at: hidden[found.order[at] // top_k], expert_of, ranks)
         down.keep_lowest(lambda at: found.inner[at], expert_of, ranks)
         self._outputs.add_sums(
+            found.coactivation,
             found.gate_sum,
             found.norm_sum,
             found.norm_sq_sum,
@@ -114,7 +115,6 @@ class ExpertRecord:
             found.norm_max,
             found.output_max,
         )
-        self._outputs.add_choices(index)
 
     def choices(self, index: torch.Tensor) -> None:
         """index int64 [tokens of the batch, top-k]: the experts of each token."""

@@ -61,6 +61,7 @@ class LayerRunner:
         self._sources = parameter_sources(self.model, placements, source.checkpoint, dtype, strict | biases)
         self._read_into = read_into or source.checkpoint.read_into
         self._buffers = HostBuffers(pinned=device.type == "cuda")
+        self._tells_tokens = False
         self._calls: dict[tuple[int, ...], tuple[Call, ...]] = {}
         self.layer_names = _layer_names(self.model)
         self.layers = [self.model.get_submodule(name) for name in self.layer_names]
@@ -80,36 +81,41 @@ class LayerRunner:
 
     @contextmanager
     def outside(self) -> Iterator[None]:
-        """While open, what is outside of the layers has its weights; `start` and `finish` need it."""
+        """While open, what is outside of the layers has its weights; `start` and `finish` need it.
+
+        They stay after `start` has met a family that tells its layers the tokens, as `run` needs them then, too.
+        """
         sources = self.sources_of(None)
-        host = self._read(sources)
-        self._attach(host)
-        self.model.tie_weights()
+        if not self._tells_tokens:
+            self._attach(self._read(sources))
+            self.model.tie_weights()
         try:
             yield
         finally:
-            detach(self.model, host)
-            self.model.tie_weights()
-            self._buffers.clear()
+            if not self._tells_tokens:
+                detach(self.model, [source.parameter for source in sources])
+                self.model.tie_weights()
+                self._buffers.clear()
 
     def start(self, ids: torch.Tensor) -> torch.Tensor:
         """What the first layer reads of a batch (int64 [samples, length], no padding): [samples, length, hidden]."""
         ids = ids.to(self.device)
         calls = record_calls(self.model, self.layers, ids)
         if (shape := tuple(ids.shape)) not in self._calls:
-            # Masks and positions depend on a batch's shape alone, unless a family looks at the tokens.
-            others = record_calls(self.model, self.layers, ids.flip(1).roll(1, 0) ^ 1)
-            if not same(calls.layers, others.layers):
-                raise SixfoldError(
-                    f"{type(self.model).__name__} tells its layers the tokens, so they cannot be run one at a time",
-                    "choose variants that need no calibration",
-                )
+            # Masks and positions depend on a batch's shape alone, unless a family tells its layers the tokens.
+            others = record_calls(self.model, self.layers, torch.where(ids > 0, ids - 1, 1))
+            self._tells_tokens |= not same(calls.layers, others.layers)
             self._calls[shape] = calls.layers
         return calls.hidden
 
-    def run(self, layer: int, shape: tuple[int, ...], hidden: torch.Tensor) -> torch.Tensor:
-        """The output of a decoder layer that `each_layer` has just given; shape: of the batch's ids."""
-        return self._calls[shape][layer](self.layers[layer], hidden)
+    def run(self, layer: int, ids: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """The output for the batch `ids`, of whose shape `start` has seen one, of a decoder layer that `each_layer` has
+        just given."""
+        if self._tells_tokens:
+            calls = record_calls(self.model, self.layers, ids.to(self.device)).layers
+        else:
+            calls = self._calls[tuple(ids.shape)]
+        return calls[layer](self.layers[layer], hidden)
 
     def finish(self, ids: torch.Tensor, hidden: torch.Tensor) -> Any:
         """What the whole model returns for a batch, from the last layer's output."""

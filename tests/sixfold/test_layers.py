@@ -29,7 +29,7 @@ def layer_by_layer(runner: LayerRunner, ids: torch.Tensor) -> torch.Tensor:
         with runner.outside():
             hidden = runner.start(ids)
         for number, _ in runner.each_layer():
-            hidden = runner.run(number, tuple(ids.shape), hidden)
+            hidden = runner.run(number, ids, hidden)
         with runner.outside():
             logits: torch.Tensor = runner.finish(ids, hidden).logits
     return logits
