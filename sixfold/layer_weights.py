@@ -23,17 +23,21 @@ from sixfold.module_map import Placement
 ReadInto = Callable[[str, torch.Tensor], None]
 """Fills a contiguous CPU tensor of the shape of the named on-disk tensor, converting to its dtype."""
 
-_READERS = 4
+_READERS = 8
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One on-disk tensor within a parameter: the rows [start, stop) of one expert, or all of it (expert None)."""
+    """One on-disk tensor within a parameter: the rows [start, stop) of one expert, or all of it (expert None).
+
+    place: where it stands among the checkpoint's tensors, which are in the order of files and offsets.
+    """
 
     name: str
     expert: int | None
     start: int
     stop: int
+    place: int
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ def parameter_sources(
     state = model.state_dict()
     exact = {re.escape(part) for part in in_float32}
     kept = re.compile(rf"(^|\.)({'|'.join(sorted(exact))})(\.|$)") if exact else None
+    places = {name: place for place, name in enumerate(checkpoint.tensors)}
     groups: dict[str, list[str]] = defaultdict(list)
     for name, place in placements.items():
         groups[place.parameter].append(name)
@@ -87,7 +92,7 @@ def parameter_sources(
         patterns = {placements[name].pattern for name in names} - {""}
         converter = next((c for c in converters if patterns & set(c.source_patterns)), None)
         shape = tuple(meta.shape)
-        pieces = _pieces(names, placements, shape, converter)
+        pieces = _pieces(names, placements, places, shape, converter)
         if pieces:
             found[parameter] = ParameterSource(parameter, shape, want, pieces)
         else:
@@ -100,13 +105,14 @@ def parameter_sources(
 def _pieces(
     names: Sequence[str],
     placements: Mapping[str, Placement],
+    places: Mapping[str, int],
     shape: tuple[int, ...],
     converter: Any,
 ) -> tuple[Piece, ...]:
     """() where a parameter is more than its tensors side by side."""
     if converter is None:
         (name,) = names
-        return (Piece(name, None, 0, shape[0] if shape else 1),)
+        return (Piece(name, None, 0, shape[0] if shape else 1, places[name]),)
     operations = [(type(op).__name__, getattr(op, "dim", None)) for op in converter.operations]
     if operations not in ([("MergeModulelist", 0)], [("MergeModulelist", 0), ("Concatenate", 1)]):
         return ()
@@ -114,7 +120,7 @@ def _pieces(
         return ()
     height = shape[1] // len(converter.source_patterns)
     return tuple(
-        Piece(name, place.expert, place.part * height, (place.part + 1) * height)
+        Piece(name, place.expert, place.part * height, (place.part + 1) * height, places[name])
         for name in names
         for place in [placements[name]]
     )
@@ -157,6 +163,7 @@ def read_parameters(
     """Parameter name -> its values on the host, in the dtype of its source. Raises what `read_into` raises."""
     found = {source.parameter: buffers.take(source.shape, source.dtype) for source in sources if source.pieces}
     work = [(piece, found[source.parameter]) for source in sources for piece in source.pieces]
+    work.sort(key=lambda item: item[0].place)  # as the disk has them
 
     def fill(item: tuple[Piece, torch.Tensor]) -> None:
         piece, values = item
