@@ -5,11 +5,9 @@ and `progress.json`, which is written last. A killed pass goes on behind its las
 bytes, since batches and their order are part of the calibration's definition.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -24,7 +22,7 @@ from sixfold.architecture import Linear
 from sixfold.errors import SixfoldError
 from sixfold.hidden_states import HiddenStates
 from sixfold.hidden_transfer import transfer
-from sixfold.layers import LayerRunner
+from sixfold.layers import LayerRunner, without_logits
 from sixfold.manifest import FileRecord
 from sixfold.products import fast_products
 from sixfold.progress import Progress
@@ -101,7 +99,7 @@ def run_pass(
         for layer, _ in runner.each_layer(len(done.files)):
             done = observe(layer, partial(_step, runner, layer, batches))
         if layer_file(None) not in done.files:
-            with runner.outside(), _without_logits(runner.model):
+            with runner.outside(), without_logits(runner.model):
                 done = observe(None, lambda number, values: runner.finish(batches.ids[number], values))
     team.wait()
     if team.leads:
@@ -182,21 +180,6 @@ def _finished(
     if team.leads:
         write_reached(work, reached)
     return reached
-
-
-@contextmanager
-def _without_logits(model: Any) -> Iterator[None]:
-    """What lm_head reads is observed; what it computes, a row of the vocabulary for every token, nobody needs."""
-    head = model.get_output_embeddings()
-
-    def empty(hidden: torch.Tensor) -> torch.Tensor:
-        return hidden.new_zeros((*hidden.shape[:-1], 1))
-
-    head.forward = empty
-    try:
-        yield
-    finally:
-        del head.forward
 
 
 def _check_complete(observation: Observation, tokens: int, source: Source) -> None:

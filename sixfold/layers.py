@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from sixfold.errors import SixfoldError
-from sixfold.layer_calls import Call, record_calls, same
+from sixfold.layer_calls import Call, Calls, record_calls, same
 from sixfold.layer_weights import (
     HostBuffers,
     ParameterSource,
@@ -100,10 +100,10 @@ class LayerRunner:
     def start(self, ids: torch.Tensor) -> torch.Tensor:
         """What the first layer reads of a batch (int64 [samples, length], no padding): [samples, length, hidden]."""
         ids = ids.to(self.device)
-        calls = record_calls(self.model, self.layers, ids)
+        calls = self._record(ids)
         if (shape := tuple(ids.shape)) not in self._calls:
             # Masks and positions depend on a batch's shape alone, unless a family tells its layers the tokens.
-            others = record_calls(self.model, self.layers, torch.where(ids > 0, ids - 1, 1))
+            others = self._record(torch.where(ids > 0, ids - 1, 1))
             self._tells_tokens |= not same(calls.layers, others.layers)
             self._calls[shape] = calls.layers
         return calls.hidden
@@ -111,11 +111,12 @@ class LayerRunner:
     def run(self, layer: int, ids: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """The output for the batch `ids`, of whose shape `start` has seen one, of a decoder layer that `each_layer` has
         just given."""
-        if self._tells_tokens:
-            calls = record_calls(self.model, self.layers, ids.to(self.device)).layers
-        else:
-            calls = self._calls[tuple(ids.shape)]
+        calls = self._record(ids.to(self.device)).layers if self._tells_tokens else self._calls[tuple(ids.shape)]
         return calls[layer](self.layers[layer], hidden)
+
+    def _record(self, ids: torch.Tensor) -> Calls:
+        with without_logits(self.model):
+            return record_calls(self.model, self.layers, ids)
 
     def finish(self, ids: torch.Tensor, hidden: torch.Tensor) -> Any:
         """What the whole model returns for a batch, from the last layer's output."""
@@ -149,6 +150,22 @@ class LayerRunner:
         values = {name: tensor.to(self.device, non_blocking=True) for name, tensor in host.items()}
         self.team.share(values[name] for name in sorted(values))
         attach(self.model, values)
+
+
+@contextmanager
+def without_logits(model: Any) -> Iterator[None]:
+    """While open, the head is called and computes nothing: a row of the vocabulary for every token takes more time and
+    memory than all the rest outside of the layers."""
+    head = model.get_output_embeddings()
+
+    def empty(hidden: torch.Tensor) -> torch.Tensor:
+        return hidden.new_zeros((*hidden.shape[:-1], 1))
+
+    head.forward = empty
+    try:
+        yield
+    finally:
+        del head.forward
 
 
 def _layer_names(model: nn.Module) -> tuple[str, ...]:

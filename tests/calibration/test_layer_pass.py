@@ -104,7 +104,7 @@ def test_torn_hidden_states_are_noticed(tmp_path: Path, monkeypatch: pytest.Monk
     want = undisturbed(tmp_path / "whole")
     source = source_of(DEMO)
     with monkeypatch.context() as broken:
-        broken.setattr(layer_pass, "_without_logits", lambda model: 1 / 0)
+        broken.setattr(layer_pass, "without_logits", lambda model: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run_pass(source, texts_for(source), PROFILE, tmp_path, key="k", device=CPU, progress=silent)
     left = read_reached(tmp_path, "k")

@@ -1,0 +1,137 @@
+"""AWQ's search here against llmcompressor's AWQModifier: same model, tokens and grid; time, and what the result costs.
+
+    python -m benchmarks.awq MODEL [--samples 24] [--length 512] [--runs 3] [--json FILE]
+
+In turns, each in a process of its own whose imports do not count. `ours` is the export from finished statistics (the
+search and the packing; `with calibration` adds the pass that all formats share); AWQModifier calibrates as it searches,
+with the router among the readers of its norm, which its own defaults leave out. Both results are then read by
+independent code and run in float32 over the held-out texts: mean KL per token against the source, weights alone.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+GRID = 20
+
+
+def run_ours(model: str, samples: int, length: int, out: Path) -> dict[str, Any]:
+    from calibration.calibrate import calibrate
+    from exporters.run import export
+    from sixfold.progress import unseen
+    from sixfold.recipe import load_recipes
+    from sixfold.workspace import Workspace
+
+    source = _opened(model)
+    (recipe,) = load_recipes("awq", (f"calibration.samples={samples}", f"calibration.length={length}"))
+    workspace = Workspace(out, "m")
+    begun = time.monotonic()
+    statistics = calibrate(source, recipe.calibration, workspace.calibration(recipe.calibration), progress=unseen)
+    calibrated = time.monotonic()
+    done = export(source, recipe, workspace, statistics.statistics, threads=2, progress=unseen)
+    ended = time.monotonic()
+    return {"seconds": ended - calibrated, "with calibration": ended - begun, "folder": str(done.folder)}
+
+
+def run_peer(model: str, samples: int, length: int, out: Path) -> dict[str, Any]:
+    from calibration.tokens import load_tokenizer, token_batches
+    from exporters.llmcompressor import EXPORTER, Options
+    from sixfold.recipe import Calibration, Recipe
+
+    source = _opened(model)
+    profile = Calibration(samples=samples, length=length)
+    ids = token_batches(profile, load_tokenizer(source.checkpoint.folder)).ids
+    modifiers = {
+        "AWQModifier": {"n_grid": GRID},
+        "QuantizationModifier": {"targets": ["Linear"], "scheme": "W4A16_ASYM"},
+    }
+    recipe = Recipe(
+        name="peer",
+        suffix="PEER",
+        title="AWQModifier",
+        exporter="llmcompressor",
+        scheme="W4A16_ASYM",
+        calibration=profile,
+        options=Options(recipe={"quantization_stage": {"quantization_modifiers": modifiers}}).model_dump(mode="json"),
+    )
+    folder = out / "peer"
+    folder.mkdir(parents=True)
+    begun = time.monotonic()
+    EXPORTER.run(source, recipe, lambda: ids, folder)
+    return {"seconds": time.monotonic() - begun, "folder": str(folder)}
+
+
+def _opened(model: str) -> Any:
+    from sixfold.architecture import derive_architecture
+    from sixfold.checkpoint import open_checkpoint
+    from sixfold.source import Source
+
+    checkpoint = open_checkpoint(model)
+    return Source(checkpoint, derive_architecture(checkpoint))
+
+
+def divergence(folder: str, model: str) -> float:
+    command = [sys.executable, "-m", "sixfold", "verify", folder, "--against", model, "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    found = json.loads(done.stdout)
+    kl: float = found["divergence"]["scores"]["weights"]["mean_kl"]
+    return kl
+
+
+def benchmark(model: str, samples: int, length: int, runs: int) -> dict[str, Any]:
+    found: dict[str, list[dict[str, Any]]] = {"ours": [], "AWQModifier": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(runs):
+            for name, each in found.items():
+                out = Path(folder, f"{name}-{number}")
+                arguments = ["--one", name, model, str(samples), str(length), str(out)]
+                command = [sys.executable, "-m", "benchmarks.awq", *arguments]
+                done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
+                each.append(json.loads(done.stdout.splitlines()[-1]))
+        kl = {name: divergence(each[0]["folder"], model) for name, each in found.items()}
+    seconds = {name: median(run["seconds"] for run in each) for name, each in found.items()}
+    whole = median(run["with calibration"] for run in found["ours"])
+    return {"seconds": seconds, "with calibration": whole, "kl": kl, "runs": found}
+
+
+def table(report: dict[str, Any]) -> str:
+    ours, peer, whole = report["seconds"]["ours"], report["seconds"]["AWQModifier"], report["with calibration"]
+    rows = [
+        ("ours", f"{ours:.1f}", f"1/{peer / ours:.1f}", f"{report['kl']['ours']:.4f}"),
+        ("ours, with the pass that all formats share", f"{whole:.1f}", f"1/{peer / whole:.1f}", ""),
+        ("AWQModifier", f"{peer:.1f}", "1", f"{report['kl']['AWQModifier']:.4f}"),
+    ]
+    head = "| | seconds | of AWQModifier's | mean KL |\n|---|---:|---:|---:|\n"
+    return head + "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--one"]:
+        name, model, samples, length, out = sys.argv[2:]
+        run = run_ours if name == "ours" else run_peer
+        print(json.dumps(run(model, int(samples), int(length), Path(out))))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--samples", type=int, default=24)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    report = benchmark(options.model, options.samples, options.length, options.runs)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2))
+    print(table(report))
+
+
+if __name__ == "__main__":
+    main()
