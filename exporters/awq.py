@@ -19,12 +19,12 @@ from exporters.formats.module_names import unquantized_modules
 from exporters.numerics.awq_packing import BITS, PER_WORD, pack_gemm, pack_quantized, quantize
 from exporters.numerics.awq_search import grid
 from exporters.protocol import Decided, Decisions
-from exporters.safetensors_layout import Draft, DraftTensor, carried_texts, config_text, kept_draft, place, whole
 from exporters.selection import select
 from sixfold.architecture import Linear, require_quantizable
 from sixfold.errors import SixfoldError
 from sixfold.plan import ExportPlan, Unit
 from sixfold.recipe import Recipe
+from sixfold.safetensors_layout import Draft, DraftTensor, carried_texts, config_text, kept_draft, place, whole
 from sixfold.source import Source
 from sixfold.statistics import Statistics, required
 

@@ -24,9 +24,9 @@ import torch
 from exporters.awq_smoothing import SmoothingGroup
 from exporters.numerics.awq_search import PLAIN, GridPoint, candidate_scales, losses, output_energy, weight_sum
 from exporters.protocol import Decided, Decisions
-from exporters.safetensors_layout import whole
 from sixfold.architecture import Linear
 from sixfold.checkpoint import Checkpoint
+from sixfold.safetensors_layout import whole
 from sixfold.starved import note, stand_in
 from sixfold.statistics import InputStatistics, Statistics
 

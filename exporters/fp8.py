@@ -14,12 +14,12 @@ from exporters.formats.layouts import LayoutOptions, layout_name, layout_of
 from exporters.input_maxima import largest_inputs
 from exporters.numerics.fp8 import BLOCK, quantize_blocks, quantize_channels, quantize_tensors, static_scale
 from exporters.protocol import Decided, Decisions
-from exporters.safetensors_layout import Draft, DraftTensor, carried_texts, place, whole
 from exporters.selection import Selection, drafts, select
 from sixfold.architecture import Linear, require_quantizable
 from sixfold.errors import UsageError
 from sixfold.plan import ExportPlan, Unit
 from sixfold.recipe import Recipe
+from sixfold.safetensors_layout import Draft, DraftTensor, carried_texts, place, whole
 from sixfold.source import Source
 from sixfold.statistics import Statistics, required
 

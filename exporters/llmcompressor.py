@@ -21,11 +21,11 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from exporters.llmcompressor_recipe import group_sizes, guarded, module_name, read_recipe, scheme_recipe
 from exporters.llmcompressor_result import finish
 from exporters.protocol import Tokens
-from exporters.safetensors_layout import config_text
 from exporters.selection import select
 from sixfold.architecture import Linear, require_quantizable
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.recipe import Recipe
+from sixfold.safetensors_layout import config_text
 from sixfold.source import Source
 from sixfold.whole_model import load_model
 

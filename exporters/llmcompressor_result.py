@@ -13,10 +13,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from exporters.llmcompressor_recipe import module_name
-from exporters.safetensors_layout import SHARD, carried_texts, config_text, index_text
 from sixfold.architecture import Linear
 from sixfold.errors import SixfoldError
 from sixfold.plan import TensorSlice
+from sixfold.safetensors_layout import SHARD, carried_texts, config_text, index_text
 from sixfold.source import Source
 from sixfold.weight_files import INDEX, SINGLE
 

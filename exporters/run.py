@@ -12,17 +12,17 @@ from typing import Any, cast
 import torch
 
 from exporters.decisions import decide_all
-from exporters.placing import Made, begun_mark, clear_partial, locked, put_in_place, reclaim
 from exporters.protocol import Exporter, ExternalExporter, Tokens
 from exporters.registry import exporter_named
-from exporters.stream import write_files
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.manifest import FileRecord, described_anew, inputs_of, manifest_of, state_of
+from sixfold.placing import Made, begun_mark, clear_partial, locked, put_in_place, reclaim
 from sixfold.plan import ExportPlan, Unit
 from sixfold.progress import Progress
 from sixfold.recipe import Calibration, Recipe
 from sixfold.source import Source
 from sixfold.statistics import Statistics
+from sixfold.stream import write_files
 from sixfold.workspace import PARTIAL, Workspace, digest_of, json_bytes, read_json, sha256_of, write_atomically
 
 

@@ -4,10 +4,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from exporters.safetensors_layout import Draft, kept_draft
 from sixfold.architecture import Linear
 from sixfold.errors import SixfoldError
 from sixfold.recipe import Recipe
+from sixfold.safetensors_layout import Draft, kept_draft
 from sixfold.source import Source
 
 

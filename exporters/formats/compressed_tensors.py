@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from exporters.formats.module_names import unquantized_modules
-from exporters.safetensors_layout import config_text
 from sixfold.architecture import Architecture
+from sixfold.safetensors_layout import config_text
 from sixfold.source import Source
 
 VERSION = "0.19.0"

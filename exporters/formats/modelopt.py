@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from exporters.formats.module_names import unquantized_modules
-from exporters.safetensors_layout import config_text
 from sixfold import __version__
 from sixfold.architecture import Architecture
+from sixfold.safetensors_layout import config_text
 from sixfold.source import Source
 
 QUANT_CONFIG_FILE = "hf_quant_config.json"

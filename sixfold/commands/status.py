@@ -53,9 +53,9 @@ def command(model: Model, recipes: "Sequence[Recipe]", out: Path, as_json: bool)
 
 def _state(source: "Source", planned: "Planned", workspace: "Workspace") -> "tuple[State, Path, int]":
     """(state, folder, bytes that the manifest lists)."""
-    from exporters.placing import begun_mark
     from exporters.run import inputs_for, needs_statistics
     from sixfold.manifest import State, state_of
+    from sixfold.placing import begun_mark
     from sixfold.statistics import existing_statistics
     from sixfold.unexpected import sentence
     from sixfold.workspace import read_json

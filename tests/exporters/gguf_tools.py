@@ -13,13 +13,13 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from calibration.imatrix import write_imatrix
 from exporters.gguf import EXPORTER
-from exporters.stream import write_files
 from sixfold.architecture import derive_architecture
 from sixfold.checkpoint import open_checkpoint
 from sixfold.plan import ExportPlan
 from sixfold.recipe import Recipe
 from sixfold.source import Source
 from sixfold.statistics import MANIFEST, Statistics, layer_file, moe_of
+from sixfold.stream import write_files
 
 CORPUS = [
     "The quick brown fox doesn't jump over 12345 lazy dogs, it's asleep; they'LL see, WE'VE told you so.",

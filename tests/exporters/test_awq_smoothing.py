@@ -13,9 +13,9 @@ from exporters import awq_decisions
 from exporters.awq import EXPORTER, QUANTIZED, RESCALED, RESCALED_ONE_PLUS, rescale
 from exporters.awq_decisions import Found, decided
 from exporters.awq_smoothing import SmoothingGroup, misfit_of, smoothing_groups
-from exporters.safetensors_layout import whole
 from exporters.selection import select
 from sixfold.errors import SixfoldError
+from sixfold.safetensors_layout import whole
 from sixfold.source import Source
 from sixfold.statistics import Statistics
 from tests import families

@@ -7,9 +7,9 @@ from safetensors.torch import load_file, save_file
 
 from calibration.calibrate import sites_of
 from exporters.numerics.fp8 import quantize_tensors
-from exporters.safetensors_layout import whole
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.recipe import Recipe
+from sixfold.safetensors_layout import whole
 from sixfold.source import Source
 from tests.exporters.exported import DEMO, calibration_of, largest_of, open_source, planned, recipe, run
 from tests.exporters.library_oracle import model_free, same_bits

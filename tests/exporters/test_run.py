@@ -10,9 +10,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from exporters import placing
 from exporters import run as run_module
 from exporters.run import Exported, check_disk, export, inputs_for, plan_all
+from sixfold import placing
 from sixfold.checkpoint import open_checkpoint
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.manifest import state_of

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 
-from exporters.safetensors_layout import CAST, COPY
 from sixfold.checkpoint import Checkpoint
 from sixfold.errors import SixfoldError
 from sixfold.manifest import FileRecord
 from sixfold.plan import ExportPlan, PlannedFile, PlannedTensor, TensorSlice, Unit
+from sixfold.safetensors_layout import CAST, COPY
 from sixfold.workspace import read_json, sync_folder, write_json
 
 Encode = Callable[[Unit, Sequence[torch.Tensor]], Sequence[torch.Tensor]]

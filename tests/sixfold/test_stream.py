@@ -13,13 +13,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from exporters import stream
-from exporters.safetensors_layout import Draft, DraftTensor, place, whole
-from exporters.stream import Encode, write_files
+from sixfold import stream
 from sixfold.checkpoint import Checkpoint, open_checkpoint
 from sixfold.errors import SixfoldError
 from sixfold.manifest import FileRecord
 from sixfold.plan import ExportPlan, Unit
+from sixfold.safetensors_layout import Draft, DraftTensor, place, whole
+from sixfold.stream import Encode, write_files
 
 ROWS = 40
 
