@@ -1,0 +1,158 @@
+"""Where a checkpoint's experts are: every tensor with something of each expert, and every config field that counts them.
+
+Nothing is known of a family by name. transformers' own model is built twice without memory, from the checkpoint's
+config and from one with fewer experts: what has another shape in the second has an expert dimension.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from pruning.config_fields import CHOSEN_GROUPS, GROUPS, TOP_K, Key, count_keys, largest, with_counts
+from sixfold.checkpoint import Checkpoint
+from sixfold.errors import SixfoldError
+from sixfold.module_map import Placement, map_tensors, meta_model
+from sixfold.source import Source
+
+EXPERT_TABLES = ("tid2eid",)
+"""Tensors whose values are expert numbers, which no shape shows: hash routing (DeepSeek-V4) sends tokens by a table."""
+
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_EXPERT = re.compile(r"experts\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class ExpertTensor:
+    """One on-disk tensor with something of routed experts in it.
+
+    layer: the decoder layer whose experts these are.
+    expert: whose alone it is; None where it holds all experts of the layer along its first dimension.
+    """
+
+    layer: int
+    expert: int | None
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """experts: routed experts in each MoE layer. top_k: how many of them run for a token.
+    groups, chosen_groups: of a group-limited router, which chooses groups first; 1 and 1 where there are none.
+    layers: the decoder layers that have experts. tensors: by on-disk name.
+    keys: where config.json says how many experts there are. per_layer: whether it says so layer by layer.
+    mtp: tensors of multi-token prediction layers, which transformers does not run.
+    """
+
+    experts: int
+    top_k: int
+    groups: int
+    chosen_groups: int
+    layers: tuple[int, ...]
+    tensors: Mapping[str, ExpertTensor]
+    keys: tuple[Key, ...]
+    per_layer: bool
+    mtp: tuple[str, ...]
+
+    @property
+    def group_size(self) -> int:
+        return self.experts // self.groups
+
+
+def dissect(source: Source) -> Anatomy:
+    """Raises SixfoldError where there are no routed experts, or they cannot be told apart."""
+    checkpoint, architecture = source.checkpoint, source.architecture
+    experts = architecture.experts
+    if experts < 2:
+        raise SixfoldError(
+            f"{checkpoint.location} is a {architecture.model_type} without routed experts: there is nothing to prune",
+            "give a mixture-of-experts checkpoint",
+        )
+    _refuse_tables(checkpoint, architecture.model_type)
+    whole = meta_model(checkpoint)
+    config = whole.config.to_dict()  # type: ignore[union-attr,operator]  # it is a PreTrainedModel
+    keys = count_keys(checkpoint.config, experts) or _default_keys(whole, experts)
+    groups = max(largest(config, GROUPS), 1)
+    fewer = experts - groups
+    by_layer = dict.fromkeys(range(architecture.layers), fewer)
+    smaller = meta_model(replace(checkpoint, config=with_counts(checkpoint.config, keys, by_layer)))
+    placements, not_run = map_tensors(whole, checkpoint)
+    tensors = _expert_tensors(checkpoint, placements, _shapes(whole), _shapes(smaller), experts, fewer)
+    layers = tuple(
+        sorted(
+            {tensor.layer for tensor in tensors.values() if tensor.expert is not None}
+            or {tensor.layer for tensor in tensors.values()}
+        )
+    )
+    return Anatomy(
+        experts=experts,
+        top_k=architecture.experts_per_token or largest(config, TOP_K),
+        groups=groups,
+        chosen_groups=max(largest(config, CHOSEN_GROUPS), 1) if groups > 1 else 1,
+        layers=layers,
+        tensors=tensors,
+        keys=keys,
+        per_layer=any(isinstance(_value(checkpoint.config, key), list) for key in keys),
+        mtp=tuple(name for name in not_run if _is_mtp(name, architecture.layers)),
+    )
+
+
+def _refuse_tables(checkpoint: Checkpoint, model_type: str) -> None:
+    for name in checkpoint.tensors:
+        if name.rsplit(".", 1)[-1] in EXPERT_TABLES:
+            raise SixfoldError(
+                f"{model_type} routes by a table from tokens to experts ({name}), and an expert that the table names"
+                " cannot be left out",
+                "there is no remedy: such layers have no router that could choose another expert",
+            )
+
+
+def _default_keys(model: nn.Module, experts: int) -> tuple[Key, ...]:
+    """The field as the config class calls it, for a config.json that leaves it at its default."""
+    config: Any = model.config
+    text = config.get_text_config()
+    above: Key = () if text is config else (next(k for k, v in vars(config).items() if v is text),)
+    return tuple((*above, *key) for key in count_keys(text.to_dict(), experts) if len(key) == 1)
+
+
+def _value(config: Mapping[str, Any], key: Key) -> Any:
+    found: Any = config
+    for name in key:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _expert_tensors(
+    checkpoint: Checkpoint,
+    placements: Mapping[str, Placement],
+    before: Mapping[str, tuple[int, ...]],
+    after: Mapping[str, tuple[int, ...]],
+    experts: int,
+    fewer: int,
+) -> dict[str, ExpertTensor]:
+    found: dict[str, ExpertTensor] = {}
+    for name, place in placements.items():
+        old, new = before[place.parameter], after.get(place.parameter, ())
+        if old == new:
+            continue
+        layer = _LAYER.search(place.parameter)
+        first = checkpoint.tensors[name].shape[:1]
+        alone = place.expert is not None
+        if layer is None or old[1:] != new[1:] or old[0] - new[0] != experts - fewer or not (alone or first == old[:1]):
+            raise SixfoldError(
+                f"{name} changes from {list(old)} to {list(new)} with {fewer} of {experts} experts,"
+                " in a way that pruning does not know",
+                "prune a checkpoint of another family, or report this one",
+            )
+        found[name] = ExpertTensor(int(layer.group(1)), place.expert)
+    return found
+
+
+def _is_mtp(name: str, layers: int) -> bool:
+    layer = _LAYER.search(name)
+    return "mtp" in name.split(".") or (layer is not None and int(layer.group(1)) >= layers)
