@@ -1,4 +1,4 @@
-"""Where a checkpoint's experts are: every tensor with something of each expert, and every config field that counts them.
+"""Where a checkpoint's experts are: what has something of each expert in it, and every config field that counts them.
 
 Nothing is known of a family by name. transformers' own model is built twice without memory, from the checkpoint's
 config and from one with fewer experts: what has another shape in the second has an expert dimension.

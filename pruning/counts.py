@@ -59,8 +59,8 @@ def uneven(kept: int) -> str:
         return ""
     even = PARALLEL[-1] * (-(-kept // PARALLEL[-1]))
     return (
-        f"{kept} experts do not divide by {_listed(sizes)}: expert parallelism over so many devices is uneven or refused"
-        f" by engines ({even} would divide)."
+        f"{kept} experts do not divide by {_listed(sizes)}: expert parallelism over so many devices is uneven or"
+        f" refused by engines ({even} would divide)."
     )
 
 
