@@ -31,6 +31,12 @@ def read_provenance(folder: Path, options: Provenance | None) -> Provenance:
     return replace(written, **stated)
 
 
+def provenance_text(provenance: Provenance) -> bytes:
+    """The file that says it; what is not known is left out."""
+    stated = {key: value for key, value in asdict(provenance).items() if value}
+    return yaml.safe_dump(stated, sort_keys=False, allow_unicode=True, width=110).encode()
+
+
 def parse_provenance(where: str, text: bytes) -> Provenance:
     known = [f.name for f in fields(Provenance)]
     try:

@@ -199,16 +199,17 @@ def _run_unit(
 
 
 def _copy(unit: Unit, tensor: PlannedTensor, checkpoint: Checkpoint, descriptor: int) -> Iterator[tuple[int, int]]:
-    (part,) = unit.inputs
-    rows = part.stop - part.start
-    step = max(1, _BLOCK * rows // max(tensor.nbytes, 1))
+    """The rows of all inputs, one after the other."""
+    row_bytes = max(1, unit.outputs[0].nbytes // max(1, sum(part.stop - part.start for part in unit.inputs)))
+    step = max(1, _BLOCK // row_bytes)
     position = tensor.offset + unit.outputs[0].start
-    for start in range(part.start, part.stop, step):
-        block = checkpoint.read(TensorSlice(part.name, start, min(start + step, part.stop)))
-        data = _bytes_of(block.to(_TORCH_DTYPES[tensor.dtype]) if unit.encoding == CAST else block)
-        _write(descriptor, data, position)
-        yield position, len(data)
-        position += len(data)
+    for part in unit.inputs:
+        for start in range(part.start, part.stop, step):
+            block = checkpoint.read(TensorSlice(part.name, start, min(start + step, part.stop)))
+            data = _bytes_of(block.to(_TORCH_DTYPES[tensor.dtype]) if unit.encoding == CAST else block)
+            _write(descriptor, data, position)
+            yield position, len(data)
+            position += len(data)
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:

@@ -1,0 +1,93 @@
+"""A pruned checkpoint as an export plan: every tensor a copy of the source's, renamed or with rows left out."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from pruning.anatomy import Anatomy, ExpertTensor
+from pruning.config_fields import with_counts, without_mtp, without_quantization
+from pruning.mtp import Mtp, mtp_tensors
+from pruning.plan_file import FILE, PruningPlan, plan_text
+from sixfold.checkpoint import CONFIG, SourceTensor
+from sixfold.plan import ExportPlan, TensorSlice
+from sixfold.provenance import FILE as PROVENANCE
+from sixfold.provenance import Provenance, provenance_text
+from sixfold.safetensors_layout import COPY, Draft, DraftTensor, carried_texts, place, whole
+from sixfold.source import Source
+from sixfold.workspace import json_bytes
+
+VARIANT = "pruned"
+
+_EXPERT = re.compile(r"(?<=experts\.)\d+(?=\.)")
+
+
+def export_plan(
+    source: Source, anatomy: Anatomy, plan: PruningPlan, *, folder: str, mtp: Mtp, provenance: Provenance
+) -> ExportPlan:
+    """Bytes are the source's, but for quantized tensors, which arrive as BF16. provenance: of the result."""
+    checkpoint = source.checkpoint
+    tensors = {**anatomy.tensors, **mtp_tensors(checkpoint, anatomy, mtp)}
+    dropped = set(anatomy.mtp) if mtp == "drop" else set()
+    drafts = [
+        draft
+        for tensor in checkpoint.tensors.values()
+        if tensor.name not in dropped
+        for draft in _drafts(tensor, tensors.get(tensor.name), plan)
+    ]
+    texts = {
+        CONFIG: json_bytes(_config(source, anatomy, plan, drop_mtp=bool(dropped))),
+        **carried_texts(source),
+        PROVENANCE: provenance_text(provenance),
+        FILE: plan_text(plan).encode(),
+    }
+    return place(drafts, variant=VARIANT, folder=folder, texts=texts, notes=_notes(source, dropped))
+
+
+def _drafts(tensor: SourceTensor, found: ExpertTensor | None, plan: PruningPlan) -> Iterable[Draft]:
+    """One draft, or none for a tensor of a pruned expert."""
+    if found is None:
+        yield Draft(COPY, (whole(tensor),), (DraftTensor(tensor.name, tensor.dtype, tensor.shape),))
+        return
+    kept = plan.kept[found.layer]
+    if found.expert is None:
+        experts = next(entry.experts for entry in plan.layers if entry.layer == found.layer)
+        # Rows behind the experts' are of something else that the router chooses from: they stay.
+        rows = [*kept, *range(experts, tensor.shape[0])]
+        parts = tuple(TensorSlice(tensor.name, start, stop) for start, stop in _runs(rows))
+        yield Draft(COPY, parts, (DraftTensor(tensor.name, tensor.dtype, (len(rows), *tensor.shape[1:])),))
+    elif found.expert in kept:
+        name = _EXPERT.sub(str(kept.index(found.expert)), tensor.name, count=1)
+        yield Draft(COPY, (whole(tensor),), (DraftTensor(name, tensor.dtype, tensor.shape),))
+
+
+def _runs(rows: Sequence[int]) -> list[tuple[int, int]]:
+    """[0, 1, 2, 5] -> [(0, 3), (5, 6)]."""
+    runs: list[tuple[int, int]] = []
+    for row in rows:
+        if runs and runs[-1][1] == row:
+            runs[-1] = (runs[-1][0], row + 1)
+        else:
+            runs.append((row, row + 1))
+    return runs
+
+
+def _config(source: Source, anatomy: Anatomy, plan: PruningPlan, *, drop_mtp: bool) -> dict[str, object]:
+    checkpoint = source.checkpoint
+    config = with_counts(checkpoint.config, anatomy.keys, plan.counts)
+    if drop_mtp:
+        config = without_mtp(config)
+    if any(tensor.stored_as != "plain" for tensor in checkpoint.tensors.values()):
+        config = without_quantization(config)
+    return config
+
+
+def _notes(source: Source, dropped: set[str]) -> list[str]:
+    notes = []
+    kinds = sorted({t.stored_as for t in source.checkpoint.tensors.values()} - {"plain"})
+    if kinds:
+        notes.append(f"Dequantized from {', '.join(kinds)} to BF16 on the way.")
+    if dropped:
+        notes.append(
+            f"Multi-token prediction layers ({len(dropped)} tensors) were left out, and config.json says so:"
+            " transformers does not run them, so nothing is known of their experts."
+        )
+    return notes

@@ -1,0 +1,80 @@
+"""From statistics to a plan: judge every expert of every layer, and choose those that stay."""
+
+from dataclasses import dataclass
+
+import torch
+
+from pruning import choose, criteria
+from pruning.anatomy import Anatomy
+from pruning.plan_file import LayerPlan, PruningPlan
+from sixfold.errors import SixfoldError
+from sixfold.source import Source
+from sixfold.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a plan.
+
+    kept: experts that stay in a layer (on average, where `over_all` layers the budget is shared).
+    ratio: what `kept` was computed from, None where a number was given.
+    protect: whether super-experts stay whatever their saliency.
+    """
+
+    kept: int
+    ratio: float | None = None
+    criterion: str = "reap"
+    seed: int = 0
+    protect: bool = False
+    over_all: bool = False
+
+
+def make_plan(source: Source, anatomy: Anatomy, request: Request, statistics: Statistics) -> PruningPlan:
+    """Raises SixfoldError where the statistics are of other layers or numbers of experts than the checkpoint's."""
+    seen = {layer: statistics.experts_of(layer) for layer in _layers(anatomy, statistics)}
+    for layer, experts in seen.items():
+        if len(experts.routed) != anatomy.experts:
+            raise SixfoldError(
+                f"the calibration in {statistics.folder} saw {len(experts.routed)} experts in layer {layer},"
+                f" and the checkpoint has {anatomy.experts}",
+                "run `sixfold calibrate` again for this checkpoint",
+            )
+    saliency = {
+        layer: criteria.saliency(request.criterion, experts, seed=request.seed, layer=layer)
+        for layer, experts in seen.items()
+    }
+    protected = {layer: criteria.super_experts(experts) for layer, experts in seen.items()} if request.protect else {}
+    chosen = (choose.over_all_layers if request.over_all else choose.by_layer)(
+        anatomy, saliency, request.kept, protected
+    )
+    checkpoint = source.checkpoint
+    return PruningPlan(
+        model=checkpoint.name,
+        source={"fingerprint": checkpoint.fingerprint, "revision": checkpoint.revision},
+        criterion=request.criterion,
+        ratio=request.ratio,
+        budget="global" if request.over_all else "layer",
+        seed=request.seed,
+        statistics=None
+        if request.criterion == criteria.RANDOM
+        else {"digest": statistics.digest, "profile": statistics.manifest["profile"]},
+        layers=tuple(
+            LayerPlan(layer, anatomy.experts, chosen[layer], tuple(protected.get(layer, ())), _shown(saliency[layer]))
+            for layer in anatomy.layers
+        ),
+    )
+
+
+def _layers(anatomy: Anatomy, statistics: Statistics) -> tuple[int, ...]:
+    missing = sorted(set(anatomy.layers) - set(statistics.moe_layers()))
+    if missing:
+        raise SixfoldError(
+            f"the calibration in {statistics.folder} has nothing on the experts of layer {missing[0]}",
+            "run `sixfold calibrate` again for this checkpoint",
+        )
+    return anatomy.layers
+
+
+def _shown(saliency: torch.Tensor) -> tuple[float, ...]:
+    """Six significant digits: more than the statistics are good for, and the same on every machine more often."""
+    return tuple(float(f"{value:.6g}") for value in saliency.tolist())
