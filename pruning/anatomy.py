@@ -29,11 +29,14 @@ class ExpertTensor:
     """One on-disk tensor with something of routed experts in it.
 
     layer: the decoder layer whose experts these are.
-    expert: whose alone it is; None where it holds all experts of the layer along its first dimension.
+    parameter: what it becomes in transformers' model.
+    expert: whose alone it is; None where it holds all experts of the layer, along dimension `axis`.
     """
 
     layer: int
+    parameter: str
     expert: int | None
+    axis: int = 0
 
 
 @dataclass(frozen=True)
@@ -141,16 +144,24 @@ def _expert_tensors(
         if old == new:
             continue
         layer = _LAYER.search(place.parameter)
-        first = checkpoint.tensors[name].shape[:1]
+        axis = _axis(old, new, experts - fewer)
         alone = place.expert is not None
-        if layer is None or old[1:] != new[1:] or old[0] - new[0] != experts - fewer or not (alone or first == old[:1]):
+        if layer is None or axis is None or not (alone or checkpoint.tensors[name].shape == old):
             raise SixfoldError(
                 f"{name} changes from {list(old)} to {list(new)} with {fewer} of {experts} experts,"
                 " in a way that pruning does not know",
                 "prune a checkpoint of another family, or report this one",
             )
-        found[name] = ExpertTensor(int(layer.group(1)), place.expert)
+        found[name] = ExpertTensor(int(layer.group(1)), place.parameter, place.expert, axis)
     return found
+
+
+def _axis(old: tuple[int, ...], new: tuple[int, ...], fewer: int) -> int | None:
+    """The one dimension that is smaller by `fewer`."""
+    if len(old) != len(new):
+        return None
+    changed = [axis for axis, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]
+    return changed[0] if len(changed) == 1 and old[changed[0]] - new[changed[0]] == fewer else None
 
 
 def _is_mtp(name: str, layers: int) -> bool:

@@ -1,21 +1,25 @@
-"""A pruned checkpoint as an export plan: every tensor a copy of the source's, renamed or with rows left out."""
+"""A pruned checkpoint as an export plan: every tensor a copy of the source's, renamed or with experts left out."""
 
 import re
 from collections.abc import Iterable, Sequence
+
+import torch
 
 from pruning.anatomy import Anatomy, ExpertTensor
 from pruning.config_fields import with_counts, without_mtp, without_quantization
 from pruning.mtp import Mtp, mtp_tensors
 from pruning.plan_file import FILE, PruningPlan, plan_text
 from sixfold.checkpoint import CONFIG, SourceTensor
-from sixfold.plan import ExportPlan, TensorSlice
+from sixfold.plan import ExportPlan, TensorSlice, Unit
 from sixfold.provenance import FILE as PROVENANCE
 from sixfold.provenance import Provenance, provenance_text
 from sixfold.safetensors_layout import COPY, Draft, DraftTensor, carried_texts, place, whole
 from sixfold.source import Source
+from sixfold.stream import Encode
 from sixfold.workspace import json_bytes
 
 VARIANT = "pruned"
+SELECT = "select"
 
 _EXPERT = re.compile(r"(?<=experts\.)\d+(?=\.)")
 
@@ -48,15 +52,36 @@ def _drafts(tensor: SourceTensor, found: ExpertTensor | None, plan: PruningPlan)
         yield Draft(COPY, (whole(tensor),), (DraftTensor(tensor.name, tensor.dtype, tensor.shape),))
         return
     kept = plan.kept[found.layer]
-    if found.expert is None:
-        experts = next(entry.experts for entry in plan.layers if entry.layer == found.layer)
-        # Rows behind the experts' are of something else that the router chooses from: they stay.
-        rows = [*kept, *range(experts, tensor.shape[0])]
-        parts = tuple(TensorSlice(tensor.name, start, stop) for start, stop in _runs(rows))
-        yield Draft(COPY, parts, (DraftTensor(tensor.name, tensor.dtype, (len(rows), *tensor.shape[1:])),))
-    elif found.expert in kept:
-        name = _EXPERT.sub(str(kept.index(found.expert)), tensor.name, count=1)
-        yield Draft(COPY, (whole(tensor),), (DraftTensor(name, tensor.dtype, tensor.shape),))
+    if found.expert is not None:
+        if found.expert in kept:
+            name = _EXPERT.sub(str(kept.index(found.expert)), tensor.name, count=1)
+            yield Draft(COPY, (whole(tensor),), (DraftTensor(name, tensor.dtype, tensor.shape),))
+        return
+    rows = _rows(plan, found, tensor.shape[found.axis])
+    shape = (*tensor.shape[: found.axis], len(rows), *tensor.shape[found.axis + 1 :])
+    output = DraftTensor(tensor.name, tensor.dtype, shape)
+    if found.axis == 0:
+        yield Draft(COPY, tuple(TensorSlice(tensor.name, *run) for run in _runs(rows)), (output,))
+    else:
+        yield Draft(SELECT, (whole(tensor),), (output,))
+
+
+def _rows(plan: PruningPlan, found: ExpertTensor, size: int) -> list[int]:
+    """What stays along the dimension of experts. Entries behind the experts' are of something else that the router
+    chooses from (Zaya's skip): they stay."""
+    (entry,) = (entry for entry in plan.layers if entry.layer == found.layer)
+    return [*entry.kept, *range(entry.experts, size)]
+
+
+def select(anatomy: Anatomy, plan: PruningPlan) -> Encode:
+    """What makes the units that are no copies: entries of a dimension that is not the first."""
+
+    def encode(unit: Unit, inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        found = anatomy.tensors[unit.inputs[0].name]
+        rows = _rows(plan, found, inputs[0].shape[found.axis])
+        return [inputs[0].index_select(found.axis, torch.tensor(rows))]
+
+    return encode
 
 
 def _runs(rows: Sequence[int]) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Make a pruned checkpoint from beginning to end: skip what is current, stream, put in place, write the manifest last."""
+"""Make a pruned checkpoint: skip what is current, stream, put in place, write the manifest last."""
 
 import hashlib
 import time
@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pruning.apply import VARIANT
 from sixfold.errors import SixfoldError
 from sixfold.manifest import FileRecord, manifest_of, state_of, versions
 from sixfold.placing import Made, clear_partial, locked, put_in_place, reclaim
-from sixfold.plan import ExportPlan, Unit
+from sixfold.plan import ExportPlan
 from sixfold.progress import Progress
 from sixfold.source import Source
-from sixfold.stream import write_files
+from sixfold.stream import Encode, write_files
 from sixfold.workspace import PARTIAL, digest_of, read_json
 
 _LIBRARIES = ("sixfold", "torch")
@@ -44,9 +42,19 @@ def inputs_of(source: Source, export: ExportPlan, plan_digest: str) -> dict[str,
 
 
 def prune(
-    source: Source, export: ExportPlan, plan_digest: str, folder: Path, *, threads: int, progress: Progress
+    source: Source,
+    export: ExportPlan,
+    encode: Encode,
+    plan_digest: str,
+    folder: Path,
+    *,
+    threads: int,
+    progress: Progress,
 ) -> Pruned:
-    """Write `export` into `folder`. Raises SixfoldError with cause and remedy; what was finished is kept for a rerun."""
+    """Write `export` into `folder`; encode makes the units that are no copies.
+
+    Raises SixfoldError with cause and remedy; what was finished is kept for a rerun.
+    """
     inputs = inputs_of(source, export, plan_digest)
     state = state_of(folder, export.manifest, inputs)
     if state.name == "current":
@@ -59,9 +67,7 @@ def prune(
         key = digest_of([inputs, [(f.name, f.nbytes) for f in export.files]])
         reclaim(export, partial, folder, key)
         with progress("pruning", sum(f.nbytes for f in export.files), "B") as advance:
-            records = write_files(
-                export, source.checkpoint, _copies_only, partial, key=key, threads=threads, advance=advance
-            )
+            records = write_files(export, source.checkpoint, encode, partial, key=key, threads=threads, advance=advance)
         texts = {name: FileRecord(len(data), _sha256(data)) for name, data in export.texts.items()}
         made = Made(partial, {**records, **texts}, export.texts, None, export.notes)
         manifest = manifest_of(VARIANT, source.checkpoint.name, inputs, None, made.files, made.notes)
@@ -80,10 +86,6 @@ def _refuse_foreign(folder: Path, export: ExportPlan) -> None:
             raise SixfoldError(
                 f"{folder} holds {foreign[0]}, which is not of a pruned checkpoint made here", "choose another --out"
             )
-
-
-def _copies_only(unit: Unit, inputs: object) -> list[torch.Tensor]:
-    raise SixfoldError(f"pruning only copies, but was asked for {unit.encoding}")
 
 
 def _sha256(data: bytes) -> str:

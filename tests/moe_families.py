@@ -1,0 +1,99 @@
+"""Tiny random checkpoints of every MoE family that runs its experts through transformers' shared interface.
+
+Configs are the families' own defaults with every size shrunk by the name of its field; what that leaves impossible is
+corrected by one entry in CORRECTIONS. Weights are drawn with a spread at which routers choose and experts differ.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+EXPERTS, TOP_K = 8, 2
+
+_SIZES: tuple[tuple[str, int], ...] = (
+    (r"vocab_size(_per_layer_input)?", 96),
+    (r"hidden_size", 64),
+    (r"hidden_size_per_layer_input", 8),
+    (r"num_hidden_layers", 4),
+    (r"(swa_)?num_attention_heads", 4),
+    (r"(swa_)?num_key_value_heads", 2),
+    (r"(swa_|v_|global_)?head_dim", 16),
+    (r"(\w+_)?intermediate_size", 32),
+    (r"(num|n|moe)_(local_|routed_|num_)?experts", EXPERTS),
+    (r"num_experts_per_tok(en)?|moe_k|moe_topk|top_k_experts", TOP_K),
+    (r"max_position_embeddings", 128),
+    (r"(\w+_)?lora_rank", 16),
+    (r"qk_(rope|nope)_head_dim", 8),
+    (r"first_k_dense_replace|num_dense_layers", 1),
+    (r"n_group|num_expert_group", 2),
+    (r"topk_group", 1),
+    (r"index_head_dim", 16),
+    (r"index_n_heads", 4),
+    (r"index_topk", 4),
+    (r"linear_num_(key|value)_heads", 2),
+    (r"linear_(key_|value_)?head_dim", 16),
+    (r"(mamba_)?num_heads|linear_num_heads", 4),
+    (r"router_hidden_size", 16),
+    (r"num_nextn_predict_layers", 0),
+    (r"\w+_token_id", 1),
+)
+_FROM_NONE = ("n_group", "topk_group", "num_experts", "top_k_experts", "moe_intermediate_size", "n_routed_experts")
+"""Fields that are None by default, and switch the MoE layers on."""
+
+CORRECTIONS: dict[str, dict[str, Any]] = {}
+
+
+def moe_families() -> dict[str, list[str]]:
+    """transformers' model folders that use the experts interface -> their model types that are causal language models."""
+    import transformers
+    from transformers import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    models = Path(transformers.__file__).parent / "models"
+    found: dict[str, list[str]] = {
+        path.parent.name: []
+        for path in sorted(models.glob("*/modeling_*.py"))
+        if "@use_experts_implementation" in path.read_text()
+    }
+    for model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        folder = CONFIG_MAPPING[model_type].__module__.split(".")[-2] if model_type in CONFIG_MAPPING else ""
+        if folder in found:
+            found[folder].append(model_type)
+    return found
+
+
+def tiny_config(model_type: str, **changes: Any) -> Any:
+    from transformers import CONFIG_MAPPING
+
+    config = CONFIG_MAPPING[model_type]
+    fields: dict[str, Any] = {"tie_word_embeddings": False}
+    defaults = config().to_dict()
+    for name, value in defaults.items():
+        size = next((size for pattern, size in _SIZES if re.fullmatch(pattern, name)), None)
+        if size is not None and (type(value) is int or (value is None and name in _FROM_NONE)):
+            fields[name] = size
+    if "kv_lora_rank" in defaults:  # latent attention has as many key heads as query heads
+        fields["num_key_value_heads"] = fields["num_attention_heads"]
+    return config(**{**fields, **CORRECTIONS.get(model_type, {}), **changes})
+
+
+def make_moe(model_type: str, folder: Path, **changes: Any) -> Path:
+    """Save a random BF16 model; biases of routers are float32 where the family keeps them so, and none is zero."""
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(tiny_config(model_type, **changes), dtype=torch.bfloat16)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if not tensor.is_floating_point():
+                continue
+            if re.search(r"correction_bias|expert_bias|balancing_bias", name):
+                tensor.uniform_(-0.2, 0.2)
+            elif tensor.dim() >= 2:
+                tensor.normal_(std=1.5 * tensor.shape[-1] ** -0.5)
+            elif "bias" in name:
+                tensor.uniform_(-0.2, 0.2)
+    model.save_pretrained(folder)
+    return folder
