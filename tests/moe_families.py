@@ -42,7 +42,23 @@ _SIZES: tuple[tuple[str, int], ...] = (
 _FROM_NONE = ("n_group", "topk_group", "num_experts", "top_k_experts", "moe_intermediate_size", "n_routed_experts")
 """Fields that are None by default, and switch the MoE layers on."""
 
-CORRECTIONS: dict[str, dict[str, Any]] = {}
+_ROTARY_HEADS = {"head_dim": 8}  # the rotary part alone, in families with latent attention
+_MIXED = ["linear_attention", "full_attention", "linear_attention", "full_attention"]
+CORRECTIONS: dict[str, dict[str, Any]] = {
+    "axk1": _ROTARY_HEADS,
+    "deepseek_v2": {**_ROTARY_HEADS, "num_experts_per_tok": TOP_K, "topk_method": "group_limited_greedy"},
+    "deepseek_v3": _ROTARY_HEADS,
+    "deepseek_v4": {"mlp_layer_types": ["moe"] * 4, "num_key_value_heads": 1, "o_groups": 2, "qk_rope_head_dim": 8},
+    "dots1": {"n_routed_experts": EXPERTS, "n_shared_experts": 1, "num_experts_per_tok": TOP_K},
+    "gemma4_text": {"enable_moe_block": True, "num_experts": EXPERTS, "top_k_experts": TOP_K, "per_layer_config": None},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2, "mamba_n_heads": 8, "mamba_d_head": 16},
+    "hunyuan_v1_moe": {"head_dim": 16},
+    "kimi_linear": {"num_key_value_heads": 4, "layer_types": _MIXED},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
+    "nemotron_h": {"layers_block_type": ["linear_attention", "moe", "full_attention", "moe"], "mamba_num_heads": 8},
+    "qwen4_exp_text": {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 4, "indexer_compress_ratio": 2},
+    "zaya": {"num_experts_per_tok": 1},
+}
 
 
 def moe_families() -> dict[str, list[str]]:
