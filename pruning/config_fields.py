@@ -79,7 +79,7 @@ def without_quantization(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _fields(config: Mapping[str, Any], above: Key = ()) -> Iterator[tuple[Key, Any]]:
     for name, value in config.items():
-        if name in QUANTIZATION:
+        if name in QUANTIZATION or not isinstance(name, str):  # a config class may number its layers
             continue
         yield (*above, name), value
         if isinstance(value, Mapping):

@@ -4,11 +4,13 @@ Configs are the families' own defaults with every size shrunk by the name of its
 corrected by one entry in CORRECTIONS. Weights are drawn with a spread at which routers choose and experts differ.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 EXPERTS, TOP_K = 8, 2
 
@@ -50,7 +52,7 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
     "deepseek_v3": _ROTARY_HEADS,
     "deepseek_v4": {"mlp_layer_types": ["moe"] * 4, "num_key_value_heads": 1, "o_groups": 2, "qk_rope_head_dim": 8},
     "dots1": {"n_routed_experts": EXPERTS, "n_shared_experts": 1, "num_experts_per_tok": TOP_K},
-    "gemma4_text": {"enable_moe_block": True, "num_experts": EXPERTS, "top_k_experts": TOP_K, "per_layer_config": None},
+    "gemma4_text": {"enable_moe_block": True, "num_experts": EXPERTS, "top_k_experts": TOP_K, "global_head_dim": 16},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2, "mamba_n_heads": 8, "mamba_d_head": 16},
     "hunyuan_v1_moe": {"head_dim": 16},
     "kimi_linear": {"num_key_value_heads": 4, "layer_types": _MIXED},
@@ -59,6 +61,9 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
     "qwen4_exp_text": {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 4, "indexer_compress_ratio": 2},
     "zaya": {"num_experts_per_tok": 1},
 }
+
+RENAMED: dict[str, dict[str, str]] = {"deepseek_v4": {"model.norm.weight": "norm.weight"}}
+"""Where transformers saves a name that it does not take back, the published one."""
 
 
 def moe_families() -> dict[str, list[str]]:
@@ -112,4 +117,17 @@ def make_moe(model_type: str, folder: Path, **changes: Any) -> Path:
             elif "bias" in name:
                 tensor.uniform_(-0.2, 0.2)
     model.save_pretrained(folder)
+    if renamed := RENAMED.get(model_type):
+        weights = load_file(folder / "model.safetensors")
+        weights = {renamed.get(name, name): tensor for name, tensor in weights.items()}
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def make_wrapped(model_type: str, text_type: str, folder: Path) -> Path:
+    """`make_moe`, with the text model's config inside of a multimodal one, as such checkpoints are published."""
+    make_moe(text_type, folder)
+    config = json.loads((folder / "config.json").read_text())
+    outer = {"model_type": model_type, "text_config": config, "tie_word_embeddings": False}
+    (folder / "config.json").write_text(json.dumps(outer))
     return folder
