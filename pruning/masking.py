@@ -20,15 +20,16 @@ from pruning.anatomy import Anatomy
 
 @contextmanager
 def masked(model: nn.Module, anatomy: Anatomy, kept: Mapping[int, Collection[int]]) -> Iterator[None]:
-    """While open, `model` chooses among `kept` experts (by layer) alone.
+    """While open, the layers that `kept` names choose among those experts alone.
 
-    model: transformers' own, whole, in float32 (its routers must multiply with their parameters, not with casts of
-    them). Only one forward may run at a time.
+    model: transformers' own, in float32 (its routers must multiply with their parameters, not with casts of them), with
+    weights in the layers named. Only one forward may run at a time.
     """
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     routers: dict[int, torch.Tensor] = {}
     biases: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for found in {t.parameter: t for t in anatomy.tensors.values() if t.expert is None}.values():
+    here = {t.parameter: t for t in anatomy.tensors.values() if t.expert is None and t.layer in kept}
+    for found in here.values():
         tensor = tensors[found.parameter]
         gone = torch.tensor(sorted(set(range(anatomy.experts)) - set(kept[found.layer])), device=tensor.device)
         if tensor.dim() == 2 and found.axis == 0:

@@ -58,7 +58,13 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
     "kimi_linear": {"num_key_value_heads": 4, "layer_types": _MIXED},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "nemotron_h": {"layers_block_type": ["linear_attention", "moe", "full_attention", "moe"], "mamba_num_heads": 8},
-    "qwen4_exp_text": {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 4, "indexer_compress_ratio": 2},
+    "qwen4_exp_text": {
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 16,
+        "indexer_budget": 4,
+        "indexer_compress_ratio": 2,
+    },
     "zaya": {"num_experts_per_tok": 1},
 }
 
@@ -67,7 +73,7 @@ RENAMED: dict[str, dict[str, str]] = {"deepseek_v4": {"model.norm.weight": "norm
 
 
 def moe_families() -> dict[str, list[str]]:
-    """transformers' model folders that use the experts interface -> their model types that are causal language models."""
+    """transformers' model folders that use the experts interface -> their causal language models' model types."""
     import transformers
     from transformers import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES

@@ -1,0 +1,151 @@
+"""Whether a pruned checkpoint is the original with the pruned experts out of reach, and what that cost.
+
+Both models run side by side in float32, a decoder layer at a time. Each layer of the original, its router masked, is
+given what the same layer of the pruned model is given, and must answer the same: if every layer does, so does the whole
+model. Beside it the original runs unmasked, from its own hidden states, for the divergence.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+
+from pruning.anatomy import Anatomy
+from pruning.masking import masked
+from sixfold.layers import LayerRunner, batches_of
+from sixfold.progress import Progress
+from sixfold.source import Source
+
+BATCH_TOKENS = 2048
+TOLERANCE = 1e-3
+"""Largest difference that rounding explains, relative to the token's hidden state: sums of as many terms in another
+order differ by some 1e-6, and a wrong expert, gate or bias by more than 1e-2."""
+TIES = 1e-3
+"""Share of tokens that may differ by more: where two experts score the same down to rounding, either may be chosen."""
+
+
+@dataclass(frozen=True)
+class LayerProof:
+    """largest: difference between masked original and pruned, relative to the norm of the token's hidden state.
+    differing: tokens that differ by more than TOLERANCE."""
+
+    layer: int
+    largest: float
+    differing: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """On one domain's texts. Means over predicted tokens, in nats; KL of the pruned from the original."""
+
+    tokens: int
+    nll_before: float
+    nll_after: float
+    kl: float
+    top1: float
+
+
+@dataclass(frozen=True)
+class Proof:
+    """tokens: that ran. sound: whether every layer is the masked original's, but for ties."""
+
+    tokens: int
+    layers: tuple[LayerProof, ...]
+    costs: Mapping[str, Cost]
+
+    @property
+    def sound(self) -> bool:
+        return all(layer.differing <= TIES * self.tokens for layer in self.layers)
+
+
+def prove(
+    original: Source,
+    pruned: Source,
+    anatomy: Anatomy,
+    kept: Mapping[int, Sequence[int]],
+    texts: Mapping[str, Sequence[torch.Tensor]],
+    *,
+    device: torch.device,
+    progress: Progress,
+) -> Proof:
+    """texts: windows of token ids by domain, int64 [length] each. Reads both checkpoints once."""
+    before = LayerRunner(original, dtype=torch.float32, device=device)
+    after = LayerRunner(pruned, dtype=torch.float32, device=device)
+    batches = [(domain, batch) for domain, windows in texts.items() for batch in _batches(windows)]
+    total = sum(batch.numel() for _, batch in batches)
+    layers: list[LayerProof] = []
+    with torch.inference_mode(), progress("proving", total * (len(before.layers) + 1), "tokens") as advance:
+        with before.outside():
+            whole = [before.start(batch) for _, batch in batches]
+        with after.outside():
+            small = [after.start(batch) for _, batch in batches]
+        for (number, _), _ in zip(before.each_layer(), after.each_layer(), strict=True):
+            here = {number: kept[number]} if number in kept else {}
+            largest, differing = 0.0, 0
+            for i, (_, batch) in enumerate(batches):
+                shape = tuple(batch.shape)
+                with masked(before.model, anatomy, here):
+                    expected = before.run(number, shape, small[i])
+                small[i] = after.run(number, shape, small[i])
+                whole[i] = before.run(number, shape, whole[i])
+                apart = _apart(expected, small[i])
+                largest, differing = max(largest, float(apart.max())), differing + int((apart > TOLERANCE).sum())
+                advance(batch.numel())
+            layers.append(LayerProof(number, largest, differing))
+        with ExitStack() as both:
+            both.enter_context(before.outside())
+            both.enter_context(after.outside())
+            sums: dict[str, torch.Tensor] = {}
+            for i, (domain, batch) in enumerate(batches):
+                one = before.finish(batch, whole[i]).logits
+                two = after.finish(batch, small[i]).logits
+                sums[domain] = sums.get(domain, 0) + _sums(batch.to(device), one, two)
+                advance(batch.numel())
+    return Proof(total, tuple(layers), {domain: _cost(values) for domain, values in sums.items()})
+
+
+def overall(costs: Mapping[str, Cost]) -> Cost:
+    """Over the tokens of all domains."""
+    tokens = sum(cost.tokens for cost in costs.values())
+
+    def mean(name: str) -> float:
+        return sum(getattr(cost, name) * cost.tokens for cost in costs.values()) / tokens
+
+    return Cost(tokens, *(mean(name) for name in ("nll_before", "nll_after", "kl", "top1")))
+
+
+def _batches(windows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    return batches_of(sorted(windows, key=len, reverse=True), BATCH_TOKENS)
+
+
+def _apart(expected: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+    """[tokens]: norm of the difference over the norm of what is expected."""
+    expected, found = expected.flatten(0, 1), found.flatten(0, 1)
+    return (found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def _sums(ids: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """float64 [5]: predicted tokens, and over these the sums of a Cost's other fields.
+
+    ids [samples, length]; logits [samples, length, vocabulary]. One sample at a time: a vocabulary is wide.
+    """
+    total = torch.zeros(5, dtype=torch.float64)
+    for tokens, one, two in zip(ids, before, after, strict=True):
+        p, q = one[:-1].log_softmax(-1), two[:-1].log_softmax(-1)
+        following = tokens[1:, None]
+        total += torch.stack(
+            [
+                torch.tensor(len(following), dtype=torch.float64),
+                -p.gather(1, following).double().sum().cpu(),
+                -q.gather(1, following).double().sum().cpu(),
+                (p.exp() * (p - q)).sum(-1).double().sum().cpu(),
+                (p.argmax(-1) == q.argmax(-1)).double().sum().cpu(),
+            ]
+        )
+    return total
+
+
+def _cost(sums: torch.Tensor) -> Cost:
+    tokens, *rest = sums.tolist()
+    return Cost(int(tokens), *(value / tokens for value in rest))
