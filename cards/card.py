@@ -13,7 +13,7 @@ from sixfold.statistics import Statistics
 from sixfold.workspace import read_json, write_atomically
 
 CARD = "README.md"
-_TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent / "templates"
 _GGUF_LIBRARY = "gguf"
 
 
@@ -39,7 +39,7 @@ def read_manifests(folder: Path) -> list[dict[str, Any]]:
 def render(manifests: list[dict[str, Any]], provenance: Provenance, calibration: Mapping[str, Any] | None) -> str:
     """Markdown with YAML front matter. Raises jinja2's UndefinedError where the template lacks a fact."""
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["size"] = size
     return environment.get_template("variant.md.j2").render(

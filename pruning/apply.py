@@ -7,6 +7,8 @@ import torch
 
 from pruning.anatomy import Anatomy, ExpertTensor
 from pruning.config_fields import with_counts, without_mtp, without_quantization
+from pruning.counts import uneven
+from pruning.heat_map import heat_map
 from pruning.mtp import Mtp, mtp_tensors
 from pruning.plan_file import FILE, PruningPlan, plan_text
 from sixfold.checkpoint import CONFIG, SourceTensor
@@ -20,6 +22,7 @@ from sixfold.workspace import json_bytes
 
 VARIANT = "pruned"
 SELECT = "select"
+PICTURE = "saliency.svg"
 
 _EXPERT = re.compile(r"(?<=experts\.)\d+(?=\.)")
 
@@ -30,7 +33,7 @@ def export_plan(
     """Bytes are the source's, but for quantized tensors, which arrive as BF16. provenance: of the result."""
     checkpoint = source.checkpoint
     tensors = {**anatomy.tensors, **mtp_tensors(checkpoint, anatomy, mtp)}
-    dropped = set(anatomy.mtp) if mtp == "drop" else set()
+    dropped = set(anatomy.mtp) if mtp == "drop" else set[str]()
     drafts = [
         draft
         for tensor in checkpoint.tensors.values()
@@ -42,8 +45,9 @@ def export_plan(
         **carried_texts(source),
         PROVENANCE: provenance_text(provenance),
         FILE: plan_text(plan).encode(),
+        PICTURE: heat_map(plan).encode(),
     }
-    return place(drafts, variant=VARIANT, folder=folder, texts=texts, notes=_notes(source, dropped))
+    return place(drafts, variant=VARIANT, folder=folder, texts=texts, notes=_notes(source, plan, dropped))
 
 
 def _drafts(tensor: SourceTensor, found: ExpertTensor | None, plan: PruningPlan) -> Iterable[Draft]:
@@ -105,8 +109,11 @@ def _config(source: Source, anatomy: Anatomy, plan: PruningPlan, *, drop_mtp: bo
     return config
 
 
-def _notes(source: Source, dropped: set[str]) -> list[str]:
+def _notes(source: Source, plan: PruningPlan, dropped: set[str]) -> list[str]:
     notes = []
+    if plan.source.get("fingerprint") != source.checkpoint.fingerprint:
+        notes.append(f"The plan was made for another checkpoint ({plan.model}), and applied to this one.")
+    notes += [sentence for kept in sorted(set(plan.counts.values())) if (sentence := uneven(kept))]
     kinds = sorted({t.stored_as for t in source.checkpoint.tensors.values()} - {"plain"})
     if kinds:
         notes.append(f"Dequantized from {', '.join(kinds)} to BF16 on the way.")

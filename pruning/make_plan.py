@@ -1,6 +1,7 @@
 """From statistics to a plan: judge every expert of every layer, and choose those that stay."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -47,6 +48,27 @@ def make_plan(source: Source, anatomy: Anatomy, request: Request, statistics: St
     chosen = (choose.over_all_layers if request.over_all else choose.by_layer)(
         anatomy, saliency, request.kept, protected
     )
+    used = None
+    if request.criterion != criteria.RANDOM:
+        used = {"digest": statistics.digest, "profile": statistics.manifest["profile"]}
+    entries = tuple(
+        LayerPlan(layer, anatomy.experts, chosen[layer], tuple(protected.get(layer, ())), _shown(saliency[layer]))
+        for layer in anatomy.layers
+    )
+    return _plan(source, request, used, entries)
+
+
+def first_experts(source: Source, anatomy: Anatomy, request: Request) -> PruningPlan:
+    """A plan of the size that is asked for, made without statistics: what a dry run counts the bytes of."""
+    same = {layer: torch.ones(anatomy.experts, dtype=torch.float64) for layer in anatomy.layers}
+    chosen = choose.by_layer(anatomy, same, request.kept, {})
+    entries = tuple(LayerPlan(layer, anatomy.experts, chosen[layer], (), ()) for layer in anatomy.layers)
+    return _plan(source, request, None, entries)
+
+
+def _plan(
+    source: Source, request: Request, statistics: dict[str, Any] | None, layers: tuple[LayerPlan, ...]
+) -> PruningPlan:
     checkpoint = source.checkpoint
     return PruningPlan(
         model=checkpoint.name,
@@ -55,13 +77,8 @@ def make_plan(source: Source, anatomy: Anatomy, request: Request, statistics: St
         ratio=request.ratio,
         budget="global" if request.over_all else "layer",
         seed=request.seed,
-        statistics=None
-        if request.criterion == criteria.RANDOM
-        else {"digest": statistics.digest, "profile": statistics.manifest["profile"]},
-        layers=tuple(
-            LayerPlan(layer, anatomy.experts, chosen[layer], tuple(protected.get(layer, ())), _shown(saliency[layer]))
-            for layer in anatomy.layers
-        ),
+        statistics=statistics,
+        layers=layers,
     )
 
 

@@ -1,20 +1,32 @@
 """Make a pruned checkpoint: skip what is current, stream, put in place, write the manifest last."""
 
 import hashlib
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pruning.apply import VARIANT
-from sixfold.errors import SixfoldError
+import torch
+
+from pruning.anatomy import Anatomy, dissect
+from pruning.apply import VARIANT, export_plan, select
+from pruning.model_size import model_size
+from pruning.mtp import Mtp
+from pruning.origin import provenance_of
+from pruning.plan_file import PruningPlan
+from pruning.proof import prove
+from pruning.structure import check_structure
+from pruning.verdict import current_verdict, verdict_of, write_verdict
+from sixfold.errors import SixfoldError, UsageError
 from sixfold.manifest import FileRecord, manifest_of, state_of, versions
 from sixfold.placing import Made, clear_partial, locked, put_in_place, reclaim
 from sixfold.plan import ExportPlan
 from sixfold.progress import Progress
+from sixfold.sizes import size
 from sixfold.source import Source
-from sixfold.stream import Encode, write_files
+from sixfold.stream import write_files
 from sixfold.workspace import PARTIAL, digest_of, read_json
 
 _LIBRARIES = ("sixfold", "torch")
@@ -31,41 +43,40 @@ class Pruned:
     notes: tuple[str, ...]
 
 
-def inputs_of(source: Source, export: ExportPlan, plan_digest: str) -> dict[str, Any]:
-    """Everything that decides the bytes of the pruned folder."""
-    return {
-        "source": {"fingerprint": source.checkpoint.fingerprint, "revision": source.checkpoint.revision},
-        "plan": plan_digest,
-        "texts": {name: _sha256(data) for name, data in export.texts.items()},
-        "versions": {name: number for name, number in versions().items() if name in _LIBRARIES},
-    }
+def export_of(source: Source, anatomy: Anatomy, plan: PruningPlan, mtp: Mtp, name: str) -> ExportPlan:
+    """What will be written for a result of that name, to the byte; reads no weights."""
+    provenance = provenance_of(source.checkpoint, plan, name)
+    return export_plan(source, anatomy, plan, folder=name, mtp=mtp, provenance=provenance)
 
 
 def prune(
     source: Source,
-    export: ExportPlan,
-    encode: Encode,
-    plan_digest: str,
+    anatomy: Anatomy,
+    plan: PruningPlan,
+    mtp: Mtp,
     folder: Path,
     *,
     threads: int,
     progress: Progress,
 ) -> Pruned:
-    """Write `export` into `folder`; encode makes the units that are no copies.
+    """Write the pruned checkpoint into `folder`, whose name it gets.
 
-    Raises SixfoldError with cause and remedy; what was finished is kept for a rerun.
+    Raises SixfoldError with cause and remedy; what was finished by then is kept for the next run.
     """
-    inputs = inputs_of(source, export, plan_digest)
+    export = export_of(source, anatomy, plan, mtp, folder.resolve().name)
+    inputs = _inputs(source, export, plan)
     state = state_of(folder, export.manifest, inputs)
     if state.name == "current":
         recorded = read_json(folder / export.manifest) or {}
         nbytes = sum(record["bytes"] for record in recorded["files"].values())
         return Pruned(folder, nbytes, True, (), tuple(recorded["notes"]))
-    _refuse_foreign(folder, export)
+    _refuse_foreign(source, folder, export)
+    _check_room(export, folder)
     started = time.time()
     with locked(folder / PARTIAL, VARIANT) as partial:
         key = digest_of([inputs, [(f.name, f.nbytes) for f in export.files]])
         reclaim(export, partial, folder, key)
+        encode = select(anatomy, plan)
         with progress("pruning", sum(f.nbytes for f in export.files), "B") as advance:
             records = write_files(export, source.checkpoint, encode, partial, key=key, threads=threads, advance=advance)
         texts = {name: FileRecord(len(data), _sha256(data)) for name, data in export.texts.items()}
@@ -77,15 +88,64 @@ def prune(
     return Pruned(folder, nbytes, False, state.reasons, made.notes)
 
 
-def _refuse_foreign(folder: Path, export: ExportPlan) -> None:
+def verify(
+    source: Source,
+    anatomy: Anatomy,
+    plan: PruningPlan,
+    folder: Path,
+    texts: Mapping[str, Sequence[torch.Tensor]] | None,
+    *,
+    progress: Progress,
+) -> dict[str, Any]:
+    """verification.json of a folder that `prune` made, written where it is not there yet.
+
+    texts: held-out windows of token ids by domain; None leaves out what must run the models. Raises SixfoldError where
+    the folder's structure is wrong.
+    """
+    found = current_verdict(folder)
+    if found is not None and (texts is None or found["masked"] is not None):
+        return found
+    pruned, structure = check_structure(folder, source)
+    proof = None
+    if texts is not None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        proof = prove(source, pruned, anatomy, plan.kept, texts, device=device, progress=progress)
+    sizes = model_size(source, anatomy), model_size(pruned, dissect(pruned))
+    verdict = verdict_of(folder, *sizes, structure, proof)
+    write_verdict(folder, verdict)
+    return verdict
+
+
+def _inputs(source: Source, export: ExportPlan, plan: PruningPlan) -> dict[str, Any]:
+    """Everything that decides the bytes of the pruned folder."""
+    return {
+        "source": {"fingerprint": source.checkpoint.fingerprint, "revision": source.checkpoint.revision},
+        "plan": plan.digest,
+        "texts": {name: _sha256(data) for name, data in export.texts.items()},
+        "versions": {name: number for name, number in versions().items() if name in _LIBRARIES},
+    }
+
+
+def _refuse_foreign(source: Source, folder: Path, export: ExportPlan) -> None:
     """Raises SixfoldError where the folder holds weights that this command did not write."""
+    if folder.exists() and folder.resolve() == source.checkpoint.folder.resolve():
+        raise UsageError(f"{folder} is the checkpoint that is to be pruned", "choose another --out")
     ours: Mapping[str, Any] = (read_json(folder / export.manifest) or {}).get("files", {})
-    if not (folder / PARTIAL).is_dir():
-        foreign = [path.name for path in sorted(folder.glob("*.safetensors")) if path.name not in ours]
-        if foreign:
-            raise SixfoldError(
-                f"{folder} holds {foreign[0]}, which is not of a pruned checkpoint made here", "choose another --out"
-            )
+    foreign = [path.name for path in sorted(folder.glob("*.safetensors")) if path.name not in ours]
+    if foreign and not (folder / PARTIAL).is_dir():
+        raise SixfoldError(f"{folder} holds {foreign[0]}, which was not written by pruning", "choose another --out")
+
+
+def _check_room(export: ExportPlan, folder: Path) -> None:
+    """Raises SixfoldError where the disk is too small. What an unfinished run left counts as room."""
+    present = sum(path.stat().st_blocks * 512 for path in (folder / PARTIAL / VARIANT).glob("*"))
+    root = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+    free = shutil.disk_usage(root).free
+    if export.nbytes - present > free:
+        raise SixfoldError(
+            f"{size(export.nbytes - present)} are to be written to {folder}, which has {size(free)} free",
+            "free some space, or choose another --out",
+        )
 
 
 def _sha256(data: bytes) -> str:

@@ -1,0 +1,31 @@
+"""How large a mixture-of-experts model is: what it takes on disk, what it holds, and what runs for a token."""
+
+from dataclasses import dataclass
+from math import prod
+
+from pruning.anatomy import Anatomy
+from sixfold.source import Source
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """bytes: of all weights as they are stored or, where stored quantized, in BF16. parameters: every element of a
+    floating-point tensor. active: the same, with top-k in place of all routed experts."""
+
+    bytes: int
+    parameters: int
+    active: int
+
+
+def model_size(source: Source, anatomy: Anatomy) -> ModelSize:
+    tensors = [tensor for tensor in source.checkpoint.tensors.values() if tensor.dtype in ("BF16", "F16", "F32")]
+    counts = {tensor.name: prod(tensor.shape) for tensor in tensors}
+    experts = sum(
+        count
+        for name, count in counts.items()
+        if (found := anatomy.tensors.get(name)) is not None
+        and (found.expert is not None or len(source.checkpoint.tensors[name].shape) == 3)
+    )
+    total = sum(counts.values())
+    idle = experts * (anatomy.experts - anatomy.top_k) // anatomy.experts
+    return ModelSize(sum(t.nbytes for t in source.checkpoint.tensors.values()), total, total - idle)

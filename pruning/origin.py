@@ -1,0 +1,37 @@
+"""What a pruned checkpoint says of where it comes from: its name, and its provenance.yaml."""
+
+import re
+from dataclasses import replace
+
+from pruning.plan_file import PruningPlan
+from sixfold.checkpoint import Checkpoint
+from sixfold.provenance import Provenance
+
+_TITLES = {"reap": "REAP", "frequency": "Frequency", "ean": "EAN", "weighted-ean": "WeightedEAN", "random": "Random"}
+
+
+def result_name(checkpoint: Checkpoint, plan: PruningPlan) -> str:
+    """MiniMax-M2.7 -> MiniMax-M2.7-REAP-154: how it was pruned, and how many experts a layer has left."""
+    title = _TITLES.get(plan.criterion) or re.sub(r"[^A-Za-z0-9]+", "-", plan.criterion).strip("-") or "pruned"
+    return f"{checkpoint.name}-{title}-{max(plan.counts.values())}"
+
+
+def provenance_of(checkpoint: Checkpoint, plan: PruningPlan, name: str) -> Provenance:
+    """The source's own, with what was done to it; licence and authors are inherited. The base model is the hub id that
+    was pruned, or what the source's own provenance names."""
+    past = checkpoint.provenance
+    done = f"{_done(plan)} (sixfold prune)"
+    return replace(
+        past,
+        name=name,
+        base_model=checkpoint.location if checkpoint.revision else past.base_model,
+        method=f"{past.method.rstrip('.')}; then {done}" if past.method else done,
+    )
+
+
+def _done(plan: PruningPlan) -> str:
+    removed = sorted({entry.experts - len(entry.kept) for entry in plan.layers})
+    experts = plan.layers[0].experts
+    count = str(removed[0]) if len(removed) == 1 else f"{removed[0]} to {removed[-1]}"
+    layers = f"each of {len(plan.layers)} layers"
+    return f"{count} of {experts} experts of {layers} pruned by the criterion {plan.criterion}"

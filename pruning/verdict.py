@@ -1,0 +1,68 @@
+"""verification.json of a pruned folder: what was checked of it, and what pruning cost by domain.
+
+structure  {"experts": as config.json says, "layers": [{"layer", "experts", "vectors": {name: entries}}]}
+masked     null where it was not run, else against the original with the pruned experts masked out of its routers:
+           {"sound", "tokens", "tolerance", "layers": [{"layer", "largest", "differing"}]}
+cost       {domain: {"tokens", "perplexity_before", "perplexity_after", "kl", "top1"}}, and "all"; KL per token in
+           nats, of the pruned from the original, both in float32
+passed     whether every check that was run held
+manifest   sha256 of the manifest.json of what was checked
+"""
+
+from dataclasses import asdict
+from math import exp
+from pathlib import Path
+from typing import Any
+
+from pruning.model_size import ModelSize
+from pruning.proof import TOLERANCE, Cost, Proof, overall
+from pruning.structure import Structure
+from sixfold.workspace import read_json, sha256_of, write_json
+
+FILE = "verification.json"
+
+
+def verdict_of(
+    folder: Path, before: ModelSize, after: ModelSize, structure: Structure, proof: Proof | None
+) -> dict[str, Any]:
+    return {
+        "passed": proof is None or proof.sound,
+        "manifest": sha256_of(folder / "manifest.json"),
+        "before": asdict(before),
+        "after": asdict(after),
+        "structure": {"experts": structure.config, "layers": [asdict(layer) for layer in structure.layers]},
+        "masked": None
+        if proof is None
+        else {
+            "sound": proof.sound,
+            "tokens": proof.tokens,
+            "tolerance": TOLERANCE,
+            "layers": [asdict(layer) for layer in proof.layers],
+        },
+        "cost": {} if proof is None else {name: _shown(cost) for name, cost in _with_all(proof).items()},
+    }
+
+
+def write_verdict(folder: Path, verdict: dict[str, Any]) -> None:
+    write_json(folder / FILE, verdict)
+
+
+def current_verdict(folder: Path) -> dict[str, Any] | None:
+    """What verification.json says, if it speaks of the folder as it is now."""
+    found = read_json(folder / FILE)
+    manifest = folder / "manifest.json"
+    return found if found and manifest.is_file() and found.get("manifest") == sha256_of(manifest) else None
+
+
+def _with_all(proof: Proof) -> dict[str, Cost]:
+    return {**proof.costs, "all": overall(proof.costs)}
+
+
+def _shown(cost: Cost) -> dict[str, float]:
+    return {
+        "tokens": cost.tokens,
+        "perplexity_before": round(exp(cost.nll_before), 4),
+        "perplexity_after": round(exp(cost.nll_after), 4),
+        "kl": round(cost.kl, 5),
+        "top1": round(cost.top1, 4),
+    }
