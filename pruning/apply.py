@@ -113,7 +113,8 @@ def _notes(source: Source, plan: PruningPlan, dropped: set[str]) -> list[str]:
     notes = []
     if plan.source.get("fingerprint") != source.checkpoint.fingerprint:
         notes.append(f"The plan was made for another checkpoint ({plan.model}), and applied to this one.")
-    notes += [sentence for kept in sorted(set(plan.counts.values())) if (sentence := uneven(kept))]
+    experts = plan.layers[0].experts
+    notes += [sentence for kept in sorted(set(plan.counts.values())) if (sentence := uneven(kept, experts))]
     kinds = sorted({t.stored_as for t in source.checkpoint.tensors.values()} - {"plain"})
     if kinds:
         notes.append(f"Dequantized from {', '.join(kinds)} to BF16 on the way.")

@@ -52,15 +52,17 @@ def least_kept(anatomy: Anatomy) -> int:
     return anatomy.groups * max(-(-anatomy.top_k // anatomy.chosen_groups), 2)
 
 
-def uneven(kept: int) -> str:
-    """A sentence where expert parallelism of a usual size divides the experts unevenly; "" elsewhere."""
+def uneven(kept: int, experts: int) -> str:
+    """A sentence where expert parallelism of a usual size divides `kept` of `experts` unevenly; "" elsewhere."""
     sizes = [size for size in PARALLEL if kept % size]
     if not sizes:
         return ""
-    even = PARALLEL[-1] * (-(-kept // PARALLEL[-1]))
+    below = kept - kept % PARALLEL[-1]
+    even = [n for n in (below, below + PARALLEL[-1]) if 0 < n < experts]
+    remedy = f" ({_listed(even)} would)" if even else ""
     return (
-        f"{kept} experts do not divide by {_listed(sizes)}: expert parallelism over so many devices is uneven or"
-        f" refused by engines ({even} would divide)."
+        f"{kept} experts do not divide by {_listed(sizes)}{remedy}: expert parallelism over so many devices is uneven,"
+        " or refused by engines."
     )
 
 

@@ -1,0 +1,129 @@
+"""Each criterion against its formula, written down literally over plain transformers forwards."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from calibration.calibrate import compute_device, moe_layers
+from calibration.layer_pass import run_pass, texts_of
+from pruning.anatomy import dissect
+from pruning.criteria import CRITERIA, saliency, super_experts
+from sixfold.errors import UsageError
+from sixfold.recipe import Calibration
+from sixfold.statistics import ExpertStatistics, Statistics
+from sixfold.whole_model import load_model
+from tests.moe_families import make_moe
+from tests.pruning.made import silent, source_of
+
+PROFILE = Calibration(samples=4, length=48, sample_rows=8)
+
+
+def literal(folder: Path, ids: torch.Tensor) -> dict[int, dict[str, torch.Tensor]]:
+    """Layer -> criterion -> float64 [experts]: token by token, expert by expert, with the gates that the family's own
+    router gave. In BF16, as the calibration runs."""
+    model = load_model(source_of(folder), dtype=torch.bfloat16, device=torch.device("cpu"))
+    seen: dict[int, list[tuple[int, float, float]]] = defaultdict(list)
+
+    def watch(module: Any, args: tuple[Any, ...], layer: int) -> None:
+        hidden, index, gates = args
+        for token in range(len(hidden)):
+            for expert, gate in zip(index[token].tolist(), gates[token].tolist(), strict=True):
+                gate_part, up_part = nn.functional.linear(hidden[token], module.gate_up_proj[expert]).chunk(2)
+                inner = module.act_fn(gate_part) * up_part
+                output = nn.functional.linear(inner, module.down_proj[expert])
+                seen[layer].append((expert, gate, float(output.float().norm())))
+
+    for name, module in model.named_modules():
+        if name.endswith(".experts"):
+            layer = int(name.split(".layers.")[1].split(".")[0])
+            module.register_forward_pre_hook(lambda m, args, layer=layer: watch(m, args, layer))
+    with torch.inference_mode():
+        model(input_ids=ids, use_cache=False)
+    return {layer: _judged(rows) for layer, rows in seen.items()}
+
+
+def _judged(rows: list[tuple[int, float, float]]) -> dict[str, torch.Tensor]:
+    products: dict[int, list[float]] = defaultdict(list)
+    norms: dict[int, list[float]] = defaultdict(list)
+    for expert, gate, norm in rows:
+        products[expert].append(gate * norm)
+        norms[expert].append(norm)
+
+    def of_each(value: Any) -> torch.Tensor:
+        return torch.tensor([float(value(expert)) for expert in range(8)], dtype=torch.float64)
+
+    return {
+        "reap": of_each(lambda e: sum(products[e]) / max(len(products[e]), 1)),
+        "weighted-ean": of_each(lambda e: sum(products[e])),
+        "ean": of_each(lambda e: sum(norms[e])),
+        "frequency": of_each(lambda e: len(norms[e])),
+    }
+
+
+def statistics_of(folder: Path, ids: torch.Tensor, work: Path) -> Statistics:
+    source = source_of(folder)
+    run_pass(source, texts_of(ids, 0), PROFILE, work, key="", device=compute_device(), progress=silent)
+    moe = moe_layers(source.architecture.linears)
+    return Statistics(work, {"moe": moe})
+
+
+@pytest.mark.parametrize(
+    "model_type", ["qwen3_moe", "minimax_m2", "deepseek_v3"], ids=["softmax", "sigmoid and bias", "groups"]
+)
+def test_saliency_is_the_formulas(model_type: str, tmp_path: Path) -> None:
+    folder = make_moe(model_type, tmp_path / "model")
+    ids = torch.randint(4, 96, (4, 48), generator=torch.Generator().manual_seed(1))
+    statistics = statistics_of(folder, ids, tmp_path / "work")
+    expected = literal(folder, ids)
+    assert sorted(expected) == list(dissect(source_of(folder)).layers)
+    for layer, criteria in expected.items():
+        found = statistics.experts_of(layer)
+        for criterion, values in criteria.items():
+            torch.testing.assert_close(saliency(criterion, found, seed=0, layer=layer), values, rtol=2e-2, atol=1e-6)
+        assert torch.equal(saliency("frequency", found, seed=0, layer=layer), criteria["frequency"])
+
+
+def made_up(**changes: list[float]) -> ExpertStatistics:
+    fields = {
+        "routed": [2.0, 0.0, 4.0],
+        "gate_sum": [1.0, 0.0, 1.0],
+        "norm_sum": [6.0, 0.0, 4.0],
+        "norm_sq_sum": [18.0, 0.0, 4.0],
+        "norm_max": [3.0, 0.0, 1.0],
+        "saliency_sum": [3.0, 0.0, 1.0],
+        "output_max": [1.0, 0.0, 1.0],
+        **changes,
+    }
+    tensors = {name: torch.tensor(values, dtype=torch.float64) for name, values in fields.items()}
+    return ExpertStatistics("experts", **tensors, coactivation=torch.zeros(3, 3))
+
+
+def test_an_expert_that_no_token_reached_is_the_least() -> None:
+    for criterion in CRITERIA:
+        values = saliency(criterion, made_up(), seed=0, layer=0)
+        assert values[1] == 0
+        assert values.isfinite().all()
+    assert saliency("reap", made_up(), seed=0, layer=0).tolist() == [1.5, 0, 0.25]
+
+
+def test_random_depends_on_seed_and_layer_alone() -> None:
+    def drawn(seed: int, layer: int) -> list[float]:
+        return saliency("random", made_up(), seed=seed, layer=layer).tolist()
+
+    assert drawn(1, 2) == drawn(1, 2)
+    assert drawn(1, 2) != drawn(2, 1)
+    assert drawn(1, 2) != drawn(1, 3)
+
+
+def test_super_experts_stand_far_out() -> None:
+    assert super_experts(made_up(output_max=[1.0, 0.9, 50.0])) == (2,)
+    assert super_experts(made_up(output_max=[1.0, 0.9, 5.0])) == ()
+
+
+def test_an_unknown_criterion_names_the_known() -> None:
+    with pytest.raises(UsageError, match="there is no criterion 'magic'; the criteria are reap, frequency"):
+        saliency("magic", made_up(), seed=0, layer=0)
