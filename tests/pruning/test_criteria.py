@@ -8,13 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from calibration.calibrate import compute_device, moe_layers
 from calibration.layer_pass import run_pass, texts_of
 from pruning.anatomy import dissect
 from pruning.criteria import CRITERIA, saliency, super_experts
 from sixfold.errors import UsageError
 from sixfold.recipe import Calibration
-from sixfold.statistics import ExpertStatistics, Statistics
+from sixfold.statistics import ExpertStatistics, Statistics, moe_of
 from sixfold.whole_model import load_model
 from tests.moe_families import make_moe
 from tests.pruning.made import silent, source_of
@@ -66,8 +65,9 @@ def _judged(rows: list[tuple[int, float, float]]) -> dict[str, torch.Tensor]:
 
 def statistics_of(folder: Path, ids: torch.Tensor, work: Path) -> Statistics:
     source = source_of(folder)
-    run_pass(source, texts_of(ids, 0), PROFILE, work, key="", device=compute_device(), progress=silent)
-    moe = moe_layers(source.architecture.linears)
+    run_pass(source, texts_of(ids, 0), PROFILE, work, key="", device=torch.device("cpu"), progress=silent)
+    experts = [linear for linear in source.architecture.linears if linear.expert is not None]
+    moe = {moe_of(linear.site): {"layer": linear.layer, "experts": 8} for linear in experts}
     return Statistics(work, {"moe": moe})
 
 
