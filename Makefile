@@ -2,6 +2,7 @@
 #
 #   make all-formats [MODEL=folder-or-hub-id] [OUT=folder] [NAME=name] [SET="key=value ..."]
 #   make format FORMAT=awq [MODEL=...] [OUT=...] [NAME=...] [SET=...]
+#   make prune RATIO=0.4 | KEEP=154 [MODEL=...] [OUT=the pruned folder] [NAME=...] [SET="calibration.key=value ..."]
 #   make test | test-engines | bench | lint | clean-env
 #
 # PYTHON=python3.12   the interpreter of a new environment (3.11 to 3.13)
@@ -21,7 +22,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXPORT_OPTIONS := --out "$(OUT)" $(if $(NAME),--name "$(NAME)") $(foreach pair,$(SET),--set '$(pair)')
 
-.PHONY: help all-formats format test test-engines bench lint clean-env
+.PHONY: help all-formats format prune test test-engines bench lint clean-env
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
@@ -31,6 +32,12 @@ all-formats: $(VENV)/.ready
 format: $(VENV)/.ready
 	@test -n "$(FORMAT)" || { echo "make format needs FORMAT=, one of: $$($(BIN)/sixfold recipes --names), or a path"; exit 2; }
 	@$(BIN)/sixfold export "$(MODEL)" "$(FORMAT)" $(EXPORT_OPTIONS)
+
+# OUT is the root of all outputs elsewhere; here it is the pruned folder, where it is given.
+prune: $(VENV)/.ready
+	@test -n "$(RATIO)$(KEEP)" || { echo "make prune needs RATIO=, such as 0.4, or KEEP=, such as 154"; exit 2; }
+	@$(BIN)/sixfold prune "$(MODEL)" $(if $(RATIO),--ratio "$(RATIO)") $(if $(KEEP),--keep "$(KEEP)") \
+		$(if $(filter file,$(origin OUT)),,--out "$(OUT)") $(if $(NAME),--name "$(NAME)") $(foreach pair,$(SET),--set '$(pair)')
 
 test: $(VENV)/.ready-dev
 	@$(BIN)/python -m pytest
