@@ -1,0 +1,152 @@
+"""sixfold prune as a user runs it: on the bundled checkpoint, again, elsewhere, and on mistakes."""
+
+import io
+import json
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sixfold.cli import run
+from tests.families import make_family
+
+DEMO = Path(__file__).parents[1] / "demo" / "minimax-m2-4.6m"
+SMALL = ("--set", "calibration.samples=8", "--set", "calibration.length=128", "--set", "calibration.sample_rows=32")
+
+
+def prune(*arguments: str, code: int = 0) -> Any:
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        assert run(["prune", *arguments, "--json"]) == code
+    return json.loads(printed.getvalue())
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("artifacts")
+    made = prune(str(DEMO), "--ratio", "0.25", "--artifacts", str(root), *SMALL)
+    assert made["state"] == "made"
+    assert made["folder"] == str(root / "minimax-m2-4.6m" / "minimax-m2-4.6m-REAP-6")
+    assert made["passed"]
+    return root
+
+
+def folder_of(root: Path) -> Path:
+    return root / "minimax-m2-4.6m" / "minimax-m2-4.6m-REAP-6"
+
+
+def test_the_folder_is_complete(root: Path) -> None:
+    folder = folder_of(root)
+    assert {path.name for path in folder.iterdir()} == {
+        *{path.name for path in DEMO.iterdir()},
+        "README.md", "manifest.json", "plan.json", "run.json", "saliency.svg", "verification.json",
+    }  # fmt: skip
+
+
+def test_the_verdict_is_of_this_folder(root: Path) -> None:
+    verdict = json.loads((folder_of(root) / "verification.json").read_text())
+    assert verdict["masked"]["sound"]
+    assert verdict["structure"]["experts"] == 6
+    assert verdict["before"]["parameters"] - verdict["after"]["parameters"] == 2 * 2 * (3 * 256 * 256 + 256 + 1)
+    assert verdict["before"]["active"] == verdict["after"]["active"] + 2 * 2 * (256 + 1)
+    assert set(verdict["cost"]) == {"code", "english", "languages", "maths", "norwegian", "tools", "all"}
+    assert all(cost["kl"] > 0.01 for cost in verdict["cost"].values())
+
+
+def test_the_card_tells_what_the_files_say(root: Path) -> None:
+    folder = folder_of(root)
+    card = (folder / "README.md").read_text()
+    verdict = json.loads((folder / "verification.json").read_text())
+    cost = verdict["cost"]["maths"]
+    assert f"| maths | {cost['tokens']} | {cost['perplexity_before']:.2f} | {cost['perplexity_after']:.2f} |" in card
+    assert "license: apache-2.0" in card
+    assert "2 of 8 experts of each of 2 layers pruned by the criterion reap" in " ".join(card.split())
+    assert "Judged on 1024 tokens (8 samples of 128)" in card
+    assert "| experts in a layer | 8 | 6 |" in card
+    assert "6 experts do not divide by 4 or 8" in card
+
+
+def test_a_rerun_skips_and_another_criterion_needs_no_pass(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from calibration import calibrate
+
+    def never(*args: object, **kwargs: object) -> None:
+        raise AssertionError("the statistics are there")
+
+    monkeypatch.setattr(calibrate, "run_pass", never)
+    assert prune(str(DEMO), "--ratio", "0.25", "--artifacts", str(root), *SMALL)["state"] == "current"
+    other = ("--keep", "5", "--criterion", "frequency", "--no-proof")
+    made = prune(str(DEMO), *other, "--artifacts", str(root), *SMALL)
+    assert Path(made["folder"]).name == "minimax-m2-4.6m-Frequency-5"
+    assert made["masked"] is None
+    assert "It was not run against the original." in (Path(made["folder"]) / "README.md").read_text()
+
+
+def test_a_plan_is_applied_elsewhere_without_calibration(root: Path, tmp_path: Path) -> None:
+    plan = folder_of(root) / "plan.json"
+    out = tmp_path / "elsewhere"
+    made = prune(str(DEMO), "--plan", str(plan), "--out", str(out), "--artifacts", str(tmp_path / "none"))
+    assert made["state"] == "made"
+    assert not (tmp_path / "none").exists()
+    for name in ("model.safetensors", "config.json", "plan.json", "saliency.svg"):
+        assert (out / name).read_bytes() == (folder_of(root) / name).read_bytes(), name
+
+
+def test_an_edited_plan_is_another_checkpoint(root: Path, tmp_path: Path) -> None:
+    found = json.loads((folder_of(root) / "plan.json").read_text())
+    for layer in found["layers"]:
+        layer["kept"] = [1, 2, 3]
+    (tmp_path / "mine.json").write_text(json.dumps(found))
+    made = prune(str(DEMO), "--plan", str(tmp_path / "mine.json"), "--out", str(tmp_path / "out"), "--no-proof")
+    assert made["structure"]["experts"] == 3
+
+
+def test_the_pruned_folder_exports(root: Path, tmp_path: Path) -> None:
+    assert run(["export", str(folder_of(root)), "fp8", "gguf-q8_0", "--out", str(tmp_path), *SMALL]) == 0
+    card = (tmp_path / folder_of(root).name / f"{folder_of(root).name}-FP8" / "README.md").read_text()
+    assert "2 of 8 experts of each of 2 layers pruned" in " ".join(card.split())
+
+
+def test_a_dry_run_tells_the_bytes_and_does_nothing(root: Path, tmp_path: Path) -> None:
+    told = prune(str(DEMO), "--ratio", "0.25", "--dry-run", "--artifacts", str(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+    verdict = json.loads((folder_of(root) / "verification.json").read_text())
+    assert (told["bytes_before"], told["bytes_after"]) == (verdict["before"]["bytes"], verdict["after"]["bytes"])
+    assert told["kept"] == [6]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "what to prune is not clear; give one of --ratio, --keep and --plan"),
+        (("--ratio", "0.25", "--keep", "6"), "what to prune is not clear"),
+        (("--ratio", "25"), "a ratio of 25 is not between 0 and 1"),
+        (("--keep", "1"), "1 experts in a layer cannot be kept: the router chooses 2 of 8 for a token; keep 2 to 7"),
+        (("--keep", "8"), "the checkpoint has 8 experts in each layer already"),
+        (("--ratio", "0.25", "--budget", "global"), "config.json has one for all (num_local_experts)"),
+        (("--ratio", "0.25", "--set", "keep=[]"), "--set keep=[] is not of the calibration"),
+        (("--plan", "no-such.json"), "cannot read the plan no-such.json"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["prune", str(DEMO), *arguments, "--artifacts", str(tmp_path / "none")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_dense_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_family("llama", tmp_path / "model")
+    assert run(["prune", str(folder), "--ratio", "0.25", "--artifacts", str(tmp_path / "none")]) == 1
+    assert "is a llama without routed experts: there is nothing to prune" in capsys.readouterr().err
+
+
+def test_an_unsound_result_fails_the_gate(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pruning import proof
+
+    monkeypatch.setattr(proof, "TOLERANCE", 1e-9)  # as if rounding explained nothing
+    plan = folder_of(root) / "plan.json"
+    made = prune(str(DEMO), "--plan", str(plan), "--out", str(tmp_path / "out"), code=3)
+    assert not made["passed"]
+    assert "**Not sound**" in (tmp_path / "out" / "README.md").read_text()
