@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from calibration.chat import render
-from calibration.corpus import SUFFIXES, TEXTS, Chat
+from calibration.conversations import Chat
+from calibration.corpus import TEXTS
 
 CHARACTERS, TOKENS, WINDOW = 12_000, 1_024, 512
 
@@ -20,7 +21,7 @@ def heldout_windows(tokenizer: Any, folder: Path = TEXTS / "heldout") -> dict[st
     tokens; a last window of one token, which predicts nothing, is left out.
     """
     found: dict[str, list[torch.Tensor]] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in SUFFIXES):
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".txt", ".jsonl")):
         text = _text(tokenizer, path)[:CHARACTERS]
         ids = torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:TOKENS])
         windows = [window for window in ids.long().split(WINDOW) if len(window) > 1]

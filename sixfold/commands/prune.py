@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sixfold.commands.options import Model, json_option, model_argument, overrides_option, threads_option
+from sixfold.commands.options import (
+    Model,
+    json_option,
+    memory_options,
+    model_argument,
+    overrides_option,
+    threads_option,
+)
 from sixfold.commands.terminal import print_json, print_table, progress
 from sixfold.sizes import size
 
@@ -14,6 +21,7 @@ if TYPE_CHECKING:
     from pruning.make_plan import Request
     from pruning.mtp import Mtp
     from pruning.plan_file import PruningPlan
+    from sixfold.memory import Allowed
     from sixfold.recipe import Calibration
     from sixfold.source import Source
     from sixfold.statistics import Statistics
@@ -64,6 +72,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Print what would be kept and written, and do nothing.")
 @overrides_option
 @threads_option
+@memory_options
 @json_option
 def command(
     model: Model,
@@ -81,6 +90,7 @@ def command(
     dry_run: bool,
     overrides: tuple[str, ...],
     threads: int,
+    allowed: "Allowed",
     as_json: bool,
 ) -> int:
     """Write MODEL without its least salient experts: a folder with plan.json, a card, and verification.json.
@@ -103,7 +113,7 @@ def command(
         plan = given
     else:
         request = _request(anatomy, ratio, keep, criterion, seed, protect, budget)
-        plan = _plan(source, anatomy, request, artifacts, profile, dry_run=dry_run, quiet=as_json)
+        plan = _plan(source, anatomy, request, artifacts, profile, allowed, dry_run=dry_run, quiet=as_json)
     folder = _folder(source, plan, out, artifacts)
     if dry_run:
         return _dry_run(source, anatomy, plan, mtp, folder, as_json)
@@ -141,6 +151,7 @@ def _plan(
     request: "Request",
     artifacts: Path,
     profile: "Calibration",
+    allowed: "Allowed",
     *,
     dry_run: bool,
     quiet: bool,
@@ -148,6 +159,7 @@ def _plan(
     """From the statistics of MODEL, calibrating where there are none; of a dry run, a plan of the same size."""
     from calibration.calibrate import calibrate
     from calibration.coverage import summary
+    from calibration.text_notes import text_notes
     from pruning.make_plan import first_experts, make_plan
     from sixfold.workspace import Workspace
 
@@ -155,9 +167,11 @@ def _plan(
         return first_experts(source, anatomy, request)
     _say(f"calibrating on {profile.samples} samples of {profile.length} tokens, if need be", quiet)
     workspace = Workspace(artifacts, source.checkpoint.name)
-    done = calibrate(source, profile, workspace.calibration(profile), progress=progress)
+    done = calibrate(source, profile, workspace.calibration(profile), progress=progress, allowed=allowed)
     for reason in done.reasons:
         _say(f"calibrated again: {reason}", quiet)
+    for note in text_notes(done.statistics.manifest["tokens"]):
+        _say(note, quiet)
     _say(f"calibration {'is current' if done.skipped else 'done'}. {summary(done.coverage)}".rstrip(), quiet)
     return make_plan(source, anatomy, request, done.statistics)
 

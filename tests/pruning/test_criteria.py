@@ -1,5 +1,6 @@
 """Each criterion against its formula, written down literally over plain transformers forwards."""
 
+import shutil
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from calibration.layer_pass import run_pass, texts_of
+from calibration.calibrate import calibrate
+from calibration.tokens import load_tokenizer, token_batches
 from pruning.anatomy import dissect
 from pruning.criteria import CRITERIA, saliency, super_experts
 from sixfold.errors import UsageError
 from sixfold.recipe import Calibration
-from sixfold.statistics import ExpertStatistics, Statistics, moe_of
+from sixfold.statistics import ExpertStatistics
 from sixfold.whole_model import load_model
 from tests.moe_families import make_moe
-from tests.pruning.made import silent, source_of
+from tests.pruning.made import DEMO, silent, source_of
 
 PROFILE = Calibration(samples=4, length=48, sample_rows=8)
 
@@ -63,23 +65,16 @@ def _judged(rows: list[tuple[int, float, float]]) -> dict[str, torch.Tensor]:
     }
 
 
-def statistics_of(folder: Path, ids: torch.Tensor, work: Path) -> Statistics:
-    source = source_of(folder)
-    run_pass(source, texts_of(ids, 0), PROFILE, work, key="", device=torch.device("cpu"), progress=silent)
-    experts = [linear for linear in source.architecture.linears if linear.expert is not None]
-    moe = {moe_of(linear.site): {"layer": linear.layer, "experts": 8} for linear in experts}
-    return Statistics(work, {"moe": moe})
-
-
 @pytest.mark.parametrize(
     "model_type", ["qwen3_moe", "minimax_m2", "deepseek_v3"], ids=["softmax", "sigmoid and bias", "groups"]
 )
 def test_saliency_is_the_formulas(model_type: str, tmp_path: Path) -> None:
-    folder = make_moe(model_type, tmp_path / "model")
-    ids = torch.randint(4, 96, (4, 48), generator=torch.Generator().manual_seed(1))
-    statistics = statistics_of(folder, ids, tmp_path / "work")
-    expected = literal(folder, ids)
-    assert sorted(expected) == list(dissect(source_of(folder)).layers)
+    folder = make_moe(model_type, tmp_path / "model", vocab_size=2048)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(DEMO / name, folder / name)
+    statistics = calibrate(source_of(folder), PROFILE, tmp_path / "statistics", progress=silent).statistics
+    expected = literal(folder, token_batches(PROFILE, load_tokenizer(folder)).ids)
+    assert tuple(sorted(expected)) == statistics.moe_layers() == dissect(source_of(folder)).layers
     for layer, criteria in expected.items():
         found = statistics.experts_of(layer)
         for criterion, values in criteria.items():
