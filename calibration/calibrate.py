@@ -21,7 +21,7 @@ from calibration.memory import resources
 from calibration.processes import run_on_devices
 from calibration.tokens import load_tokenizer, special_ids, token_batches
 from calibration.unfinished import Reached
-from sixfold.architecture import Linear
+from sixfold.architecture import Architecture, Linear
 from sixfold.errors import SixfoldError
 from sixfold.manifest import run_name, state_of, versions
 from sixfold.memory import FREE, Allowed
@@ -87,7 +87,7 @@ def calibrate(
         "model": source.checkpoint.name,
         "tokens": tokens.record,
         "sites": sites_of(linears),
-        "moe": moe_layers(linears, reached.routed, profile.min_tokens),
+        "moe": moe_layers(source.architecture, reached.routed, profile.min_tokens),
         "without_statistics": _without_statistics(source, linears),
         "coverage": coverage_to_json(coverage),
         "files": {name: asdict(record) for name, record in sorted(reached.files.items())},
@@ -123,10 +123,11 @@ def sites_of(linears: Sequence[Linear]) -> dict[str, dict[str, Any]]:
 
 
 def moe_layers(
-    linears: Sequence[Linear], routed: Mapping[int, tuple[int, ...]], min_tokens: int
+    architecture: Architecture, routed: Mapping[int, tuple[int, ...]], min_tokens: int
 ) -> dict[str, dict[str, Any]]:
     """The manifest's "moe": where experts are, how many, and which saw too few tokens."""
-    names = {moe_of(linear.site): linear.layer for linear in linears if linear.expert is not None}
+    names = {moe_of(linear.site): linear.layer for linear in architecture.linears if linear.expert is not None}
+    names |= {stack.module: stack.layer for stack in architecture.stacks}
     return {
         name: {"layer": layer, "experts": len(routed[layer]), "starved": starved_of(routed[layer], min_tokens)}
         for name, layer in names.items()

@@ -78,6 +78,7 @@ def run_pass(
                 rows=profile.sample_rows,
                 device=device,
                 counted=batches.counted,
+                stacks=[stack for stack in source.architecture.stacks if stack.layer == layer],
             )
             with observed(runner.model, observation), transfer(hidden, mine, device) as moving:
                 for number, values in moving:

@@ -8,7 +8,7 @@ import torch
 
 from calibration.accumulate import Accumulator
 from calibration.expert_outputs import ExpertAccumulator
-from sixfold.architecture import Linear
+from sixfold.architecture import ExpertStack, Linear
 from sixfold.statistics import moe_of
 from sixfold.team import Team
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 class Observation:
     """The accumulators of some Linears' sites (one layer's, say), and where in the texts the running batch stands.
 
+    stacks: experts that are one array on disk, which are no Linears: only what they give back is gathered.
     ranks: int64 [tokens], a permutation over all tokens of the calibration: the lower, the sooner a token is sampled.
     counted: bool [tokens], the tokens that statistics count; all if None.
     start: position of the running batch's first token; whoever runs the batches sets it.
@@ -32,8 +33,10 @@ class Observation:
         rows: int,
         device: torch.device,
         counted: torch.Tensor | None = None,
+        stacks: Iterable[ExpertStack] = (),
     ) -> None:
         self.linears = tuple(linears)
+        self.stacks = tuple(stacks)
         self.ranks = ranks.to(device)
         self.counted = None if counted is None else counted.to(device)
         self.start = 0
@@ -51,6 +54,7 @@ class Observation:
             for site, experts in self.experts.items()
             if experts is not None
         }
+        self.moe |= {stack.module: ExpertAccumulator(stack.experts, device) for stack in self.stacks}
 
     def record(self, site: str, rows: torch.Tensor) -> None:
         """rows [tokens of the batch, channels]."""
@@ -84,11 +88,13 @@ class Observation:
 
 @dataclass(frozen=True)
 class ExpertRecord:
-    """What is kept of one layer's experts. up, down: sites of what their first and last projections read."""
+    """What is kept of one layer's experts. name: of what holds them. up, down: sites of what their first and last
+    projections read; "" where that is not gathered."""
 
     observation: Observation
-    up: str
-    down: str
+    name: str
+    up: str = ""
+    down: str = ""
 
     @property
     def counts_all(self) -> bool:
@@ -136,8 +142,8 @@ class ExpertRecord:
         if kept is not None:
             tokens, rows, inner, output, gates = (t[kept] for t in (tokens, rows, inner, output, gates))
         ranks = self.observation.ranks[self.observation.start + tokens]
-        self.observation.sites[self.up].add_one(expert, rows, ranks)
-        self.observation.sites[self.down].add_one(expert, inner, ranks)
+        for site, values in self._read(rows, inner):
+            self.observation.sites[site].add_one(expert, values, ranks)
         self._outputs.add_one(expert, output, gates)
 
     def experts(
@@ -156,13 +162,16 @@ class ExpertRecord:
             counts = torch.bincount(expert_of[kept.cpu()], minlength=len(counts))
             tokens, rows, inner, output, gates = (t[kept] for t in (tokens, rows, inner, output, gates))
         ranks = self.observation.ranks[self.observation.start + tokens]
-        self.observation.sites[self.up].add(rows, counts, ranks)
-        self.observation.sites[self.down].add(inner, counts, ranks)
+        for site, values in self._read(rows, inner):
+            self.observation.sites[site].add(values, counts, ranks)
         self._outputs.add(output, gates, counts)
 
     @property
     def _outputs(self) -> ExpertAccumulator:
-        return self.observation.moe[moe_of(self.down)]
+        return self.observation.moe[self.name]
+
+    def _read(self, rows: torch.Tensor, inner: torch.Tensor) -> tuple[tuple[str, torch.Tensor], ...]:
+        return ((self.up, rows), (self.down, inner)) if self.up else ()
 
     def _counted(self, tokens: torch.Tensor) -> torch.Tensor | None:
         counted = self.observation.counted

@@ -15,6 +15,7 @@ from torch import nn
 from calibration.expert_forward import routed_forward
 from calibration.observation import ExpertRecord, Observation
 from sixfold.architecture import Linear
+from sixfold.statistics import moe_of
 
 EXPERTS_FUNCTION = "sixfold_observe"
 
@@ -28,9 +29,10 @@ def observed(model: Any, observation: Observation) -> Iterator[None]:
         if linear.expert is None:
             plain.setdefault(linear.site, linear.module)
     records = {
-        module: ExpertRecord(observation, sites["up"], sites["down"])
+        module: ExpertRecord(observation, moe_of(sites["down"]), sites["up"], sites["down"])
         for module, sites in expert_sites(modules, observation.linears).items()
     }
+    records |= {id(modules[stack.module]): ExpertRecord(observation, stack.module) for stack in observation.stacks}
 
     def experts_forward(
         module: nn.Module, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor

@@ -79,12 +79,25 @@ class Norm:
 
 
 @dataclass(frozen=True)
+class ExpertStack:
+    """The experts of one layer where they are one array on disk.
+
+    module: the transformers module that computes them ("model.layers.0.mlp.experts"). experts: how many.
+    """
+
+    module: str
+    layer: int
+    experts: int
+
+
+@dataclass(frozen=True)
 class Architecture:
     """What `sixfold inspect` prints.
 
     model_type: transformers' name ("minimax_m2"). layers: decoder layers. experts, experts_per_token: 0 if dense.
     correction_biases: float32 tensors added to router scores for selection, wherever they live.
     stacked_experts: tensors that hold all experts of a layer as one array on disk (gpt-oss).
+    stacks: these layers, as far as transformers runs them through its experts interface.
     not_run: tensors that transformers does not run (MTP layers): never quantized, no statistics.
     unobserved: why the dataflow could not be derived, "" where it was; no norm is rescaled then.
     """
@@ -97,6 +110,7 @@ class Architecture:
     norms: tuple[Norm, ...]
     correction_biases: tuple[str, ...]
     stacked_experts: tuple[str, ...]
+    stacks: tuple[ExpertStack, ...]
     tied_embeddings: bool
     not_run: tuple[str, ...]
     unobserved: str
@@ -136,6 +150,7 @@ def derive_architecture(checkpoint: Checkpoint) -> Architecture:
             if place.expert is None
             and (_parent(place.parameter) in experts or _is_stack(place, checkpoint.tensors[name].shape, modules))
         ),
+        stacks=_stacks(placements, experts),
         tied_embeddings=bool(getattr(text_config, "tie_word_embeddings", False)),
         not_run=not_run,
         unobserved=unobserved,
@@ -157,6 +172,15 @@ def _experts_per_layer(modules: Mapping[str, nn.Module]) -> dict[str, int]:
         if stacked and name.rsplit(".", 1)[-1] == "experts":
             found[name] = stacked[0].shape[0]
     return found
+
+
+def _stacks(placements: Mapping[str, Placement], experts: Mapping[str, int]) -> tuple[ExpertStack, ...]:
+    modules = {_parent(place.parameter): None for place in placements.values() if place.expert is None}
+    return tuple(
+        ExpertStack(module, int(layer.group(1)), experts[module])
+        for module in modules
+        if module in experts and (layer := re.search(r"\.layers\.(\d+)\.", module)) is not None
+    )
 
 
 def _parent(name: str) -> str:

@@ -15,8 +15,9 @@ are in `layer-other.safetensors`), keys `<site>/<statistic>`; E below is there f
     sampled   int64   []  or [E]        how many rows of `sample` are real
 
 A layer with experts has besides, under `<experts>`, the on-disk name of what holds them
-("model.layers.0.block_sparse_moe.experts"), the keys `<experts>/<statistic>` on what its experts give back. The gate is
-the value that the model applied; the output is the expert's, before the gate:
+("model.layers.0.block_sparse_moe.experts"), or where they are one array on disk the name of transformers' module, the
+keys `<experts>/<statistic>` on what its experts give back. The gate is the value that the model applied; the output is
+the expert's, before the gate:
 
     routed        int64   [E]     tokens routed to the expert
     gate_sum      float64 [E]     sum of their gates

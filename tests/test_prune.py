@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from sixfold.cli import run
 from tests.families import make_family
+from tests.moe_families import make_moe
 
 DEMO = Path(__file__).parents[1] / "demo" / "minimax-m2-4.6m"
 SMALL = ("--set", "calibration.samples=8", "--set", "calibration.length=128", "--set", "calibration.sample_rows=32")
@@ -150,3 +152,13 @@ def test_an_unsound_result_fails_the_gate(root: Path, tmp_path: Path, monkeypatc
     made = prune(str(DEMO), "--plan", str(plan), "--out", str(tmp_path / "out"), code=3)
     assert not made["passed"]
     assert "**Not sound**" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_experts_stacked_on_disk_are_judged_and_pruned(tmp_path: Path) -> None:
+    """gpt-oss: one array for all experts of a layer, with biases."""
+    folder = make_moe("gpt_oss", tmp_path / "model", vocab_size=2048)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(DEMO / name, folder / name)
+    made = prune(str(folder), "--ratio", "0.4", "--artifacts", str(tmp_path / "artifacts"), *SMALL)
+    assert made["structure"]["experts"] == 5
+    assert made["masked"]["sound"]

@@ -66,7 +66,9 @@ def _judged(rows: list[tuple[int, float, float]]) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    "model_type", ["qwen3_moe", "minimax_m2", "deepseek_v3"], ids=["softmax", "sigmoid and bias", "groups"]
+    "model_type",
+    ["qwen3_moe", "minimax_m2", "deepseek_v3", "granitemoe"],
+    ids=["softmax", "sigmoid and bias", "groups", "experts stacked on disk"],
 )
 def test_saliency_is_the_formulas(model_type: str, tmp_path: Path) -> None:
     folder = make_moe(model_type, tmp_path / "model", vocab_size=2048)
