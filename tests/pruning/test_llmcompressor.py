@@ -1,0 +1,47 @@
+"""llmcompressor's own REAP on the same tokens."""
+
+import json
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from llmcompressor import oneshot
+from llmcompressor.core import reset_session
+from llmcompressor.modifiers.pruning.reap import REAPPruningModifier
+
+from calibration.calibrate import calibrate
+from calibration.tokens import load_tokenizer, token_batches
+from pruning.anatomy import dissect
+from pruning.counts import kept_for_ratio
+from pruning.make_plan import Request, make_plan
+from sixfold.recipe import Calibration
+from sixfold.whole_model import load_model
+from tests.pruning.made import DEMO, silent, source_of
+
+PROFILE = Calibration(samples=8, length=128, sample_rows=8)
+
+
+def test_the_same_experts_stay_in_the_first_layer(tmp_path: Path) -> None:
+    """It prunes a layer before the next one sees a token, so only the first layer's inputs are the same in both."""
+    source, tokenizer = source_of(DEMO), load_tokenizer(DEMO)
+    ids = token_batches(PROFILE, tokenizer).ids
+    report = tmp_path / "report.json"
+    try:
+        oneshot(
+            model=load_model(source, dtype=torch.bfloat16, device=torch.device("cpu")),
+            tokenizer=tokenizer,
+            dataset=Dataset.from_dict({"input_ids": ids.tolist(), "attention_mask": torch.ones_like(ids).tolist()}),
+            recipe=[REAPPruningModifier(sparsity=0.25, report_path=str(report))],
+            max_seq_length=PROFILE.length,
+            num_calibration_samples=PROFILE.samples,
+            shuffle_calibration_samples=False,
+            moe_calibrate_all_experts=False,
+        )
+    finally:
+        reset_session()
+    theirs = json.loads(report.read_text())
+    statistics = calibrate(source, PROFILE, tmp_path / "statistics", progress=silent).statistics
+    anatomy = dissect(source)
+    ours = make_plan(source, anatomy, Request(kept_for_ratio(anatomy, 0.25), 0.25), statistics)
+    assert list(ours.kept[0]) == theirs["model.layers.0.mlp"]
+    assert {len(kept) for kept in theirs.values()} == set(ours.counts.values())
