@@ -26,9 +26,11 @@ def test_the_same_experts_stay_in_the_first_layer(tmp_path: Path) -> None:
     source, tokenizer = source_of(DEMO), load_tokenizer(DEMO)
     ids = token_batches(PROFILE, tokenizer).ids
     report = tmp_path / "report.json"
+    model = load_model(source, dtype=torch.bfloat16, device=torch.device("cpu"))
+    model.config._name_or_path = model.name_or_path = str(DEMO)  # where it looks for a config
     try:
         oneshot(
-            model=load_model(source, dtype=torch.bfloat16, device=torch.device("cpu")),
+            model=model,
             tokenizer=tokenizer,
             dataset=Dataset.from_dict({"input_ids": ids.tolist(), "attention_mask": torch.ones_like(ids).tolist()}),
             recipe=[REAPPruningModifier(sparsity=0.25, report_path=str(report))],
