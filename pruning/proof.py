@@ -70,8 +70,9 @@ def prove(
     progress: Progress,
 ) -> Proof:
     """texts: windows of token ids by domain, int64 [length] each. Reads both checkpoints once."""
-    before = LayerRunner(original, dtype=torch.float32, device=device)
-    after = LayerRunner(pruned, dtype=torch.float32, device=device)
+    # Neither reads ahead: with one layer of each in memory, there are two already.
+    before = LayerRunner(original, dtype=torch.float32, device=device, ahead=False)
+    after = LayerRunner(pruned, dtype=torch.float32, device=device, ahead=False)
     batches = [(domain, batch) for domain, windows in texts.items() for batch in _batches(windows)]
     total = sum(batch.numel() for _, batch in batches)
     layers: list[LayerProof] = []

@@ -11,25 +11,29 @@ from typing import Any
 import torch
 
 from pruning.anatomy import Anatomy, dissect
-from pruning.apply import VARIANT, export_plan, select
+from pruning.apply import PICTURE, VARIANT, export_plan, select
 from pruning.model_size import model_size
 from pruning.mtp import Mtp
 from pruning.origin import provenance_of
+from pruning.plan_file import FILE as PLAN
 from pruning.plan_file import PruningPlan
 from pruning.proof import prove
 from pruning.structure import check_structure
 from pruning.verdict import current_verdict, verdict_of, write_verdict
+from sixfold import __version__
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.manifest import FileRecord, manifest_of, state_of, versions
+from sixfold.manifest import FileRecord, manifest_of, state_of
 from sixfold.placing import Made, clear_partial, locked, put_in_place, reclaim
 from sixfold.plan import ExportPlan
 from sixfold.progress import Progress
+from sixfold.provenance import FILE as PROVENANCE
 from sixfold.sizes import size
 from sixfold.source import Source
 from sixfold.stream import write_files
-from sixfold.workspace import PARTIAL, digest_of, read_json
+from sixfold.workspace import PARTIAL, digest_of, json_bytes, read_json, write_if_changed
 
-_LIBRARIES = ("sixfold", "torch")
+_WORDS = (PLAN, PICTURE, PROVENANCE)
+"""Files that say something of the weights and change none of their bytes."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def prune(
     inputs = _inputs(source, export, plan)
     state = state_of(folder, export.manifest, inputs)
     if state.name == "current":
-        recorded = read_json(folder / export.manifest) or {}
+        recorded = _described_anew(folder, export)
         nbytes = sum(record["bytes"] for record in recorded["files"].values())
         return Pruned(folder, nbytes, True, (), tuple(recorded["notes"]))
     _refuse_foreign(source, folder, export)
@@ -121,9 +125,20 @@ def _inputs(source: Source, export: ExportPlan, plan: PruningPlan) -> dict[str, 
     return {
         "source": {"fingerprint": source.checkpoint.fingerprint, "revision": source.checkpoint.revision},
         "plan": plan.digest,
-        "texts": {name: _sha256(data) for name, data in export.texts.items()},
-        "versions": {name: number for name, number in versions().items() if name in _LIBRARIES},
+        "texts": {name: _sha256(data) for name, data in export.texts.items() if name not in _WORDS},
+        "versions": {"sixfold": __version__},
     }
+
+
+def _described_anew(folder: Path, export: ExportPlan) -> dict[str, Any]:
+    """The manifest of a current folder, whose words about itself are brought up to date; no weight is written."""
+    manifest = read_json(folder / export.manifest) or {}
+    for name in _WORDS:
+        write_if_changed(folder / name, export.texts[name])
+        manifest["files"][name] = {"bytes": len(export.texts[name]), "sha256": _sha256(export.texts[name])}
+    manifest["notes"] = list(export.notes)
+    write_if_changed(folder / export.manifest, json_bytes(manifest))
+    return manifest
 
 
 def _refuse_foreign(source: Source, folder: Path, export: ExportPlan) -> None:

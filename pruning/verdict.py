@@ -17,7 +17,8 @@ from typing import Any
 from pruning.model_size import ModelSize
 from pruning.proof import TOLERANCE, Cost, Proof, overall
 from pruning.structure import Structure
-from sixfold.workspace import read_json, sha256_of, write_json
+from sixfold.checkpoint import CONFIG
+from sixfold.workspace import digest_of, read_json, write_json
 
 FILE = "verification.json"
 
@@ -27,7 +28,7 @@ def verdict_of(
 ) -> dict[str, Any]:
     return {
         "passed": proof is None or proof.sound,
-        "manifest": sha256_of(folder / "manifest.json"),
+        "weights": _weights(folder),
         "before": asdict(before),
         "after": asdict(after),
         "structure": {"experts": structure.config, "layers": [asdict(layer) for layer in structure.layers]},
@@ -48,10 +49,16 @@ def write_verdict(folder: Path, verdict: dict[str, Any]) -> None:
 
 
 def current_verdict(folder: Path) -> dict[str, Any] | None:
-    """What verification.json says, if it speaks of the folder as it is now."""
+    """What verification.json says, if it speaks of the weights as they are now."""
     found = read_json(folder / FILE)
-    manifest = folder / "manifest.json"
-    return found if found and manifest.is_file() and found.get("manifest") == sha256_of(manifest) else None
+    return found if found is not None and found.get("weights") == _weights(folder) else None
+
+
+def _weights(folder: Path) -> str:
+    """Of the hashes that manifest.json has for the weight files and config.json."""
+    files = (read_json(folder / "manifest.json") or {"files": {}})["files"]
+    checked = {n: record["sha256"] for n, record in files.items() if n.endswith(".safetensors") or n == CONFIG}
+    return digest_of(checked)
 
 
 def _with_all(proof: Proof) -> dict[str, Cost]:

@@ -1,6 +1,7 @@
 """What a pruned folder holds: the original's bytes, renumbered, wherever something of an expert lives."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pruning.anatomy import dissect
 from pruning.plan_file import read_plan
 from pruning.run import prune
 from sixfold.errors import SixfoldError, UsageError
+from sixfold.workspace import sha256_of
 from tests.moe_families import make_moe
 from tests.pruning.made import DEMO, plan_of, pruned, silent, source_of
 
@@ -243,6 +245,23 @@ def test_a_rerun_skips_what_is_current_and_says_what_changed(tmp_path: Path) -> 
     changed = again(other)
     assert not changed.skipped
     assert "plan changed" in changed.reasons
+
+
+def test_new_words_write_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another licence, or the same choice by another criterion, must not cost a copy of the model."""
+    source, out = source_of(DEMO), tmp_path / "out"
+    anatomy = dissect(source)
+    plan = plan_of(source, anatomy, {0: (0, 1, 2), 1: (0, 1, 2)})
+    prune(source, anatomy, plan, "drop", out, threads=1, progress=silent)
+    monkeypatch.setattr(run_module, "write_files", None)
+    provenance = replace(source.checkpoint.provenance, license="mit")
+    restated = replace(source, checkpoint=replace(source.checkpoint, provenance=provenance))
+    again = prune(restated, anatomy, replace(plan, criterion="frequency"), "drop", out, threads=1, progress=silent)
+    assert again.skipped
+    assert "license: mit" in (out / "provenance.yaml").read_text()
+    assert read_plan(out / "plan.json").criterion == "frequency"
+    for name, record in json.loads((out / "manifest.json").read_text())["files"].items():
+        assert sha256_of(out / name) == record["sha256"], name
 
 
 def test_the_source_and_other_checkpoints_are_never_overwritten(tmp_path: Path) -> None:
