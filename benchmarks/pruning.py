@@ -1,16 +1,17 @@
 """What each criterion costs: KL from the unpruned model on held-out text, by masking the pruned experts.
 
     python -m benchmarks.pruning [MODEL] [--ratios 0.25 0.4] [--seeds 5] [--texts FOLDER] [--heldout FOLDER]
-                                 [--samples 104] [--artifacts FOLDER]
+                                 [--samples 104] [--by-domain] [--artifacts FOLDER]
 
 Calibrates MODEL (the bundled one by default) on `samples` windows of 512 tokens, chooses experts by every criterion,
 and runs the whole model in float32 with the others masked, which is what a pruned checkpoint computes. Prints a
 Markdown table: KL per token in nats over all held-out texts, and for `random` the least and the most of the seeds.
+With --by-domain, what `reap` costs on each domain of the held-out texts (of texts of one's own, each file is one).
 """
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--texts", default=BUILTIN)
     parser.add_argument("--heldout", type=Path, default=TEXTS / "heldout")
     parser.add_argument("--samples", type=int, default=104)
+    parser.add_argument("--by-domain", action="store_true")
     parser.add_argument("--artifacts", type=Path, default=None)
     options = parser.parse_args()
 
@@ -70,27 +72,51 @@ def main() -> None:
         folder = (options.artifacts or Path(temporary)) / checkpoint.name
         statistics = calibrate(source, profile, folder, progress=lambda *_: nullcontext(lambda _: None)).statistics
         texts = heldout_windows(load_tokenizer(checkpoint.folder), options.heldout)
-        windows = [window for found in texts.values() for window in found]
         model = load_model(source, dtype=torch.float32, device=torch.device("cpu"))
 
-        asked = [
-            Request(kept_for_ratio(anatomy, ratio), ratio, criterion, seed)
-            for criterion in (*CRITERIA, RANDOM)
-            for seed in range(options.seeds if criterion == RANDOM else 1)
-            for ratio in options.ratios
-        ]
-        plans = [make_plan(source, anatomy, request, statistics) for request in asked]
-        costs = dict(zip(asked, divergences(model, anatomy, plans, windows), strict=True))
+        def costs(requests: Sequence[Request], windows: Sequence[torch.Tensor]) -> list[float]:
+            plans = [make_plan(source, anatomy, request, statistics) for request in requests]
+            return divergences(model, anatomy, plans, windows)
 
-    print(f"{checkpoint.name}, {sum(map(len, windows))} held-out tokens, {options.samples * 512} of calibration\n")
-    print("| criterion | " + " | ".join(f"{100 * ratio:g} %" for ratio in options.ratios) + " |")
-    print("|---|" + "---:|" * len(options.ratios))
+        print(f"{checkpoint.name}, {options.samples * 512} tokens of calibration\n")
+        by_ratio = {ratio: kept_for_ratio(anatomy, ratio) for ratio in options.ratios}
+        if options.by_domain:
+            _print_domains(by_ratio, texts, costs)
+        else:
+            _print_criteria(by_ratio, [window for found in texts.values() for window in found], costs, options.seeds)
+
+
+Costs = Callable[[Sequence[Request], Sequence[torch.Tensor]], list[float]]
+
+
+def _print_criteria(kept: Mapping[float, int], windows: Sequence[torch.Tensor], costs: Costs, seeds: int) -> None:
+    asked = [
+        Request(kept[ratio], ratio, criterion, seed)
+        for criterion in (*CRITERIA, RANDOM)
+        for seed in range(seeds if criterion == RANDOM else 1)
+        for ratio in kept
+    ]
+    found = dict(zip(asked, costs(asked, windows), strict=True))
+    _print_head("criterion", kept, windows)
     for criterion in (*CRITERIA, RANDOM):
         cells = []
-        for ratio in options.ratios:
-            found = [kl for request, kl in costs.items() if (request.criterion, request.ratio) == (criterion, ratio)]
-            cells.append(f"{min(found):.3f}" if len(found) == 1 else f"{min(found):.3f} to {max(found):.3f}")
+        for ratio in kept:
+            values = [kl for request, kl in found.items() if (request.criterion, request.ratio) == (criterion, ratio)]
+            cells.append(f"{min(values):.3f}" if len(values) == 1 else f"{min(values):.3f} to {max(values):.3f}")
         print(f"| {criterion} | " + " | ".join(cells) + " |")
+
+
+def _print_domains(kept: Mapping[float, int], texts: Mapping[str, Sequence[torch.Tensor]], costs: Costs) -> None:
+    _print_head("held-out texts", kept, [window for found in texts.values() for window in found])
+    for domain, windows in texts.items():
+        found = costs([Request(number, ratio) for ratio, number in kept.items()], windows)
+        print(f"| {domain} | " + " | ".join(f"{kl:.3f}" for kl in found) + " |")
+
+
+def _print_head(first: str, kept: Mapping[float, int], windows: Sequence[torch.Tensor]) -> None:
+    print(f"KL on {sum(map(len, windows))} held-out tokens\n")
+    print(f"| {first} | " + " | ".join(f"{100 * ratio:g} %, {number} stay" for ratio, number in kept.items()) + " |")
+    print("|---|" + "---:|" * len(kept))
 
 
 if __name__ == "__main__":
