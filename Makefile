@@ -13,7 +13,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 
-MODEL ?= demo/minimax-m2-4.6m
+MODEL ?= demo/minimax-m2-4.6m-REAP-6
 OUT ?= artifacts
 PYTHON ?=
 DEFAULT_TORCH := $(if $(filter Linux,$(shell uname -s)),cpu,pypi)
@@ -33,10 +33,11 @@ format: $(VENV)/.ready
 	@test -n "$(FORMAT)" || { echo "make format needs FORMAT=, one of: $$($(BIN)/sixfold recipes --names), or a path"; exit 2; }
 	@$(BIN)/sixfold export "$(MODEL)" "$(FORMAT)" $(EXPORT_OPTIONS)
 
-# OUT is the root of all outputs elsewhere; here it is the pruned folder, where it is given.
+# Elsewhere OUT is the root of all outputs, and the default MODEL the pruned demo; here they are the pruned folder and
+# the demo that it was made of.
 prune: $(VENV)/.ready
 	@test -n "$(RATIO)$(KEEP)" || { echo "make prune needs RATIO=, such as 0.4, or KEEP=, such as 154"; exit 2; }
-	@$(BIN)/sixfold prune "$(MODEL)" $(if $(RATIO),--ratio "$(RATIO)") $(if $(KEEP),--keep "$(KEEP)") \
+	@$(BIN)/sixfold prune "$(if $(filter file,$(origin MODEL)),demo/minimax-m2-4.6m,$(MODEL))" $(if $(RATIO),--ratio "$(RATIO)") $(if $(KEEP),--keep "$(KEEP)") \
 		$(if $(filter file,$(origin OUT)),,--out "$(OUT)") $(if $(NAME),--name "$(NAME)") $(foreach pair,$(SET),--set '$(pair)')
 
 test: $(VENV)/.ready-dev
