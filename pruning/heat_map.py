@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pruning.plan_file import LayerPlan, PruningPlan
 
 _LEFT, _TOP, _BOTTOM = 64, 58, 46
-_WIDTH = 960
+_WIDTH, _NARROWEST = 960, 640  # the first lines of text need as much
 _LOW, _HIGH = (247, 244, 235), (178, 24, 43)
 """Colours of the least and the most salient expert of a layer."""
 
@@ -22,7 +22,7 @@ def heat_map(plan: PruningPlan) -> str:
     title = f"{plan.model}: {plan.criterion}, {kept} of {total} experts stay"
     body = [
         (
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{max(width, 420)}" height="{height}" role="img"'
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{max(width, _NARROWEST)}" height="{height}" role="img"'
             ' font-family="sans-serif" font-size="11">'
         ),
         f"<title>{_escaped(title)}</title>",

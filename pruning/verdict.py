@@ -62,7 +62,8 @@ def _weights(folder: Path) -> str:
 
 
 def _with_all(proof: Proof) -> dict[str, Cost]:
-    return {**proof.costs, "all": overall(proof.costs)}
+    """What lost most first."""
+    return {**dict(sorted(proof.costs.items(), key=lambda item: -item[1].kl)), "all": overall(proof.costs)}
 
 
 def _shown(cost: Cost) -> dict[str, float]:

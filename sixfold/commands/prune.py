@@ -218,13 +218,13 @@ def _carry_out(
     from cards.pruned import write_pruned_card
     from pruning.run import prune, verify
 
+    texts = heldout_windows(load_tokenizer(source.checkpoint.folder)) if proof else None
     done = prune(source, anatomy, plan, mtp, folder, threads=threads, progress=progress)
     for reason in done.reasons:
         _say(f"pruned again: {reason}", quiet)
     for note in () if done.skipped else done.notes:
         _say(note, quiet)
     _say(f"{'is current' if done.skipped else 'done'}: {_counts(plan)} stay, {size(done.nbytes)} in {folder}", quiet)
-    texts = heldout_windows(load_tokenizer(source.checkpoint.folder)) if proof else None
     verdict = verify(source, anatomy, plan, folder, texts, progress=progress)
     write_pruned_card(folder, _statistics(plan, artifacts, source))
     if quiet:
