@@ -85,11 +85,10 @@ def prove(
             here = {number: kept[number]} if number in kept else {}
             largest, differing = 0.0, 0
             for i, (_, batch) in enumerate(batches):
-                shape = tuple(batch.shape)
                 with masked(before.model, anatomy, here):
-                    expected = before.run(number, shape, small[i])
-                small[i] = after.run(number, shape, small[i])
-                whole[i] = before.run(number, shape, whole[i])
+                    expected = before.run(number, batch, small[i])
+                small[i] = after.run(number, batch, small[i])
+                whole[i] = before.run(number, batch, whole[i])
                 apart = _apart(expected, small[i])
                 largest, differing = max(largest, float(apart.max())), differing + int((apart > TOLERANCE).sum())
                 advance(batch.numel())
