@@ -13,7 +13,7 @@ _BY_COLUMNS = ("o_proj", "down_proj", "w2", "down", "out_proj", "dense")
 
 
 def misfits(subject: Subject) -> dict[str, list[str]]:
-    """ "2", "4", "8" -> Linears whose groups or blocks would be cut through, a pattern for all that differ in numbers."""
+    """By the number of GPUs: Linears whose groups or blocks would be cut through, `*` for numbers in their names."""
     found: dict[str, list[str]] = {}
     for ways in WAYS:
         names: dict[str, None] = {}

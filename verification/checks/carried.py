@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sixfold.extras import carried_files
-from verification.finding import Finding
+from verification.finding import Finding, Severity
 from verification.subject import Subject
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "spiece.model")
@@ -55,10 +55,10 @@ def check_tokenizer(subject: Subject) -> Iterator[Finding]:
         if subject.source is not None and not any(n in subject.source.checkpoint.extras for n in _TOKENIZERS):
             return
         what = "there is no tokenizer"
-        severity = "warning" if subject.source is None else "error"
+        severity: Severity = "warning" if subject.source is None else "error"
         yield Finding(
             "files.tokenizer", "tokenizer.json", what, "no engine can serve it", "copy the source's", severity
-        )  # type: ignore[arg-type]
+        )
         return
     text = config.get("text_config")
     vocab = config.get("vocab_size", text.get("vocab_size") if isinstance(text, Mapping) else None)

@@ -97,9 +97,8 @@ def _expert_rows(subject: Subject) -> Iterator[tuple[str, int]]:
     """(router or correction bias, how many experts it is made for), whatever config.json says."""
     routers = {f"{n}.weight" for n, lin in _linears(subject).items() if lin.role == "router" and lin.out_features > 1}
     for name, stored in subject.folder.tensors.items():
-        if name.endswith(("correction_bias", "expert_bias")) and len(stored.shape) == 1:
-            yield name, stored.shape[0]
-        elif name in routers and len(stored.shape) == 2:
+        bias = name.endswith(("correction_bias", "expert_bias")) and len(stored.shape) == 1
+        if bias or (name in routers and len(stored.shape) == 2):
             yield name, stored.shape[0]
 
 

@@ -40,7 +40,7 @@ def check_missing(subject: Subject) -> Iterator[Finding]:
 
 
 def _beside(subject: Subject, blueprint: Blueprint, name: str) -> str:
-    """For an expert's projection: what the expert has instead, or that config.json counts more experts than there are."""
+    """For an expert's projection: what the expert has instead, or how many experts there are."""
     found = _EXPERT.fullmatch(name)
     if not found:
         return ""

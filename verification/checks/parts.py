@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from sixfold.architecture import Linear
 from verification.blueprint import Blueprint
 from verification.declared import METHODS, Scheme, engine_names
-from verification.finding import EXPORT_AGAIN, Finding
+from verification.finding import EXPORT_AGAIN, Finding, Severity
 from verification.folder import CONFIG
 from verification.stored_parts import FLOATS, QUANTIZED_PARTS, Part, parts_of
 from verification.subject import Subject
@@ -140,8 +140,8 @@ def check_ignore(subject: Subject) -> Iterator[Finding]:
             what = f"it is not quantized, but config.json does not leave it out{as_alias}"
             consequence = "the engine looks for scales that are not there: KeyError, or uninitialised weights"
         # NVIDIA's own ModelOpt releases name modules as on disk alone, and engines load them.
-        severity = "warning" if alias and subject.declared.method == "modelopt" else "error"
-        yield Finding("config.ignore", linear.name, what, consequence, "correct the ignore list", severity)  # type: ignore[arg-type]
+        severity: Severity = "warning" if alias and subject.declared.method == "modelopt" else "error"
+        yield Finding("config.ignore", linear.name, what, consequence, "correct the ignore list", severity)
 
 
 def check_ignore_of_unrun(subject: Subject) -> Iterator[Finding]:

@@ -1,0 +1,154 @@
+"""Scales that were moved between a norm and its readers (AWQ, SmoothQuant): found from the weights, and proven to cancel.
+
+A smoothed Linear holds W' = diag(rows) W diag(columns), rounded. Both factors are fitted by least squares, so nothing has
+to be known of the tool that chose them. The model is unchanged only where what a norm (or the Linear before) was
+divided by is what every reader was multiplied by; a router that was left out routes otherwise, without an error.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from sixfold.architecture import Architecture, Linear, Norm
+from verification.finding import EXPORT_AGAIN, Finding
+
+TOLERANCE = 0.12
+"""How far a fitted factor may be off: what rounding to 4 bits does to the fit of a column of 64 weights."""
+
+_PRODUCERS = {"down": ("up",), "down_proj": ("up_proj",), "w2": ("w3",), "o_proj": ("v_proj", "kv_b_proj")}
+"""A Linear -> the Linear whose outputs reach it element by element, by the last parts of names or experts' parts."""
+
+
+@dataclass(frozen=True)
+class Factors:
+    """columns: float32 [in], rows: float32 [out] or None where they are one."""
+
+    columns: torch.Tensor
+    rows: torch.Tensor | None
+
+
+def fit(weight: torch.Tensor, source: torch.Tensor, *, both: bool) -> tuple[Factors, torch.Tensor]:
+    """Factors by alternating least squares, and the weight with them undone. weight, source: float32 [out, in]."""
+    columns = _ratio(weight, source, 0)
+    rows = None
+    if both:
+        rows = torch.ones(source.shape[0])
+        for _ in range(6):
+            rows = _ratio(weight, source * columns, 1)
+            columns = _ratio(weight, source * rows.unsqueeze(1), 0)
+        middle = float(rows[rows != 0].abs().log().mean().exp()) if bool((rows != 0).any()) else 1.0
+        rows, columns = rows / middle, columns * middle
+    undone = weight / _safe(columns)
+    if rows is not None:
+        undone = undone / _safe(rows).unsqueeze(1)
+    return Factors(columns, rows), undone
+
+
+def _ratio(weight: torch.Tensor, source: torch.Tensor, dim: int) -> torch.Tensor:
+    squares = source.pow(2).sum(dim)
+    return torch.where(squares > 0, (weight * source).sum(dim) / squares.clamp(min=1e-30), torch.ones_like(squares))
+
+
+def _safe(factors: torch.Tensor) -> torch.Tensor:
+    return torch.where(factors.abs() < 1e-12, torch.ones_like(factors), factors)
+
+
+def norm_ratio(norm: Norm, weight: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    """What the norm was divided by, float32 [channels]."""
+    one = 1.0 if norm.one_plus else 0.0
+    return (source + one) / _safe(weight + one)
+
+
+def check_cancels(
+    architecture: Architecture,
+    layer: int | None,
+    norms: Mapping[str, torch.Tensor],
+    factors: Mapping[str, Factors],
+) -> Iterator[Finding]:
+    """norms: what each norm of the layer was divided by, of those that changed. factors: of every Linear of the layer
+    that changed by more than rounding."""
+    linears = {linear.name: linear for linear in architecture.linears if linear.layer == layer}
+    for norm in architecture.norms:
+        ratio = norms.get(norm.weight)
+        if norm.layer != layer:
+            continue
+        for reader in norm.readers:
+            yield from _check_reader(norm, ratio, reader, factors.get(reader))
+        if ratio is not None and not norm.readers:
+            yield _finding(norm.weight, "it differs from the source's, and nothing that could make up for it reads it")
+    for name, found in factors.items():
+        linear = linears.get(name)
+        if linear is not None and linear.norm is None:
+            yield from _check_producer(linear, found, linears, factors)
+        if linear is not None and found.rows is not None and not _consumed(linear, linears, factors):
+            yield _finding(name, "its rows are scaled, and no Linear that reads them makes up for it")
+
+
+def _check_reader(norm: Norm, ratio: torch.Tensor | None, reader: str, found: Factors | None) -> Iterator[Finding]:
+    if ratio is None and found is None:
+        return
+    expected = ratio if ratio is not None else torch.ones_like(found.columns)  # type: ignore[union-attr]
+    columns = found.columns if found is not None else torch.ones_like(expected)
+    if found is not None and found.rows is not None:  # one factor can stand on either side
+        columns = columns * float((expected.log() - columns.abs().clamp(min=1e-12).log()).median().exp())
+    off = (columns / _safe(expected) - 1).abs()
+    if float(off.median()) > TOLERANCE / 3 or float((off > TOLERANCE).float().mean()) > 0.05:
+        worst = int(off.argmax())
+        yield _finding(
+            reader,
+            f"{norm.weight} was divided by {float(expected[worst]):.3g} in channel {worst}, and this reader of it"
+            f" multiplied by {float(columns[worst]):.3g}",
+        )
+
+
+def _check_producer(
+    linear: Linear, found: Factors, linears: Mapping[str, Linear], factors: Mapping[str, Factors]
+) -> Iterator[Finding]:
+    producer = _producer(linear, linears)
+    made = factors.get(producer.name) if producer is not None else None
+    if producer is None or made is None or made.rows is None:
+        yield _finding(linear.name, "its columns are scaled, and nothing before it was divided by as much")
+        return
+    rows, columns = made.rows, found.columns
+    if rows.numel() != columns.numel():  # value heads are shared by query heads; heads of kv_b_proj hold keys as well
+        return
+    product = rows * columns
+    product = product / product.median()
+    off = (product - 1).abs()
+    if float(off.median()) > TOLERANCE / 3 or float((off > TOLERANCE).float().mean()) > 0.05:
+        yield _finding(linear.name, f"its columns are not scaled by what {producer.name} was divided by")
+
+
+def _producer(linear: Linear, linears: Mapping[str, Linear]) -> Linear | None:
+    parent = linear.name.rpartition(".")[0]
+    last = linear.name.rpartition(".")[2]
+    for name in (*_PRODUCERS.get(last, ()), *_PRODUCERS.get(linear.part, ())):
+        for other in linears.values():
+            same = other.name.rpartition(".")[0] == parent and other.expert == linear.expert
+            if same and name in (other.name.rpartition(".")[2], other.part):
+                return other
+    return None
+
+
+def _consumed(linear: Linear, linears: Mapping[str, Linear], factors: Mapping[str, Factors]) -> bool:
+    return any(
+        name in factors and (producer := _producer(other, linears)) is not None and producer.name == linear.name
+        for name, other in linears.items()
+    )
+
+
+def _finding(name: str, what: str) -> Finding:
+    return Finding(
+        "smoothing.not-cancelled",
+        name,
+        what,
+        "the model computes something else: a router that is not scaled along chooses other experts",
+        EXPORT_AGAIN,
+    )
+
+
+def significant(columns: torch.Tensor, rows: torch.Tensor | None) -> bool:
+    """Whether factors differ from one by more than rounding makes them."""
+    parts: Sequence[torch.Tensor] = [columns] if rows is None else [columns, rows]
+    return any(bool(((part - 1).abs() > TOLERANCE).any()) for part in parts)
