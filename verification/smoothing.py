@@ -1,11 +1,11 @@
-"""Scales that were moved between a norm and its readers (AWQ, SmoothQuant): found from the weights, and proven to cancel.
+"""Scales moved between a norm and its readers (AWQ, SmoothQuant): found from the weights, and proven to cancel.
 
-A smoothed Linear holds W' = diag(rows) W diag(columns), rounded. Both factors are fitted by least squares, so nothing has
-to be known of the tool that chose them. The model is unchanged only where what a norm (or the Linear before) was
+A smoothed Linear holds W' = diag(rows) W diag(columns), rounded. Both factors are fitted by least squares, so nothing
+has to be known of the tool that chose them. The model is unchanged only where what a norm (or the Linear before) was
 divided by is what every reader was multiplied by; a router that was left out routes otherwise, without an error.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,9 @@ from verification.finding import EXPORT_AGAIN, Finding
 
 TOLERANCE = 0.12
 """How far a fitted factor may be off: what rounding to 4 bits does to the fit of a column of 64 weights."""
+
+_BETTER = 0.9
+"""Part of the error that is left where rows were scaled too; fitting them to rounding alone gains less."""
 
 _PRODUCERS = {"down": ("up",), "down_proj": ("up_proj",), "w2": ("w3",), "o_proj": ("v_proj", "kv_b_proj")}
 """A Linear -> the Linear whose outputs reach it element by element, by the last parts of names or experts' parts."""
@@ -28,21 +31,26 @@ class Factors:
     rows: torch.Tensor | None
 
 
-def fit(weight: torch.Tensor, source: torch.Tensor, *, both: bool) -> tuple[Factors, torch.Tensor]:
-    """Factors by alternating least squares, and the weight with them undone. weight, source: float32 [out, in]."""
+def fit_columns(weight: torch.Tensor, source: torch.Tensor) -> tuple[Factors, torch.Tensor]:
+    """Factors of the columns alone, and the weight with them undone. weight, source: float32 [out, in]."""
     columns = _ratio(weight, source, 0)
-    rows = None
-    if both:
-        rows = torch.ones(source.shape[0])
-        for _ in range(6):
-            rows = _ratio(weight, source * columns, 1)
-            columns = _ratio(weight, source * rows.unsqueeze(1), 0)
-        middle = float(rows[rows != 0].abs().log().mean().exp()) if bool((rows != 0).any()) else 1.0
-        rows, columns = rows / middle, columns * middle
-    undone = weight / _safe(columns)
-    if rows is not None:
-        undone = undone / _safe(rows).unsqueeze(1)
-    return Factors(columns, rows), undone
+    return Factors(columns, None), weight / _safe(columns)
+
+
+def fit_either(weight: torch.Tensor, source: torch.Tensor) -> tuple[Factors, torch.Tensor]:
+    """Factors of the columns, and of the rows as well where those explain more than rounding would."""
+    alone, undone = fit_columns(weight, source)
+    columns = alone.columns
+    rows = torch.ones(source.shape[0])
+    for _ in range(6):
+        rows = _ratio(weight, source * columns, 1)
+        columns = _ratio(weight, source * rows.unsqueeze(1), 0)
+    middle = float(_safe(rows).abs().log().median().exp())
+    rows, columns = rows / middle, columns * middle
+    both = weight / _safe(columns) / _safe(rows).unsqueeze(1)
+    if float((both - source).norm()) > _BETTER * float((undone - source).norm()):
+        return alone, undone
+    return Factors(columns, rows), both
 
 
 def _ratio(weight: torch.Tensor, source: torch.Tensor, dim: int) -> torch.Tensor:
@@ -79,7 +87,7 @@ def check_cancels(
             yield _finding(norm.weight, "it differs from the source's, and nothing that could make up for it reads it")
     for name, found in factors.items():
         linear = linears.get(name)
-        if linear is not None and linear.norm is None:
+        if linear is not None and linear.norm is None and _differs(found.columns):
             yield from _check_producer(linear, found, linears, factors)
         if linear is not None and found.rows is not None and not _consumed(linear, linears, factors):
             yield _finding(name, "its rows are scaled, and no Linear that reads them makes up for it")
@@ -92,9 +100,8 @@ def _check_reader(norm: Norm, ratio: torch.Tensor | None, reader: str, found: Fa
     columns = found.columns if found is not None else torch.ones_like(expected)
     if found is not None and found.rows is not None:  # one factor can stand on either side
         columns = columns * float((expected.log() - columns.abs().clamp(min=1e-12).log()).median().exp())
-    off = (columns / _safe(expected) - 1).abs()
-    if float(off.median()) > TOLERANCE / 3 or float((off > TOLERANCE).float().mean()) > 0.05:
-        worst = int(off.argmax())
+    if _differs(columns / _safe(expected)):
+        worst = int((columns / _safe(expected) - 1).abs().argmax())
         yield _finding(
             reader,
             f"{norm.weight} was divided by {float(expected[worst]):.3g} in channel {worst}, and this reader of it"
@@ -114,9 +121,7 @@ def _check_producer(
     if rows.numel() != columns.numel():  # value heads are shared by query heads; heads of kv_b_proj hold keys as well
         return
     product = rows * columns
-    product = product / product.median()
-    off = (product - 1).abs()
-    if float(off.median()) > TOLERANCE / 3 or float((off > TOLERANCE).float().mean()) > 0.05:
+    if _differs(product / product.median()):
         yield _finding(linear.name, f"its columns are not scaled by what {producer.name} was divided by")
 
 
@@ -148,7 +153,13 @@ def _finding(name: str, what: str) -> Finding:
     )
 
 
-def significant(columns: torch.Tensor, rows: torch.Tensor | None) -> bool:
+def significant(found: Factors) -> bool:
     """Whether factors differ from one by more than rounding makes them."""
-    parts: Sequence[torch.Tensor] = [columns] if rows is None else [columns, rows]
-    return any(bool(((part - 1).abs() > TOLERANCE).any()) for part in parts)
+    parts = [found.columns] if found.rows is None else [found.columns, found.rows]
+    return any(_differs(part) for part in parts)
+
+
+def _differs(factors: torch.Tensor) -> bool:
+    """Whether factors are not all one, but for what a fit to rounded weights leaves."""
+    off = (factors - 1).abs()
+    return float(off.median()) > TOLERANCE / 3 or float((off > TOLERANCE).float().mean()) > 0.05

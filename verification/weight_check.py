@@ -1,11 +1,12 @@
 """Every tensor of an artifact, dequantized, against its source: streamed, one tensor at a time.
 
-What divergence sees in a whole model's answers, this sees by name: experts exchanged or permuted, gate and up swapped, a
-scale of another matrix, one flipped bit. Without a source, only whether every weight is a number.
+What divergence sees in a whole model's answers, this sees by name: experts exchanged or permuted, gate and up swapped,
+a scale of another matrix, one flipped bit. Without a source, only whether every weight is a number.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from sixfold.plan import TensorSlice
 from sixfold.source import Source
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.format_error import EXACT, LIMITS, Limit, WeightError, measure
-from verification.smoothing import Factors, check_cancels, fit, norm_ratio, significant
+from verification.smoothing import Factors, check_cancels, fit_columns, fit_either, norm_ratio, significant
 from verification.weights import Weights
 
 _ROWS_BYTES = 64 << 20
@@ -22,6 +23,12 @@ _ROWS_BYTES = 64 << 20
 
 _ROUNDED = 2.0**-8
 """Relative precision of BF16: plain tensors whose type changed."""
+
+_SMOOTHED = ("int4", "int8", "fp8")
+"""Encodings of formats in which scales are moved between norms and Linears."""
+
+_UNKNOWN = Limit(0.5, 1.0, 0)
+"""Of types that are in no table: wrong matrices still show."""
 
 _LOOK_FOR = 12
 """Findings for which the whole layer is searched for what the tensor holds instead."""
@@ -125,21 +132,18 @@ class _Comparison:
         if bad and (original.any() or bad[0].check != "weights.zero"):
             self._findings += bad
             return
-        limit = LIMITS.get(encoding, Limit(0.5, 1.0, 0))
-        error = measure(weight, original, limit.width)
+        limit = LIMITS.get(encoding, _UNKNOWN)
+        error, rescaled = measure(weight, original, limit.width), False
         linear = self._linears.get(name)
-        rescaled = False
-        if error.exceeds(limit) and encoding in ("int4", "int8", "fp8") and weight.dim() == 2:
-            found, undone = fit(weight, original, both=False)
+        if linear is not None and encoding in _SMOOTHED and (self._smoothed or error.exceeds(limit)):
+            found, undone = fit_either(weight, original)
             again = measure(undone, original, limit.width)
-            if again.relative > limit.relative:
-                found, undone = fit(weight, original, both=True)
-                again = measure(undone, original, limit.width)
-            if again.relative <= 1.5 * limit.relative and linear is not None:
+            if again.relative <= 1.5 * limit.relative or again.relative < 0.5 * error.relative:
                 factors[linear.name] = found
-                error, rescaled = again, True
+                rescaled = significant(found)
+                error = again if rescaled else error
         self._errors.append(TensorError(name, encoding, error.relative, error.block, rescaled))
-        if not rescaled and error.exceeds(limit):
+        if error.exceeds(replace(limit, block=2 * limit.block) if rescaled else limit):
             self._findings.append(self._finding(name, encoding, error, limit, weight))
 
     def _compare_plain(self, name: str, ratios: dict[str, torch.Tensor], factors: dict[str, Factors]) -> None:
@@ -168,7 +172,7 @@ class _Comparison:
     def _rescaled(self, name: str, ratios: dict[str, torch.Tensor], factors: dict[str, Factors]) -> bool:
         """Whether a plain tensor differs by scales alone; they are then left for the layer's own check."""
         norm, linear = self._norms.get(name), self._linears.get(name)
-        if not self._smoothed():
+        if not self._smoothed:
             return False
         weight, original = self._weights.read(name), _read(self._source, name)
         if norm is not None:
@@ -176,15 +180,23 @@ class _Comparison:
             return True
         if linear is None:
             return False
-        found, undone = fit(weight, original, both=False)
-        if measure(undone, original, 0).relative > 2 * _ROUNDED or not significant(found.columns, None):
+        found, undone = fit_columns(weight, original)
+        if measure(undone, original, 0).relative > 2 * _ROUNDED or not significant(found):
             return False
         factors[linear.name] = found
         return True
 
+    @cached_property
     def _smoothed(self) -> bool:
-        """Only formats of integers are smoothed; in all others a changed norm is a mistake."""
-        return any(self._weights.encoding(name) in ("int4", "int8", "fp8") for name in self._weights.names())
+        """Whether norms changed in a format that smoothing goes with; in all others a changed norm is a mistake."""
+        held = set(self._weights.names())
+        if not any(self._weights.encoding(name) in _SMOOTHED for name in held):
+            return False
+        return any(
+            not torch.equal(self._weights.read(name), _read(self._source, name))
+            for name in self._norms
+            if name in held and self._fits(name)
+        )
 
     def _finding(
         self, name: str, encoding: str, error: WeightError, limit: Limit, weight: torch.Tensor | None
@@ -201,9 +213,9 @@ class _Comparison:
             consequence = "the model computes something else: legible but damaged text"
         else:
             what = (
-                f"the block at row {error.row}, column {error.column} is off by {error.block:.3g} of its largest weight,"
-                f" where {encoding} allows {limit.block:g} (and the tensor by {error.relative:.3g} of its size, where it"
-                f" allows {limit.relative:g})"
+                f"the block at row {error.row}, column {error.column} is off by {error.block:.3g} of its largest"
+                f" weight, where {encoding} allows {limit.block:g} (and the tensor by {error.relative:.3g} of its size,"
+                f" where it allows {limit.relative:g})"
             )
             consequence = "these weights are wrong: a scale is damaged, or the rounding is"
         return Finding("weights.error", name, what, consequence, EXPORT_AGAIN)

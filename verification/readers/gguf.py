@@ -1,4 +1,4 @@
-"""A GGUF file as float32 weights under names on disk: dequantized by gguf-py, stacks taken apart, permutations undone."""
+"""A GGUF file as float32 weights under names on disk: dequantized by gguf-py, stacks and permutations undone."""
 
 import re
 from collections.abc import Iterable
