@@ -84,4 +84,6 @@ def _checkpoint(config: Mapping[str, Any], where: Path, tensors: Mapping[str, So
         raise SixfoldError(f"{where} is only known by its config.json")
 
     plain = {k: v for k, v in config.items() if k != "quantization_config"}
-    return Checkpoint("artifact", str(where), where, "", plain, tensors, (), Provenance(), Contents(refuse, refuse))
+    return Checkpoint(
+        "artifact", str(where), where, "", plain, tensors, (), Provenance(), Contents(refuse, refuse, refuse)
+    )

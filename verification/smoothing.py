@@ -16,8 +16,10 @@ from verification.finding import EXPORT_AGAIN, Finding
 TOLERANCE = 0.12
 """How far a fitted factor may be off: what rounding to 4 bits does to the fit of a column of 64 weights."""
 
-_BETTER = 0.9
-"""Part of the error that is left where rows were scaled too; fitting them to rounding alone gains less."""
+_EXACT_TOLERANCE = 0.02
+"""The same for weights in BF16: twice its rounding, of the weight and of the norm."""
+
+_ROUNDS = 6
 
 _PRODUCERS = {"down": ("up",), "down_proj": ("up_proj",), "w2": ("w3",), "o_proj": ("v_proj", "kv_b_proj")}
 """A Linear -> the Linear whose outputs reach it element by element, by the last parts of names or experts' parts."""
@@ -25,32 +27,32 @@ _PRODUCERS = {"down": ("up",), "down_proj": ("up_proj",), "w2": ("w3",), "o_proj
 
 @dataclass(frozen=True)
 class Factors:
-    """columns: float32 [in], rows: float32 [out] or None where they are one."""
+    """columns: float32 [in], rows: float32 [out] or None where they are one. exact: fitted to weights that were not
+    quantized."""
 
     columns: torch.Tensor
     rows: torch.Tensor | None
+    exact: bool = False
 
 
-def fit_columns(weight: torch.Tensor, source: torch.Tensor) -> tuple[Factors, torch.Tensor]:
-    """Factors of the columns alone, and the weight with them undone. weight, source: float32 [out, in]."""
+def fit(weight: torch.Tensor, source: torch.Tensor, *, with_rows: bool) -> tuple[Factors, torch.Tensor]:
+    """Factors by alternating least squares, and the weight with them undone. weight, source: float32 [out, in]."""
     columns = _ratio(weight, source, 0)
-    return Factors(columns, None), weight / _safe(columns)
-
-
-def fit_either(weight: torch.Tensor, source: torch.Tensor) -> tuple[Factors, torch.Tensor]:
-    """Factors of the columns, and of the rows as well where those explain more than rounding would."""
-    alone, undone = fit_columns(weight, source)
-    columns = alone.columns
+    if not with_rows:
+        return Factors(columns, None), weight / _safe(columns)
     rows = torch.ones(source.shape[0])
-    for _ in range(6):
+    for _ in range(_ROUNDS):
         rows = _ratio(weight, source * columns, 1)
         columns = _ratio(weight, source * rows.unsqueeze(1), 0)
-    middle = float(_safe(rows).abs().log().median().exp())
+    middle = float(_safe(rows).abs().log().median().exp())  # a common factor can stand on either side
     rows, columns = rows / middle, columns * middle
-    both = weight / _safe(columns) / _safe(rows).unsqueeze(1)
-    if float((both - source).norm()) > _BETTER * float((undone - source).norm()):
-        return alone, undone
-    return Factors(columns, rows), both
+    return Factors(columns, rows), weight / _safe(columns) / _safe(rows).unsqueeze(1)
+
+
+def is_producer(linear: Linear) -> bool:
+    """Whether another Linear reads this one's outputs element by element, so that scales may move between the two."""
+    producers = {name for names in _PRODUCERS.values() for name in names}
+    return linear.part in producers or linear.name.rpartition(".")[2] in producers
 
 
 def _ratio(weight: torch.Tensor, source: torch.Tensor, dim: int) -> torch.Tensor:
@@ -89,7 +91,12 @@ def check_cancels(
         linear = linears.get(name)
         if linear is not None and linear.norm is None and _differs(found.columns):
             yield from _check_producer(linear, found, linears, factors)
-        if linear is not None and found.rows is not None and not _consumed(linear, linears, factors):
+        if (
+            found.rows is not None
+            and _differs(found.rows)
+            and linear is not None
+            and not _consumed(linear, linears, factors)
+        ):
             yield _finding(name, "its rows are scaled, and no Linear that reads them makes up for it")
 
 
@@ -100,7 +107,8 @@ def _check_reader(norm: Norm, ratio: torch.Tensor | None, reader: str, found: Fa
     columns = found.columns if found is not None else torch.ones_like(expected)
     if found is not None and found.rows is not None:  # one factor can stand on either side
         columns = columns * float((expected.log() - columns.abs().clamp(min=1e-12).log()).median().exp())
-    if _differs(columns / _safe(expected)):
+    tolerance = TOLERANCE if found is not None and not found.exact else _EXACT_TOLERANCE
+    if _differs(columns / _safe(expected), tolerance):
         worst = int((columns / _safe(expected) - 1).abs().argmax())
         yield _finding(
             reader,
@@ -159,7 +167,7 @@ def significant(found: Factors) -> bool:
     return any(_differs(part) for part in parts)
 
 
-def _differs(factors: torch.Tensor) -> bool:
+def _differs(factors: torch.Tensor, tolerance: float = TOLERANCE) -> bool:
     """Whether factors are not all one, but for what a fit to rounded weights leaves."""
     off = (factors - 1).abs()
-    return float(off.median()) > TOLERANCE / 3 or float((off > TOLERANCE).float().mean()) > 0.05
+    return float(off.median()) > tolerance / 3 or float((off > tolerance).float().mean()) > 0.05

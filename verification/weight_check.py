@@ -15,7 +15,7 @@ from sixfold.plan import TensorSlice
 from sixfold.source import Source
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.format_error import EXACT, LIMITS, Limit, WeightError, measure
-from verification.smoothing import Factors, check_cancels, fit_columns, fit_either, norm_ratio, significant
+from verification.smoothing import Factors, check_cancels, fit, is_producer, norm_ratio, significant
 from verification.weights import Weights
 
 _ROWS_BYTES = 64 << 20
@@ -136,7 +136,7 @@ class _Comparison:
         error, rescaled = measure(weight, original, limit.width), False
         linear = self._linears.get(name)
         if linear is not None and encoding in _SMOOTHED and (self._smoothed or error.exceeds(limit)):
-            found, undone = fit_either(weight, original)
+            found, undone = fit(weight, original, with_rows=is_producer(linear))
             again = measure(undone, original, limit.width)
             if again.relative <= 1.5 * limit.relative or again.relative < 0.5 * error.relative:
                 factors[linear.name] = found
@@ -164,27 +164,30 @@ class _Comparison:
                 return
             found = measure(weight.reshape(original.shape), original, 0)
             worst = found if found.relative > worst.relative else worst
-        rescaled = worst.relative > _ROUNDED and self._rescaled(name, ratios, factors)
-        self._errors.append(TensorError(name, "", worst.relative, worst.block, rescaled))
-        if worst.relative > _ROUNDED and not rescaled:
+        left = self._after_rescaling(name, ratios, factors) if worst.relative > _ROUNDED else None
+        relative = worst.relative if left is None else left
+        self._errors.append(TensorError(name, "", relative, worst.block, left is not None))
+        if relative > 2 * _ROUNDED or (left is None and relative > _ROUNDED):
             self._findings.append(self._finding(name, "", worst, EXACT, None))
 
-    def _rescaled(self, name: str, ratios: dict[str, torch.Tensor], factors: dict[str, Factors]) -> bool:
-        """Whether a plain tensor differs by scales alone; they are then left for the layer's own check."""
+    def _after_rescaling(self, name: str, ratios: dict[str, torch.Tensor], factors: dict[str, Factors]) -> float | None:
+        """What is left of the error of a plain tensor that differs by scales alone; the layer's own check then proves
+        that they cancel. None where that is not what happened to it."""
         norm, linear = self._norms.get(name), self._linears.get(name)
         if not self._smoothed:
-            return False
+            return None
         weight, original = self._weights.read(name), _read(self._source, name)
         if norm is not None:
             ratios[name] = norm_ratio(norm, weight, original)
-            return True
+            return 0.0
         if linear is None:
-            return False
-        found, undone = fit_columns(weight, original)
-        if measure(undone, original, 0).relative > 2 * _ROUNDED or not significant(found):
-            return False
-        factors[linear.name] = found
-        return True
+            return None
+        found, undone = fit(weight, original, with_rows=False)
+        left = measure(undone, original, 0).relative
+        if left > 2 * _ROUNDED:
+            return None
+        factors[linear.name] = replace(found, exact=True)
+        return left
 
     @cached_property
     def _smoothed(self) -> bool:

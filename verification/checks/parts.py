@@ -10,6 +10,9 @@ from verification.folder import CONFIG
 from verification.stored_parts import FLOATS, QUANTIZED_PARTS, Part, parts_of
 from verification.subject import Subject
 
+_IN_FLOAT32 = "e_score_correction_bias"
+"""Of MiniMax, DeepSeek and GLM, all of them published in float32; a source may know others."""
+
 
 def check_method(subject: Subject) -> Iterator[Finding]:
     method = subject.declared.method
@@ -102,7 +105,7 @@ def check_plain(subject: Subject) -> Iterator[Finding]:
 def _plain_dtype(blueprint: Blueprint, name: str, dtype: str) -> Iterator[Finding]:
     bias = name in blueprint.architecture.correction_biases
     source = blueprint.dtypes.get(name)
-    if bias and dtype != "F32" and source in (None, "F32"):
+    if bias and dtype != "F32" and (source == "F32" or (source is None and name.endswith(_IN_FLOAT32))):
         yield Finding(
             "plain.dtype",
             name,
