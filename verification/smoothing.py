@@ -83,10 +83,11 @@ def check_cancels(
         ratio = norms.get(norm.weight)
         if norm.layer != layer:
             continue
-        for reader in norm.readers:
-            yield from _check_reader(norm, ratio, reader, factors.get(reader))
-        if ratio is not None and not norm.readers:
-            yield _finding(norm.weight, "it differs from the source's, and nothing that could make up for it reads it")
+        wrong = [f for reader in norm.readers for f in _check_reader(norm, ratio, reader, factors.get(reader))]
+        if len(wrong) < len(norm.readers):
+            yield from wrong
+        elif ratio is not None or wrong:
+            yield _finding(norm.weight, "it and what reads it were scaled apart: no reader makes up for the other")
     for name, found in factors.items():
         linear = linears.get(name)
         if linear is not None and linear.norm is None and _differs(found.columns):
@@ -97,7 +98,7 @@ def check_cancels(
             and linear is not None
             and not _consumed(linear, linears, factors)
         ):
-            yield _finding(name, "its rows are scaled, and no Linear that reads them makes up for it")
+            yield _finding(f"{name}.weight", "its rows are scaled, and no Linear that reads them makes up for it")
 
 
 def _check_reader(norm: Norm, ratio: torch.Tensor | None, reader: str, found: Factors | None) -> Iterator[Finding]:
@@ -111,7 +112,7 @@ def _check_reader(norm: Norm, ratio: torch.Tensor | None, reader: str, found: Fa
     if _differs(columns / _safe(expected), tolerance):
         worst = int((columns / _safe(expected) - 1).abs().argmax())
         yield _finding(
-            reader,
+            f"{reader}.weight",
             f"{norm.weight} was divided by {float(expected[worst]):.3g} in channel {worst}, and this reader of it"
             f" multiplied by {float(columns[worst]):.3g}",
         )
@@ -123,14 +124,14 @@ def _check_producer(
     producer = _producer(linear, linears)
     made = factors.get(producer.name) if producer is not None else None
     if producer is None or made is None or made.rows is None:
-        yield _finding(linear.name, "its columns are scaled, and nothing before it was divided by as much")
+        yield _finding(linear.weight, "its columns are scaled, and nothing before it was divided by as much")
         return
     rows, columns = made.rows, found.columns
     if rows.numel() != columns.numel():  # value heads are shared by query heads; heads of kv_b_proj hold keys as well
         return
     product = rows * columns
     if _differs(product / product.median()):
-        yield _finding(linear.name, f"its columns are not scaled by what {producer.name} was divided by")
+        yield _finding(linear.weight, f"its columns are not scaled by what {producer.name} was divided by")
 
 
 def _producer(linear: Linear, linears: Mapping[str, Linear]) -> Linear | None:

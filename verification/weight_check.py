@@ -24,6 +24,9 @@ _ROWS_BYTES = 64 << 20
 _ROUNDED = 2.0**-8
 """Relative precision of BF16: plain tensors whose type changed."""
 
+_SUBNORMAL = 2.0**-24
+"""The smallest number of F16."""
+
 _SMOOTHED = ("int4", "int8", "fp8")
 """Encodings of formats in which scales are moved between norms and Linears."""
 
@@ -56,13 +59,23 @@ class WeightReport:
     findings: tuple[Finding, ...]
 
 
+UNREADABLE = (KeyError, ValueError, RuntimeError, TypeError, IndexError)
+"""What readers raise where the parts of a tensor do not fit together."""
+
+
+def _unreadable(name: str, error: Exception) -> Finding:
+    what = f"it cannot be dequantized ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+    return Finding("weights.unreadable", name, what, "loading stops, or rows shift", EXPORT_AGAIN)
+
+
 def check_numbers(weights: Weights, advance: Callable[[int], None]) -> Iterator[Finding]:
     """Without a source: no NaN, no infinity, no matrix of zeros."""
     for name in weights.names():
         try:
             tensor = weights.read(name)
-        except (KeyError, ValueError, RuntimeError, TypeError, IndexError):
-            continue  # structure checks say what is wrong with its parts
+        except UNREADABLE as error:
+            yield _unreadable(name, error)
+            continue
         yield from _numbers(name, weights.encoding(name), tensor)
         advance(tensor.numel())
 
@@ -122,8 +135,8 @@ class _Comparison:
                 self._compare_quantized(name, factors)
             else:
                 self._compare_plain(name, ratios, factors)
-        except (KeyError, ValueError, RuntimeError, TypeError, IndexError):
-            return  # structure checks say what is wrong with its parts
+        except UNREADABLE as error:
+            self._findings.append(_unreadable(name, error))
 
     def _compare_quantized(self, name: str, factors: dict[str, Factors]) -> None:
         encoding = self._weights.encoding(name)
@@ -151,24 +164,32 @@ class _Comparison:
         shape = self._source.checkpoint.tensors[name].shape
         rows = shape[0] if shape else 1
         step = max(1, _ROWS_BYTES * rows // max(1, 4 * _count(shape)))
-        worst = EXACT_ERROR
+        worst, equal = EXACT_ERROR, True
         for start in range(0, rows, step):
             stop = min(start + step, rows)
             original = self._source.checkpoint.read(TensorSlice(name, start, stop)).float()
-            weight = self._weights.read(name, start, stop)
-            if torch.equal(weight.reshape(original.shape), original):
+            weight = self._weights.read(name, start, stop).reshape(original.shape)
+            if torch.equal(weight, original):
                 continue
             bad = list(_numbers(name, "", weight))
             if bad:
                 self._findings += bad
                 return
-            found = measure(weight.reshape(original.shape), original, 0)
-            worst = found if found.relative > worst.relative else worst
-        left = self._after_rescaling(name, ratios, factors) if worst.relative > _ROUNDED else None
-        relative = worst.relative if left is None else left
-        self._errors.append(TensorError(name, "", relative, worst.block, left is not None))
-        if relative > 2 * _ROUNDED or (left is None and relative > _ROUNDED):
+            equal = equal and self._is_rounding(name, weight, original)
+            found = measure(weight, original, 0)
+            worst = found if found.relative >= worst.relative else worst
+        left = None if equal else self._after_rescaling(name, ratios, factors)
+        self._errors.append(
+            TensorError(name, "", worst.relative if left is None else left, worst.block, left is not None)
+        )
+        if not equal and left is None:
             self._findings.append(self._finding(name, "", worst, EXACT, None))
+
+    def _is_rounding(self, name: str, weight: torch.Tensor, original: torch.Tensor) -> bool:
+        """Whether the values differ by no more than a narrower type makes them."""
+        if self._weights.dtype(name) in ("F32", self._source.checkpoint.tensors[name].dtype):
+            return False
+        return bool(((weight - original).abs() <= _ROUNDED * original.abs() + _SUBNORMAL).all())
 
     def _after_rescaling(self, name: str, ratios: dict[str, torch.Tensor], factors: dict[str, Factors]) -> float | None:
         """What is left of the error of a plain tensor that differs by scales alone; the layer's own check then proves

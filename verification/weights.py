@@ -21,6 +21,10 @@ class Weights(Protocol):
 
     def encoding(self, name: str) -> str: ...
 
+    def dtype(self, name: str) -> str:
+        """safetensors' name of the type that a plain tensor is stored in."""
+        ...
+
     def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """float32 rows [start, stop) along the first dimension; a scalar is one row.
 
@@ -59,6 +63,9 @@ class FolderWeights:
 
     def encoding(self, name: str) -> str:
         return self._encodings[name]
+
+    def dtype(self, name: str) -> str:
+        return self._subject.folder.tensors[name].dtype
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
         folder = self._subject.folder

@@ -29,14 +29,14 @@ def check_doubles(subject: Subject) -> Iterator[Finding]:
             digest = _digest(folder, name)
             first = whole.setdefault(digest, name)
             if first != name and not _tied(first, name):
-                what = f"its bytes are those of {first}"
-                yield Finding(
-                    "weights.doubled",
-                    name,
-                    what,
-                    "one matrix stands in the place of another: legible but damaged text",
-                    EXPORT_AGAIN,
-                )
+                for one, other in ((name, first), (first, name)):  # which of the two is right only the source can tell
+                    yield Finding(
+                        "weights.doubled",
+                        one,
+                        f"its bytes are those of {other}",
+                        "one matrix stands in the place of another: legible but damaged text",
+                        EXPORT_AGAIN,
+                    )
 
 
 def _tied(one: str, other: str) -> bool:

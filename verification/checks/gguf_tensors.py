@@ -185,10 +185,13 @@ def check_doubles(subject: GgufSubject) -> Iterator[Finding]:
             digest = hashlib.sha256(data + repr((tensor.qtype, size)).encode()).digest()
             other = seen.setdefault(digest, (name, piece))
             if other != (name, piece) and _whole(subject, other, size) == _whole(subject, (name, piece), size):
-                which = f" (expert {piece})" if pieces > 1 else ""
-                of = f"{other[0]}" + (f" (expert {other[1]})" if pieces > 1 else "")
-                what = f"its bytes{which} are those of {of}"
-                yield Finding("weights.doubled", name, what, "legible but damaged text", EXPORT_AGAIN)
+                for one, another in (((name, piece), other), (other, (name, piece))):
+                    what = f"the bytes of {_shown(one, pieces)} are those of {_shown(another, pieces)}"
+                    yield Finding("weights.doubled", one[0], what, "legible but damaged text", EXPORT_AGAIN)
+
+
+def _shown(place: tuple[str, int], pieces: int) -> str:
+    return place[0] + (f" (expert {place[1]})" if pieces > 1 else "")
 
 
 def _piece(subject: GgufSubject, tensor: GgufTensor, start: int, size: int) -> bytes:

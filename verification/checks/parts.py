@@ -1,6 +1,6 @@
 """Does every Linear have exactly the tensors that its scheme in config.json calls for, of the right type and size."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from sixfold.architecture import Linear
 from verification.blueprint import Blueprint
@@ -18,10 +18,7 @@ def check_method(subject: Subject) -> Iterator[Finding]:
     method = subject.declared.method
     quantized = [m for m in subject.modules if subject.is_quantized(m)]
     if not method and quantized:
-        what = f"config.json has no quantization_config, but {quantized[0]} and {len(quantized) - 1} more are quantized"
-        yield Finding(
-            "config.quantization", quantized[0], what, "engines read packed bytes as weights, or stop", EXPORT_AGAIN
-        )
+        yield from _undeclared(subject, quantized)
     elif method and method not in METHODS:
         what = f"quant_method {method!r} is not one of {', '.join(METHODS)}, so its tensors are not checked"
         yield Finding("config.quantization", CONFIG, what, "unknown here", "check it by other means", "warning")
@@ -30,6 +27,19 @@ def check_method(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             "config.quantization", CONFIG, what, "engines look for scales that are not there", "remove the key"
         )
+
+
+def _undeclared(subject: Subject, quantized: Sequence[str]) -> Iterator[Finding]:
+    """Quantized tensors that config.json says nothing of: one by one where they are few, else once."""
+    consequence = "engines read packed bytes as weights, or stop"
+    if 2 * len(quantized) > len(subject.blueprint.linears if subject.blueprint is not None else ()):
+        what = f"it has no quantization_config, but {quantized[0]} and {len(quantized) - 1} more are quantized"
+        yield Finding("config.quantization", CONFIG, what, consequence, EXPORT_AGAIN)
+        return
+    for module in quantized:
+        part = min(subject.modules[module] & QUANTIZED_PARTS, default="weight")
+        what = "it is quantized, and config.json has no quantization_config"
+        yield Finding("config.quantization", f"{module}.{part}", what, consequence, EXPORT_AGAIN)
 
 
 def check_parts(subject: Subject) -> Iterator[Finding]:
@@ -72,6 +82,11 @@ def _parts_of_linear(subject: Subject, linear: Linear, scheme: Scheme, parts: tu
                 "loading stops, or rows shift",
                 EXPORT_AGAIN,
             )
+        elif part.suffix == "weight_shape" and subject.folder.readable(name):
+            held = subject.folder.read(name).tolist()
+            if held != [linear.out_features, linear.in_features]:
+                what = f"it says {held}, the weight is {linear.out_features} x {linear.in_features}"
+                yield Finding("parts.shape", name, what, "rows shift when they are unpacked", EXPORT_AGAIN)
         if stored.dtype not in part.dtypes:
             what = f"its type is {stored.dtype}, {scheme.format} needs {' or '.join(part.dtypes)}"
             yield Finding("parts.dtype", name, what, "bytes are taken for other numbers", EXPORT_AGAIN)
@@ -112,7 +127,6 @@ def _plain_dtype(blueprint: Blueprint, name: str, dtype: str) -> Iterator[Findin
             f"this correction bias is {dtype}, not F32",
             "rounded biases choose other experts",
             "copy it from the source",
-            "error" if source == "F32" else "warning",
         )
     elif source in ("I64", "BOOL") and dtype != source:
         yield Finding("plain.dtype", name, f"it is {dtype}, the source has {source}", "values change", EXPORT_AGAIN)

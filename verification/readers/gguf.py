@@ -54,10 +54,10 @@ class GgufWeights:
         return shape[1:] if source.expert is not None else shape
 
     def encoding(self, name: str) -> str:
-        kind = self.tensor_type(name)
+        kind = self.dtype(name)
         return "" if kind in ("F32", "F16", "BF16") else kind
 
-    def tensor_type(self, name: str) -> str:
+    def dtype(self, name: str) -> str:
         return self._file.tensors[self._sources[name].gguf[0]].type_name
 
     def stored_as(self, name: str) -> str:
