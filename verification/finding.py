@@ -1,7 +1,8 @@
 """What a check found wrong with an artifact."""
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 Severity = Literal["error", "warning"]
 
@@ -26,3 +27,17 @@ class Finding:
 
 
 EXPORT_AGAIN = "export the variant again"
+
+Subject = TypeVar("Subject")
+
+
+def run_checks(checks: Iterable[Callable[[Subject], Iterator[Finding]]], subject: Subject) -> list[Finding]:
+    """Every finding of every check, each once. What stops a check is damage that nobody thought of, and a finding."""
+    found: dict[Finding, None] = {}
+    for check in checks:
+        try:
+            found.update(dict.fromkeys(check(subject)))
+        except Exception as error:  # whatever strange files make it raise, the other checks must still run
+            what = f"{check.__module__.rpartition('.')[2]}.{check.__name__} stopped: {type(error).__name__}: {error}"
+            found[Finding("check.stopped", check.__name__, what, "unknown", "report it with the artifact")] = None
+    return list(found)

@@ -17,12 +17,14 @@ class Limit:
     """relative, block: the largest sound values. width: input channels of a block; 0 for whole rows.
 
     by_range: whether the error follows the block's range (integers) rather than each weight's size (floats).
+    superblock: input channels over which the blocks' own scales are rounded together; 0 where each is free.
     """
 
     relative: float
     block: float
     width: int
     by_range: bool = False
+    superblock: int = 0
 
 
 EXACT = Limit(0.0, 0.0, 0)
@@ -34,20 +36,20 @@ LIMITS = {
     "int4": Limit(0.17, 0.62, 128, True),
     "Q8_0": Limit(0.009, 0.02, 32, True),
     "Q8_1": Limit(0.009, 0.02, 32, True),
-    "Q6_K": Limit(0.03, 0.12, 256, True),
-    "Q5_K": Limit(0.06, 0.25, 256, True),
+    "Q6_K": Limit(0.03, 0.12, 16, True, 256),
+    "Q5_K": Limit(0.06, 0.2, 32, True, 256),
     "Q5_1": Limit(0.06, 0.2, 32, True),
     "Q5_0": Limit(0.07, 0.2, 32, True),
-    "Q4_K": Limit(0.11, 0.4, 256, True),
-    "Q4_1": Limit(0.12, 0.4, 32, True),
-    "Q4_0": Limit(0.14, 0.4, 32, True),
-    "IQ4_NL": Limit(0.12, 0.4, 32, True),
-    "IQ4_XS": Limit(0.12, 0.4, 256, True),
-    "Q3_K": Limit(0.22, 0.55, 256, True),
-    "IQ3_S": Limit(0.25, 0.7, 256, True),
-    "IQ3_XXS": Limit(0.32, 0.8, 256, True),
-    "Q2_K": Limit(0.45, 0.8, 256, True),
-    "IQ2_S": Limit(0.5, 0.9, 256, True),
+    "Q4_K": Limit(0.11, 0.35, 32, True, 256),
+    "Q4_1": Limit(0.12, 0.35, 32, True),
+    "Q4_0": Limit(0.14, 0.35, 32, True),
+    "IQ4_NL": Limit(0.12, 0.35, 32, True),
+    "IQ4_XS": Limit(0.12, 0.35, 32, True, 256),
+    "Q3_K": Limit(0.22, 0.5, 16, True, 256),
+    "IQ3_S": Limit(0.25, 0.7, 32, True, 256),
+    "IQ3_XXS": Limit(0.32, 0.8, 32, True, 256),
+    "Q2_K": Limit(0.45, 0.8, 16, True, 256),
+    "IQ2_S": Limit(0.5, 0.9, 16, True, 256),
     "MXFP4": Limit(0.2, 0.55, 32),
 }
 """By encoding, as verification.weights names them; GGUF types by ggml's names."""
@@ -56,7 +58,10 @@ _SMALL_BLOCK = 1e-3
 """Blocks smaller than this part of the tensor's largest weight are measured against that: formats with scales of few
 bits cannot do better there, and it does not matter."""
 
-_GAUSSIAN_RANGE = {16: 2.0, 32: 2.3, 128: 2.85, 256: 3.1, 0: 3.4}
+_SMALL_IN_SUPERBLOCK = 0.3
+"""The same within a superblock."""
+
+_GAUSSIAN_RANGE = {16: 2.0, 32: 2.3, 128: 2.85, 0: 3.4}
 """The largest of so many normal numbers, in standard deviations."""
 
 
@@ -76,17 +81,15 @@ class WeightError:
         return not (self.relative <= limit.relative * stretch and self.block <= limit.block)
 
 
-def measure(weight: torch.Tensor, source: torch.Tensor, width: int) -> WeightError:
-    """weight, source: float32 of one shape. width: of a block along the last dimension, 0 for all of it.
-
-    A block that the width does not fill at a row's end counts with the others of the row.
-    """
+def measure(weight: torch.Tensor, source: torch.Tensor, limit: Limit) -> WeightError:
+    """weight, source: float32 of one shape. limit: of the encoding, for its sizes of blocks along the last dimension;
+    a row that they do not divide is one block."""
     if not source.numel():
         return WeightError(0.0, 0.0, 0, 0, 0.0)
     columns = source.shape[-1] if source.dim() else 1
     rows = prod(source.shape) // columns
     old, error = source.reshape(rows, columns), (weight - source).reshape(rows, columns)
-    size = width if width and columns % width == 0 else columns
+    size = limit.width if limit.width and columns % limit.width == 0 else columns
     blocks = error.abs().view(rows, columns // size, size).amax(2)
     extremes = old.abs().view(rows, columns // size, size).amax(2)
     largest = float(extremes.max())
@@ -94,7 +97,12 @@ def measure(weight: torch.Tensor, source: torch.Tensor, width: int) -> WeightErr
     if largest == 0:
         relative = 0.0 if wrong == 0 else inf
         return WeightError(relative, relative, 0, 0, 0.0)
-    ratios = (blocks / extremes.clamp(min=_SMALL_BLOCK * largest)).nan_to_num(nan=inf)
+    against = extremes.clamp(min=_SMALL_BLOCK * largest)
+    if limit.superblock and columns % limit.superblock == 0:
+        together = extremes.view(rows, columns // limit.superblock, -1).amax(2)
+        least = _SMALL_IN_SUPERBLOCK * together.repeat_interleave(limit.superblock // size, 1)
+        against = torch.maximum(against, least)
+    ratios = (blocks / against).nan_to_num(nan=inf)
     place = int(ratios.argmax())
     root = norm / (rows * columns) ** 0.5
     return WeightError(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sixfold.source import Source
 from verification.checks import gguf_keys, gguf_tensors
-from verification.finding import Finding
+from verification.finding import Finding, run_checks
 from verification.gguf_file import open_gguf
 from verification.gguf_subject import GgufSubject
 
@@ -25,4 +25,4 @@ def open_gguf_subject(path: Path, source: Source | None) -> GgufSubject:
 
 
 def check_gguf_structure(subject: GgufSubject) -> list[Finding]:
-    return list(dict.fromkeys(finding for check in CHECKS for finding in check(subject)))
+    return run_checks(CHECKS, subject)

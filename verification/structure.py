@@ -8,7 +8,7 @@ from sixfold.source import Source
 from verification.blueprint import Blueprint, blueprint_from_config, blueprint_of
 from verification.checks import carried, config, doubles, files, names, parts, scales
 from verification.declared import declared
-from verification.finding import Finding
+from verification.finding import Finding, run_checks
 from verification.folder import open_folder
 from verification.subject import Subject
 
@@ -66,4 +66,4 @@ def _blueprint(found: object, path: Path, source: Source | None) -> Blueprint | 
 
 
 def check_structure(subject: Subject) -> list[Finding]:
-    return list(dict.fromkeys(finding for check in CHECKS for finding in check(subject)))
+    return run_checks(CHECKS, subject)

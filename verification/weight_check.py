@@ -146,11 +146,11 @@ class _Comparison:
             self._findings += bad
             return
         limit = LIMITS.get(encoding, _UNKNOWN)
-        error, rescaled = measure(weight, original, limit.width), False
+        error, rescaled = measure(weight, original, limit), False
         linear = self._linears.get(name)
         if linear is not None and encoding in _SMOOTHED and (self._smoothed or error.exceeds(limit)):
             found, undone = fit(weight, original, with_rows=is_producer(linear))
-            again = measure(undone, original, limit.width)
+            again = measure(undone, original, limit)
             if again.relative <= 1.5 * limit.relative or again.relative < 0.5 * error.relative:
                 factors[linear.name] = found
                 rescaled = significant(found)
@@ -176,7 +176,7 @@ class _Comparison:
                 self._findings += bad
                 return
             equal = equal and self._is_rounding(name, weight, original)
-            found = measure(weight, original, 0)
+            found = measure(weight, original, EXACT)
             worst = found if found.relative >= worst.relative else worst
         left = None if equal else self._after_rescaling(name, ratios, factors)
         self._errors.append(
@@ -204,7 +204,7 @@ class _Comparison:
         if linear is None:
             return None
         found, undone = fit(weight, original, with_rows=False)
-        left = measure(undone, original, 0).relative
+        left = measure(undone, original, EXACT).relative
         if left > 2 * _ROUNDED:
             return None
         factors[linear.name] = replace(found, exact=True)

@@ -230,7 +230,7 @@ def _tokens_of_source(subject: GgufSubject, tokens: list[Any]) -> Iterator[Findi
     if held_end is not None and all(isinstance(e, int) for e in ends) and held_end not in ends:
         named = (config or {}).get("eos_token")
         named = named.get("content") if isinstance(named, dict) else named
-        if tokens[held_end] != named:
+        if not 0 <= held_end < len(tokens) or tokens[held_end] != named:
             what = f"it is {held_end}, the source ends with {', '.join(map(str, ends))}"
             yield Finding("keys.tokenizer", "tokenizer.ggml.eos_token_id", what, "answers never end", EXPORT_AGAIN)
 

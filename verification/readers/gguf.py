@@ -88,8 +88,8 @@ class GgufWeights:
     def _paired(self, source: _Source) -> torch.Tensor:
         """Undo llama.cpp's interleaving of the two halves of every head."""
         rows = self._floats(source.gguf[0])
-        kind = "head_count_kv" if ".attn_k." in source.gguf[0] else "head_count"
-        heads = int(self._file.key(kind) or self._file.key("head_count"))
+        kind = "attention.head_count_kv" if ".attn_k." in source.gguf[0] else "attention.head_count"
+        heads = int(self._file.key(kind) or self._file.key("attention.head_count"))
         size = rows.shape[0] // heads
         pairs = rows.reshape(heads, size // 2, 2, *rows.shape[1:])
         return pairs.transpose(1, 2).reshape(rows.shape).contiguous()
