@@ -67,8 +67,8 @@ def _print(verification: "Verification", written: Path) -> None:
         if found:
             heading(title)
             _print_findings(found)
-    verdict = "sound" if verification.passed else f"failed: {_counted(verification.failures)}"
-    click.echo(f"\n{verification.path} is {verdict}. Written: {written}")
+    verdict = "is sound" if verification.passed else f"failed: {_counted(verification.failures)}"
+    click.echo(f"\n{verification.path} {verdict}. Written: {written}")
 
 
 def _limit(value: float) -> str:
