@@ -59,7 +59,12 @@ class FolderWeights:
         blueprint = self._subject.blueprint
         if self._encodings[name] and blueprint is not None and name in blueprint.tensors:
             return blueprint.tensors[name]
-        return self._subject.folder.tensors[name].shape
+        tensors = self._subject.folder.tensors
+        if name in tensors:
+            return tensors[name].shape
+        module = name.removesuffix(".weight")  # a Linear that the architecture does not know: as large as its parts
+        parts = [tensors[f"{module}.{suffix}"] for suffix in self._subject.modules[module]]
+        return max(parts, key=lambda part: part.nbytes).shape
 
     def encoding(self, name: str) -> str:
         return self._encodings[name]
