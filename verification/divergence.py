@@ -5,7 +5,7 @@ last hidden states, and a sample of those between layers, are kept in a file tha
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +48,21 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Divergence:
+    """scores: "weights" (dequantized, inputs as they are), and where the engine rounds inputs, "engine" (so rounded)
+    and "engine-collapsed" (with one NVFP4 input scale for the experts of a layer). tokens: that were scored."""
+
+    scores: Mapping[str, Score]
+    tokens: int
+    windows: int
+
+    @property
+    def as_run(self) -> Score:
+        """What a user gets: with inputs rounded where the engine rounds them."""
+        return self.scores.get("engine", self.scores["weights"])
+
+
+@dataclass(frozen=True)
 class Reference:
     """The source's run. final: float32 [tokens, hidden] of the last layer, batch after batch. sampled: float32
     [layers, tokens / 16, hidden]."""
@@ -67,10 +82,11 @@ def reference_of(source: Source, windows: Windows, cache: Path, progress: Progre
     sampled: list[torch.Tensor] = []
     final = _run(runner, windows, None, lambda layer, hidden: sampled.append(hidden), progress, "running the source")
     reference = Reference(final, torch.stack(sampled))
-    cache.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file({"final": reference.final, "sampled": reference.sampled}, partial)
-    partial.replace(path)
+    with suppress(OSError):  # a folder that cannot be written only costs the next variant a run of the source
+        cache.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        save_file({"final": reference.final, "sampled": reference.sampled}, partial)
+        partial.replace(path)
     return reference
 
 

@@ -16,15 +16,17 @@ run           seconds; the only entry that differs from run to run
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sixfold.manifest import versions
 from sixfold.source import Source
 from sixfold.workspace import sha256_of, write_json
+from verification.divergence import Divergence
 from verification.finding import Finding
 from verification.format_error import LIMITS
+from verification.heldout import WINDOW
 from verification.weight_check import TensorError
 
 SCHEMA = 1
@@ -45,6 +47,7 @@ class Verification:
     errors: tuple[TensorError, ...] | None
     tensor_parallel: Mapping[str, Sequence[str]] | None
     seconds: float
+    divergence: Divergence | None = None
 
     @property
     def passed(self) -> bool:
@@ -82,6 +85,7 @@ def as_data(verification: Verification) -> dict[str, Any]:
         "passed": verification.passed,
         "findings": [finding.as_data() for finding in verification.findings],
         "weights": None if verification.errors is None else _weights(verification.errors),
+        "divergence": None if verification.divergence is None else _divergence(verification.divergence),
         "tensor_parallel": verification.tensor_parallel,
         "versions": versions(),
         "run": {"seconds": round(verification.seconds, 1)},
@@ -91,6 +95,24 @@ def as_data(verification: Verification) -> dict[str, Any]:
 def _manifest_digest(path: Path) -> str:
     manifest = path / "manifest.json" if path.is_dir() else path.with_name(f"{path.name}.manifest.json")
     return sha256_of(manifest) if manifest.is_file() else ""
+
+
+def _divergence(divergence: Divergence) -> dict[str, Any]:
+    return {
+        "tokens": divergence.tokens,
+        "windows": divergence.windows,
+        "window": WINDOW,
+        "texts": "calibration/texts/heldout",
+        "dtype": "float32",
+        "scores": {
+            name: {
+                **_rounded({k: v for k, v in asdict(score).items() if isinstance(v, float)}),
+                "domains": _rounded(score.domains),
+                "layers": [float(f"{error:.6g}") for error in score.layers],
+            }
+            for name, score in divergence.scores.items()
+        },
+    }
 
 
 def _weights(errors: Sequence[TensorError]) -> dict[str, Any]:

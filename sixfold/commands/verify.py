@@ -9,10 +9,16 @@ from sixfold.commands.options import Model, json_option
 from sixfold.commands.terminal import heading, print_json, print_table, progress
 
 if TYPE_CHECKING:
+    from verification.divergence import Divergence
     from verification.finding import Finding
     from verification.result import Verification
 
 _SHOWN = 5
+_RUNS = {
+    "weights": "weights alone",
+    "engine": "inputs rounded as the engine does",
+    "engine-collapsed": "the same, one input scale a layer",
+}
 
 
 @click.command(epilog="Example: sixfold verify artifacts/m/m-FP8 --against demo/minimax-m2-4.6m")
@@ -23,14 +29,15 @@ _SHOWN = 5
 def command(artifact: Path, against: str, revision: str, as_json: bool) -> int:
     """Check an artifact, whatever tool made it, and write verification.json beside it.
 
-    Names, shapes, scales, configuration and files are held against what engines look for; with --against, every tensor
-    is dequantized and compared with the source's. Exit code 3 where a check fails.
+    Names, shapes, scales, configuration and files are held against what engines look for. With --against, every tensor
+    is dequantized and compared with the source's, and where that holds, both models are run over held-out text and the
+    gates of the artifact's recipe applied. Exit code 3 where a check or a gate fails.
     """
+    from verification.judge import judge
     from verification.result import as_data, write_result
-    from verification.verify import verify
 
     source = Model(against, revision, "", {}).open() if against else None
-    verification = verify(artifact, source, progress)
+    verification = judge(artifact, source, progress)
     written = write_result(verification)
     if as_json:
         print_json(as_data(verification))
@@ -57,6 +64,8 @@ def _print(verification: "Verification", written: Path) -> None:
             ("tensor", "held as", "error"),
             [(e.name, e.encoding or "plain", f"{e.relative:.4f}") for e in worst(verification.errors)[:_SHOWN]],
         )
+    if verification.divergence is not None:
+        _print_divergence(verification.divergence)
     split = {ways: names for ways, names in (verification.tensor_parallel or {}).items() if names}
     if split:
         heading("Tensor parallelism")
@@ -69,6 +78,36 @@ def _print(verification: "Verification", written: Path) -> None:
             _print_findings(found)
     verdict = "is sound" if verification.passed else f"failed: {_counted(verification.failures)}"
     click.echo(f"\n{verification.path} {verdict}. Written: {written}")
+
+
+def _print_divergence(divergence: "Divergence") -> None:
+    from verification.divergence import worst_layers
+
+    heading(
+        f"Divergence from the source ({divergence.tokens:,} tokens of held-out text, float32; KL in nats per token)"
+    )
+    print_table(
+        ("run", "mean KL", "median", "99 %", "largest", "top-1", "top-5", "perplexity", "source's"),
+        [
+            (
+                _RUNS[name],
+                f"{s.mean_kl:.5f}",
+                f"{s.median_kl:.5f}",
+                f"{s.p99_kl:.4f}",
+                f"{s.max_kl:.3f}",
+                f"{s.top1:.4f}",
+                f"{s.top5:.4f}",
+                f"{s.perplexity:.3f}",
+                f"{s.source_perplexity:.3f}",
+            )
+            for name, s in divergence.scores.items()
+        ],
+    )
+    score = divergence.as_run
+    domains = ", ".join(f"{domain} {kl:.4f}" for domain, kl in score.domains.items())
+    click.echo(f"  Mean KL by domain: {domains}")
+    layers = ", ".join(f"{layer} ({added:+.4f})" for layer, added in worst_layers(score.layers)[:3])
+    click.echo(f"  Layers that add most to the error of the hidden states: {layers}")
 
 
 def _limit(value: float) -> str:
