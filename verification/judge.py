@@ -38,7 +38,7 @@ def judge(path: Path, source: Source | None, progress: Progress) -> Verification
             "divergence.not-measured", path.name, error.what, "its quality is unknown", error.remedy, "warning"
         )
         return replace(verification, findings=(*verification.findings, reason))
-    failed = tuple(check_gates(divergence, _gates(path)))
+    failed = tuple(check_gates(divergence, gates_of(path)))
     return replace(
         verification,
         divergence=divergence,
@@ -67,14 +67,15 @@ def _failed(key: str, what: str) -> Finding:
     )
 
 
-def _gates(path: Path) -> Mapping[str, Any]:
+def gates_of(path: Path) -> Mapping[str, Any]:
+    """Of the recipe in the artifact's manifest; {} without one."""
     manifest = read_json(path / "manifest.json" if path.is_dir() else path.with_name(f"{path.name}.manifest.json"))
     gates = ((manifest or {}).get("recipe") or {}).get("gates")
     return gates if isinstance(gates, Mapping) else {}
 
 
 def _measure(path: Path, source: Source, progress: Progress) -> Divergence:
-    weights, runs = _runs(path, source)
+    weights, runs = runs_of(path, source)
     windows = held_out(source.checkpoint.folder)
     folder = path.absolute() if path.is_dir() else path.absolute().parent
     reference = reference_of(source, windows, folder.parent / CACHE, progress)
@@ -82,7 +83,7 @@ def _measure(path: Path, source: Source, progress: Progress) -> Divergence:
     return Divergence(scores, windows.tokens, len(windows.ids))
 
 
-def _runs(path: Path, source: Source) -> tuple[Weights, dict[str, Mapping[str, Rounding]]]:
+def runs_of(path: Path, source: Source) -> tuple[Weights, dict[str, Mapping[str, Rounding]]]:
     """The artifact's weights, and the rules of each run by its name."""
     runs: dict[str, Mapping[str, Rounding]] = {"weights": {}}
     if not path.is_dir():

@@ -60,6 +60,12 @@ class GgufWeights:
     def dtype(self, name: str) -> str:
         return self._file.tensors[self._sources[name].gguf[0]].type_name
 
+    def nbytes(self, name: str) -> int:
+        """Of the part of the file that holds this tensor: of a stack, its expert's share."""
+        source = self._sources[name]
+        whole = sum(self._file.tensors[part].nbytes for part in source.gguf)
+        return whole // self._file.tensors[source.gguf[0]].shape[0] if source.expert is not None else whole
+
     def stored_as(self, name: str) -> str:
         """The GGUF tensor that holds this one on disk."""
         return " and ".join(self._sources[name].gguf)
