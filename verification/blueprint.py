@@ -21,17 +21,21 @@ from sixfold.source import Source
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _RECOMPUTED = re.compile(r"inv_freq$|(^|\.)mtp\.|rotary_emb\.")
 
+_DRAFTS = ("num_nextn_predict_layers", "num_mtp_modules", "num_mtp_layers", "mtp_num_hidden_layers")
+
 
 @dataclass(frozen=True)
 class Blueprint:
     """tensors: shape of every unquantized tensor by on-disk name. dtypes: the source's, {} where only config.json is
-    known. optional: those that a sound folder may leave out (tied heads)."""
+    known. optional: those that a sound folder may leave out (tied heads). drafts: multi-token-prediction layers behind
+    the decoder's, by config.json."""
 
     architecture: Architecture
     tensors: Mapping[str, tuple[int, ...]]
     dtypes: Mapping[str, str]
     optional: frozenset[str]
     source: Source | None
+    drafts: int = 0
 
     @cached_property
     def linears(self) -> Mapping[str, Linear]:
@@ -44,7 +48,8 @@ class Blueprint:
             not_run = self.architecture.not_run
             return name in not_run or any(other.rpartition(".")[0] == module for other in not_run)
         layer = _LAYER.search(name)
-        return bool((layer and int(layer[1]) >= self.architecture.layers) or _RECOMPUTED.search(name))
+        count = self.architecture.layers
+        return bool((layer and count <= int(layer[1]) < count + self.drafts) or _RECOMPUTED.search(name))
 
 
 def blueprint_of(source: Source) -> Blueprint:
@@ -71,7 +76,8 @@ def blueprint_from_config(config: Mapping[str, Any], where: Path) -> Blueprint:
         config, where, {name: SourceTensor(name, "BF16", shape, 0) for name, shape in tensors.items()}
     )
     architecture = derive_architecture(checkpoint)
-    return Blueprint(architecture, tensors, {}, _optional(architecture, tensors), None)
+    drafts = sum(config[key] for key in _DRAFTS if isinstance(config.get(key), int))
+    return Blueprint(architecture, tensors, {}, _optional(architecture, tensors), None, drafts)
 
 
 def _optional(architecture: Architecture, tensors: Mapping[str, Any]) -> frozenset[str]:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any
 
 from sixfold.architecture import Linear
@@ -46,7 +47,7 @@ class Declared:
     method: str
     config: Mapping[str, Any]
 
-    @property
+    @cached_property
     def ignore(self) -> tuple[str, ...]:
         keys = ("ignore", "exclude_modules", "modules_to_not_convert")
         entries = next((self.config[k] for k in keys if self.config.get(k)), ())
@@ -54,7 +55,27 @@ class Declared:
 
     def scheme_of(self, name: str) -> Scheme | None:
         """What an engine that knows a Linear as `name` takes it for; None for plain weights."""
-        if not self.method or any(self.hits(entry, name) for entry in self.ignore):
+        if name not in self._known:
+            self._known[name] = self._scheme_of(name)
+        return self._known[name]
+
+    @cached_property
+    def _known(self) -> dict[str, Scheme | None]:
+        """Checks ask for the same tens of thousands of names again and again."""
+        return {}
+
+    @cached_property
+    def _whole_names(self) -> frozenset[str]:
+        return frozenset(self.ignore)
+
+    @cached_property
+    def _patterns(self) -> tuple[str, ...]:
+        """Entries that are not compared whole."""
+        exact = self.method == COMPRESSED_TENSORS
+        return tuple(entry for entry in self.ignore if not exact or entry.startswith("re:"))
+
+    def _scheme_of(self, name: str) -> Scheme | None:
+        if not self.method or name in self._whole_names or any(self.hits(entry, name) for entry in self._patterns):
             return None
         if self.method == AWQ:
             return Scheme(AWQ, AWQ, self.config, None)

@@ -31,7 +31,7 @@ EXACT = Limit(0.0, 0.0, 0)
 LIMITS = {
     "fp8": Limit(0.04, 0.08, 0),
     "int8": Limit(0.02, 0.05, 0, True),
-    "nvfp4": Limit(0.14, 0.4, 16),
+    "nvfp4": Limit(0.14, 0.3, 16),
     "mxfp4": Limit(0.2, 0.55, 32),
     "int4": Limit(0.17, 0.62, 128, True),
     "Q8_0": Limit(0.009, 0.02, 32, True),

@@ -21,8 +21,8 @@ _EXACT_TOLERANCE = 0.02
 
 _ROUNDS = 6
 
-_PRODUCERS = {"down": ("up",), "down_proj": ("up_proj",), "w2": ("w3",), "o_proj": ("v_proj", "kv_b_proj")}
-"""A Linear -> the Linear whose outputs reach it element by element, by the last parts of names or experts' parts."""
+_PRODUCERS = {"down_proj": ("up_proj",), "w2": ("w3",), "o_proj": ("v_proj", "kv_b_proj")}
+"""A Linear -> the Linear whose outputs reach it element by element, by the last parts of their names."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def fit(weight: torch.Tensor, source: torch.Tensor, *, with_rows: bool) -> tuple
 def is_producer(linear: Linear) -> bool:
     """Whether another Linear reads this one's outputs element by element, so that scales may move between the two."""
     producers = {name for names in _PRODUCERS.values() for name in names}
-    return linear.part in producers or linear.name.rpartition(".")[2] in producers
+    return linear.name.rpartition(".")[2] in producers
 
 
 def _ratio(weight: torch.Tensor, source: torch.Tensor, dim: int) -> torch.Tensor:
@@ -88,16 +88,12 @@ def check_cancels(
             yield from wrong
         elif ratio is not None or wrong:
             yield _finding(norm.weight, "it and what reads it were scaled apart: no reader makes up for the other")
+    made_up_for = {producer.name for name in factors if (producer := _producer(linears[name], linears)) is not None}
     for name, found in factors.items():
-        linear = linears.get(name)
-        if linear is not None and linear.norm is None and _differs(found.columns):
+        linear = linears[name]
+        if linear.norm is None and _differs(found.columns):
             yield from _check_producer(linear, found, linears, factors)
-        if (
-            found.rows is not None
-            and _differs(found.rows)
-            and linear is not None
-            and not _consumed(linear, linears, factors)
-        ):
+        if found.rows is not None and _differs(found.rows) and name not in made_up_for:
             yield _finding(f"{name}.weight", "its rows are scaled, and no Linear that reads them makes up for it")
 
 
@@ -135,21 +131,9 @@ def _check_producer(
 
 
 def _producer(linear: Linear, linears: Mapping[str, Linear]) -> Linear | None:
-    parent = linear.name.rpartition(".")[0]
-    last = linear.name.rpartition(".")[2]
-    for name in (*_PRODUCERS.get(last, ()), *_PRODUCERS.get(linear.part, ())):
-        for other in linears.values():
-            same = other.name.rpartition(".")[0] == parent and other.expert == linear.expert
-            if same and name in (other.name.rpartition(".")[2], other.part):
-                return other
-    return None
-
-
-def _consumed(linear: Linear, linears: Mapping[str, Linear], factors: Mapping[str, Factors]) -> bool:
-    return any(
-        name in factors and (producer := _producer(other, linears)) is not None and producer.name == linear.name
-        for name, other in linears.items()
-    )
+    parent, _, last = linear.name.rpartition(".")
+    names = (f"{parent}.{name}" for name in _PRODUCERS.get(last, ()))
+    return next((linears[name] for name in names if name in linears), None)
 
 
 def _finding(name: str, what: str) -> Finding:
@@ -166,6 +150,12 @@ def significant(found: Factors) -> bool:
     """Whether factors differ from one by more than rounding makes them."""
     parts = [found.columns] if found.rows is None else [found.columns, found.rows]
     return any(_differs(part) for part in parts)
+
+
+def uniform(found: Factors) -> bool:
+    """Whether all of a matrix is off by one factor: a wrong scale, and nothing that was moved elsewhere."""
+    parts = [found.columns] if found.rows is None else [found.columns, found.rows]
+    return significant(found) and not any(_differs(part / _safe(part.median())) for part in parts)
 
 
 def _differs(factors: torch.Tensor, tolerance: float = TOLERANCE) -> bool:

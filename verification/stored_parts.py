@@ -117,7 +117,7 @@ def _compressed_tensors(scheme: Scheme, rows: int, columns: int) -> tuple[Part, 
         if asymmetric:
             parts.append(Part("weight_zero_point", ("I32",), ((ceil(rows / per_word), grid[-1]),)))
         return tuple(parts)
-    if scheme.format in ("float-quantized", "int-quantized", "naive-quantized"):
+    if scheme.format in ("float-quantized", "int-quantized", "naive-quantized") and bits == 8:
         dtype = "F8_E4M3" if scheme.weights.get("type") == "float" else "I8"
         per_tensor: tuple[Shape, ...] = ((1,), ()) if scheme.weights.get("strategy") == "tensor" else (grid,)
         parts = [Part("weight", (dtype,), ((rows, columns),)), Part("weight_scale", FLOATS, per_tensor)]
@@ -179,9 +179,12 @@ def _awq(scheme: Scheme, rows: int, columns: int) -> tuple[Part, ...] | None:
     group = group_of(scheme)
     if group is None or scheme.weights.get("bits", scheme.weights.get("w_bit")) != 4:
         return None
+    if str(scheme.weights.get("version", "gemm")).lower() != "gemm":
+        return None
     groups = ceil(columns / group)
+    zeros = (Part("qzeros", ("I32",), ((groups, rows // 8),)),) if scheme.weights.get("zero_point", True) else ()
     return (
         Part("qweight", ("I32",), ((columns, rows // 8),)),
-        Part("qzeros", ("I32",), ((groups, rows // 8),)),
+        *zeros,
         Part("scales", ("F16", "BF16"), ((groups, rows),)),
     )

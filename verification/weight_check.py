@@ -15,7 +15,7 @@ from sixfold.plan import TensorSlice
 from sixfold.source import Source
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.format_error import EXACT, LIMITS, Limit, WeightError, measure
-from verification.smoothing import Factors, check_cancels, fit, is_producer, norm_ratio, significant
+from verification.smoothing import Factors, check_cancels, fit, is_producer, norm_ratio, significant, uniform
 from verification.weights import Weights
 
 _ROWS_BYTES = 64 << 20
@@ -151,7 +151,8 @@ class _Comparison:
         if linear is not None and encoding in _SMOOTHED and (self._smoothed or error.exceeds(limit)):
             found, undone = fit(weight, original, with_rows=is_producer(linear))
             again = measure(undone, original, limit)
-            if again.relative <= 1.5 * limit.relative or again.relative < 0.5 * error.relative:
+            fits = again.relative <= 1.5 * limit.relative or again.relative < 0.5 * error.relative
+            if fits and not (uniform(found) and error.exceeds(limit)):
                 factors[linear.name] = found
                 rescaled = significant(found)
                 error = again if rescaled else error

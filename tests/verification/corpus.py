@@ -143,6 +143,33 @@ def from_source(name: str, demo: Tensors) -> torch.Tensor:
 
 
 FP8 = [
+    Damage("a layer less in config", "fp8", config(lambda c: c.update(num_hidden_layers=1)), "layer"),
+    Damage("a layer more in config", "fp8", config(lambda c: c.update(num_hidden_layers=3)), "layer"),
+    Damage(
+        "another class in config",
+        "fp8",
+        config(lambda c: c.update(architectures=["LlamaForCausalLM"])),
+        "architectures",
+    ),
+    Damage("all scales a quarter", "fp8", _scaled(W2 + "weight_scale", 0.25), W2 + "weight", False),
+    Damage(
+        "format of another scheme",
+        "fp8",
+        config(lambda c: c["quantization_config"].update(format="pack-quantized")),
+        "config.json",
+    ),
+    Damage(
+        "weights called uncompressed",
+        "fp8",
+        config(lambda c: c["quantization_config"].update(quantization_status="frozen")),
+        "config.json",
+    ),
+    Damage(
+        "four bits declared",
+        "fp8",
+        config(lambda c: c["quantization_config"]["config_groups"]["FP8_DYNAMIC"]["weights"].update(num_bits=4)),
+        "config.json",
+    ),
     Damage("router quantized", "fp8", _quantize(ROUTER), f"{ROUTER}.weight_scale"),
     Damage("head quantized", "fp8", _quantize("lm_head"), "lm_head.weight_scale"),
     Damage("embeddings quantized", "fp8", _quantize("model.embed_tokens"), "model.embed_tokens.weight_scale"),
@@ -340,6 +367,8 @@ NVFP4 = [
 ]
 
 AWQ = [
+    Damage("another version", "awq", config(lambda c: c["quantization_config"].update(version="gemv")), "config.json"),
+    Damage("zero points denied", "awq", config(lambda c: c["quantization_config"].update(zero_point=False)), "qzeros"),
     Damage("scales infinite", "awq", _element(W2 + "scales", (0, 3), float("inf")), W2 + "scales"),
     Damage("zero points lost", "awq", tensors(lambda t: t[W2 + "qzeros"].zero_()), W2 + "weight", False),
     Damage("zero points missing", "awq", _drop(W2 + "qzeros"), W2 + "qzeros"),

@@ -63,6 +63,22 @@ def check_architecture(subject: Subject) -> Iterator[Finding]:
         )
 
 
+def check_class(subject: Subject) -> Iterator[Finding]:
+    """`architectures`, by which engines choose their own code, is transformers' class for the model type."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    config = subject.folder.config
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(str(config.get("model_type")))
+    held = config.get("architectures")
+    if subject.source is not None or known is None:
+        return  # with a source, its own value is what counts
+    names = held if isinstance(held, list) else []
+    if not names or (known not in names and all(str(name).endswith("ForCausalLM") for name in names)):
+        what = f"architectures is {_shown(held)}, a {config['model_type']} is a {known}"
+        where = f"{CONFIG}: architectures"
+        yield Finding("config.key", where, what, "vLLM and SGLang run another model's code, or refuse", _REMEDY)
+
+
 def check_counts(subject: Subject) -> Iterator[Finding]:
     """The number of experts is the same in every key, in routers' rows, in biases' lengths and in the files."""
     config = subject.folder.config

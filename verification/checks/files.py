@@ -36,9 +36,9 @@ def check_index(subject: Subject) -> Iterator[Finding]:
     for name in sorted(set(names) - listed):
         what = f"{name} is a weight file that the index does not know"
         yield Finding("files.shard-left-over", name, what, _LOADS, "remove it if it is left from another save")
+    held = {file: {stored.name for stored in header.tensors} for file, header in folder.headers.items()}
     for tensor, file in folder.index.items():
-        header = folder.headers.get(file)
-        if header is not None and all(t.name != tensor for t in header.tensors):
+        if file in held and tensor not in held[file]:
             what = f"the index places it in {file}, which does not hold it"
             yield Finding("files.index-stale", tensor, what, "the tensor is not loaded", "rebuild the index")
     for file, header in folder.headers.items():

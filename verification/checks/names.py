@@ -1,7 +1,7 @@
 """Is every tensor of the model there under its name, and nothing else."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from verification.blueprint import Blueprint
 from verification.finding import EXPORT_AGAIN, Finding
@@ -22,6 +22,7 @@ def check_missing(subject: Subject) -> Iterator[Finding]:
     blueprint = subject.blueprint
     if blueprint is None:
         return
+    experts = _experts(subject.folder.tensors)
     for name in blueprint.tensors:
         if name in subject.folder.tensors or name in blueprint.optional:
             continue
@@ -29,7 +30,7 @@ def check_missing(subject: Subject) -> Iterator[Finding]:
         if suffix == "weight" and any(part in subject.modules.get(module, ()) for part in _WEIGHTS):
             continue
         left = sorted(subject.modules.get(module, set()) & QUANTIZED_PARTS)
-        what = f"it is missing{_beside(subject, blueprint, name)}" + (f"; its {left[0]} is there" if left else "")
+        what = f"it is missing{_beside(blueprint, experts, name)}" + (f"; its {left[0]} is there" if left else "")
         yield Finding(
             "names.missing",
             name,
@@ -39,17 +40,27 @@ def check_missing(subject: Subject) -> Iterator[Finding]:
         )
 
 
-def _beside(subject: Subject, blueprint: Blueprint, name: str) -> str:
+def _experts(names: Iterable[str]) -> dict[str, dict[int, list[str]]]:
+    """The experts' module of each layer -> the number of each expert -> what the folder holds of it."""
+    found: dict[str, dict[int, list[str]]] = {}
+    for name in names:
+        matched = _EXPERT.fullmatch(name)
+        if matched:
+            found.setdefault(matched[1], {}).setdefault(int(matched[2]), []).append(matched[3])
+    return found
+
+
+def _beside(blueprint: Blueprint, experts: Mapping[str, Mapping[int, Sequence[str]]], name: str) -> str:
     """For an expert's projection: what the expert has instead, or how many experts there are."""
     found = _EXPERT.fullmatch(name)
     if not found:
         return ""
-    prefix, number = f"{found[1]}.", int(found[2])
-    present = {int(m[2]) for n in subject.folder.tensors if n.startswith(prefix) and (m := _EXPERT.fullmatch(n))}
-    if number not in present:
-        return f": expert {number} of {blueprint.architecture.experts} is not there, the files hold {len(present)}"
-    others = sorted({n for n in subject.folder.tensors if n.startswith(f"{prefix}{number}.")} - set(blueprint.tensors))
-    return f" (expert {number} has {others[0]})" if others else ""
+    number, held = int(found[2]), experts.get(found[1], {})
+    if number not in held:
+        return f": expert {number} of {blueprint.architecture.experts} is not there, the files hold {len(held)}"
+    prefix = f"{found[1]}.{number}."
+    others = sorted(part for part in held[number] if prefix + part not in blueprint.tensors)
+    return f" (expert {number} has {prefix}{others[0]})" if others else ""
 
 
 def check_unknown(subject: Subject) -> Iterator[Finding]:
@@ -103,16 +114,11 @@ def check_protected(subject: Subject) -> Iterator[Finding]:
 
 def check_experts(subject: Subject) -> Iterator[Finding]:
     """Every expert of a layer carries the same parts; numbers run from 0 without a hole."""
-    layers: dict[str, dict[int, set[str]]] = {}
-    for name in subject.folder.tensors:
-        found = _EXPERT.fullmatch(name)
-        if found:
-            layers.setdefault(found[1], {}).setdefault(int(found[2]), set()).add(found[3])
-    optional = {f"{part}" for part in OTHERS if part.endswith("g_idx")}
-    for layer, experts in layers.items():
-        every = set().union(*experts.values())
+    optional = {part for part in OTHERS if part.endswith("g_idx")}
+    for layer, experts in _experts(subject.folder.tensors).items():
+        every = {part for parts in experts.values() for part in parts}
         for number in range(max(experts) + 1):
-            lacking = sorted(p for p in every - experts.get(number, set()) if p.rpartition(".")[2] not in optional)
+            lacking = sorted(p for p in every - set(experts.get(number, ())) if p.rpartition(".")[2] not in optional)
             if number not in experts:
                 lacking = lacking[:1]
             for part in lacking:

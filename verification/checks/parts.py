@@ -1,10 +1,10 @@
 """Does every Linear have exactly the tensors that its scheme in config.json calls for, of the right type and size."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from sixfold.architecture import Linear
 from verification.blueprint import Blueprint
-from verification.declared import METHODS, Scheme, engine_names
+from verification.declared import COMPRESSED_TENSORS, METHODS, Scheme, engine_names
 from verification.finding import EXPORT_AGAIN, Finding, Severity
 from verification.folder import CONFIG
 from verification.stored_parts import FLOATS, QUANTIZED_PARTS, Part, parts_of
@@ -27,6 +27,27 @@ def check_method(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             "config.quantization", CONFIG, what, "engines look for scales that are not there", "remove the key"
         )
+
+
+def check_compressed_tensors(subject: Subject) -> Iterator[Finding]:
+    """What compressed-tensors' config says of itself: one format, and weights that are compressed."""
+    config = subject.declared.config
+    if subject.declared.method != COMPRESSED_TENSORS:
+        return
+    groups = config.get("config_groups")
+    formats = {
+        str(group["format"])
+        for group in (groups.values() if isinstance(groups, Mapping) else ())
+        if isinstance(group, Mapping) and group.get("format")
+    }
+    stated = config.get("format")
+    if (formats and stated not in (*formats, "mixed-precision")) or (len(formats) > 1 and stated != "mixed-precision"):
+        what = f"quantization_config.format is {stated!r}, its groups say {' and '.join(sorted(formats))}"
+        yield Finding("config.quantization", CONFIG, what, "readers unpack by one of the two", "make them agree")
+    status = config.get("quantization_status", "compressed")
+    if status != "compressed" and any(subject.is_quantized(module) for module in subject.modules):
+        what = f"quantization_status is {status!r}, and the weights are compressed"
+        yield Finding("config.quantization", CONFIG, what, "transformers takes packed bytes for weights", "correct it")
 
 
 def _undeclared(subject: Subject, quantized: Sequence[str]) -> Iterator[Finding]:
