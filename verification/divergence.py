@@ -141,7 +141,7 @@ def _run(
                     stack.enter_context(rounding)
                 for number, batch in enumerate(batches):
                     moved = hidden[number].to(runner.device)
-                    hidden[number] = runner.run(layer, tuple(batch.shape), moved).cpu()
+                    hidden[number] = runner.run(layer, batch, moved).cpu()
             observe(layer, torch.cat([h.flatten(0, 1) for h in hidden])[::_STRIDE].clone())
             advance(1)
     return torch.cat([h.flatten(0, 1) for h in hidden]).clone()
