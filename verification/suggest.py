@@ -22,8 +22,8 @@ _EVERY = 4
 
 @dataclass(frozen=True)
 class Suggestion:
-    """kl: of the artifact as it is, with inputs rounded as its engine does. target: None where there is no gate.
-    proposal: None where none is needed, or none would do."""
+    """kl: of the artifact as it is, over all held-out text, with inputs rounded as its engine does. target: None where
+    there is no gate. proposal: None where none is needed, or none would do. tokens: that the costs were measured on."""
 
     kl: float
     target: float | None
@@ -47,16 +47,18 @@ def suggest(path: Path, source: Source, target: float | None, progress: Progress
             "compare whole variants with `sixfold verify`",
         )
     weights, runs = runs_of(path, source)
-    windows = _fewer(held_out(source.checkpoint.folder))
+    every = held_out(source.checkpoint.folder)
+    few = _fewer(every)
     folder = path.absolute() if path.is_dir() else path.absolute().parent
-    reference = reference_of(source, windows, folder.parent / CACHE, progress)
     rules = runs.get("engine", {})
+    whole = reference_of(source, every, folder.parent / CACHE, progress)
+    total = score(source, weights, rules, every, whole, progress).mean_kl
     parts = parts_of_model(source, weights, _nbytes(path, source, weights), experts_together=path.is_dir())
-    costs = attribute(source, weights, rules, parts, windows, reference, progress)
-    total = score(source, weights, rules, windows, reference, progress).mean_kl
+    reference = reference_of(source, few, folder.parent / CACHE, progress)
+    costs = attribute(source, weights, rules, parts, few, reference, progress)
     gate = target if target is not None else gates_of(path).get("max_mean_kl")
     proposal = propose(costs, total, gate) if gate is not None and total > gate else None
-    return Suggestion(total, gate, costs, proposal, windows.tokens)
+    return Suggestion(total, gate, costs, proposal, few.tokens)
 
 
 def _fewer(windows: Windows) -> Windows:
