@@ -84,7 +84,8 @@ def _process(rank: int, job: _Job, failures: Any) -> None:
         torch.set_num_threads(max(1, torch.get_num_threads() // job.size))
     store = f"file://{(job.work / _STORE).absolute()}"
     backend = "nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, init_method=store, rank=rank, world_size=job.size)
+    bound = device if device.type == "cuda" else None
+    distributed.init_process_group(backend, init_method=store, rank=rank, world_size=job.size, device_id=bound)
     try:
         checkpoint = open_checkpoint(job.folder, name=job.name)
         run_pass(

@@ -87,7 +87,7 @@ class LayerRunner:
         """
         sources = self.sources_of(None)
         if not self._tells_tokens:
-            self._attach(self._read(sources))
+            self._attach(sources, self._read(sources))
             self.model.tie_weights()
         try:
             yield
@@ -127,8 +127,9 @@ class LayerRunner:
         with ThreadPoolExecutor(1) as reader:
             following: Future[dict[str, torch.Tensor]] | None = None
             for number in range(begin, len(self.layers)):
-                host = following.result() if following is not None else self._read(self.sources_of(number))
-                self._attach(host)
+                sources = self.sources_of(number)
+                host = following.result() if following is not None else self._read(sources)
+                self._attach(sources, host)
                 check_attached(self.model, self.layer_names[number] + ".")
                 following = None
                 if self.ahead and number + 1 < len(self.layers):
@@ -136,18 +137,22 @@ class LayerRunner:
                 try:
                     yield number, self.layers[number]
                 finally:
-                    detach(self.model, host)
+                    detach(self.model, [source.parameter for source in sources])
                     self._buffers.give_back(host.values())
                     del host
         self._buffers.clear()
 
     def _read(self, sources: Sequence[ParameterSource]) -> dict[str, torch.Tensor]:
-        if self.team.leads:
-            return read_parameters(sources, self._read_into, self._buffers, self.model)
-        return {source.parameter: torch.empty(source.shape, dtype=source.dtype) for source in sources}
+        """On the host; nothing where another process reads."""
+        return read_parameters(sources, self._read_into, self._buffers, self.model) if self.team.leads else {}
 
-    def _attach(self, host: Mapping[str, torch.Tensor]) -> None:
-        values = {name: tensor.to(self.device, non_blocking=True) for name, tensor in host.items()}
+    def _attach(self, sources: Sequence[ParameterSource], host: Mapping[str, torch.Tensor]) -> None:
+        values = {
+            s.parameter: host[s.parameter].to(self.device, non_blocking=True)
+            if self.team.leads
+            else torch.empty(s.shape, dtype=s.dtype, device=self.device)
+            for s in sources
+        }
         self.team.share(values[name] for name in sorted(values))
         attach(self.model, values)
 

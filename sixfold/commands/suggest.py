@@ -1,0 +1,80 @@
+"""sixfold suggest: which parts of an artifact cost most, and what to keep in 16 bits to bring it under its gate."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sixfold.commands.options import Model, json_option
+from sixfold.commands.terminal import heading, print_json, print_table, progress
+from sixfold.sizes import size
+
+if TYPE_CHECKING:
+    from verification.suggest import Suggestion
+
+_BAR = 30
+
+
+@click.command(epilog="Example: sixfold suggest artifacts/m/m-NVFP4 --against demo/minimax-m2-4.6m --max-kl 0.1")
+@click.argument("artifact", metavar="FOLDER|FILE.gguf", type=click.Path(path_type=Path))
+@click.option("--against", required=True, metavar="MODEL", help="The checkpoint that it was made from.")
+@click.option("--revision", default="", metavar="TEXT", help="Branch, tag or commit of a hub id.")
+@click.option(
+    "--max-kl",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Largest mean KL; the gate of the artifact's recipe by default.",
+)
+@json_option
+def command(artifact: Path, against: str, revision: str, max_kl: float | None, as_json: bool) -> None:
+    """Measure what each part of an artifact costs, and propose the cheapest `keep` that brings it under a gate.
+
+    One run of the model over a quarter of the held-out text for each part: its divergence with this part alone as the
+    artifact holds it.
+    """
+    from verification.suggest import suggest
+
+    found = suggest(artifact, Model(against, revision, "", {}).open(), max_kl, progress)
+    if as_json:
+        print_json(_as_data(found))
+    else:
+        _print(found)
+
+
+def _print(found: "Suggestion") -> None:
+    heading(f"What each part costs (mean KL by itself, {found.tokens:,} tokens)")
+    largest = max((cost.kl for cost in found.costs), default=0.0) or 1.0
+    print_table(
+        ("part", "saves", "mean KL", ""),
+        [(c.part.name, size(c.part.saved), f"{c.kl:.5f}", "#" * round(_BAR * c.kl / largest)) for c in found.costs],
+    )
+    click.echo(f"\nAs it is, the mean KL is {found.kl:.5f}.")
+    if found.target is None:
+        click.echo("Its recipe has no gate; state one with --max-kl.")
+    elif found.kl <= found.target:
+        click.echo(f"That holds the gate of {found.target:g}; nothing needs to be kept.")
+    elif found.proposal is None:
+        click.echo(f"Keeping every part would not bring it under {found.target:g}: choose a larger format.")
+    else:
+        proposal = found.proposal
+        names = "; ".join(part.name for part in proposal.parts)
+        click.echo(
+            f"Under {found.target:g} for {size(proposal.extra)} more (expected: {proposal.kl:.5f}): keep {names}."
+        )
+        click.echo(f"  --set {shlex.quote('keep=' + json.dumps([part.keep for part in proposal.parts]))}")
+
+
+def _as_data(found: "Suggestion") -> dict[str, object]:
+    proposal = found.proposal
+    return {
+        "mean_kl": found.kl,
+        "target": found.target,
+        "tokens": found.tokens,
+        "parts": [
+            {"part": c.part.name, "mean_kl": c.kl, "saved": c.part.saved, "keep": c.part.keep} for c in found.costs
+        ],
+        "proposal": None
+        if proposal is None
+        else {"keep": [part.keep for part in proposal.parts], "mean_kl": proposal.kl, "extra_bytes": proposal.extra},
+    }

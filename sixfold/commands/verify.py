@@ -1,0 +1,133 @@
+"""sixfold verify: is an artifact sound, and how far are its weights from the source's."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sixfold.commands.options import Model, json_option
+from sixfold.commands.terminal import heading, print_json, print_table, progress
+
+if TYPE_CHECKING:
+    from verification.divergence import Divergence
+    from verification.finding import Finding
+    from verification.result import Verification
+
+_SHOWN = 5
+_RUNS = {
+    "weights": "weights alone",
+    "engine": "inputs rounded as the engine does",
+    "engine-collapsed": "the same, one input scale a layer",
+}
+
+
+@click.command(epilog="Example: sixfold verify artifacts/m/m-FP8 --against demo/minimax-m2-4.6m")
+@click.argument("artifact", metavar="FOLDER|FILE.gguf", type=click.Path(path_type=Path))
+@click.option("--against", default="", metavar="MODEL", help="The checkpoint that it was made from: folder or hub id.")
+@click.option("--revision", default="", metavar="TEXT", help="Branch, tag or commit of a hub id.")
+@json_option
+def command(artifact: Path, against: str, revision: str, as_json: bool) -> int:
+    """Check an artifact, whatever tool made it, and write verification.json beside it.
+
+    Names, shapes, scales, configuration and files are held against what engines look for. With --against, every tensor
+    is dequantized and compared with the source's, and where that holds, both models are run over held-out text and the
+    gates of the artifact's recipe applied. Exit code 3 where a check or a gate fails.
+    """
+    from verification.judge import judge
+    from verification.result import as_data, write_result
+
+    source = Model(against, revision, "", {}).open() if against else None
+    verification = judge(artifact, source, progress)
+    written = write_result(verification)
+    if as_json:
+        print_json(as_data(verification))
+    else:
+        _print(verification, written)
+    return 0 if verification.passed else 3
+
+
+def _print(verification: "Verification", written: Path) -> None:
+    from verification.result import by_format, worst
+
+    if verification.errors:
+        heading("Distance from the source (relative error of weights)")
+        rows = by_format(verification.errors)
+        print_table(
+            ("held as", "tensors", "mean", "largest", "limit"),
+            [
+                (r["encoding"] or "plain", r["tensors"], f"{r['mean']:.4f}", f"{r['largest']:.4f}", _limit(r["limit"]))
+                for r in rows
+            ],
+        )
+        heading("Worst tensors")
+        print_table(
+            ("tensor", "held as", "error"),
+            [(e.name, e.encoding or "plain", f"{e.relative:.4f}") for e in worst(verification.errors)[:_SHOWN]],
+        )
+    if verification.divergence is not None:
+        _print_divergence(verification.divergence)
+    split = {ways: names for ways, names in (verification.tensor_parallel or {}).items() if names}
+    if split:
+        heading("Tensor parallelism")
+        for ways, names in split.items():
+            click.echo(f"  {ways} GPUs cannot share {', '.join(names)} evenly")
+    for severity, title in (("error", "Failed"), ("warning", "Warnings")):
+        found = [finding for finding in verification.findings if finding.severity == severity]
+        if found:
+            heading(title)
+            _print_findings(found)
+    verdict = "is sound" if verification.passed else f"failed: {_counted(verification.failures)}"
+    click.echo(f"\n{verification.path} {verdict}. Written: {written}")
+
+
+def _print_divergence(divergence: "Divergence") -> None:
+    from verification.divergence import worst_layers
+
+    heading(
+        f"Divergence from the source ({divergence.tokens:,} tokens of held-out text, float32; KL in nats per token)"
+    )
+    print_table(
+        ("run", "mean KL", "median", "99 %", "largest", "top-1", "top-5", "perplexity", "source's"),
+        [
+            (
+                _RUNS[name],
+                f"{s.mean_kl:.5f}",
+                f"{s.median_kl:.5f}",
+                f"{s.p99_kl:.4f}",
+                f"{s.max_kl:.3f}",
+                f"{s.top1:.4f}",
+                f"{s.top5:.4f}",
+                f"{s.perplexity:.3f}",
+                f"{s.source_perplexity:.3f}",
+            )
+            for name, s in divergence.scores.items()
+        ],
+    )
+    score = divergence.as_run
+    domains = ", ".join(f"{domain} {kl:.4f}" for domain, kl in score.domains.items())
+    click.echo(f"  Mean KL by domain: {domains}")
+    layers = ", ".join(f"{layer} ({added:+.4f})" for layer, added in worst_layers(score.layers)[:3])
+    click.echo(f"  Layers that add most to the error of the hidden states: {layers}")
+
+
+def _limit(value: float) -> str:
+    return f"{value:.4f}" if value else "-"
+
+
+def _print_findings(findings: "list[Finding]") -> None:
+    """The first few of each check; verification.json has them all."""
+    by_check: dict[str, list[Finding]] = {}
+    for finding in findings:
+        by_check.setdefault(finding.check, []).append(finding)
+    for check, found in by_check.items():
+        for finding in found[:_SHOWN]:
+            click.echo(f"  {finding.where}: {finding.what} [{check}]")
+        if len(found) > _SHOWN:
+            click.echo(f"  ... and {len(found) - _SHOWN} more of {check}")
+        click.echo(f"    An engine: {found[0].consequence}. To mend it: {found[0].remedy}.")
+
+
+def _counted(findings: "tuple[Finding, ...]") -> str:
+    first = findings[0]
+    more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+    return f"{first.where}: {first.what}{more}"

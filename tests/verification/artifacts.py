@@ -1,0 +1,44 @@
+"""Artifacts to verify: the ten shipped variants and the other layouts, made as a user makes them."""
+
+import io
+import json
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from sixfold.cli import run
+
+_SMALL = ("--set", "calibration.samples=8", "--set", "calibration.length=128", "--set", "calibration.sample_rows=32")
+_LAYOUTS = {
+    "fp8-block": "extends: fp8\nscheme: FP8_BLOCK\n",
+    "fp8-modelopt": "extends: fp8\nscheme: FP8\noptions: {layout: modelopt}\n",
+    "nvfp4-modelopt": "extends: nvfp4-gb10\noptions: {layout: modelopt}\n",
+    "nvfp4a16-modelopt": "extends: nvfp4\noptions: {layout: modelopt}\n",
+    "awq-packed": "extends: awq\noptions: {layout: pack-quantized}\n",
+}
+"""Recipes beside the shipped ones, by name."""
+
+Artifacts = Mapping[str, Path]
+"""Recipe -> folder, or GGUF file."""
+
+
+def make_all(model: Path, root: Path, recipes: tuple[str, ...] = ("all-formats", *_LAYOUTS)) -> Artifacts:
+    """Every recipe that the model has a format for; those that fail (no GGUF names for it) are left out."""
+    named = []
+    for name in recipes:
+        if name in _LAYOUTS:
+            path = root / f"{name}.yaml"
+            path.write_text(f"name: {name}\nsuffix: {name.upper()}\ntitle: {name}\n{_LAYOUTS[name]}")
+            named.append(str(path))
+        else:
+            named.append(name)
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        run(["export", str(model), *named, "--out", str(root / "out"), "--threads", "1", "--json", *_SMALL])
+    made = [row for row in json.loads(printed.getvalue()) if row["state"] == "made"]
+    return {
+        row["recipe"]: Path(row["folder"])
+        if row["manifest"] == "manifest.json"
+        else Path(row["folder"]) / row["manifest"].removesuffix(".manifest.json")
+        for row in made
+    }

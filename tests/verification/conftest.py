@@ -1,0 +1,17 @@
+"""Every format of the bundled model, made once; tests damage copies."""
+
+import pytest
+
+from sixfold.source import Source
+from tests.exporters.exported import DEMO, open_source
+from tests.verification.artifacts import Artifacts, make_all
+
+
+@pytest.fixture(scope="session")
+def demo() -> Source:
+    return open_source(DEMO)
+
+
+@pytest.fixture(scope="session")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
+    return make_all(DEMO, tmp_path_factory.mktemp("artifacts"))

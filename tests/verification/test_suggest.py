@@ -1,0 +1,93 @@
+"""What costs most, and that a proposal does what it promises."""
+
+import io
+import json
+import re
+from contextlib import redirect_stdout
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sixfold import cli
+from sixfold.errors import UsageError
+from sixfold.source import Source
+from tests.exporters.exported import DEMO, silent
+from tests.verification.artifacts import Artifacts
+from verification.attribution import Cost, Part, parts_of_model, propose
+from verification.judge import runs_of
+from verification.suggest import _nbytes, suggest
+
+
+def run(*arguments: str) -> Any:
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        assert cli.run([*arguments, "--json"]) == 0
+    return json.loads(printed.getvalue())
+
+
+@pytest.fixture(autouse=True)
+def _few_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every eighth window is text enough to tell parts from each other here."""
+    monkeypatch.setattr("verification.suggest._EVERY", 8)
+
+
+@pytest.mark.parametrize("variant", ["nvfp4", "gguf-q4_k_m"])
+def test_parts_are_all_that_is_quantized_each_found_by_its_pattern(
+    variant: str, artifacts: Artifacts, demo: Source
+) -> None:
+    weights, _ = runs_of(artifacts[variant], demo)
+    nbytes = _nbytes(artifacts[variant], demo, weights)
+    parts = parts_of_model(demo, weights, nbytes, experts_together=variant == "nvfp4")
+    linears = [linear for linear in demo.architecture.linears if linear.layer is not None]
+    quantized = {linear.weight for linear in linears if weights.encoding(linear.weight)}
+    assert set().union(*(part.weights for part in parts)) == quantized
+    assert sum(len(part.weights) for part in parts) == len(quantized)
+    for part in parts:
+        assert {linear.weight for linear in linears if re.search(part.keep, linear.name)} == part.weights
+        assert part.saved > 0
+
+
+def test_a_proposal_is_the_cheapest_of_all_choices() -> None:
+    values = [(0.5, 100), (0.3, 30), (0.1, 25), (0.06, 5), (0.04, 60)]
+    costs = [Cost(Part(str(n), frozenset(), "", saved), kl) for n, (kl, saved) in enumerate(values)]
+    for target in (0.9, 0.5, 0.35, 0.2, 0.03):
+        choices = [
+            (sum(s for (_, s), on in zip(values, chosen, strict=True) if on), chosen)
+            for chosen in product((False, True), repeat=5)
+            if 1 - sum(k for (k, _), on in zip(values, chosen, strict=True) if on) <= target + 2e-3
+        ]
+        proposal = propose(costs, 1.0, target)
+        assert proposal is not None
+        assert proposal.kl <= target
+        assert proposal.extra == min(choices)[0]
+    assert propose(costs, 1.0, -0.1) is None
+    assert propose([], 1.0, 0.5) is None
+
+
+def test_what_is_proposed_brings_the_variant_under_its_gate(artifacts: Artifacts, tmp_path: Path) -> None:
+    """The estimate is made on a part of the text, so the gate is held with a tenth to spare or to lack."""
+    asked = ("suggest", str(artifacts["nvfp4"]), "--against", str(DEMO), "--max-kl", "0.1")
+    found = run(*asked)
+    assert found["mean_kl"] > 0.1 >= found["proposal"]["mean_kl"]
+    keep = json.dumps(found["proposal"]["keep"])
+    (made,) = run("export", str(DEMO), "nvfp4", "--out", str(tmp_path), "--set", f"keep={keep}")
+    verified = run("verify", made["folder"], "--against", str(DEMO))
+    assert verified["divergence"]["scores"]["weights"]["mean_kl"] < 0.1 * 1.1
+    smaller = run("verify", str(artifacts["nvfp4"]), "--against", str(DEMO))["divergence"]["scores"]["weights"]
+    assert smaller["mean_kl"] > 0.15
+
+
+def test_the_table_ends_with_an_override_that_can_be_pasted(
+    artifacts: Artifacts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.run(["suggest", str(artifacts["gguf-q3_k_m"]), "--against", str(DEMO), "--max-kl", "0.15"])
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1].startswith("  --set 'keep=[\"^")
+    assert "experts' gate, layer 0" in out
+
+
+def test_rescaled_weights_are_refused(artifacts: Artifacts, demo: Source) -> None:
+    with pytest.raises(UsageError, match="were rescaled together with norms"):
+        suggest(artifacts["awq"], demo, 0.1, silent)

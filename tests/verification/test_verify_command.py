@@ -1,0 +1,91 @@
+"""sixfold verify: what it prints, what it writes, and what it answers with."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sixfold import cli
+from tests.exporters.exported import DEMO
+from tests.verification.artifacts import Artifacts
+from tests.verification.corpus import W1, W3, tensors
+from tests.verification.damage import copy_folder, copy_gguf, swap
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = cli.run(["verify", *arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def without_run(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(text)
+    assert found.pop("run")["seconds"] >= 0
+    return found
+
+
+def test_a_sound_folder_says_so_and_keeps_its_state(
+    artifacts: Artifacts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy_folder(artifacts["nvfp4"], tmp_path / "sound")
+    code, out, _ = run(capsys, str(folder), "--against", str(DEMO))
+    assert code == 0
+    rows = [" ".join(line.split()) for line in out.splitlines()]
+    assert any(row.startswith("nvfp4 56 0.09") for row in rows)
+    assert f"{folder} is sound. Written: {folder / 'verification.json'}" in rows
+    written = without_run((folder / "verification.json").read_text())
+    assert written["passed"]
+    assert written["source"]["name"] == "minimax-m2-4.6m"
+    assert {row["encoding"]: row["tensors"] for row in written["weights"]["formats"]} == {"": 15, "nvfp4": 56}
+    run(capsys, str(folder), "--against", str(DEMO))
+    assert without_run((folder / "verification.json").read_text()) == written
+
+
+def test_a_failed_check_names_tensor_and_reason_and_answers_3(
+    artifacts: Artifacts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy_folder(artifacts["nvfp4"], tmp_path / "damaged")
+    tensors(lambda found: swap(found, W1, W3))(folder)
+    code, out, err = run(capsys, str(folder), "--against", str(DEMO))
+    assert (code, err) == (3, "")
+    assert f"{W1}weight: it holds the weights of {W3}weight [weights.error]" in out
+    last = out.strip().splitlines()[-1]
+    assert last.startswith(f"{folder} failed: {W1}weight: it holds the weights of {W3}weight (and 1 more).")
+    code, out, _ = run(capsys, str(folder), "--against", str(DEMO), "--json")
+    assert code == 3
+    found = without_run(out)
+    assert not found["passed"]
+    assert {f["where"] for f in found["findings"]} == {f"{W1}weight", f"{W3}weight"}
+    assert all(f["consequence"] and f["remedy"] and f["severity"] == "error" for f in found["findings"])
+
+
+def test_a_gguf_file_gets_a_result_of_its_own(
+    artifacts: Artifacts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copy_gguf(artifacts["gguf-q8_0"], tmp_path / "x.gguf")
+    code, out, _ = run(capsys, str(path), "--json")
+    assert code == 0
+    assert without_run(out) == without_run((tmp_path / "x.gguf.verification.json").read_text())
+    path.write_bytes(path.read_bytes()[:-4096])
+    code, out, _ = run(capsys, str(path))
+    assert code == 3
+    assert "x.gguf is truncated" in out
+
+
+def test_what_is_no_artifact_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path, sentence in (
+        (tmp_path / "nowhere", "there is no folder or file"),
+        (tmp_path, "there is no safetensors file in"),
+    ):
+        code, out, err = run(capsys, str(path))
+        assert (code, out) == (1, "")
+        assert err.startswith(f"sixfold: {sentence} {path}")
+        assert len(err.splitlines()) == 1
+
+
+def test_verification_leaves_the_artifact_current(artifacts: Artifacts, capsys: pytest.CaptureFixture[str]) -> None:
+    from sixfold.manifest import state_of
+
+    run(capsys, str(artifacts["fp8"]))
+    assert state_of(artifacts["fp8"], "manifest.json", None).name == "current"

@@ -1,0 +1,73 @@
+"""Which inputs an artifact's engine rounds, and how: rules for verification.activations, by on-disk tensor name."""
+
+import re
+
+from verification.activations import Rounding, fp8_dynamic, fp8_static, ggml_q8_0, ggml_q8_k, nvfp4
+from verification.gguf_subject import GgufSubject
+from verification.stored_parts import is_nvfp4
+from verification.subject import Subject
+
+_EXPERTS = re.compile(r"(.*\.experts)\.\d+\.([^.]+)$")
+_WITH_Q8_0 = ("Q8_0", "Q5_0", "Q4_0", "Q5_1", "Q4_1", "IQ4_NL", "MXFP4")
+
+
+def folder_rules(subject: Subject, *, collapsed: bool = False) -> dict[str, Rounding]:
+    """Of every Linear whose inputs the scheme quantizes.
+
+    collapsed: the experts of a layer share the smallest of their global input scales (the largest range), as several of
+    vLLM's NVFP4 backends make them; gate and up projections together, down projections together.
+    """
+    rules: dict[str, Rounding] = {}
+    scales: dict[str, float] = {}
+    for linear, scheme in subject.quantized():
+        if scheme.inputs is None:
+            continue
+        if is_nvfp4(scheme):
+            scales[linear.name] = _input_global_scale(subject, linear.name)
+        elif scheme.inputs.get("dynamic"):
+            group = scheme.inputs.get("group_size")
+            rules[linear.weight] = fp8_dynamic(group if isinstance(group, int) and group > 0 else None)
+        elif subject.folder.readable(f"{linear.name}.input_scale"):
+            rules[linear.weight] = fp8_static(_scalar(subject, f"{linear.name}.input_scale"))
+    shared = _shared(subject, scales) if collapsed else {}
+    return rules | {f"{name}.weight": nvfp4(shared.get(name, scale)) for name, scale in scales.items() if scale > 0}
+
+
+def can_collapse(subject: Subject) -> bool:
+    """Whether experts have NVFP4 input scales of their own."""
+    return any(
+        linear.expert is not None and is_nvfp4(scheme) and scheme.inputs is not None
+        for linear, scheme in subject.quantized()
+    )
+
+
+def gguf_rules(subject: GgufSubject) -> dict[str, Rounding]:
+    """By the type of each tensor: ggml multiplies quantized rows with inputs in blocks of eight bits."""
+    rules: dict[str, Rounding] = {}
+    for name in subject.weights.names():
+        kind = subject.weights.encoding(name)
+        if kind and len(subject.weights.shape(name)) == 2:
+            rules[name] = ggml_q8_0 if kind in _WITH_Q8_0 else ggml_q8_k
+    return rules
+
+
+def _input_global_scale(subject: Subject, name: str) -> float:
+    if subject.folder.readable(f"{name}.input_global_scale"):
+        return _scalar(subject, f"{name}.input_global_scale")
+    if subject.folder.readable(f"{name}.input_scale"):
+        return 1 / _scalar(subject, f"{name}.input_scale")
+    return 0.0
+
+
+def _scalar(subject: Subject, name: str) -> float:
+    return float(subject.folder.read(name).float().flatten()[0])
+
+
+def _shared(subject: Subject, scales: dict[str, float]) -> dict[str, float]:
+    linears = subject.blueprint.linears if subject.blueprint is not None else {}
+    groups: dict[tuple[str, bool], list[str]] = {}
+    for name in scales:
+        found = _EXPERTS.fullmatch(name)
+        if found:
+            groups.setdefault((found[1], linears[name].part == "down"), []).append(name)
+    return {name: min(scales[n] for n in names) for names in groups.values() for name in names}

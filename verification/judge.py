@@ -1,0 +1,98 @@
+"""The whole verdict on an artifact: its structure, its weights, its divergence, and the gates of its recipe."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sixfold.errors import SixfoldError
+from sixfold.progress import Progress
+from sixfold.source import Source
+from sixfold.workspace import read_json
+from verification.activations import Rounding
+from verification.divergence import Divergence, reference_of, score
+from verification.engine_inputs import can_collapse, folder_rules, gguf_rules
+from verification.finding import Finding
+from verification.gguf_structure import open_gguf_subject
+from verification.heldout import held_out
+from verification.result import Verification
+from verification.structure import open_subject
+from verification.verify import verify
+from verification.weights import FolderWeights, Weights
+
+CACHE = "verification-reference"
+"""Folder beside the artifacts of a model that keeps the source's own run for the next variant."""
+
+
+def judge(path: Path, source: Source | None, progress: Progress) -> Verification:
+    """`verify`, and where an artifact with a source is sound, its divergence from it. Raises as `verify` does."""
+    verification = verify(path, source, progress)
+    if source is None or not verification.passed:
+        return verification
+    started = time.monotonic()
+    try:
+        divergence = _measure(path, source, progress)
+    except SixfoldError as error:
+        reason = Finding(
+            "divergence.not-measured", path.name, error.what, "its quality is unknown", error.remedy, "warning"
+        )
+        return replace(verification, findings=(*verification.findings, reason))
+    failed = tuple(check_gates(divergence, gates_of(path)))
+    return replace(
+        verification,
+        divergence=divergence,
+        findings=(*failed, *verification.findings),
+        seconds=verification.seconds + time.monotonic() - started,
+    )
+
+
+def check_gates(divergence: Divergence, gates: Mapping[str, Any]) -> Iterator[Finding]:
+    """gates: as the recipe states them (sixfold.recipe.Gates); what is null is no gate."""
+    held = divergence.as_run
+    largest, smallest = gates.get("max_mean_kl"), gates.get("min_top1")
+    if largest is not None and not held.mean_kl <= largest:
+        yield _failed("gates.max_mean_kl", f"the mean KL is {held.mean_kl:.5f}, the recipe allows {largest:g}")
+    if smallest is not None and not held.top1 >= smallest:
+        yield _failed("gates.min_top1", f"top-1 agreement is {held.top1:.4f}, the recipe asks for {smallest:g}")
+
+
+def _failed(key: str, what: str) -> Finding:
+    return Finding(
+        "gate.failed",
+        key,
+        what,
+        "nothing is wrong with the files; answers differ more from the source's than the recipe allows",
+        "keep more in BF16 (`keep` in the recipe), choose a larger format, or move the gate",
+    )
+
+
+def gates_of(path: Path) -> Mapping[str, Any]:
+    """Of the recipe in the artifact's manifest; {} without one."""
+    manifest = read_json(path / "manifest.json" if path.is_dir() else path.with_name(f"{path.name}.manifest.json"))
+    gates = ((manifest or {}).get("recipe") or {}).get("gates")
+    return gates if isinstance(gates, Mapping) else {}
+
+
+def _measure(path: Path, source: Source, progress: Progress) -> Divergence:
+    weights, runs = runs_of(path, source)
+    windows = held_out(source.checkpoint.folder)
+    folder = path.absolute() if path.is_dir() else path.absolute().parent
+    reference = reference_of(source, windows, folder.parent / CACHE, progress)
+    scores = {name: score(source, weights, rules, windows, reference, progress) for name, rules in runs.items()}
+    return Divergence(scores, windows.tokens, len(windows.ids))
+
+
+def runs_of(path: Path, source: Source) -> tuple[Weights, dict[str, Mapping[str, Rounding]]]:
+    """The artifact's weights, and the rules of each run by its name."""
+    runs: dict[str, Mapping[str, Rounding]] = {"weights": {}}
+    if not path.is_dir():
+        file = open_gguf_subject(path, source)
+        return file.weights, runs | {"engine": gguf_rules(file)}
+    subject = open_subject(path, source)
+    rules = folder_rules(subject)
+    if rules:
+        runs["engine"] = rules
+        if can_collapse(subject):
+            runs["engine-collapsed"] = folder_rules(subject, collapsed=True)
+    return FolderWeights(subject), runs

@@ -1,0 +1,159 @@
+"""verification.json: what was checked of an artifact, and what came of it.
+
+schema        1
+artifact      name, kind ("folder" or "gguf"), files with their bytes, sha256 of the manifest ("" without one)
+source        name and fingerprint of the checkpoint it was held against; null without one
+passed        whether no check found an error
+findings      every Finding: check, where, what, consequence, remedy, severity
+weights       null without a source; else
+  formats       per encoding ("" for what is not quantized): tensors, mean and largest relative error, the limit
+  groups        the same per Linear of a layer, experts together ("model.layers.0.mlp.experts.*.up_proj")
+  worst         the tensors with the largest relative errors
+tensor_parallel  Linears that 2, 4 or 8 GPUs could not share evenly; null for GGUF
+versions      of the libraries that read it
+run           seconds; the only entry that differs from run to run
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sixfold.manifest import versions
+from sixfold.source import Source
+from sixfold.workspace import sha256_of, write_json
+from verification.divergence import Divergence
+from verification.finding import Finding
+from verification.format_error import LIMITS
+from verification.heldout import WINDOW
+from verification.weight_check import TensorError
+
+SCHEMA = 1
+FILE = "verification.json"
+WORST = 20
+_EXPERT = re.compile(r"\.experts\.\d+\.")
+
+
+@dataclass(frozen=True)
+class Verification:
+    """path: the folder or the GGUF file. files: name -> bytes. errors: None without a source."""
+
+    path: Path
+    kind: str
+    files: Mapping[str, int]
+    source: Source | None
+    findings: tuple[Finding, ...]
+    errors: tuple[TensorError, ...] | None
+    tensor_parallel: Mapping[str, Sequence[str]] | None
+    seconds: float
+    divergence: Divergence | None = None
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+    @property
+    def failures(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.severity == "error")
+
+
+def result_path(path: Path) -> Path:
+    """Where the result of an artifact belongs: in its folder, beside a GGUF file."""
+    return path / FILE if path.is_dir() else path.with_name(f"{path.name}.{FILE}")
+
+
+def write_result(verification: Verification) -> Path:
+    path = result_path(verification.path)
+    write_json(path, as_data(verification))
+    return path
+
+
+def as_data(verification: Verification) -> dict[str, Any]:
+    source = verification.source
+    return {
+        "schema": SCHEMA,
+        "artifact": {
+            "name": verification.path.absolute().name,
+            "kind": verification.kind,
+            "files": dict(sorted(verification.files.items())),
+            "manifest_sha256": _manifest_digest(verification.path),
+        },
+        "source": None
+        if source is None
+        else {"name": source.checkpoint.name, "fingerprint": source.checkpoint.fingerprint},
+        "passed": verification.passed,
+        "findings": [finding.as_data() for finding in verification.findings],
+        "weights": None if verification.errors is None else _weights(verification.errors),
+        "divergence": None if verification.divergence is None else _divergence(verification.divergence),
+        "tensor_parallel": verification.tensor_parallel,
+        "versions": versions(),
+        "run": {"seconds": round(verification.seconds, 1)},
+    }
+
+
+def _manifest_digest(path: Path) -> str:
+    manifest = path / "manifest.json" if path.is_dir() else path.with_name(f"{path.name}.manifest.json")
+    return sha256_of(manifest) if manifest.is_file() else ""
+
+
+def _divergence(divergence: Divergence) -> dict[str, Any]:
+    return {
+        "tokens": divergence.tokens,
+        "windows": divergence.windows,
+        "window": WINDOW,
+        "texts": "calibration/texts/heldout",
+        "dtype": "float32",
+        "scores": {
+            name: {
+                **_rounded({k: v for k, v in asdict(score).items() if isinstance(v, float)}),
+                "domains": _rounded(score.domains),
+                "layers": [float(f"{error:.6g}") for error in score.layers],
+            }
+            for name, score in divergence.scores.items()
+        },
+    }
+
+
+def _weights(errors: Sequence[TensorError]) -> dict[str, Any]:
+    return {
+        "formats": by_format(errors),
+        "groups": _summaries(errors, lambda error: _EXPERT.sub(".experts.*.", error.name)),
+        "worst": [_rounded(error.as_data()) for error in worst(errors)],
+    }
+
+
+def by_format(errors: Sequence[TensorError]) -> list[dict[str, Any]]:
+    """One row per encoding, with the limit that a tensor of Gaussian weights is held to."""
+    rows = _summaries(errors, lambda error: error.encoding)
+    return [{"encoding": r.pop("name"), **r, "limit": _limit(r0)} for r0, r in ((row["name"], row) for row in rows)]
+
+
+def _limit(encoding: str) -> float:
+    return LIMITS[encoding].relative if encoding in LIMITS else 0.0
+
+
+def worst(errors: Sequence[TensorError]) -> list[TensorError]:
+    return sorted(errors, key=lambda error: -error.relative)[:WORST]
+
+
+def _summaries(errors: Sequence[TensorError], key: Any) -> list[dict[str, Any]]:
+    groups: dict[str, list[TensorError]] = {}
+    for error in errors:
+        groups.setdefault(key(error), []).append(error)
+    return [
+        _rounded(
+            {
+                "name": name,
+                "tensors": len(found),
+                "mean": sum(error.relative for error in found) / len(found),
+                "largest": max(error.relative for error in found),
+            }
+        )
+        for name, found in groups.items()
+    ]
+
+
+def _rounded(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Six figures: more would only tell one machine's order of summation from another's."""
+    return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in row.items()}

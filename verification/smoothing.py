@@ -1,0 +1,164 @@
+"""Scales moved between a norm and its readers (AWQ, SmoothQuant): found from the weights, and proven to cancel.
+
+A smoothed Linear holds W' = diag(rows) W diag(columns), rounded. Both factors are fitted by least squares, so nothing
+has to be known of the tool that chose them. The model is unchanged only where what a norm (or the Linear before) was
+divided by is what every reader was multiplied by; a router that was left out routes otherwise, without an error.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from sixfold.architecture import Architecture, Linear, Norm
+from verification.finding import EXPORT_AGAIN, Finding
+
+TOLERANCE = 0.12
+"""How far a fitted factor may be off: what rounding to 4 bits does to the fit of a column of 64 weights."""
+
+_EXACT_TOLERANCE = 0.02
+"""The same for weights in BF16: twice its rounding, of the weight and of the norm."""
+
+_ROUNDS = 6
+
+_PRODUCERS = {"down_proj": ("up_proj",), "w2": ("w3",), "o_proj": ("v_proj", "kv_b_proj")}
+"""A Linear -> the Linear whose outputs reach it element by element, by the last parts of their names."""
+
+
+@dataclass(frozen=True)
+class Factors:
+    """columns: float32 [in], rows: float32 [out] or None where they are one. exact: fitted to weights that were not
+    quantized."""
+
+    columns: torch.Tensor
+    rows: torch.Tensor | None
+    exact: bool = False
+
+
+def fit(weight: torch.Tensor, source: torch.Tensor, *, with_rows: bool) -> tuple[Factors, torch.Tensor]:
+    """Factors by alternating least squares, and the weight with them undone. weight, source: float32 [out, in]."""
+    columns = _ratio(weight, source, 0)
+    if not with_rows:
+        return Factors(columns, None), weight / _safe(columns)
+    rows = torch.ones(source.shape[0])
+    for _ in range(_ROUNDS):
+        rows = _ratio(weight, source * columns, 1)
+        columns = _ratio(weight, source * rows.unsqueeze(1), 0)
+    middle = float(_safe(rows).abs().log().median().exp())  # a common factor can stand on either side
+    rows, columns = rows / middle, columns * middle
+    return Factors(columns, rows), weight / _safe(columns) / _safe(rows).unsqueeze(1)
+
+
+def is_producer(linear: Linear) -> bool:
+    """Whether another Linear reads this one's outputs element by element, so that scales may move between the two."""
+    producers = {name for names in _PRODUCERS.values() for name in names}
+    return linear.name.rpartition(".")[2] in producers
+
+
+def _ratio(weight: torch.Tensor, source: torch.Tensor, dim: int) -> torch.Tensor:
+    squares = source.pow(2).sum(dim)
+    return torch.where(squares > 0, (weight * source).sum(dim) / squares.clamp(min=1e-30), torch.ones_like(squares))
+
+
+def _safe(factors: torch.Tensor) -> torch.Tensor:
+    return torch.where(factors.abs() < 1e-12, torch.ones_like(factors), factors)
+
+
+def norm_ratio(norm: Norm, weight: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    """What the norm was divided by, float32 [channels]."""
+    one = 1.0 if norm.one_plus else 0.0
+    return (source + one) / _safe(weight + one)
+
+
+def check_cancels(
+    architecture: Architecture,
+    layer: int | None,
+    norms: Mapping[str, torch.Tensor],
+    factors: Mapping[str, Factors],
+) -> Iterator[Finding]:
+    """norms: what each norm of the layer was divided by, of those that changed. factors: of every Linear of the layer
+    that changed by more than rounding."""
+    linears = {linear.name: linear for linear in architecture.linears if linear.layer == layer}
+    for norm in architecture.norms:
+        ratio = norms.get(norm.weight)
+        if norm.layer != layer:
+            continue
+        wrong = [f for reader in norm.readers for f in _check_reader(norm, ratio, reader, factors.get(reader))]
+        if len(wrong) < len(norm.readers):
+            yield from wrong
+        elif ratio is not None or wrong:
+            yield _finding(norm.weight, "it and what reads it were scaled apart: no reader makes up for the other")
+    made_up_for = {producer.name for name in factors if (producer := _producer(linears[name], linears)) is not None}
+    for name, found in factors.items():
+        linear = linears[name]
+        if linear.norm is None and _differs(found.columns):
+            yield from _check_producer(linear, found, linears, factors)
+        if found.rows is not None and _differs(found.rows) and name not in made_up_for:
+            yield _finding(f"{name}.weight", "its rows are scaled, and no Linear that reads them makes up for it")
+
+
+def _check_reader(norm: Norm, ratio: torch.Tensor | None, reader: str, found: Factors | None) -> Iterator[Finding]:
+    if ratio is None and found is None:
+        return
+    expected = ratio if ratio is not None else torch.ones_like(found.columns)  # type: ignore[union-attr]
+    columns = found.columns if found is not None else torch.ones_like(expected)
+    if found is not None and found.rows is not None:  # one factor can stand on either side
+        columns = columns * float((expected.log() - columns.abs().clamp(min=1e-12).log()).median().exp())
+    tolerance = TOLERANCE if found is not None and not found.exact else _EXACT_TOLERANCE
+    if _differs(columns / _safe(expected), tolerance):
+        worst = int((columns / _safe(expected) - 1).abs().argmax())
+        yield _finding(
+            f"{reader}.weight",
+            f"{norm.weight} was divided by {float(expected[worst]):.3g} in channel {worst}, and this reader of it"
+            f" multiplied by {float(columns[worst]):.3g}",
+        )
+
+
+def _check_producer(
+    linear: Linear, found: Factors, linears: Mapping[str, Linear], factors: Mapping[str, Factors]
+) -> Iterator[Finding]:
+    producer = _producer(linear, linears)
+    made = factors.get(producer.name) if producer is not None else None
+    if producer is None or made is None or made.rows is None:
+        yield _finding(linear.weight, "its columns are scaled, and nothing before it was divided by as much")
+        return
+    rows, columns = made.rows, found.columns
+    if rows.numel() != columns.numel():  # value heads are shared by query heads; heads of kv_b_proj hold keys as well
+        return
+    product = rows * columns
+    if _differs(product / product.median()):
+        yield _finding(linear.weight, f"its columns are not scaled by what {producer.name} was divided by")
+
+
+def _producer(linear: Linear, linears: Mapping[str, Linear]) -> Linear | None:
+    parent, _, last = linear.name.rpartition(".")
+    names = (f"{parent}.{name}" for name in _PRODUCERS.get(last, ()))
+    return next((linears[name] for name in names if name in linears), None)
+
+
+def _finding(name: str, what: str) -> Finding:
+    return Finding(
+        "smoothing.not-cancelled",
+        name,
+        what,
+        "the model computes something else: a router that is not scaled along chooses other experts",
+        EXPORT_AGAIN,
+    )
+
+
+def significant(found: Factors) -> bool:
+    """Whether factors differ from one by more than rounding makes them."""
+    parts = [found.columns] if found.rows is None else [found.columns, found.rows]
+    return any(_differs(part) for part in parts)
+
+
+def uniform(found: Factors) -> bool:
+    """Whether all of a matrix is off by one factor: a wrong scale, and nothing that was moved elsewhere."""
+    parts = [found.columns] if found.rows is None else [found.columns, found.rows]
+    return significant(found) and not any(_differs(part / _safe(part.median())) for part in parts)
+
+
+def _differs(factors: torch.Tensor, tolerance: float = TOLERANCE) -> bool:
+    """Whether factors are not all one, but for what a fit to rounded weights leaves."""
+    off = (factors - 1).abs()
+    return float(off.median()) > tolerance / 3 or float((off > tolerance).float().mean()) > 0.05

@@ -1,0 +1,78 @@
+"""From an artifact and its source to what its recipe might keep: attribution, and the cheapest way under a gate."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sixfold.errors import SixfoldError, UsageError
+from sixfold.progress import Progress
+from sixfold.source import Source
+from verification.attribution import Cost, Proposal, attribute, parts_of_model, propose
+from verification.divergence import reference_of, score
+from verification.gguf_structure import open_gguf_subject
+from verification.heldout import Windows, held_out
+from verification.judge import CACHE, gates_of, runs_of
+from verification.structure import open_subject
+from verification.verify import verify
+from verification.weights import Weights
+
+_EVERY = 4
+"""Of the held-out windows every fourth is enough to compare parts with each other."""
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """kl: of the artifact as it is, over all held-out text, with inputs rounded as its engine does. target: None where
+    there is no gate. proposal: None where none is needed, or none would do. tokens: that the costs were measured on."""
+
+    kl: float
+    target: float | None
+    costs: tuple[Cost, ...]
+    proposal: Proposal | None
+    tokens: int
+
+
+def suggest(path: Path, source: Source, target: float | None, progress: Progress) -> Suggestion:
+    """target: largest mean KL; the recipe's gate where None. Raises SixfoldError for an artifact that is not sound, and
+    for one whose weights were rescaled (AWQ): its parts cannot be exchanged with the source's one by one."""
+    checked = verify(path, source, progress)
+    if not checked.passed:
+        raise SixfoldError(
+            f"{path} is not sound: {checked.failures[0].where}: {checked.failures[0].what}", "see `sixfold verify`"
+        )
+    if any(error.rescaled for error in checked.errors or ()):
+        raise UsageError(
+            f"{path} holds weights that were rescaled together with norms (AWQ), so the cost of one part cannot be"
+            " measured by itself",
+            "compare whole variants with `sixfold verify`",
+        )
+    weights, runs = runs_of(path, source)
+    every = held_out(source.checkpoint.folder)
+    few = _fewer(every)
+    folder = path.absolute() if path.is_dir() else path.absolute().parent
+    rules = runs.get("engine", {})
+    whole = reference_of(source, every, folder.parent / CACHE, progress)
+    total = score(source, weights, rules, every, whole, progress).mean_kl
+    parts = parts_of_model(source, weights, _nbytes(path, source, weights), experts_together=path.is_dir())
+    reference = reference_of(source, few, folder.parent / CACHE, progress)
+    costs = attribute(source, weights, rules, parts, few, reference, progress)
+    gate = target if target is not None else gates_of(path).get("max_mean_kl")
+    proposal = propose(costs, total, gate) if gate is not None and total > gate else None
+    return Suggestion(total, gate, costs, proposal, few.tokens)
+
+
+def _fewer(windows: Windows) -> Windows:
+    return Windows(windows.ids[::_EVERY], windows.domains[::_EVERY], f"{windows.digest}/{_EVERY}")
+
+
+def _nbytes(path: Path, source: Source, weights: Weights) -> Mapping[str, int]:
+    """Bytes of every quantized weight, with its scales; of a stack's expert its share."""
+    if path.is_dir():
+        subject = open_subject(path, source)
+        return {
+            f"{module}.weight": sum(subject.folder.tensors[f"{module}.{s}"].nbytes for s in suffixes if s != "bias")
+            for module, suffixes in subject.modules.items()
+            if all(f"{module}.{s}" in subject.folder.tensors for s in suffixes)
+        }
+    file = open_gguf_subject(path, source)
+    return {name: file.weights.nbytes(name) for name in file.weights.names()}

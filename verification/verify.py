@@ -1,0 +1,82 @@
+"""Is an artifact sound, and does it hold the weights of its source: everything that needs no forward pass."""
+
+import time
+from math import prod
+from pathlib import Path
+
+from sixfold.errors import SixfoldError
+from sixfold.progress import Progress
+from sixfold.source import Source
+from verification.finding import EXPORT_AGAIN, Finding
+from verification.gguf_structure import check_gguf_structure, open_gguf_subject
+from verification.result import Verification
+from verification.structure import check_structure, open_subject
+from verification.tensor_parallel import misfits
+from verification.weight_check import TensorError, check_numbers, check_weights
+from verification.weights import FolderWeights, Weights
+
+
+def verify(path: Path, source: Source | None, progress: Progress) -> Verification:
+    """path: a model folder or a GGUF file (the first part of a split one).
+
+    Raises SixfoldError only where there is nothing to check; whatever is wrong with an artifact is a Finding.
+    """
+    if path.is_dir():
+        return _verify_folder(path, source, progress)
+    if not path.exists():
+        raise SixfoldError(f"there is no folder or file {path}", "check the path")
+    return _verify_gguf(path, source, progress)
+
+
+def _verify_folder(path: Path, source: Source | None, progress: Progress) -> Verification:
+    started = time.monotonic()
+    subject = open_subject(path, source)
+    findings = check_structure(subject)
+    errors, more = _check_weights(FolderWeights(subject), source, progress)
+    files = {name: subject.folder.files[name] for name in subject.folder.weight_files}
+    split = misfits(subject)
+    return Verification(
+        path, "folder", files, source, _distinct(findings, more), errors, split, time.monotonic() - started
+    )
+
+
+def _verify_gguf(path: Path, source: Source | None, progress: Progress) -> Verification:
+    started = time.monotonic()
+    try:
+        subject = open_gguf_subject(path, source)
+    except SixfoldError as error:
+        what = error.what
+        finding = Finding("files.header", path.name, what, "llama.cpp refuses the file", error.remedy or EXPORT_AGAIN)
+        files = {path.name: path.stat().st_size}
+        return Verification(path, "gguf", files, source, (finding,), None, None, time.monotonic() - started)
+    findings = check_gguf_structure(subject)
+    errors, more = _check_weights(subject.weights, source, progress)
+    return Verification(
+        path,
+        "gguf",
+        subject.file.sizes,
+        source,
+        _distinct(findings, more),
+        errors,
+        None,
+        time.monotonic() - started,
+    )
+
+
+def _check_weights(
+    weights: Weights, source: Source | None, progress: Progress
+) -> tuple[tuple[TensorError, ...] | None, tuple[Finding, ...]]:
+    if source is None:
+        total = sum(prod(weights.shape(name)) for name in weights.names())
+        with progress("reading weights", total, "weights") as advance:
+            return None, tuple(check_numbers(weights, advance))
+    total = sum(prod(tensor.shape) for tensor in source.checkpoint.tensors.values())
+    with progress("comparing weights", total, "weights") as advance:
+        report = check_weights(weights, source, advance)
+    return report.errors, report.findings
+
+
+def _distinct(*groups: "list[Finding] | tuple[Finding, ...]") -> tuple[Finding, ...]:
+    """Errors first, each once."""
+    found = list(dict.fromkeys(finding for group in groups for finding in group))
+    return tuple(sorted(found, key=lambda finding: finding.severity != "error"))
