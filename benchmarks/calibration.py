@@ -90,10 +90,13 @@ def run_oneshot(model: str, samples: int, length: int) -> dict[str, float]:
     from llmcompressor import oneshot
     from llmcompressor.modifiers.quantization import QuantizationModifier
 
+    from calibration.tokens import load_tokenizer
     from sixfold.whole_model import load_model
 
     source, _, ids = _opened(model, samples, length)
     whole = load_model(source, dtype=torch.bfloat16, device=torch.device("cpu"))
+    # It looks at the configuration behind the model's name.
+    whole.config._name_or_path = whole.name_or_path = str(source.checkpoint.folder)
     rows = Dataset.from_dict({"input_ids": ids.tolist(), "attention_mask": torch.ones_like(ids).tolist()})
     ignore = ["re:.*gate$", "lm_head"]
     recipe = QuantizationModifier(targets="Linear", scheme="NVFP4", ignore=ignore)
@@ -103,6 +106,7 @@ def run_oneshot(model: str, samples: int, length: int) -> dict[str, float]:
             model=whole,
             recipe=recipe,
             dataset=rows,
+            processor=load_tokenizer(source.checkpoint.folder),
             num_calibration_samples=samples,
             max_seq_length=length,
             moe_calibrate_all_experts=False,
