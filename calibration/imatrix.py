@@ -1,11 +1,16 @@
 """imatrix.gguf: the calibration's sums of squares as llama.cpp's importance matrix."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sixfold.gguf_names import gguf_tensor_names
+from sixfold.architecture import Linear
+from sixfold.errors import SixfoldError
+from sixfold.gguf_names import gguf_tensor_names, latent_half, latent_halves
+from sixfold.latent_attention import latent_heads
 from sixfold.source import Source
 from sixfold.starved import filled
 from sixfold.statistics import Statistics
@@ -21,14 +26,15 @@ def write_imatrix(statistics: Statistics, source: Source, path: Path) -> tuple[s
 
     Per weight, float32: `<name>.in_sum2` [matrices, columns], the sum over tokens of the input's squares, and
     `<name>.counts` [matrices, 1], the tokens. The experts of a layer are the matrices of one entry; one that too
-    few tokens reached has the sums of what stands in for it (see sixfold.starved). Tensor names are in order, so equal
+    few tokens reached has the sums of what stands in for it (see sixfold.starved). The heads of a half of kv_b_proj stand
+    in one row behind each other. Tensor names are in order, so equal
     statistics give equal bytes.
     Raises SixfoldError where llama.cpp has no names for the architecture.
     """
     import gguf
 
     tokens = statistics.manifest["tokens"]
-    sites = sorted(_sites(statistics, source).items())
+    entries = sorted(_entries(statistics, source).items())
     temporary = path.with_name(f".{path.name}.tmp")
     writer = gguf.GGUFWriter(temporary, arch="imatrix")
     del writer.kv_data[0][gguf.Keys.General.ARCHITECTURE]  # the writer sets it unasked; an imatrix has none
@@ -36,34 +42,64 @@ def write_imatrix(statistics: Statistics, source: Source, path: Path) -> tuple[s
     writer.add_array("imatrix.datasets", sorted(name for name, file in tokens["files"].items() if file["tokens"]))
     writer.add_uint32("imatrix.chunk_count", tokens["samples"])
     writer.add_uint32("imatrix.chunk_size", tokens["length"])
-    for name, site in sites:
-        matrices, columns = statistics.shape_of(site)
-        for part, width in (("in_sum2", columns), ("counts", 1)):
-            writer.add_tensor_info(f"{name}.{part}", (matrices, width), np.dtype(np.float32), matrices * width * 4)
+    for name, entry in entries:
+        for part, (rows, columns) in zip(("in_sum2", "counts"), entry.shapes, strict=True):
+            writer.add_tensor_info(f"{name}.{part}", (rows, columns), np.dtype(np.float32), rows * columns * 4)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for _, site in sites:  # one at a time: all layers' sums together grow with the model
-        for values in _rows(statistics, site):
+    for _, entry in entries:  # one at a time: all layers' sums together grow with the model
+        for values in entry.read():
             writer.write_tensor_data(values)
     writer.close()
     temporary.replace(path)
     sync_folder(path.parent)
-    return tuple(name for name, _ in sites)
+    return tuple(name for name, _ in entries)
 
 
-def _sites(statistics: Statistics, source: Source) -> dict[str, str]:
-    """GGUF name -> site. All experts of a layer have one GGUF name and one stacked site."""
-    weights = {linear.weight: linear.name for linear in source.architecture.linears if statistics.has(linear.name)}
-    sites: dict[str, str] = {}
-    for weight, name in gguf_tensor_names(source.checkpoint.config, weights).items():
-        if name not in NOT_COLLECTED:
-            sites.setdefault(name, statistics.site_of[weights[weight]][0])
-    return sites
+@dataclass(frozen=True)
+class _Entry:
+    """shapes: of in_sum2 and of counts. read: gives both, float32."""
+
+    shapes: tuple[tuple[int, int], tuple[int, int]]
+    read: Callable[[], tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 
-def _rows(statistics: Statistics, site: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(in_sum2 [matrices, columns], counts [matrices, 1])."""
-    found = filled(statistics, site, ("sum_sq", "count"))
-    sums = found["sum_sq"].reshape(-1, found["sum_sq"].shape[-1])
-    return sums.numpy(), found["count"].reshape(-1, 1).float().numpy()
+def _entries(statistics: Statistics, source: Source) -> dict[str, _Entry]:
+    """By GGUF name. All experts of a layer have one GGUF name and one stacked site."""
+    config = source.checkpoint.config
+    linears = {li.weight: li for li in source.architecture.linears if statistics.has(li.name)}
+    entries: dict[str, _Entry] = {}
+    for weight, name in gguf_tensor_names(config, linears).items():
+        linear = linears[weight]
+        if halves := latent_halves(config, name):
+            entries |= {half: _of_heads(statistics, source, linear, half) for half in halves}
+        elif name not in NOT_COLLECTED and name not in entries:
+            entries[name] = _of_site(statistics, statistics.site_of[linear.name][0])
+    return entries
+
+
+def _of_site(statistics: Statistics, site: str) -> _Entry:
+    matrices, columns = statistics.shape_of(site)
+
+    def read() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        found = filled(statistics, site, ("sum_sq", "count"))
+        return found["sum_sq"].reshape(matrices, columns).numpy(), found["count"].reshape(matrices, 1).float().numpy()
+
+    return _Entry(((matrices, columns), (matrices, 1)), read)
+
+
+def _of_heads(statistics: Statistics, source: Source, linear: Linear, name: str) -> _Entry:
+    """As llama-imatrix has it: all heads in one row, under one count."""
+    half, heads = latent_half(name), latent_heads(source.checkpoint.config, linear)
+    assert half is not None
+    assert heads is not None
+    assert linear.layer is not None
+    found = statistics.head_inputs(linear.name, linear.layer, half)
+    if found is None:
+        raise SixfoldError(
+            f"the calibration did not see what the halves of {linear.name} read", "leave the gguf recipes out"
+        )
+    columns = heads.heads * heads.channels(half)
+    counts = np.full((1, 1), found.count, np.float32)
+    return _Entry(((1, columns), (1, 1)), lambda: (found.sum_sq.reshape(1, columns).numpy(), counts))

@@ -22,6 +22,7 @@ from sixfold.architecture import Linear
 from sixfold.errors import SixfoldError
 from sixfold.hidden_states import HiddenStates
 from sixfold.hidden_transfer import transfer
+from sixfold.latent_attention import latent_linears
 from sixfold.layers import LayerRunner, without_logits
 from sixfold.manifest import FileRecord
 from sixfold.products import fast_products
@@ -61,6 +62,7 @@ def run_pass(
     runner = LayerRunner(source, dtype=DTYPE, device=device, ahead=ahead, team=team)
     _check_ids(runner, batches, source)
     mine = [number for number in range(len(batches.ids)) if team.owns(number)]
+    latents = latent_linears(source)
     each = sum(batches.ids[number].numel() for number in mine)
     with (
         torch.inference_mode(),
@@ -79,6 +81,7 @@ def run_pass(
                 device=device,
                 counted=batches.counted,
                 stacks=[stack for stack in source.architecture.stacks if stack.layer == layer],
+                latents=latents,
             )
             with observed(runner.model, observation), transfer(hidden, mine, device) as moving:
                 for number, values in moving:

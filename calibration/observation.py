@@ -1,14 +1,17 @@
 """Where what is observed goes: accumulators of input sites and of experts, and which tokens they count."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
 
 from calibration.accumulate import Accumulator
 from calibration.expert_outputs import ExpertAccumulator
+from calibration.latent_inputs import LatentAccumulator
 from sixfold.architecture import ExpertStack, Linear
+from sixfold.latent_attention import LatentHeads
 from sixfold.statistics import moe_of
 from sixfold.team import Team
 
@@ -22,6 +25,7 @@ class Observation:
     stacks: experts that are one array on disk, which are no Linears: only what they give back is gathered.
     ranks: int64 [tokens], a permutation over all tokens of the calibration: the lower, the sooner a token is sampled.
     counted: bool [tokens], the tokens that statistics count; all if None.
+    latents: kv_b_proj's name -> its heads, where attention is multi-head latent attention.
     start: position of the running batch's first token; whoever runs the batches sets it.
     """
 
@@ -34,6 +38,7 @@ class Observation:
         device: torch.device,
         counted: torch.Tensor | None = None,
         stacks: Iterable[ExpertStack] = (),
+        latents: Mapping[str, LatentHeads] = MappingProxyType({}),
     ) -> None:
         self.linears = tuple(linears)
         self.stacks = tuple(stacks)
@@ -55,14 +60,20 @@ class Observation:
             if experts is not None
         }
         self.moe |= {stack.module: ExpertAccumulator(stack.experts, device) for stack in self.stacks}
+        self.latents = {
+            linear.name: LatentAccumulator(latents[linear.name], device)
+            for linear in self.linears
+            if linear.name in latents
+        }
 
     def record(self, site: str, rows: torch.Tensor) -> None:
         """rows [tokens of the batch, channels]."""
         ranks = self.ranks[self.start : self.start + len(rows)]
-        if self.counted is not None:
-            kept = self.counted[self.start : self.start + len(rows)]
-            rows, ranks = rows[kept], ranks[kept]
-        self.sites[site].add_one(0, rows, ranks)
+        self.sites[site].add_one(0, self.only_counted(rows), self.only_counted(ranks))
+
+    def only_counted(self, rows: torch.Tensor) -> torch.Tensor:
+        """Of rows [tokens of the batch, ...] those whose tokens statistics count."""
+        return rows if self.counted is None else rows[self.counted[self.start : self.start + len(rows)]]
 
     def join(self, team: Team) -> None:
         """Make every process's accumulators those of all processes together."""
@@ -70,6 +81,8 @@ class Observation:
             site.join(team)
         for moe in self.moe.values():
             moe.join(team)
+        for latents in self.latents.values():
+            latents.join(team)
 
     def routed(self) -> tuple[int, ...]:
         """Tokens routed to each expert; () where there are none."""
@@ -83,6 +96,8 @@ class Observation:
             found |= {f"{site}/{key}": tensor for key, tensor in accumulator.finish(stacked=stacked).items()}
         for name, moe in self.moe.items():
             found |= {f"{name}/{key}": tensor for key, tensor in moe.finish().items()}
+        for name, latents in self.latents.items():
+            found |= {f"{name}/{key}": tensor for key, tensor in latents.finish().items()}
         return found
 
 

@@ -2,7 +2,8 @@
 
 Experts are watched through transformers' experts interface: one function serves every family that has it, with the
 top-k indices and gate weights that the family's own router computed. Every other Linear is watched by a hook on the
-first module of its input site; what several Linears read is counted once.
+first module of its input site; what several Linears read is counted once. What the halves of latent attention's
+kv_b_proj read is taken where attention is computed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from calibration.expert_forward import routed_forward
+from calibration.latent_inputs import latents_watched
 from calibration.observation import ExpertRecord, Observation
 from sixfold.architecture import Linear
 from sixfold.statistics import moe_of
@@ -43,8 +45,12 @@ def observed(model: Any, observation: Observation) -> Iterator[None]:
         modules[module].register_forward_pre_hook(_input_hook(observation, site), with_kwargs=True)
         for site, module in plain.items()
     ]
+    names = {linear.name: linear.module for linear in observation.linears}
     try:
-        with experts_run_by(model, experts_forward) if records else nullcontext():
+        with (
+            experts_run_by(model, experts_forward) if records else nullcontext(),
+            latents_watched(model, observation.latents, names, observation.only_counted),
+        ):
             yield
     finally:
         for handle in handles:

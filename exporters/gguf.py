@@ -18,11 +18,11 @@ from exporters.ggml.importance import layer_importance, weighted_linears
 from exporters.ggml.kernels import quantize, type_named
 from exporters.ggml.metadata import PROVENANCE, Importance, headers
 from exporters.ggml.tensors import Tensor, expert_of, gguf_tensors
-from exporters.ggml.transforms import transformed, values
+from exporters.ggml.transforms import head_rows, transformed, values
 from exporters.ggml.type_mix import PRESETS, Choice, Shape, needs_importance, tensor_types
 from exporters.protocol import Decided, Decisions
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.gguf_names import gguf_architecture, gguf_tensor_names
+from sixfold.gguf_names import gguf_architecture, gguf_tensor_names, latent_halves
 from sixfold.plan import ExportPlan, Unit
 from sixfold.recipe import Recipe
 from sixfold.source import Source
@@ -90,7 +90,8 @@ class GgufExporter:
         )
 
     def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:
-        """The importance of each tensor of the layer by GGUF name: float32 [C], of stacked experts [E, C]."""
+        """The importance of each tensor of the layer by GGUF name: float32 [C], of stacked experts [E, C], of halves of
+        kv_b_proj [heads, C]."""
         if statistics is None:
             raise SixfoldError(
                 f"{recipe.name} needs the calibration's statistics",
@@ -107,10 +108,15 @@ class GgufExporter:
             return [quantize(values(transform), qtype)]
         on_disk = unit.inputs[0].name
         importance = decisions[unit.outputs[0].name] if unit.layer is not None else None
+        rows = transformed(inputs[0], transform)
+        if importance is None or importance.dim() == 1:
+            return [quantize(rows, qtype, importance, name=on_disk)]
         expert = expert_of(on_disk)
-        if importance is not None and expert is not None:
-            importance = importance[expert]
-        return [quantize(transformed(inputs[0], transform), qtype, importance, name=on_disk)]
+        if expert is not None:
+            return [quantize(rows, qtype, importance[expert], name=on_disk)]
+        first = unit.inputs[0].start // head_rows(transform)
+        heads = [quantize(head, qtype, importance[first + n], name=on_disk) for n, head in enumerate(rows)]
+        return [torch.cat(heads)]
 
 
 EXPORTER = GgufExporter()
@@ -130,8 +136,10 @@ def _preset(recipe: Recipe) -> str:
 
 def _recorded(source: Source, recipe: Recipe) -> Importance:
     """What imatrix.gguf will hold, known before calibration: one entry for each tensor of the decoder layers."""
+    config = source.checkpoint.config
     weights = [linear.weight for linear in source.architecture.linears if linear.layer is not None]
-    entries = set(gguf_tensor_names(source.checkpoint.config, weights).values())
+    names = gguf_tensor_names(config, weights).values()
+    entries = {part for name in names for part in latent_halves(config, name) or (name,)}
     texts = ", ".join(text.name for text in recipe.calibration.texts)
     return Importance(IMATRIX_FILE, texts, len(entries), recipe.calibration.samples)
 

@@ -26,6 +26,12 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
 }
 """transformers' model_type -> llama.cpp's general.architecture."""
 
+SPLIT_LATENTS = ("deepseek2",)
+"""Architectures that hold kv_b_proj in two halves, attn_k_b (transposed) and attn_v_b (see sixfold.latent_attention)."""
+
+LATENT_HALVES: Mapping[str, str] = {"attn_k_b": "query", "attn_v_b": "attended"}
+"""What each half reads, as sixfold.latent_attention calls it."""
+
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 _NEVER_STORED = (".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias")
@@ -43,16 +49,29 @@ def gguf_architecture(config: Mapping[str, Any]) -> str:
     return GGUF_ARCHITECTURES[model_type]
 
 
+def latent_halves(config: Mapping[str, Any], gguf_name: str) -> tuple[str, ...]:
+    """`blk.N.attn_k_b.weight` and `blk.N.attn_v_b.weight` for a kv_b_proj that the architecture holds split; () for any
+    other tensor.
+
+    llama-imatrix records the halves and not the whole, and llama-quantize weights each head by a row of its own.
+    """
+    if gguf_architecture(config) not in SPLIT_LATENTS or ".attn_kv_b." not in gguf_name:
+        return ()
+    return tuple(gguf_name.replace("attn_kv_b", half) for half in LATENT_HALVES)
+
+
+def latent_half(gguf_name: str) -> str | None:
+    """What a tensor reads that is half of a kv_b_proj; None for any other tensor."""
+    return LATENT_HALVES.get(gguf_name.split(".")[-2])
+
+
 def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Iterable[str]) -> dict[str, str]:
     """On-disk tensor name -> GGUF tensor name, in the order given; all experts of a layer share one stacked name.
 
     Left out, as llama.cpp does not hold them: layers beyond num_hidden_layers and other multi-token-prediction
     modules, stored rotary frequencies, and an lm_head that is tied to the embeddings.
 
-    kv_b_proj of multi-head latent attention gets its one name `blk.N.attn_kv_b.weight`, under which llama.cpp looks for
-    an importance matrix of its input (the compressed latent). Model files hold it split in two, attn_k_b (transposed)
-    and attn_v_b, whose inputs are other activations (queries, attention outputs): no statistic of kv_b_proj's input
-    belongs to them.
+    kv_b_proj of multi-head latent attention gets its one name `blk.N.attn_kv_b.weight`; see `latent_halves`.
 
     Raises SixfoldError for an unknown architecture and for a tensor that it has no name for.
     """

@@ -28,6 +28,12 @@ the expert's, before the gate:
     output_max    float32 [E]     max of |output|
     coactivation  int64   [E, E]  tokens routed to both experts; `routed` on the diagonal
 
+Multi-head latent attention's kv_b_proj has besides, under its name, the sums of squares of what its halves read (see
+sixfold.latent_attention), per head: of the query without its rotary part, and of the attended latent:
+
+    query_sq        float32 [H, K]   query_count     int64 []
+    attended_sq     float32 [H, C]   attended_count  int64 []
+
 Where experts are starved and the profile says "all_experts", the sites of their layer have besides
 `<site>/wide_<statistic>` with one row for each of them, in order: of extra tokens, that they were not routed to.
 
@@ -63,7 +69,7 @@ from sixfold.errors import SixfoldError
 from sixfold.workspace import read_json
 
 MANIFEST = "manifest.json"
-SCHEMA = 2
+SCHEMA = 3
 SITE_STATISTICS = ("count", "sum_sq", "sum_abs", "abs_max", "sample", "sampled")
 
 
@@ -76,6 +82,14 @@ class InputStatistics:
     sum_abs: torch.Tensor
     abs_max: torch.Tensor
     sample: torch.Tensor
+
+
+@dataclass(frozen=True)
+class HeadInputs:
+    """What one half of a kv_b_proj reads: the sum of squares over `count` tokens, float32 [heads, channels]."""
+
+    count: int
+    sum_sq: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -183,6 +197,13 @@ class Statistics:
             return InputStatistics(
                 int(get("count")), get("sum_sq"), get("sum_abs"), get("abs_max"), get("sample")[:sampled]
             )
+
+    def head_inputs(self, linear: str, layer: int, half: str) -> HeadInputs | None:
+        """linear: name of a kv_b_proj. half: of sixfold.latent_attention.HALVES. None where it was not observed."""
+        with safe_open(self.folder / layer_file(layer), "pt") as f:
+            if f"{linear}/{half}_sq" not in f.keys():
+                return None
+            return HeadInputs(int(f.get_tensor(f"{linear}/{half}_count")), f.get_tensor(f"{linear}/{half}_sq"))
 
     def moe_layers(self) -> tuple[int, ...]:
         """The decoder layers that have experts, in order."""

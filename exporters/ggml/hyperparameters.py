@@ -84,7 +84,6 @@ class Entry:
     renormalized: whether llama.cpp divides the chosen experts' weights by their sum whatever the file says (None: it
     asks the file, or does as transformers does).
     paired_rope: q and k rows are interleaved, as in the LLaMA of 2023.
-    split_kv: kv_b_proj is held as attn_k_b, transposed, and attn_v_b.
     """
 
     table: _Table = ()
@@ -93,7 +92,6 @@ class Entry:
     gating: Mapping[str, str] | None = None
     renormalized: bool | None = None
     paired_rope: bool = False
-    split_kv: bool = False
 
 
 ENTRIES: Mapping[str, Entry] = {
@@ -117,7 +115,6 @@ ENTRIES: Mapping[str, Entry] = {
         _latent_attention,
         replaced={"num_key_value_heads": 1, "head_dim": None},
         gating={"deepseek_v3": "sigmoid"},
-        split_kv=True,
     ),
 }
 """By llama.cpp's architecture name."""

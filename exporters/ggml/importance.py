@@ -7,7 +7,7 @@ import torch
 from exporters.protocol import Decided
 from sixfold.architecture import Linear
 from sixfold.errors import SixfoldError
-from sixfold.gguf_names import gguf_tensor_names
+from sixfold.gguf_names import gguf_tensor_names, latent_half, latent_halves
 from sixfold.source import Source
 from sixfold.starved import filled, note
 from sixfold.statistics import Statistics
@@ -19,7 +19,7 @@ NEVER_WEIGHTED = ("ffn_gate_inp", "ffn_gate_inp_shexp")
 def weighted_linears(source: Source, layer: int | None = None) -> dict[str, list[Linear]]:
     """GGUF tensor name -> the Linears that it holds, experts in order; of all decoder layers or of one.
 
-    As llama-imatrix does, embeddings and output are left without.
+    As llama-imatrix does, embeddings and output are left without. Both halves of a split kv_b_proj hold that one.
     """
     linears = {
         linear.weight: linear
@@ -27,14 +27,17 @@ def weighted_linears(source: Source, layer: int | None = None) -> dict[str, list
         if linear.layer is not None and layer in (None, linear.layer)
     }
     found: dict[str, list[Linear]] = {}
-    for name, gguf_name in gguf_tensor_names(source.checkpoint.config, linears).items():
-        if gguf_name.split(".")[-2] not in NEVER_WEIGHTED:
-            found.setdefault(gguf_name, []).append(linears[name])
+    config = source.checkpoint.config
+    for name, gguf_name in gguf_tensor_names(config, linears).items():
+        for part in latent_halves(config, gguf_name) or (gguf_name,):
+            if part.split(".")[-2] not in NEVER_WEIGHTED:
+                found.setdefault(part, []).append(linears[name])
     return {name: sorted(parts, key=lambda linear: linear.expert or 0) for name, parts in found.items()}
 
 
 def layer_importance(linears: Mapping[str, list[Linear]], statistics: Statistics, layer: int) -> Decided:
-    """The mean square of every input channel: float32 [C], of stacked experts [E, C], by GGUF name.
+    """The mean square of every input channel by GGUF name: float32 [C], of stacked experts [E, C], of a half of
+    kv_b_proj one row for each head, [heads, C].
 
     linears: of the layer, as from `weighted_linears`. An expert that too few tokens reached is weighted
     by what stands in for it (see sixfold.starved), and where nothing does, by all channels alike, as in llama-quantize.
@@ -44,6 +47,9 @@ def layer_importance(linears: Mapping[str, list[Linear]], statistics: Statistics
     unreached: dict[str, int] = {}
     decided: dict[str, torch.Tensor] = {}
     for gguf_name, parts in linears.items():
+        if half := latent_half(gguf_name):
+            decided[gguf_name] = _heads_mean_square(statistics, parts[0].name, layer, half)
+            continue
         for linear in parts:
             site, _ = statistics.place_of(linear.name)
             if site not in rows:
@@ -63,10 +69,26 @@ def _mean_square(statistics: Statistics, site: str, layer: int) -> tuple[torch.T
     """float32 [C] or [E, C], and how many experts no token reached."""
     found = filled(statistics, site, ("sum_sq", "count"))
     total, count = found["sum_sq"], found["count"]
+    _check_finite(total, site, layer)
+    seen = (count > 0).unsqueeze(-1)
+    mean = total / count.to(torch.float32).clamp(min=1).unsqueeze(-1)
+    return torch.where(seen, mean, torch.ones_like(mean)), int((count == 0).sum())
+
+
+def _heads_mean_square(statistics: Statistics, linear: str, layer: int, half: str) -> torch.Tensor:
+    """float32 [heads, C]."""
+    found = statistics.head_inputs(linear, layer, half)
+    if found is None:
+        raise SixfoldError(
+            f"the calibration in {statistics.folder} did not see what the halves of {linear} read",
+            "run `sixfold calibrate` again for this checkpoint",
+        )
+    _check_finite(found.sum_sq, f"{linear} ({half})", layer)
+    return found.sum_sq / max(found.count, 1)
+
+
+def _check_finite(total: torch.Tensor, site: str, layer: int) -> None:
     if not bool(torch.isfinite(total).all()):
         raise SixfoldError(
             f"the calibration overflowed at {site} of layer {layer}", "use fewer samples, or check the checkpoint there"
         )
-    seen = (count > 0).unsqueeze(-1)
-    mean = total / count.to(torch.float32).clamp(min=1).unsqueeze(-1)
-    return torch.where(seen, mean, torch.ones_like(mean)), int((count == 0).sum())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from exporters.ggml.hyperparameters import ENTRIES, Config, rope_frequency_factors
 from sixfold.checkpoint import SourceTensor
 from sixfold.errors import SixfoldError
-from sixfold.gguf_names import gguf_architecture, gguf_tensor_names
+from sixfold.gguf_names import gguf_architecture, gguf_tensor_names, latent_halves
 
 ROPE_FREQS = "rope_freqs.weight"
 _ROTATED = re.compile(r"\.[qk]_proj\.(weight|bias)$")
@@ -59,8 +59,8 @@ def gguf_tensors(config: Config, tensors: Mapping[str, SourceTensor]) -> list[Te
             raise SixfoldError(
                 f"{names} are both {gguf_name} to llama.cpp", "leave the gguf recipes out for this model"
             )
-        elif entry.split_kv and ".attn_kv_b." in gguf_name:
-            found += _split_kv(gguf_name, parts[0], config)
+        elif halves := latent_halves(config, gguf_name):
+            found += _split_kv(halves, parts[0], config)
         elif entry.paired_rope and _ROTATED.search(parts[0].name):
             found.append(_paired(gguf_name, parts[0], config))
         else:
@@ -96,10 +96,11 @@ def _paired(gguf_name: str, part: SourceTensor, config: Config) -> Tensor:
     return Tensor(gguf_name, part.shape, (part.name,), f"rope:{size}", size)
 
 
-def _split_kv(gguf_name: str, part: SourceTensor, config: Config) -> list[Tensor]:
+def _split_kv(names: Sequence[str], part: SourceTensor, config: Config) -> list[Tensor]:
     heads, k, v = config["num_attention_heads"], config["qk_nope_head_dim"], config["v_head_dim"]
     rank = part.shape[1]
+    k_b, v_b = names
     return [
-        Tensor(gguf_name.replace("kv_b", "k_b"), (heads, rank, k), (part.name,), f"k_b:{k}:{v}", k + v),
-        Tensor(gguf_name.replace("kv_b", "v_b"), (heads, v, rank), (part.name,), f"v_b:{k}:{v}", k + v),
+        Tensor(k_b, (heads, rank, k), (part.name,), f"k_b:{k}:{v}", k + v),
+        Tensor(v_b, (heads, v, rank), (part.name,), f"v_b:{k}:{v}", k + v),
     ]

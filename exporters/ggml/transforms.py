@@ -15,6 +15,12 @@ def transformed(rows: torch.Tensor, transform: str) -> torch.Tensor:
     return rows
 
 
+def head_rows(transform: str) -> int:
+    """Rows of the source for each head, of the transforms "k_b" and "v_b"."""
+    _, k, v = transform.split(":")
+    return int(k) + int(v)
+
+
 def values(transform: str) -> torch.Tensor:
     """float32, from a transform that carries its values with it."""
     return torch.tensor([float.fromhex(value) for value in transform.removeprefix("values:").split(",")])

@@ -15,6 +15,7 @@ from calibration.imatrix import write_imatrix
 from exporters.gguf import EXPORTER
 from sixfold.architecture import derive_architecture
 from sixfold.checkpoint import open_checkpoint
+from sixfold.latent_attention import HALVES, latent_linears
 from sixfold.plan import ExportPlan
 from sixfold.recipe import Recipe
 from sixfold.source import Source
@@ -174,6 +175,12 @@ def random_statistics(source: Source, folder: Path) -> Statistics:
         tensors = by_layer.setdefault(entry["layer"], {})
         tensors[f"{site}/count"] = count
         tensors[f"{site}/sum_sq"] = total.to(torch.float32)
+    for name, heads in latent_linears(source).items():
+        layer = next(linear.layer for linear in source.architecture.linears if linear.name == name)
+        for half in HALVES:
+            noise = torch.randn(heads.heads, heads.channels(half), generator=generator)
+            by_layer[layer][f"{name}/{half}_sq"] = noise.exp().square() * 700
+            by_layer[layer][f"{name}/{half}_count"] = torch.tensor(700)
     folder.mkdir(parents=True, exist_ok=True)
     for layer, tensors in by_layer.items():
         save_file(tensors, folder / layer_file(layer))
