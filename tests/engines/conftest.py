@@ -1,0 +1,16 @@
+"""What the engine tests share."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.engines.llama_cpp_tools import Unavailable, tools
+
+
+@pytest.fixture(scope="session")
+def llama_tools() -> Path:
+    """The folder of llama-imatrix and llama-quantize; where they cannot be built here, the reason is the skip's."""
+    try:
+        return tools()
+    except Unavailable as reason:
+        pytest.skip(str(reason))
