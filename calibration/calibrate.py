@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,6 +14,9 @@ import torch
 from calibration.batches import BATCH_TOKENS, batched
 from calibration.corpus import text_files
 from calibration.coverage import Coverage, coverage_from_json, coverage_of, coverage_to_json, starved_of
+from calibration.coverage_map import FILE as MAP
+from calibration.coverage_map import coverage_map
+from calibration.from_imatrix import take_over
 from calibration.imatrix import FILE as IMATRIX
 from calibration.imatrix import write_imatrix
 from calibration.layer_pass import run_pass
@@ -23,13 +26,14 @@ from calibration.tokens import load_tokenizer, special_ids, token_batches
 from calibration.unfinished import Reached
 from sixfold.architecture import Architecture, Linear
 from sixfold.errors import SixfoldError
+from sixfold.importance_matrix import ImportanceMatrix, open_importance_matrix
 from sixfold.manifest import run_name, state_of, versions
 from sixfold.memory import FREE, Allowed
 from sixfold.progress import Progress
 from sixfold.recipe import Calibration
 from sixfold.source import Source
-from sixfold.statistics import MANIFEST, SCHEMA, Statistics, moe_of, open_statistics
-from sixfold.workspace import PARTIAL, digest_of, sync_folder, write_json
+from sixfold.statistics import MANIFEST, SCHEMA, Statistics, moe_of, open_statistics, starred
+from sixfold.workspace import PARTIAL, digest_of, sync_folder, write_if_changed, write_json
 
 _LIBRARIES = ("sixfold", "torch", "transformers")
 
@@ -62,13 +66,18 @@ def calibrate(
     """Statistics of every Linear's input over the profile's texts, in `folder`; nothing is run where it is current.
 
     Raises SixfoldError where the texts are too small, the tokenizer is missing or another model's, the memory does not
-    suffice, or transformers runs this family's layers or experts in a way that cannot be observed.
+    suffice, or transformers runs this family's layers or experts in a way that cannot be observed; with the profile's
+    `imatrix`, where that is no importance matrix of this model.
     """
+    if profile.imatrix is not None:
+        return _from_imatrix(source, profile, open_importance_matrix(profile.imatrix), folder)
     inputs = calibration_inputs(source, profile)
     state = state_of(folder, MANIFEST, inputs)
     if state.name == "current":
         statistics = open_statistics(folder)
-        return Calibrated(statistics, True, (), coverage_from_json(statistics.manifest["coverage"]))
+        coverage = coverage_from_json(statistics.manifest["coverage"])
+        _draw(statistics, coverage)
+        return Calibrated(statistics, True, (), coverage)
     started = time.time()
     tokenizer = load_tokenizer(source.checkpoint.folder)
     tokens = token_batches(profile, tokenizer)
@@ -81,7 +90,7 @@ def calibrate(
     reached = launch(source, batches, profile, work, key=digest_of(inputs), ahead=on.ahead, progress=progress)
     linears = [linear for linear in source.architecture.linears if linear.role != "other"]
     coverage = tuple(coverage_of(layer, routed, profile.min_tokens) for layer, routed in reached.routed.items())
-    _put_in_place(folder, work, reached)
+    _put_in_place(folder, work, reached.files)
     manifest = {
         **inputs,
         "model": source.checkpoint.name,
@@ -104,9 +113,44 @@ def calibrate(
     write_json(folder / MANIFEST, manifest)
     shutil.rmtree(work)
     statistics = open_statistics(folder)
+    _draw(statistics, coverage)
     with suppress(SixfoldError):  # no names in llama.cpp: exporting GGUF says so, and nothing else needs the file
         write_imatrix(statistics, source, folder / IMATRIX)
     return Calibrated(statistics, False, state.reasons, coverage)
+
+
+def _from_imatrix(source: Source, profile: Calibration, matrix: ImportanceMatrix, folder: Path) -> Calibrated:
+    inputs = {
+        "schema": SCHEMA,
+        "source": {"fingerprint": source.checkpoint.fingerprint, "revision": source.checkpoint.revision},
+        "profile": profile.model_dump(mode="json"),
+        "imatrix": matrix.record(),
+        "versions": {"sixfold": versions()["sixfold"]},
+    }
+    state = state_of(folder, MANIFEST, inputs)
+    skipped = state.name == "current" and (folder / matrix.copy_name).is_file()
+    if not skipped:
+        work = folder / PARTIAL
+        shutil.rmtree(work, ignore_errors=True)
+        taken = take_over(matrix, source, work, profile.min_tokens)
+        _put_in_place(folder, work, taken["files"])
+        shutil.rmtree(work)
+        write_if_changed(folder / matrix.copy_name, matrix.path.read_bytes())
+        times = {name: (folder / name).stat().st_mtime_ns for name in taken["files"]}
+        write_json(folder / run_name(MANIFEST), {"modified_ns": times})
+        write_json(folder / MANIFEST, {**inputs, "model": source.checkpoint.name, **taken})
+    statistics = open_statistics(folder)
+    coverage = coverage_from_json(statistics.manifest["coverage"])
+    _draw(statistics, coverage)
+    return Calibrated(statistics, skipped, () if skipped else state.reasons, coverage)
+
+
+def _draw(statistics: Statistics, coverage: tuple[Coverage, ...]) -> None:
+    """The picture beside the statistics, of models with experts; it is outside of the manifest's hashes."""
+    if coverage:
+        manifest = statistics.manifest
+        picture = coverage_map(manifest["model"], coverage, manifest["profile"]["min_tokens"])
+        write_if_changed(statistics.folder / MAP, picture.encode())
 
 
 def sites_of(linears: Sequence[Linear]) -> dict[str, dict[str, Any]]:
@@ -116,7 +160,7 @@ def sites_of(linears: Sequence[Linear]) -> dict[str, dict[str, Any]]:
         entry = sites.setdefault(linear.site, {"layer": linear.layer, "experts": None, "linears": []})
         if linear.expert is not None:
             entry["experts"] = max(entry["experts"] or 0, linear.expert + 1)
-        name = _starred(linear)
+        name = starred(linear.name, linear.expert)
         if name not in entry["linears"]:
             entry["linears"].append(name)
     return sites
@@ -135,25 +179,18 @@ def moe_layers(
     }
 
 
-def _starred(linear: Linear) -> str:
-    if linear.expert is None:
-        return linear.name
-    before, _, after = linear.name.rpartition(f".{linear.expert}.")
-    return f"{before}.*.{after}"
-
-
 def _without_statistics(source: Source, linears: Sequence[Linear]) -> list[str]:
     """Tensors that transformers does not run, and Linears outside attention and MLP, which nothing is quantized of."""
     unobserved = {linear.weight for linear in source.architecture.linears} - {linear.weight for linear in linears}
     return sorted(unobserved | set(source.architecture.not_run))
 
 
-def _put_in_place(folder: Path, work: Path, reached: Reached) -> None:
+def _put_in_place(folder: Path, work: Path, files: Iterable[str]) -> None:
     """The old manifest goes first: from here on the folder holds no calibration until a new one is written."""
     (folder / MANIFEST).unlink(missing_ok=True)
-    (folder / IMATRIX).unlink(missing_ok=True)
-    for path in folder.glob("layer-*.safetensors"):
+    for path in (*folder.glob("layer-*.safetensors"), *folder.glob("imatrix*.*")):
         path.unlink()
-    for name in reached.files:
+    (folder / MAP).unlink(missing_ok=True)
+    for name in files:
         (work / name).rename(folder / name)
     sync_folder(folder)

@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
+
+from sixfold.listing import some
 
 
 @dataclass(frozen=True)
@@ -14,6 +17,15 @@ class Coverage:
     tokens: tuple[int, ...]
     unreached: tuple[int, ...]
     few: tuple[int, ...]
+
+    @property
+    def starved(self) -> tuple[int, ...]:
+        """The experts that saw too few tokens, those that saw none among them."""
+        return tuple(sorted((*self.unreached, *self.few)))
+
+    @property
+    def median(self) -> float:
+        return median(self.tokens)
 
 
 def coverage_of(layer: int, tokens: tuple[int, ...], enough: int) -> Coverage:
@@ -39,6 +51,18 @@ def coverage_to_json(coverage: tuple[Coverage, ...]) -> list[dict[str, Any]]:
 
 def coverage_from_json(rows: list[Mapping[str, Any]]) -> tuple[Coverage, ...]:
     return tuple(Coverage(r["layer"], tuple(r["tokens"]), tuple(r["unreached"]), tuple(r["few"])) for r in rows)
+
+
+TABLE = ("layer", "experts", "least", "median", "most", "starved (tokens)")
+
+
+def table(coverage: Sequence[Coverage]) -> list[tuple[str | int, ...]]:
+    """Rows under TABLE: the tokens of a layer's experts, and which experts saw too few."""
+    rows: list[tuple[str | int, ...]] = []
+    for c in coverage:
+        starved = some([f"{expert} ({c.tokens[expert]})" for expert in c.starved])
+        rows.append((c.layer, len(c.tokens), min(c.tokens), round(c.median), max(c.tokens), starved or "-"))
+    return rows
 
 
 def summary(coverage: tuple[Coverage, ...]) -> str:

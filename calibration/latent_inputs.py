@@ -113,7 +113,8 @@ def _record(
 ) -> None:
     """query [samples, heads, length, channels], the rotary part last; latent [samples, (1,) length, channels].
 
-    gathered: what attention makes of values [samples, some heads, length, channels]: [samples, length, heads, channels].
+    gathered: what attention makes of values [samples, some heads, length, channels] for these heads: [samples, length,
+    heads, channels].
     """
     heads = accumulator.heads
     accumulator.add("query", 0, counted(query[..., : heads.key].transpose(1, 2).flatten(0, 1)))

@@ -6,9 +6,11 @@ from calibration.chat import PLAIN
 from calibration.evaluation_sets import WORDS
 
 
-def text_notes(record: dict[str, Any]) -> tuple[str, ...]:
-    """Sentences without a full stop. record: what calibration.tokens says of the texts."""
-    notes = []
+def text_notes(record: dict[str, Any] | None) -> tuple[str, ...]:
+    """Sentences without a full stop. record: what calibration.tokens says of the texts; None where none were read."""
+    notes: list[str] = []
+    if record is None:
+        return ()
     for name, text in record["files"].items():
         for evaluation, count in text["overlap"].items():
             notes.append(

@@ -72,7 +72,9 @@ def _front_matter(manifests: list[dict[str, Any]], provenance: Provenance) -> di
 
 
 def _calibration_tokens(calibration: Mapping[str, Any] | None) -> int | None:
-    return None if calibration is None else calibration["tokens"]["samples"] * calibration["tokens"]["length"]
+    if calibration is None or "tokens" not in calibration:
+        return None
+    return int(calibration["tokens"]["samples"] * calibration["tokens"]["length"])
 
 
 def _command(manifests: list[dict[str, Any]]) -> str:

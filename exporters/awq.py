@@ -19,7 +19,7 @@ from exporters.formats.module_names import unquantized_modules
 from exporters.numerics.awq_packing import BITS, PER_WORD, pack_gemm, pack_quantized, quantize
 from exporters.numerics.awq_search import grid
 from exporters.protocol import Decided, Decisions
-from exporters.selection import select
+from exporters.selection import not_run_note, select
 from sixfold.architecture import Linear, require_quantizable
 from sixfold.errors import SixfoldError
 from sixfold.plan import ExportPlan, Unit
@@ -83,7 +83,11 @@ class AwqExporter:
                 "config.json": config_text(source, _quantization_config(source, options, selection.quantized)),
                 **carried_texts(source),
             },
-            notes=(*selection.notes, *_left_alone(source, groups, selection.quantized)),
+            notes=(
+                *selection.notes,
+                *not_run_note(source),
+                *_left_alone(source, groups, selection.quantized),
+            ),
         )
 
     def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:

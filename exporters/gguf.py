@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 from exporters.ggml import layout
 from exporters.ggml.hyperparameters import Config, as_stated, differences, full_config
 from exporters.ggml.importance import layer_importance, weighted_linears
-from exporters.ggml.kernels import quantize, type_named
+from exporters.ggml.kernels import PLAIN, quantize, type_named
 from exporters.ggml.metadata import PROVENANCE, Importance, headers
 from exporters.ggml.tensors import Tensor, expert_of, gguf_tensors
 from exporters.ggml.transforms import head_rows, transformed, values
@@ -23,6 +23,9 @@ from exporters.ggml.type_mix import PRESETS, Choice, Shape, needs_importance, te
 from exporters.protocol import Decided, Decisions
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.gguf_names import gguf_architecture, gguf_tensor_names, latent_halves
+from sixfold.importance_matrix import ImportanceMatrix, open_importance_matrix
+from sixfold.listing import by_layer, some
+from sixfold.matrix_fit import check_fit, weights_of
 from sixfold.plan import ExportPlan, Unit
 from sixfold.recipe import Recipe
 from sixfold.source import Source
@@ -30,6 +33,9 @@ from sixfold.statistics import Statistics
 
 IMATRIX_FILE = "imatrix.gguf"
 """Name of the importance matrix that calibration leaves for llama.cpp's own tools."""
+
+_KEY_BYTES = 127
+"""Of the dataset's name, that llama-quantize keeps."""
 
 _UNWEIGHTED = ("F32", "F16", "BF16", "Q8_0")
 """Presets whose rounding no importance matrix changes."""
@@ -51,6 +57,7 @@ class Options(BaseModel):
 class GgufExporter:
     Options: type[BaseModel] = Options
     provenance = PROVENANCE
+    importance_suffices = True
 
     def needs_statistics(self, recipe: Recipe) -> bool:
         return _options(recipe).imatrix and _preset(recipe) not in _UNWEIGHTED
@@ -60,7 +67,9 @@ class GgufExporter:
         arch = gguf_architecture(checkpoint.config)
         config = full_config(checkpoint.config)
         tensors = {tensor.name: tensor for tensor in gguf_tensors(config, checkpoint.tensors)}
+        matrix = _matrix(source, recipe) if self.needs_statistics(recipe) else None
         weighted = weighted_linears(source).keys() & tensors.keys() if self.needs_statistics(recipe) else set()
+        weighted = weighted if matrix is None else weighted & matrix.entries.keys()
         kept = _kept(source, recipe, tensors)
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
         choices = tensor_types(shapes, preset, _shape(arch, config), importance=bool(weighted), kept=kept)
@@ -74,7 +83,7 @@ class GgufExporter:
             groups,
             preset=preset,
             tokenizer_pre=options.tokenizer_pre,
-            importance=_recorded(source, recipe) if weighted else None,
+            importance=_recorded(source, recipe, matrix) if weighted else None,
         )
         files, planned = layout.place(names, starts, groups, tensors)
         licences = [name for name in checkpoint.extras if name.upper().startswith(("LICEN", "NOTICE"))]
@@ -134,8 +143,21 @@ def _preset(recipe: Recipe) -> str:
     return recipe.scheme
 
 
-def _recorded(source: Source, recipe: Recipe) -> Importance:
-    """What imatrix.gguf will hold, known before calibration: one entry for each tensor of the decoder layers."""
+def _matrix(source: Source, recipe: Recipe) -> ImportanceMatrix | None:
+    """The importance matrix that the recipe names. Raises SixfoldError where it is not of this model."""
+    if recipe.calibration.imatrix is None:
+        return None
+    matrix = open_importance_matrix(recipe.calibration.imatrix)
+    check_fit(matrix, source, weights_of(source))
+    return matrix
+
+
+def _recorded(source: Source, recipe: Recipe, matrix: ImportanceMatrix | None) -> Importance:
+    """Of the matrix that the recipe names, or of imatrix.gguf, which is known before calibration: one entry for each
+    tensor of the decoder layers."""
+    if matrix is not None:
+        dataset = next(iter(matrix.datasets), "").encode()[:_KEY_BYTES].decode(errors="ignore")
+        return Importance(matrix.copy_name, dataset, len(matrix.entries), matrix.chunks)
     config = source.checkpoint.config
     weights = [linear.weight for linear in source.architecture.linears if linear.layer is not None]
     names = gguf_tensor_names(config, weights).values()
@@ -197,17 +219,15 @@ def _notes(
             key = (choice.qtype.name, choice.wanted.name, tensors[name].shape[-1])
             fallbacks.setdefault(key, []).append(name)
     for (qtype, wanted, columns), names in fallbacks.items():
-        yield f"{qtype} instead of {wanted}, which cannot hold rows of {columns}: {_some(names)}"
+        yield f"{qtype} instead of {wanted}, which cannot hold rows of {columns}: {some(names)}"
     if kept:
-        yield f"kept in the source's precision: {_some(list(kept))}"
-    unweighted = [n for n, t in tensors.items() if t.transform.startswith(("k_b", "v_b"))] if weighted else []
-    if unweighted:
-        yield f"rounded without importance, as calibration sees no input of theirs: {_some(unweighted)}"
+        yield f"kept in the source's precision: {some(list(kept))}"
+    rounded = [name for name, choice in choices.items() if choice.qtype not in PLAIN and name not in weighted]
+    if weighted and (outside := [name for name in rounded if not name.startswith("blk.")]):
+        yield f"rounded without importance, as llama.cpp does unless told otherwise: {', '.join(outside)}"
+    if weighted and (inside := [name for name in rounded if name.startswith("blk.")]):
+        yield f"rounded without importance, as there are no statistics of what they read: {some(inside)}"
     named = gguf_tensor_names(source.checkpoint.config, source.checkpoint.tensors)
     left = [name for name in source.checkpoint.tensors if name not in named]
     if left:
-        yield f"left out, as llama.cpp does not run them or computes them itself: {_some(left)}"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        yield f"left out, as llama.cpp does not run them or computes them itself: {by_layer(left)}"

@@ -14,7 +14,7 @@ from exporters.formats.layouts import LayoutOptions, layout_name, layout_of
 from exporters.input_maxima import largest_inputs
 from exporters.numerics.nvfp4 import GROUP, input_global_scale, quantize_group
 from exporters.protocol import Decided, Decisions
-from exporters.selection import Selection, drafts, select
+from exporters.selection import Selection, drafts, not_run_note, select
 from sixfold.architecture import Linear, require_quantizable
 from sixfold.errors import UsageError
 from sixfold.plan import ExportPlan, Unit
@@ -47,7 +47,7 @@ class Nvfp4Exporter:
             variant=recipe.name,
             folder=f"{source.checkpoint.name}-{recipe.suffix}",
             texts=carried_texts(source) | layout.texts(source, recipe.scheme, selection.quantized),
-            notes=selection.notes,
+            notes=(*selection.notes, *not_run_note(source)),
         )
 
     def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:

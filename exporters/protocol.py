@@ -30,6 +30,8 @@ class Exporter(Protocol):
 
     Options: the pydantic model that a recipe's `options:` must satisfy.
     provenance: fields of the checkpoint's provenance that weight files state. May be missing where there are none.
+    importance_suffices: optional; whether statistics may be what an importance matrix holds, `count` and `sum_sq`, with
+    the recipe's `calibration.imatrix` set. False where an exporter does not say.
     """
 
     Options: type[BaseModel]

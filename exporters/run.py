@@ -54,6 +54,7 @@ def plan_of(source: Source, recipe: Recipe, statistics: Statistics | None) -> Ex
     """The plan of a native exporter; None for a tool that does the whole job itself and tells nothing before."""
     exporter = exporter_named(recipe.exporter)
     _check_keep(source, recipe)
+    _check_imatrix(recipe)
     return cast(Exporter, exporter).plan(source, recipe, statistics) if is_native(exporter) else None
 
 
@@ -65,6 +66,17 @@ def _check_keep(source: Source, recipe: Recipe) -> None:
                 f"{recipe.name}: `keep` has {pattern!r}, which no Linear of {source.checkpoint.name} matches",
                 "see their names with `sixfold inspect MODEL --json`",
             )
+
+
+def _check_imatrix(recipe: Recipe) -> None:
+    """Raises UsageError where the recipe's calibration is an importance matrix and its exporter needs more."""
+    suffices = getattr(exporter_named(recipe.exporter), "importance_suffices", False)
+    if recipe.calibration.imatrix is not None and needs_statistics(recipe) and not suffices:
+        raise UsageError(
+            f"{recipe.name} needs what a calibration pass measures, and calibration.imatrix takes sums of squares alone"
+            f" from {recipe.calibration.imatrix}",
+            "leave calibration.imatrix out for it, or make only the gguf formats",
+        )
 
 
 def inputs_for(source: Source, recipe: Recipe, statistics: Statistics | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sixfold.architecture import Linear
 from sixfold.errors import SixfoldError
+from sixfold.listing import by_layer, by_pattern
 from sixfold.recipe import Recipe
 from sixfold.safetensors_layout import Draft, kept_draft
 from sixfold.source import Source
@@ -81,13 +82,16 @@ def _together(linear: Linear) -> str:
 
 
 def _notes(reasons: dict[str, str]) -> tuple[str, ...]:
-    """One sentence a reason; names differ only in numbers where there are many, so the numbers are counted instead."""
-    counts: dict[str, dict[str, int]] = {}
+    """One sentence a reason."""
+    names: dict[str, list[str]] = {}
     for name, why in reasons.items():
-        pattern = re.sub(r"\.\d+(?=\.)", ".*", name)
-        of_reason = counts.setdefault(why, {})
-        of_reason[pattern] = of_reason.get(pattern, 0) + 1
-    return tuple(
-        f"in BF16 ({why}): " + ", ".join(pattern if n == 1 else f"{pattern} ({n})" for pattern, n in patterns.items())
-        for why, patterns in counts.items()
-    )
+        names.setdefault(why, []).append(name)
+    return tuple(f"in BF16 ({why}): {by_pattern(of_reason)}" for why, of_reason in names.items())
+
+
+def not_run_note(source: Source) -> tuple[str, ...]:
+    """What becomes of tensors that transformers does not run; () where there are none."""
+    names = source.architecture.not_run
+    if not names:
+        return ()
+    return (f"kept as they are (transformers does not run them, so there are no statistics): {by_layer(names)}",)

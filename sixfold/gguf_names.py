@@ -27,7 +27,7 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
 """transformers' model_type -> llama.cpp's general.architecture."""
 
 SPLIT_LATENTS = ("deepseek2",)
-"""Architectures that hold kv_b_proj in two halves, attn_k_b (transposed) and attn_v_b (see sixfold.latent_attention)."""
+"""Architectures that hold kv_b_proj as attn_k_b (transposed) and attn_v_b (see sixfold.latent_attention)."""
 
 LATENT_HALVES: Mapping[str, str] = {"attn_k_b": "query", "attn_v_b": "attended"}
 """What each half reads, as sixfold.latent_attention calls it."""

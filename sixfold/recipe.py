@@ -67,6 +67,9 @@ class Calibration(_Strict):
     extra tokens that it is not routed to, or nothing ("fail" stops the calibration)."""
     special_tokens: Literal["count", "leave out"] = "count"
     """Whether statistics count the tokenizer's special tokens (BOS, turn markers), whose activations can be extreme."""
+    imatrix: Annotated[str, Field(min_length=1)] | None = None
+    """Path of an importance matrix of llama.cpp's, relative to the current folder, that GGUF files are weighted by in
+    place of a pass over the texts; formats that need more than it holds refuse it."""
 
 
 class Gates(_Strict):

@@ -51,6 +51,11 @@ site keeps the tokens of lowest rank that reached it, in the order of rank.
     without_statistics   tensors that transformers does not run (multi-token prediction layers)
     files      bytes and sha256 of every statistics file
 
+Statistics that were taken from an importance matrix (`calibration.imatrix`) have `imatrix` in place of `texts`,
+`method` and `tokens`: the file's name, sha256, datasets, chunks and entries. They hold `count` and `sum_sq` of every
+site, and what kv_b_proj's halves read where the matrix has it, and nothing else. Every weight of the matrix is a site
+of its own, and no expert counts as starved.
+
 `run.json` holds what differs from run to run (seconds, device, threads).
 """
 
@@ -115,6 +120,14 @@ def moe_of(site: str) -> str:
     return site.partition(".*.")[0]
 
 
+def starred(linear: str, expert: int | None) -> str:
+    """The name of a Linear with "*" for its expert's index; as it is where it is of no expert."""
+    if expert is None:
+        return linear
+    before, _, after = linear.rpartition(f".{expert}.")
+    return f"{before}.*.{after}"
+
+
 def layer_file(layer: int | None) -> str:
     return "layer-other.safetensors" if layer is None else f"layer-{layer:05d}.safetensors"
 
@@ -149,6 +162,20 @@ class Statistics:
         return found
 
     @property
+    def imatrix(self) -> Mapping[str, Any] | None:
+        """What the manifest says of the importance matrix that the statistics were taken from; None after a pass."""
+        found: Mapping[str, Any] | None = self.manifest.get("imatrix")
+        return found
+
+    def _only_a_pass_has(self, what: str) -> None:
+        if self.imatrix is not None:
+            raise SixfoldError(
+                f"the calibration in {self.folder} was taken from the importance matrix {self.imatrix['file']}, which"
+                f" holds sums of squares and not {what}",
+                "leave calibration.imatrix out, so that a calibration pass is run",
+            )
+
+    @property
     def widened(self) -> bool:
         """Whether starved experts were run on extra tokens (see sixfold.starved)."""
         return bool(self.manifest["profile"]["starved"] == "all_experts")
@@ -172,6 +199,9 @@ class Statistics:
 
     def site(self, site: str, names: Sequence[str] = SITE_STATISTICS) -> dict[str, torch.Tensor]:
         """Statistics of one site by name, whole (stacked sites keep their expert dimension)."""
+        for name in names:
+            if name not in ("sum_sq", "count"):
+                self._only_a_pass_has(name)
         with safe_open(self._file_of(site), "pt") as f:
             return {name: f.get_tensor(f"{site}/{name}") for name in names}
 
@@ -186,6 +216,7 @@ class Statistics:
 
     def of_linear(self, linear: str) -> InputStatistics:
         """Statistics of the input of the Linear with this on-disk name (without ".weight")."""
+        self._only_a_pass_has("samples")
         site, expert = self.place_of(linear)
         with safe_open(self._file_of(site), "pt") as f:
 
@@ -207,10 +238,12 @@ class Statistics:
 
     def moe_layers(self) -> tuple[int, ...]:
         """The decoder layers that have experts, in order."""
+        self._only_a_pass_has("what experts give back")
         return tuple(sorted(entry["layer"] for entry in self.manifest["moe"].values()))
 
     def experts_of(self, layer: int) -> ExpertStatistics:
         """Raises SixfoldError where the layer has no experts."""
+        self._only_a_pass_has("what experts give back")
         name = next((name for name, entry in self.manifest["moe"].items() if entry["layer"] == layer), None)
         if name is None:
             raise SixfoldError(

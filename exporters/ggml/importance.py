@@ -10,7 +10,7 @@ from sixfold.errors import SixfoldError
 from sixfold.gguf_names import gguf_tensor_names, latent_half, latent_halves
 from sixfold.source import Source
 from sixfold.starved import filled, note
-from sixfold.statistics import Statistics
+from sixfold.statistics import HeadInputs, Statistics
 
 NEVER_WEIGHTED = ("ffn_gate_inp", "ffn_gate_inp_shexp")
 """Routers stay float32."""
@@ -48,7 +48,9 @@ def layer_importance(linears: Mapping[str, list[Linear]], statistics: Statistics
     decided: dict[str, torch.Tensor] = {}
     for gguf_name, parts in linears.items():
         if half := latent_half(gguf_name):
-            decided[gguf_name] = _heads_mean_square(statistics, parts[0].name, layer, half)
+            found = statistics.head_inputs(parts[0].name, layer, half)
+            if found is not None or statistics.imatrix is None:  # somebody else's matrix may be without
+                decided[gguf_name] = _heads_mean_square(found, parts[0].name, layer)
             continue
         for linear in parts:
             site, _ = statistics.place_of(linear.name)
@@ -75,16 +77,16 @@ def _mean_square(statistics: Statistics, site: str, layer: int) -> tuple[torch.T
     return torch.where(seen, mean, torch.ones_like(mean)), int((count == 0).sum())
 
 
-def _heads_mean_square(statistics: Statistics, linear: str, layer: int, half: str) -> torch.Tensor:
+def _heads_mean_square(found: HeadInputs | None, linear: str, layer: int) -> torch.Tensor:
     """float32 [heads, C]."""
-    found = statistics.head_inputs(linear, layer, half)
     if found is None:
         raise SixfoldError(
-            f"the calibration in {statistics.folder} did not see what the halves of {linear} read",
+            f"the calibration did not see what the halves of {linear} read",
             "run `sixfold calibrate` again for this checkpoint",
         )
-    _check_finite(found.sum_sq, f"{linear} ({half})", layer)
-    return found.sum_sq / max(found.count, 1)
+    _check_finite(found.sum_sq, linear, layer)
+    mean = found.sum_sq / max(found.count, 1)
+    return mean if found.count else torch.ones_like(mean)
 
 
 def _check_finite(total: torch.Tensor, site: str, layer: int) -> None:

@@ -90,9 +90,11 @@ def headers(
     write_tokenizer(writer, checkpoint.folder, arch, vocab, tokenizer_pre)
     if importance is not None:
         writer.add_string("quantize.imatrix.file", importance.file)
-        writer.add_string("quantize.imatrix.dataset", importance.dataset)
+        if importance.dataset:
+            writer.add_string("quantize.imatrix.dataset", importance.dataset)
         writer.add_uint32("quantize.imatrix.entries_count", importance.entries)
-        writer.add_uint32("quantize.imatrix.chunks_count", importance.chunks)
+        if importance.chunks:
+            writer.add_uint32("quantize.imatrix.chunks_count", importance.chunks)
     return _serialized(writer)
 
 

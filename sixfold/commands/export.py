@@ -145,22 +145,34 @@ def _statistics(
         return None
     profile = recipe.calibration
     if profile not in known:
-        _say(f"calibrating on {profile.samples} samples of {profile.length} tokens, if need be", quiet)
+        _say(_announced(profile), quiet)
         done = calibrate(source, profile, workspace.calibration(profile), progress=progress, allowed=allowed)
         for reason in done.reasons:
             _say(f"calibrated again: {reason}", quiet)
-        for note in text_notes(done.statistics.manifest["tokens"]):
+        for note in text_notes(done.statistics.manifest.get("tokens")):
             _say(note, quiet)
         _say(f"calibration {'is current' if done.skipped else 'done'}. {summary(done.coverage)}".rstrip(), quiet)
         known[profile] = done.statistics
     return known[profile]
 
 
+def _announced(profile: "Calibration") -> str:
+    if profile.imatrix is not None:
+        return f"taking statistics from the importance matrix {profile.imatrix}, if need be"
+    return f"calibrating on {profile.samples} samples of {profile.length} tokens, if need be"
+
+
 def _tokens(source: "Source", recipe: "Recipe", quiet: bool) -> "torch.Tensor":
     """The calibration's own tokens, for tools that do a whole job themselves."""
     from calibration.text_notes import text_notes
     from calibration.tokens import load_tokenizer, token_batches
+    from sixfold.errors import SixfoldError
 
+    if recipe.calibration.imatrix is not None:
+        raise SixfoldError(
+            f"{recipe.name} calibrates on texts itself, and an importance matrix holds none",
+            "leave calibration.imatrix out for it",
+        )
     batches = token_batches(recipe.calibration, load_tokenizer(source.checkpoint.folder))
     for note in text_notes(batches.record):
         _say(note, quiet)
@@ -178,7 +190,8 @@ def _complete(
 
     calibration = workspace.calibration(recipe.calibration)
     if recipe.exporter == "gguf" and statistics is not None:
-        write_if_changed(done.folder / IMATRIX, (calibration / IMATRIX).read_bytes())
+        name = statistics.imatrix["kept_as"] if statistics.imatrix else IMATRIX
+        write_if_changed(done.folder / name, (calibration / name).read_bytes())
     # Other artifacts in the same folder may have been made with statistics that this one did not need.
     write_card(done.folder, source.checkpoint.provenance, statistics or existing_statistics(calibration))
 

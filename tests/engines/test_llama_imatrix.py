@@ -93,7 +93,7 @@ def test_imatrix(name: str, llama_tools: Path, tmp_path: Path, monkeypatch: pyte
         if key.endswith(".counts"):
             assert np.array_equal(exact[key], value), key
         else:
-            np.testing.assert_allclose(exact[key], value, rtol=1e-3, err_msg=key)
+            np.testing.assert_allclose(exact[key], value, rtol=2e-4, err_msg=key)
     used = ours(source, ids, torch.bfloat16, tmp_path / "bfloat16", monkeypatch)
     for key in (key for key in theirs if key.endswith(".counts")):
         counts, sums = used[key], key.replace(".counts", ".in_sum2")

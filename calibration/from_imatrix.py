@@ -1,0 +1,92 @@
+"""Statistics from an importance matrix that llama-imatrix made: sums of squares, for whatever weights by them alone.
+
+Each weight of the matrix becomes a site of its own, so that an export rounds by the very numbers that llama-quantize
+would take, and nothing stands in for experts that saw few tokens. What else a pass measures is not there; whoever asks
+for it is told so (sixfold.statistics).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from calibration.coverage import Coverage, coverage_of, coverage_to_json
+from sixfold.errors import SixfoldError
+from sixfold.gguf_names import latent_half
+from sixfold.importance_matrix import ImportanceMatrix
+from sixfold.manifest import FileRecord
+from sixfold.matrix_fit import Weight, check_fit, weights_of
+from sixfold.source import Source
+from sixfold.statistics import layer_file, starred
+from sixfold.workspace import sha256_of, write_atomically
+
+
+def take_over(matrix: ImportanceMatrix, source: Source, folder: Path, min_tokens: int) -> dict[str, Any]:
+    """Write a statistics file for each layer into `folder`; returns what the manifest says of them.
+
+    Raises SixfoldError where the matrix is of another model, or holds what is no number.
+    """
+    weights = weights_of(source)
+    check_fit(matrix, source, weights)
+    layers: dict[int | None, dict[str, Weight]] = {}
+    for name, weight in weights.items():
+        if name in matrix.entries:
+            layers.setdefault(weight.linears[0].layer, {})[name] = weight
+    ordered = sorted(layers.items(), key=lambda item: (item[0] is None, item[0] or 0))
+    files: dict[str, FileRecord] = {}
+    for layer, held in ordered:
+        tensors = {key: tensor for name, weight in held.items() for key, tensor in _tensors(matrix, name, weight)}
+        file = folder / layer_file(layer)
+        write_atomically(file, save(tensors, {"format": "pt"}))
+        files[file.name] = FileRecord(file.stat().st_size, sha256_of(file))
+    taken = {name: weight for held in layers.values() for name, weight in held.items() if not latent_half(name)}
+    observed = {linear.weight for weight in taken.values() for linear in weight.linears}
+    without = {linear.weight for linear in source.architecture.linears} - observed
+    return {
+        "sites": {_site(weight): _description(weight) for weight in taken.values()},
+        "moe": {},
+        "without_statistics": sorted(without | set(source.architecture.not_run)),
+        "coverage": coverage_to_json(tuple(_coverage(matrix, taken, min_tokens))),
+        "files": {name: asdict(record) for name, record in files.items()},
+    }
+
+
+def _tensors(matrix: ImportanceMatrix, name: str, weight: Weight) -> Iterator[tuple[str, torch.Tensor]]:
+    entry = matrix.entries[name]
+    if not (np.isfinite(entry.sums).all() and np.isfinite(entry.counts).all()):
+        raise SixfoldError(
+            f"the importance matrix {matrix.path} has values that are infinite or not a number for {name}",
+            "make it again, or leave calibration.imatrix out",
+        )
+    sums = torch.from_numpy(np.array(entry.sums, np.float32)).view(weight.matrices, weight.columns)
+    counts = torch.from_numpy(np.rint(entry.counts).astype(np.int64)).expand(weight.matrices).contiguous()
+    half, linear = latent_half(name), weight.linears[0]
+    if half:
+        yield f"{linear.name}/{half}_sq", sums
+        yield f"{linear.name}/{half}_count", counts[0].clone()
+    else:
+        stacked = linear.expert is not None
+        yield f"{_site(weight)}/sum_sq", sums if stacked else sums[0].clone()
+        yield f"{_site(weight)}/count", counts if stacked else counts[0].clone()
+
+
+def _site(weight: Weight) -> str:
+    return starred(weight.linears[0].name, weight.linears[0].expert)
+
+
+def _description(weight: Weight) -> dict[str, Any]:
+    first = weight.linears[0]
+    experts = None if first.expert is None else weight.matrices
+    return {"layer": first.layer, "experts": experts, "linears": [_site(weight)]}
+
+
+def _coverage(matrix: ImportanceMatrix, taken: Mapping[str, Weight], min_tokens: int) -> Iterator[Coverage]:
+    """Of each layer's experts, where the matrix counts their tokens."""
+    for name, weight in taken.items():
+        first, counts = weight.linears[0], matrix.entries[name].counts
+        if first.part == "down" and first.layer is not None and matrix.format == "gguf" and len(counts) > 1:
+            yield coverage_of(first.layer, tuple(round(float(n)) for n in counts), min_tokens)
