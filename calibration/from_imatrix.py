@@ -43,8 +43,9 @@ def take_over(matrix: ImportanceMatrix, source: Source, folder: Path, min_tokens
         file = folder / layer_file(layer)
         write_atomically(file, save(tensors, {"format": "pt"}))
         files[file.name] = FileRecord(file.stat().st_size, sha256_of(file))
-    taken = {name: weight for held in layers.values() for name, weight in held.items() if not latent_half(name)}
-    observed = {linear.weight for weight in taken.values() for linear in weight.linears}
+    held_in_all = {name: weight for held in layers.values() for name, weight in held.items()}
+    observed = {linear.weight for weight in held_in_all.values() for linear in weight.linears}
+    taken = {name: weight for name, weight in held_in_all.items() if not latent_half(name)}
     without = {linear.weight for linear in source.architecture.linears} - observed
     return {
         "sites": {_site(weight): _description(weight) for weight in taken.values()},

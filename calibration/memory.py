@@ -10,11 +10,12 @@ from calibration.batches import BATCH_TOKENS
 from calibration.layer_pass import observed_linears
 from sixfold.errors import SixfoldError
 from sixfold.hidden_states import nbytes as hidden_nbytes
+from sixfold.latent_attention import latent_linears
 from sixfold.memory import Allowed, available_memory
 from sixfold.recipe import Calibration
 from sixfold.sizes import size
 from sixfold.source import Source
-from sixfold.statistics import site_bytes
+from sixfold.statistics import heads_bytes, site_bytes
 
 _PROCESS = 400_000_000
 """Anonymous memory of the interpreter, PyTorch and transformers, and of what a checkpoint's description takes."""
@@ -108,9 +109,12 @@ def _weights(source: Source) -> tuple[int, int]:
 def _statistics(source: Source, profile: Calibration) -> int:
     """Bytes of one layer's accumulators and of the finished statistics beside them, for the largest layer."""
     largest = 0
+    latents = latent_linears(source)
     for layer in range(source.architecture.layers):
-        sites = {(li.site, li.expert): li.in_features for li in observed_linears(source, layer)}
-        largest = max(largest, sum(site_bytes(channels, profile.sample_rows) for channels in sites.values()))
+        linears = observed_linears(source, layer)
+        sites = {(li.site, li.expert): li.in_features for li in linears}
+        heads = sum(heads_bytes(latents[li.name]) for li in linears if li.name in latents)
+        largest = max(largest, heads + sum(site_bytes(channels, profile.sample_rows) for channels in sites.values()))
     return 3 * largest
 
 

@@ -71,6 +71,7 @@ import torch
 from safetensors import safe_open
 
 from sixfold.errors import SixfoldError
+from sixfold.latent_attention import HALVES, LatentHeads
 from sixfold.workspace import read_json
 
 MANIFEST = "manifest.json"
@@ -258,6 +259,11 @@ def site_bytes(channels: int, sample_rows: int) -> int:
     """Bytes of the statistics of one input (of one expert, in a stacked site) with `channels` channels."""
     sums, sample, counts = 3 * channels * 4, sample_rows * channels * 2, 2 * 8
     return sums + sample + counts
+
+
+def heads_bytes(heads: LatentHeads) -> int:
+    """Bytes of the statistics of what the halves of one kv_b_proj read."""
+    return sum(heads.heads * heads.channels(half) * 4 + 8 for half in HALVES)
 
 
 def required(statistics: Statistics | None, variant: str) -> Statistics:

@@ -75,13 +75,20 @@ def command(model: Model, recipes: "Sequence[Recipe]", out: Path, tensors: bool,
 
 
 def _calibration_bytes(source: "Source", recipes: "Sequence[Recipe]") -> int:
-    """Tensor data of the statistics, once per profile; see sixfold.statistics for the layout."""
+    """Tensor data of the statistics, once per profile; see sixfold.statistics for the layout. An importance matrix is
+    kept, and its sums stand in the statistics once more."""
     from exporters.run import needs_statistics
-    from sixfold.statistics import site_bytes
+    from sixfold.latent_attention import latent_linears
+    from sixfold.statistics import heads_bytes, site_bytes
 
     profiles = {recipe.calibration for recipe in recipes if needs_statistics(recipe)}
     sites = {(li.site, li.expert): li.in_features for li in source.architecture.linears}
-    return sum(site_bytes(channels, profile.sample_rows) for profile in profiles for channels in sites.values())
+    heads = sum(heads_bytes(latent) for latent in latent_linears(source).values())
+    total = sum(2 * Path(profile.imatrix).expanduser().stat().st_size for profile in profiles if profile.imatrix)
+    for profile in profiles:
+        if profile.imatrix is None:
+            total += heads + sum(site_bytes(channels, profile.sample_rows) for channels in sites.values())
+    return total
 
 
 def _passes(source: "Source", recipes: "Sequence[Recipe]") -> "dict[Calibration, PassMemory]":
@@ -92,7 +99,8 @@ def _passes(source: "Source", recipes: "Sequence[Recipe]") -> "dict[Calibration,
     from exporters.run import needs_statistics
 
     on_gpu = torch.cuda.is_available()
-    profiles = {recipe.calibration: None for recipe in recipes if needs_statistics(recipe)}
+    needed = [recipe.calibration for recipe in recipes if needs_statistics(recipe)]
+    profiles = {profile: None for profile in needed if profile.imatrix is None}
     return {profile: predict(source, profile, on_gpu=on_gpu, ahead=True) for profile in profiles}
 
 

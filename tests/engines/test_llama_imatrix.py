@@ -20,7 +20,16 @@ from sixfold.recipe import Calibration
 from sixfold.source import Source
 from tests.calibration.silent import silent
 from tests.calibration.test_calibrate import entries
-from tests.exporters.gguf_tools import byte_level_tokenizer, export, keys_of, recipe, save_tokenizer, source_of, spread
+from tests.exporters.gguf_tools import (
+    byte_level_tokenizer,
+    export,
+    keys_of,
+    recipe,
+    save_tokenizer,
+    source_of,
+    spread,
+    tensors_of,
+)
 from tests.families import make_family
 
 pytestmark = pytest.mark.engines
@@ -59,13 +68,12 @@ def windows(source: Source, text: Path, gguf: Path) -> torch.Tensor:
     return found
 
 
-def llama_imatrix(tools: Path, gguf: Path, text: Path, out: Path) -> dict[str, np.ndarray]:
+def llama_imatrix(tools: Path, gguf: Path, text: Path, out: Path, *more: str) -> None:
     exact = ["--flash-attn", "off", "--cache-type-k", "f32", "--cache-type-v", "f32", "--no-ppl", "--threads", "1"]
     sizes = ["--ctx-size", str(LENGTH), "--batch-size", str(LENGTH), "--chunks", str(CHUNKS)]
-    command = [tools / "llama-imatrix", "--model", gguf, "--file", text, "--output", out, *sizes, *exact]
+    command = [tools / "llama-imatrix", "--model", gguf, "--file", text, "--output", out, *sizes, *exact, *more]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, errors="replace", check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    return {name: np.atleast_2d(values) for name, values in entries(out).items()}  # ggml drops dimensions of 1
 
 
 def ours(
@@ -86,7 +94,9 @@ def test_imatrix(name: str, llama_tools: Path, tmp_path: Path, monkeypatch: pyte
     text = tmp_path / "text.txt"
     text.write_text(TEXT.read_text()[:60_000])
     ids = windows(source, text, gguf)
-    theirs = llama_imatrix(llama_tools, gguf, text, tmp_path / "theirs.gguf")
+    llama_imatrix(llama_tools, gguf, text, tmp_path / "theirs.gguf")
+    # ggml drops dimensions of 1.
+    theirs = {key: np.atleast_2d(values) for key, values in entries(tmp_path / "theirs.gguf").items()}
     exact = ours(source, ids, torch.float32, tmp_path / "float32", monkeypatch)
     assert {key: value.shape for key, value in exact.items()} == {key: value.shape for key, value in theirs.items()}
     for key, value in theirs.items():
@@ -100,3 +110,31 @@ def test_imatrix(name: str, llama_tools: Path, tmp_path: Path, monkeypatch: pyte
         assert np.abs(counts - theirs[key]).max() <= 0.02 * theirs[key].sum(), key
         mean, expected = (m[sums] / np.maximum(m[key], 1) for m in (used, theirs))
         assert np.abs(mean - expected).sum() <= 0.05 * expected.sum(), key
+
+
+@pytest.mark.parametrize("name", ["demo", "deepseek_v3"])
+def test_somebody_elses_matrix_weights_as_llama_quantize_does(name: str, llama_tools: Path, tmp_path: Path) -> None:
+    """All tensors and all keys, of a matrix that llama-imatrix wrote, in both of its formats."""
+    source = made(name, tmp_path / "model")
+    _, gguf = export(source, recipe("F32"), tmp_path)
+    _, bf16 = export(source, recipe("BF16"), tmp_path)
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT.read_text()[:60_000])
+    for file, extra in (("theirs.gguf", ()), ("theirs.dat", ("--output-format", "dat"))):
+        llama_imatrix(llama_tools, gguf, text, tmp_path / file, *extra)
+        profile = Calibration(imatrix=str(tmp_path / file))
+        statistics = calibrate(source, profile, tmp_path / f"statistics-{file}", progress=silent).statistics
+        for scheme in ("Q4_K_M", "IQ4_XS"):
+            wanted = recipe(scheme).model_copy(update={"calibration": profile})
+            plan, ours = export(source, wanted, tmp_path / f"ours-{file}", statistics)
+            theirs = tmp_path / f"{scheme}-{file}.gguf"
+            command = [llama_tools / "llama-quantize", "--imatrix", tmp_path / file, bf16, theirs, scheme, "1"]
+            done = subprocess.run([*map(str, command)], capture_output=True, text=True, errors="replace", check=False)
+            assert done.returncode == 0, done.stderr[-3000:]
+            assert tensors_of(ours) == tensors_of(theirs), (scheme, file)
+            found, expected = keys_of(ours), keys_of(theirs)
+            # The file is named as it is kept beside ours; llama-quantize notes the path that it was given.
+            assert found.pop("quantize.imatrix.file") == statistics.manifest["imatrix"]["kept_as"]
+            assert expected.pop("quantize.imatrix.file").startswith(str(tmp_path)[:100])
+            assert found == expected
+            assert not any("without importance" in note and "blk." in note for note in plan.notes)
