@@ -64,8 +64,8 @@ def test_the_card_says_whose_it_is(made: tuple[Path, Path, list[dict[str, Any]]]
 def test_formats_that_need_more_say_so(made: tuple[Path, Path, list[dict[str, Any]]]) -> None:
     matrix, _, rows = made
     assert rows[0]["error"] == (
-        f"awq needs what a calibration pass measures, and calibration.imatrix takes sums of squares alone from {matrix};"
-        " leave calibration.imatrix out for it, or make only the gguf formats."
+        "awq needs what a calibration pass measures, and calibration.imatrix takes sums of squares alone from"
+        f" {matrix}; leave calibration.imatrix out for it, or make only the gguf formats."
     )
 
 
