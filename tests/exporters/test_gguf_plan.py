@@ -131,7 +131,7 @@ def test_fallbacks_latent_attention_and_left_out_layers_are_noted(tmp_path: Path
     plan = EXPORTER.plan(source_of(folder), recipe("Q4_K_M"), None)
     assert any(n.startswith("Q5_0 instead of Q4_K, which cannot hold rows of 128: blk.0.attn_q_b") for n in plan.notes)
     assert [n for n in plan.notes if n.startswith("rounded without importance")] == [
-        "rounded without importance, as llama.cpp does unless told otherwise: token_embd.weight, output.weight"
+        "rounded without importance, as llama.cpp does unless told otherwise: output.weight, token_embd.weight"
     ]
     assert any(n.startswith("left out") and n.endswith(": model.layers.2 (2)") for n in plan.notes)
     assert {t.dtype for t in plan.tensors if t.name.endswith("attn_k_b.weight")} == {"Q5_0"}
