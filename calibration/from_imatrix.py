@@ -17,9 +17,10 @@ from safetensors.torch import save
 from calibration.coverage import Coverage, coverage_of, coverage_to_json
 from sixfold.errors import SixfoldError
 from sixfold.gguf_names import latent_half
+from sixfold.gguf_weights import Weight, weights_of
 from sixfold.importance_matrix import ImportanceMatrix
 from sixfold.manifest import FileRecord
-from sixfold.matrix_fit import Weight, check_fit, weights_of
+from sixfold.matrix_fit import check_fit
 from sixfold.source import Source
 from sixfold.statistics import layer_file, starred
 from sixfold.workspace import sha256_of, write_atomically

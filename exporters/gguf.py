@@ -23,9 +23,10 @@ from exporters.ggml.type_mix import PRESETS, Choice, Shape, needs_importance, te
 from exporters.protocol import Decided, Decisions
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.gguf_names import gguf_architecture, gguf_tensor_names, latent_halves
+from sixfold.gguf_weights import weights_of
 from sixfold.importance_matrix import ImportanceMatrix, open_importance_matrix
 from sixfold.listing import by_layer, some
-from sixfold.matrix_fit import check_fit, weights_of
+from sixfold.matrix_fit import check_fit
 from sixfold.plan import ExportPlan, Unit
 from sixfold.recipe import Recipe
 from sixfold.source import Source

@@ -69,10 +69,10 @@ def _check_keep(source: Source, recipe: Recipe) -> None:
 
 
 def _check_imatrix(recipe: Recipe) -> None:
-    """Raises UsageError where the recipe's calibration is an importance matrix and its exporter needs more."""
+    """Raises SixfoldError where the recipe's calibration is an importance matrix and its exporter needs more."""
     suffices = getattr(exporter_named(recipe.exporter), "importance_suffices", False)
     if recipe.calibration.imatrix is not None and needs_statistics(recipe) and not suffices:
-        raise UsageError(
+        raise SixfoldError(
             f"{recipe.name} needs what a calibration pass measures, and calibration.imatrix takes sums of squares alone"
             f" from {recipe.calibration.imatrix}",
             "leave calibration.imatrix out for it, or make only the gguf formats",

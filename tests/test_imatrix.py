@@ -77,7 +77,7 @@ def test_plan_reads_the_matrix_and_predicts_no_pass(
     assert planned["calibration_memory"] == []
     assert sum(planned["variants"][0]["files"].values()) == rows[1]["bytes"]
     assert run(["plan", str(DEMO), "gguf-q4_k_m", "--set", "calibration.imatrix=nowhere.gguf"]) == 1
-    assert "the importance matrix nowhere.gguf cannot be read: No such file" in capsys.readouterr().err
+    assert "the importance matrix nowhere.gguf cannot be read: No such file" in capsys.readouterr().out
 
 
 def test_the_same_numbers_give_the_same_bytes_whoever_summed_them(tmp_path: Path) -> None:

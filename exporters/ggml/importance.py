@@ -1,41 +1,25 @@
 """Importance matrices from calibration statistics, with llama-quantize's own arithmetic."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from exporters.protocol import Decided
 from sixfold.architecture import Linear
 from sixfold.errors import SixfoldError
-from sixfold.gguf_names import gguf_tensor_names, latent_half, latent_halves
+from sixfold.gguf_names import latent_half
+from sixfold.gguf_weights import weights_of
 from sixfold.source import Source
 from sixfold.starved import filled, note
 from sixfold.statistics import HeadInputs, Statistics
 
-NEVER_WEIGHTED = ("ffn_gate_inp", "ffn_gate_inp_shexp")
-"""Routers stay float32."""
+
+def weighted_linears(source: Source, layer: int | None = None) -> dict[str, tuple[Linear, ...]]:
+    """GGUF tensor name -> the Linears that it holds, experts in order; of all decoder layers or of one."""
+    return {name: weight.linears for name, weight in weights_of(source, layer).items() if weight.weighted}
 
 
-def weighted_linears(source: Source, layer: int | None = None) -> dict[str, list[Linear]]:
-    """GGUF tensor name -> the Linears that it holds, experts in order; of all decoder layers or of one.
-
-    As llama-imatrix does, embeddings and output are left without. Both halves of a split kv_b_proj hold that one.
-    """
-    linears = {
-        linear.weight: linear
-        for linear in source.architecture.linears
-        if linear.layer is not None and layer in (None, linear.layer)
-    }
-    found: dict[str, list[Linear]] = {}
-    config = source.checkpoint.config
-    for name, gguf_name in gguf_tensor_names(config, linears).items():
-        for part in latent_halves(config, gguf_name) or (gguf_name,):
-            if part.split(".")[-2] not in NEVER_WEIGHTED:
-                found.setdefault(part, []).append(linears[name])
-    return {name: sorted(parts, key=lambda linear: linear.expert or 0) for name, parts in found.items()}
-
-
-def layer_importance(linears: Mapping[str, list[Linear]], statistics: Statistics, layer: int) -> Decided:
+def layer_importance(linears: Mapping[str, Sequence[Linear]], statistics: Statistics, layer: int) -> Decided:
     """The mean square of every input channel by GGUF name: float32 [C], of stacked experts [E, C], of a half of
     kv_b_proj one row for each head, [heads, C].
 
