@@ -10,7 +10,7 @@ from calibration.batches import BATCH_TOKENS
 from calibration.layer_pass import observed_linears
 from sixfold.errors import SixfoldError
 from sixfold.hidden_states import nbytes as hidden_nbytes
-from sixfold.latent_attention import latent_heads, latent_linears
+from sixfold.latent_attention import latent_linears
 from sixfold.memory import Allowed, available_memory
 from sixfold.recipe import Calibration
 from sixfold.sizes import size
@@ -121,6 +121,7 @@ def _statistics(source: Source, profile: Calibration) -> int:
 def _widest(source: Source) -> int:
     """Channels that are alive per token where most are: a layer's attention, or its MLP's or its experts' products."""
     top_k = source.architecture.experts_per_token or 1
+    latents = latent_linears(source)
     widest = 0
     for layer in range(source.architecture.layers):
         roles: Counter[str] = Counter()
@@ -130,7 +131,7 @@ def _widest(source: Source) -> int:
                 continue
             seen.add(linear.part if linear.role == "expert" else linear.name)
             channels = linear.in_features + linear.out_features
-            if latent_heads(source.checkpoint.config, linear):
+            if linear.name in latents:
                 channels += linear.out_features  # what attention gathers of latents, some heads at a time
             roles[linear.role] += channels * (top_k if linear.role == "expert" else 1)
         widest = max([widest, *roles.values()])  # a layer may have none that is observed, as Mamba's

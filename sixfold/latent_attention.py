@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sixfold.architecture import Linear
+from sixfold.gguf_names import GGUF_ARCHITECTURES, SPLIT_LATENTS
 from sixfold.source import Source
 
 HALVES = ("query", "attended")
@@ -39,6 +40,9 @@ def latent_heads(config: Mapping[str, Any], linear: Linear) -> LatentHeads | Non
 
 
 def latent_linears(source: Source) -> dict[str, LatentHeads]:
-    """On-disk name of every kv_b_proj -> its heads."""
+    """On-disk name of every kv_b_proj -> its heads; {} of models that no engine here holds split, whose attention is
+    left unobserved."""
+    if GGUF_ARCHITECTURES.get(str(source.checkpoint.config.get("model_type"))) not in SPLIT_LATENTS:
+        return {}
     found = {li.name: latent_heads(source.checkpoint.config, li) for li in source.architecture.linears}
     return {name: heads for name, heads in found.items() if heads is not None}
