@@ -30,7 +30,8 @@ from tests.exporters.gguf_tools import (
     spread,
     tensors_of,
 )
-from tests.families import make_family
+from tests.exporters.test_gguf_llama_cpp import MORE_FAMILIES
+from tests.families import FAMILIES, make_family
 
 pytestmark = pytest.mark.engines
 
@@ -41,10 +42,17 @@ LENGTH, CHUNKS = 128, 24
 MODELS: dict[str, dict[str, Any]] = {
     "demo": {},
     "qwen3_moe": {"norm_topk_prob": True},  # what llama.cpp takes it to be, whatever the config says
+    "deepseek_v2": {},
     "deepseek_v3": {},
     "glm4_moe": {},
     "llama": {},
 }
+
+
+@pytest.fixture(autouse=True)
+def more_families(monkeypatch: pytest.MonkeyPatch) -> None:
+    for family, sizes in MORE_FAMILIES.items():
+        monkeypatch.setitem(FAMILIES, family, sizes)
 
 
 def made(name: str, folder: Path) -> Source:
