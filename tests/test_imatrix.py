@@ -69,6 +69,19 @@ def test_formats_that_need_more_say_so(made: tuple[Path, Path, list[dict[str, An
     )
 
 
+def test_pruning_says_so_before_anything_is_read(
+    made: tuple[Path, Path, list[dict[str, Any]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    matrix, _, _ = made
+    command = ["prune", str(DEMO), "--ratio", "0.25", "--out", str(tmp_path / "out")]
+    assert run([*command, "--set", f"calibration.imatrix={matrix}"]) == 2
+    message = capsys.readouterr().err
+    assert (
+        f"and calibration.imatrix takes sums of squares alone from {matrix}; leave calibration.imatrix out" in message
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def test_plan_reads_the_matrix_and_predicts_no_pass(
     made: tuple[Path, Path, list[dict[str, Any]]], capsys: pytest.CaptureFixture[str]
 ) -> None:

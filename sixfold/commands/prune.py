@@ -161,8 +161,15 @@ def _plan(
     from calibration.coverage import summary
     from calibration.text_notes import text_notes
     from pruning.make_plan import first_experts, make_plan
+    from sixfold.errors import UsageError
     from sixfold.workspace import Workspace
 
+    if profile.imatrix is not None:
+        raise UsageError(
+            "pruning needs what experts give back, and calibration.imatrix takes sums of squares alone from"
+            f" {profile.imatrix}",
+            "leave calibration.imatrix out, so that a calibration pass is run",
+        )
     if dry_run:
         return first_experts(source, anatomy, request)
     _say(f"calibrating on {profile.samples} samples of {profile.length} tokens, if need be", quiet)
