@@ -1,0 +1,69 @@
+"""A model that stores all experts of a layer as one array (gpt-oss): what its attention reads and its experts give."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sixfold.architecture import derive_architecture
+from sixfold.checkpoint import open_checkpoint
+from sixfold.source import Source
+from tests.calibration.test_observe import ids_for, pass_over
+from tests.families import make_family
+
+
+def test_statistics_of_gpt_oss_are_those_of_a_plain_forward(tmp_path: Path) -> None:
+    """transformers' own forward in BF16, expert by expert, with hooks."""
+    from transformers import AutoModelForCausalLM
+
+    folder = make_family("gpt_oss", tmp_path / "model")
+    checkpoint = open_checkpoint(str(folder))
+    source = Source(checkpoint, derive_architecture(checkpoint))
+    ids = ids_for(source)
+    found = pass_over(source, ids, tmp_path / "work")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, experts_implementation="eager")
+    read: dict[str, torch.Tensor] = {}
+    given: dict[int, dict[str, Any]] = {}
+
+    def remember(name: str) -> Any:
+        return lambda module, args, out: read.__setitem__(name, args[0].reshape(-1, args[0].shape[-1]).float())
+
+    def literal(layer: int) -> Any:
+        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: torch.Tensor) -> None:
+            hidden, index, weights = (*args, *kwargs.values())[:3]
+            hidden = hidden.reshape(-1, hidden.shape[-1])
+            norms: dict[int, list[tuple[float, float]]] = {expert: [] for expert in range(4)}
+            for token in range(len(hidden)):
+                for expert, gate in zip(index[token].tolist(), weights[token].tolist(), strict=True):
+                    inner = module._apply_gate(
+                        hidden[token] @ module.gate_up_proj[expert] + module.gate_up_proj_bias[expert]
+                    )
+                    output = inner @ module.down_proj[expert] + module.down_proj_bias[expert]
+                    norms[expert].append((gate, float(output.float().norm())))
+            given[layer] = norms
+
+        return hook
+
+    for number, layer in enumerate(model.model.layers):
+        for name in ("q_proj", "o_proj"):
+            module = getattr(layer.self_attn, name)
+            module.register_forward_hook(remember(f"model.layers.{number}.self_attn.{name}"))
+        layer.mlp.experts.register_forward_hook(literal(number), with_kwargs=True)
+    with torch.no_grad():
+        model(input_ids=ids, use_cache=False)
+    sites = {linear.name: linear.site for linear in source.architecture.linears}
+    for name, want in read.items():
+        site = sites[name]
+        assert found[f"{site}/count"] == len(want)
+        torch.testing.assert_close(found[f"{site}/sum_sq"], want.square().sum(0), rtol=0.02, atol=1e-3)
+        torch.testing.assert_close(found[f"{site}/sum_abs"], want.abs().sum(0), rtol=0.02, atol=1e-3)
+    for number, norms in given.items():
+        prefix = f"model.layers.{number}.mlp.experts"
+        for expert, pairs in norms.items():
+            assert abs(int(found[f"{prefix}/routed"][expert]) - len(pairs)) <= 2  # scores that tie in BF16
+            for key, want_sum in (
+                ("gate_sum", sum(gate for gate, _ in pairs)),
+                ("norm_sum", sum(norm for _, norm in pairs)),
+                ("saliency_sum", sum(gate * norm for gate, norm in pairs)),
+            ):
+                torch.testing.assert_close(float(found[f"{prefix}/{key}"][expert]), want_sum, rtol=0.03, atol=1e-3)
