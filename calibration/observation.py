@@ -118,15 +118,8 @@ class ExpertRecord:
 
     def measured(self, hidden: torch.Tensor, index: torch.Tensor, found: "ExpertPass") -> None:
         """What the fused kernels summed over a batch's hidden states [tokens, hidden], routed by index."""
-        top_k = index.shape[1]
-        experts = torch.arange(len(found.counts), device=index.device)
-        expert_of = torch.repeat_interleave(experts, found.counts, output_size=len(found.order))
-        ranks = self.observation.ranks[self.observation.start + found.order // top_k]
-        up, down = self.observation.sites[self.up], self.observation.sites[self.down]
-        for site, sums in ((up, found.up), (down, found.down)):
-            site.add_sums(found.counts, sums.sum_sq, sums.sum_abs, sums.abs_max)
-        up.keep_lowest(lambda at: hidden[found.order[at] // top_k], expert_of, ranks)
-        down.keep_lowest(lambda at: found.inner[at], expert_of, ranks)
+        if self.up:
+            self._add_inputs(hidden, index.shape[1], found)
         self._outputs.add_sums(
             found.coactivation,
             found.gate_sum,
@@ -136,6 +129,16 @@ class ExpertRecord:
             found.norm_max,
             found.output_max,
         )
+
+    def _add_inputs(self, hidden: torch.Tensor, top_k: int, found: "ExpertPass") -> None:
+        experts = torch.arange(len(found.counts), device=hidden.device)
+        expert_of = torch.repeat_interleave(experts, found.counts, output_size=len(found.order))
+        ranks = self.observation.ranks[self.observation.start + found.order // top_k]
+        up, down = self.observation.sites[self.up], self.observation.sites[self.down]
+        for site, sums in ((up, found.up), (down, found.down)):
+            site.add_sums(found.counts, sums.sum_sq, sums.sum_abs, sums.abs_max)
+        up.keep_lowest(lambda at: hidden[found.order[at] // top_k], expert_of, ranks)
+        down.keep_lowest(lambda at: found.inner[at], expert_of, ranks)
 
     def choices(self, index: torch.Tensor) -> None:
         """index int64 [tokens of the batch, top-k]: the experts of each token."""

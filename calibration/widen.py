@@ -33,6 +33,8 @@ def widened(
     ) -> torch.Tensor:
         if (sites := routed.get(id(module))) is None:  # one array on disk: of what these read nothing is gathered
             return torch.zeros_like(hidden_states)
+        if id(module) not in routed:  # experts that are one array on disk: nothing is gathered of what they read
+            return torch.zeros_like(hidden_states)
         chosen = observation.ranks[: len(hidden_states)].argsort()[: max(profile.sample_rows, profile.min_tokens)]
         ranks, one = observation.ranks[chosen], torch.tensor([len(chosen)])
         rows = hidden_states[chosen]

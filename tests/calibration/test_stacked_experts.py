@@ -4,12 +4,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
+from calibration.batches import batched
+from calibration.layer_pass import run_pass
 from sixfold.architecture import derive_architecture
 from sixfold.checkpoint import open_checkpoint
+from sixfold.recipe import Calibration
 from sixfold.source import Source
+from tests.calibration.silent import silent
 from tests.calibration.test_observe import ids_for, pass_over
 from tests.families import make_family
+
+CPU = torch.device("cpu")
+
+
+def test_starved_stacked_experts_are_not_widened(tmp_path: Path) -> None:
+    """Nothing is gathered of what they read, so there is nothing to widen; the pass goes on."""
+    checkpoint = open_checkpoint(str(make_family("gpt_oss", tmp_path / "model")))
+    source = Source(checkpoint, derive_architecture(checkpoint))
+    profile = Calibration(samples=1, length=8, starved="all_experts")
+    work = tmp_path / "work"
+    reached = run_pass(source, batched(ids_for(source, 1, 8), 0), profile, work, key="", device=CPU, progress=silent)
+    found = load_file(work / "layer-00000.safetensors")
+    assert int(found["model.layers.0.mlp.experts/routed"].sum()) == 8 * source.architecture.experts_per_token
+    assert not any("wide_" in key for name in reached.files for key in load_file(work / name))
 
 
 def test_statistics_of_gpt_oss_are_those_of_a_plain_forward(tmp_path: Path) -> None:
