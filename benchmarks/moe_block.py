@@ -142,10 +142,11 @@ def main() -> None:
     counts = routed_experts(*given)[1].counts
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.tokens} tokens,")
     print(f"{int(counts.min())} to {int(counts.max())} of them per expert\n")
-    print("| way | gives | ms | ms sustained | extra memory |\n|---|---|---|---|---|")
+    print("| way | gives | ms | ms sustained | tokens/s | extra memory |\n|---|---|---|---|---|---|")
     for way, gives, short, long, extra in rows:
         memory = "-" if extra is None else f"{extra:.2f} GB"
-        print(f"| {way} | {gives} | {short:.2f} | {long:.2f} | {memory} |")
+        rate = 1e3 * options.tokens / long
+        print(f"| {way} | {gives} | {short:.2f} | {long:.2f} | {rate:,.0f} | {memory} |")
 
 
 if __name__ == "__main__":
