@@ -145,8 +145,8 @@ def main() -> None:
     print("| way | gives | ms | ms sustained | tokens/s | extra memory |\n|---|---|---|---|---|---|")
     for way, gives, short, long, extra in rows:
         memory = "-" if extra is None else f"{extra:.2f} GB"
-        rate = 1e3 * options.tokens / long
-        print(f"| {way} | {gives} | {short:.2f} | {long:.2f} | {rate:,.0f} | {memory} |")
+        speed = 1e3 * options.tokens / long
+        print(f"| {way} | {gives} | {short:.2f} | {long:.2f} | {speed:,.0f} | {memory} |")
 
 
 if __name__ == "__main__":
