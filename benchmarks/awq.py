@@ -41,9 +41,10 @@ def run_ours(model: str, samples: int, length: int, out: Path) -> dict[str, Any]
 
 
 def run_peer(model: str, samples: int, length: int, out: Path) -> dict[str, Any]:
-    from calibration.tokens import load_tokenizer, token_batches
+    from calibration.tokens import token_batches
     from exporters.llmcompressor import EXPORTER, Options
     from sixfold.recipe import Calibration, Recipe
+    from sixfold.tokenizer import load_tokenizer
 
     source = _opened(model)
     profile = Calibration(samples=samples, length=length)

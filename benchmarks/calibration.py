@@ -90,7 +90,7 @@ def run_oneshot(model: str, samples: int, length: int) -> dict[str, float]:
     from llmcompressor import oneshot
     from llmcompressor.modifiers.quantization import QuantizationModifier
 
-    from calibration.tokens import load_tokenizer
+    from sixfold.tokenizer import load_tokenizer
     from sixfold.whole_model import load_model
 
     source, _, ids = _opened(model, samples, length)
@@ -148,11 +148,12 @@ def _bf16_gguf(model: str, folder: Path) -> Path:
 
 def _opened(model: str, samples: int, length: int) -> tuple[Any, Any, Any]:
     """(source, profile, ids int64 [samples, length]) of the built-in texts."""
-    from calibration.tokens import load_tokenizer, token_batches
+    from calibration.tokens import token_batches
     from sixfold.architecture import derive_architecture
     from sixfold.checkpoint import open_checkpoint
     from sixfold.recipe import Calibration
     from sixfold.source import Source
+    from sixfold.tokenizer import load_tokenizer
 
     checkpoint = open_checkpoint(model)
     profile = Calibration(samples=samples, length=length)

@@ -19,9 +19,7 @@ from typing import Any
 import torch
 
 from calibration.calibrate import calibrate
-from calibration.corpus import BUILTIN, TEXTS
-from calibration.heldout import heldout_windows
-from calibration.tokens import load_tokenizer
+from calibration.corpus import BUILTIN
 from pruning.anatomy import Anatomy, dissect
 from pruning.counts import kept_for_ratio
 from pruning.criteria import CRITERIA, RANDOM
@@ -30,8 +28,10 @@ from pruning.masking import masked
 from pruning.plan_file import PruningPlan
 from sixfold.architecture import derive_architecture
 from sixfold.checkpoint import open_checkpoint
+from sixfold.heldout import TEXTS, held_out
 from sixfold.recipe import Calibration
 from sixfold.source import Source
+from sixfold.tokenizer import load_tokenizer
 from sixfold.whole_model import load_model
 
 ROOT = Path(__file__).parents[1]
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.25, 0.4])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--texts", default=BUILTIN)
-    parser.add_argument("--heldout", type=Path, default=TEXTS / "heldout")
+    parser.add_argument("--heldout", type=Path, default=TEXTS)
     parser.add_argument("--samples", type=int, default=104)
     parser.add_argument("--by-domain", action="store_true")
     parser.add_argument("--artifacts", type=Path, default=None)
@@ -71,7 +71,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.artifacts or Path(temporary)) / checkpoint.name
         statistics = calibrate(source, profile, folder, progress=lambda *_: nullcontext(lambda _: None)).statistics
-        texts = heldout_windows(load_tokenizer(checkpoint.folder), options.heldout)
+        texts = held_out(load_tokenizer(checkpoint.folder), options.heldout).by_domain
         model = load_model(source, dtype=torch.float32, device=torch.device("cpu"))
 
         def costs(requests: Sequence[Request], windows: Sequence[torch.Tensor]) -> list[float]:

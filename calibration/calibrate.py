@@ -22,7 +22,7 @@ from calibration.imatrix import write_imatrix
 from calibration.layer_pass import run_pass
 from calibration.memory import resources
 from calibration.processes import run_on_devices
-from calibration.tokens import load_tokenizer, special_ids, token_batches
+from calibration.tokens import special_ids, token_batches
 from calibration.unfinished import Reached
 from sixfold.architecture import Architecture, Linear
 from sixfold.errors import SixfoldError
@@ -33,6 +33,7 @@ from sixfold.progress import Progress
 from sixfold.recipe import Calibration
 from sixfold.source import Source
 from sixfold.statistics import MANIFEST, SCHEMA, Statistics, moe_of, open_statistics, starred
+from sixfold.tokenizer import load_tokenizer
 from sixfold.workspace import PARTIAL, digest_of, sync_folder, write_if_changed, write_json
 
 _LIBRARIES = ("sixfold", "torch", "transformers")

@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from sixfold.chat import Chat
+
 LISTS = ("messages", "conversations", "conversation")
 PAIRS = (
     ("instruction", "output"),
@@ -40,18 +42,6 @@ _ROLES = {
 }
 _CALL_ROLES = ("function_call", "tool_call")
 _THINKING = re.compile(r"\s*<think>(.*?)</think>\s*(.*)", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Chat:
-    """One conversation, and the tools on offer, as chat templates take them.
-
-    Tool arguments are objects where they were JSON; what the assistant thought is in "reasoning_content", without
-    <think> tags; contents are strings.
-    """
-
-    messages: list[dict[str, Any]]
-    tools: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)

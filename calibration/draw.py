@@ -9,10 +9,10 @@ from itertools import groupby
 from random import Random
 from typing import Any
 
-from calibration.chat import render
 from calibration.conversations import Piece, Unreadable
 from calibration.corpus import Texts
 from calibration.rows import Joined, Rows
+from sixfold.chat import render
 from sixfold.errors import SixfoldError
 from sixfold.recipe import Calibration
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from calibration.chat import PLAIN
 from calibration.evaluation_sets import WORDS
+from sixfold.chat import PLAIN
 
 
 def text_notes(record: dict[str, Any] | None) -> tuple[str, ...]:

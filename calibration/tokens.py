@@ -3,7 +3,6 @@
 from collections import Counter
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,20 +20,6 @@ class TokenBatches:
 
     ids: torch.Tensor
     record: dict[str, Any]
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """Raises SixfoldError where the checkpoint's folder has no tokenizer that transformers can read."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # every tokenizer class raises its own
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
-        raise SixfoldError(
-            f"the tokenizer in {folder} cannot be loaded ({reason})",
-            "calibration needs one: copy tokenizer.json and tokenizer_config.json from the base model",
-        ) from error
 
 
 def special_ids(tokenizer: Any) -> set[int]:

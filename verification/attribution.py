@@ -12,12 +12,12 @@ from math import prod
 import torch
 
 from sixfold.architecture import Linear
+from sixfold.heldout import Windows
 from sixfold.plan import TensorSlice
 from sixfold.progress import Progress
 from sixfold.source import Source
 from verification.activations import Rounding
 from verification.divergence import Reference, score
-from verification.heldout import Windows
 from verification.weights import Weights
 
 BLOCKS = 4

@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from sixfold.heldout import Windows
 from sixfold.layers import LayerRunner, batches_of
 from sixfold.progress import Progress
 from sixfold.source import Source
 from sixfold.workspace import digest_of
 from verification.activations import RoundedInputs, Rounding
-from verification.heldout import Windows
 from verification.weights import Weights
 
 BATCH_TOKENS = 1024

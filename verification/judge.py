@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from sixfold.errors import SixfoldError
+from sixfold.heldout import held_out
 from sixfold.progress import Progress
 from sixfold.source import Source
+from sixfold.tokenizer import load_tokenizer
 from sixfold.workspace import read_json
 from verification.activations import Rounding
 from verification.divergence import Divergence, reference_of, score
 from verification.engine_inputs import can_collapse, folder_rules, gguf_rules
 from verification.finding import Finding
 from verification.gguf_structure import open_gguf_subject
-from verification.heldout import held_out
 from verification.result import Verification
 from verification.structure import open_subject
 from verification.verify import verify
@@ -76,7 +77,7 @@ def gates_of(path: Path) -> Mapping[str, Any]:
 
 def _measure(path: Path, source: Source, progress: Progress) -> Divergence:
     weights, runs = runs_of(path, source)
-    windows = held_out(source.checkpoint.folder)
+    windows = held_out(load_tokenizer(source.checkpoint.folder))
     folder = path.absolute() if path.is_dir() else path.absolute().parent
     reference = reference_of(source, windows, folder.parent / CACHE, progress)
     scores = {name: score(source, weights, rules, windows, reference, progress) for name, rules in runs.items()}

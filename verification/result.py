@@ -20,13 +20,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sixfold.heldout import WINDOW
 from sixfold.manifest import versions
 from sixfold.source import Source
 from sixfold.workspace import sha256_of, write_json
 from verification.divergence import Divergence
 from verification.finding import Finding
 from verification.format_error import LIMITS
-from verification.heldout import WINDOW
 from verification.weight_check import TensorError
 
 SCHEMA = 1

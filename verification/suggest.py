@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sixfold.errors import SixfoldError, UsageError
+from sixfold.heldout import Windows, held_out
 from sixfold.progress import Progress
 from sixfold.source import Source
+from sixfold.tokenizer import load_tokenizer
 from verification.attribution import Cost, Proposal, attribute, parts_of_model, propose
 from verification.divergence import reference_of, score
 from verification.gguf_structure import open_gguf_subject
-from verification.heldout import Windows, held_out
 from verification.judge import CACHE, gates_of, runs_of
 from verification.structure import open_subject
 from verification.verify import verify
@@ -47,7 +48,7 @@ def suggest(path: Path, source: Source, target: float | None, progress: Progress
             "compare whole variants with `sixfold verify`",
         )
     weights, runs = runs_of(path, source)
-    every = held_out(source.checkpoint.folder)
+    every = held_out(load_tokenizer(source.checkpoint.folder))
     few = _fewer(every)
     folder = path.absolute() if path.is_dir() else path.absolute().parent
     rules = runs.get("engine", {})

@@ -165,8 +165,9 @@ def _announced(profile: "Calibration") -> str:
 def _tokens(source: "Source", recipe: "Recipe", quiet: bool) -> "torch.Tensor":
     """The calibration's own tokens, for tools that do a whole job themselves."""
     from calibration.text_notes import text_notes
-    from calibration.tokens import load_tokenizer, token_batches
+    from calibration.tokens import token_batches
     from sixfold.errors import SixfoldError
+    from sixfold.tokenizer import load_tokenizer
 
     if recipe.calibration.imatrix is not None:
         raise SixfoldError(

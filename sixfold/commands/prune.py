@@ -220,12 +220,12 @@ def _carry_out(
     proof: bool,
     quiet: bool,
 ) -> int:
-    from calibration.heldout import heldout_windows
-    from calibration.tokens import load_tokenizer
     from cards.pruned import write_pruned_card
     from pruning.run import prune, verify
+    from sixfold.heldout import held_out
+    from sixfold.tokenizer import load_tokenizer
 
-    texts = heldout_windows(load_tokenizer(source.checkpoint.folder)) if proof else None
+    texts = held_out(load_tokenizer(source.checkpoint.folder)).by_domain if proof else None
     done = prune(source, anatomy, plan, mtp, folder, threads=threads, progress=progress)
     for reason in done.reasons:
         _say(f"pruned again: {reason}", quiet)

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from calibration.conversations import Chat, Unreadable, piece_of
+from calibration.conversations import Unreadable, piece_of
+from sixfold.chat import Chat
 
 
 def chat_of(row: dict[str, Any]) -> Chat:

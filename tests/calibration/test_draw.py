@@ -11,12 +11,13 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from calibration.chat import render
-from calibration.conversations import Chat, piece_of
+from calibration.conversations import piece_of
 from calibration.corpus import TEXTS
-from calibration.tokens import load_tokenizer, token_batches
+from calibration.tokens import token_batches
+from sixfold.chat import Chat, render
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.recipe import Calibration
+from sixfold.tokenizer import load_tokenizer
 from tests.calibration.word_tokenizer import words_tokenizer
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"

@@ -12,9 +12,10 @@ from calibration import evaluation_sets
 from calibration.corpus import TEXTS
 from calibration.evaluation_sets import FILE, Overlap, fingerprints
 from calibration.text_notes import text_notes
-from calibration.tokens import load_tokenizer, token_batches
+from calibration.tokens import token_batches
 from sixfold.cli import run
 from sixfold.recipe import Calibration
+from sixfold.tokenizer import load_tokenizer
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
 

@@ -14,9 +14,10 @@ from pyarrow import parquet
 
 from calibration.calibrate import calibration_inputs
 from calibration.corpus import text_files
-from calibration.tokens import load_tokenizer, token_batches
+from calibration.tokens import token_batches
 from sixfold.errors import SixfoldError
 from sixfold.recipe import Calibration, load_recipes
+from sixfold.tokenizer import load_tokenizer
 from tests.exporters.gguf_tools import source_of
 from tests.hub_server import HubState, serve_repositories, the_only_hub
 

@@ -12,8 +12,9 @@ import pytest
 from pyarrow import parquet
 
 from calibration import rows as rows_module
-from calibration.conversations import Chat, Unreadable
+from calibration.conversations import Unreadable
 from calibration.rows import Joined, JsonRows, PlainText, Rows, rows_of
+from sixfold.chat import Chat
 from sixfold.errors import SixfoldError
 
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from calibration.corpus import text_files
-from calibration.tokens import load_tokenizer, token_batches
+from calibration.tokens import token_batches
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.recipe import Calibration
 from sixfold.text_source import TextSource
+from sixfold.tokenizer import load_tokenizer
 from tests.calibration.word_tokenizer import words_tokenizer
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
@@ -90,8 +91,3 @@ def test_bad_texts_are_usage_errors(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=message):
             text_files((TextSource(path=text),))
-
-
-def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SixfoldError, match=r"cannot be loaded .*copy tokenizer.json"):
-        load_tokenizer(tmp_path)

@@ -15,9 +15,10 @@ import torch
 from calibration import calibrate as calibration
 from calibration import layer_pass
 from calibration.calibrate import calibrate
-from calibration.tokens import TokenBatches, load_tokenizer
+from calibration.tokens import TokenBatches
 from sixfold.recipe import Calibration
 from sixfold.source import Source
+from sixfold.tokenizer import load_tokenizer
 from tests.calibration.silent import silent
 from tests.calibration.test_calibrate import entries
 from tests.exporters.gguf_tools import (

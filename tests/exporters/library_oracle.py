@@ -67,8 +67,9 @@ def one_shot(source: Path, profile: Mapping[str, Any], folder: Path) -> OneShot:
     from llmcompressor.modifiers.quantization import QuantizationModifier
     from transformers import AutoModelForCausalLM
 
-    from calibration.tokens import load_tokenizer, token_batches
+    from calibration.tokens import token_batches
     from sixfold.recipe import Calibration
+    from sixfold.tokenizer import load_tokenizer
 
     ids = token_batches(Calibration.model_validate(dict(profile)), load_tokenizer(source)).ids
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)

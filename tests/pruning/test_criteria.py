@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from calibration.calibrate import calibrate
-from calibration.tokens import load_tokenizer, token_batches
+from calibration.tokens import token_batches
 from pruning.anatomy import dissect
 from pruning.criteria import CRITERIA, saliency, super_experts
 from sixfold.errors import UsageError
 from sixfold.recipe import Calibration
 from sixfold.statistics import ExpertStatistics
+from sixfold.tokenizer import load_tokenizer
 from sixfold.whole_model import load_model
 from tests.moe_families import make_moe
 from tests.pruning.made import DEMO, silent, source_of

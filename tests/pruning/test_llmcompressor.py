@@ -10,11 +10,12 @@ from llmcompressor.core import reset_session
 from llmcompressor.modifiers.pruning.reap import REAPPruningModifier
 
 from calibration.calibrate import calibrate
-from calibration.tokens import load_tokenizer, token_batches
+from calibration.tokens import token_batches
 from pruning.anatomy import dissect
 from pruning.counts import kept_for_ratio
 from pruning.make_plan import Request, make_plan
 from sixfold.recipe import Calibration
+from sixfold.tokenizer import load_tokenizer
 from sixfold.whole_model import load_model
 from tests.pruning.made import DEMO, silent, source_of
 

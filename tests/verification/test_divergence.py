@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from sixfold import cli
+from sixfold.heldout import Windows, held_out
 from sixfold.layers import batches_of
 from sixfold.plan import TensorSlice
 from sixfold.source import Source
+from sixfold.tokenizer import load_tokenizer
 from sixfold.whole_model import load_model
 from tests.exporters.exported import DEMO, silent
 from tests.verification.artifacts import Artifacts
@@ -21,7 +23,6 @@ from verification.activations import fp8_dynamic
 from verification.divergence import BATCH_TOKENS, Divergence, Score, reference_of, score, worst_layers
 from verification.engine_inputs import can_collapse, folder_rules, gguf_rules
 from verification.gguf_structure import open_gguf_subject
-from verification.heldout import Windows, held_out
 from verification.judge import check_gates
 from verification.structure import open_subject
 from verification.weights import FolderWeights
@@ -32,7 +33,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def windows(demo: Source) -> Windows:
     """A few of the held-out windows, of two lengths."""
-    found = held_out(demo.checkpoint.folder)
+    found = held_out(load_tokenizer(demo.checkpoint.folder))
     chosen = (0, 1, 2, len(found.ids) - 2, len(found.ids) - 1)
     return Windows(tuple(found.ids[i] for i in chosen), tuple(found.domains[i] for i in chosen), "few")
 

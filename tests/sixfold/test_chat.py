@@ -4,16 +4,17 @@ from typing import Any
 
 import pytest
 
-from calibration.chat import (
+from calibration.conversations import piece_of
+from sixfold.chat import (
     EARLIER_THINKING_DROPPED,
     FOLDED,
     PLAIN,
     TEMPLATE,
     THINKING_AS_TEXT,
     TOOLS_AS_TEXT,
+    Chat,
     render,
 )
-from calibration.conversations import Chat, piece_of
 from tests.calibration.word_tokenizer import words_tokenizer
 
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Bergen"}}}

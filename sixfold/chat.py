@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from calibration.conversations import Chat
-
 TEMPLATE = "chat template"
 TOOLS_AS_TEXT = "chat template, tools written into the messages"
 FOLDED = "chat template, system and tool messages written as the user's"
@@ -21,6 +19,18 @@ EARLIER_THINKING_DROPPED = ", thinking of earlier turns left out"
 
 _THINKING = "reasoning_content"
 Messages = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Chat:
+    """One conversation, and the tools on offer, as chat templates take them.
+
+    Tool arguments are objects where they were JSON; what the assistant thought is in "reasoning_content", without
+    <think> tags; contents are strings.
+    """
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
