@@ -1,4 +1,7 @@
-"""README.md of a variant's folder, rendered from its manifests alone: a sentence without its fact is left out."""
+"""README.md of a variant's folder, rendered from its manifests and what verification stored beside them.
+
+A sentence without its fact is left out.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from sixfold.checkpoint import Provenance
 from sixfold.sizes import size
 from sixfold.statistics import Statistics
+from sixfold.verdict import Verdict, stored_result, verdict_of
 from sixfold.workspace import read_json, write_atomically
 
 CARD = "README.md"
@@ -25,7 +29,7 @@ def write_card(folder: Path, provenance: Provenance, statistics: Statistics | No
     """
     manifests = read_manifests(folder)
     used = statistics is not None and any(m["statistics"] == statistics.digest for m in manifests)
-    text = render(manifests, provenance, statistics.manifest if used and statistics else None)
+    text = render(manifests, provenance, statistics.manifest if used and statistics else None, read_verdicts(folder))
     write_atomically(folder / CARD, text.encode())
     return folder / CARD
 
@@ -36,7 +40,18 @@ def read_manifests(folder: Path) -> list[dict[str, Any]]:
     return sorted((m for m in found if m is not None), key=lambda m: sum(f["bytes"] for f in m["files"].values()))
 
 
-def render(manifests: list[dict[str, Any]], provenance: Provenance, calibration: Mapping[str, Any] | None) -> str:
+def read_verdicts(folder: Path) -> dict[str, Verdict]:
+    """Name of the recipe -> what was measured of the artifact as it is now."""
+    found = {path.name: (read_json(path), stored_result(folder, path.name)) for path in folder.glob("*manifest.json")}
+    return {m["recipe"]["name"]: verdict_of(result) for m, result in found.values() if m is not None and result}
+
+
+def render(
+    manifests: list[dict[str, Any]],
+    provenance: Provenance,
+    calibration: Mapping[str, Any] | None,
+    verdicts: Mapping[str, Verdict],
+) -> str:
     """Markdown with YAML front matter. Raises jinja2's UndefinedError where the template lacks a fact."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -47,6 +62,8 @@ def render(manifests: list[dict[str, Any]], provenance: Provenance, calibration:
         manifests=manifests,
         first=manifests[0],
         provenance=provenance,
+        measured=[(name, v) for m in manifests if (v := verdicts.get(name := m["recipe"]["name"])) and v.as_run],
+        failures=[failure for verdict in verdicts.values() for failure in verdict.failures],
         calibration=calibration,
         tokens=_calibration_tokens(calibration),
         calibrated=[m["recipe"]["name"] for m in manifests if m["statistics"]],

@@ -104,7 +104,7 @@ def test_an_edited_plan_is_another_checkpoint(root: Path, tmp_path: Path) -> Non
 
 
 def test_the_pruned_folder_exports(root: Path, tmp_path: Path) -> None:
-    assert run(["export", str(folder_of(root)), "fp8", "gguf-q8_0", "--out", str(tmp_path), *SMALL]) == 0
+    assert run(["export", str(folder_of(root)), "fp8", "gguf-q8_0", "--out", str(tmp_path), "--no-verify", *SMALL]) == 0
     card = (tmp_path / folder_of(root).name / f"{folder_of(root).name}-FP8" / "README.md").read_text()
     assert "2 of 8 experts of each of 2 layers pruned" in " ".join(card.split())
 

@@ -11,13 +11,12 @@ from sixfold.heldout import held_out
 from sixfold.progress import Progress
 from sixfold.source import Source
 from sixfold.tokenizer import load_tokenizer
-from sixfold.workspace import read_json
 from verification.activations import Rounding
 from verification.divergence import Divergence, reference_of, score
 from verification.engine_inputs import can_collapse, folder_rules, gguf_rules
-from verification.finding import Finding
+from verification.finding import Finding, Severity
 from verification.gguf_structure import open_gguf_subject
-from verification.result import Verification
+from verification.result import Verification, gates_of
 from verification.structure import open_subject
 from verification.verify import verify
 from verification.weights import FolderWeights, Weights
@@ -35,10 +34,7 @@ def judge(path: Path, source: Source | None, progress: Progress) -> Verification
     try:
         divergence = _measure(path, source, progress)
     except SixfoldError as error:
-        reason = Finding(
-            "divergence.not-measured", path.name, error.what, "its quality is unknown", error.remedy, "warning"
-        )
-        return replace(verification, findings=(*verification.findings, reason))
+        return replace(verification, findings=(_not_measured(path, error), *verification.findings))
     failed = tuple(check_gates(divergence, gates_of(path)))
     return replace(
         verification,
@@ -46,6 +42,15 @@ def judge(path: Path, source: Source | None, progress: Progress) -> Verification
         findings=(*failed, *verification.findings),
         seconds=verification.seconds + time.monotonic() - started,
     )
+
+
+def _not_measured(path: Path, error: SixfoldError) -> Finding:
+    """An error where the recipe has a gate: what was not measured holds none."""
+    gated = any(gate is not None for gate in gates_of(path).values())
+    remedy = f"{error.remedy}, or take the gates out of the recipe" if gated else error.remedy
+    what = f"divergence was not measured: {error.what}"
+    severity: Severity = "error" if gated else "warning"
+    return Finding("divergence.not-measured", path.name, what, "its quality is unknown", remedy, severity)
 
 
 def check_gates(divergence: Divergence, gates: Mapping[str, Any]) -> Iterator[Finding]:
@@ -66,13 +71,6 @@ def _failed(key: str, what: str) -> Finding:
         "nothing is wrong with the files; answers differ more from the source's than the recipe allows",
         "keep more in BF16 (`keep` in the recipe), choose a larger format, or move the gate",
     )
-
-
-def gates_of(path: Path) -> Mapping[str, Any]:
-    """Of the recipe in the artifact's manifest; {} without one."""
-    manifest = read_json(path / "manifest.json" if path.is_dir() else path.with_name(f"{path.name}.manifest.json"))
-    gates = ((manifest or {}).get("recipe") or {}).get("gates")
-    return gates if isinstance(gates, Mapping) else {}
 
 
 def _measure(path: Path, source: Source, progress: Progress) -> Divergence:

@@ -1,14 +1,17 @@
 """verification.json: what was checked of an artifact, and what came of it.
 
-schema        1
-artifact      name, kind ("folder" or "gguf"), files with their bytes, sha256 of the manifest ("" without one)
+schema        2
+artifact      name, kind ("folder" or "gguf"), files with their bytes, content: digest of the files that its manifest
+              lists ("" without one)
 source        name and fingerprint of the checkpoint it was held against; null without one
-passed        whether no check found an error
+passed        whether no check found an error and every gate holds
+gates         of the recipe: max_mean_kl and min_top1, null where there is none; {} without a manifest
 findings      every Finding: check, where, what, consequence, remedy, severity
 weights       null without a source; else
   formats       per encoding ("" for what is not quantized): tensors, mean and largest relative error, the limit
   groups        the same per Linear of a layer, experts together ("model.layers.0.mlp.experts.*.up_proj")
   worst         the tensors with the largest relative errors
+divergence    null where it was not measured; else tokens, windows, and a Score for each run
 tensor_parallel  Linears that 2, 4 or 8 GPUs could not share evenly; null for GGUF
 versions      of the libraries that read it
 run           seconds; the only entry that differs from run to run
@@ -23,14 +26,13 @@ from typing import Any
 from sixfold.heldout import WINDOW
 from sixfold.manifest import versions
 from sixfold.source import Source
-from sixfold.workspace import sha256_of, write_json
-from verification.divergence import Divergence
+from sixfold.verdict import FILE, SCHEMA, content_digest
+from sixfold.workspace import read_json, write_json
+from verification.divergence import Divergence, Score
 from verification.finding import Finding
 from verification.format_error import LIMITS
 from verification.weight_check import TensorError
 
-SCHEMA = 1
-FILE = "verification.json"
 WORST = 20
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 
@@ -71,18 +73,20 @@ def write_result(verification: Verification) -> Path:
 
 def as_data(verification: Verification) -> dict[str, Any]:
     source = verification.source
+    manifest = manifest_of(verification.path)
     return {
         "schema": SCHEMA,
         "artifact": {
             "name": verification.path.absolute().name,
             "kind": verification.kind,
             "files": dict(sorted(verification.files.items())),
-            "manifest_sha256": _manifest_digest(verification.path),
+            "content": content_digest(manifest) if manifest else "",
         },
         "source": None
         if source is None
         else {"name": source.checkpoint.name, "fingerprint": source.checkpoint.fingerprint},
         "passed": verification.passed,
+        "gates": dict(gates_of(verification.path)),
         "findings": [finding.as_data() for finding in verification.findings],
         "weights": None if verification.errors is None else _weights(verification.errors),
         "divergence": None if verification.divergence is None else _divergence(verification.divergence),
@@ -92,9 +96,25 @@ def as_data(verification: Verification) -> dict[str, Any]:
     }
 
 
-def _manifest_digest(path: Path) -> str:
-    manifest = path / "manifest.json" if path.is_dir() else path.with_name(f"{path.name}.manifest.json")
-    return sha256_of(manifest) if manifest.is_file() else ""
+def manifest_name(path: Path) -> str:
+    """Of the manifest beside an artifact, whether there is one or not."""
+    return "manifest.json" if path.is_dir() else f"{path.name}.manifest.json"
+
+
+def manifest_of(path: Path) -> dict[str, Any] | None:
+    return read_json((path if path.is_dir() else path.parent) / manifest_name(path))
+
+
+def gates_of(path: Path) -> Mapping[str, Any]:
+    """Of the recipe in the artifact's manifest; {} without one."""
+    gates = ((manifest_of(path) or {}).get("recipe") or {}).get("gates")
+    return gates if isinstance(gates, Mapping) else {}
+
+
+def divergence_of(data: Mapping[str, Any]) -> Divergence:
+    """From verification.json, to six figures."""
+    scores = {name: Score(**{**row, "layers": tuple(row["layers"])}) for name, row in data["scores"].items()}
+    return Divergence(scores, data["tokens"], data["windows"])
 
 
 def _divergence(divergence: Divergence) -> dict[str, Any]:

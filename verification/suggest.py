@@ -12,7 +12,8 @@ from sixfold.tokenizer import load_tokenizer
 from verification.attribution import Cost, Proposal, attribute, parts_of_model, propose
 from verification.divergence import reference_of, score
 from verification.gguf_structure import open_gguf_subject
-from verification.judge import CACHE, gates_of, runs_of
+from verification.judge import CACHE, runs_of
+from verification.result import gates_of
 from verification.structure import open_subject
 from verification.verify import verify
 from verification.weights import Weights

@@ -20,6 +20,7 @@ from sixfold.commands.options import (
     threads_option,
 )
 from sixfold.commands.terminal import print_json, print_table, progress
+from sixfold.commands.verdicts import Row, artifact_of, as_data, failures, print_verdicts
 from sixfold.sizes import size
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from sixfold.recipe import Calibration, Recipe
     from sixfold.source import Source
     from sixfold.statistics import Statistics
+    from sixfold.verdict import Verdict
     from sixfold.workspace import Workspace
 
 
@@ -39,36 +41,54 @@ if TYPE_CHECKING:
 @out_option
 @threads_option
 @memory_options
+@click.option("--no-verify", is_flag=True, help="Do not verify what was made: structure, weights, divergence, gates.")
 @json_option
 def command(
-    model: Model, recipes: "Sequence[Recipe]", out: Path, threads: int, allowed: "Allowed", as_json: bool
+    model: Model,
+    recipes: "Sequence[Recipe]",
+    out: Path,
+    threads: int,
+    allowed: "Allowed",
+    no_verify: bool,
+    as_json: bool,
 ) -> int:
-    """Make FORMAT... (names, sets or paths of recipes; all formats by default) from MODEL.
+    """Make FORMAT... (names, sets or paths of recipes; all formats by default) from MODEL, and verify each.
 
     Calibrates first where a format needs it. What is current is skipped, what a changed input made stale is made
-    again, and a run that was killed goes on where it stopped.
+    again, and a run that was killed goes on where it stopped. Exit code 3 where an artifact fails a check or a gate.
     """
     from sixfold.workspace import Workspace
 
     source = model.open()
     workspace = Workspace(out, source.checkpoint.name)
     _warn(source, quiet=as_json)
-    outcomes = make_all(source, recipes, workspace, threads, allowed, restated=bool(model.stated), quiet=as_json)
+    outcomes = make_all(
+        source,
+        recipes,
+        workspace,
+        threads,
+        allowed,
+        restated=bool(model.stated),
+        verify=not no_verify,
+        quiet=as_json,
+    )
     if as_json:
         print_json([_as_data(outcome) for outcome in outcomes])
     else:
         _print_summary(outcomes, workspace)
-    return max(outcome.exit_code for outcome in outcomes)
+    return max(outcome.exit_code for outcome in outcomes) or (3 if failures(_rows(outcomes)) else 0)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one recipe: `done`, or the sentence that says why not and the exit code that goes with it."""
+    """What became of one recipe. error: the sentence that says what stopped it, "" where nothing did. verdict: None
+    where it was not verified."""
 
     recipe: str
     done: "Exported | None"
     error: str = ""
     exit_code: int = 0
+    verdict: "Verdict | None" = None
 
 
 def make_all(
@@ -79,6 +99,7 @@ def make_all(
     allowed: "Allowed",
     *,
     restated: bool,
+    verify: bool,
     quiet: bool,
 ) -> list[Outcome]:
     """Every recipe in turn. One that fails is reported and does not stop the others.
@@ -93,25 +114,42 @@ def make_all(
     statistics: dict[Calibration, Statistics] = {}
     outcomes = []
     for recipe, refusal in ((entry.recipe, entry.refusal) for entry in planned):
+        done = verdict = None
         try:
             if refusal is not None:
                 raise refusal
             found = _statistics(source, recipe, workspace, statistics, allowed, quiet)
             tokens = partial(_tokens, source, recipe, quiet)
             done = export(source, recipe, workspace, found, threads=threads, progress=progress, tokens=tokens)
+            verdict = _verify(source, done) if verify else None
             if restated or done.described or not (done.folder / "README.md").is_file():
                 _complete(source, recipe, workspace, done, found)
         except Exception as error:  # a night's other formats must not be lost to a defect in one
-            outcomes.append(Outcome(recipe.name, None, sentence(error), exit_code(error)))
+            outcomes.append(Outcome(recipe.name, done, sentence(error), exit_code(error)))
             _say(f"{recipe.name} failed: {outcomes[-1].error}", quiet)
             continue
-        outcomes.append(Outcome(recipe.name, done))
+        outcomes.append(Outcome(recipe.name, done, verdict=verdict))
         for reason in done.reasons:
             _say(f"{recipe.name} was made again: {reason}", quiet)
         for note in () if done.skipped else done.notes:
             _say(f"{recipe.name}: {note}", quiet)
         _say(f"{recipe.name} {'is current' if done.skipped else 'done'}, {size(done.nbytes)}", quiet)
     return outcomes
+
+
+def _verify(source: "Source", done: "Exported") -> "Verdict":
+    from sixfold.verdict import verdict_of
+    from verification.stored import judged
+
+    return verdict_of(judged(artifact_of(done.folder, done.manifest), source, progress))
+
+
+def _rows(outcomes: Sequence[Outcome]) -> list[Row]:
+    return [
+        Row(o.recipe, artifact_of(o.done.folder, o.done.manifest), o.done.nbytes, o.verdict)
+        for o in outcomes
+        if o.done is not None and o.verdict is not None
+    ]
 
 
 def _warn(source: "Source", *, quiet: bool) -> None:
@@ -198,7 +236,7 @@ def _complete(
 
 
 def _as_data(outcome: Outcome) -> dict[str, Any]:
-    if outcome.done is None:
+    if outcome.done is None or outcome.error:
         return {"recipe": outcome.recipe, "state": "failed", "error": outcome.error}
     done = outcome.done
     return {
@@ -209,6 +247,7 @@ def _as_data(outcome: Outcome) -> dict[str, Any]:
         "bytes": done.nbytes,
         "reasons": list(done.reasons),
         "notes": list(done.notes),
+        "verdict": next((as_data(row) for row in _rows([outcome])), None),
     }
 
 
@@ -218,20 +257,21 @@ def _print_summary(outcomes: Sequence[Outcome], workspace: "Workspace") -> None:
     made = [(o.recipe, o.done) for o in outcomes if o.done is not None]
     rows = [(name, size(d.nbytes), "current" if d.skipped else "made", str(d.folder)) for name, d in made]
     print_table(("variant", "size", "state", "folder"), rows)
-    failed = [outcome for outcome in outcomes if outcome.done is None]
-    for outcome in failed:
-        click.echo(f"  {outcome.recipe} failed: {outcome.error}")
+    print_verdicts(_rows(outcomes))
     total = sum(done.nbytes for _, done in made)
     click.echo(f"\n{len(made)} of {len(outcomes)} variants in {workspace.folder}, {size(total)} in all.")
     if made:
         click.echo(f"Next: {_status_command()}")
+    for sentence in [f"{o.recipe} failed: {o.error}" for o in outcomes if o.error] + failures(_rows(outcomes)):
+        click.echo(sentence)
 
 
 def _status_command() -> str:
     """This command line, with `status` for `export`: it asks after the same artifacts, overrides included."""
     program = "python -m sixfold" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
     words = ["status" if word == "export" else word for word in sys.argv[1:]]
-    while "--threads" in words:
-        at = words.index("--threads")
-        del words[at : at + 2]
+    for option, length in (("--threads", 2), ("--host-memory", 2), ("--device-memory", 2), ("--no-verify", 1)):
+        while option in words:
+            at = words.index(option)
+            del words[at : at + length]
     return f"{program} {shlex.join(words)}"

@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sixfold.commands.options import Model, json_option
+from sixfold.commands.options import Model, json_option, out_option
 from sixfold.commands.terminal import heading, print_json, print_table, progress
+from sixfold.commands.verdicts import Row, failures, print_verdicts, rows_in
+from sixfold.commands.verdicts import as_data as row_as_data
 
 if TYPE_CHECKING:
+    from sixfold.source import Source
     from verification.divergence import Divergence
     from verification.finding import Finding
     from verification.result import Verification
@@ -22,21 +25,58 @@ _RUNS = {
 
 
 @click.command(epilog="Example: sixfold verify artifacts/m/m-FP8 --against demo/minimax-m2-4.6m")
-@click.argument("artifact", metavar="FOLDER|FILE.gguf", type=click.Path(path_type=Path))
+@click.argument("artifact", metavar="[FOLDER|FILE.gguf]", required=False, type=click.Path(path_type=Path))
 @click.option("--against", default="", metavar="MODEL", help="The checkpoint that it was made from: folder or hub id.")
 @click.option("--revision", default="", metavar="TEXT", help="Branch, tag or commit of a hub id.")
+@click.option("--name", default="", metavar="TEXT", help="Name of MODEL's outputs, where they were given one.")
+@out_option
 @json_option
-def command(artifact: Path, against: str, revision: str, as_json: bool) -> int:
+def command(artifact: Path | None, against: str, revision: str, name: str, out: Path, as_json: bool) -> int:
     """Check an artifact, whatever tool made it, and write verification.json beside it.
 
     Names, shapes, scales, configuration and files are held against what engines look for. With --against, every tensor
     is dequantized and compared with the source's, and where that holds, both models are run over held-out text and the
     gates of the artifact's recipe applied. Exit code 3 where a check or a gate fails.
+
+    With no artifact, every variant of MODEL under --out is verified that has no result yet, and one table printed.
     """
+    from sixfold.errors import UsageError
+
+    source = Model(against, revision, name, {}).open() if against else None
+    if artifact is not None:
+        return _verify(artifact, source, as_json)
+    if source is None:
+        raise UsageError("there is nothing to verify", "name an artifact, or a MODEL with --against")
+    return _verify_all(source, out, as_json)
+
+
+def _verify_all(source: "Source", out: Path, as_json: bool) -> int:
+    from sixfold.errors import SixfoldError
+    from sixfold.verdict import verdict_of
+    from sixfold.workspace import Workspace
+    from verification.stored import judged
+
+    folder = Workspace(out, source.checkpoint.name).folder
+    found = rows_in(folder)
+    if not found:
+        raise SixfoldError(f"there is no variant of {source.checkpoint.name} in {folder}", "make some: sixfold export")
+    rows = [Row(variant, path, nbytes, verdict_of(judged(path, source, progress))) for variant, path, nbytes in found]
+    if as_json:
+        print_json([row_as_data(row) for row in rows])
+    else:
+        print_verdicts(rows)
+        click.echo("")
+        for sentence in failures(rows):
+            click.echo(sentence)
+        passed = sum(row.verdict.passed for row in rows)
+        click.echo(f"{passed} of {len(rows)} variants in {folder} passed.")
+    return 0 if all(row.verdict.passed for row in rows) else 3
+
+
+def _verify(artifact: Path, source: "Source | None", as_json: bool) -> int:
     from verification.judge import judge
     from verification.result import as_data, write_result
 
-    source = Model(against, revision, "", {}).open() if against else None
     verification = judge(artifact, source, progress)
     written = write_result(verification)
     if as_json:

@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from cards.card import write_card
 from sixfold.checkpoint import Provenance
 from sixfold.statistics import Statistics
+from sixfold.verdict import SCHEMA, content_digest
 
 STATED = Provenance(
     name="Tiny",
@@ -32,6 +33,7 @@ def manifest(**changes: Any) -> dict[str, Any]:
         "engines": ["vLLM"],
     }
     return {
+        "source": {"fingerprint": "f" * 64},
         "variant": "fp8",
         "model": "Tiny",
         "recipe": recipe,
@@ -57,7 +59,7 @@ def test_every_file_with_its_exact_size_and_every_note(tmp_path: Path) -> None:
     text = card(tmp_path, manifest())
     assert "| `model.safetensors` | 1.23 GB | 1234567890 | `aaaaaaaaaaaaaaaa...` |" in text
     assert "2 Linears stay in BF16." in text
-    assert "has not been measured yet" in text
+    assert "had not been measured when this card was written" in text
 
 
 def test_front_matter_is_what_the_hub_reads(tmp_path: Path) -> None:
@@ -99,6 +101,35 @@ def test_one_card_for_all_gguf_files_smallest_first(tmp_path: Path) -> None:
     small = manifest(files={"small.gguf": {"bytes": 10, "sha256": "b" * 64}})
     text = card(tmp_path, large, small)
     assert text.index("small.gguf") < text.index("large.gguf")
+
+
+def result(of: dict[str, Any], mean_kl: float, **changes: Any) -> dict[str, Any]:
+    """verification.json of a manifest's artifact, as far as a card reads it."""
+    weights = {"mean_kl": 0.01, "top1": 0.99, "perplexity": 13.7, "source_perplexity": 13.6}
+    return {
+        "schema": SCHEMA,
+        "artifact": {"content": content_digest(of)},
+        "source": of["source"],
+        "gates": {"max_mean_kl": 0.03, "min_top1": None},
+        "findings": [],
+        "divergence": {"tokens": 20000, "scores": {"weights": weights, "engine": {**weights, "mean_kl": mean_kl}}},
+        **changes,
+    }
+
+
+def test_quality_is_what_was_measured_of_these_files(tmp_path: Path) -> None:
+    (tmp_path / "verification.json").write_text(json.dumps(result(manifest(), 0.0234567)))
+    assert "| `fp8` | 0.01000 | 0.02346 | 0.03 | 0.9900 | - | 13.700 | 13.600 |" in card(tmp_path, manifest())
+    changed = manifest(files={"model.safetensors": {"bytes": 1, "sha256": "b" * 64}})
+    assert "0.02346" not in card(tmp_path, changed)
+    assert "0.02346" not in card(tmp_path, manifest(source={"fingerprint": "e" * 64}))
+
+
+def test_a_failed_gate_stands_on_the_card(tmp_path: Path) -> None:
+    finding = {"check": "gate.failed", "where": "gates.max_mean_kl", "what": "the mean KL is 0.5", "severity": "error"}
+    failed = result(manifest(), 0.5, findings=[finding])
+    (tmp_path / "verification.json").write_text(json.dumps(failed))
+    assert "**Not sound:** gates.max_mean_kl: the mean KL is 0.5.\n" in card(tmp_path, manifest())
 
 
 @pytest.mark.parametrize("nbytes", [1, 999, 5_000_000_001])

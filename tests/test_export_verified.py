@@ -1,0 +1,146 @@
+"""An export ends with what it did to the model: measured once, held against gates, told in the last lines."""
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sixfold import heldout
+from sixfold.cli import run
+from sixfold.heldout import Windows
+from tests.test_all_formats import DEMO
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_windows() -> Iterator[None]:
+    """Every eighth window is text enough to tell whether a gate holds."""
+    whole = heldout.held_out
+
+    def few(*arguments: Any) -> Windows:
+        found = whole(*arguments)
+        return Windows(found.ids[::8], found.domains[::8], f"{found.digest}/8")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("verification.judge.held_out", few)
+        yield
+
+
+def sixfold(*arguments: str, code: int = 0) -> str:
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        assert run(arguments) == code
+    return printed.getvalue()
+
+
+def export(root: Path, *arguments: str, code: int = 0) -> str:
+    return sixfold("export", str(DEMO), *arguments, "--out", str(root), code=code)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("artifacts")
+    export(root, "fp8", "gguf-q8_0")
+    return root
+
+
+def results(root: Path) -> dict[str, dict[str, Any]]:
+    return {path.name: json.loads(path.read_text()) for path in root.glob("*/*/*verification.json")}
+
+
+def row_of(printed: str, variant: str) -> list[str]:
+    """Cells of the variant's row in the table of divergences."""
+    table = printed[printed.index("Divergence from the source") :]
+    (row,) = [line.split() for line in table.splitlines() if line.startswith(f"  {variant} ")]
+    return row
+
+
+def test_every_artifact_has_a_result_and_a_card_with_it(root: Path) -> None:
+    found = results(root)
+    assert set(found) == {"verification.json", "minimax-m2-4.6m-Q8_0.gguf.verification.json"}
+    for result in found.values():
+        assert result["passed"]
+        held = result["divergence"]["scores"]["engine"]
+        assert held["mean_kl"] < result["gates"]["max_mean_kl"]
+        assert held["top1"] > result["gates"]["min_top1"]
+    (card,) = root.glob("*/*-FP8/README.md")
+    assert f"| `fp8` | {found['verification.json']['divergence']['scores']['weights']['mean_kl']:.5f} |" in (
+        card.read_text()
+    )
+
+
+def test_a_rerun_reads_what_was_measured(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*arguments: object) -> None:
+        raise AssertionError("it was measured already")
+
+    monkeypatch.setattr("verification.stored.judge", never)
+    held = results(root)["verification.json"]["divergence"]["scores"]
+    printed = export(root, "fp8", "gguf-q8_0")
+    cells = row_of(printed, "fp8")
+    assert (cells[3], cells[4]) == (f"{held['weights']['mean_kl']:.5f}", f"{held['engine']['mean_kl']:.5f}")
+    assert cells[-1] == "passed"
+    assert printed.splitlines()[-1].startswith("Next: ")
+    table = sixfold("verify", "--against", str(DEMO), "--out", str(root))
+    assert row_of(table, "fp8") == cells
+    assert table.splitlines()[-1] == f"2 of 2 variants in {root / DEMO.name} passed."
+
+
+def test_a_gate_that_moves_is_held_against_what_was_measured(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verification.stored.judge", None)
+    printed = export(root, "fp8", "--set", "gates.max_mean_kl=0.0001", code=3)
+    assert row_of(printed, "fp8")[-1] == "failed"
+    last = printed.splitlines()[-1]
+    assert last.startswith("fp8 failed: gates.max_mean_kl: the mean KL is 0.0")
+    assert last.endswith("the recipe allows 0.0001")
+    (card,) = root.glob("*/*-FP8/README.md")
+    assert "**Not sound:** gates.max_mean_kl" in card.read_text()
+    assert not results(root)["verification.json"]["passed"]
+    export(root, "fp8")
+    assert results(root)["verification.json"]["passed"]
+    assert "Not sound" not in card.read_text()
+
+
+def test_a_touched_file_is_verified_again(root: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(root, tmp_path / "out")
+    (weights,) = (tmp_path / "out").glob("*/*-FP8/model.safetensors")
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 0x40
+    weights.write_bytes(data)
+    printed = sixfold("verify", "--against", str(DEMO), "--out", str(tmp_path / "out"), code=3)
+    assert row_of(printed, "fp8")[-1] == "failed"
+    assert row_of(printed, "gguf-q8_0")[-1] == "passed"
+    assert any(line.startswith("fp8 failed: model.") for line in printed.splitlines())
+
+
+def test_no_verify_measures_nothing(tmp_path: Path) -> None:
+    printed = export(tmp_path, "fp8", "--no-verify")
+    assert "Divergence" not in printed
+    assert results(tmp_path) == {}
+    (card,) = tmp_path.glob("*/*-FP8/README.md")
+    assert "had not been measured when this card was written" in card.read_text()
+
+
+def test_what_could_not_be_measured_holds_no_gate(tmp_path: Path) -> None:
+    """Without a tokenizer there is no text to run: an error where the recipe has gates, else a remark."""
+    import shutil
+
+    bare = tmp_path / "bare"
+    shutil.copytree(DEMO, bare, ignore=shutil.ignore_patterns("tokenizer*"))
+    gateless = ("--set", "gates.max_mean_kl=null", "--set", "gates.min_top1=null")
+    out = ("--out", str(tmp_path / "out"))
+    printed = sixfold("export", str(bare), "fp8", *out, code=3)
+    assert "fp8 failed: bare-FP8: divergence was not measured: the tokenizer in" in printed.splitlines()[-1]
+    printed = sixfold("export", str(bare), "fp8", *gateless, *out)
+    assert row_of(printed, "fp8")[-2:] == ["not", "measured"]
+
+
+def test_there_must_be_something_to_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["verify"]) == 2
+    assert "there is nothing to verify" in capsys.readouterr().err
+    assert run(["verify", "--against", str(DEMO), "--out", str(tmp_path)]) == 1
+    assert f"there is no variant of minimax-m2-4.6m in {tmp_path}" in capsys.readouterr().err

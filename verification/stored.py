@@ -1,0 +1,57 @@
+"""The result that stands beside an artifact, where it still holds: measuring again would only cost time."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sixfold import __version__
+from sixfold.manifest import damaged_files, run_name
+from sixfold.progress import Progress
+from sixfold.source import Source
+from sixfold.verdict import stored_result
+from sixfold.workspace import read_json, write_json
+from verification.judge import check_gates, judge
+from verification.result import as_data, divergence_of, gates_of, manifest_name, manifest_of, result_path, write_result
+
+
+def judged(path: Path, source: Source, progress: Progress) -> dict[str, Any]:
+    """verification.json of an artifact with a manifest: what is there if it holds, else of a verification now.
+
+    Where only the recipe's gates were moved, they are applied to what was measured. Raises as `judge` does.
+    """
+    found = _holding(path, source)
+    if found is None:
+        verification = judge(path, source, progress)
+        write_result(verification)
+        return as_data(verification)
+    gates = dict(gates_of(path))
+    if found["gates"] != gates:
+        found = _gated(found, gates)
+        write_json(result_path(path), found)
+    return found
+
+
+def _holding(path: Path, source: Source) -> dict[str, Any] | None:
+    """None where the artifact, its source or this project's version is another, or where a file was touched."""
+    folder, name = path if path.is_dir() else path.parent, manifest_name(path)
+    found = stored_result(folder, name)
+    if found is None or found["source"]["fingerprint"] != source.checkpoint.fingerprint:
+        return None
+    if found["versions"]["sixfold"] != __version__ or "divergence.not-measured" in _checks(found):
+        return None
+    damaged = damaged_files(folder, manifest_of(path) or {"files": {}}, read_json(folder / run_name(name)))
+    return None if damaged else found
+
+
+def _gated(found: Mapping[str, Any], gates: Mapping[str, Any]) -> dict[str, Any]:
+    """With the findings of these gates in place of those of the gates before."""
+    findings = [finding for finding in found["findings"] if finding["check"] != "gate.failed"]
+    if found["divergence"] is not None:
+        failed = check_gates(divergence_of(found["divergence"]), gates)
+        findings = [*(finding.as_data() for finding in failed), *findings]
+    passed = all(finding["severity"] != "error" for finding in findings)
+    return {**found, "passed": passed, "gates": gates, "findings": findings}
+
+
+def _checks(found: Mapping[str, Any]) -> set[str]:
+    return {finding["check"] for finding in found["findings"]}
