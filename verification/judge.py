@@ -1,4 +1,4 @@
-"""The whole verdict on an artifact: its structure, its weights, its divergence, and the gates of its recipe."""
+"""The whole verdict on an artifact: structure, weights, divergence, the gates of its recipe, and a smoke test."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -17,6 +17,7 @@ from verification.engine_inputs import can_collapse, folder_rules, gguf_rules
 from verification.finding import Finding, Severity
 from verification.gguf_structure import open_gguf_subject
 from verification.result import Verification, gates_of
+from verification.smoke import Smoke, smoke
 from verification.structure import open_subject
 from verification.verify import verify
 from verification.weights import FolderWeights, Weights
@@ -32,14 +33,15 @@ def judge(path: Path, source: Source | None, progress: Progress) -> Verification
         return verification
     started = time.monotonic()
     try:
-        divergence = _measure(path, source, progress)
+        divergence, smoked = _measure(path, source, progress)
     except SixfoldError as error:
         return replace(verification, findings=(_not_measured(path, error), *verification.findings))
     failed = tuple(check_gates(divergence, gates_of(path)))
     return replace(
         verification,
         divergence=divergence,
-        findings=(*failed, *verification.findings),
+        smoke=smoked,
+        findings=(*failed, *smoked.findings, *verification.findings),
         seconds=verification.seconds + time.monotonic() - started,
     )
 
@@ -73,13 +75,16 @@ def _failed(key: str, what: str) -> Finding:
     )
 
 
-def _measure(path: Path, source: Source, progress: Progress) -> Divergence:
+def _measure(path: Path, source: Source, progress: Progress) -> tuple[Divergence, Smoke]:
     weights, runs = runs_of(path, source)
-    windows = held_out(load_tokenizer(source.checkpoint.folder))
+    tokenizer = load_tokenizer(source.checkpoint.folder)
+    windows = held_out(tokenizer)
     folder = path.absolute() if path.is_dir() else path.absolute().parent
-    reference = reference_of(source, windows, folder.parent / CACHE, progress)
+    cache = folder.parent / CACHE
+    reference = reference_of(source, windows, cache, progress)
     scores = {name: score(source, weights, rules, windows, reference, progress) for name, rules in runs.items()}
-    return Divergence(scores, windows.tokens, len(windows.ids))
+    smoked = smoke(source, weights, tokenizer, cache, progress)
+    return Divergence(scores, windows.tokens, len(windows.ids)), smoked
 
 
 def runs_of(path: Path, source: Source) -> tuple[Weights, dict[str, Mapping[str, Rounding]]]:

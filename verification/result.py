@@ -12,6 +12,8 @@ weights       null without a source; else
   groups        the same per Linear of a layer, experts together ("model.layers.0.mlp.experts.*.up_proj")
   worst         the tensors with the largest relative errors
 divergence    null where it was not measured; else tokens, windows, and a Score for each run
+smoke         null where it was not reached; else not_run (why), and of each prompt its rule, what the source and what
+              the artifact answered, passed and problem (verification/smoke.py says what passes)
 tensor_parallel  Linears that 2, 4 or 8 GPUs could not share evenly; null for GGUF
 versions      of the libraries that read it
 run           seconds; the only entry that differs from run to run
@@ -31,6 +33,7 @@ from sixfold.workspace import read_json, write_json
 from verification.divergence import Divergence, Score
 from verification.finding import Finding
 from verification.format_error import LIMITS
+from verification.smoke import Smoke
 from verification.weight_check import TensorError
 
 WORST = 20
@@ -50,6 +53,7 @@ class Verification:
     tensor_parallel: Mapping[str, Sequence[str]] | None
     seconds: float
     divergence: Divergence | None = None
+    smoke: Smoke | None = None
 
     @property
     def passed(self) -> bool:
@@ -90,6 +94,7 @@ def as_data(verification: Verification) -> dict[str, Any]:
         "findings": [finding.as_data() for finding in verification.findings],
         "weights": None if verification.errors is None else _weights(verification.errors),
         "divergence": None if verification.divergence is None else _divergence(verification.divergence),
+        "smoke": None if verification.smoke is None else verification.smoke.as_data(),
         "tensor_parallel": verification.tensor_parallel,
         "versions": versions(),
         "run": {"seconds": round(verification.seconds, 1)},

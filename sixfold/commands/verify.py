@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from verification.divergence import Divergence
     from verification.finding import Finding
     from verification.result import Verification
+    from verification.smoke import Smoke
 
 _SHOWN = 5
+_ANSWER = 60
 _RUNS = {
     "weights": "weights alone",
     "engine": "inputs rounded as the engine does",
@@ -106,6 +108,8 @@ def _print(verification: "Verification", written: Path) -> None:
         )
     if verification.divergence is not None:
         _print_divergence(verification.divergence)
+    if verification.smoke is not None:
+        _print_smoke(verification.smoke)
     split = {ways: names for ways, names in (verification.tensor_parallel or {}).items() if names}
     if split:
         heading("Tensor parallelism")
@@ -148,6 +152,16 @@ def _print_divergence(divergence: "Divergence") -> None:
     click.echo(f"  Mean KL by domain: {domains}")
     layers = ", ".join(f"{layer} ({added:+.4f})" for layer, added in worst_layers(score.layers)[:3])
     click.echo(f"  Layers that add most to the error of the hidden states: {layers}")
+
+
+def _print_smoke(smoke: "Smoke") -> None:
+    heading("Smoke test (greedy, weights alone)")
+    if smoke.not_run:
+        click.echo(f"  not run: {smoke.not_run}")
+    print_table(
+        ("prompt", "answer", "verdict"),
+        [(s.prompt.name, repr(s.answer.text[:_ANSWER]), s.problem or "passed") for s in smoke.prompts],
+    )
 
 
 def _limit(value: float) -> str:

@@ -1,0 +1,105 @@
+"""The smoke test: what the models answer is what transformers generates, and each rule can be met and failed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from sixfold.source import Source
+from sixfold.tokenizer import load_tokenizer
+from tests.exporters.exported import DEMO, silent
+from tests.verification.artifacts import Artifacts
+from verification.judge import runs_of
+from verification.smoke import PROMPTS, TOKENS, Answer, Smoke, loops, problem_of, smoke
+from verification.structure import open_subject
+from verification.weights import FolderWeights
+
+BY_NAME = {prompt.name: prompt for prompt in PROMPTS}
+
+
+class Constant(FolderWeights):
+    """A model that only ever writes its first token: every logit is the same."""
+
+    def __init__(self, subject: Any, value: float) -> None:
+        super().__init__(subject)
+        self._value = value
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        return torch.full_like(super().read(name, start, stop), self._value)
+
+
+def run(demo: Source, weights: FolderWeights, cache: Path) -> Smoke:
+    return smoke(demo, weights, load_tokenizer(DEMO), cache, silent)
+
+
+def test_answers_are_what_transformers_generates(demo: Source, tmp_path: Path) -> None:
+    found = run(demo, FolderWeights(open_subject(DEMO, demo)), tmp_path)
+    tokenizer = load_tokenizer(DEMO)
+    model = AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32)
+    for smoked in found.prompts:
+        ids = tokenizer(smoked.prompt.text, return_tensors="pt")["input_ids"]
+        made = model.generate(ids, max_new_tokens=TOKENS, do_sample=False)[0, ids.shape[1] :]
+        assert smoked.answer.text == tokenizer.decode(made, skip_special_tokens=True)
+        assert smoked.expected == smoked.answer
+    assert not list(found.findings)
+
+
+def test_every_format_answers(artifacts: Artifacts, demo: Source, tmp_path: Path) -> None:
+    for variant in ("fp8", "awq", "gguf-q8_0"):
+        weights, _ = runs_of(artifacts[variant], demo)
+        found = smoke(demo, weights, load_tokenizer(DEMO), tmp_path, silent)
+        assert [s.prompt.name for s in found.prompts] == list(BY_NAME)
+        assert all(s.answer.finite for s in found.prompts)
+    (kept,) = tmp_path.glob("answers-*.json")
+    assert [row["text"] for row in json.loads(kept.read_text())["answers"]] == [s.expected.text for s in found.prompts]
+
+
+def test_a_model_that_writes_one_word_fails(demo: Source, tmp_path: Path) -> None:
+    found = run(demo, Constant(open_subject(DEMO, demo), 0.0), tmp_path)
+    assert all(s.answer.loops for s in found.prompts)
+    assert {s.problem for s in found.prompts if not s.expected.loops} == {
+        "the answer runs in a loop, and the source's does not"
+    }
+    assert {finding.severity for finding in found.findings} == {"warning"}
+
+
+def test_what_is_no_number_is_an_error(demo: Source, tmp_path: Path) -> None:
+    found = run(demo, Constant(open_subject(DEMO, demo), float("nan")), tmp_path)
+    assert [finding.severity for finding in found.findings] == ["error"] * len(PROMPTS)
+
+
+def test_a_model_too_large_for_memory_is_not_run(demo: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verification.smoke.available_memory", lambda: 1000)
+    found = run(demo, FolderWeights(open_subject(DEMO, demo)), tmp_path)
+    assert found.prompts == ()
+    assert found.not_run.startswith("it takes the whole model in float32: 36.7 MB of memory, 1 kB are free")
+
+
+@pytest.mark.parametrize(
+    ("name", "met", "failed"),
+    [
+        ("norwegian", " like i verdighet og med rettigheter for alle", " equal in dignity and rights"),
+        ("arithmetic", " 19\n", " 12 + 7 = 19"),
+        ("python", "    return a + b\n\ndef (", "return a + b"),
+        ("explanation", " a mapping from keys to values, which may be of any type", " a a a a the the the the a a the"),
+        ("json", "]}", ", born"),
+    ],
+)
+def test_rules(name: str, met: str, failed: str) -> None:
+    prompt = BY_NAME[name]
+    assert prompt.holds(prompt.text, met)
+    assert not prompt.holds(prompt.text, failed)
+    good, bad = Answer(met, True, False), Answer(failed, True, False)
+    assert "holds for the source alone" in problem_of(prompt, good, bad)
+    assert not problem_of(prompt, bad, bad)
+    assert not problem_of(prompt, bad, good)
+
+
+def test_loops() -> None:
+    assert loops([5, 9, 2, 7, 1, 1, 1, 1, 1, 1, 1])
+    assert loops([5, 9, 2, 7, 8, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3])
+    assert not loops(list(range(32)))
+    assert not loops([1, 1, 1])
