@@ -39,16 +39,17 @@ def verdict_name(manifest_name: str) -> str:
 
 def content_digest(manifest: Mapping[str, Any]) -> str:
     """Of the files that a manifest lists, with their hashes: not of its words, which change no byte."""
-    return digest_of(manifest["files"])
+    return digest_of(manifest.get("files"))
 
 
 def stored_result(folder: Path, manifest_name: str) -> dict[str, Any] | None:
-    """What stands beside an artifact, if it is of the files that the manifest lists and of the source that it names."""
+    """Of an artifact that a recipe made: what stands beside it, if that is of the files that the manifest lists and of the source that it names."""
     manifest, found = read_json(folder / manifest_name), read_json(folder / verdict_name(manifest_name))
     if manifest is None or found is None or found.get("schema") != SCHEMA:
         return None
-    same_source = (found["source"] or {}).get("fingerprint") == manifest["source"]["fingerprint"]
-    return found if same_source and found["artifact"]["content"] == content_digest(manifest) else None
+    if found["source"] is None or found["source"]["fingerprint"] != manifest["source"]["fingerprint"]:
+        return None
+    return found if found["artifact"]["content"] == content_digest(manifest) else None
 
 
 def verdict_of(result: Mapping[str, Any]) -> Verdict:
