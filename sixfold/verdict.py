@@ -43,8 +43,7 @@ def content_digest(manifest: Mapping[str, Any]) -> str:
 
 
 def stored_result(folder: Path, manifest_name: str) -> dict[str, Any] | None:
-    """Of an artifact that a recipe made: what stands beside it, if it is of the files that the manifest lists and of the
-    source that it names."""
+    """Beside an artifact that a recipe made, if it is of the files that the manifest lists and of its source."""
     manifest, found = read_json(folder / manifest_name), read_json(folder / verdict_name(manifest_name))
     if manifest is None or found is None or found.get("schema") != SCHEMA:
         return None
