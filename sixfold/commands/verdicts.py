@@ -46,7 +46,8 @@ def print_verdicts(rows: Sequence[Row]) -> None:
     if not rows:
         return
     tokens = max(row.verdict.tokens for row in rows)
-    heading(f"Divergence from the source (mean KL in nats over {tokens:,} tokens of held-out text, float32)")
+    over = f" (mean KL in nats over {tokens:,} tokens of held-out text, float32)" if tokens else ""
+    heading(f"Divergence from the source{over}")
     print_table(
         ("variant", "size", "KL, weights alone", "KL as run", "allowed", "top-1 as run", "asked", "verdict"),
         [_cells(row) for row in rows],
