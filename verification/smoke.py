@@ -4,7 +4,7 @@ Numbers can look right over a model that only writes one word. So both models, w
 go on with each prompt for TOKENS tokens, the most likely one at a time. A prompt passes where
 
 - every logit is a number,
-- the answer does not end in a loop, unless the source's does,
+- the answer is not empty and does not end in a loop, unless the source's does too,
 - the prompt's own rule holds, unless it does not hold for the source either: a small model cannot add.
 
 The first failing is an error. The others are warnings: one token more or less likely may tip a sentence.
@@ -160,6 +160,8 @@ def smoke(source: Source, weights: Weights, tokenizer: Any, cache: Path, progres
 def problem_of(prompt: Prompt, expected: Answer, answer: Answer) -> str:
     if not answer.finite:
         return "logits are not all numbers"
+    if expected.text.strip() and not answer.text.strip():
+        return "the answer is empty, and the source's is not"
     if answer.loops and not expected.loops:
         return "the answer runs in a loop, and the source's does not"
     if prompt.holds(prompt.text, expected.text) and not prompt.holds(prompt.text, answer.text):

@@ -40,15 +40,16 @@ def test_windows_of_a_folder_of_ones_own(tmp_path: Path) -> None:
     assert list(found.by_domain) == ["prose.txt", "sums"]
 
 
-def test_a_conversation_keeps_its_tools(tmp_path: Path) -> None:
-    """The bundled model's template knows none, so they are written into the messages."""
-    tool = {"type": "function", "function": {"name": "weather", "parameters": {}}}
-    row = {"messages": [{"role": "user", "content": "Is it cold in Bergen?"}], "tools": [tool]}
-    (tmp_path / "chat.jsonl").write_text(json.dumps(row) + "\n")
+def test_a_conversation_keeps_its_calls(tmp_path: Path) -> None:
+    """The bundled model's template knows no tools, so they are written into the messages."""
+    function = {"name": "weather", "arguments": {"town": "Bergen"}}
+    question = {"role": "user", "content": "Is it cold in Bergen?"}
+    call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": [question, call]}) + "\n")
     tokenizer = load_tokenizer(DEMO)
     text = tokenizer.decode(held_out(tokenizer, tmp_path).ids[0])
-    assert "weather" in text
     assert "Is it cold in Bergen?" in text
+    assert json.dumps(function) in text
 
 
 def test_the_digest_follows_the_text(tmp_path: Path) -> None:
