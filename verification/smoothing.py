@@ -158,6 +158,11 @@ def uniform(found: Factors) -> bool:
     return significant(found) and not any(_differs(part / _safe(part.median())) for part in parts)
 
 
+def undoes(found: Factors, ratio: torch.Tensor) -> bool:
+    """Whether a reader's columns were multiplied by what its norm was divided by, a common factor included."""
+    return not _differs(found.columns / _safe(ratio))
+
+
 def _differs(factors: torch.Tensor, tolerance: float = TOLERANCE) -> bool:
     """Whether factors are not all one, but for what a fit to rounded weights leaves."""
     off = (factors - 1).abs()

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
+from sixfold.architecture import Linear
 from sixfold.plan import TensorSlice
 from sixfold.source import Source
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.format_error import EXACT, LIMITS, Limit, WeightError, measure
-from verification.smoothing import Factors, check_cancels, fit, is_producer, norm_ratio, significant, uniform
+from verification.smoothing import Factors, check_cancels, fit, is_producer, norm_ratio, significant, undoes, uniform
 from verification.weights import Weights
 
 _ROWS_BYTES = 64 << 20
@@ -152,13 +153,21 @@ class _Comparison:
             found, undone = fit(weight, original, with_rows=is_producer(linear))
             again = measure(undone, original, limit)
             fits = again.relative <= 1.5 * limit.relative or again.relative < 0.5 * error.relative
-            if fits and not (uniform(found) and error.exceeds(limit)):
+            wrong_scale = uniform(found) and error.exceeds(limit) and not self._moved_from_norm(linear, found)
+            if fits and not wrong_scale:
                 factors[linear.name] = found
                 rescaled = significant(found)
                 error = again if rescaled else error
         self._errors.append(TensorError(name, encoding, error.relative, error.block, rescaled))
         if error.exceeds(replace(limit, block=2 * limit.block) if rescaled else limit):
             self._findings.append(self._finding(name, encoding, error, limit, weight))
+
+    def _moved_from_norm(self, linear: Linear, found: Factors) -> bool:
+        """Whether the norm before a Linear was divided by what the Linear was multiplied by."""
+        norm = self._norms.get(linear.norm or "")
+        if norm is None or not self._smoothed or norm.weight not in self._weights.names():
+            return False
+        return undoes(found, norm_ratio(norm, self._weights.read(norm.weight), _read(self._source, norm.weight)))
 
     def _compare_plain(self, name: str, ratios: dict[str, torch.Tensor], factors: dict[str, Factors]) -> None:
         """In pieces; only what differs is looked at whole."""

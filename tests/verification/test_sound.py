@@ -4,12 +4,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from sixfold.source import Source
 from tests.exporters.exported import DEMO, open_source, silent
 from tests.families import make_family
 from tests.verification.artifacts import Artifacts, make_all
-from tests.verification.damage import edit_config, in_shards
+from tests.verification.corpus import tensors
+from tests.verification.damage import copy_folder, edit_config, in_shards
 from verification.verify import verify
 
 SHIPPED = ["bf16", "fp8", "nvfp4", "nvfp4-gb10", "awq"]
@@ -33,6 +35,23 @@ def test_shards_with_an_index(artifacts: Artifacts, demo: Source, tmp_path: Path
     shutil.copytree(artifacts["nvfp4"], tmp_path / "sharded", ignore=shutil.ignore_patterns("manifest.json"))
     in_shards(tmp_path / "sharded")
     assert verify(tmp_path / "sharded", demo, silent).findings == ()
+
+
+def test_one_factor_for_all_channels_cancels_too(artifacts: Artifacts, demo: Source, tmp_path: Path) -> None:
+    """A norm divided by 1.25 throughout, and every reader multiplied; a reader that was left out is named."""
+    folder = copy_folder(artifacts["fp8"], tmp_path / "smoothed")
+    moe = "model.layers.1.block_sparse_moe"
+    readers = [f"{moe}.experts.{n}.{w}.weight_scale" for n in range(8) for w in ("w1", "w3")]
+
+    def smooth(found: dict[str, torch.Tensor]) -> None:
+        found["model.layers.1.post_attention_layernorm.weight"] /= 1.25
+        for name in (f"{moe}.gate.weight", *readers):
+            found[name] *= 1.25
+
+    tensors(smooth)(folder)
+    assert verify(folder, demo, silent).findings == ()
+    tensors(lambda found: found[readers[0]].div_(1.25))(folder)
+    assert {finding.where for finding in verify(folder, demo, silent).findings} == {f"{moe}.experts.0.w1.weight"}
 
 
 @pytest.mark.parametrize(
