@@ -134,7 +134,7 @@ def test_what_could_not_be_measured_holds_no_gate(tmp_path: Path) -> None:
     gateless = ("--set", "gates.max_mean_kl=null", "--set", "gates.min_top1=null")
     out = ("--out", str(tmp_path / "out"))
     printed = sixfold("export", str(bare), "fp8", *out, code=3)
-    assert "fp8 failed: bare-FP8: divergence was not measured: the tokenizer in" in printed.splitlines()[-1]
+    assert "fp8 failed: minimax-m2-4.6m-FP8: divergence was not measured: the tokenizer in" in printed.splitlines()[-1]
     printed = sixfold("export", str(bare), "fp8", *gateless, *out)
     assert row_of(printed, "fp8")[-2:] == ["not", "measured"]
 
