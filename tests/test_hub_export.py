@@ -32,7 +32,7 @@ def sixfold(*arguments: str) -> Any:
 
 def test_from_plan_to_status(hub: HubState, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
-    (planned,) = sixfold("plan", REPO, "fp8", "--out", out, "--no-verify")["variants"]
+    (planned,) = sixfold("plan", REPO, "fp8", "--out", out)["variants"]
     assert sum(hub.sent.values()) < (hub.folder / "model.safetensors").stat().st_size
     (made,) = sixfold("export", REPO, "fp8", "--out", out, "--no-verify")
     folder = Path(made["folder"])
@@ -40,7 +40,7 @@ def test_from_plan_to_status(hub: HubState, tmp_path: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["source"]["revision"] == "1" * 40
     assert planned["files"] == {name: record["bytes"] for name, record in manifest["files"].items()}
-    (status,) = sixfold("status", REPO, "fp8", "--out", out, "--no-verify")
+    (status,) = sixfold("status", REPO, "fp8", "--out", out)
     assert status["state"] == "current"
 
 
@@ -48,5 +48,5 @@ def test_a_new_commit_makes_the_artifact_stale(hub: HubState, tmp_path: Path) ->
     out = str(tmp_path / "out")
     sixfold("export", REPO, "bf16", "--out", out, "--no-verify")
     hub.branches["main"] = "2" * 40
-    (status,) = sixfold("status", REPO, "bf16", "--out", out, "--no-verify")
+    (status,) = sixfold("status", REPO, "bf16", "--out", out)
     assert (status["state"], "source.revision changed" in status["reasons"]) == ("stale", True)
