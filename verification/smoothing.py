@@ -88,7 +88,7 @@ def check_cancels(
             yield from wrong
         elif ratio is not None or wrong:
             yield _finding(norm.weight, "it and what reads it were scaled apart: no reader makes up for the other")
-    made_up_for = {producer.name for name in factors if (producer := _producer(linears[name], linears)) is not None}
+    made_up_for = {producer.name for name in factors if (producer := producer_of(linears[name], linears)) is not None}
     for name, found in factors.items():
         linear = linears[name]
         if linear.norm is None and _differs(found.columns):
@@ -117,7 +117,7 @@ def _check_reader(norm: Norm, ratio: torch.Tensor | None, reader: str, found: Fa
 def _check_producer(
     linear: Linear, found: Factors, linears: Mapping[str, Linear], factors: Mapping[str, Factors]
 ) -> Iterator[Finding]:
-    producer = _producer(linear, linears)
+    producer = producer_of(linear, linears)
     made = factors.get(producer.name) if producer is not None else None
     if producer is None or made is None or made.rows is None:
         yield _finding(linear.weight, "its columns are scaled, and nothing before it was divided by as much")
@@ -130,7 +130,8 @@ def _check_producer(
         yield _finding(linear.weight, f"its columns are not scaled by what {producer.name} was divided by")
 
 
-def _producer(linear: Linear, linears: Mapping[str, Linear]) -> Linear | None:
+def producer_of(linear: Linear, linears: Mapping[str, Linear]) -> Linear | None:
+    """The Linear whose outputs reach this one element by element. linears: of its layer, by name."""
     parent, _, last = linear.name.rpartition(".")
     names = (f"{parent}.{name}" for name in _PRODUCERS.get(last, ()))
     return next((linears[name] for name in names if name in linears), None)
@@ -159,7 +160,7 @@ def uniform(found: Factors) -> bool:
 
 
 def undoes(found: Factors, ratio: torch.Tensor) -> bool:
-    """Whether a reader's columns were multiplied by what its norm was divided by, a common factor included."""
+    """Whether columns were multiplied by what was divided by before them, a common factor included. ratio: [in]."""
     return not _differs(found.columns / _safe(ratio))
 
 

@@ -16,7 +16,17 @@ from sixfold.plan import TensorSlice
 from sixfold.source import Source
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.format_error import EXACT, LIMITS, Limit, WeightError, measure
-from verification.smoothing import Factors, check_cancels, fit, is_producer, norm_ratio, significant, undoes, uniform
+from verification.smoothing import (
+    Factors,
+    check_cancels,
+    fit,
+    is_producer,
+    norm_ratio,
+    producer_of,
+    significant,
+    undoes,
+    uniform,
+)
 from verification.weights import Weights
 
 _ROWS_BYTES = 64 << 20
@@ -153,7 +163,7 @@ class _Comparison:
             found, undone = fit(weight, original, with_rows=is_producer(linear))
             again = measure(undone, original, limit)
             fits = again.relative <= 1.5 * limit.relative or again.relative < 0.5 * error.relative
-            wrong_scale = uniform(found) and error.exceeds(limit) and not self._moved_from_norm(linear, found)
+            wrong_scale = uniform(found) and error.exceeds(limit) and not self._made_up_for(linear, found)
             if fits and not wrong_scale:
                 factors[linear.name] = found
                 rescaled = significant(found)
@@ -162,12 +172,30 @@ class _Comparison:
         if error.exceeds(replace(limit, block=2 * limit.block) if rescaled else limit):
             self._findings.append(self._finding(name, encoding, error, limit, weight))
 
-    def _moved_from_norm(self, linear: Linear, found: Factors) -> bool:
-        """Whether the norm before a Linear was divided by what the Linear was multiplied by."""
-        norm = self._norms.get(linear.norm or "")
-        if norm is None or not self._smoothed or norm.weight not in self._weights.names():
+    def _made_up_for(self, linear: Linear, found: Factors) -> bool:
+        """Whether one factor for all of a Linear is what its norm, and the Linear before or behind it, make up for."""
+        if not self._smoothed:
             return False
-        return undoes(found, norm_ratio(norm, self._weights.read(norm.weight), _read(self._source, norm.weight)))
+        siblings = {other.name: other for other in self._linears.values() if other.layer == linear.layer}
+        expected = self._divided_by(linear)
+        before = producer_of(linear, siblings)
+        behind = next((other for other in siblings.values() if producer_of(other, siblings) is linear), None)
+        if before is not None:
+            expected = expected / (self._fitted(before).columns / self._divided_by(before)).median()
+        if behind is not None:
+            expected = expected / self._fitted(behind).columns.median()
+        return undoes(found, expected)
+
+    def _fitted(self, linear: Linear) -> Factors:
+        name = linear.weight
+        return fit(self._weights.read(name), _read(self._source, name), with_rows=is_producer(linear))[0]
+
+    def _divided_by(self, linear: Linear) -> torch.Tensor:
+        """float32 [in]: what the norm before a Linear was divided by; one where it reads no norm."""
+        norm = self._norms.get(linear.norm or "")
+        if norm is None or norm.weight not in self._weights.names():
+            return torch.ones(linear.in_features)
+        return norm_ratio(norm, self._weights.read(norm.weight), _read(self._source, norm.weight))
 
     def _compare_plain(self, name: str, ratios: dict[str, torch.Tensor], factors: dict[str, Factors]) -> None:
         """In pieces; only what differs is looked at whole."""

@@ -38,7 +38,10 @@ def test_shards_with_an_index(artifacts: Artifacts, demo: Source, tmp_path: Path
 
 
 def test_one_factor_for_all_channels_cancels_too(artifacts: Artifacts, demo: Source, tmp_path: Path) -> None:
-    """A norm divided by 1.25 throughout, and every reader multiplied; a reader that was left out is named."""
+    """A norm divided by 1.25 throughout, and every reader multiplied; an expert's w3 by 1.5 more, and its w2 divided.
+
+    A reader that was left out is named, and a w3 that no w2 makes up for.
+    """
     folder = copy_folder(artifacts["fp8"], tmp_path / "smoothed")
     moe = "model.layers.1.block_sparse_moe"
     readers = [f"{moe}.experts.{n}.{w}.weight_scale" for n in range(8) for w in ("w1", "w3")]
@@ -47,11 +50,15 @@ def test_one_factor_for_all_channels_cancels_too(artifacts: Artifacts, demo: Sou
         found["model.layers.1.post_attention_layernorm.weight"] /= 1.25
         for name in (f"{moe}.gate.weight", *readers):
             found[name] *= 1.25
+        found[f"{moe}.experts.2.w3.weight_scale"] *= 1.5
+        found[f"{moe}.experts.2.w2.weight_scale"] /= 1.5
 
     tensors(smooth)(folder)
     assert verify(folder, demo, silent).findings == ()
     tensors(lambda found: found[readers[0]].div_(1.25))(folder)
     assert {finding.where for finding in verify(folder, demo, silent).findings} == {f"{moe}.experts.0.w1.weight"}
+    tensors(lambda found: found[f"{moe}.experts.2.w2.weight_scale"].mul_(1.5))(folder)
+    assert f"{moe}.experts.2.w3.weight" in {finding.where for finding in verify(folder, demo, silent).findings}
 
 
 @pytest.mark.parametrize(
