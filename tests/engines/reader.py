@@ -10,8 +10,11 @@ from verification.activations import RoundedInputs
 from verification.judge import runs_of
 
 
-def reader_logits(artifact: Path, source: Source, ids: torch.Tensor, run: str = "weights") -> torch.Tensor:
-    """ids: int64 [samples, length]. run: "weights", or "engine" with inputs rounded as the engine rounds them.
+def reader_logits(
+    artifact: Path, source: Source, ids: torch.Tensor, run: str = "weights", exact: str = "nothing"
+) -> torch.Tensor:
+    """ids: int64 [samples, length]. run: "weights", or "engine" with inputs rounded as the engine rounds them, but
+    those of weights with `exact` in their names.
 
     Returns float32 [samples, length, vocabulary].
     """
@@ -21,7 +24,8 @@ def reader_logits(artifact: Path, source: Source, ids: torch.Tensor, run: str = 
         out.copy_(weights.read(name).reshape(out.shape))
 
     runner = LayerRunner(source, dtype=torch.float32, device=torch.device("cpu"), read_into=read_into)
-    rounding = RoundedInputs(runner, runs[run])
+    rules = {name: rule for name, rule in runs[run].items() if exact not in name}
+    rounding = RoundedInputs(runner, rules)
     runner.model.set_experts_implementation("eager")
     with torch.inference_mode():
         with runner.outside():

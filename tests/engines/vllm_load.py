@@ -16,6 +16,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -99,8 +100,7 @@ def main(folder: str, out: str) -> None:
             counts[key] += mask
     parameters = {key: [len(c), int((c > 0).sum()), int((c > 1).sum())] for key, c in counts.items()}
     found = {"tensors": tensors, "refused": refused, "swapped": swapped, "parameters": parameters}
-    with open(out, "w") as file:
-        json.dump(found, file)
+    Path(out).write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
