@@ -6,6 +6,7 @@ far larger.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sixfold.source import Source
 from tests.engines.dense_model import dense_model
@@ -28,8 +30,13 @@ pytestmark = pytest.mark.engines
 
 HERE = Path(__file__).parent
 LENGTH, WINDOWS = 128, 4
-UNREAD = {"nvfp4": ("input_global_scale",)}
-"""Parameters that vLLM makes for every NVFP4 expert, and reads of no weight-only scheme."""
+KL = {"bf16": 5e-3, "fp8": 2e-2, "awq": 5e-3, "awq-packed": 5e-3}
+"""Largest mean KL of vLLM's logits from ours."""
+KV_CACHE = (".attn.q_scale", ".attn.k_scale", ".attn.v_scale", "_zero_point")
+"""Ends of parameters of a quantized KV cache, which folders need not have and ours have not."""
+
+UNREAD = {"nvfp4": (*KV_CACHE, "input_global_scale"), "nvfp4-gb10": KV_CACHE}
+"""vLLM makes input scales for every NVFP4 expert, and reads none of a weight-only scheme."""
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +83,10 @@ def test_dense_models_score_as_our_reader_does(
     between = divergence(ours[:, : LENGTH - 1], theirs)
     from_source = divergence(original[:, :-1], ours[:, : LENGTH - 1])
     same = float((ours[:, LENGTH - 1 : -1].argmax(-1) == generated).float().mean())
-    sys.stdout.write(f"{recipe} {between} {from_source} {same}\n")
+    line = f"{recipe:11} KL of vLLM from our reader {between:.1e}, of our reader from the source {from_source:.1e}"
+    sys.stdout.write(f"{line}, same generated tokens {same:.3f}\n")
+    assert between < KL[recipe]
+    assert same > 0.9
 
 
 @pytest.mark.parametrize("recipe", ["bf16", "nvfp4", "nvfp4-gb10", "awq"])
@@ -92,3 +102,17 @@ def test_every_tensor_of_experts_is_taken_and_none_is_left_unread(
     read = {k: v for k, v in found["parameters"].items() if not k.endswith(UNREAD.get(recipe, ()))}
     assert {k: v for k, v in read.items() if v[0] != v[1] or v[2]} == {}
     assert stored == sum(size for size, _, _ in read.values())
+
+
+def test_a_missing_scale_leaves_a_parameter_unread(experts: Artifacts, python: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(experts["nvfp4"], folder)
+    missing = "model.layers.1.block_sparse_moe.experts.3.w3.weight_scale"
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    size = tensors.pop(missing).numel()
+    save_file(tensors, file, {"format": "pt"})
+    run(python, "vllm_load.py", folder, tmp_path / "found.json")
+    found = json.loads((tmp_path / "found.json").read_text())["parameters"]
+    short = {k: v[0] - v[1] for k, v in found.items() if v[0] != v[1] and not k.endswith(UNREAD["nvfp4"])}
+    assert short == {"model.layers.1.block_sparse_moe.experts.routed_experts.w13_weight_scale": size}
