@@ -1,7 +1,7 @@
 """vLLM 0.32 for CPUs reads our folders as our reader does; and, where it has no CPU kernel, takes every tensor.
 
 It runs in BF16, whose noise is what is left between its logits and ours; the scheme's own distance from the source is
-far larger.
+far larger, and the same for both.
 """
 
 import json
@@ -30,8 +30,9 @@ pytestmark = pytest.mark.engines
 
 HERE = Path(__file__).parent
 LENGTH, WINDOWS = 128, 4
-KL = {"bf16": 5e-3, "fp8": 2e-2, "awq": 5e-3, "awq-packed": 5e-3}
-"""Largest mean KL of vLLM's logits from ours."""
+KL = {"bf16": 1e-3, "fp8": 2e-2, "awq": 1e-3, "awq-packed": 1e-3}
+"""Largest mean KL of vLLM's logits from ours. Inputs in BF16 round to other FP8 values than those in float32 do: there
+the distance from the source is what agrees."""
 KV_CACHE = (".attn.q_scale", ".attn.k_scale", ".attn.v_scale", "_zero_point")
 """Ends of parameters of a quantized KV cache, which folders need not have and ours have not."""
 
@@ -83,10 +84,13 @@ def test_dense_models_score_as_our_reader_does(
     between = divergence(ours[:, : LENGTH - 1], theirs)
     from_source = divergence(original[:, :-1], ours[:, : LENGTH - 1])
     same = float((ours[:, LENGTH - 1 : -1].argmax(-1) == generated).float().mean())
-    line = f"{recipe:11} KL of vLLM from our reader {between:.1e}, of our reader from the source {from_source:.1e}"
-    sys.stdout.write(f"{line}, same generated tokens {same:.3f}\n")
+    engines = divergence(original[:, :-1], theirs)
+    line = f"{recipe:11} KL of vLLM from our reader {between:.1e}; from the source: vLLM {engines:.5f},"
+    sys.stdout.write(f"{line} our reader {from_source:.5f}; same generated tokens {same:.3f}\n")
     assert between < KL[recipe]
-    assert same > 0.9
+    if recipe != "bf16":
+        assert from_source == pytest.approx(engines, rel=0.05)
+    assert same > 0.85
 
 
 @pytest.mark.parametrize("recipe", ["bf16", "nvfp4", "nvfp4-gb10", "awq"])
