@@ -48,7 +48,7 @@ test: $(VENV)/.ready-dev
 	@$(BIN)/python -m pytest
 
 test-engines: $(VENV)/.ready-dev
-	@$(BIN)/python -m pytest -n 0 -m engines
+	@$(BIN)/python -m pytest -n 0 -m engines -s -rs
 
 bench: $(VENV)/.ready-dev
 	@$(BIN)/python -m pytest -n 0 -m bench -s

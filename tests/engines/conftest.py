@@ -9,7 +9,7 @@ from tests.engines.llama_cpp_tools import Unavailable, tools
 
 @pytest.fixture(scope="session")
 def llama_tools() -> Path:
-    """The folder of llama-imatrix and llama-quantize; where they cannot be built here, the reason is the skip's."""
+    """The folder of llama.cpp's own programs; where they cannot be built here, the reason is the skip's."""
     try:
         return tools()
     except Unavailable as reason:

@@ -1,0 +1,107 @@
+"""What vLLM's own model class and weight loader take from a folder, for schemes that no CPU kernel computes.
+
+Usage, in vLLM's environment: vllm_load.py FOLDER OUT
+
+The model is made, and loads one tensor of the folder at a time into parameters that hold all zeros, and again into
+parameters that hold all ones: what is equal afterwards, the tensor has written. OUT is JSON:
+    tensors     name -> [elements in the folder, elements written], [n, null] where the loader refuses or ignores it
+    refused     name -> what the loader raised
+    parameters  name -> [elements, elements written by any tensor, elements written by more than one]
+    swapped     names whose elements are not those that arrived, in any order
+
+Only the choice of kernels is replaced, which raises where no accelerator is: nothing is computed here.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def without_kernels() -> None:
+    """The patches: each stands for a choice that raises in a constructor on a CPU."""
+    from vllm.model_executor.kernels.linear.nvfp4.base import NvFp4LinearLayerConfig
+    from vllm.model_executor.kernels.linear.nvfp4.emulation import EmulationNvFp4LinearKernel
+    from vllm.model_executor.layers.fused_moe.oracle.nvfp4 import NvFp4MoeBackend
+    from vllm.model_executor.layers.quantization import auto_awq
+    from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors_moe import (
+        compressed_tensors_moe_w4a4_nvfp4 as experts,
+    )
+    from vllm.model_executor.layers.quantization.compressed_tensors.schemes import (
+        compressed_tensors_w4a4_nvfp4 as linear,
+    )
+
+    experts.select_nvfp4_moe_backend = lambda **given: (NvFp4MoeBackend.EMULATION, None)
+    linear.init_nvfp4_linear_kernel = lambda **given: EmulationNvFp4LinearKernel(NvFp4LinearLayerConfig())
+    auto_awq.check_moe_marlin_supports_layer = lambda *given, **more: True
+    auto_awq.select_wna16_moe_backend = lambda *given, **more: (auto_awq.WNA16MoEBackend.MARLIN, None)
+
+
+def made(folder: str) -> tuple[Any, Iterator[tuple[str, torch.Tensor]]]:
+    """The model with parameters as torch.empty leaves them, and the folder's tensors as vLLM reads them."""
+    from vllm.config import set_current_vllm_config
+    from vllm.distributed import ensure_model_parallel_initialized, init_distributed_environment
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.model_executor.model_loader import get_model_loader
+    from vllm.model_executor.model_loader.utils import initialize_model
+    from vllm.utils.torch_utils import set_default_torch_dtype
+
+    arguments = EngineArgs(model=folder, dtype="bfloat16", enforce_eager=True, max_model_len=128)
+    config = arguments.create_engine_config()
+    with set_current_vllm_config(config), tempfile.TemporaryDirectory() as meeting:
+        init_distributed_environment(1, 0, f"file://{meeting}/place", 0, "gloo")
+        ensure_model_parallel_initialized(1, 1)
+        with set_default_torch_dtype(config.model_config.dtype):
+            model = initialize_model(vllm_config=config)
+        loader = get_model_loader(config.load_config)
+        return model, loader.get_all_weights(config.model_config, model)
+
+
+def written_by(model: Any, name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Parameter -> bool of its shape."""
+    seen: list[dict[str, torch.Tensor]] = []
+    for byte in (0, 255):
+        for parameter in model.parameters():
+            parameter.data.view(-1).view(torch.uint8).fill_(byte)
+        model.load_weights([(name, tensor)])
+        seen.append({key: bits(parameter.data).clone() for key, parameter in model.named_parameters()})
+    same = {key: (values == seen[1][key]).all(-1) for key, values in seen[0].items()}
+    return {key: values for key, values in same.items() if values.any()}
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    """uint8 [elements, bytes of one]."""
+    return tensor.reshape(-1).view(torch.uint8).view(tensor.numel(), -1)
+
+
+def main(folder: str, out: str) -> None:
+    without_kernels()
+    model, weights = made(folder)
+    counts = {key: torch.zeros(parameter.numel(), dtype=torch.int32) for key, parameter in model.named_parameters()}
+    tensors: dict[str, list[int | None]] = {}
+    refused: dict[str, str] = {}
+    swapped: list[str] = []
+    for name, tensor in weights:
+        try:
+            written = written_by(model, name, tensor)
+        except Exception as error:
+            refused[name] = f"{type(error).__name__}: {error}"
+            continue
+        now = dict(model.named_parameters())
+        arrived = [now[key].data.flatten()[mask].to(torch.float64) for key, mask in written.items()]
+        if not arrived or not torch.equal(torch.cat(arrived).sort()[0], tensor.to(torch.float64).flatten().sort()[0]):
+            swapped.append(name)
+        tensors[name] = [tensor.numel(), sum(int(mask.sum()) for mask in written.values())]
+        for key, mask in written.items():
+            counts[key] += mask
+    parameters = {key: [len(c), int((c > 0).sum()), int((c > 1).sum())] for key, c in counts.items()}
+    found = {"tensors": tensors, "refused": refused, "swapped": swapped, "parameters": parameters}
+    Path(out).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
