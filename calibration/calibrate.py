@@ -82,7 +82,7 @@ def calibrate(
     started = time.time()
     tokenizer = load_tokenizer(source.checkpoint.folder)
     tokens = token_batches(profile, tokenizer)
-    batches = batched(tokens.ids, profile.seed, special_ids(tokenizer) if profile.special_tokens == "leave out" else ())
+    batches = batched(tokens.ids, profile.seed, special_ids(tokenizer) if profile.special_tokens == "leave_out" else ())
     on = resources(source, profile, allowed)
     work = folder / PARTIAL
     launch: Callable[..., Reached] = partial(run_pass, device=torch.device(on.device))

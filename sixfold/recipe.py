@@ -65,7 +65,7 @@ class Calibration(_Strict):
     starved: Literal["average", "all_experts", "fail"] = "average"
     """What stands in for a starved expert's statistics: the average over the layer's other experts, what it reads of
     extra tokens that it is not routed to, or nothing ("fail" stops the calibration)."""
-    special_tokens: Literal["count", "leave out"] = "count"
+    special_tokens: Literal["count", "leave_out"] = "count"
     """Whether statistics count the tokenizer's special tokens (BOS, turn markers), whose activations can be extreme."""
     imatrix: Annotated[str, Field(min_length=1)] | None = None
     """Path of an importance matrix of llama.cpp's, relative to the current folder, that GGUF files are weighted by in

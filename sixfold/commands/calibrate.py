@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sixfold.commands.options import Model, formats_argument, json_option, memory_options, model_argument, out_option
-from sixfold.commands.terminal import print_json, print_table, progress
+from sixfold.commands.terminal import print_json, print_table, progress, this_command
 
 if TYPE_CHECKING:
     from calibration.calibrate import Calibrated
@@ -63,8 +63,8 @@ def command(
     if as_json:
         print_json(results)
         return
-    formats = f"gguf --set calibration.imatrix={matrix}" if matrix is not None else "all-formats"
-    click.echo(f"Next: sixfold export {model.location} {formats} --out {out}")
+    following = this_command("calibrate", "export", without={"--from": 2})
+    click.echo(f"Next: {following}" + (f" --set calibration.imatrix={matrix}" if matrix is not None else ""))
 
 
 def _print(done: "Calibrated") -> None:

@@ -1,7 +1,5 @@
 """sixfold export: make artifacts, with whatever they need before and the card after."""
 
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +17,7 @@ from sixfold.commands.options import (
     out_option,
     threads_option,
 )
-from sixfold.commands.terminal import print_json, print_table, progress
+from sixfold.commands.terminal import print_json, print_table, progress, this_command
 from sixfold.commands.verdicts import Row, artifact_of, as_data, failures, print_verdicts
 from sixfold.sizes import size
 
@@ -33,6 +31,9 @@ if TYPE_CHECKING:
     from sixfold.statistics import Statistics
     from sixfold.verdict import Verdict
     from sixfold.workspace import Workspace
+
+
+_NOT_OF_STATUS = {"--threads": 2, "--host-memory": 2, "--device-memory": 2, "--no-verify": 1}
 
 
 @click.command(epilog="Example: sixfold export demo/minimax-m2-4.6m fp8 nvfp4 --out artifacts")
@@ -261,17 +262,6 @@ def _print_summary(outcomes: Sequence[Outcome], workspace: "Workspace") -> None:
     total = sum(done.nbytes for _, done in made)
     click.echo(f"\n{len(made)} of {len(outcomes)} variants in {workspace.folder}, {size(total)} in all.")
     if made:
-        click.echo(f"Next: {_status_command()}")
+        click.echo(f"Next: {this_command('export', 'status', without=_NOT_OF_STATUS)}")
     for sentence in [f"{o.recipe} failed: {o.error}" for o in outcomes if o.error] + failures(_rows(outcomes)):
         click.echo(sentence)
-
-
-def _status_command() -> str:
-    """This command line, with `status` for `export`: it asks after the same artifacts, overrides included."""
-    program = "python -m sixfold" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
-    words = ["status" if word == "export" else word for word in sys.argv[1:]]
-    for option, length in (("--threads", 2), ("--host-memory", 2), ("--device-memory", 2), ("--no-verify", 1)):
-        while option in words:
-            at = words.index(option)
-            del words[at : at + length]
-    return f"{program} {shlex.join(words)}"

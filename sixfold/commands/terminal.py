@@ -1,10 +1,11 @@
 """What commands print: tables, JSON, sizes, and progress with rate and time left."""
 
 import json
+import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +28,18 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | int]]) -> 
     for row in [list(columns), *cells]:
         aligned = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
         click.echo(("  " + "  ".join(aligned)).rstrip())
+
+
+def this_command(command: str, instead: str, *, without: Mapping[str, int]) -> str:
+    """The command line that runs, with another command in place of its own: it asks for the same artifacts, overrides
+    included, and can be run as it stands. without: options that the other one does not have, with their words."""
+    program = "python -m sixfold" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
+    words = [instead if word == command else word for word in sys.argv[1:]]
+    for option, length in without.items():
+        while option in words:
+            at = words.index(option)
+            del words[at : at + length]
+    return f"{program} {shlex.join(words)}"
 
 
 def heading(text: str) -> None:

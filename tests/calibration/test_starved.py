@@ -93,9 +93,7 @@ def test_a_calibration_that_must_reach_everyone_fails(tmp_path: Path) -> None:
 
 
 def test_special_tokens_are_left_out_where_the_profile_says_so(tmp_path: Path) -> None:
-    counted, without = (
-        calibrated(tmp_path / how.replace(" ", ""), special_tokens=how) for how in ("count", "leave out")
-    )
+    counted, without = (calibrated(tmp_path / how, special_tokens=how) for how in ("count", "leave_out"))
     tokens = counted.of_linear("model.layers.0.self_attn.q_proj").count
     kept = without.of_linear("model.layers.0.self_attn.q_proj").count
     assert tokens == 6 * 64
