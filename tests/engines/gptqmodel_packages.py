@@ -4,11 +4,10 @@ The sdist is plain Python; what a CPU runs is its kernel in PyTorch, which dequa
 requirements would replace NumPy, so only those that are missing are installed.
 """
 
-import subprocess
 import sys
 from pathlib import Path
 
-from tests.engines.llama_cpp_tools import Unavailable
+from tests.engines.llama_cpp_tools import run
 
 FOLDER = Path(__file__).parents[2] / ".venv-engines" / "gptqmodel"
 _PACKAGES = (
@@ -28,10 +27,7 @@ def gptqmodel() -> Path:
     """A folder for PYTHONPATH, filled where it is missing. Raises Unavailable."""
     if not FOLDER.is_dir():
         partial = FOLDER.with_name("gptqmodel.partial")
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", partial]
-        done = subprocess.run([*map(str, command), *_PACKAGES], capture_output=True, text=True, check=False)
-        if done.returncode:
-            last = (done.stderr or done.stdout).strip().splitlines()[-1]
-            raise Unavailable(f"gptqmodel cannot be installed: {last}")
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", partial]
+        run("installing gptqmodel", *pip, *_PACKAGES)
         partial.rename(FOLDER)
     return FOLDER

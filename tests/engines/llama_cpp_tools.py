@@ -49,13 +49,13 @@ def _build() -> None:
         raise Unavailable("there is no C++ compiler (c++) to build llama.cpp's tools with")
     work = FOLDER / "build"  # what a stopped build has compiled is not compiled again
     work.mkdir(parents=True, exist_ok=True)
-    _run("making an environment", sys.executable, "-m", "venv", work / "make")
+    run("making an environment", sys.executable, "-m", "venv", work / "make")
     made = work / "make" / "bin"
-    _run("pip", made / "pip", "install", "--quiet", "cmake", "ninja")
+    run("pip", made / "pip", "install", "--quiet", "cmake", "ninja")
     sources = _sources(work, made / "pip")
     options = [f"-DCMAKE_MAKE_PROGRAM={made / 'ninja'}", "-DBUILD_SHARED_LIBS=OFF", *(f"-DLLAMA_{o}=OFF" for o in _OFF)]
-    _run("cmake", made / "cmake", "-G", "Ninja", *options, "-S", sources, "-B", work / "out")
-    _run("the build", made / "cmake", "--build", work / "out", "--target", *TOOLS)
+    run("cmake", made / "cmake", "-G", "Ninja", *options, "-S", sources, "-B", work / "out")
+    run("the build", made / "cmake", "--build", work / "out", "--target", *TOOLS)
     (FOLDER / "bin").mkdir(exist_ok=True)
     for tool in TOOLS:
         (work / "out" / "bin" / tool).replace(FOLDER / "bin" / tool)
@@ -66,7 +66,7 @@ def _sources(work: Path, pip: Path) -> Path:
     found = list(work.glob("sdist/*/vendor/llama.cpp"))
     if not found:
         package = SDIST.partition("==")[0]
-        _run("pip", pip, "download", "--quiet", "--no-deps", "--no-binary", package, "--dest", work, SDIST)
+        run("pip", pip, "download", "--quiet", "--no-deps", "--no-binary", package, "--dest", work, SDIST)
         (archive,) = work.glob("*.tar.gz")
         with tarfile.open(archive) as packed:
             packed.extractall(work / "unpacked", filter="data")
@@ -75,10 +75,12 @@ def _sources(work: Path, pip: Path) -> Path:
     return found[0]
 
 
-def _run(what: str, *command: str | Path) -> None:
+def run(what: str, *command: str | Path) -> None:
+    """what: for the message of Unavailable, which is raised where the command fails."""
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise Unavailable(f"{what} failed: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
+        said = (done.stderr or done.stdout).strip() or f"exit code {done.returncode}"
+        raise Unavailable(f"{what} failed: {said.splitlines()[-1]}")
 
 
 if __name__ == "__main__":

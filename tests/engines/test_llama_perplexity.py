@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 
+from sixfold.heldout import TEXTS, Windows
 from sixfold.source import Source
 from tests.engines.dense_model import decide
 from tests.exporters.exported import DEMO, open_source, silent
@@ -36,7 +37,6 @@ from tests.families import make_family
 from verification.divergence import Score, reference_of, score
 from verification.engine_inputs import gguf_rules
 from verification.gguf_structure import open_gguf_subject
-from verification.heldout import TEXTS, Windows
 
 pytestmark = pytest.mark.engines
 

@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 import torch
 
+from sixfold.heldout import held_out
 from sixfold.source import Source
+from sixfold.tokenizer import load_tokenizer
 from tests.engines.dense_model import dense_model
 from tests.engines.gptqmodel_packages import gptqmodel
 from tests.engines.llama_cpp_tools import Unavailable
 from tests.engines.reader import divergence, reader_logits
 from tests.exporters.exported import DEMO, open_source
 from tests.verification.artifacts import Artifacts, make_all
-from verification.heldout import held_out
 
 pytestmark = pytest.mark.engines
 
@@ -41,7 +42,7 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, Artifacts
 
 
 def ids() -> torch.Tensor:
-    return torch.stack([window[:LENGTH] for window in held_out(DEMO).ids[:WINDOWS]])
+    return torch.stack([window[:LENGTH] for window in held_out(load_tokenizer(DEMO)).ids[:WINDOWS]])
 
 
 def transformers_logits(

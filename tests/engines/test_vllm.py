@@ -17,14 +17,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from sixfold.heldout import held_out
 from sixfold.source import Source
+from sixfold.tokenizer import load_tokenizer
 from tests.engines.dense_model import dense_model
 from tests.engines.llama_cpp_tools import Unavailable
 from tests.engines.reader import divergence, reader_logits
 from tests.engines.vllm_environment import vllm_python
 from tests.exporters.exported import DEMO, open_source
 from tests.verification.artifacts import Artifacts, make_all
-from verification.heldout import held_out
 
 pytestmark = pytest.mark.engines
 
@@ -73,7 +74,7 @@ def test_dense_models_score_as_our_reader_does(
     recipe: str, dense: tuple[Source, Artifacts], python: Path, tmp_path: Path
 ) -> None:
     source, artifacts = dense
-    ids = torch.stack([window[:LENGTH] for window in held_out(DEMO).ids[:WINDOWS]])
+    ids = torch.stack([window[:LENGTH] for window in held_out(load_tokenizer(DEMO)).ids[:WINDOWS]])
     np.save(tmp_path / "ids.npy", ids.numpy())
     run(python, "vllm_score.py", artifacts[recipe], tmp_path / "ids.npy", tmp_path / "found.npz")
     found = np.load(tmp_path / "found.npz")

