@@ -24,7 +24,7 @@ from sixfold.architecture import derive_architecture
 from sixfold.checkpoint import open_checkpoint
 from sixfold.progress import unseen
 from sixfold.recipe import Calibration
-from sixfold.safetensors_header import tensor_nbytes
+from sixfold.safetensors_header import tensor_nbytes, write_header
 from sixfold.source import Source
 
 ROOT = Path(__file__).parents[1]
@@ -51,24 +51,18 @@ def make(folder: Path, layers: int, experts: int) -> int:
         "vocab_size": vocabulary,
     }
     (folder / "config.json").write_text(json.dumps(config))
-    header, offset = {}, 0
-    for name, shape in wanted.items():
-        dtype = "F32" if name.endswith("_bias") else "BF16"
-        nbytes = tensor_nbytes(dtype, shape)
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + nbytes]}
-        offset += nbytes
-    text = json.dumps(header).encode()
+    tensors = [(name, "F32" if name.endswith("_bias") else "BF16", shape) for name, shape in wanted.items()]
     random = torch.Generator("cuda").manual_seed(0)
     with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name, shape in wanted.items():
+        file.write(write_header(tensors, {}))
+        for name, _, shape in tensors:
             values = torch.randn(shape, generator=random, device="cuda") * 0.02
             values = values + 1 if name.endswith("norm.weight") else values
             values = values if name.endswith("_bias") else values.bfloat16()
             file.write(values.cpu().reshape(-1).view(torch.uint8).numpy().data)
         file.flush()
         os.fsync(file.fileno())
-    return offset
+    return sum(tensor_nbytes(dtype, shape) for _, dtype, shape in tensors)
 
 
 def forget(path: Path) -> None:

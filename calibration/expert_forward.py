@@ -72,10 +72,9 @@ def _one_by_one(
     for expert, own in enumerate(pairs.split(counts.tolist())):
         if len(own):
             tokens = own // top_k
-            one = torch.tensor([len(own)])
             rows = hidden.index_select(0, tokens)
-            inner = inner_products(module, rows, one, expert)
-            out = outer_products(module, inner, one, expert)
+            inner = inner_products(module, rows, expert)
+            out = outer_products(module, inner, expert)
             gate = gates[own]
             record.expert(expert, tokens, rows, inner, out, gate)
             total.index_add_(0, tokens, (out * gate[:, None]).float())
@@ -102,31 +101,33 @@ def _grouped(
     return by_pair.view(len(hidden), top_k, -1).sum(1).to(hidden.dtype)
 
 
-def inner_products(module: Any, rows: torch.Tensor, counts: torch.Tensor, expert: int | None = None) -> torch.Tensor:
+def inner_products(module: Any, rows: torch.Tensor, whose: torch.Tensor | int) -> torch.Tensor:
     """What the down projections read, [N, intermediate].
 
-    rows [N, hidden] of all experts in order, counts int64 [experts] of each, on the CPU; or of one `expert` alone.
+    rows [N, hidden]. whose: the one expert that all rows are of, or int64 [experts] on the CPU, how many are of each,
+    in order.
     """
     if module.has_gate:
-        inner: torch.Tensor = module._apply_gate(_product(module, "gate_up_proj", rows, counts, expert))
+        inner: torch.Tensor = module._apply_gate(_product(module, "gate_up_proj", rows, whose))
     else:
-        inner = module.act_fn(_product(module, "up_proj", rows, counts, expert))
+        inner = module.act_fn(_product(module, "up_proj", rows, whose))
     return inner
 
 
-def outer_products(module: Any, inner: torch.Tensor, counts: torch.Tensor, expert: int | None = None) -> torch.Tensor:
+def outer_products(module: Any, inner: torch.Tensor, whose: torch.Tensor | int) -> torch.Tensor:
     """The experts' outputs before the gate, [N, hidden]; for the arguments see `inner_products`."""
-    return _product(module, "down_proj", inner, counts, expert)
+    return _product(module, "down_proj", inner, whose)
 
 
-def _product(module: Any, name: str, rows: torch.Tensor, counts: torch.Tensor, expert: int | None) -> torch.Tensor:
+def _product(module: Any, name: str, rows: torch.Tensor, whose: torch.Tensor | int) -> torch.Tensor:
     weight = getattr(module, name)  # [experts, out, in]
     weight = weight.mT if module.is_transposed else weight
     bias = getattr(module, name + "_bias") if module.has_bias else None
-    if expert is not None:
-        return functional.linear(rows, weight[expert], None if bias is None else bias[expert])
-    out = functional.grouped_mm(rows, weight.mT, offs=counts.cumsum(0).int().to(rows.device))
+    if isinstance(whose, int):
+        return functional.linear(rows, weight[whose], None if bias is None else bias[whose])
+    counts = whose.to(rows.device)
+    out = functional.grouped_mm(rows, weight.mT, offs=counts.cumsum(0).int())
     if bias is not None:
         experts = torch.arange(len(counts), device=rows.device)
-        out += bias[torch.repeat_interleave(experts, counts.to(rows.device), output_size=len(rows))]
+        out += bias[torch.repeat_interleave(experts, counts, output_size=len(rows))]
     return out

@@ -7,6 +7,7 @@ bytes, since batches and their order are part of the calibration's definition.
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ from sixfold.recipe import Calibration
 from sixfold.source import Source
 from sixfold.statistics import layer_file
 from sixfold.team import ALONE, Team
-from sixfold.workspace import sha256_of, write_atomically
+from sixfold.workspace import write_atomically
 
 DTYPE = torch.bfloat16
 
@@ -168,22 +169,23 @@ def _finished(
     """Writes a layer's statistics, and that the pass has come this far."""
     if layer is not None:
         hidden.flip()
-    name = layer_file(layer)
+    team.wait()  # all have written their hidden states
     if team.leads:
-        write_atomically(work / name, save({**observation.finish(), **wide}, {"format": "pt"}))
-    team.wait()
-    record = FileRecord((work / name).stat().st_size, sha256_of(work / name))
-    routed = observation.routed()
-    reached = Reached(
-        done.key,
-        hidden.turn,
-        hidden.checksum(),
-        {**done.files, name: record},
-        {**done.routed, layer: routed} if layer is not None and routed else done.routed,
-    )
-    if team.leads:
+        name, routed = layer_file(layer), observation.routed()
+        data = save({**observation.finish(), **wide}, {"format": "pt"})
+        write_atomically(work / name, data)
+        reached = Reached(
+            done.key,
+            hidden.turn,
+            hidden.checksum(),
+            {**done.files, name: FileRecord(len(data), sha256(data).hexdigest())},
+            {**done.routed, layer: routed} if layer is not None and routed else done.routed,
+        )
         write_reached(work, reached)
-    return reached
+    team.wait()
+    found = read_reached(work, done.key)
+    assert found is not None  # the leader has just written it
+    return found
 
 
 def _check_complete(observation: Observation, tokens: int, source: Source) -> None:

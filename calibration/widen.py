@@ -33,10 +33,8 @@ def widened(
     ) -> torch.Tensor:
         if (sites := routed.get(id(module))) is None:  # one array on disk: of what these read nothing is gathered
             return torch.zeros_like(hidden_states)
-        if id(module) not in routed:  # experts that are one array on disk: nothing is gathered of what they read
-            return torch.zeros_like(hidden_states)
         chosen = observation.ranks[: len(hidden_states)].argsort()[: max(profile.sample_rows, profile.min_tokens)]
-        ranks, one = observation.ranks[chosen], torch.tensor([len(chosen)])
+        ranks = observation.ranks[chosen]
         rows = hidden_states[chosen]
         up, down = (
             Accumulator(len(starved), channels[sites[side]], profile.sample_rows, rows.device)
@@ -44,7 +42,7 @@ def widened(
         )
         for place, expert in enumerate(starved):
             up.add_one(place, rows, ranks)
-            down.add_one(place, inner_products(module, rows, one, expert), ranks)
+            down.add_one(place, inner_products(module, rows, expert), ranks)
         for site, accumulator in ((sites["up"], up), (sites["down"], down)):
             found.update({f"{site}/wide_{name}": value for name, value in accumulator.finish(stacked=True).items()})
         return torch.zeros_like(hidden_states)

@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from sixfold.safetensors_header import tensor_nbytes
+from sixfold.safetensors_header import tensor_nbytes, write_header
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
 
@@ -47,14 +47,9 @@ def make_large(folder: Path, *, layers: int, experts: int, hidden: int, intermed
         for expert in range(experts):
             shapes |= {f"{moe}.experts.{expert}.{part}.weight": (intermediate, hidden) for part in ("w1", "w3")}
             shapes[f"{moe}.experts.{expert}.w2.weight"] = (hidden, intermediate)
-    header, offset = {}, 0
-    for name, shape in shapes.items():
-        dtype = "F32" if name.endswith("bias") else "BF16"
-        nbytes = tensor_nbytes(dtype, shape)
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + nbytes]}
-        offset += nbytes
-    text = json.dumps(header).encode()
+    tensors = [(name, "F32" if name.endswith("bias") else "BF16", shape) for name, shape in shapes.items()]
+    header, nbytes = write_header(tensors, {}), sum(tensor_nbytes(dtype, shape) for _, dtype, shape in tensors)
     with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + offset)
-    return offset
+        file.write(header)
+        file.truncate(len(header) + nbytes)
+    return nbytes
