@@ -152,6 +152,19 @@ def pass_over(source: Source, ids: torch.Tensor, work: Path) -> dict[str, torch.
     return {key: tensor for name in reached.files for key, tensor in load_file(work / name).items()}
 
 
+@pytest.mark.parametrize("family", ["demo", "qwen3_moe", "mixtral", "glm4_moe", "gemma2"])
+def test_the_pass_measures_what_the_whole_model_does(family: str, tmp_path: Path) -> None:
+    """Bit for bit, layer by layer or with all weights in memory, in the same batches."""
+    source = source_of(DEMO if family == "demo" else make_family(family, tmp_path / "model"))
+    ids = ids_for(source)
+    found = pass_over(source, ids, tmp_path / "work")
+    with fast_products(torch.device("cpu")):
+        whole = observe_in(source, ids, torch.bfloat16, per_batch=len(ids)).finish()
+    assert found.keys() == whole.keys()
+    for key, tensor in whole.items():
+        assert torch.equal(found[key], tensor), key
+
+
 def test_every_site_counts_each_token_once(tmp_path: Path) -> None:
     for folder, top_k in (
         (DEMO, 2),
