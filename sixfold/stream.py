@@ -1,16 +1,12 @@
 """Execute a plan: read, encode and write unit by unit, on several threads, in memory that does not grow with the model.
 
-Every output byte's place is known before the first weight is read, so threads write where they like (pwrite). Behind
-them one thread follows the finished prefix of the file: it hashes it from the page cache, pushes it to disk, and notes
-how far the file is safe, which is where a killed run goes on.
+Every output byte's place is known before the first weight is read, so threads write where they like, in the plan's
+order and from one file on into the next; `growing_file.py` follows them.
 """
 
-import hashlib
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,15 +14,18 @@ import torch
 
 from sixfold.checkpoint import Checkpoint
 from sixfold.errors import SixfoldError
+from sixfold.growing_file import GrowingFile
 from sixfold.manifest import FileRecord
 from sixfold.plan import ExportPlan, PlannedFile, PlannedTensor, TensorSlice, Unit
 from sixfold.safetensors_layout import CAST, COPY
-from sixfold.workspace import read_json, sync_folder, write_json
+from sixfold.workspace import read_json, sync_folder
 
 Encode = Callable[[Unit, Sequence[torch.Tensor]], Sequence[torch.Tensor]]
+_Job = tuple[GrowingFile, Unit]
 
-_BLOCK = 16 << 20  # bytes copied or hashed at a time
-_SAFE_EVERY = 256 << 20  # bytes between two notes of how far a file is safe
+_BLOCK = 16 << 20  # bytes copied at a time
+_GROWING = 3
+"""Files that are begun and not on disk yet: workers do not wait for the end of one, and a slow disk holds them up."""
 _TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
@@ -50,25 +49,53 @@ def write_files(
     by_file: dict[str, list[Unit]] = {file.name: [] for file in plan.files}
     for unit in plan.units:
         by_file[tensors[unit.outputs[0].name].file].append(unit)
-    records = {}
-    with _one_torch_thread():
+    records: dict[str, FileRecord] = {}
+    growing: list[GrowingFile] = []
+
+    def units() -> Iterator[_Job]:
+        """Opens each file that is not whole yet when its first unit's turn comes."""
         for file in plan.files:
-            note = folder / f"{file.name}.json"
-            done = read_json(note)
-            if done is None or done.get("key") != key:
-                _forget(folder, file)
-                done = {}
-            if "sha256" in done and (folder / file.name).is_file():
+            done = _left_by_earlier_run(file, folder, key)
+            if done is not None:
+                records[file.name] = done
                 advance(file.nbytes)
-            else:
-                safe = int(done.get("safe", 0))
-                sha256 = _write_file(
-                    file, by_file[file.name], tensors, checkpoint, encode, folder, safe, key, threads, advance
-                )
-                done = {"key": key, "bytes": file.nbytes, "sha256": sha256}
-                write_json(note, done)
-            records[file.name] = FileRecord(int(done["bytes"]), str(done["sha256"]))
-    return records
+                continue
+            if len(growing) >= _GROWING:
+                growing[-_GROWING].whole()
+            growing.append(GrowingFile(file, folder, key))
+            growing[-1].write(memoryview(file.header), 0)
+            advance(len(file.header))
+            todo, finished = _unfinished(by_file[file.name], tensors, growing[-1].safe)
+            for start, nbytes in (*finished, *_padding(file, tensors)):
+                growing[-1].finished(start, nbytes)
+                advance(nbytes)
+            yield from ((growing[-1], unit) for unit in todo)
+
+    def work(job: _Job) -> None:
+        for nbytes in _run_unit(job[1], tensors, checkpoint, encode, job[0]):
+            advance(nbytes)
+
+    try:
+        with _one_torch_thread():
+            _each(units(), work, threads)
+        for file in growing:
+            records[file.name] = FileRecord(file.nbytes, file.whole())
+    except BaseException:
+        for file in growing:
+            file.abandon()
+        raise
+    return {file.name: records[file.name] for file in plan.files}
+
+
+def _left_by_earlier_run(file: PlannedFile, folder: Path, key: str) -> FileRecord | None:
+    """What a run with the same key finished; what another key left of the file is dropped."""
+    done = read_json(folder / f"{file.name}.json")
+    if done is None or done.get("key") != key:
+        _forget(folder, file)
+        return None
+    if "sha256" in done and (folder / file.name).is_file():
+        return FileRecord(int(done["bytes"]), str(done["sha256"]))
+    return None
 
 
 def _forget(folder: Path, file: PlannedFile) -> None:
@@ -90,51 +117,18 @@ def _one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _write_file(
-    file: PlannedFile,
-    units: Sequence[Unit],
-    tensors: Mapping[str, PlannedTensor],
-    checkpoint: Checkpoint,
-    encode: Encode,
-    folder: Path,
-    safe: int,
-    key: str,
-    threads: int,
-    advance: Callable[[int], None],
-) -> str:
-    temporary = folder / f"{file.name}.tmp"
-    if not temporary.exists():
-        safe = 0
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        os.ftruncate(descriptor, file.nbytes)
-        _write(descriptor, memoryview(file.header), 0)
-        todo = []
-        finished = [(0, len(file.header)), *_padding(file, tensors)]
-        for unit in units:
-            ranges = [(tensors[o.name].offset + o.start, o.nbytes) for o in unit.outputs]
-            if all(start + nbytes <= safe for start, nbytes in ranges):
-                finished.extend(ranges)
-            else:
-                todo.append(unit)
-        follower = _Follower(descriptor, file.nbytes, folder / f"{file.name}.json", key, safe)
-        with follower:
-            for start, nbytes in finished:
-                follower.finished(start, nbytes)
-            advance(sum(nbytes for _, nbytes in finished))
-
-            def work(unit: Unit) -> None:
-                for start, nbytes in _run_unit(unit, tensors, checkpoint, encode, descriptor):
-                    follower.finished(start, nbytes)
-                    advance(nbytes)
-
-            _each(todo, work, threads)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    temporary.replace(folder / file.name)
-    sync_folder(folder)
-    return follower.sha256
+def _unfinished(
+    units: Sequence[Unit], tensors: Mapping[str, PlannedTensor], safe: int
+) -> tuple[list[Unit], list[tuple[int, int]]]:
+    """Units with an output beyond the first `safe` bytes, and the (offset, bytes) of the others' outputs."""
+    todo, finished = [], []
+    for unit in units:
+        ranges = [(tensors[o.name].offset + o.start, o.nbytes) for o in unit.outputs]
+        if all(start + nbytes <= safe for start, nbytes in ranges):
+            finished.extend(ranges)
+        else:
+            todo.append(unit)
+    return todo, finished
 
 
 def _padding(file: PlannedFile, tensors: Mapping[str, PlannedTensor]) -> list[tuple[int, int]]:
@@ -144,20 +138,19 @@ def _padding(file: PlannedFile, tensors: Mapping[str, PlannedTensor]) -> list[tu
     return [(stop, start - stop) for (_, stop), (start, _) in pairwise(edges) if start > stop]
 
 
-def _each(units: Sequence[Unit], work: Callable[[Unit], None], threads: int) -> None:
-    """Run `work` on every unit; the first error stops the others at their next unit and is raised here."""
-    waiting = iter(units)
+def _each(jobs: Iterator[_Job], work: Callable[[_Job], None], threads: int) -> None:
+    """Run `work` on every job; the first error stops the others at their next job and is raised here."""
     lock = threading.Lock()
     errors: list[BaseException] = []
 
     def loop() -> None:
         while not errors:
-            with lock:
-                unit = next(waiting, None)
-            if unit is None:
-                return
             try:
-                work(unit)
+                with lock:
+                    job = next(jobs, None)
+                if job is None:
+                    return
+                work(job)
             except BaseException as error:  # carried to the caller's thread, whatever it is
                 errors.append(error)
 
@@ -179,11 +172,11 @@ def _run_unit(
     tensors: Mapping[str, PlannedTensor],
     checkpoint: Checkpoint,
     encode: Encode,
-    descriptor: int,
-) -> Iterator[tuple[int, int]]:
-    """Yields (offset, bytes) of every range as it is written."""
+    file: GrowingFile,
+) -> Iterator[int]:
+    """Yields the bytes of every range as it is written."""
     if unit.encoding in (COPY, CAST):
-        yield from _copy(unit, tensors[unit.outputs[0].name], checkpoint, descriptor)
+        yield from _copy(unit, tensors[unit.outputs[0].name], checkpoint, file)
         return
     outputs = encode(unit, [checkpoint.read(part) for part in unit.inputs])
     for planned, output in zip(unit.outputs, outputs, strict=True):
@@ -193,12 +186,11 @@ def _run_unit(
                 f"{planned.name} was planned with {planned.nbytes} bytes, but its exporter made {len(data)}",
                 "this is a defect of the exporter: report it with the recipe",
             )
-        start = tensors[planned.name].offset + planned.start
-        _write(descriptor, data, start)
-        yield start, len(data)
+        file.write(data, tensors[planned.name].offset + planned.start)
+        yield len(data)
 
 
-def _copy(unit: Unit, tensor: PlannedTensor, checkpoint: Checkpoint, descriptor: int) -> Iterator[tuple[int, int]]:
+def _copy(unit: Unit, tensor: PlannedTensor, checkpoint: Checkpoint, file: GrowingFile) -> Iterator[int]:
     """The rows of all inputs, one after the other."""
     row_bytes = max(1, unit.outputs[0].nbytes // max(1, sum(part.stop - part.start for part in unit.inputs)))
     step = max(1, _BLOCK // row_bytes)
@@ -207,90 +199,11 @@ def _copy(unit: Unit, tensor: PlannedTensor, checkpoint: Checkpoint, descriptor:
         for start in range(part.start, part.stop, step):
             block = checkpoint.read(TensorSlice(part.name, start, min(start + step, part.stop)))
             data = _bytes_of(block.to(_TORCH_DTYPES[tensor.dtype]) if unit.encoding == CAST else block)
-            _write(descriptor, data, position)
-            yield position, len(data)
+            file.write(data, position)
+            yield len(data)
             position += len(data)
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
     flat = tensor.contiguous().reshape(-1).view(torch.uint8)
     return flat.numpy().data
-
-
-def _write(descriptor: int, data: memoryview, offset: int) -> None:
-    while len(data):
-        try:
-            written = os.pwrite(descriptor, data, offset)
-        except OSError as error:
-            raise SixfoldError(
-                f"writing the artifact failed: {error.strerror}",
-                "see to the disk that OUT is on and run the same command again: it goes on where this one stopped",
-            ) from error
-        data = data[written:]
-        offset += written
-
-
-@dataclass
-class _Follower:
-    """Hashes the finished prefix of a file while it grows, and keeps a note of how much of it is on disk."""
-
-    descriptor: int
-    nbytes: int
-    note: Path
-    key: str
-    safe: int
-    sha256: str = ""
-
-    def __enter__(self) -> "_Follower":
-        self._ranges: dict[int, int] = {}
-        self._prefix = 0
-        self._stopped = False
-        self._error: BaseException | None = None
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._guarded, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: object, *rest: object) -> None:
-        with self._changed:
-            self._stopped = kind is not None
-            self._changed.notify()
-        self._thread.join()
-        if kind is None and self._error is not None:
-            raise self._error
-
-    def finished(self, start: int, nbytes: int) -> None:
-        """Bytes [start, start + nbytes) hold their final values; every byte is reported once."""
-        if nbytes == 0:
-            return
-        with self._changed:
-            self._ranges[start] = nbytes
-            while self._prefix in self._ranges:
-                self._prefix += self._ranges.pop(self._prefix)
-            self._changed.notify()
-
-    def _guarded(self) -> None:
-        try:
-            self._follow()
-        except BaseException as error:  # raised in the caller's thread by __exit__
-            self._error = error
-
-    def _follow(self) -> None:
-        digest = hashlib.sha256()
-        position = 0
-        while position < self.nbytes:
-            with self._changed:
-                while self._prefix == position and not self._stopped:
-                    self._changed.wait()
-                if self._stopped:
-                    return
-                prefix = self._prefix
-            while position < prefix:
-                block = os.pread(self.descriptor, min(_BLOCK, prefix - position), position)
-                digest.update(block)
-                position += len(block)
-                if position - self.safe >= _SAFE_EVERY:
-                    os.fsync(self.descriptor)
-                    self.safe = position
-                    write_json(self.note, {"key": self.key, "safe": position})
-        self.sha256 = digest.hexdigest()
