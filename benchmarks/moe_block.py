@@ -5,7 +5,9 @@
 Needs one Hopper GPU with 80 GB, torch, triton and transformers. The block has MiniMax-M2.7's dimensions with random
 normal weights and routing (256 experts, hidden 3072, intermediate 1536, top-8, BF16). Every way gets the same inputs:
 
-- ours: calibration.triton_experts, the block's output with all of its statistics;
+- ours: what a calibration pass does with the block: its output, and every statistic of it added to those of the batches
+  before, sample rows (128 of each expert and site) included, 64 batches to a layer;
+- ours, a batch alone: calibration.triton_experts, the output with the sums of this one batch;
 - transformers: its own grouped_mm forward, the output alone;
 - dense observer: every expert on every token, outputs kept in float32, and REAP's saliency from their norms, as the
   reference implementation of REAP observes (statistics alone, no output);
@@ -27,9 +29,13 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from calibration.accumulate import Accumulator
+from calibration.expert_outputs import ExpertAccumulator
+from calibration.observation import ExpertRecord
 from calibration.triton_experts import routed_experts
 
 EXPERTS, HIDDEN, INTERMEDIATE, TOP_K = 256, 3072, 1536, 8
+BATCHES, SAMPLE_ROWS = 64, 128
 
 
 def inputs(tokens: int, skew: float = 0.0) -> tuple[torch.Tensor, ...]:
@@ -48,6 +54,30 @@ def inputs(tokens: int, skew: float = 0.0) -> tuple[torch.Tensor, ...]:
     gate_up = normal(EXPERTS, 2 * INTERMEDIATE, HIDDEN, scale=HIDDEN**-0.5)
     down = normal(EXPERTS, HIDDEN, INTERMEDIATE, scale=INTERMEDIATE**-0.5)
     return hidden, index, gates / gates.sum(1, keepdim=True), gate_up, down
+
+
+class Pass:
+    """The statistics of a layer, begun anew every BATCHES calls."""
+
+    def __init__(self, tokens: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.ranks = torch.randperm(BATCHES * tokens, generator=generator).cuda()
+        self.batches = 0
+
+    def __call__(self, hidden: torch.Tensor, index: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        if self.batches % BATCHES == 0:
+            device = hidden.device
+            sites = {
+                name: Accumulator(EXPERTS, width, SAMPLE_ROWS, device)
+                for name, width in (("up", HIDDEN), ("down", INTERMEDIATE))
+            }
+            moe = {"experts": ExpertAccumulator(EXPERTS, device)}
+            self.observation: Any = SimpleNamespace(sites=sites, moe=moe, ranks=self.ranks, counted=None)
+        self.observation.start = self.batches % BATCHES * len(hidden)
+        self.batches += 1
+        output, found = routed_experts(hidden, index, *rest)
+        ExpertRecord(self.observation, "experts", "up", "down").measured(hidden, index, found)
+        return output
 
 
 def transformers_forward(hidden: torch.Tensor, index: torch.Tensor, gates: torch.Tensor, *weights: torch.Tensor) -> Any:
@@ -97,11 +127,13 @@ def milliseconds(call: Callable[[], Any], seconds: float) -> list[float]:
     return [before.elapsed_time(after) for before, after in pairwise(marks)]
 
 
-def measured(call: Callable[[], Any], seconds: float) -> tuple[float, float, float]:
-    """Milliseconds after a pause, milliseconds sustained, and gigabytes beside what is already allocated."""
+def measured(call: Callable[[], Any], seconds: float) -> tuple[float, float, str]:
+    """Milliseconds after a pause, milliseconds sustained, and gigabytes beside what is already allocated: at the peak,
+    and held between calls."""
+    before = torch.cuda.memory_allocated()
     call()
     torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
+    held = (torch.cuda.memory_allocated() - before) / 1e9
     torch.cuda.reset_peak_memory_stats()
     call()
     torch.cuda.synchronize()
@@ -109,7 +141,11 @@ def measured(call: Callable[[], Any], seconds: float) -> tuple[float, float, flo
     time.sleep(1)
     short = median(milliseconds(call, 1 / 3))
     long = milliseconds(call, seconds)
-    return short, median(long[-max(len(long) // 4, 1) :]), extra
+    return (
+        short,
+        median(long[-max(len(long) // 4, 1) :]),
+        f"{extra:.2f} GB" + (f", {held:.2f} held" if held > 0.005 else ""),
+    )
 
 
 def main() -> None:
@@ -120,10 +156,12 @@ def main() -> None:
     parser.add_argument("--dense-calls", type=int, default=3, help="0 leaves the dense observer out")
     options = parser.parse_args()
     given = inputs(options.tokens, options.skew)
-    rows: list[tuple[str, str, float, float, float | None]] = []
+    rows: list[tuple[str, str, float, float, str]] = []
 
     with torch.no_grad():
-        rows.append(("ours", "output and all", *measured(lambda: routed_experts(*given), options.seconds)))
+        layer = Pass(options.tokens)
+        rows.append(("ours", "output and all", *measured(lambda: layer(*given), options.seconds)))
+        rows.append(("ours, a batch alone", "its sums", *measured(lambda: routed_experts(*given), options.seconds)))
         half = (given[0], given[1], given[2].bfloat16(), *given[3:])
         rows.append(("transformers", "output", *measured(lambda: transformers_forward(*half), options.seconds)))
         square = torch.randn(8192, 8192, device="cuda").bfloat16()
@@ -131,10 +169,10 @@ def main() -> None:
         operations = 6 * options.tokens * TOP_K * HIDDEN * INTERMEDIATE
         share = operations / (2 * 8192**3)
         rate = f"at {2 * 8192**3 / short / 1e9:.0f} and {2 * 8192**3 / long / 1e9:.0f} TFLOP/s"
-        rows.append((f"limit: {operations / 1e12:.2f} TFLOP", rate, short * share, long * share, None))
+        rows.append((f"limit: {operations / 1e12:.2f} TFLOP", rate, short * share, long * share, "-"))
         if options.dense_calls:
             time_of = measured(lambda: dense_saliency(*given), options.dense_calls * 0.2)
-            rows.insert(2, ("dense observer", "saliency", *time_of))
+            rows.insert(3, ("dense observer", "saliency", *time_of))
             found = routed_experts(*given)[1]
             deviation = found.saliency_sum / found.counts / dense_saliency(*given) - 1
             print(f"Saliency deviates from the dense observer's by at most {float(deviation.abs().max()):.1e}.\n")
@@ -143,8 +181,7 @@ def main() -> None:
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.tokens} tokens,")
     print(f"{int(counts.min())} to {int(counts.max())} of them per expert\n")
     print("| way | gives | ms | ms sustained | tokens/s | extra memory |\n|---|---|---|---|---|---|")
-    for way, gives, short, long, extra in rows:
-        memory = "-" if extra is None else f"{extra:.2f} GB"
+    for way, gives, short, long, memory in rows:
         speed = 1e3 * options.tokens / long
         print(f"| {way} | {gives} | {short:.2f} | {long:.2f} | {speed:,.0f} | {memory} |")
 

@@ -1,12 +1,8 @@
 """Sums, extremes and sample rows of one input site, gathered batch by batch."""
 
-from collections.abc import Callable
-
 import torch
 
 from sixfold.team import Team
-
-Take = Callable[[torch.Tensor], torch.Tensor]
 
 _NONE = torch.iinfo(torch.int64).max
 _CHUNK = 1024
@@ -52,7 +48,7 @@ class Accumulator:
                 start += count
         experts = torch.arange(len(counts), device=rows.device)
         expert_of = torch.repeat_interleave(experts, counts.to(rows.device), output_size=len(rows))
-        self.keep_lowest(rows.__getitem__, expert_of, ranks)
+        self._keep_lowest(rows, expert_of, ranks)
 
     def add_sums(
         self, counts: torch.Tensor, sum_sq: torch.Tensor, sum_abs: torch.Tensor, abs_max: torch.Tensor
@@ -71,9 +67,8 @@ class Accumulator:
             self.sum_abs[expert] += values.sum(0)
             self.sum_sq[expert] += values.square_().sum(0)
 
-    def keep_lowest(self, take: Take, expert_of: torch.Tensor, ranks: torch.Tensor) -> None:
-        """Keep what is to be sampled of N rows. take: positions among them [...] -> rows [..., channels]; expert_of,
-        ranks: int64 [N]."""
+    def _keep_lowest(self, rows: torch.Tensor, expert_of: torch.Tensor, ranks: torch.Tensor) -> None:
+        """Keep what is to be sampled of rows [N, channels]; expert_of, ranks: int64 [N]."""
         experts, size = self.ranks.shape
         better = (ranks < self.ranks.amax(1)[expert_of]).nonzero()[:, 0]
         if not len(better):
@@ -93,7 +88,7 @@ class Accumulator:
         row_of[index, place] = by_expert
         lowest, chosen = ranked.topk(size, dim=1, largest=False)
         old = self.sample[touched].gather(1, chosen.clamp(max=size - 1)[..., None].expand(-1, -1, self.sample.shape[2]))
-        new = take(row_of.gather(1, (chosen - size).clamp(min=0))).to(torch.bfloat16)
+        new = rows[row_of.gather(1, (chosen - size).clamp(min=0))].to(torch.bfloat16)
         self.sample[touched] = torch.where((chosen < size)[..., None], old, new)
         self.ranks[touched] = lowest
 

@@ -131,14 +131,17 @@ class ExpertRecord:
         )
 
     def _add_inputs(self, hidden: torch.Tensor, top_k: int, found: "ExpertPass") -> None:
-        experts = torch.arange(len(found.counts), device=hidden.device)
-        expert_of = torch.repeat_interleave(experts, found.counts, output_size=len(found.order))
-        ranks = self.observation.ranks[self.observation.start + found.order // top_k]
+        from calibration.triton_sampling import Site, keep_lowest
+
         up, down = self.observation.sites[self.up], self.observation.sites[self.down]
         for site, sums in ((up, found.up), (down, found.down)):
             site.add_sums(found.counts, sums.sum_sq, sums.sum_abs, sums.abs_max)
-        up.keep_lowest(lambda at: hidden[found.order[at] // top_k], expert_of, ranks)
-        down.keep_lowest(lambda at: found.inner[at], expert_of, ranks)
+        ranks = self.observation.ranks[self.observation.start : self.observation.start + len(hidden)]
+        sites = (
+            Site(up.sample, up.ranks, hidden, by_token=True),
+            Site(down.sample, down.ranks, found.inner, by_token=False),
+        )
+        keep_lowest(sites, found.order, found.counts.cumsum(0), found.counts, ranks, top_k)
 
     def choices(self, index: torch.Tensor) -> None:
         """index int64 [tokens of the batch, top-k]: the experts of each token."""
