@@ -131,11 +131,12 @@ def main() -> None:
         rows.append(("page cache" if cached else "disk", seconds, steady))
     print("| weights from | s in all | s a layer | layers/min | read alone, s | arithmetic, s | device peak, GB |")
     print("|---|---:|---:|---:|---:|---:|---:|")
-    peak = torch.cuda.max_memory_allocated() / 1e9
+    # Of several processes this one does no work on a device.
+    peak = f"{torch.cuda.max_memory_allocated() / 1e9:.1f}" if options.gpus == 1 else "-"
     for name, seconds, steady in rows:
         print(
             f"| {name} | {seconds:.1f} | {steady:.2f} | {60 / steady:.1f} | {layer / rate:.2f} | {arithmetic:.2f}"
-            f" | {peak:.1f} |"
+            f" | {peak} |"
         )
 
 
