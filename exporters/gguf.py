@@ -16,7 +16,7 @@ from exporters.ggml import layout
 from exporters.ggml.hyperparameters import Config, as_stated, differences, full_config
 from exporters.ggml.importance import layer_importance, weighted_linears
 from exporters.ggml.kernels import PLAIN, quantize, type_named
-from exporters.ggml.metadata import PROVENANCE, Importance, headers
+from exporters.ggml.metadata import PROVENANCE, Importance, has_tokenizer, headers
 from exporters.ggml.tensors import Tensor, expert_of, gguf_tensors
 from exporters.ggml.transforms import head_rows, transformed, values
 from exporters.ggml.type_mix import PRESETS, Choice, Shape, needs_importance, tensor_types
@@ -213,6 +213,8 @@ def _notes(
     kept: Mapping[str, GGMLQuantizationType],
     weighted: Collection[str],
 ) -> Iterator[str]:
+    if not has_tokenizer(source.checkpoint):
+        yield "a lower bound: the tensors are exact, and the tokenizer's vocabulary, which is not known, comes on top"
     yield from differences(gguf_architecture(config), config)
     fallbacks: dict[tuple[str, str, int], list[str]] = {}
     for name, choice in choices.items():

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from pruning.config_fields import CHOSEN_GROUPS, GROUPS, TOP_K, Key, count_keys, largest, with_counts
 from sixfold.checkpoint import Checkpoint
+from sixfold.config_fields import CHOSEN_GROUPS, GROUPS, TOP_K, Key, count_keys, largest, with_counts
 from sixfold.errors import SixfoldError
 from sixfold.module_map import Placement, map_tensors, meta_model
 from sixfold.source import Source
@@ -74,8 +74,9 @@ def dissect(source: Source) -> Anatomy:
         )
     _refuse_tables(checkpoint, architecture.model_type)
     whole = meta_model(checkpoint)
-    config = whole.config.to_dict()  # type: ignore[union-attr,operator]  # it is a PreTrainedModel
-    keys = count_keys(checkpoint.config, experts) or _default_keys(whole, experts)
+    parsed: Any = whole.config
+    config = parsed.to_dict()
+    keys = count_keys(checkpoint.config, experts, parsed)
     groups = max(largest(config, GROUPS), 1)
     fewer = experts - groups
     by_layer = dict.fromkeys(range(architecture.layers), fewer)
@@ -109,14 +110,6 @@ def _refuse_tables(checkpoint: Checkpoint, model_type: str) -> None:
                 " cannot be left out",
                 "there is no remedy: such layers have no router that could choose another expert",
             )
-
-
-def _default_keys(model: nn.Module, experts: int) -> tuple[Key, ...]:
-    """The field as the config class calls it, for a config.json that leaves it at its default."""
-    config: Any = model.config
-    text = config.get_text_config()
-    above: Key = () if text is config else (next(k for k, v in vars(config).items() if v is text),)
-    return tuple((*above, *key) for key in count_keys(text.to_dict(), experts) if len(key) == 1)
 
 
 def _value(config: Mapping[str, Any], key: Key) -> Any:

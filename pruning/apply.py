@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from pruning.anatomy import Anatomy, ExpertTensor
-from pruning.config_fields import with_counts, without_mtp, without_quantization
 from pruning.counts import uneven
 from pruning.heat_map import heat_map
 from pruning.mtp import Mtp, mtp_tensors
 from pruning.plan_file import FILE, PruningPlan, plan_text
 from sixfold.checkpoint import CONFIG, SourceTensor
+from sixfold.config_fields import with_counts, without_mtp, without_quantization
 from sixfold.plan import ExportPlan, TensorSlice, Unit
 from sixfold.provenance import FILE as PROVENANCE
 from sixfold.provenance import Provenance, provenance_text

@@ -56,7 +56,8 @@ class Contents:
 class Checkpoint:
     """name: for output folders. location: as the user gave it. revision: hub commit, "" for a folder.
     tensors: logical tensors by name, in the order of files and offsets. extras: other files worth carrying on
-    (tokenizer, chat template, generation config, LICENSE), relative names, all of them in `folder`."""
+    (tokenizer, chat template, generation config, LICENSE), relative names, all of them in `folder`.
+    bare: config.json is all there is; `tensors` is what it describes (see sixfold.bare_config)."""
 
     name: str
     location: str
@@ -67,6 +68,12 @@ class Checkpoint:
     extras: tuple[str, ...]
     provenance: Provenance
     contents: Contents = field(repr=False, compare=False)
+    bare: bool = False
+
+    @property
+    def config_location(self) -> str:
+        """Of config.json, for messages."""
+        return self.location if self.bare and self.location.endswith(".json") else f"{self.location}/{CONFIG}"
 
     def read(self, part: TensorSlice) -> torch.Tensor:
         """Rows [start, stop) of a logical tensor along its first dimension, in the tensor's own dtype, dequantized if
@@ -139,7 +146,7 @@ def _open_folder(asked: _Asked, folder: Path, revision: str, own_name: str) -> C
     index = parse_index(where, _bytes(folder / INDEX)) if INDEX in names else None
     names |= {file for file in set((index or {}).values()) if (folder / file).is_file()}
     files = weight_files(where, names, index)
-    config = _config(folder, where)
+    config = read_config(folder / CONFIG, where)
     method = check_quantization(config, names, where)
     headers = tuple(_header(folder, file) for file in files)
     logical = logical_tensors(collect_tensors(where, headers, index), config, method, where)
@@ -169,7 +176,7 @@ def _open_hub(asked: _Asked, commit: str, own_name: str, headers_only: bool) -> 
     # All that can be refused without the weights is refused before they are downloaded.
     index = parse_index(repo, _bytes(folder / INDEX)) if INDEX in sizes else None
     files = weight_files(repo, sizes, index)
-    config = _config(folder, repo)
+    config = read_config(folder / CONFIG, repo)
     method = check_quantization(config, sizes, repo)
     if not headers_only:
         folder = hub.download(repo, commit, {n: sizes[n] for n in (*small, *files)})
@@ -197,16 +204,21 @@ def _assemble(
     contents: Contents,
 ) -> Checkpoint:
     past = read_provenance(folder, asked.provenance)
-    name = asked.name or past.name or own_name
-    if not _NAME.fullmatch(name):
-        raise SixfoldError(
-            f"{name!r} cannot name the output folders and repositories of {asked.model}",
-            "give a name of letters, digits, '-', '_' and '.' (--name, or NAME= in make)",
-        )
+    name = checked_name(asked.name or past.name or own_name, asked.model)
     tensors = {
         n: SourceTensor(n, t.dtype, t.shape, tensor_nbytes(t.dtype, t.shape), t.kind) for n, t in logical.items()
     }
     return Checkpoint(name, asked.model, folder, revision, config, tensors, extras, past, contents)
+
+
+def checked_name(name: str, model: str) -> str:
+    """`name`, where it can name folders and repositories; SixfoldError elsewhere."""
+    if not _NAME.fullmatch(name):
+        raise SixfoldError(
+            f"{name!r} cannot name the output folders and repositories of {model}",
+            "give a name of letters, digits, '-', '_' and '.' (--name, or NAME= in make)",
+        )
+    return name
 
 
 def _folder_name(folder: Path) -> str:
@@ -218,11 +230,12 @@ def _folder_name(folder: Path) -> str:
     return path.name or path.resolve().name
 
 
-def _config(folder: Path, where: str) -> dict[str, Any]:
-    if not (folder / CONFIG).is_file():
+def read_config(path: Path, where: str) -> dict[str, Any]:
+    """The JSON object that a config.json holds. where: the model, for messages."""
+    if not path.is_file():
         raise SixfoldError(f"there is no {CONFIG} in {where}", "give a model folder as transformers saves it")
     try:
-        config = json.loads(_bytes(folder / CONFIG))
+        config = json.loads(_bytes(path))
     except ValueError as error:
         line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise SixfoldError(f"{CONFIG} in {where} is not valid JSON{line}", "correct it or download it again") from None

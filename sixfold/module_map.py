@@ -41,11 +41,9 @@ def meta_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None, atte
     import transformers
     from transformers import AutoModelForCausalLM
 
-    model_type = checkpoint.config.get("model_type")
+    model_type, where = checkpoint.config.get("model_type"), checkpoint.config_location
     if not model_type:
-        raise SixfoldError(
-            f"{checkpoint.location}/config.json has no model_type", "take it from the original model's config.json"
-        )
+        raise SixfoldError(f"{where} has no model_type", "take it from the original model's config.json")
     try:
         parsed = transformers_config(checkpoint.config)
         with torch.device("meta"):
@@ -56,12 +54,12 @@ def meta_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None, atte
     except (ValueError, KeyError) as error:
         raise SixfoldError(
             f"transformers {transformers.__version__} has no causal language model for model_type {model_type!r}"
-            f" in {checkpoint.location}/config.json ({_reason(error)})",
+            f" in {where} ({_reason(error)})",
             "use a checkpoint of a text model that it knows, or a newer transformers",
         ) from error
     except Exception as error:  # config classes raise their own validation errors for impossible values
         raise SixfoldError(
-            f"{checkpoint.location}/config.json describes no {model_type} model: {_reason(error)}",
+            f"{where} describes no {model_type} model: {_reason(error)}",
             "compare it with the original model's config.json",
         ) from error
 
@@ -148,7 +146,7 @@ def _check_complete(
     sources: Mapping[str, list[str]],
     unknown: list[str],
 ) -> None:
-    tied = set(getattr(model, "all_tied_weights_keys", None) or {}) if _tied(model) else set()
+    tied = tied_parameters(model)
     missing = [name for name in state if name not in sources and name not in tied]
     if missing:
         hint = f" (it holds unknown {_listed(unknown)} instead)" if unknown else ""
@@ -163,8 +161,11 @@ def _check_complete(
         )
 
 
-def _tied(model: nn.Module) -> bool:
-    return bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))  # type: ignore[union-attr,operator]
+def tied_parameters(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters that are another's and need not be on disk, as config.json says."""
+    text = model.config.get_text_config()  # type: ignore[union-attr,operator]  # it is a PreTrainedModel
+    tied = bool(getattr(text, "tie_word_embeddings", False))
+    return frozenset(getattr(model, "all_tied_weights_keys", None) or {}) if tied else frozenset()
 
 
 def _listed(names: list[str]) -> str:

@@ -12,10 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sixfold.architecture import Architecture, Linear, derive_architecture
-from sixfold.checkpoint import Checkpoint, Contents, SourceTensor
-from sixfold.errors import SixfoldError
-from sixfold.module_map import meta_model
-from sixfold.provenance import Provenance
+from sixfold.bare_config import described
 from sixfold.source import Source
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
@@ -65,31 +62,14 @@ def blueprint_of(source: Source) -> Blueprint:
 
 def blueprint_from_config(config: Mapping[str, Any], where: Path) -> Blueprint:
     """Raises SixfoldError where transformers knows no such model, or config.json describes none."""
-    from transformers.core_model_loading import revert_weight_conversion
-
-    empty = _checkpoint(config, where, {})
-    model: Any = meta_model(empty)
-    stored = revert_weight_conversion(model, model.state_dict())
-    tied = set(getattr(model, "all_tied_weights_keys", None) or {}) if config.get("tie_word_embeddings") else set()
-    tensors = {name: tuple(value.shape) for name, value in stored.items() if name not in tied}
-    checkpoint = _checkpoint(
-        config, where, {name: SourceTensor(name, "BF16", shape, 0) for name, shape in tensors.items()}
-    )
+    plain = {key: value for key, value in config.items() if key != "quantization_config"}
+    checkpoint = described(plain, str(where), where, name="artifact")
     architecture = derive_architecture(checkpoint)
+    shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
     drafts = sum(config[key] for key in _DRAFTS if isinstance(config.get(key), int))
-    return Blueprint(architecture, tensors, {}, _optional(architecture, tensors), None, drafts)
+    return Blueprint(architecture, shapes, {}, _optional(architecture, shapes), None, drafts)
 
 
 def _optional(architecture: Architecture, tensors: Mapping[str, Any]) -> frozenset[str]:
     tied = {name for name in tensors if architecture.tied_embeddings and name == "lm_head.weight"}
     return frozenset(tied | {name for name in tensors if _RECOMPUTED.search(name)})
-
-
-def _checkpoint(config: Mapping[str, Any], where: Path, tensors: Mapping[str, SourceTensor]) -> Checkpoint:
-    def refuse(*_: Any) -> Any:
-        raise SixfoldError(f"{where} is only known by its config.json")
-
-    plain = {k: v for k, v in config.items() if k != "quantization_config"}
-    return Checkpoint(
-        "artifact", str(where), where, "", plain, tensors, (), Provenance(), Contents(refuse, refuse, refuse)
-    )

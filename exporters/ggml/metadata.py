@@ -20,10 +20,12 @@ from gguf import (
 from gguf.gguf_writer import TensorInfo, WriterState
 
 from exporters.ggml.hyperparameters import Config, write_hyperparameters
+from exporters.ggml.tokenizer import FILE as TOKENIZER
 from exporters.ggml.tokenizer import write_tokenizer
 from sixfold.checkpoint import Checkpoint
 
 ALIGNMENT = GGUF_DEFAULT_ALIGNMENT
+_GENERATION = "generation_config.json"
 _SAMPLING = {
     "top_k": "sampling_top_k",
     "top_p": "sampling_top_p",
@@ -31,7 +33,7 @@ _SAMPLING = {
     "temperature": "sampling_temp",
     "repetition_penalty": "sampling_penalty_repeat",
 }
-"""generation_config.json -> gguf-py's Metadata."""
+"""What generation_config.json calls it -> gguf-py's Metadata."""
 
 
 PROVENANCE = ("license", "license_name", "license_link", "base_model", "authors")
@@ -87,7 +89,8 @@ def headers(
     writer.add_file_type(file_type(preset))
     writer.add_quantization_version(GGML_QUANT_VERSION)
     vocab = next(t.shape[0] for tensors in files for t in tensors if t.name == "token_embd.weight")
-    write_tokenizer(writer, checkpoint.folder, arch, vocab, tokenizer_pre)
+    if has_tokenizer(checkpoint):
+        write_tokenizer(writer, checkpoint.folder, arch, vocab, tokenizer_pre)
     if importance is not None:
         writer.add_string("quantize.imatrix.file", importance.file)
         if importance.dataset:
@@ -96,6 +99,11 @@ def headers(
         if importance.chunks:
             writer.add_uint32("quantize.imatrix.chunks_count", importance.chunks)
     return _serialized(writer)
+
+
+def has_tokenizer(checkpoint: Checkpoint) -> bool:
+    """Whether files state a vocabulary: all but those planned from a config.json alone, which knows of none."""
+    return not checkpoint.bare or TOKENIZER in checkpoint.extras
 
 
 def file_type(preset: str) -> LlamaFileType:
@@ -126,7 +134,7 @@ def _general(writer: GGUFWriter, checkpoint: Checkpoint) -> Metadata:
     metadata = Metadata.apply_metadata_heuristic(Metadata(), stated, None, Path(checkpoint.name), total)
     metadata.name = metadata.name or checkpoint.name
     metadata.size_label = metadata.size_label or size_label(total, shared, expert, experts)
-    generation = _json(checkpoint.folder / "generation_config.json")
+    generation = _json(checkpoint.folder / _GENERATION) if _GENERATION in checkpoint.extras else {}
     for key, attribute in _SAMPLING.items():
         if generation.get(key) is not None:
             setattr(metadata, attribute, generation[key])
@@ -134,7 +142,5 @@ def _general(writer: GGUFWriter, checkpoint: Checkpoint) -> Metadata:
 
 
 def _json(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        return {}
     parsed: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return parsed

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sixfold.commands.options import Model, json_option, model_argument
+from sixfold.commands.options import Model, experts_option, json_option, model_argument
 from sixfold.commands.terminal import heading, print_json, print_table
 from sixfold.sizes import size
 
@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Print what a checkpoint is made of.", epilog="Example: sixfold inspect Qwen/Qwen3-30B-A3B")
 @model_argument
+@experts_option
 @json_option
-def command(model: Model, as_json: bool) -> None:
-    """Print what MODEL (a folder or hub id) is made of.
+def command(model: Model, experts: int | None, as_json: bool) -> None:
+    """Print what MODEL (a folder, a hub id, or a config.json alone) is made of.
 
     Layers, experts, Linears by role, norms with what reads them, groups that engines fuse, and what is never quantized.
     Of a hub id only configuration and headers are fetched.
     """
-    source = model.open(headers_only=True)
+    source = model.describe(experts)
     if as_json:
         print_json(as_data(source))
     else:
@@ -35,12 +36,15 @@ def command(model: Model, as_json: bool) -> None:
 
 def as_data(source: "Source") -> dict[str, Any]:
     """The same as JSON, with every Linear and norm by name."""
+    from sixfold.bare_config import config_notes
+
     checkpoint = source.checkpoint
     tensors = checkpoint.tensors.values()
     return {
         "name": checkpoint.name,
         "location": checkpoint.location,
         "revision": checkpoint.revision,
+        "notes": list(config_notes(checkpoint)),
         "provenance": asdict(checkpoint.provenance),
         "tensors": len(tensors),
         "parameters": sum(_elements(t) for t in tensors),
@@ -51,6 +55,8 @@ def as_data(source: "Source") -> dict[str, Any]:
 
 
 def show(source: "Source") -> None:
+    from sixfold.bare_config import config_notes
+
     checkpoint, architecture = source.checkpoint, source.architecture
     tensors = checkpoint.tensors.values()
     click.echo(click.style(checkpoint.name, bold=True) + f"  {architecture.model_type}, {checkpoint.location}")
@@ -71,7 +77,7 @@ def show(source: "Source") -> None:
         print_table(("group", "count"), sorted(fused.items()))
     heading("Never quantized in Hugging Face formats")
     print_table(("tensor", "count", "bytes"), _kept_rows(source))
-    notes = _notes(architecture)
+    notes = [f"{note[0].upper()}{note[1:]}." for note in config_notes(checkpoint)] + _notes(architecture)
     if notes:
         heading("Notes")
         for note in notes:

@@ -37,18 +37,23 @@ class Model:
 
     def open(self, *, headers_only: bool = False) -> "Source":
         """headers_only: a hub id's weights are not downloaded (`read` refuses then)."""
-        from sixfold.architecture import derive_architecture
-        from sixfold.checkpoint import open_checkpoint
-        from sixfold.source import Source
+        from sixfold.source import open_source
 
-        checkpoint = open_checkpoint(
+        return open_source(
             self.location,
             revision=self.revision,
             name=self.name,
             provenance=self._provenance(),
             headers_only=headers_only,
         )
-        return Source(checkpoint, derive_architecture(checkpoint))
+
+    def describe(self, experts: int | None = None) -> "Source":
+        """What is known before any weight is here; of a bare config.json with `experts` in place of its own number."""
+        from sixfold.source import describe_source
+
+        return describe_source(
+            self.location, revision=self.revision, name=self.name, provenance=self._provenance(), experts=experts
+        )
 
     def _provenance(self) -> "Provenance | None":
         from sixfold.provenance import Provenance
@@ -127,6 +132,16 @@ def memory_options(command: Command) -> Command:
     about = "that calibration may use, such as 24GB; what is free by default."
     call = click.option("--device-memory", type=_Size(), help=f"Memory of each GPU {about}")(call)
     return click.option("--host-memory", type=_Size(), help=f"Memory {about}")(call)
+
+
+def experts_option(command: Command) -> Command:
+    """--experts; the command gets `experts: int | None`."""
+    return click.option(
+        "--experts",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Of a MODEL that is a config.json: the number of experts, in place of its own.",
+    )(command)
 
 
 def json_option(command: Command) -> Command:

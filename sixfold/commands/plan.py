@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sixfold.commands.options import Model, formats_argument, json_option, model_argument, out_option
+from sixfold.commands.options import (
+    Model,
+    experts_option,
+    formats_argument,
+    json_option,
+    model_argument,
+    out_option,
+)
 from sixfold.commands.terminal import heading, print_json, print_table
 from sixfold.sizes import size
 
@@ -25,18 +32,24 @@ if TYPE_CHECKING:
 @model_argument
 @formats_argument
 @out_option
+@experts_option
 @click.option("--tensors", is_flag=True, help="List every tensor that would be written.")
 @json_option
-def command(model: Model, recipes: "Sequence[Recipe]", out: Path, tensors: bool, as_json: bool) -> int:
+def command(
+    model: Model, recipes: "Sequence[Recipe]", out: Path, experts: int | None, tensors: bool, as_json: bool
+) -> int:
     """Print the exact bytes of each FORMAT, what is quantized and what is kept, and the disk that all need.
 
-    Nothing is written, and of a hub id only configuration and headers are fetched. A FORMAT that MODEL does not allow
-    is named with the reason, and the exit code is not 0.
+    Nothing is written, and of a hub id only configuration and headers are fetched. MODEL may also be a config.json
+    alone, before there are weights: what it cannot tell is named. A FORMAT that MODEL does not allow is named with the
+    reason, and the exit code is not 0.
     """
     from exporters.run import plan_all
+    from sixfold.bare_config import config_notes
     from sixfold.unexpected import exit_code, sentence
 
-    source = model.open(headers_only=True)
+    source = model.describe(experts)
+    known = tuple(config_notes(source.checkpoint))
     planned = plan_all(source, recipes)
     plans = [(entry.recipe, entry.plan) for entry in planned if entry.refusal is None]
     refusals = [entry.refusal for entry in planned if entry.refusal is not None]
@@ -46,12 +59,14 @@ def command(model: Model, recipes: "Sequence[Recipe]", out: Path, tensors: bool,
     free = shutil.disk_usage(root).free
     code = max((exit_code(error) for error in refusals), default=0)
     if as_json:
-        print_json(_as_data(planned, calibration, passes, free))
+        print_json(_as_data(planned, calibration, passes, free) | {"notes": list(known)})
         return code
     print_table(
         ("variant", "bytes", "size", "files", "tensors", "encodings"),
         [_row(recipe, plan) for recipe, plan in plans],
     )
+    for note in known:
+        click.echo(f"  {note}")
     for recipe, plan in plans:
         notes = plan.notes if plan else (f"{recipe.exporter} does the whole job itself and tells no sizes before",)
         for note in notes:

@@ -22,9 +22,20 @@ MTP = re.compile(
 QUANTIZATION = ("quantization_config", "compression_config")
 
 
-def count_keys(config: Mapping[str, Any], experts: int) -> tuple[Key, ...]:
-    """Every field that holds the number of experts: an integer, or one for each layer."""
+def count_keys(config: Mapping[str, Any], experts: int, parsed: Any) -> tuple[Key, ...]:
+    """Every field that holds the number of experts: an integer, or one for each layer. Where config.json leaves it at
+    its default, the field as the config class calls it.
 
+    parsed: config.json as an object of transformers' class.
+    """
+    if keys := _holding(config, experts):
+        return keys
+    text = parsed.get_text_config()
+    above: Key = () if text is parsed else (next(k for k, v in vars(parsed).items() if v is text),)
+    return tuple((*above, *key) for key in _holding(text.to_dict(), experts) if len(key) == 1)
+
+
+def _holding(config: Mapping[str, Any], experts: int) -> tuple[Key, ...]:
     def holds(value: Any) -> bool:
         return value == experts or (isinstance(value, list) and experts in value and all(map(_is_count, value)))
 
@@ -54,6 +65,14 @@ def with_counts(config: Mapping[str, Any], keys: tuple[Key, ...], kept: Mapping[
         else:
             holder[key[-1]] = max(kept.values())
     return changed
+
+
+def mtp_layers(config: Mapping[str, Any]) -> tuple[str, int] | None:
+    """(field, number) of the MTP layers that a config names; None where it names none, or is not asked how many."""
+    for key, value in _fields(config):
+        if MTP.fullmatch(key[-1]) and _is_count(value) and value:
+            return key[-1], value
+    return None
 
 
 def without_mtp(config: Mapping[str, Any]) -> dict[str, Any]:
