@@ -27,9 +27,10 @@ def run_ours(model: str, samples: int, length: int, out: Path) -> dict[str, Any]
     from exporters.run import export
     from sixfold.progress import unseen
     from sixfold.recipe import load_recipes
+    from sixfold.source import open_source
     from sixfold.workspace import Workspace
 
-    source = _opened(model)
+    source = open_source(model)
     (recipe,) = load_recipes("awq", (f"calibration.samples={samples}", f"calibration.length={length}"))
     workspace = Workspace(out, "m")
     begun = time.monotonic()
@@ -44,9 +45,10 @@ def run_peer(model: str, samples: int, length: int, out: Path) -> dict[str, Any]
     from calibration.tokens import token_batches
     from exporters.llmcompressor import EXPORTER, Options
     from sixfold.recipe import Calibration, Recipe
+    from sixfold.source import open_source
     from sixfold.tokenizer import load_tokenizer
 
-    source = _opened(model)
+    source = open_source(model)
     profile = Calibration(samples=samples, length=length)
     ids = token_batches(profile, load_tokenizer(source.checkpoint.folder)).ids
     modifiers = {
@@ -67,15 +69,6 @@ def run_peer(model: str, samples: int, length: int, out: Path) -> dict[str, Any]
     begun = time.monotonic()
     EXPORTER.run(source, recipe, lambda: ids, folder)
     return {"seconds": time.monotonic() - begun, "folder": str(folder)}
-
-
-def _opened(model: str) -> Any:
-    from sixfold.architecture import derive_architecture
-    from sixfold.checkpoint import open_checkpoint
-    from sixfold.source import Source
-
-    checkpoint = open_checkpoint(model)
-    return Source(checkpoint, derive_architecture(checkpoint))
 
 
 def divergence(folder: str, model: str) -> float:

@@ -149,16 +149,13 @@ def _bf16_gguf(model: str, folder: Path) -> Path:
 def _opened(model: str, samples: int, length: int) -> tuple[Any, Any, Any]:
     """(source, profile, ids int64 [samples, length]) of the built-in texts."""
     from calibration.tokens import token_batches
-    from sixfold.architecture import derive_architecture
-    from sixfold.checkpoint import open_checkpoint
     from sixfold.recipe import Calibration
-    from sixfold.source import Source
+    from sixfold.source import open_source
     from sixfold.tokenizer import load_tokenizer
 
-    checkpoint = open_checkpoint(model)
+    source = open_source(model)
     profile = Calibration(samples=samples, length=length)
-    ids = token_batches(profile, load_tokenizer(checkpoint.folder)).ids
-    return Source(checkpoint, derive_architecture(checkpoint)), profile, ids
+    return source, profile, token_batches(profile, load_tokenizer(source.checkpoint.folder)).ids
 
 
 def benchmark(model: str, samples: int, length: int, runs: int, llama: Path | None) -> dict[str, Any]:

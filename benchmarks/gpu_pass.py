@@ -20,12 +20,10 @@ from benchmarks.throughput import shapes
 from calibration.batches import batched
 from calibration.layer_pass import run_pass
 from calibration.processes import run_on_devices
-from sixfold.architecture import derive_architecture
-from sixfold.checkpoint import open_checkpoint
 from sixfold.progress import unseen
 from sixfold.recipe import Calibration
 from sixfold.safetensors_header import tensor_nbytes, write_header
-from sixfold.source import Source
+from sixfold.source import open_source
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "demo" / "minimax-m2-4.6m"
@@ -101,17 +99,16 @@ def main() -> None:
     path = model / "model.safetensors"
     rate = disk_rate(path)
     print(f"disk: {rate / 1e9:.2f} GB/s", flush=True)
-    checkpoint = open_checkpoint(str(model))
-    source = Source(checkpoint, derive_architecture(checkpoint))
+    source = open_source(model)
     random = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, checkpoint.config["vocab_size"], (options.samples, options.length), generator=random)
+    ids = torch.randint(0, source.checkpoint.config["vocab_size"], (options.samples, options.length), generator=random)
     profile = Calibration(samples=options.samples, length=options.length)
     batches = batched(ids, 0)
     linears = {li.name: li for li in source.architecture.linears if li.layer == 0}
     routed = sum(li.in_features * li.out_features for li in linears.values() if li.expert == 0) * 8
     dense = sum(li.in_features * li.out_features for li in linears.values() if li.expert is None)
     arithmetic = 2 * ids.numel() * (routed + dense) / RATE / options.gpus
-    layer = sum(t.nbytes for t in checkpoint.tensors.values() if t.name.startswith("model.layers.0."))
+    layer = sum(t.nbytes for t in source.checkpoint.tensors.values() if t.name.startswith("model.layers.0."))
     rows = []
     for cached in (True, False):
         with tempfile.TemporaryDirectory(dir=options.folder) as work:

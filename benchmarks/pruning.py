@@ -26,11 +26,9 @@ from pruning.criteria import CRITERIA, RANDOM
 from pruning.make_plan import Request, make_plan
 from pruning.masking import masked
 from pruning.plan_file import PruningPlan
-from sixfold.architecture import derive_architecture
-from sixfold.checkpoint import open_checkpoint
 from sixfold.heldout import TEXTS, held_out
 from sixfold.recipe import Calibration
-from sixfold.source import Source
+from sixfold.source import open_source
 from sixfold.tokenizer import load_tokenizer
 from sixfold.whole_model import load_model
 
@@ -64,21 +62,20 @@ def main() -> None:
     parser.add_argument("--artifacts", type=Path, default=None)
     options = parser.parse_args()
 
-    checkpoint = open_checkpoint(options.model)
-    source = Source(checkpoint, derive_architecture(checkpoint))
+    source = open_source(options.model)
     anatomy = dissect(source)
     profile = Calibration(texts=(options.texts,), samples=options.samples, length=512)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = (options.artifacts or Path(temporary)) / checkpoint.name
+        folder = (options.artifacts or Path(temporary)) / source.checkpoint.name
         statistics = calibrate(source, profile, folder, progress=lambda *_: nullcontext(lambda _: None)).statistics
-        texts = held_out(load_tokenizer(checkpoint.folder), options.heldout).by_domain
+        texts = held_out(load_tokenizer(source.checkpoint.folder), options.heldout).by_domain
         model = load_model(source, dtype=torch.float32, device=torch.device("cpu"))
 
         def costs(requests: Sequence[Request], windows: Sequence[torch.Tensor]) -> list[float]:
             plans = [make_plan(source, anatomy, request, statistics) for request in requests]
             return divergences(model, anatomy, plans, windows)
 
-        print(f"{checkpoint.name}, {options.samples * 512} tokens of calibration\n")
+        print(f"{source.checkpoint.name}, {options.samples * 512} tokens of calibration\n")
         by_ratio = {ratio: kept_for_ratio(anatomy, ratio) for ratio in options.ratios}
         if options.by_domain:
             _print_domains(by_ratio, texts, costs)

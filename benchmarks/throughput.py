@@ -97,18 +97,15 @@ def export(name: str, source: Path, folder: Path) -> dict[str, Any]:
     """In a process of its own: one export by this project."""
     from exporters.run import export as run_export
     from exporters.run import plan_of
-    from sixfold.architecture import derive_architecture
-    from sixfold.checkpoint import open_checkpoint
     from sixfold.recipe import load_recipes
-    from sixfold.source import Source
+    from sixfold.source import open_source
     from sixfold.workspace import Workspace
 
-    checkpoint = open_checkpoint(str(source))
-    opened = Source(checkpoint, derive_architecture(checkpoint))
+    opened = open_source(source)
     (recipe,) = load_recipes(name)
     plan = plan_of(opened, recipe, None)
     assert plan is not None
-    sizes = {tensor.name: tensor.nbytes for tensor in checkpoint.tensors.values()}
+    sizes = {tensor.name: tensor.nbytes for tensor in opened.checkpoint.tensors.values()}
     largest = max((t for t in plan.tensors if t.encoding not in ("copy", "cast")), key=lambda t: t.nbytes)
 
     @contextmanager
@@ -116,7 +113,7 @@ def export(name: str, source: Path, folder: Path) -> dict[str, Any]:
         yield lambda done: None
 
     begun, cpu = time.time(), time.process_time()
-    workspace = Workspace(folder, checkpoint.name)
+    workspace = Workspace(folder, opened.checkpoint.name)
     run_export(opened, recipe, workspace, None, threads=os.cpu_count() or 1, progress=silent)
     os.sync()
     done = {"begun": begun, "ended": time.time(), "cpu": time.process_time() - cpu}

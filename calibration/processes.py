@@ -11,12 +11,10 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from calibration.batches import Batches
 from calibration.layer_pass import run_pass
 from calibration.unfinished import Reached, read_reached
-from sixfold.architecture import derive_architecture
-from sixfold.checkpoint import open_checkpoint
 from sixfold.errors import SixfoldError
 from sixfold.progress import Progress, unseen
 from sixfold.recipe import Calibration
-from sixfold.source import Source
+from sixfold.source import Source, open_source
 from sixfold.team import Team
 
 _STORE = "processes"
@@ -87,9 +85,8 @@ def _process(rank: int, job: _Job, failures: Any) -> None:
     bound = device if device.type == "cuda" else None
     distributed.init_process_group(backend, init_method=store, rank=rank, world_size=job.size, device_id=bound)
     try:
-        checkpoint = open_checkpoint(job.folder, name=job.name)
         run_pass(
-            Source(checkpoint, derive_architecture(checkpoint)),
+            open_source(job.folder, name=job.name),
             job.batches,
             job.profile,
             job.work,

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pruning.anatomy import dissect
-from sixfold.architecture import derive_architecture
-from sixfold.checkpoint import open_checkpoint
 from sixfold.errors import SixfoldError
-from sixfold.source import Source
+from sixfold.source import Source, open_source
 
 
 @dataclass(frozen=True)
@@ -36,8 +34,7 @@ def check_structure(folder: Path, unpruned: Source) -> tuple[Source, Structure]:
     and misshapen ones are refused when it is opened. unpruned: extra entries (Zaya's skip) are as many as there.
     Raises SixfoldError where a layer disagrees.
     """
-    checkpoint = open_checkpoint(str(folder))
-    source = Source(checkpoint, derive_architecture(checkpoint))
+    source = open_source(folder)
     before, after = dissect(unpruned), dissect(source)
     extra = {
         name: unpruned.checkpoint.tensors[name].shape[found.axis] - before.experts
@@ -50,7 +47,7 @@ def check_structure(folder: Path, unpruned: Source) -> tuple[Source, Structure]:
         if found.expert is not None:
             singles[found.layer].add(found.expert)
         else:
-            vectors[found.layer][name] = checkpoint.tensors[name].shape[found.axis] - extra.get(name, 0)
+            vectors[found.layer][name] = source.checkpoint.tensors[name].shape[found.axis] - extra.get(name, 0)
     layers = tuple(
         LayerStructure(layer, len(singles[layer]) or max(vectors[layer].values()), vectors[layer])
         for layer in after.layers

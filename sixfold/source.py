@@ -1,6 +1,7 @@
 """A checkpoint together with what is known of its architecture: what every exporter receives."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from sixfold.architecture import Architecture, derive_architecture
 from sixfold.bare_config import config_alone, open_config
@@ -16,7 +17,7 @@ class Source:
 
 
 def open_source(
-    model: str,
+    model: str | Path,
     *,
     revision: str = "",
     name: str = "",
@@ -24,6 +25,7 @@ def open_source(
     headers_only: bool = False,
 ) -> Source:
     """A folder or a hub id; see `open_checkpoint`. Raises SixfoldError with cause and remedy."""
+    model = str(model)
     if config_alone(model) is not None:
         raise SixfoldError(
             f"{model} is a configuration without weights",

@@ -11,8 +11,9 @@ from pruning.plan_file import read_plan
 from pruning.run import prune
 from pruning.structure import check_structure
 from sixfold.recipe import Calibration
+from sixfold.source import open_source
 from sixfold.workspace import sha256_of
-from tests.pruning.made import DEMO, silent, source_of
+from tests.pruning.made import DEMO, silent
 
 PRUNED = DEMO.parent / "minimax-m2-4.6m-REAP-6"
 ABOUT = {"README.md", "verification.json", "manifest.json"}
@@ -20,7 +21,7 @@ ABOUT = {"README.md", "verification.json", "manifest.json"}
 
 
 def test_its_plan_makes_it_byte_for_byte(tmp_path: Path) -> None:
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     plan = read_plan(PRUNED / "plan.json")
     out = tmp_path / PRUNED.name
     prune(source, dissect(source), plan, "drop", out, threads=2, progress=silent)
@@ -31,7 +32,7 @@ def test_its_plan_makes_it_byte_for_byte(tmp_path: Path) -> None:
 
 
 def test_calibration_makes_its_plan(tmp_path: Path) -> None:
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     anatomy = dissect(source)
     statistics = calibrate(source, Calibration(), tmp_path, progress=silent).statistics
     plan = make_plan(source, anatomy, Request(kept_for_ratio(anatomy, 0.25), 0.25), statistics)
@@ -47,5 +48,5 @@ def test_what_is_said_of_it_holds() -> None:
     verdict = json.loads((PRUNED / "verification.json").read_text())
     assert verdict["passed"]
     assert verdict["masked"]["sound"]
-    _, structure = check_structure(PRUNED, source_of(DEMO))
+    _, structure = check_structure(PRUNED, open_source(DEMO))
     assert structure.config == verdict["structure"]["experts"] == 6

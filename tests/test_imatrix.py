@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sixfold.cli import run
+from sixfold.source import open_source
 from sixfold.workspace import sha256_of
-from tests.calibration.test_calibrate import DEMO, entries, source_of
+from tests.calibration.test_calibrate import DEMO, entries
 from tests.calibration.test_from_imatrix import matrix_of
 from tests.exporters.gguf_tools import keys_of, tensors_of
 from tests.test_all_formats import sixfold
@@ -24,7 +25,7 @@ SMALL = ("--set", "calibration.samples=4", "--set", "calibration.length=64", "--
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[dict[str, Any]]]:
     """(matrix, output root, what `sixfold export` says of awq and a GGUF)."""
     root = tmp_path_factory.mktemp("artifacts")
-    matrix = matrix_of(source_of(DEMO), root)
+    matrix = matrix_of(open_source(DEMO), root)
     calibrated = sixfold("calibrate", str(DEMO), "--from", str(matrix), "--out", str(root))
     assert [row["state"] for row in calibrated] == ["made"]
     arguments = ("awq", "gguf-q4_k_m", "gguf-q8_0", "--set", f"calibration.imatrix={matrix}", "--out", str(root))

@@ -11,11 +11,9 @@ from safetensors.torch import load_file, save_file
 from calibration.calibrate import Calibrated, calibrate
 from calibration.coverage import summary
 from calibration.imatrix import write_imatrix
-from sixfold.architecture import derive_architecture
-from sixfold.checkpoint import open_checkpoint
 from sixfold.errors import SixfoldError
 from sixfold.recipe import Calibration
-from sixfold.source import Source
+from sixfold.source import open_source
 from sixfold.statistics import open_statistics
 from tests.calibration.silent import silent
 from tests.families import make_family
@@ -24,18 +22,13 @@ DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
 PROFILE = Calibration(samples=12, length=64, sample_rows=16)
 
 
-def source_of(folder: Path) -> Source:
-    checkpoint = open_checkpoint(str(folder))
-    return Source(checkpoint, derive_architecture(checkpoint))
-
-
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Calibrated:
-    return calibrate(source_of(DEMO), PROFILE, tmp_path_factory.mktemp("calibration"), progress=silent)
+    return calibrate(open_source(DEMO), PROFILE, tmp_path_factory.mktemp("calibration"), progress=silent)
 
 
 def test_every_linear_has_statistics_under_its_own_name(done: Calibrated) -> None:
-    source, statistics = source_of(DEMO), open_statistics(done.statistics.folder)
+    source, statistics = open_source(DEMO), open_statistics(done.statistics.folder)
     for linear in source.architecture.linears:
         found = statistics.of_linear(linear.name)
         assert found.sum_sq.shape == found.sum_abs.shape == found.abs_max.shape == (linear.in_features,)
@@ -68,7 +61,7 @@ def test_the_manifest_says_what_was_run(done: Calibrated) -> None:
 
 
 def test_two_runs_leave_the_same_bytes_and_a_third_does_nothing(done: Calibrated, tmp_path: Path) -> None:
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     again = calibrate(source, PROFILE, tmp_path, progress=silent)
     folder = done.statistics.folder
     for name in ("manifest.json", *again.statistics.manifest["files"]):
@@ -83,12 +76,12 @@ def test_two_runs_leave_the_same_bytes_and_a_third_does_nothing(done: Calibrated
 
 def test_a_change_is_noticed_and_named(done: Calibrated, tmp_path: Path) -> None:
     folder = shutil.copytree(done.statistics.folder, tmp_path / "copy")
-    other = calibrate(source_of(DEMO), PROFILE.model_copy(update={"seed": 3}), folder, progress=silent)
+    other = calibrate(open_source(DEMO), PROFILE.model_copy(update={"seed": 3}), folder, progress=silent)
     assert not other.skipped
     assert other.reasons == ("profile.seed changed",)
     assert other.statistics.digest != done.statistics.digest
     (folder / "layer-00001.safetensors").write_bytes(b"short")
-    repaired = calibrate(source_of(DEMO), PROFILE.model_copy(update={"seed": 3}), folder, progress=silent)
+    repaired = calibrate(open_source(DEMO), PROFILE.model_copy(update={"seed": 3}), folder, progress=silent)
     assert repaired.reasons == ("layer-00001.safetensors is missing or differs from the manifest",)
     assert repaired.statistics.digest == other.statistics.digest
 
@@ -99,7 +92,7 @@ def test_an_unfinished_folder_is_no_calibration(
     folder = shutil.copytree(done.statistics.folder, tmp_path / "copy")
     monkeypatch.setattr("calibration.calibrate.moe_layers", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        calibrate(source_of(DEMO), PROFILE.model_copy(update={"seed": 3}), folder, progress=silent)
+        calibrate(open_source(DEMO), PROFILE.model_copy(update={"seed": 3}), folder, progress=silent)
     with pytest.raises(SixfoldError, match=r"no finished calibration in .*; run `sixfold calibrate MODEL` first"):
         open_statistics(folder)
 
@@ -120,7 +113,7 @@ def starved_demo(folder: Path) -> Path:
 
 
 def test_an_expert_without_tokens_is_reported_and_has_zeros(tmp_path: Path) -> None:
-    source = source_of(starved_demo(tmp_path / "model"))
+    source = open_source(starved_demo(tmp_path / "model"))
     made = calibrate(source, PROFILE, tmp_path / "out", progress=silent)
     assert [c.unreached for c in made.coverage] == [(), (5,)]
     assert made.statistics.manifest["coverage"][1]["unreached"] == [5]
@@ -141,7 +134,7 @@ def test_an_expert_without_tokens_is_reported_and_has_zeros(tmp_path: Path) -> N
 
 def test_few_tokens_are_reported_too(tmp_path: Path) -> None:
     profile = Calibration(samples=1, length=8, sample_rows=16)
-    made = calibrate(source_of(DEMO), profile, tmp_path, progress=silent)
+    made = calibrate(open_source(DEMO), profile, tmp_path, progress=silent)
     for layer in made.coverage:
         assert set(layer.few) | set(layer.unreached) == set(range(8))
 
@@ -151,7 +144,7 @@ def entries(path: Path) -> dict[str, np.ndarray]:
 
 
 def test_the_importance_matrix_holds_the_same_sums(done: Calibrated, tmp_path: Path) -> None:
-    source, path = source_of(DEMO), tmp_path / "imatrix.gguf"
+    source, path = open_source(DEMO), tmp_path / "imatrix.gguf"
     names = write_imatrix(done.statistics, source, path)
     fields = gguf.GGUFReader(path).fields
     assert fields["general.type"].contents() == "imatrix"
@@ -184,7 +177,7 @@ def test_the_importance_matrix_of_other_families(family: str, tmp_path: Path) ->
     folder = make_family(family, tmp_path / family, vocab_size=2048)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(DEMO / name, folder / name)
-    source = source_of(folder)
+    source = open_source(folder)
     made = calibrate(source, Calibration(samples=2, length=32, sample_rows=4), tmp_path / "out", progress=silent)
     names = write_imatrix(made.statistics, source, tmp_path / "imatrix.gguf")
     experts = {"deepseek_v3": 1, "qwen3_moe": 2, "llama": 0}[family]

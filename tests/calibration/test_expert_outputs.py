@@ -7,10 +7,8 @@ import torch
 
 from calibration.calibrate import calibrate
 from calibration.expert_outputs import ExpertAccumulator
-from sixfold.architecture import derive_architecture
-from sixfold.checkpoint import open_checkpoint
 from sixfold.recipe import Calibration
-from sixfold.source import Source
+from sixfold.source import open_source
 from tests.calibration.silent import silent
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
@@ -57,8 +55,7 @@ def test_sums_are_those_of_the_formula_whatever_the_batches(at_once: bool) -> No
 
 
 def test_a_layer_is_read_back_by_its_number(tmp_path: Path) -> None:
-    checkpoint = open_checkpoint(str(DEMO))
-    source = Source(checkpoint, derive_architecture(checkpoint))
+    source = open_source(DEMO)
     statistics = calibrate(source, Calibration(samples=2, length=32), tmp_path, progress=silent).statistics
     assert statistics.moe_layers() == (0, 1)
     experts = statistics.experts_of(1)

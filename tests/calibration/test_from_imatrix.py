@@ -14,9 +14,9 @@ from calibration.imatrix import write_imatrix
 from sixfold.errors import SixfoldError
 from sixfold.gguf_names import gguf_tensor_names
 from sixfold.recipe import Calibration
-from sixfold.source import Source
+from sixfold.source import Source, open_source
 from tests.calibration.silent import silent
-from tests.calibration.test_calibrate import DEMO, entries, source_of
+from tests.calibration.test_calibrate import DEMO, entries
 from tests.exporters.gguf_tools import byte_level_tokenizer, export, random_statistics, recipe, save_tokenizer
 from tests.families import make_family
 
@@ -49,7 +49,7 @@ def take(source: Source, matrix: Path, folder: Path) -> Calibrated:
 
 @pytest.mark.parametrize("family", ["demo", "deepseek_v3"])
 def test_every_weight_has_the_matrix_own_numbers_under_our_names(family: str, tmp_path: Path) -> None:
-    source = source_of(DEMO if family == "demo" else make_family(family, tmp_path / "model"))
+    source = open_source(DEMO if family == "demo" else make_family(family, tmp_path / "model"))
     matrix = matrix_of(source, tmp_path)
     done = take(source, matrix, tmp_path / "out")
     stored = {name: np.atleast_2d(values) for name, values in entries(matrix).items()}
@@ -84,7 +84,7 @@ def test_every_weight_has_the_matrix_own_numbers_under_our_names(family: str, tm
 
 
 def test_it_is_taken_once_and_again_when_the_file_changes(tmp_path: Path) -> None:
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     matrix = matrix_of(source, tmp_path)
     first = take(source, matrix, tmp_path / "out")
     assert not first.skipped
@@ -104,7 +104,7 @@ def test_it_is_taken_once_and_again_when_the_file_changes(tmp_path: Path) -> Non
 
 
 def test_a_matrix_of_another_model_is_refused_by_name(tmp_path: Path) -> None:
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     matrix = matrix_of(source, tmp_path)
 
     def refused(change: Callable[[dict[str, np.ndarray]], Entries], message: str) -> None:
@@ -135,7 +135,7 @@ def test_a_matrix_of_another_model_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_what_is_no_number_is_refused(tmp_path: Path) -> None:
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     matrix = rewritten(
         matrix_of(source, tmp_path), lambda e: {**e, "blk.0.attn_q.weight.in_sum2": np.full((1, 256), np.nan)}
     )
@@ -145,7 +145,7 @@ def test_what_is_no_number_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_llama_cpp_records_besides_and_routers_may_be_there_or_not(tmp_path: Path) -> None:
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     matrix = matrix_of(source, tmp_path)
     more = {"output.weight.in_sum2": np.ones((1, 256)), "output.weight.counts": np.full((1, 1), 9.0)}
     done = take(source, rewritten(matrix, lambda e: {**e, **more}), tmp_path / "a")
@@ -162,7 +162,7 @@ def test_halves_of_kv_b_that_an_old_matrix_lacks_are_rounded_without_and_noted(t
     """llama-imatrix recorded kv_b_proj as a whole before llama.cpp split it; llama-quantize finds nothing then."""
     make_family("deepseek_v3", tmp_path / "model", vocab_size=320)
     save_tokenizer(byte_level_tokenizer([], size=300), tmp_path / "model")
-    source = source_of(tmp_path / "model")
+    source = open_source(tmp_path / "model")
     matrix = matrix_of(source, tmp_path)
     whole = {"blk.0.attn_kv_b.weight.in_sum2": np.ones((1, 128)), "blk.0.attn_kv_b.weight.counts": np.ones((1, 1))}
     old = rewritten(matrix, lambda e: {**{k: v for k, v in e.items() if "_b.weight" not in k or "q_b" in k}, **whole})
@@ -178,7 +178,7 @@ def test_halves_of_kv_b_that_an_old_matrix_lacks_are_rounded_without_and_noted(t
 
 
 def test_what_only_a_pass_measures_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     statistics = take(source, matrix_of(source, tmp_path), tmp_path / "out").statistics
     asked: dict[str, Callable[[], object]] = {
         "samples": lambda: statistics.of_linear("model.layers.0.self_attn.q_proj"),

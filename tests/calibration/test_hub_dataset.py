@@ -17,8 +17,8 @@ from calibration.corpus import text_files
 from calibration.tokens import token_batches
 from sixfold.errors import SixfoldError
 from sixfold.recipe import Calibration, load_recipes
+from sixfold.source import open_source
 from sixfold.tokenizer import load_tokenizer
-from tests.exporters.gguf_tools import source_of
 from tests.hub_server import HubState, serve_repositories, the_only_hub
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
@@ -172,7 +172,7 @@ def test_the_pruners_published_mix(mix: list[HubState], tokenizer: Any) -> None:
 
 
 def test_the_commit_decides_what_is_stale_before_anything_is_downloaded(one: HubState) -> None:
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     first = calibration_inputs(source, profile())["texts"]
     assert first == {"lab/set:train": "1" * 40}
     assert one.sent == {}

@@ -13,11 +13,10 @@ from calibration.observe import observed
 from calibration.processes import run_on_devices
 from sixfold.latent_attention import LatentHeads, latent_linears
 from sixfold.recipe import Calibration
-from sixfold.source import Source
+from sixfold.source import Source, open_source
 from sixfold.statistics import layer_file
 from sixfold.whole_model import load_model
 from tests.calibration.silent import silent
-from tests.calibration.test_calibrate import source_of
 from tests.calibration.test_observe import ids_for
 from tests.families import make_family
 
@@ -33,7 +32,7 @@ def deepseek(folder: Path) -> Source:
         if name.endswith(("q_b_proj.weight", "kv_a_proj_with_mqa.weight")):
             weights[name] *= 40
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    return source_of(folder)
+    return open_source(folder)
 
 
 def literal(source: Source, ids: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

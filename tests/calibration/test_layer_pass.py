@@ -15,22 +15,15 @@ from calibration.batches import Batches, batched
 from calibration.layer_pass import run_pass
 from calibration.processes import run_on_devices
 from calibration.unfinished import Reached, read_reached
-from sixfold.architecture import derive_architecture
-from sixfold.checkpoint import open_checkpoint
 from sixfold.errors import SixfoldError
 from sixfold.layers import LayerRunner
 from sixfold.recipe import Calibration
-from sixfold.source import Source
+from sixfold.source import Source, open_source
 from tests.calibration.silent import silent
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
 CPU = torch.device("cpu")
 PROFILE = Calibration(samples=6, length=48, sample_rows=8)
-
-
-def source_of(folder: Path) -> Source:
-    checkpoint = open_checkpoint(str(folder))
-    return Source(checkpoint, derive_architecture(checkpoint))
 
 
 def texts_for(source: Source) -> Batches:
@@ -48,7 +41,7 @@ def bytes_in(work: Path, reached: Reached) -> dict[str, bytes]:
 
 
 def undisturbed(work: Path) -> dict[str, bytes]:
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     reached = run_pass(source, texts_for(source), PROFILE, work, key="k", device=CPU, progress=silent)
     assert list(reached.files) == ["layer-00000.safetensors", "layer-00001.safetensors", "layer-other.safetensors"]
     return bytes_in(work, reached)
@@ -61,7 +54,7 @@ def test_a_broken_pass_goes_on_and_ends_in_the_same_bytes(
 ) -> None:
     """Broken after some layers, and some batches into the next."""
     want = undisturbed(tmp_path / "whole")
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     texts = texts_for(source)
     ran: list[int | None] = []
     step, finish = layer_pass._step, LayerRunner.finish
@@ -91,7 +84,7 @@ def test_a_broken_pass_goes_on_and_ends_in_the_same_bytes(
 
 
 def test_what_another_calibration_left_is_not_used(tmp_path: Path) -> None:
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     texts = texts_for(source)
     run_pass(source, texts, PROFILE, tmp_path, key="other", device=CPU, progress=silent)
     assert read_reached(tmp_path, "k") is None
@@ -102,7 +95,7 @@ def test_what_another_calibration_left_is_not_used(tmp_path: Path) -> None:
 def test_torn_hidden_states_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a power loss the files of hidden states may be older than what stands beside them."""
     want = undisturbed(tmp_path / "whole")
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     with monkeypatch.context() as broken:
         broken.setattr(layer_pass, "without_logits", lambda model: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -128,7 +121,7 @@ def killed(runner, layer, *rest):
         os.kill(os.getpid(), signal.SIGKILL)
     return step(runner, layer, *rest)
 layer_pass._step = killed
-source = t.source_of(t.DEMO)
+source = t.open_source(t.DEMO)
 layer_pass.run_pass(
     source, t.texts_for(source), t.PROFILE, Path({str(tmp_path)!r}), key="k", device=t.CPU, progress=t.silent
 )
@@ -138,14 +131,14 @@ layer_pass.run_pass(
     left = read_reached(tmp_path, "k")
     assert left is not None
     assert list(left.files) == ["layer-00000.safetensors"]
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     reached = run_pass(source, texts_for(source), PROFILE, tmp_path, key="k", device=CPU, progress=silent)
     assert bytes_in(tmp_path, reached) == undisturbed(tmp_path / "whole")
 
 
 def test_processes_share_the_batches(tmp_path: Path) -> None:
     want = {name: load_file(tmp_path / "whole" / name) for name in undisturbed(tmp_path / "whole")}
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     reached = run_on_devices(
         source,
         texts_for(source),
@@ -166,7 +159,7 @@ def test_processes_share_the_batches(tmp_path: Path) -> None:
 
 
 def test_a_refusal_in_a_process_reaches_the_user(tmp_path: Path) -> None:
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     texts = batched(torch.full((2, 8), 5000), 0)
     with pytest.raises(SixfoldError, match="makes token 5000, but the model has 2048 embeddings"):
         run_on_devices(source, texts, PROFILE, tmp_path, key="k", device="cpu", size=2, progress=silent, ahead=True)

@@ -8,24 +8,17 @@ import pytest
 
 from calibration import memory
 from calibration.memory import predict, resources
-from sixfold.architecture import derive_architecture
-from sixfold.checkpoint import open_checkpoint
 from sixfold.errors import SixfoldError
 from sixfold.memory import Allowed
 from sixfold.recipe import Calibration
 from sixfold.sizes import parse_size
-from sixfold.source import Source
+from sixfold.source import open_source
 from tests.calibration.large import make_large
 from tests.families import make_family
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "demo" / "minimax-m2-4.6m"
 PROFILE = Calibration(samples=8, length=256, sample_rows=16)
-
-
-def source_of(folder: Path) -> Source:
-    checkpoint = open_checkpoint(str(folder))
-    return Source(checkpoint, derive_architecture(checkpoint))
 
 
 LIMITED = """
@@ -49,7 +42,7 @@ def watched(description, total, unit):
     def display():
         yield lambda amount: peak.append(anonymous())
     return display()
-source = t.source_of(folder)
+source = t.open_source(folder)
 calibrate(source, t.PROFILE, out, progress=watched, allowed=t.Allowed(host=limit))
 print(max(peak))
 """
@@ -66,7 +59,7 @@ def test_a_checkpoint_four_times_the_allowed_memory(tmp_path: Path) -> None:
         cwd=ROOT, env={"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    predicted = predict(source_of(tmp_path / "large"), PROFILE, on_gpu=False, ahead=False)
+    predicted = predict(open_source(tmp_path / "large"), PROFILE, on_gpu=False, ahead=False)
     assert int(done.stdout) <= predicted.host <= 2 * int(done.stdout)
     assert len(list((tmp_path / "out").glob("layer-*.safetensors"))) == 19
     assert (tmp_path / "out" / "imatrix.gguf").is_file()
@@ -74,7 +67,7 @@ def test_a_checkpoint_four_times_the_allowed_memory(tmp_path: Path) -> None:
 
 def test_too_little_memory_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     make_large(tmp_path / "large", layers=2, experts=32, hidden=1024, intermediate=1024)
-    source = source_of(tmp_path / "large")
+    source = open_source(tmp_path / "large")
     with pytest.raises(SixfoldError) as refusal:
         resources(source, PROFILE, Allowed(host=parse_size("500MB")))
     assert str(refusal.value).startswith("calibrating large needs 7")
@@ -85,7 +78,7 @@ def test_too_little_memory_is_refused_before_anything_is_read(tmp_path: Path) ->
 
 
 def test_the_next_layer_is_read_ahead_where_there_is_room() -> None:
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     roomy, tight = (predict(source, PROFILE, on_gpu=False, ahead=ahead) for ahead in (True, False))
     assert roomy.host - tight.host == roomy.layer
     assert resources(source, PROFILE, Allowed(host=roomy.host)).ahead
@@ -93,12 +86,12 @@ def test_the_next_layer_is_read_ahead_where_there_is_room() -> None:
 
 
 def test_hidden_states_take_two_files_of_every_token() -> None:
-    assert predict(source_of(DEMO), PROFILE, on_gpu=False, ahead=True).disk == 2 * 8 * 256 * 256 * 2
+    assert predict(open_source(DEMO), PROFILE, on_gpu=False, ahead=True).disk == 2 * 8 * 256 * 256 * 2
 
 
 def test_layers_of_which_nothing_is_observed_are_no_trouble(tmp_path: Path) -> None:
     """Mamba's: what stands outside of attention and MLP is never quantized."""
-    source = source_of(make_family("nemotron_h", tmp_path))
+    source = open_source(make_family("nemotron_h", tmp_path))
     assert predict(source, Calibration(samples=1), on_gpu=False, ahead=True).layer > 0
 
 
@@ -106,7 +99,7 @@ def test_a_gpu_that_is_too_small_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(memory.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(memory.torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(memory.torch.cuda, "mem_get_info", lambda number: ((8, 1)[number] * 10**9, 9 * 10**9))
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     with pytest.raises(SixfoldError, match=r"of device memory \(one layer has .* of weights\), 1 GB are available"):
         resources(source, PROFILE, Allowed())
     on = resources(source, PROFILE, Allowed(device=8 * 10**9))

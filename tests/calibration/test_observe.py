@@ -8,13 +8,11 @@ from calibration.batches import batched
 from calibration.layer_pass import run_pass
 from calibration.observation import Observation
 from calibration.observe import observed
-from sixfold.architecture import derive_architecture
-from sixfold.checkpoint import open_checkpoint
 from sixfold.errors import SixfoldError
 from sixfold.plan import TensorSlice
 from sixfold.products import fast_products
 from sixfold.recipe import Calibration
-from sixfold.source import Source
+from sixfold.source import Source, open_source
 from sixfold.whole_model import load_model
 from tests.calibration.literal import read_inputs
 from tests.calibration.silent import silent
@@ -22,11 +20,6 @@ from tests.families import make_family
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
 ROWS = 16
-
-
-def source_of(folder: Path) -> Source:
-    checkpoint = open_checkpoint(str(folder))
-    return Source(checkpoint, derive_architecture(checkpoint))
 
 
 def ids_for(source: Source, samples: int = 6, length: int = 32) -> torch.Tensor:
@@ -55,7 +48,7 @@ FAMILIES = ("demo", "qwen3_moe", "mixtral", "deepseek_v3", "glm4_moe", "llama", 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_statistics_are_those_of_a_plain_forward(family: str, tmp_path: Path) -> None:
     folder = DEMO if family == "demo" else make_family(family, tmp_path)
-    source = source_of(folder)
+    source = open_source(folder)
     ids = ids_for(source)
     observation = observe_in(source, ids, torch.float32, per_batch=4)
     literal = read_inputs(folder, source.architecture, ids)
@@ -78,7 +71,7 @@ def test_statistics_are_those_of_a_plain_forward(family: str, tmp_path: Path) ->
 
 def test_the_forward_is_the_one_that_transformers_runs(tmp_path: Path) -> None:
     for folder in (DEMO, make_family("deepseek_v3", tmp_path / "a"), make_family("gpt_oss", tmp_path / "b")):
-        source = source_of(folder)
+        source = open_source(folder)
         ids = ids_for(source)
         model = load_model(source, dtype=torch.bfloat16, device=torch.device("cpu"))
         ranks = torch.arange(ids.numel())
@@ -95,7 +88,7 @@ def test_the_forward_is_the_one_that_transformers_runs(tmp_path: Path) -> None:
 
 
 def test_experts_see_what_grouped_mm_computes() -> None:
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     model = load_model(source, dtype=torch.bfloat16, device=torch.device("cpu"))
     experts = model.model.layers[0].mlp.experts
     generator = torch.Generator().manual_seed(0)
@@ -122,7 +115,7 @@ def test_products_in_float32_round_once() -> None:
 
 
 def test_correction_biases_keep_their_float32_values() -> None:
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     model = load_model(source, dtype=torch.bfloat16, device=torch.device("cpu"))
     for layer, name in enumerate(source.architecture.correction_biases):
         loaded = model.model.layers[layer].mlp.e_score_correction_bias
@@ -134,7 +127,7 @@ def test_correction_biases_keep_their_float32_values() -> None:
 
 
 def test_sampled_tokens_do_not_depend_on_the_batches() -> None:
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     ids = ids_for(source)
     one, all_at_once = (observe_in(source, ids, torch.float32, n) for n in (1, len(ids)))
     for site in one.sites:
@@ -155,7 +148,7 @@ def pass_over(source: Source, ids: torch.Tensor, work: Path) -> dict[str, torch.
 @pytest.mark.parametrize("family", ["demo", "qwen3_moe", "mixtral", "glm4_moe", "gemma2"])
 def test_the_pass_measures_what_the_whole_model_does(family: str, tmp_path: Path) -> None:
     """Bit for bit, layer by layer or with all weights in memory, in the same batches."""
-    source = source_of(DEMO if family == "demo" else make_family(family, tmp_path / "model"))
+    source = open_source(DEMO if family == "demo" else make_family(family, tmp_path / "model"))
     ids = ids_for(source)
     found = pass_over(source, ids, tmp_path / "work")
     with fast_products(torch.device("cpu")):
@@ -171,7 +164,7 @@ def test_every_site_counts_each_token_once(tmp_path: Path) -> None:
         (make_family("qwen3", tmp_path / "a"), 0),
         (make_family("gemma2", tmp_path / "b"), 0),
     ):
-        source = source_of(folder)
+        source = open_source(folder)
         ids = ids_for(source, samples=2)
         found = pass_over(source, ids, tmp_path / "work" / source.checkpoint.name)
         for linear in source.architecture.linears:
@@ -180,14 +173,14 @@ def test_every_site_counts_each_token_once(tmp_path: Path) -> None:
 
 
 def test_ids_of_another_model_are_refused(tmp_path: Path) -> None:
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     ids = torch.full((1, 8), source.checkpoint.config["vocab_size"])
     with pytest.raises(SixfoldError, match="makes token 2048, but the model has 2048 embeddings"):
         pass_over(source, ids, tmp_path)
 
 
 def test_experts_that_cannot_be_observed_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     monkeypatch.setattr("transformers.modeling_utils.PreTrainedModel.set_experts_implementation", lambda *_: None)
     with pytest.raises(SixfoldError, match=r"0 of 16 calibration tokens were seen at .*experts"):
         pass_over(source, ids_for(source, 1, 16), tmp_path)

@@ -8,10 +8,8 @@ from safetensors.torch import load_file
 
 from calibration.batches import batched
 from calibration.layer_pass import run_pass
-from sixfold.architecture import derive_architecture
-from sixfold.checkpoint import open_checkpoint
 from sixfold.recipe import Calibration
-from sixfold.source import Source
+from sixfold.source import open_source
 from tests.calibration.silent import silent
 from tests.calibration.test_observe import ids_for, pass_over
 from tests.families import make_family
@@ -21,8 +19,7 @@ CPU = torch.device("cpu")
 
 def test_starved_stacked_experts_are_not_widened(tmp_path: Path) -> None:
     """Nothing is gathered of what they read, so there is nothing to widen; the pass goes on."""
-    checkpoint = open_checkpoint(str(make_family("gpt_oss", tmp_path / "model")))
-    source = Source(checkpoint, derive_architecture(checkpoint))
+    source = open_source(make_family("gpt_oss", tmp_path / "model"))
     profile = Calibration(samples=1, length=8, starved="all_experts")
     work = tmp_path / "work"
     reached = run_pass(source, batched(ids_for(source, 1, 8), 0), profile, work, key="", device=CPU, progress=silent)
@@ -36,8 +33,7 @@ def test_statistics_of_gpt_oss_are_those_of_a_plain_forward(tmp_path: Path) -> N
     from transformers import AutoModelForCausalLM
 
     folder = make_family("gpt_oss", tmp_path / "model")
-    checkpoint = open_checkpoint(str(folder))
-    source = Source(checkpoint, derive_architecture(checkpoint))
+    source = open_source(folder)
     ids = ids_for(source)
     found = pass_over(source, ids, tmp_path / "work")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, experts_implementation="eager")

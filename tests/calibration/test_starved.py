@@ -7,11 +7,10 @@ import torch
 
 from calibration import batches
 from calibration.calibrate import calibrate
-from sixfold.architecture import derive_architecture
 from sixfold.checkpoint import open_checkpoint
 from sixfold.errors import SixfoldError
 from sixfold.recipe import Calibration
-from sixfold.source import Source
+from sixfold.source import open_source
 from sixfold.starved import filled, note, stand_in
 from sixfold.statistics import Statistics
 from tests.calibration.silent import silent
@@ -24,8 +23,7 @@ MOE = "model.layers.1.block_sparse_moe.experts"
 
 def calibrated(tmp_path: Path, **changes: object) -> Statistics:
     """Of the demo, where expert 5 of layer 1 is never chosen."""
-    checkpoint = open_checkpoint(str(starved_demo(tmp_path / "model")))
-    source = Source(checkpoint, derive_architecture(checkpoint))
+    source = open_source(starved_demo(tmp_path / "model"))
     profile = PROFILE.model_copy(update=changes)
     return calibrate(source, profile, tmp_path / "out", progress=silent).statistics
 
@@ -104,8 +102,7 @@ def test_special_tokens_are_left_out_where_the_profile_says_so(tmp_path: Path) -
 
 def test_tokens_left_out_change_nothing_but_what_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sums over all tokens are those over the tokens that are left out plus those over the rest."""
-    checkpoint = open_checkpoint(str(starved_demo(tmp_path / "model")))
-    source = Source(checkpoint, derive_architecture(checkpoint))
+    source = open_source(starved_demo(tmp_path / "model"))
     ids = torch.randint(0, 2, (4, 32), generator=torch.Generator().manual_seed(0))
     batched = batches.batched
     found = []

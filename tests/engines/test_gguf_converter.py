@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sixfold.source import open_source
 from tests.exporters.gguf_tools import (
     byte_level_tokenizer,
     export,
@@ -14,7 +15,6 @@ from tests.exporters.gguf_tools import (
     recipe,
     save_tokenizer,
     sentencepiece_like_tokenizer,
-    source_of,
     spread,
     tensors_of,
 )
@@ -56,7 +56,7 @@ def converter() -> Path:
 
 
 def compare(converter: Path, folder: Path, scheme: str, tmp_path: Path, meant: set[str]) -> None:
-    _, ours = export(source_of(folder), recipe(scheme), tmp_path)
+    _, ours = export(open_source(folder), recipe(scheme), tmp_path)
     found = keys_of(ours)
     theirs = tmp_path / "theirs.gguf"
     command = [sys.executable, str(DRIVER), str(converter), str(folder), scheme.lower(), str(theirs)]

@@ -17,7 +17,7 @@ from calibration import layer_pass
 from calibration.calibrate import calibrate
 from calibration.tokens import TokenBatches
 from sixfold.recipe import Calibration
-from sixfold.source import Source
+from sixfold.source import Source, open_source
 from sixfold.tokenizer import load_tokenizer
 from tests.calibration.silent import silent
 from tests.calibration.test_calibrate import entries
@@ -27,7 +27,6 @@ from tests.exporters.gguf_tools import (
     keys_of,
     recipe,
     save_tokenizer,
-    source_of,
     spread,
     tensors_of,
 )
@@ -58,11 +57,11 @@ def more_families(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def made(name: str, folder: Path) -> Source:
     if name == "demo":
-        return source_of(ROOT / "demo" / "minimax-m2-4.6m")
+        return open_source(ROOT / "demo" / "minimax-m2-4.6m")
     make_family(name, folder, **MODELS[name])
     spread(folder)
     save_tokenizer(byte_level_tokenizer([], size=300), folder)
-    return source_of(folder)
+    return open_source(folder)
 
 
 def windows(source: Source, text: Path, gguf: Path) -> torch.Tensor:

@@ -21,9 +21,9 @@ import pytest
 import torch
 
 from sixfold.heldout import TEXTS, Windows
-from sixfold.source import Source
+from sixfold.source import Source, open_source
 from tests.engines.dense_model import decide
-from tests.exporters.exported import DEMO, open_source, silent
+from tests.exporters.exported import DEMO, silent
 from tests.exporters.gguf_tools import (
     byte_level_tokenizer,
     export,

@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from sixfold.heldout import held_out
-from sixfold.source import Source
+from sixfold.source import Source, open_source
 from sixfold.tokenizer import load_tokenizer
 from tests.engines.dense_model import dense_model
 from tests.engines.gptqmodel_packages import gptqmodel
 from tests.engines.llama_cpp_tools import Unavailable
 from tests.engines.reader import divergence, reader_logits
-from tests.exporters.exported import DEMO, open_source
+from tests.exporters.exported import DEMO
 from tests.verification.artifacts import Artifacts, make_all
 
 pytestmark = pytest.mark.engines

@@ -12,8 +12,6 @@ from safetensors.torch import load_file, save_file
 
 from calibration.calibrate import sites_of
 from exporters.run import export, plan_of
-from sixfold.architecture import derive_architecture
-from sixfold.checkpoint import open_checkpoint
 from sixfold.plan import ExportPlan
 from sixfold.recipe import Recipe
 from sixfold.source import Source
@@ -40,11 +38,6 @@ class Artifact:
 @contextmanager
 def silent(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     yield lambda done: None
-
-
-def open_source(folder: Path) -> Source:
-    checkpoint = open_checkpoint(str(folder))
-    return Source(checkpoint, derive_architecture(checkpoint))
 
 
 def recipe(exporter: str, scheme: str, **others: Any) -> Recipe:

@@ -13,8 +13,6 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from calibration.imatrix import write_imatrix
 from exporters.gguf import EXPORTER
-from sixfold.architecture import derive_architecture
-from sixfold.checkpoint import open_checkpoint
 from sixfold.latent_attention import HALVES, latent_linears
 from sixfold.plan import ExportPlan
 from sixfold.recipe import Recipe
@@ -114,11 +112,6 @@ def spread(folder: Path) -> None:
         elif tensor.dtype == torch.bfloat16:
             tensors[name] = (tensor.float() * (0.5 * noise).exp()).to(tensor.dtype)
     save_file(tensors, file, {"format": "pt"})
-
-
-def source_of(folder: Path) -> Source:
-    checkpoint = open_checkpoint(str(folder))
-    return Source(checkpoint, derive_architecture(checkpoint))
 
 
 def recipe(scheme: str, *, indivisible: str = "keep", keep: Sequence[str] = (), **options: Any) -> Recipe:

@@ -19,10 +19,10 @@ from exporters.selection import select
 from sixfold.architecture import Linear
 from sixfold.errors import SixfoldError
 from sixfold.recipe import Calibration
-from sixfold.source import Source
+from sixfold.source import Source, open_source
 from sixfold.statistics import Statistics, layer_file
 from tests.exporters.autoawq_library import packing_utils
-from tests.exporters.exported import DEMO, Artifact, open_source, planned, recipe, run, silent
+from tests.exporters.exported import DEMO, Artifact, planned, recipe, run, silent
 from tests.families import make_family
 
 AWQ = recipe("awq", "W4A16_ASYM")

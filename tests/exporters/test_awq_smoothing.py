@@ -16,10 +16,10 @@ from exporters.awq_smoothing import SmoothingGroup, misfit_of, smoothing_groups
 from exporters.selection import select
 from sixfold.errors import SixfoldError
 from sixfold.safetensors_layout import whole
-from sixfold.source import Source
+from sixfold.source import Source, open_source
 from sixfold.statistics import Statistics
 from tests import families
-from tests.exporters.exported import DEMO, open_source, recipe
+from tests.exporters.exported import DEMO, recipe
 from tests.families import COMMON, make_family
 
 AWQ = recipe("awq", "W4A16_ASYM")

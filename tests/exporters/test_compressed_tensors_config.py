@@ -10,7 +10,8 @@ from exporters.formats.compressed_tensors import SCHEMES, ignore_list, quantizat
 from exporters.selection import select
 from sixfold.architecture import Architecture
 from sixfold.recipe import Recipe
-from tests.exporters.exported import DEMO, open_source, recipe
+from sixfold.source import open_source
+from tests.exporters.exported import DEMO, recipe
 from tests.exporters.library_oracle import model_free, written_config
 from tests.families import make_family
 

@@ -10,8 +10,8 @@ from exporters.numerics.fp8 import quantize_tensors
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.recipe import Recipe
 from sixfold.safetensors_layout import whole
-from sixfold.source import Source
-from tests.exporters.exported import DEMO, calibration_of, largest_of, open_source, planned, recipe, run
+from sixfold.source import Source, open_source
+from tests.exporters.exported import DEMO, calibration_of, largest_of, planned, recipe, run
 from tests.exporters.library_oracle import model_free, same_bits
 from tests.families import make_family
 

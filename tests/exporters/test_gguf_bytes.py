@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from exporters.ggml.metadata import file_type
-from sixfold.source import Source
+from sixfold.source import Source, open_source
 from tests.exporters.gguf_tools import (
     byte_level_tokenizer,
     export,
@@ -19,7 +19,6 @@ from tests.exporters.gguf_tools import (
     random_statistics,
     recipe,
     save_tokenizer,
-    source_of,
     spread,
     tensors_of,
 )
@@ -41,11 +40,11 @@ CASES: dict[str, dict[str, Any]] = {
 
 def made(case: str, folder: Path) -> Source:
     if case == "demo":
-        return source_of(DEMO)
+        return open_source(DEMO)
     make_family(case, folder, **CASES[case])
     spread(folder)
     save_tokenizer(byte_level_tokenizer([], size=300), folder)
-    return source_of(folder)
+    return open_source(folder)
 
 
 @pytest.mark.parametrize("case", ["demo", *CASES])
@@ -103,7 +102,7 @@ def test_other_source_dtypes(dtype: torch.dtype, tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "dtype": str(dtype).removeprefix("torch.")}))
     save_tokenizer(byte_level_tokenizer([], size=300), folder)
-    source = source_of(folder)
+    source = open_source(folder)
     _, f32 = export(source, recipe("F32"), tmp_path)
     run([{"do": "quantize", "source": f32, "target": tmp_path / "theirs", "ftype": 15, "imatrix": None}])
     _, ours = export(source, recipe("Q4_K_M", imatrix=False), tmp_path)

@@ -10,6 +10,7 @@ import torch
 from tokenizers import Regex, pre_tokenizers
 
 from exporters.ggml.pre_tokenizer import KNOWN, pre_tokenizer_name
+from sixfold.source import open_source
 from tests.exporters.gguf_tools import (
     HARD,
     byte_level_tokenizer,
@@ -18,7 +19,6 @@ from tests.exporters.gguf_tools import (
     recipe,
     save_tokenizer,
     sentencepiece_like_tokenizer,
-    source_of,
     spread,
 )
 from tests.exporters.llama_cpp import run
@@ -111,7 +111,7 @@ def test_logits_are_those_of_transformers(name: str, tmp_path: Path, monkeypatch
     folder = make_family(family, tmp_path / "model", **changes)
     spread(folder)
     save_tokenizer(byte_level_tokenizer([], size=300), folder)
-    _, file = export(source_of(folder), recipe("F32"), tmp_path)
+    _, file = export(open_source(folder), recipe("F32"), tmp_path)
     tokens = torch.randint(0, 300, (150,), generator=torch.Generator().manual_seed(2)).tolist()
     ours, theirs = llama_logits(file, tokens, tmp_path / "logits.npy"), transformers_logits(folder, tokens)
     assert theirs.abs().max() > 0.5
@@ -119,7 +119,7 @@ def test_logits_are_those_of_transformers(name: str, tmp_path: Path, monkeypatch
 
 
 def test_the_trained_demo_in_float32_and_quantized(tmp_path: Path) -> None:
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     tokens = torch.randint(4, 2048, (60,), generator=torch.Generator().manual_seed(2)).tolist()
     expected = transformers_logits(DEMO, tokens)
     _, f32 = export(source, recipe("F32"), tmp_path)
@@ -134,7 +134,7 @@ def test_the_trained_demo_in_float32_and_quantized(tmp_path: Path) -> None:
 
 
 def test_a_split_model_loads_from_its_first_file(tmp_path: Path) -> None:
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     plan, first = export(source, recipe("F32", split_bytes=6_000_000), tmp_path)
     assert len(plan.files) > 2
     assert first.name == f"minimax-m2-4.6m-F32-00001-of-{len(plan.files):05d}.gguf"
@@ -185,7 +185,7 @@ def test_sentencepiece_like_tokens_are_those_of_tokenizer_json(tmp_path: Path) -
 
 
 def check_tokens(folder: Path, tokenizer: Any, tmp_path: Path, texts: list[str]) -> None:
-    _, file = export(source_of(folder), recipe("BF16"), tmp_path)
+    _, file = export(open_source(folder), recipe("BF16"), tmp_path)
     (found,) = run([{"do": "tokenize", "model": file, "texts": texts, "special": False}])
     for text, tokens in zip(texts, found, strict=True):
         expected = tokenizer.encode(text, add_special_tokens=False)

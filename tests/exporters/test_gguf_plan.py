@@ -13,6 +13,7 @@ from exporters.ggml.hyperparameters import full_config
 from exporters.gguf import EXPORTER
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.gguf_names import GGUF_ARCHITECTURES, gguf_tensor_names
+from sixfold.source import open_source
 from tests.exporters.gguf_tools import (
     byte_level_tokenizer,
     export,
@@ -20,7 +21,6 @@ from tests.exporters.gguf_tools import (
     random_statistics,
     recipe,
     save_tokenizer,
-    source_of,
     tensors_of,
 )
 from tests.families import make_family
@@ -42,7 +42,7 @@ def edit(folder: Path, file: str, **changes: Any) -> None:
 
 @pytest.mark.parametrize("scheme", ["Q4_K_M", "IQ4_XS", "Q8_0"])
 def test_planned_bytes_are_written_bytes_with_and_without_statistics(scheme: str, tmp_path: Path) -> None:
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     statistics = random_statistics(source, tmp_path / "statistics")
     dry = EXPORTER.plan(source, recipe(scheme), None)
     plan, file = export(source, recipe(scheme), tmp_path, statistics)
@@ -60,7 +60,7 @@ def test_planned_bytes_are_written_bytes_with_and_without_statistics(scheme: str
 
 
 def test_units_cover_every_byte_once_and_read_one_expert_at_a_time() -> None:
-    plan = EXPORTER.plan(source_of(DEMO), recipe("Q4_K_M"), None)
+    plan = EXPORTER.plan(open_source(DEMO), recipe("Q4_K_M"), None)
     covered: dict[str, list[tuple[int, int]]] = {}
     for unit in plan.units:
         assert len({part.name for part in unit.inputs}) == 1
@@ -78,11 +78,11 @@ def test_calibration_is_needed_where_it_changes_something() -> None:
     assert not EXPORTER.needs_statistics(recipe("Q6_K", imatrix=False))
     assert not EXPORTER.needs_statistics(recipe("Q8_0"))
     with pytest.raises(SixfoldError, match="needs the calibration's statistics; run `sixfold calibrate MODEL` first"):
-        EXPORTER.decide(source_of(DEMO), recipe("Q6_K"), None, 0)
+        EXPORTER.decide(open_source(DEMO), recipe("Q6_K"), None, 0)
 
 
 def test_an_expert_without_tokens_is_noted(tmp_path: Path) -> None:
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     statistics = random_statistics(source, tmp_path)
     decided = EXPORTER.decide(source, recipe("Q6_K"), statistics, 1)
     (note,) = decided.notes
@@ -98,7 +98,7 @@ def test_a_minimax_config_as_transformers_saves_it(tmp_path: Path) -> None:
     """No scoring_func and no rotary_dim: llama.cpp would abort and its converter fail."""
     folder = family("minimax_m2", tmp_path / "model", rope_parameters={"rope_theta": 1e4, "partial_rotary_factor": 0.5})
     edit(folder, "config.json", scoring_func=None, rotary_dim=None)
-    _, file = export(source_of(folder), recipe("BF16"), tmp_path)
+    _, file = export(open_source(folder), recipe("BF16"), tmp_path)
     keys = keys_of(file)
     assert keys["minimax-m2.expert_gating_func"] == 2
     assert keys["minimax-m2.rope.dimension_count"] == 32
@@ -111,7 +111,7 @@ def test_provenance_is_carried(tmp_path: Path) -> None:
         "license: other\nlicense_name: x\nlicense_link: LICENSE\n"
     )
     (folder / "generation_config.json").write_text('{"temperature": 0.6, "top_k": 20, "top_p": 0.95}')
-    _, file = export(source_of(folder), recipe("BF16"), tmp_path)
+    _, file = export(open_source(folder), recipe("BF16"), tmp_path)
     keys = keys_of(file)
     assert file.name == "Tiny-Coder-REAP-BF16.gguf"
     assert keys["general.license"] == "other"
@@ -128,7 +128,7 @@ def test_fallbacks_latent_attention_and_left_out_layers_are_noted(tmp_path: Path
     file = folder / "model.safetensors"
     extra = {"model.layers.2.eh_proj.weight": torch.zeros(4, 4), "model.layers.2.enorm.weight": torch.zeros(4)}
     save_file({**load_file(file), **extra}, file, {"format": "pt"})
-    plan = EXPORTER.plan(source_of(folder), recipe("Q4_K_M"), None)
+    plan = EXPORTER.plan(open_source(folder), recipe("Q4_K_M"), None)
     assert any(n.startswith("Q5_0 instead of Q4_K, which cannot hold rows of 128: blk.0.attn_q_b") for n in plan.notes)
     assert [n for n in plan.notes if n.startswith("rounded without importance")] == [
         "rounded without importance, as llama.cpp does unless told otherwise: output.weight, token_embd.weight"
@@ -138,17 +138,17 @@ def test_fallbacks_latent_attention_and_left_out_layers_are_noted(tmp_path: Path
     with pytest.raises(
         SixfoldError, match=r"rows of 64 do not fit Q4_K in blk.0.attn_k_b.weight; set `indivisible: keep`"
     ):
-        EXPORTER.plan(source_of(folder), recipe("Q4_K_M", indivisible="fail"), None)
+        EXPORTER.plan(open_source(folder), recipe("Q4_K_M", indivisible="fail"), None)
 
 
 def test_what_llama_cpp_computes_otherwise_is_noted(tmp_path: Path) -> None:
     folder = family("qwen3_moe", tmp_path / "model", norm_topk_prob=False)
-    assert "always renormalizes" in EXPORTER.plan(source_of(folder), recipe("BF16"), None).notes[0]
+    assert "always renormalizes" in EXPORTER.plan(open_source(folder), recipe("BF16"), None).notes[0]
 
 
 def test_keep_holds_a_tensor_in_the_source_dtype_and_a_stack_as_a_whole(tmp_path: Path) -> None:
     made = recipe("Q4_K_M", keep=["self_attn.o_proj", r"layers\.0\..*experts\.3\.w2"], imatrix=False)
-    plan, file = export(source_of(DEMO), made, tmp_path)
+    plan, file = export(open_source(DEMO), made, tmp_path)
     types = {name: qtype for name, (qtype, _, _) in tensors_of(file).items()}
     assert types["blk.1.attn_output.weight"] == types["blk.0.ffn_down_exps.weight"] == "BF16"
     assert types["blk.1.ffn_down_exps.weight"] != "BF16"
@@ -158,11 +158,11 @@ def test_keep_holds_a_tensor_in_the_source_dtype_and_a_stack_as_a_whole(tmp_path
 def test_a_licence_is_laid_beside_the_file(tmp_path: Path) -> None:
     folder = family("qwen3", tmp_path / "model")
     (folder / "LICENSE").write_text("terms")
-    assert EXPORTER.plan(source_of(folder), recipe("BF16"), None).texts == {"LICENSE": b"terms"}
+    assert EXPORTER.plan(open_source(folder), recipe("BF16"), None).texts == {"LICENSE": b"terms"}
 
 
 def test_refusals(tmp_path: Path) -> None:
-    demo = source_of(DEMO)
+    demo = open_source(DEMO)
     with pytest.raises(UsageError, match="scheme 'Q4' is no GGUF type; use one of F32, F16, BF16, Q8_0"):
         EXPORTER.plan(demo, recipe("Q4"), None)
     with pytest.raises(
@@ -179,11 +179,11 @@ def test_refusals(tmp_path: Path) -> None:
         save_file({**tensors, odd: weight}, folder / "model.safetensors", {"format": "pt"})
         for scheme in ("Q4_K_M", "Q8_0"):
             with pytest.raises(SixfoldError, match=f"{odd} has weights that are infinite or not a number"):
-                export(source_of(folder), recipe(scheme, imatrix=False), tmp_path)
+                export(open_source(folder), recipe(scheme, imatrix=False), tmp_path)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     edit(folder, "config.json", rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0})
     with pytest.raises(SixfoldError, match="rotary scaling 'dynamic' cannot be written"):
-        EXPORTER.plan(source_of(folder), recipe("BF16"), None)
+        EXPORTER.plan(open_source(folder), recipe("BF16"), None)
 
 
 def test_an_unknown_architecture_is_refused_with_what_is_known() -> None:
@@ -208,18 +208,18 @@ def test_tokenizers_that_are_refused(tmp_path: Path) -> None:
     folder = family("llama", tmp_path / "model")
     edit(folder, "tokenizer.json", pre_tokenizer={"type": "Whitespace"})
     with pytest.raises(SixfoldError, match=r"unlike any of llama.cpp.*; set options.tokenizer_pre in the recipe"):
-        EXPORTER.plan(source_of(folder), recipe("BF16"), None)
-    _, file = export(source_of(folder), recipe("BF16", tokenizer_pre="gpt-2"), tmp_path)
+        EXPORTER.plan(open_source(folder), recipe("BF16"), None)
+    _, file = export(open_source(folder), recipe("BF16", tokenizer_pre="gpt-2"), tmp_path)
     assert keys_of(file)["tokenizer.ggml.pre"] == "gpt-2"
     edit(folder, "tokenizer.json", model={"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}, added_tokens=[])
     with pytest.raises(SixfoldError, match="is a tokenizer of type WordLevel"):
-        EXPORTER.plan(source_of(folder), recipe("BF16"), None)
+        EXPORTER.plan(open_source(folder), recipe("BF16"), None)
     save_tokenizer(byte_level_tokenizer([], size=600), folder)
     with pytest.raises(SixfoldError, match=r"has token \d+, but the embedding has 512 rows"):
-        EXPORTER.plan(source_of(folder), recipe("BF16"), None)
+        EXPORTER.plan(open_source(folder), recipe("BF16"), None)
     (folder / "tokenizer.json").unlink()
     with pytest.raises(SixfoldError, match=r"there is no tokenizer.json .*save the tokenizer"):
-        EXPORTER.plan(source_of(folder), recipe("BF16"), None)
+        EXPORTER.plan(open_source(folder), recipe("BF16"), None)
 
 
 def test_every_supported_family_has_an_entry() -> None:

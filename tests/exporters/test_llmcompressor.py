@@ -18,11 +18,9 @@ from exporters import llmcompressor_result
 from exporters.llmcompressor import EXPORTER, Options
 from exporters.llmcompressor_recipe import awq_mappings, group_sizes, guarded, module_name, read_recipe
 from exporters.registry import exporter_named
-from sixfold.architecture import derive_architecture
-from sixfold.checkpoint import open_checkpoint
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.recipe import Recipe, load_recipes
-from sixfold.source import Source
+from sixfold.source import Source, open_source
 from tests.families import make_family
 
 DEMO = Path("demo/minimax-m2-4.6m")
@@ -34,11 +32,6 @@ AWQ = {
         }
     }
 }
-
-
-def open_source(folder: Path) -> Source:
-    checkpoint = open_checkpoint(str(folder))
-    return Source(checkpoint, derive_architecture(checkpoint))
 
 
 def export(source: Source, folder: Path, scheme: str, tokens: int = 256, **options: Any) -> list[str]:

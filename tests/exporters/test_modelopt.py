@@ -8,7 +8,8 @@ import pytest
 from exporters.formats.modelopt import QUANT_ALGOS, exclude_modules, hf_quant_config, quantization_config
 from exporters.selection import select
 from sixfold.architecture import Linear
-from tests.exporters.exported import DEMO, open_source, recipe
+from sixfold.source import open_source
+from tests.exporters.exported import DEMO, recipe
 from tests.families import make_family
 
 FUSED = {"gate_proj": "gate_up_proj", "up_proj": "gate_up_proj", "q_proj": "qkv_proj", "k_proj": "qkv_proj"}

@@ -8,14 +8,13 @@ from calibration.calibrate import calibrate, sites_of
 from exporters.numerics.nvfp4 import input_global_scale
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.recipe import Calibration
-from sixfold.source import Source
+from sixfold.source import Source, open_source
 from sixfold.statistics import Statistics
 from tests.exporters.exported import (
     DEMO,
     Artifact,
     calibration_of,
     largest_of,
-    open_source,
     planned,
     recipe,
     run,

@@ -17,9 +17,9 @@ from sixfold.checkpoint import open_checkpoint
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.manifest import state_of
 from sixfold.recipe import Calibration, Recipe
-from sixfold.source import Source
+from sixfold.source import Source, open_source
 from sixfold.workspace import PARTIAL, Workspace, sha256_of
-from tests.exporters.exported import open_source, silent
+from tests.exporters.exported import silent
 from tests.families import make_family
 
 BF16 = Recipe(name="bf16", suffix="BF16", title="BF16", exporter="bf16", scheme="BF16")

@@ -8,10 +8,8 @@ from safetensors.torch import load_file
 
 from calibration.batches import batched
 from calibration.layer_pass import run_pass
-from sixfold.architecture import derive_architecture
-from sixfold.checkpoint import open_checkpoint
 from sixfold.recipe import Calibration
-from sixfold.source import Source
+from sixfold.source import open_source
 from tests.calibration.silent import silent
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
@@ -20,8 +18,7 @@ pytestmark = pytest.mark.gpu
 
 
 def observe(device: str, work: Path) -> dict[str, torch.Tensor]:
-    checkpoint = open_checkpoint(str(DEMO))
-    source = Source(checkpoint, derive_architecture(checkpoint))
+    source = open_source(DEMO)
     ids = torch.randint(4, 2048, (16, 256), generator=torch.Generator().manual_seed(0))
     profile = Calibration(samples=16, length=256)
     reached = run_pass(source, batched(ids, 0), profile, work, key="", device=torch.device(device), progress=silent)

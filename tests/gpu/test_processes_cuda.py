@@ -9,10 +9,8 @@ from safetensors.torch import load_file
 from calibration.batches import batched
 from calibration.layer_pass import run_pass
 from calibration.processes import run_on_devices
-from sixfold.architecture import derive_architecture
-from sixfold.checkpoint import open_checkpoint
 from sixfold.recipe import Calibration
-from sixfold.source import Source
+from sixfold.source import open_source
 from tests.calibration.silent import silent
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
@@ -21,8 +19,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(torch.cuda.device_count() < 2,
 
 
 def test_two_gpus_measure_what_one_does(tmp_path: Path) -> None:
-    checkpoint = open_checkpoint(str(DEMO))
-    source = Source(checkpoint, derive_architecture(checkpoint))
+    source = open_source(DEMO)
     ids = torch.randint(4, 2048, (64, 256), generator=torch.Generator().manual_seed(0))
     profile = Calibration(samples=64, length=256)
     one = run_pass(

@@ -8,16 +8,9 @@ from pruning.anatomy import Anatomy, dissect
 from pruning.mtp import Mtp
 from pruning.plan_file import LayerPlan, PruningPlan
 from pruning.run import prune
-from sixfold.architecture import derive_architecture
-from sixfold.checkpoint import open_checkpoint
-from sixfold.source import Source
+from sixfold.source import Source, open_source
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
-
-
-def source_of(folder: Path) -> Source:
-    checkpoint = open_checkpoint(str(folder))
-    return Source(checkpoint, derive_architecture(checkpoint))
 
 
 def plan_of(source: Source, anatomy: Anatomy, kept: Mapping[int, Sequence[int]]) -> PruningPlan:
@@ -34,7 +27,7 @@ def some_experts(anatomy: Anatomy) -> dict[int, tuple[int, ...]]:
 
 
 def pruned(folder: Path, out: Path, kept: Mapping[int, Sequence[int]] | None = None, mtp: Mtp = "drop") -> PruningPlan:
-    source = source_of(folder)
+    source = open_source(folder)
     anatomy = dissect(source)
     plan = plan_of(source, anatomy, kept or some_experts(anatomy))
     prune(source, anatomy, plan, mtp, out, threads=2, progress=silent)

@@ -14,9 +14,10 @@ from pruning.anatomy import dissect
 from pruning.plan_file import read_plan
 from pruning.run import prune
 from sixfold.errors import SixfoldError, UsageError
+from sixfold.source import open_source
 from sixfold.workspace import sha256_of
 from tests.moe_families import make_moe
-from tests.pruning.made import DEMO, plan_of, pruned, silent, source_of
+from tests.pruning.made import DEMO, plan_of, pruned, silent
 
 BLOCK = "model.layers.{}.block_sparse_moe"
 
@@ -218,7 +219,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(tmp_path: Path, monkeyp
     assert not (tmp_path / "out" / "manifest.json").exists()
     monkeypatch.setattr(run_module, "write_files", write_files)
     reads: list[str] = []
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     read = source.checkpoint.contents.read
     monkeypatch.setattr(type(source.checkpoint), "read", lambda self, part: reads.append(part.name) or read(part))
     anatomy = dissect(source)
@@ -233,7 +234,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(tmp_path: Path, monkeyp
 
 
 def test_a_rerun_skips_what_is_current_and_says_what_changed(tmp_path: Path) -> None:
-    source, out = source_of(DEMO), tmp_path / "out"
+    source, out = open_source(DEMO), tmp_path / "out"
     anatomy = dissect(source)
     plan = plan_of(source, anatomy, {0: (0, 1, 2), 1: (0, 1, 2)})
     other = plan_of(source, anatomy, {0: (0, 1, 3), 1: (0, 1, 2)})
@@ -249,7 +250,7 @@ def test_a_rerun_skips_what_is_current_and_says_what_changed(tmp_path: Path) -> 
 
 def test_new_words_write_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another licence, or the same choice by another criterion, must not cost a copy of the model."""
-    source, out = source_of(DEMO), tmp_path / "out"
+    source, out = open_source(DEMO), tmp_path / "out"
     anatomy = dissect(source)
     plan = plan_of(source, anatomy, {0: (0, 1, 2), 1: (0, 1, 2)})
     prune(source, anatomy, plan, "drop", out, threads=1, progress=silent)
@@ -279,5 +280,5 @@ def test_a_pruned_checkpoint_is_pruned_further_by_its_own_plan(tmp_path: Path) -
     """The folder is a checkpoint like any other; its plan is of the original, and refused here."""
     pruned(DEMO, tmp_path / "one", {0: (0, 1, 2, 3, 4), 1: (0, 1, 2, 3, 4)})
     pruned(tmp_path / "one", tmp_path / "two", {0: (0, 1, 2), 1: (2, 3, 4)})
-    assert source_of(tmp_path / "two").architecture.experts == 3
+    assert open_source(tmp_path / "two").architecture.experts == 3
     assert read_plan(tmp_path / "two" / "plan.json").model == "one"

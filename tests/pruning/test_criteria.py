@@ -15,11 +15,12 @@ from pruning.anatomy import dissect
 from pruning.criteria import CRITERIA, saliency, super_experts
 from sixfold.errors import UsageError
 from sixfold.recipe import Calibration
+from sixfold.source import open_source
 from sixfold.statistics import ExpertStatistics
 from sixfold.tokenizer import load_tokenizer
 from sixfold.whole_model import load_model
 from tests.moe_families import make_moe
-from tests.pruning.made import DEMO, silent, source_of
+from tests.pruning.made import DEMO, silent
 
 PROFILE = Calibration(samples=4, length=48, sample_rows=8)
 
@@ -27,7 +28,7 @@ PROFILE = Calibration(samples=4, length=48, sample_rows=8)
 def literal(folder: Path, ids: torch.Tensor) -> dict[int, dict[str, torch.Tensor]]:
     """Layer -> criterion -> float64 [experts]: token by token, expert by expert, with the gates that the family's own
     router gave. In BF16, as the calibration runs."""
-    model = load_model(source_of(folder), dtype=torch.bfloat16, device=torch.device("cpu"))
+    model = load_model(open_source(folder), dtype=torch.bfloat16, device=torch.device("cpu"))
     seen: dict[int, list[tuple[int, float, float]]] = defaultdict(list)
 
     def watch(module: Any, args: tuple[Any, ...], layer: int) -> None:
@@ -75,9 +76,9 @@ def test_saliency_is_the_formulas(model_type: str, tmp_path: Path) -> None:
     folder = make_moe(model_type, tmp_path / "model", vocab_size=2048)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(DEMO / name, folder / name)
-    statistics = calibrate(source_of(folder), PROFILE, tmp_path / "statistics", progress=silent).statistics
+    statistics = calibrate(open_source(folder), PROFILE, tmp_path / "statistics", progress=silent).statistics
     expected = literal(folder, token_batches(PROFILE, load_tokenizer(folder)).ids)
-    assert tuple(sorted(expected)) == statistics.moe_layers() == dissect(source_of(folder)).layers
+    assert tuple(sorted(expected)) == statistics.moe_layers() == dissect(open_source(folder)).layers
     for layer, criteria in expected.items():
         found = statistics.experts_of(layer)
         for criterion, values in criteria.items():

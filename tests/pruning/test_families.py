@@ -12,8 +12,9 @@ import torch
 from pruning.anatomy import dissect
 from pruning.masking import masked
 from sixfold.errors import SixfoldError
+from sixfold.source import open_source
 from tests.moe_families import make_moe, make_wrapped, moe_families
-from tests.pruning.made import pruned, source_of
+from tests.pruning.made import pruned
 
 NO_CAUSAL_MODEL = {
     "deepseek_ocr2", "diffusion_gemma", "ernie4_5_vl_moe", "glm4v_moe", "glm5_next", "mistral4",
@@ -41,7 +42,7 @@ def load(folder: Path) -> tuple[Any, dict[str, Any]]:
 
 def check(folder: Path, out: Path) -> None:
     plan = pruned(folder, out)
-    anatomy = dissect(source_of(folder))
+    anatomy = dissect(open_source(folder))
     original, before = load(folder)
     small, after = load(out)
     assert {key: value for key, value in after.items() if value} == {key: v for key, v in before.items() if v}
@@ -65,7 +66,7 @@ def test_a_pruned_checkpoint_is_the_masked_original(model_type: str, tmp_path: P
 def test_counts_inside_a_multimodal_config(model_type: str, tmp_path: Path) -> None:
     folder = make_wrapped(model_type, WRAPPED[model_type], tmp_path / "model")
     check(folder, tmp_path / "pruned")
-    assert source_of(tmp_path / "pruned").checkpoint.config["text_config"]["num_experts"] == 5
+    assert open_source(tmp_path / "pruned").checkpoint.config["text_config"]["num_experts"] == 5
 
 
 def test_every_family_is_accounted_for() -> None:
@@ -81,4 +82,4 @@ def test_layers_that_route_by_a_table_are_refused(tmp_path: Path) -> None:
     """DeepSeek-V4's first layers send tokens to experts by a table, which no router would replace."""
     folder = make_moe("deepseek_v4", tmp_path / "model", mlp_layer_types=["hash_moe", "moe", "moe", "moe"])
     with pytest.raises(SixfoldError, match=r"deepseek_v4 routes by a table .*tid2eid"):
-        dissect(source_of(folder))
+        dissect(open_source(folder))

@@ -15,16 +15,17 @@ from pruning.anatomy import dissect
 from pruning.counts import kept_for_ratio
 from pruning.make_plan import Request, make_plan
 from sixfold.recipe import Calibration
+from sixfold.source import open_source
 from sixfold.tokenizer import load_tokenizer
 from sixfold.whole_model import load_model
-from tests.pruning.made import DEMO, silent, source_of
+from tests.pruning.made import DEMO, silent
 
 PROFILE = Calibration(samples=8, length=128, sample_rows=8)
 
 
 def test_the_same_experts_stay_in_the_first_layer(tmp_path: Path) -> None:
     """It prunes a layer before the next one sees a token, so only the first layer's inputs are the same in both."""
-    source, tokenizer = source_of(DEMO), load_tokenizer(DEMO)
+    source, tokenizer = open_source(DEMO), load_tokenizer(DEMO)
     ids = token_batches(PROFILE, tokenizer).ids
     report = tmp_path / "report.json"
     model = load_model(source, dtype=torch.bfloat16, device=torch.device("cpu"))

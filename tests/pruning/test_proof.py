@@ -11,9 +11,10 @@ from pruning.plan_file import PruningPlan
 from pruning.proof import Proof, overall, prove
 from pruning.structure import check_structure
 from sixfold.errors import SixfoldError
+from sixfold.source import open_source
 from sixfold.whole_model import load_model
 from tests.moe_families import make_moe
-from tests.pruning.made import DEMO, pruned, silent, source_of
+from tests.pruning.made import DEMO, pruned, silent
 
 CPU = torch.device("cpu")
 
@@ -28,8 +29,8 @@ def some_texts() -> dict[str, tuple[torch.Tensor, ...]]:
 
 
 def proof_of(folder: Path, out: Path, plan: PruningPlan, texts: dict[str, tuple[torch.Tensor, ...]]) -> Proof:
-    source = source_of(folder)
-    return prove(source, source_of(out), dissect(source), plan.kept, texts, device=CPU, progress=silent)
+    source = open_source(folder)
+    return prove(source, open_source(out), dissect(source), plan.kept, texts, device=CPU, progress=silent)
 
 
 def test_cost_is_that_of_plain_forwards(tmp_path: Path) -> None:
@@ -39,7 +40,7 @@ def test_cost_is_that_of_plain_forwards(tmp_path: Path) -> None:
     assert proof.sound
     assert proof.tokens == 130
     assert all(layer.largest < 1e-5 for layer in proof.layers)
-    before, after = (load_model(source_of(f), dtype=torch.float32, device=CPU) for f in (DEMO, tmp_path / "out"))
+    before, after = (load_model(open_source(f), dtype=torch.float32, device=CPU) for f in (DEMO, tmp_path / "out"))
     for domain, windows in texts.items():
         kl, nll, same, tokens = 0.0, 0.0, 0, 0
         for window in windows:
@@ -100,7 +101,7 @@ def test_dense_layers_and_groups_are_compared_as_well(tmp_path: Path) -> None:
 
 def test_structure_counts_what_is_on_disk(tmp_path: Path) -> None:
     pruned(DEMO, tmp_path / "out", {0: (0, 1, 2), 1: (0, 1, 2)})
-    _, structure = check_structure(tmp_path / "out", source_of(DEMO))
+    _, structure = check_structure(tmp_path / "out", open_source(DEMO))
     assert structure.config == 3
     for entry in structure.layers:
         block = f"model.layers.{entry.layer}.block_sparse_moe"
@@ -119,4 +120,4 @@ def test_a_folder_that_disagrees_with_itself_is_refused(name: str, tmp_path: Pat
         weights[full] = load_file(DEMO / "model.safetensors")[full]
     save_file(weights, path, {"format": "pt"})
     with pytest.raises(SixfoldError, match=r"model.layers.1"):
-        check_structure(tmp_path / "out", source_of(DEMO))
+        check_structure(tmp_path / "out", open_source(DEMO))

@@ -6,22 +6,15 @@ import pytest
 import torch
 
 from sixfold import layers
-from sixfold.architecture import derive_architecture
-from sixfold.checkpoint import open_checkpoint
 from sixfold.errors import SixfoldError
 from sixfold.layer_calls import record_calls
 from sixfold.layers import LayerRunner, batches_of
-from sixfold.source import Source
+from sixfold.source import open_source
 from sixfold.whole_model import load_model
 from tests.families import FAMILIES, make_family
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
 CPU = torch.device("cpu")
-
-
-def source_of(folder: Path) -> Source:
-    checkpoint = open_checkpoint(str(folder))
-    return Source(checkpoint, derive_architecture(checkpoint))
 
 
 def layer_by_layer(runner: LayerRunner, ids: torch.Tensor) -> torch.Tensor:
@@ -38,7 +31,7 @@ def layer_by_layer(runner: LayerRunner, ids: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", ["demo", *FAMILIES])
 def test_the_logits_are_those_of_the_whole_model(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    source = source_of(DEMO if family == "demo" else make_family(family, tmp_path))
+    source = open_source(DEMO if family == "demo" else make_family(family, tmp_path))
     ids = torch.randint(0, source.checkpoint.config["vocab_size"], (3, 40), generator=torch.Generator().manual_seed(0))
     whole = load_model(source, dtype=dtype, device=CPU)
     with torch.inference_mode():
@@ -48,7 +41,7 @@ def test_the_logits_are_those_of_the_whole_model(family: str, dtype: torch.dtype
 
 def test_a_sliding_window_is_seen(tmp_path: Path) -> None:
     """Longer than the window, so that masks differ between layer types."""
-    source = source_of(make_family("gemma2", tmp_path, sliding_window=16))
+    source = open_source(make_family("gemma2", tmp_path, sliding_window=16))
     ids = torch.randint(0, 512, (2, 100), generator=torch.Generator().manual_seed(0))
     whole = load_model(source, dtype=torch.float32, device=CPU)
     with torch.inference_mode():
@@ -58,7 +51,7 @@ def test_a_sliding_window_is_seen(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ahead", [True, False])
 def test_only_the_layer_that_runs_has_weights(ahead: bool) -> None:
-    runner = LayerRunner(source_of(DEMO), dtype=torch.float32, device=CPU, ahead=ahead)
+    runner = LayerRunner(open_source(DEMO), dtype=torch.float32, device=CPU, ahead=ahead)
     assert all(parameter.is_meta for parameter in runner.model.parameters())
     for number, layer in runner.each_layer():
         assert not any(parameter.is_meta for parameter in layer.parameters())
@@ -68,7 +61,7 @@ def test_only_the_layer_that_runs_has_weights(ahead: bool) -> None:
 
 
 def test_weights_may_come_from_elsewhere() -> None:
-    source = source_of(DEMO)
+    source = open_source(DEMO)
     asked: set[str] = set()
 
     def zeros(name: str, out: torch.Tensor) -> None:
@@ -81,7 +74,7 @@ def test_weights_may_come_from_elsewhere() -> None:
 
 
 def test_a_correction_bias_stays_float32() -> None:
-    runner = LayerRunner(source_of(DEMO), dtype=torch.bfloat16, device=CPU)
+    runner = LayerRunner(open_source(DEMO), dtype=torch.bfloat16, device=CPU)
     for _, layer in runner.each_layer():
         assert layer.mlp.e_score_correction_bias.dtype is torch.float32
         assert layer.mlp.experts.down_proj.dtype is torch.bfloat16
@@ -115,7 +108,7 @@ def test_what_happens_between_layers_is_refused() -> None:
     ],
 )
 def test_families_that_cannot_be_run_so_are_refused(family: str, message: str, tmp_path: Path) -> None:
-    source = source_of(make_family(family, tmp_path))
+    source = open_source(make_family(family, tmp_path))
     with pytest.raises(SixfoldError, match=message):
         layer_by_layer(LayerRunner(source, dtype=torch.float32, device=CPU), torch.zeros(1, 8, dtype=torch.int64))
 

@@ -6,18 +6,15 @@ import pytest
 import torch
 
 from sixfold import whole_model
-from sixfold.architecture import derive_architecture
-from sixfold.checkpoint import open_checkpoint
 from sixfold.errors import SixfoldError
-from sixfold.source import Source
+from sixfold.source import open_source
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
 
 
 def test_too_little_memory_names_both_sizes_and_what_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = open_checkpoint(str(DEMO))
-    source = Source(checkpoint, derive_architecture(checkpoint))
-    weights = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+    source = open_source(DEMO)
+    weights = sum(tensor.nbytes for tensor in source.checkpoint.tensors.values())
     monkeypatch.setattr(whole_model, "available_memory", lambda: weights)
     with pytest.raises(SixfoldError) as refusal:
         whole_model.load_model(source, dtype=torch.bfloat16, device=torch.device("cpu"))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sixfold.source import Source
-from tests.exporters.exported import DEMO, open_source
+from sixfold.source import Source, open_source
+from tests.exporters.exported import DEMO
 from tests.verification.artifacts import Artifacts, make_all
 
 

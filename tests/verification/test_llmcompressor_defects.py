@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sixfold.source import Source
-from tests.exporters.exported import DEMO, open_source, silent
+from sixfold.source import Source, open_source
+from tests.exporters.exported import DEMO, silent
 from tests.families import make_family
 from verification.verify import verify
 

@@ -14,8 +14,9 @@ from gguf.quants import dequantize
 from safetensors.torch import load_file
 
 from sixfold.gguf_names import gguf_tensor_names
+from sixfold.source import open_source
 from tests.exporters.autoawq_library import packing_utils
-from tests.exporters.exported import DEMO, open_source
+from tests.exporters.exported import DEMO
 from tests.families import make_family
 from tests.verification.artifacts import Artifacts, make_all
 from verification.format_error import LIMITS, measure

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sixfold.source import Source
-from tests.exporters.exported import DEMO, open_source, silent
+from sixfold.source import Source, open_source
+from tests.exporters.exported import DEMO, silent
 from tests.families import make_family
 from tests.verification.artifacts import Artifacts, make_all
 from tests.verification.corpus import tensors
