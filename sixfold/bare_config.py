@@ -28,6 +28,7 @@ from sixfold.weight_files import INDEX, PICKLES
 
 _WEIGHTS = ("*.safetensors", "*.gguf", INDEX, *PICKLES)
 _CORRECTION_BIAS = re.compile(r"correction_bias$")
+_SENSES = re.compile(r"vision|visual|audio|image")
 _DTYPES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
 
@@ -104,7 +105,7 @@ def config_notes(checkpoint: Checkpoint) -> Iterator[str]:
             f"multi-token prediction layers ({mtp[0]}: {mtp[1]}) are not counted: transformers does not run them, and a"
             " checkpoint may hold them or not"
         )
-    if "text_config" in checkpoint.config:
+    if "text_config" in checkpoint.config and not any(_SENSES.search(name) for name in checkpoint.tensors):
         yield "only the text model is counted; what sees or hears comes on top"
     if not checkpoint.extras:
         yield "tokenizer, licence and other small files are not known, and come on top"
@@ -134,11 +135,14 @@ def _tensors(checkpoint: Checkpoint) -> dict[str, SourceTensor]:
 
     model: Any = meta_model(checkpoint, dtype=getattr(torch, _dtype_name(checkpoint.config)))
     tied = tied_parameters(model)
-    state = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+    state = {
+        name: tensor.float() if _CORRECTION_BIAS.search(name) else tensor
+        for name, tensor in model.state_dict().items()
+        if name not in tied
+    }
     found = {}
     for name, tensor in revert_weight_conversion(model, state).items():
-        dtype = "F32" if _CORRECTION_BIAS.search(name) else _DTYPES[tensor.dtype]
-        shape = tuple(tensor.shape)
+        dtype, shape = _DTYPES[tensor.dtype], tuple(tensor.shape)
         found[name] = SourceTensor(name, dtype, shape, tensor_nbytes(dtype, shape))
     return found
 
