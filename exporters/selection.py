@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from sixfold.architecture import Linear
 from sixfold.errors import SixfoldError
@@ -20,7 +21,7 @@ class Selection:
     groups: tuple[tuple[Linear, ...], ...]
     notes: tuple[str, ...]
 
-    @property
+    @cached_property
     def quantized(self) -> frozenset[str]:
         return frozenset(linear.name for group in self.groups for linear in group)
 
