@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from fnmatch import fnmatch
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,23 +23,10 @@ from sixfold.module_map import meta_model, tied_parameters, transformers_config
 from sixfold.provenance import Provenance, read_provenance
 from sixfold.safetensors_header import TORCH_DTYPES, tensor_nbytes
 from sixfold.source_encodings import check_quantization
-from sixfold.weight_files import INDEX, PICKLES
 
-_WEIGHTS = ("*.safetensors", "*.gguf", INDEX, *PICKLES)
 _CORRECTION_BIAS = re.compile(r"correction_bias$")
 _SENSES = re.compile(r"vision|visual|audio|image")
 _DTYPES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
-
-
-def config_alone(model: str) -> Path | None:
-    """The config.json that `model` is, or that its folder holds and no weights beside it; None for anything else."""
-    path = Path(model).expanduser()
-    if path.is_file():
-        return path if path.suffix == ".json" else None
-    if not (path / CONFIG).is_file():
-        return None
-    weights = any(fnmatch(entry.name, pattern) for entry in path.iterdir() for pattern in _WEIGHTS)
-    return None if weights else path / CONFIG
 
 
 def open_config(

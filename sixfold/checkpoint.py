@@ -15,6 +15,7 @@ from sixfold import hub
 from sixfold.errors import SixfoldError
 from sixfold.extras import carried_files
 from sixfold.fingerprint import commit_fingerprint, folder_fingerprint
+from sixfold.location import CONFIG, local_folder
 from sixfold.plan import TensorSlice
 from sixfold.positional_reads import WeightFolder
 from sixfold.provenance import FILE as PROVENANCE
@@ -23,9 +24,8 @@ from sixfold.safetensors_header import FileHeader, read_header, tensor_nbytes
 from sixfold.source_encodings import MODELOPT_CONFIG, StoredAs, check_quantization, logical_tensors
 from sixfold.weight_files import INDEX, collect_tensors, parse_index, weight_files
 
-__all__ = ["Checkpoint", "Provenance", "SourceTensor", "open_checkpoint"]
+__all__ = ["CONFIG", "Checkpoint", "Provenance", "SourceTensor", "open_checkpoint"]
 
-CONFIG = "config.json"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
@@ -111,24 +111,13 @@ def open_checkpoint(
     provenance: what it states goes before provenance.yaml. headers_only: of a hub id fetch the small files and the
     headers of the weights (range requests); `read` then refuses. A hub id is downloaded otherwise.
     """
-    if not model:
-        raise SixfoldError("the name of the model is empty", "give a folder, or a hub id as owner/name")
     asked = _Asked(model, name, provenance)
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        if revision:
-            raise SixfoldError(f"{model} is a folder, which has no revision {revision}", "leave the revision out")
-        return _open_folder(asked, folder, "", _folder_name(folder))
-    if folder.exists():
-        kind = "is a GGUF file, which is already quantized" if model.lower().endswith(".gguf") else "is a file"
-        raise SixfoldError(f"{model} {kind}", "give the folder of the safetensors checkpoint")
-    if model.startswith(("/", ".", "~")):
-        raise SixfoldError(f"there is no folder {model}", "check the path")
-    if not hub.is_hub_id(model):
-        raise SixfoldError(
-            f"{model} is neither a folder here nor a hub id", "check the path, or give the id as owner/name"
-        )
-    return _open_hub(asked, hub.resolve_commit(model, revision), model.split("/")[1], headers_only)
+    folder = local_folder(model)
+    if folder is None:
+        return _open_hub(asked, hub.resolve_commit(model, revision), model.split("/")[1], headers_only)
+    if revision:
+        raise SixfoldError(f"{model} is a folder, which has no revision {revision}", "leave the revision out")
+    return _open_folder(asked, folder, "", _folder_name(folder))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from sixfold.errors import UsageError
+
 FOLDER = Path(__file__).parent.parent / "recipes"
 PROFILES = FOLDER / "profiles"
 OVERRIDE = "--set"
@@ -80,6 +82,13 @@ def read(name: str) -> tuple[list[Draft], list[Problem]]:
         return [], [problem] if problem else []
     problems: list[Problem] = []
     return _read_all(path, (), problems), problems
+
+
+def check_name(name: str) -> None:
+    """Raises UsageError where there is no recipe and no set of that name or path."""
+    _, problem = _locate(name, Path(), Problem("", None, "", ""))
+    if problem is not None:
+        raise UsageError(str(problem))
 
 
 def parse_overrides(overrides: Sequence[str]) -> tuple[list[Override], list[Problem]]:

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sixfold.architecture import Architecture, derive_architecture
-from sixfold.bare_config import config_alone, open_config
+from sixfold.bare_config import open_config
 from sixfold.checkpoint import Checkpoint, open_checkpoint
 from sixfold.errors import SixfoldError, UsageError
+from sixfold.location import config_alone
 from sixfold.provenance import Provenance
 
 

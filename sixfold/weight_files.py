@@ -11,9 +11,12 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 from sixfold.errors import SixfoldError
-from sixfold.safetensors_header import FileHeader, StoredTensor
+
+if TYPE_CHECKING:
+    from sixfold.safetensors_header import FileHeader, StoredTensor
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -68,8 +71,8 @@ def parse_index(where: str, text: bytes) -> dict[str, str]:
 
 
 def collect_tensors(
-    where: str, headers: Sequence[FileHeader], index: Mapping[str, str] | None
-) -> dict[str, StoredTensor]:
+    where: str, headers: "Sequence[FileHeader]", index: Mapping[str, str] | None
+) -> "dict[str, StoredTensor]":
     """All stored tensors by name, in the order of files and offsets; refuses doubles and an index that disagrees."""
     found: dict[str, StoredTensor] = {}
     for header in headers:

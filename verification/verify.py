@@ -5,6 +5,7 @@ from math import prod
 from pathlib import Path
 
 from sixfold.errors import SixfoldError
+from sixfold.location import check_artifact
 from sixfold.progress import Progress
 from sixfold.source import Source
 from verification.finding import EXPORT_AGAIN, Finding
@@ -23,8 +24,7 @@ def verify(path: Path, source: Source | None, progress: Progress) -> Verificatio
     """
     if path.is_dir():
         return _verify_folder(path, source, progress)
-    if not path.exists():
-        raise SixfoldError(f"there is no folder or file {path}", "check the path")
+    check_artifact(path)
     return _verify_gguf(path, source, progress)
 
 

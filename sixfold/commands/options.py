@@ -66,6 +66,9 @@ def model_argument(command: Command) -> Command:
 
     @wraps(command)
     def call(*args: Any, location: str, revision: str, name: str, **rest: Any) -> Any:
+        from sixfold.location import check_location
+
+        check_location(location)  # before anything that takes long to import
         stated = {key: value for key in _PROVENANCE if (value := rest.pop(key))}
         return command(*args, model=Model(location, revision, name, stated), **rest)
 
@@ -166,6 +169,11 @@ def _cores() -> int:
 
 def load_formats(formats: tuple[str, ...], overrides: tuple[str, ...]) -> "tuple[Recipe, ...]":
     """Names, sets and paths -> resolved recipes, with every exporter's options checked."""
+    from sixfold import recipe_files
+
+    for name in formats:  # before exporters are imported, which takes long
+        recipe_files.check_name(name)
+
     from exporters.registry import exporter_named
     from sixfold.errors import UsageError
     from sixfold.recipe import load_recipes

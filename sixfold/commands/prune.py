@@ -98,13 +98,15 @@ def command(
     Saliency comes from one calibration of MODEL, which is run where there is none yet and serves every criterion and
     ratio. Weights are copied byte for byte (FP8 and MXFP4 become BF16), and a run that was killed goes on.
     """
-    from pruning.anatomy import dissect
-    from pruning.plan_file import check_plan, read_plan
     from sixfold.errors import UsageError
 
     if [ratio, keep, plan_path].count(None) != 2:
         raise UsageError("what to prune is not clear", "give one of --ratio, --keep and --plan")
     profile = _profile(overrides)
+
+    from pruning.anatomy import dissect
+    from pruning.plan_file import check_plan, read_plan
+
     given = read_plan(plan_path) if plan_path is not None else None
     source = model.open(headers_only=dry_run)
     anatomy = dissect(source)

@@ -33,6 +33,11 @@ def command(artifact: Path, against: str, revision: str, max_kl: float | None, a
     One run of the model over a quarter of the held-out text for each part: its divergence with this part alone as the
     artifact holds it.
     """
+    from sixfold.location import check_artifact, check_location
+
+    check_artifact(artifact)
+    check_location(against)
+
     from verification.suggest import suggest
 
     found = suggest(artifact, Model(against, revision, "", {}).open(), max_kl, progress)

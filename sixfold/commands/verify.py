@@ -43,7 +43,13 @@ def command(artifact: Path | None, against: str, revision: str, name: str, out: 
     With no artifact, every variant of MODEL under --out is verified that has no result yet, and one table printed.
     """
     from sixfold.errors import UsageError
+    from sixfold.location import check_artifact, check_location
 
+    # Before anything that takes long to import.
+    if artifact is not None:
+        check_artifact(artifact)
+    if against:
+        check_location(against)
     source = Model(against, revision, name, {}).open() if against else None
     if artifact is not None:
         return _verify(artifact, source, as_json)
