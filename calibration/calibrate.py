@@ -27,6 +27,7 @@ from calibration.unfinished import Reached
 from sixfold.architecture import Architecture, Linear
 from sixfold.errors import SixfoldError
 from sixfold.importance_matrix import ImportanceMatrix, open_importance_matrix
+from sixfold.listing import some
 from sixfold.manifest import run_name, state_of, versions
 from sixfold.memory import FREE, Allowed
 from sixfold.progress import Progress
@@ -41,12 +42,22 @@ _LIBRARIES = ("sixfold", "torch", "transformers")
 
 @dataclass(frozen=True)
 class Calibrated:
-    """skipped: the folder was current. reasons: where it was not, what was missing or had changed."""
+    """skipped: the folder was current. reasons: where it was not, what was missing or had changed. resumed: layers'
+    files that an earlier run had finished."""
 
     statistics: Statistics
     skipped: bool
     reasons: tuple[str, ...]
     coverage: tuple[Coverage, ...]
+    resumed: int = 0
+
+    @property
+    def history(self) -> tuple[str, ...]:
+        """Sentences without a full stop that say why a pass was run, and whether all of it was."""
+        if not self.resumed:
+            return tuple(f"calibrated again: {reason}" for reason in self.reasons)
+        layers = f"{self.resumed} layer{'s' if self.resumed > 1 else ''}"
+        return (f"the calibration went on behind {layers} that an earlier run had finished",)
 
 
 def calibration_inputs(source: Source, profile: Calibration) -> dict[str, Any]:
@@ -73,7 +84,8 @@ def calibrate(
     if profile.imatrix is not None:
         return _from_imatrix(source, profile, open_importance_matrix(profile.imatrix), folder)
     inputs = calibration_inputs(source, profile)
-    state = state_of(folder, MANIFEST, inputs)
+    work = folder / PARTIAL
+    state = state_of(folder, MANIFEST, inputs, begun=work)
     if state.name == "current":
         statistics = open_statistics(folder)
         coverage = coverage_from_json(statistics.manifest["coverage"])
@@ -84,13 +96,15 @@ def calibrate(
     tokens = token_batches(profile, tokenizer)
     batches = batched(tokens.ids, profile.seed, special_ids(tokenizer) if profile.special_tokens == "leave_out" else ())
     on = resources(source, profile, allowed)
-    work = folder / PARTIAL
     launch: Callable[..., Reached] = partial(run_pass, device=torch.device(on.device))
     if on.processes > 1:
         launch = partial(run_on_devices, device=on.device, size=on.processes)
     reached = launch(source, batches, profile, work, key=digest_of(inputs), ahead=on.ahead, progress=progress)
     linears = [linear for linear in source.architecture.linears if linear.role != "other"]
     coverage = tuple(coverage_of(layer, routed, profile.min_tokens) for layer, routed in reached.routed.items())
+    if profile.starved == "fail":
+        _refuse_starved(coverage, profile)
+    resumed = sum((work / name).stat().st_mtime < started for name in reached.files)
     _put_in_place(folder, work, reached.files)
     manifest = {
         **inputs,
@@ -117,7 +131,22 @@ def calibrate(
     _draw(statistics, coverage)
     with suppress(SixfoldError):  # no names in llama.cpp: exporting GGUF says so, and nothing else needs the file
         write_imatrix(statistics, source, folder / IMATRIX)
-    return Calibrated(statistics, False, state.reasons, coverage)
+    return Calibrated(statistics, False, state.reasons, coverage, resumed)
+
+
+def _refuse_starved(coverage: Sequence[Coverage], profile: Calibration) -> None:
+    """After the whole pass: a reader must know of all layers at once what to mend."""
+    starved = [layer for layer in coverage if layer.starved]
+    if not starved:
+        return
+    worst = max(starved, key=lambda layer: len(layer.starved))
+    seen = some([f"{expert} ({worst.tokens[expert]})" for expert in worst.starved])
+    experts = sum(len(layer.starved) for layer in starved)
+    raise SixfoldError(
+        f"fewer than {profile.min_tokens} calibration tokens reached {experts} expert{'s' if experts > 1 else ''} in"
+        f" {len(starved)} of {len(coverage)} layers, the worst of which is layer {worst.layer}: {seen}",
+        "calibrate on more or other texts, or set calibration.starved to average or all_experts",
+    )
 
 
 def _from_imatrix(source: Source, profile: Calibration, matrix: ImportanceMatrix, folder: Path) -> Calibrated:
@@ -128,7 +157,7 @@ def _from_imatrix(source: Source, profile: Calibration, matrix: ImportanceMatrix
         "imatrix": matrix.record(),
         "versions": {"sixfold": versions()["sixfold"]},
     }
-    state = state_of(folder, MANIFEST, inputs)
+    state = state_of(folder, MANIFEST, inputs, begun=folder / PARTIAL)
     skipped = state.name == "current" and (folder / matrix.copy_name).is_file()
     if not skipped:
         work = folder / PARTIAL

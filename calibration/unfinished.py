@@ -28,6 +28,12 @@ def write_reached(work: Path, reached: Reached) -> None:
     write_json(work / PROGRESS, asdict(reached))
 
 
+def finished_layers(work: Path) -> int | None:
+    """How many files an unfinished pass has left in `work`, whatever its inputs were; None where there is none."""
+    found = read_json(work / PROGRESS)
+    return None if found is None else len(found["files"])
+
+
 def read_reached(work: Path, key: str) -> Reached | None:
     """None where there is nothing to go on from: no pass was begun, one of other inputs, or its files are not whole."""
     found = read_json(work / PROGRESS)

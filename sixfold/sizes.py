@@ -12,6 +12,15 @@ def size(nbytes: float) -> str:
     return f"{nbytes:.3g} TB"
 
 
+def count(number: float) -> str:
+    """Of parameters and the like: 4.59 million, 139 billion."""
+    for unit in ("", " thousand", " million", " billion"):
+        if abs(number) < 999.5:
+            return f"{number:.0f}" if not unit else f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:.3g} trillion"
+
+
 _UNITS = {"": 1} | {f"{p}{b}": base**n for n, p in enumerate("kMGT", 1) for b, base in (("B", 1000), ("iB", 1024))}
 
 

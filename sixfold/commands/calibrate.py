@@ -7,11 +7,13 @@ import click
 
 from sixfold.commands.options import Model, formats_argument, json_option, memory_options, model_argument, out_option
 from sixfold.commands.terminal import print_json, print_table, progress, this_command
+from sixfold.sizes import size
 
 if TYPE_CHECKING:
     from calibration.calibrate import Calibrated
     from sixfold.memory import Allowed
-    from sixfold.recipe import Recipe
+    from sixfold.recipe import Calibration, Recipe
+    from sixfold.source import Source
 
 
 @click.command(
@@ -56,6 +58,7 @@ def command(
     stated = {"imatrix": matrix} if matrix is not None else {}
     results = []
     for profile in dict.fromkeys(recipe.calibration.model_copy(update=stated) for recipe in recipes):
+        click.echo(_announced(source, profile), err=as_json)
         done = calibrate(source, profile, workspace.calibration(profile), progress=progress, allowed=allowed)
         results.append(_as_data(done))
         if not as_json:
@@ -67,14 +70,31 @@ def command(
     click.echo(f"Next: {following}" + (f" --set calibration.imatrix={matrix}" if matrix is not None else ""))
 
 
+def _announced(source: "Source", profile: "Calibration") -> str:
+    """What is about to be done, and what it takes."""
+    import torch
+
+    from calibration.memory import predict
+
+    if profile.imatrix is not None:
+        return f"Taking statistics from the importance matrix {profile.imatrix}, if need be."
+    memory = predict(source, profile, on_gpu=torch.cuda.is_available(), ahead=True)
+    return (
+        f"Calibrating on {profile.samples} samples of {profile.length} tokens through {source.architecture.layers} layers,"
+        f" if need be: about {size(memory.host)} of memory"
+        + (f", {size(memory.device)} of each GPU's" if memory.device else "")
+        + f" and {size(memory.disk)} of disk meanwhile."
+    )
+
+
 def _print(done: "Calibrated") -> None:
     from calibration.coverage import TABLE, summary, table
     from calibration.coverage_map import FILE
     from calibration.text_notes import text_notes
 
     statistics = done.statistics
-    for reason in done.reasons:
-        click.echo(f"Calibrated again: {reason}")
+    for sentence in done.history:
+        click.echo(f"{sentence[0].upper()}{sentence[1:]}.")
     for note in (*text_notes(statistics.manifest.get("tokens")), *_unseen(done)):
         click.echo(f"Note: {note}.")
     if done.coverage:
@@ -107,6 +127,7 @@ def _as_data(done: "Calibrated") -> dict[str, Any]:
         "state": "current" if done.skipped else "made",
         "digest": statistics.digest,
         "reasons": list(done.reasons),
+        "resumed_layers": done.resumed,
         "notes": [*text_notes(statistics.manifest.get("tokens")), *_unseen(done)],
         "coverage": [
             {

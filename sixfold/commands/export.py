@@ -17,7 +17,7 @@ from sixfold.commands.options import (
     out_option,
     threads_option,
 )
-from sixfold.commands.terminal import print_json, print_table, progress, this_command
+from sixfold.commands.terminal import print_json, print_notes, print_table, progress, share, this_command
 from sixfold.commands.verdicts import Row, artifact_of, as_data, failures, print_verdicts
 from sixfold.sizes import size
 
@@ -132,8 +132,6 @@ def make_all(
         outcomes.append(Outcome(recipe.name, done, verdict=verdict))
         for reason in done.reasons:
             _say(f"{recipe.name} was made again: {reason}", quiet)
-        for note in () if done.skipped else done.notes:
-            _say(f"{recipe.name}: {note}", quiet)
         _say(f"{recipe.name} {'is current' if done.skipped else 'done'}, {size(done.nbytes)}", quiet)
     return outcomes
 
@@ -186,8 +184,8 @@ def _statistics(
     if profile not in known:
         _say(_announced(profile), quiet)
         done = calibrate(source, profile, workspace.calibration(profile), progress=progress, allowed=allowed)
-        for reason in done.reasons:
-            _say(f"calibrated again: {reason}", quiet)
+        for sentence in done.history:
+            _say(sentence, quiet)
         for note in text_notes(done.statistics.manifest.get("tokens")):
             _say(note, quiet)
         _say(f"calibration {'is current' if done.skipped else 'done'}. {summary(done.coverage)}".rstrip(), quiet)
@@ -258,9 +256,10 @@ def _print_summary(outcomes: Sequence[Outcome], workspace: "Workspace") -> None:
     made = [(o.recipe, o.done) for o in outcomes if o.done is not None]
     rows = [(name, size(d.nbytes), "current" if d.skipped else "made", str(d.folder)) for name, d in made]
     print_table(("variant", "size", "state", "folder"), rows)
+    print_notes([(name, done.notes) for name, done in made if not done.skipped])
     print_verdicts(_rows(outcomes))
     total = sum(done.nbytes for _, done in made)
-    click.echo(f"\n{len(made)} of {len(outcomes)} variants in {workspace.folder}, {size(total)} in all.")
+    click.echo(f"\n{share(len(made), len(outcomes), 'variant')} in {workspace.folder}, {size(total)} in all.")
     if made:
         click.echo(f"Next: {this_command('export', 'status', without=_NOT_OF_STATUS)}")
     for sentence in [f"{o.recipe} failed: {o.error}" for o in outcomes if o.error] + failures(_rows(outcomes)):

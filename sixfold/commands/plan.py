@@ -17,7 +17,7 @@ from sixfold.commands.options import (
     model_argument,
     out_option,
 )
-from sixfold.commands.terminal import heading, print_json, print_table
+from sixfold.commands.terminal import heading, print_json, print_notes, print_table
 from sixfold.sizes import size
 
 if TYPE_CHECKING:
@@ -67,15 +67,14 @@ def command(
     )
     for note in known:
         click.echo(f"  {note}")
-    for recipe, plan in plans:
-        notes = plan.notes if plan else (f"{recipe.exporter} does the whole job itself and tells no sizes before",)
-        for note in notes:
-            click.echo(f"  {recipe.name}: {note}")
-        if tensors and plan:
-            _print_tensors(recipe, plan)
+    external = "does the whole job by a tool of its own, which tells no sizes before"
+    print_notes([(recipe.name, plan.notes if plan else (external,)) for recipe, plan in plans])
     for entry in planned:
         if entry.refusal is not None:
             click.echo(f"  {entry.recipe.name} cannot be made: {sentence(entry.refusal)}")
+    for recipe, plan in plans:
+        if tensors and plan:
+            _print_tensors(recipe, plan)
     total = sum(plan.nbytes for _, plan in plans if plan)
     click.echo(f"\nIn all {total:,} bytes ({size(total)}), and {size(calibration)} of calibration statistics.")
     for profile, memory in passes.items():

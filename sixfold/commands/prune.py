@@ -1,5 +1,6 @@
 """sixfold prune: leave the least salient experts out of a checkpoint."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,8 @@ from sixfold.commands.options import (
     overrides_option,
     threads_option,
 )
-from sixfold.commands.terminal import print_json, print_table, progress
-from sixfold.sizes import size
+from sixfold.commands.terminal import print_json, print_table, program, progress
+from sixfold.sizes import count, size
 
 if TYPE_CHECKING:
     from pruning.anatomy import Anatomy
@@ -177,8 +178,8 @@ def _plan(
     _say(f"calibrating on {profile.samples} samples of {profile.length} tokens, if need be", quiet)
     workspace = Workspace(artifacts, source.checkpoint.name)
     done = calibrate(source, profile, workspace.calibration(profile), progress=progress, allowed=allowed)
-    for reason in done.reasons:
-        _say(f"calibrated again: {reason}", quiet)
+    for sentence in done.history:
+        _say(sentence, quiet)
     for note in text_notes(done.statistics.manifest["tokens"]):
         _say(note, quiet)
     _say(f"calibration {'is current' if done.skipped else 'done'}. {summary(done.coverage)}".rstrip(), quiet)
@@ -266,8 +267,8 @@ def _counts(plan: "PruningPlan") -> str:
 def _print_verdict(verdict: dict[str, Any], folder: Path) -> None:
     before, after = verdict["before"], verdict["after"]
     click.echo(
-        f"\n{before['parameters'] / 1e9:.3g} billion parameters before, {after['parameters'] / 1e9:.3g} after;"
-        f" {after['active'] / 1e9:.3g} run for a token."
+        f"\n{count(before['parameters'])} parameters before, {count(after['parameters'])} after;"
+        f" {count(after['active'])} run for a token."
     )
     if verdict["masked"] is None:
         click.echo("Not run against the original (--no-proof).")
@@ -289,7 +290,7 @@ def _print_verdict(verdict: dict[str, Any], folder: Path) -> None:
             for domain, c in verdict["cost"].items()
         ]
         print_table(("held-out texts", "tokens", "perplexity", "pruned", "KL", "top-1"), rows)
-    click.echo(f"Next: sixfold export {folder} all-formats")
+    click.echo(f"Next: {program()} export {shlex.quote(str(folder))} all-formats")
 
 
 def _say(text: str, quiet: bool) -> None:

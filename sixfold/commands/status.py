@@ -24,17 +24,26 @@ if TYPE_CHECKING:
 @out_option
 @json_option
 def command(model: Model, recipes: "Sequence[Recipe]", out: Path, as_json: bool) -> None:
-    """Say of each FORMAT whether it is missing, partial, stale, damaged, current or refused, and why."""
+    """Say of each FORMAT whether it is missing, partial, stale, damaged, current or refused, and why; and of a
+    calibration how far it has come."""
     from exporters.run import plan_all
     from sixfold.workspace import Workspace
 
     source = model.open(headers_only=True)
     workspace = Workspace(out, source.checkpoint.name)
     rows = [(entry.recipe, *_state(source, entry, workspace)) for entry in plan_all(source, recipes)]
+    unfinished = _unfinished([recipe for recipe, *_ in rows], workspace)
     if as_json:
         print_json(
             [
-                {"recipe": r.name, "state": s.name, "reasons": list(s.reasons), "folder": str(f), "bytes": n}
+                {
+                    "recipe": r.name,
+                    "state": s.name,
+                    "reasons": list(s.reasons),
+                    "folder": str(f),
+                    "bytes": n,
+                    "calibrated_layers": unfinished.get(workspace.calibration(r.calibration)),
+                }
                 for r, s, f, n in rows
             ]
         )
@@ -49,6 +58,23 @@ def command(model: Model, recipes: "Sequence[Recipe]", out: Path, as_json: bool)
     for recipe, state, _, _ in rows:
         for reason in state.reasons:
             click.echo(f"  {recipe.name}: {reason}")
+    layers = source.architecture.layers
+    for folder, finished in unfinished.items():
+        click.echo(
+            f"Unfinished calibration in {folder}: {min(finished, layers)} of {layers} layers; with the same model, texts"
+            " and settings, the next run goes on behind them."
+        )
+
+
+def _unfinished(recipes: "Sequence[Recipe]", workspace: "Workspace") -> dict[Path, int]:
+    """Folders of the recipes' calibrations that were begun and not finished -> layers that are."""
+    from calibration.unfinished import finished_layers
+    from exporters.run import needs_statistics
+    from sixfold.workspace import PARTIAL
+
+    folders = {workspace.calibration(recipe.calibration): None for recipe in recipes if needs_statistics(recipe)}
+    found = {folder: finished_layers(folder / PARTIAL) for folder in folders}
+    return {folder: layers for folder, layers in found.items() if layers is not None}
 
 
 def _state(source: "Source", planned: "Planned", workspace: "Workspace") -> "tuple[State, Path, int]":

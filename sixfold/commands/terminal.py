@@ -13,6 +13,9 @@ import click
 
 from sixfold.sizes import size
 
+_SECONDS = 30.0
+"""Least time between two lines about the same work in a log."""
+
 
 def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
@@ -30,16 +33,70 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | int]]) -> 
         click.echo(("  " + "  ".join(aligned)).rstrip())
 
 
+def print_notes(notes: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Of each name its notes; one that several have stands once, behind all their names."""
+    names: dict[str, list[str]] = {}
+    for name, found in notes:
+        for note in found:
+            names.setdefault(note, []).append(name)
+    for note, whose in names.items():
+        click.echo(f"  {', '.join(whose)}: {note}")
+
+
+def share(part: int, whole: int, noun: str) -> str:
+    """ "2 of 3 variants"; of a single one "1 variant" or "no variant"."""
+    return f"{part} of {whole} {noun}s" if whole > 1 else f"{'1' if part else 'no'} {noun}"
+
+
+def program() -> str:
+    """How this program was called, for commands that a user can run as they stand."""
+    return "python -m sixfold" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
+
+
 def this_command(command: str, instead: str, *, without: Mapping[str, int]) -> str:
     """The command line that runs, with another command in place of its own: it asks for the same artifacts, overrides
     included, and can be run as it stands. without: options that the other one does not have, with their words."""
-    program = "python -m sixfold" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
     words = [instead if word == command else word for word in sys.argv[1:]]
     for option, length in without.items():
         while option in words:
             at = words.index(option)
             del words[at : at + length]
-    return f"{program} {shlex.join(words)}"
+    return f"{program()} {shlex.join(words)}"
+
+
+def _lines(description: str, total: int, unit: str) -> Callable[[int], None]:
+    """For logs: nothing of what is done within half a minute, and ten lines at most of what takes hours."""
+    lock = threading.Lock()
+    started = said_at = time.monotonic()
+    done = said = 0
+
+    def advance(amount: int) -> None:
+        nonlocal done, said, said_at
+        with lock:
+            done += amount
+            now = time.monotonic()
+            if done >= total or now - said_at < _SECONDS or 10 * done // total == 10 * said // total:
+                return
+            said, said_at = done, now
+            left = (now - started) * (total - done) / done
+            click.echo(
+                f"{description}: {done / total:.0%} of {_amount(total, unit)},"
+                f" {_amount(done / max(now - started, 1e-6), unit)}/s, {_duration(left)} left",
+                err=True,
+            )
+
+    return advance
+
+
+def _amount(number: float, unit: str) -> str:
+    return size(number) if unit == "B" else f"{number:,.0f} {unit}"
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def heading(text: str) -> None:
@@ -52,12 +109,13 @@ def _is_size(cell: str | int) -> bool:
 
 @contextmanager
 def progress(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr with rate and time left; nothing where stderr is no terminal. See sixfold.progress.Progress.
+    """A bar on stderr with rate and time left; where stderr is no terminal, a line for every tenth of long work. See
+    sixfold.progress.Progress.
 
     unit: "B" shows sizes; anything else ("tokens", "layers") shows counts.
     """
     if not sys.stderr.isatty():
-        yield lambda amount: None
+        yield _lines(description, total, unit)
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -82,7 +140,6 @@ def progress(description: str, total: int, unit: str) -> Iterator[Callable[[int]
             with lock:
                 done += amount
                 rate = done / max(time.monotonic() - started, 1e-6)
-            shown = f"{size(rate)}/s" if unit == "B" else f"{rate:,.0f} {unit}/s"
-            display.update(task, completed=done, rate=shown)
+            display.update(task, completed=done, rate=f"{_amount(rate, unit)}/s")
 
         yield advance

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sixfold.commands.options import Model, json_option, out_option
-from sixfold.commands.terminal import heading, print_json, print_table, progress
+from sixfold.commands.terminal import heading, print_json, print_table, progress, share
 from sixfold.commands.verdicts import Row, failures, print_verdicts, rows_in
 from sixfold.commands.verdicts import as_data as row_as_data
 
@@ -77,7 +77,7 @@ def _verify_all(source: "Source", out: Path, as_json: bool) -> int:
         for sentence in failures(rows):
             click.echo(sentence)
         passed = sum(row.verdict.passed for row in rows)
-        click.echo(f"{passed} of {len(rows)} variants in {folder} passed.")
+        click.echo(f"{share(passed, len(rows), 'variant')} in {folder} passed.")
     return 0 if all(row.verdict.passed for row in rows) else 3
 
 

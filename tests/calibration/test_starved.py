@@ -85,9 +85,15 @@ def test_a_calibration_that_must_reach_everyone_fails(tmp_path: Path) -> None:
     with pytest.raises(SixfoldError) as failure:
         calibrated(tmp_path, starved="fail")
     assert str(failure.value) == (
-        "fewer than 32 calibration tokens reached experts of layer 1: 5 (0); calibrate on more or other texts, or set"
-        " calibration.starved to average or all_experts."
+        "fewer than 32 calibration tokens reached 1 expert in 1 of 2 layers, the worst of which is layer 1: 5 (0);"
+        " calibrate on more or other texts, or set calibration.starved to average or all_experts."
     )
+
+
+def test_a_failure_names_the_worst_of_all_layers(tmp_path: Path) -> None:
+    """Of 384 tokens that choose 2 of 8 experts each, none reaches 400 times."""
+    with pytest.raises(SixfoldError, match=r"reached 16 experts in 2 of 2 layers, the worst .* and 5 more; calibrate"):
+        calibrated(tmp_path, starved="fail", min_tokens=400)
 
 
 def test_special_tokens_are_left_out_where_the_profile_says_so(tmp_path: Path) -> None:
