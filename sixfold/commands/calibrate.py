@@ -80,7 +80,7 @@ def _announced(source: "Source", profile: "Calibration") -> str:
         return f"Taking statistics from the importance matrix {profile.imatrix}, if need be."
     memory = predict(source, profile, on_gpu=torch.cuda.is_available(), ahead=True)
     return (
-        f"Calibrating on {profile.samples} samples of {profile.length} tokens through {source.architecture.layers} layers,"
+        f"Calibrating {source.architecture.layers} layers on {profile.samples} samples of {profile.length} tokens,"
         f" if need be: about {size(memory.host)} of memory"
         + (f", {size(memory.device)} of each GPU's" if memory.device else "")
         + f" and {size(memory.disk)} of disk meanwhile."

@@ -60,10 +60,8 @@ def command(model: Model, recipes: "Sequence[Recipe]", out: Path, as_json: bool)
             click.echo(f"  {recipe.name}: {reason}")
     layers = source.architecture.layers
     for folder, finished in unfinished.items():
-        click.echo(
-            f"Unfinished calibration in {folder}: {min(finished, layers)} of {layers} layers; with the same model, texts"
-            " and settings, the next run goes on behind them."
-        )
+        click.echo(f"Unfinished calibration in {folder}: {min(finished, layers)} of {layers} layers.")
+        click.echo("  With the same model, texts and settings, the next run goes on behind them.")
 
 
 def _unfinished(recipes: "Sequence[Recipe]", workspace: "Workspace") -> dict[Path, int]:

@@ -13,6 +13,7 @@ import pytest
 from sixfold import cli
 from sixfold.commands import terminal
 from sixfold.errors import GateError, SixfoldError, UsageError
+from sixfold.sizes import count
 
 DEMO = "demo/minimax-m2-4.6m"
 
@@ -29,6 +30,32 @@ def test_help_starts_without_the_heavy_libraries(arguments: list[str]) -> None:
         "import sys; from sixfold.cli import run; "
         f"assert run({arguments!r}) == 0; "
         "print([m for m in ('torch', 'transformers', 'numpy', 'rich') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["plan", "nowhere"],
+        ["inspect", "/nowhere"],
+        ["export", DEMO, "fp9"],
+        ["calibrate", DEMO, "./nowhere.yaml"],
+        ["status", DEMO, "fp8", "--threads", "2"],
+        ["recipes", "fp9"],
+        ["prune", DEMO],
+        ["verify"],
+        ["verify", "/nowhere"],
+        ["verify", "--against", "/nowhere"],
+        ["suggest", "/nowhere", "--against", DEMO],
+    ],
+)
+def test_wrong_usage_is_answered_before_the_heavy_libraries_are_imported(arguments: list[str]) -> None:
+    code = (
+        "import sys; from sixfold.cli import run; "
+        f"assert run({arguments!r}) in (1, 2); "
+        "print([m for m in ('torch', 'transformers', 'huggingface_hub', 'rich') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
@@ -179,6 +206,39 @@ def test_progress_is_silent_where_stderr_is_no_terminal(capsys: pytest.CaptureFi
     with terminal.progress("reading", 10, "B") as advance:
         advance(10)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_log_gets_a_line_for_every_tenth_of_what_takes_long(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 1000 tokens, a hundred a minute: nine lines, and none for what follows within half a minute."""
+    clock = iter(range(0, 10**6, 6))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    with terminal.progress("calibrating", 1000, "tokens") as advance:
+        for _ in range(100):
+            advance(10)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 9
+    assert lines[0] == "calibrating: 10% of 1,000 tokens, 2 tokens/s, 9 min left"
+    assert lines[-1] == "calibrating: 90% of 1,000 tokens, 2 tokens/s, 1 min left"
+
+
+def test_a_note_that_several_have_stands_once(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.print_notes([("fp8", ("head kept",)), ("awq", ("head kept", "norms rescaled")), ("bf16", ())])
+    assert capsys.readouterr().out == "  fp8, awq: head kept\n  awq: norms rescaled\n"
+
+
+def test_a_single_thing_is_not_counted_out_of_one() -> None:
+    found = [terminal.share(*numbers, "variant") for numbers in ((1, 1), (0, 1), (2, 3), (3, 3))]
+    assert found == ["1 variant", "no variant", "2 of 3 variants", "3 of 3 variants"]
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0"), (999, "999"), (4_593_680, "4.59 million"), (139e9, "139 billion"), (1.04e12, "1.04 trillion")],
+)
+def test_counts_are_in_words(number: float, text: str) -> None:
+    assert count(number) == text
 
 
 def test_progress_shows_rate_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
