@@ -7,16 +7,18 @@ channel: what llama-quantize makes of the same weights and the same imatrix.gguf
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Annotated
 
 import torch
 from gguf import GGMLQuantizationType
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt
 
 from exporters.ggml import layout
 from exporters.ggml.hyperparameters import Config, as_stated, differences, full_config
 from exporters.ggml.importance import layer_importance, weighted_linears
 from exporters.ggml.kernels import PLAIN, quantize, type_named
 from exporters.ggml.metadata import PROVENANCE, Importance, has_tokenizer, headers
+from exporters.ggml.pre_tokenizer_names import known_name
 from exporters.ggml.tensors import Tensor, expert_of, gguf_tensors
 from exporters.ggml.transforms import head_rows, transformed, values
 from exporters.ggml.type_mix import PRESETS, Choice, Shape, needs_importance, tensor_types
@@ -49,7 +51,7 @@ class Options(BaseModel):
 
     imatrix: bool = True
     """Weight the rounding by what calibration measured; without it no calibration is needed."""
-    tokenizer_pre: str | None = None
+    tokenizer_pre: Annotated[str, AfterValidator(known_name)] | None = None
     """llama.cpp's name of the pre-tokenizer, where it is not recognized."""
     split_bytes: PositiveInt = 50_000_000_000
     """Model files larger than this are split."""

@@ -23,6 +23,7 @@ def run(jobs: Jobs) -> list[Any]:
     {"do": "quantize", "source", "target", "ftype": int, "imatrix": path of an .npz (name -> float32) or None}
     {"do": "types", "source", "ftype": int, "weighted": bool} -> [name, type] of each tensor, from a dry run
     {"do": "logits", "model", "tokens": [int], "out": path of an .npy, float32 [tokens, vocabulary]}
+    {"do": "loads", "models": [path]} -> whether it loads the vocabulary of each
     {"do": "tokenize", "model", "texts": [str], "special": bool} -> token ids of each text
     """
     done = subprocess.run(
@@ -144,13 +145,24 @@ class _Llama:
         )
         return [[name, (becomes or now).upper()] for name, now, becomes in found]
 
-    def _load(self, path: str, *, vocab_only: bool) -> Any:
-        params = self.lib.llama_model_default_params()
+    def _vocab_only(self, alone: bool) -> _Params:
+        """Model parameters without a GPU; alone: load the vocabulary and no weights."""
+        params: _Params = self.lib.llama_model_default_params()
         params.put(16, ctypes.c_int32(0))
-        params.put(72, ctypes.c_bool(vocab_only))
-        model = self.lib.llama_model_load_from_file(path.encode(), params)
+        params.put(72, ctypes.c_bool(alone))
+        return params
+
+    def _load(self, path: str, *, vocab_only: bool) -> Any:
+        model = self.lib.llama_model_load_from_file(path.encode(), self._vocab_only(vocab_only))
         assert model, f"llama.cpp does not load {path}"
         return model
+
+    def loads(self, models: Sequence[str]) -> list[bool]:
+        params = self._vocab_only(True)
+        found = [self.lib.llama_model_load_from_file(path.encode(), params) for path in models]
+        for model in found:
+            self.lib.llama_model_free(model)
+        return list(map(bool, found))
 
     def logits(self, model: str, tokens: Sequence[int], out: str) -> None:
         loaded = self._load(model, vocab_only=False)

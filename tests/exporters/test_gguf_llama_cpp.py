@@ -7,9 +7,11 @@ from unicodedata import category
 import numpy as np
 import pytest
 import torch
+from gguf import GGUFWriter
 from tokenizers import Regex, pre_tokenizers
 
-from exporters.ggml.pre_tokenizer import KNOWN, pre_tokenizer_name
+from exporters.ggml.pre_tokenizer import _OWN_NAMES, KNOWN, pre_tokenizer_name
+from exporters.ggml.pre_tokenizer_names import NAMES, known_name
 from sixfold.source import open_source
 from tests.exporters.gguf_tools import (
     HARD,
@@ -190,3 +192,31 @@ def check_tokens(folder: Path, tokenizer: Any, tmp_path: Path, texts: list[str])
     for text, tokens in zip(texts, found, strict=True):
         expected = tokenizer.encode(text, add_special_tokens=False)
         assert tokens == expected.ids, (text, expected.tokens)
+
+
+def vocabulary_with(pre: str, file: Path) -> Path:
+    """A GGUF file of no more than a vocabulary."""
+    writer = GGUFWriter(file, "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(["a", "b", "ab", "Ċ"])
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+def test_llama_cpp_has_every_pre_tokenizer_that_a_recipe_may_name(tmp_path: Path) -> None:
+    tried = [*NAMES, "minimax-m3", "gpt2"]
+    files = [vocabulary_with(name, tmp_path / f"{name}.gguf") for name in tried]
+    (loads,) = run([{"do": "loads", "models": files}])
+    assert dict(zip(tried, loads, strict=True)) == dict.fromkeys(NAMES, True) | {"minimax-m3": False, "gpt2": False}
+
+
+def test_what_is_recognized_is_a_name_of_llama_cpps() -> None:
+    for name in (*KNOWN, *_OWN_NAMES.values(), "default"):
+        assert known_name(name) == name

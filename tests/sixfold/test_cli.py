@@ -127,6 +127,19 @@ def test_bad_usage_is_2_and_one_sentence(capsys: pytest.CaptureFixture[str]) -> 
     assert (code, err) == (2, "sixfold: bf16 was asked for more than once; name each format once.\n")
 
 
+def test_a_pre_tokenizer_that_llama_cpp_lacks_is_refused_with_its_names(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.yaml").write_text("name: mine\nextends: gguf-q8_0\noptions:\n  tokenizer_pre: minimax-m3\n")
+    code, _, err = run(capsys, "recipes", str(tmp_path / "mine.yaml"))
+    assert code == 2
+    assert "mine.yaml:4: options.tokenizer_pre: 'minimax-m3': llama.cpp has no pre-tokenizer of that name" in err
+    assert "(perhaps minimax-m2 is meant); its names are a.x-4.0, afmoe" in err
+    assert "youtu" in err
+    code, _, err = run(capsys, "plan", DEMO, "gguf-q8_0", "--set", "options.tokenizer_pre=gpt2")
+    assert (code, "--set: options.tokenizer_pre: 'gpt2': llama.cpp has no" in err) == (2, True)
+
+
 def test_recipes_that_would_replace_each_other_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Two artifacts of one place: the second would silently take the first one's."""
     for name, extended in (("mine", "fp8"), ("other", "gguf-q4_k_m")):
