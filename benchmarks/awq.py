@@ -8,7 +8,6 @@ with the router among the readers of its norm, which its own defaults leave out.
 independent code and run in float32 over the held-out texts: mean KL per token against the source, weights alone.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -18,7 +17,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.turns import ONE, ROOT, one_run, options_of, write_report
+
 GRID = 20
 
 
@@ -85,12 +85,7 @@ def benchmark(model: str, samples: int, length: int, runs: int) -> dict[str, Any
         for number in range(runs):
             for name, each in found.items():
                 out = Path(folder, f"{name}-{number}")
-                arguments = ["--one", name, model, str(samples), str(length), str(out)]
-                command = [sys.executable, "-m", "benchmarks.awq", *arguments]
-                done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-                if done.returncode:
-                    raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
-                each.append(json.loads(done.stdout.splitlines()[-1]))
+                each.append(one_run("benchmarks.awq", name, model, samples, length, out))
         kl = {name: divergence(each[0]["folder"], model) for name, each in found.items()}
     seconds = {name: median(run["seconds"] for run in each) for name, each in found.items()}
     whole = median(run["with calibration"] for run in found["ours"])
@@ -109,21 +104,14 @@ def table(report: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--one"]:
+    if sys.argv[1:2] == [ONE]:
         name, model, samples, length, out = sys.argv[2:]
         run = run_ours if name == "ours" else run_peer
         print(json.dumps(run(model, int(samples), int(length), Path(out))))
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--samples", type=int, default=24)
-    parser.add_argument("--length", type=int, default=512)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options = options_of(__doc__, samples=24, runs=3).parse_args()
     report = benchmark(options.model, options.samples, options.length, options.runs)
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2))
+    write_report(options.json, report)
     print(table(report))
 
 

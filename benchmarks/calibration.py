@@ -13,7 +13,6 @@ do not count:
 Prints a Markdown table of medians: seconds, CPU seconds, tokens per second, and the largest RssAnon seen.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.turns import ONE, one_run, options_of, write_report
 
 
 @contextmanager
@@ -163,12 +162,7 @@ def benchmark(model: str, samples: int, length: int, runs: int, llama: Path | No
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for _ in range(runs):
         for name in names:
-            arguments = [name, model, str(samples), str(length), str(llama or "")]
-            command = [sys.executable, "-m", "benchmarks.calibration", "--one", *arguments]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
-            found[name].append(json.loads(done.stdout.splitlines()[-1]))
+            found[name].append(one_run("benchmarks.calibration", name, model, samples, length, llama or ""))
     medians = {n: {key: median(run[key] for run in each) for key in each[0]} for n, each in found.items()}
     return {"tokens": samples * length, "runs": found, "medians": medians}
 
@@ -190,7 +184,7 @@ def table(report: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--one"]:
+    if sys.argv[1:2] == [ONE]:
         name, model, samples, length, llama = sys.argv[2:]
         runs = {"pass": run_ours, "forward": run_forward, "oneshot": run_oneshot}
         if name == "imatrix":
@@ -198,17 +192,11 @@ def main() -> None:
         else:
             print(json.dumps(runs[name](model, int(samples), int(length))))
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--samples", type=int, default=64)
-    parser.add_argument("--length", type=int, default=512)
-    parser.add_argument("--runs", type=int, default=5)
+    parser = options_of(__doc__, samples=64, runs=5)
     parser.add_argument("--llama", type=Path)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     report = benchmark(options.model, options.samples, options.length, options.runs, options.llama)
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2))
+    write_report(options.json, report)
     print(table(report))
 
 
