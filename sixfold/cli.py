@@ -38,7 +38,13 @@ class _Commands(click.Group):
 )
 @click.version_option(__version__, prog_name="sixfold")
 def cli() -> None:
-    """One BF16 checkpoint in; every quantized format that people run out."""
+    """One BF16 checkpoint in; every quantized format that people run out.
+
+    MODEL is a folder or a Hugging Face id. FORMAT is a recipe's name (`sixfold recipes` lists them), a set such as gguf
+    or all-formats, or the path of a recipe of your own.
+
+    Exit codes: 0 done, 1 failed, 2 bad usage, 3 a quality gate failed, 130 interrupted.
+    """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    short_help="Gather the statistics that formats need, once for all of them.",
+    short_help="Gather the statistics of one pass, for all formats.",
     epilog="Example: sixfold calibrate demo/minimax-m2-4.6m --set calibration.samples=128",
 )
 @model_argument

@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 _NOT_OF_STATUS = {"--threads": 2, "--host-memory": 2, "--device-memory": 2, "--no-verify": 1}
 
 
-@click.command(epilog="Example: sixfold export demo/minimax-m2-4.6m fp8 nvfp4 --out artifacts")
+@click.command(
+    short_help="Make artifacts, and verify each.",
+    epilog="Example: sixfold export demo/minimax-m2-4.6m fp8 nvfp4 --out artifacts",
+)
 @model_argument
 @formats_argument
 @out_option

@@ -72,8 +72,11 @@ def model_argument(command: Command) -> Command:
         stated = {key: value for key in _PROVENANCE if (value := rest.pop(key))}
         return command(*args, model=Model(location, revision, name, stated), **rest)
 
-    for key, text in reversed(_PROVENANCE.items()):
-        call = click.option(f"--{key.replace('_', '-')}", default="", metavar="TEXT", help=text)(call)
+    # click lists options in the order of its list from the end: what few runs need comes after the command's own.
+    call.__dict__.setdefault("__click_params__", [])[:0] = [
+        click.Option([f"--{key.replace('_', '-')}"], default="", metavar="TEXT", help=text)
+        for key, text in reversed(_PROVENANCE.items())
+    ]
     call = click.option("--name", default="", metavar="TEXT", help="Name for outputs, in place of MODEL's own.")(call)
     call = click.option("--revision", default="", metavar="TEXT", help="Branch, tag or commit of a hub id.")(call)
     return click.argument("location", metavar="MODEL")(call)
@@ -157,6 +160,7 @@ def threads_option(command: Command) -> Command:
     return click.option(
         "--threads",
         type=click.IntRange(min=1),
+        metavar="N",
         default=_cores,
         show_default="all cores",
         help="How many units are converted side by side.",

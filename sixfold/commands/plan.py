@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from sixfold.source import Source
 
 
-@click.command(epilog="Example: sixfold plan Qwen/Qwen3-30B-A3B nvfp4 gguf --out /data/artifacts")
+@click.command(
+    short_help="Print exact bytes per variant, and the disk needed.",
+    epilog="Example: sixfold plan Qwen/Qwen3-30B-A3B nvfp4 gguf --out /data/artifacts",
+)
 @model_argument
 @formats_argument
 @out_option

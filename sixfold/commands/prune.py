@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from sixfold.statistics import Statistics
 
 
-@click.command(epilog="Example: sixfold prune MiniMaxAI/MiniMax-M2.7 --ratio 0.4 --out /models/MiniMax-M2.7-REAP")
+@click.command(
+    short_help="Leave the least salient experts out, and prove the result.",
+    epilog="Example: sixfold prune MiniMaxAI/MiniMax-M2.7 --ratio 0.4 --out /models/MiniMax-M2.7-REAP",
+)
 @model_argument
 @click.option("--ratio", type=float, metavar="SHARE", help="Share of the experts to prune; 0.4 keeps 154 of 256.")
 @click.option("--keep", type=int, metavar="N", help="Experts that stay in each layer, in place of --ratio.")
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     "--plan",
     "plan_path",
     type=click.Path(path_type=Path),
+    metavar="FILE",
     help="Apply this plan.json, in place of --ratio or --keep; nothing is calibrated.",
 )
 @click.option(
@@ -45,7 +49,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="How experts are judged.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the criterion random.")
+@click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Of the criterion random.")
 @click.option("--protect", is_flag=True, help="Keep super-experts (extreme outputs) whatever their saliency.")
 @click.option(
     "--budget",

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from sixfold.workspace import Workspace
 
 
-@click.command(epilog="Example: sixfold status demo/minimax-m2-4.6m --out artifacts")
+@click.command(
+    short_help="Say what is missing, partial, stale, damaged or current.",
+    epilog="Example: sixfold status demo/minimax-m2-4.6m --out artifacts",
+)
 @model_argument
 @formats_argument
 @out_option

@@ -17,13 +17,17 @@ if TYPE_CHECKING:
 _BAR = 30
 
 
-@click.command(epilog="Example: sixfold suggest artifacts/m/m-NVFP4 --against demo/minimax-m2-4.6m --max-kl 0.1")
+@click.command(
+    short_help="Measure what each part costs, and propose what to keep.",
+    epilog="Example: sixfold suggest artifacts/m/m-NVFP4 --against demo/minimax-m2-4.6m --max-kl 0.1",
+)
 @click.argument("artifact", metavar="FOLDER|FILE.gguf", type=click.Path(path_type=Path))
 @click.option("--against", required=True, metavar="MODEL", help="The checkpoint that it was made from.")
 @click.option("--revision", default="", metavar="TEXT", help="Branch, tag or commit of a hub id.")
 @click.option(
     "--max-kl",
     type=click.FloatRange(min=0, min_open=True),
+    metavar="KL",
     help="Largest mean KL; the gate of the artifact's recipe by default.",
 )
 @json_option

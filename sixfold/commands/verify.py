@@ -26,7 +26,10 @@ _RUNS = {
 }
 
 
-@click.command(epilog="Example: sixfold verify artifacts/m/m-FP8 --against demo/minimax-m2-4.6m")
+@click.command(
+    short_help="Check artifacts of any tool, and measure how far they diverge.",
+    epilog="Example: sixfold verify artifacts/m/m-FP8 --against demo/minimax-m2-4.6m",
+)
 @click.argument("artifact", metavar="[FOLDER|FILE.gguf]", required=False, type=click.Path(path_type=Path))
 @click.option("--against", default="", metavar="MODEL", help="The checkpoint that it was made from: folder or hub id.")
 @click.option("--revision", default="", metavar="TEXT", help="Branch, tag or commit of a hub id.")

@@ -68,6 +68,25 @@ def test_every_command_has_help_with_an_example(name: str, capsys: pytest.Captur
     assert f"Example: sixfold {name}" in " ".join(out.split())
 
 
+def test_the_list_of_commands_cuts_no_sentence_short(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--help")
+    listed = out.split("Commands:")[1].split("Example:")[0]
+    assert code == 0
+    assert [line.split()[0] for line in listed.splitlines() if line.strip()] == list(cli.COMMANDS)
+    assert "..." not in listed
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_example_of_every_command_is_good_usage(name: str) -> None:
+    command = cli.cli.get_command(click.Context(cli.cli), name)
+    assert command is not None
+    assert command.epilog is not None
+    words = command.epilog.removeprefix("Example: sixfold ").split()
+    assert words[0] == name
+    with command.make_context(name, words[1:]) as context:
+        assert all(context.params[argument.name] for argument in command.params if argument.required)
+
+
 def test_inspect_prints_what_the_demo_is_made_of(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "inspect", DEMO)
     assert code == 0
