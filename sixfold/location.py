@@ -11,8 +11,8 @@ _WEIGHTS = ("*.safetensors", "*.gguf", INDEX, *PICKLES)
 
 
 def check_location(model: str) -> None:
-    """Raises SixfoldError where `model` is no folder, no config.json and has not the form of a hub id."""
-    if config_alone(model) is None:
+    """Raises SixfoldError where there is nothing at `model`, and it has not the form of a hub id."""
+    if not model or not Path(model).expanduser().exists():
         local_folder(model)
 
 
