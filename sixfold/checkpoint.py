@@ -200,9 +200,14 @@ def _assemble(
     return Checkpoint(name, asked.model, folder, revision, config, tensors, extras, past, contents)
 
 
+def is_name(text: str) -> bool:
+    """Whether it can name folders and repositories."""
+    return bool(_NAME.fullmatch(text))
+
+
 def checked_name(name: str, model: str) -> str:
     """`name`, where it can name folders and repositories; SixfoldError elsewhere."""
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise SixfoldError(
             f"{name!r} cannot name the output folders and repositories of {model}",
             "give a name of letters, digits, '-', '_' and '.' (--name, or NAME= in make)",

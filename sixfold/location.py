@@ -17,9 +17,11 @@ def check_location(model: str) -> None:
 
 
 def check_artifact(path: Path) -> None:
-    """Raises SixfoldError where there is nothing at `path` to verify."""
+    """Raises SixfoldError where there is nothing at `path`, or a configuration alone."""
     if not path.exists():
         raise SixfoldError(f"there is no folder or file {path}", "check the path")
+    if path.is_file() and config_alone(str(path)) is not None:
+        raise SixfoldError(f"{path} is a configuration without weights", "give the artifact's folder, or its GGUF file")
 
 
 def config_alone(model: str) -> Path | None:

@@ -128,6 +128,7 @@ def test_a_dry_run_tells_the_bytes_and_does_nothing(root: Path, tmp_path: Path) 
         (("--ratio", "0.25", "--budget", "global"), "config.json has one for all (num_local_experts)"),
         (("--ratio", "0.25", "--set", "keep=[]"), "--set keep=[] is not of the calibration"),
         (("--plan", "no-such.json"), "cannot read the plan no-such.json"),
+        (("--keep", "6", "--out", "a b"), "'a b' cannot name a model; choose another --out"),
     ],
 )
 def test_a_mistake_is_one_sentence(

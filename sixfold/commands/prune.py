@@ -111,7 +111,13 @@ def command(
 
     from pruning.anatomy import dissect
     from pruning.plan_file import check_plan, read_plan
+    from sixfold.checkpoint import is_name
 
+    if out is not None and not is_name(out.absolute().name):
+        raise UsageError(
+            f"{out.name!r} cannot name a model",
+            "choose another --out, whose last part consists of letters, digits, '-', '_' and '.'",
+        )
     given = read_plan(plan_path) if plan_path is not None else None
     source = model.open(headers_only=dry_run)
     anatomy = dissect(source)

@@ -172,6 +172,13 @@ def test_commands_that_need_weights_refuse_a_config(
     assert said.count("\n") == 1
 
 
+def test_a_config_is_no_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = config_file(tmp_path, json.loads((DEMO / "config.json").read_text()))
+    assert run(["verify", path]) == 1
+    assert "is a configuration without weights; give the artifact's folder" in capsys.readouterr().err
+    assert [entry.name for entry in tmp_path.iterdir()] == ["config.json"]
+
+
 def test_the_commands_say_what_they_know(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["plan", str(DEMO / "config.json"), "bf16", "gguf-q8_0", "--experts", "6"]) == 0
     said = capsys.readouterr().out
