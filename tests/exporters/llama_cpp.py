@@ -21,9 +21,9 @@ def run(jobs: Jobs) -> list[Any]:
     """Run jobs in one fresh process, in order; the result of each. Raises AssertionError with llama.cpp's log.
 
     {"do": "quantize", "source", "target", "ftype": int, "imatrix": path of an .npz (name -> float32) or None}
+    {"do": "loads", "models": [path]} -> whether it loads the vocabulary of each
     {"do": "types", "source", "ftype": int, "weighted": bool} -> [name, type] of each tensor, from a dry run
     {"do": "logits", "model", "tokens": [int], "out": path of an .npy, float32 [tokens, vocabulary]}
-    {"do": "loads", "models": [path]} -> whether it loads the vocabulary of each
     {"do": "tokenize", "model", "texts": [str], "special": bool} -> token ids of each text
     """
     done = subprocess.run(
@@ -107,6 +107,17 @@ class _Llama:
     # numpy is imported where it is needed and no earlier, and the wheel's own package never: llama.cpp's regular
     # expressions crash beside the libstdc++ that they bring along.
 
+    def loads(self, models: Sequence[str]) -> list[bool]:
+        found = []
+        for path in models:
+            try:
+                self.lib.llama_model_free(self._load(path, vocab_only=True))
+            except AssertionError:
+                found.append(False)
+            else:
+                found.append(True)
+        return found
+
     def quantize(self, source: str, target: str, ftype: int, imatrix: str | None) -> None:
         params = self.lib.llama_model_quantize_default_params()
         assert (params.int32(0), params.int32(4), params.int32(60)) == (0, 7, 2), "another struct than expected"
@@ -145,24 +156,13 @@ class _Llama:
         )
         return [[name, (becomes or now).upper()] for name, now, becomes in found]
 
-    def _vocab_only(self, alone: bool) -> _Params:
-        """Model parameters without a GPU; alone: load the vocabulary and no weights."""
-        params: _Params = self.lib.llama_model_default_params()
-        params.put(16, ctypes.c_int32(0))
-        params.put(72, ctypes.c_bool(alone))
-        return params
-
     def _load(self, path: str, *, vocab_only: bool) -> Any:
-        model = self.lib.llama_model_load_from_file(path.encode(), self._vocab_only(vocab_only))
+        params = self.lib.llama_model_default_params()
+        params.put(16, ctypes.c_int32(0))
+        params.put(72, ctypes.c_bool(vocab_only))
+        model = self.lib.llama_model_load_from_file(path.encode(), params)
         assert model, f"llama.cpp does not load {path}"
         return model
-
-    def loads(self, models: Sequence[str]) -> list[bool]:
-        params = self._vocab_only(True)
-        found = [self.lib.llama_model_load_from_file(path.encode(), params) for path in models]
-        for model in found:
-            self.lib.llama_model_free(model)
-        return list(map(bool, found))
 
     def logits(self, model: str, tokens: Sequence[int], out: str) -> None:
         loaded = self._load(model, vocab_only=False)
