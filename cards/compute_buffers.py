@@ -7,7 +7,7 @@ from typing import Any
 
 from cards.attention import attention
 from cards.engine_caches import LLAMA_CPP_BATCH, Load, llama_cpp_cells, vllm_batch
-from cards.layer_caches import Cache, Compressed, KeysValues, Latent
+from cards.layer_caches import Cache, Compressed, IndexKeys, KeysValues, Latent
 from cards.text_config import text_config
 
 GIB = 1024**3
@@ -19,7 +19,8 @@ class Sizes:
     """Numbers of one token. hidden, vocabulary: of the model. query, key: of all heads of the widest attention, of a
     latent's as they are taken into it. expanded: of all heads before that, 0 without a latent.
     dense, experts: between the projections of a dense MLP, and of all experts that a token goes to; 0 without them.
-    outputs: of those experts before they are summed."""
+    outputs: of those experts before they are summed. chosen: tokens that an indexer beside a latent chooses;
+    index_heads: of an indexer of blocks; 0 without them."""
 
     hidden: int
     vocabulary: int
@@ -29,6 +30,8 @@ class Sizes:
     dense: int
     experts: int
     outputs: int
+    chosen: int = 0
+    index_heads: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ def sizes(config: Mapping[str, Any]) -> Sizes:
         dense=dense,
         experts=experts * width,
         outputs=experts * text.hidden_size,
+        chosen=text.index_topk if any(isinstance(c, IndexKeys) and c.of_latent for c in caches) else 0,
+        index_heads=text.index_n_heads if any(isinstance(c, IndexKeys) and not c.of_latent for c in caches) else 0,
     )
 
 
@@ -74,6 +79,9 @@ def llama_cpp_buffers(config: Mapping[str, Any], load: Load) -> Buffers:
     once: at the feed-forward, five vectors of the hidden size (one of them the residual) with gate, up and their
     product, with the experts' outputs where they do not fit in the place of gate and up; or at the attention, queries
     before and after it; or at the end, the logits. All in float32, with 36 bytes of indices a token.
+
+    An indexer has scores and a mask of its own over all cells, and what it chooses, three times; one of blocks has two
+    scores for each of its heads, which may be the most that is alive at once. Fitted to what llama.cpp plans.
     """
     found = sizes(config)
     caches = [cache for layer in attention(config).layers for cache in layer]
@@ -83,7 +91,9 @@ def llama_cpp_buffers(config: Mapping[str, Any], load: Load) -> Buffers:
     cells = sum(masks.values())
     rows = batch * max(_feed_forward(found), _attention(found), 5 * found.hidden)
     last = batch * 5 * found.hidden + load.sequences * found.vocabulary
-    compute = 2 * batch * cells + 36 * batch + 4 * max(rows, last)
+    blocks = batch * (6 * found.hidden + cells * (2 * found.index_heads + 1)) if found.index_heads else 0
+    indexer = batch * (6 * cells + 12 * min(found.chosen, cells)) if found.chosen else 0
+    compute = 2 * batch * cells + 36 * batch + 4 * max(rows, last, blocks) + indexer
     return Buffers(compute, 4 * load.sequences * found.vocabulary)
 
 

@@ -51,7 +51,7 @@ def _add_keys(writer: GGUFWriter, config: Mapping[str, Any]) -> None:
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_feed_forward_length(config.get("dense_intermediate_size") or config["intermediate_size"])
     writer.add_head_count(config["num_attention_heads"])
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_vocab_size(config["vocab_size"])
@@ -99,6 +99,27 @@ def _add_delta_net(writer: GGUFWriter, config: Mapping[str, Any]) -> None:
     writer.add_expert_shared_feed_forward_length(_expert_width(config))
 
 
+def _add_indexed_latent(writer: GGUFWriter, config: Mapping[str, Any]) -> None:
+    _add_latent(writer, config)
+    _add_indexer(writer, config["index_n_heads"], config["index_head_dim"], config["index_topk"])
+
+
+def _add_sparse_blocks(writer: GGUFWriter, config: Mapping[str, Any]) -> None:
+    sparse = config["sparse_attention_config"]
+    _add_heads(writer, config)
+    writer.add_expert_shared_count(1)
+    writer.add_leading_dense_block_count(sparse["sparse_attention_freq"].index(1))
+    heads, width, blocks = (sparse[f"sparse_{key}"] for key in ("num_index_heads", "index_dim", "topk_blocks"))
+    _add_indexer(writer, heads, width, blocks)
+    writer.add_uint32(f"{writer.arch}.attention.indexer.block_size", sparse["sparse_block_size"])
+    writer.add_uint32(f"{writer.arch}.attention.indexer.local_blocks", sparse["sparse_local_block"])
+
+
+def _add_indexer(writer: GGUFWriter, heads: int, width: int, chosen: int) -> None:
+    for key, value in (("head_count", heads), ("key_length", width), ("top_k", chosen)):
+        writer.add_uint32(f"{writer.arch}.attention.indexer.{key}", value)
+
+
 def _llama(config: Mapping[str, Any], index: int) -> Shapes:
     return _attention(config) | _mlp(config)
 
@@ -140,6 +161,36 @@ def _deepseek_v3(config: Mapping[str, Any], index: int) -> Shapes:
         "exp_probs_b.bias": (_experts(config),),
         **_mlp(config),
         **_shared_expert(config),
+    }
+
+
+def _deepseek_v32(config: Mapping[str, Any], index: int) -> Shapes:
+    width, heads = config["index_head_dim"], config["index_n_heads"]
+    return _deepseek_v3(config, index) | {
+        "indexer.k_norm.weight": (width,),
+        "indexer.k_norm.bias": (width,),
+        "indexer.proj.weight": (heads, config["hidden_size"]),
+        "indexer.attn_k.weight": (width, config["hidden_size"]),
+        "indexer.attn_q_b.weight": (heads * width, config["q_lora_rank"]),
+    }
+
+
+def _minimax_m3(config: Mapping[str, Any], index: int) -> Shapes:
+    hidden, sparse = config["hidden_size"], config["sparse_attention_config"]
+    head: Shapes = {f"attn_{part}_norm.weight": (config["head_dim"],) for part in "qk"}
+    if not sparse["sparse_attention_freq"][index]:
+        return _attention(config) | head | _dense(hidden, config["dense_intermediate_size"])
+    width = sparse["sparse_index_dim"]
+    return {
+        **_attention(config),
+        **head,
+        **_mlp(config),
+        **_shared_expert(config),
+        "exp_probs_b.bias": (_experts(config),),
+        "indexer.q_proj.weight": (sparse["sparse_num_index_heads"] * width, hidden),
+        "indexer.k_proj.weight": (width, hidden),
+        "indexer.q_norm.weight": (width,),
+        "indexer.k_norm.weight": (width,),
     }
 
 
@@ -191,7 +242,10 @@ def _mlp(config: Mapping[str, Any]) -> Shapes:
         width = _expert_width(config)
         router: Shapes = {"ffn_gate_inp.weight": (experts, hidden), "ffn_down_exps.weight": (experts, hidden, width)}
         return router | {f"ffn_{part}_exps.weight": (experts, width, hidden) for part in ("gate", "up")}
-    width = config["intermediate_size"]
+    return _dense(hidden, config["intermediate_size"])
+
+
+def _dense(hidden: int, width: int) -> Shapes:
     return {
         "ffn_gate.weight": (width, hidden),
         "ffn_up.weight": (width, hidden),
@@ -228,6 +282,8 @@ _OUTLINES = {
     "minimax_m2": _Outline("minimax-m2", _add_heads, _minimax_m2),
     "gemma3_text": _Outline("gemma3", _add_window, _gemma3),
     "deepseek_v3": _Outline("deepseek2", _add_latent, _deepseek_v3),
+    "deepseek_v32": _Outline("deepseek32", _add_indexed_latent, _deepseek_v32),
+    "minimax_m3": _Outline("minimax-m3", _add_sparse_blocks, _minimax_m3),
     "qwen3_next": _Outline("qwen3next", _add_delta_net, _qwen3_next),
 }
 """model_type -> the keys and tensors that llama.cpp's loader of its architecture asks for."""

@@ -17,6 +17,30 @@ MINIMAX_M2_7: dict[str, Any] = {
     "attn_type_list": [1] * 62,
     "num_mtp_modules": 3,
 }
+MINIMAX_M3: dict[str, Any] = {
+    "model_type": "minimax_m3",
+    "num_hidden_layers": 60,
+    "hidden_size": 6144,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "intermediate_size": 3072,
+    "dense_intermediate_size": 12288,
+    "num_local_experts": 128,
+    "num_experts_per_tok": 4,
+    "moe_layer_freq": [0] * 3 + [1] * 57,
+    "vocab_size": 200064,
+    "max_position_embeddings": 1048576,
+    "sparse_attention_config": {
+        "sparse_attention_freq": [0] * 3 + [1] * 57,
+        "sparse_block_size": 128,
+        "sparse_index_dim": 128,
+        "sparse_local_block": 1,
+        "sparse_num_index_heads": 4,
+        "sparse_topk_blocks": 16,
+        "use_sparse_attention": True,
+    },
+}
 QWEN3_30B_A3B: dict[str, Any] = {
     "model_type": "qwen3_moe",
     "num_hidden_layers": 48,

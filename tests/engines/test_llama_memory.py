@@ -94,6 +94,8 @@ FULL_SIZE = {
     "MiniMax-M2.7": published.MINIMAX_M2_7,
     "Qwen3-30B-A3B": published.QWEN3_30B_A3B,
     "DeepSeek-V3": published.DEEPSEEK_V3,
+    "DeepSeek-V3.2": published.DEEPSEEK_V3_2,
+    "MiniMax-M3": published.MINIMAX_M3,
     "Gemma-3-27B": published.GEMMA_3_27B["text_config"],
     "Qwen3-Next-80B": published.QWEN3_NEXT_80B,
 }
@@ -111,7 +113,7 @@ def test_predictions_are_what_llama_cpp_plans_for_models_of_full_size(tmp_path: 
             predicted = memory(config, weights, "llama.cpp", request.context, sequences=request.sequences)
             _say(_row(name, request, weights + planned.total, planned, predicted))
             assert predicted.kv_cache == pytest.approx(planned.kv_cache, abs=0.0051 * 1024**2)
-            assert predicted.compute == pytest.approx(planned.compute, rel=0.02)
+            assert predicted.total == pytest.approx(weights + planned.total, rel=0.001)
 
 
 def _head() -> None:

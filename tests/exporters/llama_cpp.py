@@ -216,7 +216,7 @@ class _Llama:
             params.put(24, ctypes.c_int32(0))
             params.put(76, ctypes.c_bool(True))
         loaded = self.lib.llama_model_load_from_file(model.encode(), params)
-        assert loaded, f"llama.cpp does not load {model}"
+        assert loaded, "".join(lines)[-2000:]
         params = self.lib.llama_context_default_params()
         assert (params.int32(4), params.int32(52), params.int32(104)) == (2048, -1, 1), "another struct than expected"
         for offset, value in ((0, context), (8, batch), (12, sequences), (20, outputs)):
