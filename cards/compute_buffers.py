@@ -1,6 +1,8 @@
 """What a forward pass takes besides weights and caches, and what engines keep free: llama.cpp's buffers by the rules of
 its allocator, vLLM's and SGLang's as estimates."""
 
+import functools
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 from cards.attention import attention
 from cards.engine_caches import LLAMA_CPP_BATCH, Load, llama_cpp_cells, vllm_batch
 from cards.layer_caches import Cache, Compressed, IndexKeys, KeysValues, Latent
-from cards.text_config import text_config
+from cards.text_config import decoder_fields, field_of, text_config
 
 GIB = 1024**3
 MIB = 1024**2
@@ -44,6 +46,12 @@ class Buffers:
 
 def sizes(config: Mapping[str, Any]) -> Sizes:
     """From config.json. Raises SixfoldError as cards.attention."""
+    return _sizes(json.dumps(decoder_fields(config), sort_keys=True, default=str))
+
+
+@functools.cache
+def _sizes(text_of_fields: str) -> Sizes:
+    config = json.loads(text_of_fields)
     found = attention(config)
     caches = [cache for layer in found.layers for cache in layer]
     query, key = _widest(found.heads, caches)
@@ -56,7 +64,7 @@ def sizes(config: Mapping[str, Any]) -> Sizes:
     width = _first(text, ("moe_intermediate_size", "intermediate_size"))
     if not _first(text, ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")):
         experts = 0
-    dense = text.intermediate_size if isinstance(getattr(text, "intermediate_size", None), int) else 0
+    dense = _first(text, ("intermediate_size",))
     return Sizes(
         text.hidden_size,
         text.vocab_size,
@@ -173,7 +181,7 @@ def _expanded(config: Any) -> int:
 
 def _first(config: Any, names: tuple[str, ...]) -> int:
     for name in names:
-        value = getattr(config, name, None)
+        value = field_of(config, name)
         if isinstance(value, int) and value:
             return value
     return 0

@@ -48,7 +48,7 @@ def text_config(config: Mapping[str, Any]) -> Any:
         ) from error
     parsed = parsed.get_text_config()
     for name in _MUST_AGREE:
-        stated, read = fields.get(name), _read(parsed, name)
+        stated, read = fields.get(name), field_of(parsed, name)
         if stated is not None and read is not None and stated != read:
             raise SixfoldError(
                 f"{name} is {stated} in the config and {read} as transformers reads {model_type}",
@@ -57,7 +57,8 @@ def text_config(config: Mapping[str, Any]) -> Any:
     return parsed
 
 
-def _read(config: Any, name: str) -> Any:
+def field_of(config: Any, name: str) -> Any:
+    """A field of transformers' config object; None where it has none, or several that differ between layers."""
     try:
         return getattr(config, name, None)
     except RuntimeError:  # transformers refuses to tell for all layers what differs between them
