@@ -7,7 +7,7 @@ from typing import Any
 from cards.hardware import Hardware
 from cards.kv_cache import Constant, Growth, constant, growth, kv_cache
 from cards.memory import Memory, longest_context, memory
-from sixfold.errors import UsageError
+from sixfold.errors import SixfoldError, UsageError
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,26 @@ class VariantBudget:
     refused: Mapping[str, str]
 
 
-def cache_budget(config: Mapping[str, Any], engine: str, asked: Asked) -> CacheBudget:
-    """Raises SixfoldError and UsageError as `kv_cache`."""
+def cache_budgets(
+    config: Mapping[str, Any], engines: Sequence[str], asked: Asked
+) -> tuple[list[CacheBudget], list[str]]:
+    """Of every engine whose cache of the model is known, and why it is not of the others.
+    Raises SixfoldError where it is of none, UsageError as `kv_cache`."""
+    found: list[CacheBudget] = []
+    unknown: list[SixfoldError] = []
+    for engine in engines:
+        try:
+            found.append(_cache_budget(config, engine, asked))
+        except UsageError:
+            raise
+        except SixfoldError as error:
+            unknown.append(error)
+    if not found:
+        raise unknown[0]
+    return found, [str(error).rstrip(".") for error in unknown]
+
+
+def _cache_budget(config: Mapping[str, Any], engine: str, asked: Asked) -> CacheBudget:
     return CacheBudget(
         engine,
         asked.cache_type,

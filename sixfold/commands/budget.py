@@ -78,7 +78,7 @@ def command(
     or a GGUF file), or a config.json alone, of which the cache is known. All sizes are of one device.
     """
     from cards.attention import notes
-    from cards.budget import Asked, cache_budget, engines_of, variant_budget
+    from cards.budget import Asked, cache_budgets, engines_of, variant_budget
     from cards.engine_caches import CACHE_TYPES
     from cards.hardware import hardware_named
     from cards.memory import longest_trained
@@ -91,13 +91,19 @@ def command(
     known = tuple(e for e in _ENGINES if cache_type in CACHE_TYPES[e])
     if engine is not None:
         known = (engine,)
-    caches = [cache_budget(config, e, asked) for e in known]
+    caches, unknown = cache_budgets(config, known, asked)
+    known = tuple(cache.engine for cache in caches)
     variants = [
         variant_budget(config, artifact.name, artifact.weights, e, asked)
         for artifact in artifacts
         for e in engines_of(artifact.engines, engine, known)
     ]
-    remarks = [*notes(config), *_beyond(contexts, trained), *(f"{m.title}: {m.note}" for m in machines if m.note)]
+    remarks = [
+        *notes(config),
+        *_beyond(contexts, trained),
+        *unknown,
+        *(f"{m.title}: {m.note}" for m in machines if m.note),
+    ]
     if as_json:
         print_json(_as_data(asked, caches, variants, remarks, trained))
         return

@@ -125,6 +125,19 @@ def test_an_attention_that_is_not_known_is_named(capsys: pytest.CaptureFixture[s
     assert len(err.splitlines()) == 1
 
 
+def test_an_engine_whose_cache_is_not_known_leaves_the_others(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**published.DEEPSEEK_V4_FLASH, "quantization_config": {"quant_method": "abacus"}}))
+    found = data(capsys, str(path))
+    assert [cache["engine"] for cache in found["caches"]] == ["llama.cpp"]
+    assert any("vLLM pools the compressed attention" in note for note in found["notes"])
+    code, out, err = run(capsys, str(path), "--engine", "vllm")
+    assert (code, out) == (1, "")
+    assert "DeepSeek-V4" in err
+
+
 def test_a_context_beyond_the_configs_is_said(capsys: pytest.CaptureFixture[str], config: str) -> None:
     _, out, _ = run(capsys, config, "--context", "300k")
     assert "The config allows 204,800 tokens" in out
