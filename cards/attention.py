@@ -53,6 +53,12 @@ def notes(config: Mapping[str, Any]) -> tuple[str, ...]:
             f"The config has {max(counts)} multi-token prediction layer{'s' * (max(counts) > 1)}; their cache is not"
             " counted, as engines run them only when asked for speculative decoding"
         )
+    if "index_topk" in fields and "kv_lora_rank" in fields:
+        found.append(
+            "An FP8 cache beside an indexer is counted as Hopper's kernels lay it out, with scales and BF16 rotary parts;"
+            " Blackwell's do without (576 bytes a layer in place of 656), and there vLLM (GLM-5) and SGLang take FP8 by"
+            " default"
+        )
     if fields is not config and any(key in config for key in ("vision_config", "audio_config")):
         found.append("Encoders of images or sound keep no cache; their work space is not counted")
     return tuple(found)

@@ -209,6 +209,11 @@ def test_multi_token_prediction_is_named_and_not_counted() -> None:
     assert notes(published.JAMBA) == ()
 
 
+def test_an_indexers_fp8_layout_is_named() -> None:
+    assert any("Hopper's kernels" in note for note in notes(published.DEEPSEEK_V3_2))
+    assert not any("Hopper's kernels" in note for note in notes(published.DEEPSEEK_V3))
+
+
 @pytest.mark.parametrize(
     ("config", "named"),
     [
