@@ -55,7 +55,7 @@ def notes(config: Mapping[str, Any]) -> tuple[str, ...]:
         )
     if "index_topk" in fields and "kv_lora_rank" in fields:
         found.append(
-            "An FP8 cache beside an indexer is counted as Hopper's kernels lay it out, with scales and BF16 rotary parts;"
+            "An FP8 cache beside an indexer is counted as Hopper's kernels have it, with scales and BF16 rotary parts;"
             " Blackwell's do without (576 bytes a layer in place of 656), and there vLLM (GLM-5) and SGLang take FP8 by"
             " default"
         )
