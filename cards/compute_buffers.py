@@ -95,8 +95,11 @@ def llama_cpp_buffers(config: Mapping[str, Any], load: Load) -> Buffers:
     caches = [cache for layer in attention(config).layers for cache in layer]
     batch = min(LLAMA_CPP_BATCH, load.sequences * load.context)
     # One mask for layers that see all, one for those with a window.
-    masks = {isinstance(c, KeysValues) and c.window is not None: llama_cpp_cells(c, load) for c in caches}
-    cells = sum(masks.values())
+    windowed = [isinstance(c, KeysValues) and c.window is not None for c in caches]
+    cells = sum(
+        max((llama_cpp_cells(c, load) for c, narrow in zip(caches, windowed, strict=True) if narrow == mask), default=0)
+        for mask in (False, True)
+    )
     rows = batch * max(_feed_forward(found), _attention(found), 5 * found.hidden)
     last = batch * 5 * found.hidden + load.sequences * found.vocabulary
     blocks = batch * (6 * found.hidden + cells * (2 * found.index_heads + 1)) if found.index_heads else 0

@@ -21,7 +21,7 @@ def write_outline(config: Mapping[str, Any], path: Path) -> int:
     outline.add_keys(writer, config)
     total = 0
     for name, shape in _tensors(config, outline.layer).items():
-        matrix = len(shape) > 1 and "gate_inp" not in name and "conv1d" not in name
+        matrix = len(shape) > 1 and not any(part in name for part in ("gate_inp", "conv1d", "ssm_a"))
         nbytes = int(np.prod(shape)) * (2 if matrix else 4)
         raw = GGMLQuantizationType.BF16 if matrix else GGMLQuantizationType.F32
         writer.add_tensor_info(name, shape, np.dtype(np.float32), nbytes, raw_dtype=raw)
@@ -113,6 +113,20 @@ def _add_sparse_blocks(writer: GGUFWriter, config: Mapping[str, Any]) -> None:
     _add_indexer(writer, heads, width, blocks)
     writer.add_uint32(f"{writer.arch}.attention.indexer.block_size", sparse["sparse_block_size"])
     writer.add_uint32(f"{writer.arch}.attention.indexer.local_blocks", sparse["sparse_local_block"])
+
+
+def _add_mamba(writer: GGUFWriter, config: Mapping[str, Any]) -> None:
+    """Layers without KV heads are Mamba's."""
+    heads = config["num_key_value_heads"]
+    writer.add_head_count_kv([heads if _attends(config, i) else 0 for i in range(config["num_hidden_layers"])])
+    writer.add_ssm_conv_kernel(config["mamba_d_conv"])
+    writer.add_ssm_inner_size(config["mamba_expand"] * config["hidden_size"])
+    writer.add_ssm_state_size(config["mamba_d_state"])
+    writer.add_ssm_time_step_rank(config["mamba_dt_rank"])
+
+
+def _attends(config: Mapping[str, Any], index: int) -> bool:
+    return bool(index % config["attn_layer_period"] == config["attn_layer_offset"])
 
 
 def _add_indexer(writer: GGUFWriter, heads: int, width: int, chosen: int) -> None:
@@ -223,6 +237,32 @@ def _qwen3_next(config: Mapping[str, Any], index: int) -> Shapes:
     }
 
 
+def _jamba(config: Mapping[str, Any], index: int) -> Shapes:
+    """With a dense MLP in every layer."""
+    hidden = config["hidden_size"]
+    if _attends(config, index):
+        head = hidden // config["num_attention_heads"]
+        return _attention({**config, "head_dim": head}) | _dense(hidden, config["intermediate_size"])
+    inner, state, rank = config["mamba_expand"] * hidden, config["mamba_d_state"], config["mamba_dt_rank"]
+    return {
+        "attn_norm.weight": (hidden,),
+        "ffn_norm.weight": (hidden,),
+        **_dense(hidden, config["intermediate_size"]),
+        "ssm_in.weight": (2 * inner, hidden),
+        "ssm_conv1d.weight": (inner, config["mamba_d_conv"]),
+        "ssm_conv1d.bias": (inner,),
+        "ssm_x.weight": (rank + 2 * state, inner),
+        "ssm_dt_norm.weight": (rank,),
+        "ssm_dt.weight": (inner, rank),
+        "ssm_dt.bias": (inner,),
+        "ssm_b_norm.weight": (state,),
+        "ssm_c_norm.weight": (state,),
+        "ssm_a": (inner, state),
+        "ssm_d": (inner,),
+        "ssm_out.weight": (hidden, inner),
+    }
+
+
 def _attention(config: Mapping[str, Any]) -> Shapes:
     hidden, head = config["hidden_size"], config["head_dim"]
     query, key = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
@@ -261,7 +301,7 @@ def _shared_expert(config: Mapping[str, Any]) -> Shapes:
 
 def _experts(config: Mapping[str, Any]) -> int:
     names = ("num_experts", "num_local_experts", "n_routed_experts")
-    return next((int(config[name]) for name in names if config.get(name)), 0)
+    return next((int(config[name]) for name in names if config.get(name, 0) > 1), 0)
 
 
 def _expert_width(config: Mapping[str, Any]) -> int:
@@ -284,6 +324,7 @@ _OUTLINES = {
     "deepseek_v3": _Outline("deepseek2", _add_latent, _deepseek_v3),
     "deepseek_v32": _Outline("deepseek32", _add_indexed_latent, _deepseek_v32),
     "minimax_m3": _Outline("minimax-m3", _add_sparse_blocks, _minimax_m3),
+    "jamba": _Outline("jamba", _add_mamba, _jamba),
     "qwen3_next": _Outline("qwen3next", _add_delta_net, _qwen3_next),
 }
 """model_type -> the keys and tensors that llama.cpp's loader of its architecture asks for."""

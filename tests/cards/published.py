@@ -178,11 +178,14 @@ JAMBA: dict[str, Any] = {
     "mamba_expand": 2,
     "mamba_d_state": 16,
     "mamba_d_conv": 4,
+    "mamba_dt_rank": 256,
     "num_experts": 16,
     "num_experts_per_tok": 2,
     "vocab_size": 65536,
     "max_position_embeddings": 262144,
 }
+JAMBA_DENSE = {**JAMBA, "num_experts": 1, "num_experts_per_tok": 1}
+"""As Jamba's small siblings are."""
 MIMO_V2_FLASH: dict[str, Any] = {
     "model_type": "mimo_v2_flash",
     "num_hidden_layers": 12,

@@ -98,6 +98,7 @@ FULL_SIZE = {
     "MiniMax-M3": published.MINIMAX_M3,
     "Gemma-3-27B": published.GEMMA_3_27B["text_config"],
     "Qwen3-Next-80B": published.QWEN3_NEXT_80B,
+    "Jamba, dense": published.JAMBA_DENSE,
 }
 """Outlines in BF16, whose memory llama.cpp plans without a weight being there."""
 
