@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sixfold.commands.options import Model, formats_argument, json_option, model_argument
+from sixfold.commands.options import Model, experts_option, formats_argument, json_option, model_argument
 from sixfold.commands.terminal import heading, print_json, print_table
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class _Contexts(click.ParamType):
     show_default=True,
     help="Devices that share the model; --hardware 2x-h100 and such say it by themselves.",
 )
+@experts_option
 @json_option
 def command(
     model: Model,
@@ -70,12 +71,13 @@ def command(
     cache_type: str,
     sequences: int,
     tensor_parallel: int,
+    experts: int | None,
     as_json: bool,
 ) -> None:
     """Print the memory that each FORMAT of MODEL takes by context, and the longest context that fits on a machine.
 
     MODEL is a checkpoint (a folder or hub id, whose formats are planned to the byte), an artifact (a quantized folder,
-    or a GGUF file), or a config.json alone, of which the cache is known. All sizes are of one device.
+    or a GGUF file), or a config.json alone. All sizes are of one device.
     """
     from cards.attention import notes
     from cards.budget import Asked, cache_budgets, engines_of, variant_budget
@@ -83,7 +85,7 @@ def command(
     from cards.hardware import hardware_named
     from cards.memory import longest_trained
 
-    config, artifacts = _what_weighs(model, recipes)
+    config, artifacts, known_how = _what_weighs(model, recipes, experts)
     trained = longest_trained(config)
     contexts = context or tuple(c for c in _DEFAULT_CONTEXTS if c <= trained) or (trained,)
     machines = tuple(hardware_named(name) for name in hardware)
@@ -99,6 +101,7 @@ def command(
         for e in engines_of(artifact.engines, engine, known)
     ]
     remarks = [
+        *known_how,
         *notes(config),
         *_beyond(contexts, trained),
         *unknown,
@@ -118,19 +121,27 @@ def command(
         click.echo(f"  {remark}.")
 
 
-def _what_weighs(model: Model, recipes: "Sequence[Recipe]") -> "tuple[Mapping[str, Any], list[Artifact]]":
-    """The config, and every variant with the bytes of its tensors: an artifact's own, or those of planned formats."""
+def _what_weighs(
+    model: Model, recipes: "Sequence[Recipe]", experts: int | None
+) -> "tuple[Mapping[str, Any], list[Artifact], list[str]]":
+    """The config; every variant with the bytes of its tensors, an artifact's own or those of planned formats; and how
+    far they are known. Of a config.json that says too little to plan formats, the cache alone is known."""
     from cards.artifact import Artifact, artifacts_at, config_alone
     from exporters.run import plan_all
+    from sixfold.bare_config import config_notes
+    from sixfold.errors import SixfoldError
 
     place = Path(model.location).expanduser()
     found = artifacts_at(place)
     if found is not None:
-        return found
-    config = config_alone(place)
-    if config is not None:
-        return config, []
-    source = model.open(headers_only=True)
+        return *found, []
+    try:
+        source = model.describe(experts)
+    except SixfoldError as error:
+        config = config_alone(place)
+        if config is None or experts is not None:
+            raise
+        return config, [], [f"Weights are not counted: {error}".rstrip(".")]
     variants = []
     for entry in plan_all(source, recipes):
         if entry.refusal is not None:
@@ -138,7 +149,11 @@ def _what_weighs(model: Model, recipes: "Sequence[Recipe]") -> "tuple[Mapping[st
         elif entry.plan is not None:
             weights = sum(tensor.nbytes for tensor in entry.plan.tensors)
             variants.append(Artifact(entry.recipe.name, weights, entry.recipe.engines))
-    return source.checkpoint.config, variants
+    return source.checkpoint.config, variants, [_sentence(note) for note in config_notes(source.checkpoint)]
+
+
+def _sentence(note: str) -> str:
+    return note[:1].upper() + note[1:]
 
 
 def _beyond(contexts: tuple[int, ...], trained: int) -> list[str]:

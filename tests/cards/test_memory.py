@@ -9,10 +9,11 @@ import pytest
 from cards.hardware import Hardware, hardware_named
 from cards.memory import longest_context, longest_trained, memory
 from sixfold.errors import SixfoldError, UsageError
+from sixfold.source import open_source
 from tests.cards import published
 from tests.cards.gguf_outline import write_outline
 from tests.cards.llama_cpp_memory import Request, allocated
-from tests.exporters.gguf_tools import export, recipe, source_of
+from tests.exporters.gguf_tools import export, recipe
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
 GIB = 1024**3
@@ -82,7 +83,7 @@ def test_the_prediction_is_what_llama_cpp_plans_for_a_model_of_full_size(
 
 @pytest.mark.parametrize("scheme", ["Q8_0", "Q4_K_M"])
 def test_the_prediction_is_what_llama_cpp_allocates_for_the_demo(scheme: str, tmp_path: Path) -> None:
-    plan, file = export(source_of(DEMO), recipe(scheme, imatrix=False), tmp_path)
+    plan, file = export(open_source(DEMO), recipe(scheme, imatrix=False), tmp_path)
     config = json.loads((DEMO / "config.json").read_text())
     weights = sum(tensor.nbytes for tensor in plan.tensors)
     for request, real in zip(REQUESTS, allocated(file, REQUESTS), strict=True):

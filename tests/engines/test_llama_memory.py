@@ -11,11 +11,12 @@ import pytest
 
 from cards.gguf_config import gguf_weights
 from cards.memory import Memory, memory
+from sixfold.source import open_source
 from tests.cards import published
 from tests.cards.gguf_outline import write_outline
 from tests.cards.llama_cpp_memory import Allocated, Request, allocated
 from tests.engines.llama_cpp_tools import Unavailable, run
-from tests.exporters.gguf_tools import export, recipe, source_of
+from tests.exporters.gguf_tools import export, recipe
 
 pytestmark = pytest.mark.engines
 
@@ -61,7 +62,7 @@ def files(tmp_path: Path) -> list[Path]:
     made = []
     for model in ("minimax-m2-4.6m", "minimax-m2-4.6m-REAP-6"):
         for scheme in SCHEMES:
-            made.append(export(source_of(DEMO / model), recipe(scheme, imatrix=False), tmp_path / model / scheme)[1])
+            made.append(export(open_source(DEMO / model), recipe(scheme, imatrix=False), tmp_path / model / scheme)[1])
     try:
         made.append(smollm2())
     except Unavailable as reason:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from sixfold import cli
+from sixfold.source import open_source
 from tests.cards import published
-from tests.exporters.gguf_tools import export, recipe, source_of
+from tests.exporters.gguf_tools import export, recipe
 
 DEMO = "demo/minimax-m2-4.6m"
 
@@ -28,8 +29,10 @@ def data(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
 
 @pytest.fixture
 def config(tmp_path: Path) -> str:
+    """MiniMax-M2.7's, of four layers and 16 experts."""
+    fields = {**published.MINIMAX_M2_7, "num_hidden_layers": 4, "attn_type_list": [1] * 4, "num_local_experts": 16}
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(published.MINIMAX_M2_7))
+    path.write_text(json.dumps(fields))
     return str(path)
 
 
@@ -64,22 +67,39 @@ def test_tables_state_their_units_and_what_is_an_estimate(capsys: pytest.Capture
     assert fits.split()[2:] == ["-", "4,096"]
 
 
-def test_a_config_alone_has_a_cache(capsys: pytest.CaptureFixture[str], config: str) -> None:
-    code, out, _ = run(capsys, config, "--context", "8k,100000", "--engine", "vllm")
+def test_a_config_alone_is_planned_as_its_checkpoint_would_be(capsys: pytest.CaptureFixture[str], config: str) -> None:
+    token = 4 * 2 * 8 * 128 * 2
+    code, out, _ = run(capsys, config, "gguf-q8_0", "--context", "8k,100000", "--engine", "llama.cpp")
     assert code == 0
-    row = next(line.split() for line in out.splitlines() if line.split()[:1] == ["vllm"])
-    assert row == ["vllm", "253,952", "0", "0", f"{8192 * 253_952:,}", f"{100_000 * 253_952:,}"]
+    row = next(line.split() for line in out.splitlines() if line.split()[:1] == ["llama.cpp"])
+    assert row == ["llama.cpp", f"{token:,}", "0", "0", f"{8192 * token:,}", f"{100_096 * token:,}"]
     assert "3 multi-token prediction layers" in out
+    assert "Known from config.json alone" in out
+    weights = [data(capsys, config, "gguf-q8_0", *more)["variants"][0]["weights"] for more in ([], ["--experts", "10"])]
+    expert = 4 * 3 * 3072 * 1536 * 34 // 32
+    router = 4 * 4 * 3072 + 4 * 4
+    assert weights[0] - weights[1] == 6 * (expert + router)
+
+
+def test_a_config_that_cannot_be_planned_has_a_cache(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**published.STEP_3_7, "quantization_config": {"quant_method": "abacus"}}))
+    found = data(capsys, str(path), "--engine", "vllm")
+    assert found["variants"] == []
+    assert found["caches"][0]["growth"] == {"nbytes": 12 * 2 * 8 * 128 * 2, "tokens": 1}
+    assert "Weights are not counted" in found["notes"][0]
 
 
 def test_sequences_and_devices_count(capsys: pytest.CaptureFixture[str], config: str) -> None:
-    alone = data(capsys, config, "--context", "8k", "--engine", "vllm")
-    shared = data(capsys, config, "--context", "8k", "--engine", "vllm", "--sequences", "6", "--tensor-parallel", "2")
+    alone = data(capsys, config, "fp8", "--context", "8k", "--engine", "vllm")
+    shared = data(
+        capsys, config, "fp8", "--context", "8k", "--engine", "vllm", "--sequences", "6", "--tensor-parallel", "2"
+    )
     assert shared["caches"][0]["by_context"] == [3 * alone["caches"][0]["by_context"][0]]
 
 
 def test_a_gguf_file_says_all_that_is_needed_itself(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    plan, file = export(source_of(Path(DEMO)), recipe("Q8_0"), tmp_path)
+    plan, file = export(open_source(Path(DEMO)), recipe("Q8_0"), tmp_path)
     for place in (file, tmp_path):
         found = data(capsys, str(place), "--context", "4k")
         (variant,) = found["variants"]
@@ -111,7 +131,7 @@ def test_an_artifact_weighs_what_its_headers_say(capsys: pytest.CaptureFixture[s
 def test_mistakes_are_one_sentence(
     arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str], config: str
 ) -> None:
-    found, out, err = run(capsys, config, *arguments)
+    found, out, err = run(capsys, config, "fp8", *arguments)
     assert (found, out) == (code, "")
     assert said in err
 
@@ -139,5 +159,5 @@ def test_an_engine_whose_cache_is_not_known_leaves_the_others(
 
 
 def test_a_context_beyond_the_configs_is_said(capsys: pytest.CaptureFixture[str], config: str) -> None:
-    _, out, _ = run(capsys, config, "--context", "300k")
+    _, out, _ = run(capsys, config, "fp8", "--context", "300k")
     assert "The config allows 204,800 tokens" in out
