@@ -39,7 +39,15 @@ def attention(config: Mapping[str, Any]) -> Attention:
     Raises SixfoldError, naming it, where the model type or a kind of attention is not known, or where what the config
     says does not match the model that transformers makes of it.
     """
-    return _attention(json.dumps(decoder_fields(config), sort_keys=True, default=str))
+    fields = decoder_fields(config)
+    try:
+        return _attention(json.dumps(fields, sort_keys=True, default=str))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise SixfoldError(
+            f"the config of model type {fields.get('model_type')!r} lacks what its cache is derived from"
+            f" ({' '.join(str(error).split())})",
+            "compare it with the original model's config.json",
+        ) from error
 
 
 def notes(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -77,13 +85,7 @@ def _attention(text: str) -> Attention:
             f"model type {config.model_type!r} has cross attention, whose cache is not known",
             "budgets are for models of self-attention alone",
         )
-    try:
-        found = tuple(_layer(config, fields, index, kind) for index, kind in enumerate(_kinds(config)))
-    except (AttributeError, TypeError, KeyError, IndexError) as error:
-        raise SixfoldError(
-            f"the config of model type {config.model_type!r} lacks what its cache is derived from ({error})",
-            "compare it with the original model's config.json",
-        ) from error
+    found = tuple(_layer(config, fields, index, kind) for index, kind in enumerate(_kinds(config)))
     shared = getattr(config, "num_kv_shared_layers", 0) or 0
     owners = found[: len(found) - shared]
     check_against_model(config, found, owners)

@@ -11,6 +11,7 @@ from cards.attention import attention
 from cards.engine_caches import LLAMA_CPP_BATCH, Load, llama_cpp_cells, vllm_batch
 from cards.layer_caches import Cache, Compressed, IndexKeys, KeysValues, Latent
 from cards.text_config import decoder_fields, field_of, text_config
+from sixfold.errors import SixfoldError
 
 GIB = 1024**3
 MIB = 1024**2
@@ -46,7 +47,13 @@ class Buffers:
 
 def sizes(config: Mapping[str, Any]) -> Sizes:
     """From config.json. Raises SixfoldError as cards.attention."""
-    return _sizes(json.dumps(decoder_fields(config), sort_keys=True, default=str))
+    try:
+        return _sizes(json.dumps(decoder_fields(config), sort_keys=True, default=str))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise SixfoldError(
+            f"the config lacks what the size of compute buffers is derived from ({' '.join(str(error).split())})",
+            "compare it with the original model's config.json",
+        ) from error
 
 
 @functools.cache
