@@ -35,7 +35,7 @@ class _Contexts(click.ParamType):
 
 
 @click.command(
-    short_help="Print the memory that running a model takes, and the longest context that fits.",
+    short_help="Print the memory that running a model takes.",
     epilog="Example: sixfold budget Qwen/Qwen3-30B-A3B nvfp4 gguf --context 8k,32k --hardware gb10",
 )
 @model_argument
