@@ -58,11 +58,13 @@ def command(
     Calibrates first where a format needs it. What is current is skipped, what a changed input made stale is made
     again, and a run that was killed goes on where it stopped. Exit code 3 where an artifact fails a check or a gate.
     """
+    from sixfold.source_record import record_source
     from sixfold.workspace import Workspace
 
     source = model.open()
     workspace = Workspace(out, source.checkpoint.name)
     _warn(source, quiet=as_json)
+    record_source(source.checkpoint, model.stated, workspace.folder)
     outcomes = make_all(
         source,
         recipes,
