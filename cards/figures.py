@@ -1,0 +1,88 @@
+"""How figures are computed from facts and how they are written: all that a card can do to a number.
+
+A card's origin block names these functions, so that whoever has the files can compute every figure again.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sixfold.sizes import size
+
+
+def _files_bytes(*files: Mapping[str, Any]) -> int:
+    """Sum of the sizes in manifests' `files`."""
+    return sum(record["bytes"] for listed in files for record in listed.values())
+
+
+def _weight_bytes(files: Mapping[str, Any]) -> int:
+    return sum(record["bytes"] for name, record in files.items() if name.endswith((".safetensors", ".gguf")))
+
+
+def _product(*values: int) -> int:
+    result = 1
+    for value in values:
+        result *= value
+    return result
+
+
+def _least_tokens(coverage: Sequence[Mapping[str, Any]]) -> int:
+    """Tokens that reached the expert of all layers that saw the fewest."""
+    return min(tokens for layer in coverage for tokens in layer["tokens"])
+
+
+def _median_tokens(coverage: Sequence[Mapping[str, Any]]) -> int:
+    tokens = sorted(tokens for layer in coverage for tokens in layer["tokens"])
+    return int(tokens[len(tokens) // 2])
+
+
+def _starved(coverage: Sequence[Mapping[str, Any]]) -> int:
+    """Experts that fewer tokens reached than the profile asks for."""
+    return sum(len(set(layer["unreached"]) | set(layer["few"])) for layer in coverage)
+
+
+def _experts(coverage: Sequence[Mapping[str, Any]]) -> int:
+    return sum(len(layer["tokens"]) for layer in coverage)
+
+
+def _kept_experts(layers: Sequence[Mapping[str, Any]]) -> str:
+    """How many experts a pruning plan keeps in a layer, "6" or "5 to 7"."""
+    kept = sorted({len(layer["kept"]) for layer in layers})
+    return str(kept[0]) if len(kept) == 1 else f"{kept[0]} to {kept[-1]}"
+
+
+def _texts_used(files: Mapping[str, Any]) -> int:
+    return sum(1 for text in files.values() if text["tokens"])
+
+
+def _largest(layers: Sequence[Mapping[str, Any]]) -> float:
+    return float(max(layer["largest"] for layer in layers))
+
+
+RULES: dict[str, Callable[..., Any]] = {
+    "files_bytes": _files_bytes,
+    "weight_bytes": _weight_bytes,
+    "sum": lambda *values: sum(values),
+    "product": _product,
+    "count": lambda values: len(values),
+    "share": lambda part, whole: part / whole,
+    "least_tokens": _least_tokens,
+    "median_tokens": _median_tokens,
+    "starved": _starved,
+    "experts": _experts,
+    "kept_experts": _kept_experts,
+    "texts_used": _texts_used,
+    "largest": _largest,
+    "passed": lambda prompts: sum(1 for prompt in prompts if prompt["passed"]),
+}
+
+
+FORMATS: dict[str, Callable[..., str]] = {
+    "plain": str,
+    "size": size,
+    "count": lambda value: f"{value:,}",
+    "digits": lambda value, digits: f"{value:.{digits}f}",
+    "significant": lambda value, digits: f"{value:.{digits}g}",
+    "percent": lambda value, digits=0: f"{100 * value:.{digits}f} %",
+    "start": lambda value, length: str(value)[:length],
+    "parameters": lambda value: f"{value / 1e9:.3g} billion" if value >= 1e8 else f"{value / 1e6:.3g} million",
+}
