@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import Undefined
+
 from cards.figures import FORMATS, RULES
 
 _OPEN, _BETWEEN, _CLOSE = "\ue000", "\ue001", "\ue002"
@@ -20,14 +22,14 @@ _MARK = re.compile(f"{_OPEN}([^{_BETWEEN}]*){_BETWEEN}([^{_CLOSE}]*){_CLOSE}")
 @dataclass(frozen=True)
 class Fact:
     """value: as json.loads or yaml.safe_load gave it; None where the file has no such key, which is false and cannot be
-    printed. file: relative to the card's folder, or "sixfold:<path>" of a table that ships with the project.
+    printed. path: relative to the card's folder, or "sixfold:<path>" of a table that ships with the project.
     pointer: JSON pointer (RFC 6901) of the value; "#" behind it means the name of the key itself.
 
     Keys and entries are reached as attributes and items, which are facts again.
     """
 
     value: Any
-    file: str
+    path: str
     pointer: str = ""
 
     def __getitem__(self, key: str | int) -> "Fact":
@@ -38,7 +40,7 @@ class Fact:
             below = below[key]
         else:
             below = None
-        return Fact(below, self.file, f"{self.pointer}/{_escaped(str(key))}")
+        return Fact(below, self.path, f"{self.pointer}/{_escaped(str(key))}")
 
     def __getattr__(self, name: str) -> "Fact":
         if name.startswith("_"):
@@ -52,7 +54,7 @@ class Fact:
 
     def pairs(self) -> Iterator[tuple["Fact", "Fact"]]:
         """Of a mapping: its keys, each with its value."""
-        return ((Fact(key, self.file, f"{self[key].pointer}#"), self[key]) for key in self.value or {})
+        return ((Fact(key, self.path, f"{self[key].pointer}#"), self[key]) for key in self.value or {})
 
     def __len__(self) -> int:
         return len(self.value or ())
@@ -64,17 +66,17 @@ class Fact:
         return bool(self.value == (other.value if isinstance(other, Fact) else other))
 
     def __hash__(self) -> int:
-        return hash((self.file, self.pointer))
+        return hash((self.path, self.pointer))
 
     def __contains__(self, item: object) -> bool:
         return item in (self.value or ())
 
     def __str__(self) -> str:
-        raise TypeError(f"{self.file}{self.pointer} is printed past its origin")
+        raise TypeError(f"{self.path}{self.pointer} is printed past its origin")
 
     @property
     def origin(self) -> dict[str, Any]:
-        return {"file": self.file, "at": self.pointer, "value": self.value}
+        return {"file": self.path, "at": self.pointer, "value": self.value}
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def finalized(value: Any) -> Any:
     """Jinja's finalize: facts are printed with their origin, text as it is, and no number that is not a fact."""
     if isinstance(value, Fact | Derived):
         return shown(value)
-    if isinstance(value, str):
+    if isinstance(value, str | Undefined):  # an `if` without `else`; what is not in the context raises as text
         return value
     raise TypeError(f"a template prints {value!r}, which is no fact")
 

@@ -3,6 +3,7 @@
 A card's origin block names these functions, so that whoever has the files can compute every figure again.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -63,7 +64,8 @@ RULES: dict[str, Callable[..., Any]] = {
     "weight_bytes": _weight_bytes,
     "sum": lambda *values: sum(values),
     "product": _product,
-    "count": lambda values: len(values),
+    "length": len,
+    "number_of": lambda *values: len(values),
     "share": lambda part, whole: part / whole,
     "least_tokens": _least_tokens,
     "median_tokens": _median_tokens,
@@ -76,8 +78,23 @@ RULES: dict[str, Callable[..., Any]] = {
 }
 
 
+def _escaped(text: Any) -> str:
+    """As Markdown that shows the text itself, in a table too."""
+    return re.sub(r"([\\`*|<\[\]])", r"\\\1", " ".join(str(text).split()))
+
+
+def _sentence(text: Any) -> str:
+    """With a capital at its head, where that is no name, and a full stop."""
+    words = _escaped(text).rstrip(".")
+    return f"{words[:1].upper()}{words[1:]}."
+
+
 FORMATS: dict[str, Callable[..., str]] = {
     "plain": str,
+    "text": _escaped,
+    "sentence": _sentence,
+    "last_name": lambda name: str(name).rpartition(".")[2],
+    "file_name": lambda name: str(name).rpartition("/")[2],
     "size": size,
     "count": lambda value: f"{value:,}",
     "digits": lambda value, digits: f"{value:.{digits}f}",
