@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cards.fact import Fact, derived, shown
 from cards.facts import ModelFacts
 from cards.limits import limits_of
 from cards.names import Names, file_link
 from cards.rendering import hub_link
+from cards.traced import Fact, derived, shown
 from cards.variant import Variant, fact_of, table, variants_of
 from sixfold.source_record import FILE as SOURCE
 from sixfold.source_record import FOLDER
@@ -97,7 +97,7 @@ def context_of(model: ModelFacts, folder: Path, owner: str) -> dict[str, Any]:
         **_pruning_context(model, folder),
         "manifest_name": "manifest.json" if first.artifact.file is None else "<file>.manifest.json",
         "files": _files(mine),
-        "tools": _tools(mine),
+        "tools": _tools(mine, _pruning(model, folder, "plan")),
         "texts": _texts(mine),
         "charts": {"choose": [], "quality": [], "calibration": []},
     }
@@ -220,21 +220,26 @@ def _files(mine: Sequence[Variant]) -> list[tuple[Fact, Fact]]:
     return [found[name] for name in sorted(found)]
 
 
-def _tools(mine: Sequence[Variant]) -> list[str]:
+def _tools(mine: Sequence[Variant], plan: Fact) -> list[str]:
     exporters = {variant.artifact.exporter for variant in mine}
-    entries = table("credits.yaml")
-    return [shown(e.text) for e in entries if not e.exporters or exporters & set(e.exporters.value)]
+
+    def holds(entry: Fact) -> bool:
+        if entry.pruning:
+            return bool(entry.pruning == plan.criterion)
+        return not entry.exporters or bool(exporters & set(entry.exporters.value))
+
+    return [shown(entry.text) for entry in table("credits.yaml") if holds(entry)]
 
 
-def _texts(mine: Sequence[Variant]) -> list[str]:
+def _texts(mine: Sequence[Variant]) -> list[tuple[str, list[str]]]:
     """The calibration texts that were read, by licence."""
-    found: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = {}
     licences: dict[str, str] = {}
     for calibration in _calibrations(mine):
         for name, text in calibration.facts.tokens["files"].pairs():
             if text.tokens:
-                key = text.licence.value or ""
+                key = str(text.licence.value or "")
                 licences.setdefault(key, shown(text.licence, "text") if key else "no licence stated")
                 at = f" at {shown(text.revision, 'start', 12)}" if text.revision else ""
-                found.setdefault(key, []).append(f"{shown(name, 'text')}{at}")
-    return [f"{', '.join(sorted(names))} ({licences[key]})" for key, names in found.items()]
+                names.setdefault(key, []).append(f"{shown(name, 'text')}{at}")
+    return [(licences[key], sorted(found)) for key, found in sorted(names.items())]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from cards.fact import Fact, derived, shown
+from cards.traced import Fact, derived, shown
 from cards.variant import Variant
 
 
@@ -36,7 +36,7 @@ def _uneven(variant: Variant) -> Iterator[str]:
     for devices, linears in variant.verification.tensor_parallel.pairs():
         if linears:
             names = ", ".join(f"`{shown(name)}`" for name in linears)
-            yield f"Tensor parallelism over {shown(devices)} GPUs does not divide {names} evenly; engines may refuse it."
+            yield f"Tensor parallelism over {shown(devices)} GPUs does not divide {names} evenly: engines may refuse."
 
 
 def _calibration(manifest: Fact) -> Iterator[str]:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cards.fact import Fact, without_marks
 from cards.names import Names
+from cards.traced import Fact, without_marks
 from cards.variant import Variant
 
 MANAGED = (

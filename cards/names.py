@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from cards.fact import Fact, shown
 from cards.rendering import code, hub_link, link
+from cards.traced import Fact, shown
 from cards.variant import Variant
 
 

@@ -19,8 +19,8 @@ from typing import Any
 
 import yaml
 
-from cards.fact import resolved
 from cards.figures import FORMATS, RULES
+from cards.traced import resolved
 
 _HEAD = "<!-- figures"
 _BLOCK = re.compile(rf"\n?{_HEAD}\n(.*?)\n-->\n?", re.DOTALL)
@@ -32,7 +32,7 @@ def block(figures: Sequence[Mapping[str, Any]], sections: Mapping[str, str], tag
     lines = ",\n".join(json.dumps(figure, ensure_ascii=False) for figure in figures)
     head = json.dumps({"schema": 1, "sections": sections, "tags": list(tags)}, ensure_ascii=False)
     # "-->" would end the comment early.
-    return f"{_HEAD}\n{head[:-1]}, \"figures\": [\n{lines}\n]}}".replace(">", "\\u003e") + "\n-->\n"
+    return f'{_HEAD}\n{head[:-1]}, "figures": [\n{lines}\n]}}'.replace(">", "\\u003e") + "\n-->\n"
 
 
 def without_block(card_text: str) -> str:

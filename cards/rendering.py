@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from cards.fact import Fact, Shown, Value, derived, finalized, shown, without_marks
+from cards.traced import Fact, Shown, Value, derived, finalized, shown, without_marks
 
 TEMPLATES = Path(__file__).parent / "templates"
 NAMES = (

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from cards.facts import ArtifactFacts, ModelFacts
-from cards.fact import Derived, Fact, Shown, derived, shown
+from cards.traced import Derived, Fact, Shown, derived, shown
 
 _TABLES = Path(__file__).parent
 
