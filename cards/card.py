@@ -50,9 +50,8 @@ def card_text(model: ModelFacts, folder: Path, owner: str = "") -> str:
 def assembled(fields: Mapping[str, Any], body: str, figures: list[dict[str, Any]], old: str) -> str:
     """Front matter, text and the record of its figures, with what a person wrote in the old card ("" for none)."""
     sections, tags = digests(body), list(fields["tags"])
-    if is_ours(old):
-        fields, body = kept_fields(old, fields), kept_text(old, body)
-    return f"{front_matter_text(fields)}{body}\n{block(figures, sections, tags)}"
+    kept = kept_fields(old, fields) if is_ours(old) else fields
+    return f"{front_matter_text(kept)}{kept_text(old, body)}\n{block(figures, sections, tags)}"
 
 
 def write_cards(model: ModelFacts) -> tuple[Written, ...]:

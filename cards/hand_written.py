@@ -40,11 +40,12 @@ def sections_of(body: str) -> list[Section]:
     """A card's Markdown, without front matter and origins. What follows the last slot is a section of its own, so that
     a section added at the end stays behind the rendered ones."""
     found: list[tuple[str, list[str]]] = [("", [])]
-    fenced = False
+    fenced = yours = False
     for line in body.splitlines(keepends=True):
         fenced ^= bool(_FENCE.match(line))
-        if not fenced and (line.startswith("## ") or line.strip() == _NOTES):
+        if not fenced and not yours and (line.startswith("## ") or line.strip() == _NOTES):
             found.append((line.strip(), []))
+        yours = line.startswith("<!-- yours: ") or (yours and line.strip() != "<!-- /yours -->")
         found[-1][1].append(line)
     return [Section(heading, "".join(lines)) for heading, lines in found]
 
@@ -80,6 +81,8 @@ def kept_fields(old_card: str, rendered: Mapping[str, Any]) -> dict[str, Any]:
 
 def kept_text(old_card: str, rendered: str) -> str:
     """The rendered Markdown, with what a person wrote in the old card in its places."""
+    if not is_ours(old_card):
+        return _with(sections_of(rendered), {})
     old = sections_of(_body(old_card))
     written = (read_block(old_card) or {}).get("sections", {})
     slots = {found["name"]: found["text"] for section in old for found in _SLOT.finditer(section.text)}

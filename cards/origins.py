@@ -31,8 +31,10 @@ def block(figures: Sequence[Mapping[str, Any]], sections: Mapping[str, str], tag
     """The comment. A figure stands on one line, so that a change of one shows as one."""
     lines = ",\n".join(json.dumps(figure, ensure_ascii=False) for figure in figures)
     head = json.dumps({"schema": 1, "sections": sections, "tags": list(tags)}, ensure_ascii=False)
-    # "-->" would end the comment early.
-    return f'{_HEAD}\n{head[:-1]}, "figures": [\n{lines}\n]}}'.replace(">", "\\u003e") + "\n-->\n"
+    content = f'{head[:-1]}, "figures": [\n{lines}\n]}}'
+    # "-->" in a value would end the comment early.
+    escaped = content.replace("<", "\\u003c").replace(">", "\\u003e")
+    return f"{_HEAD}\n{escaped}\n-->\n"
 
 
 def without_block(card_text: str) -> str:
