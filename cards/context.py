@@ -82,7 +82,7 @@ def context_of(model: ModelFacts, folder: Path, owner: str) -> dict[str, Any]:
         "config": first.config,
         "verified": _verified(mine),
         "rows": _rows(mine, every, names),
-        "elsewhere": [names.linked(v) for v in every if v.artifact.folder != folder],
+        "elsewhere": [names.linked(v) for v in every if v.artifact.folder != folder and names.owner],
         "suggested": _suggested(mine),
         "engines": engines,
         "engine_titles": [_TITLES[engine] for engine in engines],
@@ -150,7 +150,7 @@ def _rows(mine: Sequence[Variant], every: Sequence[Variant], names: Names) -> li
         elif variant in mine:
             link = f"**{variant.label}** (this one)"
         else:
-            link = names.linked(variant) + (f" {variant.label}" if variant.artifact.file is not None else "")
+            link = names.linked(variant)
         rows.append(Row(link, variant.weights, variant.as_run, tuple(remarks)))
     return rows
 

@@ -99,7 +99,7 @@ FORMATS: dict[str, Callable[..., str]] = {
     "count": lambda value: f"{value:,}",
     "digits": lambda value, digits: f"{value:.{digits}f}",
     "significant": lambda value, digits: f"{value:.{digits}g}",
-    "percent": lambda value, digits=0: f"{100 * value:.{digits}f} %",
+    "percent": lambda value, digits=0: f"{100 * value:.{digits}f}%",
     "start": lambda value, length: str(value)[:length],
     "parameters": lambda value: f"{value / 1e9:.3g} billion" if value >= 1e8 else f"{value / 1e6:.3g} million",
 }

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from cards.rendering import counted
 from cards.traced import Fact, derived, shown
 from cards.variant import Variant
 
@@ -42,11 +43,11 @@ def _uneven(variant: Variant) -> Iterator[str]:
 def _calibration(manifest: Fact) -> Iterator[str]:
     starved = derived("starved", manifest.coverage) if manifest.coverage else None
     if starved:
-        chosen = {"average": "the average over their layer's other experts", "all_experts": "extra tokens"}
+        chosen = {"average": "the average over the layer's other experts", "all_experts": "extra tokens"}
         stand_in = chosen.get(manifest.profile.starved.value, "nothing")
         yield (
-            f"{shown(starved)} experts saw fewer than {shown(manifest.profile.min_tokens)} tokens in calibration;"
-            f" {stand_in} stands in for their statistics."
+            f"{counted(starved, 'expert')} saw fewer than {shown(manifest.profile.min_tokens)} tokens in calibration;"
+            f" {stand_in} stands in for such statistics."
         )
     if manifest.without_statistics:
         names = ", ".join(f"`{shown(name)}`" for name in manifest.without_statistics)
@@ -54,6 +55,6 @@ def _calibration(manifest: Fact) -> Iterator[str]:
     for name, text in manifest.tokens["files"].pairs():
         for evaluation, count in text.overlap.pairs():
             yield (
-                f"The calibration text {shown(name, 'text')} shares {shown(count)} sequences of thirteen words with"
+                f"The calibration text {shown(name, 'text')} shares {counted(count, 'sequence')} of thirteen words with"
                 f" {shown(evaluation)}: a score on that may come out too high."
             )

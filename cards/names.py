@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cards.rendering import code, hub_link, link
+from cards.rendering import link
 from cards.traced import Fact, shown
 from cards.variant import Variant
 
@@ -22,8 +22,10 @@ class Names:
         return f"{shown(self.owner)}/{name}" if self.owner else name
 
     def linked(self, variant: Variant) -> str:
-        """To another variant's repository where it is known, to the file where it is in this one."""
-        return hub_link(self.repository(variant)) if self.owner else code(self.repository(variant))
+        """What tells a variant from its siblings, with a link to its repository where that is known."""
+        suffix = shown(variant.manifest.recipe.suffix)
+        label = suffix if variant.artifact.file is None else f"{suffix} {variant.label}"
+        return link(label, f"https://huggingface.co/{self.repository(variant)}") if self.owner else label
 
     @property
     def checkpoint(self) -> str:

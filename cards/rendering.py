@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from cards.traced import Fact, Shown, Value, derived, finalized, shown, without_marks
+from cards.traced import Shown, Value, derived, finalized, shown, without_marks
 
 TEMPLATES = Path(__file__).parent / "templates"
 NAMES = (
@@ -59,12 +59,18 @@ def _environment() -> Environment:
     environment.filters["share"] = lambda part, whole: derived("share", part, whole)
     environment.filters["product"] = lambda a, b: derived("product", a, b)
     environment.filters["listed"] = listed
+    environment.filters["counted"] = counted
     environment.globals["yours"] = slot
     return environment
 
 
 def _as(form: str) -> Callable[..., Shown]:
     return lambda fact, *arguments: shown(fact, form, *arguments)
+
+
+def counted(fact: Value, noun: str) -> str:
+    """ "1 expert", "1,024 experts"."""
+    return f"{shown(fact, 'count')} {noun}{'' if fact.value == 1 else 's'}"
 
 
 def listed(facts: Iterable[Value]) -> str:
@@ -84,11 +90,3 @@ def link(text: str, target: str) -> str:
 def hub_link(repository: str) -> str:
     """To a repository on the Hub, by its id."""
     return link(repository, f"https://huggingface.co/{repository}")
-
-
-def code(text: str) -> str:
-    return f"`{text}`"
-
-
-def plain(fact: Fact) -> Shown:
-    return shown(fact)
