@@ -7,6 +7,7 @@ from typing import Any
 
 from cards.facts import ModelFacts
 from cards.limits import limits_of
+from cards.memory_section import memory_section
 from cards.names import Names, file_link
 from cards.rendering import hub_link
 from cards.traced import Fact, derived, shown
@@ -84,7 +85,9 @@ def context_of(model: ModelFacts, folder: Path, owner: str) -> dict[str, Any]:
         "rows": _rows(mine, every, names),
         "elsewhere": [names.linked(v) for v in every if v.artifact.folder != folder and names.owner],
         "suggested": _suggested(mine),
+        "memory": memory_section(mine, reader.engines),
         "engines": engines,
+        "titles": _TITLES,
         "engine_titles": [_TITLES[engine] for engine in engines],
         "unfit": [(engine, shown(reason, "text")) for engine, reason in reader.unfit.pairs()],
         "chats": any(path.name.startswith("chat_template") for path in folder.iterdir()),
@@ -99,7 +102,7 @@ def context_of(model: ModelFacts, folder: Path, owner: str) -> dict[str, Any]:
         "files": _files(mine),
         "tools": _tools(mine, _pruning(model, folder, "plan")),
         "texts": _texts(mine),
-        "charts": {"choose": [], "quality": [], "calibration": []},
+        "charts": {"choose": [], "memory": [], "quality": [], "calibration": []},
     }
 
 

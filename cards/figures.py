@@ -7,6 +7,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from cards.hardware import hardware_named
+from cards.kv_cache import growth, kv_cache
+from cards.memory import Memory, longest_context, longest_trained, memory
 from sixfold.sizes import size
 
 
@@ -59,6 +62,27 @@ def _largest(layers: Sequence[Mapping[str, Any]]) -> float:
     return float(max(layer["largest"] for layer in layers))
 
 
+def _memory(config: Mapping[str, Any], weights: int, engine: str, context: int) -> Memory:
+    return memory(config, weights, engine, context)
+
+
+def _longest_context(
+    config: Mapping[str, Any], weights: int, engine: str, machine: str, devices: int = 1
+) -> int | None:
+    """machine, devices: an entry's name in cards/hardware.yaml, and how many of its devices."""
+    name = machine if devices == 1 else f"{devices}x-{machine}"
+    return longest_context(config, weights, engine, hardware_named(name))
+
+
+def _cache_per_token(config: Mapping[str, Any], engine: str) -> float:
+    found = growth(config, engine)
+    return found.nbytes / found.tokens
+
+
+def _estimates(config: Mapping[str, Any], weights: int, engine: str, context: int) -> str:
+    return "; ".join(_memory(config, weights, engine, context).estimates)
+
+
 RULES: dict[str, Callable[..., Any]] = {
     "files_bytes": _files_bytes,
     "weight_bytes": _weight_bytes,
@@ -74,6 +98,14 @@ RULES: dict[str, Callable[..., Any]] = {
     "kept_experts": _kept_experts,
     "texts_used": _texts_used,
     "largest": _largest,
+    "longest_trained": longest_trained,
+    "longest_context": _longest_context,
+    "memory": lambda *asked: _memory(*asked).total,
+    "kv_cache": lambda *asked: _memory(*asked).kv_cache,
+    "buffers": lambda *asked: _memory(*asked).compute + _memory(*asked).reserve,
+    "cache_of_type": lambda config, engine, context, cache: kv_cache(config, engine, context, cache_type=cache),
+    "cache_per_token": _cache_per_token,
+    "estimates": _estimates,
     "passed": lambda prompts: sum(1 for prompt in prompts if prompt["passed"]),
 }
 
@@ -96,6 +128,7 @@ FORMATS: dict[str, Callable[..., str]] = {
     "last_name": lambda name: str(name).rpartition(".")[2],
     "file_name": lambda name: str(name).rpartition("/")[2],
     "size": size,
+    "bytes": lambda value: f"{value:,.10g} bytes",
     "count": lambda value: f"{value:,}",
     "digits": lambda value, digits: f"{value:.{digits}f}",
     "significant": lambda value, digits: f"{value:.{digits}g}",

@@ -52,7 +52,18 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         autoescape=False,
     )
-    for form in ("size", "count", "digits", "significant", "percent", "start", "sentence", "text", "file_name"):
+    for form in (
+        "size",
+        "bytes",
+        "count",
+        "digits",
+        "significant",
+        "percent",
+        "start",
+        "sentence",
+        "text",
+        "file_name",
+    ):
         environment.filters[form] = _as(form)
     environment.filters["parameters"] = _as("parameters")
     environment.filters["number"] = lambda fact, rule: derived(rule, fact)

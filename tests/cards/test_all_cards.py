@@ -15,6 +15,8 @@ from jinja2 import Environment, nodes
 from cards.card import card_text
 from cards.facts import read_model
 from cards.front_matter import fields, problems, split
+from cards.hardware import hardware
+from cards.memory import longest_context, memory
 from cards.origins import read_block, without_block, wrong_figures
 from cards.rendering import NAMES, TEMPLATES
 from sixfold import heldout
@@ -90,8 +92,24 @@ LITERAL: dict[str, Callable[..., Any]] = {
     "kept_experts": lambda layers: str(len(layers[0]["kept"])),
     "texts_used": lambda files: len([name for name in files if files[name]["tokens"]]),
     "largest": lambda layers: max([layer["largest"] for layer in layers]),
+    "longest_trained": lambda config: config["max_position_embeddings"],
+    "cache_per_token": lambda config, engine: cache_per_token(config),
+    "kv_cache": lambda config, weights, engine, context: cache_per_token(config) * context,
+    "cache_of_type": lambda config, engine, context, cache: cache_per_token(config) * context * (
+        1 / 2 if cache == "fp8" else 34 / 64),
+    "memory": lambda *asked: memory(*asked).total,
+    "buffers": lambda *asked: memory(*asked).total - memory(*asked).weights - memory(*asked).kv_cache,
+    "longest_context": lambda config, weights, engine, name: longest_context(
+        config, weights, engine, next(machine for machine in hardware() if machine.name == name)),
+    "estimates": lambda *asked: "; ".join(memory(*asked).estimates),
 }  # fmt: skip
-"""The rules, written down once more."""
+"""The rules, written down once more; of what an engine needs besides weights and cache, tests/cards/test_memory.py has
+the proof."""
+
+
+def cache_per_token(config: dict[str, Any]) -> int:
+    """Keys and values of every layer in BF16."""
+    return int(2 * 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"])
 
 
 def literal(figure: dict[str, Any], folder: Path) -> Any:
