@@ -91,7 +91,7 @@ def _smaller(config: Fact, engine: Fact, context: Value, cache: Fact) -> tuple[D
 def _machines(mine: Sequence[Variant], config: Fact, engine: Fact) -> Iterator[Machine]:
     """Of each kind the one with the fewest devices that any of the variants fits on."""
     for entry in table("hardware.yaml"):
-        if engine.value not in entry.engines:
+        if engine.value not in entry.engines or not all(_is_meant_for(v, str(entry.name.value)) for v in mine):
             continue
         for count in entry.devices or [None]:
             asked = (entry.name,) if count is None or count == 1 else (entry.name, count)
@@ -100,3 +100,20 @@ def _machines(mine: Sequence[Variant], config: Fact, engine: Fact) -> Iterator[M
                 title = shown(entry.title) if len(asked) == 1 else f"{shown(asked[1])} x {shown(entry.title)}"
                 yield Machine(title, tuple(figure if figure.value else None for figure in found))
                 break
+
+
+def _is_meant_for(variant: Variant, machine: str) -> bool:
+    """Whether the recipe's `hardware` covers a machine: all are where it names none, or nothing is known of it."""
+    meant = variant.artifact.manifest["recipe"].get("hardware", [])
+    families = table("memory.yaml").families.value
+    of = [family for family, machines in families.items() if machine in machines]
+    return not meant or not of or any(_covers(entry, of[0], list(families)) for entry in meant)
+
+
+def _covers(entry: str, family: str, families: Sequence[str]) -> bool:
+    """entry: "NVIDIA", "NVIDIA Ada", "NVIDIA Turing and newer"."""
+    oldest = entry.removesuffix(" and newer")
+    if oldest != entry and oldest in families:
+        same_maker = family.split()[0] == oldest.split()[0]
+        return same_maker and families.index(family) >= families.index(oldest)
+    return family == entry or family.startswith(f"{entry} ")

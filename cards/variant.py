@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ def fact_of(content: Any, path: Path, folder: Path) -> Fact:
     return Fact(content, os.path.relpath(path, folder).replace(os.sep, "/"))
 
 
+@cache
 def table(name: str) -> Fact:
     """A YAML file that ships with the cards."""
     return Fact(yaml.safe_load((_TABLES / name).read_text(encoding="utf-8")), f"sixfold:cards/{name}")

@@ -58,7 +58,7 @@ def put(root: Path, content: dict[str, Any], result: dict[str, Any] | None = Non
     prefix = f"Tiny-{recipe['scheme']}.gguf." if recipe["exporter"] == "gguf" else ""
     write(folder / f"{prefix}manifest.json", content)
     if not prefix:
-        write(folder / "config.json", {"model_type": "llama", **config})
+        write(folder / "config.json", config)
     if result is not None:
         write(folder / f"{prefix}verification.json", result)
     return folder
@@ -66,7 +66,7 @@ def put(root: Path, content: dict[str, Any], result: dict[str, Any] | None = Non
 
 def source(root: Path, hub: str = "", **provenance: str) -> None:
     write(root / "source/source.json", {"hub": hub, "provenance": provenance, "stated": {}, "fingerprint": "f" * 64})
-    write(root / "source/config.json", {"model_type": "llama", "max_position_embeddings": 4096})
+    write(root / "source/config.json", {"max_position_embeddings": 4096})
 
 
 def result(of: dict[str, Any], mean_kl: float = 0.0234567, **changes: Any) -> dict[str, Any]:

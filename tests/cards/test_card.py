@@ -238,3 +238,33 @@ def test_cards_are_written_once(root: Path) -> None:
     put(root, manifest("FP8"))
     assert [written.changed for written in write_cards(read_model(root))] == [True]
     assert [written.changed for written in write_cards(read_model(root))] == [False]
+
+
+LLAMA = {
+    "model_type": "llama", "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64,
+    "hidden_size": 256, "intermediate_size": 512, "vocab_size": 1000, "max_position_embeddings": 16384,
+}  # fmt: skip
+
+
+def test_memory_is_told_where_the_attention_is_known(root: Path) -> None:
+    text = card(root, put(root, manifest("BF16"), **LLAMA))
+    assert "The cache grows by 2,048 bytes a token." in text
+    assert "| 8,192 | 1.23 GB | 16.8 MB |" in text
+    assert "| 16,384 | 1.23 GB | 33.6 MB |" in text
+    assert "| H100 80 GB | 16,384 |" in text
+    assert "Memory it takes" not in card(root, put(root, manifest("BF16"), model_type="no_such_attention"))
+
+
+def test_machines_are_those_that_the_recipe_is_for(root: Path) -> None:
+    made = manifest("FP8")
+    for meant, there, absent in (
+        (["NVIDIA Blackwell"], {"GB10", "B200"}, {"H100", "MI300X", "4090"}),
+        (["NVIDIA Hopper and newer"], {"GB10", "H100"}, {"4090", "MI300X"}),
+        (["NVIDIA"], {"H100", "4090"}, {"MI300X"}),
+        ([], {"H100", "4090", "MI300X"}, set()),
+    ):
+        made["recipe"]["hardware"] = meant
+        text = card(root, put(root, made, **LLAMA))
+        rows = [line for line in text.splitlines() if line.endswith("| 16,384 |")]
+        assert all(any(name in row for row in rows) for name in there)
+        assert not any(name in row for row in rows for name in absent)
