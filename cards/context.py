@@ -1,6 +1,6 @@
 """What the template of a variant's card is given: facts, and what is chosen among them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from cards.facts import ModelFacts
 from cards.limits import limits_of
 from cards.memory_section import memory_section
 from cards.names import Names, file_link
+from cards.readers import reader_of
 from cards.rendering import hub_link
 from cards.traced import Fact, derived, shown
 from cards.variant import Variant, fact_of, table, variants_of
@@ -26,6 +27,22 @@ _TITLES = {
     "tensorrt-llm": "TensorRT-LLM",
     "lmdeploy": "LMDeploy",
 }
+
+CHARTS = "charts"
+"""Folder beside a card that holds the charts it shows."""
+_CHARTS = {
+    "choose": {"size-and-kl": "Size of each variant against its divergence from BF16"},
+    "memory": {
+        "memory-vllm": "Memory against context in vLLM",
+        "memory-llama-cpp": "Memory against context in llama.cpp",
+    },
+    "quality": {
+        "kl-by-domain": "Divergence by kind of text",
+        "layer-errors": "Error of the hidden states behind each layer",
+    },
+    "calibration": {"coverage": "Calibration tokens that reached each expert"},
+}
+"""Section of a card -> names of its charts, with what they show."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +76,7 @@ def context_of(model: ModelFacts, folder: Path, owner: str) -> dict[str, Any]:
     first = mine[0]
     names = names_of(model, folder, owner)
     provenance = names.source.provenance
-    reader = _reader(first)
+    reader = reader_of(first)
     engines = [engine.value for engine in reader.engines]
     checkpoint = shown(first.manifest.model)
     licence_file = licence_file_in(folder)
@@ -102,7 +119,7 @@ def context_of(model: ModelFacts, folder: Path, owner: str) -> dict[str, Any]:
         "files": _files(mine),
         "tools": _tools(mine, _pruning(model, folder, "plan")),
         "texts": _texts(mine),
-        "charts": {"choose": [], "memory": [], "quality": [], "calibration": []},
+        "charts": {section: _charts(folder, names) for section, names in _CHARTS.items()},
     }
 
 
@@ -110,6 +127,16 @@ def licence_file_in(folder: Path) -> str:
     """Name of the licence's text beside the card, "" where there is none."""
     found = sorted(path.name for path in folder.glob("LICEN[CS]E*"))
     return found[0] if found else ""
+
+
+def _charts(folder: Path, names: Mapping[str, str]) -> list[str]:
+    """Those that are there, as images: drawings before pictures."""
+    found = []
+    for name, shows in names.items():
+        file = next((f for end in ("svg", "png") if (folder / (f := f"{CHARTS}/{name}.{end}")).is_file()), None)
+        if file is not None:
+            found.append(f"![{shows}]({file})")
+    return found
 
 
 def _licence(provenance: Fact, licence_file: str) -> str:
@@ -162,17 +189,6 @@ def _suggested(mine: Sequence[Variant]) -> Variant:
     """The file that commands name: of those that passed the one in the middle by size."""
     sound = [variant for variant in mine if variant.passed] or list(mine)
     return sound[len(sound) // 2]
-
-
-def _reader(variant: Variant) -> Fact:
-    """The first entry of readers.yaml that fits."""
-    nothing = Fact({"engines": []}, "")
-    fitting = (
-        entry
-        for entry in table("readers.yaml")
-        if entry.layout == variant.layout and (not entry.schemes or variant.artifact.scheme in entry.schemes)
-    )
-    return next(fitting, nothing)
 
 
 def _parser_flags(variant: Variant, folder: Path, engine: str) -> str:

@@ -103,17 +103,8 @@ def _machines(mine: Sequence[Variant], config: Fact, engine: Fact) -> Iterator[M
 
 
 def _is_meant_for(variant: Variant, machine: str) -> bool:
-    """Whether the recipe's `hardware` covers a machine: all are where it names none, or nothing is known of it."""
-    meant = variant.artifact.manifest["recipe"].get("hardware", [])
-    families = table("memory.yaml").families.value
-    of = [family for family, machines in families.items() if machine in machines]
-    return not meant or not of or any(_covers(entry, of[0], list(families)) for entry in meant)
-
-
-def _covers(entry: str, family: str, families: Sequence[str]) -> bool:
-    """entry: "NVIDIA", "NVIDIA Ada", "NVIDIA Turing and newer"."""
-    oldest = entry.removesuffix(" and newer")
-    if oldest != entry and oldest in families:
-        same_maker = family.split()[0] == oldest.split()[0]
-        return same_maker and families.index(family) >= families.index(oldest)
-    return family == entry or family.startswith(f"{entry} ")
+    """Whether the recipe's `hardware` covers a machine: all are where it names none, or chips.yaml has not heard of
+    it."""
+    meant = set(variant.artifact.manifest["recipe"].get("hardware", []))
+    chips = [words for start, words in table("chips.yaml").value.items() if machine.startswith(start)]
+    return not meant or not chips or bool(meant & set(chips[0]))

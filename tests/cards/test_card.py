@@ -259,7 +259,7 @@ def test_machines_are_those_that_the_recipe_is_for(root: Path) -> None:
     made = manifest("FP8")
     for meant, there, absent in (
         (["NVIDIA Blackwell"], {"GB10", "B200"}, {"H100", "MI300X", "4090"}),
-        (["NVIDIA Hopper and newer"], {"GB10", "H100"}, {"4090", "MI300X"}),
+        (["NVIDIA Hopper", "AMD MI300"], {"H100", "MI300X"}, {"4090", "GB10"}),
         (["NVIDIA"], {"H100", "4090"}, {"MI300X"}),
         ([], {"H100", "4090", "MI300X"}, set()),
     ):
@@ -268,3 +268,14 @@ def test_machines_are_those_that_the_recipe_is_for(root: Path) -> None:
         rows = [line for line in text.splitlines() if line.endswith("| 16,384 |")]
         assert all(any(name in row for row in rows) for name in there)
         assert not any(name in row for row in rows for name in absent)
+
+
+def test_charts_are_shown_where_they_are(root: Path) -> None:
+    made = manifest("FP8")
+    folder = put(root, made, result(made))
+    assert "![" not in card(root, folder)
+    (folder / "charts").mkdir()
+    (folder / "charts/kl-by-domain.png").write_bytes(b"")
+    assert "\n![Divergence by kind of text](charts/kl-by-domain.png)\n" in card(root, folder)
+    (folder / "charts/kl-by-domain.svg").write_bytes(b"")
+    assert "(charts/kl-by-domain.svg)" in card(root, folder)
