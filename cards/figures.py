@@ -3,8 +3,10 @@
 A card's origin block names these functions, so that whoever has the files can compute every figure again.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from cards.hardware import hardware_named
@@ -62,10 +64,22 @@ def _largest(layers: Sequence[Mapping[str, Any]]) -> float:
     return float(max(layer["largest"] for layer in layers))
 
 
+def _remembered(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """A rule on a config, computed once for each: a card asks for the same figure many times."""
+
+    @lru_cache(maxsize=4096)
+    def computed(config: str, *rest: Any) -> Any:
+        return rule(json.loads(config), *rest)
+
+    return lambda config, *rest: computed(json.dumps(config, sort_keys=True), *rest)
+
+
+@_remembered
 def _memory(config: Mapping[str, Any], weights: int, engine: str, context: int) -> Memory:
     return memory(config, weights, engine, context)
 
 
+@_remembered
 def _longest_context(
     config: Mapping[str, Any], weights: int, engine: str, machine: str, devices: int = 1
 ) -> int | None:
@@ -74,13 +88,15 @@ def _longest_context(
     return longest_context(config, weights, engine, hardware_named(name))
 
 
+@_remembered
 def _cache_per_token(config: Mapping[str, Any], engine: str) -> float:
     found = growth(config, engine)
     return found.nbytes / found.tokens
 
 
 def _estimates(config: Mapping[str, Any], weights: int, engine: str, context: int) -> str:
-    return "; ".join(_memory(config, weights, engine, context).estimates)
+    found: Memory = _memory(config, weights, engine, context)
+    return "; ".join(found.estimates)
 
 
 RULES: dict[str, Callable[..., Any]] = {
