@@ -34,17 +34,18 @@ class Written:
         return self.folder / CARD
 
 
-def card_text(model: ModelFacts, folder: Path, owner: str = "") -> str:
+def card_text(model: ModelFacts, folder: Path, owner: str = "", old: str | None = None) -> str:
     """The card of one of the model's folders as it should be now, with what a person wrote into the present one.
 
     owner: user or organization whose repositories <owner>/<model>-<suffix> the card links to, "" where none is known.
+    old: a card in place of the present one, "" for none.
     """
     context = context_of(model, folder, owner)
     body, figures = render("variant.md.j2", context)
     names = names_of(model, folder, owner)
     languages = names.source.language
     fields = metadata(context["mine"], names, licence_file_in(folder), languages)
-    return assembled(fields, body, figures, _read(folder / CARD))
+    return assembled(fields, body, figures, _read(folder / CARD) if old is None else old)
 
 
 def assembled(fields: Mapping[str, Any], body: str, figures: list[dict[str, Any]], old: str) -> str:

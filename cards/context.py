@@ -10,7 +10,7 @@ from cards.limits import limits_of
 from cards.memory_section import memory_section
 from cards.names import Names, file_link
 from cards.readers import reader_of
-from cards.rendering import hub_link
+from cards.rendering import counted, hub_link
 from cards.traced import Fact, derived, shown
 from cards.variant import Variant, fact_of, table, variants_of
 from sixfold.source_record import FILE as SOURCE
@@ -175,8 +175,10 @@ def _rows(mine: Sequence[Variant], every: Sequence[Variant], names: Names) -> li
             remarks.append("smallest")
         if variant is closest and len(lossy) > 1:
             remarks.append("closest to BF16")
-        if apart:
-            link = f"{file_link(variant.first_file)}"
+        if apart and variant.parts.value > 1:
+            link = file_link(variant.first_file, f"{variant.label}, {counted(variant.parts, 'file')}")
+        elif apart:
+            link = file_link(variant.first_file)
         elif variant in mine:
             link = f"**{variant.label}** (this one)"
         else:

@@ -21,7 +21,11 @@ def _files_bytes(*files: Mapping[str, Any]) -> int:
 
 
 def _weight_bytes(files: Mapping[str, Any]) -> int:
-    return sum(record["bytes"] for name, record in files.items() if name.endswith((".safetensors", ".gguf")))
+    return sum(record["bytes"] for name, record in files.items() if _holds_weights(name))
+
+
+def _holds_weights(name: str) -> bool:
+    return name.endswith((".safetensors", ".gguf"))
 
 
 def _product(*values: int) -> int:
@@ -102,6 +106,7 @@ def _estimates(config: Mapping[str, Any], weights: int, engine: str, context: in
 RULES: dict[str, Callable[..., Any]] = {
     "files_bytes": _files_bytes,
     "weight_bytes": _weight_bytes,
+    "weight_files": lambda files: sum(map(_holds_weights, files)),
     "sum": lambda *values: sum(values),
     "product": _product,
     "length": len,

@@ -50,6 +50,6 @@ class Names:
         return self.checkpoint if self.checkpoint and self.checkpoint != own else self.original
 
 
-def file_link(name: str) -> str:
-    """To a file beside the card."""
-    return link(name, name)
+def file_link(name: str, label: str = "") -> str:
+    """To a file beside the card, under its name or another label."""
+    return link(label or name, name)

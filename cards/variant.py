@@ -47,17 +47,22 @@ class Variant:
 
     @property
     def size(self) -> Derived:
-        return derived("files_bytes", self.manifest.files)
+        return derived("files_bytes", self.manifest["files"])
 
     @property
     def weights(self) -> Derived:
-        return derived("weight_bytes", self.manifest.files)
+        return derived("weight_bytes", self.manifest["files"])
+
+    @property
+    def parts(self) -> Derived:
+        """How many files its weights are in."""
+        return derived("weight_files", self.manifest["files"])
 
     @property
     def first_file(self) -> Shown:
         """The file that an engine is told to open; of a split GGUF its first part."""
         name = self.artifact.weight_files[0]
-        return shown(Fact(name, self.manifest.path, f"{self.manifest.files[name].pointer}#"))
+        return shown(Fact(name, self.manifest.path, f"{self.manifest['files'][name].pointer}#"))
 
     @property
     def divergence(self) -> Fact:

@@ -1,7 +1,7 @@
 """<model>/source/: what cards, reports and publishing must know of the checkpoint that artifacts were made from, kept
 beside them, so that they can be rendered where the checkpoint is not.
 
-source.json   name, hub (its id there, "" of a folder), revision, fingerprint, provenance (see sixfold.provenance), and
+source.json   name, hub (its id there, "" of a folder), revision, fingerprint, provenance (see sixfold.provenance),
               stated: the part of it that options said, which holds on until other options are given
 config.json   the checkpoint's own, which a GGUF folder lacks
 pruning/      manifest.json, plan.json and verification.json of a checkpoint that `sixfold prune` made
@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from sixfold.provenance import Provenance
 from sixfold.workspace import json_bytes, read_json, write_if_changed
@@ -43,6 +45,7 @@ def record_source(checkpoint: "Checkpoint", stated: Mapping[str, str], model_fol
         "fingerprint": checkpoint.fingerprint,
         "provenance": {key: value for key, value in asdict(provenance).items() if value},
         "stated": dict(stated),
+        "language": _languages(checkpoint.folder / "README.md"),
     }
     write_if_changed(folder / FILE, json_bytes(record))
     write_if_changed(folder / "config.json", json_bytes(dict(checkpoint.config)))
@@ -53,6 +56,17 @@ def record_source(checkpoint: "Checkpoint", stated: Mapping[str, str], model_fol
         else:
             (folder / PRUNING / name).unlink(missing_ok=True)
     return provenance
+
+
+def _languages(card: Path) -> list[str]:
+    """Codes in the front matter of a card; none where it has none, or cannot be read."""
+    parts = card.read_text(encoding="utf-8", errors="replace").split("---\n", 2) if card.is_file() else []
+    try:
+        fields = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
+    except yaml.YAMLError:
+        return []
+    found = fields.get("language", []) if isinstance(fields, dict) else []
+    return [code for code in (found if isinstance(found, list) else [found]) if isinstance(code, str)]
 
 
 def _is_pruned_folder(folder: Path) -> bool:

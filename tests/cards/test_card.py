@@ -209,9 +209,11 @@ def test_commands_name_the_repository_where_it_is_known(root: Path) -> None:
 
 def test_ollama_is_not_told_to_read_a_model_in_several_files(root: Path) -> None:
     parts = {f"Tiny-Q4_K_M-0000{i}-of-00002.gguf": 10 for i in (1, 2)}
+    put(root, manifest("GGUF", "Q8_0", {"Tiny-Q8_0-00001-of-00002.gguf": 50, "Tiny-Q8_0-00002-of-00002.gguf": 50}))
     text = card(root, put(root, manifest("GGUF", "Q4_K_M", parts)))
-    assert "llama-gguf-split --merge Tiny-Q4_K_M-00001-of-00002.gguf" in text
+    assert "llama-gguf-split --merge Tiny-Q8_0-00001-of-00002.gguf" in text
     assert "ollama run" not in text
+    assert "| [Q4_K_M, 2 files](Tiny-Q4_K_M-00001-of-00002.gguf) | 20 B |" in text
 
 
 def test_an_evaluation_is_told_with_its_method(root: Path) -> None:
@@ -279,3 +281,12 @@ def test_charts_are_shown_where_they_are(root: Path) -> None:
     assert "\n![Divergence by kind of text](charts/kl-by-domain.png)\n" in card(root, folder)
     (folder / "charts/kl-by-domain.svg").write_bytes(b"")
     assert "(charts/kl-by-domain.svg)" in card(root, folder)
+
+
+def test_a_card_is_rendered_over_another_than_the_one_that_is_there(root: Path) -> None:
+    folder = put(root, manifest("FP8"))
+    write_cards(read_model(root))
+    there = (folder / "README.md").read_text()
+    edited = there.replace("<!-- yours: notes -->\n", "<!-- yours: notes -->\nFrom the Hub.\n")
+    assert card_text(read_model(root), folder, "", edited) == edited
+    assert "From the Hub." not in card(root, folder)
