@@ -15,6 +15,8 @@ from cards.traced import Fact, derived, shown
 from cards.variant import Variant, fact_of, table, variants_of
 from sixfold.source_record import FILE as SOURCE
 from sixfold.source_record import FOLDER
+from sixfold.verdict import content_digest
+from sixfold.workspace import read_json
 
 _TITLES = {
     "vllm": "vLLM",
@@ -120,6 +122,7 @@ def context_of(model: ModelFacts, folder: Path, owner: str) -> dict[str, Any]:
         "tools": _tools(mine, _pruning(model, folder, "plan")),
         "texts": _texts(mine),
         "charts": {section: _charts(folder, names) for section, names in _CHARTS.items()},
+        "attributions": _attributions(mine),
     }
 
 
@@ -136,6 +139,20 @@ def _charts(folder: Path, names: Mapping[str, str]) -> list[str]:
         file = next((f for end in ("svg", "png") if (folder / (f := f"{CHARTS}/{name}.{end}")).is_file()), None)
         if file is not None:
             found.append(f"![{shows}]({file})")
+    return found
+
+
+def _attributions(mine: Sequence[Variant]) -> list[str]:
+    """What `sixfold suggest` drew of these very files."""
+    found = []
+    for variant in mine:
+        folder, file = variant.artifact.folder, variant.artifact.file
+        prefix = "" if file is None else f"{file}."
+        measured = read_json(folder / f"{prefix}attribution.json") or {}
+        current = measured.get("artifact", {}).get("content") == content_digest(variant.artifact.manifest)
+        if current and (folder / f"{prefix}attribution.svg").is_file() and (file is None or variant.parts.value == 1):
+            shown_prefix = "" if file is None else f"{variant.first_file}."
+            found.append(f"![What each part of {variant.label} costs]({shown_prefix}attribution.svg)")
     return found
 
 

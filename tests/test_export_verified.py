@@ -123,6 +123,8 @@ def test_no_verify_measures_nothing(tmp_path: Path) -> None:
     assert results(tmp_path) == {}
     (card,) = tmp_path.glob("*/*-FP8/README.md")
     assert "Not measured: FP8." in card.read_text()
+    sixfold("verify", "--against", str(DEMO), "--out", str(tmp_path))
+    assert "Not measured" not in card.read_text()
 
 
 def test_what_could_not_be_measured_holds_no_gate(tmp_path: Path) -> None:

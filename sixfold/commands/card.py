@@ -94,6 +94,20 @@ def _folders(location: str | None, out: Path) -> "Iterator[tuple[ModelFacts, Pat
             yield model, folder
 
 
+def render_cards(root: Path, *, quiet: bool) -> None:
+    """All of a model's, where its folder holds any artifacts of recipes: each shows the others' sizes and quality."""
+    from cards.card import write_cards
+    from cards.facts import is_model_folder, read_model
+
+    if not is_model_folder(root):
+        return
+    written = write_cards(read_model(root))
+    for card in written:
+        tell(card, quiet)
+    for refusal in refusals(written):
+        click.echo(refusal, err=quiet)
+
+
 def tell(card: "Written", quiet: bool) -> None:
     """What a person must know whose changes did not last. quiet: on stderr."""
     from cards.card import BEFORE

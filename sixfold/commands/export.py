@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sixfold.commands.card import render_cards, tell
 from sixfold.commands.options import (
     Model,
     formats_argument,
@@ -137,7 +138,7 @@ def make_all(
             _say(f"{recipe.name}: {note}", quiet)
         _say(f"{recipe.name} {'is current' if done.skipped else 'done'}, {size(done.nbytes)}", quiet)
     if any(outcome.done is not None for outcome in outcomes):
-        _write_cards(workspace, quiet)
+        render_cards(workspace.folder, quiet=quiet)
     return outcomes
 
 
@@ -229,7 +230,6 @@ def _complete(
     from calibration.imatrix import FILE as IMATRIX
     from cards.card import card_text, write_card
     from cards.facts import read_model
-    from sixfold.commands.card import tell
     from sixfold.workspace import write_if_changed
 
     if recipe.exporter == "gguf" and statistics is not None:
@@ -237,19 +237,6 @@ def _complete(
         if done.described or not (done.folder / name).is_file():
             write_if_changed(done.folder / name, (workspace.calibration(recipe.calibration) / name).read_bytes())
     tell(write_card(done.folder, card_text(read_model(workspace.folder), done.folder)), quiet)
-
-
-def _write_cards(workspace: "Workspace", quiet: bool) -> None:
-    """All of the model's: each shows the others' sizes and quality."""
-    from cards.card import write_cards
-    from cards.facts import read_model
-    from sixfold.commands.card import refusals, tell
-
-    written = write_cards(read_model(workspace.folder))
-    for card in written:
-        tell(card, quiet)
-    for refusal in refusals(written):
-        _say(refusal, quiet)
 
 
 def _as_data(outcome: Outcome) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 from cards.card import card_text, write_cards
 from cards.facts import read_model
 from sixfold.statistics import existing_statistics
+from sixfold.verdict import content_digest
 from tests.cards.model_folder import PROVENANCE, finding, manifest, put, result, source, write
 
 
@@ -281,6 +282,18 @@ def test_charts_are_shown_where_they_are(root: Path) -> None:
     assert "\n![Divergence by kind of text](charts/kl-by-domain.png)\n" in card(root, folder)
     (folder / "charts/kl-by-domain.svg").write_bytes(b"")
     assert "(charts/kl-by-domain.svg)" in card(root, folder)
+
+
+@pytest.mark.parametrize(("suffix", "scheme", "prefix"), [("FP8", "", ""), ("GGUF", "Q4_K_M", "Tiny-Q4_K_M.gguf.")])
+def test_what_the_parts_cost_is_shown_of_these_files(suffix: str, scheme: str, prefix: str, root: Path) -> None:
+    made = manifest(suffix, scheme)
+    folder = put(root, made, result(made))
+    write(folder / f"{prefix}attribution.json", {"artifact": {"content": content_digest(made)}})
+    (folder / f"{prefix}attribution.svg").write_text("<svg/>")
+    image = f"]({prefix}attribution.svg)"
+    assert image in card(root, folder)
+    write(folder / f"{prefix}attribution.json", {"artifact": {"content": "of other files"}})
+    assert image not in card(root, folder)
 
 
 def test_a_card_is_rendered_over_another_than_the_one_that_is_there(root: Path) -> None:
