@@ -171,8 +171,20 @@ def _verified(mine: Sequence[Variant]) -> str:
     if failed:
         return f"**failed**: {', '.join(failed)} (see the known limits)"
     missing = [variant.label for variant in mine if not variant.verification]
-    passed = "structure, every weight against the checkpoint, divergence and gates"
+    passed = _checked([variant for variant in mine if variant.verification])
     return f"{passed}; not yet: {', '.join(missing)}" if missing else passed
+
+
+def _checked(verified: Sequence[Variant]) -> str:
+    """What all of them passed."""
+    kinds = ["structure"]
+    if all(variant.verification.weights for variant in verified):
+        kinds.append("every weight against the checkpoint")
+    if all(variant.as_run for variant in verified):
+        kinds.append("divergence from BF16")
+    if all(any(gate for gate in variant.verification.gates) for variant in verified):
+        kinds.append("gates")
+    return ", ".join(kinds)
 
 
 def _rows(mine: Sequence[Variant], every: Sequence[Variant], names: Names) -> list[Row]:

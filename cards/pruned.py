@@ -30,9 +30,8 @@ def pruned_card_text(folder: Path, statistics: Statistics | None) -> str:
         for name in ("manifest.json", "plan.json", "verification.json")
     )
     provenance = fact_of(yaml.safe_load((folder / PROVENANCE).read_text(encoding="utf-8")), folder / PROVENANCE, folder)
-    calibration = Fact(None, "")
-    if statistics is not None:
-        calibration = fact_of(dict(statistics.manifest), statistics.folder / "manifest.json", folder)
+    # The statistics are of the original and lie in its own output folder, wherever that is.
+    calibration = Fact(dict(statistics.manifest) if statistics else None, "option:artifacts/calibration/manifest.json")
     body, figures = render(
         "pruned.md.j2",
         {

@@ -303,3 +303,18 @@ def test_a_card_is_rendered_over_another_than_the_one_that_is_there(root: Path) 
     edited = there.replace("<!-- yours: notes -->\n", "<!-- yours: notes -->\nFrom the Hub.\n")
     assert card_text(read_model(root), folder, "", edited) == edited
     assert "From the Hub." not in card(root, folder)
+
+
+def test_verified_says_what_was(root: Path) -> None:
+    made = manifest("FP8")
+    folder = put(root, made, result(made, weights={"formats": []}))
+    assert "| Verified | structure, every weight against the checkpoint, divergence from BF16, gates |" in card(
+        root, folder
+    )
+    put(root, made, result(made, divergence=None, gates={}, weights=None))
+    assert "| Verified | structure |" in card(root, folder)
+
+
+def test_an_artifact_without_a_record_of_its_source_has_a_card(tmp_path: Path) -> None:
+    text = card(tmp_path, put(tmp_path, manifest("GGUF", "Q8_0")))
+    assert "**1 GGUF file** of Tiny, of 1.23 GB" in text
