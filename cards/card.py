@@ -9,6 +9,7 @@ from cards.context import context_of, licence_file_in, names_of
 from cards.facts import ModelFacts
 from cards.front_matter import problems
 from cards.hand_written import changed_sections, digests, front_matter_text, is_ours, kept_fields, kept_text
+from cards.images import bring_charts
 from cards.metadata import metadata
 from cards.origins import block
 from cards.rendering import render
@@ -18,11 +19,13 @@ CARD = "README.md"
 BEFORE = "README.before.md"
 """Where a card goes that holds what rendering would lose."""
 
+ALL_OF_IT = "all of it"
+
 
 @dataclass(frozen=True)
 class Written:
     """One card after `write_cards`. changed: whether its text is another than before. problems: what the Hub would
-    refuse. lost: sections whose changes are only in README.before.md now, ("all of it",) of a card from elsewhere."""
+    refuse. lost: sections whose changes are only in README.before.md now, (ALL_OF_IT,) of a card from elsewhere."""
 
     folder: Path
     changed: bool
@@ -57,7 +60,13 @@ def assembled(fields: Mapping[str, Any], body: str, figures: list[dict[str, Any]
 
 def write_cards(model: ModelFacts) -> tuple[Written, ...]:
     """Render every card of the model, and write those that changed."""
-    return tuple(write_card(folder, card_text(model, folder)) for folder in model.folders)
+    return tuple(render_card(model, folder) for folder in model.folders)
+
+
+def render_card(model: ModelFacts, folder: Path) -> Written:
+    """One of them, with the charts that it shows."""
+    bring_charts(model, folder)
+    return write_card(folder, card_text(model, folder))
 
 
 def write_card(folder: Path, text: str) -> Written:
@@ -77,7 +86,7 @@ def lost_sections(old: str) -> tuple[str, ...]:
     """What would be lost if a card were rendered again."""
     if not old:
         return ()
-    return changed_sections(old) if is_ours(old) else ("all of it",)
+    return changed_sections(old) if is_ours(old) else (ALL_OF_IT,)
 
 
 def is_current(model: ModelFacts, folder: Path) -> bool:

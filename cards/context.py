@@ -1,11 +1,12 @@
 """What the template of a variant's card is given: facts, and what is chosen among them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cards.facts import ModelFacts
+from cards.images import attributions_of, charts_of
 from cards.limits import limits_of
 from cards.memory_section import memory_section
 from cards.names import Names, file_link
@@ -15,8 +16,6 @@ from cards.traced import Fact, derived, shown
 from cards.variant import Variant, fact_of, table, variants_of
 from sixfold.source_record import FILE as SOURCE
 from sixfold.source_record import FOLDER
-from sixfold.verdict import content_digest
-from sixfold.workspace import read_json
 
 _TITLES = {
     "vllm": "vLLM",
@@ -29,22 +28,6 @@ _TITLES = {
     "tensorrt-llm": "TensorRT-LLM",
     "lmdeploy": "LMDeploy",
 }
-
-CHARTS = "charts"
-"""Folder beside a card that holds the charts it shows."""
-_CHARTS = {
-    "choose": {"size-and-kl": "Size of each variant against its divergence from BF16"},
-    "memory": {
-        "memory-vllm": "Memory against context in vLLM",
-        "memory-llama-cpp": "Memory against context in llama.cpp",
-    },
-    "quality": {
-        "kl-by-domain": "Divergence by kind of text",
-        "layer-errors": "Error of the hidden states behind each layer",
-    },
-    "calibration": {"coverage": "Calibration tokens that reached each expert"},
-}
-"""Section of a card -> names of its charts, with what they show."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +46,11 @@ class Calibrated:
 
     facts: Fact
     labels: tuple[str, ...]
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it is of the default profile, which the chart of coverage is drawn of."""
+        return self.facts.path == "../calibration/manifest.json"
 
 
 def names_of(model: ModelFacts, folder: Path, owner: str) -> Names:
@@ -121,8 +109,8 @@ def context_of(model: ModelFacts, folder: Path, owner: str) -> dict[str, Any]:
         "files": _files(mine),
         "tools": _tools(mine, _pruning(model, folder, "plan")),
         "texts": _texts(mine),
-        "charts": {section: _charts(folder, names) for section, names in _CHARTS.items()},
-        "attributions": _attributions(mine),
+        "charts": charts_of(folder, engines),
+        "attributions": attributions_of(mine),
     }
 
 
@@ -130,30 +118,6 @@ def licence_file_in(folder: Path) -> str:
     """Name of the licence's text beside the card, "" where there is none."""
     found = sorted(path.name for path in folder.glob("LICEN[CS]E*"))
     return found[0] if found else ""
-
-
-def _charts(folder: Path, names: Mapping[str, str]) -> list[str]:
-    """Those that are there, as images: drawings before pictures."""
-    found = []
-    for name, shows in names.items():
-        file = next((f for end in ("svg", "png") if (folder / (f := f"{CHARTS}/{name}.{end}")).is_file()), None)
-        if file is not None:
-            found.append(f"![{shows}]({file})")
-    return found
-
-
-def _attributions(mine: Sequence[Variant]) -> list[str]:
-    """What `sixfold suggest` drew of these very files."""
-    found = []
-    for variant in mine:
-        folder, file = variant.artifact.folder, variant.artifact.file
-        prefix = "" if file is None else f"{file}."
-        measured = read_json(folder / f"{prefix}attribution.json") or {}
-        current = measured.get("artifact", {}).get("content") == content_digest(variant.artifact.manifest)
-        if current and (folder / f"{prefix}attribution.svg").is_file() and (file is None or variant.parts.value == 1):
-            shown_prefix = "" if file is None else f"{variant.first_file}."
-            found.append(f"![What each part of {variant.label} costs]({shown_prefix}attribution.svg)")
-    return found
 
 
 def _licence(provenance: Fact, licence_file: str) -> str:

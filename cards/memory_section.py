@@ -42,6 +42,12 @@ class MemorySection:
     machines: tuple[Machine, ...]
     note: Derived
 
+    @property
+    def fits_everywhere(self) -> bool:
+        """Whether every variant reaches the longest context on every machine."""
+        found = [context for machine in self.machines for context in machine.contexts]
+        return bool(found) and all(c is not None and c.value == self.contexts[-1].value for c in found)
+
 
 def memory_section(mine: Sequence[Variant], engines: Fact) -> MemorySection | None:
     """engines: that read the variants, of readers.yaml. None where no figure can be computed: the config is not there,

@@ -21,6 +21,7 @@ import yaml
 
 from cards.figures import FORMATS, RULES
 from cards.traced import resolved
+from sixfold.errors import SixfoldError
 
 _HEAD = "<!-- figures"
 _BLOCK = re.compile(rf"\n?{_HEAD}\n(.*?)\n-->\n?", re.DOTALL)
@@ -64,11 +65,12 @@ def _problems(figure: Mapping[str, Any], body: str, files: "_Files") -> Iterator
     shown = figure["shown"]
     try:
         value = files.value_of(figure)
-    except (KeyError, OSError, ValueError) as error:
-        yield f"{shown!r} comes from {_place(figure)}, which cannot be read ({error})"
+        form, *arguments = figure["as"]
+        written = FORMATS[form](value, *arguments)
+    except (KeyError, TypeError, ValueError, OSError, SixfoldError) as error:
+        yield f"{shown!r} comes from {_place(figure)}, which cannot be computed ({error})"
         return
-    form, *arguments = figure["as"]
-    if value != figure["value"] or FORMATS[form](value, *arguments) != shown:
+    if value != figure["value"] or written != shown:
         yield f"{shown!r} is {value!r} in {_place(figure)}"
     if shown not in body:
         yield f"{shown!r}, from {_place(figure)}, is not on the card any more"

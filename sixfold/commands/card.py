@@ -28,9 +28,9 @@ def command(location: str | None, out: Path, check: bool, as_json: bool) -> int:
     """
     if check:
         return _check(location, out, as_json)
-    from cards.card import card_text, write_card
+    from cards.card import render_card
 
-    written = [write_card(folder, card_text(model, folder)) for model, folder in _folders(location, out)]
+    written = [render_card(model, folder) for model, folder in _folders(location, out)]
     if as_json:
         print_json([_as_data(card) for card in written])
         return 0
@@ -110,13 +110,12 @@ def render_cards(root: Path, *, quiet: bool) -> None:
 
 def tell(card: "Written", quiet: bool) -> None:
     """What a person must know whose changes did not last. quiet: on stderr."""
-    from cards.card import BEFORE
+    from cards.card import ALL_OF_IT, BEFORE
 
     if card.lost:
-        click.echo(
-            f"{card.path} was changed where it is rendered ({', '.join(card.lost)}); as it was, it is in {BEFORE} now",
-            err=quiet,
-        )
+        foreign = card.lost == (ALL_OF_IT,)
+        why = "was not rendered by sixfold" if foreign else f"was changed where it is rendered ({', '.join(card.lost)})"
+        click.echo(f"{card.path} {why}; as it was, it is in {BEFORE} now", err=quiet)
 
 
 def refusals(written: "Sequence[Written]") -> list[str]:

@@ -228,7 +228,7 @@ def _complete(
 ) -> None:
     """What stands beside the artifact: the importance matrix for GGUF, and the card."""
     from calibration.imatrix import FILE as IMATRIX
-    from cards.card import card_text, write_card
+    from cards.card import render_card
     from cards.facts import read_model
     from sixfold.workspace import write_if_changed
 
@@ -236,7 +236,7 @@ def _complete(
         name = statistics.imatrix["kept_as"] if statistics.imatrix else IMATRIX
         if done.described or not (done.folder / name).is_file():
             write_if_changed(done.folder / name, (workspace.calibration(recipe.calibration) / name).read_bytes())
-    tell(write_card(done.folder, card_text(read_model(workspace.folder), done.folder)), quiet)
+    tell(render_card(read_model(workspace.folder), done.folder), quiet)
 
 
 def _as_data(outcome: Outcome) -> dict[str, Any]:
