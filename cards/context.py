@@ -69,7 +69,7 @@ def context_of(model: ModelFacts, folder: Path, owner: str) -> dict[str, Any]:
     reader = reader_of(first)
     engines = [engine.value for engine in reader.engines]
     checkpoint = shown(first.manifest.model)
-    licence_file = licence_file_in(folder)
+    licence_file = _shown_file(licence_file_in(folder), mine)
     return {
         "mine": mine,
         "variant": first,
@@ -118,6 +118,12 @@ def licence_file_in(folder: Path) -> str:
     """Name of the licence's text beside the card, "" where there is none."""
     found = sorted(path.name for path in folder.glob("LICEN[CS]E*"))
     return found[0] if found else ""
+
+
+def _shown_file(name: str, mine: Sequence[Variant]) -> str:
+    """A file beside the card, as a manifest names it; "" where none does."""
+    listed = (key for variant in mine for key, _ in variant.manifest["files"].pairs() if key == name)
+    return next((shown(key) for key in listed), "")
 
 
 def _licence(provenance: Fact, licence_file: str) -> str:

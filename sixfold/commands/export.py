@@ -137,8 +137,10 @@ def make_all(
         for note in () if done.skipped else done.notes:
             _say(f"{recipe.name}: {note}", quiet)
         _say(f"{recipe.name} {'is current' if done.skipped else 'done'}, {size(done.nbytes)}", quiet)
-    if any(outcome.done is not None for outcome in outcomes):
+    try:
         render_cards(workspace.folder, quiet=quiet)
+    except Exception as error:  # the artifacts are sound all the same
+        _say(f"not all cards could be rendered: {sentence(error)}", quiet)
     return outcomes
 
 

@@ -58,6 +58,15 @@ def test_a_base_model_that_nothing_was_done_to_is_quantized(root: Path) -> None:
     assert base_of(card(root, put(root, manifest("FP8")))) == ("someone/Original", "quantized")
 
 
+def test_the_licence_leads_to_its_text(root: Path) -> None:
+    source(root, license="other", license_name="their-licence")
+    folder = put(root, manifest("FP8", files={"model.safetensors": 9, "LICENSE-v2.txt": 3}))
+    (folder / "LICENSE-v2.txt").write_text("All yours.")
+    text = card(root, folder)
+    assert ModelCard(text).data.license_link == "LICENSE-v2.txt"
+    assert "| Licence | [their-licence](LICENSE-v2.txt) |" in text
+
+
 def test_what_nobody_stated_is_left_out(root: Path) -> None:
     source(root)
     text = card(root, put(root, manifest("FP8")))
