@@ -1,4 +1,7 @@
-"""The images of a card: charts of the whole model, of which each folder holds its own copy, and of single variants."""
+"""The images of a card: charts of the whole model, of which each folder holds its own copy, and of single variants.
+
+The Hub does not show SVG files as images, so a card shows the PNG and leads to the SVG.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
