@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -12,7 +13,7 @@ from cards.text_config import decoder_fields, text_config
 from sixfold.errors import SixfoldError
 
 _LATENT = {"deepseek_v2", "deepseek_v3", "glm4_moe_lite", "kimi_linear", "longcat_flash", "mistral4", "youtu"}
-"""Types whose latent engines cache as it is. MiniCPM3 has a latent too, but vLLM and llama.cpp cache what it expands to."""
+"""Types whose latent engines cache as it is. MiniCPM3 has one too, but vLLM and llama.cpp cache what it expands to."""
 
 _SPARSE_LATENT = {"deepseek_v32", "glm_moe_dsa"}
 """Types with DeepSeek's indexer beside the latent."""
@@ -21,15 +22,24 @@ _WITH_ATTENTION = {"falcon_h1", "zamba2"}
 """Types whose "hybrid" layers have both a state and an attention with a cache of its own."""
 
 
-def layers(config: Mapping[str, Any]) -> tuple[Layer, ...]:
-    """What each layer of the decoder keeps, in order.
+@dataclass(frozen=True)
+class Attention:
+    """model_type: transformers' of the decoder. heads: of a query. layers: what each keeps, in order."""
+
+    model_type: str
+    heads: int
+    layers: tuple[Layer, ...]
+
+
+def attention(config: Mapping[str, Any]) -> Attention:
+    """What each layer of the decoder keeps.
 
     config: of config.json; that of a composite model is taken apart. Multi-token prediction layers are not among them:
     engines run those only when asked for speculative decoding.
     Raises SixfoldError, naming it, where the model type or a kind of attention is not known, or where what the config
     says does not match the model that transformers makes of it.
     """
-    return _layers(json.dumps(decoder_fields(config), sort_keys=True, default=str))
+    return _attention(json.dumps(decoder_fields(config), sort_keys=True, default=str))
 
 
 def notes(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -49,10 +59,10 @@ def notes(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 @cache
-def _layers(text: str) -> tuple[Layer, ...]:
+def _attention(text: str) -> Attention:
     fields = json.loads(text)
     if "block_configs" in fields:
-        return _searched_blocks(fields)
+        return Attention("nemotron-nas", fields["num_attention_heads"], _searched_blocks(fields))
     config = text_config(fields)
     if getattr(config, "is_encoder_decoder", False) or getattr(config, "cross_attention_layers", None):
         raise SixfoldError(
@@ -69,9 +79,8 @@ def _layers(text: str) -> tuple[Layer, ...]:
     shared = getattr(config, "num_kv_shared_layers", 0) or 0
     owners = found[: len(found) - shared]
     check_against_model(config, found, owners)
-    if config.model_type == "longcat_flash":  # two attentions in each layer, which transformers counts as layers
-        return owners
-    return owners + ((),) * shared
+    heads = getattr(_at(config, 0), "num_attention_heads", 0) or 0
+    return Attention(config.model_type, heads, owners + ((),) * shared)
 
 
 def _kinds(config: Any) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""The double entry of a cache: what a config says, held against the projections of the model that transformers makes."""
+"""Double entry: what a config says of its caches, held against the projections of the model that transformers makes."""
 
 import copy
 import importlib
@@ -120,7 +120,7 @@ def _model_class(config: Any) -> Any:
         for name, value in vars(module).items()
         if isinstance(value, type)
         and issubclass(value, PreTrainedModel)
-        and value.config_class is type(config)
+        and getattr(value, "config_class", None) is type(config)
         and name.endswith("Model")
         and not name.endswith("PreTrainedModel")
     ]

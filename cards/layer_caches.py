@@ -64,9 +64,9 @@ class State:
 
     kind: its name for people. heads: of the recurrent state, over which tensor parallelism divides it; 0 where there is
     a convolution alone. recurrent: numbers of the recurrent state.
-    rows: past inputs that the convolution keeps, its kernel without the present one. channels: numbers of such an input,
-    but for those of groups. groups, group_width: Mamba-2's B and C, whose groups tensor parallelism copies rather than
-    splits. dtype: of the recurrent state where the model prescribes it, "" otherwise.
+    rows: past inputs that the convolution keeps, its kernel without the present one. channels: numbers of such an
+    input, but for those of groups. groups, group_width: Mamba-2's B and C, whose groups tensor parallelism copies
+    rather than splits. dtype: of the recurrent state where the model prescribes it, "" otherwise.
     """
 
     kind: str

@@ -16,7 +16,7 @@ _SAME_FIELDS_AS = {
     "minimax_m1": "minimax",
 }
 """Types that transformers lacks -> one that it has, whose attention is the same under the same field names: MiMo-7B is
-Qwen2 with multi-token prediction; MiniMax-M3 the decoder of minimax_m3_vl; MiniMax-Text-01 and M1 as first published."""
+Qwen2 with multi-token prediction; MiniMax-M3 the decoder of minimax_m3_vl; Text-01 and M1 are as first published."""
 
 _MUST_AGREE = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "kv_lora_rank")
 

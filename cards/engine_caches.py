@@ -1,0 +1,253 @@
+"""How many bytes each engine keeps for one layer's caches: vLLM 0.32, SGLang 0.5.23, llama.cpp of October 2026."""
+
+from dataclasses import dataclass
+from math import ceil
+
+from cards.layer_caches import Cache, Compressed, IndexKeys, KeysValues, Latent, State
+from sixfold.errors import SixfoldError, UsageError
+
+CACHE_TYPES = {
+    "vllm": ("bf16", "fp8"),
+    "sglang": ("bf16", "fp8"),
+    "llama.cpp": ("bf16", "q8_0", "q4_0"),
+}
+"""Engine -> the types of cache that it has, its default first (llama.cpp's is FP16, of the same size)."""
+
+VLLM_BLOCK = 16
+"""Tokens of a block, vLLM's unit of allocation."""
+VLLM_IN_FLIGHT = 2 * 8192
+"""Tokens that may be scheduled and not yet settled, whose blocks a window does not free: two batches (asynchronous
+scheduling) of the 8192 tokens that `vllm serve` takes at most on a GPU of 70 GiB and more (2048 on smaller ones)."""
+
+LLAMA_CPP_PADDING = 256
+"""llama.cpp rounds contexts and windows up to so many cells."""
+LLAMA_CPP_BATCH = 512
+"""Tokens of llama.cpp's physical batch (--ubatch-size), which its windows hold besides."""
+
+SGLANG_WINDOW_SHARE = 0.8
+"""SGLang sizes the pool of windowed layers as this share of the full layers' (--swa-full-tokens-ratio), whatever the
+window."""
+
+_SGLANG_WINDOWED = {
+    "llama4_text",
+    "gpt_oss",
+    "granite_swa",
+    "granitemoe_swa",
+    "mimo_v2_flash",
+    "step3p5",
+    "gemma4_text",
+    "gemma4_unified_text",
+    "laguna",
+    "mellum",
+}
+"""Types for which SGLang has a pool of windows (is_hybrid_swa_model); others keep all tokens in every layer."""
+_LLAMA_CPP_WINDOWED = {
+    "afmoe",
+    "cohere2",
+    "cohere2_moe",
+    "exaone4",
+    "exaone_moe",
+    "gemma2",
+    "gemma3_text",
+    "gemma3n_text",
+    "gemma4_text",
+    "gpt_oss",
+    "granite_swa",
+    "granitemoe_swa",
+    "laguna",
+    "llama4_text",
+    "mellum",
+    "mimo_v2_flash",
+    "olmo3",
+    "step3p5",
+}
+"""Types whose windows llama.cpp knows (swa_type in its src/models)."""
+_LLAMA_CPP_WHOLE = {
+    "ministral",
+    "ministral3",
+    "mistral",
+    "mixtral",
+    "phi3",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "starcoder2",
+}
+"""Types that may have windows of which llama.cpp takes no notice: every layer keeps all tokens."""
+
+_FLOATS = {"float32": 4, "bfloat16": 2, "float16": 2}
+_BLOCKS = {"q8_0": 34, "q4_0": 18}
+"""GGML type -> bytes of a block of 32 numbers."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is asked of the engine. context: tokens of each sequence. sequences: how many side by side.
+    tensor_parallel: devices that share every layer (1 for llama.cpp)."""
+
+    model_type: str
+    context: int
+    cache_type: str
+    sequences: int
+    tensor_parallel: int
+
+
+def vllm(cache: Cache, load: Load) -> int:
+    """Bytes on one device, as vLLM's KVCacheSpec.max_memory_usage_bytes has them for one sequence. Tokens in flight are
+    counted once, not for each sequence."""
+    match cache:
+        case KeysValues():
+            slots = _vllm_slots(cache, load)
+            return slots * _heads(cache.heads, load) * (cache.key + cache.value) * _float(load)
+        case Latent():
+            return _vllm_whole(load) * _latent_bytes(cache, load)
+        case IndexKeys():
+            return _vllm_whole(load) * _index_bytes(cache)
+        case State():
+            return load.sequences * _state_bytes(
+                cache, load, convolution=2, recurrent=_FLOATS[cache.dtype or "bfloat16"]
+            )
+        case Compressed():
+            raise _unknown_compressed("vLLM")
+
+
+def sglang(cache: Cache, load: Load) -> int:
+    """Bytes on one device, as SGLang's pool configurators share them out, for pools of so many tokens."""
+    tokens = load.context * load.sequences
+    match cache:
+        case KeysValues():
+            if cache.window is not None and load.model_type in _SGLANG_WINDOWED:
+                tokens = int(tokens * SGLANG_WINDOW_SHARE)
+            return tokens * _heads(cache.heads, load) * (cache.key + cache.value) * _float(load)
+        case Latent():
+            return tokens * _latent_bytes(cache, load)
+        case IndexKeys():
+            return tokens * _index_bytes(cache)
+        case State():
+            return load.sequences * _state_bytes(
+                cache, load, convolution=2, recurrent=_FLOATS[cache.dtype or "float32"]
+            )
+        case Compressed():
+            raise _unknown_compressed("SGLang")
+
+
+def llama_cpp(cache: Cache, load: Load) -> int:
+    """Bytes on all devices together, as llama_kv_cache, llama_kv_cache_iswa, llama_kv_cache_dsa, llama_kv_cache_msa,
+    llama_kv_cache_dsv4 and llama_memory_recurrent allocate them for sequences with a stream of cells each (-np N, not
+    --kv-unified)."""
+    cells = _padded(load.context)
+    match cache:
+        case KeysValues():
+            if cache.window is not None and _llama_cpp_windowed(load.model_type):
+                cells = _padded(min(cells, cache.window + LLAMA_CPP_BATCH))
+            row = _ggml_bytes(cache.heads * cache.key, cache.key, load) + _ggml_bytes(
+                cache.heads * cache.value, cache.value, load
+            )
+            return load.sequences * cells * row
+        case Latent():
+            return load.sequences * cells * _ggml_bytes(cache.rank + cache.rope, cache.rank + cache.rope, load)
+        case IndexKeys():
+            width = cache.width if cache.of_latent else 2 * cache.width  # MiniMax-M3's comes with values nobody reads
+            return load.sequences * cells * _ggml_bytes(width, cache.width, load)
+        case State():
+            return load.sequences * 4 * (cache.convolution() + cache.recurrent)
+        case Compressed():
+            return load.sequences * _llama_cpp_compressed(cache, load)
+
+
+def _vllm_whole(load: Load) -> int:
+    return load.sequences * ceil(load.context / VLLM_BLOCK) * VLLM_BLOCK
+
+
+def _vllm_slots(cache: KeysValues, load: Load) -> int:
+    """Token slots of all sequences. Of a sliding window, one block more: it need not begin where a block does."""
+    if cache.window is None:
+        return _vllm_whole(load)
+    kept = cache.window if cache.chunked else cache.window - 1
+    extra = 0 if cache.chunked else 1
+    first = ceil(min(kept + VLLM_IN_FLIGHT, load.context) / VLLM_BLOCK) + extra
+    further = ceil(min(kept, load.context) / VLLM_BLOCK) + extra
+    return VLLM_BLOCK * (first + (load.sequences - 1) * further)
+
+
+def _heads(heads: int, load: Load) -> int:
+    """KV heads on one device: shared out, or copied where there are fewer heads than devices."""
+    if heads % load.tensor_parallel and load.tensor_parallel % heads:
+        raise UsageError(
+            f"{heads} KV heads cannot be shared by {load.tensor_parallel} devices",
+            "choose a number of devices that divides them or is a multiple of them",
+        )
+    return max(1, heads // load.tensor_parallel)
+
+
+def _float(load: Load) -> int:
+    return 1 if load.cache_type == "fp8" else 2
+
+
+def _latent_bytes(cache: Latent, load: Load) -> int:
+    """A token's, whole on every device. FP8 beside an indexer keeps the rope part in BF16, and a scale for every 128."""
+    if cache.sparse and load.cache_type == "fp8":
+        return cache.rank + cache.rank // 128 * 4 + cache.rope * 2
+    return (cache.rank + cache.rope) * _float(load)
+
+
+def _index_bytes(cache: IndexKeys) -> int:
+    return cache.width + cache.width // 128 * 4 if cache.of_latent else cache.width * 2
+
+
+def _state_bytes(cache: State, load: Load, convolution: int, recurrent: int) -> int:
+    if (cache.heads or cache.channels) % load.tensor_parallel:
+        raise UsageError(
+            f"{cache.heads or cache.channels} heads of {cache.kind} cannot be shared by {load.tensor_parallel} devices",
+            "choose a number of devices that divides them",
+        )
+    numbers = cache.recurrent // load.tensor_parallel
+    return convolution * cache.convolution(load.tensor_parallel) + recurrent * numbers
+
+
+def _padded(tokens: int) -> int:
+    return ceil(tokens / LLAMA_CPP_PADDING) * LLAMA_CPP_PADDING
+
+
+def _llama_cpp_windowed(model_type: str) -> bool:
+    if model_type not in _LLAMA_CPP_WINDOWED | _LLAMA_CPP_WHOLE:
+        raise SixfoldError(
+            f"whether llama.cpp knows the sliding window of model type {model_type!r} is not known, and not guessed",
+            "leave out the budget for it, or add the type to cards/engine_caches.py",
+        )
+    return model_type in _LLAMA_CPP_WINDOWED
+
+
+def _ggml_bytes(numbers: int, width: int, load: Load) -> int:
+    """Bytes of a row of heads of `width` numbers each, which blocks of 32 must divide."""
+    if load.cache_type == "bf16":
+        return 2 * numbers
+    if width % 32:
+        raise UsageError(
+            f"a {load.cache_type} cache needs heads of a multiple of 32 numbers, not {width}", "use --cache-type bf16"
+        )
+    return numbers // 32 * _BLOCKS[load.cache_type]
+
+
+def _llama_cpp_compressed(cache: Compressed, load: Load) -> int:
+    """One sequence's: the window, the compressed vectors and index keys, and in float32 what is being compressed: sums
+    and scores of the rows of one group, or of two that overlap (ratio 4, the indexed one)."""
+    context = _padded(load.context)
+    recent = _padded(min(context, cache.window + LLAMA_CPP_BATCH))
+    total = recent * _ggml_bytes(cache.width, cache.width, load)
+    if not cache.ratio:
+        return total
+    groups = _padded(ceil(context / cache.ratio))
+    overlap = 2 if cache.index else 1
+    rows = overlap * cache.ratio
+    total += groups * _ggml_bytes(cache.width, cache.width, load) + 2 * 4 * rows * overlap * cache.width
+    if cache.index:
+        total += groups * _ggml_bytes(cache.index, cache.index, load) + 2 * 4 * rows * overlap * cache.index
+    return total
+
+
+def _unknown_compressed(engine: str) -> SixfoldError:
+    return SixfoldError(
+        f"how {engine} pools the compressed attention of DeepSeek-V4 is not known, and not guessed",
+        "budgets of it are for llama.cpp alone",
+    )

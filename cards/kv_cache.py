@@ -1,0 +1,109 @@
+"""Bytes of KV cache, recurrent states and indexer caches of a model in an engine: exact integers, from its config."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from math import lcm
+from typing import Any
+
+from cards.attention import Attention, attention
+from cards.engine_caches import CACHE_TYPES, Load, llama_cpp, sglang, vllm
+from cards.hardware import ENGINES
+from cards.layer_caches import Cache, Compressed, KeysValues, State
+from sixfold.errors import UsageError
+
+_BYTES: dict[str, Callable[[Cache, Load], int]] = {"vllm": vllm, "sglang": sglang, "llama.cpp": llama_cpp}
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What a longer context costs once every window is full: `nbytes` for every `tokens` more of one sequence (one,
+    but where an attention compresses several into one)."""
+
+    nbytes: int
+    tokens: int
+
+
+def kv_cache(
+    config: Mapping[str, Any],
+    engine: str,
+    context: int,
+    *,
+    cache_type: str = "bf16",
+    sequences: int = 1,
+    tensor_parallel: int = 1,
+) -> int:
+    """Bytes on one device that the caches of `sequences` take at `context` tokens each, as the engine allocates them.
+
+    config: of config.json. engine: "vllm", "sglang" or "llama.cpp". cache_type: one of CACHE_TYPES[engine].
+    tensor_parallel: devices that share each layer; llama.cpp gives whole layers to them, evenly.
+    Raises SixfoldError where the model's attention is not known, UsageError where the engine cannot do what is asked.
+    """
+    found = attention(config)
+    load = _load(found, engine, context, cache_type, sequences, tensor_parallel)
+    if engine == "llama.cpp":
+        return -(-_total(found, engine, load) // tensor_parallel)
+    return _total(found, engine, load)
+
+
+def growth(config: Mapping[str, Any], engine: str, *, cache_type: str = "bf16", tensor_parallel: int = 1) -> Growth:
+    """See Growth; of one device, as `kv_cache`."""
+    found = attention(config)
+    ratios = [c.ratio for layer in found.layers for c in layer if isinstance(c, Compressed) and c.ratio]
+    tokens = lcm(1, *ratios)
+    load = _load(found, engine, _LONG, cache_type, 1, tensor_parallel)
+    # Far beyond every window, over a step that is a multiple of every unit of allocation.
+    step = tokens * _STEP
+    longer = _total(found, engine, replace(load, context=_LONG + step)) - _total(found, engine, load)
+    if engine == "llama.cpp":
+        longer = -(-longer // tensor_parallel)
+    return Growth(longer * tokens // step, tokens)
+
+
+_STEP = 1 << 16
+_LONG = 1 << 26
+
+
+@dataclass(frozen=True)
+class Constant:
+    """What does not grow: windows, once full, in tokens as the model defines them, and recurrent states.
+    Bytes of one sequence on one device, without an engine's rounding."""
+
+    windows: int
+    states: int
+
+
+def _total(found: Attention, engine: str, load: Load) -> int:
+    return sum(_BYTES[engine](cache, load) for layer in found.layers for cache in layer)
+
+
+def _load(found: Attention, engine: str, context: int, cache_type: str, sequences: int, tensor_parallel: int) -> Load:
+    if engine not in ENGINES:
+        raise UsageError(f"there is no engine {engine!r}", f"choose from {', '.join(ENGINES)}")
+    if cache_type not in CACHE_TYPES[engine]:
+        raise UsageError(
+            f"{engine} has no {cache_type} cache", f"choose from {', '.join(CACHE_TYPES[engine])} for {engine}"
+        )
+    if min(context, sequences, tensor_parallel) < 1:
+        raise UsageError("context, sequences and tensor parallelism are at least 1", "give larger numbers")
+    if engine != "llama.cpp" and found.heads % tensor_parallel:
+        raise UsageError(
+            f"{engine} cannot share {found.heads} attention heads among {tensor_parallel} devices",
+            "choose a number of devices that divides them",
+        )
+    shared = 1 if engine == "llama.cpp" else tensor_parallel
+    return Load(found.model_type, context, cache_type, sequences, shared)
+
+
+def constant(config: Mapping[str, Any], engine: str, *, cache_type: str = "bf16") -> Constant:
+    """See Constant."""
+    found = attention(config)
+    load = _load(found, engine, 1, cache_type, 1, 1)
+    windows = states = 0
+    for cache in (cache for layer in found.layers for cache in layer):
+        if isinstance(cache, State):
+            states += _BYTES[engine](cache, load)
+        elif isinstance(cache, KeysValues) and cache.window is not None:
+            whole = replace(cache, window=None)
+            longer = _BYTES[engine](whole, replace(load, context=_STEP)) // _STEP
+            windows += cache.window * longer
+    return Constant(windows, states)
