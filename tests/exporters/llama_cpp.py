@@ -24,6 +24,9 @@ def run(jobs: Jobs) -> list[Any]:
     {"do": "types", "source", "ftype": int, "weighted": bool} -> [name, type] of each tensor, from a dry run
     {"do": "logits", "model", "tokens": [int], "out": path of an .npy, float32 [tokens, vocabulary]}
     {"do": "tokenize", "model", "texts": [str], "special": bool} -> token ids of each text
+    {"do": "allocate", "model", "context", "sequences", "batch", "outputs", "cache_type": GGML type, "flash": bool}
+        -> the log of making a context, with the size of each buffer; context is the sum over sequences, outputs how
+        many tokens of a batch may have logits (0: all), no model or cache is allocated for real where "simulate"
     """
     done = subprocess.run(
         [sys.executable, __file__],
@@ -144,10 +147,11 @@ class _Llama:
         )
         return [[name, (becomes or now).upper()] for name, now, becomes in found]
 
-    def _load(self, path: str, *, vocab_only: bool) -> Any:
+    def _load(self, path: str, *, vocab_only: bool, no_alloc: bool = False) -> Any:
         params = self.lib.llama_model_default_params()
         params.put(16, ctypes.c_int32(0))
         params.put(72, ctypes.c_bool(vocab_only))
+        params.put(76, ctypes.c_bool(no_alloc))
         model = self.lib.llama_model_load_from_file(path.encode(), params)
         assert model, f"llama.cpp does not load {path}"
         return model
@@ -177,6 +181,38 @@ class _Llama:
         np.save(out, values)
         self.lib.llama_free(context)
         self.lib.llama_model_free(loaded)
+
+    def allocate(
+        self,
+        model: str,
+        context: int,
+        sequences: int,
+        batch: int,
+        outputs: int,
+        cache_type: int,
+        flash: bool,
+        simulate: bool,
+    ) -> list[str]:
+        lines: list[str] = []
+        callback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(
+            lambda level, text, data: lines.append(text.decode(errors="replace"))
+        )
+        self.lib.llama_log_set(callback, None)
+        loaded = self._load(model, vocab_only=False, no_alloc=simulate)
+        params = self.lib.llama_context_default_params()
+        assert (params.int32(4), params.int32(52), params.int32(104)) == (2048, -1, 1), "another struct than expected"
+        for offset, value in ((0, context), (8, batch), (12, sequences), (20, outputs)):
+            params.put(offset, ctypes.c_uint32(value))
+        params.put(52, ctypes.c_int32(int(flash)))
+        params.put(104, ctypes.c_int32(cache_type))
+        params.put(108, ctypes.c_int32(cache_type))
+        params.put(132, ctypes.c_bool(False))  # swa_full: windows as wide as they are, as llama.cpp's programs have them
+        made = self.lib.llama_init_from_model(loaded, params)
+        assert made, "".join(lines)[-2000:]
+        self.lib.llama_free(made)
+        self.lib.llama_model_free(loaded)
+        self.lib.llama_log_set(None, None)
+        return "".join(lines).splitlines()
 
     def tokenize(self, model: str, texts: Sequence[str], special: bool) -> list[list[int]]:
         loaded = self._load(model, vocab_only=True)
