@@ -15,18 +15,17 @@ CACHE_TYPES = {
 
 VLLM_BLOCK = 16
 """Tokens of a block, vLLM's unit of allocation."""
-VLLM_IN_FLIGHT = 2 * 8192
-"""Tokens that may be scheduled and not yet settled, whose blocks a window does not free: two batches (asynchronous
-scheduling) of the 8192 tokens that `vllm serve` takes at most on a GPU of 70 GiB and more (2048 on smaller ones)."""
+VLLM_BATCHES = 2
+"""Batches whose tokens may be scheduled and not yet settled (asynchronous scheduling); windows keep their blocks."""
 
 LLAMA_CPP_PADDING = 256
 """llama.cpp rounds contexts and windows up to so many cells."""
 LLAMA_CPP_BATCH = 512
 """Tokens of llama.cpp's physical batch (--ubatch-size), which its windows hold besides."""
 
-SGLANG_WINDOW_SHARE = 0.8
-"""SGLang sizes the pool of windowed layers as this share of the full layers' (--swa-full-tokens-ratio), whatever the
-window."""
+SGLANG_WINDOW_SHARE = (4, 5)
+"""SGLang sizes the pool of windowed layers as 4/5 of the full layers' tokens (--swa-full-tokens-ratio 0.8), whatever
+the window."""
 
 _SGLANG_WINDOWED = {
     "llama4_text",
@@ -83,13 +82,14 @@ _BLOCKS = {"q8_0": 34, "q4_0": 18}
 @dataclass(frozen=True)
 class Load:
     """What is asked of the engine. context: tokens of each sequence. sequences: how many side by side.
-    tensor_parallel: devices that share every layer (1 for llama.cpp)."""
+    tensor_parallel: devices that share every layer (1 for llama.cpp). batch: tokens of vLLM's largest batch."""
 
     model_type: str
     context: int
     cache_type: str
     sequences: int
     tensor_parallel: int
+    batch: int
 
 
 def vllm(cache: Cache, load: Load) -> int:
@@ -117,7 +117,7 @@ def sglang(cache: Cache, load: Load) -> int:
     match cache:
         case KeysValues():
             if cache.window is not None and load.model_type in _SGLANG_WINDOWED:
-                tokens = int(tokens * SGLANG_WINDOW_SHARE)
+                tokens = tokens * SGLANG_WINDOW_SHARE[0] // SGLANG_WINDOW_SHARE[1]
             return tokens * _heads(cache.heads, load) * (cache.key + cache.value) * _float(load)
         case Latent():
             return tokens * _latent_bytes(cache, load)
@@ -135,11 +135,9 @@ def llama_cpp(cache: Cache, load: Load) -> int:
     """Bytes on all devices together, as llama_kv_cache, llama_kv_cache_iswa, llama_kv_cache_dsa, llama_kv_cache_msa,
     llama_kv_cache_dsv4 and llama_memory_recurrent allocate them for sequences with a stream of cells each (-np N, not
     --kv-unified)."""
-    cells = _padded(load.context)
+    cells = llama_cpp_cells(cache, load)
     match cache:
         case KeysValues():
-            if cache.window is not None and _llama_cpp_windowed(load.model_type):
-                cells = _padded(min(cells, cache.window + LLAMA_CPP_BATCH))
             row = _ggml_bytes(cache.heads * cache.key, cache.key, load) + _ggml_bytes(
                 cache.heads * cache.value, cache.value, load
             )
@@ -155,6 +153,23 @@ def llama_cpp(cache: Cache, load: Load) -> int:
             return load.sequences * _llama_cpp_compressed(cache, load)
 
 
+def vllm_batch(device_bytes: int) -> tuple[int, int]:
+    """Tokens of a batch and sequences that `vllm serve` takes at most, by the size of a device."""
+    if device_bytes >= 160 * 1024**3:
+        return 16384, 1024
+    return (8192, 1024) if device_bytes >= 70 * 1024**3 else (2048, 256)
+
+
+def llama_cpp_cells(cache: Cache, load: Load) -> int:
+    """Cells that one sequence has in a cache of tokens; 0 for a state."""
+    if isinstance(cache, State):
+        return 0
+    cells = _padded(load.context)
+    if isinstance(cache, KeysValues) and cache.window is not None and _llama_cpp_windowed(load.model_type):
+        return _padded(min(cells, cache.window + LLAMA_CPP_BATCH))
+    return cells
+
+
 def _vllm_whole(load: Load) -> int:
     return load.sequences * ceil(load.context / VLLM_BLOCK) * VLLM_BLOCK
 
@@ -165,7 +180,7 @@ def _vllm_slots(cache: KeysValues, load: Load) -> int:
         return _vllm_whole(load)
     kept = cache.window if cache.chunked else cache.window - 1
     extra = 0 if cache.chunked else 1
-    first = ceil(min(kept + VLLM_IN_FLIGHT, load.context) / VLLM_BLOCK) + extra
+    first = ceil(min(kept + VLLM_BATCHES * load.batch, load.context) / VLLM_BLOCK) + extra
     further = ceil(min(kept, load.context) / VLLM_BLOCK) + extra
     return VLLM_BLOCK * (first + (load.sequences - 1) * further)
 
@@ -185,7 +200,7 @@ def _float(load: Load) -> int:
 
 
 def _latent_bytes(cache: Latent, load: Load) -> int:
-    """A token's, whole on every device. FP8 beside an indexer keeps the rope part in BF16, and a scale for every 128."""
+    """A token's, whole on every device. FP8 beside an indexer has the rope part in BF16, and a scale for each 128."""
     if cache.sparse and load.cache_type == "fp8":
         return cache.rank + cache.rank // 128 * 4 + cache.rope * 2
     return (cache.rank + cache.rope) * _float(load)

@@ -39,13 +39,13 @@ class Hardware:
     def usable(self, engine: str) -> int:
         """Bytes of one device that weights, KV cache, compute buffers and reserve together may take.
 
-        vLLM and SGLang: the share that vLLM takes by default, or the machine's own limit where that is smaller.
-        llama.cpp: the machine's limit, or all but the margin that it leaves by itself.
+        The machine's own limit, or where that is smaller: the share that vLLM takes by default; all but the margin that
+        llama.cpp leaves by itself. SGLang may take all: what it leaves free is its reserve.
         """
         limit = int(self.bytes_each * (self.utilization if self.utilization is not None else 1))
         if engine == "llama.cpp":
             return min(limit, self.bytes_each - LLAMA_CPP_MARGIN)
-        return min(limit, int(self.bytes_each * VLLM_UTILIZATION))
+        return min(limit, int(self.bytes_each * VLLM_UTILIZATION)) if engine == "vllm" else limit
 
 
 @cache

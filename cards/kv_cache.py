@@ -6,12 +6,16 @@ from math import lcm
 from typing import Any
 
 from cards.attention import Attention, attention
-from cards.engine_caches import CACHE_TYPES, Load, llama_cpp, sglang, vllm
+from cards.engine_caches import CACHE_TYPES, SGLANG_WINDOW_SHARE, Load, llama_cpp, sglang, vllm, vllm_batch
 from cards.hardware import ENGINES
 from cards.layer_caches import Cache, Compressed, KeysValues, State
 from sixfold.errors import UsageError
 
 _BYTES: dict[str, Callable[[Cache, Load], int]] = {"vllm": vllm, "sglang": sglang, "llama.cpp": llama_cpp}
+
+
+GPU_80_GB = 80 * 1024**3
+"""The device whose defaults engines are asked for where none is named."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +35,17 @@ def kv_cache(
     cache_type: str = "bf16",
     sequences: int = 1,
     tensor_parallel: int = 1,
+    device_bytes: int = GPU_80_GB,
 ) -> int:
     """Bytes on one device that the caches of `sequences` take at `context` tokens each, as the engine allocates them.
 
     config: of config.json. engine: "vllm", "sglang" or "llama.cpp". cache_type: one of CACHE_TYPES[engine].
     tensor_parallel: devices that share each layer; llama.cpp gives whole layers to them, evenly.
+    device_bytes: memory of a device; the batch by which vLLM's windows are larger than the model's depends on it.
     Raises SixfoldError where the model's attention is not known, UsageError where the engine cannot do what is asked.
     """
     found = attention(config)
-    load = _load(found, engine, context, cache_type, sequences, tensor_parallel)
+    load = load_of(found, engine, context, cache_type, sequences, tensor_parallel, device_bytes)
     if engine == "llama.cpp":
         return -(-_total(found, engine, load) // tensor_parallel)
     return _total(found, engine, load)
@@ -49,8 +55,9 @@ def growth(config: Mapping[str, Any], engine: str, *, cache_type: str = "bf16", 
     """See Growth; of one device, as `kv_cache`."""
     found = attention(config)
     ratios = [c.ratio for layer in found.layers for c in layer if isinstance(c, Compressed) and c.ratio]
-    tokens = lcm(1, *ratios)
-    load = _load(found, engine, _LONG, cache_type, 1, tensor_parallel)
+    share = SGLANG_WINDOW_SHARE[1] if engine == "sglang" and _windowed(found) else 1
+    tokens = lcm(share, *ratios)
+    load = load_of(found, engine, _LONG, cache_type, 1, tensor_parallel)
     # Far beyond every window, over a step that is a multiple of every unit of allocation.
     step = tokens * _STEP
     longer = _total(found, engine, replace(load, context=_LONG + step)) - _total(found, engine, load)
@@ -76,7 +83,16 @@ def _total(found: Attention, engine: str, load: Load) -> int:
     return sum(_BYTES[engine](cache, load) for layer in found.layers for cache in layer)
 
 
-def _load(found: Attention, engine: str, context: int, cache_type: str, sequences: int, tensor_parallel: int) -> Load:
+def load_of(
+    found: Attention,
+    engine: str,
+    context: int,
+    cache_type: str,
+    sequences: int,
+    tensor_parallel: int,
+    device_bytes: int = GPU_80_GB,
+) -> Load:
+    """What is asked of the engine, checked. Raises UsageError where it cannot do it."""
     if engine not in ENGINES:
         raise UsageError(f"there is no engine {engine!r}", f"choose from {', '.join(ENGINES)}")
     if cache_type not in CACHE_TYPES[engine]:
@@ -91,13 +107,17 @@ def _load(found: Attention, engine: str, context: int, cache_type: str, sequence
             "choose a number of devices that divides them",
         )
     shared = 1 if engine == "llama.cpp" else tensor_parallel
-    return Load(found.model_type, context, cache_type, sequences, shared)
+    return Load(found.model_type, context, cache_type, sequences, shared, vllm_batch(device_bytes)[0])
+
+
+def _windowed(found: Attention) -> bool:
+    return any(isinstance(c, KeysValues) and c.window is not None for layer in found.layers for c in layer)
 
 
 def constant(config: Mapping[str, Any], engine: str, *, cache_type: str = "bf16") -> Constant:
     """See Constant."""
     found = attention(config)
-    load = _load(found, engine, 1, cache_type, 1, 1)
+    load = load_of(found, engine, 1, cache_type, 1, 1)
     windows = states = 0
     for cache in (cache for layer in found.layers for cache in layer):
         if isinstance(cache, State):

@@ -4,7 +4,34 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cards.attention import attention
+from cards.compute_buffers import llama_cpp_buffers, sglang_buffers, vllm_buffers
 from cards.hardware import Hardware
+from cards.kv_cache import GPU_80_GB, kv_cache, load_of
+from cards.text_config import decoder_fields
+from sixfold.errors import SixfoldError
+
+_LLAMA_CPP_COMPUTE = (
+    "llama.cpp's compute buffer is computed by the rules of its allocator for dense and mixture-of-experts models of"
+    " the Llama kind; in total the prediction has been within 1 % of what llama.cpp allocated for the models measured"
+    " (benchmarks/README.md), and other kinds of attention have not been measured"
+)
+_VLLM_COMPUTE = (
+    "vLLM's compute buffers and the 1 GiB (1.5 on several GPUs) for CUDA, its graphs and NCCL are estimates that have"
+    " not been measured here; vLLM prints its own figures when it starts"
+)
+_SGLANG_COMPUTE = (
+    "SGLang's compute buffers and reserve are what it leaves free by its own rule, an estimate that has not been"
+    " measured here"
+)
+_SHARES = (
+    "each of {} devices is taken to hold an even share of the weights; norms, routers and what else is copied to each"
+    " is not counted, an estimate that has not been measured here"
+)
+_PAGES = (
+    "vLLM and SGLang pool layers of different kinds in pages of one size; what that rounds up is not counted, an"
+    " estimate that has not been measured here"
+)
 
 
 @dataclass(frozen=True)
@@ -37,16 +64,39 @@ def memory(
     cache_type: str = "bf16",
     sequences: int = 1,
     tensor_parallel: int = 1,
+    device_bytes: int = GPU_80_GB,
 ) -> Memory:
     """Memory of one device.
 
     config: of config.json. weights: bytes of the artifact's weights in all. engine: "vllm", "llama.cpp" or "sglang".
     context: tokens of each sequence. cache_type: "bf16", "fp8" (vLLM, SGLang), "q8_0" or "q4_0" (llama.cpp).
-    sequences: how many run side by side, each with a full context. tensor_parallel: devices that share the model.
+    sequences: how many run side by side, each with a full context. tensor_parallel: devices that share the model;
+    llama.cpp gives each its layers. device_bytes: memory of a device, on which vLLM's and SGLang's batches depend.
     Raises SixfoldError where the config has a kind of attention that is not known, naming it; UsageError where the
     engine has no such cache type or cannot share the model so.
     """
-    raise NotImplementedError
+    found = attention(config)
+    load = load_of(found, engine, context, cache_type, sequences, tensor_parallel, device_bytes)
+    if engine == "llama.cpp":
+        buffers, estimates = llama_cpp_buffers(config, load), [_LLAMA_CPP_COMPUTE]
+    elif engine == "vllm":
+        buffers, estimates = vllm_buffers(config, load, device_bytes), [_VLLM_COMPUTE]
+    else:
+        buffers, estimates = sglang_buffers(load, device_bytes), [_SGLANG_COMPUTE]
+    if tensor_parallel > 1:
+        estimates.append(_SHARES.format(tensor_parallel))
+    if engine != "llama.cpp" and len(set(found.layers) - {()}) > 1:
+        estimates.append(_PAGES)
+    cache = kv_cache(
+        config,
+        engine,
+        context,
+        cache_type=cache_type,
+        sequences=sequences,
+        tensor_parallel=tensor_parallel,
+        device_bytes=device_bytes,
+    )
+    return Memory(-(-weights // tensor_parallel), cache, buffers.compute, buffers.reserve, tuple(estimates))
 
 
 def longest_context(
@@ -60,4 +110,37 @@ def longest_context(
 ) -> int | None:
     """Tokens of the longest context that fits on the machine's devices, at most what the config allows; None where not
     even the shortest does. Raises as `memory`."""
-    raise NotImplementedError
+    allowed = longest_trained(config)
+
+    def fits(context: int) -> bool:
+        needed = memory(
+            config,
+            weights,
+            engine,
+            context,
+            cache_type=cache_type,
+            sequences=sequences,
+            tensor_parallel=hardware.devices,
+            device_bytes=hardware.bytes_each,
+        )
+        return needed.total <= hardware.usable(engine)
+
+    if not fits(1):
+        return None
+    if fits(allowed):
+        return allowed
+    low, high = 1, allowed  # the first fits, the second does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def longest_trained(config: Mapping[str, Any]) -> int:
+    """Tokens that the config allows at most (max_position_embeddings)."""
+    fields = decoder_fields(config)
+    for name in ("max_position_embeddings", "model_max_length", "n_positions", "max_seq_len"):
+        value = fields.get(name)
+        if isinstance(value, int) and value > 0:
+            return value
+    raise SixfoldError("the config does not say how long a context the model allows", "give max_position_embeddings")

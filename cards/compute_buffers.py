@@ -1,0 +1,159 @@
+"""What a forward pass takes besides weights and caches, and what engines keep free: llama.cpp's buffers by the rules of
+its allocator, vLLM's and SGLang's as estimates."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cards.attention import attention
+from cards.engine_caches import LLAMA_CPP_BATCH, Load, llama_cpp_cells, vllm_batch
+from cards.layer_caches import Cache, Compressed, KeysValues, Latent
+from cards.text_config import text_config
+
+GIB = 1024**3
+MIB = 1024**2
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of one token. hidden, vocabulary: of the model. query, key: of all heads of the widest attention.
+    ffn: between the projections of the dense MLP, or of all experts that a token goes to. outputs: of those experts
+    before they are summed; `hidden` for a dense MLP. experts_per_token: how many they are, 0 for a dense model."""
+
+    hidden: int
+    vocabulary: int
+    query: int
+    key: int
+    ffn: int
+    outputs: int
+    experts_per_token: int
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """Bytes on one device. compute: of a forward pass. reserve: what the engine takes or leaves free besides."""
+
+    compute: int
+    reserve: int
+
+
+def sizes(config: Mapping[str, Any]) -> Sizes:
+    """From config.json. Raises SixfoldError as cards.attention."""
+    found = attention(config)
+    caches = [cache for layer in found.layers for cache in layer]
+    if found.model_type == "nemotron-nas":  # transformers does not know it; its widest MLP is stated by a multiplier
+        widest = max(block["ffn"]["ffn_mult"] or 0 for block in config["block_configs"])
+        ffn = int(2 * widest * config["hidden_size"] / 3)
+        return Sizes(
+            config["hidden_size"], config["vocab_size"], *_widest(found.heads, caches), ffn, config["hidden_size"], 0
+        )
+    text = text_config(config)
+    experts = _first(text, ("num_experts_per_tok", "top_k_experts", "moe_k", "moe_top_k"))
+    width = _first(text, ("moe_intermediate_size", "intermediate_size"))
+    if not _first(text, ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")):
+        experts = 0
+    dense = text.intermediate_size if isinstance(getattr(text, "intermediate_size", None), int) else 0
+    return Sizes(
+        text.hidden_size,
+        text.vocab_size,
+        *_widest(found.heads, caches),
+        ffn=experts * width if experts else dense,
+        outputs=(experts or 1) * text.hidden_size,
+        experts_per_token=experts,
+    )
+
+
+def llama_cpp_buffers(config: Mapping[str, Any], load: Load) -> Buffers:
+    """The graph of a batch of 512 tokens, as ggml's allocator lays it out, and the logits of each sequence's last token
+    (llama-server and llama-cli; programs that take all logits need 512 rows of them).
+
+    A batch has float16 masks over all cells of the cache, and over a window's. Beside them, the most that is alive at
+    once: at the feed-forward, five vectors of the hidden size (one of them the residual) with gate, up and their
+    product, with the experts' outputs where they do not fit in the place of gate and up; or at the attention, queries
+    before and after rotation; or at the end, the logits. All in float32, with 36 bytes of indices a token.
+    """
+    found = sizes(config)
+    caches = [cache for layer in attention(config).layers for cache in layer]
+    batch = min(LLAMA_CPP_BATCH, load.sequences * -(-load.context // 256) * 256)
+    # One mask for layers that see all, one for those with a window.
+    masks = {isinstance(c, KeysValues) and c.window is not None: llama_cpp_cells(c, load) for c in caches}
+    cells = sum(masks.values())
+    rows = batch * max(_feed_forward(found), _attention(found), 5 * found.hidden)
+    last = batch * 5 * found.hidden + load.sequences * found.vocabulary
+    compute = 2 * batch * cells + 36 * batch + 4 * max(rows, last)
+    return Buffers(compute, 4 * load.sequences * found.vocabulary)
+
+
+def _feed_forward(s: Sizes) -> int:
+    """Freed places are used again: two of the hidden size lie side by side before the gate, which is what a narrow one
+    fits into; the experts' outputs go where gate and up were, if those are as large."""
+    if not s.experts_per_token:
+        return 5 * s.hidden + (2 if s.ffn <= 2 * s.hidden else 3) * s.ffn
+    if s.ffn <= s.hidden:
+        return 5 * s.hidden + max(3 * s.ffn, s.outputs)
+    return 5 * s.hidden + 3 * s.ffn + (s.outputs if 2 * s.ffn < s.outputs else 0)
+
+
+def _attention(s: Sizes) -> int:
+    residuals = 4 if s.query <= s.hidden else 5
+    return residuals * s.hidden + 2 * s.query + (2 * s.key if s.key > s.hidden else 0)
+
+
+def vllm_buffers(config: Mapping[str, Any], load: Load, device_bytes: int) -> Buffers:
+    """The peak that vLLM finds by a dummy run of its largest batch: one layer's values in BF16, or the sampler's logits
+    of as many sequences as it may run, in float32 with two copies; and a context of CUDA, its graphs and NCCL."""
+    found = sizes(config)
+    tokens, most_sequences = vllm_batch(device_bytes)
+    shared = load.tensor_parallel
+    experts = found.experts_per_token * found.hidden
+    layer = 4 * found.hidden + max(3 * found.ffn // shared + experts, 2 * (found.query + found.key) // shared)
+    logits = 3 * 4 * most_sequences * found.vocabulary
+    return Buffers(max(2 * tokens * layer, logits), GIB + (GIB // 2 if shared > 1 else 0))
+
+
+def sglang_buffers(load: Load, device_bytes: int) -> Buffers:
+    """What SGLang leaves free by its own rule: 512 MiB and 1.5 MiB for each token of a prefill chunk; an eighth of a
+    GiB for each device that shares the model and 2 MiB for each sequence of its largest decode graph; in all at least
+    10 GiB on a GPU of more than 60."""
+    chunk, graph = next(
+        (tokens, batch[load.tensor_parallel >= 4])
+        for below, tokens, batch in _SGLANG_DEFAULTS
+        if device_bytes < below * GIB
+    )
+    compute = 512 * MIB + chunk * 3 * MIB // 2
+    reserve = load.tensor_parallel * GIB // 8 + graph * 2 * MIB
+    floor = 10 * GIB if device_bytes > 60 * GIB else 0
+    return Buffers(compute, max(reserve, floor - compute))
+
+
+_SGLANG_DEFAULTS = (
+    (20, 2048, (8, 8)),
+    (35, 4096, (48, 160)),
+    (60, 4096, (32, 160)),
+    (160, 8192, (256, 512)),
+    (1 << 20, 16384, (512, 512)),
+)
+"""GiB of the device below which they hold, tokens of a prefill chunk, sequences of the largest decode graph on fewer
+than four devices and on more."""
+
+
+def _widest(heads: int, caches: list[Cache]) -> tuple[int, int]:
+    """Numbers of all queries and of all keys of the widest attention."""
+    found = [(0, 0)]
+    for cache in caches:
+        match cache:
+            case KeysValues():
+                found.append((heads * cache.key, cache.heads * cache.key))
+            case Latent():
+                found.append((heads * (cache.rank + cache.rope), cache.rank + cache.rope))
+            case Compressed():
+                found.append((heads * cache.width, cache.width))
+    return max(found)
+
+
+def _first(config: Any, names: tuple[str, ...]) -> int:
+    for name in names:
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value:
+            return value
+    return 0
