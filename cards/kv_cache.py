@@ -14,6 +14,10 @@ from sixfold.errors import UsageError
 _BYTES: dict[str, Callable[[Cache, Load], int]] = {"vllm": vllm, "sglang": sglang, "llama.cpp": llama_cpp}
 
 
+_STEP = 1 << 16
+_LONG = 1 << 26
+"""Tokens: a multiple of every unit of allocation, and a context beyond every window."""
+
 GPU_80_GB = 80 * 1024**3
 """The device whose defaults engines are asked for where none is named."""
 
@@ -25,6 +29,15 @@ class Growth:
 
     nbytes: int
     tokens: int
+
+
+@dataclass(frozen=True)
+class Constant:
+    """What does not grow: windows, once full, in tokens as the model defines them, and recurrent states.
+    Bytes of one sequence on one device, without an engine's rounding."""
+
+    windows: int
+    states: int
 
 
 def kv_cache(
@@ -66,19 +79,6 @@ def growth(config: Mapping[str, Any], engine: str, *, cache_type: str = "bf16", 
     return Growth(longer * tokens // step, tokens)
 
 
-_STEP = 1 << 16
-_LONG = 1 << 26
-
-
-@dataclass(frozen=True)
-class Constant:
-    """What does not grow: windows, once full, in tokens as the model defines them, and recurrent states.
-    Bytes of one sequence on one device, without an engine's rounding."""
-
-    windows: int
-    states: int
-
-
 def _total(found: Attention, engine: str, load: Load) -> int:
     return sum(_BYTES[engine](cache, load) for layer in found.layers for cache in layer)
 
@@ -114,16 +114,16 @@ def _windowed(found: Attention) -> bool:
     return any(isinstance(c, KeysValues) and c.window is not None for layer in found.layers for c in layer)
 
 
-def constant(config: Mapping[str, Any], engine: str, *, cache_type: str = "bf16") -> Constant:
+def constant(config: Mapping[str, Any], engine: str, *, cache_type: str = "bf16", tensor_parallel: int = 1) -> Constant:
     """See Constant."""
     found = attention(config)
-    load = load_of(found, engine, 1, cache_type, 1, 1)
+    load = load_of(found, engine, _STEP, cache_type, 1, tensor_parallel)
     windows = states = 0
     for cache in (cache for layer in found.layers for cache in layer):
         if isinstance(cache, State):
             states += _BYTES[engine](cache, load)
         elif isinstance(cache, KeysValues) and cache.window is not None:
-            whole = replace(cache, window=None)
-            longer = _BYTES[engine](whole, replace(load, context=_STEP)) // _STEP
-            windows += cache.window * longer
+            windows += cache.window * (_BYTES[engine](replace(cache, window=None), load) // _STEP)
+    if engine == "llama.cpp":
+        windows, states = -(-windows // tensor_parallel), -(-states // tensor_parallel)
     return Constant(windows, states)
