@@ -151,7 +151,9 @@ class _Llama:
         params = self.lib.llama_model_default_params()
         params.put(16, ctypes.c_int32(0))
         params.put(72, ctypes.c_bool(vocab_only))
-        params.put(76, ctypes.c_bool(no_alloc))
+        if no_alloc:
+            params.put(24, ctypes.c_int32(0))  # neither mapped
+            params.put(76, ctypes.c_bool(True))  # nor read
         model = self.lib.llama_model_load_from_file(path.encode(), params)
         assert model, f"llama.cpp does not load {path}"
         return model
