@@ -74,7 +74,7 @@ def llama_cpp_buffers(config: Mapping[str, Any], load: Load) -> Buffers:
     """
     found = sizes(config)
     caches = [cache for layer in attention(config).layers for cache in layer]
-    batch = min(LLAMA_CPP_BATCH, load.sequences * -(-load.context // 256) * 256)
+    batch = min(LLAMA_CPP_BATCH, load.sequences * load.context)
     # One mask for layers that see all, one for those with a window.
     masks = {isinstance(c, KeysValues) and c.window is not None: llama_cpp_cells(c, load) for c in caches}
     cells = sum(masks.values())
@@ -95,8 +95,10 @@ def _feed_forward(s: Sizes) -> int:
 
 
 def _attention(s: Sizes) -> int:
+    """Keys and values of their own heads (not grouped) find no freed place that holds them."""
     residuals = 4 if s.query <= s.hidden else 5
-    return residuals * s.hidden + 2 * s.query + (2 * s.key if s.key > s.hidden else 0)
+    apart = 2 * s.key if s.key > max(s.hidden, s.query // 2) else 0
+    return residuals * s.hidden + 2 * s.query + apart
 
 
 def vllm_buffers(config: Mapping[str, Any], load: Load, device_bytes: int) -> Buffers:

@@ -151,6 +151,7 @@ class _Llama:
         params = self.lib.llama_model_default_params()
         params.put(16, ctypes.c_int32(0))
         params.put(72, ctypes.c_bool(vocab_only))
+        params.put(74, ctypes.c_bool(False))  # no second copy of weights, rearranged for this processor
         if no_alloc:
             params.put(24, ctypes.c_int32(0))  # neither mapped
             params.put(76, ctypes.c_bool(True))  # nor read
