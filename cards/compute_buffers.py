@@ -16,7 +16,8 @@ MIB = 1024**2
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers of one token. hidden, vocabulary: of the model. query, key: of all heads of the widest attention.
+    """Numbers of one token. hidden, vocabulary: of the model. query, key: of all heads of the widest attention, of a
+    latent's as they are taken into it. expanded: of all heads before that, 0 without a latent.
     ffn: between the projections of the dense MLP, or of all experts that a token goes to. outputs: of those experts
     before they are summed; `hidden` for a dense MLP. experts_per_token: how many they are, 0 for a dense model."""
 
@@ -24,6 +25,7 @@ class Sizes:
     vocabulary: int
     query: int
     key: int
+    expanded: int
     ffn: int
     outputs: int
     experts_per_token: int
@@ -41,12 +43,11 @@ def sizes(config: Mapping[str, Any]) -> Sizes:
     """From config.json. Raises SixfoldError as cards.attention."""
     found = attention(config)
     caches = [cache for layer in found.layers for cache in layer]
-    if found.model_type == "nemotron-nas":  # transformers does not know it; its widest MLP is stated by a multiplier
+    query, key = _widest(found.heads, caches)
+    if "block_configs" in config:  # transformers does not know it; its MLPs are stated by a multiplier
+        hidden = config["hidden_size"]
         widest = max(block["ffn"]["ffn_mult"] or 0 for block in config["block_configs"])
-        ffn = int(2 * widest * config["hidden_size"] / 3)
-        return Sizes(
-            config["hidden_size"], config["vocab_size"], *_widest(found.heads, caches), ffn, config["hidden_size"], 0
-        )
+        return Sizes(hidden, config["vocab_size"], query, key, 0, int(2 * widest * hidden / 3), hidden, 0)
     text = text_config(config)
     experts = _first(text, ("num_experts_per_tok", "top_k_experts", "moe_k", "moe_top_k"))
     width = _first(text, ("moe_intermediate_size", "intermediate_size"))
@@ -56,7 +57,9 @@ def sizes(config: Mapping[str, Any]) -> Sizes:
     return Sizes(
         text.hidden_size,
         text.vocab_size,
-        *_widest(found.heads, caches),
+        query,
+        key,
+        expanded=found.heads * _expanded(text) if any(isinstance(c, Latent) for c in caches) else 0,
         ffn=experts * width if experts else dense,
         outputs=(experts or 1) * text.hidden_size,
         experts_per_token=experts,
@@ -70,7 +73,7 @@ def llama_cpp_buffers(config: Mapping[str, Any], load: Load) -> Buffers:
     A batch has float16 masks over all cells of the cache, and over a window's. Beside them, the most that is alive at
     once: at the feed-forward, five vectors of the hidden size (one of them the residual) with gate, up and their
     product, with the experts' outputs where they do not fit in the place of gate and up; or at the attention, queries
-    before and after rotation; or at the end, the logits. All in float32, with 36 bytes of indices a token.
+    before and after it; or at the end, the logits. All in float32, with 36 bytes of indices a token.
     """
     found = sizes(config)
     caches = [cache for layer in attention(config).layers for cache in layer]
@@ -98,7 +101,7 @@ def _attention(s: Sizes) -> int:
     """Keys and values of their own heads (not grouped) find no freed place that holds them."""
     residuals = 4 if s.query <= s.hidden else 5
     apart = 2 * s.key if s.key > max(s.hidden, s.query // 2) else 0
-    return residuals * s.hidden + 2 * s.query + apart
+    return residuals * s.hidden + 2 * s.query + s.expanded + apart
 
 
 def vllm_buffers(config: Mapping[str, Any], load: Load, device_bytes: int) -> Buffers:
@@ -151,6 +154,10 @@ def _widest(heads: int, caches: list[Cache]) -> tuple[int, int]:
             case Compressed():
                 found.append((heads * cache.width, cache.width))
     return max(found)
+
+
+def _expanded(config: Any) -> int:
+    return int(config.qk_nope_head_dim + config.qk_rope_head_dim)
 
 
 def _first(config: Any, names: tuple[str, ...]) -> int:

@@ -57,7 +57,7 @@ def allocated(model: Path, requests: Sequence[Request], *, simulate: bool = Fals
 def _read(log: str) -> Allocated:
     return Allocated(
         weights=_mib(log, r"model buffer size = +([\d.]+)"),
-        kv_cache=_mib(log, r"llama_kv_cache: size = +([\d.]+) MiB"),
+        kv_cache=_mib(log, r"llama_(?:kv_cache|memory_recurrent): size = +([\d.]+) MiB"),
         compute=_mib(log, r"sched_reserve: +\S+ compute buffer size = +([\d.]+)"),
         output=_mib(log, r"output buffer size = +([\d.]+)"),
     )

@@ -210,7 +210,8 @@ class _Llama:
         params.put(52, ctypes.c_int32(int(flash)))
         params.put(104, ctypes.c_int32(cache_type))
         params.put(108, ctypes.c_int32(cache_type))
-        params.put(132, ctypes.c_bool(False))  # swa_full; windows as they are, as in llama.cpp's own programs
+        assert list(params.raw[136:142]) == [0, 1, 1, 1, 1, 0], "another struct than expected"
+        params.put(140, ctypes.c_bool(False))  # swa_full; windows as they are, as in llama.cpp's own programs
         made = self.lib.llama_init_from_model(loaded, params)
         assert made, "".join(lines)[-2000:]
         self.lib.llama_free(made)
