@@ -18,17 +18,17 @@ MIB = 1024**2
 class Sizes:
     """Numbers of one token. hidden, vocabulary: of the model. query, key: of all heads of the widest attention, of a
     latent's as they are taken into it. expanded: of all heads before that, 0 without a latent.
-    ffn: between the projections of the dense MLP, or of all experts that a token goes to. outputs: of those experts
-    before they are summed; `hidden` for a dense MLP. experts_per_token: how many they are, 0 for a dense model."""
+    dense, experts: between the projections of a dense MLP, and of all experts that a token goes to; 0 without them.
+    outputs: of those experts before they are summed."""
 
     hidden: int
     vocabulary: int
     query: int
     key: int
     expanded: int
-    ffn: int
+    dense: int
+    experts: int
     outputs: int
-    experts_per_token: int
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def sizes(config: Mapping[str, Any]) -> Sizes:
     if "block_configs" in config:  # transformers does not know it; its MLPs are stated by a multiplier
         hidden = config["hidden_size"]
         widest = max(block["ffn"]["ffn_mult"] or 0 for block in config["block_configs"])
-        return Sizes(hidden, config["vocab_size"], query, key, 0, int(2 * widest * hidden / 3), hidden, 0)
+        return Sizes(hidden, config["vocab_size"], query, key, 0, int(2 * widest * hidden / 3), 0, 0)
     text = text_config(config)
     experts = _first(text, ("num_experts_per_tok", "top_k_experts", "moe_k", "moe_top_k"))
     width = _first(text, ("moe_intermediate_size", "intermediate_size"))
@@ -60,9 +60,9 @@ def sizes(config: Mapping[str, Any]) -> Sizes:
         query,
         key,
         expanded=found.heads * _expanded(text) if any(isinstance(c, Latent) for c in caches) else 0,
-        ffn=experts * width if experts else dense,
-        outputs=(experts or 1) * text.hidden_size,
-        experts_per_token=experts,
+        dense=dense,
+        experts=experts * width,
+        outputs=experts * text.hidden_size,
     )
 
 
@@ -90,11 +90,12 @@ def llama_cpp_buffers(config: Mapping[str, Any], load: Load) -> Buffers:
 def _feed_forward(s: Sizes) -> int:
     """Freed places are used again: two of the hidden size lie side by side before the gate, which is what a narrow one
     fits into; the experts' outputs go where gate and up were, if those are as large."""
-    if not s.experts_per_token:
-        return 5 * s.hidden + (2 if s.ffn <= 2 * s.hidden else 3) * s.ffn
-    if s.ffn <= s.hidden:
-        return 5 * s.hidden + max(3 * s.ffn, s.outputs)
-    return 5 * s.hidden + 3 * s.ffn + (s.outputs if 2 * s.ffn < s.outputs else 0)
+    dense = (2 if s.dense <= 2 * s.hidden else 3) * s.dense
+    if s.experts <= s.hidden:
+        experts = max(3 * s.experts, s.outputs)
+    else:
+        experts = 3 * s.experts + (s.outputs if 2 * s.experts < s.outputs else 0)
+    return 5 * s.hidden + max(dense, experts)
 
 
 def _attention(s: Sizes) -> int:
@@ -110,8 +111,8 @@ def vllm_buffers(config: Mapping[str, Any], load: Load, device_bytes: int) -> Bu
     found = sizes(config)
     tokens, most_sequences = vllm_batch(device_bytes)
     shared = load.tensor_parallel
-    experts = found.experts_per_token * found.hidden
-    layer = 4 * found.hidden + max(3 * found.ffn // shared + experts, 2 * (found.query + found.key) // shared)
+    widest = max(3 * found.dense // shared, 3 * found.experts // shared + found.outputs)
+    layer = 4 * found.hidden + max(widest, 2 * (found.query + found.key) // shared)
     logits = 3 * 4 * most_sequences * found.vocabulary
     return Buffers(max(2 * tokens * layer, logits), GIB + (GIB // 2 if shared > 1 else 0))
 

@@ -6,7 +6,7 @@ from math import lcm
 from typing import Any
 
 from cards.attention import Attention, attention
-from cards.engine_caches import CACHE_TYPES, SGLANG_WINDOW_SHARE, Load, llama_cpp, sglang, vllm, vllm_batch
+from cards.engine_caches import CACHE_TYPES, SGLANG_WINDOW_SHARE, Load, llama_cpp, sglang, vllm, vllm_batch, vllm_pages
 from cards.hardware import ENGINES
 from cards.layer_caches import Cache, Compressed, KeysValues, State
 from sixfold.errors import UsageError
@@ -72,7 +72,7 @@ def growth(config: Mapping[str, Any], engine: str, *, cache_type: str = "bf16", 
     tokens = lcm(share, *ratios)
     load = load_of(found, engine, _LONG, cache_type, 1, tensor_parallel)
     # Far beyond every window, over a step that is a multiple of every unit of allocation.
-    step = tokens * _STEP
+    step = lcm(tokens, load.block) * _STEP
     longer = _total(found, engine, replace(load, context=_LONG + step)) - _total(found, engine, load)
     if engine == "llama.cpp":
         longer = -(-longer // tensor_parallel)
@@ -107,7 +107,8 @@ def load_of(
             "choose a number of devices that divides them",
         )
     shared = 1 if engine == "llama.cpp" else tensor_parallel
-    return Load(found.model_type, context, cache_type, sequences, shared, vllm_batch(device_bytes)[0])
+    load = Load(found.model_type, context, cache_type, sequences, shared, vllm_batch(device_bytes)[0])
+    return vllm_pages(found.layers, load) if engine == "vllm" else load
 
 
 def _windowed(found: Attention) -> bool:
@@ -117,7 +118,7 @@ def _windowed(found: Attention) -> bool:
 def constant(config: Mapping[str, Any], engine: str, *, cache_type: str = "bf16", tensor_parallel: int = 1) -> Constant:
     """See Constant."""
     found = attention(config)
-    load = load_of(found, engine, _STEP, cache_type, 1, tensor_parallel)
+    load = replace(load_of(found, engine, _STEP, cache_type, 1, tensor_parallel), block=1, page=0)
     windows = states = 0
     for cache in (cache for layer in found.layers for cache in layer):
         if isinstance(cache, State):

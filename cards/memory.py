@@ -29,8 +29,8 @@ _SHARES = (
     " is not counted, an estimate that has not been measured here"
 )
 _PAGES = (
-    "vLLM and SGLang pool layers of different kinds in pages of one size; what that rounds up is not counted, an"
-    " estimate that has not been measured here"
+    "layers of different kinds are counted one by one; vLLM and SGLang pool them in groups of equal size, and what that"
+    " rounds up is not counted: an estimate that has not been measured here"
 )
 
 

@@ -184,10 +184,22 @@ def test_a_state_is_wider_where_the_engine_or_the_model_keeps_float32() -> None:
     assert constant(published.QWEN3_NEXT_80B, "sglang").states == 4 * numbers - 2 * convolutions
 
 
+def test_vllm_pads_states_and_attention_to_one_page() -> None:
+    state = (8192 * 16 + 3 * 8192) * 2
+    token = 2 * 8 * 128 * 2
+    block = 80  # the smallest multiple of 16 tokens that is a state at least
+    assert (block - 16) * token < state <= block * token
+    pages = 28 * 2 + 4 * 2  # two of each state; 81 tokens in two blocks
+    assert kv_cache(published.JAMBA, "vllm", 81) == pages * block * token
+    assert kv_cache(published.JAMBA, "vllm", 81, sequences=3) == 3 * pages * block * token
+
+
 def test_states_are_kept_once_for_each_sequence_and_do_not_grow() -> None:
-    one, three = (kv_cache(published.JAMBA, "vllm", 16, sequences=n) for n in (1, 3))
-    assert three == 3 * one
-    assert kv_cache(published.JAMBA, "vllm", 32) - one == 16 * 16_384
+    states = constant(published.JAMBA, "llama.cpp").states
+    for sequences, context in ((1, 256), (3, 512)):
+        keys = sequences * context * 16_384
+        found = kv_cache(published.JAMBA, "llama.cpp", context, sequences=sequences)
+        assert found == keys + sequences * states
 
 
 def test_multi_token_prediction_is_named_and_not_counted() -> None:
