@@ -11,6 +11,8 @@ import pytest
 
 from cards.gguf_config import gguf_weights
 from cards.memory import Memory, memory
+from tests.cards import published
+from tests.cards.gguf_outline import write_outline
 from tests.cards.llama_cpp_memory import Allocated, Request, allocated
 from tests.engines.llama_cpp_tools import Unavailable, run
 from tests.exporters.gguf_tools import export, recipe, source_of
@@ -68,9 +70,7 @@ def files(tmp_path: Path) -> list[Path]:
 
 
 def test_predictions_are_within_two_percent_of_what_llama_cpp_allocates(files: list[Path]) -> None:
-    _say("")
-    _say("| file | tokens x sequences, cache | KV cache | predicted | compute | predicted | total | predicted | off |")
-    _say("|---|---|---:|---:|---:|---:|---:|---:|---:|")
+    _head()
     worst = 0.0
     for file in files:
         config, weights = gguf_weights(file)
@@ -83,23 +83,49 @@ def test_predictions_are_within_two_percent_of_what_llama_cpp_allocates(files: l
                 cache_type=request.cache_type,
                 sequences=request.sequences,
             )
-            _say(_row(file, request, real, predicted))
+            _say(_row(file.stem, request, real.total, real, predicted))
             assert predicted.kv_cache == pytest.approx(real.kv_cache, abs=0.0051 * 1024**2)
             assert predicted.total == pytest.approx(real.total, rel=0.02)
             worst = max(worst, abs(predicted.total / real.total - 1))
     _say(f"largest deviation of a total: {worst:.2%} of {len(files) * len(REQUESTS)} contexts (MiB above)")
 
 
+FULL_SIZE = {
+    "MiniMax-M2.7": published.MINIMAX_M2_7,
+    "Qwen3-30B-A3B": published.QWEN3_30B_A3B,
+    "DeepSeek-V3": published.DEEPSEEK_V3,
+    "Gemma-3-27B": published.GEMMA_3_27B["text_config"],
+    "Qwen3-Next-80B": published.QWEN3_NEXT_80B,
+}
+"""Outlines in BF16, whose memory llama.cpp plans without a weight being there."""
+
+
+def test_predictions_are_what_llama_cpp_plans_for_models_of_full_size(tmp_path: Path) -> None:
+    requests = (Request(8192), Request(32768), Request(8192, sequences=4))
+    _head()
+    for name, config in FULL_SIZE.items():
+        weights = write_outline(config, tmp_path / "outline.gguf")
+        for request, planned in zip(
+            requests, allocated(tmp_path / "outline.gguf", requests, simulate=True), strict=True
+        ):
+            predicted = memory(config, weights, "llama.cpp", request.context, sequences=request.sequences)
+            _say(_row(name, request, weights + planned.total, planned, predicted))
+            assert predicted.kv_cache == pytest.approx(planned.kv_cache, abs=0.0051 * 1024**2)
+            assert predicted.compute == pytest.approx(planned.compute, rel=0.02)
+
+
+def _head() -> None:
+    _say("")
+    _say("| model | tokens x sequences, cache | KV cache | predicted | compute | predicted | total | predicted | off |")
+    _say("|---|---|---:|---:|---:|---:|---:|---:|---:|")
+
+
 def _say(line: str) -> None:
     sys.stdout.write(line + "\n")
 
 
-def _row(file: Path, request: Request, real: Allocated, predicted: Memory) -> str:
+def _row(name: str, request: Request, total: float, real: Allocated, predicted: Memory) -> str:
     load = f"{request.context:,} x {request.sequences}, {request.cache_type}"
-    pairs = (
-        (real.kv_cache, predicted.kv_cache),
-        (real.compute, predicted.compute),
-        (real.total, predicted.total),
-    )
+    pairs = ((real.kv_cache, predicted.kv_cache), (real.compute, predicted.compute), (total, predicted.total))
     cells = " | ".join(f"{value / 1024**2:,.2f}" for pair in pairs for value in pair)
-    return f"| {file.stem} | {load} | {cells} | {predicted.total / real.total - 1:+.2%} |"
+    return f"| {name} | {load} | {cells} | {predicted.total / total - 1:+.2%} |"
