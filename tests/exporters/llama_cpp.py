@@ -147,12 +147,10 @@ class _Llama:
         )
         return [[name, (becomes or now).upper()] for name, now, becomes in found]
 
-    def _load(self, path: str, *, vocab_only: bool, others: Mapping[int, Any] | None = None) -> Any:
+    def _load(self, path: str, *, vocab_only: bool) -> Any:
         params = self.lib.llama_model_default_params()
         params.put(16, ctypes.c_int32(0))
         params.put(72, ctypes.c_bool(vocab_only))
-        for offset, value in (others or {}).items():
-            params.put(offset, value)
         model = self.lib.llama_model_load_from_file(path.encode(), params)
         assert model, f"llama.cpp does not load {path}"
         return model
@@ -199,10 +197,14 @@ class _Llama:
             lambda level, text, data: lines.append(text.decode(errors="replace"))
         )
         self.lib.llama_log_set(callback, None)
-        others: dict[int, Any] = {74: ctypes.c_bool(False)}  # no second copy of weights, rearranged for this processor
-        if simulate:
-            others |= {24: ctypes.c_int32(0), 76: ctypes.c_bool(True)}  # neither mapped nor read
-        loaded = self._load(model, vocab_only=False, others=others)
+        params = self.lib.llama_model_default_params()
+        params.put(16, ctypes.c_int32(0))
+        params.put(74, ctypes.c_bool(False))  # no second copy of weights, rearranged for this processor
+        if simulate:  # neither mapped nor read
+            params.put(24, ctypes.c_int32(0))
+            params.put(76, ctypes.c_bool(True))
+        loaded = self.lib.llama_model_load_from_file(model.encode(), params)
+        assert loaded, f"llama.cpp does not load {model}"
         params = self.lib.llama_context_default_params()
         assert (params.int32(4), params.int32(52), params.int32(104)) == (2048, -1, 1), "another struct than expected"
         for offset, value in ((0, context), (8, batch), (12, sequences), (20, outputs)):
