@@ -63,6 +63,8 @@ def _attention(text: str) -> Attention:
     fields = json.loads(text)
     if "block_configs" in fields:
         return Attention("nemotron-nas", fields["num_attention_heads"], _searched_blocks(fields))
+    for index, kind in enumerate(fields.get("layer_types") or ()):
+        _known(str(fields.get("model_type")), index, kind)
     config = text_config(fields)
     if getattr(config, "is_encoder_decoder", False) or getattr(config, "cross_attention_layers", None):
         raise SixfoldError(
@@ -96,14 +98,18 @@ def _kinds(config: Any) -> Sequence[str]:
 
 
 def _layer(config: Any, fields: Mapping[str, Any], index: int, kind: str) -> Layer:
+    return _known(config.model_type, index, kind)(config, fields, index)
+
+
+def _known(model_type: str, index: int, kind: str) -> "_Reader":
     read = _KINDS.get(kind)
     if read is None:
         raise SixfoldError(
-            f"layer {index} of model type {config.model_type!r} has the attention {kind!r}, whose cache is not known"
-            " and not guessed",
+            f"layer {index} of model type {model_type!r} has the attention {kind!r}, whose cache is not known and not"
+            " guessed",
             "leave out the budget, or add the kind to cards/attention.py",
         )
-    return read(config, fields, index)
+    return read
 
 
 def _at(config: Any, index: int) -> Any:
@@ -193,11 +199,17 @@ def _none(config: Any, fields: Mapping[str, Any], index: int) -> Layer:
     return ()
 
 
-_KINDS: dict[str, Callable[[Any, Mapping[str, Any], int], Layer]] = {
+_Reader = Callable[[Any, Mapping[str, Any], int], Layer]
+"""transformers' config, the fields as they stand, the layer's number -> what the layer keeps."""
+
+_KINDS: dict[str, _Reader] = {
     "full_attention": _full,
     "sliding_attention": _sliding_or_raw,
     "chunked_attention": _chunked,
     "linear_attention": _linear,
+    "conv": _linear,
+    "mamba": _linear,
+    "attention": _full,
     "hybrid": _hybrid,
     "deepseek_sparse_attention": _sparse_latent,
     "minimax_m3_sparse": _sparse_blocks,
@@ -206,7 +218,8 @@ _KINDS: dict[str, Callable[[Any, Mapping[str, Any], int], Layer]] = {
     "moe": _none,
     "mlp": _none,
 }
-"""transformers' names of layer kinds (ALLOWED_ATTN_LAYER_TYPES) that are known here. Nemotron-H also lists its MLPs."""
+"""transformers' names of layer kinds (ALLOWED_ATTN_LAYER_TYPES, and older names) that are known here. Nemotron-H also
+lists its MLPs."""
 
 
 def _searched_blocks(fields: Mapping[str, Any]) -> tuple[Layer, ...]:

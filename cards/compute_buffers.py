@@ -16,17 +16,19 @@ MIB = 1024**2
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers of one token. hidden, vocabulary: of the model. query, key: of all heads of the widest attention.
-    ffn: between the projections of the dense MLP, or of all experts that a token goes to. outputs: of those experts
-    before they are summed; `hidden` for a dense MLP. experts_per_token: how many they are, 0 for a dense model."""
+    """Numbers of one token. hidden, vocabulary: of the model. query, key: of all heads of the widest attention, of a
+    latent's as they are taken into it. expanded: of all heads before that, 0 without a latent.
+    dense, experts: between the projections of a dense MLP, and of all experts that a token goes to; 0 without them.
+    outputs: of those experts before they are summed."""
 
     hidden: int
     vocabulary: int
     query: int
     key: int
-    ffn: int
+    expanded: int
+    dense: int
+    experts: int
     outputs: int
-    experts_per_token: int
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,11 @@ def sizes(config: Mapping[str, Any]) -> Sizes:
     """From config.json. Raises SixfoldError as cards.attention."""
     found = attention(config)
     caches = [cache for layer in found.layers for cache in layer]
-    if found.model_type == "nemotron-nas":  # transformers does not know it; its widest MLP is stated by a multiplier
+    query, key = _widest(found.heads, caches)
+    if "block_configs" in config:  # transformers does not know it; its MLPs are stated by a multiplier
+        hidden = config["hidden_size"]
         widest = max(block["ffn"]["ffn_mult"] or 0 for block in config["block_configs"])
-        ffn = int(2 * widest * config["hidden_size"] / 3)
-        return Sizes(
-            config["hidden_size"], config["vocab_size"], *_widest(found.heads, caches), ffn, config["hidden_size"], 0
-        )
+        return Sizes(hidden, config["vocab_size"], query, key, 0, int(2 * widest * hidden / 3), 0, 0)
     text = text_config(config)
     experts = _first(text, ("num_experts_per_tok", "top_k_experts", "moe_k", "moe_top_k"))
     width = _first(text, ("moe_intermediate_size", "intermediate_size"))
@@ -56,10 +57,12 @@ def sizes(config: Mapping[str, Any]) -> Sizes:
     return Sizes(
         text.hidden_size,
         text.vocab_size,
-        *_widest(found.heads, caches),
-        ffn=experts * width if experts else dense,
-        outputs=(experts or 1) * text.hidden_size,
-        experts_per_token=experts,
+        query,
+        key,
+        expanded=found.heads * _expanded(text) if any(isinstance(c, Latent) for c in caches) else 0,
+        dense=dense,
+        experts=experts * width,
+        outputs=experts * text.hidden_size,
     )
 
 
@@ -70,11 +73,11 @@ def llama_cpp_buffers(config: Mapping[str, Any], load: Load) -> Buffers:
     A batch has float16 masks over all cells of the cache, and over a window's. Beside them, the most that is alive at
     once: at the feed-forward, five vectors of the hidden size (one of them the residual) with gate, up and their
     product, with the experts' outputs where they do not fit in the place of gate and up; or at the attention, queries
-    before and after rotation; or at the end, the logits. All in float32, with 36 bytes of indices a token.
+    before and after it; or at the end, the logits. All in float32, with 36 bytes of indices a token.
     """
     found = sizes(config)
     caches = [cache for layer in attention(config).layers for cache in layer]
-    batch = min(LLAMA_CPP_BATCH, load.sequences * -(-load.context // 256) * 256)
+    batch = min(LLAMA_CPP_BATCH, load.sequences * load.context)
     # One mask for layers that see all, one for those with a window.
     masks = {isinstance(c, KeysValues) and c.window is not None: llama_cpp_cells(c, load) for c in caches}
     cells = sum(masks.values())
@@ -87,16 +90,19 @@ def llama_cpp_buffers(config: Mapping[str, Any], load: Load) -> Buffers:
 def _feed_forward(s: Sizes) -> int:
     """Freed places are used again: two of the hidden size lie side by side before the gate, which is what a narrow one
     fits into; the experts' outputs go where gate and up were, if those are as large."""
-    if not s.experts_per_token:
-        return 5 * s.hidden + (2 if s.ffn <= 2 * s.hidden else 3) * s.ffn
-    if s.ffn <= s.hidden:
-        return 5 * s.hidden + max(3 * s.ffn, s.outputs)
-    return 5 * s.hidden + 3 * s.ffn + (s.outputs if 2 * s.ffn < s.outputs else 0)
+    dense = (2 if s.dense <= 2 * s.hidden else 3) * s.dense
+    if s.experts <= s.hidden:
+        experts = max(3 * s.experts, s.outputs)
+    else:
+        experts = 3 * s.experts + (s.outputs if 2 * s.experts < s.outputs else 0)
+    return 5 * s.hidden + max(dense, experts)
 
 
 def _attention(s: Sizes) -> int:
+    """Keys and values of their own heads (not grouped) find no freed place that holds them."""
     residuals = 4 if s.query <= s.hidden else 5
-    return residuals * s.hidden + 2 * s.query + (2 * s.key if s.key > s.hidden else 0)
+    apart = 2 * s.key if s.key > max(s.hidden, s.query // 2) else 0
+    return residuals * s.hidden + 2 * s.query + s.expanded + apart
 
 
 def vllm_buffers(config: Mapping[str, Any], load: Load, device_bytes: int) -> Buffers:
@@ -105,8 +111,8 @@ def vllm_buffers(config: Mapping[str, Any], load: Load, device_bytes: int) -> Bu
     found = sizes(config)
     tokens, most_sequences = vllm_batch(device_bytes)
     shared = load.tensor_parallel
-    experts = found.experts_per_token * found.hidden
-    layer = 4 * found.hidden + max(3 * found.ffn // shared + experts, 2 * (found.query + found.key) // shared)
+    widest = max(3 * found.dense // shared, 3 * found.experts // shared + found.outputs)
+    layer = 4 * found.hidden + max(widest, 2 * (found.query + found.key) // shared)
     logits = 3 * 4 * most_sequences * found.vocabulary
     return Buffers(max(2 * tokens * layer, logits), GIB + (GIB // 2 if shared > 1 else 0))
 
@@ -149,6 +155,10 @@ def _widest(heads: int, caches: list[Cache]) -> tuple[int, int]:
             case Compressed():
                 found.append((heads * cache.width, cache.width))
     return max(found)
+
+
+def _expanded(config: Any) -> int:
+    return int(config.qk_nope_head_dim + config.qk_rope_head_dim)
 
 
 def _first(config: Any, names: tuple[str, ...]) -> int:

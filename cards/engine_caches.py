@@ -1,9 +1,10 @@
 """How many bytes each engine keeps for one layer's caches: vLLM 0.32, SGLang 0.5.23, llama.cpp of October 2026."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import ceil
 
-from cards.layer_caches import Cache, Compressed, IndexKeys, KeysValues, Latent, State
+from cards.layer_caches import Cache, Compressed, IndexKeys, KeysValues, Latent, Layer, State
 from sixfold.errors import SixfoldError, UsageError
 
 CACHE_TYPES = {
@@ -14,7 +15,10 @@ CACHE_TYPES = {
 """Engine -> the types of cache that it has, its default first (llama.cpp's is FP16, of the same size)."""
 
 VLLM_BLOCK = 16
-"""Tokens of a block, vLLM's unit of allocation."""
+"""Tokens of a block, vLLM's unit of allocation, where layers keep nothing but tokens."""
+VLLM_STATES = 2
+"""State pages of a sequence beside an attention: the present one and the one that prefix caching resumes from
+(mamba_cache_mode "align", which vLLM chooses where prefix caching is on, as by default)."""
 VLLM_BATCHES = 2
 """Batches whose tokens may be scheduled and not yet settled (asynchronous scheduling); windows keep their blocks."""
 
@@ -82,7 +86,9 @@ _BLOCKS = {"q8_0": 34, "q4_0": 18}
 @dataclass(frozen=True)
 class Load:
     """What is asked of the engine. context: tokens of each sequence. sequences: how many side by side.
-    tensor_parallel: devices that share every layer (1 for llama.cpp). batch: tokens of vLLM's largest batch."""
+    tensor_parallel: devices that share every layer (1 for llama.cpp). batch: tokens of vLLM's largest batch.
+    block, page: tokens of vLLM's block, and bytes of the page that a state is padded to beside an attention, 0 where
+    there are not both."""
 
     model_type: str
     context: int
@@ -90,6 +96,8 @@ class Load:
     sequences: int
     tensor_parallel: int
     batch: int
+    block: int = VLLM_BLOCK
+    page: int = 0
 
 
 def vllm(cache: Cache, load: Load) -> int:
@@ -98,15 +106,15 @@ def vllm(cache: Cache, load: Load) -> int:
     match cache:
         case KeysValues():
             slots = _vllm_slots(cache, load)
-            return slots * _heads(cache.heads, load) * (cache.key + cache.value) * _float(load)
+            return slots * _token_bytes(cache, load)
         case Latent():
             return _vllm_whole(load) * _latent_bytes(cache, load)
         case IndexKeys():
             return _vllm_whole(load) * _index_bytes(cache)
         case State():
-            return load.sequences * _state_bytes(
-                cache, load, convolution=2, recurrent=_FLOATS[cache.dtype or "bfloat16"]
-            )
+            if load.page:
+                return load.sequences * VLLM_STATES * load.page
+            return load.sequences * _vllm_state_bytes(cache, load)
         case Compressed():
             raise _unknown_compressed("vLLM")
 
@@ -118,7 +126,7 @@ def sglang(cache: Cache, load: Load) -> int:
         case KeysValues():
             if cache.window is not None and load.model_type in _SGLANG_WINDOWED:
                 tokens = tokens * SGLANG_WINDOW_SHARE[0] // SGLANG_WINDOW_SHARE[1]
-            return tokens * _heads(cache.heads, load) * (cache.key + cache.value) * _float(load)
+            return tokens * _token_bytes(cache, load)
         case Latent():
             return tokens * _latent_bytes(cache, load)
         case IndexKeys():
@@ -153,6 +161,22 @@ def llama_cpp(cache: Cache, load: Load) -> int:
             return load.sequences * _llama_cpp_compressed(cache, load)
 
 
+def vllm_pages(layers: Sequence[Layer], load: Load) -> Load:
+    """With vLLM's block and page where a model has states and attention: a block is as many tokens (a multiple of
+    16, beside a latent of 128) as make one layer's page at least a state, and states are padded to it
+    (Platform._align_hybrid_block_size)."""
+    caches = [cache for layer in layers for cache in layer]
+    state = max((_vllm_state_bytes(cache, load) for cache in caches if isinstance(cache, State)), default=0)
+    attention = next((cache for cache in caches if isinstance(cache, (KeysValues, Latent))), None)
+    if not state or attention is None:
+        return load
+    latent = isinstance(attention, Latent)
+    token = _latent_bytes(attention, load) if isinstance(attention, Latent) else _token_bytes(attention, load)
+    multiple = 128 if latent else VLLM_BLOCK
+    block = multiple * ceil(state / (multiple * token))
+    return replace(load, block=block, page=block * token)
+
+
 def vllm_batch(device_bytes: int) -> tuple[int, int]:
     """Tokens of a batch and sequences that `vllm serve` takes at most, by the size of a device."""
     if device_bytes >= 160 * 1024**3:
@@ -171,7 +195,15 @@ def llama_cpp_cells(cache: Cache, load: Load) -> int:
 
 
 def _vllm_whole(load: Load) -> int:
-    return load.sequences * ceil(load.context / VLLM_BLOCK) * VLLM_BLOCK
+    return load.sequences * ceil(load.context / load.block) * load.block
+
+
+def _vllm_state_bytes(cache: State, load: Load) -> int:
+    return _state_bytes(cache, load, convolution=2, recurrent=_FLOATS[cache.dtype or "bfloat16"])
+
+
+def _token_bytes(cache: KeysValues, load: Load) -> int:
+    return _heads(cache.heads, load) * (cache.key + cache.value) * _float(load)
 
 
 def _vllm_slots(cache: KeysValues, load: Load) -> int:

@@ -6,13 +6,17 @@ from math import lcm
 from typing import Any
 
 from cards.attention import Attention, attention
-from cards.engine_caches import CACHE_TYPES, SGLANG_WINDOW_SHARE, Load, llama_cpp, sglang, vllm, vllm_batch
+from cards.engine_caches import CACHE_TYPES, SGLANG_WINDOW_SHARE, Load, llama_cpp, sglang, vllm, vllm_batch, vllm_pages
 from cards.hardware import ENGINES
 from cards.layer_caches import Cache, Compressed, KeysValues, State
 from sixfold.errors import UsageError
 
 _BYTES: dict[str, Callable[[Cache, Load], int]] = {"vllm": vllm, "sglang": sglang, "llama.cpp": llama_cpp}
 
+
+_STEP = 1 << 16
+_LONG = 1 << 26
+"""Tokens: a multiple of every unit of allocation, and a context beyond every window."""
 
 GPU_80_GB = 80 * 1024**3
 """The device whose defaults engines are asked for where none is named."""
@@ -25,6 +29,15 @@ class Growth:
 
     nbytes: int
     tokens: int
+
+
+@dataclass(frozen=True)
+class Constant:
+    """What does not grow: windows, once full, in tokens as the model defines them, and recurrent states.
+    Bytes of one sequence on one device, without an engine's rounding."""
+
+    windows: int
+    states: int
 
 
 def kv_cache(
@@ -59,24 +72,11 @@ def growth(config: Mapping[str, Any], engine: str, *, cache_type: str = "bf16", 
     tokens = lcm(share, *ratios)
     load = load_of(found, engine, _LONG, cache_type, 1, tensor_parallel)
     # Far beyond every window, over a step that is a multiple of every unit of allocation.
-    step = tokens * _STEP
+    step = lcm(tokens, load.block) * _STEP
     longer = _total(found, engine, replace(load, context=_LONG + step)) - _total(found, engine, load)
     if engine == "llama.cpp":
         longer = -(-longer // tensor_parallel)
     return Growth(longer * tokens // step, tokens)
-
-
-_STEP = 1 << 16
-_LONG = 1 << 26
-
-
-@dataclass(frozen=True)
-class Constant:
-    """What does not grow: windows, once full, in tokens as the model defines them, and recurrent states.
-    Bytes of one sequence on one device, without an engine's rounding."""
-
-    windows: int
-    states: int
 
 
 def _total(found: Attention, engine: str, load: Load) -> int:
@@ -107,23 +107,24 @@ def load_of(
             "choose a number of devices that divides them",
         )
     shared = 1 if engine == "llama.cpp" else tensor_parallel
-    return Load(found.model_type, context, cache_type, sequences, shared, vllm_batch(device_bytes)[0])
+    load = Load(found.model_type, context, cache_type, sequences, shared, vllm_batch(device_bytes)[0])
+    return vllm_pages(found.layers, load) if engine == "vllm" else load
 
 
 def _windowed(found: Attention) -> bool:
     return any(isinstance(c, KeysValues) and c.window is not None for layer in found.layers for c in layer)
 
 
-def constant(config: Mapping[str, Any], engine: str, *, cache_type: str = "bf16") -> Constant:
+def constant(config: Mapping[str, Any], engine: str, *, cache_type: str = "bf16", tensor_parallel: int = 1) -> Constant:
     """See Constant."""
     found = attention(config)
-    load = load_of(found, engine, 1, cache_type, 1, 1)
+    load = replace(load_of(found, engine, _STEP, cache_type, 1, tensor_parallel), block=1, page=0)
     windows = states = 0
     for cache in (cache for layer in found.layers for cache in layer):
         if isinstance(cache, State):
             states += _BYTES[engine](cache, load)
         elif isinstance(cache, KeysValues) and cache.window is not None:
-            whole = replace(cache, window=None)
-            longer = _BYTES[engine](whole, replace(load, context=_STEP)) // _STEP
-            windows += cache.window * longer
+            windows += cache.window * (_BYTES[engine](replace(cache, window=None), load) // _STEP)
+    if engine == "llama.cpp":
+        windows, states = -(-windows // tensor_parallel), -(-states // tensor_parallel)
     return Constant(windows, states)

@@ -12,9 +12,9 @@ from cards.text_config import decoder_fields
 from sixfold.errors import SixfoldError
 
 _LLAMA_CPP_COMPUTE = (
-    "llama.cpp's compute buffer is computed by the rules of its allocator for dense and mixture-of-experts models of"
-    " the Llama kind; in total the prediction has been within 1 % of what llama.cpp allocated for the models measured"
-    " (benchmarks/README.md), and other kinds of attention have not been measured"
+    "llama.cpp's compute buffer is computed by the rules of its allocator; in total the prediction has been within"
+    " 0.5 % of what llama.cpp allocated or planned for every model measured (benchmarks/README.md): dense and mixtures"
+    " of experts, with grouped queries, latents, windows and gated delta nets; other kinds have not been measured"
 )
 _VLLM_COMPUTE = (
     "vLLM's compute buffers and the 1 GiB (1.5 on several GPUs) for CUDA, its graphs and NCCL are estimates that have"
@@ -29,8 +29,8 @@ _SHARES = (
     " is not counted, an estimate that has not been measured here"
 )
 _PAGES = (
-    "vLLM and SGLang pool layers of different kinds in pages of one size; what that rounds up is not counted, an"
-    " estimate that has not been measured here"
+    "layers of different kinds are counted one by one; vLLM and SGLang pool them in groups of equal size, and what that"
+    " rounds up is not counted: an estimate that has not been measured here"
 )
 
 

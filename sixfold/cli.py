@@ -14,7 +14,19 @@ import click
 from sixfold import __version__
 from sixfold.unexpected import exit_code, sentence
 
-COMMANDS = ("inspect", "plan", "prune", "calibrate", "export", "verify", "suggest", "card", "status", "recipes")
+COMMANDS = (
+    "inspect",
+    "plan",
+    "prune",
+    "calibrate",
+    "export",
+    "verify",
+    "suggest",
+    "budget",
+    "card",
+    "status",
+    "recipes",
+)
 """In the order in which they are used; each is `command` in the module sixfold.commands.<name>."""
 
 

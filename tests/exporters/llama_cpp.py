@@ -147,11 +147,10 @@ class _Llama:
         )
         return [[name, (becomes or now).upper()] for name, now, becomes in found]
 
-    def _load(self, path: str, *, vocab_only: bool, no_alloc: bool = False) -> Any:
+    def _load(self, path: str, *, vocab_only: bool) -> Any:
         params = self.lib.llama_model_default_params()
         params.put(16, ctypes.c_int32(0))
         params.put(72, ctypes.c_bool(vocab_only))
-        params.put(76, ctypes.c_bool(no_alloc))
         model = self.lib.llama_model_load_from_file(path.encode(), params)
         assert model, f"llama.cpp does not load {path}"
         return model
@@ -198,7 +197,14 @@ class _Llama:
             lambda level, text, data: lines.append(text.decode(errors="replace"))
         )
         self.lib.llama_log_set(callback, None)
-        loaded = self._load(model, vocab_only=False, no_alloc=simulate)
+        params = self.lib.llama_model_default_params()
+        params.put(16, ctypes.c_int32(0))
+        params.put(74, ctypes.c_bool(False))  # no second copy of weights, rearranged for this processor
+        if simulate:  # neither mapped nor read
+            params.put(24, ctypes.c_int32(0))
+            params.put(76, ctypes.c_bool(True))
+        loaded = self.lib.llama_model_load_from_file(model.encode(), params)
+        assert loaded, f"llama.cpp does not load {model}"
         params = self.lib.llama_context_default_params()
         assert (params.int32(4), params.int32(52), params.int32(104)) == (2048, -1, 1), "another struct than expected"
         for offset, value in ((0, context), (8, batch), (12, sequences), (20, outputs)):
@@ -206,9 +212,8 @@ class _Llama:
         params.put(52, ctypes.c_int32(int(flash)))
         params.put(104, ctypes.c_int32(cache_type))
         params.put(108, ctypes.c_int32(cache_type))
-        params.put(
-            132, ctypes.c_bool(False)
-        )  # swa_full: windows as wide as they are, as llama.cpp's programs have them
+        assert list(params.raw[136:142]) == [0, 1, 1, 1, 1, 0], "another struct than expected"
+        params.put(140, ctypes.c_bool(False))  # swa_full; windows as they are, as in llama.cpp's own programs
         made = self.lib.llama_init_from_model(loaded, params)
         assert made, "".join(lines)[-2000:]
         self.lib.llama_free(made)
