@@ -19,6 +19,9 @@ from sixfold.verdict import Verdict, stored_result, verdict_name, verdict_of
 from sixfold.workspace import PARTIAL, read_json
 
 EVALUATION = "evaluation.json"
+"""benchmarks: a list of {name, problems, passed, truncated (answers cut off at max_tokens, which count as failed),
+max_tokens, method (how it was asked and judged, in words), baseline: {passed} of the BF16 checkpoint, run the same
+way}. What is missing is left out of a card."""
 CALIBRATION = "calibration"
 _WEIGHTS = (".safetensors", ".gguf")
 
