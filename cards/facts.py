@@ -15,11 +15,11 @@ from sixfold.source_record import FILE as SOURCE
 from sixfold.source_record import FOLDER as SOURCE_FOLDER
 from sixfold.source_record import PRUNING
 from sixfold.statistics import Statistics, existing_statistics
-from sixfold.verdict import Verdict, stored_result, verdict_name, verdict_of
+from sixfold.verdict import Verdict, content_digest, stored_result, verdict_name, verdict_of
 from sixfold.workspace import PARTIAL, read_json
 
 EVALUATION = "evaluation.json"
-"""benchmarks: a list of {name, problems, passed, truncated (answers cut off at max_tokens, which count as failed),
+"""artifact: {content} as in verification.json: of other files it is as none. benchmarks: a list of {name, problems, passed, truncated (answers cut off at max_tokens, which count as failed),
 max_tokens, method (how it was asked and judged, in words), baseline: {passed} of the BF16 checkpoint, run the same
 way}. What is missing is left out of a card."""
 CALIBRATION = "calibration"
@@ -193,12 +193,17 @@ def _artifact(path: Path, source: Path, statistics: dict[str, Statistics]) -> Ar
         manifest_name=name,
         manifest=manifest,
         verification=stored_result(folder, name),
-        evaluation=read_json(folder / evaluation_name(name)),
+        evaluation=_evaluation(folder / evaluation_name(name), manifest),
         config=read_json(config_path) or {},
         config_path=config_path,
         run=read_json(folder / (name.removesuffix("manifest.json") + "run.json")),
         statistics=statistics.get(manifest["statistics"]),
     )
+
+
+def _evaluation(path: Path, manifest: dict[str, Any]) -> dict[str, Any] | None:
+    found = read_json(path) or {}
+    return found if found.get("artifact", {}).get("content") == content_digest(manifest) else None
 
 
 def _calibrations(folder: Path) -> Iterator[Statistics]:

@@ -232,11 +232,14 @@ def test_an_evaluation_is_told_with_its_method(root: Path) -> None:
         "name": "HumanEval", "problems": 164, "passed": 120, "truncated": 3, "max_tokens": 4096,
         "method": "greedy, the first code block", "baseline": {"passed": 123},
     }  # fmt: skip
-    folder = put(root, manifest("FP8"))
-    write(folder / "evaluation.json", {"benchmarks": [test]})
+    made = manifest("FP8")
+    folder = put(root, made)
+    write(folder / "evaluation.json", {"artifact": {"content": content_digest(made)}, "benchmarks": [test]})
     text = card(root, folder)
     assert "**FP8, HumanEval**: 120 of 164 (73.2%); 3 answers were cut off at 4,096 tokens and count as failed." in text
     assert "BF16, run the same way: 123 of 164. Greedy, the first code block." in text
+    put(root, manifest("FP8", files={"model.safetensors": 1}))
+    assert "HumanEval" not in card(root, folder)
 
 
 def test_text_from_a_file_cannot_break_the_card(root: Path) -> None:
