@@ -19,9 +19,9 @@ from sixfold.verdict import Verdict, content_digest, stored_result, verdict_name
 from sixfold.workspace import PARTIAL, read_json
 
 EVALUATION = "evaluation.json"
-"""artifact: {content} as in verification.json: of other files it is as none. benchmarks: a list of {name, problems, passed, truncated (answers cut off at max_tokens, which count as failed),
-max_tokens, method (how it was asked and judged, in words), baseline: {passed} of the BF16 checkpoint, run the same
-way}. What is missing is left out of a card."""
+"""artifact: {content} as in verification.json: an evaluation of other files is as none. benchmarks: a list of {name,
+problems, passed, truncated (answers cut off at max_tokens, which count as failed), max_tokens, method (how it was asked
+and judged, in words), baseline: {passed} of the BF16 checkpoint, run the same way}. What is missing is left out."""
 CALIBRATION = "calibration"
 _WEIGHTS = (".safetensors", ".gguf")
 
