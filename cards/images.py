@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cards.facts import ModelFacts
-from cards.variant import Variant
+from cards.readers import reader_of
+from cards.variant import Variant, variant_of
 from sixfold.verdict import content_digest
 from sixfold.workspace import read_json, write_if_changed
 
@@ -30,31 +31,37 @@ _NAMES = {
 
 
 def bring_charts(model: ModelFacts, folder: Path) -> None:
-    """Copy what was drawn of the model to where the card shows it, and take away what is drawn no more."""
+    """Copy what was drawn of the model and its card shows to where it shows it, and take away all other charts."""
     if not (model.root / CHARTS).is_dir():
         return
-    for name in (name for names in _NAMES.values() for name in names):
-        for file in (f"{CHARTS}/{name}.{end}" for end in ("svg", "png")):
-            if (model.root / file).is_file():
-                write_if_changed(folder / file, (model.root / file).read_bytes())
-            else:
-                (folder / file).unlink(missing_ok=True)
+    artifacts = model.of(folder)
+    engines = [engine.value for engine in reader_of(variant_of(artifacts[0], folder)).engines]
+    names = {name for section in _NAMES for name in _names(section, engines)}
+    if not any(artifact.statistics for artifact in artifacts):
+        names -= set(_NAMES["calibration"])
+    files = {f"{name}.{end}" for name in names for end in ("svg", "png")}
+    for file in files:
+        if (model.root / CHARTS / file).is_file():
+            write_if_changed(folder / CHARTS / file, (model.root / CHARTS / file).read_bytes())
+    for path in sorted((folder / CHARTS).glob("*")):
+        if path.suffix in (".svg", ".png") and not (path.name in files and (model.root / CHARTS / path.name).is_file()):
+            path.unlink()
 
 
 def charts_of(folder: Path, engines: Sequence[str]) -> dict[str, list[str]]:
-    """Images for each section of a card: pictures, which every page shows, with a link to the drawing.
+    """Images for each section of a card: pictures, with a link to the drawing.
 
     engines: that read the variant, as cards/readers.yaml names them; others' memory is left out.
     """
     return {
-        section: [
-            image
-            for name, shows in names.items()
-            if not name.startswith("memory-") or name.removeprefix("memory-") in _file_names(engines)
-            if (image := _image(folder, name, shows))
-        ]
-        for section, names in _NAMES.items()
+        section: [image for name, shows in _names(section, engines).items() if (image := _image(folder, name, shows))]
+        for section in _NAMES
     }
+
+
+def _names(section: str, engines: Sequence[str]) -> dict[str, str]:
+    others = {name for name in _NAMES["memory"] if name.removeprefix("memory-") not in _file_names(engines)}
+    return {name: shows for name, shows in _NAMES[section].items() if name not in others}
 
 
 def _image(folder: Path, name: str, shows: str) -> str:

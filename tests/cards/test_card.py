@@ -303,8 +303,11 @@ def test_charts_are_shown_where_they_are(root: Path) -> None:
     text = (folder / "README.md").read_text()
     assert "\n[![Divergence by kind of text](charts/kl-by-domain.png)](charts/kl-by-domain.svg)\n" in text
     assert (folder / "charts/kl-by-domain.svg").read_text() == "<svg/>"
-    assert "another" not in text
-    assert "llama-cpp" not in text
+    there = {path.name for path in (folder / "charts").iterdir()}
+    assert there == {"kl-by-domain.svg", "kl-by-domain.png", "memory-vllm.svg"}
+    (root / "charts/memory-vllm.svg").unlink()
+    write_cards(read_model(root))
+    assert not (folder / "charts/memory-vllm.svg").exists()
 
 
 @pytest.mark.parametrize(("suffix", "scheme", "prefix"), [("FP8", "", ""), ("GGUF", "Q4_K_M", "Tiny-Q4_K_M.gguf.")])
