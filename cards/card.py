@@ -1,99 +1,97 @@
-"""README.md of a variant's folder, rendered from its manifests and what verification stored beside them.
-
-A sentence without its fact is left out.
-"""
+"""README.md of each of a model's folders, rendered from the facts beside it."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from sixfold.checkpoint import Provenance
-from sixfold.sizes import size
-from sixfold.statistics import Statistics
-from sixfold.verdict import Verdict, stored_result, verdict_of
-from sixfold.workspace import read_json, write_atomically
+from cards.context import context_of, licence_file_in, names_of
+from cards.facts import ModelFacts
+from cards.front_matter import problems
+from cards.hand_written import changed_sections, digests, front_matter_text, is_ours, kept_fields, kept_text
+from cards.images import bring_charts
+from cards.metadata import metadata
+from cards.origins import block
+from cards.rendering import render
+from sixfold.workspace import write_atomically
 
 CARD = "README.md"
-TEMPLATES = Path(__file__).parent / "templates"
-_GGUF_LIBRARY = "gguf"
+BEFORE = "README.before.md"
+"""Where a card goes that holds what rendering would lose."""
+
+ALL_OF_IT = "all of it"
 
 
-def write_card(folder: Path, provenance: Provenance, statistics: Statistics | None) -> Path:
-    """Render the card of `folder` from all manifests in it.
+@dataclass(frozen=True)
+class Written:
+    """One card after `write_cards`. changed: whether its text is another than before. problems: what the Hub would
+    refuse. lost: sections whose changes are only in README.before.md now, (ALL_OF_IT,) of a card from elsewhere."""
 
-    statistics: shown where a manifest names their digest, which other statistics cannot have.
-    Returns the card's path. The card is outside the manifests' hashes.
+    folder: Path
+    changed: bool
+    problems: tuple[str, ...]
+    lost: tuple[str, ...]
+
+    @property
+    def path(self) -> Path:
+        return self.folder / CARD
+
+
+def card_text(model: ModelFacts, folder: Path, owner: str = "", old: str | None = None) -> str:
+    """The card of one of the model's folders as it should be now, with what a person wrote into the present one.
+
+    owner: user or organization whose repositories <owner>/<model>-<suffix> the card links to, "" where none is known.
+    old: a card in place of the present one, "" for none.
     """
-    manifests = read_manifests(folder)
-    used = statistics is not None and any(m["statistics"] == statistics.digest for m in manifests)
-    text = render(manifests, provenance, statistics.manifest if used and statistics else None, read_verdicts(folder))
-    write_atomically(folder / CARD, text.encode())
-    return folder / CARD
+    context = context_of(model, folder, owner)
+    body, figures = render("variant.md.j2", context)
+    names = names_of(model, folder, owner)
+    languages = names.source.language
+    fields = metadata(context["mine"], names, licence_file_in(folder), languages)
+    return assembled(fields, body, figures, _read(folder / CARD) if old is None else old)
 
 
-def read_manifests(folder: Path) -> list[dict[str, Any]]:
-    """manifest.json of a Hugging Face folder, or one `<file>.manifest.json` for each GGUF, smallest artifact first."""
-    found = [read_json(path) for path in sorted(folder.glob("*manifest.json"))]
-    return sorted((m for m in found if m is not None), key=lambda m: sum(f["bytes"] for f in m["files"].values()))
+def assembled(fields: Mapping[str, Any], body: str, figures: list[dict[str, Any]], old: str) -> str:
+    """Front matter, text and the record of its figures, with what a person wrote in the old card ("" for none)."""
+    sections, tags = digests(body), list(fields["tags"])
+    kept = kept_fields(old, fields) if is_ours(old) else fields
+    return f"{front_matter_text(kept)}{kept_text(old, body)}\n{block(figures, sections, tags)}"
 
 
-def read_verdicts(folder: Path) -> dict[str, Verdict]:
-    """Name of the recipe -> what was measured of the artifact as it is now."""
-    found = {path.name: (read_json(path), stored_result(folder, path.name)) for path in folder.glob("*manifest.json")}
-    return {m["recipe"]["name"]: verdict_of(result) for m, result in found.values() if m is not None and result}
+def write_cards(model: ModelFacts) -> tuple[Written, ...]:
+    """Render every card of the model, and write those that changed."""
+    return tuple(render_card(model, folder) for folder in model.folders)
 
 
-def render(
-    manifests: list[dict[str, Any]],
-    provenance: Provenance,
-    calibration: Mapping[str, Any] | None,
-    verdicts: Mapping[str, Verdict],
-) -> str:
-    """Markdown with YAML front matter. Raises jinja2's UndefinedError where the template lacks a fact."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["size"] = size
-    return environment.get_template("variant.md.j2").render(
-        front_matter=yaml.safe_dump(_front_matter(manifests, provenance), sort_keys=False, allow_unicode=True),
-        manifests=manifests,
-        first=manifests[0],
-        provenance=provenance,
-        measured=[(name, v) for m in manifests if (v := verdicts.get(name := m["recipe"]["name"])) and v.as_run],
-        failures=[failure for verdict in verdicts.values() for failure in verdict.failures],
-        calibration=calibration,
-        tokens=_calibration_tokens(calibration),
-        calibrated=[m["recipe"]["name"] for m in manifests if m["statistics"]],
-        statistics=next((m["statistics"] for m in manifests if m["statistics"]), None),
-        files={name: record for manifest in manifests for name, record in manifest["files"].items()},
-        command=_command(manifests),
-    )
+def render_card(model: ModelFacts, folder: Path) -> Written:
+    """One of them, with the charts that it shows."""
+    bring_charts(model, folder)
+    return write_card(folder, card_text(model, folder))
 
 
-def _front_matter(manifests: list[dict[str, Any]], provenance: Provenance) -> dict[str, Any]:
-    recipe = manifests[0]["recipe"]
-    fields = {
-        "license": provenance.license,
-        "license_name": provenance.license_name,
-        "license_link": provenance.license_link,
-        "base_model": provenance.base_model,
-        "base_model_relation": "quantized" if provenance.base_model and recipe["exporter"] != "bf16" else "",
-        "library_name": _GGUF_LIBRARY if recipe["exporter"] == "gguf" else "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": sorted({"sixfold", *(m["recipe"]["scheme"].lower() for m in manifests)}),
-    }
-    return {key: value for key, value in fields.items() if value}
+def write_card(folder: Path, text: str) -> Written:
+    """A card that a person changed where changes do not last, or that is not ours, is kept as README.before.md."""
+    path = folder / CARD
+    old = _read(path)
+    changed = text != old
+    lost = lost_sections(old)
+    if changed and lost:
+        write_atomically(folder / BEFORE, old.encode())
+    if changed:
+        write_atomically(path, text.encode())
+    return Written(folder, changed, problems(text), lost if changed else ())
 
 
-def _calibration_tokens(calibration: Mapping[str, Any] | None) -> int | None:
-    if calibration is None or "tokens" not in calibration:
-        return None
-    return int(calibration["tokens"]["samples"] * calibration["tokens"]["length"])
+def lost_sections(old: str) -> tuple[str, ...]:
+    """What would be lost if a card were rendered again."""
+    if not old:
+        return ()
+    return changed_sections(old) if is_ours(old) else (ALL_OF_IT,)
 
 
-def _command(manifests: list[dict[str, Any]]) -> str:
-    names = " ".join(manifest["recipe"]["name"] for manifest in manifests)
-    return f"sixfold export MODEL {names}"
+def is_current(model: ModelFacts, folder: Path) -> bool:
+    return _read(folder / CARD) == card_text(model, folder)
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""

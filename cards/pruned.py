@@ -1,16 +1,18 @@
 """README.md of a pruned checkpoint, rendered from the files beside it alone."""
 
 from pathlib import Path
-from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from cards.card import CARD, TEMPLATES
-from sixfold.provenance import Provenance, read_provenance
-from sixfold.sizes import size
+from cards.card import CARD, assembled, write_card
+from cards.context import licence_file_in
+from cards.metadata import licence_fields, stated
+from cards.rendering import hub_link, render
+from cards.traced import Fact, derived, shown
+from cards.variant import fact_of, table
+from sixfold.provenance import FILE as PROVENANCE
 from sixfold.statistics import Statistics
-from sixfold.workspace import read_json, write_atomically
+from sixfold.workspace import read_json
 
 
 def write_pruned_card(folder: Path, statistics: Statistics | None) -> Path:
@@ -18,41 +20,38 @@ def write_pruned_card(folder: Path, statistics: Statistics | None) -> Path:
 
     statistics: the calibration that the plan names, None where it is not at hand; its texts are left out then.
     """
-    facts = {name: read_json(folder / f"{name}.json") or {} for name in ("manifest", "plan", "verification")}
-    text = render(facts, read_provenance(folder, None), statistics)
-    write_atomically(folder / CARD, text.encode())
-    return folder / CARD
+    return write_card(folder, pruned_card_text(folder, statistics)).path
 
 
-def render(facts: dict[str, dict[str, Any]], provenance: Provenance, statistics: Statistics | None) -> str:
-    """Markdown with YAML front matter. Raises jinja2's UndefinedError where the template lacks a fact."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+def pruned_card_text(folder: Path, statistics: Statistics | None) -> str:
+    """The card as it should be, with what a person wrote into the present one."""
+    manifest, plan, verification = (
+        fact_of(read_json(folder / name) or {}, folder / name, folder)
+        for name in ("manifest.json", "plan.json", "verification.json")
     )
-    environment.filters["size"] = size
-    environment.filters["billions"] = lambda count: f"{count / 1e9:.3g} billion"
-    plan = facts["plan"]
-    kept = sorted({len(layer["kept"]) for layer in plan["layers"]})
-    return environment.get_template("pruned.md.j2").render(
-        front_matter=yaml.safe_dump(_front_matter(provenance, plan), sort_keys=False, allow_unicode=True),
-        provenance=provenance,
-        plan=plan,
-        kept=str(kept[0]) if len(kept) == 1 else f"{kept[0]} to {kept[-1]}",
-        experts=plan["layers"][0]["experts"],
-        verification=facts["verification"],
-        manifest=facts["manifest"],
-        calibration=None if statistics is None else statistics.manifest,
+    provenance = fact_of(yaml.safe_load((folder / PROVENANCE).read_text(encoding="utf-8")), folder / PROVENANCE, folder)
+    # The statistics are of the original and lie in its own output folder, wherever that is.
+    calibration = Fact(dict(statistics.manifest) if statistics else None, "option:artifacts/calibration/manifest.json")
+    body, figures = render(
+        "pruned.md.j2",
+        {
+            "provenance": provenance,
+            "plan": plan,
+            "kept": shown(derived("kept_experts", plan.layers)),
+            "experts": plan.layers[0].experts,
+            "verification": verification,
+            "manifest": manifest,
+            "calibration": calibration,
+            "base_link": hub_link(shown(provenance.base_model)) if provenance.base_model else "",
+            "reap": table("credits.yaml")[0].link,
+        },
     )
-
-
-def _front_matter(provenance: Provenance, plan: dict[str, Any]) -> dict[str, Any]:
     fields = {
-        "license": provenance.license,
-        "license_name": provenance.license_name,
-        "license_link": provenance.license_link,
-        "base_model": provenance.base_model,
+        **licence_fields(provenance, licence_file_in(folder)),
+        "base_model": provenance.base_model.value,
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": sorted({"sixfold", "pruned", "moe", plan["criterion"]}),
+        "tags": sorted({"sixfold", "pruned", "moe", plan.criterion.value}),
     }
-    return {key: value for key, value in fields.items() if value}
+    path = folder / CARD
+    return assembled(stated(fields), body, figures, path.read_text(encoding="utf-8") if path.is_file() else "")

@@ -14,7 +14,19 @@ import click
 from sixfold import __version__
 from sixfold.unexpected import exit_code, sentence
 
-COMMANDS = ("inspect", "plan", "prune", "calibrate", "export", "verify", "suggest", "budget", "status", "recipes")
+COMMANDS = (
+    "inspect",
+    "plan",
+    "prune",
+    "calibrate",
+    "export",
+    "verify",
+    "suggest",
+    "budget",
+    "card",
+    "status",
+    "recipes",
+)
 """In the order in which they are used; each is `command` in the module sixfold.commands.<name>."""
 
 
@@ -38,13 +50,7 @@ class _Commands(click.Group):
 )
 @click.version_option(__version__, prog_name="sixfold")
 def cli() -> None:
-    """One BF16 checkpoint in; every quantized format that people run out.
-
-    MODEL is a folder or a Hugging Face id. FORMAT is a recipe's name (`sixfold recipes` lists them), a set such as gguf
-    or all-formats, or the path of a recipe of your own.
-
-    Exit codes: 0 done, 1 failed, 2 bad usage, 3 a quality gate failed, 130 interrupted.
-    """
+    """One BF16 checkpoint in; every quantized format that people run out."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

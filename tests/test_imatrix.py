@@ -57,9 +57,9 @@ def test_gguf_is_weighted_by_it(made: tuple[Path, Path, list[dict[str, Any]]]) -
 def test_the_card_says_whose_it_is(made: tuple[Path, Path, list[dict[str, Any]]]) -> None:
     matrix, _, rows = made
     card = (Path(rows[1]["folder"]) / "README.md").read_text()
-    assert "Weighted (gguf-q4_k_m) by an importance matrix that was made elsewhere" in card
-    assert f"(`imatrix.gguf`, sha256 `{sha256_of(matrix)[:16]}...`), of 64 chunks of 512 tokens, from a.txt" in card
-    assert "Calibrated" not in card
+    assert "**Importance matrix** (Q4_K_M): made elsewhere" in card
+    assert f"(`imatrix.gguf`, sha256 `{sha256_of(matrix)[:16]}`), of 64 chunks of 512 tokens, from a.txt" in card
+    assert "Calibration" not in card
 
 
 def test_formats_that_need_more_say_so(made: tuple[Path, Path, list[dict[str, Any]]]) -> None:
@@ -155,5 +155,5 @@ def test_layers_that_transformers_does_not_run_are_told_of_by_every_format(
         assert set(dtypes.values()) == {"copy"}
     (row,) = sixfold("export", str(model), "gguf-q4_k_m", *out)
     assert left in row["notes"]
-    assert left in (Path(row["folder"]) / "README.md").read_text()
+    assert left[1:] in (Path(row["folder"]) / "README.md").read_text()
     assert not any(name.startswith("blk.2.") for name in tensors_of(next(Path(row["folder"]).glob("*.gguf"))))

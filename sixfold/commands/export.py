@@ -1,6 +1,6 @@
 """sixfold export: make artifacts, with whatever they need before and the card after."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sixfold.commands.card import render_cards, tell
 from sixfold.commands.options import (
     Model,
     formats_argument,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from exporters.run import Exported
     from sixfold.memory import Allowed
+    from sixfold.provenance import Provenance
     from sixfold.recipe import Calibration, Recipe
     from sixfold.source import Source
     from sixfold.statistics import Statistics
@@ -65,14 +67,13 @@ def command(
 
     source = model.open()
     workspace = Workspace(out, source.checkpoint.name)
-    _warn(source, quiet=as_json)
     outcomes = make_all(
         source,
         recipes,
         workspace,
         threads,
         allowed,
-        restated=bool(model.stated),
+        stated=model.stated,
         verify=not no_verify,
         quiet=as_json,
     )
@@ -102,19 +103,21 @@ def make_all(
     threads: int,
     allowed: "Allowed",
     *,
-    restated: bool,
+    stated: Mapping[str, str],
     verify: bool,
     quiet: bool,
 ) -> list[Outcome]:
     """Every recipe in turn. One that fails is reported and does not stop the others.
 
-    restated: the provenance was stated anew, so that cards are rendered again also where nothing else changed.
+    stated: the provenance that options state, for cards.
     """
     from exporters.run import check_disk, export, plan_all
+    from sixfold.source_record import record_source
     from sixfold.unexpected import exit_code, sentence
 
     planned = plan_all(source, recipes)
     check_disk(source, planned, workspace)
+    _warn(source, record_source(source.checkpoint, stated, workspace.folder), quiet=quiet)
     statistics: dict[Calibration, Statistics] = {}
     outcomes = []
     for recipe, refusal in ((entry.recipe, entry.refusal) for entry in planned):
@@ -126,8 +129,7 @@ def make_all(
             tokens = partial(_tokens, source, recipe, quiet)
             done = export(source, recipe, workspace, found, threads=threads, progress=progress, tokens=tokens)
             verdict = _verify(source, done) if verify else None
-            if restated or done.described or not (done.folder / "README.md").is_file():
-                _complete(source, recipe, workspace, done, found)
+            _complete(recipe, workspace, done, found, quiet)
         except Exception as error:  # a night's other formats must not be lost to a defect in one
             outcomes.append(Outcome(recipe.name, done, sentence(error), exit_code(error)))
             _say(f"{recipe.name} failed: {outcomes[-1].error}", quiet)
@@ -136,6 +138,10 @@ def make_all(
         for reason in done.reasons:
             _say(f"{recipe.name} was made again: {reason}", quiet)
         _say(f"{recipe.name} {'is current' if done.skipped else 'done'}, {size(done.nbytes)}", quiet)
+    try:
+        render_cards(workspace.folder, quiet=quiet)
+    except Exception as error:  # the artifacts are sound all the same
+        _say(f"not all cards could be rendered: {sentence(error)}", quiet)
     return outcomes
 
 
@@ -154,12 +160,12 @@ def _rows(outcomes: Sequence[Outcome]) -> list[Row]:
     ]
 
 
-def _warn(source: "Source", *, quiet: bool) -> None:
+def _warn(source: "Source", provenance: "Provenance", *, quiet: bool) -> None:
     """Say what the source lacks that every artifact will lack."""
     checkpoint = source.checkpoint
     if not any(name.startswith("tokenizer") for name in checkpoint.extras):
         _say(f"{checkpoint.location} holds no tokenizer, so the artifacts will hold none: engines need one", quiet)
-    if not checkpoint.provenance.license:
+    if not provenance.license:
         _say("no licence is stated (--license, or provenance.yaml beside the weights), so cards will name none", quiet)
 
 
@@ -221,20 +227,19 @@ def _tokens(source: "Source", recipe: "Recipe", quiet: bool) -> "torch.Tensor":
 
 
 def _complete(
-    source: "Source", recipe: "Recipe", workspace: "Workspace", done: "Exported", statistics: "Statistics | None"
+    recipe: "Recipe", workspace: "Workspace", done: "Exported", statistics: "Statistics | None", quiet: bool
 ) -> None:
     """What stands beside the artifact: the importance matrix for GGUF, and the card."""
     from calibration.imatrix import FILE as IMATRIX
-    from cards.card import write_card
-    from sixfold.statistics import existing_statistics
+    from cards.card import render_card
+    from cards.facts import read_model
     from sixfold.workspace import write_if_changed
 
-    calibration = workspace.calibration(recipe.calibration)
     if recipe.exporter == "gguf" and statistics is not None:
         name = statistics.imatrix["kept_as"] if statistics.imatrix else IMATRIX
-        write_if_changed(done.folder / name, (calibration / name).read_bytes())
-    # Other artifacts in the same folder may have been made with statistics that this one did not need.
-    write_card(done.folder, source.checkpoint.provenance, statistics or existing_statistics(calibration))
+        if done.described or not (done.folder / name).is_file():
+            write_if_changed(done.folder / name, (workspace.calibration(recipe.calibration) / name).read_bytes())
+    tell(render_card(read_model(workspace.folder), done.folder), quiet)
 
 
 def _as_data(outcome: Outcome) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sixfold.commands.card import render_cards
 from sixfold.commands.options import Model, json_option, out_option
 from sixfold.commands.terminal import heading, print_json, print_table, progress, share
 from sixfold.commands.verdicts import Row, failures, print_verdicts, rows_in
@@ -72,6 +73,7 @@ def _verify_all(source: "Source", out: Path, as_json: bool) -> int:
     if not found:
         raise SixfoldError(f"there is no variant of {source.checkpoint.name} in {folder}", "make some: sixfold export")
     rows = [Row(variant, path, nbytes, verdict_of(judged(path, source, progress))) for variant, path, nbytes in found]
+    render_cards(folder, quiet=as_json)
     if as_json:
         print_json([row_as_data(row) for row in rows])
     else:
@@ -90,6 +92,7 @@ def _verify(artifact: Path, source: "Source | None", as_json: bool) -> int:
 
     verification = judge(artifact, source, progress)
     written = write_result(verification)
+    render_cards((artifact if artifact.is_dir() else artifact.parent).absolute().parent, quiet=as_json)
     if as_json:
         print_json(as_data(verification))
     else:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
+from cards.origins import wrong_figures
 from cards.pruned import write_pruned_card
 from sixfold.provenance import Provenance, provenance_text
 from sixfold.statistics import Statistics
@@ -55,8 +56,8 @@ def test_sizes_and_cost_are_those_of_the_files(tmp_path: Path) -> None:
     assert "| weights (decimal) | 2 GB | 1.6 GB |" in text
     assert "| parameters | 1 billion | 0.8 billion |" in text
     assert "| experts in a layer | 4 | 3 |" in text
-    assert "| code | 99 | 10.00 | 12.35 | 0.2512 | 0.725 |" in text
-    assert "| `model.safetensors` | 1.6 GB | 1600000123 | `aaaaaaaaaaaaaaaa...` |" in text
+    assert "| code | 99 | 10.00 | 12.35 | 0.2512 | 72.5% |" in text
+    assert f"| `model.safetensors` | 1,600,000,123 | `{'a' * 64}` |" in text
     assert "largest difference 3.2e-07" in text
     assert "- Something a reader should know." in text
 
@@ -71,16 +72,24 @@ def test_front_matter_carries_the_licence(tmp_path: Path) -> None:
 def test_what_nobody_stated_is_left_out(tmp_path: Path) -> None:
     text = card(tmp_path, provenance=Provenance(name="Tiny-REAP-3"))
     assert "license" not in text
-    assert "Credit" not in text
-    assert "The original is" not in text
+    for absent in ("By:", "How it was made", "The original"):
+        assert absent not in text
 
 
 def test_texts_are_told_by_domain(tmp_path: Path) -> None:
     tokens = {"samples": 64, "length": 512, "domains": {"code": {"samples": 40}, "prose": {"samples": 24}}}
     text = card(tmp_path, statistics=Statistics(tmp_path, {"tokens": tokens}))
-    assert "Judged on 32768 tokens (64 samples of 512)" in text
+    assert "Judged on 32,768 tokens (64 samples of 512)" in text
     assert "| code | 40 |" in text
     assert "Judged on" not in card(tmp_path)
+
+
+def test_every_figure_is_in_its_file(tmp_path: Path) -> None:
+    text = card(tmp_path)
+    assert wrong_figures(text, tmp_path) == ()
+    (tmp_path / "plan.json").write_text(json.dumps({**PLAN, "ratio": 0.5}))
+    (wrong,) = wrong_figures(text, tmp_path)
+    assert "'25%' is 0.5 in plan.json#/ratio" in wrong
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,221 @@
+"""Everything that is on disk about a model's artifacts, read once: what cards, reports and publishing state.
+
+Nothing here is computed from weights. A result that is of other files than the artifact's present ones is as none.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sixfold.errors import SixfoldError
+from sixfold.provenance import Provenance
+from sixfold.source_record import FILE as SOURCE
+from sixfold.source_record import FOLDER as SOURCE_FOLDER
+from sixfold.source_record import PRUNING
+from sixfold.statistics import Statistics, existing_statistics
+from sixfold.verdict import Verdict, content_digest, stored_result, verdict_name, verdict_of
+from sixfold.workspace import PARTIAL, read_json
+
+EVALUATION = "evaluation.json"
+"""artifact: {content} as in verification.json: an evaluation of other files is as none. benchmarks: a list of {name,
+problems, passed, truncated (answers cut off at max_tokens, which count as failed), max_tokens, method (how it was asked
+and judged, in words), baseline: {passed} of the BF16 checkpoint, run the same way}. What is missing is left out."""
+CALIBRATION = "calibration"
+_WEIGHTS = (".safetensors", ".gguf")
+
+
+@dataclass(frozen=True)
+class ArtifactFacts:
+    """One artifact: a Hugging Face folder, or one GGUF file of a folder that holds several.
+
+    recipe, title: name and title of its recipe. file: name of the GGUF file, None of a folder. nbytes: of all files
+    that the manifest lists; weight_nbytes: of those that hold weights. manifest, verification, evaluation, config, run:
+    the files' content, None (config: {}) where there is none; config is that of the source for GGUF.
+    statistics: the calibration that the manifest names, None where it used none or it is not there any more.
+    """
+
+    folder: Path
+    manifest_name: str
+    manifest: dict[str, Any]
+    verification: dict[str, Any] | None
+    evaluation: dict[str, Any] | None
+    config: dict[str, Any]
+    config_path: Path
+    run: dict[str, Any] | None
+    statistics: Statistics | None
+
+    @property
+    def recipe(self) -> str:
+        return str(self.manifest["recipe"]["name"])
+
+    @property
+    def title(self) -> str:
+        return str(self.manifest["recipe"]["title"])
+
+    @property
+    def exporter(self) -> str:
+        return str(self.manifest["recipe"]["exporter"])
+
+    @property
+    def scheme(self) -> str:
+        return str(self.manifest["recipe"]["scheme"])
+
+    @property
+    def file(self) -> str | None:
+        return None if self.manifest_name == "manifest.json" else self.manifest_name.removesuffix(".manifest.json")
+
+    @property
+    def label(self) -> str:
+        """What tells it from its siblings: "FP8", "Q4_K_M"."""
+        recipe = self.manifest["recipe"]
+        return str(recipe["suffix"] if self.file is None else recipe["scheme"])
+
+    @property
+    def nbytes(self) -> int:
+        return sum(record["bytes"] for record in self.manifest["files"].values())
+
+    @property
+    def weight_files(self) -> tuple[str, ...]:
+        return tuple(name for name in self.manifest["files"] if name.endswith(_WEIGHTS))
+
+    @property
+    def weight_nbytes(self) -> int:
+        return sum(self.manifest["files"][name]["bytes"] for name in self.weight_files)
+
+    @cached_property
+    def verdict(self) -> Verdict | None:
+        """None where the artifact as it is now was not verified."""
+        return None if self.verification is None else verdict_of(self.verification)
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.folder / self.manifest_name
+
+    @property
+    def verification_path(self) -> Path:
+        return self.folder / verdict_name(self.manifest_name)
+
+    @property
+    def evaluation_path(self) -> Path:
+        return self.folder / evaluation_name(self.manifest_name)
+
+
+@dataclass(frozen=True)
+class PruningFacts:
+    """What `sixfold prune` left beside the checkpoint; see pruning.plan_file and pruning.verdict for the contents."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    plan: dict[str, Any]
+    verification: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """All artifacts of one checkpoint, largest first, the GGUF files last.
+
+    source: source/source.json, {} where an older version made the artifacts. config: of the source, {} where unknown.
+    calibration: manifest of the statistics of the default profile, None where there are none.
+    """
+
+    root: Path
+    name: str
+    source: dict[str, Any]
+    config: dict[str, Any]
+    provenance: Provenance
+    artifacts: tuple[ArtifactFacts, ...]
+    calibration: dict[str, Any] | None
+    pruning: PruningFacts | None
+
+    @property
+    def hub_id(self) -> str:
+        """Where the checkpoint stands on the Hub, as far as is known; "" of a local folder."""
+        return str(self.source.get("hub", ""))
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Each folder once, in the order of the artifacts."""
+        return tuple(dict.fromkeys(artifact.folder for artifact in self.artifacts))
+
+    def of(self, folder: Path) -> tuple[ArtifactFacts, ...]:
+        """The artifacts in one folder."""
+        return tuple(artifact for artifact in self.artifacts if artifact.folder == folder)
+
+
+def read_model(root: Path) -> ModelFacts:
+    """root: <out>/<model>, as a run leaves it. Raises SixfoldError where no finished artifact is in it."""
+    source_folder = root / SOURCE_FOLDER
+    source = read_json(source_folder / SOURCE) or {}
+    statistics = {found.digest: found for found in _calibrations(root / CALIBRATION)}
+    artifacts = [_artifact(path, source_folder, statistics) for path in _manifests(root)]
+    if not artifacts:
+        raise SixfoldError(f"{root} holds no finished artifact", "make one with `sixfold export MODEL`")
+    artifacts.sort(key=lambda a: (a.file is not None, -a.nbytes))
+    return ModelFacts(
+        root=root,
+        name=str(artifacts[0].manifest["model"]),
+        source=source,
+        config=read_json(source_folder / "config.json") or next((a.config for a in artifacts if a.config), {}),
+        provenance=Provenance(**source.get("provenance", {})),
+        artifacts=tuple(artifacts),
+        calibration=read_json(root / CALIBRATION / "manifest.json"),
+        pruning=_pruning(source_folder / PRUNING),
+    )
+
+
+def evaluation_name(manifest_name: str) -> str:
+    """manifest.json -> evaluation.json; X.gguf.manifest.json -> X.gguf.evaluation.json."""
+    return manifest_name.removesuffix("manifest.json") + EVALUATION
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether `read_model` finds artifacts there."""
+    return folder.is_dir() and next(_manifests(folder), None) is not None
+
+
+def _manifests(root: Path) -> Iterator[Path]:
+    """Of artifacts that recipes made; not of calibration, of the source or of what is unfinished."""
+    for path in sorted(root.glob("*/*manifest.json")):
+        if path.parent.name not in (CALIBRATION, SOURCE_FOLDER, PARTIAL) and "recipe" in (read_json(path) or {}):
+            yield path
+
+
+def _artifact(path: Path, source: Path, statistics: dict[str, Statistics]) -> ArtifactFacts:
+    folder, name = path.parent, path.name
+    manifest = read_json(path)
+    assert manifest is not None
+    own = folder / "config.json"
+    config_path = own if own.is_file() else source / "config.json"
+    return ArtifactFacts(
+        folder=folder,
+        manifest_name=name,
+        manifest=manifest,
+        verification=stored_result(folder, name),
+        evaluation=_evaluation(folder / evaluation_name(name), manifest),
+        config=read_json(config_path) or {},
+        config_path=config_path,
+        run=read_json(folder / (name.removesuffix("manifest.json") + "run.json")),
+        statistics=statistics.get(manifest["statistics"]),
+    )
+
+
+def _evaluation(path: Path, manifest: dict[str, Any]) -> dict[str, Any] | None:
+    found = read_json(path) or {}
+    return found if found.get("artifact", {}).get("content") == content_digest(manifest) else None
+
+
+def _calibrations(folder: Path) -> Iterator[Statistics]:
+    """Of the default profile and of all others."""
+    for candidate in (folder, *sorted(folder.glob("profile-*"))):
+        found = existing_statistics(candidate)
+        if found is not None:
+            yield found
+
+
+def _pruning(folder: Path) -> PruningFacts | None:
+    manifest, plan, verification = (read_json(folder / f"{name}.json") for name in ("manifest", "plan", "verification"))
+    if manifest is None or plan is None or verification is None:
+        return None
+    return PruningFacts(folder, manifest, plan, verification)
