@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import cos, hypot, radians, sin
+from math import cos, hypot, inf, radians, sin
 
 from cards.charts.marks import RADIUS, SIZE, width_of
 
@@ -11,6 +11,7 @@ _DIRECTIONS = (0, 180, 30, -30, 150, -150, 90, -90, 60, -60, 120, -120)
 """In degrees, best first: to the right of the point, to its left, and so on; 90 is below."""
 _DISTANCES = (9, 16, 26, 38, 52, 68)
 _PAD = 2.0
+Spot = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,12 @@ def place(points: Sequence[tuple[float, float, str]], bounds: Box, taken: Sequen
     placed: dict[int, Placed] = {}
     for index in sorted(range(len(points)), key=lambda i: (_room(i, points), i)):
         x, y, label = points[index]
-        best = min(_candidates(x, y, label), key=lambda found: _cost(found[1], boxes, bounds, found[0]))
+        others = [(u, v) for i, (u, v, _) in enumerate(points) if i != index]
+
+        def cost(found: tuple[int, Placed], x: float = x, y: float = y, others: list[Spot] = others) -> float:
+            return _cost(found[1], boxes, bounds, found[0]) + _mistaken(found[1].box, (x, y), others)
+
+        best = min(_candidates(x, y, label), key=cost)
         placed[index] = best[1]
         boxes.append(best[1].box)
     return [placed[index] for index in range(len(points))]
@@ -83,6 +89,17 @@ def _room(index: int, points: Sequence[tuple[float, float, str]]) -> float:
 
 def _cost(placed: Placed, others: Sequence[Box], bounds: Box, rank: int) -> float:
     return 40 * placed.box.beyond(bounds) + sum(10 * placed.box.shared(other) for other in others) + rank
+
+
+def _mistaken(box: Box, own: Spot, others: Sequence[Spot]) -> float:
+    """What it costs that a label stands nearer to another's point than to its own: it would be read as that one's."""
+    nearest = min((_distance(box, other) for other in others), default=inf)
+    return 15 * max(0.0, _distance(box, own) + 4 - nearest)
+
+
+def _distance(box: Box, spot: Spot) -> float:
+    x, y = spot
+    return hypot(max(box.left - x, 0, x - box.right), max(box.top - y, 0, y - box.bottom))
 
 
 def _candidates(x: float, y: float, label: str) -> list[tuple[int, Placed]]:
