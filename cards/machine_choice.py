@@ -27,7 +27,7 @@ def machine_choice(model: ModelFacts) -> dict[str, Any]:
     contexts   tokens, ascending
     engines    [{name, title, caches}]
     machines   [{name, title, devices, chips, note, usable: {engine: bytes of one device}, overhead: {engine: key}}]
-    own        for a machine that the reader describes: {devices, utilization, margin, overhead: {"engine|devices": key}}
+    own        for a machine that readers describe: {devices, utilization, margin, overhead: {"engine|devices": key}}
     overhead   key -> per cache type per context: [KV cache, compute buffers, reserve] in bytes on one device
     variants   smallest first: [{label, recipe, link, series, engines, hardware, weights: {devices: bytes on each},
                kl, top1, state, why}]; kl null where it was not measured; state "passed", "failed" or "unverified"

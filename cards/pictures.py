@@ -37,13 +37,11 @@ class Picture:
 def pictures(model: ModelFacts) -> tuple[Picture, ...]:
     every = variants_of(model, model.root)
     measured = [variant for variant in every if variant.as_run]
-    return tuple(
-        [
-            _size_and_kl(model.name, every, measured),
-            _kl_by_domain(model.name, measured),
-            *_memory(model, every),
-            _layer_errors(model.name, measured),
-        ]
+    return (
+        _size_and_kl(model.name, every, measured),
+        *_memory(model, every),
+        _kl_by_domain(model.name, measured),
+        _layer_errors(model.name, measured),
     )
 
 
