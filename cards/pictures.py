@@ -1,12 +1,14 @@
 """The charts of a model, drawn from its facts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from cards.charts.kl_by_domain import DomainRow, kl_by_domain
 from cards.charts.layer_errors import LayerLine, layer_errors
 from cards.charts.memory_and_context import Machine, MemoryLine, memory_and_context
+from cards.charts.png import png
 from cards.charts.size_and_kl import Measured, size_and_kl
 from cards.facts import ModelFacts
 from cards.hardware import hardware
@@ -15,7 +17,9 @@ from cards.readers import TITLES, budgeted
 from cards.variant import Variant, variants_of
 from sixfold.errors import SixfoldError
 from sixfold.sizes import size
+from sixfold.workspace import write_if_changed
 
+CHARTS = "charts"
 NARROW = 350
 """Width of what a phone is shown, in CSS pixels."""
 DRAWN = ("vllm", "llama.cpp")
@@ -43,6 +47,18 @@ def pictures(model: ModelFacts) -> tuple[Picture, ...]:
         _kl_by_domain(model.name, measured),
         _layer_errors(model.name, measured),
     )
+
+
+def write_pictures(root: Path, charts: Sequence[Picture], heat_maps: Mapping[str, str]) -> None:
+    """<root>/charts/<name>.svg and .png of all that could be drawn. heat_maps: name -> SVG, "" for none."""
+    drawn = {picture.name: picture.svg for picture in charts} | dict(heat_maps)
+    for name, svg in drawn.items():
+        for ending, content in ((".svg", svg.encode()), (".png", png(svg) if svg else b"")):
+            path = root / CHARTS / f"{name}{ending}"
+            if svg:
+                write_if_changed(path, content)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def series_of(every: Sequence[Variant]) -> dict[str, int]:

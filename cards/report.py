@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from markupsafe import Markup
 from cards.facts import ModelFacts
 from cards.html_figures import absent, figure, raw, words
 from cards.machine_choice import machine_choice
-from cards.pictures import Picture, label_of, pictures, series_of
-from cards.readers import budgeted
+from cards.pictures import Picture, label_of, series_of
 from cards.traced import Derived, Fact, derived
 from cards.variant import Variant, fact_of, variants_of
 from sixfold.drawing import DARK, LIGHT, Theme
+from sixfold.errors import SixfoldError
 from sixfold.safetensors_header import read_header
 from sixfold.source_record import FILE as SOURCE
 from sixfold.source_record import FOLDER
@@ -60,16 +61,17 @@ class Row:
         return f"{artifact.folder.name}/{artifact.file or ''}"
 
 
-def write_report(model: ModelFacts, coverage: HeatMap, saliency: HeatMap) -> Path:
+def write_report(model: ModelFacts, charts: Sequence[Picture], coverage: HeatMap, saliency: HeatMap) -> Path:
     """In the model's folder; left alone where nothing changed. Returns its path."""
     path = model.root / REPORT
-    write_if_changed(path, report_html(model, coverage, saliency).encode())
+    write_if_changed(path, report_html(model, charts, coverage, saliency).encode())
     return path
 
 
-def report_html(model: ModelFacts, coverage: HeatMap, saliency: HeatMap) -> str:
-    """The page. coverage, saliency: heat maps of tokens that reached each expert, and of which experts stayed."""
-    return _environment().get_template("page.html.j2").render(_context(model, coverage, saliency))
+def report_html(model: ModelFacts, charts: Sequence[Picture], coverage: HeatMap, saliency: HeatMap) -> str:
+    """The page. charts: of cards.pictures. coverage, saliency: heat maps of the tokens that reached each expert, and of
+    which experts stayed."""
+    return _environment().get_template("page.html.j2").render(_context(model, charts, coverage, saliency))
 
 
 @cache
@@ -88,7 +90,7 @@ def _environment() -> Environment:
     return environment
 
 
-def _context(model: ModelFacts, coverage: HeatMap, saliency: HeatMap) -> dict[str, Any]:
+def _context(model: ModelFacts, charts: Sequence[Picture], coverage: HeatMap, saliency: HeatMap) -> dict[str, Any]:
     every = variants_of(model, model.root)
     rows = _rows(model, every)
     first = every[0]
@@ -106,7 +108,7 @@ def _context(model: ModelFacts, coverage: HeatMap, saliency: HeatMap) -> dict[st
         "source": fact_of(model.source, model.root / FOLDER / SOURCE, model.root),
         "calibration": fact_of(model.calibration, calibration, model.root),
         "pruning": _pruning(model),
-        "charts": pictures(model),
+        "charts": charts,
         "coverage": coverage,
         "saliency": saliency,
         "choice": machine_choice(model),
@@ -154,20 +156,14 @@ def _lost(variant: Variant) -> tuple[str, ...]:
 def parameters_of(model: ModelFacts, every: Sequence[Variant]) -> Fact:
     """Of the checkpoint, counted in the headers of the BF16 variant, or as its pruning counted them; without a value
     where there is neither."""
-    for variant in every:
-        folder = variant.artifact.folder
-        if variant.is_bf16 and all((folder / name).is_file() for name in variant.artifact.weight_files):
-            headers = [read_header(folder, name) for name in variant.artifact.weight_files]
-            count = sum(_elements(tensor.shape) for header in headers for tensor in header.tensors)
-            return Fact(count, f"{folder.name}/{variant.artifact.weight_files[0]}", "")
+    for variant in (v for v in every if v.is_bf16 and not _lost(v)):
+        folder, names = variant.artifact.folder, variant.artifact.weight_files
+        try:
+            headers = [read_header(folder, name) for name in names]
+        except SixfoldError:  # damaged: what verification says of it stands in the report
+            continue
+        return Fact(sum(prod(t.shape) for h in headers for t in h.tensors), f"{folder.name}/{names[0]}")
     return _pruning(model)["verification"].after.parameters
-
-
-def _elements(shape: Sequence[int]) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count
 
 
 def _pruning(model: ModelFacts) -> dict[str, Fact]:

@@ -9,7 +9,7 @@ from cards.charts.marks import RADIUS, SIZE, width_of
 
 _DIRECTIONS = (0, 180, 30, -30, 150, -150, 90, -90, 60, -60, 120, -120)
 """In degrees, best first: to the right of the point, to its left, and so on; 90 is below."""
-_DISTANCES = (9, 16, 26, 38, 52, 68)
+_DISTANCES = (11, 17, 26, 38, 52, 68)
 _PAD = 2.0
 Spot = tuple[float, float]
 

@@ -241,6 +241,17 @@ def _complete(
     tell(render_card(read_model(workspace.folder), done.folder), quiet)
 
 
+def _report(workspace: "Workspace") -> str:
+    """Where report.html is, or why it could not be written: the artifacts are sound all the same."""
+    from sixfold.commands.report import write
+    from sixfold.unexpected import sentence
+
+    try:
+        return str(write(workspace.folder))
+    except Exception as error:
+        return f"not written: {sentence(error)}"
+
+
 def _as_data(outcome: Outcome) -> dict[str, Any]:
     if outcome.done is None or outcome.error:
         return {"recipe": outcome.recipe, "state": "failed", "error": outcome.error}
@@ -267,6 +278,7 @@ def _print_summary(outcomes: Sequence[Outcome], workspace: "Workspace") -> None:
     total = sum(done.nbytes for _, done in made)
     click.echo(f"\n{len(made)} of {len(outcomes)} variants in {workspace.folder}, {size(total)} in all.")
     if made:
+        click.echo(f"Report: {_report(workspace)}")
         click.echo(f"Next: {this_command('export', 'status', without=_NOT_OF_STATUS)}")
     for sentence in [f"{o.recipe} failed: {o.error}" for o in outcomes if o.error] + failures(_rows(outcomes)):
         click.echo(sentence)

@@ -12,7 +12,7 @@ function sortBy(table, button) {
   const body = table.tBodies[0];
   const rows = [...body.rows].sort((a, b) => {
     const [x, y] = [a.dataset[key], b.dataset[key]];
-    if (x === "" || y === "") return (x === "") - (y === ""); // what is missing stands last, whichever way
+    if (x === "" || y === "") return Number(x === "") - Number(y === ""); // what is missing stands last, either way
     return ascending ? compare(x, y) : compare(y, x);
   });
   body.append(...rows);
@@ -138,6 +138,14 @@ function bar({ weights, kv, compute, reserve, total, usable }) {
   return drawn;
 }
 
+// What stands between backticks is what one types.
+function noteOf(note) {
+  const made = element("p", "quiet-text");
+  note.split("`").forEach((part, place) => made.append(place % 2 ? element("code", "", part) : part));
+  made.append(".");
+  return made;
+}
+
 function answerOf(best, all, machine, engine, bits, context) {
   const box = byId("answer");
   box.replaceChildren();
@@ -173,7 +181,7 @@ function answerOf(best, all, machine, engine, bits, context) {
     element("p", "", `Takes ${size(need.total)} of the ${size(need.usable)} that ${titleOf(need.engine)} may take${each} at ${count(context)} tokens: ${parts}.`),
     element("p", "", `Its longest listed context there: ${count(longest(variant, machine, engine, bits))} tokens.`),
   );
-  if (machine.note) box.append(element("p", "quiet-text", `${machine.note}.`));
+  if (machine.note) box.append(noteOf(machine.note));
 }
 
 function rankingOf(all) {
@@ -184,7 +192,9 @@ function rankingOf(all) {
     item.dataset.recipe = variant.recipe;
     item.dataset.rank = rank;
     if (need) item.dataset.total = need.total;
-    item.append(element("span", "name", variant.label), need ? bar(need) : element("span"), element("p", "reason", reason));
+    item.append(element("span", "name", variant.label));
+    if (need) item.append(bar(need));
+    item.append(element("p", "reason", reason));
     list.append(item);
   }
 }
@@ -234,7 +244,7 @@ function fill() {
   byId("context").append(...budget.contexts.map((tokens) => option(tokens, count(tokens))));
   const usual = budget.contexts.filter((tokens) => tokens <= 32768);
   byId("context").value = usual[usual.length - 1] || budget.contexts[0];
-  byId("engine").append(option("any", "any that reads it"), ...budget.engines.map((e) => option(e.name, e.title)));
+  byId("engine").append(option("any", "any"), ...budget.engines.map((e) => option(e.name, e.title)));
   byId("own-devices").append(...budget.own.devices.map((devices) => option(devices, devices)));
 }
 
