@@ -28,7 +28,7 @@ LIGHT = Theme(
     quiet="#5b6570",
     rule="#dfe4e9",
     edge="#d2500f",
-    hues=("#033bd3", "#cf4b00", "#00885d", "#b535aa", "#693a16", "#433758"),
+    hues=("#033bd3", "#cf4b00", "#00855b", "#b535aa", "#693a16", "#433758"),
 )
 DARK = Theme(
     paper="#14181d",

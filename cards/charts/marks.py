@@ -127,11 +127,11 @@ def zero_break(axis: Log, x: float) -> Iterator[str]:
 
 
 def wrapped(content: str, width: float, size: int) -> list[str]:
-    """Lines of at most `width` pixels, as far as words allow. Running text is a tenth narrower than labels."""
+    """Lines of at most `width` pixels, as far as words allow. Running text is narrower than labels, which have capitals."""
     rows: list[str] = []
     for word in content.split():
         longer = f"{rows[-1]} {word}" if rows else word
-        if rows and 0.9 * width_of(longer, size) <= width:
+        if rows and 0.95 * width_of(longer, size) <= width:
             rows[-1] = longer
         else:
             rows.append(word)
