@@ -71,9 +71,17 @@ class Overhead:
         self._config = config
         self._contexts = contexts
         self._keys: dict[str, str] = {}
+        self._asked: dict[tuple[str, int, int], str | None] = {}
 
     def key(self, engine: str, devices: int, device_bytes: int) -> str | None:
         """None where the engine cannot share the model among so many."""
+        # llama.cpp's batch does not depend on how large a device is, and transformers takes long to read a config.
+        asked = (engine, devices, 0 if engine == "llama.cpp" else device_bytes)
+        if asked not in self._asked:
+            self._asked[asked] = self._key(engine, devices, device_bytes)
+        return self._asked[asked]
+
+    def _key(self, engine: str, devices: int, device_bytes: int) -> str | None:
         try:
             row = {cache: self._of(engine, cache, devices, device_bytes) for cache in CACHES[engine]}
         except SixfoldError:

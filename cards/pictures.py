@@ -10,6 +10,7 @@ from cards.charts.layer_errors import LayerLine, layer_errors
 from cards.charts.memory_and_context import Machine, MemoryLine, memory_and_context
 from cards.charts.png import png
 from cards.charts.size_and_kl import Measured, size_and_kl
+from cards.context import CHARTS
 from cards.facts import ModelFacts
 from cards.hardware import hardware
 from cards.memory import longest_trained, memory
@@ -19,7 +20,6 @@ from sixfold.errors import SixfoldError
 from sixfold.sizes import size
 from sixfold.workspace import write_if_changed
 
-CHARTS = "charts"
 NARROW = 350
 """Width of what a phone is shown, in CSS pixels."""
 DRAWN = ("vllm", "llama.cpp")
@@ -49,16 +49,33 @@ def pictures(model: ModelFacts) -> tuple[Picture, ...]:
     )
 
 
-def write_pictures(root: Path, charts: Sequence[Picture], heat_maps: Mapping[str, str]) -> None:
-    """<root>/charts/<name>.svg and .png of all that could be drawn. heat_maps: name -> SVG, "" for none."""
-    drawn = {picture.name: picture.svg for picture in charts} | dict(heat_maps)
-    for name, svg in drawn.items():
-        for ending, content in ((".svg", svg.encode()), (".png", png(svg) if svg else b"")):
-            path = root / CHARTS / f"{name}{ending}"
-            if svg:
-                write_if_changed(path, content)
-            else:
-                path.unlink(missing_ok=True)
+def write_pictures(model: ModelFacts, charts: Sequence[Picture], heat_maps: Mapping[str, str]) -> None:
+    """All that could be drawn as <model>/charts/<name>.svg and .png, and beside each card, as SVG, what it can show.
+
+    heat_maps: name -> SVG, "" for none.
+    """
+    drawn = {name: svg for name, svg in {**{p.name: p.svg for p in charts}, **heat_maps}.items() if svg}
+    files = {f"{name}.svg": svg.encode() for name, svg in drawn.items()}
+    _replace(model.root / CHARTS, files | {f"{name}.png": png(svg) for name, svg in drawn.items()})
+    every = variants_of(model, model.root)
+    for folder in model.folders:
+        mine = [variant for variant in every if variant.artifact.folder == folder]
+        _replace(folder / CHARTS, {name: files[name] for name in _beside(mine) if name in files})
+
+
+def _beside(mine: Sequence[Variant]) -> list[str]:
+    """Of memory only in the engines that read the variants, of calibration only where it was used."""
+    engines = [f"memory-{engine.replace('.', '-')}.svg" for engine in DRAWN if engine in budgeted(mine[0])]
+    calibrated = ["coverage.svg"] if any(variant.artifact.statistics for variant in mine) else []
+    return ["size-and-kl.svg", *engines, "kl-by-domain.svg", "layer-errors.svg", *calibrated]
+
+
+def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Leave these files in the folder, and no other chart."""
+    for name, content in files.items():
+        write_if_changed(folder / name, content)
+    for stale in (path for path in folder.glob("*") if path.suffix in (".svg", ".png") and path.name not in files):
+        stale.unlink()
 
 
 def series_of(every: Sequence[Variant]) -> dict[str, int]:

@@ -98,10 +98,13 @@ def render_cards(root: Path, *, quiet: bool) -> None:
     """All of a model's, where its folder holds any artifacts of recipes: each shows the others' sizes and quality."""
     from cards.card import write_cards
     from cards.facts import is_model_folder, read_model
+    from sixfold.commands.report import draw
 
     if not is_model_folder(root):
         return
-    written = write_cards(read_model(root))
+    model = read_model(root)
+    draw(model)
+    written = write_cards(model)
     for card in written:
         tell(card, quiet)
     for refusal in refusals(written):

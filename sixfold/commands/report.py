@@ -9,6 +9,7 @@ from sixfold.commands.options import out_option
 
 if TYPE_CHECKING:
     from cards.facts import ModelFacts
+    from cards.pictures import Picture
     from cards.report import HeatMap
 
 
@@ -27,17 +28,22 @@ def command(location: str | None, name: str, out: Path) -> None:
         click.echo(f"report: {write(root)}")
 
 
+def draw(model: "ModelFacts") -> "tuple[tuple[Picture, ...], HeatMap, HeatMap]":
+    """A model's charts and heat maps, written to charts/ in its folder and beside its cards, which show them."""
+    from cards.pictures import pictures, write_pictures
+
+    charts, coverage, saliency = pictures(model), _coverage(model), _saliency(model)
+    write_pictures(model, charts, {"coverage": coverage.svg, "saliency": saliency.svg})
+    return charts, coverage, saliency
+
+
 def write(root: Path) -> Path:
     """report.html and charts/ in a model's folder. Returns the page's path."""
     from cards.facts import read_model
-    from cards.pictures import pictures, write_pictures
     from cards.report import write_report
 
     model = read_model(root)
-    charts = pictures(model)
-    coverage, saliency = _coverage(model), _saliency(model)
-    write_pictures(root, charts, {"coverage": coverage.svg, "saliency": saliency.svg})
-    return write_report(model, charts, coverage, saliency)
+    return write_report(model, *draw(model))
 
 
 def _roots(location: str | None, name: str, out: Path) -> list[Path]:
