@@ -136,13 +136,25 @@ def _limit_names(machines: Sequence[Machine], limits: Sequence[float], area: Box
     """Each over its line, at the place along it where it covers least of the curves and of other names."""
     drawn, taken = [], list(curves)
     for machine, y in zip(machines, limits, strict=True):
-        width = marks.width_of(machine.title, _NAME)
+        name = _name(machine.title, area.right - area.left - 12)
+        width = marks.width_of(name, _NAME)
         room = max(area.right - area.left - 12 - width, 0)
         boxes = [Box(x, y - _NAME - 3, x + width, y - 2) for x in (area.left + 6 + room * n / 12 for n in range(13))]
         best = min(boxes, key=lambda box: sum(box.shared(other) for other in taken))
         taken.append(best)
-        drawn.append(text(best.left, y - 4, machine.title, css="halo", size=_NAME))
+        drawn.append(text(best.left, y - 4, name, css="halo", size=_NAME))
     return drawn
+
+
+def _name(title: str, room: float) -> str:
+    """Of machines that share a line, all names or as many as there is room for."""
+    names = title.split("; ")
+    for shown in range(len(names), 1, -1):
+        rest = f" and {len(names) - shown} more" if shown < len(names) else ""
+        name = "; ".join(names[:shown]) + rest
+        if marks.width_of(name, _NAME) <= room:
+            return name
+    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else title
 
 
 def _described(lines: Sequence[MemoryLine], machines: Sequence[Machine]) -> str:

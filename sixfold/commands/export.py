@@ -74,10 +74,11 @@ def command(
         verify=not no_verify,
         quiet=as_json,
     )
+    report = _report(workspace) if any(outcome.done is not None for outcome in outcomes) else ""
     if as_json:
         print_json([_as_data(outcome) for outcome in outcomes])
     else:
-        _print_summary(outcomes, workspace)
+        _print_summary(outcomes, workspace, report)
     return max(outcome.exit_code for outcome in outcomes) or (3 if failures(_rows(outcomes)) else 0)
 
 
@@ -268,7 +269,7 @@ def _as_data(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _print_summary(outcomes: Sequence[Outcome], workspace: "Workspace") -> None:
+def _print_summary(outcomes: Sequence[Outcome], workspace: "Workspace", report: str) -> None:
     """The last lines: where everything is, how large, what failed, and what to do next."""
     click.echo("")
     made = [(o.recipe, o.done) for o in outcomes if o.done is not None]
@@ -278,7 +279,7 @@ def _print_summary(outcomes: Sequence[Outcome], workspace: "Workspace") -> None:
     total = sum(done.nbytes for _, done in made)
     click.echo(f"\n{len(made)} of {len(outcomes)} variants in {workspace.folder}, {size(total)} in all.")
     if made:
-        click.echo(f"Report: {_report(workspace)}")
+        click.echo(f"Report: {report}")
         click.echo(f"Next: {this_command('export', 'status', without=_NOT_OF_STATUS)}")
     for sentence in [f"{o.recipe} failed: {o.error}" for o in outcomes if o.error] + failures(_rows(outcomes)):
         click.echo(sentence)

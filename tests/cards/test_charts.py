@@ -123,6 +123,13 @@ def test_machines_are_lines_at_what_an_engine_may_take_of_them(width: int) -> No
     assert found == {f"{m.title}: {m.usable:,} bytes": pytest.approx(m.usable / GB, abs=0.8) for m in MACHINES[:2]}
 
 
+def test_machines_of_one_size_share_a_line_and_as_many_names_as_there_is_room_for() -> None:
+    alike = [Machine(f"Quite a long name, number {n}", 78 * GB + n) for n in range(3)]
+    wide, narrow = (memory_and_context("m", "vLLM", LINES, alike, width=width) for width in WIDTHS)
+    assert [label.text for label in labels(wide, "halo")] == ["; ".join(machine.title for machine in alike)]
+    assert [label.text for label in labels(narrow, "halo")] == ["Quite a long name, number 0 and 2 more"]
+
+
 def test_where_every_machine_holds_all_the_chart_says_so() -> None:
     svg = memory_and_context("m", "vLLM", LINES[-1:], [Machine("small", 500 * GB), Machine("large", 900 * GB)])
     assert "small, lets vLLM take 500 GB" in " ".join(str(t.text) for t in root_of(svg).iter(f"{SVG}text"))

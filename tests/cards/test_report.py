@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import struct
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -11,6 +12,8 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from cards.facts import read_model
 from cards.hardware import hardware
@@ -24,6 +27,7 @@ from tests.cards import chromium
 from tests.cards.model_folder import write as write_json
 from tests.cards.reported import KL, SIZES, model_folder
 
+PRUNED = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m-REAP-6"
 READS = {"BF16": ["vllm", "sglang"], "FP8": ["vllm", "sglang"], "NVFP4": ["vllm"]}
 """By cards/readers.yaml; GGUF files are llama.cpp's."""
 RECIPES = {label: f"gguf-{label.lower()}" if label.startswith("Q") else label.lower() for label in SIZES}
@@ -43,7 +47,7 @@ class Elements(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.all.append({"": tag, "text": "", **{key: value or "" for key, value in attrs}})
-        if tag not in ("meta", "link", "input", "br", "rect", "path", "circle"):
+        if tag not in ("meta", "link", "input"):
             self._open.append(self.all[-1])
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -224,6 +228,45 @@ def test_charts_are_files_too(root: Path) -> None:
         image = path.with_suffix(".png").read_bytes()
         assert image[:8] == b"\x89PNG\r\n\x1a\n"
         assert struct.unpack(">II", image[16:24]) == (2 * width, 2 * height)
+
+
+def test_each_card_has_the_charts_beside_it_that_are_of_it(tmp_path: Path) -> None:
+    root = model_folder(tmp_path / "Tiny")
+    (root / "Tiny-FP8/charts").mkdir()
+    (root / "Tiny-FP8/charts/coverage.svg").write_text("of an earlier calibration")
+    write(root)
+    everywhere = {"size-and-kl.svg", "kl-by-domain.svg", "layer-errors.svg"}
+    for folder, memory_chart in (("Tiny-FP8", "memory-vllm.svg"), ("Tiny-GGUF", "memory-llama-cpp.svg")):
+        found = {path.name: path.read_bytes() for path in (root / folder / "charts").iterdir()}
+        assert set(found) == {*everywhere, memory_chart}
+        assert all(content == (root / "charts" / name).read_bytes() for name, content in found.items())
+
+
+def test_bits_are_counted_in_the_headers_of_the_bf16_variant(tmp_path: Path) -> None:
+    root = model_folder(tmp_path / "Tiny")
+    path = root / "Tiny-BF16/model.safetensors"
+    save_file({"a": torch.zeros(30, 40, dtype=torch.bfloat16), "b": torch.zeros(7)}, path)
+    written = json.loads((root / "Tiny-BF16/manifest.json").read_text())
+    written["files"]["model.safetensors"]["bytes"] = path.stat().st_size
+    write_json(root / "Tiny-BF16/manifest.json", written)
+    page = Elements(write(root).read_text(encoding="utf-8"))
+    assert float(row_of(page, "FP8")["data-bits"]) == pytest.approx(8 * SIZES["FP8"] / 1207)
+    assert float(row_of(page, "BF16")["data-bits"]) == pytest.approx(8 * path.stat().st_size / 1207)
+
+
+def test_a_pruned_checkpoint_shows_which_experts_stayed_and_what_it_cost(tmp_path: Path) -> None:
+    root = model_folder(tmp_path / "Tiny")
+    (root / "source/pruning").mkdir()
+    for name in ("manifest.json", "plan.json", "verification.json"):
+        shutil.copy(PRUNED / name, root / "source/pruning" / name)
+    page = Elements(write(root).read_text(encoding="utf-8"))
+    said = page.by_id("pruning")["text"]
+    assert "12 of 16 experts stay" in said
+    cost = json.loads((PRUNED / "verification.json").read_text())["cost"]["norwegian"]
+    assert f"{cost['kl']:.4f}" in said
+    assert len(page.named("rect")) > 16
+    assert (root / "charts/saliency.svg").read_text() == (PRUNED / "saliency.svg").read_text()
+    assert (root / "charts/saliency.png").is_file()
 
 
 def test_a_model_without_artifacts_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
