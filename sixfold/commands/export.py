@@ -74,11 +74,10 @@ def command(
         verify=not no_verify,
         quiet=as_json,
     )
-    report = _report(workspace) if any(outcome.done is not None for outcome in outcomes) else ""
     if as_json:
         print_json([_as_data(outcome) for outcome in outcomes])
     else:
-        _print_summary(outcomes, workspace, report)
+        _print_summary(outcomes, workspace)
     return max(outcome.exit_code for outcome in outcomes) or (3 if failures(_rows(outcomes)) else 0)
 
 
@@ -242,17 +241,6 @@ def _complete(
     tell(render_card(read_model(workspace.folder), done.folder), quiet)
 
 
-def _report(workspace: "Workspace") -> str:
-    """Where report.html is, or why it could not be written: the artifacts are sound all the same."""
-    from sixfold.commands.report import write
-    from sixfold.unexpected import sentence
-
-    try:
-        return str(write(workspace.folder))
-    except Exception as error:
-        return f"not written: {sentence(error)}"
-
-
 def _as_data(outcome: Outcome) -> dict[str, Any]:
     if outcome.done is None or outcome.error:
         return {"recipe": outcome.recipe, "state": "failed", "error": outcome.error}
@@ -269,8 +257,10 @@ def _as_data(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _print_summary(outcomes: Sequence[Outcome], workspace: "Workspace", report: str) -> None:
+def _print_summary(outcomes: Sequence[Outcome], workspace: "Workspace") -> None:
     """The last lines: where everything is, how large, what failed, and what to do next."""
+    from cards.report import REPORT
+
     click.echo("")
     made = [(o.recipe, o.done) for o in outcomes if o.done is not None]
     rows = [(name, size(d.nbytes), "current" if d.skipped else "made", str(d.folder)) for name, d in made]
@@ -279,7 +269,7 @@ def _print_summary(outcomes: Sequence[Outcome], workspace: "Workspace", report: 
     total = sum(done.nbytes for _, done in made)
     click.echo(f"\n{len(made)} of {len(outcomes)} variants in {workspace.folder}, {size(total)} in all.")
     if made:
-        click.echo(f"Report: {report}")
+        click.echo(f"Report: {workspace.folder / REPORT}")
         click.echo(f"Next: {this_command('export', 'status', without=_NOT_OF_STATUS)}")
     for sentence in [f"{o.recipe} failed: {o.error}" for o in outcomes if o.error] + failures(_rows(outcomes)):
         click.echo(sentence)
