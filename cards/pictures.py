@@ -3,16 +3,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from cards.charts.kl_by_domain import DomainRow, kl_by_domain
 from cards.charts.layer_errors import LayerLine, layer_errors
 from cards.charts.memory_and_context import Machine, MemoryLine, memory_and_context
 from cards.charts.png import png
 from cards.charts.size_and_kl import Measured, size_and_kl
-from cards.context import CHARTS
 from cards.facts import ModelFacts
 from cards.hardware import hardware
+from cards.images import CHARTS
 from cards.memory import longest_trained, memory
 from cards.readers import TITLES, budgeted
 from cards.variant import Variant, variants_of
@@ -50,28 +49,14 @@ def pictures(model: ModelFacts) -> tuple[Picture, ...]:
 
 
 def write_pictures(model: ModelFacts, charts: Sequence[Picture], heat_maps: Mapping[str, str]) -> None:
-    """All that could be drawn as <model>/charts/<name>.svg and .png, and beside each card, as SVG, what it can show.
+    """All that could be drawn as <model>/charts/<name>.svg and .png, and no other; cards.images copies them to cards.
 
     heat_maps: name -> SVG, "" for none.
     """
     drawn = {name: svg for name, svg in {**{p.name: p.svg for p in charts}, **heat_maps}.items() if svg}
     files = {f"{name}.svg": svg.encode() for name, svg in drawn.items()}
-    _replace(model.root / CHARTS, files | {f"{name}.png": png(svg) for name, svg in drawn.items()})
-    every = variants_of(model, model.root)
-    for folder in model.folders:
-        mine = [variant for variant in every if variant.artifact.folder == folder]
-        _replace(folder / CHARTS, {name: files[name] for name in _beside(mine) if name in files})
-
-
-def _beside(mine: Sequence[Variant]) -> list[str]:
-    """Of memory only in the engines that read the variants, of calibration only where it was used."""
-    engines = [f"memory-{engine.replace('.', '-')}.svg" for engine in DRAWN if engine in budgeted(mine[0])]
-    calibrated = ["coverage.svg"] if any(variant.artifact.statistics for variant in mine) else []
-    return ["size-and-kl.svg", *engines, "kl-by-domain.svg", "layer-errors.svg", *calibrated]
-
-
-def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Leave these files in the folder, and no other chart."""
+    files |= {f"{name}.png": png(svg) for name, svg in drawn.items()}
+    folder = model.root / CHARTS
     for name, content in files.items():
         write_if_changed(folder / name, content)
     for stale in (path for path in folder.glob("*") if path.suffix in (".svg", ".png") and path.name not in files):

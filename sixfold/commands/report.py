@@ -29,7 +29,7 @@ def command(location: str | None, name: str, out: Path) -> None:
 
 
 def draw(model: "ModelFacts") -> "tuple[tuple[Picture, ...], HeatMap, HeatMap]":
-    """A model's charts and heat maps, written to charts/ in its folder and beside its cards, which show them."""
+    """A model's charts and heat maps, written to charts/ in its folder."""
     from cards.pictures import pictures, write_pictures
 
     charts, coverage, saliency = pictures(model), _coverage(model), _saliency(model)
