@@ -10,9 +10,7 @@ from cards.charts.scales import Log, log_around
 from cards.charts.units import Unit, unit_for
 from sixfold.drawing import document, style
 
-_NOTE = (
-    "Down and to the left is better. The thin line joins the variants than which no other is both smaller and closer."
-)
+_NOTE = "Down and to the left is better. The line joins what no other variant beats in both."
 
 
 @dataclass(frozen=True)
