@@ -11,8 +11,9 @@ from cards.facts import ModelFacts
 from cards.hardware import ENGINES, LLAMA_CPP_MARGIN, VLLM_UTILIZATION, Hardware, hardware
 from cards.kv_cache import GPU_80_GB
 from cards.memory import longest_trained, memory
-from cards.pictures import contexts_of, label_of, series_of
+from cards.pictures import contexts_of, series_of
 from cards.readers import TITLES, budgeted
+from cards.standing import standing_of
 from cards.variant import Variant, table, variants_of
 from sixfold.errors import SixfoldError
 
@@ -30,7 +31,7 @@ def machine_choice(model: ModelFacts) -> dict[str, Any]:
     own        for a machine that readers describe: {devices, utilization, margin, overhead: {"engine|devices": key}}
     overhead   key -> per cache type per context: [KV cache, compute buffers, reserve] in bytes on one device
     variants   smallest first: [{label, recipe, link, series, engines, hardware, weights: {devices: bytes on each},
-               kl, top1, state, why}]; kl null where it was not measured; state "passed", "failed" or "unverified"
+               kl, top1, state, why}]; kl null where it was not measured; state and why of cards.standing
     refused    why there is no budget, "" where there is one
     """
     every = [variant for variant in variants_of(model, model.root) if budgeted(variant)]
@@ -140,9 +141,9 @@ def _variant(variant: Variant, series: Mapping[str, int], context: int, counts: 
                 raise
             continue
         weights[str(devices)] = needed.weights
-    verdict = artifact.verdict
+    standing = standing_of(variant)
     return {
-        "label": label_of(variant),
+        "label": artifact.label,
         "recipe": artifact.recipe,
         "link": f"#files-{artifact.recipe}",
         "series": series[artifact.recipe],
@@ -151,6 +152,6 @@ def _variant(variant: Variant, series: Mapping[str, int], context: int, counts: 
         "weights": weights,
         "kl": variant.as_run.mean_kl.value,
         "top1": variant.as_run.top1.value,
-        "state": "unverified" if verdict is None else "passed" if verdict.passed else "failed",
-        "why": verdict.failures[0] if verdict is not None and verdict.failures else "",
+        "state": standing.state,
+        "why": standing.why,
     }

@@ -71,10 +71,6 @@ def series_of(every: Sequence[Variant]) -> dict[str, int]:
     return {variant.artifact.recipe: order.index(variant.artifact.exporter) for variant in every}
 
 
-def label_of(variant: Variant) -> str:
-    return variant.artifact.label
-
-
 def contexts_of(longest: int) -> tuple[int, ...]:
     """Context lengths that budgets are shown for: doublings up to the longest that the config allows, and that one."""
     least = 4096 if longest >= 16384 else max(longest // 8, 1)
@@ -92,11 +88,11 @@ def _size_and_kl(name: str, every: Sequence[Variant], measured: Sequence[Variant
     series = series_of(every)
     points = [
         Measured(
-            label=label_of(v),
+            label=v.artifact.label,
             series=series[v.artifact.recipe],
             nbytes=v.artifact.nbytes,
             kl=float(v.as_run.mean_kl.value),
-            said=f"{label_of(v)}: {size(v.artifact.nbytes)}, mean KL {v.as_run.mean_kl.value:.5f}",
+            said=f"{v.artifact.label}: {size(v.artifact.nbytes)}, mean KL {v.as_run.mean_kl.value:.5f}",
             sound=v.passed,
         )
         for v in measured
@@ -106,7 +102,7 @@ def _size_and_kl(name: str, every: Sequence[Variant], measured: Sequence[Variant
 
 def _kl_by_domain(name: str, measured: Sequence[Variant]) -> Picture:
     alt = "Mean KL divergence of each variant on each kind of text"
-    rows = [DomainRow(label_of(v), v.as_run.domains.value) for v in measured if v.as_run.domains]
+    rows = [DomainRow(v.artifact.label, v.as_run.domains.value) for v in measured if v.as_run.domains]
     if not rows:
         return Picture("kl-by-domain", alt, "", missing=_UNMEASURED)
     return _both("kl-by-domain", alt, partial(kl_by_domain, name, rows))
@@ -116,7 +112,7 @@ def _layer_errors(name: str, measured: Sequence[Variant]) -> Picture:
     alt = "Relative error of the hidden states behind each decoder layer, for each variant"
     series = series_of(measured)
     lines = [
-        LayerLine(label_of(v), series[v.artifact.recipe], tuple(v.as_run.layers.value))
+        LayerLine(v.artifact.label, series[v.artifact.recipe], tuple(v.as_run.layers.value))
         for v in measured
         if v.as_run.layers
     ]
@@ -149,7 +145,7 @@ def _memory_lines(read: Sequence[Variant], engine: str, series: dict[str, int]) 
     contexts = contexts_of(longest_trained(read[0].artifact.config))
     return [
         MemoryLine(
-            label_of(v),
+            v.artifact.label,
             series[v.artifact.recipe],
             tuple(
                 (context, memory(v.artifact.config, v.artifact.weight_nbytes, engine, context).total)

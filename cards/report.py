@@ -18,7 +18,8 @@ from markupsafe import Markup
 from cards.facts import ModelFacts
 from cards.html_figures import absent, figure, raw, words
 from cards.machine_choice import machine_choice
-from cards.pictures import Picture, label_of, series_of
+from cards.pictures import Picture, series_of
+from cards.standing import STATES, Standing, standing_of
 from cards.traced import Derived, Fact, derived
 from cards.variant import Variant, fact_of, variants_of
 from sixfold.drawing import DARK, LIGHT, Theme
@@ -43,16 +44,14 @@ class HeatMap:
 @dataclass(frozen=True)
 class Row:
     """A variant in the comparison. bits: of weights for each parameter, a missing fact where they were not counted.
-    state: "passed", "failed", "unverified" or "incomplete". unmeasured: why there is no divergence, "" where there is.
-    lost: files of the manifest that are not there as it says."""
+    unmeasured: why there is no divergence, "" where there is."""
 
     facts: Variant
     label: str
     series: int
     bits: Derived | Fact
-    state: str
+    standing: Standing
     unmeasured: str
-    lost: tuple[str, ...]
 
     @property
     def link(self) -> str:
@@ -98,7 +97,7 @@ def _context(model: ModelFacts, charts: Sequence[Picture], coverage: HeatMap, sa
     return {
         "model": model,
         "rows": rows,
-        "states": {state: [row for row in rows if row.state == state] for state in _STATES},
+        "states": {state: [row for row in rows if row.standing.state == state] for state in STATES},
         "tokens": max((row.facts.divergence.tokens for row in rows if row.facts.as_run), key=_value, default=None),
         "smallest": rows[0].facts.size,
         "largest": rows[-1].facts.size,
@@ -119,9 +118,6 @@ def _context(model: ModelFacts, charts: Sequence[Picture], coverage: HeatMap, sa
     }
 
 
-_STATES = ("passed", "failed", "unverified", "incomplete")
-
-
 def _rows(model: ModelFacts, every: Sequence[Variant]) -> list[Row]:
     series = series_of(every)
     parameters = parameters_of(model, every)
@@ -130,33 +126,20 @@ def _rows(model: ModelFacts, every: Sequence[Variant]) -> list[Row]:
 
 def _row(variant: Variant, series: Mapping[str, int], parameters: Fact) -> Row:
     verdict = variant.artifact.verdict
-    lost = _lost(variant)
-    state = "unverified" if verdict is None else "passed" if verdict.passed else "failed"
     return Row(
         facts=variant,
-        label=label_of(variant),
+        label=variant.artifact.label,
         series=series[variant.artifact.recipe],
         bits=derived("bits_per_weight", variant.manifest.files, parameters) if parameters else parameters,
-        state="incomplete" if lost else state,
+        standing=standing_of(variant),
         unmeasured="not verified" if verdict is None else verdict.unmeasured,
-        lost=lost,
-    )
-
-
-def _lost(variant: Variant) -> tuple[str, ...]:
-    """By size alone: `sixfold status` compares hashes too."""
-    folder = variant.artifact.folder
-    return tuple(
-        name
-        for name, record in variant.artifact.manifest["files"].items()
-        if not (folder / name).is_file() or (folder / name).stat().st_size != record["bytes"]
     )
 
 
 def parameters_of(model: ModelFacts, every: Sequence[Variant]) -> Fact:
     """Of the checkpoint, counted in the headers of the BF16 variant, or as its pruning counted them; without a value
     where there is neither."""
-    for variant in (v for v in every if v.is_bf16 and not _lost(v)):
+    for variant in (v for v in every if v.is_bf16 and not standing_of(v).lost):
         folder, names = variant.artifact.folder, variant.artifact.weight_files
         try:
             headers = [read_header(folder, name) for name in names]

@@ -170,6 +170,8 @@ def test_a_lost_file_is_named(tmp_path: Path) -> None:
     page = Elements(write(root).read_text(encoding="utf-8"))
     assert row_of(page, "FP8")["data-state"] == "incomplete"
     assert "model.safetensors is missing" in page.by_id("checks-fp8")["text"]
+    budget = json.loads(page.by_id("budget")["text"])
+    assert {v["recipe"]: v["state"] for v in budget["variants"]}["fp8"] == "incomplete"
 
 
 def test_where_no_budget_is_known_the_page_says_so(tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ function judge(variant, machine, place, engine, bits) {
   if (!found.length) return out(`${runs.map(titleOf).join(" and ")} cannot keep a KV cache of ${bits} bits for it`);
   const need = found.reduce((best, n) => (n.usable - n.total > best.usable - best.total ? n : best));
   if (variant.state === "failed") return out(`failed its checks: ${variant.why}`, need);
+  if (variant.state === "incomplete") return out(`incomplete: ${variant.why}`, need);
   const suited = !machine.chips.length || !variant.hardware.length || variant.hardware.some((h) => machine.chips.includes(h));
   if (!suited) return out(`made for ${variant.hardware.join(", ")}`, need);
   const spare = need.usable - need.total;
