@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from cards.facts import ModelFacts
+from cards.facts import CALIBRATION, ModelFacts
 from cards.html_figures import absent, figure, raw, words
 from cards.machine_choice import machine_choice
 from cards.pictures import Picture, series_of
@@ -27,6 +27,7 @@ from sixfold.errors import SixfoldError
 from sixfold.safetensors_header import read_header
 from sixfold.source_record import FILE as SOURCE
 from sixfold.source_record import FOLDER
+from sixfold.statistics import MANIFEST, existing_statistics
 from sixfold.workspace import write_if_changed
 
 REPORT = "report.html"
@@ -93,7 +94,8 @@ def _context(model: ModelFacts, charts: Sequence[Picture], coverage: HeatMap, sa
     every = variants_of(model, model.root)
     rows = _rows(model, every)
     first = every[0]
-    calibration = model.root / "calibration" / "manifest.json"
+    calibration = model.root / CALIBRATION
+    statistics = existing_statistics(calibration)  # of another version of the project they are as none
     return {
         "model": model,
         "rows": rows,
@@ -105,7 +107,9 @@ def _context(model: ModelFacts, charts: Sequence[Picture], coverage: HeatMap, sa
         "fingerprint": first.manifest.source.fingerprint,
         "revision": first.manifest.source.revision,
         "source": fact_of(model.source, model.root / FOLDER / SOURCE, model.root),
-        "calibration": fact_of(model.calibration, calibration, model.root),
+        "calibration": fact_of(
+            None if statistics is None else dict(statistics.manifest), calibration / MANIFEST, model.root
+        ),
         "pruning": _pruning(model),
         "charts": charts,
         "coverage": coverage,

@@ -105,8 +105,9 @@ def render_cards(root: Path, *, quiet: bool) -> None:
     if not is_model_folder(root):
         return
     model = read_model(root)
-    write_report(model, *draw(model))
+    drawn = draw(model)
     written = write_cards(model)
+    write_report(model, *drawn)
     for card in written:
         tell(card, quiet)
     for refusal in refusals(written):

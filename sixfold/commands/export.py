@@ -269,7 +269,8 @@ def _print_summary(outcomes: Sequence[Outcome], workspace: "Workspace") -> None:
     total = sum(done.nbytes for _, done in made)
     click.echo(f"\n{len(made)} of {len(outcomes)} variants in {workspace.folder}, {size(total)} in all.")
     if made:
-        click.echo(f"Report: {workspace.folder / REPORT}")
+        if (workspace.folder / REPORT).is_file():
+            click.echo(f"Report: {workspace.folder / REPORT}")
         click.echo(f"Next: {this_command('export', 'status', without=_NOT_OF_STATUS)}")
     for sentence in [f"{o.recipe} failed: {o.error}" for o in outcomes if o.error] + failures(_rows(outcomes)):
         click.echo(sentence)

@@ -68,11 +68,14 @@ def _coverage(model: "ModelFacts") -> "HeatMap":
     """Of the default calibration: calibration draws it, since no other stage knows what it counts."""
     from calibration.coverage import coverage_from_json
     from calibration.coverage_map import coverage_map
+    from cards.facts import CALIBRATION
     from cards.report import HeatMap
+    from sixfold.statistics import existing_statistics
 
-    manifest = model.calibration
-    if manifest is None:
-        return HeatMap("", "no calibration is beside the artifacts")
+    statistics = existing_statistics(model.root / CALIBRATION)
+    if statistics is None:
+        return HeatMap("", "no calibration of this version is beside the artifacts")
+    manifest = dict(statistics.manifest)
     if not manifest.get("coverage"):
         imatrix = "imatrix" in manifest
         return HeatMap("", "an importance matrix does not say" if imatrix else "the model has no experts")

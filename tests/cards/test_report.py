@@ -174,6 +174,23 @@ def test_a_lost_file_is_named(tmp_path: Path) -> None:
     assert {v["recipe"]: v["state"] for v in budget["variants"]}["fp8"] == "incomplete"
 
 
+def test_a_calibration_of_another_version_is_as_none(tmp_path: Path) -> None:
+    root = model_folder(tmp_path / "Tiny")
+    write_json(root / "calibration/manifest.json", {"schema": 1, "coverage": []})
+    said = Elements(write(root).read_text(encoding="utf-8")).by_id("calibration")["text"]
+    assert "No calibration of this version" in said
+
+
+def test_an_importance_matrix_from_elsewhere_is_named(tmp_path: Path) -> None:
+    root = model_folder(tmp_path / "Tiny")
+    matrix = {"file": "their.gguf", "kept_as": "their.gguf", "sha256": "e" * 64, "chunks": 12}
+    write_json(root / "calibration/manifest.json", {"schema": 3, "files": {}, "profile": {}, "imatrix": matrix})
+    said = Elements(write(root).read_text(encoding="utf-8")).by_id("calibration")["text"]
+    assert "their.gguf" in said
+    assert "e" * 64 in said
+    assert "an importance matrix does not say" in said
+
+
 def test_where_no_budget_is_known_the_page_says_so(tmp_path: Path) -> None:
     root = model_folder(tmp_path / "Tiny")
     for path in root.glob("*/config.json"):
