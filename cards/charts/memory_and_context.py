@@ -133,16 +133,18 @@ def _limit(machine: Machine, y: float, left: float, right: float) -> str:
 
 
 def _limit_names(machines: Sequence[Machine], limits: Sequence[float], area: Box, curves: Sequence[Box]) -> list[str]:
-    """Each over its line, at the place along it where it covers least of the curves and of other names."""
+    """Each over its line or under it, at the place along it where it covers least of curves, lines and other names."""
     drawn, taken = [], list(curves)
     for machine, y in zip(machines, limits, strict=True):
         name = _name(machine.title, area.right - area.left - 12)
         width = marks.width_of(name, _NAME)
         room = max(area.right - area.left - 12 - width, 0)
-        boxes = [Box(x, y - _NAME - 3, x + width, y - 2) for x in (area.left + 6 + room * n / 12 for n in range(13))]
-        best = min(boxes, key=lambda box: sum(box.shared(other) for other in taken))
+        lines = [Box(area.left, other - 1, area.right, other + 1) for other in limits if other != y]
+        places = [area.left + 6 + room * n / 12 for n in range(13)]
+        boxes = [Box(x, top, x + width, top + _NAME + 1) for top in (y - _NAME - 3, y + 2) for x in places]
+        best = min(boxes, key=lambda box: sum(box.shared(other) for other in [*taken, *lines]))
         taken.append(best)
-        drawn.append(text(best.left, y - 4, name, css="halo", size=_NAME))
+        drawn.append(text(best.left, best.top + _NAME - 1, name, css="halo", size=_NAME))
     return drawn
 
 
