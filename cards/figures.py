@@ -112,6 +112,7 @@ RULES: dict[str, Callable[..., Any]] = {
     "length": len,
     "number_of": lambda *values: len(values),
     "share": lambda part, whole: part / whole,
+    "bits_per_weight": lambda files, parameters: 8 * _weight_bytes(files) / parameters,
     "least_tokens": _least_tokens,
     "median_tokens": _median_tokens,
     "starved": _starved,

@@ -24,6 +24,7 @@ COMMANDS = (
     "suggest",
     "budget",
     "card",
+    "report",
     "status",
     "recipes",
 )

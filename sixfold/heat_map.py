@@ -1,12 +1,13 @@
 """Heat maps of a model's experts as SVG: a row for each decoder layer, a cell for each expert.
 
-One file without scripts, fonts or links, so that it can be opened alone, stand in a README or be part of a page.
-Colours follow the reader's setting of light or dark. A cell says under the pointer what it stands for.
+A cell says under the pointer what it stands for. See sixfold.drawing for what all pictures share.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+
+from sixfold.drawing import LIGHT, Theme, document, style
 
 _LEFT, _TOP, _RIGHT, _BOTTOM = 56, 62, 20, 44
 _WIDTH = 1040
@@ -43,12 +44,7 @@ def heat_map(title: str, note: str, rows: Sequence[Row], *, least: str, most: st
     written = _LEFT + round(6.4 * max(len(note), len(title) * 1.25)) + _RIGHT
     width = max(_LEFT + side * longest + _RIGHT, written, 420)
     height = bottom + _BOTTOM
-    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" font-family="sans-serif" font-size="11">',
-        f"<title>{escape(title)}</title>",
-        f"<style>{_style()}</style>",
-        '<rect class="paper" width="100%" height="100%"/>',
         f'<text x="{_LEFT}" y="24" font-size="15">{escape(title)}</text>',
         f'<text class="quiet" x="{_LEFT}" y="44">{escape(note)}</text>',
     ]
@@ -66,7 +62,7 @@ def heat_map(title: str, note: str, rows: Sequence[Row], *, least: str, most: st
         _text(_LEFT, bottom + 34, "experts, in rows of decoder layers", "start"),
         *_scale(width, bottom, least, most),
     ]
-    return "\n".join([*lines, "</svg>"]) + "\n"
+    return document(width, height, title, style(_rules), lines, attributes=' font-size="11"')
 
 
 def _cell(cell: Cell, left: float, side: int) -> str:
@@ -92,22 +88,16 @@ def _text(x: float, y: float, text: str, anchor: str) -> str:
     return f'<text class="quiet" x="{x:g}" y="{y:g}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _style() -> str:
-    light = _theme(_LIGHT, paper="#ffffff", ink="#1d232a", quiet="#5b6570", edge="#d2500f")
-    dark = _theme(_DARK, paper="#14181d", ink="#e8ecf0", quiet="#9aa5b1", edge="#ff9a4d")
-    return f"{light} @media (prefers-color-scheme: dark) {{ {dark} }}"
-
-
-def _theme(anchors: Sequence[Colour], *, paper: str, ink: str, quiet: str, edge: str) -> str:
-    rules = [f".s{step} {{ fill: {_mixed(anchors, step / (_STEPS - 1))} }}" for step in range(_STEPS)]
-    rules += [
-        f".paper {{ fill: {paper} }}",
-        f"text {{ fill: {ink} }}",
-        f".quiet {{ fill: {quiet} }}",
+def _rules(theme: Theme) -> list[str]:
+    anchors = _LIGHT if theme is LIGHT else _DARK
+    return [
+        *(f".s{step} {{ fill: {_mixed(anchors, step / (_STEPS - 1))} }}" for step in range(_STEPS)),
+        f".paper {{ fill: {theme.paper} }}",
+        f"text {{ fill: {theme.ink} }}",
+        f".quiet {{ fill: {theme.quiet} }}",
         ".none { fill: none }",
-        f".marked {{ stroke: {edge}; stroke-width: 1.5 }}",
+        f".marked {{ stroke: {theme.edge}; stroke-width: 1.5 }}",
     ]
-    return " ".join(rules)
 
 
 def _mixed(anchors: Sequence[Colour], shade: float) -> str:

@@ -83,6 +83,8 @@ def test_a_rerun_reads_what_was_measured(root: Path, monkeypatch: pytest.MonkeyP
     assert (cells[3], cells[4]) == (f"{held['weights']['mean_kl']:.5f}", f"{held['engine']['mean_kl']:.5f}")
     assert cells[-1] == "passed"
     assert printed.splitlines()[-1].startswith("Next: ")
+    assert printed.splitlines()[-2] == f"Report: {root / DEMO.name / 'report.html'}"
+    assert "<h1>" in (root / DEMO.name / "report.html").read_text()
     table = sixfold("verify", "--against", str(DEMO), "--out", str(root))
     assert row_of(table, "fp8") == cells
     assert table.splitlines()[-1] == f"2 of 2 variants in {root / DEMO.name} passed."

@@ -95,13 +95,19 @@ def _folders(location: str | None, out: Path) -> "Iterator[tuple[ModelFacts, Pat
 
 
 def render_cards(root: Path, *, quiet: bool) -> None:
-    """All of a model's, where its folder holds any artifacts of recipes: each shows the others' sizes and quality."""
+    """All of a model's with their charts, and its report, where its folder holds any artifacts of recipes: each card
+    shows the others' sizes and quality."""
     from cards.card import write_cards
     from cards.facts import is_model_folder, read_model
+    from cards.report import write_report
+    from sixfold.commands.report import draw
 
     if not is_model_folder(root):
         return
-    written = write_cards(read_model(root))
+    model = read_model(root)
+    drawn = draw(model)
+    written = write_cards(model)
+    write_report(model, *drawn)
     for card in written:
         tell(card, quiet)
     for refusal in refusals(written):

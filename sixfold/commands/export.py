@@ -260,6 +260,8 @@ def _as_data(outcome: Outcome) -> dict[str, Any]:
 
 def _print_summary(outcomes: Sequence[Outcome], workspace: "Workspace") -> None:
     """The last lines: where everything is, how large, what failed, and what to do next."""
+    from cards.report import REPORT
+
     click.echo("")
     made = [(o.recipe, o.done) for o in outcomes if o.done is not None]
     rows = [(name, size(d.nbytes), "current" if d.skipped else "made", str(d.folder)) for name, d in made]
@@ -269,6 +271,8 @@ def _print_summary(outcomes: Sequence[Outcome], workspace: "Workspace") -> None:
     total = sum(done.nbytes for _, done in made)
     click.echo(f"\n{share(len(made), len(outcomes), 'variant')} in {workspace.folder}, {size(total)} in all.")
     if made:
+        if (workspace.folder / REPORT).is_file():
+            click.echo(f"Report: {workspace.folder / REPORT}")
         click.echo(f"Next: {this_command('export', 'status', without=_NOT_OF_STATUS)}")
     for sentence in [f"{o.recipe} failed: {o.error}" for o in outcomes if o.error] + failures(_rows(outcomes)):
         click.echo(sentence)
