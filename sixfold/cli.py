@@ -14,7 +14,7 @@ import click
 from sixfold import __version__
 from sixfold.unexpected import exit_code, sentence
 
-COMMANDS = ("inspect", "plan", "prune", "calibrate", "export", "verify", "suggest", "status", "recipes")
+COMMANDS = ("inspect", "plan", "prune", "calibrate", "export", "verify", "suggest", "publish", "status", "recipes")
 """In the order in which they are used; each is `command` in the module sixfold.commands.<name>."""
 
 
