@@ -60,11 +60,9 @@ def entry_of(version: int, date: str, steps: Sequence[Step]) -> str:
 
 
 def _first(manifest: Mapping[str, Any]) -> list[str]:
-    files = manifest["files"]
-    return [
-        f"- `{manifest['variant']}` is new: {manifest['recipe']['title']}; {size(_bytes(manifest))} in"
-        f" {_count(len(files), 'file')}, made of {manifest['model']} by sixfold {manifest['versions']['sixfold']}."
-    ]
+    what = f"{manifest['recipe']['title']}; {size(_bytes(manifest))} in {_count(len(manifest['files']), 'file')}"
+    made = f"made of {manifest['model']} by sixfold {manifest['versions']['sixfold']}"
+    return [f"- `{manifest['variant']}` is new: {what}, {made}."]
 
 
 def _again(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from huggingface_hub import Collection
 from huggingface_hub.errors import HfHubHTTPError
@@ -48,7 +49,7 @@ def keep_collection(hub: Hub, org: str, model: str, items: Sequence[Item], order
     """
     collection = hub.ask(f"create the collection {title_of(model)}", lambda: _created(hub, org, model))
     for item in items:
-        hub.ask(f"put {item.repo} into the collection", lambda item=item: _put(hub, collection.slug, item))
+        hub.ask(f"put {item.repo} into the collection", partial(_put, hub, collection.slug, item))
     hub.ask("put the collection into order", lambda: _sort(hub, collection.slug, order))
     return collection.url
 

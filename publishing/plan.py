@@ -14,7 +14,7 @@ Kind = Literal["new", "changed", "unchanged", "deleted", "kept"]
 
 @dataclass(frozen=True)
 class Change:
-    """kind: "deleted" is a file of an earlier release that this one has no more; "kept" one that we did not put there."""
+    """kind: "deleted" is a file of an earlier release that this one has no more; "kept" one that others put there."""
 
     name: str
     kind: Kind

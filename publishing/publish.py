@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from publishing.artifacts import Artifact
 from publishing.collection import Item, find_collection, keep_collection, make_collection_public
@@ -39,7 +40,7 @@ def publish(
     for plan in plans:
         if plan.remote is None:
             create_repository(hub, plan.repo)
-        after = send(hub, lambda plan=plan: edition.plan(plan.publication), progress)
+        after = send(hub, partial(edition.plan, plan.publication), progress)
         tagged = tag_release(hub, after)
         if public:
             make_public(hub, plan.repo)

@@ -24,8 +24,8 @@ _SECONDS = 0.25
 def watched(repo: str, sizes: Mapping[Path, int], progress: Progress) -> Iterator[None]:
     """While inside, show how far the files (resolved path -> bytes) have been read.
 
-    Without Xet every file is read once for its sha256 before it is sent, which positions cannot tell from sending; there
-    huggingface_hub's own bars, one for each file, are better, and are left on where a terminal shows them.
+    Without Xet every file is read once for its sha256 before it is sent, which positions cannot tell from sending;
+    there huggingface_hub's own bars, one for each file, are better, and are left on where a terminal shows them.
     """
     own_bars = not is_xet_available() and sys.stderr.isatty()
     were_disabled = are_progress_bars_disabled()

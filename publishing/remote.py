@@ -29,7 +29,7 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Remote:
-    """head: commit of main. manifests: of this project, by name. card, changelog: their text, "" where there is none."""
+    """head: commit of main. manifests: of this project, by name. card, changelog: texts, "" where there is none."""
 
     repo: str
     private: bool

@@ -11,7 +11,8 @@ _SLUG = r"(?P<slug>[^/]+/[^/]+)"
 @route("GET", "/api/collections")
 def collections(http: Handler) -> None:
     owners = http.query.get("owner", [])
-    http.answer([_seen(c) for c in http.hub.collections.values() if not owners or c["owner"]["name"] in owners])
+    found = [_seen(c) for c in http.hub.collections.values() if not owners or c["owner"]["name"] in owners]
+    http.answer([{key: value for key, value in c.items() if key != "position"} for c in found])
 
 
 @route("POST", "/api/collections")

@@ -42,6 +42,8 @@ def route(method: str, path: str) -> Callable[[Callable[..., None]], Callable[..
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
     hub: Hub
     body: bytes
     query: dict[str, list[str]]

@@ -1,4 +1,4 @@
-"""What a stand-in for the Hub holds: accounts, repositories as trees of commits, large files, collections, and faults."""
+"""What a stand-in for the Hub holds: accounts, repositories of commits, large files, collections, and faults."""
 
 import hashlib
 import re
