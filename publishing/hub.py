@@ -5,9 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-import httpx
 from huggingface_hub import HfApi, constants, get_session, get_token, hf_hub_url
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, Response
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
 from publishing.patience import patiently
@@ -31,7 +30,7 @@ class Hub:
         """The action's value; what went wrong for good as a SixfoldError. what: continues "could not"."""
         try:
             return patiently(action)
-        except (HfHubHTTPError, httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
+        except (HfHubHTTPError, HTTPError, OSError, RuntimeError, ValueError) as error:
             # The cause may quote headers and URLs, so it goes no further.
             raise self._refusal(what, error) from None
 
@@ -52,7 +51,7 @@ class Hub:
         def post() -> tuple[str, ...]:
             url = f"{self.api.endpoint}/api/validate-yaml"
             response = get_session().post(url, json={"content": card, "repoType": "model"})
-            if response.status_code != httpx.codes.BAD_REQUEST:
+            if response.status_code != 400:
                 hf_raise_for_status(response)
             return tuple(self.clean(str(error.get("message"))) for error in response.json().get("errors", []))
 
@@ -90,7 +89,7 @@ def log_in() -> Hub:
     return Hub(HfApi(endpoint=constants.ENDPOINT, token=token), token)
 
 
-def _answer_in(error: BaseException | None) -> httpx.Response | None:
+def _answer_in(error: BaseException | None) -> Response | None:
     """The Hub's answer that an error was made of."""
     while error is not None:
         if isinstance(error, HfHubHTTPError):

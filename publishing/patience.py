@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-import httpx
-from huggingface_hub.errors import HfHubHTTPError
+# huggingface_hub 1 is built on httpx and 2 on httpx2: its own names for their errors hold in both.
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ def passes(error: Exception) -> bool:
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
         return status in _PASSING or status >= 500
-    return isinstance(error, httpx.TransportError | ConnectionError | TimeoutError | RuntimeError)
+    return isinstance(error, HTTPError | ConnectionError | TimeoutError | RuntimeError)
 
 
 def _asked_for(error: Exception) -> float:

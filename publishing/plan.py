@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from publishing.changelog import Step, entry_of, latest_version, with_entry
 from publishing.publication import Publication, git_oid
-from publishing.remote import CARD, CHANGELOG, Remote, RemoteFile
+from publishing.remote import CARD, CHANGELOG, GITATTRIBUTES, Remote, RemoteFile
 
 Kind = Literal["new", "changed", "unchanged", "deleted", "kept"]
 
@@ -102,7 +102,7 @@ def _changes(publication: Publication, remote: Remote | None, texts: Mapping[str
         changes.append(Change(name, "new" if name not in there else "unchanged" if same else "changed", len(data)))
     stale = _stale(publication, remote.manifests if remote else {})
     for name, record in there.items():
-        if name not in publication.files and name not in texts:
+        if name not in publication.files and name not in texts and name != GITATTRIBUTES:
             changes.append(Change(name, "deleted" if name in stale else "kept", record.bytes))
     return tuple(sorted(changes, key=lambda change: change.name))
 

@@ -10,6 +10,7 @@ from publishing.card import check_licence, with_base_model
 from publishing.hub import Hub
 from publishing.plan import Plan, plan_of
 from publishing.publication import Card, Publication, publications, repository_name
+from publishing.record import was_sent
 from publishing.remote import Remote, read_remote
 from publishing.upload import check_ours
 from sixfold.errors import GateError, SixfoldError
@@ -25,10 +26,11 @@ Problems = Callable[[str], Sequence[str]]
 
 @dataclass(frozen=True)
 class Edition:
-    """What is published together. every: all artifacts of the model, in order. base: repository of the BF16 weights,
-    "" where there is none. date: of the releases, YYYY-MM-DD."""
+    """What is published together. root: <out>/<model>. every: all artifacts of the model, in order. base: repository of
+    the BF16 weights, "" where there is none. date: of the releases, YYYY-MM-DD."""
 
     hub: Hub
+    root: Path
     org: str
     every: tuple[Artifact, ...]
     publications: tuple[Publication, ...]
@@ -49,7 +51,8 @@ class Edition:
     def plan(self, publication: Publication) -> Plan:
         """As things stand on the Hub now. Raises SixfoldError where it may not be published."""
         remote = read_remote(self.hub, publication.repo)
-        card = self.card(publication, remote.card if remote else "", self.base)
+        there = remote.card if remote is not None and not remote.is_empty else ""
+        card = self.card(publication, "" if was_sent(self.root, publication.repo, there) else there)
         if self.base and not publication.is_base:
             card = with_base_model(card, self.base)
         plan = plan_of(publication, remote, card, self.date)
@@ -77,7 +80,7 @@ def edition_of(
     _refuse([refusal for artifact in wanted if (refusal := unproven(artifact))], len(wanted))
     check_access(hub, org)
     found = publications(org, wanted, every)
-    return Edition(hub, org, every, found, _base(hub, org, found, every), card, problems, date)
+    return Edition(hub, root, org, every, found, _base(hub, org, found, every), card, problems, date)
 
 
 def plan_all(edition: Edition, progress: Progress) -> tuple[Plan, ...]:

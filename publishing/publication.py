@@ -62,13 +62,12 @@ class Publication:
 
 
 class Card(Protocol):
-    """Renders the README.md of a repository.
+    """Renders the README.md of a repository, with what a person wrote into the one that is here.
 
-    earlier: the card that is there now, "" where there is none: what was written into it by hand is kept. base: the
-    repository of the BF16 weights, "" where there is none.
+    edited: the card on the Hub if a person changed it there, to be kept likewise; "" where nobody did.
     """
 
-    def __call__(self, publication: Publication, earlier: str, base: str) -> str: ...
+    def __call__(self, publication: Publication, edited: str) -> str: ...
 
 
 def publications(org: str, chosen: Sequence[Artifact], every: Sequence[Artifact]) -> tuple[Publication, ...]:

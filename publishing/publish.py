@@ -9,6 +9,7 @@ from publishing.collection import Item, find_collection, keep_collection, make_c
 from publishing.plan import Plan, plan_of
 from publishing.prepare import Edition
 from publishing.publication import Publication
+from publishing.record import record_card, record_org
 from publishing.remote import read_remote
 from publishing.upload import check_ours, create_repository, make_public, send, tag_release
 from sixfold.errors import SixfoldError
@@ -36,11 +37,13 @@ def publish(
     called for each that is finished. Interrupted anywhere, the same call again does what is left.
     """
     hub = edition.hub
+    record_org(edition.root, edition.org)
     items = []
     for plan in plans:
         if plan.remote is None:
             create_repository(hub, plan.repo)
         after = send(hub, partial(edition.plan, plan.publication), progress)
+        record_card(edition.root, plan.repo, after.card)
         tagged = tag_release(hub, after)
         if public:
             make_public(hub, plan.repo)

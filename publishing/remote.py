@@ -14,7 +14,9 @@ from sixfold.manifest import SCHEMA
 CARD = "README.md"
 CHANGELOG = "CHANGELOG.md"
 MAIN = "main"
-_MADE_BY_THE_HUB = (".gitattributes", CARD)
+GITATTRIBUTES = ".gitattributes"
+"""The Hub's own: which files are large."""
+_MADE_BY_THE_HUB = (GITATTRIBUTES, CARD)
 """What a repository may hold that was created on the web site and never filled."""
 
 

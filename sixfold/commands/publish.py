@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from publishing.publication import Publication
     from publishing.publish import Published
 
-_RECORD = "publishing.json"
-"""In a model's folder: the organization that it was last published to."""
 _KINDS = ("new", "changed", "unchanged", "deleted", "kept")
 
 
@@ -70,9 +68,9 @@ def command(
         releasable = check_releasable(edition)
         _print_release(edition, releasable, as_json=as_json, dry_run=dry_run)
         if not dry_run:
-            _ask(f"Make {len(releasable)} repositories and their collection public?", yes)
+            _ask(f"Make {_counted(releasable)} and the collection public?", yes)
             make_public(edition, releasable)
-            _say(f"{len(releasable)} repositories of {org} are public.", as_json)
+            _say(f"{_counted(releasable)} of {org} public.", as_json)
         return 0
     plans = plan_all(edition, progress)
     if dry_run and as_json:
@@ -81,13 +79,12 @@ def command(
         _print_plans(edition, plans, public)
     if not dry_run:
         _ask(f"Publish to {org}?", yes)
-        _publish(edition, plans, root, public=public, as_json=as_json)
+        _publish(edition, plans, public=public, as_json=as_json)
     return 0
 
 
-def _publish(edition: "Edition", plans: "Sequence[Plan]", root: Path, *, public: bool, as_json: bool) -> None:
+def _publish(edition: "Edition", plans: "Sequence[Plan]", *, public: bool, as_json: bool) -> None:
     from publishing.publish import publish
-    from sixfold.workspace import write_json
 
     done: list[Published] = []
 
@@ -95,12 +92,11 @@ def _publish(edition: "Edition", plans: "Sequence[Plan]", root: Path, *, public:
         done.append(published)
         _say(_told(published), as_json)
 
-    write_json(root / _RECORD, {"org": edition.org})
     collection = publish(edition, plans, public=public, progress=progress, tell=tell)
     if as_json:
         print_json({"collection": collection, "repositories": [_published_as_data(p, edition) for p in done]})
         return
-    click.echo(f"\n{len(done)} repositories of {edition.org} are complete. Collection: {collection}")
+    click.echo(f"\n{_counted(done)} of {edition.org} complete. Collection: {collection}")
     if not public and any(p.after.remote is not None and p.after.remote.private for p in done):
         click.echo("They are private: read the cards there, then run `sixfold publish --release`.")
 
@@ -128,7 +124,7 @@ def _print_plans(edition: "Edition", plans: "Sequence[Plan]", public: bool) -> N
             click.echo(f"\n  README.md:\n{_indented(plan.card)}")
         elif difference := plan.card_diff():
             click.echo(f"\n  README.md, what changes:\n{_indented(difference)}")
-    heading(f"Plan for {edition.org}: {len(plans)} repositories, collection {edition.model}")
+    heading(f"Plan for {edition.org}: {_counted(plans)}, collection {edition.model}")
     print_table(
         ("repository", "release", "new", "changed", "unchanged", "deleted", "kept", "to send", "visibility"),
         [
@@ -163,6 +159,10 @@ def _visibility(plan: "Plan", public: bool) -> str:
     if plan.remote.private:
         return "private, made public" if public else "private"
     return "public"
+
+
+def _counted(repositories: "Sequence[object]") -> str:
+    return f"{len(repositories)} {'repository' if len(repositories) == 1 else 'repositories'}"
 
 
 def _indented(text: str) -> str:
@@ -220,7 +220,7 @@ def _today() -> str:
     return datetime.now(UTC).date().isoformat()
 
 
-def _card(publication: "Publication", earlier: str, base: str) -> str:
+def _card(publication: "Publication", edited: str) -> str:
     """README.md of the folder."""
     return (publication.folder / "README.md").read_text(encoding="utf-8")
 
@@ -267,10 +267,10 @@ def _model_folder(out: Path, name: str) -> Path:
 
 
 def _last_org(root: Path) -> str:
+    from publishing.record import last_org
     from sixfold.errors import UsageError
-    from sixfold.workspace import read_json
 
-    org = (read_json(root / _RECORD) or {}).get("org", "")
+    org = last_org(root)
     if not org:
         raise UsageError(f"{root.name} was not published before", "say to whom: --org my-lab")
-    return str(org)
+    return org
