@@ -73,11 +73,16 @@ class Edition:
 def edition_of(
     hub: Hub, org: str, root: Path, variants: Sequence[str], card: Card, problems: Problems, date: str
 ) -> Edition:
-    """root: <out>/<model>. variants: names of recipes; all that are there where none is named. Raises GateError where
-    a gate of one does not hold, SixfoldError where one is not there or the account may not write to `org`."""
+    """root: <out>/<model>. variants: names of recipes; all that are there where none is named.
+
+    Raises GateError where a gate of one does not hold, UsageError where the Hub would not take a name, SixfoldError
+    where one is not there or the account may not write to `org`.
+    """
     every = find_artifacts(root)
     wanted = chosen(every, variants)
     _refuse([refusal for artifact in wanted if (refusal := unproven(artifact))], len(wanted))
+    for artifact in wanted:
+        repository_name(org, artifact.folder)
     check_access(hub, org)
     found = publications(org, wanted, every)
     return Edition(hub, root, org, every, found, _base(hub, org, found, every), card, problems, date)

@@ -42,7 +42,7 @@ def publish(
     for plan in plans:
         if plan.remote is None:
             create_repository(hub, plan.repo)
-        after = send(hub, partial(edition.plan, plan.publication), progress)
+        after = send(hub, plan.repo, partial(edition.plan, plan.publication), progress)
         record_card(edition.root, plan.repo, after.card)
         tagged = tag_release(hub, after)
         if public:

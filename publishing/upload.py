@@ -30,14 +30,13 @@ def create_repository(hub: Hub, repo: str) -> None:
     hub.ask(f"create {repo}", create)
 
 
-def send(hub: Hub, plan_now: Callable[[], Plan], progress: Progress) -> Plan:
+def send(hub: Hub, repo: str, plan_now: Callable[[], Plan], progress: Progress) -> Plan:
     """Send what is missing, and see that it arrived. Returns the plan of the finished repository.
 
     plan_now: looks at the Hub anew. A commit of upload_folder holds everything or nothing (up to 256 files), so readers
     of main see one release or the next. Whatever was lost, doubled or damaged on the way shows in the next plan, as
     the Hub's own checksums are compared; that plan is sent in turn.
     """
-    first = plan_now()
 
     def attempt() -> Plan:
         plan = plan_now()
@@ -50,7 +49,7 @@ def send(hub: Hub, plan_now: Callable[[], Plan], progress: Progress) -> Plan:
             raise RuntimeError(f"{wrong} did not arrive as it is here")
         return after
 
-    return hub.ask(f"upload {first.repo}", attempt)
+    return hub.ask(f"upload {repo}", attempt)
 
 
 def _upload(hub: Hub, plan: Plan, progress: Progress) -> None:
