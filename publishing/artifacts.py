@@ -1,6 +1,7 @@
 """What a run left behind, as publishing sees it: artifacts with a manifest, and whether each may leave the house."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from sixfold.errors import SixfoldError
 from sixfold.listing import some
 from sixfold.progress import Progress
 from sixfold.verdict import stored_result, verdict_of
-from sixfold.workspace import read_json, sha256_of
+from sixfold.workspace import read_json
 
 MANIFEST = "manifest.json"
+_PIECE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -104,16 +106,25 @@ def damaged(artifacts: Sequence[Artifact], progress: Progress) -> tuple[Refusal,
             bad = []
             for name, record in artifact.files.items():
                 path = artifact.folder / name
-                sound = path.is_file() and path.stat().st_size == record["bytes"]
-                if not (sound and sha256_of(path) == record["sha256"]):
+                sized = path.is_file() and path.stat().st_size == record["bytes"]
+                if not (sized and _sha256(path, advance) == record["sha256"]):
                     bad.append(name)
-                advance(int(record["bytes"]))
             if bad:
                 what = f"{some(bad)} in {artifact.folder} is missing or differs from {artifact.manifest_name}"
                 refusals.append(
                     Refusal(artifact.variant, what, f"make it again: sixfold export MODEL {artifact.variant}")
                 )
     return tuple(refusals)
+
+
+def _sha256(path: Path, advance: Callable[[int], None]) -> str:
+    """Of a file that may take minutes to read."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+            advance(len(piece))
+    return digest.hexdigest()
 
 
 def listed(artifacts: Iterable[Artifact]) -> dict[str, Mapping[str, Any]]:

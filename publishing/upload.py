@@ -101,8 +101,6 @@ def make_public(hub: Hub, repo: str) -> None:
     def change() -> None:
         if hub.api.model_info(repo).private:
             hub.api.update_repo_settings(repo, private=False)
-        if hub.api.model_info(repo).private:
-            raise RuntimeError("it is private still")
 
     hub.ask(f"make {repo} public", change)
 
