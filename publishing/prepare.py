@@ -8,10 +8,11 @@ from publishing.access import check_access
 from publishing.artifacts import Artifact, Refusal, chosen, damaged, find_artifacts, unproven
 from publishing.card import check_licence, with_base_model
 from publishing.hub import Hub
+from publishing.merge import merged
 from publishing.plan import Plan, plan_of
 from publishing.publication import Card, Publication, publications, repository_name
-from publishing.record import was_sent
-from publishing.remote import Remote, read_remote
+from publishing.record import sent_card
+from publishing.remote import CARD, Remote, read_remote
 from publishing.upload import check_ours
 from sixfold.errors import GateError, SixfoldError
 from sixfold.progress import Progress
@@ -51,13 +52,21 @@ class Edition:
     def plan(self, publication: Publication) -> Plan:
         """As things stand on the Hub now. Raises SixfoldError where it may not be published."""
         remote = read_remote(self.hub, publication.repo)
-        there = remote.card if remote is not None and not remote.is_empty else ""
-        card = self.card(publication, "" if was_sent(self.root, publication.repo, there) else there)
+        card = self._card(publication, remote.card if remote is not None and not remote.is_empty else "")
         if self.base and not publication.is_base:
             card = with_base_model(card, self.base)
         plan = plan_of(publication, remote, card, self.date)
         check_ours(plan)
         return plan
+
+    def _card(self, publication: Publication, there: str) -> str:
+        """Rendered anew, with what people wrote into the card here and into the one on the Hub since it was sent."""
+        path = publication.folder / CARD
+        ours = self.card(publication, path.read_text(encoding="utf-8") if path.is_file() else "")
+        sent = sent_card(self.root, publication.repo)
+        if there in ("", sent):
+            return ours
+        return merged(self.card(publication, sent), ours, self.card(publication, there))
 
     def check_card(self, publication: Publication, card: str) -> None:
         """Raises SixfoldError where the card states no licence, or the Hub would not take it."""

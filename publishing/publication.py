@@ -62,12 +62,10 @@ class Publication:
 
 
 class Card(Protocol):
-    """Renders the README.md of a repository, with what a person wrote into the one that is here.
+    """Renders the README.md of a repository from the facts beside it, with what a person wrote into the card `old`
+    ("" for none)."""
 
-    edited: the card on the Hub if a person changed it there, to be kept likewise; "" where nobody did.
-    """
-
-    def __call__(self, publication: Publication, edited: str) -> str: ...
+    def __call__(self, publication: Publication, old: str) -> str: ...
 
 
 def publications(org: str, chosen: Sequence[Artifact], every: Sequence[Artifact]) -> tuple[Publication, ...]:

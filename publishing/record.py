@@ -1,9 +1,8 @@
 """publishing.json in a model's folder: where it was last published to, and the cards that were sent.
 
-What the Hub has for a card and we did not send was written by a person there.
+What differs on the Hub from the card that was sent was written by a person there.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ def last_org(root: Path) -> str:
     return str(_read(root).get("org", ""))
 
 
-def was_sent(root: Path, repo: str, card: str) -> bool:
-    return bool(_read(root).get("cards", {}).get(repo) == _digest(card))
+def sent_card(root: Path, repo: str) -> str:
+    """The card that was last sent from here, "" where none was."""
+    return str(_read(root).get("cards", {}).get(repo, ""))
 
 
 def record_org(root: Path, org: str) -> None:
@@ -27,12 +27,8 @@ def record_org(root: Path, org: str) -> None:
 
 def record_card(root: Path, repo: str, card: str) -> None:
     known = _read(root)
-    write_json(root / FILE, {**known, "cards": {**known.get("cards", {}), repo: _digest(card)}})
+    write_json(root / FILE, {**known, "cards": {**known.get("cards", {}), repo: card}})
 
 
 def _read(root: Path) -> dict[str, Any]:
     return read_json(root / FILE) or {}
-
-
-def _digest(card: str) -> str:
-    return hashlib.sha256(card.encode()).hexdigest()

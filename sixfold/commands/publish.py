@@ -220,9 +220,8 @@ def _today() -> str:
     return datetime.now(UTC).date().isoformat()
 
 
-def _card(publication: "Publication", edited: str) -> str:
-    """README.md of the folder."""
-    return (publication.folder / "README.md").read_text(encoding="utf-8")
+def _card(publication: "Publication", old: str) -> str:
+    return old or (publication.folder / "README.md").read_text(encoding="utf-8")
 
 
 def _problems(card: str) -> tuple[str, ...]:

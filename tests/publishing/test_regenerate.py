@@ -98,3 +98,46 @@ def test_somebody_commits_while_we_upload(hub: Hub, publish: Publish, tmp_path: 
     assert publish().code == 0
     assert hub.files(AWQ) == {**published_files(root / f"{MODEL}-AWQ"), "theirs.webp": b"theirs"}
     assert repository.history[1:] == ["v1: awq", "Edited by hand", "v2: awq"]
+
+
+def edited(text: str, line: str) -> str:
+    return text.replace("Text.\n", f"{line}\n\nText.\n")
+
+
+def test_what_people_wrote_on_the_hub_comes_here(hub: Hub, publish: Publish, tmp_path: Path) -> None:
+    root = make_model(tmp_path / "out", ("bf16", "awq"))
+    assert publish().code == 0
+    card = hub.files(AWQ)["README.md"].decode()
+    hub.repositories[AWQ].put("README.md", edited(card, "Works well on my phone.").encode())
+    make_variant(root, "awq", weights="again")
+    assert publish().code == 0
+    assert "Works well on my phone." in hub.files(AWQ)["README.md"].decode()
+    assert hub.files(AWQ) == published_files(root / f"{MODEL}-AWQ")
+    make_variant(root, "awq", weights="once more")
+    assert publish().code == 0
+    assert hub.files(AWQ)["README.md"].decode().count("Works well on my phone.") == 1
+
+
+def test_what_people_wrote_here_and_there_is_brought_together(hub: Hub, publish: Publish, tmp_path: Path) -> None:
+    root = make_model(tmp_path / "out", ("bf16", "awq"))
+    assert publish().code == 0
+    path = root / f"{MODEL}-AWQ" / "README.md"
+    card = path.read_text()
+    hub.repositories[AWQ].put("README.md", (card + "\n## Theirs\n").encode())
+    path.write_text(edited(card, "Ours."))
+    assert "1 sent" in publish("awq").out
+    assert hub.files(AWQ)["README.md"].decode() == edited(card, "Ours.") + "\n## Theirs\n" == path.read_text()
+    path.write_text(path.read_text().replace("Ours.", "Ours again."))
+    assert publish("awq").code == 0
+    assert hub.files(AWQ)["README.md"].decode() == edited(card, "Ours again.") + "\n## Theirs\n"
+
+
+def test_on_another_machine(hub: Hub, publish: Publish, tmp_path: Path) -> None:
+    """Where nothing is known of what was sent, nothing that stands on the Hub is lost."""
+    root = make_model(tmp_path / "out", ("bf16", "awq"))
+    assert publish().code == 0
+    card = hub.files(AWQ)["README.md"].decode()
+    hub.repositories[AWQ].put("README.md", edited(card, "Written there.").encode())
+    (root / "publishing.json").unlink()
+    assert publish("awq").code == 0
+    assert hub.files(AWQ)["README.md"].decode() == edited(card, "Written there.")
