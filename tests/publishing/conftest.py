@@ -16,8 +16,10 @@ from huggingface_hub.utils import _http
 
 from publishing import patience
 from sixfold.cli import run
+from sixfold.commands import publish as publish_command
 from tests.publishing.hub_server import serve
 from tests.publishing.hub_state import Account, Fault, Hub
+from tests.publishing.plain_cards import plain_card
 
 TOKEN = "hf_SecretSecretSecretSecret1234"
 
@@ -53,8 +55,9 @@ Publish = Callable[..., Printed]
 
 
 @pytest.fixture
-def publish(hub: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Publish:
-    """`sixfold publish` with these arguments, to the organization lab, of what is in tmp_path/out."""
+def publish(hub: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Publish:
+    """`sixfold publish` with these arguments, to the organization lab, of what is in tmp_path/out; with plain cards."""
+    monkeypatch.setattr(publish_command, "_card", plain_card)
 
     def call(*arguments: str, ask: bool = False, org: str = "lab") -> Printed:
         words = ["publish", *arguments, "--out", str(tmp_path / "out"), *(["--org", org] if org else [])]
@@ -86,7 +89,7 @@ class Killed:
             "HF_HUB_DISABLE_XET": "0" if self.xet else "1",
         }
         words = ["publish", "--org", "lab", "--out", str(self.out), "--yes"]
-        process = subprocess.Popen([sys.executable, "-m", "sixfold", *words], env=environment)
+        process = subprocess.Popen([sys.executable, "-m", "tests.publishing.plain_cards", *words], env=environment)
         try:
             assert fault.reached.wait(60), "the process never came so far"
         finally:

@@ -60,7 +60,17 @@ def test_of_a_real_process_by_way_of_xet(hub: Hub, tmp_path: Path) -> None:
         "HF_HOME": str(tmp_path / "home"),
         "HF_XET_LOG_LEVEL": "debug",
     }
-    words = [sys.executable, "-m", "sixfold", "publish", "--org", "lab", "--out", str(tmp_path / "out"), "--yes"]
+    words = [
+        sys.executable,
+        "-m",
+        "tests.publishing.plain_cards",
+        "publish",
+        "--org",
+        "lab",
+        "--out",
+        str(tmp_path / "out"),
+        "--yes",
+    ]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
     assert "complete" in done.stdout
     assert TOKEN not in done.stdout + done.stderr
