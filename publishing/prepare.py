@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from publishing.access import check_access
@@ -48,6 +49,11 @@ class Edition:
     def order(self) -> tuple[str, ...]:
         """Every repository that the model's artifacts can have, as a collection lists them."""
         return tuple(dict.fromkeys(repository_name(self.org, artifact.folder) for artifact in self.every))
+
+    def absent(self) -> tuple[str, ...]:
+        """Repositories of the model's other artifacts that are not on the Hub; cards tell of them and link to them."""
+        others = [repo for repo in self.order if repo not in {p.repo for p in self.publications}]
+        return tuple(r for r in others if not self.hub.ask(f"look for {r}", partial(self.hub.api.repo_exists, r)))
 
     def plan(self, publication: Publication) -> Plan:
         """As things stand on the Hub now. Raises SixfoldError where it may not be published."""

@@ -139,6 +139,8 @@ def _print_plans(edition: "Edition", plans: "Sequence[Plan]", public: bool) -> N
         ],
     )
     click.echo(f"  {size(sum(plan.bytes_to_send for plan in plans))} to send in all.")
+    if absent := edition.absent():
+        click.echo(f"  Made here and not on the Hub, where cards may link to them: {', '.join(absent)}")
 
 
 def _remarks(plan: "Plan") -> list[str]:

@@ -103,6 +103,14 @@ def test_a_subset_leaves_the_other_files_of_a_shared_repository_alone(
     assert f"{MODEL}-Q8_0.gguf" in hub.files(name)
 
 
+def test_siblings_that_are_not_there_are_named(hub: Hub, publish: Publish, tmp_path: Path) -> None:
+    make_model(tmp_path / "out", ("bf16", "fp8", "awq"))
+    assert publish("bf16").code == 0
+    line = "Made here and not on the Hub, where cards may link to them"
+    assert f"{line}: lab/{MODEL}-FP8\n" in publish("awq", "--dry-run").out
+    assert line not in publish("--dry-run").out
+
+
 def test_what_no_manifest_lists_stays_here(hub: Hub, publish: Publish, tmp_path: Path) -> None:
     root = make_model(tmp_path / "out", ("awq",))
     folder = root / f"{MODEL}-AWQ"
