@@ -67,19 +67,23 @@ def command(
     if release:
         releasable = check_releasable(edition)
         _print_release(edition, releasable, as_json=as_json, dry_run=dry_run)
-        if not dry_run:
-            _ask(f"Make {_counted(releasable)} and the collection public?", yes)
-            make_public(edition, releasable)
-            _say(f"{_counted(releasable)} of {org} public.", as_json)
+        if dry_run:
+            return 0
+        if not (yes or _agreed(f"Make {_counted(releasable)} and the collection public?")):
+            return 1
+        make_public(edition, releasable)
+        _say(f"{_counted(releasable)} of {org} public.", as_json)
         return 0
     plans = plan_all(edition, progress)
     if dry_run and as_json:
         print_json([_plan_as_data(plan, public) for plan in plans])
     elif dry_run or not yes:
         _print_plans(edition, plans, public)
-    if not dry_run:
-        _ask(f"Publish to {org}?", yes)
-        _publish(edition, plans, public=public, as_json=as_json)
+    if dry_run:
+        return 0
+    if not (yes or _agreed(f"Publish to {org}?")):
+        return 1
+    _publish(edition, plans, public=public, as_json=as_json)
     return 0
 
 
@@ -207,9 +211,11 @@ def _print_release(edition: "Edition", plans: "Sequence[Plan]", *, as_json: bool
     print_table(("repository", "release", "visibility"), [(p.repo, p.tag, _visibility(p, True)) for p in plans])
 
 
-def _ask(question: str, yes: bool) -> None:
-    if not yes:
-        click.confirm(question, abort=True)
+def _agreed(question: str) -> bool:
+    agreed = click.confirm(question)
+    if not agreed:
+        click.echo("Nothing was changed.")
+    return agreed
 
 
 def _say(text: str, quiet: bool) -> None:

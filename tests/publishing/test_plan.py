@@ -123,7 +123,7 @@ def test_what_no_manifest_lists_stays_here(hub: Hub, publish: Publish, tmp_path:
     assert hub.files(f"lab/{MODEL}-AWQ")["kv_cache.svg"] == b"<svg/>"
 
 
-@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 130)])
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 1)])
 def test_a_person_is_asked_after_the_plan(
     answer: str, code: int, hub: Hub, publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +134,7 @@ def test_a_person_is_asked_after_the_plan(
     assert printed.code == code
     assert printed.out.index("Plan for lab: 1 repository") < printed.out.index("Publish to lab?")
     assert len(hub.repositories) == (1 if code == 0 else 0)
+    assert ("Nothing was changed." in printed.out) == (code == 1)
 
 
 def test_nobody_to_ask(hub: Hub, publish: Publish, tmp_path: Path) -> None:
