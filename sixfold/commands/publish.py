@@ -72,7 +72,7 @@ def command(
         if not (yes or _agreed(f"Make {_counted(releasable)} and the collection public?")):
             return 1
         make_public(edition, releasable)
-        _say(f"{_counted(releasable)} of {org} public.", as_json)
+        _say(f"Public now: {_counted(releasable)} of {org}.", as_json)
         return 0
     plans = plan_all(edition, progress)
     if dry_run and as_json:
@@ -100,9 +100,9 @@ def _publish(edition: "Edition", plans: "Sequence[Plan]", *, public: bool, as_js
     if as_json:
         print_json({"collection": collection, "repositories": [_published_as_data(p, edition) for p in done]})
         return
-    click.echo(f"\n{_counted(done)} of {edition.org} complete. Collection: {collection}")
+    click.echo(f"\nComplete: {_counted(done)} of {edition.org}. Collection: {collection}")
     if not public and any(p.after.remote is not None and p.after.remote.private for p in done):
-        click.echo("They are private: read the cards there, then run `sixfold publish --release`.")
+        click.echo("Private until you have read the cards there and run `sixfold publish --release`.")
 
 
 def _told(published: "Published") -> str:

@@ -16,11 +16,11 @@ def visibility(hub: Hub) -> set[bool]:
 
 def test_private_until_released(hub: Hub, publish: Publish, tmp_path: Path) -> None:
     root = make_model(tmp_path / "out")
-    assert "run `sixfold publish --release`" in publish().out
+    assert "and run `sixfold publish --release`" in publish().out
     assert visibility(hub) == {True}
     assert "private, made public" in publish("--release", "--dry-run").out
     assert visibility(hub) == {True}
-    assert "4 repositories of lab public." in publish("--release", org="").out
+    assert "Public now: 4 repositories of lab." in publish("--release", org="").out
     assert visibility(hub) == {False}
     assert publish("--release").code == 0
     assert_whole(hub, root)

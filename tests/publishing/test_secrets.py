@@ -72,6 +72,6 @@ def test_of_a_real_process_by_way_of_xet(hub: Hub, tmp_path: Path) -> None:
         "--yes",
     ]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
-    assert "complete" in done.stdout
+    assert "Complete: 1 repository of lab." in done.stdout
     assert TOKEN not in done.stdout + done.stderr
     assert not holds_token(tmp_path)
