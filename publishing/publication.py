@@ -49,10 +49,6 @@ class Publication:
     others: tuple[str, ...]
 
     @property
-    def name(self) -> str:
-        return self.folder.name
-
-    @property
     def is_base(self) -> bool:
         return any(artifact.is_base for artifact in self.artifacts)
 
