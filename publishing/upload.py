@@ -1,5 +1,6 @@
 """Sending one repository: whole, checked, and tagged, however often it was interrupted before."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from glob import escape
@@ -15,6 +16,13 @@ from sixfold.errors import SixfoldError
 from sixfold.listing import some
 from sixfold.progress import Progress
 from sixfold.workspace import write_if_changed
+
+_RESUMED_BY_XET = {
+    "HF_XET_DATA_SESSION_XORB_METADATA_FLUSH_INTERVAL": "1s",
+    "HF_XET_DATA_SESSION_XORB_METADATA_FLUSH_MAX_COUNT": "1",
+}
+"""hf_xet notes on disk which blocks have arrived, so that the next process does not send them again. Its own intervals
+are longer: what a process sends after the last note and before it is killed is sent for nothing."""
 
 
 def create_repository(hub: Hub, repo: str) -> None:
@@ -58,6 +66,8 @@ def _upload(hub: Hub, plan: Plan, progress: Progress) -> None:
     write_if_changed(folder / CHANGELOG, plan.changelog.encode())
     assert plan.remote is not None
     sizes = {files[name].path.resolve(): files[name].bytes for name in plan.to_send if name in files}
+    for name, value in _RESUMED_BY_XET.items():
+        os.environ.setdefault(name, value)
     with quiet(), watched(plan.repo, sizes, progress):
         hub.api.upload_folder(
             repo_id=plan.repo,

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,8 @@ def publish(hub: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeyp
 
 @dataclass(frozen=True)
 class Killed:
-    """A real process that publishes, ended by SIGKILL while the Hub has the request that the fault holds back."""
+    """A real process that publishes, ended by SIGKILL: `at` while the Hub has the request that the fault holds back,
+    `when` something is so."""
 
     hub: Hub
     out: Path
@@ -81,6 +83,10 @@ class Killed:
     def at(self, fault: Fault) -> None:
         assert fault.hold is not None
         self.hub.break_with(fault)
+        self.when(lambda: fault.reached.is_set())
+        fault.hold.set()
+
+    def when(self, reached: Callable[[], bool]) -> None:
         environment = {
             **os.environ,
             "HF_ENDPOINT": self.hub.endpoint,
@@ -90,12 +96,14 @@ class Killed:
         }
         words = ["publish", "--org", "lab", "--out", str(self.out), "--yes"]
         process = subprocess.Popen([sys.executable, "-m", "tests.publishing.plain_cards", *words], env=environment)
+        deadline = time.monotonic() + 60
         try:
-            assert fault.reached.wait(60), "the process never came so far"
+            while not reached() and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert reached(), "the process never came so far"
         finally:
             process.send_signal(signal.SIGKILL)
             process.wait()
-            fault.hold.set()
 
 
 @pytest.fixture

@@ -46,8 +46,10 @@ def make_variant(
     shards: int = 2,
     failures: tuple[str, ...] = (),
     verified: bool = True,
+    nbytes: int = 0,
 ) -> Path:
-    """weights: other text makes other bytes. failures: what its verification found; verified: whether there was one."""
+    """nbytes: of each weight file; a few thousand by default. weights: other text makes other bytes. failures: what its
+    verification found; verified: whether there was one."""
     (recipe,) = load_recipes(variant, overrides)
     folder = root / f"{MODEL}-{recipe.suffix}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,9 +59,8 @@ def make_variant(
         (folder / "imatrix.gguf").write_bytes(bytes_of("imatrix", 900))
     else:
         names = [f"model-{i + 1:05d}-of-{shards:05d}.safetensors" for i in range(shards)]
-    files = {
-        name: bytes_of(f"{variant} {name} {weights}", _SIZES.get(variant, 3000) + 7 * i) for i, name in enumerate(names)
-    }
+    size = nbytes or _SIZES.get(variant, 3000)
+    files = {name: bytes_of(f"{variant} {name} {weights}", size + 7 * i) for i, name in enumerate(names)}
     if not gguf:
         files |= {"config.json": b'{"model_type": "llama"}\n', "tokenizer.json": b"{}\n"}
     files["LICENSE"] = b"Apache License\n"

@@ -1,6 +1,7 @@
 """Large files by way of Xet, into a store on this disk that hf_xet itself writes and reads."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import hf_xet
@@ -83,10 +84,30 @@ def test_a_refusal_for_good_is_one_sentence(xet: Hub, publish: Publish, tmp_path
 
 def test_killed_and_run_again(xet: Hub, publish: Publish, killed: Killed, tmp_path: Path) -> None:
     root = make_model(tmp_path / "out", ("awq",))
-    Killed(killed.hub, killed.out, killed.home, xet=True).at(Fault("POST", "/commit/main", hold=threading.Event()))
+    replace(killed, xet=True).at(Fault("POST", "/commit/main", hold=threading.Event()))
     store = {path: path.stat().st_size for path in (tmp_path / "xet").rglob("*") if "xorbs/default" in str(path)}
     assert store
     huggingface_hub.close_session()
     assert publish().code == 0
     assert downloaded(xet, root / f"{MODEL}-AWQ", tmp_path) == published_files(root / f"{MODEL}-AWQ")
     assert {p: p.stat().st_size for p in (tmp_path / "xet").rglob("*") if "xorbs/default" in str(p)} == store
+
+
+@pytest.mark.engines
+def test_blocks_that_arrived_before_a_kill_are_not_sent_again(
+    xet: Hub, publish: Publish, killed: Killed, tmp_path: Path
+) -> None:
+    """Blocks of Xet have 64 MiB; four files of 60 MB fill some before the last file is begun."""
+    folder = make_variant(tmp_path / "out" / MODEL, "awq", shards=4, nbytes=60_000_000)
+
+    def blocks() -> dict[Path, tuple[int, int]]:
+        found = [path for path in (tmp_path / "xet").rglob("default.*") if path.suffix != ".tagset"]
+        return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in found}
+
+    replace(killed, xet=True).when(lambda: len(blocks()) >= 3)
+    before = blocks()
+    assert publish().code == 0
+    after = blocks()
+    assert len([path for path, written in before.items() if after[path] == written]) >= len(before) - 1
+    assert sum(size for _, size in after.values()) < 1.01 * 4 * 60_000_030
+    assert downloaded(xet, folder, tmp_path) == published_files(folder)
