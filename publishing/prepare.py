@@ -56,13 +56,15 @@ class Edition:
         return tuple(r for r in others if not self.hub.ask(f"look for {r}", partial(self.hub.api.repo_exists, r)))
 
     def plan(self, publication: Publication) -> Plan:
-        """As things stand on the Hub now. Raises SixfoldError where it may not be published."""
+        """As things stand on the Hub now. Raises SixfoldError where somebody else made what stands there, or the Hub
+        would not take the card."""
         remote = read_remote(self.hub, publication.repo)
         card = self._card(publication, remote.card if remote is not None and not remote.is_empty else "")
         if self.base and not publication.is_base:
             card = with_base_model(card, self.base)
         plan = plan_of(publication, remote, card, self.date)
         check_ours(plan)
+        self.check_card(publication, card)
         return plan
 
     def _card(self, publication: Publication, there: str) -> str:
@@ -111,7 +113,6 @@ def plan_all(edition: Edition, progress: Progress) -> tuple[Plan, ...]:
     """
     plans = tuple(edition.plan(publication) for publication in edition.publications)
     for plan in plans:
-        edition.check_card(plan.publication, plan.card)
         _check_sizes(plan.publication)
     wanted = [artifact for publication in edition.publications for artifact in publication.artifacts]
     _refuse(damaged(wanted, progress), len(wanted))

@@ -77,8 +77,10 @@ def command(
     plans = plan_all(edition, progress)
     if dry_run and as_json:
         print_json([_plan_as_data(plan, public) for plan in plans])
-    elif dry_run or not yes:
-        _print_plans(edition, plans, public)
+    elif not as_json:
+        if dry_run or not yes:
+            _print_details(plans, public)
+        _print_summary(edition, plans, public)
     if dry_run:
         return 0
     if not (yes or _agreed(f"Publish to {org}?")):
@@ -116,7 +118,8 @@ def _told(published: "Published") -> str:
     return f"{after.repo} {did}; {'released as' if published.tagged else 'release'} {after.tag}"
 
 
-def _print_plans(edition: "Edition", plans: "Sequence[Plan]", public: bool) -> None:
+def _print_details(plans: "Sequence[Plan]", public: bool) -> None:
+    """Files, what is told of the release, and the cards."""
     for plan in plans:
         heading(f"{plan.repo} ({_visibility(plan, public)})")
         print_table(("file", "on the Hub", "size"), [(c.name, c.kind, size(c.bytes)) for c in plan.changes])
@@ -128,6 +131,9 @@ def _print_plans(edition: "Edition", plans: "Sequence[Plan]", public: bool) -> N
             click.echo(f"\n  README.md:\n{_indented(plan.card)}")
         elif difference := plan.card_diff():
             click.echo(f"\n  README.md, what changes:\n{_indented(difference)}")
+
+
+def _print_summary(edition: "Edition", plans: "Sequence[Plan]", public: bool) -> None:
     heading(f"Plan for {edition.org}: {_counted(plans)}, collection {edition.model}")
     print_table(
         ("repository", "release", "new", "changed", "unchanged", "deleted", "kept", "to send", "visibility"),
