@@ -41,7 +41,7 @@ def create_repository(hub: Hub, repo: str) -> None:
 def send(hub: Hub, repo: str, plan_now: Callable[[], Plan], progress: Progress) -> Plan:
     """Send what is missing, and see that it arrived. Returns the plan of the finished repository.
 
-    plan_now: looks at the Hub anew. A commit of upload_folder holds everything or nothing (up to 256 files), so readers
+    plan_now: looks at the Hub anew. A commit of upload_folder holds everything or nothing (up to 250 files), so readers
     of main see one release or the next. Whatever was lost, doubled or damaged on the way shows in the next plan, as
     the Hub's own checksums are compared; that plan is sent in turn.
     """
