@@ -27,16 +27,15 @@ def watched(repo: str, sizes: Mapping[Path, int], progress: Progress) -> Iterato
     Without Xet every file is read once for its sha256 before it is sent, which positions cannot tell from sending;
     there huggingface_hub's own bars, one for each file, are better, and are left on where a terminal shows them.
     """
-    own_bars = not is_xet_available() and sys.stderr.isatty()
-    were_disabled = are_progress_bars_disabled()
-    if not own_bars:
+    by_xet, were_disabled = is_xet_available(), are_progress_bars_disabled()
+    if by_xet or not sys.stderr.isatty():
         disable_progress_bars()
     try:
-        if own_bars:
-            yield
-        else:
+        if by_xet:
             with progress(repo, sum(sizes.values()), "B") as advance, _polled(sizes, advance):
                 yield
+        else:
+            yield
     finally:
         if not were_disabled:
             enable_progress_bars()
