@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 _KINDS = ("new", "changed", "unchanged", "deleted", "kept")
 
 
-@click.command(epilog="Example: sixfold publish awq gguf --org my-lab --dry-run")
+@click.command(
+    short_help="Put variants on the Hugging Face Hub.",
+    epilog="Example: sixfold publish awq gguf --org my-lab --dry-run",
+)
 @click.argument("variants", metavar="[VARIANT]...", nargs=-1)
 @click.option("--org", default="", metavar="TEXT", help="Organization or user to publish to; the last one by default.")
 @click.option(
