@@ -4,6 +4,7 @@
 #   make format FORMAT=awq [MODEL=...] [OUT=...] [NAME=...] [SET=...]
 #   make verify [MODEL=...] [OUT=...] [NAME=...]
 #   make report [MODEL=...] [OUT=...] [NAME=...]
+#   make publish ORG=my-lab [MODEL=...] [VARIANT="awq gguf"] [OUT=...] [NAME=...] [OPTIONS="--dry-run --public --release --yes"]
 #   make prune RATIO=0.4 | KEEP=154 [MODEL=...] [OUT=the pruned folder] [NAME=...] [SET="calibration.key=value ..."]
 #   make test | test-engines | bench | lint | clean-env
 #
@@ -24,7 +25,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXPORT_OPTIONS := --out "$(OUT)" $(if $(NAME),--name "$(NAME)") $(foreach pair,$(SET),--set '$(pair)')
 
-.PHONY: help all-formats format verify report prune test test-engines bench lint clean-env
+.PHONY: help all-formats format verify report publish prune test test-engines bench lint clean-env
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
@@ -40,6 +41,9 @@ verify: $(VENV)/.ready
 
 report: $(VENV)/.ready
 	@$(BIN)/sixfold report "$(MODEL)" --out "$(OUT)" $(if $(NAME),--name "$(NAME)")
+
+publish: $(VENV)/.ready
+	@$(BIN)/sixfold publish $(VARIANT) --model "$(MODEL)" --out "$(OUT)" $(if $(ORG),--org "$(ORG)") $(if $(NAME),--name "$(NAME)") $(OPTIONS)
 
 # Elsewhere OUT is the root of all outputs, and the default MODEL the pruned demo; here they are the pruned folder and
 # the demo that it was made of.

@@ -25,6 +25,7 @@ COMMANDS = (
     "budget",
     "card",
     "report",
+    "publish",
     "status",
     "recipes",
 )

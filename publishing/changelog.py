@@ -1,0 +1,120 @@
+"""CHANGELOG.md of a repository: what each release changed and why, from the manifests before and after.
+
+An entry begins with "## v<number> (<date>)"; the newest stands first. Whatever else stands in the file stays.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sixfold.listing import some
+from sixfold.manifest import changed_inputs
+from sixfold.sizes import size
+from sixfold.verdict import content_digest
+
+TITLE = "# Changelog"
+_ENTRY = re.compile(r"^## v(\d+)\b", re.MULTILINE)
+_OUTCOMES = ("schema", "variant", "model", "decisions", "notes", "files")
+"""Keys of a manifest that say what came out, not what went in."""
+_LONGEST = 60
+
+
+@dataclass(frozen=True)
+class Step:
+    """One artifact of a repository, before and after. before: None where it is new."""
+
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any]
+
+    @property
+    def is_change(self) -> bool:
+        """Whether its bytes or what decides them are others; new words for the same artifact are no change."""
+        if self.before is None:
+            return True
+        return content_digest(self.before) != content_digest(self.after) or bool(_reasons(self.before, self.after))
+
+
+def latest_version(changelog: str) -> int:
+    """Number of the newest release; 0 where there was none."""
+    return max((int(number) for number in _ENTRY.findall(changelog)), default=0)
+
+
+def with_entry(changelog: str, entry: str) -> str:
+    """The text with the entry before all others, under its title."""
+    if not changelog.strip():
+        return f"{TITLE}\n\n{entry}"
+    first = _ENTRY.search(changelog)
+    if first is None:
+        return f"{changelog.rstrip()}\n\n{entry}"
+    return f"{changelog[: first.start()]}{entry}\n{changelog[first.start() :]}"
+
+
+def entry_of(version: int, date: str, steps: Sequence[Step]) -> str:
+    """Markdown of one release. date: YYYY-MM-DD. steps: those that are changes are told."""
+    lines = [f"## v{version} ({date})", ""]
+    for step in steps:
+        if step.is_change:
+            lines += _first(step.after) if step.before is None else _again(step.before, step.after)
+    return "\n".join(lines) + "\n"
+
+
+def _first(manifest: Mapping[str, Any]) -> list[str]:
+    what = f"{manifest['recipe']['title']}; {size(_bytes(manifest))} in {_count(len(manifest['files']), 'file')}"
+    made = f"made of {manifest['model']} by sixfold {manifest['versions']['sixfold']}"
+    return [f"- `{manifest['variant']}` is new: {what}, {made}."]
+
+
+def _again(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    old, new = before["files"], after["files"]
+    groups = {
+        "changed": [name for name in new if name in old and new[name] != old[name]],
+        "new": [name for name in new if name not in old],
+        "gone": [name for name in old if name not in new],
+    }
+    told = "; ".join(f"{_count(len(names), 'file')} {word} ({some(names)})" for word, names in groups.items() if names)
+    sizes = f"{size(_bytes(before))} before, {size(_bytes(after))} now" if told else "its files are the same"
+    reasons = _reasons(before, after) or ["nothing that was asked for: the same inputs gave other bytes"]
+    return [
+        f"- `{after['variant']}` was made again: {told}{'; ' if told else ''}{sizes}.",
+        *(f"  - Why: {reason}." for reason in reasons),
+    ]
+
+
+def _reasons(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What went in differently, one phrase each."""
+    inputs = {key: after.get(key) for key in {**before, **after} if key not in _OUTCOMES}
+    return [_reason(key, _value(before, key), _value(after, key)) for key in changed_inputs(before, inputs)]
+
+
+def _reason(key: str, old: Any, new: Any) -> str:
+    if key == "source.fingerprint":
+        return f"the source checkpoint is another (fingerprint {_short(old)} before, {_short(new)} now)"
+    if key == "statistics":
+        return f"the calibration statistics are others ({_short(old)} before, {_short(new)} now)"
+    if key.startswith("versions."):
+        return f"{key.removeprefix('versions.')} {_short(old)} before, {_short(new)} now"
+    return f"`{key}` was {_short(old)} and is {_short(new)}"
+
+
+def _value(manifest: Mapping[str, Any], key: str) -> Any:
+    """What stands at a dotted key; keys of libraries have no dots."""
+    found: Any = manifest
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{40,}", value):
+        return value[:12]
+    text = "unset" if value is None else str(value)
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
+
+
+def _bytes(manifest: Mapping[str, Any]) -> int:
+    return sum(int(record["bytes"]) for record in manifest["files"].values())
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,79 @@
+"""Real artifacts of every recipe, published, downloaded by hub id as a user would, and verified."""
+
+import io
+import json
+import shutil
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sixfold import hub as reading
+from sixfold.cli import run
+from tests.publishing.conftest import Publish
+from tests.publishing.hub_state import Hub
+from tests.publishing.made import pass_verification
+
+DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m-REAP-6"
+SMALL = ("--set", "calibration.samples=8", "--set", "calibration.length=128", "--set", "calibration.sample_rows=32")
+
+
+def sixfold(*arguments: str, code: int = 0) -> Any:
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        assert run([*arguments, "--json"]) == code
+    return json.loads(printed.getvalue())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All ten variants of the demo. What measuring their divergence would leave is written instead of measured:
+    tests/test_export_verified.py has that, and it takes a minute."""
+    out = tmp_path_factory.mktemp("made")
+    sixfold("export", str(DEMO), "--out", str(out), "--threads", "1", "--license", "apache-2.0", "--no-verify", *SMALL)
+    for manifest in out.glob(f"{DEMO.name}/{DEMO.name}-*/*manifest.json"):
+        pass_verification(manifest.parent, manifest.name)
+    return out
+
+
+@pytest.fixture
+def root(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made, tmp_path / "out")
+    return tmp_path / "out" / DEMO.name
+
+
+def test_every_variant_comes_back_sound(hub: Hub, publish: Publish, root: Path) -> None:
+    """The bytes are those that were made, sixfold verify finds no fault in them, and the BF16 repository holds the very
+    weights that the demo has."""
+    hub.part_bytes = 1_000_000
+    assert publish("all-formats").code == 0
+    verified = 0
+    for name in hub.repositories:
+        commit = reading.resolve_commit(name, "v1")
+        sizes = reading.list_files(name, commit)
+        assert sizes is not None
+        folder = reading.download(name, commit, sizes)
+        made = root / name.split("/")[1]
+        for path in made.iterdir():
+            if path.is_file() and not path.name.endswith("run.json"):
+                assert (folder / path.name).read_bytes() == path.read_bytes()
+        artifacts = sorted(f for f in folder.glob("*.gguf") if f.name != "imatrix.gguf") or [folder]
+        for artifact in artifacts:
+            result = sixfold("verify", str(artifact))
+            assert result["passed"]
+            assert result["artifact"]["files"]
+            verified += 1
+    assert verified == 10
+    assert len(hub.repositories) == 6
+
+
+def test_verified_against_its_source_by_hub_id(hub: Hub, publish: Publish, root: Path) -> None:
+    """The published BF16 repository is itself a MODEL that the published FP8 one is held against."""
+    assert publish("bf16", "fp8").code == 0
+    name = f"lab/{DEMO.name}-FP8"
+    commit = reading.resolve_commit(name, "main")
+    folder = reading.download(name, commit, reading.list_files(name, commit) or {})
+    result = sixfold("verify", str(folder), "--against", f"lab/{DEMO.name}-BF16")
+    assert result["passed"]
+    assert result["weights"]["formats"]
