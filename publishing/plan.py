@@ -1,7 +1,7 @@
 """What publishing would change on the Hub, file by file, before anything is changed."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -63,11 +63,11 @@ class Plan:
     def is_tagged(self) -> bool:
         return self.remote is not None and self.tag in self.remote.tags
 
-    def card_diff(self) -> str:
-        """Lines of the card that would change."""
-        before = self.remote.card if self.remote else ""
+    def card_diff(self, readable: Callable[[str], str]) -> str:
+        """Lines of the card that would change. readable: a card's text without what nobody reads."""
+        before = readable(self.remote.card if self.remote else "")
         lines = difflib.unified_diff(
-            before.splitlines(), self.card.splitlines(), "README.md on the Hub", "README.md", lineterm="", n=1
+            before.splitlines(), readable(self.card).splitlines(), "README.md on the Hub", "README.md", lineterm="", n=1
         )
         return "\n".join(lines)
 

@@ -49,6 +49,11 @@ class Publication:
     others: tuple[str, ...]
 
     @property
+    def owner(self) -> str:
+        """The organization or user."""
+        return self.repo.split("/")[0]
+
+    @property
     def is_base(self) -> bool:
         return any(artifact.is_base for artifact in self.artifacts)
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +124,8 @@ def _told(published: "Published") -> str:
 
 def _print_details(plans: "Sequence[Plan]", public: bool) -> None:
     """Files, what is told of the release, and the cards."""
+    from cards.origins import without_block
+
     for plan in plans:
         heading(f"{plan.repo} ({_visibility(plan, public)})")
         print_table(("file", "on the Hub", "size"), [(c.name, c.kind, size(c.bytes)) for c in plan.changes])
@@ -131,8 +134,8 @@ def _print_details(plans: "Sequence[Plan]", public: bool) -> None:
         if plan.entry:
             click.echo(f"\n  CHANGELOG.md, new entry:\n{_indented(plan.entry)}")
         if plan.remote is None or not plan.remote.card:
-            click.echo(f"\n  README.md:\n{_indented(plan.card)}")
-        elif difference := plan.card_diff():
+            click.echo(f"\n  README.md:\n{_indented(without_block(plan.card))}")
+        elif difference := plan.card_diff(without_block):
             click.echo(f"\n  README.md, what changes:\n{_indented(difference)}")
 
 
@@ -185,6 +188,8 @@ def _indented(text: str) -> str:
 
 
 def _plan_as_data(plan: "Plan", public: bool) -> dict[str, Any]:
+    from cards.origins import without_block
+
     return {
         "repository": plan.repo,
         "variants": [artifact.variant for artifact in plan.publication.artifacts],
@@ -195,7 +200,7 @@ def _plan_as_data(plan: "Plan", public: bool) -> dict[str, Any]:
         "left_out": list(plan.publication.left_out),
         "changelog": plan.entry,
         "card": plan.card,
-        "card_diff": plan.card_diff(),
+        "card_diff": plan.card_diff(without_block),
     }
 
 
@@ -238,11 +243,22 @@ def _today() -> str:
 
 
 def _card(publication: "Publication", old: str) -> str:
-    return old or (publication.folder / "README.md").read_text(encoding="utf-8")
+    return _rendered(publication.folder, publication.owner, old)
+
+
+@cache
+def _rendered(folder: Path, owner: str, old: str) -> str:
+    """The Hub is looked at several times while a repository is sent, and the facts stay as they are."""
+    from cards.card import card_text
+    from cards.facts import read_model
+
+    return card_text(read_model(folder.parent), folder, owner, old)
 
 
 def _problems(card: str) -> tuple[str, ...]:
-    return ()
+    from cards.front_matter import problems
+
+    return problems(card)
 
 
 def _expanded(variants: tuple[str, ...], root: Path) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from tests.publishing.hub_server import serve
 from tests.publishing.hub_state import Account, Fault, Hub
 from tests.publishing.plain_cards import plain_card
 
+_REAL_CARD = publish_command._card
 TOKEN = "hf_SecretSecretSecretSecret1234"
 
 
@@ -68,6 +69,12 @@ def publish(hub: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeyp
         return Printed(code, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture
+def real_cards(publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`publish` with the cards that a user gets."""
+    monkeypatch.setattr(publish_command, "_card", _REAL_CARD)
 
 
 @dataclass(frozen=True)

@@ -78,8 +78,11 @@ def make_variant(
     return folder
 
 
-def pass_verification(folder: Path, manifest_name: str, failures: tuple[str, ...] = ()) -> None:
-    """What `sixfold verify` leaves of an artifact, as far as sixfold.verdict reads it."""
+def pass_verification(
+    folder: Path, manifest_name: str, failures: tuple[str, ...] = (), *, measured: bool = True
+) -> None:
+    """What `sixfold verify` leaves of an artifact, as far as sixfold.verdict reads it; of one that was not `measured`,
+    as far as cards do."""
     manifest = read_json(folder / manifest_name)
     assert manifest is not None
     score = {"mean_kl": 0.0125, "top1": 0.97}
@@ -90,7 +93,11 @@ def pass_verification(folder: Path, manifest_name: str, failures: tuple[str, ...
         "passed": not failures,
         "gates": manifest["recipe"]["gates"],
         "findings": [{"check": "c", "where": "here", "what": what, "severity": "error"} for what in failures],
-        "divergence": {"tokens": 100, "scores": {"weights": score}},
+        "divergence": {"tokens": 100, "scores": {"weights": score}} if measured else None,
+        "smoke": None,
+        "weights": None,
+        "tensor_parallel": None,
+        "versions": manifest["versions"],
     }
     write_json(folder / verdict_name(manifest_name), result)
     assert verdict_name("manifest.json") == FILE

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cards.front_matter import fields, problems
 from sixfold import hub as reading
 from sixfold.cli import run
 from tests.publishing.conftest import Publish
@@ -33,7 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("made")
     sixfold("export", str(DEMO), "--out", str(out), "--threads", "1", "--license", "apache-2.0", "--no-verify", *SMALL)
     for manifest in out.glob(f"{DEMO.name}/{DEMO.name}-*/*manifest.json"):
-        pass_verification(manifest.parent, manifest.name)
+        pass_verification(manifest.parent, manifest.name, measured=False)
     return out
 
 
@@ -43,9 +44,12 @@ def root(made: Path, tmp_path: Path) -> Path:
     return tmp_path / "out" / DEMO.name
 
 
+pytestmark = pytest.mark.usefixtures("real_cards")
+
+
 def test_every_variant_comes_back_sound(hub: Hub, publish: Publish, root: Path) -> None:
-    """The bytes are those that were made, sixfold verify finds no fault in them, and the BF16 repository holds the very
-    weights that the demo has."""
+    """The bytes are those that were made, sixfold verify finds no fault in them, and the Hub's rules none in the cards,
+    which name the BF16 repository as their base."""
     hub.part_bytes = 1_000_000
     assert publish("all-formats").code == 0
     verified = 0
@@ -58,6 +62,10 @@ def test_every_variant_comes_back_sound(hub: Hub, publish: Publish, root: Path) 
         for path in made.iterdir():
             if path.is_file() and not path.name.endswith("run.json"):
                 assert (folder / path.name).read_bytes() == path.read_bytes()
+        card = (folder / "README.md").read_text()
+        assert not problems(card)
+        base = fields(card).get("base_model")
+        assert base == (None if name.endswith("-BF16") else f"lab/{DEMO.name}-BF16")
         artifacts = sorted(f for f in folder.glob("*.gguf") if f.name != "imatrix.gguf") or [folder]
         for artifact in artifacts:
             result = sixfold("verify", str(artifact))
@@ -77,3 +85,20 @@ def test_verified_against_its_source_by_hub_id(hub: Hub, publish: Publish, root:
     result = sixfold("verify", str(folder), "--against", f"lab/{DEMO.name}-BF16")
     assert result["passed"]
     assert result["weights"]["formats"]
+
+
+def test_what_people_wrote_into_cards_survives(hub: Hub, publish: Publish, root: Path) -> None:
+    """On the Hub into a marked place, and here as a section of its own."""
+    name = f"lab/{DEMO.name}-FP8"
+    assert publish("bf16", "fp8").code == 0
+    card = hub.files(name)["README.md"].decode()
+    mark = "<!-- yours: introduction -->\n"
+    hub.repositories[name].put("README.md", card.replace(mark, f"{mark}Ask us anything.\n", 1).encode())
+    here = root / f"{DEMO.name}-FP8" / "README.md"
+    here.write_text(here.read_text().replace("\n## Credit\n", "\n## Who uses it\n\nWe do.\n\n## Credit\n"))
+    assert "1 sent" in publish("fp8").out
+    for text in (hub.files(name)["README.md"].decode(), here.read_text()):
+        assert text.count(f"{mark}Ask us anything.\n") == 1
+        assert text.count("## Who uses it\n\nWe do.\n") == 1
+    hub.log.clear()
+    assert "is current; release v1" in publish("fp8").out
