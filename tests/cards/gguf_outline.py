@@ -1,7 +1,8 @@
 """GGUF files that have every key and tensor of a model and no data: sparse files that llama.cpp plans memory for."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,24 @@ Shapes = dict[str, tuple[int, ...]]
 """Name of a tensor -> its shape, slowest dimension first."""
 
 
-def write_outline(config: Mapping[str, Any], path: Path) -> int:
+@contextmanager
+def outlined(config: Mapping[str, Any], folder: Path) -> Iterator[tuple[Path, int]]:
+    """An outline and the bytes of its tensors. It does not stay, as some tools would fill its terabytes."""
+    path = folder / "outline.gguf"
+    try:
+        yield path, _write(config, path)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _write(config: Mapping[str, Any], path: Path) -> int:
     """Write the outline of a model with BF16 matrices; bytes of all its tensors. The file takes up next to no disk."""
-    outline = _OUTLINES[config["model_type"]]
-    writer = GGUFWriter(path, outline.architecture)
+    made = _OUTLINES[config["model_type"]]
+    writer = GGUFWriter(path, made.architecture)
     _add_keys(writer, config)
-    outline.add_keys(writer, config)
+    made.add_keys(writer, config)
     total = 0
-    for name, shape in _tensors(config, outline.layer).items():
+    for name, shape in _tensors(config, made.layer).items():
         matrix = len(shape) > 1 and not any(part in name for part in ("gate_inp", "conv1d", "ssm_a"))
         nbytes = int(np.prod(shape)) * (2 if matrix else 4)
         raw = GGMLQuantizationType.BF16 if matrix else GGMLQuantizationType.F32

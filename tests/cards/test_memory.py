@@ -11,7 +11,7 @@ from cards.memory import longest_context, longest_trained, memory
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.source import open_source
 from tests.cards import published
-from tests.cards.gguf_outline import write_outline
+from tests.cards.gguf_outline import outlined
 from tests.cards.llama_cpp_memory import Request, allocated
 from tests.exporters.gguf_tools import export, recipe
 
@@ -71,14 +71,14 @@ REQUESTS = (Request(300), Request(4096), Request(65536), Request(4096, sequences
 def test_the_prediction_is_what_llama_cpp_plans_for_a_model_of_full_size(
     config: dict[str, Any], tmp_path: Path
 ) -> None:
-    weights = write_outline(config, tmp_path / "outline.gguf")
-    for request, planned in zip(REQUESTS, allocated(tmp_path / "outline.gguf", REQUESTS, simulate=True), strict=True):
-        predicted = _predicted(config, weights, request)
-        assert predicted.kv_cache == pytest.approx(planned.kv_cache, abs=PRINTED)
-        assert predicted.reserve == pytest.approx(planned.output, abs=PRINTED)
-        fitted = "index_topk" in config or "sparse_attention_config" in config
-        assert predicted.compute == pytest.approx(planned.compute, rel=0.25 if fitted else 0.02)
-        assert predicted.total == pytest.approx(weights + planned.total, rel=0.001)
+    fitted = "index_topk" in config or "sparse_attention_config" in config
+    with outlined(config, tmp_path) as (file, weights):
+        for request, planned in zip(REQUESTS, allocated(file, REQUESTS, simulate=True), strict=True):
+            predicted = _predicted(config, weights, request)
+            assert predicted.kv_cache == pytest.approx(planned.kv_cache, abs=PRINTED)
+            assert predicted.reserve == pytest.approx(planned.output, abs=PRINTED)
+            assert predicted.compute == pytest.approx(planned.compute, rel=0.25 if fitted else 0.02)
+            assert predicted.total == pytest.approx(weights + planned.total, rel=0.001)
 
 
 @pytest.mark.parametrize("scheme", ["Q8_0", "Q4_K_M"])

@@ -13,7 +13,7 @@ from cards.gguf_config import gguf_weights
 from cards.memory import Memory, memory
 from sixfold.source import open_source
 from tests.cards import published
-from tests.cards.gguf_outline import write_outline
+from tests.cards.gguf_outline import outlined
 from tests.cards.llama_cpp_memory import Allocated, Request, allocated
 from tests.engines.llama_cpp_tools import Unavailable, run
 from tests.exporters.gguf_tools import export, recipe
@@ -108,14 +108,12 @@ def test_predictions_are_what_llama_cpp_plans_for_models_of_full_size(tmp_path: 
     requests = (Request(8192), Request(32768), Request(8192, sequences=4))
     _head()
     for name, config in FULL_SIZE.items():
-        weights = write_outline(config, tmp_path / "outline.gguf")
-        for request, planned in zip(
-            requests, allocated(tmp_path / "outline.gguf", requests, simulate=True), strict=True
-        ):
-            predicted = memory(config, weights, "llama.cpp", request.context, sequences=request.sequences)
-            _say(_row(name, request, weights + planned.total, planned, predicted))
-            assert predicted.kv_cache == pytest.approx(planned.kv_cache, abs=0.0051 * 1024**2)
-            assert predicted.total == pytest.approx(weights + planned.total, rel=0.001)
+        with outlined(config, tmp_path) as (file, weights):
+            for request, planned in zip(requests, allocated(file, requests, simulate=True), strict=True):
+                predicted = memory(config, weights, "llama.cpp", request.context, sequences=request.sequences)
+                _say(_row(name, request, weights + planned.total, planned, predicted))
+                assert predicted.kv_cache == pytest.approx(planned.kv_cache, abs=0.0051 * 1024**2)
+                assert predicted.total == pytest.approx(weights + planned.total, rel=0.001)
 
 
 def _head() -> None:
