@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from cards.report import HeatMap
 
 
-@click.command(epilog="Example: sixfold report demo/minimax-m2-4.6m-REAP-6 --out artifacts")
+@click.command(
+    short_help="Write report.html and the charts again.",
+    epilog="Example: sixfold report demo/minimax-m2-4.6m-REAP-6 --out artifacts",
+)
 @click.argument("location", metavar="[MODEL]", required=False)
 @click.option("--name", default="", metavar="TEXT", help="Name of MODEL's outputs, where they were given one.")
 @out_option
