@@ -99,6 +99,18 @@ def score(
     progress: Progress,
 ) -> Score:
     """rules: how the inputs of Linears are rounded; {} for the weights alone."""
+    return scored(source, weights, rules, windows, reference, progress)[0]
+
+
+def scored(
+    source: Source,
+    weights: Weights,
+    rules: Mapping[str, Rounding],
+    windows: Windows,
+    reference: Reference,
+    progress: Progress,
+) -> tuple[Score, torch.Tensor]:
+    """`score`, and the KL of every token, float64 [tokens] in the windows' order."""
 
     def read_into(name: str, out: torch.Tensor) -> None:
         out.copy_(weights.read(name).reshape(out.shape))
@@ -155,7 +167,7 @@ def _compare(
     expected: torch.Tensor,
     held: torch.Tensor,
     layers: tuple[float, ...],
-) -> Score:
+) -> tuple[Score, torch.Tensor]:
     """Logits of both from their last hidden states, a batch at a time."""
     original = LayerRunner(source, dtype=torch.float32, device=device())
     kl: list[torch.Tensor] = []
@@ -182,7 +194,7 @@ def _compare(
             losses.append(tuple(-x[:, :-1].gather(-1, following).flatten().cpu() for x in (p, q)))
     every = torch.cat(kl).double()
     mean = [torch.cat([pair[side] for pair in losses]).double().mean().exp() for side in (0, 1)]
-    return Score(
+    found = Score(
         mean_kl=float(every.mean()),
         median_kl=float(every.median()),
         p99_kl=float(every.quantile(0.99)),
@@ -194,6 +206,7 @@ def _compare(
         layers=layers,
         domains=_by_domain(every, windows),
     )
+    return found, every
 
 
 def _by_domain(kl: torch.Tensor, windows: Windows) -> dict[str, float]:
