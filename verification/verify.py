@@ -15,7 +15,7 @@ from verification.result import Verification
 from verification.structure import check_structure, open_subject
 from verification.tensor_parallel import misfits
 from verification.weight_check import TensorError, check_numbers, check_weights
-from verification.weights import FolderWeights, Weights
+from verification.weights import CodedWeights, FolderWeights
 
 
 def verify(path: Path, source: Source | None, progress: Progress) -> Verification:
@@ -68,7 +68,7 @@ def _verify_gguf(path: Path, source: Source | None, progress: Progress) -> Verif
 
 
 def _check_weights(
-    weights: Weights, source: Source | None, progress: Progress
+    weights: CodedWeights, source: Source | None, progress: Progress
 ) -> tuple[tuple[TensorError, ...] | None, tuple[Finding, ...]]:
     if source is None:
         total = sum(prod(weights.shape(name)) for name in weights.names())

@@ -14,6 +14,7 @@ import torch
 from sixfold.architecture import Linear
 from sixfold.plan import TensorSlice
 from sixfold.source import Source
+from verification.code_check import at_an_end, misplaced
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.format_error import EXACT, LIMITS, Limit, WeightError, measure
 from verification.smoothing import (
@@ -24,10 +25,11 @@ from verification.smoothing import (
     norm_ratio,
     producer_of,
     significant,
+    standard_error,
     undoes,
     uniform,
 )
-from verification.weights import Weights
+from verification.weights import CodedWeights, Weights
 
 _ROWS_BYTES = 64 << 20
 """About how much of a plain tensor is compared at a time."""
@@ -102,13 +104,13 @@ def _numbers(name: str, encoding: str, tensor: torch.Tensor) -> Iterator[Finding
         yield Finding("weights.zero", name, "every weight is zero", "the module does nothing", EXPORT_AGAIN)
 
 
-def check_weights(weights: Weights, source: Source, advance: Callable[[int], None]) -> WeightReport:
+def check_weights(weights: CodedWeights, source: Source, advance: Callable[[int], None]) -> WeightReport:
     """advance: gets the number of weights after each tensor."""
     return _Comparison(weights, source).run(advance)
 
 
 class _Comparison:
-    def __init__(self, weights: Weights, source: Source) -> None:
+    def __init__(self, weights: CodedWeights, source: Source) -> None:
         self._weights = weights
         self._source = source
         self._linears = {linear.weight: linear for linear in source.architecture.linears}
@@ -171,6 +173,32 @@ class _Comparison:
         self._errors.append(TensorError(name, encoding, error.relative, error.block, rescaled))
         if error.exceeds(replace(limit, block=2 * limit.block) if rescaled else limit):
             self._findings.append(self._finding(name, encoding, error, limit, weight))
+        else:
+            moved = linear if encoding in _SMOOTHED and self._smoothed else None
+            self._findings += self._check_codes(name, weight, original, moved)
+
+    def _check_codes(
+        self, name: str, weight: torch.Tensor, original: torch.Tensor, smoothed: Linear | None
+    ) -> Iterator[Finding]:
+        """smoothed: the Linear, where factors were moved between norms and Linears."""
+        codes = self._weights.codes(name)
+        if codes is None:
+            return
+        uncertain = None
+        if smoothed is not None:
+            inner = ~at_an_end(codes)  # what was clipped is no measure of a factor
+            found, _ = fit(weight * inner, original * inner, with_rows=is_producer(smoothed))
+            uncertain = standard_error(found, weight * inner, original * inner)
+            original = original * found.columns * (1 if found.rows is None else found.rows.unsqueeze(1))
+        worst = misplaced(codes, original, uncertain)
+        if worst is not None:
+            others = f", and so do {worst.count - 1} more" if worst.count > 1 else ""
+            what = (
+                f"the code at row {worst.row}, column {worst.column} stands for {worst.held:.4g}, {worst.steps:.1f}"
+                f" steps from the source's {worst.source:.4g}{others}; all others are the nearest there are"
+            )
+            consequence = "a few weights are wrong: bits changed after they were rounded, here or in the source"
+            yield Finding("weights.code", name, what, consequence, EXPORT_AGAIN)
 
     def _made_up_for(self, linear: Linear, found: Factors) -> bool:
         """Whether one factor for all of a Linear is what its norm, and the Linear before or behind it, make up for."""

@@ -287,6 +287,7 @@ FP8 = [
         "model.safetensors.index.json",
     ),
     Damage("norm of ones", "fp8", tensors(lambda t: t["model.norm.weight"].fill_(1.0)), "model.norm.weight", False),
+    Damage("one code flipped", "fp8", _bit(W2 + "weight", (7, 9), 2), W2 + "weight", False),
     Damage(
         "router rows permuted",
         "fp8",
@@ -323,6 +324,7 @@ NVFP4 = [
     Damage("group scale NaN", "nvfp4", _element(W2 + "weight_scale", (3, 3), float("nan")), W2 + "weight_scale"),
     Damage("group scale zero", "nvfp4", _element(W2 + "weight_scale", (3, 3), 0.0), W2 + "weight_scale"),
     Damage("group scale's bit flipped", "nvfp4", _bit(W2 + "weight_scale", (3, 3), 4), W2 + "weight", False),
+    Damage("one code flipped", "nvfp4", _bit(W2 + "weight_packed", (7, 9), 2), W2 + "weight", False),
     Damage("nibbles the other way round", "nvfp4", tensors(_nibbles), W2 + "weight", False),
     Damage(
         "half a row",
@@ -372,6 +374,9 @@ AWQ = [
     Damage("scales infinite", "awq", _element(W2 + "scales", (0, 3), float("inf")), W2 + "scales"),
     Damage("zero points lost", "awq", tensors(lambda t: t[W2 + "qzeros"].zero_()), W2 + "weight", False),
     Damage("zero points missing", "awq", _drop(W2 + "qzeros"), W2 + "qzeros"),
+    Damage("one code flipped", "awq", _bit(W2 + "qweight", (7, 9), 2), W2 + "weight", False),
+    Damage("one code of a query flipped", "awq", _bit(Q + "qweight", (7, 9), 6), Q + "weight", False),
+    Damage("one code flipped", "awq-packed", _bit(W2 + "weight_packed", (7, 9), 2), W2 + "weight", False),
     Damage("packed in natural order", "awq", tensors(_awq_order), W1 + "weight", False),
     Damage(
         "packed along inputs",
@@ -424,6 +429,8 @@ MODELOPT = [
         "hf_quant_config.json",
     ),
     Damage("input scale missing", "fp8-modelopt", _drop(W2 + "input_scale"), W2 + "input_scale"),
+    Damage("one code flipped", "nvfp4-modelopt", _bit(W2 + "weight", (7, 9), 6), W2 + "weight", False),
+    Damage("one code flipped", "fp8-block", _bit(Q + "weight", (7, 9), 2), Q + "weight", False),
     Damage("weight scale doubled", "fp8-modelopt", _scaled(W2 + "weight_scale", 2.0), W2 + "weight", False),
     Damage("router not excluded", "fp8-modelopt", _ignore(lambda e: [x for x in e if "gate" not in x]), ROUTER),
     Damage(

@@ -172,6 +172,11 @@ CORPUS = [
     Damage(
         "scale's sign flipped in Q6_K", _byte(UP, 209, lambda byte: byte ^ 0x80), "experts.0.w3", False, "gguf-q6_k"
     ),
+    Damage("one code flipped in Q4_K", _byte(UP, 20, lambda byte: byte ^ 4), "experts.0.w3", alone=False),
+    Damage("one code flipped in Q8_0", _byte(UP, 20, lambda byte: byte ^ 16), "experts.0.w3", False, "gguf-q8_0"),
+    Damage("one code flipped in Q6_K", _byte(UP, 20, lambda byte: byte ^ 8), "experts.0.w3", False, "gguf-q6_k"),
+    Damage("one code flipped in Q3_K", _byte(UP, 20, lambda byte: byte ^ 1), "experts.0.w3", False, "gguf-q3_k_m"),
+    Damage("one code flipped in IQ4_XS", _byte(UP, 20, lambda byte: byte ^ 4), "experts.0.w3", False, "gguf-iq4_xs"),
     Damage(
         "rows interleaved as for llama",
         tensors(
