@@ -83,7 +83,7 @@ def _measure(path: Path, source: Source, progress: Progress) -> tuple[Divergence
     cache = folder.parent / CACHE
     reference = reference_of(source, windows, cache, progress)
     scores = {name: score(source, weights, rules, windows, reference, progress) for name, rules in runs.items()}
-    smoked = smoke(source, weights, tokenizer, cache, progress)
+    smoked = smoke(source, weights, tokenizer, cache, progress, None if path.is_dir() else path)
     return Divergence(scores, windows.tokens, len(windows.ids)), smoked
 
 

@@ -12,8 +12,9 @@ weights       null without a source; else
   groups        the same per Linear of a layer, experts together ("model.layers.0.mlp.experts.*.up_proj")
   worst         the tensors with the largest relative errors
 divergence    null where it was not measured; else tokens, windows, and a Score for each run
-smoke         null where it was not reached; else not_run (why), and of each prompt its rule, what the source and what
-              the artifact answered, passed and problem (verification/smoke.py says what passes)
+smoke         null where it was not reached; else not_run (why), engine (what ran the artifact), and of each prompt its
+              rule, what the source and what the artifact answered, passed and problem (verification/smoke.py says what
+              passes)
 tensor_parallel  Linears that 2, 4 or 8 GPUs could not share evenly; null for GGUF
 versions      of the libraries that read it
 run           seconds; the only entry that differs from run to run
