@@ -17,6 +17,7 @@ from sixfold.source import Source
 from verification.code_check import at_an_end, misplaced
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.format_error import EXACT, LIMITS, Limit, WeightError, measure
+from verification.scale_check import Scales
 from verification.smoothing import (
     Factors,
     check_cancels,
@@ -42,6 +43,9 @@ _SUBNORMAL = 2.0**-24
 
 _SMOOTHED = ("int4", "int8", "fp8")
 """Encodings of formats in which scales are moved between norms and Linears."""
+
+_SMOOTHED_CHANNELS = 0.5
+"""Share of a norm's channels that moving scales changes at least; fewer are damage."""
 
 _UNKNOWN = Limit(0.5, 1.0, 0)
 """Of types that are in no table: wrong matrices still show."""
@@ -117,6 +121,7 @@ class _Comparison:
         self._norms = {norm.weight: norm for norm in source.architecture.norms}
         self._errors: list[TensorError] = []
         self._findings: list[Finding] = []
+        self._scales = Scales()
         self._searched = 0
 
     def run(self, advance: Callable[[int], None]) -> WeightReport:
@@ -133,6 +138,9 @@ class _Comparison:
                 advance(_count(self._source.checkpoint.tensors[name].shape))
             if ratios or factors:
                 self._findings += check_cancels(self._source.architecture, layer, ratios, factors)
+        named = {finding.where for finding in self._findings}
+        linears = {linear.name: linear for linear in self._linears.values()}
+        self._findings += [odd for odd in self._scales.findings(linears) if odd.where not in named]
         return WeightReport(tuple(self._errors), tuple(self._findings))
 
     def _layer(self, name: str) -> int | None:
@@ -190,6 +198,8 @@ class _Comparison:
             found, _ = fit(weight * inner, original * inner, with_rows=is_producer(smoothed))
             uncertain = standard_error(found, weight * inner, original * inner)
             original = original * found.columns * (1 if found.rows is None else found.rows.unsqueeze(1))
+        else:
+            self._scales.add(name, codes, original)
         worst = misplaced(codes, original, uncertain)
         if worst is not None:
             others = f", and so do {worst.count - 1} more" if worst.count > 1 else ""
@@ -265,6 +275,8 @@ class _Comparison:
             return None
         weight, original = self._weights.read(name), _read(self._source, name)
         if norm is not None:
+            if float((weight != original).float().mean()) < _SMOOTHED_CHANNELS:
+                return None
             ratios[name] = norm_ratio(norm, weight, original)
             return 0.0
         if linear is None:
