@@ -146,8 +146,8 @@ class Bench:
             for name in ("weights", "engine")
             if name in runs
         }
-        held, kl = found.get("engine", found["weights"])
-        return Run(made.nbytes, found["weights"][0].mean_kl, held.mean_kl, held.top1, kl)
+        held = found.get("engine", found["weights"])
+        return Run(made.nbytes, found["weights"].score.mean_kl, held.score.mean_kl, held.score.top1, held.kl)
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -98,13 +98,26 @@ class RoundedInputs(TorchFunctionMode):
         super().__init__()
         self._runner = runner
         self._rules = rules
-        self._parameters: dict[int, tuple[torch.Tensor, dict[int, Rounding]]] = {}
+        self._parameters: dict[int, tuple[torch.Tensor, dict[int, tuple[str, Rounding]]]] = {}
+        self._errors: dict[str, tuple[float, float]] = {}
+
+    @property
+    def errors(self) -> Mapping[str, float]:
+        """How far the inputs of each product were moved: |x' - x| / |x| over all that it has read, by tensor name."""
+        return {name: (error / total) ** 0.5 if total else 0.0 for name, (error, total) in self._errors.items()}
+
+    def _rounded(self, name: str, rule: Rounding, x: torch.Tensor) -> torch.Tensor:
+        rounded = rule(x)
+        error, total = self._errors.get(name, (0.0, 0.0))
+        self._errors[name] = error + float((rounded - x).pow(2).sum()), total + float(x.pow(2).sum())
+        return rounded
 
     def place(self, layer: int | None) -> None:
         """layer: whose weights have just been given to the model; None for what is outside of the layers."""
         self._parameters = {}
         for source in self._runner.sources_of(layer):
-            rules = {p.expert or 0: self._rules[p.name] for p in reversed(source.pieces) if p.name in self._rules}
+            pieces = [piece for piece in reversed(source.pieces) if piece.name in self._rules]
+            rules = {piece.expert or 0: (piece.name, self._rules[piece.name]) for piece in pieces}
             if rules:
                 parent, _, leaf = source.parameter.rpartition(".")
                 parameter = self._runner.model.get_submodule(parent).get_parameter(leaf)
@@ -122,5 +135,5 @@ class RoundedInputs(TorchFunctionMode):
                 offset = weight.data_ptr() - parameter.data_ptr()
                 rule = rules.get(offset // one if parameter.dim() == 3 else 0)
                 if rule is not None:
-                    return func(rule(x), weight, *others, **(kwargs or {}))
+                    return func(self._rounded(*rule, x), weight, *others, **(kwargs or {}))
         return func(*args, **(kwargs or {}))

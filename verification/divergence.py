@@ -48,6 +48,16 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """kl: of every token, float64 [tokens] in the windows' order. inputs: how far rounding moved what each Linear with
+    a rule reads, relative, by tensor name."""
+
+    score: Score
+    kl: torch.Tensor
+    inputs: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Divergence:
     """scores: "weights" (dequantized, inputs as they are), and where the engine rounds inputs, "engine" (so rounded)
     and "engine-collapsed" (with one NVFP4 input scale for the experts of a layer). tokens: that were scored."""
@@ -99,7 +109,7 @@ def score(
     progress: Progress,
 ) -> Score:
     """rules: how the inputs of Linears are rounded; {} for the weights alone."""
-    return scored(source, weights, rules, windows, reference, progress)[0]
+    return scored(source, weights, rules, windows, reference, progress).score
 
 
 def scored(
@@ -109,8 +119,8 @@ def scored(
     windows: Windows,
     reference: Reference,
     progress: Progress,
-) -> tuple[Score, torch.Tensor]:
-    """`score`, and the KL of every token, float64 [tokens] in the windows' order."""
+) -> Scored:
+    """`score`, with what it is the mean of."""
 
     def read_into(name: str, out: torch.Tensor) -> None:
         out.copy_(weights.read(name).reshape(out.shape))
@@ -126,7 +136,8 @@ def scored(
         layers.append(float((hidden - expected).norm() / expected.norm()))
 
     final = _run(runner, windows, rounding, observe, progress, "running the artifact")
-    return _compare(source, runner, rounding, windows, reference.final, final, tuple(layers))
+    found, kl = _compare(source, runner, rounding, windows, reference.final, final, tuple(layers))
+    return Scored(found, kl, dict(rounding.errors) if rounding is not None else {})
 
 
 def device() -> torch.device:

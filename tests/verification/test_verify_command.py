@@ -10,7 +10,7 @@ import pytest
 from sixfold import cli
 from tests.exporters.exported import DEMO
 from tests.verification.artifacts import Artifacts
-from tests.verification.corpus import W1, W3, tensors
+from tests.verification.corpus.changes import W1, W3, tensors
 from tests.verification.damage import copy_folder, copy_gguf, in_shards, swap
 
 
