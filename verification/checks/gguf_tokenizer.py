@@ -135,8 +135,10 @@ def _digits_together(tokenizer: Mapping[str, Any]) -> int | None:
 def _types(subject: GgufSubject, tokenizer: Mapping[str, Any], vocab: Mapping[str, int]) -> Iterator[Finding]:
     """What never appears in text is marked so, and nothing else is."""
     kinds = subject.file.keys.get("tokenizer.ggml.token_type")
+    if not isinstance(kinds, list):
+        return
     added = {t["id"]: bool(t.get("special")) for t in tokenizer.get("added_tokens", [])}
-    for number in sorted({*vocab.values(), *added}) if isinstance(kinds, list) else ():
+    for number in sorted({*vocab.values(), *added}):
         kind = kinds[number] if number < len(kinds) else _NORMAL
         hidden = kind in (_CONTROL, _UNUSED)
         if (added.get(number) is True and not hidden) or (number not in added and hidden):
