@@ -56,13 +56,14 @@ OTHERS = {
 
 @dataclass(frozen=True)
 class Run:
-    """weights, as_run: mean KL. kl: of every token as run, float64."""
+    """weights, as_run: mean KL. kl: of every token as run, float64. source_perplexity: of the source on these texts."""
 
     nbytes: int
     weights: float
     as_run: float
     top1: float
     kl: torch.Tensor
+    source_perplexity: float
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Row:
     weights: float
     as_run: float
     top1: float
+    source_perplexity: float
     other: str = ""
     other_as_run: float | None = None
     other_top1: float | None = None
@@ -123,7 +125,7 @@ class Bench:
     def row(self, variant: str) -> Row:
         recipe, other = recipes_of(variant, self.overrides)
         one = self._run(recipe)
-        row = Row(variant, one.nbytes, one.weights, one.as_run, one.top1)
+        row = Row(variant, one.nbytes, one.weights, one.as_run, one.top1, one.source_perplexity)
         if other is None:
             return row
         two = self._run(other)
@@ -147,7 +149,8 @@ class Bench:
             if name in runs
         }
         held = found.get("engine", found["weights"])
-        return Run(made.nbytes, found["weights"].score.mean_kl, held.score.mean_kl, held.score.top1, held.kl)
+        alone, as_run = found["weights"].score, held.score
+        return Run(made.nbytes, alone.mean_kl, as_run.mean_kl, as_run.top1, held.kl, alone.source_perplexity)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -187,7 +190,8 @@ def main() -> None:
         for variant in options.variants or VARIANTS:
             rows.append(bench.row(variant))
             print(_cells(rows[-1]), file=sys.stderr, flush=True)
-    print(f"{bench.windows.tokens:,} tokens in {len(bench.windows.ids)} windows\n\n{table(rows)}")
+    over = f"{bench.windows.tokens:,} tokens in {len(bench.windows.ids)} windows"
+    print(f"{over}; the source's perplexity on them is {rows[0].source_perplexity:.1f}\n\n{table(rows)}")
     if options.json:
         report: dict[str, Any] = {"tokens": bench.windows.tokens, "rows": [asdict(row) for row in rows]}
         options.json.write_text(json.dumps(report, indent=2))

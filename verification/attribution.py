@@ -18,7 +18,7 @@ from sixfold.heldout import Windows
 from sixfold.plan import TensorSlice
 from sixfold.progress import Progress
 from sixfold.source import Source
-from verification.activations import Rounding
+from verification.activations import Rule
 from verification.divergence import Reference, score
 from verification.weights import Weights
 
@@ -163,7 +163,7 @@ def _pattern(linears: Sequence[Linear]) -> str:
 def attribute(
     source: Source,
     weights: Weights,
-    rules: Mapping[str, Rounding],
+    rules: Mapping[str, Rule],
     parts: Sequence[Part],
     windows: Windows,
     reference: Reference,

@@ -17,7 +17,7 @@ from sixfold.layers import LayerRunner, batches_of
 from sixfold.progress import Progress
 from sixfold.source import Source
 from sixfold.workspace import digest_of
-from verification.activations import RoundedInputs, Rounding
+from verification.activations import RoundedInputs, Rule
 from verification.weights import Weights
 
 BATCH_TOKENS = 1024
@@ -103,7 +103,7 @@ def reference_of(source: Source, windows: Windows, cache: Path, progress: Progre
 def score(
     source: Source,
     weights: Weights,
-    rules: Mapping[str, Rounding],
+    rules: Mapping[str, Rule],
     windows: Windows,
     reference: Reference,
     progress: Progress,
@@ -115,7 +115,7 @@ def score(
 def scored(
     source: Source,
     weights: Weights,
-    rules: Mapping[str, Rounding],
+    rules: Mapping[str, Rule],
     windows: Windows,
     reference: Reference,
     progress: Progress,

@@ -3,9 +3,13 @@
 import re
 from collections.abc import Iterator, Mapping
 
-from verification.activations import Rounding, fp8_dynamic, fp8_static, ggml_q8_0, ggml_q8_k, nvfp4
+import torch
+
+from sixfold.latent_attention import latent_linears
+from verification.activations import Rounding, Rule, fp8_dynamic, fp8_static, ggml_q8_0, ggml_q8_k, nvfp4
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.gguf_subject import GgufSubject
+from verification.latent_inputs import LatentRounding
 from verification.stored_parts import is_nvfp4
 from verification.subject import Subject
 
@@ -63,14 +67,31 @@ def can_collapse(subject: Subject) -> bool:
     )
 
 
-def gguf_rules(subject: GgufSubject) -> dict[str, Rounding]:
+def gguf_rules(subject: GgufSubject) -> dict[str, Rule]:
     """By the type of each tensor: ggml multiplies quantized rows with inputs in blocks of eight bits."""
-    rules: dict[str, Rounding] = {}
+    rules: dict[str, Rule] = {}
+    latents = latent_linears(subject.source) if subject.source is not None else {}
     for name in subject.weights.names():
-        kind = subject.weights.encoding(name)
-        if kind and len(subject.weights.shape(name)) == 2:
-            rules[name] = ggml_q8_0 if kind in _WITH_Q8_0 else ggml_q8_k
+        heads, halves = latents.get(name.removesuffix(".weight")), subject.weights.halves(name)
+        if halves is not None and heads is not None:
+            query, attended = (_of_ggml(kind) or _as_it_is for kind in halves)
+            rules[name] = LatentRounding(heads, query, attended)
+            continue
+        rule = _of_ggml(subject.weights.encoding(name))
+        if rule is not None and len(subject.weights.shape(name)) == 2:
+            rules[name] = rule
     return rules
+
+
+def _of_ggml(kind: str) -> Rounding | None:
+    """kind: ggml's name of a type, "" or that of floats for none."""
+    if kind in ("", "F32", "F16", "BF16"):
+        return None
+    return ggml_q8_0 if kind in _WITH_Q8_0 else ggml_q8_k
+
+
+def _as_it_is(x: torch.Tensor) -> torch.Tensor:
+    return x
 
 
 def _input_global_scale(subject: Subject, name: str) -> float:

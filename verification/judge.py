@@ -11,7 +11,7 @@ from sixfold.heldout import held_out
 from sixfold.progress import Progress
 from sixfold.source import Source
 from sixfold.tokenizer import load_tokenizer
-from verification.activations import Rounding
+from verification.activations import Rule
 from verification.divergence import Divergence, reference_of, scored
 from verification.engine_inputs import can_collapse, check_inputs, folder_rules, gguf_rules
 from verification.finding import Finding, Severity
@@ -90,9 +90,9 @@ def _measure(path: Path, source: Source, progress: Progress) -> tuple[Divergence
     return Divergence(scores, windows.tokens, len(windows.ids)), smoked, inputs
 
 
-def runs_of(path: Path, source: Source) -> tuple[Weights, dict[str, Mapping[str, Rounding]]]:
+def runs_of(path: Path, source: Source) -> tuple[Weights, dict[str, Mapping[str, Rule]]]:
     """The artifact's weights, and the rules of each run by its name."""
-    runs: dict[str, Mapping[str, Rounding]] = {"weights": {}}
+    runs: dict[str, Mapping[str, Rule]] = {"weights": {}}
     if not path.is_dir():
         file = open_gguf_subject(path, source)
         return file.weights, runs | {"engine": gguf_rules(file)}

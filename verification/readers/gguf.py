@@ -104,6 +104,14 @@ class GgufWeights:
     def dtype(self, name: str) -> str:
         return self._file.tensors[self._sources[name].gguf[0]].type_name
 
+    def halves(self, name: str) -> tuple[str, str] | None:
+        """Types of the halves of a split kv_b_proj, of keys and of values; None of every other tensor."""
+        source = self._sources[name]
+        if not source.place.half or len(source.gguf) != 2:
+            return None
+        k, v = (next(n for n in source.gguf if half in n) for half in ("attn_k_b", "attn_v_b"))
+        return self._file.tensors[k].type_name, self._file.tensors[v].type_name
+
     def nbytes(self, name: str) -> int:
         """Of the part of the file that holds this tensor: of a stack, its expert's share."""
         source = self._sources[name]
