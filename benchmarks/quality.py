@@ -1,6 +1,7 @@
 """What every variant of a model costs, and what its means bring: each against the same format without them.
 
-    python -m benchmarks.quality MODEL [--heldout FOLDER] [--texts PATH] [--samples 128] [--length 512] [--json FILE]
+    python -m benchmarks.quality MODEL [VARIANT]... [--heldout FOLDER] [--tokens 1024] [--texts PATH] [--samples 64]
+                                 [--length 512] [--json FILE]
 
 Every shipped variant is made, read by independent code and run in float32 over held-out texts, weights alone and with
 inputs rounded as its engine rounds them, and so is its other:
@@ -11,11 +12,12 @@ inputs rounded as its engine rounds them, and so is its other:
 
 KL is the mean per token in nats, from the source. `gain` is the other's KL less the variant's, both as run, over the
 same tokens, with its standard error: windows are drawn independently, tokens within one are not, so the error is that
-of a mean over windows (a ratio estimate, as windows differ in length). A gain within two standard errors of
-zero is none that this many tokens can show.
+of a mean over windows (a ratio estimate, as windows differ in length). A gain within two standard errors of zero is
+none that this many tokens can show.
 
---heldout names a folder of other texts (its subfolders are domains), --texts what calibration reads; both are the
-built-in ones otherwise. One thread per core; a 25M model takes a quarter of an hour on two cores.
+--heldout names a folder of other texts (its subfolders are domains), of which at most --tokens of each file are read;
+--texts what calibration reads; both are the built-in ones otherwise. A 25M model takes a quarter of an hour on two
+cores.
 """
 
 import argparse
@@ -34,7 +36,7 @@ from exporters.run import export, needs_statistics
 from sixfold.architecture import derive_architecture
 from sixfold.checkpoint import open_checkpoint
 from sixfold.commands.verdicts import artifact_of
-from sixfold.heldout import TEXTS, Windows, held_out
+from sixfold.heldout import TEXTS, TOKENS, Windows, held_out
 from sixfold.progress import unseen
 from sixfold.recipe import Recipe, load_recipes
 from sixfold.sizes import size
@@ -114,11 +116,11 @@ def gain(variant: torch.Tensor, other: torch.Tensor, windows: Windows) -> Gain:
 
 
 class Bench:
-    def __init__(self, model: str, heldout: Path, overrides: Sequence[str], out: Path) -> None:
+    def __init__(self, model: str, heldout: Path, tokens: int, overrides: Sequence[str], out: Path) -> None:
         checkpoint = open_checkpoint(model)
         self.source = Source(checkpoint, derive_architecture(checkpoint))
         self.workspace = Workspace(out, checkpoint.name)
-        self.windows = held_out(load_tokenizer(checkpoint.folder), heldout)
+        self.windows = held_out(load_tokenizer(checkpoint.folder), heldout, tokens)
         self.overrides = overrides
         self.reference: Reference = reference_of(self.source, self.windows, out / "reference", unseen)
 
@@ -175,6 +177,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("variants", nargs="*", metavar="variant", help=f"of {', '.join(VARIANTS)}; all by default")
     parser.add_argument("--heldout", type=Path, default=TEXTS)
+    parser.add_argument("--tokens", type=int, default=TOKENS)
     parser.add_argument("--texts")
     parser.add_argument("--samples", type=int)
     parser.add_argument("--length", type=int)
@@ -185,7 +188,7 @@ def main() -> None:
     stated = {"texts": options.texts and f"[{options.texts}]", "samples": options.samples, "length": options.length}
     overrides = [f"calibration.{key}={value}" for key, value in stated.items() if value]
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(options.model, options.heldout, overrides, Path(folder))
+        bench = Bench(options.model, options.heldout, options.tokens, overrides, Path(folder))
         rows = []
         for variant in options.variants or VARIANTS:
             rows.append(bench.row(variant))

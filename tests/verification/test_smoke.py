@@ -76,7 +76,8 @@ def test_gguf_files_answer_by_llama_cpp_where_it_is(
     _program(
         tmp_path,
         f"open({str(tmp_path / 'asked')!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')\n"
-        "sys.stdout.write(' the the the the the the the the the the [end of text]\\n\\n')\n",
+        "sys.stdout.write(' the the the the the the the the the the [end of text]\\n\\n')\n"
+        "sys.stderr.write('common_perf_print:    sampling time =       0.12 ms\\n')\n",
     )
     monkeypatch.setenv("SIXFOLD_LLAMA_CPP", str(tmp_path))
     gguf = artifacts["gguf-q8_0"]
