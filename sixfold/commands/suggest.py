@@ -38,11 +38,13 @@ def command(artifact: Path, against: str, revision: str, max_kl: float | None, a
     artifact holds it. Table and picture are written beside the artifact: attribution.json and attribution.svg.
     """
     from sixfold.location import check_artifact, check_location
-    from verification.attribution_result import as_data, write_attribution
-    from verification.suggest import suggest
 
     check_artifact(artifact)
     check_location(against)
+
+    from verification.attribution_result import as_data, write_attribution
+    from verification.suggest import suggest
+
     source = Model(against, revision, "", {}).open()
     found = suggest(artifact, source, max_kl, progress)
     written = write_attribution(artifact, source, found)
