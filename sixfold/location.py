@@ -17,7 +17,7 @@ def check_location(model: str) -> None:
 
 
 def check_artifact(path: Path) -> None:
-    """Raises SixfoldError where there is nothing at `path`, nor a manifest of what was there, or a configuration alone."""
+    """Raises SixfoldError where there is nothing at `path` nor a manifest of it, or a configuration alone."""
     if not path.exists() and not path.with_name(f"{path.name}.manifest.json").is_file():
         raise SixfoldError(f"there is no folder or file {path}", "check the path")
     if path.is_file() and config_alone(str(path)) is not None:
