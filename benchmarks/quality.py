@@ -33,14 +33,12 @@ import torch
 
 from calibration.calibrate import calibrate
 from exporters.run import export, needs_statistics
-from sixfold.architecture import derive_architecture
-from sixfold.checkpoint import open_checkpoint
 from sixfold.commands.verdicts import artifact_of
 from sixfold.heldout import TEXTS, TOKENS, Windows, held_out
 from sixfold.progress import unseen
 from sixfold.recipe import Recipe, load_recipes
 from sixfold.sizes import size
-from sixfold.source import Source
+from sixfold.source import open_source
 from sixfold.tokenizer import load_tokenizer
 from sixfold.workspace import Workspace
 from verification.divergence import Reference, reference_of, scored
@@ -117,8 +115,8 @@ def gain(variant: torch.Tensor, other: torch.Tensor, windows: Windows) -> Gain:
 
 class Bench:
     def __init__(self, model: str, heldout: Path, tokens: int, overrides: Sequence[str], out: Path) -> None:
-        checkpoint = open_checkpoint(model)
-        self.source = Source(checkpoint, derive_architecture(checkpoint))
+        self.source = open_source(model)
+        checkpoint = self.source.checkpoint
         self.workspace = Workspace(out, checkpoint.name)
         self.windows = held_out(load_tokenizer(checkpoint.folder), heldout, tokens)
         self.overrides = overrides

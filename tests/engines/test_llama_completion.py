@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sixfold.source import Source
+from sixfold.source import Source, open_source
 from sixfold.tokenizer import load_tokenizer
-from tests.exporters.exported import DEMO, open_source, silent
+from tests.exporters.exported import DEMO, silent
 from tests.exporters.gguf_tools import export, random_statistics, recipe
 from verification.judge import runs_of
 from verification.smoke import READER, Smoke, smoke

@@ -9,8 +9,8 @@ import torch
 
 from sixfold.heldout import Windows
 from sixfold.latent_attention import latent_linears
-from sixfold.source import Source
-from tests.exporters.exported import DEMO, open_source, silent
+from sixfold.source import Source, open_source
+from tests.exporters.exported import DEMO, silent
 from tests.families import make_family
 from verification.activations import Rounding
 from verification.divergence import Score, reference_of, score
