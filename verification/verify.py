@@ -14,7 +14,8 @@ from verification.gguf_structure import check_gguf_structure, open_gguf_subject
 from verification.result import Verification
 from verification.structure import check_structure, open_subject
 from verification.tensor_parallel import misfits
-from verification.weight_check import TensorError, check_numbers, check_weights
+from verification.weight_check import TensorError, check_weights
+from verification.weight_numbers import check_numbers
 from verification.weights import CodedWeights, FolderWeights
 
 

@@ -1,7 +1,7 @@
 """Every tensor of an artifact, dequantized, against its source: streamed, one tensor at a time.
 
 What divergence sees in a whole model's answers, this sees by name: experts exchanged or permuted, gate and up swapped,
-a scale of another matrix, one flipped bit. Without a source, only whether every weight is a number.
+a scale of another matrix, one flipped bit.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,7 +30,8 @@ from verification.smoothing import (
     undoes,
     uniform,
 )
-from verification.weights import CodedWeights, Weights
+from verification.weight_numbers import UNREADABLE, numbers_of, unreadable
+from verification.weights import CodedWeights
 
 _ROWS_BYTES = 64 << 20
 """About how much of a plain tensor is compared at a time."""
@@ -74,38 +75,6 @@ class WeightReport:
 
     errors: tuple[TensorError, ...]
     findings: tuple[Finding, ...]
-
-
-UNREADABLE = (KeyError, ValueError, RuntimeError, TypeError, IndexError)
-"""What readers raise where the parts of a tensor do not fit together."""
-
-
-def _unreadable(name: str, error: Exception) -> Finding:
-    what = f"it cannot be dequantized ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
-    return Finding("weights.unreadable", name, what, "loading stops, or rows shift", EXPORT_AGAIN)
-
-
-def check_numbers(weights: Weights, advance: Callable[[int], None]) -> Iterator[Finding]:
-    """Without a source: no NaN, no infinity, no matrix of zeros."""
-    for name in weights.names():
-        try:
-            tensor = weights.read(name)
-        except UNREADABLE as error:
-            yield _unreadable(name, error)
-            continue
-        yield from _numbers(name, weights.encoding(name), tensor)
-        advance(tensor.numel())
-
-
-def _numbers(name: str, encoding: str, tensor: torch.Tensor) -> Iterator[Finding]:
-    finite = torch.isfinite(tensor)
-    if not finite.all():
-        bad = ~finite
-        place = torch.nonzero(bad)[0].tolist()
-        what = f"{int(bad.sum())} of {tensor.numel()} weights are NaN or infinite, the first at {place}"
-        yield Finding("weights.not-finite", name, what, "answers become NaN, then pad tokens", EXPORT_AGAIN)
-    elif encoding and tensor.dim() == 2 and not tensor.any():
-        yield Finding("weights.zero", name, "every weight is zero", "the module does nothing", EXPORT_AGAIN)
 
 
 def check_weights(weights: CodedWeights, source: Source, advance: Callable[[int], None]) -> WeightReport:
@@ -157,12 +126,12 @@ class _Comparison:
             else:
                 self._compare_plain(name, ratios, factors)
         except UNREADABLE as error:
-            self._findings.append(_unreadable(name, error))
+            self._findings.append(unreadable(name, error))
 
     def _compare_quantized(self, name: str, factors: dict[str, Factors]) -> None:
         encoding = self._weights.encoding(name)
         weight, original = self._weights.read(name), _read(self._source, name)
-        bad = list(_numbers(name, encoding, weight))
+        bad = list(numbers_of(name, encoding, weight))
         if bad and (original.any() or bad[0].check != "weights.zero"):
             self._findings += bad
             return
@@ -247,7 +216,7 @@ class _Comparison:
             weight = self._weights.read(name, start, stop).reshape(original.shape)
             if torch.equal(weight, original):
                 continue
-            bad = list(_numbers(name, "", weight))
+            bad = list(numbers_of(name, "", weight))
             if bad:
                 self._findings += bad
                 return
