@@ -6,7 +6,9 @@ masked     null where it was not run, else against the original with the pruned 
 cost       {domain: {"tokens", "perplexity_before", "perplexity_after", "kl", "top1"}}, and "all"; KL per token in
            nats, of the pruned from the original, both in float32
 passed     whether every check that was run held
-manifest   sha256 of the manifest.json of what was checked
+weights    digest of the hashes that manifest.json has for what was checked
+
+`sixfold verify` checks the same folder as it checks any checkpoint; it writes checkpoint-verification.json.
 """
 
 from dataclasses import asdict

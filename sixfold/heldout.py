@@ -43,12 +43,13 @@ class Windows:
         }
 
 
-def held_out(tokenizer: Any, folder: Path = TEXTS) -> Windows:
-    """Every .txt and .jsonl file of `folder`; its subfolders are the domains."""
+def held_out(tokenizer: Any, folder: Path = TEXTS, tokens: int = TOKENS) -> Windows:
+    """Every .txt and .jsonl file of `folder`; its subfolders are the domains. tokens: at most of each file, with
+    CHARACTERS in proportion."""
     cut: list[tuple[torch.Tensor, str]] = []
     for path in sorted(p for p in folder.rglob("*") if p.suffix in (".txt", ".jsonl")):
-        text = _text(tokenizer, path)[:CHARACTERS]
-        ids = torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:TOKENS])
+        text = _text(tokenizer, path)[: CHARACTERS * tokens // TOKENS]
+        ids = torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:tokens])
         domain = path.relative_to(folder).parts[0]
         cut += [(window, domain) for window in ids.long().split(WINDOW) if len(window) > 1]
     cut.sort(key=lambda item: -len(item[0]))

@@ -17,8 +17,8 @@ def check_location(model: str) -> None:
 
 
 def check_artifact(path: Path) -> None:
-    """Raises SixfoldError where there is nothing at `path`, or a configuration alone."""
-    if not path.exists():
+    """Raises SixfoldError where there is nothing at `path` nor a manifest of it, or a configuration alone."""
+    if not path.exists() and not path.with_name(f"{path.name}.manifest.json").is_file():
         raise SixfoldError(f"there is no folder or file {path}", "check the path")
     if path.is_file() and config_alone(str(path)) is not None:
         raise SixfoldError(f"{path} is a configuration without weights", "give the artifact's folder, or its GGUF file")

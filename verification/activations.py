@@ -17,9 +17,12 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from sixfold.layers import LayerRunner
+from verification.latent_inputs import LatentAttention, LatentRounding, latents_rounded
 
 Rounding = Callable[[torch.Tensor], torch.Tensor]
 """float32 [..., channels] -> the same after quantization and back."""
+
+Rule = Rounding | LatentRounding
 
 _E4M3, _E2M1 = 448.0, 6.0
 _E2M1_VALUES = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
@@ -94,27 +97,65 @@ class RoundedInputs(TorchFunctionMode):
     layer's weights are in place.
     """
 
-    def __init__(self, runner: LayerRunner, rules: Mapping[str, Rounding]) -> None:
+    def __init__(self, runner: LayerRunner, rules: Mapping[str, Rule]) -> None:
         super().__init__()
         self._runner = runner
         self._rules = rules
-        self._parameters: dict[int, tuple[torch.Tensor, dict[int, Rounding]]] = {}
+        self._parameters: dict[int, tuple[torch.Tensor, dict[int, tuple[str, Rounding]]]] = {}
+        self._errors: dict[str, tuple[float, float]] = {}
+        self._latents: dict[int, LatentAttention] = {}
+        self._of_latents: dict[int, LatentAttention] = {}
+        self._attention: Any = None
+
+    @property
+    def errors(self) -> Mapping[str, float]:
+        """How far the inputs of each product were moved: |x' - x| / |x| over all that it has read, by tensor name."""
+        return {name: (error / total) ** 0.5 if total else 0.0 for name, (error, total) in self._errors.items()}
+
+    def _rounded(self, name: str, rule: Rounding, x: torch.Tensor) -> torch.Tensor:
+        rounded = rule(x)
+        error, total = self._errors.get(name, (0.0, 0.0))
+        self._errors[name] = error + float((rounded - x).pow(2).sum()), total + float(x.pow(2).sum())
+        return rounded
 
     def place(self, layer: int | None) -> None:
         """layer: whose weights have just been given to the model; None for what is outside of the layers."""
-        self._parameters = {}
+        self._parameters, self._latents, self._of_latents = {}, {}, {}
         for source in self._runner.sources_of(layer):
-            rules = {p.expert or 0: self._rules[p.name] for p in reversed(source.pieces) if p.name in self._rules}
+            rules: dict[int, tuple[str, Rounding]] = {}
+            parent, _, leaf = source.parameter.rpartition(".")
+            for piece in reversed(source.pieces):
+                rule = self._rules.get(piece.name)
+                if isinstance(rule, LatentRounding):
+                    self._place_latent(parent, rule)
+                elif rule is not None:
+                    rules[piece.expert or 0] = piece.name, rule
             if rules:
-                parent, _, leaf = source.parameter.rpartition(".")
                 parameter = self._runner.model.get_submodule(parent).get_parameter(leaf)
                 self._parameters[parameter.untyped_storage().data_ptr()] = parameter, rules
+
+    def _place_latent(self, projection: str, rule: LatentRounding) -> None:
+        model = self._runner.model
+        owner = LatentAttention(rule, model.get_submodule(projection))
+        self._latents[id(model.get_submodule(projection.rpartition(".")[0]))] = owner
+        self._of_latents[owner.projection.get_parameter("weight").data_ptr()] = owner
+
+    def __enter__(self) -> Any:
+        self._attention = latents_rounded(self._runner.model, self._latents)
+        self._attention.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        self._attention.__exit__(*raised)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is functional.linear and self._parameters:
+        if func is functional.linear and (self._parameters or self._of_latents):
             x, weight, *others = args
+            if weight.data_ptr() in self._of_latents:
+                self._of_latents[weight.data_ptr()].latent = x
             found = self._parameters.get(weight.untyped_storage().data_ptr())
             if found is not None:
                 parameter, rules = found
@@ -122,5 +163,5 @@ class RoundedInputs(TorchFunctionMode):
                 offset = weight.data_ptr() - parameter.data_ptr()
                 rule = rules.get(offset // one if parameter.dim() == 3 else 0)
                 if rule is not None:
-                    return func(rule(x), weight, *others, **(kwargs or {}))
+                    return func(self._rounded(*rule, x), weight, *others, **(kwargs or {}))
         return func(*args, **(kwargs or {}))

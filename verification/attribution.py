@@ -1,12 +1,14 @@
 """Which parts of a model cost most: its divergence with one part as the artifact holds it and the rest as the source.
 
 A part is one kind of Linear in a run of neighbouring layers, of the size that a recipe can keep in 16 bits: engines
-take fused Linears and the experts of a layer together, llama.cpp takes every stack by itself.
+take fused Linears and the experts of a layer together, llama.cpp takes every stack by itself. Where scales were moved
+between norms and Linears (AWQ), only what they were moved in can be exchanged: attention and feed-forward, each with
+its norm and all that reads it.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -16,7 +18,7 @@ from sixfold.heldout import Windows
 from sixfold.plan import TensorSlice
 from sixfold.progress import Progress
 from sixfold.source import Source
-from verification.activations import Rounding
+from verification.activations import Rule
 from verification.divergence import Reference, score
 from verification.weights import Weights
 
@@ -92,21 +94,52 @@ def parts_of_model(
 
     experts_together: whether the experts of a layer can only be kept all or none.
     """
+    return _grouped(source, _quantized(source, weights), nbytes, lambda linear: _kind(linear, experts_together))
+
+
+def _quantized(source: Source, weights: Weights) -> list[Linear]:
     held = set(weights.names())
+    linears = (linear for linear in source.architecture.linears if linear.layer is not None)
+    return [linear for linear in linears if linear.weight in held and weights.encoding(linear.weight)]
+
+
+def _grouped(
+    source: Source, linears: Sequence[Linear], nbytes: Mapping[str, int], kind_of: Callable[[Linear], str]
+) -> tuple[Part, ...]:
     count = source.architecture.layers
     size = -(-count // BLOCKS)
     groups: dict[tuple[str, int], list[Linear]] = {}
-    for linear in source.architecture.linears:
-        if linear.layer is not None and linear.weight in held and weights.encoding(linear.weight):
-            groups.setdefault((_kind(linear, experts_together), linear.layer // size), []).append(linear)
+    for linear in linears:
+        if linear.layer is not None:
+            groups.setdefault((kind_of(linear), linear.layer // size), []).append(linear)
     parts = []
-    for (kind, block), linears in groups.items():
+    for (kind, block), group in groups.items():
         first, last = block * size, min((block + 1) * size, count) - 1
         layers = f"layer {first}" if first == last else f"layers {first}-{last}"
-        plain = sum(2 * prod(source.checkpoint.tensors[linear.weight].shape) for linear in linears)
-        saved = plain - sum(nbytes[linear.weight] for linear in linears)
-        chosen = frozenset(linear.weight for linear in linears)
-        parts.append(Part(f"{kind}, {layers}", chosen, _pattern(linears), saved))
+        plain = sum(2 * prod(source.checkpoint.tensors[linear.weight].shape) for linear in group)
+        saved = plain - sum(nbytes[linear.weight] for linear in group)
+        chosen = frozenset(linear.weight for linear in group)
+        parts.append(Part(f"{kind}, {layers}", chosen, _pattern(group), saved))
+    return tuple(parts)
+
+
+def smoothed_parts(source: Source, weights: Weights, nbytes: Mapping[str, int]) -> tuple[Part, ...]:
+    """`parts_of_model` for an artifact whose weights were rescaled together with norms."""
+    architecture, held = source.architecture, set(weights.names())
+    attention = {linear.name for linear in architecture.linears if linear.role == "attention"}
+
+    def kind(linear: Linear) -> str:
+        return "attention" if linear.name in attention else "feed-forward"
+
+    kinds = {linear.weight: (kind(linear), linear.layer) for linear in architecture.linears}
+    for norm in architecture.norms:
+        kinds[norm.weight] = ("attention" if attention.issuperset(norm.readers) else "feed-forward", norm.layer)
+    parts = []
+    for part in _grouped(source, _quantized(source, weights), nbytes, kind):
+        own = {kinds[name] for name in part.weights}
+        together = {name for name, belongs in kinds.items() if belongs in own}
+        biases = {f"{name.removesuffix('weight')}bias" for name in together}
+        parts.append(replace(part, weights=frozenset((together | biases) & held)))
     return tuple(parts)
 
 
@@ -130,7 +163,7 @@ def _pattern(linears: Sequence[Linear]) -> str:
 def attribute(
     source: Source,
     weights: Weights,
-    rules: Mapping[str, Rounding],
+    rules: Mapping[str, Rule],
     parts: Sequence[Part],
     windows: Windows,
     reference: Reference,

@@ -17,7 +17,7 @@ from sixfold.layers import LayerRunner, batches_of
 from sixfold.progress import Progress
 from sixfold.source import Source
 from sixfold.workspace import digest_of
-from verification.activations import RoundedInputs, Rounding
+from verification.activations import RoundedInputs, Rule
 from verification.weights import Weights
 
 BATCH_TOKENS = 1024
@@ -45,6 +45,16 @@ class Score:
     source_perplexity: float
     layers: tuple[float, ...]
     domains: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """kl: of every token, float64 [tokens] in the windows' order. inputs: how far rounding moved what each Linear with
+    a rule reads, relative, by tensor name."""
+
+    score: Score
+    kl: torch.Tensor
+    inputs: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -93,12 +103,24 @@ def reference_of(source: Source, windows: Windows, cache: Path, progress: Progre
 def score(
     source: Source,
     weights: Weights,
-    rules: Mapping[str, Rounding],
+    rules: Mapping[str, Rule],
     windows: Windows,
     reference: Reference,
     progress: Progress,
 ) -> Score:
     """rules: how the inputs of Linears are rounded; {} for the weights alone."""
+    return scored(source, weights, rules, windows, reference, progress).score
+
+
+def scored(
+    source: Source,
+    weights: Weights,
+    rules: Mapping[str, Rule],
+    windows: Windows,
+    reference: Reference,
+    progress: Progress,
+) -> Scored:
+    """`score`, with what it is the mean of."""
 
     def read_into(name: str, out: torch.Tensor) -> None:
         out.copy_(weights.read(name).reshape(out.shape))
@@ -114,7 +136,8 @@ def score(
         layers.append(float((hidden - expected).norm() / expected.norm()))
 
     final = _run(runner, windows, rounding, observe, progress, "running the artifact")
-    return _compare(source, runner, rounding, windows, reference.final, final, tuple(layers))
+    found, kl = _compare(source, runner, rounding, windows, reference.final, final, tuple(layers))
+    return Scored(found, kl, dict(rounding.errors) if rounding is not None else {})
 
 
 def device() -> torch.device:
@@ -155,7 +178,7 @@ def _compare(
     expected: torch.Tensor,
     held: torch.Tensor,
     layers: tuple[float, ...],
-) -> Score:
+) -> tuple[Score, torch.Tensor]:
     """Logits of both from their last hidden states, a batch at a time."""
     original = LayerRunner(source, dtype=torch.float32, device=device())
     kl: list[torch.Tensor] = []
@@ -182,7 +205,7 @@ def _compare(
             losses.append(tuple(-x[:, :-1].gather(-1, following).flatten().cpu() for x in (p, q)))
     every = torch.cat(kl).double()
     mean = [torch.cat([pair[side] for pair in losses]).double().mean().exp() for side in (0, 1)]
-    return Score(
+    found = Score(
         mean_kl=float(every.mean()),
         median_kl=float(every.median()),
         p99_kl=float(every.quantile(0.99)),
@@ -194,6 +217,7 @@ def _compare(
         layers=layers,
         domains=_by_domain(every, windows),
     )
+    return found, every
 
 
 def _by_domain(kl: torch.Tensor, windows: Windows) -> dict[str, float]:

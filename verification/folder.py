@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
-from sixfold.errors import SixfoldError
+from sixfold.errors import SixfoldError, UsageError
+from sixfold.listing import some
 from sixfold.positional_reads import WeightFolder
 from sixfold.safetensors_header import TORCH_DTYPES, FileHeader, StoredTensor, read_header
 from verification.finding import EXPORT_AGAIN, Finding
@@ -45,7 +46,8 @@ class Folder:
 
     @property
     def weight_files(self) -> tuple[str, ...]:
-        return tuple(n for n in sorted(self.files) if n.endswith(".safetensors") and not _ASIDE.search(n))
+        """Those that engines look at: not in subfolders, unless the index names them."""
+        return _weight_files(self.files, self.index)
 
     def read(self, name: str) -> torch.Tensor:
         """The whole stored tensor. Raises KeyError for an unknown name or a dtype that torch does not have."""
@@ -66,19 +68,19 @@ class Folder:
 
 
 def open_folder(path: Path) -> Folder:
-    """Raises SixfoldError only where there is no folder, or nothing in it that could be an artifact."""
+    """Raises SixfoldError only where there is no folder, or nothing in it that could be an artifact; UsageError where
+    there are several."""
     if not path.is_dir():
         raise SixfoldError(f"there is no folder {path}", "check the path")
     files = {str(p.relative_to(path)): p.stat().st_size for p in sorted(path.rglob("*")) if p.is_file()}
-    if not any(name.endswith(".safetensors") for name in files):
-        hint = "give the GGUF file itself" if any(n.endswith(".gguf") for n in files) else "give a model's folder"
-        raise SixfoldError(f"there is no safetensors file in {path}", hint)
     opening: list[Finding] = []
-    config = _json_finding(path, CONFIG, files, opening)
     index, total = _index(path, files, opening)
+    if not _weight_files(files, index):
+        _refuse(path, files)
+    config = _json_finding(path, CONFIG, files, opening)
     headers: dict[str, FileHeader] = {}
     tensors: dict[str, StoredTensor] = {}
-    for name in sorted(n for n in files if n.endswith(".safetensors") and not _ASIDE.search(n)):
+    for name in _weight_files(files, index):
         try:
             headers[name] = read_header(path, name)
         except (SixfoldError, OSError) as error:
@@ -87,6 +89,40 @@ def open_folder(path: Path) -> Folder:
         for tensor in headers[name].tensors:
             tensors.setdefault(tensor.name, tensor)
     return Folder(path, files, config, index, total, headers, tensors, tuple(opening), WeightFolder(path))
+
+
+def _weight_files(files: Mapping[str, int], index: Mapping[str, str] | None) -> tuple[str, ...]:
+    listed = set(index.values()) if index is not None else set()
+    weights = (name for name in sorted(files) if name.endswith(".safetensors") and not _ASIDE.search(name))
+    return tuple(name for name in weights if "/" not in name or name in listed)
+
+
+def _refuse(path: Path, files: Mapping[str, int]) -> NoReturn:
+    inner = {name.rpartition("/")[0] for name in files if name.endswith(f"/{CONFIG}")}
+    inner |= {name for name in files if "/" in name and name.endswith(".gguf")}
+    if inner:
+        raise UsageError(f"{path} is no model but holds {some(sorted(inner))}", "name the one to verify")
+    hint = "give the GGUF file itself" if any(n.endswith(".gguf") for n in files) else "give a model's folder"
+    raise SixfoldError(f"there is no safetensors file in {path}", hint)
+
+
+def weights_gone(path: Path) -> Finding | None:
+    """Of an artifact whose manifest or index lists weight files, and of which not one is left. path: a folder, or a
+    GGUF file."""
+    folder = path if path.suffix != ".gguf" else path.parent
+    own = "manifest.json" if path.suffix != ".gguf" else f"{path.name}.manifest.json"
+    listed: dict[str, str] = {}
+    for file, key in ((INDEX, "weight_map"), (own, "files")):
+        found = _json(folder / file)
+        held = found.get(key) if isinstance(found, dict) else None
+        if isinstance(held, dict):
+            names = held.values() if key == "weight_map" else held
+            listed |= {n: file for n in names if isinstance(n, str) and n.endswith((".safetensors", ".gguf"))}
+    if not listed or any((folder / name).exists() for name in listed) or any(folder.glob("*.safetensors")):
+        return None
+    file = next(iter(listed.values()))
+    what = f"its weights are gone: {file} lists {some(list(listed))}, and there is no such file"
+    return Finding("files.weights-gone", path.name, what, "no engine loads it", EXPORT_AGAIN)
 
 
 def _json(path: Path) -> Any:

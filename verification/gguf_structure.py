@@ -3,13 +3,15 @@
 from pathlib import Path
 
 from sixfold.source import Source
-from verification.checks import gguf_keys, gguf_tensors
+from verification.checks import gguf_keys, gguf_tensors, gguf_tokenizer
 from verification.finding import Finding, run_checks
 from verification.gguf_file import open_gguf
 from verification.gguf_subject import GgufSubject
 
 CHECKS = (
     *gguf_keys.CHECKS,
+    gguf_tokenizer.check_tokenizer,
+    gguf_tensors.check_offsets,
     gguf_tensors.check_known,
     gguf_tensors.check_source,
     gguf_tensors.check_names,

@@ -11,9 +11,9 @@ from sixfold.heldout import held_out
 from sixfold.progress import Progress
 from sixfold.source import Source
 from sixfold.tokenizer import load_tokenizer
-from verification.activations import Rounding
-from verification.divergence import Divergence, reference_of, score
-from verification.engine_inputs import can_collapse, folder_rules, gguf_rules
+from verification.activations import Rule
+from verification.divergence import Divergence, reference_of, scored
+from verification.engine_inputs import can_collapse, check_inputs, folder_rules, gguf_rules
 from verification.finding import Finding, Severity
 from verification.gguf_structure import open_gguf_subject
 from verification.result import Verification, gates_of
@@ -33,7 +33,7 @@ def judge(path: Path, source: Source | None, progress: Progress) -> Verification
         return verification
     started = time.monotonic()
     try:
-        divergence, smoked = _measure(path, source, progress)
+        divergence, smoked, inputs = _measure(path, source, progress)
     except SixfoldError as error:
         return replace(verification, findings=(_not_measured(path, error), *verification.findings))
     failed = tuple(check_gates(divergence, gates_of(path)))
@@ -41,7 +41,7 @@ def judge(path: Path, source: Source | None, progress: Progress) -> Verification
         verification,
         divergence=divergence,
         smoke=smoked,
-        findings=(*failed, *smoked.findings, *verification.findings),
+        findings=(*inputs, *failed, *smoked.findings, *verification.findings),
         seconds=verification.seconds + time.monotonic() - started,
     )
 
@@ -75,21 +75,24 @@ def _failed(key: str, what: str) -> Finding:
     )
 
 
-def _measure(path: Path, source: Source, progress: Progress) -> tuple[Divergence, Smoke]:
+def _measure(path: Path, source: Source, progress: Progress) -> tuple[Divergence, Smoke, tuple[Finding, ...]]:
     weights, runs = runs_of(path, source)
     tokenizer = load_tokenizer(source.checkpoint.folder)
     windows = held_out(tokenizer)
     folder = path.absolute() if path.is_dir() else path.absolute().parent
     cache = folder.parent / CACHE
     reference = reference_of(source, windows, cache, progress)
-    scores = {name: score(source, weights, rules, windows, reference, progress) for name, rules in runs.items()}
-    smoked = smoke(source, weights, tokenizer, cache, progress)
-    return Divergence(scores, windows.tokens, len(windows.ids)), smoked
+    found = {name: scored(source, weights, rules, windows, reference, progress) for name, rules in runs.items()}
+    smoked = smoke(source, weights, tokenizer, cache, progress, None if path.is_dir() else path)
+    fixed = path.is_dir() and "engine" in found
+    inputs = tuple(check_inputs(open_subject(path, source), found["engine"].inputs)) if fixed else ()
+    scores = {name: run.score for name, run in found.items()}
+    return Divergence(scores, windows.tokens, len(windows.ids)), smoked, inputs
 
 
-def runs_of(path: Path, source: Source) -> tuple[Weights, dict[str, Mapping[str, Rounding]]]:
+def runs_of(path: Path, source: Source) -> tuple[Weights, dict[str, Mapping[str, Rule]]]:
     """The artifact's weights, and the rules of each run by its name."""
-    runs: dict[str, Mapping[str, Rounding]] = {"weights": {}}
+    runs: dict[str, Mapping[str, Rule]] = {"weights": {}}
     if not path.is_dir():
         file = open_gguf_subject(path, source)
         return file.weights, runs | {"engine": gguf_rules(file)}

@@ -12,11 +12,15 @@ weights       null without a source; else
   groups        the same per Linear of a layer, experts together ("model.layers.0.mlp.experts.*.up_proj")
   worst         the tensors with the largest relative errors
 divergence    null where it was not measured; else tokens, windows, and a Score for each run
-smoke         null where it was not reached; else not_run (why), and of each prompt its rule, what the source and what
-              the artifact answered, passed and problem (verification/smoke.py says what passes)
+smoke         null where it was not reached; else not_run (why), engine (what ran the artifact), and of each prompt its
+              rule, what the source and what the artifact answered, passed and problem (verification/smoke.py says what
+              passes)
 tensor_parallel  Linears that 2, 4 or 8 GPUs could not share evenly; null for GGUF
 versions      of the libraries that read it
 run           seconds; the only entry that differs from run to run
+
+A folder that `sixfold prune` made has a verification.json of pruning's own (pruning/verdict.py); there, this one is
+called checkpoint-verification.json.
 """
 
 import re
@@ -37,6 +41,9 @@ from verification.smoke import Smoke
 from verification.weight_check import TensorError
 
 WORST = 20
+PRUNED = "plan.json"
+"""What a folder has that `sixfold prune` made."""
+
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
@@ -66,7 +73,9 @@ class Verification:
 
 def result_path(path: Path) -> Path:
     """Where the result of an artifact belongs: in its folder, beside a GGUF file."""
-    return path / FILE if path.is_dir() else path.with_name(f"{path.name}.{FILE}")
+    if not path.is_dir():
+        return path.with_name(f"{path.name}.{FILE}")
+    return path / (f"checkpoint-{FILE}" if (path / PRUNED).is_file() else FILE)
 
 
 def write_result(verification: Verification) -> Path:

@@ -1,13 +1,17 @@
 """Smoke test: five prompts that the artifact goes on with by itself, held against what its source makes of them.
 
-Numbers can look right over a model that only writes one word. So both models, whole, in float32 and with weights alone,
-go on with each prompt for TOKENS tokens, the most likely one at a time. A prompt passes where
+Numbers can look right over a model that only writes one word. So both models go on with each prompt for TOKENS tokens,
+the most likely one at a time: the source by transformers in float32, a GGUF file by llama.cpp where its program is at
+hand (verification/llama_completion.py), and anything else by transformers too, with its weights alone. A prompt passes
+where
 
-- every logit is a number,
+- every logit is a number (llama.cpp checks its weights instead),
 - the answer is not empty and does not end in a loop, unless the source's does too,
 - the prompt's own rule holds, unless it does not hold for the source either: a small model cannot add.
 
-The first failing is an error. The others are warnings: one token more or less likely may tip a sentence.
+The first failing is an error. The others are warnings: one token more or less likely may tip a sentence. Where
+llama.cpp is there and does not answer, that is a warning too, as its build may not know the model, and transformers
+answers in its place.
 """
 
 import ast
@@ -30,6 +34,7 @@ from sixfold.source import Source
 from sixfold.whole_model import load_model
 from sixfold.workspace import digest_of, read_json, write_json
 from verification.finding import Finding
+from verification.llama_completion import EngineFailed, complete, program, version
 from verification.weights import Weights
 
 TOKENS = 32
@@ -65,15 +70,30 @@ class Smoked:
     problem: str
 
 
+READER = "transformers, float32, weights alone"
+
+
 @dataclass(frozen=True)
 class Smoke:
-    """not_run: why it was not, "" where it was."""
+    """not_run: why it was not, "" where it was. engine: what ran the artifact. failed: why llama.cpp did not, "" where
+    it did or is not there."""
 
     prompts: tuple[Smoked, ...]
     not_run: str = ""
+    engine: str = READER
+    failed: str = ""
 
     @property
     def findings(self) -> Iterator[Finding]:
+        if self.failed:
+            yield Finding(
+                "smoke.engine",
+                "llama.cpp",
+                f"it does not answer: {self.failed}",
+                "this build may be older than the model, or refuse the file",
+                "try the newest llama.cpp",
+                "warning",
+            )
         for smoked in self.prompts:
             if smoked.problem:
                 yield Finding(
@@ -88,6 +108,7 @@ class Smoke:
     def as_data(self) -> dict[str, Any]:
         return {
             "not_run": self.not_run,
+            "engine": self.engine,
             "tokens": TOKENS,
             "prompts": [
                 {
@@ -144,17 +165,26 @@ PROMPTS = (
 )
 
 
-def smoke(source: Source, weights: Weights, tokenizer: Any, cache: Path, progress: Progress) -> Smoke:
-    """cache: folder that keeps the source's answers for the next variant."""
+def smoke(
+    source: Source, weights: Weights, tokenizer: Any, cache: Path, progress: Progress, gguf: Path | None = None
+) -> Smoke:
+    """cache: folder that keeps the source's answers for the next variant. gguf: the artifact, where it is a file."""
     needed = 2 * 4 * sum(prod(tensor.shape) for tensor in source.checkpoint.tensors.values())
     available = available_memory()
     if available is not None and needed > available:  # twice: experts are there both one by one and stacked
         return Smoke((), f"it takes the whole model in float32: {size(needed)} of memory, {size(available)} are free")
     with progress("answering prompts", 2 * len(PROMPTS), "prompts") as advance:
         expected = _expected(source, tokenizer, cache, advance)
-        answers = _answers(_with_weights(source, weights), tokenizer, advance)
+        answers, engine, failed = [], READER, ""
+        executable = program() if gguf is not None else None
+        if gguf is not None and executable is not None:
+            try:
+                answers, engine = _from_llama(executable, gguf, tokenizer, advance), version(executable)
+            except EngineFailed as error:
+                failed = f"{executable}: {error}"
+        answers = answers or _answers(_with_weights(source, weights), tokenizer, advance)
     judged = zip(PROMPTS, expected, answers, strict=True)
-    return Smoke(tuple(Smoked(p, e, a, problem_of(p, e, a)) for p, e, a in judged))
+    return Smoke(tuple(Smoked(p, e, a, problem_of(p, e, a)) for p, e, a in judged), engine=engine, failed=failed)
 
 
 def problem_of(prompt: Prompt, expected: Answer, answer: Answer) -> str:
@@ -186,6 +216,15 @@ def _expected(source: Source, tokenizer: Any, cache: Path, advance: Callable[[in
     answers = _answers(source, tokenizer, advance)
     with suppress(OSError):
         write_json(path, {"answers": [vars(answer) for answer in answers]})
+    return answers
+
+
+def _from_llama(executable: Path, gguf: Path, tokenizer: Any, advance: Callable[[int], None]) -> list[Answer]:
+    answers = []
+    for prompt in PROMPTS:
+        text = complete(executable, gguf, prompt.text, TOKENS)
+        answers.append(Answer(text, True, loops(tokenizer(text, add_special_tokens=False)["input_ids"])))
+        advance(1)
     return answers
 
 

@@ -49,6 +49,22 @@ def fit(weight: torch.Tensor, source: torch.Tensor, *, with_rows: bool) -> tuple
     return Factors(columns, rows), weight / _safe(columns) / _safe(rows).unsqueeze(1)
 
 
+def standard_error(found: Factors, weight: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    """Relative standard error of each product of a row's and a column's factor, float32 that broadcasts to the weight;
+    infinite where only one weight speaks for it. Weights that are zero in both do not count."""
+    rows = torch.ones(source.shape[0]) if found.rows is None else found.rows
+    expected = source * found.columns * rows.unsqueeze(1)
+    error = _relative(weight - expected, expected, 0).unsqueeze(0)
+    return error if found.rows is None else error + _relative(weight - expected, expected, 1).unsqueeze(1)
+
+
+def _relative(residual: torch.Tensor, expected: torch.Tensor, dim: int) -> torch.Tensor:
+    freedom = (expected != 0).sum(dim) - 1
+    squares = expected.pow(2).sum(dim)
+    error = (residual.pow(2).sum(dim) / freedom.clamp(min=1) / squares.clamp(min=1e-30)).sqrt()
+    return torch.where((freedom > 0) & (squares > 0), error, torch.full_like(error, torch.inf))
+
+
 def is_producer(linear: Linear) -> bool:
     """Whether another Linear reads this one's outputs element by element, so that scales may move between the two."""
     producers = {name for names in _PRODUCERS.values() for name in names}

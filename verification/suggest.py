@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sixfold.errors import SixfoldError, UsageError
+from sixfold.errors import SixfoldError
 from sixfold.heldout import Windows, held_out
 from sixfold.progress import Progress
 from sixfold.source import Source
 from sixfold.tokenizer import load_tokenizer
-from verification.attribution import Cost, Proposal, attribute, parts_of_model, propose
+from verification.attribution import Cost, Proposal, attribute, parts_of_model, propose, smoothed_parts
 from verification.divergence import reference_of, score
 from verification.gguf_structure import open_gguf_subject
 from verification.judge import CACHE, runs_of
@@ -35,18 +35,11 @@ class Suggestion:
 
 
 def suggest(path: Path, source: Source, target: float | None, progress: Progress) -> Suggestion:
-    """target: largest mean KL; the recipe's gate where None. Raises SixfoldError for an artifact that is not sound, and
-    for one whose weights were rescaled (AWQ): its parts cannot be exchanged with the source's one by one."""
+    """target: largest mean KL; the recipe's gate where None. Raises SixfoldError for an artifact that is not sound."""
     checked = verify(path, source, progress)
     if not checked.passed:
         raise SixfoldError(
             f"{path} is not sound: {checked.failures[0].where}: {checked.failures[0].what}", "see `sixfold verify`"
-        )
-    if any(error.rescaled for error in checked.errors or ()):
-        raise UsageError(
-            f"{path} holds weights that were rescaled together with norms (AWQ), so the cost of one part cannot be"
-            " measured by itself",
-            "compare whole variants with `sixfold verify`",
         )
     weights, runs = runs_of(path, source)
     every = held_out(load_tokenizer(source.checkpoint.folder))
@@ -55,7 +48,11 @@ def suggest(path: Path, source: Source, target: float | None, progress: Progress
     rules = runs.get("engine", {})
     whole = reference_of(source, every, folder.parent / CACHE, progress)
     total = score(source, weights, rules, every, whole, progress).mean_kl
-    parts = parts_of_model(source, weights, _nbytes(path, source, weights), experts_together=path.is_dir())
+    nbytes = _nbytes(path, source, weights)
+    if any(error.rescaled for error in checked.errors or ()):
+        parts = smoothed_parts(source, weights, nbytes)
+    else:
+        parts = parts_of_model(source, weights, nbytes, experts_together=path.is_dir())
     reference = reference_of(source, few, folder.parent / CACHE, progress)
     costs = attribute(source, weights, rules, parts, few, reference, progress)
     gate = target if target is not None else gates_of(path).get("max_mean_kl")

@@ -9,12 +9,14 @@ from sixfold.location import check_artifact
 from sixfold.progress import Progress
 from sixfold.source import Source
 from verification.finding import EXPORT_AGAIN, Finding
+from verification.folder import weights_gone
 from verification.gguf_structure import check_gguf_structure, open_gguf_subject
 from verification.result import Verification
 from verification.structure import check_structure, open_subject
 from verification.tensor_parallel import misfits
-from verification.weight_check import TensorError, check_numbers, check_weights
-from verification.weights import FolderWeights, Weights
+from verification.weight_check import TensorError, check_weights
+from verification.weight_numbers import check_numbers
+from verification.weights import CodedWeights, FolderWeights
 
 
 def verify(path: Path, source: Source | None, progress: Progress) -> Verification:
@@ -22,6 +24,9 @@ def verify(path: Path, source: Source | None, progress: Progress) -> Verificatio
 
     Raises SixfoldError only where there is nothing to check; whatever is wrong with an artifact is a Finding.
     """
+    gone = weights_gone(path) if path.is_dir() or not path.exists() else None
+    if gone is not None:
+        return Verification(path, "folder" if path.is_dir() else "gguf", {}, source, (gone,), None, None, 0.0)
     if path.is_dir():
         return _verify_folder(path, source, progress)
     check_artifact(path)
@@ -64,7 +69,7 @@ def _verify_gguf(path: Path, source: Source | None, progress: Progress) -> Verif
 
 
 def _check_weights(
-    weights: Weights, source: Source | None, progress: Progress
+    weights: CodedWeights, source: Source | None, progress: Progress
 ) -> tuple[tuple[TensorError, ...] | None, tuple[Finding, ...]]:
     if source is None:
         total = sum(prod(weights.shape(name)) for name in weights.names())

@@ -1,7 +1,7 @@
 """Every tensor of an artifact, dequantized, against its source: streamed, one tensor at a time.
 
 What divergence sees in a whole model's answers, this sees by name: experts exchanged or permuted, gate and up swapped,
-a scale of another matrix, one flipped bit. Without a source, only whether every weight is a number.
+a scale of another matrix, one flipped bit.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,8 +14,10 @@ import torch
 from sixfold.architecture import Linear
 from sixfold.plan import TensorSlice
 from sixfold.source import Source
+from verification.code_check import at_an_end, misplaced
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.format_error import EXACT, LIMITS, Limit, WeightError, measure
+from verification.scale_check import Scales
 from verification.smoothing import (
     Factors,
     check_cancels,
@@ -24,10 +26,12 @@ from verification.smoothing import (
     norm_ratio,
     producer_of,
     significant,
+    standard_error,
     undoes,
     uniform,
 )
-from verification.weights import Weights
+from verification.weight_numbers import UNREADABLE, numbers_of, unreadable
+from verification.weights import CodedWeights
 
 _ROWS_BYTES = 64 << 20
 """About how much of a plain tensor is compared at a time."""
@@ -40,6 +44,9 @@ _SUBNORMAL = 2.0**-24
 
 _SMOOTHED = ("int4", "int8", "fp8")
 """Encodings of formats in which scales are moved between norms and Linears."""
+
+_SMOOTHED_CHANNELS = 0.5
+"""Share of a norm's channels that moving scales changes at least; fewer are damage."""
 
 _UNKNOWN = Limit(0.5, 1.0, 0)
 """Of types that are in no table: wrong matrices still show."""
@@ -70,51 +77,20 @@ class WeightReport:
     findings: tuple[Finding, ...]
 
 
-UNREADABLE = (KeyError, ValueError, RuntimeError, TypeError, IndexError)
-"""What readers raise where the parts of a tensor do not fit together."""
-
-
-def _unreadable(name: str, error: Exception) -> Finding:
-    what = f"it cannot be dequantized ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
-    return Finding("weights.unreadable", name, what, "loading stops, or rows shift", EXPORT_AGAIN)
-
-
-def check_numbers(weights: Weights, advance: Callable[[int], None]) -> Iterator[Finding]:
-    """Without a source: no NaN, no infinity, no matrix of zeros."""
-    for name in weights.names():
-        try:
-            tensor = weights.read(name)
-        except UNREADABLE as error:
-            yield _unreadable(name, error)
-            continue
-        yield from _numbers(name, weights.encoding(name), tensor)
-        advance(tensor.numel())
-
-
-def _numbers(name: str, encoding: str, tensor: torch.Tensor) -> Iterator[Finding]:
-    finite = torch.isfinite(tensor)
-    if not finite.all():
-        bad = ~finite
-        place = torch.nonzero(bad)[0].tolist()
-        what = f"{int(bad.sum())} of {tensor.numel()} weights are NaN or infinite, the first at {place}"
-        yield Finding("weights.not-finite", name, what, "answers become NaN, then pad tokens", EXPORT_AGAIN)
-    elif encoding and tensor.dim() == 2 and not tensor.any():
-        yield Finding("weights.zero", name, "every weight is zero", "the module does nothing", EXPORT_AGAIN)
-
-
-def check_weights(weights: Weights, source: Source, advance: Callable[[int], None]) -> WeightReport:
+def check_weights(weights: CodedWeights, source: Source, advance: Callable[[int], None]) -> WeightReport:
     """advance: gets the number of weights after each tensor."""
     return _Comparison(weights, source).run(advance)
 
 
 class _Comparison:
-    def __init__(self, weights: Weights, source: Source) -> None:
+    def __init__(self, weights: CodedWeights, source: Source) -> None:
         self._weights = weights
         self._source = source
         self._linears = {linear.weight: linear for linear in source.architecture.linears}
         self._norms = {norm.weight: norm for norm in source.architecture.norms}
         self._errors: list[TensorError] = []
         self._findings: list[Finding] = []
+        self._scales = Scales()
         self._searched = 0
 
     def run(self, advance: Callable[[int], None]) -> WeightReport:
@@ -131,6 +107,9 @@ class _Comparison:
                 advance(_count(self._source.checkpoint.tensors[name].shape))
             if ratios or factors:
                 self._findings += check_cancels(self._source.architecture, layer, ratios, factors)
+        named = {finding.where for finding in self._findings}
+        linears = {linear.name: linear for linear in self._linears.values()}
+        self._findings += [odd for odd in self._scales.findings(linears) if odd.where not in named]
         return WeightReport(tuple(self._errors), tuple(self._findings))
 
     def _layer(self, name: str) -> int | None:
@@ -147,12 +126,12 @@ class _Comparison:
             else:
                 self._compare_plain(name, ratios, factors)
         except UNREADABLE as error:
-            self._findings.append(_unreadable(name, error))
+            self._findings.append(unreadable(name, error))
 
     def _compare_quantized(self, name: str, factors: dict[str, Factors]) -> None:
         encoding = self._weights.encoding(name)
         weight, original = self._weights.read(name), _read(self._source, name)
-        bad = list(_numbers(name, encoding, weight))
+        bad = list(numbers_of(name, encoding, weight))
         if bad and (original.any() or bad[0].check != "weights.zero"):
             self._findings += bad
             return
@@ -171,6 +150,34 @@ class _Comparison:
         self._errors.append(TensorError(name, encoding, error.relative, error.block, rescaled))
         if error.exceeds(replace(limit, block=2 * limit.block) if rescaled else limit):
             self._findings.append(self._finding(name, encoding, error, limit, weight))
+        else:
+            moved = linear if encoding in _SMOOTHED and self._smoothed else None
+            self._findings += self._check_codes(name, weight, original, moved)
+
+    def _check_codes(
+        self, name: str, weight: torch.Tensor, original: torch.Tensor, smoothed: Linear | None
+    ) -> Iterator[Finding]:
+        """smoothed: the Linear, where factors were moved between norms and Linears."""
+        codes = self._weights.codes(name)
+        if codes is None:
+            return
+        uncertain = None
+        if smoothed is not None:
+            inner = ~at_an_end(codes)  # what was clipped is no measure of a factor
+            found, _ = fit(weight * inner, original * inner, with_rows=is_producer(smoothed))
+            uncertain = standard_error(found, weight * inner, original * inner)
+            original = original * found.columns * (1 if found.rows is None else found.rows.unsqueeze(1))
+        else:
+            self._scales.add(name, codes, original)
+        worst = misplaced(codes, original, uncertain)
+        if worst is not None:
+            others = f", and so do {worst.count - 1} more" if worst.count > 1 else ""
+            what = (
+                f"the code at row {worst.row}, column {worst.column} stands for {worst.held:.4g}, {worst.steps:.1f}"
+                f" steps from the source's {worst.source:.4g}{others}; all others are the nearest there are"
+            )
+            consequence = "a few weights are wrong: bits changed after they were rounded, here or in the source"
+            yield Finding("weights.code", name, what, consequence, EXPORT_AGAIN)
 
     def _made_up_for(self, linear: Linear, found: Factors) -> bool:
         """Whether one factor for all of a Linear is what its norm, and the Linear before or behind it, make up for."""
@@ -209,7 +216,7 @@ class _Comparison:
             weight = self._weights.read(name, start, stop).reshape(original.shape)
             if torch.equal(weight, original):
                 continue
-            bad = list(_numbers(name, "", weight))
+            bad = list(numbers_of(name, "", weight))
             if bad:
                 self._findings += bad
                 return
@@ -237,6 +244,8 @@ class _Comparison:
             return None
         weight, original = self._weights.read(name), _read(self._source, name)
         if norm is not None:
+            if float((weight != original).float().mean()) < _SMOOTHED_CHANNELS:
+                return None
             ratios[name] = norm_ratio(norm, weight, original)
             return 0.0
         if linear is None:

@@ -6,6 +6,8 @@ from typing import Protocol
 import torch
 
 from sixfold.safetensors_header import TORCH_DTYPES
+from verification.declared import Scheme
+from verification.readers.codes import Codes, Parts, codes_of
 from verification.readers.formats import dequantize_linear
 from verification.stored_parts import QUANTIZED_PARTS
 from verification.subject import Subject
@@ -30,6 +32,14 @@ class Weights(Protocol):
 
         Raises KeyError, ValueError or RuntimeError where what is stored does not make a tensor.
         """
+        ...
+
+
+class CodedWeights(Weights, Protocol):
+    """Weights that also tell how they are stored."""
+
+    def codes(self, name: str) -> Codes | None:
+        """Of a whole quantized weight; None where its codes need not be the nearest. Raises as `read` does."""
         ...
 
 
@@ -78,12 +88,19 @@ class FolderWeights:
             stored = folder.tensors[name]
             rows = stored.shape[0] if stored.shape else 1
             return folder.weights.rows(stored, start, rows if stop is None else stop).float()
+        return dequantize_linear(*self._parts(name))[start:stop]
+
+    def codes(self, name: str) -> Codes | None:
+        return codes_of(*self._parts(name))
+
+    def _parts(self, name: str) -> tuple[Scheme, Parts]:
+        """The scheme of a quantized weight, and all that is stored of it."""
         module = name.removesuffix(".weight")
         scheme = self._subject.declared.scheme_of(module)
         if scheme is None:
             raise KeyError(name)
-        parts = {s: folder.read(f"{module}.{s}") for s in self._subject.modules[module] if s != "bias"}
-        return dequantize_linear(scheme, parts)[start:stop]
+        suffixes = self._subject.modules[module]
+        return scheme, {s: self._subject.folder.read(f"{module}.{s}") for s in suffixes if s != "bias"}
 
 
 def _encoding(layout: str, method: str) -> str:

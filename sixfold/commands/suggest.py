@@ -35,30 +35,34 @@ def command(artifact: Path, against: str, revision: str, max_kl: float | None, a
     """Measure what each part of an artifact costs, and propose the cheapest `keep` that brings it under a gate.
 
     One run of the model over a quarter of the held-out text for each part: its divergence with this part alone as the
-    artifact holds it.
+    artifact holds it. Table and picture are written beside the artifact: attribution.json and attribution.svg.
     """
     from sixfold.location import check_artifact, check_location
 
     check_artifact(artifact)
     check_location(against)
 
+    from verification.attribution_result import as_data, write_attribution
     from verification.suggest import suggest
 
-    found = suggest(artifact, Model(against, revision, "", {}).open(), max_kl, progress)
+    source = Model(against, revision, "", {}).open()
+    found = suggest(artifact, source, max_kl, progress)
+    written = write_attribution(artifact, source, found)
     if as_json:
-        print_json(_as_data(found))
+        print_json(as_data(artifact, source, found))
     else:
-        _print(found)
+        _print(found, written)
 
 
-def _print(found: "Suggestion") -> None:
+def _print(found: "Suggestion", written: tuple[Path, Path]) -> None:
     heading(f"What each part costs (mean KL by itself, {found.tokens:,} tokens)")
     largest = max((cost.kl for cost in found.costs), default=0.0) or 1.0
     print_table(
         ("part", "saves", "mean KL", ""),
         [(c.part.name, size(c.part.saved), f"{c.kl:.5f}", "#" * round(_BAR * c.kl / largest)) for c in found.costs],
     )
-    click.echo(f"\nAs it is, the mean KL is {found.kl:.5f}.")
+    click.echo(f"\nWritten: {written[0]} and {written[1].name}")
+    click.echo(f"As it is, the mean KL is {found.kl:.5f}.")
     if found.target is None:
         click.echo("Its recipe has no gate; state one with --max-kl.")
     elif found.kl <= found.target:
@@ -72,18 +76,3 @@ def _print(found: "Suggestion") -> None:
             f"Under {found.target:g} for {size(proposal.extra)} more (expected: {proposal.kl:.5f}): keep {names}."
         )
         click.echo(f"  --set {shlex.quote('keep=' + json.dumps([part.keep for part in proposal.parts]))}")
-
-
-def _as_data(found: "Suggestion") -> dict[str, object]:
-    proposal = found.proposal
-    return {
-        "mean_kl": found.kl,
-        "target": found.target,
-        "tokens": found.tokens,
-        "parts": [
-            {"part": c.part.name, "mean_kl": c.kl, "saved": c.part.saved, "keep": c.part.keep} for c in found.costs
-        ],
-        "proposal": None
-        if proposal is None
-        else {"keep": [part.keep for part in proposal.parts], "mean_kl": proposal.kl, "extra_bytes": proposal.extra},
-    }

@@ -167,7 +167,7 @@ def _print_divergence(divergence: "Divergence") -> None:
 
 
 def _print_smoke(smoke: "Smoke") -> None:
-    heading("Smoke test (greedy, weights alone)")
+    heading(f"Smoke test (greedy; {smoke.engine})")
     if smoke.not_run:
         click.echo(f"  not run: {smoke.not_run}")
     print_table(

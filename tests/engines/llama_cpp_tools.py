@@ -14,7 +14,7 @@ import tarfile
 from pathlib import Path
 
 SDIST = "llama-cpp-python==0.3.36"
-TOOLS = ("llama-imatrix", "llama-quantize", "llama-perplexity")
+TOOLS = ("llama-completion", "llama-imatrix", "llama-quantize", "llama-perplexity")
 FOLDER = Path(__file__).parents[2] / ".venv-engines" / "llama.cpp"
 _OFF = (
     "BUILD_TESTS",

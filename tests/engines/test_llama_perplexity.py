@@ -42,10 +42,9 @@ pytestmark = pytest.mark.engines
 
 LENGTH, CHUNKS, CHARACTERS = 512, 16, 10_000
 SCHEMES = ("Q8_0", "Q6_K", "Q4_K_M", "IQ4_XS", "Q3_K_M")
-TOLERANCE = {"llama": 0.02, "qwen3_moe": 0.03, "glm4_moe": 0.1, "deepseek_v3": 0.25}
+TOLERANCE = {"llama": 0.02, "qwen3_moe": 0.03, "glm4_moe": 0.1, "deepseek_v3": 0.1}
 """Of the mean KL, relative; 0.03 for the bundled model. Routers of random weights decide by less than those of trained
-ones, so that a few tokens of these small texts take another expert. llama.cpp multiplies with the halves of DeepSeek's
-kv_b_proj one after the other, and rounds inputs where no other engine has any."""
+ones, so that a few tokens of these small texts take another expert."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def llama(tools: Path, gguf: Path, base: Path, last: str, *more: str | Path) -> 
 
 
 def theirs(tools: Path, gguf: Path, base: Path, perplexity: float) -> Means:
-    printed = llama(tools, gguf, base, "Mean    Δp", "--kl-divergence")
+    printed = llama(tools, gguf, base, r"Same top p *: *[\d.]+", "--kl-divergence")
 
     def number(label: str) -> float:
         found = re.search(rf"^{re.escape(label)} *: +(-?[\d.]+)", printed, re.MULTILINE)

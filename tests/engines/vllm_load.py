@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -26,17 +27,30 @@ def without_kernels() -> None:
     """The patches: each stands for a choice that raises in a constructor on a CPU."""
     from vllm.model_executor.kernels.linear.nvfp4.base import NvFp4LinearLayerConfig
     from vllm.model_executor.kernels.linear.nvfp4.emulation import EmulationNvFp4LinearKernel
+    from vllm.model_executor.layers.fused_moe.oracle.fp8 import Fp8MoeBackend
     from vllm.model_executor.layers.fused_moe.oracle.nvfp4 import NvFp4MoeBackend
-    from vllm.model_executor.layers.quantization import auto_awq
+    from vllm.model_executor.layers.quantization import auto_awq, modelopt
     from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors_moe import (
         compressed_tensors_moe_w4a4_nvfp4 as experts,
+    )
+    from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors_moe import (
+        compressed_tensors_moe_w8a8_fp8 as fp8_experts,
     )
     from vllm.model_executor.layers.quantization.compressed_tensors.schemes import (
         compressed_tensors_w4a4_nvfp4 as linear,
     )
+    from vllm.model_executor.layers.quantization.compressed_tensors.schemes import (
+        compressed_tensors_w8a8_fp8 as fp8_linear,
+    )
 
-    experts.select_nvfp4_moe_backend = lambda **given: (NvFp4MoeBackend.EMULATION, None)
-    linear.init_nvfp4_linear_kernel = lambda **given: EmulationNvFp4LinearKernel(NvFp4LinearLayerConfig())
+    for nvfp4 in (experts, modelopt):
+        nvfp4.select_nvfp4_moe_backend = lambda **given: (NvFp4MoeBackend.EMULATION, None)
+    for nvfp4 in (linear, modelopt):
+        nvfp4.init_nvfp4_linear_kernel = lambda **given: EmulationNvFp4LinearKernel(NvFp4LinearLayerConfig())
+    for fp8 in (fp8_experts, modelopt):
+        fp8.select_fp8_moe_backend = lambda **given: (Fp8MoeBackend.TRITON, None)
+    for fp8 in (fp8_linear, modelopt):
+        fp8.init_fp8_linear_kernel = lambda **given: SimpleNamespace(input_quant_key=lambda: None)
     auto_awq.check_moe_marlin_supports_layer = lambda *given, **more: True
     auto_awq.select_wna16_moe_backend = lambda *given, **more: (auto_awq.WNA16MoEBackend.MARLIN, None)
 

@@ -40,6 +40,11 @@ def test_windows_of_a_folder_of_ones_own(tmp_path: Path) -> None:
     assert list(found.by_domain) == ["prose.txt", "sums"]
 
 
+def test_of_a_long_file_as_many_tokens_as_asked(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("w1 " * 20_000)
+    assert [held_out(words_tokenizer(bos=False), tmp_path, tokens).tokens for tokens in (1024, 2048)] == [1024, 2048]
+
+
 def test_a_conversation_keeps_its_calls(tmp_path: Path) -> None:
     """The bundled model's template knows no tools, so they are written into the messages."""
     function = {"name": "weather", "arguments": {"town": "Bergen"}}

@@ -41,6 +41,21 @@ def edit_tensors(folder: Path, change: Callable[[Tensors], None]) -> None:
     path.chmod(0o644)
 
 
+def edit_header(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    """The header of model.safetensors, over the same bytes."""
+
+    def do(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        data = path.read_bytes()
+        end = 8 + int.from_bytes(data[:8], "little")
+        header = json.loads(data[8:end])
+        change(header)
+        text = json.dumps(header).encode()
+        replace(path, len(text).to_bytes(8, "little") + text + data[end:])
+
+    return do
+
+
 def edit_config(folder: Path, change: Callable[[dict[str, Any]], None], name: str = "config.json") -> None:
     config = json.loads((folder / name).read_text())
     change(config)
@@ -90,7 +105,7 @@ def rewrite_gguf(
     keys: Mapping[str, Any] | None = None,
     tensors: Callable[[GgufData], None] = lambda tensors: None,
 ) -> None:
-    """By gguf-py: `keys` replaces values (None removes one); `tensors` gets name -> (bytes by row, type)."""
+    """By gguf-py: `keys` replaces and adds values (None removes one); `tensors` gets name -> (bytes by row, type)."""
     changed = keys or {}
     reader = GGUFReader(path)
     writer = GGUFWriter(None, str(reader.fields["general.architecture"].contents()))
@@ -101,6 +116,8 @@ def rewrite_gguf(
         if value is not None:
             inner = field.types[-1] if field.types[0] == GGUFValueType.ARRAY else None
             writer.add_key_value(name, value, field.types[0], inner)
+    for name in changed.keys() - reader.fields.keys():
+        writer.add_key_value(name, changed[name], GGUFValueType.get_type(changed[name]))
     data: GgufData = {t.name: (np.array(t.data), t.tensor_type) for t in reader.tensors}
     del reader
     tensors(data)

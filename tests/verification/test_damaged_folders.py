@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from sixfold.source import Source
 from tests.exporters.exported import DEMO, silent
 from tests.verification.artifacts import Artifacts
-from tests.verification.corpus import CORPUS, Damage, tensors
+from tests.verification.corpus import CORPUS
+from tests.verification.corpus.changes import Damage, tensors
 from tests.verification.damage import copy_folder
 from verification.verify import verify
 

@@ -97,6 +97,37 @@ def _tokens_swapped(path: Path) -> None:
     rewrite_gguf(path, {"tokenizer.ggml.tokens": tokens})
 
 
+def _types_changed(path: Path) -> None:
+    kinds = list(GGUFReader(path).fields["tokenizer.ggml.token_type"].contents())
+    kinds[5] = 3
+    rewrite_gguf(path, {"tokenizer.ggml.token_type": kinds})
+
+
+def _merges_swapped(path: Path) -> None:
+    merges = list(GGUFReader(path).fields["tokenizer.ggml.merges"].contents())
+    merges[5], merges[50] = merges[50], merges[5]
+    rewrite_gguf(path, {"tokenizer.ggml.merges": merges})
+
+
+def _template(path: Path) -> None:
+    template = str(GGUFReader(path).fields["tokenizer.chat_template"].contents())
+    rewrite_gguf(path, {"tokenizer.chat_template": template + " "})
+
+
+def _offsets_exchanged(path: Path) -> None:
+    """Of two tensors of one size, in the header."""
+    infos = [tensor.field for tensor in GGUFReader(path).tensors if tensor.name in (UP, GATE)]
+    one, other = (info.offset + sum(int(part.nbytes) for part in info.parts[:-1]) for info in infos)
+    data = bytearray(path.read_bytes())
+    data[one : one + 8], data[other : other + 8] = data[other : other + 8], data[one : one + 8]
+    path.write_bytes(data)
+
+
+def _relabelled(kind: GGMLQuantizationType) -> Callable[[Path], None]:
+    """A type of as many bytes."""
+    return tensors(lambda data: data.__setitem__(UP, (data[UP][0], kind)))
+
+
 def _token_missing(path: Path) -> None:
     found = GGUFReader(path).fields
     names = ("tokenizer.ggml.tokens", "tokenizer.ggml.token_type")
@@ -125,6 +156,29 @@ CORPUS = [
     Damage("end token outside", other_keys({"tokenizer.ggml.eos_token_id": 200020}), "tokenizer.ggml.eos_token_id"),
     Damage("tokens swapped", _tokens_swapped, "tokenizer.ggml.tokens", alone=False),
     Damage("a token missing", _token_missing, "token_embd.weight"),
+    Damage("a type of token changed", _types_changed, "tokenizer.ggml.token_type", alone=False),
+    Damage("merges swapped", _merges_swapped, "tokenizer.ggml.merges", alone=False),
+    Damage("a space in the chat template", _template, "tokenizer.chat_template", alone=False),
+    Damage("another end token", other_keys({"tokenizer.ggml.eos_token_id": 5}), "ggml.eos_token_id", alone=False),
+    Damage("another first token", other_keys({"tokenizer.ggml.bos_token_id": 5}), "ggml.bos_token_id", alone=False),
+    Damage("a first token put", other_keys({"tokenizer.ggml.add_bos_token": True}), "add_bos_token", alone=False),
+    Damage("another pre-tokenizer", other_keys({"tokenizer.ggml.pre": "llama-bpe"}), "tokenizer.ggml.pre", alone=False),
+    Damage("another tokenizer", other_keys({"tokenizer.ggml.model": "llama"}), "tokenizer.ggml.model", alone=False),
+    Damage("another vocabulary's size", keys(vocab_size=2000), "vocab_size"),
+    Damage("another size of heads", keys(attention__value_length=32), "attention.value_length", alone=False),
+    Damage("fewer channels rotated", keys(rope__dimension_count=16), "rope.dimension_count", alone=False),
+    Damage("a rope scaling added", keys(rope__scaling__type="linear"), "rope.scaling.type", alone=False),
+    Damage("an unknown gating function", keys(expert_gating_func=7), "expert_gating_func", alone=False),
+    Damage("another alignment", other_keys({"general.alignment": 64}), "blk.0."),
+    Damage("offsets exchanged", _offsets_exchanged, "blk.1.ffn_gate_"),
+    Damage("Q4_K called Q4_0", _relabelled(GGMLQuantizationType.Q4_0), "experts.0.w3"),
+    Damage("Q4_K called IQ4_NL", _relabelled(GGMLQuantizationType.IQ4_NL), "experts.0.w3"),
+    Damage("stacks of two layers exchanged", _swap(UP, UP.replace("1", "0")), "1.block_sparse_moe.experts.0.w3", False),
+    Damage("norms exchanged", _swap("blk.0.attn_norm.weight", "blk.0.ffn_norm.weight"), "input_layernorm", alone=False),
+    Damage("output is the embeddings", _swap("output.weight", "token_embd.weight"), "lm_head", alone=False),
+    Damage("bias rolled", _float("blk.1.exp_probs_b.bias", lambda x: np.roll(x, 1)), "correction_bias", alone=False),
+    Damage("a norm's lowest bit", _byte("blk.0.attn_norm.weight", 2, lambda b: b ^ 1), "input_layernorm", alone=False),
+    Damage("a block scale's bit flipped in Q4_K", _byte(UP, 4, lambda byte: byte ^ 8), "experts.0.w3", alone=False),
     Damage("quantization version gone", other_keys({"general.quantization_version": None}), "quantization_version"),
     Damage("bias missing", tensors(lambda d: d.pop("blk.1.exp_probs_b.bias")), "blk.1.exp_probs_b.bias"),
     Damage("norm missing", tensors(lambda d: d.pop("output_norm.weight")), "output_norm.weight"),
@@ -172,6 +226,11 @@ CORPUS = [
     Damage(
         "scale's sign flipped in Q6_K", _byte(UP, 209, lambda byte: byte ^ 0x80), "experts.0.w3", False, "gguf-q6_k"
     ),
+    Damage("one code flipped in Q4_K", _byte(UP, 20, lambda byte: byte ^ 4), "experts.0.w3", alone=False),
+    Damage("one code flipped in Q8_0", _byte(UP, 20, lambda byte: byte ^ 16), "experts.0.w3", False, "gguf-q8_0"),
+    Damage("one code flipped in Q6_K", _byte(UP, 20, lambda byte: byte ^ 8), "experts.0.w3", False, "gguf-q6_k"),
+    Damage("one code flipped in Q3_K", _byte(UP, 20, lambda byte: byte ^ 1), "experts.0.w3", False, "gguf-q3_k_m"),
+    Damage("one code flipped in IQ4_XS", _byte(UP, 20, lambda byte: byte ^ 4), "experts.0.w3", False, "gguf-iq4_xs"),
     Damage(
         "rows interleaved as for llama",
         tensors(

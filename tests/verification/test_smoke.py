@@ -1,6 +1,7 @@
 """The smoke test: what the models answer is what transformers generates, and each rule can be met and failed."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from sixfold.tokenizer import load_tokenizer
 from tests.exporters.exported import DEMO, silent
 from tests.verification.artifacts import Artifacts
 from verification.judge import runs_of
-from verification.smoke import PROMPTS, TOKENS, Answer, Smoke, loops, problem_of, smoke
+from verification.smoke import PROMPTS, READER, TOKENS, Answer, Smoke, loops, problem_of, smoke
 from verification.structure import open_subject
 from verification.weights import FolderWeights
 
@@ -55,6 +56,56 @@ def test_every_format_answers(artifacts: Artifacts, demo: Source, tmp_path: Path
         assert all(s.answer.finite for s in found.prompts)
     (kept,) = tmp_path.glob("answers-*.json")
     assert [row["text"] for row in json.loads(kept.read_text())["answers"]] == [s.expected.text for s in found.prompts]
+
+
+def _program(folder: Path, body: str) -> None:
+    """A stand-in for llama.cpp's program, which the engine tests run."""
+    path = folder / "llama-completion"
+    path.write_text(
+        f"#!{sys.executable}\nimport json, sys\n"
+        "if '--version' in sys.argv:\n    sys.stderr.write('version: 7 (abc)\\nbuilt with x\\n')\n    sys.exit(0)\n"
+        + body
+    )
+    path.chmod(0o755)
+
+
+def test_gguf_files_answer_by_llama_cpp_where_it_is(
+    artifacts: Artifacts, demo: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A looping answer to every prompt, as it came and told whose it is."""
+    _program(
+        tmp_path,
+        f"open({str(tmp_path / 'asked')!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')\n"
+        "sys.stdout.write(' the the the the the the the the the the [end of text]\\n\\n')\n"
+        "sys.stderr.write('common_perf_print:    sampling time =       0.12 ms\\n')\n",
+    )
+    monkeypatch.setenv("SIXFOLD_LLAMA_CPP", str(tmp_path))
+    gguf = artifacts["gguf-q8_0"]
+    weights, _ = runs_of(gguf, demo)
+    found = smoke(demo, weights, load_tokenizer(DEMO), tmp_path / "cache", silent, gguf)
+    assert found.engine == "llama-completion 7 (abc)"
+    assert found.as_data()["engine"] == found.engine
+    assert {s.answer.text for s in found.prompts} == {" the" * 10}
+    assert all(s.answer.loops for s in found.prompts)
+    assert any("runs in a loop" in s.problem for s in found.prompts)
+    asked = [json.loads(line) for line in (tmp_path / "asked").read_text().splitlines()]
+    assert [arguments[arguments.index("--prompt") + 1] for arguments in asked] == [p.text for p in PROMPTS]
+    assert all(arguments[arguments.index("--model") + 1] == str(gguf) for arguments in asked)
+
+
+def test_where_llama_cpp_fails_transformers_answers_and_a_warning_says_why(
+    artifacts: Artifacts, demo: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _program(tmp_path, "sys.stderr.write('loading\\nerror: unknown model architecture\\nbye\\n')\nsys.exit(1)\n")
+    monkeypatch.setenv("SIXFOLD_LLAMA_CPP", str(tmp_path))
+    weights, _ = runs_of(artifacts["gguf-q8_0"], demo)
+    found = smoke(demo, weights, load_tokenizer(DEMO), tmp_path / "cache", silent, artifacts["gguf-q8_0"])
+    monkeypatch.delenv("SIXFOLD_LLAMA_CPP")
+    without = smoke(demo, weights, load_tokenizer(DEMO), tmp_path / "cache", silent)
+    assert (found.engine, found.prompts) == (READER, without.prompts)
+    warning = next(iter(found.findings))
+    assert (warning.check, warning.severity) == ("smoke.engine", "warning")
+    assert warning.what.endswith("llama-completion: error: unknown model architecture")
 
 
 def test_a_model_that_writes_nothing_fails(demo: Source, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from sixfold.source import Source, open_source
 from tests.exporters.exported import DEMO, silent
 from tests.families import make_family
 from tests.verification.artifacts import Artifacts, make_all
-from tests.verification.corpus import tensors
+from tests.verification.corpus.changes import tensors
 from tests.verification.damage import copy_folder, edit_config, in_shards
 from verification.verify import verify
 

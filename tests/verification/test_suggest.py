@@ -7,17 +7,20 @@ from contextlib import redirect_stdout
 from itertools import product
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from sixfold import cli
-from sixfold.errors import UsageError
 from sixfold.source import Source
 from tests.exporters.exported import DEMO, silent
 from tests.verification.artifacts import Artifacts
+from tests.verification.damage import copy_folder, copy_gguf
 from verification.attribution import Cost, Part, parts_of_model, propose
 from verification.judge import runs_of
 from verification.suggest import _nbytes, suggest
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def run(*arguments: str) -> Any:
@@ -88,6 +91,36 @@ def test_the_table_ends_with_an_override_that_can_be_pasted(
     assert "experts' gate, layer 0" in out
 
 
-def test_rescaled_weights_are_refused(artifacts: Artifacts, demo: Source) -> None:
-    with pytest.raises(UsageError, match="were rescaled together with norms"):
-        suggest(artifacts["awq"], demo, 0.1, silent)
+def test_what_was_rescaled_together_is_measured_together(artifacts: Artifacts, demo: Source) -> None:
+    """AWQ: the norm, the router and all experts of a layer; each alone would compute something else."""
+    found = suggest(artifacts["awq"], demo, 0.1, silent)
+    assert {cost.part.name for cost in found.costs} == {
+        f"{kind}, layer {layer}" for kind in ("attention", "feed-forward") for layer in range(2)
+    }
+    (moe,) = (cost.part for cost in found.costs if cost.part.name == "feed-forward, layer 1")
+    prefix = "model.layers.1."
+    assert moe.weights == {
+        prefix + "post_attention_layernorm.weight",
+        prefix + "block_sparse_moe.gate.weight",
+        *(f"{prefix}block_sparse_moe.experts.{n}.{w}.weight" for n in range(8) for w in ("w1", "w2", "w3")),
+    }
+    assert sum(cost.kl for cost in found.costs) == pytest.approx(found.kl, rel=0.3)
+    assert max(cost.kl for cost in found.costs) < found.kl
+
+
+def test_table_and_picture_stand_beside_the_artifact(artifacts: Artifacts, tmp_path: Path) -> None:
+    folder = copy_folder(artifacts["nvfp4"], tmp_path / "kept")
+    gguf = copy_gguf(artifacts["gguf-q3_k_m"], tmp_path / "x.gguf")
+    for path, name in ((folder, f"{folder.name}/attribution"), (gguf, "x.gguf.attribution")):
+        found = run("suggest", str(path), "--against", str(DEMO), "--max-kl", "0.1")
+        assert json.loads((tmp_path / f"{name}.json").read_text()) == found
+        costs = [part["mean_kl"] for part in found["parts"]]
+        assert costs == sorted(costs, reverse=True)
+        svg = ElementTree.fromstring((tmp_path / f"{name}.svg").read_text())
+        bars = [rect for rect in svg.iter(f"{SVG}rect") if len(rect)]
+        assert len(bars) == len(costs)
+        lengths = [float(bar.attrib["width"]) for bar in bars]
+        assert [length / lengths[0] for length in lengths] == pytest.approx([kl / costs[0] for kl in costs], abs=0.01)
+        kept = {part["part"] for part in found["parts"] if part["keep"] in found["proposal"]["keep"]}
+        marked = {str(bar.findtext(f"{SVG}title")).partition(":")[0] for bar in bars if "marked" in bar.attrib["class"]}
+        assert marked == kept

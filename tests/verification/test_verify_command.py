@@ -1,6 +1,7 @@
 """sixfold verify: what it prints, what it writes, and what it answers with."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import pytest
 from sixfold import cli
 from tests.exporters.exported import DEMO
 from tests.verification.artifacts import Artifacts
-from tests.verification.corpus import W1, W3, tensors
-from tests.verification.damage import copy_folder, copy_gguf, swap
+from tests.verification.corpus.changes import W1, W3, tensors
+from tests.verification.damage import copy_folder, copy_gguf, in_shards, swap
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -82,6 +83,49 @@ def test_what_is_no_artifact_is_one_sentence(tmp_path: Path, capsys: pytest.Capt
         assert (code, out) == (1, "")
         assert err.startswith(f"sixfold: {sentence} {path}")
         assert len(err.splitlines()) == 1
+
+
+def test_several_models_are_one_sentence_and_get_no_result(
+    artifacts: Artifacts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = artifacts["fp8"].parent
+    code, out, err = run(capsys, str(root))
+    assert (code, out) == (2, "")
+    assert err.startswith(f"sixfold: {root} is no model but holds ")
+    assert artifacts["fp8"].name in err or " more;" in err
+    assert len(err.splitlines()) == 1
+    assert not (root / "verification.json").exists()
+
+
+def test_deleted_weights_are_one_finding(
+    artifacts: Artifacts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy_folder(artifacts["fp8"], tmp_path / "emptied")
+    shutil.copy(artifacts["fp8"] / "manifest.json", folder)
+    (folder / "model.safetensors").unlink()
+    sharded = copy_folder(artifacts["fp8"], tmp_path / "shards")
+    in_shards(sharded)
+    for shard in sharded.glob("*.safetensors"):
+        shard.unlink()
+    gguf = artifacts["gguf-q8_0"]
+    shutil.copy(gguf.with_name(f"{gguf.name}.manifest.json"), tmp_path)
+    for path in (folder, sharded, tmp_path / gguf.name):
+        for source in ((), ("--against", str(DEMO))):
+            code, out, _ = run(capsys, str(path), *source, "--json")
+            (finding,) = json.loads(out)["findings"]
+            assert (code, finding["check"], finding["where"]) == (3, "files.weights-gone", path.name)
+            assert finding["remedy"] == "export the variant again"
+
+
+def test_what_pruning_proved_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "pruned"
+    shutil.copytree(DEMO.parent / "minimax-m2-4.6m-REAP-6", folder)
+    proved = (folder / "verification.json").read_bytes()
+    code, out, _ = run(capsys, str(folder))
+    assert code == 0
+    assert f"Written: {folder / 'checkpoint-verification.json'}" in out
+    assert json.loads((folder / "checkpoint-verification.json").read_text())["passed"]
+    assert (folder / "verification.json").read_bytes() == proved
 
 
 def test_verification_leaves_the_artifact_current(artifacts: Artifacts, capsys: pytest.CaptureFixture[str]) -> None:

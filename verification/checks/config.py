@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from typing import Any
 
 from verification.finding import Finding
@@ -33,6 +34,53 @@ def check_against_source(subject: Subject) -> Iterator[Finding]:
     if subject.source is None or not subject.folder.config:
         return
     yield from _differences(subject.source.checkpoint.config, subject.folder.config, "")
+
+
+_ANY_ENGINE_READS = (
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "head_dim",
+    "partial_rotary_factor",
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "sliding_window",
+    "use_sliding_window",
+)
+"""Keys that engines look for in every config, whatever transformers' class makes of them."""
+
+
+def check_added(subject: Subject) -> Iterator[Finding]:
+    """What the source's config.json leaves to transformers' defaults is left so, or stated as it is."""
+    if subject.source is None or not subject.folder.config:
+        return
+    source, held = subject.source.checkpoint.config, subject.folder.config
+    before, after = _completed(source), _completed(held)
+    for key, value in held.items():
+        if key in source or key in _MAY_DIFFER or value is None:
+            continue
+        if key in before and key in after:
+            other = before[key] != after[key] and before[key] != value
+            what = f"it is {_shown(value)}, where the source leaves {_shown(before[key])} to be taken"
+        else:
+            other = key in _ANY_ENGINE_READS
+            what = f"it is {_shown(value)}, and the source has no such key"
+        if other:
+            where = f"{CONFIG}: {key}"
+            yield Finding("config.key", where, what, "engines build another model than the weights are of", "remove it")
+
+
+def _completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With transformers' defaults; {} where it knows no such model."""
+    from transformers import AutoConfig
+
+    try:
+        found: dict[str, Any] = AutoConfig.for_model(
+            **deepcopy({k: v for k, v in config.items() if k not in ("quantization_config", "auto_map")})
+        ).to_dict()
+    except (KeyError, ValueError, TypeError):
+        return {}
+    return found
 
 
 def _differences(source: Mapping[str, Any], config: Mapping[str, Any], path: str) -> Iterator[Finding]:

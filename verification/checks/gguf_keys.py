@@ -1,6 +1,5 @@
 """Do a GGUF file's keys say what its tensors, its source and llama.cpp need them to say."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -123,6 +122,10 @@ def check_against_source(subject: GgufSubject) -> Iterator[Finding]:
         if not _equal(held, wanted) and not (key == "block_count" and _equal(held, wanted + drafts)):
             yield _value(file.arch, key, held, wanted)
     if file.arch != "deepseek2":
+        for part in ("key_length", "value_length"):
+            held, wanted = file.key(f"attention.{part}"), config.get("head_dim")
+            if held is not None and wanted is not None and not _equal(held, wanted):
+                yield _value(file.arch, f"attention.{part}", held, wanted)
         heads = config.get("num_key_value_heads") or config.get("num_attention_heads")
         held = file.key("attention.head_count_kv")
         if held is not None and not _equal(held, heads):
@@ -156,6 +159,8 @@ def _rope(subject: GgufSubject) -> Iterator[Finding]:
         yield _value(file.arch, "rope.scaling.factor", file.key("rope.scaling.factor"), rope.get("factor"))
     if kind in ("yarn", "linear") and file.key("rope.scaling.type") != kind:
         yield _value(file.arch, "rope.scaling.type", file.key("rope.scaling.type"), kind)
+    if kind == "default" and file.key("rope.scaling.type") not in (None, "none"):
+        yield _value(file.arch, "rope.scaling.type", file.key("rope.scaling.type"), "none")
     if kind == "llama3" and "rope_freqs.weight" not in file.tensors:
         what = "the source scales rotary frequencies (llama3), and the file holds no factors"
         yield Finding("names.missing", "rope_freqs.weight", what, "long contexts break", EXPORT_AGAIN)
@@ -174,65 +179,6 @@ def _equal(held: Any, wanted: Any) -> bool:
     if isinstance(held, (int, float)) and isinstance(wanted, (int, float)):
         return abs(held - wanted) <= 1e-6 * max(abs(held), abs(wanted))
     return bool(held == wanted)
-
-
-def check_tokenizer(subject: GgufSubject) -> Iterator[Finding]:
-    keys = subject.file.keys
-    tokens, kinds = keys.get("tokenizer.ggml.tokens"), keys.get("tokenizer.ggml.token_type")
-    model = keys.get("tokenizer.ggml.model")
-    if not isinstance(tokens, list) or not tokens:
-        if subject.source is None or any(n.startswith("tokenizer") for n in subject.source.checkpoint.extras):
-            what = "there is no list of tokens"
-            yield Finding("keys.tokenizer", "tokenizer.ggml.tokens", what, "llama.cpp stops", EXPORT_AGAIN)
-        return
-    if isinstance(kinds, list) and len(kinds) != len(tokens):
-        what = f"{len(kinds)} types for {len(tokens)} tokens"
-        yield Finding("keys.tokenizer", "tokenizer.ggml.token_type", what, "tokens are of wrong types", EXPORT_AGAIN)
-    if model == "gpt2" and not keys.get("tokenizer.ggml.merges"):
-        where = "tokenizer.ggml.merges"
-        yield Finding("keys.tokenizer", where, "a BPE tokenizer without merges", "llama.cpp stops", EXPORT_AGAIN)
-    if model == "gpt2" and keys.get("tokenizer.ggml.pre") in (None, "default", ""):
-        what = "the pre-tokenizer is not named, so llama.cpp cuts text by its default"
-        yield Finding("keys.tokenizer", "tokenizer.ggml.pre", what, "prompts become other tokens", EXPORT_AGAIN)
-    for name in ("eos", "bos", "padding", "unknown", "eot"):
-        token = keys.get(f"tokenizer.ggml.{name}_token_id")
-        if isinstance(token, int) and not 0 <= token < len(tokens):
-            what = f"it is {token}, outside of {len(tokens)} tokens"
-            yield Finding("keys.tokenizer", f"tokenizer.ggml.{name}_token_id", what, "answers never end", EXPORT_AGAIN)
-    yield from _tokens_of_source(subject, tokens)
-
-
-def _tokens_of_source(subject: GgufSubject, tokens: list[Any]) -> Iterator[Finding]:
-    if subject.source is None:
-        return
-    folder = subject.source.checkpoint.folder
-    template, config = folder / "chat_template.jinja", _json(folder / "tokenizer_config.json")
-    wanted = template.read_text(encoding="utf-8") if template.is_file() else (config or {}).get("chat_template")
-    held = subject.file.keys.get("tokenizer.chat_template")
-    if isinstance(wanted, str) and held != wanted:
-        what = "it is missing" if held is None else "it differs from the source's"
-        where = "tokenizer.chat_template"
-        yield Finding("keys.chat-template", where, what, "chats are put to the model in another form", EXPORT_AGAIN)
-    tokenizer = _json(folder / "tokenizer.json")
-    vocab = ((tokenizer or {}).get("model") or {}).get("vocab")
-    if not isinstance(vocab, dict):
-        return
-    added = {t["content"]: t["id"] for t in (tokenizer or {}).get("added_tokens", [])}
-    for text, number in {**vocab, **added}.items():
-        if number >= len(tokens) or tokens[number] != text:
-            found = tokens[number] if number < len(tokens) else "nothing"
-            what = f"token {number} is {found!r}, in the source {text!r}"
-            yield Finding("keys.tokenizer", "tokenizer.ggml.tokens", what, "text turns into other tokens", EXPORT_AGAIN)
-            return
-    ends = (_json(folder / "generation_config.json") or {}).get("eos_token_id", subject.config.get("eos_token_id"))
-    ends = ends if isinstance(ends, list) else [ends]
-    held_end = subject.file.keys.get("tokenizer.ggml.eos_token_id")
-    if held_end is not None and all(isinstance(e, int) for e in ends) and held_end not in ends:
-        named = (config or {}).get("eos_token")
-        named = named.get("content") if isinstance(named, dict) else named
-        if not 0 <= held_end < len(tokens) or tokens[held_end] != named:
-            what = f"it is {held_end}, the source ends with {', '.join(map(str, ends))}"
-            yield Finding("keys.tokenizer", "tokenizer.ggml.eos_token_id", what, "answers never end", EXPORT_AGAIN)
 
 
 def check_parts(subject: GgufSubject) -> Iterator[Finding]:
@@ -268,18 +214,10 @@ def check_files(subject: GgufSubject) -> Iterator[Finding]:
         yield Finding("files.manifest", name, what, "it is not the file that was proven and measured", EXPORT_AGAIN)
 
 
-def _json(path: Any) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
 CHECKS: tuple[Callable[[GgufSubject], Iterator[Finding]], ...] = (
     check_required,
     check_tensors,
     check_against_source,
-    check_tokenizer,
     check_parts,
     check_files,
 )

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.gguf_file import GgufTensor
@@ -15,6 +16,16 @@ _PLAIN = ("F32", "F16", "BF16")
 _RECOMPUTED = re.compile(r"inv_freq$|rotary_emb\.")
 _NAMED_BY_CONSEQUENCE = "llama.cpp stops: missing tensor"
 _SAMPLE = 4096
+
+
+def check_offsets(subject: GgufSubject) -> Iterator[Finding]:
+    """Tensors follow each other as the header lists them, each at the next multiple of the alignment."""
+    alignment = subject.file.keys.get("general.alignment", 32)
+    for one, other in pairwise(subject.file.tensors.values()):
+        expected = one.offset + -(-one.nbytes // alignment) * alignment
+        if one.file == other.file and other.offset != expected:
+            what = f"it lies at byte {other.offset}, and behind {one.name} comes byte {expected}"
+            yield Finding("files.offsets", other.name, what, "llama.cpp refuses the file", EXPORT_AGAIN)
 
 
 def check_known(subject: GgufSubject) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from verification.blueprint import Blueprint
 from verification.declared import COMPRESSED_TENSORS, METHODS, Scheme, engine_names
 from verification.finding import EXPORT_AGAIN, Finding, Severity
 from verification.folder import CONFIG
-from verification.stored_parts import FLOATS, QUANTIZED_PARTS, Part, parts_of
+from verification.stored_parts import CACHE_SCALES, FLOATS, QUANTIZED_PARTS, Part, parts_of
 from verification.subject import Subject
 
 _IN_FLOAT32 = "e_score_correction_bias"
@@ -48,6 +48,21 @@ def check_compressed_tensors(subject: Subject) -> Iterator[Finding]:
     if status != "compressed" and any(subject.is_quantized(module) for module in subject.modules):
         what = f"quantization_status is {status!r}, and the weights are compressed"
         yield Finding("config.quantization", CONFIG, what, "transformers takes packed bytes for weights", "correct it")
+
+
+def check_cache(subject: Subject) -> Iterator[Finding]:
+    """A key-value cache that is declared quantized with fixed scales has them."""
+    scheme = subject.declared.config.get("kv_cache_scheme")
+    fixed = isinstance(scheme, Mapping) and not scheme.get("dynamic")
+    if fixed and not any(name.rpartition(".")[2] in CACHE_SCALES for name in subject.folder.tensors):
+        what = "kv_cache_scheme declares a quantized key-value cache, and no k_scale or v_scale is stored"
+        yield Finding(
+            "config.kv-cache",
+            f"{CONFIG}: kv_cache_scheme",
+            what,
+            "vLLM quantizes keys and values with a scale of one: long answers degrade",
+            "remove the key, or calibrate the cache",
+        )
 
 
 def _undeclared(subject: Subject, quantized: Sequence[str]) -> Iterator[Finding]:

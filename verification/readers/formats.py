@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 
 from verification.declared import AWQ, COMPRESSED_TENSORS, FP8, MODELOPT, Scheme
+from verification.readers.codes import spread
 
 Parts = Mapping[str, torch.Tensor]
 
@@ -39,11 +40,11 @@ def _compressed_tensors(scheme: Scheme, parts: Parts) -> torch.Tensor:
     arguments = QuantizationArgs.model_validate(dict(scheme.weights))
     scale = parts["weight_scale"]
     if scheme.format == "nvfp4-pack-quantized":
-        values = _e2m1(parts["weight_packed"])
+        values = e2m1(parts["weight_packed"])
         result = dequantize(values, scale.float(), args=arguments, global_scale=parts["weight_global_scale"].float())
     elif scheme.format == "mxfp4-pack-quantized":
         exponent = scale.view(torch.uint8).float() - 127
-        result = _e2m1(parts["weight_packed"]) * torch.exp2(exponent).repeat_interleave(32, 1)
+        result = e2m1(parts["weight_packed"]) * torch.exp2(exponent).repeat_interleave(32, 1)
     elif scheme.format == "pack-quantized":
         rows, columns = (int(size) for size in parts["weight_shape"])
         codes = unpack_from_int32(parts["weight_packed"], arguments.num_bits, torch.Size((rows, columns)))
@@ -69,32 +70,30 @@ def _modelopt(parts: Parts) -> torch.Tensor:
     """FP8: weight * weight_scale. NVFP4: E2M1 * weight_scale * weight_scale_2."""
     weight, scale = parts["weight"], parts["weight_scale"].float()
     if weight.dtype == torch.uint8:
-        return _e2m1(weight) * (scale * parts["weight_scale_2"].float()).repeat_interleave(16, 1)
+        return e2m1(weight) * (scale * parts["weight_scale_2"].float()).repeat_interleave(16, 1)
     return weight.float() * (scale.reshape(-1, 1) if scale.numel() > 1 else scale)
 
 
 def scaled_blocks(weight: torch.Tensor, scale: torch.Tensor, block: tuple[int, int]) -> torch.Tensor:
     """weight [R, C] times one scale per block of rows and columns, ragged at the edges."""
-    rows, columns = weight.shape
-    factors = scale.float().repeat_interleave(block[0], 0)[:rows].repeat_interleave(block[1], 1)[:, :columns]
-    return weight.float() * factors
+    return weight.float() * spread(scale, weight.shape, block)
 
 
 def awq_gemm(qweight: torch.Tensor, qzeros: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """qweight int32 [in, out / 8], qzeros int32 [groups, out / 8], scales [groups, out] -> float32 [out, in]."""
     group = qweight.shape[0] // scales.shape[0]
-    codes, zeros = _awq_codes(qweight), _awq_codes(qzeros)
+    codes, zeros = awq_codes(qweight), awq_codes(qzeros)
     spread = (codes - zeros.repeat_interleave(group, 0)) * scales.float().repeat_interleave(group, 0)
     return spread.t().contiguous()
 
 
-def _awq_codes(words: torch.Tensor) -> torch.Tensor:
+def awq_codes(words: torch.Tensor) -> torch.Tensor:
     """int32 [R, C / 8] -> float32 [R, C] of 0 to 15."""
     nibbles = torch.stack([(words >> (4 * place)) & 15 for place in _AWQ_PLACES], -1)
     return nibbles.flatten(1).float()
 
 
-def _e2m1(packed: torch.Tensor) -> torch.Tensor:
+def e2m1(packed: torch.Tensor) -> torch.Tensor:
     """uint8 [R, C / 2] -> float32 [R, C], the low nibble first."""
     from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
 
