@@ -40,6 +40,8 @@ def artifacts_at(place: Path) -> tuple[Mapping[str, Any], list[Artifact]] | None
         files = sorted(p for p in place.glob("*.gguf") if not p.name.startswith(_NO_MODEL))
         return _gguf(files) if files else None
     manifest = read_json(place / _MANIFEST)
+    if manifest is not None and "recipe" not in manifest:  # a pruned checkpoint's, which is a model to be planned
+        manifest = None
     method = (config.get("quantization_config") or {}).get("quant_method")
     if manifest is None and method not in _QUANTIZED:
         return None

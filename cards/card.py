@@ -20,17 +20,19 @@ BEFORE = "README.before.md"
 """Where a card goes that holds what rendering would lose."""
 
 ALL_OF_IT = "all of it"
+UNREADABLE = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True)
 class Written:
     """One card after `write_cards`. changed: whether its text is another than before. problems: what the Hub would
-    refuse. lost: sections whose changes are only in README.before.md now, (ALL_OF_IT,) of a card from elsewhere."""
+    refuse. lost: sections whose changes are only in the file `before` now, (ALL_OF_IT,) of a card from elsewhere."""
 
     folder: Path
     changed: bool
     problems: tuple[str, ...]
     lost: tuple[str, ...]
+    before: str
 
     @property
     def path(self) -> Path:
@@ -48,7 +50,7 @@ def card_text(model: ModelFacts, folder: Path, owner: str = "", old: str | None 
     names = names_of(model, folder, owner)
     languages = names.source.language
     fields = metadata(context["mine"], names, licence_file_in(folder), languages)
-    return assembled(fields, body, figures, _read(folder / CARD) if old is None else old)
+    return assembled(fields, body, figures, read_card(folder / CARD) if old is None else old)
 
 
 def assembled(fields: Mapping[str, Any], body: str, figures: list[dict[str, Any]], old: str) -> str:
@@ -72,14 +74,15 @@ def render_card(model: ModelFacts, folder: Path) -> Written:
 def write_card(folder: Path, text: str) -> Written:
     """A card that a person changed where changes do not last, or that is not ours, is kept as README.before.md."""
     path = folder / CARD
-    old = _read(path)
+    old = read_card(path)
     changed = text != old
-    lost = lost_sections(old)
+    lost = (ALL_OF_IT,) if UNREADABLE in old else lost_sections(old)
+    before = ""
     if changed and lost:
-        write_atomically(folder / BEFORE, old.encode())
+        before = _keep_before(folder)
     if changed:
         write_atomically(path, text.encode())
-    return Written(folder, changed, problems(text), lost if changed else ())
+    return Written(folder, changed, problems(text), lost if changed else (), before)
 
 
 def lost_sections(old: str) -> tuple[str, ...]:
@@ -90,8 +93,21 @@ def lost_sections(old: str) -> tuple[str, ...]:
 
 
 def is_current(model: ModelFacts, folder: Path) -> bool:
-    return _read(folder / CARD) == card_text(model, folder)
+    return read_card(folder / CARD) == card_text(model, folder)
 
 
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+def read_card(path: Path) -> str:
+    """ "" where there is none; bytes that are no UTF-8 as U+FFFD."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _keep_before(folder: Path) -> str:
+    """Beside what was kept before: nothing that a person wrote is lost by rendering twice. Returns the file's name."""
+    data = (folder / CARD).read_bytes()
+    kept = sorted(folder.glob("README.before*.md"))
+    for path in kept:
+        if path.read_bytes() == data:
+            return path.name
+    name = f"README.before-{len(kept) + 1}.md" if kept else BEFORE
+    write_atomically(folder / name, data)
+    return name

@@ -23,6 +23,7 @@ EVALUATION = "evaluation.json"
 problems, passed, truncated (answers cut off at max_tokens, which count as failed), max_tokens, method (how it was asked
 and judged, in words), baseline: {passed} of the BF16 checkpoint, run the same way}. What is missing is left out."""
 CALIBRATION = "calibration"
+_NO_ARTIFACTS = (CALIBRATION, SOURCE_FOLDER, PARTIAL)
 _WEIGHTS = (".safetensors", ".gguf")
 
 
@@ -149,6 +150,7 @@ def read_model(root: Path) -> ModelFacts:
     source_folder = root / SOURCE_FOLDER
     source = read_json(source_folder / SOURCE) or {}
     statistics = {found.digest: found for found in _calibrations(root / CALIBRATION)}
+    check_manifests(root)
     artifacts = [_artifact(path, source_folder, statistics) for path in _manifests(root)]
     if not artifacts:
         raise SixfoldError(f"{root} holds no finished artifact", "make one with `sixfold export MODEL`")
@@ -175,10 +177,20 @@ def is_model_folder(folder: Path) -> bool:
     return folder.is_dir() and next(_manifests(folder), None) is not None
 
 
+def check_manifests(root: Path) -> None:
+    """Raises SixfoldError for a manifest that cannot be read: what it describes must not vanish without a word."""
+    for path in sorted(root.glob("*/*manifest.json")):
+        if path.parent.name not in _NO_ARTIFACTS and not {"recipe", "files"} <= set(read_json(path) or {}):
+            raise SixfoldError(
+                f"{path} cannot be read as the manifest of a variant",
+                "make the variant again with `sixfold export`, or remove its folder",
+            )
+
+
 def _manifests(root: Path) -> Iterator[Path]:
     """Of artifacts that recipes made; not of calibration, of the source or of what is unfinished."""
     for path in sorted(root.glob("*/*manifest.json")):
-        if path.parent.name not in (CALIBRATION, SOURCE_FOLDER, PARTIAL) and "recipe" in (read_json(path) or {}):
+        if path.parent.name not in _NO_ARTIFACTS and "recipe" in (read_json(path) or {}):
             yield path
 
 

@@ -14,6 +14,7 @@ from sixfold.workspace import read_json
 
 MANIFEST = "manifest.json"
 _PIECE = 1 << 24
+_NO_ARTIFACTS = ("calibration", "source")
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,15 @@ def find_artifacts(root: Path) -> tuple[Artifact, ...]:
     the GGUF files last. Raises SixfoldError where there is nothing."""
     found = []
     for path in sorted(root.glob("*/*manifest.json")):
+        if path.parent.name in _NO_ARTIFACTS:
+            continue
         manifest = read_json(path)
-        if manifest is not None and "recipe" in manifest and "files" in manifest:
-            found.append(Artifact(path.parent, path.name, manifest))
+        if manifest is None or not {"recipe", "files"} <= set(manifest):
+            raise SixfoldError(
+                f"{path} cannot be read as the manifest of a variant",
+                "make the variant again with `sixfold export`, or remove its folder",
+            )
+        found.append(Artifact(path.parent, path.name, manifest))
     if not found:
         raise SixfoldError(f"{root} holds no finished artifact", "make some with `sixfold export`")
     return tuple(sorted(found, key=lambda a: (not a.is_base, a.is_gguf, -a.nbytes, a.variant)))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from sixfold.commands.options import Model, experts_option, formats_argument, json_option, model_argument
 from sixfold.commands.terminal import heading, print_json, print_table
@@ -105,6 +106,11 @@ def command(
         *notes(config),
         *_beyond(contexts, trained),
         *unknown,
+        *(
+            f"{a.name} is read by {', '.join(a.engines)}: by none that this --engine and --cache-type leave"
+            for a in artifacts
+            if not engines_of(a.engines, engine, known)
+        ),
         *(f"{m.title}: {m.note}" for m in machines if m.note),
     ]
     if as_json:
@@ -129,11 +135,18 @@ def _what_weighs(
     from cards.artifact import Artifact, artifacts_at, config_alone
     from exporters.run import plan_all
     from sixfold.bare_config import config_notes
-    from sixfold.errors import SixfoldError
+    from sixfold.errors import SixfoldError, UsageError
 
     place = Path(model.location).expanduser()
     found = artifacts_at(place)
     if found is not None:
+        if (
+            experts is not None
+            or click.get_current_context().get_parameter_source("formats") is ParameterSource.COMMANDLINE
+        ):
+            raise UsageError(
+                f"{place} is an artifact, which has its format and experts", "leave FORMAT and --experts out"
+            )
         return *found, []
     try:
         source = model.describe(experts)

@@ -43,14 +43,14 @@ def command(location: str | None, out: Path, check: bool, as_json: bool) -> int:
 
 
 def _check(location: str | None, out: Path, as_json: bool) -> int:
-    from cards.card import CARD, is_current
+    from cards.card import CARD, is_current, read_card
     from cards.front_matter import problems
     from cards.origins import wrong_figures
 
     rows = []
     for model, folder in _folders(location, out):
         path = folder / CARD
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        text = read_card(path)
         state = "missing" if not text else "current" if is_current(model, folder) else "stale"
         wrong = wrong_figures(text, folder) if text else ()
         rows.append({"card": str(path), "state": state, "wrong": list(wrong), "problems": list(problems(text))})
@@ -116,12 +116,12 @@ def render_cards(root: Path, *, quiet: bool) -> None:
 
 def tell(card: "Written", quiet: bool) -> None:
     """What a person must know whose changes did not last. quiet: on stderr."""
-    from cards.card import ALL_OF_IT, BEFORE
+    from cards.card import ALL_OF_IT
 
     if card.lost:
         foreign = card.lost == (ALL_OF_IT,)
         why = "was not rendered by sixfold" if foreign else f"was changed where it is rendered ({', '.join(card.lost)})"
-        click.echo(f"{card.path} {why}; as it was, it is in {BEFORE} now", err=quiet)
+        click.echo(f"{card.path} {why}; as it was, it is in {card.before} now", err=quiet)
 
 
 def refusals(written: "Sequence[Written]") -> list[str]:

@@ -63,10 +63,10 @@ def command(
 
     if release and public:
         raise UsageError("--release only makes public what was published", "leave --public out")
-    if not (yes or dry_run) and (as_json or not sys.stdin.isatty()):
-        raise UsageError("there is nobody to ask whether to publish", "give --yes, or --dry-run for the plan alone")
     root = _model_folder(out, name or _name_of(model))
     org = org or _last_org(root)
+    if not (yes or dry_run) and (as_json or not sys.stdin.isatty()):
+        raise UsageError("there is nobody to ask whether to publish", "give --yes, or --dry-run for the plan alone")
     edition = edition_of(log_in(), org, root, _expanded(variants, root), _card, _problems, _today())
     if release:
         releasable = check_releasable(edition)

@@ -87,11 +87,16 @@ def _verify_all(source: "Source", out: Path, as_json: bool) -> int:
 
 
 def _verify(artifact: Path, source: "Source | None", as_json: bool) -> int:
+    from sixfold.verdict import stored_result
     from verification.judge import judge
-    from verification.result import as_data, write_result
+    from verification.result import as_data, manifest_name, result_path, write_result
 
     verification = judge(artifact, source, progress)
-    written = write_result(verification)
+    folder, manifest = artifact if artifact.is_dir() else artifact.parent, manifest_name(artifact)
+    if source is None and verification.passed and stored_result(folder, manifest) is not None:
+        written = f"{result_path(artifact)} keeps what was measured against its source"
+    else:
+        written = f"Written: {write_result(verification)}"
     render_cards((artifact if artifact.is_dir() else artifact.parent).absolute().parent, quiet=as_json)
     if as_json:
         print_json(as_data(verification))
@@ -100,7 +105,7 @@ def _verify(artifact: Path, source: "Source | None", as_json: bool) -> int:
     return 0 if verification.passed else 3
 
 
-def _print(verification: "Verification", written: Path) -> None:
+def _print(verification: "Verification", written: str) -> None:
     from verification.result import by_format, worst
 
     if verification.errors:
@@ -133,7 +138,7 @@ def _print(verification: "Verification", written: Path) -> None:
             heading(title)
             _print_findings(found)
     verdict = "is sound" if verification.passed else f"failed: {_counted(verification.failures)}"
-    click.echo(f"\n{verification.path} {verdict}. Written: {written}")
+    click.echo(f"\n{verification.path} {verdict}. {written}")
 
 
 def _print_divergence(divergence: "Divergence") -> None:

@@ -89,3 +89,11 @@ def test_a_folder_without_artifacts_is_refused(tmp_path: Path) -> None:
     assert not is_model_folder(tmp_path)
     with pytest.raises(SixfoldError, match="holds no finished artifact"):
         read_model(tmp_path)
+
+
+@pytest.mark.parametrize("text", ['{"a":', "{}"])
+def test_a_manifest_that_cannot_be_read_is_named(text: str, root: Path) -> None:
+    path = root / "Tiny-FP8/manifest.json"
+    path.write_text(text)
+    with pytest.raises(SixfoldError, match=r"manifest\.json cannot be read as the manifest of a variant"):
+        read_model(root)

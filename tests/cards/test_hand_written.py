@@ -35,9 +35,9 @@ def edit(folder: Path, old: str, new: str) -> str:
 
 def test_what_stands_in_a_place_for_it_stays(folder: Path) -> None:
     edit(folder, "<!-- yours: notes -->\n", "<!-- yours: notes -->\n## Thanks\n\nTo all 7 of you.\n")
-    assert render(folder) == Written(folder, False, (), ())
+    assert render(folder) == Written(folder, False, (), (), "")
     put(folder.parent, manifest("FP8", files={"model.safetensors": 42}))
-    assert render(folder) == Written(folder, True, (), ())
+    assert render(folder) == Written(folder, True, (), (), "")
     text = (folder / "README.md").read_text()
     assert "| Weights | 42 B |" in text
     assert "<!-- yours: notes -->\n## Thanks\n\nTo all 7 of you.\n\n<!-- /yours -->" in text
@@ -118,3 +118,18 @@ def test_a_card_from_elsewhere_is_kept_beside(folder: Path) -> None:
     (folder / "README.md").write_text("# By hand\n")
     assert render(folder).lost == ("all of it",)
     assert (folder / BEFORE).read_text() == "# By hand\n"
+
+
+def test_what_was_kept_beside_stays_when_another_card_is_kept(folder: Path) -> None:
+    for text in ("# By hand\n", "# By another hand\n", "# By hand\n"):
+        (folder / "README.md").write_text(text)
+        render(folder)
+    assert (folder / BEFORE).read_text() == "# By hand\n"
+    assert (folder / "README.before-2.md").read_text() == "# By another hand\n"
+    assert len(list(folder.glob("README.before*.md"))) == 2
+
+
+def test_a_card_that_is_no_text_is_kept_byte_for_byte(folder: Path) -> None:
+    (folder / "README.md").write_bytes(b"\xff\xfe bad")
+    assert render(folder).lost == ("all of it",)
+    assert (folder / BEFORE).read_bytes() == b"\xff\xfe bad"

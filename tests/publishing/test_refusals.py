@@ -211,3 +211,12 @@ def test_what_the_hub_refuses_is_told_in_its_words_without_the_token(
     assert printed.code == 1
     assert "Private storage limit reached for Bearer hf_*** and hf_***" in printed.err
     assert "see to the token's permissions" in printed.err
+
+
+@pytest.mark.parametrize("text", ['{"a":', "{}"])
+def test_a_manifest_that_cannot_be_read(text: str, refused: Refused, tmp_path: Path) -> None:
+    """Its variant must not drop out of the set without a word."""
+    root = make_model(tmp_path / "out", ("bf16", "fp8"))
+    (path,) = root.glob("*-FP8/manifest.json")
+    path.write_text(text)
+    assert f"{path} cannot be read as the manifest of a variant; make the variant again" in refused().err

@@ -161,3 +161,24 @@ def test_an_engine_whose_cache_is_not_known_leaves_the_others(
 def test_a_context_beyond_the_configs_is_said(capsys: pytest.CaptureFixture[str], config: str) -> None:
     _, out, _ = run(capsys, config, "fp8", "--context", "300k")
     assert "The config allows 204,800 tokens" in out
+
+
+def test_a_pruned_checkpoint_is_a_model_to_be_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    (variant, *_) = data(capsys, "demo/minimax-m2-4.6m-REAP-6", "awq", "--context", "4k")["variants"]
+    assert variant["name"] == "awq"
+
+
+def test_a_format_that_no_engine_left_reads_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    found = data(capsys, DEMO, "awq", "--engine", "llama.cpp")
+    assert found["variants"] == []
+    assert any(note.startswith("awq is read by vLLM, ") for note in found["notes"])
+
+
+@pytest.mark.parametrize("more", [["awq"], ["--experts", "4"]])
+def test_an_artifact_has_its_format_and_experts(
+    more: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    _, file = export(open_source(Path(DEMO)), recipe("Q8_0"), tmp_path)
+    code, out, err = run(capsys, str(file), *more)
+    assert (code, out) == (2, "")
+    assert "is an artifact, which has its format and experts" in err

@@ -43,6 +43,23 @@ def test_a_sound_folder_says_so_and_keeps_its_state(
     assert without_run((folder / "verification.json").read_text()) == written
 
 
+def test_what_was_measured_stays_where_nothing_is_measured(
+    artifacts: Artifacts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "sound"
+    shutil.copytree(artifacts["nvfp4"], folder)
+    run(capsys, str(folder), "--against", str(DEMO))
+    measured = (folder / "verification.json").read_bytes()
+    code, out, _ = run(capsys, str(folder))
+    assert code == 0
+    assert f"{folder / 'verification.json'} keeps what was measured against its source" in " ".join(out.split())
+    assert (folder / "verification.json").read_bytes() == measured
+    (folder / "tokenizer.json").unlink()
+    code, _, _ = run(capsys, str(folder))
+    assert code == 3
+    assert not json.loads((folder / "verification.json").read_bytes())["passed"]
+
+
 def test_a_failed_check_names_tensor_and_reason_and_answers_3(
     artifacts: Artifacts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
