@@ -35,7 +35,7 @@ def artifacts_at(place: Path) -> tuple[Mapping[str, Any], list[Artifact]] | None
         return _gguf([place])
     if not place.is_dir():
         return None
-    config = config_alone(place / CONFIG)
+    config = read_config(place / CONFIG)
     if config is None:
         files = sorted(p for p in place.glob("*.gguf") if not p.name.startswith(_NO_MODEL))
         return _gguf(files) if files else None
@@ -53,7 +53,7 @@ def artifacts_at(place: Path) -> tuple[Mapping[str, Any], list[Artifact]] | None
     return config, [Artifact(recipe["name"], weights, tuple(recipe["engines"]))]
 
 
-def config_alone(path: Path) -> dict[str, Any] | None:
+def read_config(path: Path) -> dict[str, Any] | None:
     """The object that a JSON file holds; None where the path is no such file."""
     if path.suffix != ".json" or not path.is_file():
         return None

@@ -10,20 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from sixfold.errors import SixfoldError
+from sixfold.manifest import manifest_paths, variant_manifests
 from sixfold.provenance import Provenance
 from sixfold.source_record import FILE as SOURCE
 from sixfold.source_record import FOLDER as SOURCE_FOLDER
 from sixfold.source_record import PRUNING
 from sixfold.statistics import Statistics, existing_statistics
 from sixfold.verdict import Verdict, content_digest, stored_result, verdict_name, verdict_of
-from sixfold.workspace import PARTIAL, read_json
+from sixfold.workspace import CALIBRATION, read_json
 
 EVALUATION = "evaluation.json"
 """artifact: {content} as in verification.json: an evaluation of other files is as none. benchmarks: a list of {name,
 problems, passed, truncated (answers cut off at max_tokens, which count as failed), max_tokens, method (how it was asked
 and judged, in words), baseline: {passed} of the BF16 checkpoint, run the same way}. What is missing is left out."""
-CALIBRATION = "calibration"
-_NO_ARTIFACTS = (CALIBRATION, SOURCE_FOLDER, PARTIAL)
 _WEIGHTS = (".safetensors", ".gguf")
 
 
@@ -150,8 +149,7 @@ def read_model(root: Path) -> ModelFacts:
     source_folder = root / SOURCE_FOLDER
     source = read_json(source_folder / SOURCE) or {}
     statistics = {found.digest: found for found in _calibrations(root / CALIBRATION)}
-    check_manifests(root)
-    artifacts = [_artifact(path, source_folder, statistics) for path in _manifests(root)]
+    artifacts = [_artifact(*found, source_folder, statistics) for found in variant_manifests(root)]
     if not artifacts:
         raise SixfoldError(f"{root} holds no finished artifact", "make one with `sixfold export MODEL`")
     artifacts.sort(key=lambda a: (a.file is not None, -a.nbytes))
@@ -174,30 +172,11 @@ def evaluation_name(manifest_name: str) -> str:
 
 def is_model_folder(folder: Path) -> bool:
     """Whether `read_model` finds artifacts there."""
-    return folder.is_dir() and next(_manifests(folder), None) is not None
+    return any("recipe" in (read_json(path) or {}) for path in manifest_paths(folder))
 
 
-def check_manifests(root: Path) -> None:
-    """Raises SixfoldError for a manifest that cannot be read: what it describes must not vanish without a word."""
-    for path in sorted(root.glob("*/*manifest.json")):
-        if path.parent.name not in _NO_ARTIFACTS and not {"recipe", "files"} <= set(read_json(path) or {}):
-            raise SixfoldError(
-                f"{path} cannot be read as the manifest of a variant",
-                "make the variant again with `sixfold export`, or remove its folder",
-            )
-
-
-def _manifests(root: Path) -> Iterator[Path]:
-    """Of artifacts that recipes made; not of calibration, of the source or of what is unfinished."""
-    for path in sorted(root.glob("*/*manifest.json")):
-        if path.parent.name not in _NO_ARTIFACTS and "recipe" in (read_json(path) or {}):
-            yield path
-
-
-def _artifact(path: Path, source: Path, statistics: dict[str, Statistics]) -> ArtifactFacts:
+def _artifact(path: Path, manifest: dict[str, Any], source: Path, statistics: dict[str, Statistics]) -> ArtifactFacts:
     folder, name = path.parent, path.name
-    manifest = read_json(path)
-    assert manifest is not None
     own = folder / "config.json"
     config_path = own if own.is_file() else source / "config.json"
     return ArtifactFacts(

@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from cards.facts import CALIBRATION, ModelFacts
+from cards.facts import ModelFacts
 from cards.html_figures import absent, figure, raw, words
 from cards.machine_choice import machine_choice
 from cards.pictures import Picture, series_of
@@ -28,7 +28,7 @@ from sixfold.safetensors_header import read_header
 from sixfold.source_record import FILE as SOURCE
 from sixfold.source_record import FOLDER
 from sixfold.statistics import MANIFEST, existing_statistics
-from sixfold.workspace import write_if_changed
+from sixfold.workspace import CALIBRATION, write_if_changed
 
 REPORT = "report.html"
 TEMPLATES = Path(__file__).parent / "templates" / "report"

@@ -8,13 +8,12 @@ from typing import Any
 
 from sixfold.errors import SixfoldError
 from sixfold.listing import some
+from sixfold.manifest import variant_manifests
 from sixfold.progress import Progress
 from sixfold.verdict import stored_result, verdict_of
-from sixfold.workspace import read_json
 
 MANIFEST = "manifest.json"
 _PIECE = 1 << 24
-_NO_ARTIFACTS = ("calibration", "source")
 
 
 @dataclass(frozen=True)
@@ -61,17 +60,7 @@ class Refusal:
 def find_artifacts(root: Path) -> tuple[Artifact, ...]:
     """Everything that a recipe made in `root` (<out>/<model>), in the order of a collection: BF16 first, then by size,
     the GGUF files last. Raises SixfoldError where there is nothing."""
-    found = []
-    for path in sorted(root.glob("*/*manifest.json")):
-        if path.parent.name in _NO_ARTIFACTS:
-            continue
-        manifest = read_json(path)
-        if manifest is None or not {"recipe", "files"} <= set(manifest):
-            raise SixfoldError(
-                f"{path} cannot be read as the manifest of a variant",
-                "make the variant again with `sixfold export`, or remove its folder",
-            )
-        found.append(Artifact(path.parent, path.name, manifest))
+    found = [Artifact(path.parent, path.name, manifest) for path, manifest in variant_manifests(root)]
     if not found:
         raise SixfoldError(f"{root} holds no finished artifact", "make some with `sixfold export`")
     return tuple(sorted(found, key=lambda a: (not a.is_base, a.is_gguf, -a.nbytes, a.variant)))

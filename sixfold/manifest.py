@@ -3,15 +3,17 @@
 What differs from run to run (times, memory, host, file times) is in run.json beside it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from sixfold import __version__
+from sixfold.errors import SixfoldError
 from sixfold.recipe import Recipe
-from sixfold.workspace import digest_of, read_json, sha256_of
+from sixfold.source_record import FOLDER as SOURCE
+from sixfold.workspace import CALIBRATION, PARTIAL, digest_of, read_json, sha256_of
 
 SCHEMA = 1
 _LIBRARIES = ("torch", "transformers", "compressed-tensors", "llmcompressor", "gguf", "libggml-python")
@@ -133,3 +135,24 @@ def state_of(folder: Path, manifest_name: str, inputs: Mapping[str, Any] | None,
 def run_name(manifest_name: str) -> str:
     """manifest.json -> run.json; X.gguf.manifest.json -> X.gguf.run.json."""
     return manifest_name.removesuffix("manifest.json") + "run.json"
+
+
+def variant_manifests(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Of every finished variant in `root` (<out>/<model>), by path.
+
+    Raises SixfoldError for one that cannot be read: what it describes must not drop out without a word.
+    """
+    for path in manifest_paths(root):
+        manifest = read_json(path) or {}
+        if not {"recipe", "files"} <= manifest.keys():
+            raise SixfoldError(
+                f"{path} cannot be read as the manifest of a variant",
+                "make the variant again with `sixfold export`, or remove its folder",
+            )
+        yield path, manifest
+
+
+def manifest_paths(root: Path) -> list[Path]:
+    """Where variants have their manifests; not those of calibration, of the source or of what is unfinished."""
+    found = sorted(root.glob("*/*manifest.json"))
+    return [path for path in found if path.parent.name not in (CALIBRATION, SOURCE, PARTIAL)]

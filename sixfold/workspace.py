@@ -12,6 +12,8 @@ from sixfold.recipe import Calibration
 
 PARTIAL = ".partial"
 """Folder inside a variant's folder that holds unfinished work; a folder without a manifest is not an artifact."""
+CALIBRATION = "calibration"
+"""Folder of the statistics, beside the variants' folders."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,13 @@ class Workspace:
 
     def calibration(self, profile: Calibration) -> Path:
         """Folder of the statistics of one profile; another profile than the shipped one gets a folder of its own."""
-        folder = self.folder / "calibration"
+        folder = self.folder / CALIBRATION
         if profile == Calibration():
             return folder
         return folder / f"profile-{digest_of(profile.model_dump(mode='json'))[:8]}"
 
     def decisions(self, variant: str) -> Path:
-        return self.folder / "calibration" / "decisions" / variant
+        return self.folder / CALIBRATION / "decisions" / variant
 
     def variant(self, suffix: str) -> Path:
         return self.folder / f"{self.model}-{suffix}"

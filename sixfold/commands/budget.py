@@ -132,7 +132,7 @@ def _what_weighs(
 ) -> "tuple[Mapping[str, Any], list[Artifact], list[str]]":
     """The config; every variant with the bytes of its tensors, an artifact's own or those of planned formats; and how
     far they are known. Of a config.json that says too little to plan formats, the cache alone is known."""
-    from cards.artifact import Artifact, artifacts_at, config_alone
+    from cards.artifact import Artifact, artifacts_at, read_config
     from exporters.run import plan_all
     from sixfold.bare_config import config_notes
     from sixfold.errors import SixfoldError, UsageError
@@ -151,7 +151,7 @@ def _what_weighs(
     try:
         source = model.describe(experts)
     except SixfoldError as error:
-        config = config_alone(place)
+        config = read_config(place)
         if config is None or experts is not None:
             raise
         return config, [], [f"Weights are not counted: {error}".rstrip(".")]

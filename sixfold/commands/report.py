@@ -71,9 +71,9 @@ def _coverage(model: "ModelFacts") -> "HeatMap":
     """Of the default calibration: calibration draws it, since no other stage knows what it counts."""
     from calibration.coverage import coverage_from_json
     from calibration.coverage_map import coverage_map
-    from cards.facts import CALIBRATION
     from cards.report import HeatMap
     from sixfold.statistics import existing_statistics
+    from sixfold.workspace import CALIBRATION
 
     statistics = existing_statistics(model.root / CALIBRATION)
     if statistics is None:

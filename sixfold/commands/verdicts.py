@@ -25,15 +25,16 @@ class Row:
 
 
 def rows_in(folder: Path) -> list[tuple[str, Path, int]]:
-    """(variant, artifact, bytes) of everything in a model's workspace that a recipe made, largest first."""
-    from sixfold.workspace import read_json
+    """(variant, artifact, bytes) of everything in a model's workspace that a recipe made, largest first.
+
+    Raises SixfoldError as `variant_manifests` does.
+    """
+    from sixfold.manifest import variant_manifests
 
     found = []
-    for manifest in folder.glob("*/*manifest.json"):
-        data = read_json(manifest)
-        if data is not None and "recipe" in data and "files" in data:
-            nbytes = sum(record["bytes"] for record in data["files"].values())
-            found.append((data["variant"], artifact_of(manifest.parent, manifest.name), nbytes))
+    for path, manifest in variant_manifests(folder):
+        nbytes = sum(record["bytes"] for record in manifest["files"].values())
+        found.append((manifest["variant"], artifact_of(path.parent, path.name), nbytes))
     return sorted(found, key=lambda row: (-row[2], row[0]))
 
 
