@@ -97,12 +97,23 @@ def _verify(artifact: Path, source: "Source | None", as_json: bool) -> int:
         written = f"{result_path(artifact)} keeps what was measured against its source"
     else:
         written = f"Written: {write_result(verification)}"
-    render_cards((artifact if artifact.is_dir() else artifact.parent).absolute().parent, quiet=as_json)
     if as_json:
         print_json(as_data(verification))
     else:
         _print(verification, written)
+    if (folder / manifest).is_file():
+        _show_in_cards(folder.absolute().parent, quiet=as_json)
     return 0 if verification.passed else 3
+
+
+def _show_in_cards(root: Path, *, quiet: bool) -> None:
+    """Trouble with a neighbour's files is said, but it is no verdict on this artifact."""
+    from sixfold.errors import SixfoldError
+
+    try:
+        render_cards(root, quiet=quiet)
+    except SixfoldError as error:
+        click.echo(f"The cards in {root} are as they were: {error}", err=True)
 
 
 def _print(verification: "Verification", written: str) -> None:

@@ -125,13 +125,40 @@ def test_deleted_weights_are_one_finding(
     for shard in sharded.glob("*.safetensors"):
         shard.unlink()
     gguf = artifacts["gguf-q8_0"]
-    shutil.copy(gguf.with_name(f"{gguf.name}.manifest.json"), tmp_path)
-    for path in (folder, sharded, tmp_path / gguf.name):
+    (tmp_path / "gguf").mkdir()
+    shutil.copy(gguf.with_name(f"{gguf.name}.manifest.json"), tmp_path / "gguf")
+    for path in (folder, sharded, tmp_path / "gguf" / gguf.name):
         for source in ((), ("--against", str(DEMO))):
             code, out, _ = run(capsys, str(path), *source, "--json")
             (finding,) = json.loads(out)["findings"]
             assert (code, finding["check"], finding["where"]) == (3, "files.weights-gone", path.name)
             assert finding["remedy"] == "export the variant again"
+
+
+def test_a_damaged_neighbour_does_not_hide_the_verdict(
+    artifacts: Artifacts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy_folder(artifacts["fp8"], tmp_path / "sound")
+    shutil.copy(artifacts["fp8"] / "manifest.json", folder)
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "manifest.json").write_text('{"recipe": {')
+    code, out, err = run(capsys, str(folder), "--json")
+    assert code == 0
+    assert json.loads(out)["passed"]
+    assert f"{tmp_path / 'torn' / 'manifest.json'} cannot be read as the manifest of a variant" in err
+
+
+def test_only_an_artifact_of_ours_has_cards_rendered(
+    artifacts: Artifacts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign = copy_folder(artifacts["fp8"], tmp_path / "foreign")
+    ours = copy_folder(artifacts["fp8"], tmp_path / "ours")
+    shutil.copy(artifacts["fp8"] / "manifest.json", ours)
+    (ours / "README.md").unlink(missing_ok=True)
+    run(capsys, str(foreign))
+    assert not (ours / "README.md").exists()
+    run(capsys, str(ours))
+    assert (ours / "README.md").is_file()
 
 
 def test_what_pruning_proved_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
