@@ -97,12 +97,12 @@ def _verify(artifact: Path, source: "Source | None", as_json: bool) -> int:
         written = f"{result_path(artifact)} keeps what was measured against its source"
     else:
         written = f"Written: {write_result(verification)}"
+    if (folder / manifest).is_file():
+        _show_in_cards(folder.absolute().parent, quiet=as_json)
     if as_json:
         print_json(as_data(verification))
     else:
         _print(verification, written)
-    if (folder / manifest).is_file():
-        _show_in_cards(folder.absolute().parent, quiet=as_json)
     return 0 if verification.passed else 3
 
 
