@@ -5,7 +5,10 @@ import torch
 from sixfold.team import Team
 
 _NONE = torch.iinfo(torch.int64).max
-_CHUNK = 1024
+_CHUNK = 1 << 19
+"""Values that are summed together on the processor: what is made of them stays in its cache."""
+_PARTS = 8
+"""Of a chunk, each summed by itself: the core that has made a part then sums it, and nothing moves between cores."""
 
 
 class Accumulator:
@@ -33,9 +36,12 @@ class Accumulator:
         kept = self.ranks[expert]
         better = (ranks < kept.amax()).nonzero()[:, 0]
         if len(better):
-            lowest, chosen = torch.cat([kept, ranks[better]]).topk(len(kept), largest=False)
-            new = torch.cat([self.sample[expert], rows[better].to(torch.bfloat16)])
-            self.sample[expert], self.ranks[expert] = new[chosen], lowest
+            chosen = torch.cat([kept, ranks[better]]).topk(len(kept), largest=False).indices
+            stays = torch.zeros(len(kept), dtype=torch.bool, device=kept.device)
+            stays[chosen[chosen < len(kept)]] = True
+            new, place = better[chosen[chosen >= len(kept)] - len(kept)], (~stays).nonzero()[:, 0]
+            self.sample[expert, place] = rows[new].to(torch.bfloat16)
+            kept[place] = ranks[new]
 
     def add(self, rows: torch.Tensor, counts: torch.Tensor, ranks: torch.Tensor) -> None:
         """Of all experts at once. rows [N, channels], sorted by expert; counts int64 [experts], on the CPU; ranks int64
@@ -60,12 +66,16 @@ class Accumulator:
         torch.maximum(self.abs_max, abs_max, out=self.abs_max)
 
     def _add_sums(self, expert: int, rows: torch.Tensor) -> None:
-        # A few rows at a time, so that what is made of them stays in the processor's cache.
-        for block in rows.split(_CHUNK if not rows.is_cuda else len(rows)):
-            values = block.to(torch.float32, copy=True).abs_()
-            torch.maximum(self.abs_max[expert], values.amax(0), out=self.abs_max[expert])
-            self.sum_abs[expert] += values.sum(0)
-            self.sum_sq[expert] += values.square_().sum(0)
+        channels = rows.shape[1]
+        for block in rows.split(max(1, _CHUNK // channels) if not rows.is_cuda else len(rows)):
+            number = len(block)
+            values = block.new_empty(-(-number // _PARTS) * _PARTS, channels, dtype=torch.float32)
+            values[:number] = block
+            values[number:] = 0
+            parts = values.abs_().view(_PARTS, -1, channels)
+            torch.maximum(self.abs_max[expert], parts.amax(1).amax(0), out=self.abs_max[expert])
+            self.sum_abs[expert] += parts.sum(1).sum(0, dtype=torch.float64)
+            self.sum_sq[expert] += parts.square_().sum(1).sum(0, dtype=torch.float64)
 
     def _keep_lowest(self, rows: torch.Tensor, expert_of: torch.Tensor, ranks: torch.Tensor) -> None:
         """Keep what is to be sampled of rows [N, channels]; expert_of, ranks: int64 [N]."""

@@ -14,6 +14,10 @@ from torch.nn import functional
 
 from calibration.observation import ExpertRecord
 
+_ROWS = 32
+"""An expert's rows are filled up to a multiple: oneDNN prepares a product anew for every number of rows that it has not
+met, which takes a third of the time of a small one."""
+
 
 def routed_forward(
     module: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor, record: ExpertRecord
@@ -70,13 +74,15 @@ def _one_by_one(
 ) -> torch.Tensor:
     total = torch.zeros(hidden.shape, dtype=torch.float32)
     for expert, own in enumerate(pairs.split(counts.tolist())):
-        if len(own):
+        number = len(own)
+        if number:
             tokens = own // top_k
-            rows = hidden.index_select(0, tokens)
+            filled = torch.cat([tokens, tokens.new_zeros(-number % _ROWS)])
+            rows = hidden.index_select(0, filled)
             inner = inner_products(module, rows, expert)
-            out = outer_products(module, inner, expert)
+            out = outer_products(module, inner, expert)[:number]
             gate = gates[own]
-            record.expert(expert, tokens, rows, inner, out, gate)
+            record.expert(expert, tokens, rows[:number], inner[:number], out, gate)
             total.index_add_(0, tokens, (out * gate[:, None]).float())
     return total.to(hidden.dtype)
 

@@ -20,7 +20,9 @@ from calibration.observe import observed
 from calibration.unfinished import Reached, read_reached, write_reached
 from calibration.widen import widened
 from sixfold.architecture import Linear
+from sixfold.causal_attention import fast_causal_attention
 from sixfold.errors import SixfoldError
+from sixfold.heap import kept_heap
 from sixfold.hidden_states import HiddenStates
 from sixfold.hidden_transfer import transfer
 from sixfold.latent_attention import latent_linears
@@ -68,6 +70,8 @@ def run_pass(
     with (
         torch.inference_mode(),
         fast_products(device),
+        fast_causal_attention(device),
+        kept_heap(),
         progress("calibrating", each * (len(runner.layers) + 1), "tokens") as advance,
     ):
         with runner.outside():

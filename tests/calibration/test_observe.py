@@ -8,6 +8,7 @@ from calibration.batches import batched
 from calibration.layer_pass import run_pass
 from calibration.observation import Observation
 from calibration.observe import observed
+from sixfold.causal_attention import fast_causal_attention
 from sixfold.errors import SixfoldError
 from sixfold.plan import TensorSlice
 from sixfold.products import fast_products
@@ -19,6 +20,7 @@ from tests.calibration.silent import silent
 from tests.families import make_family
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
+CPU = torch.device("cpu")
 ROWS = 16
 
 
@@ -28,9 +30,9 @@ def ids_for(source: Source, samples: int = 6, length: int = 32) -> torch.Tensor:
 
 
 def observe_in(source: Source, ids: torch.Tensor, dtype: torch.dtype, per_batch: int) -> Observation:
-    model = load_model(source, dtype=dtype, device=torch.device("cpu"))
+    model = load_model(source, dtype=dtype, device=CPU)
     ranks = torch.randperm(ids.numel(), generator=torch.Generator().manual_seed(0))
-    observation = Observation(source.architecture.linears, ranks=ranks, rows=ROWS, device=torch.device("cpu"))
+    observation = Observation(source.architecture.linears, ranks=ranks, rows=ROWS, device=CPU)
     with torch.inference_mode(), observed(model, observation):
         for batch in ids.split(per_batch):
             model(input_ids=batch, use_cache=False)
@@ -73,9 +75,9 @@ def test_the_forward_is_the_one_that_transformers_runs(tmp_path: Path) -> None:
     for folder in (DEMO, make_family("deepseek_v3", tmp_path / "a"), make_family("gpt_oss", tmp_path / "b")):
         source = open_source(folder)
         ids = ids_for(source)
-        model = load_model(source, dtype=torch.bfloat16, device=torch.device("cpu"))
+        model = load_model(source, dtype=torch.bfloat16, device=CPU)
         ranks = torch.arange(ids.numel())
-        observation = Observation(source.architecture.linears, ranks=ranks, rows=ROWS, device=torch.device("cpu"))
+        observation = Observation(source.architecture.linears, ranks=ranks, rows=ROWS, device=CPU)
         with torch.inference_mode():
             model.set_experts_implementation("eager")
             plain = model(input_ids=ids, use_cache=False).logits.float()
@@ -89,13 +91,13 @@ def test_the_forward_is_the_one_that_transformers_runs(tmp_path: Path) -> None:
 
 def test_experts_see_what_grouped_mm_computes() -> None:
     source = open_source(DEMO)
-    model = load_model(source, dtype=torch.bfloat16, device=torch.device("cpu"))
+    model = load_model(source, dtype=torch.bfloat16, device=CPU)
     experts = model.model.layers[0].mlp.experts
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(200, experts.hidden_dim, generator=generator).bfloat16()
     index = torch.rand(200, experts.num_experts, generator=generator).topk(2).indices
     weights = torch.rand(200, 2, generator=generator)
-    observation = Observation(source.architecture.linears, ranks=torch.arange(200), rows=1, device=torch.device("cpu"))
+    observation = Observation(source.architecture.linears, ranks=torch.arange(200), rows=1, device=CPU)
     with torch.inference_mode():
         model.set_experts_implementation("grouped_mm")
         theirs = experts(hidden, index, weights).float()
@@ -108,7 +110,7 @@ def test_products_in_float32_round_once() -> None:
     generator = torch.Generator().manual_seed(0)
     x, w = (torch.randn(shape, generator=generator).bfloat16() for shape in ((64, 256), (128, 256)))
     exact = x.double() @ w.double().T
-    with fast_products(torch.device("cpu")):
+    with fast_products(CPU):
         found = torch.nn.functional.linear(x, weight=w)
     assert found.dtype is torch.bfloat16
     assert bool(((found.double() - exact).abs() <= exact.abs() * 2**-8 + 1e-4).all())
@@ -116,7 +118,7 @@ def test_products_in_float32_round_once() -> None:
 
 def test_correction_biases_keep_their_float32_values() -> None:
     source = open_source(DEMO)
-    model = load_model(source, dtype=torch.bfloat16, device=torch.device("cpu"))
+    model = load_model(source, dtype=torch.bfloat16, device=CPU)
     for layer, name in enumerate(source.architecture.correction_biases):
         loaded = model.model.layers[layer].mlp.e_score_correction_bias
         stored = source.checkpoint.read(TensorSlice(name, 0, source.checkpoint.tensors[name].shape[0]))
@@ -140,8 +142,7 @@ def test_sampled_tokens_do_not_depend_on_the_batches() -> None:
 def pass_over(source: Source, ids: torch.Tensor, work: Path) -> dict[str, torch.Tensor]:
     """Everything that the pass writes, by key."""
     profile = Calibration(samples=len(ids), length=ids.shape[1], sample_rows=ROWS)
-    device = torch.device("cpu")
-    reached = run_pass(source, batched(ids, 0), profile, work, key="", device=device, progress=silent)
+    reached = run_pass(source, batched(ids, 0), profile, work, key="", device=CPU, progress=silent)
     return {key: tensor for name in reached.files for key, tensor in load_file(work / name).items()}
 
 
@@ -151,7 +152,7 @@ def test_the_pass_measures_what_the_whole_model_does(family: str, tmp_path: Path
     source = open_source(DEMO if family == "demo" else make_family(family, tmp_path / "model"))
     ids = ids_for(source)
     found = pass_over(source, ids, tmp_path / "work")
-    with fast_products(torch.device("cpu")):
+    with fast_products(CPU), fast_causal_attention(CPU):
         whole = observe_in(source, ids, torch.bfloat16, per_batch=len(ids)).finish()
     assert found.keys() == whole.keys()
     for key, tensor in whole.items():

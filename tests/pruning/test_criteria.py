@@ -13,6 +13,7 @@ from calibration.calibrate import calibrate
 from calibration.tokens import token_batches
 from pruning.anatomy import dissect
 from pruning.criteria import CRITERIA, saliency, super_experts
+from sixfold.causal_attention import fast_causal_attention
 from sixfold.errors import UsageError
 from sixfold.recipe import Calibration
 from sixfold.source import open_source
@@ -44,7 +45,7 @@ def literal(folder: Path, ids: torch.Tensor) -> dict[int, dict[str, torch.Tensor
         if name.endswith(".experts"):
             layer = int(name.split(".layers.")[1].split(".")[0])
             module.register_forward_pre_hook(lambda m, args, layer=layer: watch(m, args, layer))
-    with torch.inference_mode():
+    with torch.inference_mode(), fast_causal_attention(torch.device("cpu")):
         model(input_ids=ids, use_cache=False)
     return {layer: _judged(rows) for layer, rows in seen.items()}
 
