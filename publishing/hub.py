@@ -15,21 +15,26 @@ from sixfold.errors import SixfoldError
 T = TypeVar("T")
 
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
-_AGAIN = "run the same command again: what arrived is kept"
+_AGAIN = "run the same command again: what has arrived is not sent again"
 _LONGEST = 300
 
 
 @dataclass(frozen=True)
 class Hub:
-    """Whoever holds `token`, at `api.endpoint`."""
+    """Whoever holds `token`, at `api.endpoint`. tell: is given a sentence where a request has to be tried again."""
 
     api: HfApi
     token: str = field(repr=False)
+    tell: Callable[[str], None]
 
     def ask(self, what: str, action: Callable[[], T]) -> T:
         """The action's value; what went wrong for good as a SixfoldError. what: continues "could not"."""
+
+        def waiting(error: Exception, seconds: float) -> None:
+            self.tell(f"{self._refusal(what, error).what}; trying again in {seconds:.0f} s")
+
         try:
-            return patiently(action)
+            return patiently(action, waiting)
         except (HfHubHTTPError, HTTPError, OSError, RuntimeError, ValueError) as error:
             # The cause may quote headers and URLs, so it goes no further.
             raise self._refusal(what, error) from None
@@ -76,7 +81,7 @@ class Hub:
         return SixfoldError(f"could not {what}: {reason}", f"check the connection and {_AGAIN}")
 
 
-def log_in() -> Hub:
+def log_in(tell: Callable[[str], None]) -> Hub:
     """With the token that huggingface_hub knows. Raises SixfoldError where there is none."""
     token = get_token()
     if constants.HF_HUB_OFFLINE:
@@ -86,7 +91,7 @@ def log_in() -> Hub:
             "there is no Hugging Face token on this machine",
             f"make one that may write at {constants.ENDPOINT}/settings/tokens, and run `hf auth login` or set HF_TOKEN",
         )
-    return Hub(HfApi(endpoint=constants.ENDPOINT, token=token), token)
+    return Hub(HfApi(endpoint=constants.ENDPOINT, token=token), token, tell)
 
 
 def _answer_in(error: BaseException | None) -> Response | None:

@@ -18,15 +18,20 @@ _PASSING = {408, 409, 412, 425, 429}
 looks anew at what is there."""
 
 
-def patiently(action: Callable[[], T]) -> T:
-    """The action's value. Raises its last error, or the first that will not pass by itself."""
+def patiently(action: Callable[[], T], tell: Callable[[Exception, float], None]) -> T:
+    """The action's value. Raises its last error, or the first that will not pass by itself.
+
+    tell: is given what went wrong and the seconds that are waited, before each wait.
+    """
     for wait in (*WAITS, None):
         try:
             return action()
         except Exception as error:
             if wait is None or not passes(error):
                 raise
-            time.sleep(min(max(_asked_for(error), wait), LONGEST))
+            seconds = min(max(_asked_for(error), wait), LONGEST)
+            tell(error, seconds)
+            time.sleep(seconds)
     raise AssertionError("the last try returns or raises")
 
 

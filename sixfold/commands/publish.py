@@ -67,7 +67,7 @@ def command(
     org = org or _last_org(root)
     if not (yes or dry_run) and (as_json or not sys.stdin.isatty()):
         raise UsageError("there is nobody to ask whether to publish", "give --yes, or --dry-run for the plan alone")
-    edition = edition_of(log_in(), org, root, _expanded(variants, root), _card, _problems, _today())
+    edition = edition_of(log_in(_warn), org, root, _expanded(variants, root), _card, _problems, _today())
     if release:
         releasable = check_releasable(edition)
         _print_release(edition, releasable, as_json=as_json, dry_run=dry_run)
@@ -234,6 +234,10 @@ def _agreed(question: str) -> bool:
 
 def _say(text: str, quiet: bool) -> None:
     click.echo(text, err=quiet)
+
+
+def _warn(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def _today() -> str:

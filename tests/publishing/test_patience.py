@@ -27,6 +27,9 @@ def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return seconds
 
 
+def untold(error: Exception, seconds: float) -> None: ...
+
+
 def failing(*errors: Exception) -> Callable[[], str]:
     left = list(errors)
 
@@ -40,26 +43,28 @@ def failing(*errors: Exception) -> Callable[[], str]:
 
 def test_pauses_grow(waited: list[float]) -> None:
     errors = [refusal(503), httpx.ReadError("gone"), ConnectionError("Xet"), RuntimeError("LFS"), refusal(408)]
-    assert patiently(failing(*errors)) == "done"
-    assert waited == [1, 2, 4, 8, 16]
+    told: list[tuple[str, float]] = []
+    assert patiently(failing(*errors), lambda error, s: told.append((type(error).__name__, s))) == "done"
+    assert waited == [1, 2, 4, 8, 16] == [seconds for _, seconds in told]
+    assert told[1] == ("ReadError", 2)
 
 
 def test_the_hub_may_ask_for_longer(waited: list[float]) -> None:
     errors = [refusal(429, Retry_After="40"), refusal(429, Retry_After="100000"), refusal(429, Retry_After="soon")]
-    assert patiently(failing(*errors)) == "done"
+    assert patiently(failing(*errors), untold) == "done"
     assert waited == [40, 300, 4]
 
 
 def test_not_for_ever(waited: list[float]) -> None:
     with pytest.raises(HfHubHTTPError):
-        patiently(failing(*[refusal(500)] * 20))
+        patiently(failing(*[refusal(500)] * 20), untold)
     assert tuple(waited) == WAITS
 
 
 @pytest.mark.parametrize("error", [refusal(401), refusal(403), refusal(404), ValueError("no"), KeyError("no")])
 def test_what_does_not_pass_is_not_tried_again(error: Exception, waited: list[float]) -> None:
     with pytest.raises(type(error)):
-        patiently(failing(error, error))
+        patiently(failing(error, error), untold)
     assert not waited
 
 
