@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sixfold.attention_function import Attention, attention_around
 from sixfold.latent_attention import HALVES, LatentHeads
 from sixfold.team import Team
 
@@ -61,29 +62,28 @@ def latents_watched(
     [tokens of the batch, ...] those whose tokens statistics count.
     Families that do not call transformers' attention interface stay unrecorded.
     """
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    name = model.config._attn_implementation
-    if not accumulators or name not in ALL_ATTENTION_FUNCTIONS:
+    if not accumulators:
         yield
         return
-    attend = ALL_ATTENTION_FUNCTIONS[name]
     found = dict(model.named_modules())
     latents: dict[int, torch.Tensor] = {}
     owners = {id(found[modules[linear].rpartition(".")[0]]): accumulators[linear] for linear in accumulators}
 
-    def watched(
-        module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **more: Any
-    ) -> Any:
-        accumulator = owners.get(id(module))
-        if accumulator is not None:
+    def around(attend: Attention) -> Attention:
+        def watched(
+            module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **more: Any
+        ) -> Any:
+            accumulator = owners.get(id(module))
+            if accumulator is not None:
 
-            def gathered(some: slice, values: torch.Tensor) -> torch.Tensor:
-                attended: torch.Tensor = attend(module, query[:, some], key[:, some], values, *rest, **more)[0]
-                return attended
+                def gathered(some: slice, values: torch.Tensor) -> torch.Tensor:
+                    attended: torch.Tensor = attend(module, query[:, some], key[:, some], values, *rest, **more)[0]
+                    return attended
 
-            _record(accumulator, query, latents.pop(id(module)), gathered, counted)
-        return attend(module, query, key, value, *rest, **more)
+                _record(accumulator, query, latents.pop(id(module)), gathered, counted)
+            return attend(module, query, key, value, *rest, **more)
+
+        return watched
 
     def remember(owner: int) -> Any:
         def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
@@ -95,11 +95,10 @@ def latents_watched(
         found[modules[linear]].register_forward_pre_hook(remember(id(found[modules[linear].rpartition(".")[0]])))
         for linear in accumulators
     ]
-    ALL_ATTENTION_FUNCTIONS.register(name, watched)
     try:
-        yield
+        with attention_around(model.config._attn_implementation, around):
+            yield
     finally:
-        ALL_ATTENTION_FUNCTIONS.register(name, attend)
         for handle in handles:
             handle.remove()
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from sixfold.attention_function import Attention, attention_around
+
 _QUERIES = 64
 """Queries that attend together: few waste few keys behind the diagonal, many make efficient products."""
 _SCORES = 1 << 19
@@ -20,13 +22,14 @@ _SCORES = 1 << 19
 def fast_causal_attention(device: torch.device) -> Iterator[None]:
     """While open, transformers' models that use its sdpa attention compute what is causal, and has no other mask, by
     `causal_attention` on the processor; everything else as before."""
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
     if device.type != "cpu":
         yield
         return
-    before = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    with attention_around("sdpa", _with_causal):
+        yield
 
+
+def _with_causal(before: Attention) -> Attention:
     def attend(
         module: torch.nn.Module,
         query: torch.Tensor,
@@ -37,21 +40,15 @@ def fast_causal_attention(device: torch.device) -> Iterator[None]:
         scaling: float | None = None,
         is_causal: bool | None = None,
         **more: Any,
-    ) -> tuple[torch.Tensor, None]:
+    ) -> tuple[Any, ...]:
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
         plain = attention_mask is None and not dropout and more.get("position_bias") is None
         if causal and plain and query.shape[2] == key.shape[2]:
             scale = query.shape[-1] ** -0.5 if scaling is None else scaling
             return causal_attention(query, key, value, scale).transpose(1, 2).contiguous(), None
-        given = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal}
-        attended: tuple[torch.Tensor, None] = before(module, query, key, value, attention_mask, **given, **more)
-        return attended
+        return before(module, query, key, value, attention_mask, dropout, scaling, is_causal, **more)
 
-    ALL_ATTENTION_FUNCTIONS.register("sdpa", attend)
-    try:
-        yield
-    finally:
-        ALL_ATTENTION_FUNCTIONS.register("sdpa", before)
+    return attend
 
 
 def causal_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:

@@ -9,7 +9,7 @@
 NVFP4 by vllm/compressed-tensors' formula; ggml by quantize_row_q8_0 and quantize_row_q8_K in ggml-quants.c.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,15 +17,12 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from sixfold.layers import LayerRunner
-from verification.latent_inputs import LatentAttention, LatentRounding, latents_rounded
-
-Rounding = Callable[[torch.Tensor], torch.Tensor]
-"""float32 [..., channels] -> the same after quantization and back."""
+from verification.latent_inputs import LatentAttention, LatentRounding, Rounding, latents_rounded
+from verification.readers.packing import E2M1_VALUES
 
 Rule = Rounding | LatentRounding
 
 _E4M3, _E2M1 = 448.0, 6.0
-_E2M1_VALUES = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
 _E2M1_BOUNDS = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0])
 
 
@@ -82,7 +79,7 @@ def _e2m1(x: torch.Tensor) -> torch.Tensor:
     code = torch.bucketize(size, _E2M1_BOUNDS.to(x.device))
     for bound, up in ((0.75, 2), (1.75, 4), (3.5, 6)):
         code = torch.where(size == bound, torch.full_like(code, up), code)
-    return torch.copysign(_E2M1_VALUES.to(x.device)[code], x)
+    return torch.copysign(E2M1_VALUES.to(x.device)[code], x)
 
 
 def _half_away(x: torch.Tensor) -> torch.Tensor:

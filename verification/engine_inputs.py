@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from sixfold.latent_attention import latent_linears
-from verification.activations import Rounding, Rule, fp8_dynamic, fp8_static, ggml_q8_0, ggml_q8_k, nvfp4
+from verification.activations import Rule, fp8_dynamic, fp8_static, ggml_q8_0, ggml_q8_k, nvfp4
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.gguf_subject import GgufSubject
-from verification.latent_inputs import LatentRounding
+from verification.latent_inputs import LatentRounding, Rounding
 from verification.stored_parts import is_nvfp4
 from verification.subject import Subject
 

@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from sixfold.attention_function import Attention, attention_around
 from sixfold.latent_attention import LatentHeads
 
 Rounding = Callable[[torch.Tensor], torch.Tensor]
+"""float32 [..., channels] -> the same after quantization and back."""
 
 
 @dataclass(frozen=True)
@@ -53,22 +55,18 @@ class LatentAttention:
 def latents_rounded(model: Any, owners: dict[int, LatentAttention]) -> Iterator[None]:
     """While open, attention modules that `owners` names by id compute so. Families that do not call transformers'
     attention interface stay as they are."""
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    name = model.config._attn_implementation
-    if not owners or name not in ALL_ATTENTION_FUNCTIONS:
+    if not owners:
         yield
         return
-    function = ALL_ATTENTION_FUNCTIONS[name]
 
-    def rounded(module: nn.Module, query: Any, key: Any, value: Any, *rest: Any, **more: Any) -> Any:
-        owner = owners.get(id(module))
-        if owner is None:
-            return function(module, query, key, value, *rest, **more)
-        return owner.attend(function, module, query, key, (rest, more))
+    def around(function: Attention) -> Attention:
+        def rounded(module: nn.Module, query: Any, key: Any, value: Any, *rest: Any, **more: Any) -> Any:
+            owner = owners.get(id(module))
+            if owner is None:
+                return function(module, query, key, value, *rest, **more)
+            return owner.attend(function, module, query, key, (rest, more))
 
-    ALL_ATTENTION_FUNCTIONS.register(name, rounded)
-    try:
+        return rounded
+
+    with attention_around(model.config._attn_implementation, around):
         yield
-    finally:
-        ALL_ATTENTION_FUNCTIONS.register(name, function)

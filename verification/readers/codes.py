@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from verification.declared import AWQ, COMPRESSED_TENSORS, FP8, MODELOPT, Scheme
+from verification.readers.packing import E2M1_VALUES, awq_codes, e2m1, spread
 
 _SCALES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -85,8 +86,6 @@ def _packed(scheme: Scheme, parts: Parts, scale: torch.Tensor) -> Codes:
 
 
 def _awq(parts: Parts) -> Codes:
-    from verification.readers.formats import awq_codes
-
     scales = parts["scales"].float().t()
     codes, zeros = awq_codes(parts["qweight"]).t(), awq_codes(parts["qzeros"]).t()
     block = (1, codes.shape[1] // scales.shape[1])
@@ -114,11 +113,8 @@ def _float8(weight: torch.Tensor, scale: torch.Tensor, block: Sequence[int]) -> 
 
 
 def _float4(packed: torch.Tensor, scale: torch.Tensor, global_scale: torch.Tensor) -> Codes:
-    from verification.readers.formats import e2m1
-
     numbers = e2m1(packed)
-    positive = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
-    grid = torch.cat((-positive[1:].flip(0), positive))
+    grid = torch.cat((-E2M1_VALUES[1:].flip(0), E2M1_VALUES))
 
     def rounded(exact: torch.Tensor) -> torch.Tensor:
         return (exact * global_scale).clamp(max=448).to(torch.float8_e4m3fn).float() / global_scale
@@ -129,9 +125,3 @@ def _float4(packed: torch.Tensor, scale: torch.Tensor, global_scale: torch.Tenso
 
 def _integers(low: int, high: int) -> torch.Tensor:
     return torch.arange(low, high + 1, dtype=torch.float32)
-
-
-def spread(scale: torch.Tensor, shape: torch.Size, block: tuple[int, int]) -> torch.Tensor:
-    """One value per block of rows and columns -> one per weight, ragged at the edges."""
-    rows, columns = shape
-    return scale.float().repeat_interleave(block[0], 0)[:rows].repeat_interleave(block[1], 1)[:, :columns]

@@ -9,13 +9,9 @@ from collections.abc import Mapping
 import torch
 
 from verification.declared import AWQ, COMPRESSED_TENSORS, FP8, MODELOPT, Scheme
-from verification.readers.codes import spread
+from verification.readers.packing import awq_codes, e2m1, spread
 
 Parts = Mapping[str, torch.Tensor]
-
-_AWQ_PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
-"""AutoAWQ (awq/utils/packing_utils.py): which nibble of a 32-bit word, lowest first, holds its first, second, ...
-column."""
 
 
 def dequantize_linear(scheme: Scheme, parts: Parts) -> torch.Tensor:
@@ -85,17 +81,3 @@ def awq_gemm(qweight: torch.Tensor, qzeros: torch.Tensor, scales: torch.Tensor) 
     codes, zeros = awq_codes(qweight), awq_codes(qzeros)
     spread = (codes - zeros.repeat_interleave(group, 0)) * scales.float().repeat_interleave(group, 0)
     return spread.t().contiguous()
-
-
-def awq_codes(words: torch.Tensor) -> torch.Tensor:
-    """int32 [R, C / 8] -> float32 [R, C] of 0 to 15."""
-    nibbles = torch.stack([(words >> (4 * place)) & 15 for place in _AWQ_PLACES], -1)
-    return nibbles.flatten(1).float()
-
-
-def e2m1(packed: torch.Tensor) -> torch.Tensor:
-    """uint8 [R, C / 2] -> float32 [R, C], the low nibble first."""
-    from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
-
-    rows, half = packed.shape
-    return unpack_fp4_from_uint8(packed, rows, 2 * half, dtype=torch.float32)
