@@ -16,7 +16,7 @@ from calibration.observation import ExpertRecord
 
 _ROWS = 32
 """An expert's rows are filled up to a multiple: oneDNN prepares a product anew for every number of rows that it has not
-met, which takes a third of the time of a small one."""
+met, which takes a good part of the time of a small one."""
 
 
 def routed_forward(

@@ -1,7 +1,7 @@
 """The C library's heap while batches of one size come and go.
 
 Left alone, glibc gives a batch's memory back to the kernel as it is freed and takes it anew for the next one, and every
-page of it is then cleared and mapped again: on a small model that is a tenth of a pass.
+page of it is then cleared and mapped again: on a small model, a good part of a pass.
 """
 
 import ctypes
