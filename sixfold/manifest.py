@@ -132,6 +132,11 @@ def state_of(folder: Path, manifest_name: str, inputs: Mapping[str, Any] | None,
     return State("current")
 
 
+def beside(artifact: Path, name: str) -> Path:
+    """Where the file `name` of an artifact belongs: in its folder, or beside its GGUF file as X.gguf.<name>."""
+    return artifact / name if artifact.is_dir() else artifact.with_name(f"{artifact.name}.{name}")
+
+
 def run_name(manifest_name: str) -> str:
     """manifest.json -> run.json; X.gguf.manifest.json -> X.gguf.run.json."""
     return manifest_name.removesuffix("manifest.json") + "run.json"

@@ -19,7 +19,7 @@ from sixfold.plan import TensorSlice
 from sixfold.progress import Progress
 from sixfold.source import Source
 from verification.activations import Rule
-from verification.divergence import Reference, score
+from verification.divergence import Reference, scored
 from verification.weights import Weights
 
 BLOCKS = 4
@@ -99,7 +99,7 @@ def parts_of_model(
 
 def _quantized(source: Source, weights: Weights) -> list[Linear]:
     held = set(weights.names())
-    linears = (linear for linear in source.architecture.linears if linear.layer is not None)
+    linears = source.architecture.linears
     return [linear for linear in linears if linear.weight in held and weights.encoding(linear.weight)]
 
 
@@ -173,7 +173,7 @@ def attribute(
     costs = []
     for part in parts:
         own = {name: rule for name, rule in rules.items() if name in part.weights}
-        found = score(source, _Mixed(weights, source, part.weights), own, windows, reference, progress)
+        found = scored(source, _Mixed(weights, source, part.weights), own, windows, reference, progress).score
         costs.append(Cost(part, found.mean_kl))
     return tuple(sorted(costs, key=lambda cost: -cost.kl))
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sixfold.bar_chart import Bar, bar_chart
+from sixfold.manifest import beside
 from sixfold.sizes import size
 from sixfold.source import Source
 from sixfold.verdict import content_digest
@@ -31,14 +32,10 @@ NAME = "attribution"
 
 def write_attribution(path: Path, source: Source, found: Suggestion) -> tuple[Path, Path]:
     """path: the folder or the GGUF file. Returns the paths of both."""
-    data, picture = (_beside(path, kind) for kind in ("json", "svg"))
+    data, picture = (beside(path, f"{NAME}.{kind}") for kind in ("json", "svg"))
     write_json(data, as_data(path, source, found))
     write_atomically(picture, chart(path.absolute().name, found).encode())
     return data, picture
-
-
-def _beside(path: Path, kind: str) -> Path:
-    return path / f"{NAME}.{kind}" if path.is_dir() else path.with_name(f"{path.name}.{NAME}.{kind}")
 
 
 def as_data(path: Path, source: Source, found: Suggestion) -> dict[str, Any]:

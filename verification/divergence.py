@@ -100,18 +100,6 @@ def reference_of(source: Source, windows: Windows, cache: Path, progress: Progre
     return reference
 
 
-def score(
-    source: Source,
-    weights: Weights,
-    rules: Mapping[str, Rule],
-    windows: Windows,
-    reference: Reference,
-    progress: Progress,
-) -> Score:
-    """rules: how the inputs of Linears are rounded; {} for the weights alone."""
-    return scored(source, weights, rules, windows, reference, progress).score
-
-
 def scored(
     source: Source,
     weights: Weights,
@@ -120,7 +108,7 @@ def scored(
     reference: Reference,
     progress: Progress,
 ) -> Scored:
-    """`score`, with what it is the mean of."""
+    """rules: how the inputs of Linears are rounded; {} for the weights alone."""
 
     def read_into(name: str, out: torch.Tensor) -> None:
         out.copy_(weights.read(name).reshape(out.shape))

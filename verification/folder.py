@@ -62,7 +62,7 @@ class Folder:
         """`quantization` of hf_quant_config.json; None without the file or where it is no JSON."""
         if MODELOPT_CONFIG not in self.files:
             return None
-        found = _json(self.path / MODELOPT_CONFIG)
+        found = json_value(self.path / MODELOPT_CONFIG)
         inner = found.get("quantization") if isinstance(found, dict) else None
         return inner if isinstance(inner, dict) else None
 
@@ -113,7 +113,7 @@ def weights_gone(path: Path) -> Finding | None:
     own = "manifest.json" if path.suffix != ".gguf" else f"{path.name}.manifest.json"
     listed: dict[str, str] = {}
     for file, key in ((INDEX, "weight_map"), (own, "files")):
-        found = _json(folder / file)
+        found = json_value(folder / file)
         held = found.get(key) if isinstance(found, dict) else None
         if isinstance(held, dict):
             names = held.values() if key == "weight_map" else held
@@ -125,7 +125,8 @@ def weights_gone(path: Path) -> Finding | None:
     return Finding("files.weights-gone", path.name, what, "no engine loads it", EXPORT_AGAIN)
 
 
-def _json(path: Path) -> Any:
+def json_value(path: Path) -> Any:
+    """None where there is no JSON to be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -133,7 +134,7 @@ def _json(path: Path) -> Any:
 
 
 def _json_finding(path: Path, name: str, files: Mapping[str, int], opening: list[Finding]) -> dict[str, Any]:
-    found = _json(path / name)
+    found = json_value(path / name)
     if isinstance(found, dict):
         return found
     what = "is not a JSON object" if name in files else "is missing"
@@ -147,7 +148,7 @@ def _index(path: Path, files: Mapping[str, int], opening: list[Finding]) -> tupl
     """(tensor -> file, the total_size that it states)."""
     if INDEX not in files:
         return None, None
-    found = _json(path / INDEX)
+    found = json_value(path / INDEX)
     weight_map = found.get("weight_map") if isinstance(found, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(f, str) for f in weight_map.values()):
         opening.append(

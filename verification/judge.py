@@ -79,15 +79,21 @@ def _measure(path: Path, source: Source, progress: Progress) -> tuple[Divergence
     weights, runs = runs_of(path, source)
     tokenizer = load_tokenizer(source.checkpoint.folder)
     windows = held_out(tokenizer)
-    folder = path.absolute() if path.is_dir() else path.absolute().parent
-    cache = folder.parent / CACHE
+    cache = cache_of(path)
     reference = reference_of(source, windows, cache, progress)
     found = {name: scored(source, weights, rules, windows, reference, progress) for name, rules in runs.items()}
     smoked = smoke(source, weights, tokenizer, cache, progress, None if path.is_dir() else path)
-    fixed = path.is_dir() and "engine" in found
-    inputs = tuple(check_inputs(open_subject(path, source), found["engine"].inputs)) if fixed else ()
+    inputs: tuple[Finding, ...] = ()
+    if isinstance(weights, FolderWeights) and "engine" in found:
+        inputs = tuple(check_inputs(weights.subject, found["engine"].inputs))
     scores = {name: run.score for name, run in found.items()}
     return Divergence(scores, windows.tokens, len(windows.ids)), smoked, inputs
+
+
+def cache_of(path: Path) -> Path:
+    """Folder of what the source made of held-out text, for all its variants."""
+    folder = path.absolute() if path.is_dir() else path.absolute().parent
+    return folder.parent / CACHE
 
 
 def runs_of(path: Path, source: Source) -> tuple[Weights, dict[str, Mapping[str, Rule]]]:

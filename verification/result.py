@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from sixfold.heldout import WINDOW
-from sixfold.manifest import versions
+from sixfold.manifest import beside, versions
 from sixfold.source import Source
 from sixfold.verdict import FILE, SCHEMA, content_digest
 from sixfold.workspace import read_json, write_json
@@ -73,9 +73,7 @@ class Verification:
 
 def result_path(path: Path) -> Path:
     """Where the result of an artifact belongs: in its folder, beside a GGUF file."""
-    if not path.is_dir():
-        return path.with_name(f"{path.name}.{FILE}")
-    return path / (f"checkpoint-{FILE}" if (path / PRUNED).is_file() else FILE)
+    return beside(path, f"checkpoint-{FILE}" if (path / PRUNED).is_file() else FILE)
 
 
 def write_result(verification: Verification) -> Path:
@@ -110,13 +108,13 @@ def as_data(verification: Verification) -> dict[str, Any]:
     }
 
 
-def manifest_name(path: Path) -> str:
+def manifest_path(path: Path) -> Path:
     """Of the manifest beside an artifact, whether there is one or not."""
-    return "manifest.json" if path.is_dir() else f"{path.name}.manifest.json"
+    return beside(path, "manifest.json")
 
 
 def manifest_of(path: Path) -> dict[str, Any] | None:
-    return read_json((path if path.is_dir() else path.parent) / manifest_name(path))
+    return read_json(manifest_path(path))
 
 
 def gates_of(path: Path) -> Mapping[str, Any]:

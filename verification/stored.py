@@ -11,7 +11,7 @@ from sixfold.source import Source
 from sixfold.verdict import stored_result
 from sixfold.workspace import read_json, write_json
 from verification.judge import check_gates, judge
-from verification.result import as_data, divergence_of, gates_of, manifest_name, manifest_of, result_path, write_result
+from verification.result import as_data, divergence_of, gates_of, manifest_of, manifest_path, result_path, write_result
 
 
 def judged(path: Path, source: Source, progress: Progress) -> dict[str, Any]:
@@ -33,13 +33,14 @@ def judged(path: Path, source: Source, progress: Progress) -> dict[str, Any]:
 
 def _holding(path: Path, source: Source) -> dict[str, Any] | None:
     """None where the artifact, its source or this project's version is another, or where a file was touched."""
-    folder, name = path if path.is_dir() else path.parent, manifest_name(path)
-    found = stored_result(folder, name)
+    manifest = manifest_path(path)
+    found = stored_result(manifest.parent, manifest.name)
     if found is None or found["source"]["fingerprint"] != source.checkpoint.fingerprint:
         return None
     if found["versions"]["sixfold"] != __version__ or "divergence.not-measured" in _checks(found):
         return None
-    damaged = damaged_files(folder, manifest_of(path) or {"files": {}}, read_json(folder / run_name(name)))
+    run = read_json(manifest.with_name(run_name(manifest.name)))
+    damaged = damaged_files(manifest.parent, manifest_of(path) or {"files": {}}, run)
     return None if damaged else found
 
 

@@ -10,9 +10,9 @@ from sixfold.progress import Progress
 from sixfold.source import Source
 from sixfold.tokenizer import load_tokenizer
 from verification.attribution import Cost, Proposal, attribute, parts_of_model, propose, smoothed_parts
-from verification.divergence import reference_of, score
+from verification.divergence import reference_of, scored
 from verification.gguf_structure import open_gguf_subject
-from verification.judge import CACHE, runs_of
+from verification.judge import cache_of, runs_of
 from verification.result import gates_of
 from verification.structure import open_subject
 from verification.verify import verify
@@ -44,16 +44,15 @@ def suggest(path: Path, source: Source, target: float | None, progress: Progress
     weights, runs = runs_of(path, source)
     every = held_out(load_tokenizer(source.checkpoint.folder))
     few = _fewer(every)
-    folder = path.absolute() if path.is_dir() else path.absolute().parent
     rules = runs.get("engine", {})
-    whole = reference_of(source, every, folder.parent / CACHE, progress)
-    total = score(source, weights, rules, every, whole, progress).mean_kl
+    whole = reference_of(source, every, cache_of(path), progress)
+    total = scored(source, weights, rules, every, whole, progress).score.mean_kl
     nbytes = _nbytes(path, source, weights)
     if any(error.rescaled for error in checked.errors or ()):
         parts = smoothed_parts(source, weights, nbytes)
     else:
         parts = parts_of_model(source, weights, nbytes, experts_together=path.is_dir())
-    reference = reference_of(source, few, folder.parent / CACHE, progress)
+    reference = reference_of(source, few, cache_of(path), progress)
     costs = attribute(source, weights, rules, parts, few, reference, progress)
     gate = target if target is not None else gates_of(path).get("max_mean_kl")
     proposal = propose(costs, total, gate) if gate is not None and total > gate else None

@@ -47,7 +47,7 @@ class FolderWeights:
     """Of a model folder: plain tensors as they are, quantized Linears by their scheme in config.json."""
 
     def __init__(self, subject: Subject) -> None:
-        self._subject = subject
+        self.subject = subject
         self._encodings: dict[str, str] = {}
         folder = subject.folder
         for module, suffixes in subject.modules.items():
@@ -66,24 +66,24 @@ class FolderWeights:
         return self._encodings
 
     def shape(self, name: str) -> tuple[int, ...]:
-        blueprint = self._subject.blueprint
+        blueprint = self.subject.blueprint
         if self._encodings[name] and blueprint is not None and name in blueprint.tensors:
             return blueprint.tensors[name]
-        tensors = self._subject.folder.tensors
+        tensors = self.subject.folder.tensors
         if name in tensors:
             return tensors[name].shape
         module = name.removesuffix(".weight")  # a Linear that the architecture does not know: as large as its parts
-        parts = [tensors[f"{module}.{suffix}"] for suffix in self._subject.modules[module]]
+        parts = [tensors[f"{module}.{suffix}"] for suffix in self.subject.modules[module]]
         return max(parts, key=lambda part: part.nbytes).shape
 
     def encoding(self, name: str) -> str:
         return self._encodings[name]
 
     def dtype(self, name: str) -> str:
-        return self._subject.folder.tensors[name].dtype
+        return self.subject.folder.tensors[name].dtype
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        folder = self._subject.folder
+        folder = self.subject.folder
         if not self._encodings[name]:
             stored = folder.tensors[name]
             rows = stored.shape[0] if stored.shape else 1
@@ -96,11 +96,11 @@ class FolderWeights:
     def _parts(self, name: str) -> tuple[Scheme, Parts]:
         """The scheme of a quantized weight, and all that is stored of it."""
         module = name.removesuffix(".weight")
-        scheme = self._subject.declared.scheme_of(module)
+        scheme = self.subject.declared.scheme_of(module)
         if scheme is None:
             raise KeyError(name)
-        suffixes = self._subject.modules[module]
-        return scheme, {s: self._subject.folder.read(f"{module}.{s}") for s in suffixes if s != "bias"}
+        suffixes = self.subject.modules[module]
+        return scheme, {s: self.subject.folder.read(f"{module}.{s}") for s in suffixes if s != "bias"}
 
 
 def _encoding(layout: str, method: str) -> str:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +67,8 @@ def command(
     org = org or _last_org(root)
     if not (yes or dry_run) and (as_json or not sys.stdin.isatty()):
         raise UsageError("there is nobody to ask whether to publish", "give --yes, or --dry-run for the plan alone")
-    edition = edition_of(log_in(_warn), org, root, _expanded(variants, root), _card, _problems, _today())
+    hub = log_in(partial(_say, quiet=True))
+    edition = edition_of(hub, org, root, _expanded(variants, root), _card, _problems, _today())
     if release:
         releasable = check_releasable(edition)
         _print_release(edition, releasable, as_json=as_json, dry_run=dry_run)
@@ -234,10 +235,6 @@ def _agreed(question: str) -> bool:
 
 def _say(text: str, quiet: bool) -> None:
     click.echo(text, err=quiet)
-
-
-def _warn(text: str) -> None:
-    click.echo(text, err=True)
 
 
 def _today() -> str:

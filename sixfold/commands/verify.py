@@ -89,16 +89,16 @@ def _verify_all(source: "Source", out: Path, as_json: bool) -> int:
 def _verify(artifact: Path, source: "Source | None", as_json: bool) -> int:
     from sixfold.verdict import stored_result
     from verification.judge import judge
-    from verification.result import as_data, manifest_name, result_path, write_result
+    from verification.result import as_data, manifest_path, result_path, write_result
 
     verification = judge(artifact, source, progress)
-    folder, manifest = artifact if artifact.is_dir() else artifact.parent, manifest_name(artifact)
-    if source is None and verification.passed and stored_result(folder, manifest) is not None:
+    manifest = manifest_path(artifact)
+    if source is None and verification.passed and stored_result(manifest.parent, manifest.name) is not None:
         written = f"{result_path(artifact)} keeps what was measured against its source"
     else:
         written = f"Written: {write_result(verification)}"
-    if (folder / manifest).is_file():
-        _show_in_cards(folder.absolute().parent, quiet=as_json)
+    if manifest.is_file():
+        _show_in_cards(manifest.absolute().parent.parent, quiet=as_json)
     if as_json:
         print_json(as_data(verification))
     else:

@@ -20,18 +20,21 @@ def demo() -> Source:
     return open_source(DEMO)
 
 
+@pytest.fixture
+def gguf(scheme: str, demo: Source, llama_tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The demo in a scheme that the test names, with llama.cpp's programs at hand."""
+    monkeypatch.setenv("SIXFOLD_LLAMA_CPP", str(llama_tools))
+    return export(demo, recipe(scheme), tmp_path / "out", random_statistics(demo, tmp_path / "statistics"))[1]
+
+
 def answers(demo: Source, gguf: Path, cache: Path, *, by_llama: bool) -> Smoke:
     weights, _ = runs_of(gguf, demo)
     return smoke(demo, weights, load_tokenizer(DEMO), cache, silent, gguf if by_llama else None)
 
 
 @pytest.mark.parametrize("scheme", ["F32", "BF16"])
-def test_greedy_answers_are_the_same(
-    scheme: str, demo: Source, llama_tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_greedy_answers_are_the_same(scheme: str, demo: Source, gguf: Path, tmp_path: Path) -> None:
     """The source's own weights; BF16 has llama.cpp round inputs, which may tip a token of a sentence."""
-    monkeypatch.setenv("SIXFOLD_LLAMA_CPP", str(llama_tools))
-    _, gguf = export(demo, recipe(scheme), tmp_path / "out", random_statistics(demo, tmp_path / "statistics"))
     found = answers(demo, gguf, tmp_path / "cache", by_llama=True)
     assert found.engine.startswith("llama-completion ")
     assert found.failed == ""
@@ -42,12 +45,8 @@ def test_greedy_answers_are_the_same(
 
 
 @pytest.mark.parametrize("scheme", ["Q8_0", "Q6_K", "Q4_K_M", "IQ4_XS", "Q3_K_M"])
-def test_every_format_generates(
-    scheme: str, demo: Source, llama_tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_format_generates(scheme: str, demo: Source, gguf: Path, tmp_path: Path) -> None:
     """With weights alone, transformers begins most answers as llama.cpp does; a token may be nearly tied."""
-    monkeypatch.setenv("SIXFOLD_LLAMA_CPP", str(llama_tools))
-    _, gguf = export(demo, recipe(scheme), tmp_path / "out", random_statistics(demo, tmp_path / "statistics"))
     found = answers(demo, gguf, tmp_path / "cache", by_llama=True)
     ours = answers(demo, gguf, tmp_path / "cache", by_llama=False)
     assert (found.failed, ours.engine) == ("", READER)

@@ -34,7 +34,7 @@ from tests.exporters.gguf_tools import (
     spread,
 )
 from tests.families import make_family
-from verification.divergence import Score, reference_of, score
+from verification.divergence import Score, reference_of, scored
 from verification.engine_inputs import gguf_rules
 from verification.gguf_structure import open_gguf_subject
 
@@ -100,16 +100,16 @@ def ours(source: Source, gguf: Path, ids: torch.Tensor, kept: Path) -> Means:
     rules = gguf_rules(subject)
 
     @cache
-    def scored(length: int) -> Score:
+    def of_windows(length: int) -> Score:
         windows = Windows(tuple(ids[:, :length]), ("text",) * CHUNKS, f"{CHUNKS} x {length}")
         reference = reference_of(source, windows, kept, silent)
-        return score(source, subject.weights, rules, windows, reference, silent)
+        return scored(source, subject.weights, rules, windows, reference, silent).score
 
     half = LENGTH // 2
 
     def later(value: Callable[[Score], float], long: int, short: int, lost: int = 0) -> float:
         """lost: positions of a window that have no value."""
-        total = value(scored(long)) * (long - lost) - value(scored(short)) * (short - lost)
+        total = value(of_windows(long)) * (long - lost) - value(of_windows(short)) * (short - lost)
         return total / (LENGTH - 1 - half)
 
     loss = (LENGTH, half + 1, 1)  # a loss takes the token behind it

@@ -20,7 +20,7 @@ from tests.exporters.exported import DEMO, silent
 from tests.verification.artifacts import Artifacts
 from tests.verification.damage import edit_config
 from verification.activations import fp8_dynamic
-from verification.divergence import BATCH_TOKENS, Divergence, Score, reference_of, score, worst_layers
+from verification.divergence import BATCH_TOKENS, Divergence, Score, reference_of, scored, worst_layers
 from verification.engine_inputs import can_collapse, folder_rules, gguf_rules
 from verification.gguf_structure import open_gguf_subject
 from verification.judge import check_gates
@@ -85,7 +85,7 @@ def test_scores_are_those_of_the_whole_model(
     subject = open_subject(artifacts["fp8"], demo)
     weights = FolderWeights(subject)
     rules = folder_rules(subject) if fp8_inputs else {}
-    found = score(demo, weights, rules, windows, reference_of(demo, windows, tmp_path, silent), silent)
+    found = scored(demo, weights, rules, windows, reference_of(demo, windows, tmp_path, silent), silent).score
     p = literal(demo, None, windows, fp8_inputs=False)
     q = literal(demo, weights, windows, fp8_inputs=fp8_inputs)
     kl = torch.cat([(a.exp() * (a - b)).sum(-1) for a, b in zip(p, q, strict=True)])
@@ -99,7 +99,7 @@ def test_scores_are_those_of_the_whole_model(
 
 def test_the_source_does_not_diverge_from_itself(demo: Source, windows: Windows, tmp_path: Path) -> None:
     reference = reference_of(demo, windows, tmp_path, silent)
-    found = score(demo, FolderWeights(open_subject(DEMO, demo)), {}, windows, reference, silent)
+    found = scored(demo, FolderWeights(open_subject(DEMO, demo)), {}, windows, reference, silent).score
     assert (found.mean_kl, found.top1, found.top5) == (0, 1, 1)
     assert found.perplexity == found.source_perplexity
     assert set(found.layers) == {0.0}
@@ -122,10 +122,12 @@ def test_more_bits_diverge_less(artifacts: Artifacts, demo: Source, windows: Win
     def mean(variant: str, *, inputs: bool = False) -> float:
         if variant.startswith("gguf"):
             file = open_gguf_subject(artifacts[variant], demo)
-            return score(demo, file.weights, gguf_rules(file) if inputs else {}, windows, reference, silent).mean_kl
+            return scored(
+                demo, file.weights, gguf_rules(file) if inputs else {}, windows, reference, silent
+            ).score.mean_kl
         subject = open_subject(artifacts[variant], demo)
         rules = folder_rules(subject) if inputs else {}
-        return score(demo, FolderWeights(subject), rules, windows, reference, silent).mean_kl
+        return scored(demo, FolderWeights(subject), rules, windows, reference, silent).score.mean_kl
 
     assert mean("gguf-q8_0") < mean("gguf-q6_k") < mean("gguf-q4_k_m") < mean("gguf-q3_k_m")
     assert mean("fp8") < mean("nvfp4") < mean("nvfp4-gb10", inputs=True)

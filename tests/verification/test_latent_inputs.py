@@ -13,7 +13,7 @@ from sixfold.source import Source, open_source
 from tests.exporters.exported import DEMO, silent
 from tests.families import make_family
 from verification.activations import Rounding
-from verification.divergence import Score, reference_of, score
+from verification.divergence import Score, reference_of, scored
 from verification.latent_inputs import LatentRounding
 from verification.structure import open_subject
 from verification.weights import FolderWeights
@@ -64,7 +64,7 @@ def test_factors_of_inputs_are_factors_of_rows(query: float, value: float, model
     assert len(rules) == model.architecture.layers
 
     def run(weights: FolderWeights, given: dict[str, LatentRounding]) -> Score:
-        return score(model, weights, given, windows, reference, silent)
+        return scored(model, weights, given, windows, reference, silent).score
 
     found = run(FolderWeights(subject), rules)
     expected = run(Scaled(subject, dict(model.checkpoint.config), query, value), {})

@@ -20,6 +20,12 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     return code, captured.out, captured.err
 
 
+def with_manifest(artifact: Path, target: Path) -> Path:
+    folder = copy_folder(artifact, target)
+    shutil.copy(artifact / "manifest.json", folder)
+    return folder
+
+
 def without_run(text: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(text)
     assert found.pop("run")["seconds"] >= 0
@@ -117,8 +123,7 @@ def test_several_models_are_one_sentence_and_get_no_result(
 def test_deleted_weights_are_one_finding(
     artifacts: Artifacts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = copy_folder(artifacts["fp8"], tmp_path / "emptied")
-    shutil.copy(artifacts["fp8"] / "manifest.json", folder)
+    folder = with_manifest(artifacts["fp8"], tmp_path / "emptied")
     (folder / "model.safetensors").unlink()
     sharded = copy_folder(artifacts["fp8"], tmp_path / "shards")
     in_shards(sharded)
@@ -138,8 +143,7 @@ def test_deleted_weights_are_one_finding(
 def test_a_damaged_neighbour_does_not_hide_the_verdict(
     artifacts: Artifacts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = copy_folder(artifacts["fp8"], tmp_path / "sound")
-    shutil.copy(artifacts["fp8"] / "manifest.json", folder)
+    folder = with_manifest(artifacts["fp8"], tmp_path / "sound")
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "manifest.json").write_text('{"recipe": {')
     code, out, err = run(capsys, str(folder), "--json")
@@ -152,8 +156,7 @@ def test_only_an_artifact_of_ours_has_cards_rendered(
     artifacts: Artifacts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     foreign = copy_folder(artifacts["fp8"], tmp_path / "foreign")
-    ours = copy_folder(artifacts["fp8"], tmp_path / "ours")
-    shutil.copy(artifacts["fp8"] / "manifest.json", ours)
+    ours = with_manifest(artifacts["fp8"], tmp_path / "ours")
     (ours / "README.md").unlink(missing_ok=True)
     run(capsys, str(foreign))
     assert not (ours / "README.md").exists()

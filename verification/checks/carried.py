@@ -1,12 +1,12 @@
 """Are the tokenizer, the chat template and the generation config those of the source, and do they fit the model."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from sixfold.extras import carried_files
 from verification.finding import Finding, Severity
+from verification.folder import json_value
 from verification.subject import Subject
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "spiece.model")
@@ -62,7 +62,7 @@ def check_tokenizer(subject: Subject) -> Iterator[Finding]:
         return
     text = config.get("text_config")
     vocab = config.get("vocab_size", text.get("vocab_size") if isinstance(text, Mapping) else None)
-    tokenizer = _json(folder.path / "tokenizer.json") if "tokenizer.json" in folder.files else None
+    tokenizer = json_value(folder.path / "tokenizer.json") if "tokenizer.json" in folder.files else None
     if "tokenizer.json" in folder.files and tokenizer is None:
         yield Finding("files.tokenizer", "tokenizer.json", "it is not valid JSON", "loading stops", "copy the source's")
         return
@@ -78,7 +78,7 @@ def check_generation(subject: Subject) -> Iterator[Finding]:
     name = "generation_config.json"
     if name not in subject.folder.files:
         return
-    generation, vocab = _json(subject.folder.path / name), subject.folder.config.get("vocab_size")
+    generation, vocab = json_value(subject.folder.path / name), subject.folder.config.get("vocab_size")
     if not isinstance(generation, dict):
         yield Finding("files.generation", name, "it is not a JSON object", "loading stops", "copy the source's")
         return
@@ -102,16 +102,9 @@ def _same_json(one: Path, other: Path) -> bool:
     """Whether two JSON files say the same; libraries that save them again change only how they are written."""
     if one.suffix != ".json":
         return False
-    first, second = _json(one), _json(other)
+    first, second = json_value(one), json_value(other)
     drop = ("transformers_version",)
     if isinstance(first, dict) and isinstance(second, dict):
         first = {k: v for k, v in first.items() if k not in drop}
         second = {k: v for k, v in second.items() if k not in drop}
     return first is not None and first == second
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

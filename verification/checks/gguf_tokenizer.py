@@ -8,6 +8,7 @@ from typing import Any
 from sixfold.errors import SixfoldError
 from sixfold.tokenizer import load_tokenizer
 from verification.finding import EXPORT_AGAIN, Finding
+from verification.folder import json_value
 from verification.gguf_subject import GgufSubject
 
 _NORMAL, _CONTROL, _UNUSED = 1, 3, 5
@@ -65,14 +66,14 @@ def _of_source(subject: GgufSubject, tokens: list[Any]) -> Iterator[Finding]:
     if subject.source is None:
         return
     folder = subject.source.checkpoint.folder
-    template, config = folder / "chat_template.jinja", _json(folder / "tokenizer_config.json")
+    template, config = folder / "chat_template.jinja", json_value(folder / "tokenizer_config.json")
     wanted = template.read_text(encoding="utf-8") if template.is_file() else (config or {}).get("chat_template")
     held = subject.file.keys.get("tokenizer.chat_template")
     if isinstance(wanted, str) and held != wanted:
         what = "it is missing" if held is None else "it differs from the source's"
         where = "tokenizer.chat_template"
         yield Finding("keys.chat-template", where, what, "chats are put to the model in another form", EXPORT_AGAIN)
-    tokenizer = _json(folder / "tokenizer.json")
+    tokenizer = json_value(folder / "tokenizer.json")
     vocab = ((tokenizer or {}).get("model") or {}).get("vocab")
     if not isinstance(vocab, dict):
         return
@@ -86,12 +87,11 @@ def _of_source(subject: GgufSubject, tokens: list[Any]) -> Iterator[Finding]:
             what = f"token {number} is {found!r}, in the source {text!r}"
             yield Finding("keys.tokenizer", "tokenizer.ggml.tokens", what, "text turns into other tokens", EXPORT_AGAIN)
             return
-    ends = (_json(folder / "generation_config.json") or {}).get("eos_token_id", subject.config.get("eos_token_id"))
+    ends = (json_value(folder / "generation_config.json") or {}).get("eos_token_id", subject.config.get("eos_token_id"))
     ends = ends if isinstance(ends, list) else [ends]
     held_end = subject.file.keys.get("tokenizer.ggml.eos_token_id")
     if held_end is not None and all(isinstance(e, int) for e in ends) and held_end not in ends:
-        named = (config or {}).get("eos_token")
-        named = named.get("content") if isinstance(named, dict) else named
+        named = _text_of(config or {}, "eos_token")
         if not 0 <= held_end < len(tokens) or tokens[held_end] != named:
             what = f"it is {held_end}, the source ends with {', '.join(map(str, ends))}"
             yield Finding("keys.tokenizer", "tokenizer.ggml.eos_token_id", what, "answers never end", EXPORT_AGAIN)
@@ -152,9 +152,9 @@ def _beginning(subject: GgufSubject, config: Mapping[str, Any], folder: Path, to
     """The token that begins a text, and whether it is put there."""
     keys = subject.file.keys
     held, puts = keys.get("tokenizer.ggml.bos_token_id"), keys.get("tokenizer.ggml.add_bos_token")
-    named = config.get("bos_token")
-    named = named.get("content") if isinstance(named, dict) else named
-    stated = {subject.config.get("bos_token_id"), (_json(folder / "generation_config.json") or {}).get("bos_token_id")}
+    named = _text_of(config, "bos_token")
+    generation = json_value(folder / "generation_config.json") or {}
+    stated = {subject.config.get("bos_token_id"), generation.get("bos_token_id")}
     known = {token for token in stated if isinstance(token, int)}
     known |= {number for number, text in enumerate(tokens) if named is not None and text == named}
     if isinstance(held, int) and known and held not in known and subject.file.arch != "glm4moe":
@@ -170,8 +170,7 @@ def _beginning(subject: GgufSubject, config: Mapping[str, Any], folder: Path, to
             yield Finding("keys.tokenizer", "tokenizer.ggml.add_bos_token", what, "texts begin otherwise", EXPORT_AGAIN)
 
 
-def _json(path: Any) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+def _text_of(config: Mapping[str, Any], token: str) -> Any:
+    """What tokenizer_config.json calls a token: its text, or an object that holds it."""
+    named = config.get(token)
+    return named.get("content") if isinstance(named, dict) else named

@@ -2,8 +2,23 @@
 
 import torch
 
-from tests.verification.corpus.changes import ROUTER, W1, W2, W3, Damage, Q, bit, config, drop, element, ignore, tensors
-from tests.verification.damage import EXPERT, Tensors, swap
+from tests.verification.corpus.changes import (
+    ROUTER,
+    W1,
+    W2,
+    W3,
+    Damage,
+    Q,
+    bit,
+    changed,
+    config,
+    drop,
+    element,
+    exchanged,
+    ignore,
+    tensors,
+)
+from tests.verification.damage import EXPERT, Tensors
 
 
 def _awq_order(t: Tensors) -> None:
@@ -35,7 +50,7 @@ AWQ = [
     Damage(
         "packed along inputs",
         "awq",
-        tensors(lambda t: t.__setitem__(W1 + "qweight", t[W1 + "qweight"].reshape(32, 256))),
+        changed(W1 + "qweight", lambda x: x.reshape(32, 256)),
         W1 + "qweight",
     ),
     Damage(
@@ -46,11 +61,11 @@ AWQ = [
     ),
     Damage("too much left out", "awq", ignore(lambda e: [*e, "self_attn"], "modules_to_not_convert"), Q[:-1]),
     Damage("another group size", "awq", config(lambda c: c["quantization_config"].update(group_size=64)), "qzeros"),
-    Damage("gate and up exchanged", "awq", tensors(lambda t: swap(t, W1, W3)), W1 + "weight", False),
+    Damage("gate and up exchanged", "awq", exchanged(W1, W3), W1 + "weight", False),
     Damage(
         "scales of another expert",
         "awq",
-        tensors(lambda t: swap(t, W1 + "scales", EXPERT.format(1, 4, "w1") + "scales")),
+        exchanged(W1 + "scales", EXPERT.format(1, 4, "w1") + "scales"),
         W1 + "weight",
         False,
     ),
@@ -63,17 +78,15 @@ AWQ = [
     Damage(
         "zero points off by one, as GPTQ stores them",
         "awq",
-        tensors(lambda t: t.__setitem__(W2 + "qzeros", t[W2 + "qzeros"] + 0x11111111)),
+        changed(W2 + "qzeros", lambda x: x + 0x11111111),
         W2 + "weight",
         False,
     ),
-    Damage(
-        "scales in F32", "awq", tensors(lambda t: t.__setitem__(W2 + "scales", t[W2 + "scales"].float())), W2 + "scales"
-    ),
+    Damage("scales in F32", "awq", changed(W2 + "scales", lambda x: x.float()), W2 + "scales"),
     Damage(
         "input channels shifted",
         "awq",
-        tensors(lambda t: t.__setitem__(W2 + "qweight", t[W2 + "qweight"].roll(1, 0))),
+        changed(W2 + "qweight", lambda x: x.roll(1, 0)),
         W2 + "weight",
         False,
     ),

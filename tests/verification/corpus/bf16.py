@@ -2,8 +2,21 @@
 
 import torch
 
-from tests.verification.corpus.changes import BIAS, W1, W2, W3, Damage, bit, drop, element, put, tensors
-from tests.verification.damage import EXPERT, LAYER, MOE, swap
+from tests.verification.corpus.changes import (
+    BIAS,
+    W1,
+    W2,
+    W3,
+    Damage,
+    bit,
+    changed,
+    drop,
+    element,
+    exchanged,
+    put,
+    tensors,
+)
+from tests.verification.damage import EXPERT, LAYER, MOE
 
 BF16 = [
     Damage("a NaN", "bf16", element(W2 + "weight", (3, 3), float("nan")), W2 + "weight"),
@@ -17,7 +30,7 @@ BF16 = [
     Damage(
         "experts exchanged",
         "bf16",
-        tensors(lambda t: swap(t, MOE.format(0) + "experts.1.", MOE.format(0) + "experts.6.")),
+        exchanged(MOE.format(0) + "experts.1.", MOE.format(0) + "experts.6."),
         EXPERT.format(0, 1, "w1") + "weight",
         False,
     ),
@@ -33,12 +46,7 @@ BF16 = [
     Damage(
         "a matrix transposed",
         "bf16",
-        tensors(
-            lambda t: t.__setitem__(
-                LAYER.format(0) + "self_attn.k_proj.weight",
-                t[LAYER.format(0) + "self_attn.k_proj.weight"].t().contiguous(),
-            )
-        ),
+        changed(LAYER.format(0) + "self_attn.k_proj.weight", lambda x: x.t().contiguous()),
         LAYER.format(0) + "self_attn.k_proj.weight",
     ),
     Damage("reinitialised", "bf16", tensors(lambda t: t[W1 + "weight"].normal_(0, 0.02)), W1 + "weight", False),

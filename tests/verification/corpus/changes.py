@@ -15,6 +15,7 @@ from tests.verification.damage import (
     edit_config,
     edit_tensors,
     flip,
+    swap,
 )
 
 ROUTER = MOE.format(0) + "gate"
@@ -47,12 +48,22 @@ def put(name: str, value: torch.Tensor) -> Callable[[Path], None]:
     return tensors(lambda t: t.__setitem__(name, value))
 
 
+def changed(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], None]:
+    """One tensor, made anew of what it was."""
+    return tensors(lambda t: t.__setitem__(name, change(t[name])))
+
+
+def exchanged(one: str, other: str) -> Callable[[Path], None]:
+    """Every tensor whose name begins with `one`, with that of `other`."""
+    return tensors(lambda t: swap(t, one, other))
+
+
 def drop(*names: str) -> Callable[[Path], None]:
     return tensors(lambda t: [t.pop(name) for name in names])
 
 
 def scaled(name: str, factor: float) -> Callable[[Path], None]:
-    return tensors(lambda t: t.__setitem__(name, (t[name].float() * factor).to(t[name].dtype)))
+    return changed(name, lambda x: (x.float() * factor).to(x.dtype))
 
 
 def element(name: str, index: tuple[int, ...], value: float) -> Callable[[Path], None]:

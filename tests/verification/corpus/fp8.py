@@ -11,14 +11,16 @@ from tests.verification.corpus.changes import (
     Damage,
     Q,
     bit,
+    changed,
     drop,
     element,
+    exchanged,
     put,
     quantized,
     scaled,
     tensors,
 )
-from tests.verification.damage import EXPERT, LAYER, MOE, Tensors, swap
+from tests.verification.damage import EXPERT, LAYER, MOE, Tensors
 
 
 def _renamed(t: Tensors) -> None:
@@ -62,7 +64,7 @@ FP8 = [
     Damage(
         "scales of two experts swapped",
         "fp8",
-        tensors(lambda t: swap(t, W1 + "weight_scale", EXPERT.format(1, 4, "w1") + "weight_scale")),
+        exchanged(W1 + "weight_scale", EXPERT.format(1, 4, "w1") + "weight_scale"),
         W1 + "weight",
         False,
     ),
@@ -78,22 +80,22 @@ FP8 = [
     Damage(
         "experts exchanged",
         "fp8",
-        tensors(lambda t: swap(t, MOE.format(0) + "experts.2.", MOE.format(0) + "experts.5.")),
+        exchanged(MOE.format(0) + "experts.2.", MOE.format(0) + "experts.5."),
         EXPERT.format(0, 2, "w1") + "weight",
         False,
     ),
-    Damage("gate and up exchanged", "fp8", tensors(lambda t: swap(t, W1, W3)), W1 + "weight", False),
+    Damage("gate and up exchanged", "fp8", exchanged(W1, W3), W1 + "weight", False),
     Damage("a layer written twice", "fp8", tensors(_layer_twice), W1 + "weight"),
     Damage("an expert's weight missing", "fp8", drop(W2 + "weight", W2 + "weight_scale"), W2 + "weight"),
     Damage("a norm missing", "fp8", drop("model.norm.weight"), "model.norm.weight"),
     Damage(
         "scale without its column",
         "fp8",
-        tensors(lambda t: t.__setitem__(W2 + "weight_scale", t[W2 + "weight_scale"][:, 0])),
+        changed(W2 + "weight_scale", lambda x: x[:, 0]),
         W2 + "weight_scale",
     ),
-    Damage("correction bias cut short", "fp8", tensors(lambda t: t.__setitem__(BIAS, t[BIAS][:7])), BIAS),
-    Damage("correction bias in BF16", "fp8", tensors(lambda t: t.__setitem__(BIAS, t[BIAS].bfloat16())), BIAS),
+    Damage("correction bias cut short", "fp8", changed(BIAS, lambda x: x[:7]), BIAS),
+    Damage("correction bias in BF16", "fp8", changed(BIAS, lambda x: x.bfloat16()), BIAS),
     Damage("experts under llmcompressor's names", "fp8", tensors(_renamed), EXPERT.format(0, 0, "w1") + "weight"),
     Damage(
         "a tensor too many", "fp8", put("model.layers.0.extra.weight", torch.ones(4, 4)), "model.layers.0.extra.weight"
@@ -103,30 +105,30 @@ FP8 = [
     Damage(
         "router rows permuted",
         "fp8",
-        tensors(lambda t: t.__setitem__(f"{ROUTER}.weight", t[f"{ROUTER}.weight"].roll(1, 0))),
+        changed(f"{ROUTER}.weight", lambda x: x.roll(1, 0)),
         f"{ROUTER}.weight",
         False,
     ),
     Damage(
         "query heads permuted",
         "fp8",
-        tensors(lambda t: t.__setitem__(Q + "weight", t[Q + "weight"].roll(64, 0))),
+        changed(Q + "weight", lambda x: x.roll(64, 0)),
         Q + "weight",
         False,
     ),
     Damage("a scale's lowest bit flipped", "fp8", bit(W2 + "weight_scale", (7, 0), 0), W2 + "weight", False),
-    Damage("scales of gate and up exchanged", "fp8", tensors(lambda t: swap(t, *_SCALES)), W1 + "weight", False),
+    Damage("scales of gate and up exchanged", "fp8", exchanged(*_SCALES), W1 + "weight", False),
     Damage(
         "attention of two layers exchanged",
         "fp8",
-        tensors(lambda t: swap(t, LAYER.format(0) + "self_attn.", LAYER.format(1) + "self_attn.")),
+        exchanged(LAYER.format(0) + "self_attn.", LAYER.format(1) + "self_attn."),
         Q + "weight",
         False,
     ),
     Damage(
         "norms of a layer exchanged",
         "fp8",
-        tensors(lambda t: swap(t, LAYER.format(0) + "input_layernorm", LAYER.format(0) + "post_attention_layernorm")),
+        exchanged(LAYER.format(0) + "input_layernorm", LAYER.format(0) + "post_attention_layernorm"),
         "layers.0.input_layernorm.weight",
         False,
     ),
@@ -141,11 +143,11 @@ FP8 = [
     Damage("a square matrix transposed", "fp8", tensors(_transposed), W2 + "weight", False),
     Damage("rows of heads interleaved", "fp8", tensors(_interleaved), Q + "weight", False),
     Damage("correction bias of zeros", "fp8", tensors(lambda t: t[BIAS].zero_()), BIAS, False),
-    Damage("correction bias rolled", "fp8", tensors(lambda t: t.__setitem__(BIAS, t[BIAS].roll(1))), BIAS, False),
+    Damage("correction bias rolled", "fp8", changed(BIAS, lambda x: x.roll(1)), BIAS, False),
     Damage(
         "correction biases of two layers exchanged",
         "fp8",
-        tensors(lambda t: swap(t, BIAS, BIAS.replace("layers.1", "layers.0"))),
+        exchanged(BIAS, BIAS.replace("layers.1", "layers.0")),
         BIAS,
         False,
     ),

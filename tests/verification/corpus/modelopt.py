@@ -1,6 +1,6 @@
 """ModelOpt's layouts, and FP8 in blocks."""
 
-from tests.verification.corpus.changes import ROUTER, W2, W3, Damage, Q, bit, drop, ignore, scaled, tensors
+from tests.verification.corpus.changes import ROUTER, W2, W3, Damage, Q, bit, changed, drop, ignore, scaled, tensors
 from tests.verification.damage import edit_config, edit_header
 
 MODELOPT = [
@@ -39,11 +39,7 @@ MODELOPT = [
     Damage(
         "block scales transposed",
         "fp8-block",
-        tensors(
-            lambda t: t.__setitem__(
-                Q.replace("q_", "k_") + "weight_scale", t[Q.replace("q_", "k_") + "weight_scale"].reshape(2, 1)
-            )
-        ),
+        changed(Q.replace("q_", "k_") + "weight_scale", lambda x: x.reshape(2, 1)),
         Q.replace("q_", "k_") + "weight_scale",
     ),
     Damage(

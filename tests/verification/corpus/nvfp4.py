@@ -4,8 +4,23 @@ from typing import Any
 
 import torch
 
-from tests.verification.corpus.changes import W1, W2, W3, Damage, Q, bit, config, drop, element, put, scaled, tensors
-from tests.verification.damage import EXPERT, MOE, Tensors, swap
+from tests.verification.corpus.changes import (
+    W1,
+    W2,
+    W3,
+    Damage,
+    Q,
+    bit,
+    changed,
+    config,
+    drop,
+    element,
+    exchanged,
+    put,
+    scaled,
+    tensors,
+)
+from tests.verification.damage import EXPERT, MOE, Tensors
 
 
 def _nibbles(t: Tensors) -> None:
@@ -47,7 +62,7 @@ NVFP4 = [
     Damage(
         "half a row",
         "nvfp4",
-        tensors(lambda t: t.__setitem__(W2 + "weight_packed", t[W2 + "weight_packed"][:, :64])),
+        changed(W2 + "weight_packed", lambda x: x[:, :64]),
         W2 + "weight_packed",
     ),
     Damage(
@@ -80,7 +95,7 @@ NVFP4 = [
     Damage(
         "experts permuted",
         "nvfp4",
-        tensors(lambda t: swap(t, MOE.format(1) + "experts.0.", MOE.format(1) + "experts.7.")),
+        exchanged(MOE.format(1) + "experts.0.", MOE.format(1) + "experts.7."),
         EXPERT.format(1, 0, "w2") + "weight",
         False,
     ),
@@ -89,7 +104,7 @@ NVFP4 = [
     Damage(
         "group scales of gate and up exchanged",
         "nvfp4",
-        tensors(lambda t: swap(t, W1 + "weight_scale", W3 + "weight_scale")),
+        exchanged(W1 + "weight_scale", W3 + "weight_scale"),
         W1 + "weight",
         False,
     ),
