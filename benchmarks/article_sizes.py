@@ -13,9 +13,9 @@ from collections.abc import Mapping
 
 from exporters.registry import exporter_named
 from exporters.run import plan_of
-from sixfold.plan import ExportPlan
-from sixfold.recipe import Recipe, load_recipes
-from sixfold.source import describe_source
+from sixfold.artifact.plan import ExportPlan
+from sixfold.model.source import describe_source
+from sixfold.recipes.recipe import Recipe, load_recipes
 
 PUBLISHED = {
     "bf16": 278,

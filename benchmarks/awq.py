@@ -25,10 +25,10 @@ GRID = 20
 def run_ours(model: str, samples: int, length: int, out: Path) -> dict[str, Any]:
     from calibration.calibrate import calibrate
     from exporters.run import export
+    from sixfold.artifact.workspace import Workspace
+    from sixfold.model.source import open_source
     from sixfold.progress import unseen
-    from sixfold.recipe import load_recipes
-    from sixfold.source import open_source
-    from sixfold.workspace import Workspace
+    from sixfold.recipes.recipe import load_recipes
 
     source = open_source(model)
     (recipe,) = load_recipes("awq", (f"calibration.samples={samples}", f"calibration.length={length}"))
@@ -44,9 +44,9 @@ def run_ours(model: str, samples: int, length: int, out: Path) -> dict[str, Any]
 def run_peer(model: str, samples: int, length: int, out: Path) -> dict[str, Any]:
     from calibration.tokens import token_batches
     from exporters.llmcompressor import EXPORTER, Options
-    from sixfold.recipe import Calibration, Recipe
-    from sixfold.source import open_source
-    from sixfold.tokenizer import load_tokenizer
+    from sixfold.checkpoint.tokenizer import load_tokenizer
+    from sixfold.model.source import open_source
+    from sixfold.recipes.recipe import Calibration, Recipe
 
     source = open_source(model)
     profile = Calibration(samples=samples, length=length)

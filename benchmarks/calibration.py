@@ -71,7 +71,7 @@ def run_forward(model: str, samples: int, length: int) -> dict[str, float]:
     import torch
 
     from calibration.batches import batched
-    from sixfold.whole_model import load_model
+    from sixfold.runner.whole_model import load_model
 
     source, _, ids = _opened(model, samples, length)
     whole = load_model(source, dtype=torch.bfloat16, device=torch.device("cpu"))
@@ -89,8 +89,8 @@ def run_oneshot(model: str, samples: int, length: int) -> dict[str, float]:
     from llmcompressor import oneshot
     from llmcompressor.modifiers.quantization import QuantizationModifier
 
-    from sixfold.tokenizer import load_tokenizer
-    from sixfold.whole_model import load_model
+    from sixfold.checkpoint.tokenizer import load_tokenizer
+    from sixfold.runner.whole_model import load_model
 
     source, _, ids = _opened(model, samples, length)
     whole = load_model(source, dtype=torch.bfloat16, device=torch.device("cpu"))
@@ -135,9 +135,9 @@ def run_imatrix(model: str, samples: int, length: int, llama: Path) -> dict[str,
 
 def _bf16_gguf(model: str, folder: Path) -> Path:
     from exporters.run import export
+    from sixfold.artifact.workspace import Workspace
     from sixfold.progress import unseen
-    from sixfold.recipe import load_recipes
-    from sixfold.workspace import Workspace
+    from sixfold.recipes.recipe import load_recipes
 
     source, _, _ = _opened(model, 1, 8)
     (recipe,) = load_recipes("gguf-q8_0", ("scheme=BF16", "options.imatrix=false"))
@@ -148,9 +148,9 @@ def _bf16_gguf(model: str, folder: Path) -> Path:
 def _opened(model: str, samples: int, length: int) -> tuple[Any, Any, Any]:
     """(source, profile, ids int64 [samples, length]) of the built-in texts."""
     from calibration.tokens import token_batches
-    from sixfold.recipe import Calibration
-    from sixfold.source import open_source
-    from sixfold.tokenizer import load_tokenizer
+    from sixfold.checkpoint.tokenizer import load_tokenizer
+    from sixfold.model.source import open_source
+    from sixfold.recipes.recipe import Calibration
 
     source = open_source(model)
     profile = Calibration(samples=samples, length=length)

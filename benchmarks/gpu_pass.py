@@ -20,10 +20,10 @@ from benchmarks.throughput import shapes
 from calibration.batches import batched
 from calibration.layer_pass import run_pass
 from calibration.processes import run_on_devices
+from sixfold.checkpoint.safetensors_header import tensor_nbytes, write_header
+from sixfold.model.source import open_source
 from sixfold.progress import unseen
-from sixfold.recipe import Calibration
-from sixfold.safetensors_header import tensor_nbytes, write_header
-from sixfold.source import open_source
+from sixfold.recipes.recipe import Calibration
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "demo" / "minimax-m2-4.6m"

@@ -26,11 +26,11 @@ from pruning.criteria import CRITERIA, RANDOM
 from pruning.make_plan import Request, make_plan
 from pruning.masking import masked
 from pruning.plan_file import PruningPlan
-from sixfold.heldout import TEXTS, held_out
-from sixfold.recipe import Calibration
-from sixfold.source import open_source
-from sixfold.tokenizer import load_tokenizer
-from sixfold.whole_model import load_model
+from sixfold.checkpoint.tokenizer import load_tokenizer
+from sixfold.model.source import open_source
+from sixfold.recipes.recipe import Calibration
+from sixfold.runner.whole_model import load_model
+from sixfold.texts.held_out_text import TEXTS, held_out
 
 ROOT = Path(__file__).parents[1]
 

@@ -32,15 +32,15 @@ from typing import Any
 import torch
 
 from calibration.calibrate import calibrate
+from cli.verdicts import artifact_of
 from exporters.run import export, needs_statistics
-from sixfold.commands.verdicts import artifact_of
-from sixfold.heldout import TEXTS, TOKENS, Windows, held_out
+from sixfold.artifact.workspace import Workspace
+from sixfold.checkpoint.tokenizer import load_tokenizer
+from sixfold.model.source import open_source
 from sixfold.progress import unseen
-from sixfold.recipe import Recipe, load_recipes
+from sixfold.recipes.recipe import Recipe, load_recipes
 from sixfold.sizes import size
-from sixfold.source import open_source
-from sixfold.tokenizer import load_tokenizer
-from sixfold.workspace import Workspace
+from sixfold.texts.held_out_text import TEXTS, TOKENS, Windows, held_out
 from verification.divergence import Reference, reference_of, scored
 from verification.judge import runs_of
 from verification.verify import verify

@@ -5,9 +5,9 @@ A recipe names it as `exporter: benchmarks.round_to_nearest`; no user has a reas
 
 from exporters.awq import AwqExporter
 from exporters.protocol import Decided
-from sixfold.recipe import Recipe
-from sixfold.source import Source
-from sixfold.statistics import Statistics
+from sixfold.model.source import Source
+from sixfold.recipes.recipe import Recipe
+from sixfold.statistics.statistics import Statistics
 
 
 class RoundToNearest(AwqExporter):

@@ -97,9 +97,9 @@ def export(name: str, source: Path, folder: Path) -> dict[str, Any]:
     """In a process of its own: one export by this project."""
     from exporters.run import export as run_export
     from exporters.run import plan_of
-    from sixfold.recipe import load_recipes
-    from sixfold.source import open_source
-    from sixfold.workspace import Workspace
+    from sixfold.artifact.workspace import Workspace
+    from sixfold.model.source import open_source
+    from sixfold.recipes.recipe import load_recipes
 
     opened = open_source(source)
     (recipe,) = load_recipes(name)

@@ -2,7 +2,7 @@
 
 import torch
 
-from sixfold.team import Team
+from sixfold.runner.process_group import Team
 
 _NONE = torch.iinfo(torch.int64).max
 _CHUNK = 1 << 19
@@ -12,7 +12,7 @@ _PARTS = 8
 
 
 class Accumulator:
-    """What sixfold.statistics stores of one site, while the batches come in.
+    """What sixfold.statistics.statistics stores of one site, while the batches come in.
 
     A site of one activation has `experts` 1; a stacked site has one row of everything per expert. Sums are float32
     within some rows of a batch and float64 over them. Rows of the sample are those with the lowest ranks, so that which

@@ -6,7 +6,7 @@ from itertools import accumulate
 
 import torch
 
-from sixfold.layers import batches_of
+from sixfold.runner.layer_runner import batches_of
 
 BATCH_TOKENS = 8192
 """Tokens that run together (at least one sample). Part of the definition: other batches round differently in BF16."""

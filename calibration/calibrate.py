@@ -1,4 +1,4 @@
-"""One pass over the model: texts in, a folder of statistics out (sixfold.statistics says what is in it)."""
+"""One pass over the model: texts in, a folder of statistics out (sixfold.statistics.statistics says what is in it)."""
 
 import shutil
 import time
@@ -24,18 +24,18 @@ from calibration.memory import resources
 from calibration.processes import run_on_devices
 from calibration.tokens import special_ids, token_batches
 from calibration.unfinished import Reached
-from sixfold.architecture import Architecture, Linear
+from sixfold.artifact.manifest import run_name, state_of, versions
+from sixfold.artifact.workspace import PARTIAL, digest_of, sync_folder, write_if_changed, write_json
+from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.errors import SixfoldError
-from sixfold.importance_matrix import ImportanceMatrix, open_importance_matrix
-from sixfold.listing import some
-from sixfold.manifest import run_name, state_of, versions
-from sixfold.memory import FREE, Allowed
+from sixfold.model.architecture import Architecture, Linear
+from sixfold.model.source import Source
+from sixfold.name_lists import some
 from sixfold.progress import Progress
-from sixfold.recipe import Calibration
-from sixfold.source import Source
-from sixfold.statistics import MANIFEST, SCHEMA, Statistics, moe_of, open_statistics, starred
-from sixfold.tokenizer import load_tokenizer
-from sixfold.workspace import PARTIAL, digest_of, sync_folder, write_if_changed, write_json
+from sixfold.recipes.recipe import Calibration
+from sixfold.runner.available_memory import FREE, Allowed
+from sixfold.statistics.importance_matrix import ImportanceMatrix, open_importance_matrix
+from sixfold.statistics.statistics import MANIFEST, SCHEMA, Statistics, moe_of, open_statistics, starred
 
 _LIBRARIES = ("sixfold", "torch", "transformers")
 

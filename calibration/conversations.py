@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sixfold.chat import Chat
+from sixfold.texts.chat_template import Chat
 
 LISTS = ("messages", "conversations", "conversation")
 PAIRS = (

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 from calibration.hub_dataset import HubDataset
 from calibration.rows import Rows, rows_of
+from sixfold.artifact.workspace import sha256_of
+from sixfold.checkpoint.hub import is_hub_id
 from sixfold.errors import UsageError
-from sixfold.hub import is_hub_id
-from sixfold.text_source import BUILTIN, TextSource
-from sixfold.workspace import sha256_of
+from sixfold.recipes.text_source import BUILTIN, TextSource
 
 TEXTS = Path(__file__).parent / "texts"
 SUFFIXES = (".txt", ".jsonl", ".json", ".parquet")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from sixfold.listing import some
+from sixfold.name_lists import some
 
 
 @dataclass(frozen=True)

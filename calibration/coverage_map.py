@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import log2
 
 from calibration.coverage import Coverage
-from sixfold.heat_map import Cell, Row, heat_map
+from sixfold.drawing.heat_map import Cell, Row, heat_map
 
 FILE = "coverage.svg"
 _OCTAVES = 3

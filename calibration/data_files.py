@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sixfold.errors import UsageError
-from sixfold.text_source import TextSource
+from sixfold.recipes.text_source import TextSource
 
 _SUFFIXES = (".parquet", ".jsonl", ".json", ".txt")
 """In the order of preference: a repository may hold the same rows twice."""

@@ -12,9 +12,9 @@ from typing import Any
 from calibration.conversations import Piece, Unreadable
 from calibration.corpus import Texts
 from calibration.rows import Joined, Rows
-from sixfold.chat import render
 from sixfold.errors import SixfoldError
-from sixfold.recipe import Calibration
+from sixfold.recipes.recipe import Calibration
+from sixfold.texts.chat_template import render
 
 BYTES_PER_TOKEN = 4  # about; plain text is cut into pieces of about one window's length
 _AHEAD = 64

@@ -2,11 +2,11 @@
 
 import torch
 
-from sixfold.team import Team
+from sixfold.runner.process_group import Team
 
 
 class ExpertAccumulator:
-    """The expert statistics of sixfold.statistics for one layer, summed in float64 over batches in their order."""
+    """The expert statistics of one layer (sixfold.statistics.statistics), summed in float64 over batches in order."""
 
     def __init__(self, experts: int, device: torch.device) -> None:
         def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:

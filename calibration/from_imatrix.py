@@ -2,7 +2,7 @@
 
 Each weight of the matrix becomes a site of its own, so that an export rounds by the very numbers that llama-quantize
 would take, and nothing stands in for experts that saw few tokens. What else a pass measures is not there; whoever asks
-for it is told so (sixfold.statistics).
+for it is told so (sixfold.statistics.statistics).
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,15 +15,15 @@ import torch
 from safetensors.torch import save
 
 from calibration.coverage import Coverage, coverage_of, coverage_to_json
+from sixfold.artifact.manifest import FileRecord
+from sixfold.artifact.workspace import sha256_of, write_atomically
 from sixfold.errors import SixfoldError
-from sixfold.gguf_names import latent_half
-from sixfold.gguf_weights import Weight, weights_of
-from sixfold.importance_matrix import ImportanceMatrix
-from sixfold.manifest import FileRecord
-from sixfold.matrix_fit import check_fit
-from sixfold.source import Source
-from sixfold.statistics import layer_file, starred
-from sixfold.workspace import sha256_of, write_atomically
+from sixfold.model.gguf_names import latent_half
+from sixfold.model.source import Source
+from sixfold.statistics.gguf_weights import Weight, weights_of
+from sixfold.statistics.importance_matrix import ImportanceMatrix
+from sixfold.statistics.importance_matrix_fit import check_fit
+from sixfold.statistics.statistics import layer_file, starred
 
 
 def take_over(matrix: ImportanceMatrix, source: Source, folder: Path, min_tokens: int) -> dict[str, Any]:

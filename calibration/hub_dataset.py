@@ -14,9 +14,9 @@ from huggingface_hub import metadata_load
 
 from calibration.data_files import data_files
 from calibration.rows import Joined, Rows, rows_of
+from sixfold.checkpoint.hub import download, list_dataset, resolve_commit
 from sixfold.errors import SixfoldError
-from sixfold.hub import download, list_dataset, resolve_commit
-from sixfold.text_source import TextSource
+from sixfold.recipes.text_source import TextSource
 
 _CARD = "README.md"
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sixfold.architecture import Linear
+from sixfold.artifact.workspace import sync_folder
 from sixfold.errors import SixfoldError
-from sixfold.gguf_names import gguf_tensor_names, latent_half, latent_halves
-from sixfold.latent_attention import latent_heads
-from sixfold.source import Source
-from sixfold.starved import filled
-from sixfold.statistics import Statistics
-from sixfold.workspace import sync_folder
+from sixfold.model.architecture import Linear
+from sixfold.model.gguf_names import gguf_tensor_names, latent_half, latent_halves
+from sixfold.model.latent_attention import latent_heads
+from sixfold.model.source import Source
+from sixfold.statistics.starved_experts import filled
+from sixfold.statistics.statistics import Statistics
 
 FILE = "imatrix.gguf"
 NOT_COLLECTED = ("output.weight",)
@@ -26,8 +26,8 @@ def write_imatrix(statistics: Statistics, source: Source, path: Path) -> tuple[s
 
     Per weight, float32: `<name>.in_sum2` [matrices, columns], the sum over tokens of the input's squares, and
     `<name>.counts` [matrices, 1], the tokens. The experts of a layer are the matrices of one entry; one that too
-    few tokens reached has the sums of what stands in for it (see sixfold.starved). The heads of a half of kv_b_proj
-    stand in one row behind each other. Tensor names are in order, so equal
+    few tokens reached has the sums of what stands in for it (see sixfold.statistics.starved_experts). The heads of a
+    half of kv_b_proj stand in one row behind each other. Tensor names are in order, so equal
     statistics give equal bytes.
     Raises SixfoldError where llama.cpp has no names for the architecture.
     """

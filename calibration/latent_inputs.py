@@ -1,4 +1,4 @@
-"""What the two halves of kv_b_proj read in multi-head latent attention (see sixfold.latent_attention).
+"""What the two halves of kv_b_proj read in multi-head latent attention (see sixfold.model.latent_attention).
 
 Neither is the input of a module, so both are taken where transformers calls its attention function: the query is at
 hand there, and the attended latent is what the same function gives with latents in the place of values.
@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from sixfold.attention_function import Attention, attention_around
-from sixfold.latent_attention import HALVES, LatentHeads
-from sixfold.team import Team
+from sixfold.model.latent_attention import HALVES, LatentHeads
+from sixfold.runner.attention_function import Attention, attention_around
+from sixfold.runner.process_group import Team
 
 
 class LatentAccumulator:

@@ -19,22 +19,22 @@ from calibration.observation import Observation
 from calibration.observe import observed
 from calibration.unfinished import Reached, read_reached, write_reached
 from calibration.widen import widened
-from sixfold.architecture import Linear
-from sixfold.causal_attention import fast_causal_attention
+from sixfold.artifact.manifest import FileRecord
+from sixfold.artifact.workspace import write_atomically
 from sixfold.errors import SixfoldError
-from sixfold.heap import kept_heap
-from sixfold.hidden_states import HiddenStates
-from sixfold.hidden_transfer import transfer
-from sixfold.latent_attention import latent_linears
-from sixfold.layers import LayerRunner, without_logits
-from sixfold.manifest import FileRecord
-from sixfold.products import fast_products
+from sixfold.model.architecture import Linear
+from sixfold.model.latent_attention import latent_linears
+from sixfold.model.source import Source
 from sixfold.progress import Progress
-from sixfold.recipe import Calibration
-from sixfold.source import Source
-from sixfold.statistics import layer_file
-from sixfold.team import ALONE, Team
-from sixfold.workspace import write_atomically
+from sixfold.recipes.recipe import Calibration
+from sixfold.runner.bf16_products import fast_products
+from sixfold.runner.causal_attention import fast_causal_attention
+from sixfold.runner.device_transfer import transfer
+from sixfold.runner.freed_memory import kept_heap
+from sixfold.runner.hidden_states import HiddenStates
+from sixfold.runner.layer_runner import LayerRunner, without_logits
+from sixfold.runner.process_group import ALONE, Team
+from sixfold.statistics.statistics import layer_file
 
 DTYPE = torch.bfloat16
 

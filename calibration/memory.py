@@ -9,13 +9,13 @@ import torch
 from calibration.batches import BATCH_TOKENS
 from calibration.layer_pass import observed_linears
 from sixfold.errors import SixfoldError
-from sixfold.hidden_states import nbytes as hidden_nbytes
-from sixfold.latent_attention import latent_linears
-from sixfold.memory import Allowed, available_memory
-from sixfold.recipe import Calibration
+from sixfold.model.latent_attention import latent_linears
+from sixfold.model.source import Source
+from sixfold.recipes.recipe import Calibration
+from sixfold.runner.available_memory import Allowed, available_memory
+from sixfold.runner.hidden_states import nbytes as hidden_nbytes
 from sixfold.sizes import size
-from sixfold.source import Source
-from sixfold.statistics import heads_bytes, site_bytes
+from sixfold.statistics.statistics import heads_bytes, site_bytes
 
 _PROCESS = 400_000_000
 """Anonymous memory of the interpreter, PyTorch and transformers, and of what a checkpoint's description takes."""

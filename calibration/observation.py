@@ -10,10 +10,10 @@ import torch
 from calibration.accumulate import Accumulator
 from calibration.expert_outputs import ExpertAccumulator
 from calibration.latent_inputs import LatentAccumulator
-from sixfold.architecture import ExpertStack, Linear
-from sixfold.latent_attention import LatentHeads
-from sixfold.statistics import moe_of
-from sixfold.team import Team
+from sixfold.model.architecture import ExpertStack, Linear
+from sixfold.model.latent_attention import LatentHeads
+from sixfold.runner.process_group import Team
+from sixfold.statistics.statistics import moe_of
 
 if TYPE_CHECKING:
     from calibration.triton_experts import ExpertPass
@@ -89,7 +89,7 @@ class Observation:
         return tuple(n for moe in self.moe.values() for n in moe.coactivation.diagonal().tolist())
 
     def finish(self) -> dict[str, torch.Tensor]:
-        """Everything under the names of sixfold.statistics, on the CPU."""
+        """Everything under the names of sixfold.statistics.statistics, on the CPU."""
         found: dict[str, torch.Tensor] = {}
         for site, accumulator in self.sites.items():
             stacked = self.experts[site] is not None

@@ -16,8 +16,8 @@ from torch import nn
 from calibration.expert_forward import routed_forward
 from calibration.latent_inputs import latents_watched
 from calibration.observation import ExpertRecord, Observation
-from sixfold.architecture import Linear
-from sixfold.statistics import moe_of
+from sixfold.model.architecture import Linear
+from sixfold.statistics.statistics import moe_of
 
 EXPERTS_FUNCTION = "sixfold_observe"
 

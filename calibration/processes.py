@@ -12,10 +12,10 @@ from calibration.batches import Batches
 from calibration.layer_pass import run_pass
 from calibration.unfinished import Reached, read_reached
 from sixfold.errors import SixfoldError
+from sixfold.model.source import Source, open_source
 from sixfold.progress import Progress, unseen
-from sixfold.recipe import Calibration
-from sixfold.source import Source, open_source
-from sixfold.team import Team
+from sixfold.recipes.recipe import Calibration
+from sixfold.runner.process_group import Team
 
 _STORE = "processes"
 

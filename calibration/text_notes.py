@@ -3,7 +3,7 @@
 from typing import Any
 
 from calibration.evaluation_sets import WORDS
-from sixfold.chat import PLAIN
+from sixfold.texts.chat_template import PLAIN
 
 
 def text_notes(record: dict[str, Any] | None) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from calibration.corpus import Texts, text_files
 from calibration.draw import Domain, Owner, Tally, draw
 from calibration.evaluation_sets import Overlap
 from sixfold.errors import SixfoldError
-from sixfold.recipe import Calibration
+from sixfold.recipes.recipe import Calibration
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sixfold.manifest import FileRecord
-from sixfold.workspace import read_json, write_json
+from sixfold.artifact.manifest import FileRecord
+from sixfold.artifact.workspace import read_json, write_json
 
 PROGRESS = "progress.json"
 
@@ -13,8 +13,8 @@ PROGRESS = "progress.json"
 @dataclass(frozen=True)
 class Reached:
     """key: digest of all that decides the statistics. turn, checksum: of the hidden states that the next layer reads
-    (sixfold.hidden_states). files: the finished layers' statistics, in order. routed: decoder layer -> tokens routed to
-    each of its experts.
+    (sixfold.runner.hidden_states). files: the finished layers' statistics, in order. routed: decoder layer -> tokens
+    routed to each of its experts.
     """
 
     key: str

@@ -9,7 +9,7 @@ from calibration.accumulate import Accumulator
 from calibration.expert_forward import inner_products
 from calibration.observation import Observation
 from calibration.observe import expert_sites, experts_run_by
-from sixfold.recipe import Calibration
+from sixfold.recipes.recipe import Calibration
 
 
 def widened(

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from cards.gguf_config import gguf_weights
+from sixfold.artifact.workspace import read_json
+from sixfold.checkpoint.safetensors_header import read_header
 from sixfold.errors import SixfoldError
-from sixfold.safetensors_header import read_header
-from sixfold.workspace import read_json
 
 CONFIG = "config.json"
 _MANIFEST = "manifest.json"

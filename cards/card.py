@@ -13,7 +13,7 @@ from cards.images import bring_charts
 from cards.metadata import metadata
 from cards.origins import block
 from cards.rendering import render
-from sixfold.workspace import write_atomically
+from sixfold.artifact.workspace import write_atomically
 
 CARD = "README.md"
 BEFORE = "README.before.md"

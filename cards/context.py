@@ -14,8 +14,8 @@ from cards.readers import reader_of
 from cards.rendering import counted, hub_link
 from cards.traced import Fact, derived, shown
 from cards.variant import Variant, fact_of, table, variants_of
-from sixfold.source_record import FILE as SOURCE
-from sixfold.source_record import FOLDER
+from sixfold.artifact.source_record import FILE as SOURCE
+from sixfold.artifact.source_record import FOLDER
 
 _TITLES = {
     "vllm": "vLLM",

@@ -9,15 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sixfold.artifact.manifest import manifest_paths, variant_manifests
+from sixfold.artifact.source_record import FILE as SOURCE
+from sixfold.artifact.source_record import FOLDER as SOURCE_FOLDER
+from sixfold.artifact.source_record import PRUNING
+from sixfold.artifact.verification_record import Verdict, content_digest, stored_result, verdict_name, verdict_of
+from sixfold.artifact.workspace import CALIBRATION, read_json
+from sixfold.checkpoint.provenance import Provenance
 from sixfold.errors import SixfoldError
-from sixfold.manifest import manifest_paths, variant_manifests
-from sixfold.provenance import Provenance
-from sixfold.source_record import FILE as SOURCE
-from sixfold.source_record import FOLDER as SOURCE_FOLDER
-from sixfold.source_record import PRUNING
-from sixfold.statistics import Statistics, existing_statistics
-from sixfold.verdict import Verdict, content_digest, stored_result, verdict_name, verdict_of
-from sixfold.workspace import CALIBRATION, read_json
+from sixfold.statistics.statistics import Statistics, existing_statistics
 
 EVALUATION = "evaluation.json"
 """artifact: {content} as in verification.json: an evaluation of other files is as none. benchmarks: a list of {name,

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from cards.hub_values import LANGUAGES, LIBRARIES, LICENSES, NO_LANGUAGES, PIPELINES, RELATIONS
-from sixfold.hub import is_hub_id
+from sixfold.checkpoint.hub import is_hub_id
 
 _BLOCK = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*\r?$\n?", re.DOTALL | re.MULTILINE)
 _LARGEST = 10_000_000

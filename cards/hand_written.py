@@ -16,7 +16,7 @@ import yaml
 from cards.front_matter import fields, split
 from cards.metadata import MANAGED
 from cards.origins import read_block, without_block
-from sixfold.workspace import digest_of
+from sixfold.artifact.workspace import digest_of
 
 _SLOT = re.compile(r"<!-- yours: (?P<name>[^\n]*?) -->\n(?P<text>.*?)<!-- /yours -->", re.DOTALL)
 _NOTES = "<!-- yours: notes -->"

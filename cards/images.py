@@ -9,8 +9,8 @@ from pathlib import Path
 from cards.facts import ModelFacts
 from cards.readers import reader_of
 from cards.variant import Variant, variant_of
-from sixfold.verdict import content_digest
-from sixfold.workspace import read_json, write_if_changed
+from sixfold.artifact.verification_record import content_digest
+from sixfold.artifact.workspace import read_json, write_if_changed
 
 CHARTS = "charts"
 """Folder in a model's folder where `sixfold report` draws them, and beside a card."""

@@ -15,9 +15,9 @@ from cards.images import CHARTS
 from cards.memory import longest_trained, memory
 from cards.readers import TITLES, budgeted
 from cards.variant import Variant, variants_of
+from sixfold.artifact.workspace import write_if_changed
 from sixfold.errors import SixfoldError
 from sixfold.sizes import size
-from sixfold.workspace import write_if_changed
 
 NARROW = 350
 """Width of what a phone is shown, in CSS pixels."""

@@ -10,9 +10,9 @@ from cards.metadata import licence_fields, stated
 from cards.rendering import hub_link, render
 from cards.traced import Fact, derived, shown
 from cards.variant import fact_of, table
-from sixfold.provenance import FILE as PROVENANCE
-from sixfold.statistics import Statistics
-from sixfold.workspace import read_json
+from sixfold.artifact.workspace import read_json
+from sixfold.checkpoint.provenance import FILE as PROVENANCE
+from sixfold.statistics.statistics import Statistics
 
 
 def write_pruned_card(folder: Path, statistics: Statistics | None) -> Path:

@@ -22,13 +22,13 @@ from cards.pictures import Picture, series_of
 from cards.standing import STATES, Standing, standing_of
 from cards.traced import Derived, Fact, derived
 from cards.variant import Variant, fact_of, variants_of
-from sixfold.drawing import DARK, LIGHT, Theme
+from sixfold.artifact.source_record import FILE as SOURCE
+from sixfold.artifact.source_record import FOLDER
+from sixfold.artifact.workspace import CALIBRATION, write_if_changed
+from sixfold.checkpoint.safetensors_header import read_header
+from sixfold.drawing.svg_document import DARK, LIGHT, Theme
 from sixfold.errors import SixfoldError
-from sixfold.safetensors_header import read_header
-from sixfold.source_record import FILE as SOURCE
-from sixfold.source_record import FOLDER
-from sixfold.statistics import MANIFEST, existing_statistics
-from sixfold.workspace import CALIBRATION, write_if_changed
+from sixfold.statistics.statistics import MANIFEST, existing_statistics
 
 REPORT = "report.html"
 TEMPLATES = Path(__file__).parent / "templates" / "report"

@@ -20,13 +20,13 @@ from exporters.numerics.awq_packing import BITS, PER_WORD, pack_gemm, pack_quant
 from exporters.numerics.awq_search import grid
 from exporters.protocol import Decided, Decisions
 from exporters.selection import not_run_note, select
-from sixfold.architecture import Linear, require_quantizable
+from sixfold.artifact.plan import ExportPlan, Unit
+from sixfold.artifact.safetensors_layout import Draft, DraftTensor, carried_texts, config_text, kept_draft, place, whole
 from sixfold.errors import SixfoldError
-from sixfold.plan import ExportPlan, Unit
-from sixfold.recipe import Recipe
-from sixfold.safetensors_layout import Draft, DraftTensor, carried_texts, config_text, kept_draft, place, whole
-from sixfold.source import Source
-from sixfold.statistics import Statistics, required
+from sixfold.model.architecture import Linear, require_quantizable
+from sixfold.model.source import Source
+from sixfold.recipes.recipe import Recipe
+from sixfold.statistics.statistics import Statistics, required
 
 QUANTIZED = "awq"
 RESCALED = "awq-rescale"

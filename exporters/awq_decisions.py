@@ -24,11 +24,11 @@ import torch
 from exporters.awq_smoothing import SmoothingGroup
 from exporters.numerics.awq_search import PLAIN, GridPoint, candidate_scales, losses, output_energy, weight_sum
 from exporters.protocol import Decided, Decisions
-from sixfold.architecture import Linear
-from sixfold.checkpoint import Checkpoint
-from sixfold.safetensors_layout import whole
-from sixfold.starved import note, stand_in
-from sixfold.statistics import InputStatistics, Statistics
+from sixfold.artifact.safetensors_layout import whole
+from sixfold.checkpoint.checkpoint import Checkpoint
+from sixfold.model.architecture import Linear
+from sixfold.statistics.starved_experts import note, stand_in
+from sixfold.statistics.statistics import InputStatistics, Statistics
 
 _EXPERT = re.compile(r"(?<=\.experts\.)\d+(?=\.)")
 

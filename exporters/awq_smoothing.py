@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from exporters.numerics.awq_packing import PER_WORD
-from sixfold.architecture import Architecture, Linear
-from sixfold.checkpoint import Checkpoint
-from sixfold.source import Source
+from sixfold.checkpoint.checkpoint import Checkpoint
+from sixfold.model.architecture import Architecture, Linear
+from sixfold.model.source import Source
 
 _GATED = (("gate", "up", "down"), ("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
 _ATTENTION_PARTS = frozenset("q_proj k_proj v_proj o_proj q_norm k_norm q_layernorm k_layernorm rotary_emb".split())

@@ -6,12 +6,12 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from exporters.protocol import Decided, Decisions
+from sixfold.artifact.plan import ExportPlan, Unit
+from sixfold.artifact.safetensors_layout import carried_texts, config_text, kept_draft, place
 from sixfold.errors import SixfoldError
-from sixfold.plan import ExportPlan, Unit
-from sixfold.recipe import Recipe
-from sixfold.safetensors_layout import carried_texts, config_text, kept_draft, place
-from sixfold.source import Source
-from sixfold.statistics import Statistics
+from sixfold.model.source import Source
+from sixfold.recipes.recipe import Recipe
+from sixfold.statistics.statistics import Statistics
 
 
 class Options(BaseModel):

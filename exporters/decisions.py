@@ -12,12 +12,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from exporters.protocol import Decisions, Exporter
-from sixfold.plan import ExportPlan
+from sixfold.artifact.plan import ExportPlan
+from sixfold.artifact.workspace import Workspace, digest_of, read_json, sha256_of, write_json
+from sixfold.model.source import Source
 from sixfold.progress import Progress
-from sixfold.recipe import Recipe
-from sixfold.source import Source
-from sixfold.statistics import Statistics
-from sixfold.workspace import Workspace, digest_of, read_json, sha256_of, write_json
+from sixfold.recipes.recipe import Recipe
+from sixfold.statistics.statistics import Statistics
 
 _INDEX = "decisions.json"
 

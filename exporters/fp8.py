@@ -15,13 +15,13 @@ from exporters.input_maxima import largest_inputs
 from exporters.numerics.fp8 import BLOCK, quantize_blocks, quantize_channels, quantize_tensors, static_scale
 from exporters.protocol import Decided, Decisions
 from exporters.selection import Selection, drafts, not_run_note, select
-from sixfold.architecture import Linear, require_quantizable
+from sixfold.artifact.plan import ExportPlan, Unit
+from sixfold.artifact.safetensors_layout import Draft, DraftTensor, carried_texts, place, whole
 from sixfold.errors import UsageError
-from sixfold.plan import ExportPlan, Unit
-from sixfold.recipe import Recipe
-from sixfold.safetensors_layout import Draft, DraftTensor, carried_texts, place, whole
-from sixfold.source import Source
-from sixfold.statistics import Statistics, required
+from sixfold.model.architecture import Linear, require_quantizable
+from sixfold.model.source import Source
+from sixfold.recipes.recipe import Recipe
+from sixfold.statistics.statistics import Statistics, required
 
 ENCODING = "fp8"
 _SCHEMES = {"compressed-tensors": ("FP8_DYNAMIC", "FP8_BLOCK"), "modelopt": ("FP8", "FP8_DYNAMIC")}

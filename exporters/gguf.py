@@ -23,16 +23,16 @@ from exporters.ggml.tensors import Tensor, expert_of, gguf_tensors
 from exporters.ggml.transforms import head_rows, transformed, values
 from exporters.ggml.type_mix import PRESETS, Choice, Shape, needs_importance, tensor_types
 from exporters.protocol import Decided, Decisions
+from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.gguf_names import gguf_architecture, gguf_tensor_names, latent_halves
-from sixfold.gguf_weights import weights_of
-from sixfold.importance_matrix import ImportanceMatrix, open_importance_matrix
-from sixfold.listing import by_layer, some
-from sixfold.matrix_fit import check_fit
-from sixfold.plan import ExportPlan, Unit
-from sixfold.recipe import Recipe
-from sixfold.source import Source
-from sixfold.statistics import Statistics
+from sixfold.model.gguf_names import gguf_architecture, gguf_tensor_names, latent_halves
+from sixfold.model.source import Source
+from sixfold.name_lists import by_layer, some
+from sixfold.recipes.recipe import Recipe
+from sixfold.statistics.gguf_weights import weights_of
+from sixfold.statistics.importance_matrix import ImportanceMatrix, open_importance_matrix
+from sixfold.statistics.importance_matrix_fit import check_fit
+from sixfold.statistics.statistics import Statistics
 
 IMATRIX_FILE = "imatrix.gguf"
 """Name of the importance matrix that calibration leaves for llama.cpp's own tools."""

@@ -4,17 +4,17 @@ from collections.abc import Sequence
 
 import torch
 
-from sixfold.architecture import Linear
 from sixfold.errors import SixfoldError
-from sixfold.starved import filled, note
-from sixfold.statistics import Statistics
+from sixfold.model.architecture import Linear
+from sixfold.statistics.starved_experts import filled, note
+from sixfold.statistics.statistics import Statistics
 
 
 def largest_inputs(statistics: Statistics, linears: Sequence[Linear]) -> tuple[dict[str, torch.Tensor], list[str]]:
     """max |x| of the input of each of `linears` (of one decoder layer), float32 scalars by name; and notes.
 
-    An expert that too few tokens reached gets what the calibration's profile lets stand in (see sixfold.starved), and
-    one that read only zeros the largest input of the layer's other
+    An expert that too few tokens reached gets what the calibration's profile lets stand in (see
+    sixfold.statistics.starved_experts), and one that read only zeros the largest input of the layer's other
     experts: they read the same hidden states (or, for a down projection, products of the same kind), so it covers what
     the expert may yet meet, and engines that collapse a layer's experts to one scale arrive at the value they would
     have had without it.

@@ -22,12 +22,12 @@ from exporters.llmcompressor_recipe import group_sizes, guarded, module_name, re
 from exporters.llmcompressor_result import finish
 from exporters.protocol import Tokens
 from exporters.selection import select
-from sixfold.architecture import Linear, require_quantizable
+from sixfold.artifact.safetensors_layout import config_text
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.recipe import Recipe
-from sixfold.safetensors_layout import config_text
-from sixfold.source import Source
-from sixfold.whole_model import load_model
+from sixfold.model.architecture import Linear, require_quantizable
+from sixfold.model.source import Source
+from sixfold.recipes.recipe import Recipe
+from sixfold.runner.whole_model import load_model
 
 SHARD_SIZE = "5GB"
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from sixfold.architecture import Architecture, Linear
 from sixfold.errors import UsageError
+from sixfold.model.architecture import Architecture, Linear
 
 QUANTIZING = ("QuantizationModifier", "GPTQModifier", "AutoRoundModifier")
 """Modifiers that take `ignore`: modules that stay as they are."""

@@ -13,12 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from exporters.llmcompressor_recipe import module_name
-from sixfold.architecture import Linear
+from sixfold.artifact.safetensors_layout import SHARD, carried_texts, config_text, index_text
+from sixfold.checkpoint.tensor_slice import TensorSlice
+from sixfold.checkpoint.weight_files import INDEX, SINGLE
 from sixfold.errors import SixfoldError
-from sixfold.plan import TensorSlice
-from sixfold.safetensors_layout import SHARD, carried_texts, config_text, index_text
-from sixfold.source import Source
-from sixfold.weight_files import INDEX, SINGLE
+from sixfold.model.architecture import Linear
+from sixfold.model.source import Source
 
 SUFFIXES = (
     "weight",

@@ -8,10 +8,10 @@ from typing import Protocol
 import torch
 from pydantic import BaseModel
 
-from sixfold.plan import ExportPlan, Unit
-from sixfold.recipe import Recipe
-from sixfold.source import Source
-from sixfold.statistics import Statistics
+from sixfold.artifact.plan import ExportPlan, Unit
+from sixfold.model.source import Source
+from sixfold.recipes.recipe import Recipe
+from sixfold.statistics.statistics import Statistics
 
 Decisions = Mapping[str, torch.Tensor]
 """What `decide` found for one decoder layer, by name; saved as one safetensors file."""
@@ -26,7 +26,7 @@ class Decided:
 
 
 class Exporter(Protocol):
-    """A native target: three functions, no state. The stream (sixfold/stream.py) does the reading and writing.
+    """A native target: three functions, no state. The stream (sixfold/artifact/stream.py) does the reading and writing.
 
     Options: the pydantic model that a recipe's `options:` must satisfy.
     provenance: fields of the checkpoint's provenance that weight files state. May be missing where there are none.

@@ -14,16 +14,16 @@ import torch
 from exporters.decisions import decide_all
 from exporters.protocol import Exporter, ExternalExporter, Tokens
 from exporters.registry import exporter_named
+from sixfold.artifact.manifest import FileRecord, described_anew, inputs_of, manifest_of, state_of
+from sixfold.artifact.plan import ExportPlan, Unit
+from sixfold.artifact.stream import write_files
+from sixfold.artifact.work_folder import Made, begun_mark, clear_partial, locked, put_in_place, reclaim
+from sixfold.artifact.workspace import PARTIAL, Workspace, digest_of, json_bytes, read_json, sha256_of, write_atomically
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.manifest import FileRecord, described_anew, inputs_of, manifest_of, state_of
-from sixfold.placing import Made, begun_mark, clear_partial, locked, put_in_place, reclaim
-from sixfold.plan import ExportPlan, Unit
+from sixfold.model.source import Source
 from sixfold.progress import Progress
-from sixfold.recipe import Calibration, Recipe
-from sixfold.source import Source
-from sixfold.statistics import Statistics
-from sixfold.stream import write_files
-from sixfold.workspace import PARTIAL, Workspace, digest_of, json_bytes, read_json, sha256_of, write_atomically
+from sixfold.recipes.recipe import Calibration, Recipe
+from sixfold.statistics.statistics import Statistics
 
 
 @dataclass(frozen=True)

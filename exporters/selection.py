@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from sixfold.architecture import Linear
+from sixfold.artifact.safetensors_layout import Draft, kept_draft
 from sixfold.errors import SixfoldError
-from sixfold.listing import by_layer, by_pattern
-from sixfold.recipe import Recipe
-from sixfold.safetensors_layout import Draft, kept_draft
-from sixfold.source import Source
+from sixfold.model.architecture import Linear
+from sixfold.model.source import Source
+from sixfold.name_lists import by_layer, by_pattern
+from sixfold.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)

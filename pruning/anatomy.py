@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import nn
 
-from sixfold.checkpoint import Checkpoint
-from sixfold.config_fields import CHOSEN_GROUPS, GROUPS, TOP_K, Key, count_keys, largest, with_counts
+from sixfold.checkpoint.checkpoint import Checkpoint
+from sixfold.checkpoint.config_fields import CHOSEN_GROUPS, GROUPS, TOP_K, Key, count_keys, largest, with_counts
 from sixfold.errors import SixfoldError
-from sixfold.module_map import Placement, map_tensors, meta_model
-from sixfold.source import Source
+from sixfold.model.module_map import Placement, map_tensors, meta_model
+from sixfold.model.source import Source
 
 EXPERT_TABLES = ("tid2eid",)
 """Tensors whose values are expert numbers, which no shape shows: hash routing (DeepSeek-V4) sends tokens by a table."""

@@ -10,15 +10,16 @@ from pruning.counts import uneven
 from pruning.heat_map import heat_map
 from pruning.mtp import Mtp, mtp_tensors
 from pruning.plan_file import FILE, PruningPlan, plan_text
-from sixfold.checkpoint import CONFIG, SourceTensor
-from sixfold.config_fields import with_counts, without_mtp, without_quantization
-from sixfold.plan import ExportPlan, TensorSlice, Unit
-from sixfold.provenance import FILE as PROVENANCE
-from sixfold.provenance import Provenance, provenance_text
-from sixfold.safetensors_layout import COPY, Draft, DraftTensor, carried_texts, place, whole
-from sixfold.source import Source
-from sixfold.stream import Encode
-from sixfold.workspace import json_bytes
+from sixfold.artifact.plan import ExportPlan, Unit
+from sixfold.artifact.safetensors_layout import COPY, Draft, DraftTensor, carried_texts, place, whole
+from sixfold.artifact.stream import Encode
+from sixfold.artifact.workspace import json_bytes
+from sixfold.checkpoint.checkpoint import CONFIG, SourceTensor
+from sixfold.checkpoint.config_fields import with_counts, without_mtp, without_quantization
+from sixfold.checkpoint.provenance import FILE as PROVENANCE
+from sixfold.checkpoint.provenance import Provenance, provenance_text
+from sixfold.checkpoint.tensor_slice import TensorSlice
+from sixfold.model.source import Source
 
 VARIANT = "pruned"
 SELECT = "select"

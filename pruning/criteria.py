@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from sixfold.errors import UsageError
-from sixfold.statistics import ExpertStatistics
+from sixfold.statistics.statistics import ExpertStatistics
 
 Criterion = Callable[[ExpertStatistics], torch.Tensor]
 

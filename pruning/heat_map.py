@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from pruning.plan_file import LayerPlan, PruningPlan
-from sixfold.heat_map import Cell, Row
-from sixfold.heat_map import heat_map as drawn
+from sixfold.drawing.heat_map import Cell, Row
+from sixfold.drawing.heat_map import heat_map as drawn
 
 
 def heat_map(plan: PruningPlan) -> str:

@@ -9,8 +9,8 @@ from pruning import choose, criteria
 from pruning.anatomy import Anatomy
 from pruning.plan_file import LayerPlan, PruningPlan
 from sixfold.errors import SixfoldError
-from sixfold.source import Source
-from sixfold.statistics import Statistics
+from sixfold.model.source import Source
+from sixfold.statistics.statistics import Statistics
 
 
 @dataclass(frozen=True)

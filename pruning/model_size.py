@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import prod
 
 from pruning.anatomy import Anatomy
-from sixfold.source import Source
+from sixfold.model.source import Source
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 from pruning.anatomy import Anatomy, ExpertTensor
-from sixfold.checkpoint import Checkpoint
+from sixfold.checkpoint.checkpoint import Checkpoint
 from sixfold.errors import SixfoldError, UsageError
 
 Mtp = Literal["drop", "as-last-layer", "refuse"]

@@ -4,8 +4,8 @@ import re
 from dataclasses import replace
 
 from pruning.plan_file import PruningPlan
-from sixfold.checkpoint import Checkpoint
-from sixfold.provenance import Provenance
+from sixfold.checkpoint.checkpoint import Checkpoint
+from sixfold.checkpoint.provenance import Provenance
 
 _TITLES = {"reap": "REAP", "frequency": "Frequency", "ean": "EAN", "weighted-ean": "WeightedEAN", "random": "Random"}
 

@@ -25,8 +25,8 @@ from typing import Any
 from pruning.anatomy import Anatomy
 from pruning.choose import check_free_counts
 from pruning.counts import checked
+from sixfold.artifact.workspace import digest_of
 from sixfold.errors import UsageError
-from sixfold.workspace import digest_of
 
 FILE = "plan.json"
 SCHEMA = 1

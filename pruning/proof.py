@@ -13,9 +13,9 @@ import torch
 
 from pruning.anatomy import Anatomy
 from pruning.masking import masked
-from sixfold.layers import LayerRunner, batches_of
+from sixfold.model.source import Source
 from sixfold.progress import Progress
-from sixfold.source import Source
+from sixfold.runner.layer_runner import LayerRunner, batches_of
 
 BATCH_TOKENS = 2048
 TOLERANCE = 1e-3

@@ -21,16 +21,16 @@ from pruning.proof import prove
 from pruning.structure import check_structure
 from pruning.verdict import current_verdict, verdict_of, write_verdict
 from sixfold import __version__
+from sixfold.artifact.manifest import FileRecord, manifest_of, state_of
+from sixfold.artifact.plan import ExportPlan
+from sixfold.artifact.stream import write_files
+from sixfold.artifact.work_folder import Made, clear_partial, locked, put_in_place, reclaim
+from sixfold.artifact.workspace import PARTIAL, digest_of, json_bytes, read_json, write_if_changed
+from sixfold.checkpoint.provenance import FILE as PROVENANCE
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.manifest import FileRecord, manifest_of, state_of
-from sixfold.placing import Made, clear_partial, locked, put_in_place, reclaim
-from sixfold.plan import ExportPlan
+from sixfold.model.source import Source
 from sixfold.progress import Progress
-from sixfold.provenance import FILE as PROVENANCE
 from sixfold.sizes import size
-from sixfold.source import Source
-from sixfold.stream import write_files
-from sixfold.workspace import PARTIAL, digest_of, json_bytes, read_json, write_if_changed
 
 _WORDS = (PLAN, PICTURE, PROVENANCE)
 """Files that say something of the weights and change none of their bytes."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pruning.anatomy import dissect
 from sixfold.errors import SixfoldError
-from sixfold.source import Source, open_source
+from sixfold.model.source import Source, open_source
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from typing import Any
 from pruning.model_size import ModelSize
 from pruning.proof import TOLERANCE, Cost, Proof, overall
 from pruning.structure import Structure
-from sixfold.checkpoint import CONFIG
-from sixfold.workspace import digest_of, read_json, write_json
+from sixfold.artifact.workspace import digest_of, read_json, write_json
+from sixfold.checkpoint.checkpoint import CONFIG
 
 FILE = "verification.json"
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sixfold.artifact.manifest import variant_manifests
+from sixfold.artifact.verification_record import stored_result, verdict_of
 from sixfold.errors import SixfoldError
-from sixfold.listing import some
-from sixfold.manifest import variant_manifests
+from sixfold.name_lists import some
 from sixfold.progress import Progress
-from sixfold.verdict import stored_result, verdict_of
 
 MANIFEST = "manifest.json"
 _PIECE = 1 << 24

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sixfold.listing import some
-from sixfold.manifest import changed_inputs
+from sixfold.artifact.manifest import changed_inputs
+from sixfold.artifact.verification_record import content_digest
+from sixfold.name_lists import some
 from sixfold.sizes import size
-from sixfold.verdict import content_digest
 
 TITLE = "# Changelog"
 _ENTRY = re.compile(r"^## v(\d+)\b", re.MULTILINE)

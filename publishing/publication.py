@@ -12,8 +12,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from publishing.artifacts import Artifact, listed
 from publishing.remote import CARD, CHANGELOG, RemoteFile
+from sixfold.artifact.workspace import sha256_of
 from sixfold.errors import UsageError
-from sixfold.workspace import sha256_of
 
 _BESIDE = ("LICENSE*", "LICENCE*", "NOTICE*", "*.svg", "*.png", "*imatrix*.gguf")
 """Shell patterns of files that no manifest lists and a reader wants."""

@@ -12,11 +12,11 @@ from publishing.publication import Publication
 from publishing.record import record_card, record_org
 from publishing.remote import read_remote
 from publishing.upload import check_ours, create_repository, make_public, send, tag_release
+from sixfold.artifact.verification_record import stored_result, verdict_of
 from sixfold.errors import SixfoldError
-from sixfold.listing import some
+from sixfold.name_lists import some
 from sixfold.progress import Progress
 from sixfold.sizes import size
-from sixfold.verdict import stored_result, verdict_of
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ What differs on the Hub from the card that was sent was written by a person ther
 from pathlib import Path
 from typing import Any
 
-from sixfold.workspace import read_json, write_json
+from sixfold.artifact.workspace import read_json, write_json
 
 FILE = "publishing.json"
 

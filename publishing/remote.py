@@ -9,7 +9,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from publishing.hub import Hub
-from sixfold.manifest import SCHEMA
+from sixfold.artifact.manifest import SCHEMA
 
 CARD = "README.md"
 CHANGELOG = "CHANGELOG.md"

@@ -12,10 +12,10 @@ from publishing.hub import Hub
 from publishing.plan import Plan
 from publishing.reading import watched
 from publishing.remote import CARD, CHANGELOG, MAIN
+from sixfold.artifact.workspace import write_if_changed
 from sixfold.errors import SixfoldError
-from sixfold.listing import some
+from sixfold.name_lists import some
 from sixfold.progress import Progress
-from sixfold.workspace import write_if_changed
 
 _RESUMED_BY_XET = {
     "HF_XET_DATA_SESSION_XORB_METADATA_FLUSH_INTERVAL": "1s",

@@ -1,3 +1,3 @@
-"""The spine: checkpoint, architecture, recipes, plans, streams and the command line."""
+"""The spine: what every stage stands on, in rooms by concept."""
 
 __version__ = "0.1.0"

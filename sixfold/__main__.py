@@ -1,5 +1,5 @@
 """python -m sixfold"""
 
-from sixfold.cli import main
+from cli.main import main
 
 main()

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from sixfold.cli import run
-from sixfold.workspace import sha256_of
+from cli.main import run
+from sixfold.artifact.workspace import sha256_of
 from tests.families import make_family
 
 DEMO = Path(__file__).parents[1] / "demo" / "minimax-m2-4.6m"

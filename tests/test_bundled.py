@@ -10,9 +10,9 @@ from pruning.make_plan import Request, make_plan
 from pruning.plan_file import read_plan
 from pruning.run import prune
 from pruning.structure import check_structure
-from sixfold.recipe import Calibration
-from sixfold.source import open_source
-from sixfold.workspace import sha256_of
+from sixfold.artifact.workspace import sha256_of
+from sixfold.model.source import open_source
+from sixfold.recipes.recipe import Calibration
 from tests.pruning.made import DEMO, silent
 
 PRUNED = DEMO.parent / "minimax-m2-4.6m-REAP-6"

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from sixfold import heldout
-from sixfold.cli import run
-from sixfold.heldout import Windows
+from cli.main import run
+from sixfold.texts import held_out_text
+from sixfold.texts.held_out_text import Windows
 from tests.test_all_formats import DEMO
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_windows() -> Iterator[None]:
     """Every eighth window is text enough to tell whether a gate holds."""
-    whole = heldout.held_out
+    whole = held_out_text.held_out
 
     def few(*arguments: Any) -> Windows:
         found = whole(*arguments)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sixfold.cli import run
+from cli.main import run
 from tests.families import make_family
 from tests.hub_server import HubState, serve_hub, the_only_hub
 

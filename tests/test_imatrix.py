@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sixfold.cli import run
-from sixfold.source import open_source
-from sixfold.workspace import sha256_of
+from cli.main import run
+from sixfold.artifact.workspace import sha256_of
+from sixfold.model.source import open_source
 from tests.calibration.test_calibrate import DEMO, entries
 from tests.calibration.test_from_imatrix import matrix_of
 from tests.exporters.gguf_tools import keys_of, tensors_of

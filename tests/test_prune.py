@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sixfold.cli import run
+from cli.main import run
 from tests.families import make_family
 from tests.moe_families import make_moe
 

@@ -7,10 +7,10 @@ import pytest
 
 from calibration import layer_pass
 from calibration.calibrate import calibrate
-from sixfold.cli import run
+from cli.main import run
+from sixfold.model.source import open_source
 from sixfold.progress import unseen
-from sixfold.recipe import Calibration
-from sixfold.source import open_source
+from sixfold.recipes.recipe import Calibration
 
 DEMO = str(Path(__file__).parents[1] / "demo" / "minimax-m2-4.6m")
 SMALL = ("--set", "calibration.samples=4", "--set", "calibration.length=64")

@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from sixfold.layers import LayerRunner
+from sixfold.runner.layer_runner import LayerRunner
 from verification.latent_inputs import LatentAttention, LatentRounding, Rounding, latents_rounded
 from verification.readers.packing import E2M1_VALUES
 

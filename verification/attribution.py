@@ -13,11 +13,11 @@ from math import prod
 
 import torch
 
-from sixfold.architecture import Linear
-from sixfold.heldout import Windows
-from sixfold.plan import TensorSlice
+from sixfold.checkpoint.tensor_slice import TensorSlice
+from sixfold.model.architecture import Linear
+from sixfold.model.source import Source
 from sixfold.progress import Progress
-from sixfold.source import Source
+from sixfold.texts.held_out_text import Windows
 from verification.activations import Rule
 from verification.divergence import Reference, scored
 from verification.weights import Weights

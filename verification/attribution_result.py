@@ -17,12 +17,12 @@ proposal  the cheapest `keep` that holds the target: keep, mean_kl as expected, 
 from pathlib import Path
 from typing import Any
 
-from sixfold.bar_chart import Bar, bar_chart
-from sixfold.manifest import beside
+from sixfold.artifact.manifest import beside
+from sixfold.artifact.verification_record import content_digest
+from sixfold.artifact.workspace import write_atomically, write_json
+from sixfold.drawing.bar_chart import Bar, bar_chart
+from sixfold.model.source import Source
 from sixfold.sizes import size
-from sixfold.source import Source
-from sixfold.verdict import content_digest
-from sixfold.workspace import write_atomically, write_json
 from verification.result import manifest_of
 from verification.suggest import Suggestion
 

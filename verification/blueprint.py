@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sixfold.architecture import Architecture, Linear, derive_architecture
-from sixfold.bare_config import described
-from sixfold.source import Source
+from sixfold.model.architecture import Architecture, Linear, derive_architecture
+from sixfold.model.bare_config import described
+from sixfold.model.source import Source
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _RECOMPUTED = re.compile(r"inv_freq$|(^|\.)mtp\.|rotary_emb\.")

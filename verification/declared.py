@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
-from sixfold.architecture import Linear
+from sixfold.model.architecture import Linear
 
 COMPRESSED_TENSORS = "compressed-tensors"
 MODELOPT = "modelopt"

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from sixfold.heldout import Windows
-from sixfold.layers import LayerRunner, batches_of
+from sixfold.artifact.workspace import digest_of
+from sixfold.model.source import Source
 from sixfold.progress import Progress
-from sixfold.source import Source
-from sixfold.workspace import digest_of
+from sixfold.runner.layer_runner import LayerRunner, batches_of
+from sixfold.texts.held_out_text import Windows
 from verification.activations import RoundedInputs, Rule
 from verification.weights import Weights
 

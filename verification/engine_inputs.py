@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from sixfold.latent_attention import latent_linears
+from sixfold.model.latent_attention import latent_linears
 from verification.activations import Rule, fp8_dynamic, fp8_static, ggml_q8_0, ggml_q8_k, nvfp4
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.gguf_subject import GgufSubject

@@ -14,10 +14,10 @@ from typing import Any, NoReturn
 
 import torch
 
+from sixfold.checkpoint.positional_reads import WeightFolder
+from sixfold.checkpoint.safetensors_header import TORCH_DTYPES, FileHeader, StoredTensor, read_header
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.listing import some
-from sixfold.positional_reads import WeightFolder
-from sixfold.safetensors_header import TORCH_DTYPES, FileHeader, StoredTensor, read_header
+from sixfold.name_lists import some
 from verification.finding import EXPORT_AGAIN, Finding
 
 INDEX = "model.safetensors.index.json"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sixfold.source import Source
+from sixfold.model.source import Source
 from verification.checks import gguf_keys, gguf_tensors, gguf_tokenizer
 from verification.finding import Finding, run_checks
 from verification.gguf_file import open_gguf

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from sixfold.source import Source
+from sixfold.model.source import Source
 from verification.gguf_file import Gguf
 from verification.readers.gguf import GgufWeights
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.errors import SixfoldError
-from sixfold.heldout import held_out
+from sixfold.model.source import Source
 from sixfold.progress import Progress
-from sixfold.source import Source
-from sixfold.tokenizer import load_tokenizer
+from sixfold.texts.held_out_text import held_out
 from verification.activations import Rule
 from verification.divergence import Divergence, reference_of, scored
 from verification.engine_inputs import can_collapse, check_inputs, folder_rules, gguf_rules
@@ -56,7 +56,7 @@ def _not_measured(path: Path, error: SixfoldError) -> Finding:
 
 
 def check_gates(divergence: Divergence, gates: Mapping[str, Any]) -> Iterator[Finding]:
-    """gates: as the recipe states them (sixfold.recipe.Gates); what is null is no gate."""
+    """gates: as the recipe states them (sixfold.recipes.recipe.Gates); what is null is no gate."""
     held = divergence.as_run
     largest, smallest = gates.get("max_mean_kl"), gates.get("min_top1")
     if largest is not None and not held.mean_kl <= largest:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from sixfold.attention_function import Attention, attention_around
-from sixfold.latent_attention import LatentHeads
+from sixfold.model.latent_attention import LatentHeads
+from sixfold.runner.attention_function import Attention, attention_around
 
 Rounding = Callable[[torch.Tensor], torch.Tensor]
 """float32 [..., channels] -> the same after quantization and back."""

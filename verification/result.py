@@ -29,11 +29,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sixfold.heldout import WINDOW
-from sixfold.manifest import beside, versions
-from sixfold.source import Source
-from sixfold.verdict import FILE, SCHEMA, content_digest
-from sixfold.workspace import read_json, write_json
+from sixfold.artifact.manifest import beside, versions
+from sixfold.artifact.verification_record import FILE, SCHEMA, content_digest
+from sixfold.artifact.workspace import read_json, write_json
+from sixfold.model.source import Source
+from sixfold.texts.held_out_text import WINDOW
 from verification.divergence import Divergence, Score
 from verification.finding import Finding
 from verification.format_error import LIMITS

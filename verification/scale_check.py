@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from sixfold.architecture import Linear
+from sixfold.model.architecture import Linear
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.readers.codes import Codes
 

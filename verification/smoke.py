@@ -26,13 +26,13 @@ from typing import Any
 
 import torch
 
-from sixfold.memory import available_memory
-from sixfold.plan import TensorSlice
+from sixfold.artifact.workspace import digest_of, read_json, write_json
+from sixfold.checkpoint.tensor_slice import TensorSlice
+from sixfold.model.source import Source
 from sixfold.progress import Progress
+from sixfold.runner.available_memory import available_memory
+from sixfold.runner.whole_model import load_model
 from sixfold.sizes import size
-from sixfold.source import Source
-from sixfold.whole_model import load_model
-from sixfold.workspace import digest_of, read_json, write_json
 from verification.finding import Finding
 from verification.llama_completion import EngineFailed, complete, program, version
 from verification.weights import Weights

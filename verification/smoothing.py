@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sixfold.architecture import Architecture, Linear, Norm
+from sixfold.model.architecture import Architecture, Linear, Norm
 from verification.finding import EXPORT_AGAIN, Finding
 
 TOLERANCE = 0.12

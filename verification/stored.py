@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from sixfold import __version__
-from sixfold.manifest import damaged_files, run_name
+from sixfold.artifact.manifest import damaged_files, run_name
+from sixfold.artifact.verification_record import stored_result
+from sixfold.artifact.workspace import read_json, write_json
+from sixfold.model.source import Source
 from sixfold.progress import Progress
-from sixfold.source import Source
-from sixfold.verdict import stored_result
-from sixfold.workspace import read_json, write_json
 from verification.judge import check_gates, judge
 from verification.result import as_data, divergence_of, gates_of, manifest_of, manifest_path, result_path, write_result
 

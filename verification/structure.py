@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sixfold.errors import SixfoldError
-from sixfold.source import Source
+from sixfold.model.source import Source
 from verification.blueprint import Blueprint, blueprint_from_config, blueprint_of
 from verification.checks import carried, config, doubles, files, names, parts, scales
 from verification.declared import declared

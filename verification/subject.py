@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from sixfold.architecture import Linear
-from sixfold.source import Source
+from sixfold.model.architecture import Linear
+from sixfold.model.source import Source
 from verification.blueprint import Blueprint
 from verification.declared import Declared, Scheme
 from verification.folder import Folder, modules_of

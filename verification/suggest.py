@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.errors import SixfoldError
-from sixfold.heldout import Windows, held_out
+from sixfold.model.source import Source
 from sixfold.progress import Progress
-from sixfold.source import Source
-from sixfold.tokenizer import load_tokenizer
+from sixfold.texts.held_out_text import Windows, held_out
 from verification.attribution import Cost, Proposal, attribute, parts_of_model, propose, smoothed_parts
 from verification.divergence import reference_of, scored
 from verification.gguf_structure import open_gguf_subject

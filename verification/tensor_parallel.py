@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from sixfold.architecture import Linear
+from sixfold.model.architecture import Linear
 from verification.declared import Scheme
 from verification.stored_parts import group_of
 from verification.subject import Subject

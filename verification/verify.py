@@ -4,10 +4,10 @@ import time
 from math import prod
 from pathlib import Path
 
+from sixfold.checkpoint.location import check_artifact
 from sixfold.errors import SixfoldError
-from sixfold.location import check_artifact
+from sixfold.model.source import Source
 from sixfold.progress import Progress
-from sixfold.source import Source
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.folder import weights_gone
 from verification.gguf_structure import check_gguf_structure, open_gguf_subject

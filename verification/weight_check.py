@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from sixfold.architecture import Linear
-from sixfold.plan import TensorSlice
-from sixfold.source import Source
+from sixfold.checkpoint.tensor_slice import TensorSlice
+from sixfold.model.architecture import Linear
+from sixfold.model.source import Source
 from verification.code_check import at_an_end, misplaced
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.format_error import EXACT, LIMITS, Limit, WeightError, measure

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 
-from sixfold.safetensors_header import TORCH_DTYPES
+from sixfold.checkpoint.safetensors_header import TORCH_DTYPES
 from verification.declared import Scheme
 from verification.readers.codes import Codes, Parts, codes_of
 from verification.readers.formats import dequantize_linear

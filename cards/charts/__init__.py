@@ -1,1 +1,1 @@
-"""Charts as SVG: numbers in, a picture out. See sixfold.drawing for what all pictures share."""
+"""Charts as SVG: numbers in, a picture out. See sixfold.drawing.svg_document for what all pictures share."""

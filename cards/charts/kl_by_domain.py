@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from cards.charts import marks
 from cards.charts.marks import plain, text
 from cards.charts.scales import Log, log_around
-from sixfold.drawing import document, style
+from sixfold.drawing.svg_document import document, style
 
 _NOTE = "Each mark is the mean over the held-out text of one domain. Further to the left is better."
 _ROW = 32

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from cards.charts import marks
 from cards.charts.marks import plain, text
 from cards.charts.scales import Linear, log_around, spread
-from sixfold.drawing import document, style
+from sixfold.drawing.svg_document import document, style
 
 _NOTE = "Relative error of the hidden states behind each decoder layer, as run, over held-out text. Lower is better."
 _FEW = 12

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from cards.charts.scales import ZERO_ROOM, Log
-from sixfold.drawing import Theme
+from sixfold.drawing.svg_document import Theme
 
 SIZE = 13
 SMALL = 12
@@ -16,8 +16,8 @@ _SHAPES = ("circle", "square", "diamond", "triangle", "nabla", "cross")
 
 
 def rules(theme: Theme) -> list[str]:
-    """h0, h1, ...: a series's colour as fill; l0, l1, ...: as line. They agree with those of sixfold.heat_map, since
-    inline pictures share a page."""
+    """h0, h1, ...: a series's colour as fill; l0, l1, ...: as line. They agree with those of
+    sixfold.drawing.heat_map, since inline pictures share a page."""
     hues = list(enumerate(theme.hues))
     return [
         f".paper {{ fill: {theme.paper} }}",

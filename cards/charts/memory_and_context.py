@@ -9,7 +9,7 @@ from cards.charts.labels import Box, along
 from cards.charts.marks import plain, text
 from cards.charts.scales import Doubling, Linear, linear_from_zero, spread
 from cards.charts.units import Unit, unit_for
-from sixfold.drawing import document, style
+from sixfold.drawing.svg_document import document, style
 
 _NAME = 11
 """Font size of a machine's name."""

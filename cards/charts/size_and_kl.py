@@ -8,7 +8,7 @@ from cards.charts.labels import Box, along, place
 from cards.charts.marks import plain, text
 from cards.charts.scales import Log, log_around
 from cards.charts.units import Unit, unit_for
-from sixfold.drawing import document, style
+from sixfold.drawing.svg_document import document, style
 
 _NOTE = "Down and to the left is better. The line joins what no other variant beats in both."
 

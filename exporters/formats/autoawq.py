@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from exporters.formats.module_names import aliases, module_names
-from sixfold.architecture import Linear
 from sixfold.errors import SixfoldError
+from sixfold.model.architecture import Linear
 
 QUANT_METHOD = "awq"
 VERSION = "gemm"

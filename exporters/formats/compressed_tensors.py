@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from exporters.formats.module_names import unquantized_modules
-from sixfold.architecture import Architecture
-from sixfold.safetensors_layout import config_text
-from sixfold.source import Source
+from sixfold.artifact.safetensors_layout import config_text
+from sixfold.model.architecture import Architecture
+from sixfold.model.source import Source
 
 VERSION = "0.19.0"
 """The release of compressed-tensors whose layout this is."""

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from exporters.formats import compressed_tensors, modelopt
-from sixfold.recipe import Recipe
+from sixfold.recipes.recipe import Recipe
 
 _LAYOUTS = {"compressed-tensors": compressed_tensors, "modelopt": modelopt}
 

@@ -19,9 +19,9 @@ from typing import Any
 
 from exporters.formats.module_names import unquantized_modules
 from sixfold import __version__
-from sixfold.architecture import Architecture
-from sixfold.safetensors_layout import config_text
-from sixfold.source import Source
+from sixfold.artifact.safetensors_layout import config_text
+from sixfold.model.architecture import Architecture
+from sixfold.model.source import Source
 
 QUANT_CONFIG_FILE = "hf_quant_config.json"
 QUANT_METHOD = "modelopt"

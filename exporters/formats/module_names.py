@@ -6,7 +6,7 @@ vLLM gives every MoE block one name (`.mlp`), whatever the checkpoint calls it, 
 import re
 from collections.abc import Iterable, Sequence
 
-from sixfold.architecture import Linear
+from sixfold.model.architecture import Linear
 
 _EXPERTS = re.compile(r"(.*\.experts)\.\d+\..*")
 _ON_DISK, _IN_ENGINES = ".block_sparse_moe.", ".mlp."

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from exporters.protocol import Decided
-from sixfold.architecture import Linear
 from sixfold.errors import SixfoldError
-from sixfold.gguf_names import latent_half
-from sixfold.gguf_weights import weights_of
-from sixfold.source import Source
-from sixfold.starved import filled, note
-from sixfold.statistics import HeadInputs, Statistics
+from sixfold.model.architecture import Linear
+from sixfold.model.gguf_names import latent_half
+from sixfold.model.source import Source
+from sixfold.statistics.gguf_weights import weights_of
+from sixfold.statistics.starved_experts import filled, note
+from sixfold.statistics.statistics import HeadInputs, Statistics
 
 
 def weighted_linears(source: Source, layer: int | None = None) -> dict[str, tuple[Linear, ...]]:
@@ -24,8 +24,8 @@ def layer_importance(linears: Mapping[str, Sequence[Linear]], statistics: Statis
     kv_b_proj one row for each head, [heads, C].
 
     linears: of the layer, as from `weighted_linears`. An expert that too few tokens reached is weighted
-    by what stands in for it (see sixfold.starved), and where nothing does, by all channels alike, as in llama-quantize.
-    Raises SixfoldError where the calibration overflowed or did not see a Linear.
+    by what stands in for it (see sixfold.statistics.starved_experts), and where nothing does, by all channels alike,
+    as in llama-quantize. Raises SixfoldError where the calibration overflowed or did not see a Linear.
     """
     rows: dict[str, torch.Tensor] = {}
     unreached: dict[str, int] = {}

@@ -7,8 +7,9 @@ from exporters.ggml.kernels import row_bytes
 from exporters.ggml.metadata import Written, padded
 from exporters.ggml.tensors import Tensor
 from exporters.ggml.type_mix import Choice
-from sixfold.checkpoint import SourceTensor
-from sixfold.plan import OutputRange, PlannedFile, PlannedTensor, TensorSlice, Unit
+from sixfold.artifact.plan import OutputRange, PlannedFile, PlannedTensor, Unit
+from sixfold.checkpoint.checkpoint import SourceTensor
+from sixfold.checkpoint.tensor_slice import TensorSlice
 
 UNIT_BYTES = 32 * 1024 * 1024
 """About how much of a source tensor is read and encoded at a time."""

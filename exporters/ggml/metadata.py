@@ -22,7 +22,7 @@ from gguf.gguf_writer import TensorInfo, WriterState
 from exporters.ggml.hyperparameters import Config, write_hyperparameters
 from exporters.ggml.tokenizer import FILE as TOKENIZER
 from exporters.ggml.tokenizer import write_tokenizer
-from sixfold.checkpoint import Checkpoint
+from sixfold.checkpoint.checkpoint import Checkpoint
 
 ALIGNMENT = GGUF_DEFAULT_ALIGNMENT
 _GENERATION = "generation_config.json"

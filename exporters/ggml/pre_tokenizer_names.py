@@ -4,7 +4,7 @@ It refuses to load a file with a name that it does not know. The list is that of
 src/llama-vocab.cpp of llama.cpp, as of commit 86a2835.
 """
 
-from sixfold.recipe_files import closest
+from sixfold.recipes.recipe_files import closest
 
 NAMES = tuple(
     """

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from exporters.ggml.hyperparameters import ENTRIES, Config, rope_frequency_factors
-from sixfold.checkpoint import SourceTensor
+from sixfold.checkpoint.checkpoint import SourceTensor
 from sixfold.errors import SixfoldError
-from sixfold.gguf_names import gguf_architecture, gguf_tensor_names, latent_halves
+from sixfold.model.gguf_names import gguf_architecture, gguf_tensor_names, latent_halves
 
 ROPE_FREQS = "rope_freqs.weight"
 _ROTATED = re.compile(r"\.[qk]_proj\.(weight|bias)$")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from sixfold.architecture import Architecture
+from sixfold.model.architecture import Architecture
 
 
 def read_inputs(folder: Path, architecture: Architecture, ids: torch.Tensor) -> dict[str, torch.Tensor]:

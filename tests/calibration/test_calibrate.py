@@ -12,9 +12,9 @@ from calibration.calibrate import Calibrated, calibrate
 from calibration.coverage import summary
 from calibration.imatrix import write_imatrix
 from sixfold.errors import SixfoldError
-from sixfold.recipe import Calibration
-from sixfold.source import open_source
-from sixfold.statistics import open_statistics
+from sixfold.model.source import open_source
+from sixfold.recipes.recipe import Calibration
+from sixfold.statistics.statistics import open_statistics
 from tests.calibration.silent import silent
 from tests.families import make_family
 

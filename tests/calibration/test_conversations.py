@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from calibration.conversations import Unreadable, piece_of
-from sixfold.chat import Chat
+from sixfold.texts.chat_template import Chat
 
 
 def chat_of(row: dict[str, Any]) -> Chat:

@@ -2,7 +2,7 @@
 
 from calibration.coverage import coverage_of, table
 from calibration.coverage_map import coverage_map
-from tests.sixfold.test_heat_map import cells
+from tests.sixfold.drawing.test_heat_map import cells
 
 LAYERS = (coverage_of(1, (100, 0, 20, 280), 32), coverage_of(2, (5, 5, 5, 5, 5, 5), 32))
 

@@ -14,7 +14,7 @@ from pyarrow import parquet
 from calibration.data_files import data_files
 from calibration.rows import Joined, rows_of
 from sixfold.errors import UsageError
-from sixfold.text_source import TextSource
+from sixfold.recipes.text_source import TextSource
 
 
 def make_repository(folder: Path, files: list[str], configs: Any = None) -> Path:

@@ -14,10 +14,10 @@ from pyarrow import parquet
 from calibration.conversations import piece_of
 from calibration.corpus import TEXTS
 from calibration.tokens import token_batches
-from sixfold.chat import Chat, render
+from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.recipe import Calibration
-from sixfold.tokenizer import load_tokenizer
+from sixfold.recipes.recipe import Calibration
+from sixfold.texts.chat_template import Chat, render
 from tests.calibration.word_tokenizer import words_tokenizer
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"

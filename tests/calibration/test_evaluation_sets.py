@@ -13,9 +13,9 @@ from calibration.corpus import TEXTS
 from calibration.evaluation_sets import FILE, Overlap, fingerprints
 from calibration.text_notes import text_notes
 from calibration.tokens import token_batches
-from sixfold.cli import run
-from sixfold.recipe import Calibration
-from sixfold.tokenizer import load_tokenizer
+from cli.main import run
+from sixfold.checkpoint.tokenizer import load_tokenizer
+from sixfold.recipes.recipe import Calibration
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
 

@@ -7,8 +7,8 @@ import torch
 
 from calibration.calibrate import calibrate
 from calibration.expert_outputs import ExpertAccumulator
-from sixfold.recipe import Calibration
-from sixfold.source import open_source
+from sixfold.model.source import open_source
+from sixfold.recipes.recipe import Calibration
 from tests.calibration.silent import silent
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"

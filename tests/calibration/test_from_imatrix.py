@@ -12,9 +12,9 @@ import torch
 from calibration.calibrate import Calibrated, calibrate
 from calibration.imatrix import write_imatrix
 from sixfold.errors import SixfoldError
-from sixfold.gguf_names import gguf_tensor_names
-from sixfold.recipe import Calibration
-from sixfold.source import Source, open_source
+from sixfold.model.gguf_names import gguf_tensor_names
+from sixfold.model.source import Source, open_source
+from sixfold.recipes.recipe import Calibration
 from tests.calibration.silent import silent
 from tests.calibration.test_calibrate import DEMO, entries
 from tests.exporters.gguf_tools import byte_level_tokenizer, export, random_statistics, recipe, save_tokenizer

@@ -15,10 +15,10 @@ from pyarrow import parquet
 from calibration.calibrate import calibration_inputs
 from calibration.corpus import text_files
 from calibration.tokens import token_batches
+from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.errors import SixfoldError
-from sixfold.recipe import Calibration, load_recipes
-from sixfold.source import open_source
-from sixfold.tokenizer import load_tokenizer
+from sixfold.model.source import open_source
+from sixfold.recipes.recipe import Calibration, load_recipes
 from tests.hub_server import HubState, serve_repositories, the_only_hub
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"

@@ -11,11 +11,11 @@ from calibration.layer_pass import run_pass
 from calibration.observation import Observation
 from calibration.observe import observed
 from calibration.processes import run_on_devices
-from sixfold.latent_attention import LatentHeads, latent_linears
-from sixfold.recipe import Calibration
-from sixfold.source import Source, open_source
-from sixfold.statistics import layer_file
-from sixfold.whole_model import load_model
+from sixfold.model.latent_attention import LatentHeads, latent_linears
+from sixfold.model.source import Source, open_source
+from sixfold.recipes.recipe import Calibration
+from sixfold.runner.whole_model import load_model
+from sixfold.statistics.statistics import layer_file
 from tests.calibration.silent import silent
 from tests.calibration.test_observe import ids_for
 from tests.families import make_family

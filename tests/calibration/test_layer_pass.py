@@ -16,9 +16,9 @@ from calibration.layer_pass import run_pass
 from calibration.processes import run_on_devices
 from calibration.unfinished import Reached, read_reached
 from sixfold.errors import SixfoldError
-from sixfold.layers import LayerRunner
-from sixfold.recipe import Calibration
-from sixfold.source import Source, open_source
+from sixfold.model.source import Source, open_source
+from sixfold.recipes.recipe import Calibration
+from sixfold.runner.layer_runner import LayerRunner
 from tests.calibration.silent import silent
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"

@@ -9,10 +9,10 @@ import pytest
 from calibration import memory
 from calibration.memory import predict, resources
 from sixfold.errors import SixfoldError
-from sixfold.memory import Allowed
-from sixfold.recipe import Calibration
+from sixfold.model.source import open_source
+from sixfold.recipes.recipe import Calibration
+from sixfold.runner.available_memory import Allowed
 from sixfold.sizes import parse_size
-from sixfold.source import open_source
 from tests.calibration.large import make_large
 from tests.families import make_family
 

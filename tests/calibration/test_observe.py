@@ -8,13 +8,13 @@ from calibration.batches import batched
 from calibration.layer_pass import run_pass
 from calibration.observation import Observation
 from calibration.observe import observed
-from sixfold.causal_attention import fast_causal_attention
+from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError
-from sixfold.plan import TensorSlice
-from sixfold.products import fast_products
-from sixfold.recipe import Calibration
-from sixfold.source import Source, open_source
-from sixfold.whole_model import load_model
+from sixfold.model.source import Source, open_source
+from sixfold.recipes.recipe import Calibration
+from sixfold.runner.bf16_products import fast_products
+from sixfold.runner.causal_attention import fast_causal_attention
+from sixfold.runner.whole_model import load_model
 from tests.calibration.literal import read_inputs
 from tests.calibration.silent import silent
 from tests.families import make_family

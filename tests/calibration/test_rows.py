@@ -14,8 +14,8 @@ from pyarrow import parquet
 from calibration import rows as rows_module
 from calibration.conversations import Unreadable
 from calibration.rows import Joined, JsonRows, PlainText, Rows, rows_of
-from sixfold.chat import Chat
 from sixfold.errors import SixfoldError
+from sixfold.texts.chat_template import Chat
 
 
 def everything(rows: Rows) -> list[Any]:

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 
 from calibration.batches import batched
 from calibration.layer_pass import run_pass
-from sixfold.recipe import Calibration
-from sixfold.source import open_source
+from sixfold.model.source import open_source
+from sixfold.recipes.recipe import Calibration
 from tests.calibration.silent import silent
 from tests.calibration.test_observe import ids_for, pass_over
 from tests.families import make_family

@@ -7,12 +7,12 @@ import torch
 
 from calibration import batches
 from calibration.calibrate import calibrate
-from sixfold.checkpoint import open_checkpoint
+from sixfold.checkpoint.checkpoint import open_checkpoint
 from sixfold.errors import SixfoldError
-from sixfold.recipe import Calibration
-from sixfold.source import open_source
-from sixfold.starved import filled, note, stand_in
-from sixfold.statistics import Statistics
+from sixfold.model.source import open_source
+from sixfold.recipes.recipe import Calibration
+from sixfold.statistics.starved_experts import filled, note, stand_in
+from sixfold.statistics.statistics import Statistics
 from tests.calibration.silent import silent
 from tests.calibration.test_calibrate import starved_demo
 from tests.calibration.test_observe import pass_over

@@ -6,7 +6,7 @@ import pytest
 
 from calibration.corpus import TEXTS, licences
 from calibration.rows import JsonRows
-from sixfold.chat import Chat
+from sixfold.texts.chat_template import Chat
 
 FILES = sorted(p for part in ("calibration", "heldout") for p in (TEXTS / part).rglob("*") if p.is_file())
 ALLOWED = ("MIT", "Apache-2.0", "PSF-2.0", "BSD-3-Clause", "public domain")

@@ -7,10 +7,10 @@ import torch
 
 from calibration.corpus import text_files
 from calibration.tokens import token_batches
+from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.recipe import Calibration
-from sixfold.text_source import TextSource
-from sixfold.tokenizer import load_tokenizer
+from sixfold.recipes.recipe import Calibration
+from sixfold.recipes.text_source import TextSource
 from tests.calibration.word_tokenizer import words_tokenizer
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"

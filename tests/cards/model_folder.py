@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sixfold.verdict import SCHEMA, content_digest
+from sixfold.artifact.verification_record import SCHEMA, content_digest
 
 SOURCE = {"fingerprint": "f" * 64, "revision": ""}
 PROVENANCE = {

@@ -19,9 +19,9 @@ from cards.hardware import hardware
 from cards.memory import longest_context, memory
 from cards.origins import read_block, without_block, wrong_figures
 from cards.rendering import NAMES, TEMPLATES
-from sixfold import heldout
-from sixfold.cli import run
-from sixfold.heldout import Windows
+from cli.main import run
+from sixfold.texts import held_out_text
+from sixfold.texts.held_out_text import Windows
 
 PROJECT = Path(__file__).parents[2]
 MODEL = PROJECT / "demo" / "minimax-m2-4.6m-REAP-6"
@@ -32,7 +32,7 @@ OF_GGUF = ("Q3_K_M", "IQ4_XS", "Q4_K_M", "Q6_K", "Q8_0")
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Made and verified as a user does, with every eighth window of the held-out text."""
-    whole = heldout.held_out
+    whole = held_out_text.held_out
 
     def few(*arguments: Any) -> Windows:
         found = whole(*arguments)

@@ -9,8 +9,8 @@ from huggingface_hub import ModelCard
 
 from cards.card import card_text, write_cards
 from cards.facts import read_model
-from sixfold.statistics import existing_statistics
-from sixfold.verdict import content_digest
+from sixfold.artifact.verification_record import content_digest
+from sixfold.statistics.statistics import existing_statistics
 from tests.cards.model_folder import PROVENANCE, finding, manifest, put, result, source, write
 
 

@@ -12,7 +12,7 @@ from cards.charts.layer_errors import LayerLine, layer_errors
 from cards.charts.memory_and_context import Machine, MemoryLine, memory_and_context
 from cards.charts.scales import Linear, Log, log_around, spread
 from cards.charts.size_and_kl import Measured, size_and_kl
-from sixfold.drawing import DARK, LIGHT, Theme
+from sixfold.drawing.svg_document import DARK, LIGHT, Theme
 from tests.cards.drawn import SVG, labels, linear, logarithmic, marks, root_of, ticks
 
 GB = 10**9

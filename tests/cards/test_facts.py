@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from cards.facts import is_model_folder, read_model
+from sixfold.artifact.verification_record import SCHEMA, content_digest
 from sixfold.errors import SixfoldError
-from sixfold.statistics import existing_statistics
-from sixfold.verdict import SCHEMA, content_digest
+from sixfold.statistics.statistics import existing_statistics
 
 SOURCE = {"fingerprint": "f" * 64, "revision": ""}
 

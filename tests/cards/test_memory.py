@@ -9,7 +9,7 @@ import pytest
 from cards.hardware import Hardware, hardware_named
 from cards.memory import longest_context, longest_trained, memory
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.source import open_source
+from sixfold.model.source import open_source
 from tests.cards import published
 from tests.cards.gguf_outline import outlined
 from tests.cards.llama_cpp_memory import Request, allocated

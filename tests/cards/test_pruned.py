@@ -9,8 +9,8 @@ from huggingface_hub import ModelCard
 
 from cards.origins import wrong_figures
 from cards.pruned import write_pruned_card
-from sixfold.provenance import Provenance, provenance_text
-from sixfold.statistics import Statistics
+from sixfold.checkpoint.provenance import Provenance, provenance_text
+from sixfold.statistics.statistics import Statistics
 
 STATED = Provenance(
     name="Tiny-REAP-3",

@@ -20,9 +20,9 @@ from cards.hardware import hardware
 from cards.machine_choice import CACHES, machine_choice
 from cards.memory import memory
 from cards.traced import resolved
-from sixfold.cli import run
-from sixfold.commands.report import write
-from sixfold.drawing import DARK
+from cli.commands.report import write
+from cli.main import run
+from sixfold.drawing.svg_document import DARK
 from tests.cards import chromium
 from tests.cards.model_folder import write as write_json
 from tests.cards.reported import KL, SIZES, model_folder

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from sixfold.layers import LayerRunner
-from sixfold.source import Source
+from sixfold.model.source import Source
+from sixfold.runner.layer_runner import LayerRunner
 from verification.activations import RoundedInputs
 from verification.judge import runs_of
 

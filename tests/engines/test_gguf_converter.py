@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sixfold.source import open_source
+from sixfold.model.source import open_source
 from tests.exporters.gguf_tools import (
     byte_level_tokenizer,
     export,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sixfold.source import Source, open_source
-from sixfold.tokenizer import load_tokenizer
+from sixfold.checkpoint.tokenizer import load_tokenizer
+from sixfold.model.source import Source, open_source
 from tests.exporters.exported import DEMO, silent
 from tests.exporters.gguf_tools import export, random_statistics, recipe
 from verification.judge import runs_of

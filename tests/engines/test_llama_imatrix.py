@@ -16,9 +16,9 @@ from calibration import calibrate as calibration
 from calibration import layer_pass
 from calibration.calibrate import calibrate
 from calibration.tokens import TokenBatches
-from sixfold.recipe import Calibration
-from sixfold.source import Source, open_source
-from sixfold.tokenizer import load_tokenizer
+from sixfold.checkpoint.tokenizer import load_tokenizer
+from sixfold.model.source import Source, open_source
+from sixfold.recipes.recipe import Calibration
 from tests.calibration.silent import silent
 from tests.calibration.test_calibrate import entries
 from tests.exporters.gguf_tools import (

@@ -11,7 +11,7 @@ import pytest
 
 from cards.gguf_config import gguf_weights
 from cards.memory import Memory, memory
-from sixfold.source import open_source
+from sixfold.model.source import open_source
 from tests.cards import published
 from tests.cards.gguf_outline import outlined
 from tests.cards.llama_cpp_memory import Allocated, Request, allocated

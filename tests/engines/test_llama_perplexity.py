@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 import torch
 
-from sixfold.heldout import TEXTS, Windows
-from sixfold.source import Source, open_source
+from sixfold.model.source import Source, open_source
+from sixfold.texts.held_out_text import TEXTS, Windows
 from tests.engines.dense_model import decide
 from tests.exporters.exported import DEMO, silent
 from tests.exporters.gguf_tools import (

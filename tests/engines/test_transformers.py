@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from sixfold.heldout import held_out
-from sixfold.source import Source, open_source
-from sixfold.tokenizer import load_tokenizer
+from sixfold.checkpoint.tokenizer import load_tokenizer
+from sixfold.model.source import Source, open_source
+from sixfold.texts.held_out_text import held_out
 from tests.engines.dense_model import dense_model
 from tests.engines.gptqmodel_packages import gptqmodel
 from tests.engines.llama_cpp_tools import Unavailable

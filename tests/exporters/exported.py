@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from calibration.calibrate import sites_of
 from exporters.run import export, plan_of
-from sixfold.plan import ExportPlan
-from sixfold.recipe import Recipe
-from sixfold.source import Source
-from sixfold.statistics import Statistics, layer_file, moe_of
-from sixfold.workspace import Workspace
+from sixfold.artifact.plan import ExportPlan
+from sixfold.artifact.workspace import Workspace
+from sixfold.model.source import Source
+from sixfold.recipes.recipe import Recipe
+from sixfold.statistics.statistics import Statistics, layer_file, moe_of
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
 

@@ -13,12 +13,12 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from calibration.imatrix import write_imatrix
 from exporters.gguf import EXPORTER
-from sixfold.latent_attention import HALVES, latent_linears
-from sixfold.plan import ExportPlan
-from sixfold.recipe import Recipe
-from sixfold.source import Source
-from sixfold.statistics import MANIFEST, Statistics, layer_file, moe_of
-from sixfold.stream import write_files
+from sixfold.artifact.plan import ExportPlan
+from sixfold.artifact.stream import write_files
+from sixfold.model.latent_attention import HALVES, latent_linears
+from sixfold.model.source import Source
+from sixfold.recipes.recipe import Recipe
+from sixfold.statistics.statistics import MANIFEST, Statistics, layer_file, moe_of
 
 CORPUS = [
     "The quick brown fox doesn't jump over 12345 lazy dogs, it's asleep; they'LL see, WE'VE told you so.",

@@ -68,8 +68,8 @@ def one_shot(source: Path, profile: Mapping[str, Any], folder: Path) -> OneShot:
     from transformers import AutoModelForCausalLM
 
     from calibration.tokens import token_batches
-    from sixfold.recipe import Calibration
-    from sixfold.tokenizer import load_tokenizer
+    from sixfold.checkpoint.tokenizer import load_tokenizer
+    from sixfold.recipes.recipe import Calibration
 
     ids = token_batches(Calibration.model_validate(dict(profile)), load_tokenizer(source)).ids
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)

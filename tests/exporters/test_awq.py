@@ -16,11 +16,11 @@ from exporters.formats.autoawq import check_not_converted
 from exporters.formats.module_names import unquantized_modules
 from exporters.protocol import Decisions
 from exporters.selection import select
-from sixfold.architecture import Linear
 from sixfold.errors import SixfoldError
-from sixfold.recipe import Calibration
-from sixfold.source import Source, open_source
-from sixfold.statistics import Statistics, layer_file
+from sixfold.model.architecture import Linear
+from sixfold.model.source import Source, open_source
+from sixfold.recipes.recipe import Calibration
+from sixfold.statistics.statistics import Statistics, layer_file
 from tests.exporters.autoawq_library import packing_utils
 from tests.exporters.exported import DEMO, Artifact, planned, recipe, run, silent
 from tests.families import make_family

@@ -14,10 +14,10 @@ from exporters.awq import EXPORTER, QUANTIZED, RESCALED, RESCALED_ONE_PLUS, resc
 from exporters.awq_decisions import Found, decided
 from exporters.awq_smoothing import SmoothingGroup, misfit_of, smoothing_groups
 from exporters.selection import select
+from sixfold.artifact.safetensors_layout import whole
 from sixfold.errors import SixfoldError
-from sixfold.safetensors_layout import whole
-from sixfold.source import Source, open_source
-from sixfold.statistics import Statistics
+from sixfold.model.source import Source, open_source
+from sixfold.statistics.statistics import Statistics
 from tests import families
 from tests.exporters.exported import DEMO, recipe
 from tests.families import COMMON, make_family

@@ -8,9 +8,9 @@ from compressed_tensors.utils.match import match_name
 
 from exporters.formats.compressed_tensors import SCHEMES, ignore_list, quantization_config
 from exporters.selection import select
-from sixfold.architecture import Architecture
-from sixfold.recipe import Recipe
-from sixfold.source import open_source
+from sixfold.model.architecture import Architecture
+from sixfold.model.source import open_source
+from sixfold.recipes.recipe import Recipe
 from tests.exporters.exported import DEMO, recipe
 from tests.exporters.library_oracle import model_free, written_config
 from tests.families import make_family

@@ -7,10 +7,10 @@ from safetensors.torch import load_file, save_file
 
 from calibration.calibrate import sites_of
 from exporters.numerics.fp8 import quantize_tensors
+from sixfold.artifact.safetensors_layout import whole
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.recipe import Recipe
-from sixfold.safetensors_layout import whole
-from sixfold.source import Source, open_source
+from sixfold.model.source import Source, open_source
+from sixfold.recipes.recipe import Recipe
 from tests.exporters.exported import DEMO, calibration_of, largest_of, planned, recipe, run
 from tests.exporters.library_oracle import model_free, same_bits
 from tests.families import make_family

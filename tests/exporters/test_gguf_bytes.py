@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from exporters.ggml.metadata import file_type
-from sixfold.source import Source, open_source
+from sixfold.model.source import Source, open_source
 from tests.exporters.gguf_tools import (
     byte_level_tokenizer,
     export,

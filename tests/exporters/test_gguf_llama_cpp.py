@@ -12,7 +12,7 @@ from tokenizers import Regex, pre_tokenizers
 
 from exporters.ggml.pre_tokenizer import _OWN_NAMES, KNOWN, pre_tokenizer_name
 from exporters.ggml.pre_tokenizer_names import NAMES, known_name
-from sixfold.source import open_source
+from sixfold.model.source import open_source
 from tests.exporters.gguf_tools import (
     HARD,
     byte_level_tokenizer,

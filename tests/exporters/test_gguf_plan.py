@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from exporters.ggml.hyperparameters import full_config
 from exporters.gguf import EXPORTER
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.gguf_names import GGUF_ARCHITECTURES, gguf_tensor_names
-from sixfold.source import open_source
+from sixfold.model.gguf_names import GGUF_ARCHITECTURES, gguf_tensor_names
+from sixfold.model.source import open_source
 from tests.exporters.gguf_tools import (
     byte_level_tokenizer,
     export,
@@ -196,7 +196,7 @@ def test_an_unknown_architecture_is_refused_with_what_is_known() -> None:
 def test_a_hole_in_the_experts_is_refused(tmp_path: Path) -> None:
     names = [f"model.layers.0.mlp.experts.{expert}.down_proj.weight" for expert in (0, 2)]
     from exporters.ggml.tensors import gguf_tensors
-    from sixfold.checkpoint import SourceTensor
+    from sixfold.checkpoint.checkpoint import SourceTensor
 
     tensors = {name: SourceTensor(name, "BF16", (4, 4), 32) for name in names}
     config = full_config({"model_type": "qwen3_moe", "num_hidden_layers": 1})

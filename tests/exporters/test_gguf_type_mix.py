@@ -10,7 +10,7 @@ import pytest
 from exporters.ggml.hyperparameters import as_stated, full_config, write_hyperparameters
 from exporters.ggml.metadata import file_type
 from exporters.ggml.type_mix import PRESETS, Shape, file_order, tensor_types
-from sixfold.gguf_names import GGUF_ARCHITECTURES
+from sixfold.model.gguf_names import GGUF_ARCHITECTURES
 from tests.exporters.llama_cpp import run
 
 # Sizes that the mix depends on, and nothing else: real layer counts with matrices of two rows.

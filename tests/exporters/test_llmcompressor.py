@@ -19,8 +19,8 @@ from exporters.llmcompressor import EXPORTER, Options
 from exporters.llmcompressor_recipe import awq_mappings, group_sizes, guarded, module_name, read_recipe
 from exporters.registry import exporter_named
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.recipe import Recipe, load_recipes
-from sixfold.source import Source, open_source
+from sixfold.model.source import Source, open_source
+from sixfold.recipes.recipe import Recipe, load_recipes
 from tests.families import make_family
 
 DEMO = Path("demo/minimax-m2-4.6m")

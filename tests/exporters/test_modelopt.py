@@ -7,8 +7,8 @@ import pytest
 
 from exporters.formats.modelopt import QUANT_ALGOS, exclude_modules, hf_quant_config, quantization_config
 from exporters.selection import select
-from sixfold.architecture import Linear
-from sixfold.source import open_source
+from sixfold.model.architecture import Linear
+from sixfold.model.source import open_source
 from tests.exporters.exported import DEMO, recipe
 from tests.families import make_family
 

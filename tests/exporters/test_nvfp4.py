@@ -7,9 +7,9 @@ import torch
 from calibration.calibrate import calibrate, sites_of
 from exporters.numerics.nvfp4 import input_global_scale
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.recipe import Calibration
-from sixfold.source import Source, open_source
-from sixfold.statistics import Statistics
+from sixfold.model.source import Source, open_source
+from sixfold.recipes.recipe import Calibration
+from sixfold.statistics.statistics import Statistics
 from tests.exporters.exported import (
     DEMO,
     Artifact,

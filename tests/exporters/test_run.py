@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 
 from exporters import run as run_module
 from exporters.run import Exported, check_disk, export, inputs_for, plan_all
-from sixfold import placing
-from sixfold.checkpoint import open_checkpoint
+from sixfold.artifact import work_folder
+from sixfold.artifact.manifest import state_of
+from sixfold.artifact.workspace import PARTIAL, Workspace, sha256_of
+from sixfold.checkpoint.checkpoint import open_checkpoint
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.manifest import state_of
-from sixfold.recipe import Calibration, Recipe
-from sixfold.source import Source, open_source
-from sixfold.workspace import PARTIAL, Workspace, sha256_of
+from sixfold.model.source import Source, open_source
+from sixfold.recipes.recipe import Calibration, Recipe
 from tests.exporters.exported import silent
 from tests.families import make_family
 
@@ -148,7 +148,7 @@ def test_a_killed_run_is_partial_and_a_rerun_finishes_it(
     def killed(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    module, target = (run_module, "write_files") if when == "streaming" else (placing, "write_if_changed")
+    module, target = (run_module, "write_files") if when == "streaming" else (work_folder, "write_if_changed")
     with monkeypatch.context() as patch:
         patch.setattr(module, target, killed)
         with pytest.raises(KeyboardInterrupt):
@@ -234,6 +234,6 @@ def test_an_output_folder_that_cannot_be_made(source: Source, tmp_path: Path) ->
 
 def test_two_processes_do_not_write_one_artifact(source: Source, tmp_path: Path) -> None:
     folder = Workspace(tmp_path / "out", "tiny").variant("BF16")
-    with placing.locked(folder / PARTIAL, "bf16"):
+    with work_folder.locked(folder / PARTIAL, "bf16"):
         with pytest.raises(SixfoldError, match=r"another process is exporting bf16 into .*; wait for it, or stop it"):
             run(source, tmp_path / "out")

@@ -8,7 +8,7 @@ from pruning.anatomy import Anatomy, dissect
 from pruning.mtp import Mtp
 from pruning.plan_file import LayerPlan, PruningPlan
 from pruning.run import prune
-from sixfold.source import Source, open_source
+from sixfold.model.source import Source, open_source
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
 

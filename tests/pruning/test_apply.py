@@ -13,9 +13,9 @@ from pruning import run as run_module
 from pruning.anatomy import dissect
 from pruning.plan_file import read_plan
 from pruning.run import prune
+from sixfold.artifact.workspace import sha256_of
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.source import open_source
-from sixfold.workspace import sha256_of
+from sixfold.model.source import open_source
 from tests.moe_families import make_moe
 from tests.pruning.made import DEMO, plan_of, pruned, silent
 

@@ -13,13 +13,13 @@ from calibration.calibrate import calibrate
 from calibration.tokens import token_batches
 from pruning.anatomy import dissect
 from pruning.criteria import CRITERIA, saliency, super_experts
-from sixfold.causal_attention import fast_causal_attention
+from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.errors import UsageError
-from sixfold.recipe import Calibration
-from sixfold.source import open_source
-from sixfold.statistics import ExpertStatistics
-from sixfold.tokenizer import load_tokenizer
-from sixfold.whole_model import load_model
+from sixfold.model.source import open_source
+from sixfold.recipes.recipe import Calibration
+from sixfold.runner.causal_attention import fast_causal_attention
+from sixfold.runner.whole_model import load_model
+from sixfold.statistics.statistics import ExpertStatistics
 from tests.moe_families import make_moe
 from tests.pruning.made import DEMO, silent
 

@@ -12,7 +12,7 @@ import torch
 from pruning.anatomy import dissect
 from pruning.masking import masked
 from sixfold.errors import SixfoldError
-from sixfold.source import open_source
+from sixfold.model.source import open_source
 from tests.moe_families import make_moe, make_wrapped, moe_families
 from tests.pruning.made import pruned
 

@@ -14,10 +14,10 @@ from calibration.tokens import token_batches
 from pruning.anatomy import dissect
 from pruning.counts import kept_for_ratio
 from pruning.make_plan import Request, make_plan
-from sixfold.recipe import Calibration
-from sixfold.source import open_source
-from sixfold.tokenizer import load_tokenizer
-from sixfold.whole_model import load_model
+from sixfold.checkpoint.tokenizer import load_tokenizer
+from sixfold.model.source import open_source
+from sixfold.recipes.recipe import Calibration
+from sixfold.runner.whole_model import load_model
 from tests.pruning.made import DEMO, silent
 
 PROFILE = Calibration(samples=8, length=128, sample_rows=8)

@@ -11,8 +11,8 @@ from pruning.plan_file import PruningPlan
 from pruning.proof import Proof, overall, prove
 from pruning.structure import check_structure
 from sixfold.errors import SixfoldError
-from sixfold.source import open_source
-from sixfold.whole_model import load_model
+from sixfold.model.source import open_source
+from sixfold.runner.whole_model import load_model
 from tests.moe_families import make_moe
 from tests.pruning.made import DEMO, pruned, silent
 

@@ -15,9 +15,9 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import _http
 
+from cli.commands import publish as publish_command
+from cli.main import run
 from publishing import patience
-from sixfold.cli import run
-from sixfold.commands import publish as publish_command
 from tests.publishing.hub_server import serve
 from tests.publishing.hub_state import Account, Fault, Hub
 from tests.publishing.plain_cards import plain_card

@@ -5,10 +5,10 @@ import random
 from pathlib import Path
 from typing import Any
 
-from sixfold.manifest import FileRecord, inputs_of, manifest_of
-from sixfold.recipe import load_recipes
-from sixfold.verdict import FILE, SCHEMA, content_digest, verdict_name
-from sixfold.workspace import read_json, write_json
+from sixfold.artifact.manifest import FileRecord, inputs_of, manifest_of
+from sixfold.artifact.verification_record import FILE, SCHEMA, content_digest, verdict_name
+from sixfold.artifact.workspace import read_json, write_json
+from sixfold.recipes.recipe import load_recipes
 from tests.publishing.hub_state import Hub
 
 MODEL = "tiny-REAP"
@@ -81,8 +81,8 @@ def make_variant(
 def pass_verification(
     folder: Path, manifest_name: str, failures: tuple[str, ...] = (), *, measured: bool = True
 ) -> None:
-    """What `sixfold verify` leaves of an artifact, as far as sixfold.verdict reads it; of one that was not `measured`,
-    as far as cards do."""
+    """What `sixfold verify` leaves of an artifact, as far as sixfold.artifact.verification_record reads it; of one
+    that was not `measured`, as far as cards do."""
     manifest = read_json(folder / manifest_name)
     assert manifest is not None
     score = {"mean_kl": 0.0125, "top1": 0.97}

@@ -5,9 +5,9 @@ Run as a module it is the command line.
 
 import sys
 
+from cli.commands import publish
+from cli.main import run
 from publishing.publication import Publication
-from sixfold.cli import run
-from sixfold.commands import publish
 
 
 def plain_card(publication: Publication, old: str) -> str:

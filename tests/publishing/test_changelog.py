@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from publishing.changelog import Step, entry_of, latest_version, with_entry
-from sixfold.manifest import FileRecord, inputs_of, manifest_of
-from sixfold.recipe import load_recipes
+from sixfold.artifact.manifest import FileRecord, inputs_of, manifest_of
+from sixfold.recipes.recipe import load_recipes
 
 
 def manifest(

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from cards.front_matter import fields, problems
-from sixfold import hub as reading
-from sixfold.cli import run
+from cli.main import run
+from sixfold.checkpoint import hub as reading
 from tests.publishing.conftest import Publish
 from tests.publishing.hub_state import Hub
 from tests.publishing.made import pass_verification

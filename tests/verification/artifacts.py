@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from sixfold.cli import run
+from cli.main import run
 
 _SMALL = ("--set", "calibration.samples=8", "--set", "calibration.length=128", "--set", "calibration.sample_rows=32")
 _LAYOUTS = {

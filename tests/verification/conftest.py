@@ -2,7 +2,7 @@
 
 import pytest
 
-from sixfold.source import Source, open_source
+from sixfold.model.source import Source, open_source
 from tests.exporters.exported import DEMO
 from tests.verification.artifacts import Artifacts, make_all
 

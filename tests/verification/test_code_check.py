@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sixfold.source import Source
+from sixfold.model.source import Source
 from tests.exporters.exported import DEMO, silent
 from tests.verification.artifacts import Artifacts
 from verification.code_check import misplaced

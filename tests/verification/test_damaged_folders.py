@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sixfold.source import Source
+from sixfold.model.source import Source
 from tests.exporters.exported import DEMO, silent
 from tests.verification.artifacts import Artifacts
 from tests.verification.corpus import CORPUS

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFReader
 
-from sixfold.source import Source
+from sixfold.model.source import Source
 from tests.exporters.exported import silent
 from tests.verification.artifacts import Artifacts
 from tests.verification.damage import GgufData, copy_gguf, rewrite_gguf

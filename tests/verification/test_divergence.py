@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from sixfold import cli
-from sixfold.heldout import Windows, held_out
-from sixfold.layers import batches_of
-from sixfold.plan import TensorSlice
-from sixfold.source import Source
-from sixfold.tokenizer import load_tokenizer
-from sixfold.whole_model import load_model
+from cli import main as cli
+from sixfold.checkpoint.tensor_slice import TensorSlice
+from sixfold.checkpoint.tokenizer import load_tokenizer
+from sixfold.model.source import Source
+from sixfold.runner.layer_runner import batches_of
+from sixfold.runner.whole_model import load_model
+from sixfold.texts.held_out_text import Windows, held_out
 from tests.exporters.exported import DEMO, silent
 from tests.verification.artifacts import Artifacts
 from tests.verification.damage import edit_config

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sixfold.heldout import Windows, held_out
-from sixfold.source import Source
-from sixfold.tokenizer import load_tokenizer
+from sixfold.checkpoint.tokenizer import load_tokenizer
+from sixfold.model.source import Source
+from sixfold.texts.held_out_text import Windows, held_out
 from tests.exporters.exported import DEMO, silent
 from tests.verification.artifacts import Artifacts
 from tests.verification.corpus.changes import W2, scaled, tensors

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from sixfold.heldout import Windows
-from sixfold.latent_attention import latent_linears
-from sixfold.source import Source, open_source
+from sixfold.model.latent_attention import latent_linears
+from sixfold.model.source import Source, open_source
+from sixfold.texts.held_out_text import Windows
 from tests.exporters.exported import DEMO, silent
 from tests.families import make_family
 from verification.activations import Rounding

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sixfold.source import Source, open_source
+from sixfold.model.source import Source, open_source
 from tests.exporters.exported import DEMO, silent
 from tests.families import make_family
 from verification.verify import verify

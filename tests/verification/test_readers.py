@@ -13,8 +13,8 @@ from gguf import GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
 from safetensors.torch import load_file
 
-from sixfold.gguf_names import gguf_tensor_names
-from sixfold.source import open_source
+from sixfold.model.gguf_names import gguf_tensor_names
+from sixfold.model.source import open_source
 from tests.exporters.autoawq_library import packing_utils
 from tests.exporters.exported import DEMO
 from tests.families import make_family

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from sixfold.source import Source
-from sixfold.tokenizer import load_tokenizer
+from sixfold.checkpoint.tokenizer import load_tokenizer
+from sixfold.model.source import Source
 from tests.exporters.exported import DEMO, silent
 from tests.verification.artifacts import Artifacts
 from verification.judge import runs_of

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from sixfold import cli
-from sixfold.source import Source
+from cli import main as cli
+from sixfold.model.source import Source
 from tests.exporters.exported import DEMO, silent
 from tests.verification.artifacts import Artifacts
 from tests.verification.damage import copy_folder, copy_gguf

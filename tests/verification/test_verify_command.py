@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sixfold import cli
+from cli import main as cli
 from tests.exporters.exported import DEMO
 from tests.verification.artifacts import Artifacts
 from tests.verification.corpus.changes import W1, W3, tensors
@@ -176,7 +176,7 @@ def test_what_pruning_proved_stays(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_verification_leaves_the_artifact_current(artifacts: Artifacts, capsys: pytest.CaptureFixture[str]) -> None:
-    from sixfold.manifest import state_of
+    from sixfold.artifact.manifest import state_of
 
     run(capsys, str(artifacts["fp8"]))
     assert state_of(artifacts["fp8"], "manifest.json", None).name == "current"

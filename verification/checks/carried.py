@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sixfold.extras import carried_files
+from sixfold.checkpoint.carried_files import carried_files
 from verification.finding import Finding, Severity
 from verification.folder import json_value
 from verification.subject import Subject

@@ -4,8 +4,8 @@ import re
 import stat
 from collections.abc import Iterator
 
-from sixfold.manifest import damaged_files
-from sixfold.workspace import read_json
+from sixfold.artifact.manifest import damaged_files
+from sixfold.artifact.workspace import read_json
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.folder import INDEX, SINGLE
 from verification.subject import Subject

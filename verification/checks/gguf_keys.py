@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from sixfold.manifest import damaged_files
-from sixfold.workspace import read_json
+from sixfold.artifact.manifest import damaged_files
+from sixfold.artifact.workspace import read_json
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.gguf_subject import GgufSubject
 

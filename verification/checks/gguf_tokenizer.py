@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.errors import SixfoldError
-from sixfold.tokenizer import load_tokenizer
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.folder import json_value
 from verification.gguf_subject import GgufSubject

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from sixfold.architecture import Linear
+from sixfold.model.architecture import Linear
 from verification.blueprint import Blueprint
 from verification.declared import COMPRESSED_TENSORS, METHODS, Scheme, engine_names
 from verification.finding import EXPORT_AGAIN, Finding, Severity

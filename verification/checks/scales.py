@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from sixfold.architecture import Linear
+from sixfold.model.architecture import Linear
 from verification.declared import Scheme
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.folder import Folder

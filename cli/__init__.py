@@ -1,0 +1,1 @@
+"""The command line: options in, text out; imports everything, imported by nothing."""

@@ -1,0 +1,250 @@
+"""sixfold budget: what running a model takes, and how long a context fits."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from cli.options import Model, experts_option, formats_argument, json_option, model_argument
+from cli.terminal import heading, print_json, print_table
+
+if TYPE_CHECKING:
+    from cards.artifact import Artifact
+    from cards.budget import Asked, CacheBudget, VariantBudget
+    from sixfold.recipes.recipe import Recipe
+
+_MIB = 1024**2
+_ENGINES = ("vllm", "sglang", "llama.cpp")
+_DEFAULT_CONTEXTS = (8192, 32768, 131072)
+
+
+class _Contexts(click.ParamType):
+    name = "contexts"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        found = [re.fullmatch(r"(\d+)(k?)", part.strip().lower()) for part in str(value).split(",")]
+        contexts = tuple(int(m[1]) * (1024 if m[2] else 1) for m in found if m)
+        if len(contexts) != len(found) or not all(contexts):
+            self.fail(f"{value!r} is no list of contexts; write it like 8k,32k or 100000", param, ctx)
+        return contexts
+
+
+@click.command(
+    short_help="Print the memory that running a model takes.",
+    epilog="Example: sixfold budget Qwen/Qwen3-30B-A3B nvfp4 gguf --context 8k,32k --hardware gb10",
+)
+@model_argument
+@formats_argument
+@click.option(
+    "--context", type=_Contexts(), metavar="8k,32k", help="Tokens of each sequence; 8k is 8192.  [8k,32k,128k]"
+)
+@click.option("--hardware", multiple=True, metavar="NAME", help="A machine of cards/hardware.yaml; can be repeated.")
+@click.option("--engine", type=click.Choice(_ENGINES), help="One engine alone, in place of all that read a format.")
+@click.option(
+    "--cache-type",
+    type=click.Choice(["bf16", "fp8", "q8_0", "q4_0"]),
+    default="bf16",
+    show_default=True,
+    help="Of keys and values: fp8 in vLLM and SGLang, q8_0 and q4_0 in llama.cpp.",
+)
+@click.option("--sequences", type=click.IntRange(min=1), default=1, show_default=True, help="Run side by side.")
+@click.option(
+    "--tensor-parallel",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Devices that share the model; --hardware 2x-h100 and such say it by themselves.",
+)
+@experts_option
+@json_option
+def command(
+    model: Model,
+    recipes: "Sequence[Recipe]",
+    context: tuple[int, ...] | None,
+    hardware: tuple[str, ...],
+    engine: str | None,
+    cache_type: str,
+    sequences: int,
+    tensor_parallel: int,
+    experts: int | None,
+    as_json: bool,
+) -> None:
+    """Print the memory that each FORMAT of MODEL takes by context, and the longest context that fits on a machine.
+
+    MODEL is a checkpoint (a folder or hub id, whose formats are planned to the byte), an artifact (a quantized folder,
+    or a GGUF file), or a config.json alone. All sizes are of one device.
+    """
+    from cards.attention import notes
+    from cards.budget import Asked, cache_budgets, engines_of, variant_budget
+    from cards.engine_caches import CACHE_TYPES
+    from cards.hardware import hardware_named
+    from cards.memory import longest_trained
+
+    config, artifacts, known_how = _what_weighs(model, recipes, experts)
+    trained = longest_trained(config)
+    contexts = context or tuple(c for c in _DEFAULT_CONTEXTS if c <= trained) or (trained,)
+    machines = tuple(hardware_named(name) for name in hardware)
+    asked = Asked(contexts, machines, cache_type, sequences, tensor_parallel)
+    known = tuple(e for e in _ENGINES if cache_type in CACHE_TYPES[e])
+    if engine is not None:
+        known = (engine,)
+    caches, unknown = cache_budgets(config, known, asked)
+    known = tuple(cache.engine for cache in caches)
+    variants = [
+        variant_budget(config, artifact.name, artifact.weights, e, asked)
+        for artifact in artifacts
+        for e in engines_of(artifact.engines, engine, known)
+    ]
+    remarks = [
+        *known_how,
+        *notes(config),
+        *_beyond(contexts, trained),
+        *unknown,
+        *(
+            f"{a.name} is read by {', '.join(a.engines)}: by none that this --engine and --cache-type leave"
+            for a in artifacts
+            if not engines_of(a.engines, engine, known)
+        ),
+        *(f"{m.title}: {m.note}" for m in machines if m.note),
+    ]
+    if as_json:
+        print_json(_as_data(asked, caches, variants, remarks, trained))
+        return
+    _show_caches(asked, caches)
+    _show_variants(asked, variants)
+    _show_longest(asked, variants, trained)
+    estimates = dict.fromkeys(e for v in variants for memory in v.by_context for e in memory.estimates)
+    remarks += [f"Estimate: {estimate}" for estimate in estimates]
+    if remarks:
+        heading("Notes")
+    for remark in remarks:
+        click.echo(f"  {remark}.")
+
+
+def _what_weighs(
+    model: Model, recipes: "Sequence[Recipe]", experts: int | None
+) -> "tuple[Mapping[str, Any], list[Artifact], list[str]]":
+    """The config; every variant with the bytes of its tensors, an artifact's own or those of planned formats; and how
+    far they are known. Of a config.json that says too little to plan formats, the cache alone is known."""
+    from cards.artifact import Artifact, artifacts_at, read_config
+    from exporters.run import plan_all
+    from sixfold.errors import SixfoldError, UsageError
+    from sixfold.model.bare_config import config_notes
+
+    place = Path(model.location).expanduser()
+    found = artifacts_at(place)
+    if found is not None:
+        if (
+            experts is not None
+            or click.get_current_context().get_parameter_source("formats") is ParameterSource.COMMANDLINE
+        ):
+            raise UsageError(
+                f"{place} is an artifact, which has its format and experts", "leave FORMAT and --experts out"
+            )
+        return *found, []
+    try:
+        source = model.describe(experts)
+    except SixfoldError as error:
+        config = read_config(place)
+        if config is None or experts is not None:
+            raise
+        return config, [], [f"Weights are not counted: {error}".rstrip(".")]
+    variants = []
+    for entry in plan_all(source, recipes):
+        if entry.refusal is not None:
+            click.echo(f"{entry.recipe.name} cannot be made: {entry.refusal}", err=True)
+        elif entry.plan is not None:
+            weights = sum(tensor.nbytes for tensor in entry.plan.tensors)
+            variants.append(Artifact(entry.recipe.name, weights, entry.recipe.engines))
+    return source.checkpoint.config, variants, [_sentence(note) for note in config_notes(source.checkpoint)]
+
+
+def _sentence(note: str) -> str:
+    return note[:1].upper() + note[1:]
+
+
+def _beyond(contexts: tuple[int, ...], trained: int) -> list[str]:
+    if max(contexts) <= trained:
+        return []
+    return [f"The config allows {trained:,} tokens; what is longer needs its rotary embedding scaled"]
+
+
+def _show_caches(asked: "Asked", caches: "Sequence[CacheBudget]") -> None:
+    of = f" of {asked.sequences} sequences" if asked.sequences > 1 else ""
+    heading(f"KV cache, {asked.cache_type}, in bytes{_each(asked)}")
+    columns = ("engine", "a token more", "full windows", "states", *(f"{c:,} tokens{of}" for c in asked.contexts))
+    rows = []
+    for cache in caches:
+        growth = cache.growth
+        more: str | int = growth.nbytes if growth.tokens == 1 else f"{growth.nbytes:,} for {growth.tokens}"
+        rows.append((cache.engine, more, cache.constant.windows, cache.constant.states, *cache.by_context))
+    print_table(columns, rows)
+
+
+def _show_variants(asked: "Asked", variants: "Sequence[VariantBudget]") -> None:
+    if not variants:
+        return
+    heading(f"Memory in all, 1 GiB = 1,024 MiB = 1,073,741,824 bytes{_each(asked)}")
+    columns = ("variant", "engine", "weights", *(f"{c:,} tokens" for c in asked.contexts))
+    print_table(
+        columns,
+        [
+            (v.name, v.engine, _binary(v.weights / asked.tensor_parallel), *(_binary(m.total) for m in v.by_context))
+            for v in variants
+        ],
+    )
+
+
+def _show_longest(asked: "Asked", variants: "Sequence[VariantBudget]", trained: int) -> None:
+    if not variants or not asked.machines:
+        return
+    heading(f"Longest context that fits, in tokens ({trained:,} at most)")
+    rows = [(v.name, v.engine, *(_longest(v, m.name) for m in asked.machines)) for v in variants]
+    print_table(("variant", "engine", *(m.title for m in asked.machines)), rows)
+    for variant in variants:
+        for machine, reason in variant.refused.items():
+            click.echo(f"  {variant.name} on {machine}: {reason}")
+
+
+def _longest(variant: "VariantBudget", machine: str) -> str | int:
+    if machine not in variant.longest:
+        return "-"
+    return variant.longest[machine] or "does not fit"
+
+
+def _each(asked: "Asked") -> str:
+    return f", each of {asked.tensor_parallel} devices" if asked.tensor_parallel > 1 else ""
+
+
+def _binary(nbytes: float) -> str:
+    """Binary units alone, as memory is counted."""
+    return f"{nbytes / _MIB:.3g} MiB" if nbytes < 999.5 * _MIB else f"{nbytes / _MIB / 1024:.4g} GiB"
+
+
+def _as_data(
+    asked: "Asked",
+    caches: "Sequence[CacheBudget]",
+    variants: "Sequence[VariantBudget]",
+    notes: Sequence[str],
+    trained: int,
+) -> dict[str, Any]:
+    return {
+        "unit": "bytes of one device",
+        "contexts": list(asked.contexts),
+        "longest_of_the_config": trained,
+        "sequences": asked.sequences,
+        "tensor_parallel": asked.tensor_parallel,
+        "caches": [asdict(cache) for cache in caches],
+        "variants": [
+            asdict(variant)
+            | {"by_context": [asdict(memory) | {"total": memory.total} for memory in variant.by_context]}
+            for variant in variants
+        ],
+        "notes": list(notes),
+    }

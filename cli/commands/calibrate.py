@@ -1,0 +1,145 @@
+"""sixfold calibrate: one pass over the model, for every format that needs statistics."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.options import Model, formats_argument, json_option, memory_options, model_argument, out_option
+from cli.terminal import print_json, print_table, progress, this_command
+from sixfold.sizes import size
+
+if TYPE_CHECKING:
+    from calibration.calibrate import Calibrated
+    from sixfold.model.source import Source
+    from sixfold.recipes.recipe import Calibration, Recipe
+    from sixfold.runner.available_memory import Allowed
+
+
+@click.command(
+    short_help="Gather the statistics of one pass, for all formats.",
+    epilog="Example: sixfold calibrate demo/minimax-m2-4.6m --set calibration.samples=128",
+)
+@model_argument
+@formats_argument
+@click.option(
+    "--from",
+    "matrix",
+    type=click.Path(),
+    metavar="FILE",
+    help="Take the statistics from an importance matrix of llama.cpp's, in place of a pass; gguf formats can use them.",
+)
+@out_option
+@memory_options
+@json_option
+def command(
+    model: Model,
+    recipes: "tuple[Recipe, ...]",
+    matrix: str | None,
+    out: Path,
+    allowed: "Allowed",
+    as_json: bool,
+) -> None:
+    """Gather MODEL's statistics for the calibration profile of FORMAT... (all-formats where none is given).
+
+    `sixfold export` does this by itself where a format needs it. Nothing is run where the statistics are current.
+    Prints how many tokens reached the experts of each layer; coverage.svg beside the statistics shows every expert.
+
+    The texts are a built-in set unless the recipe, --set calibration.texts=[my.jsonl] or --set calibration.profile=reap
+    names others: files, folders and datasets of the Hugging Face Hub (calibration/README.md).
+
+    --from FILE is --set calibration.imatrix=FILE, which `sixfold export` takes too.
+    """
+    from calibration.calibrate import calibrate
+    from sixfold.artifact.workspace import Workspace
+
+    source = model.open()
+    workspace = Workspace(out, source.checkpoint.name)
+    stated = {"imatrix": matrix} if matrix is not None else {}
+    results = []
+    for profile in dict.fromkeys(recipe.calibration.model_copy(update=stated) for recipe in recipes):
+        click.echo(_announced(source, profile), err=as_json)
+        done = calibrate(source, profile, workspace.calibration(profile), progress=progress, allowed=allowed)
+        results.append(_as_data(done))
+        if not as_json:
+            _print(done)
+    if as_json:
+        print_json(results)
+        return
+    following = this_command("calibrate", "export", without={"--from": 2})
+    click.echo(f"Next: {following}" + (f" --set calibration.imatrix={matrix}" if matrix is not None else ""))
+
+
+def _announced(source: "Source", profile: "Calibration") -> str:
+    """What is about to be done, and what it takes."""
+    import torch
+
+    from calibration.memory import predict
+
+    if profile.imatrix is not None:
+        return f"Taking statistics from the importance matrix {profile.imatrix}, if need be."
+    memory = predict(source, profile, on_gpu=torch.cuda.is_available(), ahead=True)
+    return (
+        f"Calibrating {source.architecture.layers} layers on {profile.samples} samples of {profile.length} tokens,"
+        f" if need be: about {size(memory.host)} of memory"
+        + (f", {size(memory.device)} of each GPU's" if memory.device else "")
+        + f" and {size(memory.disk)} of disk meanwhile."
+    )
+
+
+def _print(done: "Calibrated") -> None:
+    from calibration.coverage import TABLE, summary, table
+    from calibration.coverage_map import FILE
+    from calibration.text_notes import text_notes
+
+    statistics = done.statistics
+    for sentence in done.history:
+        click.echo(f"{sentence[0].upper()}{sentence[1:]}.")
+    for note in (*text_notes(statistics.manifest.get("tokens")), *_unseen(done)):
+        click.echo(f"Note: {note}.")
+    if done.coverage:
+        print_table(TABLE, table(done.coverage))
+        click.echo(f"{summary(done.coverage)}.")
+        click.echo(f"Every expert: {statistics.folder / FILE}")
+    click.echo(f"The statistics in {statistics.folder} {'are current' if done.skipped else 'are done'}.")
+
+
+def _unseen(done: "Calibrated") -> tuple[str, ...]:
+    """What has no statistics, and what becomes of it."""
+    from sixfold.name_lists import by_layer
+
+    names = done.statistics.manifest["without_statistics"]
+    if not names:
+        return ()
+    if done.statistics.imatrix:
+        return (f"the importance matrix has nothing on {by_layer(names)}; gguf formats round that without importance",)
+    what = f"no statistics of {by_layer(names)}, which transformers does not run or nothing rounds"
+    return (f"{what}: formats in safetensors keep them as they are, and gguf formats leave them out",)
+
+
+def _as_data(done: "Calibrated") -> dict[str, Any]:
+    from calibration.coverage_map import FILE
+    from calibration.text_notes import text_notes
+
+    statistics = done.statistics
+    return {
+        "folder": str(statistics.folder),
+        "state": "current" if done.skipped else "made",
+        "digest": statistics.digest,
+        "reasons": list(done.reasons),
+        "resumed_layers": done.resumed,
+        "notes": [*text_notes(statistics.manifest.get("tokens")), *_unseen(done)],
+        "coverage": [
+            {
+                "layer": layer.layer,
+                "experts": len(layer.tokens),
+                "least": min(layer.tokens),
+                "median": layer.median,
+                "most": max(layer.tokens),
+                "starved": {str(expert): layer.tokens[expert] for expert in layer.starved},
+            }
+            for layer in done.coverage
+        ],
+        "coverage_map": str(statistics.folder / FILE) if done.coverage else None,
+        "without_statistics": list(statistics.manifest["without_statistics"]),
+    }

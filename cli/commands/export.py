@@ -1,0 +1,270 @@
+"""sixfold export: make artifacts, with whatever they need before and the card after."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.commands.card import render_cards, tell
+from cli.options import Model, formats_argument, json_option, memory_options, model_argument, out_option, threads_option
+from cli.terminal import print_json, print_notes, print_table, progress, share, this_command
+from cli.verdicts import Row, artifact_of, as_data, failures, print_verdicts
+from sixfold.sizes import size
+
+if TYPE_CHECKING:
+    import torch
+
+    from exporters.run import Exported
+    from sixfold.artifact.verification_record import Verdict
+    from sixfold.artifact.workspace import Workspace
+    from sixfold.checkpoint.provenance import Provenance
+    from sixfold.model.source import Source
+    from sixfold.recipes.recipe import Calibration, Recipe
+    from sixfold.runner.available_memory import Allowed
+    from sixfold.statistics.statistics import Statistics
+
+
+_NOT_OF_STATUS = {"--threads": 2, "--host-memory": 2, "--device-memory": 2, "--no-verify": 1}
+
+
+@click.command(
+    short_help="Make artifacts, and verify each.",
+    epilog="Example: sixfold export demo/minimax-m2-4.6m fp8 nvfp4 --out artifacts",
+)
+@model_argument
+@formats_argument
+@out_option
+@threads_option
+@memory_options
+@click.option("--no-verify", is_flag=True, help="Do not verify what was made: structure, weights, divergence, gates.")
+@json_option
+def command(
+    model: Model,
+    recipes: "Sequence[Recipe]",
+    out: Path,
+    threads: int,
+    allowed: "Allowed",
+    no_verify: bool,
+    as_json: bool,
+) -> int:
+    """Make FORMAT... (names, sets or paths of recipes; all formats by default) from MODEL, and verify each.
+
+    Calibrates first where a format needs it. What is current is skipped, what a changed input made stale is made
+    again, and a run that was killed goes on where it stopped. Exit code 3 where an artifact fails a check or a gate.
+    """
+    from sixfold.artifact.workspace import Workspace
+
+    source = model.open()
+    workspace = Workspace(out, source.checkpoint.name)
+    outcomes = make_all(
+        source,
+        recipes,
+        workspace,
+        threads,
+        allowed,
+        stated=model.stated,
+        verify=not no_verify,
+        quiet=as_json,
+    )
+    if as_json:
+        print_json([_as_data(outcome) for outcome in outcomes])
+    else:
+        _print_summary(outcomes, workspace)
+    return max(outcome.exit_code for outcome in outcomes) or (3 if failures(_rows(outcomes)) else 0)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one recipe. error: the sentence that says what stopped it, "" where nothing did. verdict: None
+    where it was not verified."""
+
+    recipe: str
+    done: "Exported | None"
+    error: str = ""
+    exit_code: int = 0
+    verdict: "Verdict | None" = None
+
+
+def make_all(
+    source: "Source",
+    recipes: "Sequence[Recipe]",
+    workspace: "Workspace",
+    threads: int,
+    allowed: "Allowed",
+    *,
+    stated: Mapping[str, str],
+    verify: bool,
+    quiet: bool,
+) -> list[Outcome]:
+    """Every recipe in turn. One that fails is reported and does not stop the others.
+
+    stated: the provenance that options state, for cards.
+    """
+    from cli.error_sentence import exit_code, sentence
+    from exporters.run import check_disk, export, plan_all
+    from sixfold.artifact.source_record import record_source
+
+    planned = plan_all(source, recipes)
+    check_disk(source, planned, workspace)
+    _warn(source, record_source(source.checkpoint, stated, workspace.folder), quiet=quiet)
+    statistics: dict[Calibration, Statistics] = {}
+    outcomes = []
+    for recipe, refusal in ((entry.recipe, entry.refusal) for entry in planned):
+        done = verdict = None
+        try:
+            if refusal is not None:
+                raise refusal
+            found = _statistics(source, recipe, workspace, statistics, allowed, quiet)
+            tokens = partial(_tokens, source, recipe, quiet)
+            done = export(source, recipe, workspace, found, threads=threads, progress=progress, tokens=tokens)
+            verdict = _verify(source, done) if verify else None
+            _complete(recipe, workspace, done, found, quiet)
+        except Exception as error:  # a night's other formats must not be lost to a defect in one
+            outcomes.append(Outcome(recipe.name, done, sentence(error), exit_code(error)))
+            _say(f"{recipe.name} failed: {outcomes[-1].error}", quiet)
+            continue
+        outcomes.append(Outcome(recipe.name, done, verdict=verdict))
+        for reason in done.reasons:
+            _say(f"{recipe.name} was made again: {reason}", quiet)
+        _say(f"{recipe.name} {'is current' if done.skipped else 'done'}, {size(done.nbytes)}", quiet)
+    try:
+        render_cards(workspace.folder, quiet=quiet)
+    except Exception as error:  # the artifacts are sound all the same
+        _say(f"not all cards could be rendered: {sentence(error)}", quiet)
+    return outcomes
+
+
+def _verify(source: "Source", done: "Exported") -> "Verdict":
+    from sixfold.artifact.verification_record import verdict_of
+    from verification.stored import judged
+
+    return verdict_of(judged(artifact_of(done.folder, done.manifest), source, progress))
+
+
+def _rows(outcomes: Sequence[Outcome]) -> list[Row]:
+    return [
+        Row(o.recipe, artifact_of(o.done.folder, o.done.manifest), o.done.nbytes, o.verdict)
+        for o in outcomes
+        if o.done is not None and o.verdict is not None
+    ]
+
+
+def _warn(source: "Source", provenance: "Provenance", *, quiet: bool) -> None:
+    """Say what the source lacks that every artifact will lack."""
+    checkpoint = source.checkpoint
+    if not any(name.startswith("tokenizer") for name in checkpoint.extras):
+        _say(f"{checkpoint.location} holds no tokenizer, so the artifacts will hold none: engines need one", quiet)
+    if not provenance.license:
+        _say("no licence is stated (--license, or provenance.yaml beside the weights), so cards will name none", quiet)
+
+
+def _say(text: str, quiet: bool) -> None:
+    click.echo(text, err=quiet)
+
+
+def _statistics(
+    source: "Source",
+    recipe: "Recipe",
+    workspace: "Workspace",
+    known: "dict[Calibration, Statistics]",
+    allowed: "Allowed",
+    quiet: bool,
+) -> "Statistics | None":
+    """The statistics that the recipe needs, calibrating once per profile."""
+    from calibration.calibrate import calibrate
+    from calibration.coverage import summary
+    from calibration.text_notes import text_notes
+    from exporters.run import needs_statistics
+
+    if not needs_statistics(recipe):
+        return None
+    profile = recipe.calibration
+    if profile not in known:
+        _say(_announced(profile), quiet)
+        done = calibrate(source, profile, workspace.calibration(profile), progress=progress, allowed=allowed)
+        for sentence in done.history:
+            _say(sentence, quiet)
+        for note in text_notes(done.statistics.manifest.get("tokens")):
+            _say(note, quiet)
+        _say(f"calibration {'is current' if done.skipped else 'done'}. {summary(done.coverage)}".rstrip(), quiet)
+        known[profile] = done.statistics
+    return known[profile]
+
+
+def _announced(profile: "Calibration") -> str:
+    if profile.imatrix is not None:
+        return f"taking statistics from the importance matrix {profile.imatrix}, if need be"
+    return f"calibrating on {profile.samples} samples of {profile.length} tokens, if need be"
+
+
+def _tokens(source: "Source", recipe: "Recipe", quiet: bool) -> "torch.Tensor":
+    """The calibration's own tokens, for tools that do a whole job themselves."""
+    from calibration.text_notes import text_notes
+    from calibration.tokens import token_batches
+    from sixfold.checkpoint.tokenizer import load_tokenizer
+    from sixfold.errors import SixfoldError
+
+    if recipe.calibration.imatrix is not None:
+        raise SixfoldError(
+            f"{recipe.name} calibrates on texts itself, and an importance matrix holds none",
+            "leave calibration.imatrix out for it",
+        )
+    batches = token_batches(recipe.calibration, load_tokenizer(source.checkpoint.folder))
+    for note in text_notes(batches.record):
+        _say(note, quiet)
+    return batches.ids
+
+
+def _complete(
+    recipe: "Recipe", workspace: "Workspace", done: "Exported", statistics: "Statistics | None", quiet: bool
+) -> None:
+    """What stands beside the artifact: the importance matrix for GGUF, and the card."""
+    from calibration.imatrix import FILE as IMATRIX
+    from cards.card import render_card
+    from cards.facts import read_model
+    from sixfold.artifact.workspace import write_if_changed
+
+    if recipe.exporter == "gguf" and statistics is not None:
+        name = statistics.imatrix["kept_as"] if statistics.imatrix else IMATRIX
+        if done.described or not (done.folder / name).is_file():
+            write_if_changed(done.folder / name, (workspace.calibration(recipe.calibration) / name).read_bytes())
+    tell(render_card(read_model(workspace.folder), done.folder), quiet)
+
+
+def _as_data(outcome: Outcome) -> dict[str, Any]:
+    if outcome.done is None or outcome.error:
+        return {"recipe": outcome.recipe, "state": "failed", "error": outcome.error}
+    done = outcome.done
+    return {
+        "recipe": outcome.recipe,
+        "state": "current" if done.skipped else "made",
+        "folder": str(done.folder),
+        "manifest": done.manifest,
+        "bytes": done.nbytes,
+        "reasons": list(done.reasons),
+        "notes": list(done.notes),
+        "verdict": next((as_data(row) for row in _rows([outcome])), None),
+    }
+
+
+def _print_summary(outcomes: Sequence[Outcome], workspace: "Workspace") -> None:
+    """The last lines: where everything is, how large, what failed, and what to do next."""
+    from cards.report import REPORT
+
+    click.echo("")
+    made = [(o.recipe, o.done) for o in outcomes if o.done is not None]
+    rows = [(name, size(d.nbytes), "current" if d.skipped else "made", str(d.folder)) for name, d in made]
+    print_table(("variant", "size", "state", "folder"), rows)
+    print_notes([(name, done.notes) for name, done in made if not done.skipped])
+    print_verdicts(_rows(outcomes))
+    total = sum(done.nbytes for _, done in made)
+    click.echo(f"\n{share(len(made), len(outcomes), 'variant')} in {workspace.folder}, {size(total)} in all.")
+    if made:
+        if (workspace.folder / REPORT).is_file():
+            click.echo(f"Report: {workspace.folder / REPORT}")
+        click.echo(f"Next: {this_command('export', 'status', without=_NOT_OF_STATUS)}")
+    for sentence in [f"{o.recipe} failed: {o.error}" for o in outcomes if o.error] + failures(_rows(outcomes)):
+        click.echo(sentence)

@@ -1,0 +1,181 @@
+"""sixfold plan: what an export will write, to the byte, before any work."""
+
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.options import Model, experts_option, formats_argument, json_option, model_argument, out_option
+from cli.terminal import heading, print_json, print_notes, print_table
+from sixfold.sizes import size
+
+if TYPE_CHECKING:
+    from calibration.memory import PassMemory
+    from exporters.run import Planned
+    from sixfold.artifact.plan import ExportPlan
+    from sixfold.model.source import Source
+    from sixfold.recipes.recipe import Calibration, Recipe
+
+
+@click.command(
+    short_help="Print exact bytes per variant, and the disk needed.",
+    epilog="Example: sixfold plan Qwen/Qwen3-30B-A3B nvfp4 gguf --out /data/artifacts",
+)
+@model_argument
+@formats_argument
+@out_option
+@experts_option
+@click.option("--tensors", is_flag=True, help="List every tensor that would be written.")
+@json_option
+def command(
+    model: Model, recipes: "Sequence[Recipe]", out: Path, experts: int | None, tensors: bool, as_json: bool
+) -> int:
+    """Print the exact bytes of each FORMAT, what is quantized and what is kept, and the disk that all need.
+
+    Nothing is written, and of a hub id only configuration and headers are fetched. MODEL may also be a config.json
+    alone, before there are weights: what it cannot tell is named. A FORMAT that MODEL does not allow is named with the
+    reason, and the exit code is not 0.
+    """
+    from cli.error_sentence import exit_code, sentence
+    from exporters.run import plan_all
+    from sixfold.model.bare_config import config_notes
+
+    source = model.describe(experts)
+    known = tuple(config_notes(source.checkpoint))
+    planned = plan_all(source, recipes)
+    plans = [(entry.recipe, entry.plan) for entry in planned if entry.refusal is None]
+    refusals = [entry.refusal for entry in planned if entry.refusal is not None]
+    calibration = _calibration_bytes(source, [recipe for recipe, _ in plans])
+    passes = _passes(source, [recipe for recipe, _ in plans])
+    root = next(path for path in [out, *out.absolute().parents] if path.exists())
+    free = shutil.disk_usage(root).free
+    code = max((exit_code(error) for error in refusals), default=0)
+    if as_json:
+        print_json(_as_data(planned, calibration, passes, free) | {"notes": list(known)})
+        return code
+    print_table(
+        ("variant", "bytes", "size", "files", "tensors", "encodings"),
+        [_row(recipe, plan) for recipe, plan in plans],
+    )
+    for note in known:
+        click.echo(f"  {note}")
+    external = "does the whole job by a tool of its own, which tells no sizes before"
+    print_notes([(recipe.name, plan.notes if plan else (external,)) for recipe, plan in plans])
+    for entry in planned:
+        if entry.refusal is not None:
+            click.echo(f"  {entry.recipe.name} cannot be made: {sentence(entry.refusal)}")
+    for recipe, plan in plans:
+        if tensors and plan:
+            _print_tensors(recipe, plan)
+    total = sum(plan.nbytes for _, plan in plans if plan)
+    click.echo(f"\nIn all {total:,} bytes ({size(total)}), and {size(calibration)} of calibration statistics.")
+    for profile, memory in passes.items():
+        click.echo(
+            f"Calibrating on {profile.samples * profile.length:,} tokens needs about {size(memory.host)} of host memory"
+            + (f", {size(memory.device)} of each GPU's" if memory.device else "")
+            + f", and {size(memory.disk)} of disk meanwhile; the largest layer has {size(memory.layer)} of weights."
+        )
+    verdict = "enough" if total + calibration <= free else "NOT ENOUGH"
+    click.echo(f"Free under {root}: {size(free)}, {verdict} (a replaced artifact stays until the new one is whole).")
+    return code
+
+
+def _calibration_bytes(source: "Source", recipes: "Sequence[Recipe]") -> int:
+    """Tensor data of the statistics, once per profile; see sixfold.statistics.statistics for the layout. An
+    importance matrix is kept, and its sums stand in the statistics once more."""
+    from exporters.run import needs_statistics
+    from sixfold.model.latent_attention import latent_linears
+    from sixfold.statistics.statistics import heads_bytes, site_bytes
+
+    profiles = {recipe.calibration for recipe in recipes if needs_statistics(recipe)}
+    sites = {(li.site, li.expert): li.in_features for li in source.architecture.linears}
+    heads = sum(heads_bytes(latent) for latent in latent_linears(source).values())
+    total = sum(2 * Path(profile.imatrix).expanduser().stat().st_size for profile in profiles if profile.imatrix)
+    for profile in profiles:
+        if profile.imatrix is None:
+            total += heads + sum(site_bytes(channels, profile.sample_rows) for channels in sites.values())
+    return total
+
+
+def _passes(source: "Source", recipes: "Sequence[Recipe]") -> "dict[Calibration, PassMemory]":
+    """What the calibration of each profile needs on this machine."""
+    import torch
+
+    from calibration.memory import predict
+    from exporters.run import needs_statistics
+
+    on_gpu = torch.cuda.is_available()
+    needed = [recipe.calibration for recipe in recipes if needs_statistics(recipe)]
+    profiles = {profile: None for profile in needed if profile.imatrix is None}
+    return {profile: predict(source, profile, on_gpu=on_gpu, ahead=True) for profile in profiles}
+
+
+def _row(recipe: "Recipe", plan: "ExportPlan | None") -> tuple[str | int, ...]:
+    if plan is None:
+        return (recipe.name, "-", "-", "-", "-", recipe.exporter)
+    encodings = Counter(tensor.encoding for tensor in plan.tensors)
+    shown = ", ".join(f"{count} {encoding}" for encoding, count in encodings.most_common())
+    return (recipe.name, plan.nbytes, size(plan.nbytes), len(plan.files), len(plan.tensors), shown)
+
+
+def _print_tensors(recipe: "Recipe", plan: "ExportPlan") -> None:
+    heading(recipe.name)
+    print_table(
+        ("tensor", "dtype", "shape", "bytes", "encoding", "file"),
+        [
+            (t.name, t.dtype, "x".join(map(str, t.shape)) or "scalar", t.nbytes, t.encoding, t.file)
+            for t in plan.tensors
+        ],
+    )
+
+
+def _as_data(
+    planned: "Sequence[Planned]",
+    calibration: int,
+    passes: "dict[Calibration, PassMemory]",
+    free: int,
+) -> dict[str, Any]:
+    return {
+        "variants": [_variant(entry) for entry in planned],
+        "bytes": sum(entry.plan.nbytes for entry in planned if entry.plan),
+        "calibration_bytes": calibration,
+        "calibration_memory": [
+            {"samples": profile.samples, "length": profile.length, **asdict(memory)}
+            for profile, memory in passes.items()
+        ],
+        "free_bytes": free,
+    }
+
+
+def _variant(entry: "Planned") -> dict[str, Any]:
+    from cli.error_sentence import sentence
+
+    recipe, plan = entry.recipe, entry.plan
+    if entry.refusal is not None:
+        return {"recipe": recipe.name, "bytes": None, "error": sentence(entry.refusal)}
+    if plan is None:
+        return {"recipe": recipe.name, "bytes": None}
+    return {
+        "recipe": recipe.name,
+        "folder": plan.folder,
+        "bytes": plan.nbytes,
+        "files": {f.name: f.nbytes for f in plan.files} | {name: len(text) for name, text in plan.texts.items()},
+        "notes": list(plan.notes),
+        "tensors": [
+            {
+                "name": t.name,
+                "dtype": t.dtype,
+                "shape": list(t.shape),
+                "bytes": t.nbytes,
+                "file": t.file,
+                "offset": t.offset,
+                "encoding": t.encoding,
+                "inputs": list(t.inputs),
+            }
+            for t in plan.tensors
+        ],
+    }

@@ -1,0 +1,300 @@
+"""sixfold prune: leave the least salient experts out of a checkpoint."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.options import Model, json_option, memory_options, model_argument, overrides_option, threads_option
+from cli.terminal import print_json, print_table, program, progress
+from sixfold.sizes import count, size
+
+if TYPE_CHECKING:
+    from pruning.anatomy import Anatomy
+    from pruning.make_plan import Request
+    from pruning.mtp import Mtp
+    from pruning.plan_file import PruningPlan
+    from sixfold.model.source import Source
+    from sixfold.recipes.recipe import Calibration
+    from sixfold.runner.available_memory import Allowed
+    from sixfold.statistics.statistics import Statistics
+
+
+@click.command(
+    short_help="Leave the least salient experts out, and prove the result.",
+    epilog="Example: sixfold prune MiniMaxAI/MiniMax-M2.7 --ratio 0.4 --out /models/MiniMax-M2.7-REAP",
+)
+@model_argument
+@click.option("--ratio", type=float, metavar="SHARE", help="Share of the experts to prune; 0.4 keeps 154 of 256.")
+@click.option("--keep", type=int, metavar="N", help="Experts that stay in each layer, in place of --ratio.")
+@click.option(
+    "--plan",
+    "plan_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Apply this plan.json, in place of --ratio or --keep; nothing is calibrated.",
+)
+@click.option(
+    "--criterion",
+    type=click.Choice(["reap", "frequency", "ean", "weighted-ean", "random"]),
+    default="reap",
+    show_default=True,
+    help="How experts are judged.",
+)
+@click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Of the criterion random.")
+@click.option("--protect", is_flag=True, help="Keep super-experts (extreme outputs) whatever their saliency.")
+@click.option(
+    "--budget",
+    type=click.Choice(["layer", "global"]),
+    default="layer",
+    show_default=True,
+    help="Whether each layer keeps the same number, or the most salient of all layers stay.",
+)
+@click.option(
+    "--mtp",
+    type=click.Choice(["drop", "as-last-layer", "refuse"]),
+    default="drop",
+    show_default=True,
+    help="What becomes of multi-token prediction layers, whose experts have no saliency.",
+)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="The pruned folder.")
+@click.option(
+    "--artifacts",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("artifacts"),
+    show_default=True,
+    help="Root of the output tree: MODEL's statistics, and the pruned folder where --out is not given.",
+)
+@click.option("--no-proof", is_flag=True, help="Do not run both models to prove the result and measure its cost.")
+@click.option("--dry-run", is_flag=True, help="Print what would be kept and written, and do nothing.")
+@overrides_option
+@threads_option
+@memory_options
+@json_option
+def command(
+    model: Model,
+    ratio: float | None,
+    keep: int | None,
+    plan_path: Path | None,
+    criterion: str,
+    seed: int,
+    protect: bool,
+    budget: str,
+    mtp: "Mtp",
+    out: Path | None,
+    artifacts: Path,
+    no_proof: bool,
+    dry_run: bool,
+    overrides: tuple[str, ...],
+    threads: int,
+    allowed: "Allowed",
+    as_json: bool,
+) -> int:
+    """Write MODEL without its least salient experts: a folder with plan.json, a card, and verification.json.
+
+    Saliency comes from one calibration of MODEL, which is run where there is none yet and serves every criterion and
+    ratio. Weights are copied byte for byte (FP8 and MXFP4 become BF16), and a run that was killed goes on.
+    """
+    from sixfold.errors import UsageError
+
+    if [ratio, keep, plan_path].count(None) != 2:
+        raise UsageError("what to prune is not clear", "give one of --ratio, --keep and --plan")
+    profile = _profile(overrides)
+
+    from pruning.anatomy import dissect
+    from pruning.plan_file import check_plan, read_plan
+    from sixfold.checkpoint.checkpoint import is_name
+
+    if out is not None and not is_name(out.absolute().name):
+        raise UsageError(
+            f"{out.name!r} cannot name a model",
+            "choose another --out, whose last part consists of letters, digits, '-', '_' and '.'",
+        )
+    given = read_plan(plan_path) if plan_path is not None else None
+    source = model.open(headers_only=dry_run)
+    anatomy = dissect(source)
+    if given is not None:
+        check_plan(given, anatomy, str(plan_path))
+        plan = given
+    else:
+        request = _request(anatomy, ratio, keep, criterion, seed, protect, budget)
+        plan = _plan(source, anatomy, request, artifacts, profile, allowed, dry_run=dry_run, quiet=as_json)
+    folder = _folder(source, plan, out, artifacts)
+    if dry_run:
+        return _dry_run(source, anatomy, plan, mtp, folder, as_json)
+    return _carry_out(source, anatomy, plan, mtp, folder, artifacts, threads, proof=not no_proof, quiet=as_json)
+
+
+def _profile(overrides: tuple[str, ...]) -> "Calibration":
+    """The calibration profile: the shipped one, with what --set says."""
+    from sixfold.errors import UsageError
+    from sixfold.recipes.recipe import load_recipes
+
+    other = [text for text in overrides if not text.startswith("calibration.")]
+    if other:
+        raise UsageError(f"--set {other[0]} is not of the calibration", "pruning takes calibration.* keys alone")
+    (recipe,) = load_recipes("bf16", overrides)
+    return recipe.calibration
+
+
+def _request(
+    anatomy: "Anatomy", ratio: float | None, keep: int | None, criterion: str, seed: int, protect: bool, budget: str
+) -> "Request":
+    from pruning.choose import check_free_counts
+    from pruning.counts import checked, kept_for_ratio
+    from pruning.make_plan import Request
+
+    if budget == "global":
+        check_free_counts(anatomy)
+    kept = checked(anatomy, keep) if keep is not None else kept_for_ratio(anatomy, ratio or 0.0)
+    return Request(kept, ratio, criterion, seed, protect, budget == "global")
+
+
+def _plan(
+    source: "Source",
+    anatomy: "Anatomy",
+    request: "Request",
+    artifacts: Path,
+    profile: "Calibration",
+    allowed: "Allowed",
+    *,
+    dry_run: bool,
+    quiet: bool,
+) -> "PruningPlan":
+    """From the statistics of MODEL, calibrating where there are none; of a dry run, a plan of the same size."""
+    from calibration.calibrate import calibrate
+    from calibration.coverage import summary
+    from calibration.text_notes import text_notes
+    from pruning.make_plan import first_experts, make_plan
+    from sixfold.artifact.workspace import Workspace
+    from sixfold.errors import UsageError
+
+    if profile.imatrix is not None:
+        raise UsageError(
+            "pruning needs what experts give back, and calibration.imatrix takes sums of squares alone from"
+            f" {profile.imatrix}",
+            "leave calibration.imatrix out, so that a calibration pass is run",
+        )
+    if dry_run:
+        return first_experts(source, anatomy, request)
+    _say(f"calibrating on {profile.samples} samples of {profile.length} tokens, if need be", quiet)
+    workspace = Workspace(artifacts, source.checkpoint.name)
+    done = calibrate(source, profile, workspace.calibration(profile), progress=progress, allowed=allowed)
+    for sentence in done.history:
+        _say(sentence, quiet)
+    for note in text_notes(done.statistics.manifest["tokens"]):
+        _say(note, quiet)
+    _say(f"calibration {'is current' if done.skipped else 'done'}. {summary(done.coverage)}".rstrip(), quiet)
+    return make_plan(source, anatomy, request, done.statistics)
+
+
+def _folder(source: "Source", plan: "PruningPlan", out: Path | None, artifacts: Path) -> Path:
+    from pruning.origin import result_name
+    from sixfold.artifact.workspace import Workspace
+
+    checkpoint = source.checkpoint
+    return out or Workspace(artifacts, checkpoint.name).folder / result_name(checkpoint, plan)
+
+
+def _dry_run(source: "Source", anatomy: "Anatomy", plan: "PruningPlan", mtp: "Mtp", folder: Path, as_json: bool) -> int:
+    from pruning.model_size import model_size
+    from pruning.run import export_of
+
+    export = export_of(source, anatomy, plan, mtp, folder.name)
+    before, after = model_size(source, anatomy).bytes, sum(tensor.nbytes for tensor in export.tensors)
+    kept = sorted(set(plan.counts.values()))
+    facts = {"folder": str(folder), "experts": anatomy.experts, "kept": kept, "layers": len(anatomy.layers)}
+    if as_json:
+        print_json({**facts, "bytes_before": before, "bytes_after": after, "notes": list(export.notes)})
+        return 0
+    click.echo(f"{_counts(plan)} would stay; weights go from {size(before)} to {size(after)} in {folder}.")
+    for note in export.notes:
+        click.echo(f"  {note}")
+    return 0
+
+
+def _carry_out(
+    source: "Source",
+    anatomy: "Anatomy",
+    plan: "PruningPlan",
+    mtp: "Mtp",
+    folder: Path,
+    artifacts: Path,
+    threads: int,
+    *,
+    proof: bool,
+    quiet: bool,
+) -> int:
+    from cards.pruned import write_pruned_card
+    from pruning.run import prune, verify
+    from sixfold.checkpoint.tokenizer import load_tokenizer
+    from sixfold.texts.held_out_text import held_out
+
+    texts = held_out(load_tokenizer(source.checkpoint.folder)).by_domain if proof else None
+    done = prune(source, anatomy, plan, mtp, folder, threads=threads, progress=progress)
+    for reason in done.reasons:
+        _say(f"pruned again: {reason}", quiet)
+    for note in () if done.skipped else done.notes:
+        _say(note, quiet)
+    _say(f"{'is current' if done.skipped else 'done'}: {_counts(plan)} stay, {size(done.nbytes)} in {folder}", quiet)
+    verdict = verify(source, anatomy, plan, folder, texts, progress=progress)
+    write_pruned_card(folder, _statistics(plan, artifacts, source))
+    if quiet:
+        print_json({"folder": str(folder), "state": "current" if done.skipped else "made", **verdict})
+    else:
+        _print_verdict(verdict, folder)
+    return 0 if verdict["passed"] else 3
+
+
+def _statistics(plan: "PruningPlan", artifacts: Path, source: "Source") -> "Statistics | None":
+    """The calibration that the plan names, where it is at hand: its texts are shown on the card."""
+    from sixfold.artifact.workspace import Workspace
+    from sixfold.recipes.recipe import Calibration
+    from sixfold.statistics.statistics import MANIFEST, open_statistics
+
+    if plan.statistics is None:
+        return None
+    profile = Calibration.model_validate(plan.statistics["profile"])
+    folder = Workspace(artifacts, source.checkpoint.name).calibration(profile)
+    found = open_statistics(folder) if (folder / MANIFEST).is_file() else None
+    return found if found is not None and found.digest == plan.statistics["digest"] else None
+
+
+def _counts(plan: "PruningPlan") -> str:
+    kept = sorted(set(plan.counts.values()))
+    number = str(kept[0]) if len(kept) == 1 else f"{kept[0]} to {kept[-1]}"
+    return f"{number} of {plan.layers[0].experts} experts in each of {len(plan.layers)} layers"
+
+
+def _print_verdict(verdict: dict[str, Any], folder: Path) -> None:
+    before, after = verdict["before"], verdict["after"]
+    click.echo(
+        f"\n{count(before['parameters'])} parameters before, {count(after['parameters'])} after;"
+        f" {count(after['active'])} run for a token."
+    )
+    if verdict["masked"] is None:
+        click.echo("Not run against the original (--no-proof).")
+    else:
+        largest = max(layer["largest"] for layer in verdict["masked"]["layers"])
+        sound = "answers as" if verdict["masked"]["sound"] else "DOES NOT answer as"
+        click.echo(
+            f"Every layer {sound} the original with the pruned experts masked (largest difference {largest:.1e})."
+        )
+        rows = [
+            (
+                domain,
+                c["tokens"],
+                f"{c['perplexity_before']:.2f}",
+                f"{c['perplexity_after']:.2f}",
+                f"{c['kl']:.4f}",
+                f"{c['top1']:.3f}",
+            )
+            for domain, c in verdict["cost"].items()
+        ]
+        print_table(("held-out texts", "tokens", "perplexity", "pruned", "KL", "top-1"), rows)
+    click.echo(f"Next: {program()} export {shlex.quote(str(folder))} all-formats")
+
+
+def _say(text: str, quiet: bool) -> None:
+    click.echo(text, err=quiet)

@@ -1,0 +1,309 @@
+"""sixfold publish: put a model's variants on the Hugging Face Hub."""
+
+import sys
+from collections.abc import Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.options import json_option, out_option
+from cli.terminal import heading, print_json, print_table, progress
+from sixfold.sizes import size
+
+if TYPE_CHECKING:
+    from publishing.plan import Plan
+    from publishing.prepare import Edition
+    from publishing.publication import Publication
+    from publishing.publish import Published
+
+_KINDS = ("new", "changed", "unchanged", "deleted", "kept")
+
+
+@click.command(
+    short_help="Put variants on the Hugging Face Hub.",
+    epilog="Example: sixfold publish awq gguf --org my-lab --dry-run",
+)
+@click.argument("variants", metavar="[VARIANT]...", nargs=-1)
+@click.option("--org", default="", metavar="TEXT", help="Organization or user to publish to; the last one by default.")
+@click.option(
+    "--model", default="", metavar="MODEL", help="Whose variants: a name, folder or hub id; the only one under --out."
+)
+@click.option("--name", default="", metavar="TEXT", help="Name of MODEL's outputs, where they were given one.")
+@out_option
+@click.option("--dry-run", is_flag=True, help="Print the plan and the cards; create and change nothing.")
+@click.option("--public", is_flag=True, help="Make the repositories public once they are complete; private by default.")
+@click.option("--release", is_flag=True, help="Make a set public that was published privately and reviewed.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def command(
+    variants: tuple[str, ...],
+    org: str,
+    model: str,
+    name: str,
+    out: Path,
+    dry_run: bool,
+    public: bool,
+    release: bool,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """Publish VARIANT... (recipes or sets; all that are there by default) to the Hugging Face Hub.
+
+    One repository per variant, all GGUF files in one, and a collection of them. Only what passed its gates and is as
+    its manifest says is published. The plan is shown first. A run that was interrupted goes on where it was; what is
+    there already is not sent again; card sections that were written by hand are kept.
+    """
+    from publishing.hub import log_in
+    from publishing.prepare import edition_of, plan_all
+    from publishing.publish import check_releasable
+    from publishing.publish import release as make_public
+    from sixfold.errors import UsageError
+
+    if release and public:
+        raise UsageError("--release only makes public what was published", "leave --public out")
+    root = _model_folder(out, name or _name_of(model))
+    org = org or _last_org(root)
+    if not (yes or dry_run) and (as_json or not sys.stdin.isatty()):
+        raise UsageError("there is nobody to ask whether to publish", "give --yes, or --dry-run for the plan alone")
+    hub = log_in(partial(_say, quiet=True))
+    edition = edition_of(hub, org, root, _expanded(variants, root), _card, _problems, _today())
+    if release:
+        releasable = check_releasable(edition)
+        _print_release(edition, releasable, as_json=as_json, dry_run=dry_run)
+        if dry_run:
+            return 0
+        if not (yes or _agreed(f"Make {_counted(releasable)} and the collection public?")):
+            return 1
+        make_public(edition, releasable)
+        _say(f"Public now: {_counted(releasable)} of {org}.", as_json)
+        return 0
+    plans = plan_all(edition, progress)
+    if dry_run and as_json:
+        print_json([_plan_as_data(plan, public) for plan in plans])
+    elif not as_json:
+        if dry_run or not yes:
+            _print_details(plans, public)
+        _print_summary(edition, plans, public)
+    if dry_run:
+        return 0
+    if not (yes or _agreed(f"Publish to {org}?")):
+        return 1
+    _publish(edition, plans, public=public, as_json=as_json)
+    return 0
+
+
+def _publish(edition: "Edition", plans: "Sequence[Plan]", *, public: bool, as_json: bool) -> None:
+    from publishing.publish import publish
+
+    done: list[Published] = []
+
+    def tell(published: "Published") -> None:
+        done.append(published)
+        _say(_told(published), as_json)
+
+    collection = publish(edition, plans, public=public, progress=progress, tell=tell)
+    if as_json:
+        print_json({"collection": collection, "repositories": [_published_as_data(p, edition) for p in done]})
+        return
+    click.echo(f"\nComplete: {_counted(done)} of {edition.org}. Collection: {collection}")
+    if not public and any(p.after.remote is not None and p.after.remote.private for p in done):
+        click.echo("Private until you have read the cards there and run `sixfold publish --release`.")
+
+
+def _told(published: "Published") -> str:
+    """What became of a repository, on one line."""
+    before, after = published.before, published.after
+    if before.is_done:
+        did = "is current"
+    else:
+        deleted = f", {len(before.to_delete)} deleted" if before.to_delete else ""
+        did = f"holds all files: {len(before.to_send)} sent ({size(before.bytes_to_send)}){deleted}"
+    return f"{after.repo} {did}; {'released as' if published.tagged else 'release'} {after.tag}"
+
+
+def _print_details(plans: "Sequence[Plan]", public: bool) -> None:
+    """Files, what is told of the release, and the cards."""
+    from cards.origins import without_block
+
+    for plan in plans:
+        heading(f"{plan.repo} ({_visibility(plan, public)})")
+        print_table(("file", "on the Hub", "size"), [(c.name, c.kind, size(c.bytes)) for c in plan.changes])
+        for sentence in _remarks(plan):
+            click.echo(f"  {sentence}")
+        if plan.entry:
+            click.echo(f"\n  CHANGELOG.md, new entry:\n{_indented(plan.entry)}")
+        if plan.remote is None or not plan.remote.card:
+            click.echo(f"\n  README.md:\n{_indented(without_block(plan.card))}")
+        elif difference := plan.card_diff(without_block):
+            click.echo(f"\n  README.md, what changes:\n{_indented(difference)}")
+
+
+def _print_summary(edition: "Edition", plans: "Sequence[Plan]", public: bool) -> None:
+    heading(f"Plan for {edition.org}: {_counted(plans)}, collection {edition.model}")
+    print_table(
+        ("repository", "release", "new", "changed", "unchanged", "deleted", "kept", "to send", "visibility"),
+        [
+            (
+                plan.repo,
+                plan.tag,
+                *(sum(c.kind == kind for c in plan.changes) for kind in _KINDS),
+                size(plan.bytes_to_send),
+                _visibility(plan, public),
+            )
+            for plan in plans
+        ],
+    )
+    click.echo(f"  {size(sum(plan.bytes_to_send for plan in plans))} to send in all.")
+    if absent := edition.absent():
+        click.echo(f"  Made here and not on the Hub, where cards may link to them: {', '.join(absent)}")
+
+
+def _remarks(plan: "Plan") -> list[str]:
+    """What a reader of the plan should know beside it."""
+    from sixfold.name_lists import some
+
+    remarks = []
+    if plan.publication.left_out:
+        remarks.append(f"Stays here (no manifest lists it): {some(plan.publication.left_out)}")
+    if plan.not_here():
+        remarks.append(f"On the Hub and not here, so the card no longer lists it: {some(plan.not_here())}")
+    return remarks
+
+
+def _visibility(plan: "Plan", public: bool) -> str:
+    if plan.remote is None:
+        return "new, public" if public else "new, private"
+    if plan.remote.private:
+        return "private, made public" if public else "private"
+    return "public"
+
+
+def _counted(repositories: "Sequence[object]") -> str:
+    return f"{len(repositories)} {'repository' if len(repositories) == 1 else 'repositories'}"
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}".rstrip() for line in text.splitlines())
+
+
+def _plan_as_data(plan: "Plan", public: bool) -> dict[str, Any]:
+    from cards.origins import without_block
+
+    return {
+        "repository": plan.repo,
+        "variants": [artifact.variant for artifact in plan.publication.artifacts],
+        "release": plan.tag,
+        "visibility": _visibility(plan, public),
+        "bytes_to_send": plan.bytes_to_send,
+        "files": [{"name": c.name, "change": c.kind, "bytes": c.bytes} for c in plan.changes],
+        "left_out": list(plan.publication.left_out),
+        "changelog": plan.entry,
+        "card": plan.card,
+        "card_diff": plan.card_diff(without_block),
+    }
+
+
+def _published_as_data(published: "Published", edition: "Edition") -> dict[str, Any]:
+    before, after = published.before, published.after
+    return {
+        "repository": after.repo,
+        "url": f"{edition.hub.api.endpoint}/{after.repo}",
+        "release": after.tag,
+        "is_new_release": published.tagged,
+        "sent": list(before.to_send),
+        "bytes_sent": before.bytes_to_send,
+        "deleted": list(before.to_delete),
+    }
+
+
+def _print_release(edition: "Edition", plans: "Sequence[Plan]", *, as_json: bool, dry_run: bool) -> None:
+    if as_json:
+        print_json([{"repository": p.repo, "release": p.tag, "visibility": _visibility(p, True)} for p in plans])
+        return
+    heading(f"Release of {edition.model} by {edition.org}{' (nothing is changed)' if dry_run else ''}")
+    print_table(("repository", "release", "visibility"), [(p.repo, p.tag, _visibility(p, True)) for p in plans])
+
+
+def _agreed(question: str) -> bool:
+    agreed = click.confirm(question)
+    if not agreed:
+        click.echo("Nothing was changed.")
+    return agreed
+
+
+def _say(text: str, quiet: bool) -> None:
+    click.echo(text, err=quiet)
+
+
+def _today() -> str:
+    from datetime import UTC, datetime
+
+    return datetime.now(UTC).date().isoformat()
+
+
+def _card(publication: "Publication", old: str) -> str:
+    return _rendered(publication.folder, publication.owner, old)
+
+
+@cache
+def _rendered(folder: Path, owner: str, old: str) -> str:
+    """The Hub is looked at several times while a repository is sent, and the facts stay as they are."""
+    from cards.card import card_text
+    from cards.facts import read_model
+
+    return card_text(read_model(folder.parent), folder, owner, old)
+
+
+def _problems(card: str) -> tuple[str, ...]:
+    from cards.front_matter import problems
+
+    return problems(card)
+
+
+def _expanded(variants: tuple[str, ...], root: Path) -> tuple[str, ...]:
+    """Names of sets as those of their recipes that were made; each variant once."""
+    from publishing.artifacts import find_artifacts
+    from sixfold.recipes.recipe import load_recipes
+
+    here = {artifact.variant for artifact in find_artifacts(root)}
+    names: list[str] = []
+    for variant in variants:
+        members = [variant] if variant in here else [recipe.name for recipe in load_recipes(variant)]
+        names += [name for name in members if name in here] or [variant]
+    return tuple(dict.fromkeys(names))
+
+
+def _name_of(model: str) -> str:
+    """What the outputs of a checkpoint are called, unless they were given another name."""
+    from sixfold.checkpoint.provenance import read_provenance
+
+    folder = Path(model).expanduser()
+    if model and folder.is_dir():
+        return read_provenance(folder, None).name or folder.resolve().name
+    return model.rstrip("/").rpartition("/")[2]
+
+
+def _model_folder(out: Path, name: str) -> Path:
+    """<out>/<name>; the only model there where no name is given."""
+    from sixfold.errors import SixfoldError, UsageError
+
+    models = sorted({path.parent.parent.name for path in out.glob("*/*/*manifest.json")})
+    if not models:
+        raise SixfoldError(f"{out} holds no finished artifact", "make some with `sixfold export`, or give --out")
+    if name and name not in models:
+        raise UsageError(f"{out} holds nothing of {name}", f"give --name or --model one of {', '.join(models)}")
+    if not name and len(models) > 1:
+        raise UsageError(f"{out} holds several models", f"give --model one of {', '.join(models)}")
+    return out / (name or models[0])
+
+
+def _last_org(root: Path) -> str:
+    from publishing.record import last_org
+    from sixfold.errors import UsageError
+
+    org = last_org(root)
+    if not org:
+        raise UsageError(f"{root.name} was not published before", "say to whom: --org my-lab")
+    return org

@@ -1,0 +1,78 @@
+"""sixfold suggest: which parts of an artifact cost most, and what to keep in 16 bits to bring it under its gate."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.options import Model, json_option
+from cli.terminal import heading, print_json, print_table, progress
+from sixfold.sizes import size
+
+if TYPE_CHECKING:
+    from verification.suggest import Suggestion
+
+_BAR = 30
+
+
+@click.command(
+    short_help="Measure what each part costs, and propose what to keep.",
+    epilog="Example: sixfold suggest artifacts/m/m-NVFP4 --against demo/minimax-m2-4.6m --max-kl 0.1",
+)
+@click.argument("artifact", metavar="FOLDER|FILE.gguf", type=click.Path(path_type=Path))
+@click.option("--against", required=True, metavar="MODEL", help="The checkpoint that it was made from.")
+@click.option("--revision", default="", metavar="TEXT", help="Branch, tag or commit of a hub id.")
+@click.option(
+    "--max-kl",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="KL",
+    help="Largest mean KL; the gate of the artifact's recipe by default.",
+)
+@json_option
+def command(artifact: Path, against: str, revision: str, max_kl: float | None, as_json: bool) -> None:
+    """Measure what each part of an artifact costs, and propose the cheapest `keep` that brings it under a gate.
+
+    One run of the model over a quarter of the held-out text for each part: its divergence with this part alone as the
+    artifact holds it. Table and picture are written beside the artifact: attribution.json and attribution.svg.
+    """
+    from sixfold.checkpoint.location import check_artifact, check_location
+
+    check_artifact(artifact)
+    check_location(against)
+
+    from verification.attribution_result import as_data, write_attribution
+    from verification.suggest import suggest
+
+    source = Model(against, revision, "", {}).open()
+    found = suggest(artifact, source, max_kl, progress)
+    written = write_attribution(artifact, source, found)
+    if as_json:
+        print_json(as_data(artifact, source, found))
+    else:
+        _print(found, written)
+
+
+def _print(found: "Suggestion", written: tuple[Path, Path]) -> None:
+    heading(f"What each part costs (mean KL by itself, {found.tokens:,} tokens)")
+    largest = max((cost.kl for cost in found.costs), default=0.0) or 1.0
+    print_table(
+        ("part", "saves", "mean KL", ""),
+        [(c.part.name, size(c.part.saved), f"{c.kl:.5f}", "#" * round(_BAR * c.kl / largest)) for c in found.costs],
+    )
+    click.echo(f"\nWritten: {written[0]} and {written[1].name}")
+    click.echo(f"As it is, the mean KL is {found.kl:.5f}.")
+    if found.target is None:
+        click.echo("Its recipe has no gate; state one with --max-kl.")
+    elif found.kl <= found.target:
+        click.echo(f"That holds the gate of {found.target:g}; nothing needs to be kept.")
+    elif found.proposal is None:
+        click.echo(f"Keeping every part would not bring it under {found.target:g}: choose a larger format.")
+    else:
+        proposal = found.proposal
+        names = "; ".join(part.name for part in proposal.parts)
+        click.echo(
+            f"Under {found.target:g} for {size(proposal.extra)} more (expected: {proposal.kl:.5f}): keep {names}."
+        )
+        click.echo(f"  --set {shlex.quote('keep=' + json.dumps([part.keep for part in proposal.parts]))}")

@@ -1,0 +1,87 @@
+"""The command line: the group, what every command shares, and what a user sees when something goes wrong.
+
+Exit codes: 0 done, 1 failed, 2 bad usage, 3 a quality gate failed, 130 interrupted.
+Commands live one to a module in cli.commands and are imported when they are called, so that `--help` is instant.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from cli.error_sentence import exit_code, sentence
+from sixfold import __version__
+
+COMMANDS = (
+    "inspect",
+    "plan",
+    "prune",
+    "calibrate",
+    "export",
+    "verify",
+    "suggest",
+    "budget",
+    "card",
+    "report",
+    "publish",
+    "status",
+    "recipes",
+)
+"""In the order in which they are used; each is `command` in the module cli.commands.<name>."""
+
+
+class _Commands(click.Group):
+    """A group that imports a command's module only when it is needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"cli.commands.{cmd_name}").command
+        return command
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example: sixfold export demo/minimax-m2-4.6m all-formats --out artifacts",
+)
+@click.version_option(__version__, prog_name="sixfold")
+def cli() -> None:
+    """One BF16 checkpoint in; every quantized format that people run out."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command and exits; never shows a traceback."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit code. Every error is one sentence on stderr."""
+    # transformers comments on configs at every turn; what matters to a user, sixfold says itself.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        code = cli.main(arguments, prog_name="sixfold", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        _say("interrupted; run the same command again to go on.")
+        return 130
+    except BrokenPipeError:
+        # The reader (`| head`) has left; the interpreter must not try to flush what it will not read.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        _say(sentence(error))
+        return exit_code(error)
+
+
+def _say(message: str) -> None:
+    click.echo(f"sixfold: {message}", err=True)

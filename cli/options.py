@@ -1,0 +1,200 @@
+"""Options that several commands share, and what they open."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from sixfold.checkpoint.provenance import Provenance
+    from sixfold.model.source import Source
+    from sixfold.recipes.recipe import Recipe
+
+Command = Callable[..., Any]
+
+_PROVENANCE = {
+    "base_model": "Hub id of the model that this one was made from.",
+    "license": "Licence identifier, as the Hub has it (apache-2.0, mit, other, ...).",
+    "license_name": "Name of the licence, where --license is other.",
+    "license_link": "Where the licence stands.",
+    "method": "How the checkpoint came to be (pruned, tuned, merged), for the card.",
+    "authors": "Who made the checkpoint.",
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint as the command line names it, not opened yet."""
+
+    location: str
+    revision: str
+    name: str
+    stated: dict[str, str]
+
+    def open(self, *, headers_only: bool = False) -> "Source":
+        """headers_only: a hub id's weights are not downloaded (`read` refuses then)."""
+        from sixfold.model.source import open_source
+
+        return open_source(
+            self.location,
+            revision=self.revision,
+            name=self.name,
+            provenance=self._provenance(),
+            headers_only=headers_only,
+        )
+
+    def describe(self, experts: int | None = None) -> "Source":
+        """What is known before any weight is here; of a bare config.json with `experts` in place of its own number."""
+        from sixfold.model.source import describe_source
+
+        return describe_source(
+            self.location, revision=self.revision, name=self.name, provenance=self._provenance(), experts=experts
+        )
+
+    def _provenance(self) -> "Provenance | None":
+        from sixfold.checkpoint.provenance import Provenance
+
+        return Provenance(**self.stated) if self.stated else None
+
+
+def model_argument(command: Command) -> Command:
+    """MODEL and what can be said of it; the command gets one `model: Model`."""
+
+    @wraps(command)
+    def call(*args: Any, location: str, revision: str, name: str, **rest: Any) -> Any:
+        from sixfold.checkpoint.location import check_location
+
+        check_location(location)  # before anything that takes long to import
+        stated = {key: value for key in _PROVENANCE if (value := rest.pop(key))}
+        return command(*args, model=Model(location, revision, name, stated), **rest)
+
+    # click lists options in the order of its list from the end: what few runs need comes after the command's own.
+    call.__dict__.setdefault("__click_params__", [])[:0] = [
+        click.Option([f"--{key.replace('_', '-')}"], default="", metavar="TEXT", help=text)
+        for key, text in reversed(_PROVENANCE.items())
+    ]
+    call = click.option("--name", default="", metavar="TEXT", help="Name for outputs, in place of MODEL's own.")(call)
+    call = click.option("--revision", default="", metavar="TEXT", help="Branch, tag or commit of a hub id.")(call)
+    return click.argument("location", metavar="MODEL")(call)
+
+
+def overrides_option(command: Command) -> Command:
+    """--set KEY=VALUE, repeatable; the command gets `overrides: tuple[str, ...]`."""
+    return click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Override a recipe's key, such as calibration.samples=128; can be repeated.",
+    )(command)
+
+
+def formats_argument(command: Command) -> Command:
+    """FORMAT... (all-formats where none is given) and --set; the command gets `recipes: tuple[Recipe, ...]`."""
+
+    @wraps(command)
+    def call(*args: Any, formats: tuple[str, ...], overrides: tuple[str, ...], **rest: Any) -> Any:
+        return command(*args, recipes=load_formats(formats or ("all-formats",), overrides), **rest)
+
+    return click.argument("formats", metavar="[FORMAT]...", nargs=-1)(overrides_option(call))
+
+
+def out_option(command: Command) -> Command:
+    """--out; the command gets `out: Path`, the root of the output tree."""
+    return click.option(
+        "--out",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path("artifacts"),
+        show_default=True,
+        help="Root of the output tree.",
+    )(command)
+
+
+class _Size(click.ParamType):
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from sixfold.sizes import parse_size
+
+        try:
+            return value if isinstance(value, int) else parse_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def memory_options(command: Command) -> Command:
+    """--host-memory and --device-memory; the command gets `allowed: Allowed`. The result does not depend on them."""
+
+    @wraps(command)
+    def call(*args: Any, host_memory: int | None, device_memory: int | None, **rest: Any) -> Any:
+        from sixfold.runner.available_memory import Allowed
+
+        return command(*args, allowed=Allowed(host_memory, device_memory), **rest)
+
+    about = "that calibration may use, such as 24GB; what is free by default."
+    call = click.option("--device-memory", type=_Size(), help=f"Memory of each GPU {about}")(call)
+    return click.option("--host-memory", type=_Size(), help=f"Memory {about}")(call)
+
+
+def experts_option(command: Command) -> Command:
+    """--experts; the command gets `experts: int | None`."""
+    return click.option(
+        "--experts",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Of a MODEL that is a config.json: the number of experts, in place of its own.",
+    )(command)
+
+
+def json_option(command: Command) -> Command:
+    """--json; the command gets `as_json: bool`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(command)
+
+
+def threads_option(command: Command) -> Command:
+    """--threads; the command gets `threads: int`. The result does not depend on it."""
+    return click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        metavar="N",
+        default=_cores,
+        show_default="all cores",
+        help="How many units are converted side by side.",
+    )(command)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load_formats(formats: tuple[str, ...], overrides: tuple[str, ...]) -> "tuple[Recipe, ...]":
+    """Names, sets and paths -> resolved recipes, with every exporter's options checked."""
+    from sixfold.recipes import recipe_files
+
+    for name in formats:  # before exporters are imported, which takes long
+        recipe_files.check_name(name)
+
+    from exporters.registry import exporter_named
+    from sixfold.errors import UsageError
+    from sixfold.recipes.recipe import load_recipes
+
+    recipes = [r for name in formats for r in load_recipes(name, overrides, lambda e: exporter_named(e).Options)]
+    names = [recipe.name for recipe in recipes]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UsageError(f"{', '.join(repeated)} was asked for more than once", "name each format once")
+    places: dict[tuple[str, str], str] = {}
+    for recipe in recipes:
+        # GGUFs share a folder and are told apart by their type.
+        place = (recipe.suffix, recipe.scheme if recipe.exporter == "gguf" else "")
+        other = places.setdefault(place, recipe.name)
+        if other != recipe.name:
+            raise UsageError(
+                f"{other} and {recipe.name} would replace each other: both are <model>-{'-'.join(filter(None, place))}",
+                "give one of them a `suffix` of its own",
+            )
+    return tuple(recipes)

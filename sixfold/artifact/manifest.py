@@ -1,0 +1,163 @@
+"""manifest.json: what an artifact was made from and what it consists of; deterministic, and written last.
+
+What differs from run to run (times, memory, host, file times) is in run.json beside it.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from sixfold import __version__
+from sixfold.artifact.source_record import FOLDER as SOURCE
+from sixfold.artifact.workspace import CALIBRATION, PARTIAL, digest_of, read_json, sha256_of
+from sixfold.errors import SixfoldError
+from sixfold.recipes.recipe import Recipe
+
+SCHEMA = 1
+_LIBRARIES = ("torch", "transformers", "compressed-tensors", "llmcompressor", "gguf", "libggml-python")
+"""Libraries whose version can change the bytes that are written."""
+_WORDS = ("title", "engines", "hardware", "gates")
+"""Keys of a recipe that say something of the artifact and change none of its bytes."""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    bytes: int
+    sha256: str
+
+
+def inputs_of(recipe: Recipe, fingerprint: str, revision: str, statistics: str | None) -> dict[str, Any]:
+    """Everything that decides an artifact's bytes, in the order in which a reader would ask for it."""
+    return {
+        "source": {"fingerprint": fingerprint, "revision": revision},
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_digest": digest_of(recipe.model_dump(mode="json")),
+        "statistics": statistics,
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    found = {"sixfold": __version__}
+    for library in _LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def manifest_of(
+    variant: str,
+    source_name: str,
+    inputs: Mapping[str, Any],
+    decisions: str | None,
+    files: Mapping[str, FileRecord],
+    notes: tuple[str, ...],
+) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "variant": variant,
+        "model": source_name,
+        **inputs,
+        "decisions": decisions,
+        "notes": list(notes),
+        "files": {name: {"bytes": r.bytes, "sha256": r.sha256} for name, r in sorted(files.items())},
+    }
+
+
+def changed_inputs(manifest: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[str]:
+    """Dotted keys of the inputs that differ from what the manifest records; empty where the artifact is current.
+
+    What only describes the artifact (a recipe's title, its gates) makes nothing stale: see `described_anew`.
+    """
+    keys = [key for key in inputs if key != "recipe_digest"]
+    changed = _differences({k: manifest.get(k) for k in keys}, {k: inputs[k] for k in keys}, "")
+    return [key for key in changed if not key.startswith(tuple(f"recipe.{word}" for word in _WORDS))]
+
+
+def described_anew(manifest: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The manifest of a current artifact with the recipe's present words; None where they are the same."""
+    changed = {**manifest, "recipe": inputs["recipe"], "recipe_digest": inputs["recipe_digest"]}
+    return changed if changed != manifest else None
+
+
+def _differences(old: Any, new: Any, path: str) -> list[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = list(dict.fromkeys([*old, *new]))
+        return [d for key in keys for d in _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)]
+    return [] if old == new else [path]
+
+
+def damaged_files(folder: Path, manifest: Mapping[str, Any], run: Mapping[str, Any] | None) -> list[str]:
+    """Files that are missing or differ from the manifest.
+
+    A file whose size and modification time are those that this project left is taken as unchanged; any other is hashed.
+    """
+    times = (run or {}).get("modified_ns", {})
+    bad = []
+    for name, record in manifest["files"].items():
+        path = folder / name
+        sound = path.is_file() and path.stat().st_size == record["bytes"]
+        if not (sound and (path.stat().st_mtime_ns == times.get(name) or sha256_of(path) == record["sha256"])):
+            bad.append(name)
+    return bad
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a variant stands: "missing", "partial", "stale", "damaged" or "current", and why."""
+
+    name: str
+    reasons: tuple[str, ...] = ()
+
+
+def state_of(folder: Path, manifest_name: str, inputs: Mapping[str, Any] | None, begun: Path | None = None) -> State:
+    """`inputs` None leaves out the question whether the artifact is stale (its source is not at hand).
+
+    begun: what exists if the work was begun: the folder itself by default, something else where artifacts share it.
+    """
+    manifest = read_json(folder / manifest_name)
+    if manifest is None:
+        unfinished = (begun or folder).is_dir()
+        return State("partial", ("no manifest: the run did not finish",)) if unfinished else State("missing")
+    changed = changed_inputs(manifest, inputs) if inputs is not None else []
+    if changed:
+        return State("stale", tuple(f"{key} changed" for key in changed))
+    bad = damaged_files(folder, manifest, read_json(folder / run_name(manifest_name)))
+    if bad:
+        return State("damaged", tuple(f"{name} is missing or differs from the manifest" for name in bad))
+    return State("current")
+
+
+def beside(artifact: Path, name: str) -> Path:
+    """Where the file `name` of an artifact belongs: in its folder, or beside its GGUF file as X.gguf.<name>."""
+    return artifact / name if artifact.is_dir() else artifact.with_name(f"{artifact.name}.{name}")
+
+
+def run_name(manifest_name: str) -> str:
+    """manifest.json -> run.json; X.gguf.manifest.json -> X.gguf.run.json."""
+    return manifest_name.removesuffix("manifest.json") + "run.json"
+
+
+def variant_manifests(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Of every finished variant in `root` (<out>/<model>), by path.
+
+    Raises SixfoldError for one that cannot be read: what it describes must not drop out without a word.
+    """
+    for path in manifest_paths(root):
+        manifest = read_json(path) or {}
+        if not {"recipe", "files"} <= manifest.keys():
+            raise SixfoldError(
+                f"{path} cannot be read as the manifest of a variant",
+                "make the variant again with `sixfold export`, or remove its folder",
+            )
+        yield path, manifest
+
+
+def manifest_paths(root: Path) -> list[Path]:
+    """Where variants have their manifests; not those of calibration, of the source or of what is unfinished."""
+    found = sorted(root.glob("*/*manifest.json"))
+    return [path for path in found if path.parent.name not in (CALIBRATION, SOURCE, PARTIAL)]

@@ -1,0 +1,112 @@
+"""Unfinished work and how it becomes an artifact: locked, taken up again after a kill, and put in place as a whole."""
+
+import fcntl
+import os
+import platform
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sixfold.artifact.manifest import FileRecord, run_name
+from sixfold.artifact.plan import ExportPlan
+from sixfold.artifact.workspace import PARTIAL, json_bytes, read_json, sha256_of, write_atomically, write_if_changed
+from sixfold.errors import SixfoldError
+
+_REPLACED = "replaced-manifest.json"
+"""Where the manifest of an artifact waits that is being replaced: a rerun must still know which files were its own."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """Finished work, still in the partial folder `where`; texts are in memory."""
+
+    where: Path
+    files: Mapping[str, FileRecord]
+    texts: Mapping[str, bytes]
+    decisions: str | None
+    notes: tuple[str, ...]
+
+
+@contextmanager
+def locked(partial: Path, variant: str) -> Iterator[Path]:
+    """`partial`/variant, for this process alone. Raises SixfoldError where another process is at work in it."""
+    partial.mkdir(parents=True, exist_ok=True)
+    with (partial / f"{variant}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SixfoldError(
+                f"another process is exporting {variant} into {partial.parent}", "wait for it, or stop it"
+            ) from error
+        work = partial / variant
+        work.mkdir(exist_ok=True)
+        yield work
+
+
+def reclaim(plan: ExportPlan, partial: Path, folder: Path, key: str) -> None:
+    """Take back files that an earlier run, killed while putting them in place, had already moved."""
+    for file in plan.files:
+        note = read_json(partial / f"{file.name}.json")
+        moved = folder / file.name
+        if note and note.get("key") == key and "sha256" in note and not (partial / file.name).exists():
+            if moved.is_file() and moved.stat().st_size == file.nbytes and sha256_of(moved) == note["sha256"]:
+                moved.replace(partial / file.name)
+
+
+def put_in_place(
+    folder: Path,
+    manifest_name: str,
+    manifest: Mapping[str, Any],
+    made: Made,
+    partial: Path,
+    started: float,
+    threads: int,
+) -> None:
+    """Move finished files over the old ones. The manifest goes first and comes last: between, there is no artifact."""
+    replaced = partial / _REPLACED
+    if (folder / manifest_name).is_file():
+        (folder / manifest_name).replace(replaced)
+    old = read_json(replaced) or {"files": {}}
+    for name in old["files"]:
+        if name not in made.files:
+            (folder / name).unlink(missing_ok=True)
+    for name in made.files:
+        if name in made.texts:
+            write_if_changed(folder / name, made.texts[name])
+        else:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (made.where / name).replace(folder / name)
+    run = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "seconds": round(time.time() - started, 2),
+        "threads": threads,
+        "peak_rss_bytes": _peak_rss(),
+        "host": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "modified_ns": {name: (folder / name).stat().st_mtime_ns for name in made.files},
+    }
+    write_atomically(folder / run_name(manifest_name), json_bytes(run))
+    write_atomically(folder / manifest_name, json_bytes(manifest))
+
+
+def begun_mark(folder: Path, manifest_name: str, variant: str) -> Path:
+    """What exists once the export was begun: GGUF files share a folder, which says nothing of one of them."""
+    return folder if manifest_name == "manifest.json" else folder / PARTIAL / variant
+
+
+def clear_partial(partial: Path, variant: str) -> None:
+    """Remove this variant's working folder, and the one around it unless another variant is still in it."""
+    shutil.rmtree(partial / variant, ignore_errors=True)
+    (partial / f"{variant}.lock").unlink(missing_ok=True)
+    with suppress(OSError):
+        partial.rmdir()
+
+
+def _peak_rss() -> int:
+    """Largest resident set of this process so far, in bytes (macOS counts in bytes, Linux in KiB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,96 @@
+"""Where a run leaves things, and how files appear: complete under their final name, or not at all."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sixfold.recipes.recipe import Calibration
+
+PARTIAL = ".partial"
+"""Folder inside a variant's folder that holds unfinished work; a folder without a manifest is not an artifact."""
+CALIBRATION = "calibration"
+"""Folder of the statistics, beside the variants' folders."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """`root`/<model name>: everything made from one checkpoint."""
+
+    root: Path
+    model: str
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.model
+
+    def calibration(self, profile: Calibration) -> Path:
+        """Folder of the statistics of one profile; another profile than the shipped one gets a folder of its own."""
+        folder = self.folder / CALIBRATION
+        if profile == Calibration():
+            return folder
+        return folder / f"profile-{digest_of(profile.model_dump(mode='json'))[:8]}"
+
+    def decisions(self, variant: str) -> Path:
+        return self.folder / CALIBRATION / "decisions" / variant
+
+    def variant(self, suffix: str) -> Path:
+        return self.folder / f"{self.model}-{suffix}"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write under a temporary name beside `path`, fsync, rename: readers see the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def write_if_changed(path: Path, data: bytes) -> None:
+    """`write_atomically`, unless the file already holds `data`: what artifacts share keeps its time."""
+    if not path.is_file() or path.read_bytes() != data:
+        write_atomically(path, data)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a power loss."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    write_atomically(path, json_bytes(value))
+
+
+def json_bytes(value: Mapping[str, Any]) -> bytes:
+    """Readable and deterministic: keys keep their order, so equal values give equal bytes."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """None where the file is missing or cut short: both mean that what it would describe is not there."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def digest_of(value: Any) -> str:
+    """sha256 of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,256 @@
+"""A checkpoint on disk or on the Hub, seen as BF16/FP16/FP32 tensors whatever it is stored in."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from sixfold.checkpoint import hub
+from sixfold.checkpoint.carried_files import carried_files
+from sixfold.checkpoint.fingerprint import commit_fingerprint, folder_fingerprint
+from sixfold.checkpoint.location import CONFIG, local_folder
+from sixfold.checkpoint.positional_reads import WeightFolder
+from sixfold.checkpoint.provenance import FILE as PROVENANCE
+from sixfold.checkpoint.provenance import Provenance, read_provenance
+from sixfold.checkpoint.safetensors_header import FileHeader, read_header, tensor_nbytes
+from sixfold.checkpoint.source_encodings import MODELOPT_CONFIG, StoredAs, check_quantization, logical_tensors
+from sixfold.checkpoint.tensor_slice import TensorSlice
+from sixfold.checkpoint.weight_files import INDEX, collect_tensors, parse_index, weight_files
+from sixfold.errors import SixfoldError
+
+__all__ = ["CONFIG", "Checkpoint", "Provenance", "SourceTensor", "open_checkpoint"]
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class SourceTensor:
+    """A tensor as exporters see it: dtype is a safetensors name; quantized sources appear as BF16 under one name.
+
+    stored_as: "plain", or what it is dequantized from as it is read ("fp8", "mxfp4").
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    stored_as: str = "plain"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """How a checkpoint's bytes are reached. `read` gets a slice whose bounds hold, `read_into` a tensor that fits."""
+
+    read: Callable[[TensorSlice], torch.Tensor]
+    read_into: Callable[[str, torch.Tensor], None]
+    fingerprint: Callable[[], str]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """name: for output folders. location: as the user gave it. revision: hub commit, "" for a folder.
+    tensors: logical tensors by name, in the order of files and offsets. extras: other files worth carrying on
+    (tokenizer, chat template, generation config, LICENSE), relative names, all of them in `folder`.
+    bare: config.json is all there is; `tensors` is what it describes (see sixfold.model.bare_config)."""
+
+    name: str
+    location: str
+    folder: Path
+    revision: str
+    config: Mapping[str, Any]
+    tensors: Mapping[str, SourceTensor]
+    extras: tuple[str, ...]
+    provenance: Provenance
+    contents: Contents = field(repr=False, compare=False)
+    bare: bool = False
+
+    @property
+    def config_location(self) -> str:
+        """Of config.json, for messages."""
+        return self.location if self.bare and self.location.endswith(".json") else f"{self.location}/{CONFIG}"
+
+    def read(self, part: TensorSlice) -> torch.Tensor:
+        """Rows [start, stop) of a logical tensor along its first dimension, in the tensor's own dtype, dequantized if
+        stored quantized; a 0-d tensor is rows 0 to 1. A fresh tensor each time; safe to call from many threads."""
+        tensor = self._named(part.name)
+        rows = tensor.shape[0] if tensor.shape else 1
+        if not 0 <= part.start <= part.stop <= rows:
+            raise ValueError(f"{part.name} has {rows} rows, not {part.start} to {part.stop}")
+        return self.contents.read(part)
+
+    def read_into(self, name: str, out: torch.Tensor) -> None:
+        """Fill the contiguous CPU tensor `out` of the named tensor's shape, converted to the dtype of `out`; straight
+        from the file where no conversion is needed. Safe to call from many threads."""
+        self._named(name)
+        self.contents.read_into(name, out)
+
+    def _named(self, name: str) -> SourceTensor:
+        tensor = self.tensors.get(name)
+        if tensor is None:
+            raise SixfoldError(f"{self.location} has no tensor {name}", "see `sixfold inspect` for what it has")
+        return tensor
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex sha256 (see sixfold.checkpoint.fingerprint); computed on first use, as it samples every tensor."""
+        return self.contents.fingerprint()
+
+
+def open_checkpoint(
+    model: str, *, revision: str = "", name: str = "", provenance: Provenance | None = None, headers_only: bool = False
+) -> Checkpoint:
+    """A folder or a hub id ("owner/name", where there is no such folder), from its config, index and headers.
+
+    revision: branch, tag or commit of a hub id. name: in place of the folder's or repository's own.
+    provenance: what it states goes before provenance.yaml. headers_only: of a hub id fetch the small files and the
+    headers of the weights (range requests); `read` then refuses. A hub id is downloaded otherwise.
+    """
+    asked = _Asked(model, name, provenance)
+    folder = local_folder(model)
+    if folder is None:
+        return _open_hub(asked, hub.resolve_commit(model, revision), model.split("/")[1], headers_only)
+    if revision:
+        raise SixfoldError(f"{model} is a folder, which has no revision {revision}", "leave the revision out")
+    return _open_folder(asked, folder, "", _folder_name(folder))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the user gave. name and provenance go before what the checkpoint says of itself."""
+
+    model: str
+    name: str
+    provenance: Provenance | None
+
+
+def _open_folder(asked: _Asked, folder: Path, revision: str, own_name: str) -> Checkpoint:
+    where = asked.model
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    index = parse_index(where, _bytes(folder / INDEX)) if INDEX in names else None
+    names |= {file for file in set((index or {}).values()) if (folder / file).is_file()}
+    files = weight_files(where, names, index)
+    config = read_config(folder / CONFIG, where)
+    method = check_quantization(config, names, where)
+    headers = tuple(_header(folder, file) for file in files)
+    logical = logical_tensors(collect_tensors(where, headers, index), config, method, where)
+    extras = carried_files(names)
+    weights = WeightFolder(folder)
+    contents = Contents(
+        lambda part: logical[part.name].read(weights, part.start, part.stop),
+        lambda name, out: logical[name].read_into(weights, out),
+        # A commit pins the bytes, so what was downloaded and what is known by its headers alone are one checkpoint.
+        lambda: (
+            commit_fingerprint(revision, headers)
+            if revision
+            else folder_fingerprint(weights, headers, (CONFIG, *extras))
+        ),
+    )
+    return _assemble(asked, folder, revision, own_name, config, logical, extras, contents)
+
+
+def _open_hub(asked: _Asked, commit: str, own_name: str, headers_only: bool) -> Checkpoint:
+    repo = asked.model
+    sizes = hub.list_files(repo, commit)
+    if sizes is None:  # the Hub is out of reach: what the cache has must do
+        return _open_folder(asked, hub.cached_snapshot(repo, commit), commit, own_name)
+    extras = carried_files(sizes)
+    small = [n for n in (CONFIG, INDEX, PROVENANCE, MODELOPT_CONFIG, *extras) if n in sizes]
+    folder = hub.download(repo, commit, {n: sizes[n] for n in small})
+    # All that can be refused without the weights is refused before they are downloaded.
+    index = parse_index(repo, _bytes(folder / INDEX)) if INDEX in sizes else None
+    files = weight_files(repo, sizes, index)
+    config = read_config(folder / CONFIG, repo)
+    method = check_quantization(config, sizes, repo)
+    if not headers_only:
+        folder = hub.download(repo, commit, {n: sizes[n] for n in (*small, *files)})
+        return _open_folder(asked, folder, commit, own_name)
+    headers = hub.read_headers(repo, commit, sizes, files)
+    logical = logical_tensors(collect_tensors(repo, headers, index), config, method, repo)
+
+    def refuse(name: str) -> NoReturn:
+        raise SixfoldError(f"only the headers of {repo} were fetched, not {name}", "download it first")
+
+    contents = Contents(
+        lambda part: refuse(part.name), lambda name, out: refuse(name), lambda: commit_fingerprint(commit, headers)
+    )
+    return _assemble(asked, folder, commit, own_name, config, logical, extras, contents)
+
+
+def _assemble(
+    asked: _Asked,
+    folder: Path,
+    revision: str,
+    own_name: str,
+    config: Mapping[str, Any],
+    logical: Mapping[str, StoredAs],
+    extras: tuple[str, ...],
+    contents: Contents,
+) -> Checkpoint:
+    past = read_provenance(folder, asked.provenance)
+    name = checked_name(asked.name or past.name or own_name, asked.model)
+    tensors = {
+        n: SourceTensor(n, t.dtype, t.shape, tensor_nbytes(t.dtype, t.shape), t.kind) for n, t in logical.items()
+    }
+    return Checkpoint(name, asked.model, folder, revision, config, tensors, extras, past, contents)
+
+
+def is_name(text: str) -> bool:
+    """Whether it can name folders and repositories."""
+    return bool(_NAME.fullmatch(text))
+
+
+def checked_name(name: str, model: str) -> str:
+    """`name`, where it can name folders and repositories; SixfoldError elsewhere."""
+    if not is_name(name):
+        raise SixfoldError(
+            f"{name!r} cannot name the output folders and repositories of {model}",
+            "give a name of letters, digits, '-', '_' and '.' (--name, or NAME= in make)",
+        )
+    return name
+
+
+def _folder_name(folder: Path) -> str:
+    """The folder's own name; for a snapshot in huggingface_hub's cache, the repository's."""
+    path = folder.absolute()
+    cached = path.parent.parent.name.split("--")
+    if path.parent.name == "snapshots" and cached[0] == "models":
+        return cached[-1]
+    return path.name or path.resolve().name
+
+
+def read_config(path: Path, where: str) -> dict[str, Any]:
+    """The JSON object that a config.json holds. where: the model, for messages."""
+    if not path.is_file():
+        raise SixfoldError(f"there is no {CONFIG} in {where}", "give a model folder as transformers saves it")
+    try:
+        config = json.loads(_bytes(path))
+    except ValueError as error:
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise SixfoldError(f"{CONFIG} in {where} is not valid JSON{line}", "correct it or download it again") from None
+    if not isinstance(config, dict):
+        raise SixfoldError(f"{CONFIG} in {where} is not a JSON object", "correct it or download it again")
+    return config
+
+
+def _header(folder: Path, file: str) -> FileHeader:
+    with _readable(folder / file):
+        return read_header(folder, file)
+
+
+def _bytes(path: Path) -> bytes:
+    with _readable(path):
+        return path.read_bytes()
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SixfoldError(f"cannot read {path}: {error.strerror}", "check its permissions and the disk") from error

@@ -1,0 +1,1 @@
+"""What the checkpoint is made of: layers, experts, Linears, and what reads what."""

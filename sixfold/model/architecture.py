@@ -1,0 +1,332 @@
+"""What a checkpoint is made of, derived from its config, its tensor names and transformers' own model definition."""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from sixfold.checkpoint.checkpoint import Checkpoint
+from sixfold.errors import SixfoldError
+from sixfold.model import dataflow
+from sixfold.model.module_map import Placement, map_tensors, meta_model
+from sixfold.model.roles import QUANTIZED_ROLES, decoder_of, role_of
+
+FUSED_BY_ENGINES = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("gate_proj", "up_proj"),
+    ("w1", "w3"),
+    ("q_a_proj", "kv_a_proj_with_mqa"),
+    ("in_proj_qkv", "in_proj_z"),
+    ("in_proj_b", "in_proj_a"),
+)
+"""Sibling Linears that vLLM and SGLang load into one matrix with one global scale."""
+
+_CORRECTION_BIAS = re.compile(r"(correction_bias|expert_bias)$")
+_EXPERT_PARTS = {"gate_up_proj": ("gate", "up"), "up_proj": ("up",), "down_proj": ("down",)}
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One matrix multiplication of the model, under its on-disk name.
+
+    name: on disk, without ".weight" ("model.layers.0.block_sparse_moe.experts.3.w1").
+    module: the transformers module that computes it ("model.layers.0.mlp.experts" for every expert of the layer).
+    layer: decoder layer, None outside of them (lm_head).
+    expert: index, None where it is no routed expert.
+    role: "attention" | "mlp" | "expert" | "shared_expert" | "router" | "indexer" | "lm_head" | "other"; an indexer
+        chooses which tokens a sparse attention looks at.
+    part: for experts "gate", "up" or "down"; otherwise the last part of the name ("q_proj").
+    norm: on-disk tensor name of the norm whose output it reads directly ("model.layers.0.input_layernorm.weight").
+    site: name of the input site it reads (see sixfold.statistics.statistics), shared by Linears with the same input.
+    fused: names of all Linears (this one included) that engines fuse into one matrix; () where it stands alone.
+    quantizable: False for routers, indexers, lm_head and whatever else must stay in the source's precision.
+    """
+
+    name: str
+    module: str
+    layer: int | None
+    expert: int | None
+    role: str
+    part: str
+    out_features: int
+    in_features: int
+    norm: str | None
+    site: str
+    fused: tuple[str, ...]
+    quantizable: bool
+
+    @property
+    def weight(self) -> str:
+        return self.name + ".weight"
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A norm with all that reads its output.
+
+    readers: on-disk names (without ".weight") of every Linear that reads it.
+    exact: whether `readers` is all that reads it; only then may a scale be moved from the norm into its readers.
+    one_plus: whether the norm multiplies by 1 + weight (Gemma).
+    """
+
+    weight: str
+    layer: int | None
+    readers: tuple[str, ...]
+    exact: bool
+    one_plus: bool
+
+
+@dataclass(frozen=True)
+class ExpertStack:
+    """The experts of one layer where they are one array on disk.
+
+    module: the transformers module that computes them ("model.layers.0.mlp.experts"). experts: how many.
+    """
+
+    module: str
+    layer: int
+    experts: int
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What `sixfold inspect` prints.
+
+    model_type: transformers' name ("minimax_m2"). layers: decoder layers. experts, experts_per_token: 0 if dense.
+    correction_biases: float32 tensors added to router scores for selection, wherever they live.
+    stacked_experts: tensors that hold all experts of a layer as one array on disk (gpt-oss).
+    stacks: these layers, as far as transformers runs them through its experts interface.
+    not_run: tensors that transformers does not run (MTP layers): never quantized, no statistics.
+    unobserved: why the dataflow could not be derived, "" where it was; no norm is rescaled then.
+    """
+
+    model_type: str
+    layers: int
+    experts: int
+    experts_per_token: int
+    linears: tuple[Linear, ...]
+    norms: tuple[Norm, ...]
+    correction_biases: tuple[str, ...]
+    stacked_experts: tuple[str, ...]
+    stacks: tuple[ExpertStack, ...]
+    tied_embeddings: bool
+    not_run: tuple[str, ...]
+    unobserved: str
+
+
+def derive_architecture(checkpoint: Checkpoint) -> Architecture:
+    """Raises SixfoldError where transformers does not know the model, or the tensors do not fit the config."""
+    model = meta_model(checkpoint, attention="eager")
+    placements, not_run = map_tensors(model, checkpoint)
+    flow, unobserved = _trace(model)
+    modules = dict(model.named_modules())
+    experts = _experts_per_layer(modules)
+    decoder = decoder_of(model, modules)
+    drafts = [
+        _linear(name, place, checkpoint, model, modules, experts, flow, decoder)
+        for name, place in placements.items()
+        if _is_matrix(place, checkpoint.tensors[name].shape, modules)
+    ]
+    linears = _with_groups(drafts, flow, {place.parameter: name for name, place in placements.items()})
+    text_config = model.config.get_text_config()  # type: ignore[union-attr,operator]  # it is a PreTrainedModel
+    return Architecture(
+        model_type=str(checkpoint.config["model_type"]),
+        layers=text_config.num_hidden_layers,
+        experts=max(experts.values(), default=0),
+        experts_per_token=(getattr(text_config, "num_experts_per_tok", 0) or 0) if experts else 0,
+        linears=linears,
+        norms=_norms(placements, drafts, linears, modules, flow),
+        correction_biases=tuple(
+            name
+            for name in checkpoint.tensors
+            if _CORRECTION_BIAS.search(name)
+            or (name in placements and _CORRECTION_BIAS.search(placements[name].parameter))
+        ),
+        stacked_experts=tuple(
+            name
+            for name, place in placements.items()
+            if place.expert is None
+            and (_parent(place.parameter) in experts or _is_stack(place, checkpoint.tensors[name].shape, modules))
+        ),
+        stacks=_stacks(placements, experts),
+        tied_embeddings=bool(getattr(text_config, "tie_word_embeddings", False)),
+        not_run=not_run,
+        unobserved=unobserved,
+    )
+
+
+def _trace(model: nn.Module) -> tuple[dataflow.Dataflow, str]:
+    try:
+        return dataflow.trace(model), ""
+    except Exception as error:  # a third party's forward: whatever it raises means that it cannot run without data
+        return dataflow.Dataflow(), f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _experts_per_layer(modules: Mapping[str, nn.Module]) -> dict[str, int]:
+    """Experts modules (transformers' shared interface: 3-D parameters [experts, out, in]) with their expert count."""
+    found = {}
+    for name, module in modules.items():
+        stacked = [p for p in module.parameters(recurse=False) if p.dim() == 3]
+        if stacked and name.rsplit(".", 1)[-1] == "experts":
+            found[name] = stacked[0].shape[0]
+    return found
+
+
+def _stacks(placements: Mapping[str, Placement], experts: Mapping[str, int]) -> tuple[ExpertStack, ...]:
+    modules = {_parent(place.parameter): None for place in placements.values() if place.expert is None}
+    return tuple(
+        ExpertStack(module, int(layer.group(1)), experts[module])
+        for module in modules
+        if module in experts and (layer := re.search(r"\.layers\.(\d+)\.", module)) is not None
+    )
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _is_stack(place: Placement, shape: tuple[int, ...], modules: Mapping[str, nn.Module]) -> bool:
+    """Several matrices in one tensor: experts of a family that does not run them through transformers' interface."""
+    convolution = isinstance(modules[_parent(place.parameter)], (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    return len(shape) == 3 and min(shape) > 1 and not convolution
+
+
+def _is_matrix(place: Placement, shape: tuple[int, ...], modules: Mapping[str, nn.Module]) -> bool:
+    if len(shape) != 2:
+        return False
+    module = modules[_parent(place.parameter)]
+    return place.expert is not None or (
+        place.parameter.endswith(".weight") and not isinstance(module, (nn.Embedding, nn.Conv1d))
+    )
+
+
+@dataclass(frozen=True)
+class _Draft:
+    linear: Linear
+    reads: str
+    """Key of the dataflow: a parameter, or the experts module."""
+
+
+def _linear(
+    name: str,
+    place: Placement,
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    modules: Mapping[str, nn.Module],
+    experts: Mapping[str, int],
+    flow: dataflow.Dataflow,
+    decoder: str,
+) -> _Draft:
+    out_features, in_features = checkpoint.tensors[name].shape
+    module_name = _parent(place.parameter)
+    linear = name.removesuffix(".weight")
+    part = linear.rsplit(".", 1)[-1]
+    if place.expert is not None:
+        part = _EXPERT_PARTS[place.parameter.rsplit(".", 1)[-1]][place.part]
+    role = role_of(place, out_features, model, modules, experts, flow.routers, decoder)
+    found = re.search(r"\.layers\.(\d+)\.", name)
+    layer = int(found.group(1)) if found else None
+    reads = module_name if place.expert is not None else place.parameter
+    norm = flow.norm_of.get(reads) if part != "down" or place.expert is None else None
+    return _Draft(
+        Linear(
+            name=linear,
+            module=module_name,
+            layer=layer,
+            expert=place.expert,
+            role=role,
+            part=part,
+            out_features=out_features,
+            in_features=in_features,
+            norm=norm,
+            site=linear,
+            fused=(),
+            quantizable=role in QUANTIZED_ROLES and layer is not None,
+        ),
+        reads,
+    )
+
+
+def _with_groups(drafts: list[_Draft], flow: dataflow.Dataflow, on_disk: Mapping[str, str]) -> tuple[Linear, ...]:
+    """Fill in what depends on the neighbours: input sites, engine-fused groups, and on-disk names of norms."""
+    siblings: dict[tuple[str, int | None], dict[str, str]] = defaultdict(dict)
+    for draft in drafts:
+        last = draft.linear.name.rsplit(".", 1)[-1]
+        siblings[(_parent(draft.linear.name), draft.linear.expert)][last] = draft.linear.name
+    first_reader: dict[int, str] = {}
+    linears = []
+    for draft in drafts:
+        linear = draft.linear
+        if linear.expert is not None:
+            parent, last = linear.name.rsplit(".", 1)
+            names = siblings[(parent, linear.expert)]
+            reader = last if linear.part == "down" else next(iter(_gate_or_up(names, last)))
+            site = parent.removesuffix(f".{linear.expert}") + ".*." + reader
+        else:
+            origin = flow.origin_of.get(draft.reads)
+            site = linear.name if origin is None else first_reader.setdefault(origin, linear.name)
+        fused = _fused(siblings[(_parent(linear.name), linear.expert)], linear.name.rsplit(".", 1)[-1])
+        norm = None if linear.norm is None else on_disk[linear.norm + ".weight"]
+        linears.append(replace(linear, site=site, fused=fused, norm=norm))
+    return tuple(linears)
+
+
+def _gate_or_up(names: Mapping[str, str], last: str) -> tuple[str, ...]:
+    """The Linears of an expert that read its input, gate first."""
+    group = next((g for g in FUSED_BY_ENGINES if last in g), (last,))
+    return tuple(n for n in group if n in names)
+
+
+def _fused(names: Mapping[str, str], last: str) -> tuple[str, ...]:
+    group = next((g for g in FUSED_BY_ENGINES if last in g), ())
+    present = tuple(names[n] for n in group if n in names)
+    return present if len(present) > 1 else ()
+
+
+def _norms(
+    placements: Mapping[str, Placement],
+    drafts: list[_Draft],
+    linears: tuple[Linear, ...],
+    modules: Mapping[str, nn.Module],
+    flow: dataflow.Dataflow,
+) -> tuple[Norm, ...]:
+    known = {draft.reads for draft in drafts}
+    readers: dict[str, list[str]] = defaultdict(list)
+    for linear in linears:
+        if linear.norm is not None:
+            readers[linear.norm].append(linear.name)
+    norms = []
+    for name, place in placements.items():
+        module = _parent(place.parameter)
+        if not (dataflow.is_norm(modules[module]) and place.parameter.endswith(".weight")):
+            continue
+        found = re.search(r"\.layers\.(\d+)\.", name)
+        traced = set(flow.norm_readers.get(module, ()))
+        norms.append(
+            Norm(
+                weight=name,
+                layer=int(found.group(1)) if found else None,
+                readers=tuple(readers[name]),
+                exact=bool(traced) and traced <= known and module not in flow.inexact,
+                one_plus=dataflow.is_one_plus(modules[module]),
+            )
+        )
+    return tuple(norms)
+
+
+def require_quantizable(architecture: Architecture, variant: str) -> None:
+    """Raises SixfoldError where a layer's experts are one array on disk, which the quantizers here do not split, and
+    where no Linear of a decoder layer is known, so that nothing would be quantized."""
+    if architecture.stacked_experts:
+        raise SixfoldError(
+            f"{variant}: {architecture.model_type} stores the experts of a layer as one array"
+            f" ({architecture.stacked_experts[0]}), which this exporter does not split",
+            "export the bf16 variant, or start from a checkpoint with one matrix per expert",
+        )
+    if not any(linear.quantizable for linear in architecture.linears):
+        raise SixfoldError(
+            f"{variant}: {architecture.model_type} has no Linear in its decoder layers that may be quantized",
+            "export the bf16 variant",
+        )

@@ -1,0 +1,143 @@
+"""A checkpoint of which no more than its config.json is here: what it would hold on disk, by transformers' own model.
+
+The model is built without memory, and its parameters go through transformers' own way of saving: the names, shapes and
+numbers of tensors are those that it would write, and reads again. Weights have the dtype that config.json states (BF16
+where it states none or a quantized one, as exporters see them), and correction biases are F32, as they are published.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from sixfold.checkpoint.carried_files import carried_files
+from sixfold.checkpoint.checkpoint import CONFIG, Checkpoint, Contents, SourceTensor, checked_name, read_config
+from sixfold.checkpoint.config_fields import COUNT, GROUPS, TOP_K, count_keys, largest, mtp_layers, with_counts
+from sixfold.checkpoint.provenance import Provenance, read_provenance
+from sixfold.checkpoint.safetensors_header import TORCH_DTYPES, tensor_nbytes
+from sixfold.checkpoint.source_encodings import check_quantization
+from sixfold.errors import SixfoldError, UsageError
+from sixfold.model.module_map import meta_model, tied_parameters, transformers_config
+
+_CORRECTION_BIAS = re.compile(r"correction_bias$")
+_SENSES = re.compile(r"vision|visual|audio|image")
+_DTYPES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+
+
+def open_config(
+    path: Path, model: str, *, name: str = "", provenance: Provenance | None = None, experts: int | None = None
+) -> Checkpoint:
+    """The checkpoint that `path` describes, which cannot be read. model: as the user named it; a folder's other files
+    (tokenizer, licence) count as the checkpoint's, the neighbours of a file do not.
+
+    experts: in place of the number that the config says. Raises SixfoldError where transformers does not know the
+    model or the weights would be quantized already, UsageError where it cannot have so many experts.
+    """
+    folder = path.parent
+    whole = Path(model).expanduser().is_dir()
+    names = {entry.name for entry in folder.iterdir() if entry.is_file()} if whole else set()
+    config = read_config(path, model)
+    check_quantization(config, names, model)
+    if experts is not None:
+        config = _with_experts(config, experts, model)
+    own = folder.resolve().name if path.name == CONFIG else path.stem
+    past = read_provenance(folder, provenance) if whole else provenance or Provenance()
+    called = checked_name(name or past.name or own, model)
+    return described(config, model, folder, name=called, extras=carried_files(names), provenance=past)
+
+
+def described(
+    config: Mapping[str, Any],
+    location: str,
+    folder: Path,
+    *,
+    name: str,
+    extras: tuple[str, ...] = (),
+    provenance: Provenance | None = None,
+) -> Checkpoint:
+    """The checkpoint that a config describes, its tensors in the order in which transformers would save them.
+
+    Raises SixfoldError where transformers does not know the model, or the config describes none.
+    """
+
+    def refuse(what: str) -> NoReturn:
+        raise SixfoldError(f"{location} is a configuration without weights, such as {what}", "get the whole checkpoint")
+
+    contents = Contents(
+        lambda part: refuse(part.name),
+        lambda tensor, out: refuse(tensor),
+        lambda: sha256(b"sixfold config 1\n" + json.dumps(config, sort_keys=True).encode()).hexdigest(),
+    )
+    past = provenance or Provenance()
+    empty = Checkpoint(name, location, folder, "", config, {}, extras, past, contents, bare=True)
+    return replace(empty, tensors=_tensors(empty))
+
+
+def config_notes(checkpoint: Checkpoint) -> Iterator[str]:
+    """Of a bare checkpoint, what was taken for granted, and what is not counted."""
+    if not checkpoint.bare:
+        return
+    yield (
+        "known from config.json alone: names and shapes by transformers' own model, weights in"
+        f" {_dtype_name(checkpoint.config)}, correction biases in float32"
+    )
+    if (mtp := mtp_layers(checkpoint.config)) is not None:
+        yield (
+            f"multi-token prediction layers ({mtp[0]}: {mtp[1]}) are not counted: transformers does not run them, and a"
+            " checkpoint may hold them or not"
+        )
+    if "text_config" in checkpoint.config and not any(_SENSES.search(name) for name in checkpoint.tensors):
+        yield "only the text model is counted; what sees or hears comes on top"
+    if not checkpoint.extras:
+        yield "tokenizer, licence and other small files are not known, and come on top"
+
+
+def _with_experts(config: Mapping[str, Any], experts: int, model: str) -> dict[str, Any]:
+    try:
+        parsed = transformers_config(config)
+    except KeyError:
+        return dict(config)  # the model is refused by its type, where it is built
+    stated = largest(parsed.to_dict(), COUNT)
+    if not stated:
+        raise UsageError(f"{model} has no routed experts, of which {experts} could stay", "leave --experts out")
+    chosen, groups = largest(parsed.to_dict(), TOP_K), max(largest(parsed.to_dict(), GROUPS), 1)
+    if experts < chosen or experts % groups:
+        raise UsageError(
+            f"{experts} experts cannot be had in {model}: its router chooses {chosen} for a token"
+            + (f", from {groups} groups of the same size" if groups > 1 else ""),
+            f"give at least {chosen}" + (f", and a multiple of {groups}" if groups > 1 else ""),
+        )
+    layers = parsed.get_text_config().num_hidden_layers
+    return with_counts(config, count_keys(config, stated, parsed), dict.fromkeys(range(layers), experts))
+
+
+def _tensors(checkpoint: Checkpoint) -> dict[str, SourceTensor]:
+    from transformers.core_model_loading import revert_weight_conversion
+
+    model: Any = meta_model(checkpoint, dtype=getattr(torch, _dtype_name(checkpoint.config)))
+    tied = tied_parameters(model)
+    state = {
+        name: tensor.float() if _CORRECTION_BIAS.search(name) else tensor
+        for name, tensor in model.state_dict().items()
+        if name not in tied
+    }
+    found = {}
+    for name, tensor in revert_weight_conversion(model, state).items():
+        dtype, shape = _DTYPES[tensor.dtype], tuple(tensor.shape)
+        found[name] = SourceTensor(name, dtype, shape, tensor_nbytes(dtype, shape))
+    return found
+
+
+def _dtype_name(config: Mapping[str, Any]) -> str:
+    """torch's name of the dtype that config.json states, if it is one that weights are published in."""
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, Mapping) else {}):
+        for key in ("dtype", "torch_dtype"):
+            if part.get(key) in ("bfloat16", "float16", "float32"):
+                return str(part[key])
+    return "bfloat16"

@@ -1,0 +1,102 @@
+"""What llama.cpp calls the tensors of a checkpoint: for whoever writes GGUF files, the exporter and the imatrix writer.
+
+gguf-py knows the names of every architecture; what it lacks is which of transformers' model types is which of its
+architectures. That table is here, and nothing else about an architecture (exporters/ggml has the rest).
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sixfold.errors import SixfoldError
+
+GGUF_ARCHITECTURES: Mapping[str, str] = {
+    "deepseek_v2": "deepseek2",
+    "deepseek_v3": "deepseek2",
+    "glm4_moe": "glm4moe",
+    "llama": "llama",
+    "minimax_m2": "minimax-m2",
+    "mistral": "llama",
+    "mixtral": "llama",
+    "olmoe": "olmoe",
+    "qwen2": "qwen2",
+    "qwen2_moe": "qwen2moe",
+    "qwen3": "qwen3",
+    "qwen3_moe": "qwen3moe",
+}
+"""transformers' model_type -> llama.cpp's general.architecture."""
+
+SPLIT_LATENTS = ("deepseek2",)
+"""Architectures that hold kv_b_proj as attn_k_b (transposed) and attn_v_b (see sixfold.model.latent_attention)."""
+
+LATENT_HALVES: Mapping[str, str] = {"attn_k_b": "query", "attn_v_b": "attended"}
+"""What each half reads, as sixfold.model.latent_attention calls it."""
+
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_EXPERT = re.compile(r"\.experts\.\d+\.")
+_NEVER_STORED = (".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias")
+"""Buffers that some checkpoints carry and that llama.cpp computes itself."""
+
+
+def gguf_architecture(config: Mapping[str, Any]) -> str:
+    """llama.cpp's name of the architecture of a config.json. Raises SixfoldError where it is not supported."""
+    model_type = str(config.get("model_type"))
+    if model_type not in GGUF_ARCHITECTURES:
+        raise SixfoldError(
+            f"no GGUF layout is known for model_type {model_type}",
+            f"GGUF is supported for {', '.join(sorted(GGUF_ARCHITECTURES))}; leave the gguf recipes out for this model",
+        )
+    return GGUF_ARCHITECTURES[model_type]
+
+
+def latent_halves(config: Mapping[str, Any], gguf_name: str) -> tuple[str, ...]:
+    """`blk.N.attn_k_b.weight` and `blk.N.attn_v_b.weight` for a kv_b_proj that the architecture holds split; () for any
+    other tensor.
+
+    llama-imatrix records the halves and not the whole, and llama-quantize weights each head by a row of its own.
+    """
+    if gguf_architecture(config) not in SPLIT_LATENTS or ".attn_kv_b." not in gguf_name:
+        return ()
+    return tuple(gguf_name.replace("attn_kv_b", half) for half in LATENT_HALVES)
+
+
+def latent_half(gguf_name: str) -> str | None:
+    """What a tensor reads that is half of a kv_b_proj; None for any other tensor."""
+    return LATENT_HALVES.get(gguf_name.split(".")[-2])
+
+
+def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Iterable[str]) -> dict[str, str]:
+    """On-disk tensor name -> GGUF tensor name, in the order given; all experts of a layer share one stacked name.
+
+    Left out, as llama.cpp does not hold them: layers beyond num_hidden_layers and other multi-token-prediction
+    modules, stored rotary frequencies, and an lm_head that is tied to the embeddings.
+
+    kv_b_proj of multi-head latent attention gets its one name `blk.N.attn_kv_b.weight`; see `latent_halves`.
+
+    Raises SixfoldError for an unknown architecture and for a tensor that it has no name for.
+    """
+    import gguf
+
+    architecture = gguf_architecture(config)
+    name_of_arch = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
+    layers = config["num_hidden_layers"]
+    mapping = gguf.get_tensor_name_map(name_of_arch[architecture], layers)
+    tied = bool(config.get("tie_word_embeddings"))
+    names: dict[str, str] = {}
+    for name in tensor_names:
+        layer = _LAYER.search(name)
+        if (layer and int(layer[1]) >= layers) or "mtp" in name.split("."):
+            continue
+        if name.endswith(_NEVER_STORED) or (tied and name == "lm_head.weight"):
+            continue
+        known = _EXPERT.sub(".experts.", name)
+        if known.endswith("e_score_correction_bias"):
+            known = known.removesuffix("_bias") + ".bias"
+        found = mapping.get_name(known, try_suffixes=(".weight", ".bias"))
+        if found is None:
+            raise SixfoldError(
+                f"GGUF architecture {architecture} has no name for tensor {name}",
+                "leave the gguf recipes out for this model",
+            )
+        names[name] = found
+    return names

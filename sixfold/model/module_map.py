@@ -1,0 +1,223 @@
+"""On-disk tensors against transformers' own model definition: which parameter each becomes, and whether all fit."""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from sixfold.checkpoint.checkpoint import Checkpoint, SourceTensor
+from sixfold.errors import SixfoldError
+
+_SHOWN = 3  # names listed in a refusal before "and N more"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where one on-disk tensor ends up in the model.
+
+    parameter: transformers' name; several on-disk tensors share one where experts are fused.
+    part: position among the patterns that are fused into it (0 gate, 1 up), 0 elsewhere.
+    expert: index where the tensor is one expert's, None elsewhere.
+    pattern: of transformers' conversion that it takes part in, "" where it is only renamed.
+    """
+
+    parameter: str
+    part: int
+    expert: int | None
+    pattern: str = ""
+
+
+def meta_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None, attention: str | None = None) -> nn.Module:
+    """transformers' causal language model for this config, on the meta device.
+
+    dtype: of the parameters that the model does not define otherwise. attention: transformers' name of the
+    implementation ("eager"), None for the model's own choice.
+    Raises SixfoldError where the installed transformers does not know the model type.
+    """
+    import transformers
+    from transformers import AutoModelForCausalLM
+
+    model_type, where = checkpoint.config.get("model_type"), checkpoint.config_location
+    if not model_type:
+        raise SixfoldError(f"{where} has no model_type", "take it from the original model's config.json")
+    try:
+        parsed = transformers_config(checkpoint.config)
+        with torch.device("meta"):
+            chosen = {} if dtype is None else {"dtype": dtype}
+            return AutoModelForCausalLM.from_config(
+                parsed, attn_implementation=attention, trust_remote_code=False, **chosen
+            )
+    except (ValueError, KeyError) as error:
+        raise SixfoldError(
+            f"transformers {transformers.__version__} has no causal language model for model_type {model_type!r}"
+            f" in {where} ({_reason(error)})",
+            "use a checkpoint of a text model that it knows, or a newer transformers",
+        ) from error
+    except Exception as error:  # config classes raise their own validation errors for impossible values
+        raise SixfoldError(
+            f"{where} describes no {model_type} model: {_reason(error)}",
+            "compare it with the original model's config.json",
+        ) from error
+
+
+def transformers_config(config: Mapping[str, Any]) -> Any:
+    """config.json as an object of transformers' class for its model_type (KeyError where there is none), without what
+    says how the weights are stored: they arrive dequantized."""
+    from transformers import CONFIG_MAPPING
+
+    return CONFIG_MAPPING[config["model_type"]].from_dict(_plain(config))
+
+
+def _plain(config: Any) -> Any:
+    """A fresh copy, with the numbers that JSON has no word for ({"__float__": "Infinity"}) as numbers."""
+    if isinstance(config, Mapping):
+        if set(config) == {"__float__"}:
+            return float(config["__float__"])
+        return {key: _plain(value) for key, value in config.items() if key != "quantization_config"}
+    return [_plain(value) for value in config] if isinstance(config, list) else config
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error; with the next one where it only announces it, as validation errors do."""
+    first, _, rest = str(error).strip().partition("\n")
+    text = f"{first} {rest.partition(chr(10))[0].strip()}" if first.endswith(":") else first
+    return text.strip().rstrip(".") or type(error).__name__
+
+
+def map_tensors(model: nn.Module, checkpoint: Checkpoint) -> tuple[dict[str, Placement], tuple[str, ...]]:
+    """(on-disk name -> Placement, names that the model does not run such as MTP layers).
+
+    Raises SixfoldError where a tensor is missing, has another shape than the config says, or is unknown to the model.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, rename_source_key
+
+    transforms = get_model_conversion_mapping(model)
+    converters = [t for t in transforms if isinstance(t, WeightConverter)]
+    renamings = [t for t in transforms if not isinstance(t, WeightConverter)]
+    state = model.state_dict()
+    placements: dict[str, Placement] = {}
+    not_run: list[str] = []
+    unknown: list[str] = []
+    sources: dict[str, list[str]] = {}
+    for name in checkpoint.tensors:
+        target, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, state)
+        if target not in state and name in state:  # as transformers loads it: a rule for older names took it for one
+            target, pattern = name, None
+        if target in state:
+            part, expert = 0, None
+            if pattern is not None:
+                converter = next(c for c in converters if pattern in c.source_patterns)
+                part = converter.source_patterns.index(pattern)
+                expert = _expert_index(name)
+            placements[name] = Placement(target, part, expert, pattern or "")
+            sources.setdefault(target, []).append(name)
+        elif _not_run(model, name):
+            not_run.append(name)
+        else:
+            unknown.append(name)
+    _check_complete(model, checkpoint, state, sources, unknown)
+    _check_shapes(checkpoint, state, placements, sources)
+    return placements, tuple(not_run)
+
+
+def _expert_index(name: str) -> int | None:
+    found = re.search(r"experts\.(\d+)\.", name)
+    return int(found.group(1)) if found else None
+
+
+def _not_run(model: nn.Module, name: str) -> bool:
+    """MTP layers behind the last decoder layer, and buffers that old checkpoints carry and models recompute."""
+    patterns = list(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
+    layer = re.search(r"layers\.(\d+)\.", name)
+    if layer and int(layer.group(1)) >= model.config.get_text_config().num_hidden_layers:  # type: ignore[union-attr,operator]
+        return True
+    return name.endswith("inv_freq") or name.startswith("mtp.") or any(re.search(p, name) for p in patterns)
+
+
+def _check_complete(
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    state: Mapping[str, Any],
+    sources: Mapping[str, list[str]],
+    unknown: list[str],
+) -> None:
+    tied = tied_parameters(model)
+    missing = [name for name in state if name not in sources and name not in tied]
+    if missing:
+        hint = f" (it holds unknown {_listed(unknown)} instead)" if unknown else ""
+        raise SixfoldError(
+            f"{checkpoint.location} lacks tensors that its config.json calls for: {_listed(missing)}{hint}",
+            "download the checkpoint again, or correct config.json",
+        )
+    if unknown:
+        raise SixfoldError(
+            f"{checkpoint.location} holds tensors that its config.json has no place for: {_listed(unknown)}",
+            "correct config.json (number of layers, of experts), or remove them",
+        )
+
+
+def tied_parameters(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters that are another's and need not be on disk, as config.json says."""
+    text = model.config.get_text_config()  # type: ignore[union-attr,operator]  # it is a PreTrainedModel
+    tied = bool(getattr(text, "tie_word_embeddings", False))
+    return frozenset(getattr(model, "all_tied_weights_keys", None) or {}) if tied else frozenset()
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _check_shapes(
+    checkpoint: Checkpoint,
+    state: Mapping[str, torch.Tensor],
+    placements: Mapping[str, Placement],
+    sources: Mapping[str, list[str]],
+) -> None:
+    alone = {parameter: names for parameter, names in sources.items() if placements[names[0]].expert is None}
+    # Experts first: their number explains a router's shape, and not the other way round.
+    for parameter in [p for p in sources if p not in alone]:
+        found = [(checkpoint.tensors[name], placements[name]) for name in sources[parameter]]
+        _check_experts(checkpoint, parameter, tuple(state[parameter].shape), found)
+    for parameter, names in alone.items():
+        want = tuple(state[parameter].shape)
+        if len(names) == 1 and checkpoint.tensors[names[0]].shape != want:
+            raise _wrong_shape(checkpoint, checkpoint.tensors[names[0]], want)
+
+
+def _check_experts(
+    checkpoint: Checkpoint, parameter: str, want: tuple[int, ...], found: list[tuple[SourceTensor, Placement]]
+) -> None:
+    """A fused [experts, out, in] parameter against the matrices of single experts that it is made of."""
+    experts, out_features, in_features = want
+    parts = 1 + max(place.part for _, place in found)
+    by_expert: dict[int | None, set[int]] = defaultdict(set)
+    for tensor, place in found:
+        if tensor.shape != (out_features // parts, in_features):
+            raise _wrong_shape(checkpoint, tensor, (out_features // parts, in_features))
+        by_expert[place.expert].add(place.part)
+    numbers = sorted(e for e in by_expert if e is not None)
+    if numbers != list(range(experts)):
+        raise SixfoldError(
+            f"{checkpoint.location} holds {len(numbers)} experts for {parameter}"
+            f" (numbers {numbers[0]} to {numbers[-1]}), but config.json says {experts}",
+            "correct the number of experts in config.json, or download the checkpoint again",
+        )
+    partial = [e for e in numbers if len(by_expert[e]) != parts]
+    if partial:
+        raise SixfoldError(
+            f"{checkpoint.location} lacks a projection of expert {partial[0]} for {parameter}",
+            "download the checkpoint again",
+        )
+
+
+def _wrong_shape(checkpoint: Checkpoint, tensor: SourceTensor, want: tuple[int, ...]) -> SixfoldError:
+    return SixfoldError(
+        f"{tensor.name} in {checkpoint.location} has shape {list(tensor.shape)}, but config.json says {list(want)}",
+        "correct config.json, or download the checkpoint again",
+    )

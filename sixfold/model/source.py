@@ -1,0 +1,71 @@
+"""A checkpoint together with what is known of its architecture: what every exporter receives."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sixfold.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from sixfold.checkpoint.location import config_alone
+from sixfold.checkpoint.provenance import Provenance
+from sixfold.errors import SixfoldError, UsageError
+from sixfold.model.architecture import Architecture, derive_architecture
+from sixfold.model.bare_config import open_config
+
+
+@dataclass(frozen=True)
+class Source:
+    checkpoint: Checkpoint
+    architecture: Architecture
+
+
+def open_source(
+    model: str | Path,
+    *,
+    revision: str = "",
+    name: str = "",
+    provenance: Provenance | None = None,
+    headers_only: bool = False,
+) -> Source:
+    """A folder or a hub id; see `open_checkpoint`. Raises SixfoldError with cause and remedy."""
+    model = str(model)
+    if config_alone(model) is not None:
+        raise SixfoldError(
+            f"{model} is a configuration without weights",
+            "give the folder of the checkpoint, or its hub id; inspect, plan and budget work on a config.json alone",
+        )
+    checkpoint = open_checkpoint(model, revision=revision, name=name, provenance=provenance, headers_only=headers_only)
+    return Source(checkpoint, derive_architecture(checkpoint))
+
+
+def describe_source(
+    model: str,
+    *,
+    revision: str = "",
+    name: str = "",
+    provenance: Provenance | None = None,
+    experts: int | None = None,
+) -> Source:
+    """What is known of a model before its weights are here: of a folder, of a hub id by its headers, and of a
+    config.json alone (or a folder with no more than that) by transformers' own model. Nothing can be read.
+
+    experts: of a config.json, in place of the number that it says. Raises SixfoldError, and UsageError where `experts`
+    cannot be.
+    """
+    path = config_alone(model)
+    if path is None:
+        if experts is not None:
+            raise UsageError(
+                f"{model} has weights, and with them its number of experts",
+                "give its config.json, or see what `sixfold prune --keep N --dry-run` says",
+            )
+        return open_source(model, revision=revision, name=name, provenance=provenance, headers_only=True)
+    if revision:
+        raise UsageError(f"{model} is here, and has no revision {revision}", "leave the revision out")
+    checkpoint = open_config(path, model, name=name, provenance=provenance, experts=experts)
+    architecture = derive_architecture(checkpoint)
+    if experts is not None and architecture.experts != experts:
+        raise SixfoldError(
+            f"{model} says its number of experts in a field that is not known here, so it still has"
+            f" {architecture.experts}",
+            f"write {experts} into the file itself",
+        )
+    return Source(checkpoint, architecture)

@@ -1,0 +1,1 @@
+"""Recipes: what one variant is made of."""

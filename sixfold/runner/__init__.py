@@ -1,0 +1,1 @@
+"""transformers' own model, one decoder layer in memory at a time."""

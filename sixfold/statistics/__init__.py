@@ -1,0 +1,1 @@
+"""What calibration measured, as exporters and the pruner read it."""

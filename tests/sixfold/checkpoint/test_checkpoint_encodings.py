@@ -1,0 +1,263 @@
+"""Quantized sources read as BF16: against the literal formulas and against transformers' own dequantization."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GptOssConfig, GptOssForCausalLM
+from transformers.integrations.finegrained_fp8 import Fp8Dequantize
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+from sixfold.checkpoint.checkpoint import Checkpoint, SourceTensor, open_checkpoint
+from sixfold.checkpoint.dequantize import fp8_blocks, mxfp4_experts
+from sixfold.checkpoint.tensor_slice import TensorSlice
+from sixfold.errors import SixfoldError
+from tests.checkpoints import save_model
+
+FP8 = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+FP8_WHOLE = {"quantization_config": {"quant_method": "fp8", "activation_scheme": "static", "weight_block_size": None}}
+MXFP4 = {"quantization_config": {"quant_method": "mxfp4"}}
+
+
+def every_byte(*shape: int) -> torch.Tensor:
+    """E4M3 of all finite bit patterns, in random order."""
+    generator = torch.Generator().manual_seed(7)
+    bits = torch.randint(0, 254, shape, dtype=torch.uint8, generator=generator)
+    return (bits + (bits >= 0x7F)).to(torch.uint8).view(torch.float8_e4m3fn)
+
+
+def scales(*shape: int) -> torch.Tensor:
+    """float32 over the whole range that weights' scales have, with full mantissas."""
+    generator = torch.Generator().manual_seed(8)
+    return torch.randn(shape, generator=generator) * 10.0 ** torch.randint(-9, 2, shape, generator=generator)
+
+
+def literal(weight: torch.Tensor, scale: torch.Tensor, block: tuple[int, int]) -> torch.Tensor:
+    """bfloat16(float32(weight) * float32(scale)) element by element; the last two dimensions are in blocks."""
+    rows, columns = weight.shape[-2:]
+    row, column = torch.arange(rows) // block[0], torch.arange(columns) // block[1]
+    return (weight.float() * scale.float()[..., row[:, None], column[None, :]]).bfloat16()
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.dtype == b.dtype == torch.bfloat16 and torch.equal(a.view(torch.int16), b.view(torch.int16))
+
+
+def opened(folder: Path, tensors: dict[str, torch.Tensor], config: Mapping[str, object]) -> Checkpoint:
+    return open_checkpoint(str(save_model(folder, [tensors], config=config)))
+
+
+def whole(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+    return checkpoint.read(TensorSlice(name, 0, checkpoint.tensors[name].shape[0]))
+
+
+@pytest.mark.parametrize("shape", [(256, 384), (300, 200), (1, 1), (128, 129), (77, 512), (3000, 130)])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float8_e8m0fnu])
+def test_fp8_blocks(tmp_path: Path, shape: tuple[int, int], stored: torch.dtype) -> None:
+    grid = (-(-shape[0] // 128), -(-shape[1] // 128))
+    scale = scales(*grid).abs().to(stored) if stored == torch.float8_e8m0fnu else scales(*grid).to(stored)
+    tensors = {"x.weight": every_byte(*shape), "x.weight_scale_inv": scale, "norm.weight": torch.ones(4).bfloat16()}
+    checkpoint = opened(tmp_path / "m", tensors, FP8)
+    assert checkpoint.tensors["x.weight"] == SourceTensor("x.weight", "BF16", shape, 2 * shape[0] * shape[1], "fp8")
+    assert set(checkpoint.tensors) == {"x.weight", "norm.weight"}
+    expected = literal(tensors["x.weight"], scale, (128, 128))
+    assert same_bits(whole(checkpoint, "x.weight"), expected)
+    for start in range(0, shape[0], 97):
+        for stop in {start, start + 1, min(start + 130, shape[0]), shape[0]}:
+            assert same_bits(checkpoint.read(TensorSlice("x.weight", start, stop)), expected[start:stop])
+
+
+def test_fp8_equals_transformers(tmp_path: Path) -> None:
+    tensors = {"x.weight": every_byte(256, 640), "x.weight_scale_inv": scales(2, 5)}
+    ours = whole(opened(tmp_path / "m", tensors, FP8), "x.weight")
+    theirs = Fp8Dequantize(None)._dequantize_one(*tensors.values(), output_dtype=torch.bfloat16)
+    assert same_bits(ours, theirs)
+
+
+def test_fp8_rounds_twice_as_the_formula_does() -> None:
+    """1.125 times this scale lies a little above the middle of two bfloat16 numbers, and on it once it is float32."""
+    scale = torch.tensor([[(1 + 2**-7 + 2**-8) / 1.125]])
+    exact = 1.125 * scale.double().item()
+    weight = torch.tensor([[1.125]]).to(torch.float8_e4m3fn)
+    product = weight.float() * scale
+    assert product.double().item() != exact
+    assert same_bits(fp8_blocks(weight, scale, (128, 128)), product.bfloat16())
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.5, 2.0**-149, 2.0**-126, 2.0**99, 2.0**101, 2.0**127, torch.inf, torch.nan])
+def test_fp8_extremes(scale: float) -> None:
+    """Every byte, the two NaNs too, at scales where the fast route must give way."""
+    finite = every_byte(16, 64)
+    everything = torch.arange(256, dtype=torch.uint8).reshape(2, 128).view(torch.float8_e4m3fn)
+    for weight in (finite, everything, everything[:1], everything[1:]):
+        expected = (weight.float() * torch.tensor(scale)).bfloat16()
+        result = fp8_blocks(weight, torch.tensor([[scale]]), (128, 128))
+        assert torch.equal(result.isnan(), expected.isnan())
+        assert torch.equal(result.nan_to_num(0.5), expected.nan_to_num(0.5))
+
+
+@pytest.mark.parametrize(
+    ("shape", "scale_shape", "block"),
+    [
+        ((40, 24), (), (40, 24)),
+        ((40, 24), (1,), (40, 24)),
+        ((40, 24), (40,), (1, 24)),
+        ((40, 24), (40, 1), (1, 24)),
+        ((3, 40, 24), (3,), (40, 24)),
+        ((3, 40, 24), (3, 1, 1), (40, 24)),
+        ((3, 40, 24), (3, 40, 1), (1, 24)),
+        ((3, 40, 24), (3, 40), (1, 24)),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["_scale_inv", "_scale"])
+def test_fp8_by_tensor_and_by_row(
+    tmp_path: Path, shape: tuple[int, ...], scale_shape: tuple[int, ...], block: tuple[int, int], suffix: str
+) -> None:
+    scale = scales(*scale_shape)
+    tensors = {"x.weight": every_byte(*shape), f"x.weight{suffix}": scale, "x.input_scale": torch.tensor(2.0)}
+    checkpoint = opened(tmp_path / "m", tensors, FP8_WHOLE)
+    assert set(checkpoint.tensors) == {"x.weight"}
+    grid = (*shape[:-2], shape[-2] // block[0], shape[-1] // block[1])
+    expected = literal(tensors["x.weight"], scale.reshape(grid), block)
+    assert same_bits(whole(checkpoint, "x.weight"), expected)
+    assert same_bits(checkpoint.read(TensorSlice("x.weight", 1, 3)), expected[1:3])
+    assert same_bits(checkpoint.read(TensorSlice("x.weight", 2, 2)), expected[2:2])
+
+
+def test_stacked_fp8_experts(tmp_path: Path) -> None:
+    tensors = {"experts.down_proj": every_byte(5, 200, 300), "experts.down_proj_scale_inv": scales(5, 2, 3)}
+    checkpoint = opened(tmp_path / "m", tensors, FP8)
+    expected = literal(tensors["experts.down_proj"], tensors["experts.down_proj_scale_inv"], (128, 128))
+    assert same_bits(checkpoint.read(TensorSlice("experts.down_proj", 1, 4)), expected[1:4])
+
+
+def test_a_method_without_quantized_tensors_is_plain(tmp_path: Path) -> None:
+    weight = torch.randn(8, 8).bfloat16()
+    assert same_bits(whole(opened(tmp_path / "m", {"x.weight": weight}, FP8), "x.weight"), weight)
+
+
+def test_mxfp4_equals_transformers_for_every_byte_and_exponent() -> None:
+    generator = torch.Generator().manual_seed(3)
+    blocks = torch.randint(0, 256, (4, 96, 8, 16), dtype=torch.uint8, generator=generator)
+    exponents = torch.arange(4 * 96 * 8).reshape(4, 96, 8).to(torch.uint8)
+    ours, theirs = mxfp4_experts(blocks, exponents), convert_moe_packed_tensors(blocks.clone(), exponents.clone())
+    assert same_bits(ours, theirs)
+
+
+def test_mxfp4_has_the_names_and_shapes_of_a_bf16_gpt_oss(tmp_path: Path) -> None:
+    config = GptOssConfig(
+        hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_local_experts=3, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=32, vocab_size=40,
+    )  # fmt: skip
+    GptOssForCausalLM(config).bfloat16().save_pretrained(tmp_path / "bf16")
+    plain = open_checkpoint(str(tmp_path / "bf16"))
+    stored = {}
+    for name, tensor in plain.tensors.items():
+        if name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            experts, inputs, outputs = tensor.shape
+            stored[f"{name}_blocks"] = torch.randint(0, 256, (experts, outputs, inputs // 32, 16), dtype=torch.uint8)
+            stored[f"{name}_scales"] = torch.randint(110, 130, (experts, outputs, inputs // 32), dtype=torch.uint8)
+        else:
+            stored[name] = whole(plain, name)
+    packed = opened(tmp_path / "mxfp4", stored, {**config.to_dict(), **MXFP4})
+    assert {n: (t.dtype, t.shape) for n, t in packed.tensors.items()} == {
+        n: (t.dtype, t.shape) for n, t in plain.tensors.items()
+    }
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    expected = convert_moe_packed_tensors(stored[f"{name}_blocks"], stored[f"{name}_scales"])
+    assert packed.tensors[name].stored_as == "mxfp4"
+    assert same_bits(packed.read(TensorSlice(name, 1, 3)), expected[1:3])
+
+
+E4M3, E8 = every_byte(256, 256), torch.zeros(3, 64, 2, 16, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "config", "expected"),
+    [
+        (
+            {"x.weight": E4M3},
+            FP8,
+            (
+                "x.weight in model.safetensors is FP8, but its scale x.weight_scale_inv is missing;"
+                " download the checkpoint again, or start from the BF16 checkpoint that it was made from."
+            ),
+        ),
+        (
+            {"x.weight": E4M3, "x.weight_scale_inv": torch.ones(2, 3)},
+            FP8,
+            (
+                "x.weight_scale_inv in model.safetensors has shape [2, 3], but [256, 256] in blocks of [128, 128] needs"
+                " [2, 2]; correct weight_block_size in config.json, or download the checkpoint again."
+            ),
+        ),
+        (
+            {"x.weight": E4M3, "x.weight_scale_inv": torch.ones(2, 2)},
+            FP8_WHOLE,
+            (
+                "x.weight_scale_inv in model.safetensors has shape [2, 2], but [256, 256] in blocks of [1, 256] needs"
+                " [256, 1]; correct weight_block_size in config.json, or download the checkpoint again."
+            ),
+        ),
+        (
+            {"x.weight": E4M3, "x.weight_scale_inv": torch.ones(2, 2).half()},
+            FP8,
+            (
+                "x.weight_scale_inv in model.safetensors is F16; FP8 scales are F32, BF16 or UE8M0;"
+                " start from the BF16 checkpoint that it was made from."
+            ),
+        ),
+        (
+            {"x.weight": E4M3[0].clone(), "x.weight_scale_inv": torch.ones(2)},
+            FP8,
+            (
+                "x.weight in model.safetensors is FP8 of shape [256], not a matrix;"
+                " start from the BF16 checkpoint that it was made from."
+            ),
+        ),
+        (
+            {"x.weight": E4M3, "x.weight_scale_inv": torch.ones(2, 2)},
+            {},
+            (
+                "x.weight in {m} is FP8, but config.json has no quantization_config that says how it is scaled;"
+                ' restore it, for example "quantization_config":'
+                ' {"quant_method": "fp8", "weight_block_size": [128, 128]}.'
+            ),
+        ),
+        (
+            {"x.weight": torch.ones(2, 2), "x.weight_scale_inv": torch.ones(1, 1)},
+            FP8,
+            "x.weight_scale_inv in {m} is a scale without its quantized weight; download the checkpoint again.",
+        ),
+        (
+            {"x.weight": E4M3, "x.weight_scale_inv": torch.ones(2, 2)},
+            {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128]}},
+            "quantization_config of {m} has a weight_block_size of [128]; it is two sizes, such as [128, 128].",
+        ),
+        (
+            {"e_blocks": E8},
+            MXFP4,
+            "e_blocks in model.safetensors is MXFP4, but its e_scales is missing; download the checkpoint again.",
+        ),
+        (
+            {"e_blocks": E8, "e_scales": torch.zeros(3, 64, 4, dtype=torch.uint8)},
+            MXFP4,
+            (
+                "e_scales in model.safetensors is U8 [3, 64, 4], which does not fit MXFP4 blocks of shape"
+                " [3, 64, 2, 16]; download the checkpoint again."
+            ),
+        ),
+        (
+            {"e_scales": E8},
+            MXFP4,
+            "e_scales in {m} is a scale without its quantized weight; download the checkpoint again.",
+        ),
+    ],
+)
+def test_refusals(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], config: Mapping[str, object], expected: str
+) -> None:
+    with pytest.raises(SixfoldError) as error:
+        opened(tmp_path / "m", tensors, config)
+    assert str(error.value) == expected.replace("{m}", str(tmp_path / "m"))

@@ -1,0 +1,37 @@
+from pathlib import Path
+
+import torch
+
+from sixfold.runner.hidden_states import HiddenStates
+
+SHAPES = [(2, 3, 5), (1, 4, 5)]
+
+
+def test_what_a_layer_gives_is_what_the_next_one_reads(tmp_path: Path) -> None:
+    hidden = HiddenStates(tmp_path, SHAPES, torch.bfloat16)
+    first, second = (torch.randn(shape).bfloat16() for shape in SHAPES)
+    hidden.write(0, first)
+    hidden.write(1, second)
+    assert not hidden.read(0).any()
+    hidden.flip()
+    assert torch.equal(hidden.read(0), first)
+    assert torch.equal(hidden.read(1), second)
+
+
+def test_another_process_finds_them_and_sees_a_torn_file(tmp_path: Path) -> None:
+    hidden = HiddenStates(tmp_path, SHAPES, torch.bfloat16)
+    hidden.write(1, torch.ones(SHAPES[1]))
+    hidden.flip()
+    again = HiddenStates(tmp_path, SHAPES, torch.bfloat16, turn=hidden.turn)
+    assert torch.equal(again.read(1), torch.ones(SHAPES[1]).bfloat16())
+    before = again.checksum()
+    assert before == hidden.checksum()
+    path = tmp_path / f"hidden-{hidden.turn}.bin"
+    path.write_bytes(b"\1" * path.stat().st_size)
+    assert again.checksum() != before
+
+
+def test_nothing_is_left_behind(tmp_path: Path) -> None:
+    hidden = HiddenStates(tmp_path, SHAPES, torch.float32)
+    hidden.remove()
+    assert not list(tmp_path.iterdir())

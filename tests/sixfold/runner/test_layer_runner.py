@@ -1,0 +1,134 @@
+"""A model run layer by layer is the model: bit for bit what transformers computes with all weights in memory."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sixfold.errors import SixfoldError
+from sixfold.model.source import open_source
+from sixfold.runner import layer_runner
+from sixfold.runner.layer_calls import record_calls
+from sixfold.runner.layer_runner import LayerRunner, batches_of
+from sixfold.runner.whole_model import load_model
+from tests.families import FAMILIES, make_family
+
+DEMO = Path(__file__).parents[3] / "demo" / "minimax-m2-4.6m"
+CPU = torch.device("cpu")
+
+
+def layer_by_layer(runner: LayerRunner, ids: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        with runner.outside():
+            hidden = runner.start(ids)
+        for number, _ in runner.each_layer():
+            hidden = runner.run(number, ids, hidden)
+        with runner.outside():
+            logits: torch.Tensor = runner.finish(ids, hidden).logits
+    return logits
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["demo", *FAMILIES])
+def test_the_logits_are_those_of_the_whole_model(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    source = open_source(DEMO if family == "demo" else make_family(family, tmp_path))
+    ids = torch.randint(0, source.checkpoint.config["vocab_size"], (3, 40), generator=torch.Generator().manual_seed(0))
+    whole = load_model(source, dtype=dtype, device=CPU)
+    with torch.inference_mode():
+        want = whole(input_ids=ids, use_cache=False).logits
+    assert torch.equal(layer_by_layer(LayerRunner(source, dtype=dtype, device=CPU), ids), want)
+
+
+def test_a_sliding_window_is_seen(tmp_path: Path) -> None:
+    """Longer than the window, so that masks differ between layer types."""
+    source = open_source(make_family("gemma2", tmp_path, sliding_window=16))
+    ids = torch.randint(0, 512, (2, 100), generator=torch.Generator().manual_seed(0))
+    whole = load_model(source, dtype=torch.float32, device=CPU)
+    with torch.inference_mode():
+        want = whole(input_ids=ids, use_cache=False).logits
+    assert torch.equal(layer_by_layer(LayerRunner(source, dtype=torch.float32, device=CPU), ids), want)
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_only_the_layer_that_runs_has_weights(ahead: bool) -> None:
+    runner = LayerRunner(open_source(DEMO), dtype=torch.float32, device=CPU, ahead=ahead)
+    assert all(parameter.is_meta for parameter in runner.model.parameters())
+    for number, layer in runner.each_layer():
+        assert not any(parameter.is_meta for parameter in layer.parameters())
+        others = [other for other in runner.layers if other is not layer]
+        assert all(parameter.is_meta for other in others for parameter in other.parameters()), number
+    assert all(parameter.is_meta for parameter in runner.model.parameters())
+
+
+def test_weights_may_come_from_elsewhere() -> None:
+    source = open_source(DEMO)
+    asked: set[str] = set()
+
+    def zeros(name: str, out: torch.Tensor) -> None:
+        asked.add(name)
+        out.zero_()
+
+    runner = LayerRunner(source, dtype=torch.float32, device=CPU, read_into=zeros)
+    assert not layer_by_layer(runner, torch.zeros(1, 4, dtype=torch.int64)).any()
+    assert asked == set(source.checkpoint.tensors)
+
+
+def test_a_correction_bias_stays_float32() -> None:
+    runner = LayerRunner(open_source(DEMO), dtype=torch.bfloat16, device=CPU)
+    for _, layer in runner.each_layer():
+        assert layer.mlp.e_score_correction_bias.dtype is torch.float32
+        assert layer.mlp.experts.down_proj.dtype is torch.bfloat16
+
+
+class Between(torch.nn.Module):
+    """A model that halves hidden states between its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(4, 4) for _ in range(2))
+
+    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> torch.Tensor:
+        hidden = torch.ones(*input_ids.shape, 4)
+        for layer in self.layers:
+            hidden = layer(hidden) / 2
+        return hidden
+
+
+def test_what_happens_between_layers_is_refused() -> None:
+    model = Between()
+    with pytest.raises(SixfoldError, match="Between computes something between its decoder layers"):
+        record_calls(model, list(model.layers), torch.zeros(1, 2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("glm_moe_dsa", "GlmMoeDsaForCausalLM computes something between its decoder layers"),
+        ("longcat_flash", "LongcatFlashForCausalLM has no list of its 2 decoder layers"),
+    ],
+)
+def test_families_that_cannot_be_run_so_are_refused(family: str, message: str, tmp_path: Path) -> None:
+    source = open_source(make_family(family, tmp_path))
+    with pytest.raises(SixfoldError, match=message):
+        layer_by_layer(LayerRunner(source, dtype=torch.float32, device=CPU), torch.zeros(1, 8, dtype=torch.int64))
+
+
+class Sharing(torch.nn.Module):
+    """A layer that leaves something for the next."""
+
+    def forward(self, hidden: torch.Tensor, shared: dict[str, torch.Tensor]) -> torch.Tensor:
+        shared["keys"] = hidden
+        return hidden
+
+
+def test_state_shared_between_layers_is_refused() -> None:
+    call = layer_runner.Call((), {"shared": {}}, as_keyword=False)
+    with pytest.raises(SixfoldError, match="layers share state"):
+        call(Sharing(), torch.ones(1, 2))
+
+
+def test_batches_never_mix_lengths() -> None:
+    samples = [torch.full((length,), number) for number, length in enumerate((4, 4, 4, 3, 3, 9))]
+    batches = batches_of(samples, tokens=8)
+    assert [tuple(batch.shape) for batch in batches] == [(2, 4), (1, 4), (2, 3), (1, 9)]
+    assert torch.cat([batch[:, 0] for batch in batches]).tolist() == [0, 1, 2, 3, 4, 5]
