@@ -13,8 +13,8 @@ from cli.options import Model, experts_option, formats_argument, json_option, mo
 from cli.terminal import heading, print_json, print_table
 
 if TYPE_CHECKING:
-    from cards.artifact import Artifact
-    from cards.budget import Asked, CacheBudget, VariantBudget
+    from cards.budget.stored_weights import Artifact
+    from cards.budget.variant_budgets import Asked, CacheBudget, VariantBudget
     from sixfold.recipes.recipe import Recipe
 
 _MIB = 1024**2
@@ -80,11 +80,11 @@ def command(
     MODEL is a checkpoint (a folder or hub id, whose formats are planned to the byte), an artifact (a quantized folder,
     or a GGUF file), or a config.json alone. All sizes are of one device.
     """
-    from cards.attention import notes
-    from cards.budget import Asked, cache_budgets, engines_of, variant_budget
-    from cards.engine_caches import CACHE_TYPES
-    from cards.hardware import hardware_named
-    from cards.memory import longest_trained
+    from cards.budget.attention import notes
+    from cards.budget.device_memory import longest_trained
+    from cards.budget.engine_caches import CACHE_TYPES
+    from cards.budget.hardware import hardware_named
+    from cards.budget.variant_budgets import Asked, cache_budgets, engines_of, variant_budget
 
     config, artifacts, known_how = _what_weighs(model, recipes, experts)
     trained = longest_trained(config)
@@ -132,7 +132,7 @@ def _what_weighs(
 ) -> "tuple[Mapping[str, Any], list[Artifact], list[str]]":
     """The config; every variant with the bytes of its tensors, an artifact's own or those of planned formats; and how
     far they are known. Of a config.json that says too little to plan formats, the cache alone is known."""
-    from cards.artifact import Artifact, artifacts_at, read_config
+    from cards.budget.stored_weights import Artifact, artifacts_at, read_config
     from exporters.run import plan_all
     from sixfold.errors import SixfoldError, UsageError
     from sixfold.model.bare_config import config_notes

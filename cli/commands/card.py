@@ -10,8 +10,8 @@ from cli.options import json_option, out_option
 from cli.terminal import print_json, print_table
 
 if TYPE_CHECKING:
-    from cards.card import Written
-    from cards.facts import ModelFacts
+    from cards.facts.model_facts import ModelFacts
+    from cards.model_card.card import Written
 
 
 @click.command(epilog="Example: sixfold card artifacts/minimax-m2-4.6m --check")
@@ -28,7 +28,7 @@ def command(location: str | None, out: Path, check: bool, as_json: bool) -> int:
     """
     if check:
         return _check(location, out, as_json)
-    from cards.card import render_card
+    from cards.model_card.card import render_card
 
     written = [render_card(model, folder) for model, folder in _folders(location, out)]
     if as_json:
@@ -43,9 +43,9 @@ def command(location: str | None, out: Path, check: bool, as_json: bool) -> int:
 
 
 def _check(location: str | None, out: Path, as_json: bool) -> int:
-    from cards.card import CARD, is_current, read_card
-    from cards.front_matter import problems
-    from cards.origins import wrong_figures
+    from cards.facts.origins import wrong_figures
+    from cards.model_card.card import CARD, is_current, read_card
+    from cards.model_card.front_matter import problems
 
     rows = []
     for model, folder in _folders(location, out):
@@ -66,7 +66,7 @@ def _check(location: str | None, out: Path, as_json: bool) -> int:
 
 def _folders(location: str | None, out: Path) -> "Iterator[tuple[ModelFacts, Path]]":
     """Each variant's folder, with all that is known of its model."""
-    from cards.facts import is_model_folder, read_model
+    from cards.facts.model_facts import is_model_folder, read_model
     from sixfold.errors import UsageError
 
     asked = Path(location).expanduser() if location else out
@@ -97,9 +97,9 @@ def _folders(location: str | None, out: Path) -> "Iterator[tuple[ModelFacts, Pat
 def render_cards(root: Path, *, quiet: bool) -> None:
     """All of a model's with their charts, and its report, where its folder holds any artifacts of recipes: each card
     shows the others' sizes and quality."""
-    from cards.card import write_cards
-    from cards.facts import is_model_folder, read_model
-    from cards.report import write_report
+    from cards.facts.model_facts import is_model_folder, read_model
+    from cards.model_card.card import write_cards
+    from cards.report.report import write_report
     from cli.commands.report import draw
 
     if not is_model_folder(root):
@@ -116,7 +116,7 @@ def render_cards(root: Path, *, quiet: bool) -> None:
 
 def tell(card: "Written", quiet: bool) -> None:
     """What a person must know whose changes did not last. quiet: on stderr."""
-    from cards.card import ALL_OF_IT
+    from cards.model_card.card import ALL_OF_IT
 
     if card.lost:
         foreign = card.lost == (ALL_OF_IT,)

@@ -223,8 +223,8 @@ def _complete(
 ) -> None:
     """What stands beside the artifact: the importance matrix for GGUF, and the card."""
     from calibration.imatrix import FILE as IMATRIX
-    from cards.card import render_card
-    from cards.facts import read_model
+    from cards.facts.model_facts import read_model
+    from cards.model_card.card import render_card
     from sixfold.artifact.workspace import write_if_changed
 
     if recipe.exporter == "gguf" and statistics is not None:
@@ -252,7 +252,7 @@ def _as_data(outcome: Outcome) -> dict[str, Any]:
 
 def _print_summary(outcomes: Sequence[Outcome], workspace: "Workspace") -> None:
     """The last lines: where everything is, how large, what failed, and what to do next."""
-    from cards.report import REPORT
+    from cards.report.report import REPORT
 
     click.echo("")
     made = [(o.recipe, o.done) for o in outcomes if o.done is not None]

@@ -226,7 +226,7 @@ def _carry_out(
     proof: bool,
     quiet: bool,
 ) -> int:
-    from cards.pruned import write_pruned_card
+    from cards.model_card.pruned import write_pruned_card
     from pruning.run import prune, verify
     from sixfold.checkpoint.tokenizer import load_tokenizer
     from sixfold.texts.held_out_text import held_out

@@ -125,7 +125,7 @@ def _told(published: "Published") -> str:
 
 def _print_details(plans: "Sequence[Plan]", public: bool) -> None:
     """Files, what is told of the release, and the cards."""
-    from cards.origins import without_block
+    from cards.facts.origins import without_block
 
     for plan in plans:
         heading(f"{plan.repo} ({_visibility(plan, public)})")
@@ -189,7 +189,7 @@ def _indented(text: str) -> str:
 
 
 def _plan_as_data(plan: "Plan", public: bool) -> dict[str, Any]:
-    from cards.origins import without_block
+    from cards.facts.origins import without_block
 
     return {
         "repository": plan.repo,
@@ -250,14 +250,14 @@ def _card(publication: "Publication", old: str) -> str:
 @cache
 def _rendered(folder: Path, owner: str, old: str) -> str:
     """The Hub is looked at several times while a repository is sent, and the facts stay as they are."""
-    from cards.card import card_text
-    from cards.facts import read_model
+    from cards.facts.model_facts import read_model
+    from cards.model_card.card import card_text
 
     return card_text(read_model(folder.parent), folder, owner, old)
 
 
 def _problems(card: str) -> tuple[str, ...]:
-    from cards.front_matter import problems
+    from cards.model_card.front_matter import problems
 
     return problems(card)
 

@@ -8,9 +8,9 @@ import click
 from cli.options import out_option
 
 if TYPE_CHECKING:
-    from cards.facts import ModelFacts
-    from cards.pictures import Picture
-    from cards.report import HeatMap
+    from cards.facts.model_facts import ModelFacts
+    from cards.report.pictures import Picture
+    from cards.report.report import HeatMap
 
 
 @click.command(
@@ -33,7 +33,7 @@ def command(location: str | None, name: str, out: Path) -> None:
 
 def draw(model: "ModelFacts") -> "tuple[tuple[Picture, ...], HeatMap, HeatMap]":
     """A model's charts and heat maps, written to charts/ in its folder."""
-    from cards.pictures import pictures, write_pictures
+    from cards.report.pictures import pictures, write_pictures
 
     charts, coverage, saliency = pictures(model), _coverage(model), _saliency(model)
     write_pictures(model, charts, {"coverage": coverage.svg, "saliency": saliency.svg})
@@ -42,15 +42,15 @@ def draw(model: "ModelFacts") -> "tuple[tuple[Picture, ...], HeatMap, HeatMap]":
 
 def write(root: Path) -> Path:
     """report.html and charts/ in a model's folder. Returns the page's path."""
-    from cards.facts import read_model
-    from cards.report import write_report
+    from cards.facts.model_facts import read_model
+    from cards.report.report import write_report
 
     model = read_model(root)
     return write_report(model, *draw(model))
 
 
 def _roots(location: str | None, name: str, out: Path) -> list[Path]:
-    from cards.facts import is_model_folder
+    from cards.facts.model_facts import is_model_folder
     from sixfold.errors import UsageError
 
     if location is None and not name:
@@ -71,7 +71,7 @@ def _coverage(model: "ModelFacts") -> "HeatMap":
     """Of the default calibration: calibration draws it, since no other stage knows what it counts."""
     from calibration.coverage import coverage_from_json
     from calibration.coverage_map import coverage_map
-    from cards.report import HeatMap
+    from cards.report.report import HeatMap
     from sixfold.artifact.workspace import CALIBRATION
     from sixfold.statistics.statistics import existing_statistics
 
@@ -87,7 +87,7 @@ def _coverage(model: "ModelFacts") -> "HeatMap":
 
 
 def _saliency(model: "ModelFacts") -> "HeatMap":
-    from cards.report import HeatMap
+    from cards.report.report import HeatMap
     from pruning.heat_map import heat_map
     from pruning.plan_file import read_plan
 

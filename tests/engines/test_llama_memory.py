@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from cards.gguf_config import gguf_weights
-from cards.memory import Memory, memory
+from cards.budget.device_memory import Memory, memory
+from cards.budget.gguf_config import gguf_weights
 from sixfold.model.source import open_source
 from tests.cards import published
+from tests.cards.budget.llama_cpp_memory import Allocated, Request, allocated
 from tests.cards.gguf_outline import outlined
-from tests.cards.llama_cpp_memory import Allocated, Request, allocated
 from tests.engines.llama_cpp_tools import Unavailable, run
 from tests.exporters.gguf_tools import export, recipe
 

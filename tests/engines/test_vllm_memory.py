@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cards.kv_cache import kv_cache
+from cards.budget.kv_cache import kv_cache
 from tests.cards import published
 from tests.engines.llama_cpp_tools import Unavailable
 from tests.engines.vllm_environment import vllm_python

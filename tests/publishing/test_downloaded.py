@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cards.front_matter import fields, problems
+from cards.model_card.front_matter import fields, problems
 from cli.main import run
 from sixfold.checkpoint import hub as reading
 from tests.publishing.conftest import Publish

@@ -1,0 +1,1 @@
+"""What running a model takes: caches, buffers, weights, machines."""

@@ -1,0 +1,123 @@
+"""Machines by name, from hardware.yaml: how much memory each device has, and how much of it an engine may use."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sixfold.errors import SixfoldError, UsageError
+from sixfold.sizes import parse_size
+
+FILE = Path(__file__).parents[1] / "hardware.yaml"
+ENGINES = ("vllm", "sglang", "llama.cpp")
+
+VLLM_UTILIZATION = 0.92
+"""vLLM's default of --gpu-memory-utilization (0.32): the share of a device that weights, KV cache and buffers get."""
+LLAMA_CPP_MARGIN = 1024**3
+"""Bytes of each device that llama.cpp leaves free when it fits a model by itself (its --fit-target)."""
+
+_FIELDS = {"name", "title", "memory", "utilization", "engines", "devices", "note"}
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """One machine. name: for --hardware ("4x-h100"). title: for people. devices: how many GPUs.
+    bytes_each: memory of one device. utilization: the largest share of it that one program should be given, None where
+    the engine's default holds. engines: those that run on it. note: what a reader has to know, "" for nothing."""
+
+    name: str
+    title: str
+    devices: int
+    bytes_each: int
+    utilization: float | None
+    engines: tuple[str, ...]
+    note: str
+
+    def usable(self, engine: str) -> int:
+        """Bytes of one device that weights, KV cache, compute buffers and reserve together may take.
+
+        The machine's own limit, or where that is smaller: the share that vLLM takes by default; all but the margin that
+        llama.cpp leaves by itself. SGLang may take all: what it leaves free is its reserve.
+        """
+        limit = int(self.bytes_each * (self.utilization if self.utilization is not None else 1))
+        if engine == "llama.cpp":
+            return min(limit, self.bytes_each - LLAMA_CPP_MARGIN)
+        return min(limit, int(self.bytes_each * VLLM_UTILIZATION)) if engine == "vllm" else limit
+
+
+@cache
+def hardware() -> tuple[Hardware, ...]:
+    """Every machine of hardware.yaml, in its order, each in all its numbers of devices.
+    Raises SixfoldError, naming the entry, where the file is wrong."""
+    try:
+        entries = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise SixfoldError(f"{FILE} cannot be read: {' '.join(str(error).split())}", "correct it") from error
+    if not isinstance(entries, list):
+        raise SixfoldError(f"{FILE} is not a list of machines", "see the comment at its head")
+    machines = tuple(machine for entry in entries for machine in _machines(entry))
+    names = [machine.name for machine in machines]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise SixfoldError(f"{FILE} has {', '.join(repeated)} more than once", "give each machine a name of its own")
+    return machines
+
+
+def hardware_named(name: str) -> Hardware:
+    """Raises UsageError, with the names there are, where there is none."""
+    for machine in hardware():
+        if machine.name == name.lower():
+            return machine
+    raise UsageError(
+        f"there is no hardware {name!r}", f"choose from {', '.join(m.name for m in hardware())}, or add it to {FILE}"
+    )
+
+
+def _machines(entry: Any) -> list[Hardware]:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+        raise SixfoldError(f"{FILE} has an entry without a name: {entry!r}", "see the comment at its head")
+    name = entry["name"]
+    wrong = _wrong(entry)
+    if wrong:
+        raise SixfoldError(f"{FILE}: {wrong} of {name}", "see the comment at its head")
+    utilization = entry.get("utilization")
+    return [
+        Hardware(
+            name=name if count == 1 else f"{count}x-{name}",
+            title=entry["title"] if count == 1 else f"{count} x {entry['title']}",
+            devices=count,
+            bytes_each=parse_size(entry["memory"]),
+            utilization=None if utilization is None else float(utilization),
+            engines=tuple(entry["engines"]),
+            note=" ".join(str(entry.get("note", "")).split()),
+        )
+        for count in entry.get("devices", [1])
+    ]
+
+
+def _wrong(entry: Mapping[str, Any]) -> str:
+    """What is wrong with an entry, "" for nothing."""
+    if unknown := set(entry) - _FIELDS:
+        return f"unknown key {sorted(map(str, unknown))[0]}"
+    if not isinstance(entry.get("title"), str):
+        return "missing title"
+    memory = entry.get("memory")
+    if not isinstance(memory, str) or not memory.rstrip().endswith("B"):
+        return f"memory {memory!r} without a unit (GB or GiB)"
+    try:
+        parse_size(memory)
+    except ValueError as error:
+        return str(error)
+    utilization = entry.get("utilization", 1)
+    if isinstance(utilization, bool) or not isinstance(utilization, (int, float)) or not 0 < utilization <= 1:
+        return f"utilization {utilization!r}, which is no share between 0 and 1,"
+    engines = entry.get("engines")
+    if not isinstance(engines, list) or not engines or set(engines) - set(ENGINES):
+        return f"engines {engines!r}, which are not all of {', '.join(ENGINES)},"
+    devices = entry.get("devices", [1])
+    if not isinstance(devices, list) or not all(isinstance(n, int) and n > 0 for n in devices):
+        return f"devices {devices!r}, which is no list of counts,"
+    return ""

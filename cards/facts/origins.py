@@ -1,0 +1,105 @@
+"""The comment at a card's end that says where each of its figures comes from, and how it is checked against the files.
+
+One JSON object: schema; sections: heading -> digest of what was rendered under it (cards.model_card.hand_written
+tells by it what a person changed); tags: those that were rendered; figures, one for each figure on the card:
+
+    shown   as it stands there        as      form of cards.facts.figures.FORMATS, and its arguments
+    value   before it was written so
+    file    relative to the card; "sixfold:<path>" of a table of this project, "option:<name>" what a command was given
+    at      JSON pointer of the value; "#" behind it: the name of the key itself
+or, in place of `file` and `at`, of what was computed:
+    rule    of cards.facts.figures.RULES    of      its arguments, each with file and at, or again with rule and of
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cards.facts.figures import FORMATS, RULES
+from cards.facts.traced import resolved
+from sixfold.errors import SixfoldError
+
+_HEAD = "<!-- figures"
+_BLOCK = re.compile(rf"\n?{_HEAD}\n(.*?)\n-->\n?", re.DOTALL)
+_PROJECT = Path(__file__).parents[2]
+
+
+def block(figures: Sequence[Mapping[str, Any]], sections: Mapping[str, str], tags: Sequence[str]) -> str:
+    """The comment. A figure stands on one line, so that a change of one shows as one."""
+    lines = ",\n".join(json.dumps(figure, ensure_ascii=False) for figure in figures)
+    head = json.dumps({"schema": 1, "sections": sections, "tags": list(tags)}, ensure_ascii=False)
+    content = f'{head[:-1]}, "figures": [\n{lines}\n]}}'
+    # "-->" in a value would end the comment early.
+    escaped = content.replace("<", "\\u003c").replace(">", "\\u003e")
+    return f"{_HEAD}\n{escaped}\n-->\n"
+
+
+def without_block(card_text: str) -> str:
+    return _BLOCK.sub("\n", card_text)
+
+
+def read_block(card_text: str) -> dict[str, Any] | None:
+    """None where the card was not rendered by this project, or its comment is damaged."""
+    found = _BLOCK.search(card_text)
+    try:
+        content = json.loads(found[1]) if found else None
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) and content.get("schema") == 1 else None
+
+
+def wrong_figures(card_text: str, folder: Path) -> tuple[str, ...]:
+    """Figures that are not what the files in and around the card's folder say; () where all are."""
+    content = read_block(card_text)
+    if content is None:
+        return ("the card has no record of where its figures come from",)
+    body, files = without_block(card_text), _Files(folder)
+    return tuple(problem for figure in content["figures"] for problem in _problems(figure, body, files))
+
+
+def _problems(figure: Mapping[str, Any], body: str, files: "_Files") -> Iterator[str]:
+    shown = figure["shown"]
+    try:
+        value = files.value_of(figure)
+        form, *arguments = figure["as"]
+        written = FORMATS[form](value, *arguments)
+    except (KeyError, TypeError, ValueError, OSError, SixfoldError) as error:
+        yield f"{shown!r} comes from {_place(figure)}, which cannot be computed ({error})"
+        return
+    if value != figure["value"] or written != shown:
+        yield f"{shown!r} is {value!r} in {_place(figure)}"
+    if shown not in body:
+        yield f"{shown!r}, from {_place(figure)}, is not on the card any more"
+
+
+def _place(figure: Mapping[str, Any]) -> str:
+    if "rule" in figure:
+        return f"{figure['rule']} of {', '.join(_place(part) for part in figure['of'])}"
+    return f"{figure['file']}#{figure['at']}"
+
+
+class _Files:
+    """Files around a card, each read once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read: dict[str, Any] = {}
+
+    def value_of(self, figure: Mapping[str, Any]) -> Any:
+        if "rule" in figure:
+            return RULES[figure["rule"]](*(self.value_of(part) for part in figure["of"]))
+        if figure["file"].startswith("option:"):
+            return figure["value"]
+        return resolved(self._content(figure["file"]), figure["at"])
+
+    def _content(self, name: str) -> Any:
+        if name not in self._read:
+            own = name.startswith("sixfold:")
+            path = _PROJECT / name.removeprefix("sixfold:") if own else self._folder / name
+            text = path.read_text(encoding="utf-8")
+            self._read[name] = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
+        return self._read[name]

@@ -1,0 +1,36 @@
+"""Whether a variant can be recommended: what verification found of it, and whether its files are there."""
+
+from dataclasses import dataclass
+
+from cards.facts.variant import Variant
+
+STATES = ("passed", "failed", "unverified", "incomplete")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """state: of STATES. why: in one sentence, "" where it passed. lost: files of the manifest that are not there as it
+    says, by their size alone (`sixfold status` compares hashes too)."""
+
+    state: str
+    why: str
+    lost: tuple[str, ...]
+
+
+def standing_of(variant: Variant) -> Standing:
+    verdict = variant.artifact.verdict
+    lost = _lost(variant)
+    if lost:
+        return Standing("incomplete", f"{lost[0]} is missing or has another size than its manifest says", lost)
+    if verdict is None:
+        return Standing("unverified", "not verified", ())
+    return Standing("passed", "", ()) if verdict.passed else Standing("failed", verdict.failures[0], ())
+
+
+def _lost(variant: Variant) -> tuple[str, ...]:
+    folder = variant.artifact.folder
+    return tuple(
+        name
+        for name, record in variant.artifact.manifest["files"].items()
+        if not (folder / name).is_file() or (folder / name).stat().st_size != record["bytes"]
+    )

@@ -1,0 +1,1 @@
+"""README.md of a folder, rendered from facts."""

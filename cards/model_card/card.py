@@ -1,0 +1,113 @@
+"""README.md of each of a model's folders, rendered from the facts beside it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cards.facts.model_facts import ModelFacts
+from cards.facts.origins import block
+from cards.model_card.context import context_of, licence_file_in, names_of
+from cards.model_card.front_matter import problems
+from cards.model_card.hand_written import changed_sections, digests, front_matter_text, is_ours, kept_fields, kept_text
+from cards.model_card.images import bring_charts
+from cards.model_card.metadata import metadata
+from cards.model_card.rendering import render
+from sixfold.artifact.workspace import write_atomically
+
+CARD = "README.md"
+BEFORE = "README.before.md"
+"""Where a card goes that holds what rendering would lose."""
+
+ALL_OF_IT = "all of it"
+UNREADABLE = "\N{REPLACEMENT CHARACTER}"
+
+
+@dataclass(frozen=True)
+class Written:
+    """One card after `write_cards`. changed: whether its text is another than before. problems: what the Hub would
+    refuse. lost: sections whose changes are only in the file `before` now, (ALL_OF_IT,) of a card from elsewhere."""
+
+    folder: Path
+    changed: bool
+    problems: tuple[str, ...]
+    lost: tuple[str, ...]
+    before: str
+
+    @property
+    def path(self) -> Path:
+        return self.folder / CARD
+
+
+def card_text(model: ModelFacts, folder: Path, owner: str = "", old: str | None = None) -> str:
+    """The card of one of the model's folders as it should be now, with what a person wrote into the present one.
+
+    owner: user or organization whose repositories <owner>/<model>-<suffix> the card links to, "" where none is known.
+    old: a card in place of the present one, "" for none.
+    """
+    context = context_of(model, folder, owner)
+    body, figures = render("variant.md.j2", context)
+    names = names_of(model, folder, owner)
+    languages = names.source.language
+    fields = metadata(context["mine"], names, licence_file_in(folder), languages)
+    return assembled(fields, body, figures, read_card(folder / CARD) if old is None else old)
+
+
+def assembled(fields: Mapping[str, Any], body: str, figures: list[dict[str, Any]], old: str) -> str:
+    """Front matter, text and the record of its figures, with what a person wrote in the old card ("" for none)."""
+    sections, tags = digests(body), list(fields["tags"])
+    kept = kept_fields(old, fields) if is_ours(old) else fields
+    return f"{front_matter_text(kept)}{kept_text(old, body)}\n{block(figures, sections, tags)}"
+
+
+def write_cards(model: ModelFacts) -> tuple[Written, ...]:
+    """Render every card of the model, and write those that changed."""
+    return tuple(render_card(model, folder) for folder in model.folders)
+
+
+def render_card(model: ModelFacts, folder: Path) -> Written:
+    """One of them, with the charts that it shows."""
+    bring_charts(model, folder)
+    return write_card(folder, card_text(model, folder))
+
+
+def write_card(folder: Path, text: str) -> Written:
+    """A card that a person changed where changes do not last, or that is not ours, is kept as README.before.md."""
+    path = folder / CARD
+    old = read_card(path)
+    changed = text != old
+    lost = (ALL_OF_IT,) if UNREADABLE in old else lost_sections(old)
+    before = ""
+    if changed and lost:
+        before = _keep_before(folder)
+    if changed:
+        write_atomically(path, text.encode())
+    return Written(folder, changed, problems(text), lost if changed else (), before)
+
+
+def lost_sections(old: str) -> tuple[str, ...]:
+    """What would be lost if a card were rendered again."""
+    if not old:
+        return ()
+    return changed_sections(old) if is_ours(old) else (ALL_OF_IT,)
+
+
+def is_current(model: ModelFacts, folder: Path) -> bool:
+    return read_card(folder / CARD) == card_text(model, folder)
+
+
+def read_card(path: Path) -> str:
+    """ "" where there is none; bytes that are no UTF-8 as U+FFFD."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _keep_before(folder: Path) -> str:
+    """Beside what was kept before: nothing that a person wrote is lost by rendering twice. Returns the file's name."""
+    data = (folder / CARD).read_bytes()
+    kept = sorted(folder.glob("README.before*.md"))
+    for path in kept:
+        if path.read_bytes() == data:
+            return path.name
+    name = f"README.before-{len(kept) + 1}.md" if kept else BEFORE
+    write_atomically(folder / name, data)
+    return name

@@ -1,0 +1,265 @@
+"""What the template of a variant's card is given: facts, and what is chosen among them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cards.facts.model_facts import ModelFacts
+from cards.facts.readers import reader_of
+from cards.facts.traced import Fact, derived, shown
+from cards.facts.variant import Variant, fact_of, table, variants_of
+from cards.model_card.images import attributions_of, charts_of
+from cards.model_card.limits import limits_of
+from cards.model_card.memory_section import memory_section
+from cards.model_card.rendering import counted, hub_link
+from cards.model_card.repository_names import Names, file_link
+from sixfold.artifact.source_record import FILE as SOURCE
+from sixfold.artifact.source_record import FOLDER
+
+_TITLES = {
+    "vllm": "vLLM",
+    "sglang": "SGLang",
+    "llama.cpp": "llama.cpp",
+    "ollama": "Ollama",
+    "lm-studio": "LM Studio",
+    "transformers": "transformers",
+    "transformers-gptqmodel": "transformers (through gptqmodel)",
+    "tensorrt-llm": "TensorRT-LLM",
+    "lmdeploy": "LMDeploy",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table to choose from."""
+
+    link: str
+    weights: Any
+    as_run: Fact
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """The variants that one calibration was used for."""
+
+    facts: Fact
+    labels: tuple[str, ...]
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it is of the default profile, which the chart of coverage is drawn of."""
+        return self.facts.path == "../calibration/manifest.json"
+
+
+def names_of(model: ModelFacts, folder: Path, owner: str) -> Names:
+    """owner: of the repositories on the Hub, "" where it is not known."""
+    source = fact_of(model.source, model.root / FOLDER / SOURCE, folder)
+    bf16 = next((variant for variant in variants_of(model, folder) if variant.is_bf16), None)
+    return Names(source, Fact(owner, "option:owner"), bf16)
+
+
+def context_of(model: ModelFacts, folder: Path, owner: str) -> dict[str, Any]:
+    every = variants_of(model, folder)
+    mine = tuple(variant for variant in every if variant.artifact.folder == folder)
+    first = mine[0]
+    names = names_of(model, folder, owner)
+    provenance = names.source.provenance
+    reader = reader_of(first)
+    engines = [engine.value for engine in reader.engines]
+    checkpoint = shown(first.manifest.model)
+    licence_file = _shown_file(licence_file_in(folder), mine)
+    return {
+        "mine": mine,
+        "variant": first,
+        "number_of_files": derived("number_of", *(variant.manifest.variant for variant in mine)),
+        "files_apart": first.artifact.file is not None,
+        "bf16": names.bf16,
+        "title": f"{checkpoint}-{shown(first.manifest.recipe.suffix)}",
+        "model": checkpoint,
+        "checkpoint": checkpoint,
+        "checkpoint_link": hub_link(names.checkpoint) if names.checkpoint else checkpoint,
+        "original_link": hub_link(names.original) if names.original else "",
+        "source_name": names.checkpoint or "MODEL",
+        "repo": names.repository(first),
+        "owner": names.owner,
+        "provenance": provenance,
+        "licence": _licence(provenance, licence_file),
+        "licence_file": licence_file,
+        "config": first.config,
+        "verified": _verified(mine),
+        "rows": _rows(mine, every, names),
+        "elsewhere": [names.linked(v) for v in every if v.artifact.folder != folder and names.owner],
+        "suggested": _suggested(mine),
+        "memory": memory_section(mine, reader.engines),
+        "engines": engines,
+        "titles": _TITLES,
+        "engine_titles": [_TITLES[engine] for engine in engines],
+        "unfit": [(engine, shown(reason, "text")) for engine, reason in reader.unfit.pairs()],
+        "chats": any(path.name.startswith("chat_template") for path in folder.iterdir()),
+        "remote_code": lambda flag: flag if first.artifact.config.get("auto_map") else "",
+        "parser_flags": lambda engine: _parser_flags(first, folder, engine),
+        "limited": _limited,
+        "measured": [variant for variant in mine if variant.as_run],
+        "limits": limits_of(mine, _pruning(model, folder, "manifest"), bool(provenance.license)),
+        "calibrations": _calibrations(mine),
+        **_pruning_context(model, folder),
+        "manifest_name": "manifest.json" if first.artifact.file is None else "<file>.manifest.json",
+        "files": _files(mine),
+        "tools": _tools(mine, _pruning(model, folder, "plan")),
+        "texts": _texts(mine),
+        "charts": charts_of(folder, engines),
+        "attributions": attributions_of(mine),
+    }
+
+
+def licence_file_in(folder: Path) -> str:
+    """Name of the licence's text beside the card, "" where there is none."""
+    found = sorted(path.name for path in folder.glob("LICEN[CS]E*"))
+    return found[0] if found else ""
+
+
+def _shown_file(name: str, mine: Sequence[Variant]) -> str:
+    """A file beside the card, as a manifest names it; "" where none does."""
+    listed = (key for variant in mine for key, _ in variant.manifest["files"].pairs() if key == name)
+    return next((shown(key) for key in listed), "")
+
+
+def _licence(provenance: Fact, licence_file: str) -> str:
+    if not provenance.license:
+        return ""
+    name = shown(provenance.license_name or provenance.license, "text")
+    target = shown(provenance.license_link) if provenance.license_link else licence_file
+    return f"[{name}]({target})" if target else name
+
+
+def _verified(mine: Sequence[Variant]) -> str:
+    if not any(variant.verification for variant in mine):
+        return "not yet"
+    failed = [variant.label for variant in mine if variant.verification and not variant.passed]
+    if failed:
+        return f"**failed**: {', '.join(failed)} (see the known limits)"
+    missing = [variant.label for variant in mine if not variant.verification]
+    passed = _checked([variant for variant in mine if variant.verification])
+    return f"{passed}; not yet: {', '.join(missing)}" if missing else passed
+
+
+def _checked(verified: Sequence[Variant]) -> str:
+    """What all of them passed."""
+    kinds = ["structure"]
+    if all(variant.verification.weights for variant in verified):
+        kinds.append("every weight against the checkpoint")
+    if all(variant.as_run for variant in verified):
+        kinds.append("divergence from BF16")
+    if all(any(gate for gate in variant.verification.gates) for variant in verified):
+        kinds.append("gates")
+    return ", ".join(kinds)
+
+
+def _rows(mine: Sequence[Variant], every: Sequence[Variant], names: Names) -> list[Row]:
+    """Of a GGUF folder its files, of another folder all variants, smallest first."""
+    apart = mine[0].artifact.file is not None
+    listed = mine if apart else every
+    lossy = [v for v in listed if v.as_run and not v.is_bf16]
+    closest = min(lossy, key=lambda v: float(v.as_run.mean_kl.value), default=None)
+    rows = []
+    for variant in listed:
+        remarks = []
+        if variant.verification and not variant.passed:
+            remarks.append("**failed its checks**")
+        if variant.is_bf16:
+            remarks.append("the checkpoint itself")
+        if variant is listed[0]:
+            remarks.append("smallest")
+        if variant is closest and len(lossy) > 1:
+            remarks.append("closest to BF16")
+        if apart and variant.parts.value > 1:
+            link = file_link(variant.first_file, f"{variant.label}, {counted(variant.parts, 'file')}")
+        elif apart:
+            link = file_link(variant.first_file)
+        elif variant in mine:
+            link = f"**{variant.label}** (this one)"
+        else:
+            link = names.linked(variant)
+        rows.append(Row(link, variant.weights, variant.as_run, tuple(remarks)))
+    return rows
+
+
+def _suggested(mine: Sequence[Variant]) -> Variant:
+    """The file that commands name: of those that passed the one in the middle by size."""
+    sound = [variant for variant in mine if variant.passed] or list(mine)
+    return sound[len(sound) // 2]
+
+
+def _parser_flags(variant: Variant, folder: Path, engine: str) -> str:
+    """For tool calls and reasoning, where the chat template knows of tools."""
+    flags = table("parsers.yaml")[str(variant.artifact.config.get("model_type"))][engine]
+    template = folder / "chat_template.jinja"
+    knows_tools = template.is_file() and "tools" in template.read_text(encoding="utf-8", errors="replace")
+    return f" {shown(flags)}" if flags and knows_tools else ""
+
+
+def _limited(engine: str) -> list[Fact]:
+    """Machines on which an engine must be kept from taking the share of memory that it takes by default."""
+    return [machine for machine in table("hardware.yaml") if engine in machine.engines and machine.utilization]
+
+
+def _calibrations(mine: Sequence[Variant]) -> list[Calibrated]:
+    used: dict[str, list[Variant]] = {}
+    for variant in mine:
+        if variant.statistics:
+            used.setdefault(variant.statistics.path, []).append(variant)
+    return [Calibrated(group[0].statistics, tuple(v.label for v in group)) for group in used.values()]
+
+
+def _pruning(model: ModelFacts, folder: Path, name: str) -> Fact:
+    if model.pruning is None:
+        return Fact(None, "")
+    return fact_of(getattr(model.pruning, name), model.pruning.folder / f"{name}.json", folder)
+
+
+def _pruning_context(model: ModelFacts, folder: Path) -> dict[str, Any]:
+    plan, verification = _pruning(model, folder, "plan"), _pruning(model, folder, "verification")
+    if not plan:
+        return {"pruned": False, "plan": plan, "pruning": verification, "kept": "", "biases": ""}
+    vectors = verification.structure.layers[0].vectors
+    biases = [name for name, _ in vectors.pairs() if name.value.endswith("bias")]
+    return {
+        "pruned": True,
+        "plan": plan,
+        "pruning": verification,
+        "kept": shown(derived("kept_experts", plan.layers)),
+        "biases": shown(biases[0], "last_name") if biases else "",
+    }
+
+
+def _files(mine: Sequence[Variant]) -> list[tuple[Fact, Fact]]:
+    """Name and record of every file, each once: GGUF files share their licence."""
+    found = {name.value: (name, record) for v in mine for name, record in v.manifest["files"].pairs()}
+    return [found[name] for name in sorted(found)]
+
+
+def _tools(mine: Sequence[Variant], plan: Fact) -> list[str]:
+    exporters = {variant.artifact.exporter for variant in mine}
+
+    def holds(entry: Fact) -> bool:
+        if entry.pruning:
+            return bool(entry.pruning == plan.criterion)
+        return not entry.exporters or bool(exporters & set(entry.exporters.value))
+
+    return [shown(entry.text) for entry in table("credits.yaml") if holds(entry)]
+
+
+def _texts(mine: Sequence[Variant]) -> list[tuple[str, list[str]]]:
+    """The calibration texts that were read, by licence."""
+    names: dict[str, list[str]] = {}
+    licences: dict[str, str] = {}
+    for calibration in _calibrations(mine):
+        for name, text in calibration.facts.tokens["files"].pairs():
+            if text.tokens:
+                key = str(text.licence.value or "")
+                licences.setdefault(key, shown(text.licence, "text") if key else "no licence stated")
+                at = f" at {shown(text.revision, 'start', 12)}" if text.revision else ""
+                names.setdefault(key, []).append(f"{shown(name, 'text')}{at}")
+    return [(licences[key], sorted(found)) for key, found in sorted(names.items())]

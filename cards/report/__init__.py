@@ -1,0 +1,1 @@
+"""report.html over all variants of a model."""

@@ -1,0 +1,226 @@
+"""The cards of all ten artifacts of a pruned model: every figure is what a file says, and no other is there."""
+
+import io
+import json
+import re
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jinja2 import Environment, nodes
+
+from cards.budget.device_memory import longest_context, memory
+from cards.budget.hardware import hardware
+from cards.facts.model_facts import read_model
+from cards.facts.origins import read_block, without_block, wrong_figures
+from cards.model_card.card import card_text
+from cards.model_card.front_matter import fields, problems, split
+from cards.model_card.rendering import NAMES, TEMPLATES
+from cli.main import run
+from sixfold.texts import held_out_text
+from sixfold.texts.held_out_text import Windows
+
+PROJECT = Path(__file__).parents[3]
+MODEL = PROJECT / "demo" / "minimax-m2-4.6m-REAP-6"
+SMALL = ("--set", "calibration.samples=8", "--set", "calibration.length=128", "--set", "calibration.sample_rows=32")
+OF_GGUF = ("Q3_K_M", "IQ4_XS", "Q4_K_M", "Q6_K", "Q8_0")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made and verified as a user does, with every eighth window of the held-out text."""
+    whole = held_out_text.held_out
+
+    def few(*arguments: Any) -> Windows:
+        found = whole(*arguments)
+        return Windows(found.ids[::8], found.domains[::8], f"{found.digest}/8")
+
+    out = tmp_path_factory.mktemp("artifacts")
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()):
+        patch.setattr("verification.judge.held_out", few)
+        assert run(["export", str(MODEL), "--base-model", "lab/Tiny", "--out", str(out), *SMALL]) in (0, 3)
+    return out / MODEL.name
+
+
+@pytest.fixture(scope="module")
+def cards(root: Path) -> dict[Path, str]:
+    return {path.parent: path.read_text() for path in sorted(root.glob("*/README.md"))}
+
+
+def figures(card: str) -> list[dict[str, Any]]:
+    block = read_block(card)
+    assert block is not None
+    found: list[dict[str, Any]] = block["figures"]
+    return found
+
+
+def content(name: str, folder: Path) -> Any:
+    own = name.startswith("sixfold:")
+    path = PROJECT / name.removeprefix("sixfold:") if own else folder / name
+    return yaml.safe_load(path.read_text()) if path.suffix == ".yaml" else json.loads(path.read_text())
+
+
+def at(document: Any, pointer: str) -> Any:
+    """RFC 6901, and "#" for the name of the key."""
+    parts = [part.replace("~1", "/").replace("~0", "~") for part in pointer.rstrip("#").split("/")[1:]]
+    if pointer.endswith("#"):
+        parts, key = parts[:-1], parts[-1]
+        assert key in (at(document, "".join(f"/{p.replace('~', '~0').replace('/', '~1')}" for p in parts)))
+        return key
+    for part in parts:
+        document = document[int(part)] if isinstance(document, list) else document[part]
+    return document
+
+
+LITERAL: dict[str, Callable[..., Any]] = {
+    "files_bytes": lambda files: sum(record["bytes"] for record in files.values()),
+    "weight_bytes": lambda files: sum(
+        record["bytes"] for name, record in files.items() if name.split(".")[-1] in ("safetensors", "gguf")),
+    "share": lambda part, whole: part / whole,
+    "product": lambda a, b: a * b,
+    "length": len,
+    "number_of": lambda *values: len(values),
+    "passed": lambda prompts: [prompt["passed"] for prompt in prompts].count(True),
+    "experts": lambda coverage: sum(len(layer["tokens"]) for layer in coverage),
+    "least_tokens": lambda coverage: min(min(layer["tokens"]) for layer in coverage),
+    "median_tokens": lambda coverage: sorted(n for layer in coverage for n in layer["tokens"])[
+        sum(len(layer["tokens"]) for layer in coverage) // 2],
+    "starved": lambda coverage: sum(n < 32 for layer in coverage for n in layer["tokens"]),
+    "kept_experts": lambda layers: str(len(layers[0]["kept"])),
+    "texts_used": lambda files: len([name for name in files if files[name]["tokens"]]),
+    "largest": lambda layers: max([layer["largest"] for layer in layers]),
+    "longest_trained": lambda config: config["max_position_embeddings"],
+    "cache_per_token": lambda config, engine: cache_per_token(config),
+    "kv_cache": lambda config, weights, engine, context: cache_per_token(config) * context,
+    "cache_of_type": lambda config, engine, context, cache: cache_per_token(config) * context * (
+        1 / 2 if cache == "fp8" else 34 / 64),
+    "memory": lambda *asked: memory(*asked).total,
+    "buffers": lambda *asked: memory(*asked).total - memory(*asked).weights - memory(*asked).kv_cache,
+    "longest_context": lambda config, weights, engine, name: longest_context(
+        config, weights, engine, next(machine for machine in hardware() if machine.name == name)),
+    "estimates": lambda *asked: "; ".join(memory(*asked).estimates),
+}  # fmt: skip
+"""The rules, written down once more; of what an engine needs besides weights and cache,
+tests/cards/budget/test_device_memory.py has the proof."""
+
+
+def cache_per_token(config: dict[str, Any]) -> int:
+    """Keys and values of every layer in BF16."""
+    return int(2 * 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"])
+
+
+def literal(figure: dict[str, Any], folder: Path) -> Any:
+    if "rule" in figure:
+        return LITERAL[figure["rule"]](*(literal(part, folder) for part in figure["of"]))
+    return at(content(figure["file"], folder), figure["at"])
+
+
+def test_there_is_a_card_for_every_folder(cards: dict[Path, str]) -> None:
+    suffixes = [folder.name.removeprefix(f"{MODEL.name}-") for folder in cards]
+    assert sorted(suffixes) == ["AWQ", "BF16", "FP8", "GGUF", "NVFP4", "NVFP4-GB10"]
+    (gguf,) = [card for folder, card in cards.items() if folder.name.endswith("GGUF")]
+    assert all(f"{MODEL.name}-{scheme}.gguf" in gguf for scheme in OF_GGUF)
+
+
+def test_the_hub_takes_every_card(cards: dict[Path, str]) -> None:
+    for card in cards.values():
+        assert problems(card) == ()
+        assert fields(card)["license"] == "apache-2.0"
+
+
+def test_every_figure_is_what_its_file_says(cards: dict[Path, str]) -> None:
+    walked = 0
+    for folder, card in cards.items():
+        body = without_block(card)
+        for figure in figures(card):
+            assert figure["value"] == literal(figure, folder), figure
+            assert figure["shown"] in body
+            walked += 1
+        assert wrong_figures(card, folder) == ()
+    assert walked > 900
+
+
+def test_every_digit_on_a_card_belongs_to_a_figure(cards: dict[Path, str]) -> None:
+    """What is left of the text without all that figures show, longest first, has none but in the names of formats."""
+    for card in cards.values():
+        rest = without_block(split(card)[1])
+        for shown in sorted({figure["shown"] for figure in figures(card)}, key=len, reverse=True):
+            rest = rest.replace(shown, "")
+        for name in NAMES:
+            rest = rest.replace(name, "")
+        assert re.findall(r"[^\n]*\d[^\n]*", rest) == []
+
+
+def altered(value: Any) -> Any:
+    if isinstance(value, str):
+        return re.sub(r"\d", lambda found: str((int(found[0]) + 1) % 10), value)
+    return value + 1 if isinstance(value, int) else value * 1.5 + 1
+
+
+def inject(path: Path, pointer: str) -> None:
+    """Write another number where the pointer points."""
+    document = json.loads(path.read_text())
+    *parts, last = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
+    place = document
+    for part in parts:
+        place = place[int(part)] if isinstance(place, list) else place[part]
+    key = int(last) if isinstance(place, list) else last
+    place[key] = altered(place[key])
+    path.write_text(json.dumps(document))
+
+
+def places(card: str) -> dict[str, list[str]]:
+    """Fact file -> the pointers of the figures that are read from it. Keys' names and tables of the project are left
+    out."""
+    found: dict[str, list[str]] = {}
+    for figure in figures(card):
+        if "file" in figure and not figure["at"].endswith("#") and not figure["file"].startswith("sixfold:"):
+            found.setdefault(figure["file"], []).append(figure["at"])
+    return found
+
+
+def test_a_wrong_number_in_any_fact_file_is_noticed(root: Path, cards: dict[Path, str]) -> None:
+    """Each one makes the card that is there wrong, and of each file three make another card."""
+    for folder, card in cards.items():
+        for name, pointers in places(card).items():
+            path = folder / name
+            sound = path.read_bytes()
+            for number, pointer in enumerate(dict.fromkeys(pointers)):
+                inject(path, pointer)
+                try:
+                    assert wrong_figures(card, folder), f"{name}{pointer}"
+                    if number < 3:
+                        assert card_text(read_model(root), folder) != card, f"{name}{pointer}"
+                finally:
+                    path.write_bytes(sound)
+
+
+def test_every_kind_of_file_is_read(cards: dict[Path, str]) -> None:
+    read = {Path(name).name.split(".gguf.")[-1] for card in cards.values() for name in places(card)}
+    assert {"manifest.json", "verification.json", "config.json", "plan.json", "source.json"} <= read
+
+
+def typed(source: str) -> list[str]:
+    """Digits that a template prints by itself: in its text, in texts and numbers that an expression consists of."""
+    names = re.compile("|".join(map(re.escape, NAMES)))
+    tree = Environment().parse(source)
+    texts = [node.data for node in tree.find_all(nodes.TemplateData)]
+    texts += [node.value.removesuffix(".md.j2") for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
+    printed = [child for node in tree.find_all(nodes.Output) for child in node.nodes]
+    texts += [str(node.value) for node in printed if isinstance(node, nodes.Const)]
+    return [text for text in texts if re.search(r"\d", names.sub("", text))]
+
+
+@pytest.mark.parametrize("path", sorted(TEMPLATES.rglob("*.md.j2")), ids=lambda path: str(path.relative_to(TEMPLATES)))
+def test_no_template_types_a_number(path: Path) -> None:
+    assert typed(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "source", ["It has 5 files.", "{{ 5 }}", '{{ "5 files" }}', '{% if a %}{{ "NVFP5" }}{% endif %}']
+)
+def test_a_typed_number_is_found(source: str) -> None:
+    assert typed(source)

@@ -1,0 +1,346 @@
+"""A card shows what the files around it say, and nothing that nobody stated."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from cards.facts.model_facts import read_model
+from cards.model_card.card import card_text, write_cards
+from sixfold.artifact.verification_record import content_digest
+from sixfold.statistics.statistics import existing_statistics
+from tests.cards.model_folder import PROVENANCE, finding, manifest, put, result, source, write
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    source(tmp_path / "Tiny", **PROVENANCE)
+    return tmp_path / "Tiny"
+
+
+def card(root: Path, folder: Path, owner: str = "") -> str:
+    return card_text(read_model(root), folder, owner)
+
+
+def test_every_file_with_its_size_and_every_note(root: Path) -> None:
+    text = card(root, put(root, manifest("FP8")))
+    assert f"| `model.safetensors` | 1,234,567,890 | `{'a' * 64}` |" in text
+    assert "| Weights | 1.23 GB |" in text
+    assert "2 Linears stay in BF16." in text
+
+
+def test_front_matter_is_what_the_hub_reads(root: Path) -> None:
+    data = ModelCard(card(root, put(root, manifest("FP8")))).data
+    assert (data.license, data.license_name, data.license_link) == ("other", "their-licence", "LICENSE")
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "text-generation")
+    assert data.tags == ["fp8_dynamic", "sixfold"]
+
+
+def base_of(text: str) -> tuple[str | None, str | None]:
+    data = ModelCard(text).data.to_dict()
+    return data.get("base_model"), data.get("base_model_relation")
+
+
+def test_the_base_model_is_the_checkpoint_where_the_hub_has_it(root: Path) -> None:
+    """What was pruned before it was quantized is not a quantization of the original."""
+    bf16, fp8 = put(root, manifest("BF16")), put(root, manifest("FP8"))
+    assert base_of(card(root, fp8)) == ("someone/Original", None)
+    assert base_of(card(root, fp8, "lab")) == ("lab/Tiny-BF16", "quantized")
+    assert base_of(card(root, bf16, "lab")) == ("someone/Original", None)
+    source(root, "lab/Tiny", **PROVENANCE)
+    assert base_of(card(root, fp8)) == ("lab/Tiny", "quantized")
+
+
+def test_a_base_model_that_nothing_was_done_to_is_quantized(root: Path) -> None:
+    source(root, base_model="someone/Original")
+    assert base_of(card(root, put(root, manifest("FP8")))) == ("someone/Original", "quantized")
+
+
+def test_the_licence_leads_to_its_text(root: Path) -> None:
+    source(root, license="other", license_name="their-licence")
+    folder = put(root, manifest("FP8", files={"model.safetensors": 9, "LICENSE-v2.txt": 3}))
+    (folder / "LICENSE-v2.txt").write_text("All yours.")
+    text = card(root, folder)
+    assert ModelCard(text).data.license_link == "LICENSE-v2.txt"
+    assert "| Licence | [their-licence](LICENSE-v2.txt) |" in text
+
+
+def test_what_nobody_stated_is_left_out(root: Path) -> None:
+    source(root)
+    text = card(root, put(root, manifest("FP8")))
+    assert ModelCard(text).data.license is None
+    assert "No licence was stated for the checkpoint" in text
+    for absent in ("base_model", "It comes from", "The original model", "Calibration", "Pruning", "Evaluation", "KL"):
+        assert absent not in text
+    assert "Not measured: FP8." in text
+    assert "FP8 was not verified" in text
+
+
+def test_one_card_for_all_gguf_files_smallest_first(root: Path) -> None:
+    large = manifest("GGUF", "Q8_0", {"Tiny-Q8_0.gguf": 20})
+    put(root, large, result(large, 0.001))
+    small = manifest("GGUF", "Q3_K_M", {"Tiny-Q3_K_M.gguf": 10})
+    text = card(root, put(root, small, result(small, 0.5)))
+    assert "| [Tiny-Q3_K_M.gguf](Tiny-Q3_K_M.gguf) | 10 B | 0.5000 | 99.0% | smallest |" in text
+    assert "| [Tiny-Q8_0.gguf](Tiny-Q8_0.gguf) | 20 B | 0.0010 | 99.0% | closest to BF16 |" in text
+    assert text.index("[Tiny-Q3_K_M.gguf]") < text.index("[Tiny-Q8_0.gguf]")
+    assert ModelCard(text).data.tags == ["gguf", "q3_k_m", "q8_0", "sixfold"]
+
+
+def test_siblings_are_told_with_size_and_quality(root: Path) -> None:
+    fp8 = manifest("FP8")
+    put(root, fp8, result(fp8))
+    nvfp4 = put(root, manifest("NVFP4", files={"model.safetensors": 600_000_000}))
+    assert "| FP8 | 1.23 GB | 0.0235 | 99.0% |" in card(root, nvfp4)
+    assert "| [FP8](https://huggingface.co/lab/Tiny-FP8) | 1.23 GB |" in card(root, nvfp4, "lab")
+    assert "| **NVFP4** (this one) | 600 MB | - | - | smallest |" in card(root, nvfp4)
+
+
+def test_quality_is_what_was_measured_of_these_files(root: Path) -> None:
+    made = manifest("FP8")
+    folder = put(root, made, result(made))
+    row = "| FP8 | 0.02346 | 0.03 | 0.01000 | 0.00500 | 0.500 | 99.0% | - | 98.0% | 13.70 |"
+    assert row in card(root, folder)
+    put(root, manifest("FP8", files={"model.safetensors": 1}))
+    assert "0.02346" not in card(root, folder)
+    put(root, manifest("FP8", source={"fingerprint": "e" * 64}))
+    assert "0.02346" not in card(root, folder)
+
+
+def test_a_failed_gate_stands_on_the_card(root: Path) -> None:
+    made = manifest("FP8")
+    text = card(root, put(root, made, result(made, 0.5, findings=[finding("the mean KL is 0.5", "error")])))
+    assert "| Verified | **failed**: FP8 (see the known limits) |" in text
+    assert "- **FP8 is not sound.** gates.max_mean_kl: the mean KL is 0.5; it answers worse than it should." in text
+
+
+def test_a_warning_is_a_limit(root: Path) -> None:
+    made = manifest("FP8")
+    uneven = {"2": [], "4": ["model.layers.*.self_attn.o_proj"]}
+    found = result(made, findings=[finding("it runs in a loop", "warning")], tensor_parallel=uneven)
+    text = card(root, put(root, made, found))
+    assert "- FP8: gates.max_mean_kl: it runs in a loop." in text
+    assert "- Tensor parallelism over 4 GPUs does not divide `model.layers.*.self_attn.o_proj` evenly" in text
+    assert "over 2 GPUs" not in text
+
+
+def calibrated(root: Path, **changes: Any) -> Path:
+    text = {"licence": "MIT", "tokens": 32768, "rows": 70, "overlap": {}}
+    dataset = {"licence": "", "tokens": 9, "rows": 1, "overlap": {"HumanEval": 3}, "revision": "0123456789abcdef"}
+    files = {"own.txt": text, "lab/set:train": dataset, "unused.txt": {**text, "tokens": 0}}
+    domains = {"code": {"samples": 40}, "prose": {"samples": 24}}
+    coverage = [{"layer": 0, "tokens": [5, 900, 700], "unreached": [], "few": [0]}]
+    content = {
+        "schema": 3,
+        "profile": {"texts": ["builtin", {"dataset": "lab/set"}], "min_tokens": 32, "starved": "average"},
+        "method": {"dtype": "bfloat16"},
+        "tokens": {"samples": 64, "length": 512, "domains": domains, "files": files},
+        "coverage": coverage,
+        "without_statistics": ["model.layers.9.mtp.weight"],
+        "files": {"layer-00000.safetensors": {"sha256": "b" * 64}},
+        **changes,
+    }
+    write(root / "calibration/manifest.json", content)
+    statistics = existing_statistics(root / "calibration")
+    assert statistics is not None
+    return put(root, manifest("FP8", statistics=statistics.digest))
+
+
+def test_the_calibration_is_told_with_its_texts_and_licences(root: Path) -> None:
+    text = card(root, calibrated(root))
+    assert "**Calibration** (FP8): 32,768 tokens, 64 windows of 512, from 2 texts" in text
+    assert "Windows by domain: code 40, prose 24." in text
+    assert "  - MIT: own.txt\n" in text
+    assert "  - no licence stated: lab/set:train at 0123456789ab\n" in text
+    assert "unused.txt" not in text
+    assert ModelCard(text).data.datasets == ["lab/set"]
+
+
+def test_experts_that_calibration_hardly_reached_are_a_limit(root: Path) -> None:
+    text = card(root, calibrated(root))
+    assert "Of 3 experts in 1 layer, the least used saw 5 tokens, the median 700; 1 saw fewer than 32." in text
+    assert "- 1 expert saw fewer than 32 tokens in calibration; the average over the layer's other experts" in text
+    assert "(multi-token prediction): `model.layers.9.mtp.weight`." in text
+    assert "- The calibration text lab/set:train shares 3 sequences of thirteen words with HumanEval" in text
+
+
+def test_calibration_is_named_only_where_it_was_used(root: Path) -> None:
+    folder = calibrated(root)
+    for digest in (None, "c" * 64):
+        put(root, manifest("FP8", statistics=digest))
+        assert "Calibration" not in card(root, folder)
+
+
+def test_an_importance_matrix_from_elsewhere_is_told(root: Path) -> None:
+    imatrix = {
+        "file": "theirs.gguf", "kept_as": "imatrix-theirs.gguf", "sha256": "c" * 64,
+        "chunks": 100, "chunk_size": 512, "datasets": ["wiki.txt"],
+    }  # fmt: skip
+    text = card(root, calibrated(root, imatrix=imatrix, tokens=None, coverage=None, without_statistics=[]))
+    assert (
+        "here as `imatrix-theirs.gguf` (`theirs.gguf`, sha256 `cccccccccccccccc`), of 100 chunks of 512 tokens" in text
+    )
+    assert "from wiki.txt. Its texts were not compared with evaluation sets." in text
+
+
+def test_only_engines_that_read_the_format(root: Path) -> None:
+    compressed = {"quant_method": "compressed-tensors"}
+    text = card(root, put(root, manifest("NVFP4"), quantization_config=compressed))
+    assert "### vLLM" in text
+    assert "### SGLang" not in text
+    assert "**Not with transformers**: it loads this layout without the global scales of the experts" in text
+    text = card(root, put(root, manifest("FP8"), quantization_config=compressed))
+    assert "### SGLang" in text
+    assert "TensorRT-LLM" not in text
+    modelopt = {"quant_method": "modelopt"}
+    fp8 = manifest("FP8")
+    fp8["recipe"]["scheme"] = "FP8"
+    assert "trtllm-serve Tiny-FP8" in card(root, put(root, fp8, quantization_config=modelopt))
+    assert "print(generate" in card(root, put(root, manifest("BF16")))
+
+
+def test_the_flags_that_a_model_and_a_machine_need(root: Path) -> None:
+    config = {"model_type": "minimax_m2", "auto_map": {"AutoConfig": "configuration.py"}}
+    folder = put(root, manifest("BF16"), **config)
+    text = card(root, folder)
+    assert "vllm serve Tiny-BF16 --trust-remote-code\n" in text
+    assert "On a DGX Spark (GB10) 128 GB add `--gpu-memory-utilization 0.85`." in text
+    (folder / "chat_template.jinja").write_text("{% for tool in tools %}{% endfor %}")
+    assert "--trust-remote-code --enable-auto-tool-choice --tool-call-parser minimax_m2" in card(root, folder)
+
+
+def test_commands_name_the_repository_where_it_is_known(root: Path) -> None:
+    folder = put(root, manifest("GGUF", "Q4_K_M"))
+    assert "llama-server -m Tiny-Q4_K_M.gguf" in card(root, folder)
+    assert "llama-server -hf lab/Tiny-GGUF:Q4_K_M" in card(root, folder, "lab")
+    assert "ollama run hf.co/lab/Tiny-GGUF:Q4_K_M" in card(root, folder, "lab")
+
+
+def test_ollama_is_not_told_to_read_a_model_in_several_files(root: Path) -> None:
+    parts = {f"Tiny-Q4_K_M-0000{i}-of-00002.gguf": 10 for i in (1, 2)}
+    put(root, manifest("GGUF", "Q8_0", {"Tiny-Q8_0-00001-of-00002.gguf": 50, "Tiny-Q8_0-00002-of-00002.gguf": 50}))
+    text = card(root, put(root, manifest("GGUF", "Q4_K_M", parts)))
+    assert "llama-gguf-split --merge Tiny-Q8_0-00001-of-00002.gguf" in text
+    assert "ollama run" not in text
+    assert "| [Q4_K_M, 2 files](Tiny-Q4_K_M-00001-of-00002.gguf) | 20 B |" in text
+
+
+def test_an_evaluation_is_told_with_its_method(root: Path) -> None:
+    test = {
+        "name": "HumanEval", "problems": 164, "passed": 120, "truncated": 3, "max_tokens": 4096,
+        "method": "greedy, the first code block", "baseline": {"passed": 123},
+    }  # fmt: skip
+    made = manifest("FP8")
+    folder = put(root, made)
+    write(folder / "evaluation.json", {"artifact": {"content": content_digest(made)}, "benchmarks": [test]})
+    text = card(root, folder)
+    assert "**FP8, HumanEval**: 120 of 164 (73.2%); 3 answers were cut off at 4,096 tokens and count as failed." in text
+    assert "BF16, run the same way: 123 of 164. Greedy, the first code block." in text
+    put(root, manifest("FP8", files={"model.safetensors": 1}))
+    assert "HumanEval" not in card(root, folder)
+
+
+def test_text_from_a_file_cannot_break_the_card(root: Path) -> None:
+    source(root, **{**PROVENANCE, "authors": "a lab | of *two*\n# people --> <script>"})
+    text = card(root, put(root, manifest("FP8")))
+    assert r"- The checkpoint, Tiny: a lab \| of \*two\* # people --> \<script>." in text
+    assert text.endswith("]}\n-->\n")
+    assert text.count("-->\n") == text.count("<!--")
+
+
+def test_cards_are_written_once(root: Path) -> None:
+    put(root, manifest("FP8"))
+    assert [written.changed for written in write_cards(read_model(root))] == [True]
+    assert [written.changed for written in write_cards(read_model(root))] == [False]
+
+
+LLAMA = {
+    "model_type": "llama", "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64,
+    "hidden_size": 256, "intermediate_size": 512, "vocab_size": 1000, "max_position_embeddings": 16384,
+}  # fmt: skip
+
+
+def test_memory_is_told_where_the_attention_is_known(root: Path) -> None:
+    text = card(root, put(root, manifest("BF16"), **LLAMA))
+    assert "The cache grows by 2,048 bytes a token." in text
+    assert "| 8,192 | 1.23 GB | 16.8 MB |" in text
+    assert "| 16,384 | 1.23 GB | 33.6 MB |" in text
+    assert "16,384 tokens, the longest that the model allows, fit on each of these: RTX 4090 24 GB, RTX 5090" in text
+    large = manifest("BF16", files={"model.safetensors": 100_000_000_000})
+    text = card(root, put(root, large, **LLAMA))
+    assert "4 x RTX 5090 32 GB" in text
+    assert "2 x H100 80 GB, H200 141 GB" in text
+    assert "4090" not in text
+    long = put(root, manifest("BF16"), **{**LLAMA, "max_position_embeddings": 100_000_000})
+    assert re.search(r"^\| RTX 4090 24 GB \| 10,\d{3},\d{3} \|$", card(root, long), re.MULTILINE)
+    assert "Memory it takes" not in card(root, put(root, manifest("BF16"), model_type="no_such_attention"))
+
+
+def test_machines_are_those_that_the_recipe_is_for(root: Path) -> None:
+    made = manifest("FP8")
+    for meant, there, absent in (
+        (["NVIDIA Blackwell"], {"5090", "B200"}, {"H100", "MI300X", "4090"}),
+        (["NVIDIA Hopper", "AMD MI300"], {"H100", "MI300X"}, {"4090", "B200"}),
+        (["NVIDIA"], {"H100", "4090"}, {"MI300X"}),
+        ([], {"H100", "4090", "MI300X"}, set()),
+    ):
+        made["recipe"]["hardware"] = meant
+        text = card(root, put(root, made, **LLAMA))
+        assert all(name in text for name in there)
+        assert not any(name in text for name in absent)
+
+
+def test_charts_are_shown_where_they_are(root: Path) -> None:
+    made = manifest("FP8")
+    folder = put(root, made, result(made))
+    (root / "charts").mkdir()
+    assert "![" not in card(root, folder)
+    for name in ("kl-by-domain.svg", "kl-by-domain.png", "memory-vllm.svg", "memory-llama-cpp.svg", "another.svg"):
+        (root / "charts" / name).write_text("<svg/>")
+    write_cards(read_model(root))
+    text = (folder / "README.md").read_text()
+    assert "\n[![Divergence by kind of text](charts/kl-by-domain.png)](charts/kl-by-domain.svg)\n" in text
+    assert (folder / "charts/kl-by-domain.svg").read_text() == "<svg/>"
+    there = {path.name for path in (folder / "charts").iterdir()}
+    assert there == {"kl-by-domain.svg", "kl-by-domain.png", "memory-vllm.svg"}
+    (root / "charts/memory-vllm.svg").unlink()
+    write_cards(read_model(root))
+    assert not (folder / "charts/memory-vllm.svg").exists()
+
+
+@pytest.mark.parametrize(("suffix", "scheme", "prefix"), [("FP8", "", ""), ("GGUF", "Q4_K_M", "Tiny-Q4_K_M.gguf.")])
+def test_what_the_parts_cost_is_shown_of_these_files(suffix: str, scheme: str, prefix: str, root: Path) -> None:
+    made = manifest(suffix, scheme)
+    folder = put(root, made, result(made))
+    write(folder / f"{prefix}attribution.json", {"artifact": {"content": content_digest(made)}})
+    (folder / f"{prefix}attribution.svg").write_text("<svg/>")
+    image = f"]({prefix}attribution.svg)"
+    assert image in card(root, folder)
+    write(folder / f"{prefix}attribution.json", {"artifact": {"content": "of other files"}})
+    assert image not in card(root, folder)
+
+
+def test_a_card_is_rendered_over_another_than_the_one_that_is_there(root: Path) -> None:
+    folder = put(root, manifest("FP8"))
+    write_cards(read_model(root))
+    there = (folder / "README.md").read_text()
+    edited = there.replace("<!-- yours: notes -->\n", "<!-- yours: notes -->\nFrom the Hub.\n")
+    assert card_text(read_model(root), folder, "", edited) == edited
+    assert "From the Hub." not in card(root, folder)
+
+
+def test_verified_says_what_was(root: Path) -> None:
+    made = manifest("FP8")
+    folder = put(root, made, result(made, weights={"formats": []}))
+    assert "| Verified | structure, every weight against the checkpoint, divergence from BF16, gates |" in card(
+        root, folder
+    )
+    put(root, made, result(made, divergence=None, gates={}, weights=None))
+    assert "| Verified | structure |" in card(root, folder)
+
+
+def test_an_artifact_without_a_record_of_its_source_has_a_card(tmp_path: Path) -> None:
+    text = card(tmp_path, put(tmp_path, manifest("GGUF", "Q8_0")))
+    assert "**1 GGUF file** of Tiny, of 1.23 GB" in text
