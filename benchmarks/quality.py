@@ -41,7 +41,7 @@ from sixfold.progress import unseen
 from sixfold.recipes.recipe import Recipe, load_recipes
 from sixfold.sizes import size
 from sixfold.texts.held_out_text import TEXTS, TOKENS, Windows, held_out
-from verification.divergence import Reference, reference_of, scored
+from verification.divergence.divergence import Reference, reference_of, scored
 from verification.judge import runs_of
 from verification.verify import verify
 

@@ -76,7 +76,7 @@ def test_a_rerun_reads_what_was_measured(root: Path, monkeypatch: pytest.MonkeyP
     def never(*arguments: object) -> None:
         raise AssertionError("it was measured already")
 
-    monkeypatch.setattr("verification.stored.judge", never)
+    monkeypatch.setattr("verification.stored_result.judge", never)
     held = results(root)["verification.json"]["divergence"]["scores"]
     printed = export(root, "fp8", "gguf-q8_0")
     cells = row_of(printed, "fp8")
@@ -91,7 +91,7 @@ def test_a_rerun_reads_what_was_measured(root: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_gate_that_moves_is_held_against_what_was_measured(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("verification.stored.judge", None)
+    monkeypatch.setattr("verification.stored_result.judge", None)
     printed = export(root, "fp8", "--set", "gates.max_mean_kl=0.0001", code=3)
     assert row_of(printed, "fp8")[-1] == "failed"
     last = printed.splitlines()[-1]

@@ -11,16 +11,16 @@ from sixfold.errors import SixfoldError
 from sixfold.model.source import Source
 from sixfold.progress import Progress
 from sixfold.texts.held_out_text import held_out
-from verification.activations import Rule
-from verification.divergence import Divergence, reference_of, scored
-from verification.engine_inputs import can_collapse, check_inputs, folder_rules, gguf_rules
+from verification.divergence.activations import Rule
+from verification.divergence.divergence import Divergence, reference_of, scored
+from verification.divergence.engine_inputs import can_collapse, check_inputs, folder_rules, gguf_rules
 from verification.finding import Finding, Severity
-from verification.gguf_structure import open_gguf_subject
+from verification.reading.weights import FolderWeights, Weights
 from verification.result import Verification, gates_of
-from verification.smoke import Smoke, smoke
-from verification.structure import open_subject
+from verification.smoke.smoke_test import Smoke, smoke
+from verification.structure.folder_structure import open_subject
+from verification.structure.gguf_structure import open_gguf_subject
 from verification.verify import verify
-from verification.weights import FolderWeights, Weights
 
 CACHE = "verification-reference"
 """Folder beside the artifacts of a model that keeps the source's own run for the next variant."""

@@ -13,8 +13,8 @@ weights       null without a source; else
   worst         the tensors with the largest relative errors
 divergence    null where it was not measured; else tokens, windows, and a Score for each run
 smoke         null where it was not reached; else not_run (why), engine (what ran the artifact), and of each prompt its
-              rule, what the source and what the artifact answered, passed and problem (verification/smoke.py says what
-              passes)
+              rule, what the source and what the artifact answered, passed and problem
+              (verification/smoke/smoke_test.py says what passes)
 tensor_parallel  Linears that 2, 4 or 8 GPUs could not share evenly; null for GGUF
 versions      of the libraries that read it
 run           seconds; the only entry that differs from run to run
@@ -34,11 +34,11 @@ from sixfold.artifact.verification_record import FILE, SCHEMA, content_digest
 from sixfold.artifact.workspace import read_json, write_json
 from sixfold.model.source import Source
 from sixfold.texts.held_out_text import WINDOW
-from verification.divergence import Divergence, Score
+from verification.divergence.divergence import Divergence, Score
 from verification.finding import Finding
-from verification.format_error import LIMITS
-from verification.smoke import Smoke
-from verification.weight_check import TensorError
+from verification.smoke.smoke_test import Smoke
+from verification.weights.format_error import LIMITS
+from verification.weights.weight_check import TensorError
 
 WORST = 20
 PRUNED = "plan.json"

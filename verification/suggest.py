@@ -9,14 +9,14 @@ from sixfold.errors import SixfoldError
 from sixfold.model.source import Source
 from sixfold.progress import Progress
 from sixfold.texts.held_out_text import Windows, held_out
-from verification.attribution import Cost, Proposal, attribute, parts_of_model, propose, smoothed_parts
-from verification.divergence import reference_of, scored
-from verification.gguf_structure import open_gguf_subject
+from verification.divergence.attribution import Cost, Proposal, attribute, parts_of_model, propose, smoothed_parts
+from verification.divergence.divergence import reference_of, scored
 from verification.judge import cache_of, runs_of
+from verification.reading.weights import Weights
 from verification.result import gates_of
-from verification.structure import open_subject
+from verification.structure.folder_structure import open_subject
+from verification.structure.gguf_structure import open_gguf_subject
 from verification.verify import verify
-from verification.weights import Weights
 
 _EVERY = 4
 """Of the held-out windows every fourth is enough to compare parts with each other."""

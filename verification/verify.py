@@ -9,14 +9,14 @@ from sixfold.errors import SixfoldError
 from sixfold.model.source import Source
 from sixfold.progress import Progress
 from verification.finding import EXPORT_AGAIN, Finding
-from verification.folder import weights_gone
-from verification.gguf_structure import check_gguf_structure, open_gguf_subject
+from verification.reading.folder import weights_gone
+from verification.reading.weights import CodedWeights, FolderWeights
 from verification.result import Verification
-from verification.structure import check_structure, open_subject
-from verification.tensor_parallel import misfits
-from verification.weight_check import TensorError, check_weights
-from verification.weight_numbers import check_numbers
-from verification.weights import CodedWeights, FolderWeights
+from verification.structure.folder_structure import check_structure, open_subject
+from verification.structure.gguf_structure import check_gguf_structure, open_gguf_subject
+from verification.structure.tensor_parallel import misfits
+from verification.weights.weight_check import TensorError, check_weights
+from verification.weights.weight_numbers import check_numbers
 
 
 def verify(path: Path, source: Source | None, progress: Progress) -> Verification:

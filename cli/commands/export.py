@@ -139,7 +139,7 @@ def make_all(
 
 def _verify(source: "Source", done: "Exported") -> "Verdict":
     from sixfold.artifact.verification_record import verdict_of
-    from verification.stored import judged
+    from verification.stored_result import judged
 
     return verdict_of(judged(artifact_of(done.folder, done.manifest), source, progress))
 

@@ -13,10 +13,10 @@ from cli.verdicts import as_data as row_as_data
 
 if TYPE_CHECKING:
     from sixfold.model.source import Source
-    from verification.divergence import Divergence
+    from verification.divergence.divergence import Divergence
     from verification.finding import Finding
     from verification.result import Verification
-    from verification.smoke import Smoke
+    from verification.smoke.smoke_test import Smoke
 
 _SHOWN = 5
 _ANSWER = 60
@@ -66,7 +66,7 @@ def _verify_all(source: "Source", out: Path, as_json: bool) -> int:
     from sixfold.artifact.verification_record import verdict_of
     from sixfold.artifact.workspace import Workspace
     from sixfold.errors import SixfoldError
-    from verification.stored import judged
+    from verification.stored_result import judged
 
     folder = Workspace(out, source.checkpoint.name).folder
     found = rows_in(folder)
@@ -153,7 +153,7 @@ def _print(verification: "Verification", written: str) -> None:
 
 
 def _print_divergence(divergence: "Divergence") -> None:
-    from verification.divergence import worst_layers
+    from verification.divergence.divergence import worst_layers
 
     heading(
         f"Divergence from the source ({divergence.tokens:,} tokens of held-out text, float32; KL in nats per token)"

@@ -17,8 +17,8 @@ FILE = "verification.json"
 @dataclass(frozen=True)
 class Verdict:
     """failures: "where: what" of every error. weights: the run with weights alone; as_run: with inputs rounded as the
-    engine rounds them, where it does (keys of verification.divergence.Score); None where nothing was measured, and
-    `unmeasured` says why. gates: as the recipe states them."""
+    engine rounds them, where it does (keys of verification.divergence.divergence.Score); None where nothing was
+    measured, and `unmeasured` says why. gates: as the recipe states them."""
 
     failures: tuple[str, ...]
     weights: Mapping[str, Any] | None

@@ -6,7 +6,7 @@ import torch
 
 from sixfold.model.source import Source
 from sixfold.runner.layer_runner import LayerRunner
-from verification.activations import RoundedInputs
+from verification.divergence.activations import RoundedInputs
 from verification.judge import runs_of
 
 

@@ -34,9 +34,9 @@ from tests.exporters.gguf_tools import (
     spread,
 )
 from tests.families import make_family
-from verification.divergence import Score, reference_of, scored
-from verification.engine_inputs import gguf_rules
-from verification.gguf_structure import open_gguf_subject
+from verification.divergence.divergence import Score, reference_of, scored
+from verification.divergence.engine_inputs import gguf_rules
+from verification.structure.gguf_structure import open_gguf_subject
 
 pytestmark = pytest.mark.engines
 

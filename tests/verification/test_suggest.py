@@ -16,7 +16,7 @@ from sixfold.model.source import Source
 from tests.exporters.exported import DEMO, silent
 from tests.verification.artifacts import Artifacts
 from tests.verification.damage import copy_folder, copy_gguf
-from verification.attribution import Cost, Part, parts_of_model, propose
+from verification.divergence.attribution import Cost, Part, parts_of_model, propose
 from verification.judge import runs_of
 from verification.suggest import _nbytes, suggest
 

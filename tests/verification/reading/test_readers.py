@@ -1,0 +1,128 @@
+"""Independent readers against the libraries that define each layout."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from compressed_tensors.compressors import BaseCompressor
+from compressed_tensors.quantization import QuantizationConfig
+from gguf import GGMLQuantizationType, GGUFReader
+from gguf.quants import dequantize
+from safetensors.torch import load_file
+
+from sixfold.model.gguf_names import gguf_tensor_names
+from sixfold.model.source import open_source
+from tests.exporters.autoawq_library import packing_utils
+from tests.exporters.exported import DEMO
+from tests.families import make_family
+from tests.verification.artifacts import Artifacts, make_all
+from verification.reading.gguf_blocks import GgufWeights
+from verification.reading.gguf_file import open_gguf
+from verification.reading.gguf_names import place_of
+from verification.reading.safetensors_formats import awq_gemm, scaled_blocks
+from verification.reading.weights import FolderWeights
+from verification.structure.folder_structure import open_subject
+from verification.weights.format_error import LIMITS, measure
+
+NAMES = ("model.layers.1.block_sparse_moe.experts.5.w2", "model.layers.0.self_attn.k_proj")
+
+
+def parts(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    tensors = load_file(folder / "model.safetensors")
+    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+
+
+def quantization(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text())["quantization_config"]
+    return found
+
+
+@pytest.mark.parametrize("variant", ["fp8", "nvfp4", "nvfp4-gb10", "awq-packed"])
+@pytest.mark.parametrize("name", NAMES)
+def test_compressed_tensors_decompresses_to_the_same(variant: str, name: str, artifacts: Artifacts) -> None:
+    """The library computes in the scales' type; in BF16 its result is ours, rounded."""
+    folder = artifacts[variant]
+    (scheme,) = QuantizationConfig.model_validate(quantization(folder)).config_groups.values()
+    compressor = BaseCompressor.get_value_from_registry(scheme.format)
+    expected = compressor.decompress(parts(folder, name), scheme)["weight"]
+    ours = FolderWeights(open_subject(folder, None)).read(f"{name}.weight")
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours, expected.float(), rtol=2**-7, atol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_autoawq_unpacks_to_the_same(name: str, artifacts: Artifacts) -> None:
+    stored = parts(artifacts["awq"], name)
+    group = stored["qweight"].shape[0] // stored["scales"].shape[0]
+    expected = packing_utils.dequantize_gemm(
+        stored["qweight"], stored["qzeros"], stored["scales"].float(), 4, group
+    ).t()
+    assert torch.equal(awq_gemm(stored["qweight"], stored["qzeros"], stored["scales"]), expected)
+
+
+def test_both_layouts_of_awq_hold_the_same_weights(artifacts: Artifacts) -> None:
+    one, other = (FolderWeights(open_subject(artifacts[name], None)) for name in ("awq", "awq-packed"))
+    for name in NAMES:
+        torch.testing.assert_close(one.read(f"{name}.weight"), other.read(f"{name}.weight"), rtol=2**-7, atol=1e-7)
+
+
+@pytest.mark.parametrize(("one", "other"), [("nvfp4-gb10", "nvfp4-modelopt"), ("nvfp4", "nvfp4a16-modelopt")])
+def test_both_layouts_of_nvfp4_hold_the_same_weights(one: str, other: str, artifacts: Artifacts) -> None:
+    first, second = (FolderWeights(open_subject(artifacts[name], None)) for name in (one, other))
+    for name in NAMES:
+        torch.testing.assert_close(first.read(f"{name}.weight"), second.read(f"{name}.weight"), rtol=1e-6, atol=0)
+
+
+def test_block_scales_by_their_definition() -> None:
+    weight = torch.randn(5, 7).to(torch.float8_e4m3fn)
+    scale = torch.rand(3, 4)
+    expected = torch.tensor([[float(weight[i, j]) * float(scale[i // 2, j // 2]) for j in range(7)] for i in range(5)])
+    assert torch.equal(scaled_blocks(weight, scale, (2, 2)), expected)
+
+
+@pytest.mark.parametrize("variant", ["gguf-q3_k_m", "gguf-iq4_xs", "gguf-q4_k_m", "gguf-q6_k", "gguf-q8_0"])
+def test_gguf_is_parsed_and_dequantized_as_gguf_py_does(variant: str, artifacts: Artifacts) -> None:
+    reader, file = GGUFReader(artifacts[variant]), open_gguf(artifacts[variant])
+    assert list(file.tensors) == [tensor.name for tensor in reader.tensors]
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF."):
+            assert file.keys[name] == field.contents()
+    weights = GgufWeights(file)
+    stack = next(tensor for tensor in reader.tensors if tensor.name == "blk.1.ffn_down_exps.weight")
+    expected = torch.from_numpy(dequantize(stack.data, GGMLQuantizationType(stack.tensor_type)))
+    for expert in range(8):
+        name = f"model.layers.1.block_sparse_moe.experts.{expert}.w2.weight"
+        assert torch.equal(weights.read(name), expected[expert])
+    assert torch.equal(weights.read(name, 3, 9), expected[7][3:9])
+
+
+@pytest.mark.parametrize("family", ["minimax_m2", "qwen3_moe", "mixtral", "deepseek_v3", "glm4_moe", "llama", "qwen3"])
+def test_the_table_of_names_agrees_with_gguf_pys(family: str, tmp_path: Path) -> None:
+    """Two statements of the same names, made independently."""
+    source = open_source(make_family(family, tmp_path / family))
+    arch = {"minimax_m2": "minimax-m2", "mixtral": "llama", "deepseek_v3": "deepseek2"}.get(
+        family, family.replace("_", "")
+    )
+    for name, gguf_name in gguf_tensor_names(source.checkpoint.config, source.checkpoint.tensors).items():
+        place = place_of(arch, gguf_name)
+        assert place is not None, gguf_name
+        number = name.split(".experts.")[1].split(".")[0] if place.stacked else ""
+        assert place.name.format(number) == name
+
+
+@pytest.mark.parametrize("family", ["llama", "deepseek_v3"])
+def test_permuted_and_split_matrices_come_back(family: str, tmp_path: Path) -> None:
+    """Q8_0 is so exact that a row in another's place would show a hundred times over."""
+    folder = make_family(family, tmp_path / family, vocab_size=2048)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(DEMO / name, folder / name)
+    source = open_source(folder)
+    (path,) = make_all(folder, tmp_path, ("gguf-q8_0",)).values()
+    weights = GgufWeights(open_gguf(path))
+    for name in source.checkpoint.tensors:
+        original = load_file(source.checkpoint.folder / "model.safetensors")[name].float()
+        error = measure(weights.read(name), original, LIMITS["Q8_0"])
+        assert not error.exceeds(LIMITS["Q8_0"]), name

@@ -1,0 +1,1 @@
+"""How far the artifact's answers are from its source's."""

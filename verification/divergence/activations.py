@@ -1,0 +1,164 @@
+"""Inputs of quantized Linears, rounded as engines round them: what a scheme costs beyond its weights.
+
+    FP8, as inputs come     a scale per token (or per 128 channels), max |x| / 448, then E4M3
+    FP8, fixed              the artifact's input_scale
+    NVFP4                   E4M3 scales per 16 channels under the artifact's global input scale, then E2M1
+    ggml Q8_0, Q8_1 blocks  32 channels: max |x| / 127 in F16, then integers (weights of Q8_0, Q5_0, Q4_0, IQ4_NL...)
+    ggml Q8_K blocks        256 channels: the largest |x| is -127 exactly, then integers (weights of K-quants, IQ4_XS)
+
+NVFP4 by vllm/compressed-tensors' formula; ggml by quantize_row_q8_0 and quantize_row_q8_K in ggml-quants.c.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from sixfold.runner.layer_runner import LayerRunner
+from verification.divergence.latent_inputs import LatentAttention, LatentRounding, Rounding, latents_rounded
+from verification.reading.packing import E2M1_VALUES
+
+Rule = Rounding | LatentRounding
+
+_E4M3, _E2M1 = 448.0, 6.0
+_E2M1_BOUNDS = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0])
+
+
+def fp8_dynamic(group: int | None) -> Rounding:
+    """group: channels that share a scale, None for the whole token."""
+
+    def rounded(x: torch.Tensor) -> torch.Tensor:
+        blocks = x if group is None else x.unflatten(-1, (-1, group))
+        scale = (blocks.abs().amax(-1, keepdim=True) / _E4M3).clamp(min=1e-12)
+        return (_e4m3(blocks / scale) * scale).reshape(x.shape)
+
+    return rounded
+
+
+def fp8_static(scale: float) -> Rounding:
+    return lambda x: _e4m3(x / scale) * scale
+
+
+def nvfp4(global_scale: float) -> Rounding:
+    """global_scale: as compressed-tensors stores it, 448 * 6 / max |x| of calibration."""
+
+    def rounded(x: torch.Tensor) -> torch.Tensor:
+        blocks = x.unflatten(-1, (-1, 16))
+        scale = _e4m3(blocks.abs().amax(-1, keepdim=True) / _E2M1 * global_scale) / global_scale
+        quotient = torch.where(scale > 0, blocks / scale, torch.zeros_like(blocks))
+        return (_e2m1(quotient) * scale).reshape(x.shape)
+
+    return rounded
+
+
+def ggml_q8_0(x: torch.Tensor) -> torch.Tensor:
+    blocks = x.unflatten(-1, (-1, 32))
+    step = blocks.abs().amax(-1, keepdim=True) / 127
+    inverse = torch.where(step > 0, 1 / step, torch.zeros_like(step))
+    return (_half_away(blocks * inverse) * step.half().float()).reshape(x.shape)
+
+
+def ggml_q8_k(x: torch.Tensor) -> torch.Tensor:
+    blocks = x.unflatten(-1, (-1, 256))
+    place = blocks.abs().argmax(-1, keepdim=True)
+    largest = blocks.gather(-1, place)
+    inverse = torch.where(largest != 0, -127 / largest, torch.zeros_like(largest))
+    codes = (blocks * inverse).round().clamp(max=127)
+    return (codes * torch.where(inverse != 0, 1 / inverse, inverse)).reshape(x.shape)
+
+
+def _e4m3(x: torch.Tensor) -> torch.Tensor:
+    return x.clamp(-_E4M3, _E4M3).to(torch.float8_e4m3fn).float()
+
+
+def _e2m1(x: torch.Tensor) -> torch.Tensor:
+    """Halves go to the even code: away from zero at 0.75, 1.75 and 3.5, towards it at the others."""
+    size = x.abs()
+    code = torch.bucketize(size, _E2M1_BOUNDS.to(x.device))
+    for bound, up in ((0.75, 2), (1.75, 4), (3.5, 6)):
+        code = torch.where(size == bound, torch.full_like(code, up), code)
+    return torch.copysign(E2M1_VALUES.to(x.device)[code], x)
+
+
+def _half_away(x: torch.Tensor) -> torch.Tensor:
+    return torch.copysign((x.abs() + 0.5).floor(), x)
+
+
+class RoundedInputs(TorchFunctionMode):
+    """While open, every product of a layer with a weight that has a rule reads rounded inputs.
+
+    rules: by on-disk tensor name. Experts must run one at a time (`runner.model.set_experts_implementation("eager")`),
+    as their weights are told apart by where they lie in the layer's stacked parameter. `place` must be called when a
+    layer's weights are in place.
+    """
+
+    def __init__(self, runner: LayerRunner, rules: Mapping[str, Rule]) -> None:
+        super().__init__()
+        self._runner = runner
+        self._rules = rules
+        self._parameters: dict[int, tuple[torch.Tensor, dict[int, tuple[str, Rounding]]]] = {}
+        self._errors: dict[str, tuple[float, float]] = {}
+        self._latents: dict[int, LatentAttention] = {}
+        self._of_latents: dict[int, LatentAttention] = {}
+        self._attention: Any = None
+
+    @property
+    def errors(self) -> Mapping[str, float]:
+        """How far the inputs of each product were moved: |x' - x| / |x| over all that it has read, by tensor name."""
+        return {name: (error / total) ** 0.5 if total else 0.0 for name, (error, total) in self._errors.items()}
+
+    def _rounded(self, name: str, rule: Rounding, x: torch.Tensor) -> torch.Tensor:
+        rounded = rule(x)
+        error, total = self._errors.get(name, (0.0, 0.0))
+        self._errors[name] = error + float((rounded - x).pow(2).sum()), total + float(x.pow(2).sum())
+        return rounded
+
+    def place(self, layer: int | None) -> None:
+        """layer: whose weights have just been given to the model; None for what is outside of the layers."""
+        self._parameters, self._latents, self._of_latents = {}, {}, {}
+        for source in self._runner.sources_of(layer):
+            rules: dict[int, tuple[str, Rounding]] = {}
+            parent, _, leaf = source.parameter.rpartition(".")
+            for piece in reversed(source.pieces):
+                rule = self._rules.get(piece.name)
+                if isinstance(rule, LatentRounding):
+                    self._place_latent(parent, rule)
+                elif rule is not None:
+                    rules[piece.expert or 0] = piece.name, rule
+            if rules:
+                parameter = self._runner.model.get_submodule(parent).get_parameter(leaf)
+                self._parameters[parameter.untyped_storage().data_ptr()] = parameter, rules
+
+    def _place_latent(self, projection: str, rule: LatentRounding) -> None:
+        model = self._runner.model
+        owner = LatentAttention(rule, model.get_submodule(projection))
+        self._latents[id(model.get_submodule(projection.rpartition(".")[0]))] = owner
+        self._of_latents[owner.projection.get_parameter("weight").data_ptr()] = owner
+
+    def __enter__(self) -> Any:
+        self._attention = latents_rounded(self._runner.model, self._latents)
+        self._attention.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        self._attention.__exit__(*raised)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is functional.linear and (self._parameters or self._of_latents):
+            x, weight, *others = args
+            if weight.data_ptr() in self._of_latents:
+                self._of_latents[weight.data_ptr()].latent = x
+            found = self._parameters.get(weight.untyped_storage().data_ptr())
+            if found is not None:
+                parameter, rules = found
+                one = parameter[0].numel() * parameter.element_size() if parameter.dim() == 3 else 1
+                offset = weight.data_ptr() - parameter.data_ptr()
+                rule = rules.get(offset // one if parameter.dim() == 3 else 0)
+                if rule is not None:
+                    return func(self._rounded(*rule, x), weight, *others, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))

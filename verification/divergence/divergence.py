@@ -1,0 +1,222 @@
+"""How far an artifact's answers are from its source's: both run layer by layer in float32 over the same held-out text.
+
+Float32, because BF16's own noise (a mean KL of about .001) is larger than what Q8_0 does. The source is run once: its
+last hidden states, and a sample of those between layers, are kept in a file that every variant reads.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from sixfold.artifact.workspace import digest_of
+from sixfold.model.source import Source
+from sixfold.progress import Progress
+from sixfold.runner.layer_runner import LayerRunner, batches_of
+from sixfold.texts.held_out_text import Windows
+from verification.divergence.activations import RoundedInputs, Rule
+from verification.reading.weights import Weights
+
+BATCH_TOKENS = 1024
+"""Tokens of a batch: logits of a large vocabulary are what takes memory."""
+
+_STRIDE = 16
+"""Every so many tokens, hidden states between layers are kept of the source."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of one run over all tokens, natural logarithms. kl: of the source's next-token distribution from the artifact's.
+
+    top1: share of tokens whose most likely successor is the source's. top5: share of the source's five that are among
+    the artifact's five. layers: relative error of the hidden states behind each decoder layer. domains: mean kl.
+    """
+
+    mean_kl: float
+    median_kl: float
+    p99_kl: float
+    max_kl: float
+    top1: float
+    top5: float
+    perplexity: float
+    source_perplexity: float
+    layers: tuple[float, ...]
+    domains: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """kl: of every token, float64 [tokens] in the windows' order. inputs: how far rounding moved what each Linear with
+    a rule reads, relative, by tensor name."""
+
+    score: Score
+    kl: torch.Tensor
+    inputs: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """scores: "weights" (dequantized, inputs as they are), and where the engine rounds inputs, "engine" (so rounded)
+    and "engine-collapsed" (with one NVFP4 input scale for the experts of a layer). tokens: that were scored."""
+
+    scores: Mapping[str, Score]
+    tokens: int
+    windows: int
+
+    @property
+    def as_run(self) -> Score:
+        """What a user gets: with inputs rounded where the engine rounds them."""
+        return self.scores.get("engine", self.scores["weights"])
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The source's run. final: float32 [tokens, hidden] of the last layer, batch after batch. sampled: float32
+    [layers, tokens / 16, hidden]."""
+
+    final: torch.Tensor
+    sampled: torch.Tensor
+
+
+def reference_of(source: Source, windows: Windows, cache: Path, progress: Progress) -> Reference:
+    """From the cache's folder, where an earlier variant left it."""
+    digest = digest_of({"source": source.checkpoint.fingerprint, "windows": windows.digest, "stride": _STRIDE})
+    path = cache / f"reference-{digest[:16]}.safetensors"
+    if path.is_file():
+        found = load_file(path)
+        return Reference(found["final"], found["sampled"])
+    runner = LayerRunner(source, dtype=torch.float32, device=device())
+    sampled: list[torch.Tensor] = []
+    final = _run(runner, windows, None, lambda layer, hidden: sampled.append(hidden), progress, "running the source")
+    reference = Reference(final, torch.stack(sampled))
+    with suppress(OSError):  # a folder that cannot be written only costs the next variant a run of the source
+        cache.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        save_file({"final": reference.final, "sampled": reference.sampled}, partial)
+        partial.replace(path)
+    return reference
+
+
+def scored(
+    source: Source,
+    weights: Weights,
+    rules: Mapping[str, Rule],
+    windows: Windows,
+    reference: Reference,
+    progress: Progress,
+) -> Scored:
+    """rules: how the inputs of Linears are rounded; {} for the weights alone."""
+
+    def read_into(name: str, out: torch.Tensor) -> None:
+        out.copy_(weights.read(name).reshape(out.shape))
+
+    runner = LayerRunner(source, dtype=torch.float32, device=device(), read_into=read_into)
+    rounding = RoundedInputs(runner, rules) if rules else None
+    if rounding is not None and hasattr(runner.model, "set_experts_implementation"):
+        runner.model.set_experts_implementation("eager")
+    layers: list[float] = []
+
+    def observe(layer: int, hidden: torch.Tensor) -> None:
+        expected = reference.sampled[layer]
+        layers.append(float((hidden - expected).norm() / expected.norm()))
+
+    final = _run(runner, windows, rounding, observe, progress, "running the artifact")
+    found, kl = _compare(source, runner, rounding, windows, reference.final, final, tuple(layers))
+    return Scored(found, kl, dict(rounding.errors) if rounding is not None else {})
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _run(
+    runner: LayerRunner,
+    windows: Windows,
+    rounding: RoundedInputs | None,
+    observe: Callable[[int, torch.Tensor], None],
+    progress: Progress,
+    what: str,
+) -> torch.Tensor:
+    """Last hidden states, float32 [tokens, hidden] on the CPU. observe: gets a sample of those behind each layer."""
+    batches = batches_of(windows.ids, BATCH_TOKENS)
+    with torch.inference_mode(), progress(what, len(runner.layers), "layers") as advance:
+        with runner.outside():
+            hidden = [runner.start(batch).cpu() for batch in batches]
+        for layer, _ in runner.each_layer():
+            with ExitStack() as stack:
+                if rounding is not None:
+                    rounding.place(layer)
+                    stack.enter_context(rounding)
+                for number, batch in enumerate(batches):
+                    moved = hidden[number].to(runner.device)
+                    hidden[number] = runner.run(layer, batch, moved).cpu()
+            observe(layer, torch.cat([h.flatten(0, 1) for h in hidden])[::_STRIDE].clone())
+            advance(1)
+    return torch.cat([h.flatten(0, 1) for h in hidden]).clone()
+
+
+def _compare(
+    source: Source,
+    runner: LayerRunner,
+    rounding: RoundedInputs | None,
+    windows: Windows,
+    expected: torch.Tensor,
+    held: torch.Tensor,
+    layers: tuple[float, ...],
+) -> tuple[Score, torch.Tensor]:
+    """Logits of both from their last hidden states, a batch at a time."""
+    original = LayerRunner(source, dtype=torch.float32, device=device())
+    kl: list[torch.Tensor] = []
+    losses: list[tuple[torch.Tensor, torch.Tensor]] = []
+    top1 = top5 = 0.0
+    place = 0
+    with torch.inference_mode(), original.outside(), runner.outside():
+        if rounding is not None:
+            rounding.place(None)
+        for batch in batches_of(windows.ids, BATCH_TOKENS):
+            size = batch.numel()
+            parts = [h[place : place + size].reshape(*batch.shape, -1).to(runner.device) for h in (expected, held)]
+            place += size
+            p = original.finish(batch, parts[0]).logits.float().log_softmax(-1)
+            with ExitStack() as stack:
+                if rounding is not None:
+                    stack.enter_context(rounding)
+                q = runner.finish(batch, parts[1]).logits.float().log_softmax(-1)
+            kl.append((p.exp() * (p - q)).sum(-1).clamp(min=0).flatten().cpu())
+            best, others = p.topk(5).indices, q.topk(5).indices
+            top1 += float((best[..., 0] == others[..., 0]).sum())
+            top5 += float((best.unsqueeze(-1) == others.unsqueeze(-2)).any(-1).sum()) / 5
+            following = batch[:, 1:].to(p.device).unsqueeze(-1)
+            losses.append(tuple(-x[:, :-1].gather(-1, following).flatten().cpu() for x in (p, q)))
+    every = torch.cat(kl).double()
+    mean = [torch.cat([pair[side] for pair in losses]).double().mean().exp() for side in (0, 1)]
+    found = Score(
+        mean_kl=float(every.mean()),
+        median_kl=float(every.median()),
+        p99_kl=float(every.quantile(0.99)),
+        max_kl=float(every.max()),
+        top1=top1 / windows.tokens,
+        top5=top5 / windows.tokens,
+        perplexity=float(mean[1]),
+        source_perplexity=float(mean[0]),
+        layers=layers,
+        domains=_by_domain(every, windows),
+    )
+    return found, every
+
+
+def _by_domain(kl: torch.Tensor, windows: Windows) -> dict[str, float]:
+    """Batches keep the order of the windows, so that tokens do too."""
+    found: dict[str, list[torch.Tensor]] = {}
+    for part, domain in zip(kl.split([len(w) for w in windows.ids]), windows.domains, strict=True):
+        found.setdefault(domain, []).append(part)
+    return {domain: float(torch.cat(parts).mean()) for domain, parts in sorted(found.items())}
+
+
+def worst_layers(layers: Sequence[float]) -> list[tuple[int, float]]:
+    """Layers by how much they add to the error of the hidden states, largest first."""
+    added = [(n, error - (layers[n - 1] if n else 0.0)) for n, error in enumerate(layers)]
+    return sorted(added, key=lambda item: -item[1])

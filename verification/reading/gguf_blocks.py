@@ -1,0 +1,183 @@
+"""A GGUF file as float32 weights under names on disk: dequantized by gguf-py, stacks and permutations undone."""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from verification.reading.gguf_file import Gguf
+from verification.reading.gguf_names import Place, place_of
+from verification.reading.stored_codes import Codes
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Of a block type: its bytes, which of them hold codes ([start, stop)), and what these are filled with to make
+    every code the one after the first; `zeroed` are filled with zeros too. numbers: what codes 0, 1, ... stand for."""
+
+    block: int
+    codes: tuple[int, int]
+    second: int
+    zeroed: tuple[int, int]
+    numbers: tuple[int, ...]
+
+
+_IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+_GRIDS = {
+    "Q8_0": _Grid(34, (2, 34), 1, (2, 2), tuple(range(-128, 128))),
+    "Q3_K": _Grid(110, (32, 96), 0x55, (0, 32), tuple(range(-4, 4))),
+    "Q4_K": _Grid(144, (16, 144), 0x11, (16, 16), tuple(range(16))),
+    "Q5_K": _Grid(176, (48, 176), 0x11, (16, 48), tuple(range(32))),
+    "Q6_K": _Grid(210, (0, 128), 0x11, (128, 192), tuple(range(-32, 32))),
+    "IQ4_XS": _Grid(136, (8, 136), 0x11, (8, 8), _IQ4),
+}
+"""Types whose codes llama.cpp rounds to nearest, after whatever search of scales (ggml-quants.c; blocks of
+ggml-common.h). Q8_0 alone has its smallest number, -128, at another code than 0: its codes are signed bytes."""
+
+_EXPERT = re.compile(r"\.experts\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """gguf: names of the tensors that make one on disk (two of a split kv_b_proj). expert: row block of a stack."""
+
+    gguf: tuple[str, ...]
+    place: Place
+    expert: int | None
+
+
+_Edit = Callable[[np.ndarray], np.ndarray]
+"""uint8 [rows, bytes] -> the same, changed."""
+
+
+def _as_it_is(data: np.ndarray) -> np.ndarray:
+    return data
+
+
+def _filled(grid: _Grid, byte: int) -> _Edit:
+    def edit(data: np.ndarray) -> np.ndarray:
+        blocks = data.reshape(-1, grid.block).copy()
+        blocks[:, slice(*grid.zeroed)] = 0
+        blocks[:, slice(*grid.codes)] = byte
+        return blocks.reshape(data.shape)
+
+    return edit
+
+
+class GgufWeights:
+    """See verification.reading.weights.Weights."""
+
+    def __init__(self, file: Gguf) -> None:
+        self._file = file
+        self._sources: dict[str, _Source] = {}
+        for name, tensor in file.tensors.items():
+            place = place_of(file.arch, name)
+            if place is None:
+                continue
+            if place.stacked and len(tensor.shape) == 3:
+                for expert in range(tensor.shape[0]):
+                    self._sources[place.name.format(expert)] = _Source((name,), place, expert)
+            elif place.half:
+                known = self._sources.get(place.name)
+                both = tuple(sorted({name, *(known.gguf if known else ())}))
+                self._sources[place.name] = _Source(both, place, None)
+            else:
+                self._sources[place.name] = _Source((name,), place, None)
+
+    def names(self) -> Iterable[str]:
+        return self._sources
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        source = self._sources[name]
+        shape = self._file.tensors[source.gguf[0]].shape
+        if source.place.half:
+            heads, k, v, rank = self._latent(source)
+            return heads * (k + v), rank
+        return shape[1:] if source.expert is not None else shape
+
+    def encoding(self, name: str) -> str:
+        kind = self.dtype(name)
+        return "" if kind in ("F32", "F16", "BF16") else kind
+
+    def dtype(self, name: str) -> str:
+        return self._file.tensors[self._sources[name].gguf[0]].type_name
+
+    def halves(self, name: str) -> tuple[str, str] | None:
+        """Types of the halves of a split kv_b_proj, of keys and of values; None of every other tensor."""
+        source = self._sources[name]
+        if not source.place.half or len(source.gguf) != 2:
+            return None
+        k, v = (next(n for n in source.gguf if half in n) for half in ("attn_k_b", "attn_v_b"))
+        return self._file.tensors[k].type_name, self._file.tensors[v].type_name
+
+    def nbytes(self, name: str) -> int:
+        """Of the part of the file that holds this tensor: of a stack, its expert's share."""
+        source = self._sources[name]
+        whole = sum(self._file.tensors[part].nbytes for part in source.gguf)
+        return whole // self._file.tensors[source.gguf[0]].shape[0] if source.expert is not None else whole
+
+    def stored_as(self, name: str) -> str:
+        """The GGUF tensor that holds this one on disk."""
+        return " and ".join(self._sources[name].gguf)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        return self._read(name, start, stop)
+
+    def codes(self, name: str) -> Codes | None:
+        """What the numbers stand for is found by dequantizing the same blocks with other codes in them."""
+        grid = _GRIDS.get(self.dtype(name))
+        if grid is None or self._sources[name].place.half:
+            return None
+        first, second = (self._read(name, 0, None, _filled(grid, byte)) for byte in (0, grid.second))
+        at = grid.numbers.index(0) if grid.second == 1 else 0  # signed bytes: code 0 is the number 0
+        numbers = torch.tensor(grid.numbers, dtype=torch.float32)
+        scale = (second - first) / (numbers[at + 1] - numbers[at])
+        base = first - numbers[at] * scale
+        held = torch.where(scale != 0, (self._read(name, 0, None) - base) / scale, numbers[at])
+        nearest = torch.bucketize(held, (numbers[1:] + numbers[:-1]) / 2)
+        return Codes(numbers[nearest], numbers, scale, base)
+
+    def _read(self, name: str, start: int, stop: int | None, edit: _Edit = _as_it_is) -> torch.Tensor:
+        source = self._sources[name]
+        if source.place.half:
+            return self._joined(source)[start:stop]
+        if source.expert is not None:
+            (matrix,) = self._floats(source.gguf[0], source.expert, source.expert + 1, edit)
+            return matrix[start:stop]
+        if source.place.rope:
+            return self._paired(source, edit)[start:stop]
+        return self._floats(source.gguf[0], start, stop, edit)
+
+    def _floats(self, gguf_name: str, start: int = 0, stop: int | None = None, edit: _Edit = _as_it_is) -> torch.Tensor:
+        from gguf import GGMLQuantizationType
+        from gguf.quants import dequantize
+
+        tensor = self._file.tensors[gguf_name]
+        data = edit(self._file.rows(gguf_name, start, stop))
+        values = dequantize(data, GGMLQuantizationType(tensor.qtype))
+        shape = (len(data), *tensor.shape[1:]) if tensor.shape else ()
+        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32).reshape(shape).copy())
+
+    def _paired(self, source: _Source, edit: _Edit) -> torch.Tensor:
+        """Undo llama.cpp's interleaving of the two halves of every head."""
+        rows = self._floats(source.gguf[0], edit=edit)
+        kind = "attention.head_count_kv" if ".attn_k." in source.gguf[0] else "attention.head_count"
+        heads = int(self._file.key(kind) or self._file.key("attention.head_count"))
+        size = rows.shape[0] // heads
+        pairs = rows.reshape(heads, size // 2, 2, *rows.shape[1:])
+        return pairs.transpose(1, 2).reshape(rows.shape).contiguous()
+
+    def _latent(self, source: _Source) -> tuple[int, int, int, int]:
+        """(heads, key size without rotary part, value size, rank)."""
+        k, v = (next(n for n in source.gguf if half in n) for half in ("attn_k_b", "attn_v_b"))
+        heads, rank, key = self._file.tensors[k].shape
+        return heads, key, self._file.tensors[v].shape[1], rank
+
+    def _joined(self, source: _Source) -> torch.Tensor:
+        """kv_b_proj [heads * (k + v), rank] from attn_k_b [heads, rank, k] and attn_v_b [heads, v, rank]."""
+        heads, k, v, rank = self._latent(source)
+        k_name, v_name = (next(n for n in source.gguf if half in n) for half in ("attn_k_b", "attn_v_b"))
+        keys = self._floats(k_name).transpose(1, 2)
+        return torch.cat((keys, self._floats(v_name)), 1).reshape(heads * (k + v), rank).contiguous()

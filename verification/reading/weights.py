@@ -1,0 +1,115 @@
+"""An artifact seen as float32 weights under the architecture's own names on disk, read tensor by tensor."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import torch
+
+from sixfold.checkpoint.safetensors_header import TORCH_DTYPES
+from verification.reading.declared import Scheme
+from verification.reading.safetensors_formats import dequantize_linear
+from verification.reading.stored_codes import Codes, Parts, codes_of
+from verification.reading.stored_parts import QUANTIZED_PARTS
+from verification.reading.subject import Subject
+
+
+class Weights(Protocol):
+    """names: every tensor that can be read. quantized: whether a tensor is stored as something else than plain floats;
+    `encoding` says as what ("" where it is plain)."""
+
+    def names(self) -> Iterable[str]: ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def encoding(self, name: str) -> str: ...
+
+    def dtype(self, name: str) -> str:
+        """safetensors' name of the type that a plain tensor is stored in."""
+        ...
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """float32 rows [start, stop) along the first dimension; a scalar is one row.
+
+        Raises KeyError, ValueError or RuntimeError where what is stored does not make a tensor.
+        """
+        ...
+
+
+class CodedWeights(Weights, Protocol):
+    """Weights that also tell how they are stored."""
+
+    def codes(self, name: str) -> Codes | None:
+        """Of a whole quantized weight; None where its codes need not be the nearest. Raises as `read` does."""
+        ...
+
+
+class FolderWeights:
+    """Of a model folder: plain tensors as they are, quantized Linears by their scheme in config.json."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self._encodings: dict[str, str] = {}
+        folder = subject.folder
+        for module, suffixes in subject.modules.items():
+            weight = folder.tensors.get(f"{module}.weight")
+            scheme = subject.declared.scheme_of(module) if subject.is_quantized(module) else None
+            if scheme is not None:
+                self._encodings[f"{module}.weight"] = _encoding(scheme.format, scheme.method)
+            elif weight is not None and weight.dtype in TORCH_DTYPES and not suffixes & QUANTIZED_PARTS:
+                self._encodings[f"{module}.weight"] = ""
+            for suffix in suffixes - QUANTIZED_PARTS - {"weight"}:
+                name = f"{module}.{suffix}" if module else suffix
+                if folder.readable(name):
+                    self._encodings[name] = ""
+
+    def names(self) -> Iterable[str]:
+        return self._encodings
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        blueprint = self.subject.blueprint
+        if self._encodings[name] and blueprint is not None and name in blueprint.tensors:
+            return blueprint.tensors[name]
+        tensors = self.subject.folder.tensors
+        if name in tensors:
+            return tensors[name].shape
+        module = name.removesuffix(".weight")  # a Linear that the architecture does not know: as large as its parts
+        parts = [tensors[f"{module}.{suffix}"] for suffix in self.subject.modules[module]]
+        return max(parts, key=lambda part: part.nbytes).shape
+
+    def encoding(self, name: str) -> str:
+        return self._encodings[name]
+
+    def dtype(self, name: str) -> str:
+        return self.subject.folder.tensors[name].dtype
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        folder = self.subject.folder
+        if not self._encodings[name]:
+            stored = folder.tensors[name]
+            rows = stored.shape[0] if stored.shape else 1
+            return folder.weights.rows(stored, start, rows if stop is None else stop).float()
+        return dequantize_linear(*self._parts(name))[start:stop]
+
+    def codes(self, name: str) -> Codes | None:
+        return codes_of(*self._parts(name))
+
+    def _parts(self, name: str) -> tuple[Scheme, Parts]:
+        """The scheme of a quantized weight, and all that is stored of it."""
+        module = name.removesuffix(".weight")
+        scheme = self.subject.declared.scheme_of(module)
+        if scheme is None:
+            raise KeyError(name)
+        suffixes = self.subject.modules[module]
+        return scheme, {s: self.subject.folder.read(f"{module}.{s}") for s in suffixes if s != "bias"}
+
+
+def _encoding(layout: str, method: str) -> str:
+    """fp8, nvfp4, mxfp4 or int4/int8: what decides how exact a format can be."""
+    lowered = layout.lower()
+    if "nvfp4" in lowered:
+        return "nvfp4"
+    if "mxfp4" in lowered:
+        return "mxfp4"
+    if method == "awq" or lowered == "pack-quantized":
+        return "int4"
+    return "fp8" if "float" in lowered or "fp8" in lowered or lowered == "naive-quantized" else "int8"

@@ -1,0 +1,1 @@
+"""Five prompts that the artifact goes on with."""

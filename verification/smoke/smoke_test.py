@@ -1,0 +1,264 @@
+"""Smoke test: five prompts that the artifact goes on with by itself, held against what its source makes of them.
+
+Numbers can look right over a model that only writes one word. So both models go on with each prompt for TOKENS tokens,
+the most likely one at a time: the source by transformers in float32, a GGUF file by llama.cpp where its program is at
+hand (verification/smoke/llama_completion.py), and anything else by transformers too, with its weights alone. A prompt
+passes where
+
+- every logit is a number (llama.cpp checks its weights instead),
+- the answer is not empty and does not end in a loop, unless the source's does too,
+- the prompt's own rule holds, unless it does not hold for the source either: a small model cannot add.
+
+The first failing is an error. The others are warnings: one token more or less likely may tip a sentence. Where
+llama.cpp is there and does not answer, that is a warning too, as its build may not know the model, and transformers
+answers in its place.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sixfold.artifact.workspace import digest_of, read_json, write_json
+from sixfold.checkpoint.tensor_slice import TensorSlice
+from sixfold.model.source import Source
+from sixfold.progress import Progress
+from sixfold.runner.available_memory import available_memory
+from sixfold.runner.whole_model import load_model
+from sixfold.sizes import size
+from verification.finding import Finding
+from verification.reading.weights import Weights
+from verification.smoke.llama_completion import EngineFailed, complete, program, version
+
+TOKENS = 32
+_LOOP = 4
+"""A loop: the last tokens are one piece of at most so many tokens, over and over for half of the answer."""
+_NORWEGIAN = frozenset("og i er det som en et på av til med for den at å de har ikke var".split())
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """rule: what the answer must do, for people. holds: whether it does, of the prompt and the answer."""
+
+    name: str
+    text: str
+    rule: str
+    holds: Callable[[str, str], bool]
+
+
+@dataclass(frozen=True)
+class Answer:
+    text: str
+    finite: bool
+    loops: bool
+
+
+@dataclass(frozen=True)
+class Smoked:
+    """What became of one prompt. problem: "" where it passed."""
+
+    prompt: Prompt
+    expected: Answer
+    answer: Answer
+    problem: str
+
+
+READER = "transformers, float32, weights alone"
+
+
+@dataclass(frozen=True)
+class Smoke:
+    """not_run: why it was not, "" where it was. engine: what ran the artifact. failed: why llama.cpp did not, "" where
+    it did or is not there."""
+
+    prompts: tuple[Smoked, ...]
+    not_run: str = ""
+    engine: str = READER
+    failed: str = ""
+
+    @property
+    def findings(self) -> Iterator[Finding]:
+        if self.failed:
+            yield Finding(
+                "smoke.engine",
+                "llama.cpp",
+                f"it does not answer: {self.failed}",
+                "this build may be older than the model, or refuse the file",
+                "try the newest llama.cpp",
+                "warning",
+            )
+        for smoked in self.prompts:
+            if smoked.problem:
+                yield Finding(
+                    "smoke.failed",
+                    f"prompt {smoked.prompt.name}",
+                    f"{smoked.problem}: {smoked.answer.text[:60]!r}",
+                    "it may answer so",
+                    "read the answers in verification.json, and compare a larger format",
+                    "warning" if smoked.answer.finite else "error",
+                )
+
+    def as_data(self) -> dict[str, Any]:
+        return {
+            "not_run": self.not_run,
+            "engine": self.engine,
+            "tokens": TOKENS,
+            "prompts": [
+                {
+                    "name": s.prompt.name,
+                    "prompt": s.prompt.text,
+                    "rule": s.prompt.rule,
+                    "source": s.expected.text,
+                    "answer": s.answer.text,
+                    "passed": not s.problem,
+                    "problem": s.problem,
+                }
+                for s in self.prompts
+            ],
+        }
+
+
+def _is_norwegian(_: str, answer: str) -> bool:
+    return sum(word in _NORWEGIAN for word in re.findall(r"\w+", answer.lower())) >= 3
+
+
+def _is_sum(_: str, answer: str) -> bool:
+    found = re.search(r"\d+", answer)
+    return found is not None and found[0] == "19"
+
+
+def _is_python(prompt: str, answer: str) -> bool:
+    """Up to some line end in the answer, it parses; what is behind may be cut off."""
+    lines = answer.splitlines()
+    for number in range(len(lines), 0, -1):
+        with suppress(SyntaxError, ValueError):
+            ast.parse(prompt + "\n".join(lines[:number]))
+            return bool("".join(lines[:number]).strip())
+    return False
+
+
+def _explains(_: str, answer: str) -> bool:
+    words = re.findall(r"[^\W\d_]{2,}", answer)
+    return len(words) >= 8 and len(set(words)) >= 6
+
+
+def _is_json(prompt: str, answer: str) -> bool:
+    with suppress(json.JSONDecodeError):
+        json.JSONDecoder().raw_decode(prompt + answer)
+        return True
+    return False
+
+
+PROMPTS = (
+    Prompt("norwegian", "Alle mennesker er født frie og", "at least three common Norwegian words", _is_norwegian),
+    Prompt("arithmetic", "Question: What is 12 + 7?\nAnswer: 12 + 7 =", "the first number is 19", _is_sum),
+    Prompt("python", "def add(a, b):\n", "what it writes parses as Python", _is_python),
+    Prompt("explanation", "A dictionary in Python is", "eight words, six of them different", _explains),
+    Prompt("json", '{"name": "Ada", "born": 1815, "languages": ["English"', "it closes the JSON object", _is_json),
+)
+
+
+def smoke(
+    source: Source, weights: Weights, tokenizer: Any, cache: Path, progress: Progress, gguf: Path | None = None
+) -> Smoke:
+    """cache: folder that keeps the source's answers for the next variant. gguf: the artifact, where it is a file."""
+    needed = 2 * 4 * sum(prod(tensor.shape) for tensor in source.checkpoint.tensors.values())
+    available = available_memory()
+    if available is not None and needed > available:  # twice: experts are there both one by one and stacked
+        return Smoke((), f"it takes the whole model in float32: {size(needed)} of memory, {size(available)} are free")
+    with progress("answering prompts", 2 * len(PROMPTS), "prompts") as advance:
+        expected = _expected(source, tokenizer, cache, advance)
+        answers, engine, failed = [], READER, ""
+        executable = program() if gguf is not None else None
+        if gguf is not None and executable is not None:
+            try:
+                answers, engine = _from_llama(executable, gguf, tokenizer, advance), version(executable)
+            except EngineFailed as error:
+                failed = f"{executable}: {error}"
+        answers = answers or _answers(_with_weights(source, weights), tokenizer, advance)
+    judged = zip(PROMPTS, expected, answers, strict=True)
+    return Smoke(tuple(Smoked(p, e, a, problem_of(p, e, a)) for p, e, a in judged), engine=engine, failed=failed)
+
+
+def problem_of(prompt: Prompt, expected: Answer, answer: Answer) -> str:
+    if not answer.finite:
+        return "logits are not all numbers"
+    if expected.text.strip() and not answer.text.strip():
+        return "the answer is empty, and the source's is not"
+    if answer.loops and not expected.loops:
+        return "the answer runs in a loop, and the source's does not"
+    if prompt.holds(prompt.text, expected.text) and not prompt.holds(prompt.text, answer.text):
+        return f"its rule ({prompt.rule}) holds for the source alone"
+    return ""
+
+
+def loops(ids: list[int]) -> bool:
+    half = len(ids) // 2
+    end = ids[len(ids) - half :]
+    return half > _LOOP and any(end[period:] == end[:-period] for period in range(1, _LOOP + 1))
+
+
+def _expected(source: Source, tokenizer: Any, cache: Path, advance: Callable[[int], None]) -> list[Answer]:
+    prompts = [tokenizer(prompt.text)["input_ids"] for prompt in PROMPTS]
+    digest = digest_of({"source": source.checkpoint.fingerprint, "prompts": prompts, "tokens": TOKENS})
+    path = cache / f"answers-{digest[:16]}.json"
+    kept = read_json(path)
+    if kept is not None:
+        advance(len(PROMPTS))
+        return [Answer(**row) for row in kept["answers"]]
+    answers = _answers(source, tokenizer, advance)
+    with suppress(OSError):
+        write_json(path, {"answers": [vars(answer) for answer in answers]})
+    return answers
+
+
+def _from_llama(executable: Path, gguf: Path, tokenizer: Any, advance: Callable[[int], None]) -> list[Answer]:
+    answers = []
+    for prompt in PROMPTS:
+        text = complete(executable, gguf, prompt.text, TOKENS)
+        answers.append(Answer(text, True, loops(tokenizer(text, add_special_tokens=False)["input_ids"])))
+        advance(1)
+    return answers
+
+
+def _answers(source: Source, tokenizer: Any, advance: Callable[[int], None]) -> list[Answer]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(source, dtype=torch.float32, device=device)
+    answers = []
+    for prompt in PROMPTS:
+        answers.append(_answer(model, tokenizer, prompt.text))
+        advance(1)
+    return answers
+
+
+def _answer(model: Any, tokenizer: Any, prompt: str) -> Answer:
+    ids = torch.tensor([tokenizer(prompt)["input_ids"]], device=model.device)
+    start, finite = ids.shape[1], True
+    with torch.inference_mode():
+        for _ in range(TOKENS):
+            logits = model(input_ids=ids, use_cache=False).logits[0, -1]
+            finite = finite and bool(logits.isfinite().all())
+            following = logits.argmax()
+            if int(following) == tokenizer.eos_token_id:
+                break
+            ids = torch.cat([ids, following.reshape(1, 1)], dim=1)
+    made = ids[0, start:].tolist()
+    return Answer(tokenizer.decode(made, skip_special_tokens=True), finite, loops(made))
+
+
+def _with_weights(source: Source, weights: Weights) -> Source:
+    """The source's model with the artifact's weights, dequantized."""
+    shapes: Mapping[str, Any] = source.checkpoint.tensors
+
+    def read(part: TensorSlice) -> torch.Tensor:
+        return weights.read(part.name).reshape(shapes[part.name].shape)
+
+    contents = replace(source.checkpoint.contents, read=read)
+    return Source(replace(source.checkpoint, contents=contents), source.architecture)

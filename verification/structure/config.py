@@ -1,0 +1,230 @@
+"""Does config.json say of the model what its tensors and its source say."""
+
+import json
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from typing import Any
+
+from verification.finding import Finding
+from verification.reading.folder import CONFIG, MODELOPT_CONFIG
+from verification.reading.subject import Subject
+
+EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+_MAY_DIFFER = {
+    "quantization_config",
+    "compression_config",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+    "_name_or_path",
+}
+_ENGINES_NEED: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "minimax_m2": (("scoring_func",), ("rotary_dim",), ("use_routing_bias",)),
+    "deepseek_v3": (("n_group",), ("topk_group",), ("norm_topk_prob",), ("routed_scaling_factor",)),
+    "glm4_moe": (("n_group",), ("topk_group",), ("norm_topk_prob",), ("routed_scaling_factor",)),
+    "qwen3_moe": (("norm_topk_prob",),),
+}
+"""model_type -> keys that vLLM or llama.cpp's converter read from config.json, where transformers has a default."""
+
+_REMEDY = "take the value from the source's config.json"
+
+
+def check_against_source(subject: Subject) -> Iterator[Finding]:
+    """Every key of the source's config.json, with its value."""
+    if subject.source is None or not subject.folder.config:
+        return
+    yield from _differences(subject.source.checkpoint.config, subject.folder.config, "")
+
+
+_ANY_ENGINE_READS = (
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "head_dim",
+    "partial_rotary_factor",
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "sliding_window",
+    "use_sliding_window",
+)
+"""Keys that engines look for in every config, whatever transformers' class makes of them."""
+
+
+def check_added(subject: Subject) -> Iterator[Finding]:
+    """What the source's config.json leaves to transformers' defaults is left so, or stated as it is."""
+    if subject.source is None or not subject.folder.config:
+        return
+    source, held = subject.source.checkpoint.config, subject.folder.config
+    before, after = _completed(source), _completed(held)
+    for key, value in held.items():
+        if key in source or key in _MAY_DIFFER or value is None:
+            continue
+        if key in before and key in after:
+            other = before[key] != after[key] and before[key] != value
+            what = f"it is {_shown(value)}, where the source leaves {_shown(before[key])} to be taken"
+        else:
+            other = key in _ANY_ENGINE_READS
+            what = f"it is {_shown(value)}, and the source has no such key"
+        if other:
+            where = f"{CONFIG}: {key}"
+            yield Finding("config.key", where, what, "engines build another model than the weights are of", "remove it")
+
+
+def _completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With transformers' defaults; {} where it knows no such model."""
+    from transformers import AutoConfig
+
+    try:
+        found: dict[str, Any] = AutoConfig.for_model(
+            **deepcopy({k: v for k, v in config.items() if k not in ("quantization_config", "auto_map")})
+        ).to_dict()
+    except (KeyError, ValueError, TypeError):
+        return {}
+    return found
+
+
+def _differences(source: Mapping[str, Any], config: Mapping[str, Any], path: str) -> Iterator[Finding]:
+    for key, value in source.items():
+        if key in _MAY_DIFFER:
+            continue
+        where = f"{CONFIG}: {path}{key}"
+        if key not in config:
+            what = f"the source has {_shown(value)}, the artifact has no such key"
+            yield Finding("config.key", where, what, "engines fall back to a default, or stop", _REMEDY)
+        elif isinstance(value, Mapping) and isinstance(config[key], Mapping):
+            yield from _differences(value, config[key], f"{path}{key}.")
+        elif config[key] != value:
+            what = f"it is {_shown(config[key])}, in the source {_shown(value)}"
+            yield Finding("config.key", where, what, "engines build another model than the weights are of", _REMEDY)
+
+
+def check_architecture(subject: Subject) -> Iterator[Finding]:
+    """Where transformers cannot make a model of the config, nothing below can be checked."""
+    if subject.blueprint is None and subject.folder.config:
+        yield Finding(
+            "config.model",
+            CONFIG,
+            "transformers can make no causal language model of it, so names and shapes could not be checked",
+            "engines refuse it, or need code of their own",
+            "compare it with the original model's config.json, or pass the source with --against",
+            "warning" if subject.folder.config.get("auto_map") else "error",
+        )
+
+
+def check_class(subject: Subject) -> Iterator[Finding]:
+    """`architectures`, by which engines choose their own code, is transformers' class for the model type."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    config = subject.folder.config
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(str(config.get("model_type")))
+    held = config.get("architectures")
+    if subject.source is not None or known is None:
+        return  # with a source, its own value is what counts
+    names = held if isinstance(held, list) else []
+    if not names or (known not in names and all(str(name).endswith("ForCausalLM") for name in names)):
+        what = f"architectures is {_shown(held)}, a {config['model_type']} is a {known}"
+        where = f"{CONFIG}: architectures"
+        yield Finding("config.key", where, what, "vLLM and SGLang run another model's code, or refuse", _REMEDY)
+
+
+def check_counts(subject: Subject) -> Iterator[Finding]:
+    """The number of experts is the same in every key, in routers' rows, in biases' lengths and in the files."""
+    config = subject.folder.config
+    text = config.get("text_config")
+    places = [("", config)] + ([("text_config.", text)] if isinstance(text, Mapping) else [])
+    stated = {
+        f"{prefix}{key}": part[key]
+        for prefix, part in places
+        for key in EXPERT_COUNTS
+        if isinstance(part.get(key), int) and part[key] > 1
+    }
+    if len(set(stated.values())) > 1:
+        what = "config.json counts " + ", ".join(f"{value} in {key}" for key, value in stated.items())
+        yield Finding(
+            "config.experts", CONFIG, what, "engines read one of them", "state the number that the files hold"
+        )
+    for key, count in stated.items():
+        for name, held in _expert_rows(subject):
+            if held != count:
+                what = f"config.json's {key} is {count}, and {name} has {held}"
+                yield Finding(
+                    "config.experts", name, what, "loading stops, or experts are never chosen", "correct the count"
+                )
+        break
+    used = next((config[k] for k in ("num_experts_per_tok", "moe_topk") if isinstance(config.get(k), int)), None)
+    if used is not None and stated and used > min(stated.values()):
+        what = f"num_experts_per_tok is {used}, of {min(stated.values())} experts"
+        yield Finding("config.experts", CONFIG, what, "the router asks for more experts than there are", _REMEDY)
+
+
+def _expert_rows(subject: Subject) -> Iterator[tuple[str, int]]:
+    """(router or correction bias, how many experts it is made for), whatever config.json says."""
+    routers = {f"{n}.weight" for n, lin in _linears(subject).items() if lin.role == "router" and lin.out_features > 1}
+    for name, stored in subject.folder.tensors.items():
+        bias = name.endswith(("correction_bias", "expert_bias")) and len(stored.shape) == 1
+        if bias or (name in routers and len(stored.shape) == 2):
+            yield name, stored.shape[0]
+
+
+def _linears(subject: Subject) -> Mapping[str, Any]:
+    return subject.blueprint.linears if subject.blueprint is not None else {}
+
+
+def check_needed(subject: Subject) -> Iterator[Finding]:
+    """Keys that engines read and that transformers drops when it saves."""
+    config = subject.folder.config
+    for keys in _ENGINES_NEED.get(str(config.get("model_type")), ()):
+        if not any(key in config for key in keys):
+            if subject.source is not None and not any(k in subject.source.checkpoint.config for k in keys):
+                continue
+            yield Finding(
+                "config.key",
+                f"{CONFIG}: {keys[0]}",
+                f"a {config['model_type']} needs {' or '.join(keys)}, which transformers drops when it saves",
+                "conversion to GGUF goes through and llama.cpp aborts; vLLM assumes a default",
+                _REMEDY,
+                "error" if subject.source is not None or keys[0] in ("scoring_func", "rotary_dim") else "warning",
+            )
+
+
+def check_code(subject: Subject) -> Iterator[Finding]:
+    """Files that auto_map names are there."""
+    auto_map = subject.folder.config.get("auto_map")
+    for target in auto_map.values() if isinstance(auto_map, Mapping) else ():
+        for one in target if isinstance(target, list) else [target]:
+            if not isinstance(one, str) or "--" in one:
+                continue
+            file = one.partition(".")[0] + ".py"
+            if file not in subject.folder.files:
+                if subject.source is not None and file not in subject.source.checkpoint.extras:
+                    continue
+                yield Finding(
+                    "config.code",
+                    f"{CONFIG}: auto_map",
+                    f"it names {one}, and {file} is not there",
+                    "loading with trust_remote_code stops",
+                    f"copy {file} from the source",
+                )
+
+
+def check_modelopt(subject: Subject) -> Iterator[Finding]:
+    """hf_quant_config.json and config.json say the same."""
+    if subject.declared.method != "modelopt":
+        return
+    beside = subject.folder.modelopt_config
+    if beside is None:
+        what = f"there is no {MODELOPT_CONFIG} that can be read"
+        yield Finding("config.modelopt", MODELOPT_CONFIG, what, "TensorRT-LLM takes the model for BF16", "restore it")
+        return
+    config = subject.declared.config
+    if beside.get("quant_algo") != config.get("quant_algo"):
+        what = f"quant_algo is {beside.get('quant_algo')} here, and {config.get('quant_algo')} in {CONFIG}"
+        yield Finding("config.modelopt", MODELOPT_CONFIG, what, "one of the readers is wrong", "make them agree")
+    if set(beside.get("exclude_modules") or ()) != set(config.get("ignore") or ()):
+        what = f"exclude_modules differs from `ignore` in {CONFIG}"
+        yield Finding("config.modelopt", MODELOPT_CONFIG, what, "one of the readers is wrong", "make them agree")
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 60 else text[:57] + "..."

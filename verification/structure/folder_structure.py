@@ -1,0 +1,73 @@
+"""All structure checks of a folder, from headers, scales and small files."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from sixfold.errors import SixfoldError
+from sixfold.model.source import Source
+from verification.finding import Finding, run_checks
+from verification.reading.blueprint import Blueprint, blueprint_from_config, blueprint_of
+from verification.reading.declared import declared
+from verification.reading.folder import open_folder
+from verification.reading.subject import Subject
+from verification.structure import carried, config, doubles, files, names, parts, scales
+
+Check = Callable[[Subject], Iterator[Finding]]
+
+CHECKS: tuple[Check, ...] = (
+    files.check_opening,
+    files.check_index,
+    files.check_doubles,
+    files.check_numbering,
+    files.check_modes,
+    files.check_leftovers,
+    files.check_manifest,
+    config.check_architecture,
+    config.check_against_source,
+    config.check_added,
+    config.check_class,
+    config.check_counts,
+    config.check_needed,
+    config.check_code,
+    config.check_modelopt,
+    carried.check_source_files,
+    carried.check_tokenizer,
+    carried.check_generation,
+    names.check_missing,
+    names.check_unknown,
+    names.check_protected,
+    names.check_experts,
+    parts.check_method,
+    parts.check_compressed_tensors,
+    parts.check_cache,
+    parts.check_parts,
+    parts.check_plain,
+    parts.check_ignore,
+    parts.check_ignore_of_unrun,
+    scales.check_finite,
+    scales.check_zero,
+    scales.check_shared,
+    scales.check_outliers,
+    scales.check_dimensions,
+    scales.check_nvfp4_range,
+    doubles.check_doubles,
+)
+
+
+def open_subject(path: Path, source: Source | None) -> Subject:
+    """Raises SixfoldError where `path` is no folder of weights."""
+    folder = open_folder(path)
+    return Subject(folder, declared(folder.config), _blueprint(folder.config, path, source), source)
+
+
+def _blueprint(found: object, path: Path, source: Source | None) -> Blueprint | None:
+    if source is not None:
+        return blueprint_of(source)
+    try:
+        return blueprint_from_config(found, path) if isinstance(found, dict) and found else None
+    except SixfoldError:
+        return None
+
+
+def check_structure(subject: Subject) -> list[Finding]:
+    return run_checks(CHECKS, subject)

@@ -1,0 +1,219 @@
+"""Does a GGUF file hold every tensor of the model, of the size that its keys and its source say, and nothing else."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+
+from verification.finding import EXPORT_AGAIN, Finding
+from verification.reading.gguf_file import GgufTensor
+from verification.reading.gguf_names import ARCHITECTURES, COMPUTED, place_of
+from verification.structure.gguf_subject import GgufSubject
+
+_BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
+_FLOAT32 = re.compile(r"(_norm\.weight|\.bias|ffn_gate_inp\.weight|exp_probs_b.*|rope_freqs\.weight)$")
+_PLAIN = ("F32", "F16", "BF16")
+_RECOMPUTED = re.compile(r"inv_freq$|rotary_emb\.")
+_NAMED_BY_CONSEQUENCE = "llama.cpp stops: missing tensor"
+_SAMPLE = 4096
+
+
+def check_offsets(subject: GgufSubject) -> Iterator[Finding]:
+    """Tensors follow each other as the header lists them, each at the next multiple of the alignment."""
+    alignment = subject.file.keys.get("general.alignment", 32)
+    for one, other in pairwise(subject.file.tensors.values()):
+        expected = one.offset + -(-one.nbytes // alignment) * alignment
+        if one.file == other.file and other.offset != expected:
+            what = f"it lies at byte {other.offset}, and behind {one.name} comes byte {expected}"
+            yield Finding("files.offsets", other.name, what, "llama.cpp refuses the file", EXPORT_AGAIN)
+
+
+def check_known(subject: GgufSubject) -> Iterator[Finding]:
+    if subject.file.arch not in ARCHITECTURES:
+        yield Finding(
+            "names.unknown",
+            "general.architecture",
+            f"the names of architecture {subject.file.arch!r} are not known here, so its tensors are not checked",
+            "unknown here",
+            "check it with llama.cpp's own tools",
+            "warning",
+        )
+
+
+def check_source(subject: GgufSubject) -> Iterator[Finding]:
+    """Every tensor of the source that llama.cpp runs, in its shape."""
+    if subject.source is None or subject.file.arch not in ARCHITECTURES:
+        return
+    architecture = subject.source.architecture
+    held = set(subject.weights.names())
+    for name, tensor in subject.source.checkpoint.tensors.items():
+        if name in architecture.not_run or _RECOMPUTED.search(name):
+            continue
+        if name not in held:
+            if architecture.tied_embeddings and name == "lm_head.weight":
+                continue
+            what = f"the source has {name}, and no tensor of the file holds it"
+            yield Finding("names.missing", name, what, _NAMED_BY_CONSEQUENCE, EXPORT_AGAIN)
+        elif tuple(subject.weights.shape(name)) != tensor.shape:
+            what = f"it holds {name} as {list(subject.weights.shape(name))}, the source has {list(tensor.shape)}"
+            where = subject.weights.stored_as(name)
+            yield Finding("plain.shape", where, what, "llama.cpp stops: wrong shape", EXPORT_AGAIN)
+    for name in held - set(subject.source.checkpoint.tensors):
+        where = subject.weights.stored_as(name)
+        what = f"it holds {name}, which the source does not have"
+        yield Finding("names.unknown", where, what, "llama.cpp stops, or ignores it", EXPORT_AGAIN)
+
+
+def check_names(subject: GgufSubject) -> Iterator[Finding]:
+    """Every block has the tensors of its kind, and no tensor has a name that llama.cpp does not look for."""
+    file = subject.file
+    if file.arch not in ARCHITECTURES:
+        return
+    for name in file.doubles:
+        yield Finding("files.tensor-twice", name, "the file lists it twice", "llama.cpp refuses the file", EXPORT_AGAIN)
+    layers: dict[int, set[str]] = {}
+    for name in file.tensors:
+        found = _BLOCK.fullmatch(name)
+        if found:
+            layers.setdefault(int(found[1]), set()).add(found[2])
+        if place_of(file.arch, name) is None and name not in COMPUTED and ".nextn." not in name:
+            yield Finding(
+                "names.unknown",
+                name,
+                f"{file.arch} has no tensor of this name",
+                "llama.cpp stops at a wrong number of tensors",
+                EXPORT_AGAIN,
+            )
+    for name in ("token_embd.weight", "output_norm.weight"):
+        if name not in file.tensors:
+            yield Finding("names.missing", name, "it is missing", _NAMED_BY_CONSEQUENCE, EXPORT_AGAIN)
+    count = file.key("block_count")
+    if isinstance(count, int):
+        for layer in sorted(set(range(count)) - layers.keys()):
+            where = f"blk.{layer}"
+            what = f"block_count is {count}, and there is no tensor of this layer"
+            yield Finding("names.missing", where, what, _NAMED_BY_CONSEQUENCE, EXPORT_AGAIN)
+    for kind in (True, False):
+        alike = {i: parts for i, parts in layers.items() if any("_exps" in part for part in parts) == kind}
+        every = set().union(*alike.values()) if alike else set()
+        for layer, parts in alike.items():
+            for part in sorted(p for p in every - parts if not p.startswith("nextn.")):
+                where = f"blk.{layer}.{part}"
+                what = "other layers of its kind have it, this one does not"
+                yield Finding("names.missing", where, what, _NAMED_BY_CONSEQUENCE, EXPORT_AGAIN)
+
+
+def check_shapes(subject: GgufSubject) -> Iterator[Finding]:
+    """Against the file's own keys."""
+    file = subject.file
+    experts, width, vocab = (
+        file.key("expert_count"),
+        file.key("embedding_length"),
+        file.keys.get("tokenizer.ggml.tokens"),
+    )
+    for name, tensor in file.tensors.items():
+        for wanted, at, held in _expected(name, tensor, experts, width, vocab):
+            what = f"its shape is {list(tensor.shape)}, and {wanted} is {held} (dimension {at})"
+            yield Finding("plain.shape", name, what, "llama.cpp stops: wrong shape", EXPORT_AGAIN)
+
+
+def _expected(
+    name: str, tensor: GgufTensor, experts: object, width: object, vocab: object
+) -> Iterator[tuple[str, int, int]]:
+    """(key, dimension, its value) wherever a dimension differs from it."""
+    shape = tensor.shape
+    if isinstance(experts, int) and ("_exps." in name or "ffn_gate_inp.weight" in name or "exp_probs_b" in name):
+        if shape and shape[0] != experts:
+            yield "expert_count", 0, experts
+    if isinstance(width, int) and name.endswith(("attn_norm.weight", "token_embd.weight", "output_norm.weight")):
+        if shape and shape[-1] != width:
+            yield "embedding_length", len(shape) - 1, width
+    if isinstance(vocab, list) and name in ("token_embd.weight", "output.weight"):
+        if shape and shape[0] != len(vocab):
+            yield "the number of tokens", 0, len(vocab)
+
+
+def check_types(subject: GgufSubject) -> Iterator[Finding]:
+    """Norms, biases and routers are float; the preset that the file names is the type of most of it."""
+    for name, tensor in subject.file.tensors.items():
+        if _FLOAT32.search(name) and tensor.type_name not in _PLAIN:
+            yield Finding(
+                "protected.quantized",
+                name,
+                f"it is {tensor.type_name}; routers, norms and biases stay in float32",
+                "experts are chosen by rounded scores, or llama.cpp stops",
+                EXPORT_AGAIN,
+            )
+        elif _FLOAT32.search(name) and tensor.type_name != "F32":
+            what = f"it is {tensor.type_name}; llama.cpp's converter keeps it in float32"
+            yield Finding("plain.dtype", name, what, "some backends have no kernel for it", EXPORT_AGAIN, "warning")
+    preset, most = _preset(subject.file.keys.get("general.file_type")), _most(subject)
+    if preset and most and not preset.startswith(most) and not _falls_back(subject):
+        what = f"general.file_type says {preset}, and most weights are {most}"
+        yield Finding(
+            "keys.file-type", "general.file_type", what, "users are told another size", EXPORT_AGAIN, "warning"
+        )
+
+
+def _preset(number: object) -> str:
+    from gguf import LlamaFileType
+
+    if not isinstance(number, int):
+        return ""
+    try:
+        return LlamaFileType(number).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+    except ValueError:
+        return ""
+
+
+def _most(subject: GgufSubject) -> str:
+    totals: dict[str, int] = {}
+    for name, tensor in subject.file.tensors.items():
+        if len(tensor.shape) > 1 and name.startswith("blk."):
+            count = tensor.nbytes
+            totals[tensor.type_name] = totals.get(tensor.type_name, 0) + count
+    return max(totals, key=lambda kind: totals[kind], default="")
+
+
+def _falls_back(subject: GgufSubject) -> bool:
+    """Rows that 256 does not divide are held in other types, and mixes of three bits hold much in four."""
+    mixed = _preset(subject.file.keys.get("general.file_type")).startswith(("IQ3", "IQ2", "IQ1", "Q2_K", "MXFP4"))
+    return mixed or any(len(t.shape) > 1 and t.shape[-1] % 256 for t in subject.file.tensors.values())
+
+
+def check_doubles(subject: GgufSubject) -> Iterator[Finding]:
+    """No matrix, and no expert of a stack, is written in another one's place."""
+    seen: dict[bytes, tuple[str, int]] = {}
+    for name, tensor in subject.file.tensors.items():
+        if len(tensor.shape) < 2 or tensor.nbytes < _SAMPLE or name in ("token_embd.weight", "output.weight"):
+            continue
+        pieces = tensor.shape[0] if len(tensor.shape) == 3 else 1
+        size = tensor.nbytes // pieces
+        for piece in range(pieces):
+            data = _piece(subject, tensor, piece * size, size)
+            if len(set(data)) <= 8:
+                continue
+            digest = hashlib.sha256(data + repr((tensor.qtype, size)).encode()).digest()
+            other = seen.setdefault(digest, (name, piece))
+            if other != (name, piece) and _whole(subject, other, size) == _whole(subject, (name, piece), size):
+                for one, another in (((name, piece), other), (other, (name, piece))):
+                    what = f"the bytes of {_shown(one, pieces)} are those of {_shown(another, pieces)}"
+                    yield Finding("weights.doubled", one[0], what, "legible but damaged text", EXPORT_AGAIN)
+
+
+def _shown(place: tuple[str, int], pieces: int) -> str:
+    return place[0] + (f" (expert {place[1]})" if pieces > 1 else "")
+
+
+def _piece(subject: GgufSubject, tensor: GgufTensor, start: int, size: int) -> bytes:
+    length = min(_SAMPLE, size)
+    return subject.file.weights.read(tensor.file, tensor.offset + start + (size - length) // 2, length)
+
+
+def _whole(subject: GgufSubject, place: tuple[str, int], size: int) -> str:
+    tensor = subject.file.tensors[place[0]]
+    digest = hashlib.sha256()
+    start = tensor.offset + place[1] * size
+    for at in range(0, size, 1 << 24):
+        digest.update(subject.file.weights.read(tensor.file, start + at, min(1 << 24, size - at)))
+    return digest.hexdigest()

@@ -1,0 +1,78 @@
+"""Is every code the nearest to its weight: finds the one damaged code that no error of a tensor or a block shows.
+
+Scales may be chosen by any search, but with the scales given, round-to-nearest leaves every weight within half a step
+of its number. Tools that move weights as they round (GPTQ, learned rounding) leave many that are not, and many just
+beyond half a step; where there are such, nothing is said. Where nearly all are nearest, one that is more than a step
+away was not rounded so: its bits, or the weight in the source, changed afterwards.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from verification.reading.stored_codes import Codes
+
+_STEPS = 0.75
+"""Half a step, and a quarter for arithmetic in BF16 and scales that were rounded after the codes were found."""
+
+_JUST_BEYOND = 0.15
+"""Of a step, below what is allowed: where more codes lie than beyond it, they are the tail of another rounding."""
+
+_FEW = 0.01
+"""Share of codes that damage may touch; more are another way of rounding."""
+
+_DEVIATIONS = 5.0
+"""Standard errors of a fitted factor that its weight may be off by."""
+
+_HALF_SUBNORMAL = 2.0**-25
+"""How far rounding to F16 may move a subnormal scale."""
+
+
+@dataclass(frozen=True)
+class Misplaced:
+    """The worst code. steps: between its number and its weight. held, source: both weights. count: of all such."""
+
+    row: int
+    column: int
+    steps: float
+    held: float
+    source: float
+    count: int
+
+
+def misplaced(codes: Codes, source: torch.Tensor, uncertain: torch.Tensor | None = None) -> Misplaced | None:
+    """None where every code is nearest, or where so many are not that they were not rounded to nearest.
+
+    source: float32 [out, in], with scales that were moved into the artifact's weight already applied. uncertain:
+    relative standard error of these scales, float32 that broadcasts to it.
+    """
+    scale = codes.scale.expand(source.shape)
+    places = torch.where(scale != 0, (source - codes.base) / scale, codes.numbers)
+    steps, gap = _steps(codes, places)
+    allowed = _STEPS + codes.numbers.abs() * (_HALF_SUBNORMAL / scale.abs().clamp(min=1e-30)) / gap
+    if uncertain is not None:
+        allowed = allowed + _DEVIATIONS * uncertain * (source / scale).abs().nan_to_num(posinf=0) / gap
+    wrong = (steps > allowed) & (scale != 0)
+    count = int(wrong.sum())
+    nearly = int(((steps > allowed - _JUST_BEYOND) & (scale != 0)).sum()) - count
+    if not count or count > _FEW * source.numel() or nearly > count:
+        return None
+    place = int(torch.where(wrong, steps, torch.zeros_like(steps)).argmax())
+    row, column = divmod(place, source.shape[1])
+    held = codes.numbers[row, column] * scale[row, column] + codes.base.expand(source.shape)[row, column]
+    return Misplaced(row, column, float(steps[row, column]), float(held), float(source[row, column]), count)
+
+
+def at_an_end(codes: Codes) -> torch.Tensor:
+    """Bool [out, in]: the smallest and the largest numbers, which also stand for weights beyond them."""
+    return (codes.numbers <= codes.grid[0]) | (codes.numbers >= codes.grid[-1])
+
+
+def _steps(codes: Codes, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(how many steps of the grid there each place is off its number, the step there); beyond an end is not off."""
+    end = torch.full((1,), torch.inf)
+    apart = codes.grid.diff()
+    index = torch.searchsorted(codes.grid, codes.numbers.contiguous())
+    off = places - codes.numbers
+    gap = torch.where(off > 0, torch.cat((apart, end))[index], torch.cat((end, apart))[index])
+    return off.abs() / gap, gap

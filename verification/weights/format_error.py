@@ -1,0 +1,114 @@
+"""How far a dequantized weight may be from its source, by the format it is held in.
+
+Two measures, both free of the weights' size. `relative` is |W' - W| / |W| over a tensor. `block` is the largest
+|w' - w| of a block over the block's largest |w|; one damaged scale shows there and drowns in the first.
+Limits are what the format's rounding does to Gaussian weights, with room: FP8 and NVFP4 round to a relative precision,
+integer formats to steps of a block's range, so their limit grows with how far a block's extremes stand out.
+"""
+
+from dataclasses import dataclass
+from math import inf, prod
+
+import torch
+
+
+@dataclass(frozen=True)
+class Limit:
+    """relative, block: the largest sound values. width: input channels of a block; 0 for whole rows.
+
+    by_range: whether the error follows the block's range (integers) rather than each weight's size (floats).
+    superblock: input channels over which the blocks' own scales are rounded together; 0 where each is free.
+    """
+
+    relative: float
+    block: float
+    width: int
+    by_range: bool = False
+    superblock: int = 0
+
+
+EXACT = Limit(0.0, 0.0, 0)
+LIMITS = {
+    "fp8": Limit(0.04, 0.08, 0),
+    "int8": Limit(0.02, 0.05, 0, True),
+    "nvfp4": Limit(0.14, 0.3, 16),
+    "mxfp4": Limit(0.2, 0.55, 32),
+    "int4": Limit(0.17, 0.62, 128, True),
+    "Q8_0": Limit(0.009, 0.02, 32, True),
+    "Q8_1": Limit(0.009, 0.02, 32, True),
+    "Q6_K": Limit(0.03, 0.12, 16, True, 256),
+    "Q5_K": Limit(0.06, 0.2, 32, True, 256),
+    "Q5_1": Limit(0.06, 0.2, 32, True),
+    "Q5_0": Limit(0.07, 0.2, 32, True),
+    "Q4_K": Limit(0.11, 0.35, 32, True, 256),
+    "Q4_1": Limit(0.12, 0.35, 32, True),
+    "Q4_0": Limit(0.14, 0.35, 32, True),
+    "IQ4_NL": Limit(0.12, 0.35, 32, True),
+    "IQ4_XS": Limit(0.12, 0.35, 32, True, 256),
+    "Q3_K": Limit(0.22, 0.5, 16, True, 256),
+    "IQ3_S": Limit(0.25, 0.7, 32, True, 256),
+    "IQ3_XXS": Limit(0.32, 0.8, 32, True, 256),
+    "Q2_K": Limit(0.45, 0.8, 16, True, 256),
+    "IQ2_S": Limit(0.5, 0.9, 16, True, 256),
+    "MXFP4": Limit(0.2, 0.55, 32),
+}
+"""By encoding, as verification.reading.weights names them; GGUF types by ggml's names."""
+
+_SMALL_BLOCK = 1e-3
+"""Blocks smaller than this part of the tensor's largest weight are measured against that: formats with scales of few
+bits cannot do better there, and it does not matter."""
+
+_SMALL_IN_SUPERBLOCK = 0.3
+"""The same within a superblock."""
+
+_GAUSSIAN_RANGE = {16: 2.0, 32: 2.3, 128: 2.85, 0: 3.4}
+"""The largest of so many normal numbers, in standard deviations."""
+
+
+@dataclass(frozen=True)
+class WeightError:
+    """See the module. row, column: where the worst block begins. range: a block's largest |w| over the tensor's root
+    mean square, over all blocks in the root mean square."""
+
+    relative: float
+    block: float
+    row: int
+    column: int
+    range: float
+
+    def exceeds(self, limit: Limit) -> bool:
+        stretch = max(1.0, self.range / _GAUSSIAN_RANGE[limit.width]) if limit.by_range else 1.0
+        return not (self.relative <= limit.relative * stretch and self.block <= limit.block)
+
+
+def measure(weight: torch.Tensor, source: torch.Tensor, limit: Limit) -> WeightError:
+    """weight, source: float32 of one shape. limit: of the encoding, for its sizes of blocks along the last dimension;
+    a row that they do not divide is one block."""
+    if not source.numel():
+        return WeightError(0.0, 0.0, 0, 0, 0.0)
+    columns = source.shape[-1] if source.dim() else 1
+    rows = prod(source.shape) // columns
+    old, error = source.reshape(rows, columns), (weight - source).reshape(rows, columns)
+    size = limit.width if limit.width and columns % limit.width == 0 else columns
+    blocks = error.abs().view(rows, columns // size, size).amax(2)
+    extremes = old.abs().view(rows, columns // size, size).amax(2)
+    largest = float(extremes.max())
+    norm, wrong = float(old.norm()), float(error.norm())
+    if largest == 0:
+        relative = 0.0 if wrong == 0 else inf
+        return WeightError(relative, relative, 0, 0, 0.0)
+    against = extremes.clamp(min=_SMALL_BLOCK * largest)
+    if limit.superblock and columns % limit.superblock == 0:
+        together = extremes.view(rows, columns // limit.superblock, -1).amax(2)
+        least = _SMALL_IN_SUPERBLOCK * together.repeat_interleave(limit.superblock // size, 1)
+        against = torch.maximum(against, least)
+    ratios = (blocks / against).nan_to_num(nan=inf)
+    place = int(ratios.argmax())
+    root = norm / (rows * columns) ** 0.5
+    return WeightError(
+        relative=wrong / norm if wrong == wrong else inf,
+        block=float(ratios.flatten()[place]),
+        row=place // ratios.shape[1],
+        column=place % ratios.shape[1] * size,
+        range=float(extremes.pow(2).mean().sqrt()) / root,
+    )

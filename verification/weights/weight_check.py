@@ -1,0 +1,323 @@
+"""Every tensor of an artifact, dequantized, against its source: streamed, one tensor at a time.
+
+What divergence sees in a whole model's answers, this sees by name: experts exchanged or permuted, gate and up swapped,
+a scale of another matrix, one flipped bit.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from sixfold.checkpoint.tensor_slice import TensorSlice
+from sixfold.model.architecture import Linear
+from sixfold.model.source import Source
+from verification.finding import EXPORT_AGAIN, Finding
+from verification.reading.weights import CodedWeights
+from verification.weights.code_check import at_an_end, misplaced
+from verification.weights.format_error import EXACT, LIMITS, Limit, WeightError, measure
+from verification.weights.scale_check import Scales
+from verification.weights.smoothing import (
+    Factors,
+    check_cancels,
+    fit,
+    is_producer,
+    norm_ratio,
+    producer_of,
+    significant,
+    standard_error,
+    undoes,
+    uniform,
+)
+from verification.weights.weight_numbers import UNREADABLE, numbers_of, unreadable
+
+_ROWS_BYTES = 64 << 20
+"""About how much of a plain tensor is compared at a time."""
+
+_ROUNDED = 2.0**-8
+"""Relative precision of BF16: plain tensors whose type changed."""
+
+_SUBNORMAL = 2.0**-24
+"""The smallest number of F16."""
+
+_SMOOTHED = ("int4", "int8", "fp8")
+"""Encodings of formats in which scales are moved between norms and Linears."""
+
+_SMOOTHED_CHANNELS = 0.5
+"""Share of a norm's channels that moving scales changes at least; fewer are damage."""
+
+_UNKNOWN = Limit(0.5, 1.0, 0)
+"""Of types that are in no table: wrong matrices still show."""
+
+_LOOK_FOR = 12
+"""Findings for which the whole layer is searched for what the tensor holds instead."""
+
+
+@dataclass(frozen=True)
+class TensorError:
+    """One tensor's distance from the source. rescaled: measured after scales that were moved into it were undone."""
+
+    name: str
+    encoding: str
+    relative: float
+    block: float
+    rescaled: bool
+
+    def as_data(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class WeightReport:
+    """errors: of every tensor of the source that the artifact holds, in the source's order."""
+
+    errors: tuple[TensorError, ...]
+    findings: tuple[Finding, ...]
+
+
+def check_weights(weights: CodedWeights, source: Source, advance: Callable[[int], None]) -> WeightReport:
+    """advance: gets the number of weights after each tensor."""
+    return _Comparison(weights, source).run(advance)
+
+
+class _Comparison:
+    def __init__(self, weights: CodedWeights, source: Source) -> None:
+        self._weights = weights
+        self._source = source
+        self._linears = {linear.weight: linear for linear in source.architecture.linears}
+        self._norms = {norm.weight: norm for norm in source.architecture.norms}
+        self._errors: list[TensorError] = []
+        self._findings: list[Finding] = []
+        self._scales = Scales()
+        self._searched = 0
+
+    def run(self, advance: Callable[[int], None]) -> WeightReport:
+        held = set(self._weights.names())
+        by_layer: dict[int | None, list[str]] = {}
+        for name in self._source.checkpoint.tensors:
+            by_layer.setdefault(self._layer(name), []).append(name)
+        for layer, names in by_layer.items():
+            ratios: dict[str, torch.Tensor] = {}
+            factors: dict[str, Factors] = {}
+            for name in names:
+                if name in held and self._fits(name):
+                    self._compare(name, ratios, factors)
+                advance(_count(self._source.checkpoint.tensors[name].shape))
+            if ratios or factors:
+                self._findings += check_cancels(self._source.architecture, layer, ratios, factors)
+        named = {finding.where for finding in self._findings}
+        linears = {linear.name: linear for linear in self._linears.values()}
+        self._findings += [odd for odd in self._scales.findings(linears) if odd.where not in named]
+        return WeightReport(tuple(self._errors), tuple(self._findings))
+
+    def _layer(self, name: str) -> int | None:
+        linear, norm = self._linears.get(name), self._norms.get(name)
+        return linear.layer if linear is not None else norm.layer if norm is not None else None
+
+    def _fits(self, name: str) -> bool:
+        return tuple(self._weights.shape(name)) == self._source.checkpoint.tensors[name].shape
+
+    def _compare(self, name: str, ratios: dict[str, torch.Tensor], factors: dict[str, Factors]) -> None:
+        try:
+            if self._weights.encoding(name):
+                self._compare_quantized(name, factors)
+            else:
+                self._compare_plain(name, ratios, factors)
+        except UNREADABLE as error:
+            self._findings.append(unreadable(name, error))
+
+    def _compare_quantized(self, name: str, factors: dict[str, Factors]) -> None:
+        encoding = self._weights.encoding(name)
+        weight, original = self._weights.read(name), _read(self._source, name)
+        bad = list(numbers_of(name, encoding, weight))
+        if bad and (original.any() or bad[0].check != "weights.zero"):
+            self._findings += bad
+            return
+        limit = LIMITS.get(encoding, _UNKNOWN)
+        error, rescaled = measure(weight, original, limit), False
+        linear = self._linears.get(name)
+        if linear is not None and encoding in _SMOOTHED and (self._smoothed or error.exceeds(limit)):
+            found, undone = fit(weight, original, with_rows=is_producer(linear))
+            again = measure(undone, original, limit)
+            fits = again.relative <= 1.5 * limit.relative or again.relative < 0.5 * error.relative
+            wrong_scale = uniform(found) and error.exceeds(limit) and not self._made_up_for(linear, found)
+            if fits and not wrong_scale:
+                factors[linear.name] = found
+                rescaled = significant(found)
+                error = again if rescaled else error
+        self._errors.append(TensorError(name, encoding, error.relative, error.block, rescaled))
+        if error.exceeds(replace(limit, block=2 * limit.block) if rescaled else limit):
+            self._findings.append(self._finding(name, encoding, error, limit, weight))
+        else:
+            moved = linear if encoding in _SMOOTHED and self._smoothed else None
+            self._findings += self._check_codes(name, weight, original, moved)
+
+    def _check_codes(
+        self, name: str, weight: torch.Tensor, original: torch.Tensor, smoothed: Linear | None
+    ) -> Iterator[Finding]:
+        """smoothed: the Linear, where factors were moved between norms and Linears."""
+        codes = self._weights.codes(name)
+        if codes is None:
+            return
+        uncertain = None
+        if smoothed is not None:
+            inner = ~at_an_end(codes)  # what was clipped is no measure of a factor
+            found, _ = fit(weight * inner, original * inner, with_rows=is_producer(smoothed))
+            uncertain = standard_error(found, weight * inner, original * inner)
+            original = original * found.columns * (1 if found.rows is None else found.rows.unsqueeze(1))
+        else:
+            self._scales.add(name, codes, original)
+        worst = misplaced(codes, original, uncertain)
+        if worst is not None:
+            others = f", and so do {worst.count - 1} more" if worst.count > 1 else ""
+            what = (
+                f"the code at row {worst.row}, column {worst.column} stands for {worst.held:.4g}, {worst.steps:.1f}"
+                f" steps from the source's {worst.source:.4g}{others}; all others are the nearest there are"
+            )
+            consequence = "a few weights are wrong: bits changed after they were rounded, here or in the source"
+            yield Finding("weights.code", name, what, consequence, EXPORT_AGAIN)
+
+    def _made_up_for(self, linear: Linear, found: Factors) -> bool:
+        """Whether one factor for all of a Linear is what its norm, and the Linear before or behind it, make up for."""
+        if not self._smoothed:
+            return False
+        siblings = {other.name: other for other in self._linears.values() if other.layer == linear.layer}
+        expected = self._divided_by(linear)
+        before = producer_of(linear, siblings)
+        behind = next((other for other in siblings.values() if producer_of(other, siblings) is linear), None)
+        if before is not None:
+            expected = expected / (self._fitted(before).columns / self._divided_by(before)).median()
+        if behind is not None:
+            expected = expected / self._fitted(behind).columns.median()
+        return undoes(found, expected)
+
+    def _fitted(self, linear: Linear) -> Factors:
+        name = linear.weight
+        return fit(self._weights.read(name), _read(self._source, name), with_rows=is_producer(linear))[0]
+
+    def _divided_by(self, linear: Linear) -> torch.Tensor:
+        """float32 [in]: what the norm before a Linear was divided by; one where it reads no norm."""
+        norm = self._norms.get(linear.norm or "")
+        if norm is None or norm.weight not in self._weights.names():
+            return torch.ones(linear.in_features)
+        return norm_ratio(norm, self._weights.read(norm.weight), _read(self._source, norm.weight))
+
+    def _compare_plain(self, name: str, ratios: dict[str, torch.Tensor], factors: dict[str, Factors]) -> None:
+        """In pieces; only what differs is looked at whole."""
+        shape = self._source.checkpoint.tensors[name].shape
+        rows = shape[0] if shape else 1
+        step = max(1, _ROWS_BYTES * rows // max(1, 4 * _count(shape)))
+        worst, equal = EXACT_ERROR, True
+        for start in range(0, rows, step):
+            stop = min(start + step, rows)
+            original = self._source.checkpoint.read(TensorSlice(name, start, stop)).float()
+            weight = self._weights.read(name, start, stop).reshape(original.shape)
+            if torch.equal(weight, original):
+                continue
+            bad = list(numbers_of(name, "", weight))
+            if bad:
+                self._findings += bad
+                return
+            equal = equal and self._is_rounding(name, weight, original)
+            found = measure(weight, original, EXACT)
+            worst = found if found.relative >= worst.relative else worst
+        left = None if equal else self._after_rescaling(name, ratios, factors)
+        self._errors.append(
+            TensorError(name, "", worst.relative if left is None else left, worst.block, left is not None)
+        )
+        if not equal and left is None:
+            self._findings.append(self._finding(name, "", worst, EXACT, None))
+
+    def _is_rounding(self, name: str, weight: torch.Tensor, original: torch.Tensor) -> bool:
+        """Whether the values differ by no more than a narrower type makes them."""
+        if self._weights.dtype(name) in ("F32", self._source.checkpoint.tensors[name].dtype):
+            return False
+        return bool(((weight - original).abs() <= _ROUNDED * original.abs() + _SUBNORMAL).all())
+
+    def _after_rescaling(self, name: str, ratios: dict[str, torch.Tensor], factors: dict[str, Factors]) -> float | None:
+        """What is left of the error of a plain tensor that differs by scales alone; the layer's own check then proves
+        that they cancel. None where that is not what happened to it."""
+        norm, linear = self._norms.get(name), self._linears.get(name)
+        if not self._smoothed:
+            return None
+        weight, original = self._weights.read(name), _read(self._source, name)
+        if norm is not None:
+            if float((weight != original).float().mean()) < _SMOOTHED_CHANNELS:
+                return None
+            ratios[name] = norm_ratio(norm, weight, original)
+            return 0.0
+        if linear is None:
+            return None
+        found, undone = fit(weight, original, with_rows=False)
+        left = measure(undone, original, EXACT).relative
+        if left > 2 * _ROUNDED:
+            return None
+        factors[linear.name] = replace(found, exact=True)
+        return left
+
+    @cached_property
+    def _smoothed(self) -> bool:
+        """Whether norms changed in a format that smoothing goes with; in all others a changed norm is a mistake."""
+        held = set(self._weights.names())
+        if not any(self._weights.encoding(name) in _SMOOTHED for name in held):
+            return False
+        return any(
+            not torch.equal(self._weights.read(name), _read(self._source, name))
+            for name in self._norms
+            if name in held and self._fits(name)
+        )
+
+    def _finding(
+        self, name: str, encoding: str, error: WeightError, limit: Limit, weight: torch.Tensor | None
+    ) -> Finding:
+        other = self._instead(name, weight) if weight is not None and error.relative > 0.5 else None
+        if other is not None:
+            what = f"it holds the weights of {other}"
+            consequence = "one matrix stands in the place of another: legible but damaged text"
+        elif not encoding:
+            what = f"it differs from the source by {error.relative:.3g} of its size, and it is not quantized"
+            consequence = "the model computes something else"
+        elif error.relative > limit.relative and error.relative > 2 * limit.relative:
+            what = f"it is off by {error.relative:.3g} of its size, where {encoding} allows {limit.relative:g}"
+            consequence = "the model computes something else: legible but damaged text"
+        else:
+            what = (
+                f"the block at row {error.row}, column {error.column} is off by {error.block:.3g} of its largest"
+                f" weight, where {encoding} allows {limit.block:g} (and the tensor by {error.relative:.3g} of its size,"
+                f" where it allows {limit.relative:g})"
+            )
+            consequence = "these weights are wrong: a scale is damaged, or the rounding is"
+        return Finding("weights.error", name, what, consequence, EXPORT_AGAIN)
+
+    def _instead(self, name: str, weight: torch.Tensor) -> str | None:
+        """The tensor of the source that this one holds, looked for among those of its shape, its own layer first."""
+        tensors = self._source.checkpoint.tensors
+        self._searched += 1
+        if self._searched > _LOOK_FOR or weight.dim() != 2:
+            return None
+        layer = self._layer(name)
+        same = [n for n, t in tensors.items() if n != name and t.shape == tensors[name].shape]
+        rows = min(16, weight.shape[0])
+        part = weight[:rows]
+        for other in sorted(same, key=lambda n: self._layer(n) != layer)[:4096]:
+            original = self._source.checkpoint.read(TensorSlice(other, 0, rows)).float()
+            if float((part - original).norm()) < 0.5 * float(original.norm()):
+                return other
+        return None
+
+
+EXACT_ERROR = WeightError(0.0, 0.0, 0, 0, 0.0)
+
+
+def _read(source: Source, name: str) -> torch.Tensor:
+    shape = source.checkpoint.tensors[name].shape
+    return source.checkpoint.read(TensorSlice(name, 0, shape[0] if shape else 1)).float()
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count

@@ -1,0 +1,39 @@
+"""Is every weight a number: all that can be told of dequantized weights without their source."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+from verification.finding import EXPORT_AGAIN, Finding
+from verification.reading.weights import Weights
+
+UNREADABLE = (KeyError, ValueError, RuntimeError, TypeError, IndexError)
+"""What readers raise where the parts of a tensor do not fit together."""
+
+
+def unreadable(name: str, error: Exception) -> Finding:
+    what = f"it cannot be dequantized ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+    return Finding("weights.unreadable", name, what, "loading stops, or rows shift", EXPORT_AGAIN)
+
+
+def check_numbers(weights: Weights, advance: Callable[[int], None]) -> Iterator[Finding]:
+    """Without a source: no NaN, no infinity, no matrix of zeros."""
+    for name in weights.names():
+        try:
+            tensor = weights.read(name)
+        except UNREADABLE as error:
+            yield unreadable(name, error)
+            continue
+        yield from numbers_of(name, weights.encoding(name), tensor)
+        advance(tensor.numel())
+
+
+def numbers_of(name: str, encoding: str, tensor: torch.Tensor) -> Iterator[Finding]:
+    finite = torch.isfinite(tensor)
+    if not finite.all():
+        bad = ~finite
+        place = torch.nonzero(bad)[0].tolist()
+        what = f"{int(bad.sum())} of {tensor.numel()} weights are NaN or infinite, the first at {place}"
+        yield Finding("weights.not-finite", name, what, "answers become NaN, then pad tokens", EXPORT_AGAIN)
+    elif encoding and tensor.dim() == 2 and not tensor.any():
+        yield Finding("weights.zero", name, "every weight is zero", "the module does nothing", EXPORT_AGAIN)
