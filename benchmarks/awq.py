@@ -42,7 +42,7 @@ def run_ours(model: str, samples: int, length: int, out: Path) -> dict[str, Any]
 
 
 def run_peer(model: str, samples: int, length: int, out: Path) -> dict[str, Any]:
-    from calibration.tokens import token_batches
+    from calibration.texts.tokens import token_batches
     from exporters.llmcompressor import EXPORTER, Options
     from sixfold.checkpoint.tokenizer import load_tokenizer
     from sixfold.model.source import open_source

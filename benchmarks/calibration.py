@@ -55,8 +55,8 @@ def measured(found: dict[str, float]) -> Iterator[None]:
 def run_ours(model: str, samples: int, length: int) -> dict[str, float]:
     import torch
 
-    from calibration.batches import batched
-    from calibration.layer_pass import run_pass
+    from calibration.forward_pass.batches import batched
+    from calibration.forward_pass.layer_pass import run_pass
     from sixfold.progress import unseen
 
     source, profile, ids = _opened(model, samples, length)
@@ -70,7 +70,7 @@ def run_ours(model: str, samples: int, length: int) -> dict[str, float]:
 def run_forward(model: str, samples: int, length: int) -> dict[str, float]:
     import torch
 
-    from calibration.batches import batched
+    from calibration.forward_pass.batches import batched
     from sixfold.runner.whole_model import load_model
 
     source, _, ids = _opened(model, samples, length)
@@ -147,7 +147,7 @@ def _bf16_gguf(model: str, folder: Path) -> Path:
 
 def _opened(model: str, samples: int, length: int) -> tuple[Any, Any, Any]:
     """(source, profile, ids int64 [samples, length]) of the built-in texts."""
-    from calibration.tokens import token_batches
+    from calibration.texts.tokens import token_batches
     from sixfold.checkpoint.tokenizer import load_tokenizer
     from sixfold.model.source import open_source
     from sixfold.recipes.recipe import Calibration

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.throughput import shapes
-from calibration.batches import batched
-from calibration.layer_pass import run_pass
-from calibration.processes import run_on_devices
+from calibration.forward_pass.batches import batched
+from calibration.forward_pass.layer_pass import run_pass
+from calibration.forward_pass.processes import run_on_devices
 from sixfold.checkpoint.safetensors_header import tensor_nbytes, write_header
 from sixfold.model.source import open_source
 from sixfold.progress import unseen

@@ -7,7 +7,7 @@ normal weights and routing (256 experts, hidden 3072, intermediate 1536, top-8, 
 
 - ours: what a calibration pass does with the block: its output, and every statistic of it added to those of the batches
   before, sample rows (128 of each expert and site) included, 64 batches to a layer;
-- ours, a batch alone: calibration.triton_experts, the output with the sums of this one batch;
+- ours, a batch alone: calibration.kernels.triton_experts, the output with the sums of this one batch;
 - transformers: its own grouped_mm forward, the output alone;
 - dense observer: every expert on every token, outputs kept in float32, and REAP's saliency from their norms, as the
   reference implementation of REAP observes (statistics alone, no output);
@@ -29,10 +29,10 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from calibration.accumulate import Accumulator
-from calibration.expert_outputs import ExpertAccumulator
-from calibration.observation import ExpertRecord
-from calibration.triton_experts import routed_experts
+from calibration.forward_pass.accumulate import Accumulator
+from calibration.forward_pass.expert_outputs import ExpertAccumulator
+from calibration.forward_pass.observation import ExpertRecord
+from calibration.kernels.triton_experts import routed_experts
 
 EXPERTS, HIDDEN, INTERMEDIATE, TOP_K = 256, 3072, 1536, 8
 BATCHES, SAMPLE_ROWS = 64, 128

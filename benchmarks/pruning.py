@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from calibration.calibrate import calibrate
-from calibration.corpus import BUILTIN
+from calibration.texts.corpus import BUILTIN
 from pruning.anatomy import Anatomy, dissect
 from pruning.counts import kept_for_ratio
 from pruning.criteria import CRITERIA, RANDOM

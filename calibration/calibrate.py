@@ -11,19 +11,19 @@ from typing import Any
 
 import torch
 
-from calibration.batches import BATCH_TOKENS, batched
-from calibration.corpus import text_files
-from calibration.coverage import Coverage, coverage_from_json, coverage_of, coverage_to_json, starved_of
 from calibration.coverage_map import FILE as MAP
 from calibration.coverage_map import coverage_map
+from calibration.forward_pass.batches import BATCH_TOKENS, batched
+from calibration.forward_pass.coverage import Coverage, coverage_from_json, coverage_of, coverage_to_json, starved_of
+from calibration.forward_pass.layer_pass import run_pass
+from calibration.forward_pass.memory import resources
+from calibration.forward_pass.processes import run_on_devices
+from calibration.forward_pass.unfinished import Reached
 from calibration.from_imatrix import take_over
 from calibration.imatrix import FILE as IMATRIX
 from calibration.imatrix import write_imatrix
-from calibration.layer_pass import run_pass
-from calibration.memory import resources
-from calibration.processes import run_on_devices
-from calibration.tokens import special_ids, token_batches
-from calibration.unfinished import Reached
+from calibration.texts.corpus import text_files
+from calibration.texts.tokens import special_ids, token_batches
 from sixfold.artifact.manifest import run_name, state_of, versions
 from sixfold.artifact.workspace import PARTIAL, digest_of, sync_folder, write_if_changed, write_json
 from sixfold.checkpoint.tokenizer import load_tokenizer

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from math import log2
 
-from calibration.coverage import Coverage
+from calibration.forward_pass.coverage import Coverage
 from sixfold.drawing.heat_map import Cell, Row, heat_map
 
 FILE = "coverage.svg"

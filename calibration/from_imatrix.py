@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from calibration.coverage import Coverage, coverage_of, coverage_to_json
+from calibration.forward_pass.coverage import Coverage, coverage_of, coverage_to_json
 from sixfold.artifact.manifest import FileRecord
 from sixfold.artifact.workspace import sha256_of, write_atomically
 from sixfold.errors import SixfoldError

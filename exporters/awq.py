@@ -1,7 +1,7 @@
 """AWQ: 4-bit weights in groups with zero points, scaled by an activation-aware search (W4A16).
 
-Weights are rounded as `W * in / out` (see exporters/awq_decisions.py), the norms and biases before them are divided,
-and unquantized readers of a scaled norm multiplied, so that the model is unchanged but for the rounding.
+Weights are rounded as `W * in / out` (see exporters/smoothing/awq_decisions.py), the norms and biases before them are
+divided, and unquantized readers of a scaled norm multiplied, so that the model is unchanged but for the rounding.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,6 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from exporters.awq_decisions import Search, decide_layer, decided
-from exporters.awq_smoothing import SmoothingGroup, misfit_of, smoothing_groups
 from exporters.formats import autoawq
 from exporters.formats import pack_quantized as pack_format
 from exporters.formats.compressed_tensors import ignore_list
@@ -20,6 +18,8 @@ from exporters.numerics.awq_packing import BITS, PER_WORD, pack_gemm, pack_quant
 from exporters.numerics.awq_search import grid
 from exporters.protocol import Decided, Decisions
 from exporters.selection import not_run_note, select
+from exporters.smoothing.awq_decisions import Search, decide_layer, decided
+from exporters.smoothing.smoothing_groups import SmoothingGroup, misfit_of, smoothing_groups
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.safetensors_layout import Draft, DraftTensor, carried_texts, config_text, kept_draft, place, whole
 from sixfold.errors import SixfoldError

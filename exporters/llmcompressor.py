@@ -18,8 +18,8 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from exporters.llmcompressor_recipe import group_sizes, guarded, module_name, read_recipe, scheme_recipe
-from exporters.llmcompressor_result import finish
+from exporters.foreign.llmcompressor_recipe import group_sizes, guarded, module_name, read_recipe, scheme_recipe
+from exporters.foreign.llmcompressor_result import finish
 from exporters.protocol import Tokens
 from exporters.selection import select
 from sixfold.artifact.safetensors_layout import config_text

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from calibration import layer_pass
 from calibration.calibrate import calibrate
+from calibration.forward_pass import layer_pass
 from cli.main import run
 from sixfold.model.source import open_source
 from sixfold.progress import unseen

@@ -74,7 +74,7 @@ def _announced(source: "Source", profile: "Calibration") -> str:
     """What is about to be done, and what it takes."""
     import torch
 
-    from calibration.memory import predict
+    from calibration.forward_pass.memory import predict
 
     if profile.imatrix is not None:
         return f"Taking statistics from the importance matrix {profile.imatrix}, if need be."
@@ -88,9 +88,9 @@ def _announced(source: "Source", profile: "Calibration") -> str:
 
 
 def _print(done: "Calibrated") -> None:
-    from calibration.coverage import TABLE, summary, table
     from calibration.coverage_map import FILE
-    from calibration.text_notes import text_notes
+    from calibration.forward_pass.coverage import TABLE, summary, table
+    from calibration.texts.text_notes import text_notes
 
     statistics = done.statistics
     for sentence in done.history:
@@ -119,7 +119,7 @@ def _unseen(done: "Calibrated") -> tuple[str, ...]:
 
 def _as_data(done: "Calibrated") -> dict[str, Any]:
     from calibration.coverage_map import FILE
-    from calibration.text_notes import text_notes
+    from calibration.texts.text_notes import text_notes
 
     statistics = done.statistics
     return {

@@ -175,8 +175,8 @@ def _statistics(
 ) -> "Statistics | None":
     """The statistics that the recipe needs, calibrating once per profile."""
     from calibration.calibrate import calibrate
-    from calibration.coverage import summary
-    from calibration.text_notes import text_notes
+    from calibration.forward_pass.coverage import summary
+    from calibration.texts.text_notes import text_notes
     from exporters.run import needs_statistics
 
     if not needs_statistics(recipe):
@@ -202,8 +202,8 @@ def _announced(profile: "Calibration") -> str:
 
 def _tokens(source: "Source", recipe: "Recipe", quiet: bool) -> "torch.Tensor":
     """The calibration's own tokens, for tools that do a whole job themselves."""
-    from calibration.text_notes import text_notes
-    from calibration.tokens import token_batches
+    from calibration.texts.text_notes import text_notes
+    from calibration.texts.tokens import token_batches
     from sixfold.checkpoint.tokenizer import load_tokenizer
     from sixfold.errors import SixfoldError
 

@@ -14,7 +14,7 @@ from cli.terminal import heading, print_json, print_notes, print_table
 from sixfold.sizes import size
 
 if TYPE_CHECKING:
-    from calibration.memory import PassMemory
+    from calibration.forward_pass.memory import PassMemory
     from exporters.run import Planned
     from sixfold.artifact.plan import ExportPlan
     from sixfold.model.source import Source
@@ -105,7 +105,7 @@ def _passes(source: "Source", recipes: "Sequence[Recipe]") -> "dict[Calibration,
     """What the calibration of each profile needs on this machine."""
     import torch
 
-    from calibration.memory import predict
+    from calibration.forward_pass.memory import predict
     from exporters.run import needs_statistics
 
     on_gpu = torch.cuda.is_available()

@@ -164,8 +164,8 @@ def _plan(
 ) -> "PruningPlan":
     """From the statistics of MODEL, calibrating where there are none; of a dry run, a plan of the same size."""
     from calibration.calibrate import calibrate
-    from calibration.coverage import summary
-    from calibration.text_notes import text_notes
+    from calibration.forward_pass.coverage import summary
+    from calibration.texts.text_notes import text_notes
     from pruning.make_plan import first_experts, make_plan
     from sixfold.artifact.workspace import Workspace
     from sixfold.errors import UsageError

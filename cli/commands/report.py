@@ -69,8 +69,8 @@ def _roots(location: str | None, name: str, out: Path) -> list[Path]:
 
 def _coverage(model: "ModelFacts") -> "HeatMap":
     """Of the default calibration: calibration draws it, since no other stage knows what it counts."""
-    from calibration.coverage import coverage_from_json
     from calibration.coverage_map import coverage_map
+    from calibration.forward_pass.coverage import coverage_from_json
     from cards.report.report import HeatMap
     from sixfold.artifact.workspace import CALIBRATION
     from sixfold.statistics.statistics import existing_statistics

@@ -69,7 +69,7 @@ def command(model: Model, recipes: "Sequence[Recipe]", out: Path, as_json: bool)
 
 def _unfinished(recipes: "Sequence[Recipe]", workspace: "Workspace") -> dict[Path, int]:
     """Folders of the recipes' calibrations that were begun and not finished -> layers that are."""
-    from calibration.unfinished import finished_layers
+    from calibration.forward_pass.unfinished import finished_layers
     from exporters.run import needs_statistics
     from sixfold.artifact.workspace import PARTIAL
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from calibration.calibrate import Calibrated, calibrate
-from calibration.coverage import summary
+from calibration.forward_pass.coverage import summary
 from calibration.imatrix import write_imatrix
 from sixfold.errors import SixfoldError
 from sixfold.model.source import open_source

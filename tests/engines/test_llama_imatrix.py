@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from calibration import calibrate as calibration
-from calibration import layer_pass
 from calibration.calibrate import calibrate
-from calibration.tokens import TokenBatches
+from calibration.forward_pass import layer_pass
+from calibration.texts.tokens import TokenBatches
 from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.model.source import Source, open_source
 from sixfold.recipes.recipe import Calibration

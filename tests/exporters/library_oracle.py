@@ -67,7 +67,7 @@ def one_shot(source: Path, profile: Mapping[str, Any], folder: Path) -> OneShot:
     from llmcompressor.modifiers.quantization import QuantizationModifier
     from transformers import AutoModelForCausalLM
 
-    from calibration.tokens import token_batches
+    from calibration.texts.tokens import token_batches
     from sixfold.checkpoint.tokenizer import load_tokenizer
     from sixfold.recipes.recipe import Calibration
 

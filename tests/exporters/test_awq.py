@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save_file
 
 from calibration.calibrate import calibrate
 from exporters.awq import EXPORTER
-from exporters.awq_decisions import decided
-from exporters.awq_smoothing import misfit_of
 from exporters.formats.autoawq import check_not_converted
 from exporters.formats.module_names import unquantized_modules
 from exporters.protocol import Decisions
 from exporters.selection import select
+from exporters.smoothing.awq_decisions import decided
+from exporters.smoothing.smoothing_groups import misfit_of
 from sixfold.errors import SixfoldError
 from sixfold.model.architecture import Linear
 from sixfold.model.source import Source, open_source

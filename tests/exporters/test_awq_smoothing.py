@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from exporters import awq_decisions
 from exporters.awq import EXPORTER, QUANTIZED, RESCALED, RESCALED_ONE_PLUS, rescale
-from exporters.awq_decisions import Found, decided
-from exporters.awq_smoothing import SmoothingGroup, misfit_of, smoothing_groups
 from exporters.selection import select
+from exporters.smoothing import awq_decisions
+from exporters.smoothing.awq_decisions import Found, decided
+from exporters.smoothing.smoothing_groups import SmoothingGroup, misfit_of, smoothing_groups
 from sixfold.artifact.safetensors_layout import whole
 from sixfold.errors import SixfoldError
 from sixfold.model.source import Source, open_source

@@ -14,9 +14,9 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from exporters import llmcompressor_result
+from exporters.foreign import llmcompressor_result
+from exporters.foreign.llmcompressor_recipe import awq_mappings, group_sizes, guarded, module_name, read_recipe
 from exporters.llmcompressor import EXPORTER, Options
-from exporters.llmcompressor_recipe import awq_mappings, group_sizes, guarded, module_name, read_recipe
 from exporters.registry import exporter_named
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.model.source import Source, open_source

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from calibration.batches import batched
-from calibration.layer_pass import run_pass
+from calibration.forward_pass.batches import batched
+from calibration.forward_pass.layer_pass import run_pass
 from sixfold.model.source import open_source
 from sixfold.recipes.recipe import Calibration
 from tests.calibration.silent import silent

@@ -67,7 +67,7 @@ def literal(
 
 
 def measured(inputs: Inputs) -> dict[str, torch.Tensor]:
-    from calibration.triton_experts import ExpertPass, routed_experts
+    from calibration.kernels.triton_experts import ExpertPass, routed_experts
 
     output, passed = routed_experts(*inputs)
     found: dict[str, Any] = {name: getattr(passed, name) for name in ExpertPass.__dataclass_fields__}
@@ -175,7 +175,7 @@ def test_gates_of_bfloat16() -> None:
 
 
 def test_what_fits() -> None:
-    from calibration.triton_experts import fits
+    from calibration.kernels.triton_experts import fits
 
     hidden, _, _, gate_up, down = block(8, 4, 2, 64, 32)
     assert fits(hidden, gate_up, down)

@@ -19,7 +19,7 @@ def batch(tokens: int, experts: int, seed: int, skew: float) -> tuple[torch.Tens
 
 @pytest.mark.parametrize(("size", "skew"), [(16, 0.0), (12, 0.0), (1, 0.5), (128, 0.5)])
 def test_the_rows_of_lowest_rank_stay(size: int, skew: float) -> None:
-    from calibration.triton_sampling import Site, keep_lowest
+    from calibration.kernels.triton_sampling import Site, keep_lowest
 
     experts, tokens, batches = 7, 300, 5
     ranks = torch.randperm(tokens * batches, generator=torch.Generator().manual_seed(1))
@@ -58,7 +58,7 @@ def test_the_rows_of_lowest_rank_stay(size: int, skew: float) -> None:
 
 
 def test_the_host_never_waits() -> None:
-    from calibration.triton_sampling import Site, keep_lowest
+    from calibration.kernels.triton_sampling import Site, keep_lowest
 
     index, hidden, _ = batch(50, 4, 0, 0.0)
     order, counts = index.reshape(-1).argsort(stable=True).cuda(), torch.bincount(index.reshape(-1), minlength=4).cuda()

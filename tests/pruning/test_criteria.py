@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from calibration.calibrate import calibrate
-from calibration.tokens import token_batches
+from calibration.texts.tokens import token_batches
 from pruning.anatomy import dissect
 from pruning.criteria import CRITERIA, saliency, super_experts
 from sixfold.checkpoint.tokenizer import load_tokenizer

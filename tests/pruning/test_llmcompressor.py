@@ -10,7 +10,7 @@ from llmcompressor.core import reset_session
 from llmcompressor.modifiers.pruning.reap import REAPPruningModifier
 
 from calibration.calibrate import calibrate
-from calibration.tokens import token_batches
+from calibration.texts.tokens import token_batches
 from pruning.anatomy import dissect
 from pruning.counts import kept_for_ratio
 from pruning.make_plan import Request, make_plan

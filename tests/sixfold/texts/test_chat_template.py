@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from calibration.conversations import piece_of
+from calibration.texts.conversations import piece_of
 from sixfold.texts.chat_template import (
     EARLIER_THINKING_DROPPED,
     FOLDED,
@@ -15,7 +15,7 @@ from sixfold.texts.chat_template import (
     Chat,
     render,
 )
-from tests.calibration.word_tokenizer import words_tokenizer
+from tests.calibration.texts.word_tokenizer import words_tokenizer
 
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Bergen"}}}
 TOOL = {"type": "function", "function": {"name": "weather", "description": "Looks it up", "parameters": {}}}

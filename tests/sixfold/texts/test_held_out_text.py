@@ -7,7 +7,7 @@ import torch
 
 from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.texts.held_out_text import CHARACTERS, TEXTS, TOKENS, WINDOW, held_out
-from tests.calibration.word_tokenizer import words_tokenizer
+from tests.calibration.texts.word_tokenizer import words_tokenizer
 from tests.exporters.exported import DEMO
 
 

@@ -1,0 +1,1 @@
+"""The pass: all tokens through one decoder layer after the other, watched."""

@@ -1,0 +1,194 @@
+"""The pass itself: all tokens through one decoder layer after the other, each layer's statistics written as it ends.
+
+What is done so far stands in a work folder: the finished layers' files, the hidden states that the next layer reads,
+and `progress.json`, which is written last. A killed pass goes on behind its last finished layer and ends in the same
+bytes, since batches and their order are part of the calibration's definition.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from calibration.forward_pass.batches import Batches
+from calibration.forward_pass.coverage import starved_of
+from calibration.forward_pass.observation import Observation
+from calibration.forward_pass.observe import observed
+from calibration.forward_pass.unfinished import Reached, read_reached, write_reached
+from calibration.forward_pass.widen import widened
+from sixfold.artifact.manifest import FileRecord
+from sixfold.artifact.workspace import write_atomically
+from sixfold.errors import SixfoldError
+from sixfold.model.architecture import Linear
+from sixfold.model.latent_attention import latent_linears
+from sixfold.model.source import Source
+from sixfold.progress import Progress
+from sixfold.recipes.recipe import Calibration
+from sixfold.runner.bf16_products import fast_products
+from sixfold.runner.causal_attention import fast_causal_attention
+from sixfold.runner.device_transfer import transfer
+from sixfold.runner.freed_memory import kept_heap
+from sixfold.runner.hidden_states import HiddenStates
+from sixfold.runner.layer_runner import LayerRunner, without_logits
+from sixfold.runner.process_group import ALONE, Team
+from sixfold.statistics.statistics import layer_file
+
+DTYPE = torch.bfloat16
+
+
+def observed_linears(source: Source, layer: int | None) -> list[Linear]:
+    """What stands outside attention and MLP is never quantized, and not every model calls it as a module."""
+    return [linear for linear in source.architecture.linears if linear.layer == layer and linear.role != "other"]
+
+
+def run_pass(
+    source: Source,
+    batches: Batches,
+    profile: Calibration,
+    work: Path,
+    *,
+    key: str,
+    device: torch.device,
+    progress: Progress,
+    ahead: bool = True,
+    team: Team = ALONE,
+) -> Reached:
+    """Every token through the model in BF16; one statistics file per layer, and one for what is behind them, in `work`.
+
+    key: digest of all that decides the statistics; what another key left in `work` is of no use. ahead: whether the
+    next layer is read while one runs. Raises SixfoldError where the ids are not this model's, or its experts were not
+    run through transformers' interface.
+    """
+    runner = LayerRunner(source, dtype=DTYPE, device=device, ahead=ahead, team=team)
+    _check_ids(runner, batches, source)
+    mine = [number for number in range(len(batches.ids)) if team.owns(number)]
+    latents = latent_linears(source)
+    each = sum(batches.ids[number].numel() for number in mine)
+    with (
+        torch.inference_mode(),
+        fast_products(device),
+        fast_causal_attention(device),
+        kept_heap(),
+        progress("calibrating", each * (len(runner.layers) + 1), "tokens") as advance,
+    ):
+        with runner.outside():
+            hidden, done = _begin(runner, batches, work, key, team)
+        advance(each * len(done.files))
+
+        def observe(layer: int | None, run: Callable[[int, torch.Tensor], torch.Tensor]) -> Reached:
+            observation = Observation(
+                observed_linears(source, layer),
+                ranks=batches.ranks,
+                rows=profile.sample_rows,
+                device=device,
+                counted=batches.counted,
+                stacks=[stack for stack in source.architecture.stacks if stack.layer == layer],
+                latents=latents,
+            )
+            with observed(runner.model, observation), transfer(hidden, mine, device) as moving:
+                for number, values in moving:
+                    observation.start = batches.starts[number]
+                    given = run(number, values)
+                    if layer is not None:
+                        moving.write(number, given)
+                    advance(batches.ids[number].numel())
+            observation.join(team)
+            _check_complete(observation, batches.counted_tokens, source)
+            wide = {}
+            starved = starved_of(observation.routed(), profile.min_tokens)
+            if starved and profile.starved == "all_experts" and team.leads:
+                first = partial(run, 0, hidden.read(0).to(device))
+                wide = widened(runner.model, observation, starved, profile, first)
+            return _finished(done, layer, observation, wide, hidden, work, team)
+
+        for layer, _ in runner.each_layer(len(done.files)):
+            done = observe(layer, partial(_step, runner, layer, batches))
+        if layer_file(None) not in done.files:
+            with runner.outside(), without_logits(runner.model):
+                done = observe(None, lambda number, values: runner.finish(batches.ids[number], values))
+    team.wait()
+    if team.leads:
+        hidden.remove()
+    return done
+
+
+def _step(runner: LayerRunner, layer: int, batches: Batches, number: int, values: torch.Tensor) -> torch.Tensor:
+    """The layer's output for a batch."""
+    return runner.run(layer, batches.ids[number], values)
+
+
+def _check_ids(runner: LayerRunner, batches: Batches, source: Source) -> None:
+    rows = runner.model.get_input_embeddings().num_embeddings
+    largest = max(int(batch.max()) for batch in batches.ids)
+    if largest >= rows:
+        raise SixfoldError(
+            f"the tokenizer of {source.checkpoint.location} makes token {largest}, but the model has {rows} embeddings",
+            "use the tokenizer that belongs to the model",
+        )
+
+
+def _begin(runner: LayerRunner, batches: Batches, work: Path, key: str, team: Team) -> tuple[HiddenStates, Reached]:
+    """The hidden states to go on from: what a killed pass left, or the embeddings of every batch."""
+    first: dict[tuple[int, ...], torch.Tensor] = {}
+    for batch in batches.ids:  # the runner must have seen every shape
+        if tuple(batch.shape) not in first:
+            first[tuple(batch.shape)] = runner.start(batch)
+    shapes = [(*shape, *first[shape].shape[2:]) for shape in batches.shapes]
+    left = read_reached(work, key)
+    if left is not None:
+        hidden = HiddenStates(work, shapes, DTYPE, left.turn)
+        if hidden.checksum() == left.checksum:
+            return hidden, left
+    hidden = HiddenStates(work, shapes, DTYPE)
+    for number, batch in enumerate(batches.ids):
+        if team.owns(number):
+            hidden.write(number, runner.start(batch))
+    hidden.flip()
+    team.wait()
+    return hidden, Reached(key, hidden.turn, hidden.checksum(), {}, {})
+
+
+def _finished(
+    done: Reached,
+    layer: int | None,
+    observation: Observation,
+    wide: Mapping[str, torch.Tensor],
+    hidden: HiddenStates,
+    work: Path,
+    team: Team,
+) -> Reached:
+    """Writes a layer's statistics, and that the pass has come this far."""
+    if layer is not None:
+        hidden.flip()
+    team.wait()  # all have written their hidden states
+    if team.leads:
+        name, routed = layer_file(layer), observation.routed()
+        data = save({**observation.finish(), **wide}, {"format": "pt"})
+        write_atomically(work / name, data)
+        reached = Reached(
+            done.key,
+            hidden.turn,
+            hidden.checksum(),
+            {**done.files, name: FileRecord(len(data), sha256(data).hexdigest())},
+            {**done.routed, layer: routed} if layer is not None and routed else done.routed,
+        )
+        write_reached(work, reached)
+    team.wait()
+    found = read_reached(work, done.key)
+    assert found is not None  # the leader has just written it
+    return found
+
+
+def _check_complete(observation: Observation, tokens: int, source: Source) -> None:
+    """Every plain site saw each token once; every layer's experts saw some."""
+    seen: Mapping[str, int] = {site: int(a.count.sum()) for site, a in observation.sites.items()}
+    for site, count in seen.items():
+        if count == 0 or (observation.experts[site] is None and count != tokens):
+            raise SixfoldError(
+                f"{source.architecture.model_type}: {count} of {tokens} calibration tokens were seen at {site}:"
+                " transformers runs this part of the model in a way that cannot be observed",
+                "choose variants that need no calibration",
+            )

@@ -1,0 +1,1 @@
+"""Texts: built in (beside these modules), from files and from the Hub; and the windows of tokens drawn from them."""

@@ -1,0 +1,1 @@
+"""Recipes and results of tools that do the whole job themselves."""

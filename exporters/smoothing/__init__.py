@@ -1,0 +1,1 @@
+"""Scales moved between weights before AWQ rounds them."""
