@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from sixfold.errors import SixfoldError
 from sixfold.texts.chat_template import Chat
 
 LISTS = ("messages", "conversations", "conversation")
@@ -50,6 +51,13 @@ class Unreadable:
 
     reason: str
     known: bool = True
+
+
+def unusable(found: Unreadable, where: str) -> Unreadable:
+    """`found` with its place in front. Raises SixfoldError where the layout is unknown: other rows have it too."""
+    if not found.known:
+        raise SixfoldError(f"{where} {found.reason}", "rename its fields: calibration/README.md lists the layouts")
+    return Unreadable(f"{where} {found.reason}")
 
 
 Piece = str | Chat

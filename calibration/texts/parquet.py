@@ -6,8 +6,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from calibration.texts.conversations import COLUMNS, Piece, Unreadable, piece_of
-from calibration.texts.rows import unusable
+from calibration.texts.conversations import COLUMNS, Piece, Unreadable, piece_of, unusable
 from sixfold.errors import SixfoldError
 
 _BATCH = 16

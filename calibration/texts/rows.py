@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from calibration.texts.conversations import Piece, Unreadable, piece_of
+from calibration.texts.conversations import Piece, Unreadable, piece_of, unusable
+from calibration.texts.parquet import ParquetRows
 from sixfold.errors import SixfoldError
 
 _WINDOW = 1 << 20
@@ -99,17 +100,8 @@ class Joined:
 def rows_of(path: Path, size: int) -> Rows:
     """The texts of a file of one of the SUFFIXES; plain text in pieces of about `size` bytes."""
     if path.suffix == ".parquet":
-        from calibration.texts.parquet import ParquetRows
-
         return ParquetRows(path)
     return PlainText(path, size) if path.suffix == ".txt" else JsonRows(path)
-
-
-def unusable(found: Unreadable, where: str) -> Unreadable:
-    """`found` with its place in front. Raises SixfoldError where the layout is unknown: other rows have it too."""
-    if not found.known:
-        raise SixfoldError(f"{where} {found.reason}", "rename its fields: calibration/README.md lists the layouts")
-    return Unreadable(f"{where} {found.reason}")
 
 
 def _bytes(file: BinaryIO, places: "array[int]", number: int) -> bytes:
