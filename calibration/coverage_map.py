@@ -15,7 +15,7 @@ def coverage_map(model: str, coverage: Sequence[Coverage], min_tokens: int) -> s
     """The SVG's text. coverage: at least one layer."""
     experts = sum(len(layer.tokens) for layer in coverage)
     starved = sum(len(layer.starved) for layer in coverage)
-    note = "each cell is an expert, coloured by its share of the layer's tokens"
+    note = "each cell is an expert, colored by its share of the layer's tokens"
     if starved:
         note += f"; the {starved} with an edge saw fewer than {min_tokens}, empty ones none"
     title = f"{model}: tokens that reached {experts} experts in calibration"

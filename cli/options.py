@@ -18,9 +18,9 @@ Command = Callable[..., Any]
 
 _PROVENANCE = {
     "base_model": "Hub id of the model that this one was made from.",
-    "license": "Licence identifier, as the Hub has it (apache-2.0, mit, other, ...).",
-    "license_name": "Name of the licence, where --license is other.",
-    "license_link": "Where the licence stands.",
+    "license": "License identifier, as the Hub has it (apache-2.0, mit, other, ...).",
+    "license_name": "Name of the license, where --license is other.",
+    "license_link": "Where the license stands.",
     "method": "How the checkpoint came to be (pruned, tuned, merged), for the card.",
     "authors": "Who made the checkpoint.",
 }

@@ -89,14 +89,14 @@ class GgufExporter:
             importance=_recorded(source, recipe, matrix) if weighted else None,
         )
         files, planned = layout.place(names, starts, groups, tensors)
-        licences = [name for name in checkpoint.extras if name.upper().startswith(("LICEN", "NOTICE"))]
+        licenses = [name for name in checkpoint.extras if name.upper().startswith(("LICEN", "NOTICE"))]
         return ExportPlan(
             variant=recipe.name,
             folder=f"{checkpoint.name}-{recipe.suffix}",
             tensors=tuple(planned),
             units=tuple(layout.units(planned, tensors, checkpoint.tensors, weighted)),
             files=tuple(files),
-            texts={name: (checkpoint.folder / name).read_bytes() for name in licences},
+            texts={name: (checkpoint.folder / name).read_bytes() for name in licenses},
             notes=tuple(_notes(source, config, choices, tensors, kept, weighted)),
             manifest=f"{names[0]}.manifest.json",
         )

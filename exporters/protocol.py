@@ -49,7 +49,7 @@ class Exporter(Protocol):
         ...
 
     def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:
-        """Judgement or search over more than one tensor of decoder layer `layer`. May read weights.
+        """Judgment or search over more than one tensor of decoder layer `layer`. May read weights.
 
         Called once for every layer that a unit of the plan names, in order.
         """

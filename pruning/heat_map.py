@@ -8,13 +8,13 @@ from sixfold.drawing.heat_map import heat_map as drawn
 
 
 def heat_map(plan: PruningPlan) -> str:
-    """An SVG: a row for each layer, a cell for each expert, coloured by its rank among the layer's; pruned experts are
+    """An SVG: a row for each layer, a cell for each expert, colored by its rank among the layer's; pruned experts are
     drawn small. Ranks, since saliency grows from layer to layer and within a layer spans orders of magnitude."""
     kept = sum(len(entry.kept) for entry in plan.layers)
     total = sum(entry.experts for entry in plan.layers)
     return drawn(
         f"{plan.model}: {plan.criterion}, {kept} of {total} experts stay",
-        "full cells stay, small ones were pruned; coloured by the rank of their saliency in the layer",
+        "full cells stay, small ones were pruned; colored by the rank of their saliency in the layer",
         [Row(str(entry.layer), tuple(_cells(entry))) for entry in plan.layers],
         least="least",
         most="most salient",

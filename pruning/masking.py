@@ -1,7 +1,7 @@
 """The original model with some experts out of reach: what a pruned checkpoint must compute, down to rounding.
 
 A router's logits of masked experts become -inf, so that softmax and sigmoid give them nothing, and so does a correction
-bias, which is added afterwards: no masked expert is chosen, and gates are normalised over those that are left. The
+bias, which is added afterwards: no masked expert is chosen, and gates are normalized over those that are left. The
 weights stay; what is patched is the product of hidden states with the router's matrix, wherever the model's own code
 makes it.
 """

@@ -17,7 +17,7 @@ def result_name(checkpoint: Checkpoint, plan: PruningPlan) -> str:
 
 
 def provenance_of(checkpoint: Checkpoint, plan: PruningPlan, name: str) -> Provenance:
-    """The source's own, with what was done to it; licence and authors are inherited. The base model is the hub id that
+    """The source's own, with what was done to it; license and authors are inherited. The base model is the hub id that
     was pruned, or what the source's own provenance names."""
     past = checkpoint.provenance
     done = f"{_done(plan)} (sixfold prune)"

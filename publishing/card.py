@@ -17,22 +17,22 @@ def with_base_model(card: str, base: str) -> str:
     return f"{_FENCE}{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}{_FENCE}{body}"
 
 
-def check_licence(repo: str, card: str, files: Collection[str]) -> None:
-    """Raises SixfoldError where the card states no licence, or one that a reader could not find."""
+def check_license(repo: str, card: str, files: Collection[str]) -> None:
+    """Raises SixfoldError where the card states no license, or one that a reader could not find."""
     fields, _ = _split(card)
     remedy = "state it with --license (--license-name, --license-link) or in provenance.yaml, and export again"
-    licence = fields.get("license")
-    if not licence:
-        raise SixfoldError(f"{repo} has no licence, so nobody could use it", remedy)
-    if licence != "other":
+    license = fields.get("license")
+    if not license:
+        raise SixfoldError(f"{repo} has no license, so nobody could use it", remedy)
+    if license != "other":
         return
     for key in ("license_name", "license_link"):
         if not fields.get(key):
-            raise SixfoldError(f"the licence of {repo} is `other`, and its card has no {key}", remedy)
+            raise SixfoldError(f"the license of {repo} is `other`, and its card has no {key}", remedy)
     link = str(fields["license_link"])
     if not link.startswith(("https://", "http://")) and link not in files:
         raise SixfoldError(
-            f"the card of {repo} says that its licence stands in {link}, and there is no such file",
+            f"the card of {repo} says that its license stands in {link}, and there is no such file",
             "put the file beside the source's weights and export again, or give a URL with --license-link",
         )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from publishing.access import check_access
 from publishing.artifacts import Artifact, Refusal, chosen, damaged, find_artifacts, unproven
-from publishing.card import check_licence, with_base_model
+from publishing.card import check_license, with_base_model
 from publishing.hub import Hub
 from publishing.merge import merged
 from publishing.plan import Plan, plan_of
@@ -77,8 +77,8 @@ class Edition:
         return merged(self.card(publication, sent), ours, self.card(publication, there))
 
     def check_card(self, publication: Publication, card: str) -> None:
-        """Raises SixfoldError where the card states no licence, or the Hub would not take it."""
-        check_licence(publication.repo, card, publication.files)
+        """Raises SixfoldError where the card states no license, or the Hub would not take it."""
+        check_license(publication.repo, card, publication.files)
         found = [*self.problems(card)] or [*self.hub.card_problems(card)]
         if found:
             raise SixfoldError(
@@ -108,7 +108,7 @@ def edition_of(
 def plan_all(edition: Edition, progress: Progress) -> tuple[Plan, ...]:
     """Check everything, and plan. Nothing is created or changed anywhere.
 
-    Raises SixfoldError where a repository of the name was made by somebody else, a card or a licence would not do, or
+    Raises SixfoldError where a repository of the name was made by somebody else, a card or a license would not do, or
     a file is not as its manifest says.
     """
     plans = tuple(edition.plan(publication) for publication in edition.publications)

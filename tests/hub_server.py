@@ -22,7 +22,7 @@ class HubState:
     """One repository. folder: what it holds, but for the commits that have a folder of their own in `commits`.
 
     fault: file -> bytes after which its connection is closed, once each. refused: file names that are answered with
-    403. gated: whether every file needs an accepted licence.
+    403. gated: whether every file needs an accepted license.
     """
 
     repo: str

@@ -47,12 +47,12 @@ class Texts(Protocol):
 
 @dataclass(frozen=True)
 class TextFile:
-    """name: as the manifest shows it (a path as the user gave it). licence: "" for a user's own file."""
+    """name: as the manifest shows it (a path as the user gave it). license: "" for a user's own file."""
 
     path: Path
     name: str
     domain: str
-    licence: str = ""
+    license: str = ""
     weight: Fraction = Fraction(1)
     forgiving = False
 
@@ -64,7 +64,7 @@ class TextFile:
         return rows_of(self.path, size)
 
     def record(self) -> dict[str, Any]:
-        return {"sha256": self.digest, "licence": self.licence}
+        return {"sha256": self.digest, "license": self.license}
 
 
 def text_files(texts: tuple[TextSource, ...]) -> tuple[Texts, ...]:
@@ -80,7 +80,7 @@ def text_files(texts: tuple[TextSource, ...]) -> tuple[Texts, ...]:
         if text.dataset:
             found.append(HubDataset.resolved(text))
         elif text.path == BUILTIN:
-            found.extend(_in_folder(TEXTS / "calibration", BUILTIN, licences(), Fraction(text.weight)))
+            found.extend(_in_folder(TEXTS / "calibration", BUILTIN, licenses(), Fraction(text.weight)))
         else:
             found.extend(_own(text))
     names = [source.name for source in found]
@@ -125,7 +125,7 @@ def _in_folder(folder: Path, title: str, known: dict[str, str], weight: Fraction
     ]
 
 
-def licences() -> dict[str, str]:
-    """Built-in file (relative to the texts folder) -> licence, from the table in SOURCES.md."""
+def licenses() -> dict[str, str]:
+    """Built-in file (relative to the texts folder) -> license, from the table in SOURCES.md."""
     rows = re.findall(r"^\| `([^`]+)` \|[^|]*\| ([^|]+) \|$", (TEXTS / "SOURCES.md").read_text(), re.MULTILINE)
-    return {name: licence.strip() for name, licence in rows}
+    return {name: license.strip() for name, license in rows}

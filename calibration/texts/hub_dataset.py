@@ -57,10 +57,10 @@ class HubDataset:
         return Joined([rows_of(folder / name, size) for name in self._files])
 
     def record(self) -> dict[str, Any]:
-        licence = self._card.get("license") or ""
+        license = self._card.get("license") or ""
         return {
             "revision": self.commit,
-            "licence": licence if isinstance(licence, str) else ", ".join(map(str, licence)),
+            "license": license if isinstance(license, str) else ", ".join(map(str, license)),
             "files": {name: self._sizes[name] for name in self._files},
         }
 

@@ -15,7 +15,7 @@ _FEW = 12
 
 @dataclass(frozen=True)
 class LayerLine:
-    """A variant. series: its colour. errors: of each decoder layer, first to last, as a share of the source's norm."""
+    """A variant. series: its color. errors: of each decoder layer, first to last, as a share of the source's norm."""
 
     label: str
     series: int

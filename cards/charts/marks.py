@@ -1,4 +1,4 @@
-"""The parts that charts are drawn with, as SVG elements: text, lines, markers, axes; and the rules that colour them."""
+"""The parts that charts are drawn with, as SVG elements: text, lines, markers, axes; and the rules that color them."""
 
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -16,7 +16,7 @@ _SHAPES = ("circle", "square", "diamond", "triangle", "nabla", "cross")
 
 
 def rules(theme: Theme) -> list[str]:
-    """h0, h1, ...: a series's colour as fill; l0, l1, ...: as line. They agree with those of
+    """h0, h1, ...: a series's color as fill; l0, l1, ...: as line. They agree with those of
     sixfold.drawing.heat_map, since inline pictures share a page."""
     hues = list(enumerate(theme.hues))
     return [
@@ -71,13 +71,13 @@ def path(points: Sequence[tuple[float, float]], css: str, dashes: str = "") -> s
 
 
 def dashes_of(series: Sequence[int]) -> list[str]:
-    """Of lines in order, so that those of one colour differ: the first whole, the others dashed each in its way."""
+    """Of lines in order, so that those of one color differ: the first whole, the others dashed each in its way."""
     patterns = ("", "7 3", "2 3", "8 3 2 3", "14 4")
     return [patterns[list(series[:n]).count(number) % len(patterns)] for n, number in enumerate(series)]
 
 
 def marker(x: float, y: float, number: int, said: str, radius: float = RADIUS) -> str:
-    """A series's shape in its colour; said: what a pointer over it reads."""
+    """A series's shape in its color; said: what a pointer over it reads."""
     d = _outline(_SHAPES[hue(number)], x, y, radius)
     return (
         f'<path class="h{hue(number)}" data-x="{px(x)}" data-y="{px(y)}" d="{d}"><title>{escape(said)}</title></path>'

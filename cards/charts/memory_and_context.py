@@ -17,7 +17,7 @@ _NAME = 11
 
 @dataclass(frozen=True)
 class MemoryLine:
-    """A variant. series: its colour. points: (tokens of context, bytes on one device), contexts ascending, two or more;
+    """A variant. series: its color. points: (tokens of context, bytes on one device), contexts ascending, two or more;
     the least context of all lines is the same."""
 
     label: str

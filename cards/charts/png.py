@@ -1,4 +1,4 @@
-"""A picture as PNG, for where SVG is not shown: in its light colours, on opaque paper, the same on every machine."""
+"""A picture as PNG, for where SVG is not shown: in its light colors, on opaque paper, the same on every machine."""
 
 import font_source_sans_pro
 from resvg_py import svg_to_bytes

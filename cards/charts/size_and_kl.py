@@ -15,7 +15,7 @@ _NOTE = "Down and to the left is better. The line joins what no other variant be
 
 @dataclass(frozen=True)
 class Measured:
-    """A variant. series: its colour and shape. nbytes: its size. kl: mean KL per token in nats. said: what a pointer
+    """A variant. series: its color and shape. nbytes: its size. kl: mean KL per token in nats. said: what a pointer
     over it reads. sound: whether it passed its checks and gates."""
 
     label: str

@@ -7,7 +7,7 @@ from typing import Any
 
 from cards.facts.model_facts import ModelFacts
 from cards.facts.origins import block
-from cards.model_card.context import context_of, licence_file_in, names_of
+from cards.model_card.context import context_of, license_file_in, names_of
 from cards.model_card.front_matter import problems
 from cards.model_card.hand_written import changed_sections, digests, front_matter_text, is_ours, kept_fields, kept_text
 from cards.model_card.images import bring_charts
@@ -49,7 +49,7 @@ def card_text(model: ModelFacts, folder: Path, owner: str = "", old: str | None 
     body, figures = render("variant.md.j2", context)
     names = names_of(model, folder, owner)
     languages = names.source.language
-    fields = metadata(context["mine"], names, licence_file_in(folder), languages)
+    fields = metadata(context["mine"], names, license_file_in(folder), languages)
     return assembled(fields, body, figures, read_card(folder / CARD) if old is None else old)
 
 

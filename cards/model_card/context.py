@@ -69,7 +69,7 @@ def context_of(model: ModelFacts, folder: Path, owner: str) -> dict[str, Any]:
     reader = reader_of(first)
     engines = [engine.value for engine in reader.engines]
     checkpoint = shown(first.manifest.model)
-    licence_file = _shown_file(licence_file_in(folder), mine)
+    license_file = _shown_file(license_file_in(folder), mine)
     return {
         "mine": mine,
         "variant": first,
@@ -85,8 +85,8 @@ def context_of(model: ModelFacts, folder: Path, owner: str) -> dict[str, Any]:
         "repo": names.repository(first),
         "owner": names.owner,
         "provenance": provenance,
-        "licence": _licence(provenance, licence_file),
-        "licence_file": licence_file,
+        "license": _license(provenance, license_file),
+        "license_file": license_file,
         "config": first.config,
         "verified": _verified(mine),
         "rows": _rows(mine, every, names),
@@ -114,8 +114,8 @@ def context_of(model: ModelFacts, folder: Path, owner: str) -> dict[str, Any]:
     }
 
 
-def licence_file_in(folder: Path) -> str:
-    """Name of the licence's text beside the card, "" where there is none."""
+def license_file_in(folder: Path) -> str:
+    """Name of the license's text beside the card, "" where there is none."""
     found = sorted(path.name for path in folder.glob("LICEN[CS]E*"))
     return found[0] if found else ""
 
@@ -126,11 +126,11 @@ def _shown_file(name: str, mine: Sequence[Variant]) -> str:
     return next((shown(key) for key in listed), "")
 
 
-def _licence(provenance: Fact, licence_file: str) -> str:
+def _license(provenance: Fact, license_file: str) -> str:
     if not provenance.license:
         return ""
     name = shown(provenance.license_name or provenance.license, "text")
-    target = shown(provenance.license_link) if provenance.license_link else licence_file
+    target = shown(provenance.license_link) if provenance.license_link else license_file
     return f"[{name}]({target})" if target else name
 
 
@@ -235,7 +235,7 @@ def _pruning_context(model: ModelFacts, folder: Path) -> dict[str, Any]:
 
 
 def _files(mine: Sequence[Variant]) -> list[tuple[Fact, Fact]]:
-    """Name and record of every file, each once: GGUF files share their licence."""
+    """Name and record of every file, each once: GGUF files share their license."""
     found = {name.value: (name, record) for v in mine for name, record in v.manifest["files"].pairs()}
     return [found[name] for name in sorted(found)]
 
@@ -252,14 +252,14 @@ def _tools(mine: Sequence[Variant], plan: Fact) -> list[str]:
 
 
 def _texts(mine: Sequence[Variant]) -> list[tuple[str, list[str]]]:
-    """The calibration texts that were read, by licence."""
+    """The calibration texts that were read, by license."""
     names: dict[str, list[str]] = {}
-    licences: dict[str, str] = {}
+    licenses: dict[str, str] = {}
     for calibration in _calibrations(mine):
         for name, text in calibration.facts.tokens["files"].pairs():
             if text.tokens:
-                key = str(text.licence.value or "")
-                licences.setdefault(key, shown(text.licence, "text") if key else "no licence stated")
+                key = str(text.license.value or "")
+                licenses.setdefault(key, shown(text.license, "text") if key else "no license stated")
                 at = f" at {shown(text.revision, 'start', 12)}" if text.revision else ""
                 names.setdefault(key, []).append(f"{shown(name, 'text')}{at}")
-    return [(licences[key], sorted(found)) for key, found in sorted(names.items())]
+    return [(licenses[key], sorted(found)) for key, found in sorted(names.items())]

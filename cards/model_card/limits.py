@@ -15,7 +15,7 @@ def limits_of(mine: Sequence[Variant], pruning_manifest: Fact, license_stated: b
     found += [sentence for calibration in calibrations.values() for sentence in _calibration(calibration)]
     found += [shown(note, "sentence") for note in pruning_manifest.notes]
     if not license_stated:
-        found.append("No licence was stated for the checkpoint; ask its authors before you use or publish it.")
+        found.append("No license was stated for the checkpoint; ask its authors before you use or publish it.")
     return list(dict.fromkeys(found))
 
 

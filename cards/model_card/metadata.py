@@ -22,21 +22,21 @@ MANAGED = (
 """Fields that are rendered, in this order. All others are a person's, and stay."""
 
 
-def licence_fields(provenance: Fact, licence_file: str) -> dict[str, Any]:
-    """licence_file: name of the file beside the card, "" where there is none."""
+def license_fields(provenance: Fact, license_file: str) -> dict[str, Any]:
+    """license_file: name of the file beside the card, "" where there is none."""
     link = provenance.license_link.value
     if provenance.license == "other" and not link:
-        link = licence_file
+        link = license_file
     return {"license": provenance.license.value, "license_name": provenance.license_name.value, "license_link": link}
 
 
-def metadata(mine: Sequence[Variant], names: Names, licence_file: str, languages: Fact) -> dict[str, Any]:
+def metadata(mine: Sequence[Variant], names: Names, license_file: str, languages: Fact) -> dict[str, Any]:
     """Of a folder's variants. What is not known is left out."""
     first = mine[0]
     base = names.base_of(first)
     texts = [text for variant in mine if variant.statistics for text in variant.statistics.profile.texts]
     fields = {
-        **licence_fields(names.source.provenance, licence_file),
+        **license_fields(names.source.provenance, license_file),
         "base_model": read(base),
         "base_model_relation": "quantized" if _is_quantization_of(first, base, names) else "",
         "library_name": "gguf" if first.artifact.file is not None else "transformers",

@@ -7,8 +7,8 @@ import yaml
 from cards.facts.traced import Fact, derived, shown
 from cards.facts.variant import fact_of, table
 from cards.model_card.card import CARD, assembled, write_card
-from cards.model_card.context import licence_file_in
-from cards.model_card.metadata import licence_fields, stated
+from cards.model_card.context import license_file_in
+from cards.model_card.metadata import license_fields, stated
 from cards.model_card.rendering import hub_link, render
 from sixfold.artifact.workspace import read_json
 from sixfold.checkpoint.provenance import FILE as PROVENANCE
@@ -47,7 +47,7 @@ def pruned_card_text(folder: Path, statistics: Statistics | None) -> str:
         },
     )
     fields = {
-        **licence_fields(provenance, licence_file_in(folder)),
+        **license_fields(provenance, license_file_in(folder)),
         "base_model": provenance.base_model.value,
         "library_name": "transformers",
         "pipeline_tag": "text-generation",

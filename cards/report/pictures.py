@@ -65,7 +65,7 @@ def write_pictures(model: ModelFacts, charts: Sequence[Picture], heat_maps: Mapp
 
 
 def series_of(every: Sequence[Variant]) -> dict[str, int]:
-    """Recipe -> number of its colour: one for each exporter, the source's own first, whatever variants there are."""
+    """Recipe -> number of its color: one for each exporter, the source's own first, whatever variants there are."""
     known = ["bf16", "fp8", "nvfp4", "awq", "gguf"]
     others = sorted({variant.artifact.exporter for variant in every} - set(known))
     order = [*known, *others]

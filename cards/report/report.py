@@ -117,7 +117,7 @@ def _context(model: ModelFacts, charts: Sequence[Picture], coverage: HeatMap, sa
         "choice": machine_choice(model),
         "script_data": script_data,
         "svg": lambda picture: Markup(picture),
-        "css": Markup(f"{_colours()}{(TEMPLATES / 'style.css').read_text(encoding='utf-8')}"),
+        "css": Markup(f"{_colors()}{(TEMPLATES / 'style.css').read_text(encoding='utf-8')}"),
         "script": Markup((TEMPLATES / "page.js").read_text(encoding="utf-8")),
     }
 
@@ -174,12 +174,12 @@ def script_data(value: Any) -> Markup:
     return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
 
 
-def _colours() -> str:
-    """The colours of the pictures, as custom properties of the page."""
+def _colors() -> str:
+    """The colors of the pictures, as custom properties of the page."""
     return f":root{{{_properties(LIGHT)}}}@media (prefers-color-scheme: dark){{:root{{{_properties(DARK)}}}}}\n"
 
 
 def _properties(theme: Theme) -> str:
     named = {"paper": theme.paper, "ink": theme.ink, "quiet": theme.quiet, "rule": theme.rule, "edge": theme.edge}
     hues = {f"hue{number}": hue for number, hue in enumerate(theme.hues)}
-    return "".join(f"--{name}:{colour};" for name, colour in (named | hues).items())
+    return "".join(f"--{name}:{color};" for name, color in (named | hues).items())

@@ -158,7 +158,7 @@ def _warn(source: "Source", provenance: "Provenance", *, quiet: bool) -> None:
     if not any(name.startswith("tokenizer") for name in checkpoint.extras):
         _say(f"{checkpoint.location} holds no tokenizer, so the artifacts will hold none: engines need one", quiet)
     if not provenance.license:
-        _say("no licence is stated (--license, or provenance.yaml beside the weights), so cards will name none", quiet)
+        _say("no license is stated (--license, or provenance.yaml beside the weights), so cards will name none", quiet)
 
 
 def _say(text: str, quiet: bool) -> None:

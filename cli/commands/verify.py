@@ -107,7 +107,7 @@ def _verify(artifact: Path, source: "Source | None", as_json: bool) -> int:
 
 
 def _show_in_cards(root: Path, *, quiet: bool) -> None:
-    """Trouble with a neighbour's files is said, but it is no verdict on this artifact."""
+    """Trouble with a neighbor's files is said, but it is no verdict on this artifact."""
     from sixfold.errors import SixfoldError
 
     try:

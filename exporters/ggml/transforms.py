@@ -27,6 +27,6 @@ def values(transform: str) -> torch.Tensor:
 
 
 def _paired_rope(rows: torch.Tensor, head: int) -> torch.Tensor:
-    """transformers rotates row i of a head together with row i + head/2, llama.cpp's "llama" with its neighbour."""
+    """transformers rotates row i of a head together with row i + head/2, llama.cpp's "llama" with its neighbor."""
     halves = rows.view(-1, 2, head // 2, *rows.shape[1:])
     return halves.transpose(1, 2).reshape(rows.shape)

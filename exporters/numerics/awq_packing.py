@@ -210,7 +210,7 @@ def _pack_interleaved(values: torch.Tensor) -> torch.Tensor:
 
 
 def _pack_sequential(values: torch.Tensor) -> torch.Tensor:
-    """uint8 [rows, n] in 0..15 -> int32 [rows, n/8], eight neighbours a word, the first in the lowest bits."""
+    """uint8 [rows, n] in 0..15 -> int32 [rows, n/8], eight neighbors a word, the first in the lowest bits."""
     pairs = values[:, 0::2] | (values[:, 1::2] << BITS)
     return pairs.contiguous().view(torch.int32)
 

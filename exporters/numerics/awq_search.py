@@ -43,7 +43,7 @@ def grid(points: int, duo_scaling: DuoScaling) -> tuple[GridPoint, ...]:
 
 
 def candidate_scales(points: Sequence[GridPoint], x_mean: torch.Tensor, w_mean: torch.Tensor) -> torch.Tensor:
-    """float32 [points, in] from the mean of |x| and the normalised mean of |w| per input channel, both float32 [in].
+    """float32 [points, in] from the mean of |x| and the normalized mean of |w| per input channel, both float32 [in].
 
     s = x^ratio, or x^ratio / (w^(1 - ratio) + 1e-4), at least 1e-4, divided by sqrt(max * min); 1 where not finite.
     """

@@ -36,7 +36,7 @@ _CHUNK = 256 * 1024
 _HALVES = np.float32(1.5 * 2**22)
 _ONES = np.float32(1.5 * 2**23 + 2)
 _TWOS = np.float32(1.5 * 2**24 + 8)
-"""Neighbouring float32 near these are 0.5, 1 and 2 apart: adding one to y <= 6 rounds y once, halves to even, and
+"""Neighboring float32 near these are 0.5, 1 and 2 apart: adding one to y <= 6 rounds y once, halves to even, and
 leaves the rounded 2 y, y + 2 and y / 2 + 4 in the sum's lowest byte."""
 
 
@@ -92,7 +92,7 @@ def _group_maxima(weight: torch.Tensor) -> np.ndarray:
         part = bits[start : start + _CHUNK]
         here, there = first[: part.size], second[: part.size]
         np.bitwise_and(part, mask, out=here)
-        # Windows of 2, 4, 8, then 16 neighbours, over contiguous memory; every sixteenth result is a group's.
+        # Windows of 2, 4, 8, then 16 neighbors, over contiguous memory; every sixteenth result is a group's.
         for reach in (1, 2, 4, 8):
             np.maximum(here[:-reach], here[reach:], out=there[:-reach])
             here, there = there, here

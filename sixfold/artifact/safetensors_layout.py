@@ -164,5 +164,5 @@ def config_text(source: Source, quantization_config: Mapping[str, Any] | None) -
 
 
 def carried_texts(source: Source) -> dict[str, bytes]:
-    """Tokenizer, chat template, generation config, licence and code of the source, byte for byte."""
+    """Tokenizer, chat template, generation config, license and code of the source, byte for byte."""
     return {name: (source.checkpoint.folder / name).read_bytes() for name in source.checkpoint.extras}

@@ -1,6 +1,6 @@
 """Bars as SVG: one for each of a list of things, under each other, as long as its value.
 
-One file without scripts, fonts or links, as sixfold/drawing/heat_map.py draws them; colours follow the reader's
+One file without scripts, fonts or links, as sixfold/drawing/heat_map.py draws them; colors follow the reader's
 setting of light or dark, and a bar says under the pointer what it stands for.
 """
 
@@ -18,7 +18,7 @@ _CHARACTER = 6.4
 @dataclass(frozen=True)
 class Bar:
     """label: before the bar. value: 0 or more. shown: behind the bar. said: what a pointer over it reads.
-    marked: in another colour (one to be looked at)."""
+    marked: in another color (one to be looked at)."""
 
     label: str
     value: float

@@ -13,16 +13,16 @@ _LEFT, _TOP, _RIGHT, _BOTTOM = 56, 62, 20, 44
 _WIDTH = 1040
 _LARGEST, _SMALLEST = 26, 4
 _STEPS = 9
-Colour = tuple[int, int, int]
-_LIGHT: tuple[Colour, ...] = ((226, 236, 246), (96, 160, 205), (8, 44, 92))
-_DARK: tuple[Colour, ...] = ((34, 46, 60), (62, 128, 172), (214, 236, 255))
+Color = tuple[int, int, int]
+_LIGHT: tuple[Color, ...] = ((226, 236, 246), (96, 160, 205), (8, 44, 92))
+_DARK: tuple[Color, ...] = ((34, 46, 60), (62, 128, 172), (214, 236, 255))
 """Least, middle and most."""
 
 
 @dataclass(frozen=True)
 class Cell:
     """One expert. shade: 0 for the least to 1 for the most, None for an empty cell. said: what a pointer over it reads.
-    small: drawn at half the side (an expert that is not kept). marked: with a coloured edge (one to be looked at)."""
+    small: drawn at half the side (an expert that is not kept). marked: with a colored edge (one to be looked at)."""
 
     shade: float | None
     said: str
@@ -37,7 +37,7 @@ class Row:
 
 
 def heat_map(title: str, note: str, rows: Sequence[Row], *, least: str, most: str) -> str:
-    """The SVG's text. note: one line on how to read it. least, most: what the ends of the colour scale stand for."""
+    """The SVG's text. note: one line on how to read it. least, most: what the ends of the color scale stand for."""
     longest = max(len(row.cells) for row in rows)
     side = max(_SMALLEST, min(_LARGEST, (_WIDTH - _LEFT - _RIGHT) // longest))
     bottom = _TOP + side * len(rows)
@@ -100,7 +100,7 @@ def _rules(theme: Theme) -> list[str]:
     ]
 
 
-def _mixed(anchors: Sequence[Colour], shade: float) -> str:
+def _mixed(anchors: Sequence[Color], shade: float) -> str:
     at = shade * (len(anchors) - 1)
     lower = min(int(at), len(anchors) - 2)
     parts = (a + (b - a) * (at - lower) for a, b in zip(anchors[lower], anchors[lower + 1], strict=True))

@@ -1,7 +1,7 @@
-"""What every picture of this project shares: colours for light and for dark, and the SVG document around a drawing.
+"""What every picture of this project shares: colors for light and for dark, and the SVG document around a drawing.
 
 A picture is one SVG without scripts, fonts or links, so that it can be opened alone, be an <img> where a page's own CSS
-does not reach, or stand inline in a page. Colours follow the reader's setting of light or dark, on paper of their own.
+does not reach, or stand inline in a page. Colors follow the reader's setting of light or dark, on paper of their own.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +12,7 @@ from html import escape
 @dataclass(frozen=True)
 class Theme:
     """paper: behind everything. ink: text. quiet: text that steps back. rule: grid lines. edge: around what is to be
-    looked at. hues: of series, with a contrast of at least 4.5 to the paper, and told apart by the colour-blind."""
+    looked at. hues: of series, with a contrast of at least 4.5 to the paper, and told apart by the color-blind."""
 
     paper: str
     ink: str

@@ -250,7 +250,7 @@ def _linear(
 
 
 def _with_groups(drafts: list[_Draft], flow: dataflow.Dataflow, on_disk: Mapping[str, str]) -> tuple[Linear, ...]:
-    """Fill in what depends on the neighbours: input sites, engine-fused groups, and on-disk names of norms."""
+    """Fill in what depends on the neighbors: input sites, engine-fused groups, and on-disk names of norms."""
     siblings: dict[tuple[str, int | None], dict[str, str]] = defaultdict(dict)
     for draft in drafts:
         last = draft.linear.name.rsplit(".", 1)[-1]

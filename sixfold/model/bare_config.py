@@ -33,7 +33,7 @@ def open_config(
     path: Path, model: str, *, name: str = "", provenance: Provenance | None = None, experts: int | None = None
 ) -> Checkpoint:
     """The checkpoint that `path` describes, which cannot be read. model: as the user named it; a folder's other files
-    (tokenizer, licence) count as the checkpoint's, the neighbours of a file do not.
+    (tokenizer, license) count as the checkpoint's, the neighbors of a file do not.
 
     experts: in place of the number that the config says. Raises SixfoldError where transformers does not know the
     model or the weights would be quantized already, UsageError where it cannot have so many experts.
@@ -94,7 +94,7 @@ def config_notes(checkpoint: Checkpoint) -> Iterator[str]:
     if "text_config" in checkpoint.config and not any(_SENSES.search(name) for name in checkpoint.tensors):
         yield "only the text model is counted; what sees or hears comes on top"
     if not checkpoint.extras:
-        yield "tokenizer, licence and other small files are not known, and come on top"
+        yield "tokenizer, license and other small files are not known, and come on top"
 
 
 def _with_experts(config: Mapping[str, Any], experts: int, model: str) -> dict[str, Any]:

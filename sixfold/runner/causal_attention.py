@@ -55,7 +55,7 @@ def causal_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     """softmax(scale x query key^T) value, each position over those up to itself: [samples, heads, length, width].
 
     query [samples, heads, length, channels]; key [samples, key heads, length, channels] and value [samples, key heads,
-    length, width], where heads is a multiple of key heads, and neighbouring heads share one. Rounded once, to query's
+    length, width], where heads is a multiple of key heads, and neighboring heads share one. Rounded once, to query's
     dtype.
     """
     samples, heads, length, channels = query.shape

@@ -195,7 +195,7 @@ def _compute_buffers(model: Any, device: torch.device) -> None:
 def batches_of(ids: Sequence[torch.Tensor], tokens: int) -> list[torch.Tensor]:
     """Samples (int64 [length] each) side by side, at most `tokens` together and at least one: [samples, length].
 
-    Only neighbours of equal length share a batch, so that there is no padding; sort by length before, where lengths
+    Only neighbors of equal length share a batch, so that there is no padding; sort by length before, where lengths
     differ.
     """
     batches: list[list[torch.Tensor]] = []

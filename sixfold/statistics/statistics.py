@@ -43,7 +43,7 @@ site keeps the tokens of lowest rank that reached it, in the order of rank.
 `manifest.json` beside them, written last and deterministic:
 
     schema, source, profile, texts, method, versions   what the statistics depend on: a change in any makes them stale
-    tokens     what was run: samples, length, ids_sha256, BOS, samples per domain; per text sha256, licence, tokens
+    tokens     what was run: samples, length, ids_sha256, BOS, samples per domain; per text sha256, license, tokens
     sites      {site: {"layer", "experts" (None for a plain site), "linears": names, "*" for the expert index}}
     moe        {experts: {"layer", "experts": how many, "starved": those that saw fewer tokens than the profile's
                min_tokens}}

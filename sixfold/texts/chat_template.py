@@ -166,7 +166,7 @@ def _tools_as_text(chat: Chat) -> Messages:
 
 
 def _folded(messages: Messages) -> Messages:
-    """Everything but the assistant's messages as the user's; neighbours of one role become one message."""
+    """Everything but the assistant's messages as the user's; neighbors of one role become one message."""
     folded: Messages = []
     for message in messages:
         role = "assistant" if message["role"] == "assistant" else "user"

@@ -10,7 +10,7 @@ SOURCE = {"fingerprint": "f" * 64, "revision": ""}
 PROVENANCE = {
     "base_model": "someone/Original",
     "license": "other",
-    "license_name": "their-licence",
+    "license_name": "their-license",
     "license_link": "LICENSE",
     "method": "25 % of the experts pruned with REAP",
     "authors": "a small lab",

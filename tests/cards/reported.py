@@ -77,7 +77,7 @@ def calibration() -> dict[str, Any]:
             "samples": 64,
             "length": 512,
             "domains": {"code": {"samples": 40}, "maths": {"samples": 24}},
-            "files": {"builtin/code/a.txt": {"tokens": 1024, "rows": 2, "licence": "MIT", "overlap": {}}},
+            "files": {"builtin/code/a.txt": {"tokens": 1024, "rows": 2, "license": "MIT", "overlap": {}}},
         },
         "coverage": layers,
     }

@@ -4,7 +4,7 @@ llama-perplexity cuts one text into windows, and scores the positions LENGTH / 2
 looks back only, so sums over these are sums over longer windows less those over shorter ones, and `score` is held
 as it is. Its base is a F32 GGUF, which llama.cpp computes without rounding inputs. What is left of a difference are
 16 bits for each of the base's log-probabilities, and sums in another order, after which some inputs round to the
-neighbouring step.
+neighboring step.
 """
 
 import re

@@ -243,7 +243,7 @@ def test_a_router_beside_a_dense_layer_does_not_exclude_it() -> None:
 
 
 @pytest.mark.parametrize("part", ["gate_proj", "up_proj"])
-def test_a_router_whose_name_begins_a_quantized_neighbours_is_refused(part: str) -> None:
+def test_a_router_whose_name_begins_a_quantized_neighbors_is_refused(part: str) -> None:
     """The trap: `mlp.gate` is part of `mlp.gate_proj`, and of `mlp.gate_up_proj` into which `up_proj` is fused."""
     router = linear("model.layers.0.mlp.gate", role="router", quantizable=False)
     dense = linear(f"model.layers.0.mlp.{part}")

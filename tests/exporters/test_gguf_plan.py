@@ -155,7 +155,7 @@ def test_keep_holds_a_tensor_in_the_source_dtype_and_a_stack_as_a_whole(tmp_path
     assert any(note.startswith("kept in the source's precision") for note in plan.notes)
 
 
-def test_a_licence_is_laid_beside_the_file(tmp_path: Path) -> None:
+def test_a_license_is_laid_beside_the_file(tmp_path: Path) -> None:
     folder = family("qwen3", tmp_path / "model")
     (folder / "LICENSE").write_text("terms")
     assert EXPORTER.plan(open_source(folder), recipe("BF16"), None).texts == {"LICENSE": b"terms"}

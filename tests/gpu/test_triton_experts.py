@@ -124,7 +124,7 @@ def test_uneven_experts() -> None:
 
 @pytest.mark.parametrize("rows", [31, 32, 33, 128, 129, 160, 161, 256, 257, 288, 289, 544, 545])
 def test_rows_at_the_edges_of_tiles(rows: int) -> None:
-    """One expert gets exactly that many tokens; its neighbours get others, whose rows must not be taken for its own."""
+    """One expert gets exactly that many tokens; its neighbors get others, whose rows must not be taken for its own."""
     hidden, index, weights, gate_up, down = block(rows + 40, 3, 1, 128, 64)
     index = torch.cat([torch.zeros(17), torch.ones(rows), torch.full((23,), 2)]).long().cuda()[:, None]
     assert_measures((hidden, index, weights, gate_up, down))

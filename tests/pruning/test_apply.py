@@ -249,7 +249,7 @@ def test_a_rerun_skips_what_is_current_and_says_what_changed(tmp_path: Path) -> 
 
 
 def test_new_words_write_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another licence, or the same choice by another criterion, must not cost a copy of the model."""
+    """Another license, or the same choice by another criterion, must not cost a copy of the model."""
     source, out = open_source(DEMO), tmp_path / "out"
     anatomy = dissect(source)
     plan = plan_of(source, anatomy, {0: (0, 1, 2), 1: (0, 1, 2)})

@@ -33,7 +33,7 @@ def test_a_cell_for_each_expert_that_says_what_became_of_it() -> None:
     )
 
 
-def test_colour_is_the_rank_in_the_layer() -> None:
+def test_color_is_the_rank_in_the_layer() -> None:
     found = cells(plan_of(LayerPlan(0, 3, (0,), (), (1e-3, 1e3, 1.0)), LayerPlan(1, 3, (0,), (), (5.0, 7.0, 6.0))))
     fills = [cell.attrib["class"] for _, cell in sorted(found.items())]
     assert fills[:3] == fills[3:]

@@ -64,7 +64,7 @@ def layer(found: dict[str, Any], number: int = 0) -> dict[str, Any]:
     [
         (lambda p: p.update(schema=9), "is not a pruning plan of schema 1"),
         (lambda p: p.pop("seed"), "has no seed; its keys are"),
-        (lambda p: p.update(colour="red"), "has an unknown colour"),
+        (lambda p: p.update(color="red"), "has an unknown color"),
         (lambda p: p.update(criterion=7), "has a criterion of 7"),
         (lambda p: p.update(layers=[]), "has no layers"),
         (lambda p: layer(p).pop("kept"), r"entry 1 of layers has no kept"),

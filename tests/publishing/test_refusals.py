@@ -87,13 +87,13 @@ def test_every_refusal_at_once(refused: Refused, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ("tags: [sixfold]", "has no licence"),
+        ("tags: [sixfold]", "has no license"),
         ("license: other", "has no license_name"),
         ("license: other\nlicense_name: m", "has no license_link"),
         ("license: other\nlicense_name: m\nlicense_link: TERMS", "stands in TERMS, and there is no such file"),
     ],
 )
-def test_no_licence(fields: str, sentence: str, refused: Refused, tmp_path: Path) -> None:
+def test_no_license(fields: str, sentence: str, refused: Refused, tmp_path: Path) -> None:
     root = make_model(tmp_path / "out", ("awq",))
     (root / f"{MODEL}-AWQ" / "README.md").write_text(f"---\n{fields}\n---\n# T\n")
     assert sentence in refused().err

@@ -74,7 +74,7 @@ def test_a_card_that_was_spoilt_in_review_is_not_released(hub: Hub, publish: Pub
     assert publish().code == 0
     repository = hub.repositories[f"lab/{MODEL}-AWQ"]
     repository.put("README.md", CARD.format(title="T").replace("license: apache-2.0\n", "").encode())
-    assert "has no licence" in publish("--release").err
+    assert "has no license" in publish("--release").err
     repository.put("README.md", CARD.format(title="Reviewed").encode())
     assert publish("--release").code == 0
     assert b"Reviewed" in hub.files(f"lab/{MODEL}-AWQ")["README.md"]

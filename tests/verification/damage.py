@@ -21,7 +21,7 @@ _OWN = ("manifest.json", "run.json", "README.md", "verification.json")
 def copy_folder(source: Path, target: Path) -> Path:
     target.mkdir()
     for path in source.iterdir():
-        if path.name not in _OWN and path.is_file():  # charts are of its neighbours too
+        if path.name not in _OWN and path.is_file():  # charts are of its neighbors too
             os.link(path, target / path.name)
     return target
 

@@ -140,7 +140,7 @@ def test_deleted_weights_are_one_finding(
             assert finding["remedy"] == "export the variant again"
 
 
-def test_a_damaged_neighbour_does_not_hide_the_verdict(
+def test_a_damaged_neighbor_does_not_hide_the_verdict(
     artifacts: Artifacts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = with_manifest(artifacts["fp8"], tmp_path / "sound")

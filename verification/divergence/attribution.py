@@ -1,6 +1,6 @@
 """Which parts of a model cost most: its divergence with one part as the artifact holds it and the rest as the source.
 
-A part is one kind of Linear in a run of neighbouring layers, of the size that a recipe can keep in 16 bits: engines
+A part is one kind of Linear in a run of neighboring layers, of the size that a recipe can keep in 16 bits: engines
 take fused Linears and the experts of a layer together, llama.cpp takes every stack by itself. Where scales were moved
 between norms and Linears (AWQ), only what they were moved in can be exchanged: attention and feed-forward, each with
 its norm and all that reads it.

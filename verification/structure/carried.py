@@ -20,7 +20,7 @@ def check_source_files(subject: Subject) -> Iterator[Finding]:
     for name in checkpoint.extras:
         if name.upper().startswith(("LICEN", "NOTICE")) and name not in subject.folder.files:
             what = "the source has it, the artifact does not"
-            yield Finding("files.carried", name, what, "the licence's terms are not met", "copy it from the source")
+            yield Finding("files.carried", name, what, "the license's terms are not met", "copy it from the source")
         elif name not in subject.folder.files:
             what = "the source has it, the artifact does not"
             yield Finding(

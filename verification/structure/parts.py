@@ -191,7 +191,7 @@ def check_ignore(subject: Subject) -> Iterator[Finding]:
             consequence = "the engine reads packed bytes as plain weights, or stops"
         else:
             what = f"it is not quantized, but config.json does not leave it out{as_alias}"
-            consequence = "the engine looks for scales that are not there: KeyError, or uninitialised weights"
+            consequence = "the engine looks for scales that are not there: KeyError, or uninitialized weights"
         # NVIDIA's own ModelOpt releases name modules as on disk alone, and engines load them.
         severity: Severity = "warning" if alias and subject.declared.method == "modelopt" else "error"
         yield Finding("config.ignore", linear.name, what, consequence, "correct the ignore list", severity)

@@ -155,7 +155,7 @@ def producer_of(linear: Linear, linears: Mapping[str, Linear]) -> Linear | None:
 
 def _finding(name: str, what: str) -> Finding:
     return Finding(
-        "smoothing.not-cancelled",
+        "smoothing.not-canceled",
         name,
         what,
         "the model computes something else: a router that is not scaled along chooses other experts",

@@ -73,8 +73,8 @@ def trajectories() -> list[dict[str, Any]]:
     ]
 
 
-def readme(folder: Path, configs: Sequence[Mapping[str, Any]] = (), licence: str = "apache-2.0") -> None:
-    text = json.dumps({"license": licence, **({"configs": list(configs)} if configs else {})})
+def readme(folder: Path, configs: Sequence[Mapping[str, Any]] = (), license: str = "apache-2.0") -> None:
+    text = json.dumps({"license": license, **({"configs": list(configs)} if configs else {})})
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "README.md").write_text(f"---\n{text}\n---\n# About\n")
 
@@ -151,8 +151,8 @@ def test_the_pruners_published_mix(mix: list[HubState], tokenizer: Any) -> None:
     assert drawn.ids.shape == (24, 48)
     assert len(record["domains"]) == 6
     assert {domain["samples"] for domain in record["domains"].values()} == {4}
-    licences = {name: text["licence"] for name, text in record["files"].items()}
-    assert licences == {
+    licenses = {name: text["license"] for name, text in record["files"].items()}
+    assert licenses == {
         "theblackcat102/evol-codealpaca-v1:train": "apache-2.0",
         "Salesforce/xlam-function-calling-60k:train": "cc-by-4.0",
         "open-r1/Mixture-of-Thoughts:code:train": "apache-2.0",

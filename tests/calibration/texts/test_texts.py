@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from calibration.texts.corpus import TEXTS, licences
+from calibration.texts.corpus import TEXTS, licenses
 from calibration.texts.rows import JsonRows
 from sixfold.texts.chat_template import Chat
 
@@ -19,15 +19,15 @@ def grams(path: Path) -> set[str]:
     return {" ".join(words[i : i + 13]) for i in range(len(words) - 12)}
 
 
-def test_every_file_is_named_with_a_permissive_licence_that_is_here() -> None:
-    known = licences()
+def test_every_file_is_named_with_a_permissive_license_that_is_here() -> None:
+    known = licenses()
     assert set(known) == {path.relative_to(TEXTS).as_posix() for path in FILES}
-    for name, licence in known.items():
-        assert licence.startswith(ALLOWED), name
-        for text in re.findall(r"\((licences/[^)]+)\)", licence):
+    for name, license in known.items():
+        assert license.startswith(ALLOWED), name
+        for text in re.findall(r"\((licenses/[^)]+)\)", license):
             assert (TEXTS / text).is_file(), text
-        if not licence.startswith(("public domain", "Apache-2.0")):
-            assert "(licences/" in licence, name
+        if not license.startswith(("public domain", "Apache-2.0")):
+            assert "(licenses/" in license, name
 
 
 def test_both_parts_have_every_domain_and_stay_small() -> None:

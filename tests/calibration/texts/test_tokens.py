@@ -29,7 +29,7 @@ def test_the_builtin_set_is_drawn_evenly_and_the_same_every_time(tokenizer: Any)
     assert {d["samples"] for d in drawn.record["domains"].values()} == {2}
     assert set(drawn.record["domains"]) == {"code", "english", "languages", "maths", "norwegian", "tools"}
     assert sum(f["tokens"] for f in drawn.record["files"].values()) == 12 * 64
-    assert all(f["licence"] for f in drawn.record["files"].values())
+    assert all(f["license"] for f in drawn.record["files"].values())
     again = token_batches(profile, tokenizer)
     assert torch.equal(drawn.ids, again.ids)
     assert drawn.record == again.record

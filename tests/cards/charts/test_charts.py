@@ -190,7 +190,7 @@ def test_the_same_numbers_give_the_same_bytes(name: str) -> None:
     assert CHARTS[name](760) == CHARTS[name](760)
 
 
-def test_series_differ_in_shape_and_lines_of_one_colour_in_dashes() -> None:
+def test_series_differ_in_shape_and_lines_of_one_color_in_dashes() -> None:
     shapes = {m.css: m for m in marks(size_and_kl("m", MEASURED))}
     assert set(shapes) == {"h0", "h1", "h2", "h3", "h4"}
     curves = [p for p in root_of(layer_errors("m", ERRORS)).iter(f"{SVG}path") if p.attrib["class"][0] == "l"]
@@ -215,7 +215,7 @@ def test_ticks_are_round_and_within() -> None:
         Log(1, 10, 0, 100).at(0)
 
 
-# Colours --------------------------------------------------------------------------------------------------------------
+# Colors --------------------------------------------------------------------------------------------------------------
 
 _VISIONS = {  # Machado, Oliveira and Fernandes 2009, severity 1, for linear RGB
     "protanopia": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
@@ -225,13 +225,13 @@ _VISIONS = {  # Machado, Oliveira and Fernandes 2009, severity 1, for linear RGB
 }
 
 
-def _linear_rgb(colour: str) -> list[float]:
-    parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
+def _linear_rgb(color: str) -> list[float]:
+    parts = [int(color[n : n + 2], 16) / 255 for n in (1, 3, 5)]
     return [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
 
 
-def _luminance(colour: str) -> float:
-    r, g, b = _linear_rgb(colour)
+def _luminance(color: str) -> float:
+    r, g, b = _linear_rgb(color)
     return 0.2126 * r + 0.7152 * g + 0.0722 * b
 
 
@@ -247,14 +247,14 @@ def _lab(rgb: list[float]) -> tuple[float, float, float]:
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
 def test_text_and_series_stand_out_from_the_paper(theme: Theme) -> None:
     """WCAG 2.2: 4.5 for text, 3 for what is drawn."""
-    for colour, least in [(theme.ink, 7), (theme.quiet, 4.5), *((hue, 4.5) for hue in theme.hues), (theme.edge, 3)]:
-        lighter, darker = sorted((_luminance(colour), _luminance(theme.paper)), reverse=True)
-        assert (lighter + 0.05) / (darker + 0.05) >= least, colour
+    for color, least in [(theme.ink, 7), (theme.quiet, 4.5), *((hue, 4.5) for hue in theme.hues), (theme.edge, 3)]:
+        lighter, darker = sorted((_luminance(color), _luminance(theme.paper)), reverse=True)
+        assert (lighter + 0.05) / (darker + 0.05) >= least, color
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
 @pytest.mark.parametrize("vision", _VISIONS)
-def test_series_are_told_apart_by_the_colour_blind(theme: Theme, vision: str) -> None:
+def test_series_are_told_apart_by_the_color_blind(theme: Theme, vision: str) -> None:
     matrix = _VISIONS[vision]
     seen = [
         _lab([sum(m * c for m, c in zip(row, _linear_rgb(hue), strict=True)) for row in matrix]) for hue in theme.hues

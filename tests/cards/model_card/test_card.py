@@ -33,7 +33,7 @@ def test_every_file_with_its_size_and_every_note(root: Path) -> None:
 
 def test_front_matter_is_what_the_hub_reads(root: Path) -> None:
     data = ModelCard(card(root, put(root, manifest("FP8")))).data
-    assert (data.license, data.license_name, data.license_link) == ("other", "their-licence", "LICENSE")
+    assert (data.license, data.license_name, data.license_link) == ("other", "their-license", "LICENSE")
     assert (data.library_name, data.pipeline_tag) == ("transformers", "text-generation")
     assert data.tags == ["fp8_dynamic", "sixfold"]
 
@@ -58,20 +58,20 @@ def test_a_base_model_that_nothing_was_done_to_is_quantized(root: Path) -> None:
     assert base_of(card(root, put(root, manifest("FP8")))) == ("someone/Original", "quantized")
 
 
-def test_the_licence_leads_to_its_text(root: Path) -> None:
-    source(root, license="other", license_name="their-licence")
+def test_the_license_leads_to_its_text(root: Path) -> None:
+    source(root, license="other", license_name="their-license")
     folder = put(root, manifest("FP8", files={"model.safetensors": 9, "LICENSE-v2.txt": 3}))
     (folder / "LICENSE-v2.txt").write_text("All yours.")
     text = card(root, folder)
     assert ModelCard(text).data.license_link == "LICENSE-v2.txt"
-    assert "| Licence | [their-licence](LICENSE-v2.txt) |" in text
+    assert "| License | [their-license](LICENSE-v2.txt) |" in text
 
 
 def test_what_nobody_stated_is_left_out(root: Path) -> None:
     source(root)
     text = card(root, put(root, manifest("FP8")))
     assert ModelCard(text).data.license is None
-    assert "No licence was stated for the checkpoint" in text
+    assert "No license was stated for the checkpoint" in text
     for absent in ("base_model", "It comes from", "The original model", "Calibration", "Pruning", "Evaluation", "KL"):
         assert absent not in text
     assert "Not measured: FP8." in text
@@ -127,8 +127,8 @@ def test_a_warning_is_a_limit(root: Path) -> None:
 
 
 def calibrated(root: Path, **changes: Any) -> Path:
-    text = {"licence": "MIT", "tokens": 32768, "rows": 70, "overlap": {}}
-    dataset = {"licence": "", "tokens": 9, "rows": 1, "overlap": {"HumanEval": 3}, "revision": "0123456789abcdef"}
+    text = {"license": "MIT", "tokens": 32768, "rows": 70, "overlap": {}}
+    dataset = {"license": "", "tokens": 9, "rows": 1, "overlap": {"HumanEval": 3}, "revision": "0123456789abcdef"}
     files = {"own.txt": text, "lab/set:train": dataset, "unused.txt": {**text, "tokens": 0}}
     domains = {"code": {"samples": 40}, "prose": {"samples": 24}}
     coverage = [{"layer": 0, "tokens": [5, 900, 700], "unreached": [], "few": [0]}]
@@ -148,12 +148,12 @@ def calibrated(root: Path, **changes: Any) -> Path:
     return put(root, manifest("FP8", statistics=statistics.digest))
 
 
-def test_the_calibration_is_told_with_its_texts_and_licences(root: Path) -> None:
+def test_the_calibration_is_told_with_its_texts_and_licenses(root: Path) -> None:
     text = card(root, calibrated(root))
     assert "**Calibration** (FP8): 32,768 tokens, 64 windows of 512, from 2 texts" in text
     assert "Windows by domain: code 40, prose 24." in text
     assert "  - MIT: own.txt\n" in text
-    assert "  - no licence stated: lab/set:train at 0123456789ab\n" in text
+    assert "  - no license stated: lab/set:train at 0123456789ab\n" in text
     assert "unused.txt" not in text
     assert ModelCard(text).data.datasets == ["lab/set"]
 

@@ -87,9 +87,9 @@ def test_a_tag_that_no_longer_holds_goes(folder: Path) -> None:
 
 
 def test_a_rendered_field_is_rendered_again(folder: Path) -> None:
-    edit(folder, "license_name: their-licence", "license_name: mine")
+    edit(folder, "license_name: their-license", "license_name: mine")
     render(folder)
-    assert fields((folder / "README.md").read_text())["license_name"] == "their-licence"
+    assert fields((folder / "README.md").read_text())["license_name"] == "their-license"
 
 
 def test_a_field_that_the_hub_refuses_is_reported(folder: Path) -> None:

@@ -16,7 +16,7 @@ STATED = Provenance(
     name="Tiny-REAP-3",
     base_model="someone/Tiny",
     license="other",
-    license_name="their-licence",
+    license_name="their-license",
     license_link="LICENSE",
     method="1 of 4 experts pruned",
     authors="a small lab",
@@ -62,9 +62,9 @@ def test_sizes_and_cost_are_those_of_the_files(tmp_path: Path) -> None:
     assert "- Something a reader should know." in text
 
 
-def test_front_matter_carries_the_licence(tmp_path: Path) -> None:
+def test_front_matter_carries_the_license(tmp_path: Path) -> None:
     data = ModelCard(card(tmp_path)).data
-    assert (data.license, data.license_name, data.license_link) == ("other", "their-licence", "LICENSE")
+    assert (data.license, data.license_name, data.license_link) == ("other", "their-license", "LICENSE")
     assert data.base_model == "someone/Tiny"
     assert {"pruned", "reap"} <= set(data.tags)
 

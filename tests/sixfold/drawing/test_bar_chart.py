@@ -1,4 +1,4 @@
-"""Bars under each other: as long as their values, labelled, and readable in light and dark."""
+"""Bars under each other: as long as their values, labeled, and readable in light and dark."""
 
 import re
 from xml.etree import ElementTree
@@ -39,12 +39,12 @@ def test_every_bar_has_its_words() -> None:
     assert [bar.attrib["class"] for bar in bars()] == ["bar", "bar marked", "bar"]
 
 
-def test_colours_stand_out_from_the_paper_in_light_and_in_dark() -> None:
+def test_colors_stand_out_from_the_paper_in_light_and_in_dark() -> None:
     style = next(drawn().iter(f"{SVG}style")).text or ""
     for theme in style.split("@media (prefers-color-scheme: dark)"):
-        colours = dict(re.findall(r"\.?(\w+) \{ fill: #(\w{6}) \}", theme))
-        assert set(colours) == {"paper", "text", "quiet", "bar", "marked"}
-        light = {name: sum(int(hue[at : at + 2], 16) for at in (0, 2, 4)) for name, hue in colours.items()}
+        colors = dict(re.findall(r"\.?(\w+) \{ fill: #(\w{6}) \}", theme))
+        assert set(colors) == {"paper", "text", "quiet", "bar", "marked"}
+        light = {name: sum(int(hue[at : at + 2], 16) for at in (0, 2, 4)) for name, hue in colors.items()}
         assert all(abs(light[name] - light["paper"]) > 200 for name in ("text", "quiet", "bar", "marked"))
 
 

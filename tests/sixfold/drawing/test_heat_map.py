@@ -28,9 +28,9 @@ def shades(svg: str) -> dict[str, list[int]]:
     light, dark = svg.split("@media (prefers-color-scheme: dark)")
     found = {}
     for name, text in (("light", light), ("dark", dark)):
-        colours = re.findall(r"\.s(\d) \{ fill: #(\w\w)(\w\w)(\w\w) \}", text)
-        assert [int(step) for step, *_ in colours] == list(range(9))
-        found[name] = [sum(int(part, 16) for part in rgb) for _, *rgb in colours]
+        colors = re.findall(r"\.s(\d) \{ fill: #(\w\w)(\w\w)(\w\w) \}", text)
+        assert [int(step) for step, *_ in colors] == list(range(9))
+        found[name] = [sum(int(part, 16) for part in rgb) for _, *rgb in colors]
     return found
 
 

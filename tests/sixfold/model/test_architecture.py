@@ -1,4 +1,4 @@
-"""The derived architecture of each family, against what a reader of its modelling code knows."""
+"""The derived architecture of each family, against what a reader of its modeling code knows."""
 
 import json
 from collections import Counter

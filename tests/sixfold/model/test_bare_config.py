@@ -89,7 +89,7 @@ def test_another_number_of_experts_describes_the_checkpoint_that_has_it(
 
 
 def test_a_folder_with_a_config_and_a_tokenizer_plans_whole_gguf_files(tmp_path: Path) -> None:
-    """The neighbours of a config.json count where the folder is named, not where the file is."""
+    """The neighbors of a config.json count where the folder is named, not where the file is."""
     for path in DEMO.iterdir():
         if path.suffix != ".safetensors":
             shutil.copy(path, tmp_path)

@@ -49,5 +49,5 @@ BF16 = [
         changed(LAYER.format(0) + "self_attn.k_proj.weight", lambda x: x.t().contiguous()),
         LAYER.format(0) + "self_attn.k_proj.weight",
     ),
-    Damage("reinitialised", "bf16", tensors(lambda t: t[W1 + "weight"].normal_(0, 0.02)), W1 + "weight", False),
+    Damage("reinitialized", "bf16", tensors(lambda t: t[W1 + "weight"].normal_(0, 0.02)), W1 + "weight", False),
 ]

@@ -36,4 +36,4 @@ def test_smoothing_that_does_not_cancel_is_found(kind: str, artifacts: Artifacts
     name = next(n for n in original if f"{kind}.weight" in n and not torch.equal(original[n], held[n]))
     tensors(lambda found: found.__setitem__(name, original[name]))(folder)
     findings = verify(folder, demo, silent).failures
-    assert [(finding.check, finding.where) for finding in findings] == [("smoothing.not-cancelled", name)]
+    assert [(finding.check, finding.where) for finding in findings] == [("smoothing.not-canceled", name)]

@@ -123,7 +123,7 @@ def _offsets_exchanged(path: Path) -> None:
     path.write_bytes(data)
 
 
-def _relabelled(kind: GGMLQuantizationType) -> Callable[[Path], None]:
+def _relabeled(kind: GGMLQuantizationType) -> Callable[[Path], None]:
     """A type of as many bytes."""
     return tensors(lambda data: data.__setitem__(UP, (data[UP][0], kind)))
 
@@ -171,8 +171,8 @@ CORPUS = [
     Damage("an unknown gating function", keys(expert_gating_func=7), "expert_gating_func", alone=False),
     Damage("another alignment", other_keys({"general.alignment": 64}), "blk.0."),
     Damage("offsets exchanged", _offsets_exchanged, "blk.1.ffn_gate_"),
-    Damage("Q4_K called Q4_0", _relabelled(GGMLQuantizationType.Q4_0), "experts.0.w3"),
-    Damage("Q4_K called IQ4_NL", _relabelled(GGMLQuantizationType.IQ4_NL), "experts.0.w3"),
+    Damage("Q4_K called Q4_0", _relabeled(GGMLQuantizationType.Q4_0), "experts.0.w3"),
+    Damage("Q4_K called IQ4_NL", _relabeled(GGMLQuantizationType.IQ4_NL), "experts.0.w3"),
     Damage("stacks of two layers exchanged", _swap(UP, UP.replace("1", "0")), "1.block_sparse_moe.experts.0.w3", False),
     Damage("norms exchanged", _swap("blk.0.attn_norm.weight", "blk.0.ffn_norm.weight"), "input_layernorm", alone=False),
     Damage("output is the embeddings", _swap("output.weight", "token_embd.weight"), "lm_head", alone=False),
