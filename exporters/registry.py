@@ -1,22 +1,21 @@
-"""Exporters by the name that recipes use. A third party's is named by its module: `exporter: mypackage.myformat`."""
+"""Exporters by the name that recipes use: each module beside this one that has an object EXPORTER is one.
 
+A third party's is named by its module: `exporter: mypackage.myformat`.
+"""
+
+from functools import cache
 from importlib import import_module
+from pathlib import Path
 
 from exporters.protocol import Exporter, ExternalExporter
 from sixfold.errors import UsageError
 
-_MODULES = {
-    "awq": "exporters.awq",
-    "bf16": "exporters.bf16",
-    "fp8": "exporters.fp8",
-    "gguf": "exporters.gguf",
-    "llmcompressor": "exporters.llmcompressor",
-    "nvfp4": "exporters.nvfp4",
-}
 
-
+@cache
 def exporter_names() -> tuple[str, ...]:
-    return tuple(_MODULES)
+    """Found in the modules' text: to import them all would take seconds."""
+    modules = sorted(Path(__file__).parent.glob("*.py"))
+    return tuple(path.stem for path in modules if "\nEXPORTER = " in path.read_text(encoding="utf-8"))
 
 
 def exporter_named(name: str) -> Exporter | ExternalExporter:
@@ -24,9 +23,11 @@ def exporter_named(name: str) -> Exporter | ExternalExporter:
 
     Raises UsageError where there is none.
     """
-    module = _MODULES.get(name, name if "." in name else None)
-    if module is None:
-        raise UsageError(f"there is no exporter {name!r}", f"use one of {', '.join(_MODULES)}, or a module's name")
+    if name not in exporter_names() and "." not in name:
+        raise UsageError(
+            f"there is no exporter {name!r}", f"use one of {', '.join(exporter_names())}, or a module's name"
+        )
+    module = name if "." in name else f"exporters.{name}"
     try:
         found: Exporter | ExternalExporter = import_module(module).EXPORTER
     except ModuleNotFoundError as error:

@@ -3,16 +3,15 @@
 import re
 from dataclasses import replace
 
+from pruning.criteria import title_of
 from pruning.plan_file import PruningPlan
 from sixfold.checkpoint.checkpoint import Checkpoint
 from sixfold.checkpoint.provenance import Provenance
 
-_TITLES = {"reap": "REAP", "frequency": "Frequency", "ean": "EAN", "weighted-ean": "WeightedEAN", "random": "Random"}
-
 
 def result_name(checkpoint: Checkpoint, plan: PruningPlan) -> str:
     """MiniMax-M2.7 -> MiniMax-M2.7-REAP-154: how it was pruned, and how many experts a layer has left."""
-    title = _TITLES.get(plan.criterion) or re.sub(r"[^A-Za-z0-9]+", "-", plan.criterion).strip("-") or "pruned"
+    title = title_of(plan.criterion) or re.sub(r"[^A-Za-z0-9]+", "-", plan.criterion).strip("-") or "pruned"
     return f"{checkpoint.name}-{title}-{max(plan.counts.values())}"
 
 

@@ -3,7 +3,7 @@
 schema       1
 model        name of the checkpoint it was made for
 source       its {"fingerprint", "revision"}; applied to another checkpoint, a note says so
-criterion    "reap", "frequency", "ean", "weighted-ean", "random"
+criterion    a name of pruning.criteria
 ratio        share that was asked for, null where a number was
 budget       "layer": the same number in each layer; "global": over all layers
 seed         of "random"

@@ -83,7 +83,7 @@ class Variant:
 
     @property
     def layout(self) -> str:
-        """As cards/readers.yaml names it."""
+        """As cards/formats.yaml names it."""
         if self.artifact.file is not None:
             return "gguf"
         return str((self.artifact.config.get("quantization_config") or {}).get("quant_method", "none"))

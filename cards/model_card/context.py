@@ -243,12 +243,10 @@ def _files(mine: Sequence[Variant]) -> list[tuple[Fact, Fact]]:
 def _tools(mine: Sequence[Variant], plan: Fact) -> list[str]:
     exporters = {variant.artifact.exporter for variant in mine}
 
-    def holds(entry: Fact) -> bool:
-        if entry.pruning:
-            return bool(entry.pruning == plan.criterion)
-        return not entry.exporters or bool(exporters & set(entry.exporters.value))
-
-    return [shown(entry.text) for entry in table("credits.yaml") if holds(entry)]
+    known = table("formats.yaml").exporters
+    of_formats = [known[name].credit for name in known.value if name in exporters and known[name].credit]
+    others = [entry.text for entry in table("credits.yaml") if not entry.pruning or entry.pruning == plan.criterion]
+    return [shown(text) for text in (*of_formats, *others)]
 
 
 def _texts(mine: Sequence[Variant]) -> list[tuple[str, list[str]]]:

@@ -51,7 +51,7 @@ def bring_charts(model: ModelFacts, folder: Path) -> None:
 def charts_of(folder: Path, engines: Sequence[str]) -> dict[str, list[str]]:
     """Images for each section of a card: pictures, with a link to the drawing.
 
-    engines: that read the variant, as cards/readers.yaml names them; others' memory is left out.
+    engines: that read the variant, as cards/formats.yaml names them; others' memory is left out.
     """
     return {
         section: [image for name, shows in _names(section, engines).items() if (image := _image(folder, name, shows))]

@@ -50,7 +50,7 @@ class MemorySection:
 
 
 def memory_section(mine: Sequence[Variant], engines: Fact) -> MemorySection | None:
-    """engines: that read the variants, of readers.yaml. None where no figure can be computed: the config is not there,
+    """engines: that read the variants, of formats.yaml. None where no figure can be computed: the config is not there,
     or its kind of attention is not known."""
     engine = next((engine for engine in engines if engine.value in ENGINES), None)
     config = mine[0].config

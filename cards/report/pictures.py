@@ -13,7 +13,7 @@ from cards.charts.png import png
 from cards.charts.size_and_kl import Measured, size_and_kl
 from cards.facts.model_facts import ModelFacts
 from cards.facts.readers import TITLES, budgeted
-from cards.facts.variant import Variant, variants_of
+from cards.facts.variant import Variant, table, variants_of
 from cards.model_card.images import CHARTS
 from sixfold.artifact.workspace import write_if_changed
 from sixfold.errors import SixfoldError
@@ -66,7 +66,7 @@ def write_pictures(model: ModelFacts, charts: Sequence[Picture], heat_maps: Mapp
 
 def series_of(every: Sequence[Variant]) -> dict[str, int]:
     """Recipe -> number of its color: one for each exporter, the source's own first, whatever variants there are."""
-    known = ["bf16", "fp8", "nvfp4", "awq", "gguf"]
+    known = list(table("formats.yaml").value["exporters"])
     others = sorted({variant.artifact.exporter for variant in every} - set(known))
     order = [*known, *others]
     return {variant.artifact.recipe: order.index(variant.artifact.exporter) for variant in every}

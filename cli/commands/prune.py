@@ -8,6 +8,7 @@ import click
 
 from cli.options import Model, json_option, memory_options, model_argument, overrides_option, threads_option
 from cli.terminal import print_json, print_table, program, progress
+from pruning.criteria import CRITERIA, names
 from sixfold.sizes import count, size
 
 if TYPE_CHECKING:
@@ -37,10 +38,11 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--criterion",
-    type=click.Choice(["reap", "frequency", "ean", "weighted-ean", "random"]),
+    type=click.Choice(names()),
     default="reap",
     show_default=True,
-    help="How experts are judged.",
+    help="How experts are judged. "
+    + " ".join(f"{name}: {entry.help[0].lower()}{entry.help[1:]}" for name, entry in CRITERIA.items()),
 )
 @click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Of the criterion random.")
 @click.option("--protect", is_flag=True, help="Keep super-experts (extreme outputs) whatever their saliency.")

@@ -12,7 +12,7 @@ from torch import nn
 from calibration.calibrate import calibrate
 from calibration.texts.tokens import token_batches
 from pruning.anatomy import dissect
-from pruning.criteria import CRITERIA, saliency, super_experts
+from pruning.criteria import CRITERIA, names, saliency, super_experts
 from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.errors import UsageError
 from sixfold.model.source import open_source
@@ -81,6 +81,7 @@ def test_saliency_is_the_formulas(model_type: str, tmp_path: Path) -> None:
     expected = literal(folder, token_batches(PROFILE, load_tokenizer(folder)).ids)
     assert tuple(sorted(expected)) == statistics.moe_layers() == dissect(open_source(folder)).layers
     for layer, criteria in expected.items():
+        assert set(criteria) == set(CRITERIA), "each criterion has a formula here"
         found = statistics.experts_of(layer)
         for criterion, values in criteria.items():
             torch.testing.assert_close(saliency(criterion, found, seed=0, layer=layer), values, rtol=2e-2, atol=1e-6)
@@ -127,3 +128,8 @@ def test_super_experts_stand_far_out() -> None:
 def test_an_unknown_criterion_names_the_known() -> None:
     with pytest.raises(UsageError, match="there is no criterion 'magic'; the criteria are reap, frequency"):
         saliency("magic", made_up(), seed=0, layer=0)
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_readme_says_what_a_criterion_is(name: str) -> None:
+    assert f"`{name}`" in (Path(__file__).parents[2] / "README.md").read_text()

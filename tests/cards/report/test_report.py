@@ -29,7 +29,7 @@ from tests.cards.reported import KL, SIZES, model_folder
 
 PRUNED = Path(__file__).parents[3] / "demo" / "minimax-m2-4.6m-REAP-6"
 READS = {"BF16": ["vllm", "sglang"], "FP8": ["vllm", "sglang"], "NVFP4": ["vllm"]}
-"""By cards/readers.yaml; GGUF files are llama.cpp's."""
+"""By cards/formats.yaml; GGUF files are llama.cpp's."""
 RECIPES = {label: f"gguf-{label.lower()}" if label.startswith("Q") else label.lower() for label in SIZES}
 ON_FP8 = {"rtx-4090", "rtx-5090", "rtx-pro-6000", "gb10", "h100", "h200", "b200"}
 """Machines with an Ada, Hopper or Blackwell chip, which is what the FP8 recipe here was made for."""
