@@ -24,8 +24,10 @@ from calibration.imatrix import FILE as IMATRIX
 from calibration.imatrix import write_imatrix
 from calibration.texts.corpus import text_files
 from calibration.texts.tokens import special_ids, token_batches
-from sixfold.artifact.manifest import run_name, state_of, versions
-from sixfold.artifact.workspace import PARTIAL, digest_of, sync_folder, write_if_changed, write_json
+from sixfold.artifact.lock import exclusive
+from sixfold.artifact.manifest import State, file_record, run_name, state_of, versions
+from sixfold.artifact.work_folder import check_source
+from sixfold.artifact.workspace import PARTIAL, digest_of, sync_folder, write_atomically, write_if_changed, write_json
 from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.errors import SixfoldError
 from sixfold.model.architecture import Architecture, Linear
@@ -38,6 +40,7 @@ from sixfold.statistics.importance_matrix import ImportanceMatrix, open_importan
 from sixfold.statistics.statistics import MANIFEST, SCHEMA, Statistics, moe_of, open_statistics, starred
 
 _LIBRARIES = ("sixfold", "torch", "transformers")
+_LOCK = "calibration.lock"
 
 
 @dataclass(frozen=True)
@@ -84,14 +87,38 @@ def calibrate(
     if profile.imatrix is not None:
         return _from_imatrix(source, profile, open_importance_matrix(profile.imatrix), folder)
     inputs = calibration_inputs(source, profile)
-    work = folder / PARTIAL
-    state = state_of(folder, MANIFEST, inputs, begun=work)
-    if state.name == "current":
-        statistics = open_statistics(folder)
-        coverage = coverage_from_json(statistics.manifest["coverage"])
-        _draw(statistics, coverage)
-        return Calibrated(statistics, True, (), coverage)
+    if _state(folder, inputs).name == "current":
+        return _as_it_is(folder)
+    with exclusive(folder / _LOCK, f"another process is calibrating into {folder}"):
+        state = _state(folder, inputs)  # the process before this one may have done it all
+        if state.name == "current":
+            return _as_it_is(folder)
+        return _calibrated(source, profile, folder, inputs, state.reasons, progress, allowed)
+
+
+def _state(folder: Path, inputs: Mapping[str, Any]) -> State:
+    return state_of(folder, MANIFEST, inputs, begun=folder / PARTIAL)
+
+
+def _as_it_is(folder: Path) -> Calibrated:
+    statistics = open_statistics(folder)
+    coverage = coverage_from_json(statistics.manifest["coverage"])
+    _draw(statistics, coverage)
+    return Calibrated(statistics, True, (), coverage)
+
+
+def _calibrated(
+    source: Source,
+    profile: Calibration,
+    folder: Path,
+    inputs: Mapping[str, Any],
+    reasons: tuple[str, ...],
+    progress: Progress,
+    allowed: Allowed,
+) -> Calibrated:
+    """Runs the pass, or what is left of it, and puts everything in place, the manifest last."""
     started = time.time()
+    work = folder / PARTIAL
     tokenizer = load_tokenizer(source.checkpoint.folder)
     tokens = token_batches(profile, tokenizer)
     batches = batched(tokens.ids, profile.seed, special_ids(tokenizer) if profile.special_tokens == "leave_out" else ())
@@ -100,13 +127,15 @@ def calibrate(
     if on.processes > 1:
         launch = partial(run_on_devices, device=on.device, size=on.processes)
     reached = launch(source, batches, profile, work, key=digest_of(inputs), ahead=on.ahead, progress=progress)
+    check_source(source.checkpoint, work)
     linears = [linear for linear in source.architecture.linears if linear.role != "other"]
     coverage = tuple(coverage_of(layer, routed, profile.min_tokens) for layer, routed in reached.routed.items())
     if profile.starved == "fail":
         _refuse_starved(coverage, profile)
     resumed = sum((work / name).stat().st_mtime < started for name in reached.files)
+    _clear(folder)
     _put_in_place(folder, work, reached.files)
-    manifest = {
+    manifest: dict[str, Any] = {
         **inputs,
         "model": source.checkpoint.name,
         "tokens": tokens.record,
@@ -116,22 +145,23 @@ def calibrate(
         "coverage": coverage_to_json(coverage),
         "files": {name: asdict(record) for name, record in sorted(reached.files.items())},
     }
+    with suppress(SixfoldError):  # no names in llama.cpp: exporting GGUF says so, and nothing else needs the file
+        write_imatrix(Statistics(folder, manifest), source, folder / IMATRIX)
+        manifest["files"][IMATRIX] = asdict(file_record(folder / IMATRIX))
     run = {
         "seconds": round(time.time() - started, 2),
         "device": on.device,
         "processes": on.processes,
         "memory": asdict(on.memory),
         "threads": torch.get_num_threads(),
-        "modified_ns": {name: (folder / name).stat().st_mtime_ns for name in reached.files},
+        "modified_ns": {name: (folder / name).stat().st_mtime_ns for name in manifest["files"]},
     }
     write_json(folder / run_name(MANIFEST), run)
     write_json(folder / MANIFEST, manifest)
     shutil.rmtree(work)
     statistics = open_statistics(folder)
     _draw(statistics, coverage)
-    with suppress(SixfoldError):  # no names in llama.cpp: exporting GGUF says so, and nothing else needs the file
-        write_imatrix(statistics, source, folder / IMATRIX)
-    return Calibrated(statistics, False, state.reasons, coverage, resumed)
+    return Calibrated(statistics, False, reasons, coverage, resumed)
 
 
 def _refuse_starved(coverage: Sequence[Coverage], profile: Calibration) -> None:
@@ -157,22 +187,25 @@ def _from_imatrix(source: Source, profile: Calibration, matrix: ImportanceMatrix
         "imatrix": matrix.record(),
         "versions": {"sixfold": versions()["sixfold"]},
     }
-    state = state_of(folder, MANIFEST, inputs, begun=folder / PARTIAL)
-    skipped = state.name == "current" and (folder / matrix.copy_name).is_file()
-    if not skipped:
+    if _state(folder, inputs).name == "current":
+        return _as_it_is(folder)
+    with exclusive(folder / _LOCK, f"another process is calibrating into {folder}"):
+        reasons = _state(folder, inputs).reasons
         work = folder / PARTIAL
         shutil.rmtree(work, ignore_errors=True)
         taken = take_over(matrix, source, work, profile.min_tokens)
+        _clear(folder)
         _put_in_place(folder, work, taken["files"])
-        shutil.rmtree(work)
-        write_if_changed(folder / matrix.copy_name, matrix.path.read_bytes())
+        write_atomically(folder / matrix.copy_name, matrix.path.read_bytes())
+        taken["files"][matrix.copy_name] = asdict(file_record(folder / matrix.copy_name))
         times = {name: (folder / name).stat().st_mtime_ns for name in taken["files"]}
         write_json(folder / run_name(MANIFEST), {"modified_ns": times})
         write_json(folder / MANIFEST, {**inputs, "model": source.checkpoint.name, **taken})
+        shutil.rmtree(work)
     statistics = open_statistics(folder)
     coverage = coverage_from_json(statistics.manifest["coverage"])
     _draw(statistics, coverage)
-    return Calibrated(statistics, skipped, () if skipped else state.reasons, coverage)
+    return Calibrated(statistics, False, reasons, coverage)
 
 
 def _draw(statistics: Statistics, coverage: tuple[Coverage, ...]) -> None:
@@ -215,12 +248,19 @@ def _without_statistics(source: Source, linears: Sequence[Linear]) -> list[str]:
     return sorted(unobserved | set(source.architecture.not_run))
 
 
-def _put_in_place(folder: Path, work: Path, files: Iterable[str]) -> None:
+def _clear(folder: Path) -> None:
     """The old manifest goes first: from here on the folder holds no calibration until a new one is written."""
     (folder / MANIFEST).unlink(missing_ok=True)
     for path in (*folder.glob("layer-*.safetensors"), *folder.glob("imatrix*.*")):
         path.unlink()
     (folder / MAP).unlink(missing_ok=True)
+
+
+def _put_in_place(folder: Path, work: Path, files: Iterable[str]) -> None:
+    """Linked, so that a kill before the manifest is written costs nothing: the work folder is whole until then."""
     for name in files:
-        (work / name).rename(folder / name)
+        try:
+            (folder / name).hardlink_to(work / name)
+        except OSError:  # a file system without links
+            shutil.copy2(work / name, folder / name)
     sync_folder(folder)

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save
 
 from calibration.forward_pass.coverage import Coverage, coverage_of, coverage_to_json
-from sixfold.artifact.manifest import FileRecord
-from sixfold.artifact.workspace import sha256_of, write_atomically
+from sixfold.artifact.manifest import FileRecord, file_record
+from sixfold.artifact.workspace import write_atomically
 from sixfold.errors import SixfoldError
 from sixfold.model.gguf_names import latent_half
 from sixfold.model.source import Source
@@ -43,7 +43,7 @@ def take_over(matrix: ImportanceMatrix, source: Source, folder: Path, min_tokens
         tensors = {key: tensor for name, weight in held.items() for key, tensor in _tensors(matrix, name, weight)}
         file = folder / layer_file(layer)
         write_atomically(file, save(tensors, {"format": "pt"}))
-        files[file.name] = FileRecord(file.stat().st_size, sha256_of(file))
+        files[file.name] = file_record(file)
     held_in_all = {name: weight for held in layers.values() for name, weight in held.items()}
     observed = {linear.weight for weight in held_in_all.values() for linear in weight.linears}
     taken = {name: weight for name, weight in held_in_all.items() if not latent_half(name)}

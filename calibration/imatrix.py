@@ -1,13 +1,14 @@
 """imatrix.gguf: the calibration's sums of squares as llama.cpp's importance matrix."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sixfold.artifact.workspace import sync_folder
+from sixfold.artifact.workspace import replacing
 from sixfold.errors import SixfoldError
 from sixfold.model.architecture import Linear
 from sixfold.model.gguf_names import gguf_tensor_names, latent_half, latent_halves
@@ -31,12 +32,17 @@ def write_imatrix(statistics: Statistics, source: Source, path: Path) -> tuple[s
     statistics give equal bytes.
     Raises SixfoldError where llama.cpp has no names for the architecture.
     """
-    import gguf
-
     tokens = statistics.manifest["tokens"]
     entries = sorted(_entries(statistics, source).items())
-    temporary = path.with_name(f".{path.name}.tmp")
-    writer = gguf.GGUFWriter(temporary, arch="imatrix")
+    with replacing(path) as temporary:
+        _write(temporary, entries, tokens)
+    return tuple(name for name, _ in entries)
+
+
+def _write(path: Path, entries: Sequence[tuple[str, "_Entry"]], tokens: Mapping[str, Any]) -> None:
+    import gguf
+
+    writer = gguf.GGUFWriter(path, arch="imatrix")
     del writer.kv_data[0][gguf.Keys.General.ARCHITECTURE]  # the writer sets it unasked; an imatrix has none
     writer.add_type("imatrix")
     writer.add_array("imatrix.datasets", sorted(name for name, file in tokens["files"].items() if file["tokens"]))
@@ -52,9 +58,6 @@ def write_imatrix(statistics: Statistics, source: Source, path: Path) -> tuple[s
         for values in entry.read():
             writer.write_tensor_data(values)
     writer.close()
-    temporary.replace(path)
-    sync_folder(path.parent)
-    return tuple(name for name, _ in entries)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,16 @@
 """The command line: the group, what every command shares, and what a user sees when something goes wrong.
 
-Exit codes: 0 done, 1 failed, 2 bad usage, 3 a quality gate failed, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 bad usage, 3 a quality gate failed, 130 interrupted, 143 terminated.
 Commands live one to a module in cli.commands and are imported when they are called, so that `--help` is instant.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import FrameType
+from typing import NoReturn
 
 import click
 
@@ -55,8 +58,17 @@ def cli() -> None:
     """One BF16 checkpoint in; every quantized format that people run out."""
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, as a scheduler or a container sends it: the work ends as on Ctrl-C."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command and exits; never shows a traceback."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, end)
     sys.exit(run(arguments))
 
 
@@ -71,8 +83,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        _say("interrupted; run the same command again to go on.")
+    except (click.Abort, KeyboardInterrupt) as error:
+        if isinstance(error.__cause__ or error, _Terminated):
+            _say("terminated; run the same command again to resume.")
+            return 128 + signal.SIGTERM
+        _say("interrupted; run the same command again to resume.")
         return 130
     except BrokenPipeError:
         # The reader (`| head`) has left; the interpreter must not try to flush what it will not read.

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from exporters.protocol import Decisions, Exporter
 from sixfold.artifact.plan import ExportPlan
-from sixfold.artifact.workspace import Workspace, digest_of, read_json, sha256_of, write_json
+from sixfold.artifact.workspace import Workspace, digest_of, read_json, replacing, sha256_of, write_json
 from sixfold.model.source import Source
 from sixfold.progress import Progress
 from sixfold.recipes.recipe import Recipe
@@ -86,10 +86,9 @@ def _decide(
     exporter: Exporter, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int, path: Path
 ) -> str:
     decided = exporter.decide(source, recipe, statistics, layer)
-    temporary = path.with_name(f".{path.name}.tmp")
     # Cloned: safetensors refuses tensors that share memory, as two names for one scale may.
     tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in decided.tensors.items()}
-    save_file(dict(sorted(tensors.items())), temporary, metadata={"notes": json.dumps(decided.notes)})
-    temporary.chmod(0o644)  # safetensors makes files that only their owner can read
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        save_file(dict(sorted(tensors.items())), temporary, metadata={"notes": json.dumps(decided.notes)})
+        temporary.chmod(0o644)  # safetensors makes files that only their owner can read
     return sha256_of(path)

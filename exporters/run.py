@@ -14,11 +14,11 @@ import torch
 from exporters.decisions import decide_all
 from exporters.protocol import Exporter, ExternalExporter, Tokens
 from exporters.registry import exporter_named
-from sixfold.artifact.manifest import FileRecord, described_anew, inputs_of, manifest_of, state_of
+from sixfold.artifact.manifest import FileRecord, described_anew, file_record, inputs_of, manifest_of, state_of
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.stream import write_files
-from sixfold.artifact.work_folder import Made, begun_mark, clear_partial, locked, put_in_place, reclaim
-from sixfold.artifact.workspace import PARTIAL, Workspace, digest_of, json_bytes, read_json, sha256_of, write_atomically
+from sixfold.artifact.work_folder import Made, begun_mark, check_source, locked, put_in_place, reclaim
+from sixfold.artifact.workspace import PARTIAL, Workspace, digest_of, json_bytes, read_json, write_atomically
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.model.source import Source
 from sixfold.progress import Progress
@@ -126,9 +126,10 @@ def export(
             made = _run_external(source, recipe, tokens, partial)
         else:
             made = _run_native(source, recipe, workspace, statistics, plan, inputs, partial, threads, progress)
+        check_source(source.checkpoint, partial, workspace.decisions(recipe.name))
         manifest = manifest_of(recipe.name, source.checkpoint.name, inputs, made.decisions, made.files, made.notes)
         put_in_place(folder, manifest_name, manifest, made, partial, started, threads)
-        clear_partial(folder / PARTIAL, recipe.name)
+        shutil.rmtree(partial)
     nbytes = sum(record.bytes for record in made.files.values())
     return Exported(recipe.name, folder, manifest_name, nbytes, False, state.reasons, made.notes)
 
@@ -165,7 +166,7 @@ def _run_external(source: Source, recipe: Recipe, tokens: Tokens | None, partial
     work.mkdir(parents=True)
     notes = exporter.run(source, recipe, tokens, work)
     paths = sorted(path for path in work.rglob("*") if path.is_file())
-    files = {str(p.relative_to(work)): FileRecord(p.stat().st_size, sha256_of(p)) for p in paths}
+    files = {str(p.relative_to(work)): file_record(p) for p in paths}
     return Made(work, files, {}, None, tuple(notes))
 
 
@@ -193,13 +194,14 @@ def plan_all(source: Source, recipes: Sequence[Recipe]) -> tuple[Planned, ...]:
     return tuple(planned)
 
 
-def check_disk(source: Source, planned: Sequence[Planned], workspace: Workspace) -> None:
+def check_disk(source: Source, planned: Sequence[Planned], workspace: Workspace, calibration: int = 0) -> None:
     """Whether everything that is still to be written has room. Raises SixfoldError with both sizes.
 
-    An artifact that is replaced stays until the new one is whole, so the old ones' room does not count. What only new
-    statistics would make stale is taken as current: they are not known yet.
+    calibration: bytes that calibrations will take besides. An artifact that is replaced stays until the new one is
+    whole, so the old ones' room does not count. What only new statistics would make stale is taken as current: they
+    are not known yet.
     """
-    needed = 0
+    needed = calibration
     for recipe, plan in ((entry.recipe, entry.plan) for entry in planned):
         folder = workspace.variant(recipe.suffix)
         if plan is None:
@@ -208,7 +210,7 @@ def check_disk(source: Source, planned: Sequence[Planned], workspace: Workspace)
         inputs = inputs_for(source, recipe, None) | {"statistics": recorded.get("statistics")}
         if state_of(folder, plan.manifest, inputs).name != "current":
             present = sum(p.stat().st_blocks * 512 for p in (folder / PARTIAL / recipe.name).glob("*"))
-            needed += max(0, plan.nbytes - present)
+            needed += max(0, plan.nbytes - present) + _decisions_bytes(source, recipe)
     try:
         workspace.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -219,3 +221,10 @@ def check_disk(source: Source, planned: Sequence[Planned], workspace: Workspace)
             f"{needed / 1e9:.2f} GB are to be written to {workspace.root}, which has {free / 1e9:.2f} GB free",
             "free some space, choose another OUT, or fewer formats",
         )
+
+
+def _decisions_bytes(source: Source, recipe: Recipe) -> int:
+    """At most a float32 for each input and output channel of every Linear, where calibration is read at all."""
+    if not needs_statistics(recipe):
+        return 0
+    return sum(4 * (linear.in_features + linear.out_features) for linear in source.architecture.linears)

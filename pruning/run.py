@@ -24,7 +24,7 @@ from sixfold import __version__
 from sixfold.artifact.manifest import FileRecord, manifest_of, state_of
 from sixfold.artifact.plan import ExportPlan
 from sixfold.artifact.stream import write_files
-from sixfold.artifact.work_folder import Made, clear_partial, locked, put_in_place, reclaim
+from sixfold.artifact.work_folder import Made, check_source, locked, put_in_place, reclaim
 from sixfold.artifact.workspace import PARTIAL, digest_of, json_bytes, read_json, write_if_changed
 from sixfold.checkpoint.provenance import FILE as PROVENANCE
 from sixfold.errors import SixfoldError, UsageError
@@ -83,11 +83,12 @@ def prune(
         encode = select(anatomy, plan)
         with progress("pruning", sum(f.nbytes for f in export.files), "B") as advance:
             records = write_files(export, source.checkpoint, encode, partial, key=key, threads=threads, advance=advance)
+        check_source(source.checkpoint, partial)
         texts = {name: FileRecord(len(data), _sha256(data)) for name, data in export.texts.items()}
         made = Made(partial, {**records, **texts}, export.texts, None, export.notes)
         manifest = manifest_of(VARIANT, source.checkpoint.name, inputs, None, made.files, made.notes)
         put_in_place(folder, export.manifest, manifest, made, partial, started, threads)
-    clear_partial(folder / PARTIAL, VARIANT)
+        shutil.rmtree(partial)
     nbytes = sum(record.bytes for record in made.files.values())
     return Pruned(folder, nbytes, False, state.reasons, made.notes)
 

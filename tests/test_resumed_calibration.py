@@ -1,6 +1,8 @@
 """A calibration that was stopped: what status says of it, and what the next run says and does."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,8 @@ import pytest
 from calibration.calibrate import calibrate
 from calibration.forward_pass import layer_pass
 from cli.main import run
+from sixfold.artifact.lock import exclusive
+from sixfold.errors import SixfoldError
 from sixfold.model.source import open_source
 from sixfold.progress import unseen
 from sixfold.recipes.recipe import Calibration
@@ -61,3 +65,48 @@ def test_a_first_calibration_is_none_again(tmp_path: Path) -> None:
     (tmp_path / "layer-00000.safetensors").unlink()
     again = calibrate(open_source(DEMO), profile, tmp_path, progress=unseen).history
     assert again == ("calibrated again: layer-00000.safetensors is missing or differs from the manifest",)
+
+
+@pytest.mark.parametrize("step", ["_clear", "_put_in_place", "write_imatrix", "write_json", "open_statistics"])
+def test_a_kill_while_statistics_are_put_in_place_costs_no_layer(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, profile = open_source(DEMO), Calibration(samples=4, length=64)
+    whole = calibrate(source, profile, tmp_path / "whole", progress=unseen)
+
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"calibration.calibrate.{step}", killed)
+        with pytest.raises(KeyboardInterrupt):
+            calibrate(source, profile, tmp_path / "killed", progress=unseen)
+    again = calibrate(source, profile, tmp_path / "killed", progress=unseen)
+    assert again.skipped or again.resumed == 3  # two layers, and what is outside of them
+    left = {path.name: path.read_bytes() for path in (tmp_path / "killed").iterdir() if path.is_file()}
+    expected = {path.name: path.read_bytes() for path in whole.statistics.folder.iterdir()}
+    assert left.keys() == expected.keys()
+    assert all(left[name] == expected[name] for name in left if name != "run.json")
+
+
+def test_two_calibrations_of_one_folder_do_not_meet(tmp_path: Path) -> None:
+    source, profile = open_source(DEMO), Calibration(samples=4, length=64)
+    with exclusive(tmp_path / "calibration.lock", "held by the test"):
+        with pytest.raises(SixfoldError, match=r"another process is calibrating into .*; wait for it, or stop it"):
+            calibrate(source, profile, tmp_path, progress=unseen)
+    assert not calibrate(source, profile, tmp_path, progress=unseen).skipped
+
+
+def test_a_source_that_changes_meanwhile_gives_no_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(DEMO, tmp_path / "model")
+    step = layer_pass._step
+
+    def overwriting(runner, layer, *rest):  # type: ignore[no-untyped-def]
+        os.utime(tmp_path / "model" / "model.safetensors", (1, 1))
+        return step(runner, layer, *rest)
+
+    monkeypatch.setattr(layer_pass, "_step", overwriting)
+    profile = Calibration(samples=4, length=64)
+    with pytest.raises(SixfoldError, match=r"model.safetensors changed while it was being read; run the same command"):
+        calibrate(open_source(tmp_path / "model"), profile, tmp_path / "out", progress=unseen)
+    assert not list((tmp_path / "out").iterdir())

@@ -62,6 +62,9 @@ def run_pass(
     next layer is read while one runs. Raises SixfoldError where the ids are not this model's, or its experts were not
     run through transformers' interface.
     """
+    left = read_reached(work, key)
+    if left is not None and layer_file(None) in left.files:
+        return left  # all that was missing is that it be put in place
     runner = LayerRunner(source, dtype=DTYPE, device=device, ahead=ahead, team=team)
     _check_ids(runner, batches, source)
     mine = [number for number in range(len(batches.ids)) if team.owns(number)]

@@ -2,7 +2,9 @@
 
 import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -63,6 +65,26 @@ def predict(source: Source, profile: Calibration, *, on_gpu: bool, ahead: bool) 
         disk=hidden_nbytes([shape], torch.bfloat16),
         layer=layer,
     )
+
+
+def statistics_bytes(source: Source, profiles: Collection[Calibration]) -> int:
+    """Tensor data of the finished statistics of each profile; see sixfold.statistics.statistics for the layout. An
+    importance matrix is kept, and its sums stand in the statistics once more."""
+    sites = {(li.site, li.expert): li.in_features for li in source.architecture.linears}
+    heads = sum(heads_bytes(latent) for latent in latent_linears(source).values())
+    total = 0
+    for profile in set(profiles):
+        if profile.imatrix is not None:
+            total += 2 * Path(profile.imatrix).expanduser().stat().st_size
+        else:
+            total += heads + sum(site_bytes(channels, profile.sample_rows) for channels in sites.values())
+    return total
+
+
+def disk_bytes(source: Source, profile: Calibration) -> int:
+    """What a calibration takes in its folder at most: the statistics, and meanwhile the hidden states."""
+    meanwhile = predict(source, profile, on_gpu=False, ahead=False).disk if profile.imatrix is None else 0
+    return statistics_bytes(source, [profile]) + meanwhile
 
 
 def resources(source: Source, profile: Calibration, allowed: Allowed) -> Resources:

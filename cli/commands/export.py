@@ -108,7 +108,7 @@ def make_all(
     from sixfold.artifact.source_record import record_source
 
     planned = plan_all(source, recipes)
-    check_disk(source, planned, workspace)
+    check_disk(source, planned, workspace, _calibration_bytes(source, recipes, workspace))
     _warn(source, record_source(source.checkpoint, stated, workspace.folder), quiet=quiet)
     statistics: dict[Calibration, Statistics] = {}
     outcomes = []
@@ -192,6 +192,22 @@ def _statistics(
         _say(f"calibration {'is current' if done.skipped else 'done'}. {summary(done.coverage)}".rstrip(), quiet)
         known[profile] = done.statistics
     return known[profile]
+
+
+def _calibration_bytes(source: "Source", recipes: "Sequence[Recipe]", workspace: "Workspace") -> int:
+    """What the calibrations that are not there yet will take, and what unfinished ones have taken already."""
+    from calibration.forward_pass.memory import disk_bytes
+    from exporters.run import needs_statistics
+    from sixfold.artifact.workspace import PARTIAL
+    from sixfold.statistics.statistics import existing_statistics
+
+    total = 0
+    for profile in {recipe.calibration for recipe in recipes if needs_statistics(recipe)}:
+        folder = workspace.calibration(profile)
+        if existing_statistics(folder) is None:
+            present = sum(path.stat().st_blocks * 512 for path in (folder / PARTIAL).glob("*"))
+            total += max(0, disk_bytes(source, profile) - present)
+    return total
 
 
 def _announced(profile: "Calibration") -> str:

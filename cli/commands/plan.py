@@ -40,8 +40,9 @@ def command(
     alone, before there are weights: what it cannot tell is named. A FORMAT that MODEL does not allow is named with the
     reason, and the exit code is not 0.
     """
+    from calibration.forward_pass.memory import statistics_bytes
     from cli.error_sentence import exit_code, sentence
-    from exporters.run import plan_all
+    from exporters.run import needs_statistics, plan_all
     from sixfold.model.bare_config import config_notes
 
     source = model.describe(experts)
@@ -49,7 +50,7 @@ def command(
     planned = plan_all(source, recipes)
     plans = [(entry.recipe, entry.plan) for entry in planned if entry.refusal is None]
     refusals = [entry.refusal for entry in planned if entry.refusal is not None]
-    calibration = _calibration_bytes(source, [recipe for recipe, _ in plans])
+    calibration = statistics_bytes(source, {recipe.calibration for recipe, _ in plans if needs_statistics(recipe)})
     passes = _passes(source, [recipe for recipe, _ in plans])
     root = next(path for path in [out, *out.absolute().parents] if path.exists())
     free = shutil.disk_usage(root).free
@@ -82,23 +83,6 @@ def command(
     verdict = "enough" if total + calibration <= free else "NOT ENOUGH"
     click.echo(f"Free under {root}: {size(free)}, {verdict} (a replaced artifact stays until the new one is whole).")
     return code
-
-
-def _calibration_bytes(source: "Source", recipes: "Sequence[Recipe]") -> int:
-    """Tensor data of the statistics, once per profile; see sixfold.statistics.statistics for the layout. An
-    importance matrix is kept, and its sums stand in the statistics once more."""
-    from exporters.run import needs_statistics
-    from sixfold.model.latent_attention import latent_linears
-    from sixfold.statistics.statistics import heads_bytes, site_bytes
-
-    profiles = {recipe.calibration for recipe in recipes if needs_statistics(recipe)}
-    sites = {(li.site, li.expert): li.in_features for li in source.architecture.linears}
-    heads = sum(heads_bytes(latent) for latent in latent_linears(source).values())
-    total = sum(2 * Path(profile.imatrix).expanduser().stat().st_size for profile in profiles if profile.imatrix)
-    for profile in profiles:
-        if profile.imatrix is None:
-            total += heads + sum(site_bytes(channels, profile.sample_rows) for channels in sites.values())
-    return total
 
 
 def _passes(source: "Source", recipes: "Sequence[Recipe]") -> "dict[Calibration, PassMemory]":

@@ -96,7 +96,10 @@ def _verify(artifact: Path, source: "Source | None", as_json: bool) -> int:
     if source is None and verification.passed and stored_result(manifest.parent, manifest.name) is not None:
         written = f"{result_path(artifact)} keeps what was measured against its source"
     else:
-        written = f"Written: {write_result(verification)}"
+        try:
+            written = f"Written: {write_result(verification)}"
+        except OSError as error:  # a read-only folder has a verdict all the same
+            written = f"Not written: {error.strerror} ({result_path(artifact)})"
     if manifest.is_file():
         _show_in_cards(manifest.absolute().parent.parent, quiet=as_json)
     if as_json:
@@ -107,12 +110,12 @@ def _verify(artifact: Path, source: "Source | None", as_json: bool) -> int:
 
 
 def _show_in_cards(root: Path, *, quiet: bool) -> None:
-    """Trouble with a neighbor's files is said, but it is no verdict on this artifact."""
+    """Trouble with a neighbor's files, or to write, is said, but it is no verdict on this artifact."""
     from sixfold.errors import SixfoldError
 
     try:
         render_cards(root, quiet=quiet)
-    except SixfoldError as error:
+    except (SixfoldError, OSError) as error:
         click.echo(f"The cards in {root} are as they were: {error}", err=True)
 
 

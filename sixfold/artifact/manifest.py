@@ -28,6 +28,10 @@ class FileRecord:
     sha256: str
 
 
+def file_record(path: Path) -> FileRecord:
+    return FileRecord(path.stat().st_size, sha256_of(path))
+
+
 def inputs_of(recipe: Recipe, fingerprint: str, revision: str, statistics: str | None) -> dict[str, Any]:
     """Everything that decides an artifact's bytes, in the order in which a reader would ask for it."""
     return {

@@ -1,7 +1,7 @@
 """Execute a plan: read, encode and write unit by unit, on several threads, in memory that does not grow with the model.
 
 Every output byte's place is known before the first weight is read, so threads write where they like, in the plan's
-order and from one file on into the next; `growing_file.py` follows them.
+order and from one file on into the next; `concurrent_file.py` follows them.
 """
 
 import threading

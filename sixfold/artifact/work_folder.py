@@ -1,6 +1,5 @@
 """Unfinished work and how it becomes an artifact: locked, taken up again after a kill, and put in place as a whole."""
 
-import fcntl
 import os
 import platform
 import resource
@@ -13,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sixfold.artifact.lock import exclusive
 from sixfold.artifact.manifest import FileRecord, run_name
 from sixfold.artifact.plan import ExportPlan
 from sixfold.artifact.workspace import PARTIAL, json_bytes, read_json, sha256_of, write_atomically, write_if_changed
+from sixfold.checkpoint.checkpoint import Checkpoint
 from sixfold.errors import SixfoldError
 
 _REPLACED = "replaced-manifest.json"
@@ -35,18 +36,28 @@ class Made:
 
 @contextmanager
 def locked(partial: Path, variant: str) -> Iterator[Path]:
-    """`partial`/variant, for this process alone. Raises SixfoldError where another process is at work in it."""
-    partial.mkdir(parents=True, exist_ok=True)
-    with (partial / f"{variant}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise SixfoldError(
-                f"another process is exporting {variant} into {partial.parent}", "wait for it, or stop it"
-            ) from error
+    """`partial`/variant, for this process alone; `partial` goes at the end if nothing is left in it.
+
+    Raises SixfoldError where another process is at work in it.
+    """
+    busy = f"another process is exporting {variant} into {partial.parent}"
+    with exclusive(partial / f"{variant}.lock", busy):
         work = partial / variant
         work.mkdir(exist_ok=True)
         yield work
+    with suppress(OSError):
+        partial.rmdir()
+
+
+def check_source(checkpoint: Checkpoint, *made: Path) -> None:
+    """Raises SixfoldError where the source changed while it was read. The folders `made` of it go: no later run may
+    go on from what is partly of another checkpoint."""
+    try:
+        checkpoint.check_unchanged()
+    except SixfoldError:
+        for folder in made:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def reclaim(plan: ExportPlan, partial: Path, folder: Path, key: str) -> None:
@@ -97,14 +108,6 @@ def put_in_place(
 def begun_mark(folder: Path, manifest_name: str, variant: str) -> Path:
     """What exists once the export was begun: GGUF files share a folder, which says nothing of one of them."""
     return folder if manifest_name == "manifest.json" else folder / PARTIAL / variant
-
-
-def clear_partial(partial: Path, variant: str) -> None:
-    """Remove this variant's working folder, and the one around it unless another variant is still in it."""
-    shutil.rmtree(partial / variant, ignore_errors=True)
-    (partial / f"{variant}.lock").unlink(missing_ok=True)
-    with suppress(OSError):
-        partial.rmdir()
 
 
 def _peak_rss() -> int:

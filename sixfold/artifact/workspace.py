@@ -1,9 +1,12 @@
 """Where a run leaves things, and how files appear: complete under their final name, or not at all."""
 
+import glob
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,14 +46,42 @@ class Workspace:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write under a temporary name beside `path`, fsync, rename: readers see the old file or the new one."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, which takes its place, synced, when the context ends well.
+
+    The temporary name is this process's own, so that two that write the same file do not write into each other's; what
+    a killed process of this machine left is removed on the way.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    mark = f".{hashlib.sha256(path.name.encode()).hexdigest()[:16]}.{platform.node()}-"
+    for left in path.parent.glob(f"{glob.escape(mark)}*.tmp"):
+        if not _runs(left.name.removeprefix(mark).removesuffix(".tmp")):
+            left.unlink(missing_ok=True)
+    temporary = path.with_name(f"{mark}{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
+
+
+def _runs(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
 
 
 def write_if_changed(path: Path, data: bytes) -> None:

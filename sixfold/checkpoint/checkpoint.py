@@ -50,6 +50,8 @@ class Contents:
     read: Callable[[TensorSlice], torch.Tensor]
     read_into: Callable[[str, torch.Tensor], None]
     fingerprint: Callable[[], str]
+    files: Mapping[Path, tuple[int, int]] = field(default_factory=dict)
+    """Weight files that are here -> (size, modification time in ns) as they were when the checkpoint was opened."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,14 @@ class Checkpoint:
         from the file where no conversion is needed. Safe to call from many threads."""
         self._named(name)
         self.contents.read_into(name, out)
+
+    def check_unchanged(self) -> None:
+        """Raises SixfoldError where a weight file is not the one that was opened: what was read is of no use then."""
+        for path, opened in self.contents.files.items():
+            if not path.is_file() or _stamp(path) != opened:
+                raise SixfoldError(
+                    f"{path} changed while it was being read", "run the same command again once nothing writes to it"
+                )
 
     def _named(self, name: str) -> SourceTensor:
         tensor = self.tensors.get(name)
@@ -150,6 +160,7 @@ def _open_folder(asked: _Asked, folder: Path, revision: str, own_name: str) -> C
             if revision
             else folder_fingerprint(weights, headers, (CONFIG, *extras))
         ),
+        {folder / file: _stamp(folder / file) for file in files},
     )
     return _assemble(asked, folder, revision, own_name, config, logical, extras, contents)
 
@@ -236,6 +247,11 @@ def read_config(path: Path, where: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise SixfoldError(f"{CONFIG} in {where} is not a JSON object", "correct it or download it again")
     return config
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def _header(folder: Path, file: str) -> FileHeader:

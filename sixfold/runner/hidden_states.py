@@ -4,11 +4,15 @@ Two files take turns: while a layer runs, one holds what it reads and the other 
 much of them in memory as there is room for.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from sixfold.errors import SixfoldError
+from sixfold.sizes import size
 
 _FILES = ("hidden-0.bin", "hidden-1.bin")
 
@@ -35,7 +39,8 @@ class HiddenStates:
         folder.mkdir(parents=True, exist_ok=True)
         self._paths = tuple(folder / name for name in _FILES)
         self._total = -(-total // 4) * 4  # whole 64-bit words, for the checksum
-        # from_file grows a file that is too short and leaves what it holds.
+        for path in self._paths:
+            _allocate(path, self._total * dtype.itemsize)
         self._files = tuple(torch.from_file(str(p), shared=True, size=self._total, dtype=dtype) for p in self._paths)
 
     def read(self, batch: int) -> torch.Tensor:
@@ -67,3 +72,16 @@ class HiddenStates:
 def nbytes(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> int:
     """Bytes of both files together."""
     return 2 * sum(torch.Size(shape).numel() for shape in shapes) * dtype.itemsize
+
+
+def _allocate(path: Path, nbytes: int) -> None:
+    """Grow a file that is too short, on the disk: where a mapped file has holes, a full disk is a SIGBUS."""
+    with path.open("ab") as file:
+        try:
+            if hasattr(os, "posix_fallocate"):  # macOS has none
+                os.posix_fallocate(file.fileno(), 0, nbytes)
+        except OSError as error:
+            raise SixfoldError(
+                f"{size(nbytes)} for hidden states cannot be had in {path.parent}: {error.strerror}",
+                "free some space, or choose another OUT; fewer samples need less",
+            ) from error

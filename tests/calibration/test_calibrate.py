@@ -53,7 +53,8 @@ def test_the_manifest_says_what_was_run(done: Calibrated) -> None:
         "linears": [f"model.layers.1.block_sparse_moe.experts.*.{part}" for part in ("w1", "w3")],
     }
     assert manifest["sites"]["lm_head"] == {"layer": None, "experts": None, "linears": ["lm_head"]}
-    assert set(manifest["files"]) == {f"layer-{n}.safetensors" for n in ("00000", "00001", "other")}
+    layers = {f"layer-{n}.safetensors" for n in ("00000", "00001", "other")}
+    assert set(manifest["files"]) == layers | {"imatrix.gguf"}
     for layer in manifest["coverage"]:
         assert sum(layer["tokens"]) == 12 * 64 * 2
     assert [c.layer for c in done.coverage] == [0, 1]

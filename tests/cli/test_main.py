@@ -189,7 +189,7 @@ def test_a_missing_model_is_1_and_one_sentence(capsys: pytest.CaptureFixture[str
                 " and run the same command again to go on.\n"
             ),
         ),
-        (KeyboardInterrupt(), 130, "sixfold: interrupted; run the same command again to go on.\n"),
+        (KeyboardInterrupt(), 130, "sixfold: interrupted; run the same command again to resume.\n"),
     ],
 )
 def test_exit_codes(
@@ -291,3 +291,12 @@ def test_progress_shows_rate_on_a_terminal(capsys: pytest.CaptureFixture[str], m
 )
 def test_sizes_are_decimal(nbytes: float, text: str) -> None:
     assert terminal.size(nbytes) == text
+
+
+def test_a_termination_is_told_as_an_interruption_is() -> None:
+    script = "import os, signal; from cli import main; main.cli.callback = lambda: os.kill(os.getpid(), signal.SIGTERM)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script}; main.main(['recipes', '--names'])"], capture_output=True, text=True
+    )
+    assert done.returncode == 143
+    assert done.stderr.strip() == "sixfold: terminated; run the same command again to resume."

@@ -237,3 +237,20 @@ def test_two_processes_do_not_write_one_artifact(source: Source, tmp_path: Path)
     with work_folder.locked(folder / PARTIAL, "bf16"):
         with pytest.raises(SixfoldError, match=r"another process is exporting bf16 into .*; wait for it, or stop it"):
             run(source, tmp_path / "out")
+
+
+def test_a_source_that_changes_while_it_is_read_gives_no_artifact(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(source.checkpoint.folder, model)
+    write = run_module.write_files
+
+    def overwritten(*arguments, **options):  # type: ignore[no-untyped-def]
+        os.utime(next(model.glob("*.safetensors")), (1, 1))
+        return write(*arguments, **options)
+
+    monkeypatch.setattr(run_module, "write_files", overwritten)
+    with pytest.raises(SixfoldError, match=r"safetensors changed while it was being read; run the same command again"):
+        run(open_source(str(model)), tmp_path / "out")
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]

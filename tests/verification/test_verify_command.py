@@ -1,5 +1,6 @@
 """sixfold verify: what it prints, what it writes, and what it answers with."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -180,3 +181,18 @@ def test_verification_leaves_the_artifact_current(artifacts: Artifacts, capsys: 
 
     run(capsys, str(artifacts["fp8"]))
     assert state_of(artifacts["fp8"], "manifest.json", None).name == "current"
+
+
+def test_a_folder_that_cannot_be_written_has_a_verdict_all_the_same(
+    artifacts: Artifacts, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("verification.result.write_json", refuse)
+    monkeypatch.setattr("cli.commands.verify.render_cards", refuse)
+    folder = artifacts["nvfp4"]
+    code, out, err = run(capsys, str(folder))
+    assert code == 0
+    assert f"{folder} is sound. Not written: Read-only file system" in " ".join(out.split())
+    assert "Read-only file system" in err

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from sixfold.artifact.workspace import digest_of
+from sixfold.artifact.workspace import digest_of, replacing
 from sixfold.model.source import Source
 from sixfold.progress import Progress
 from sixfold.runner.layer_runner import LayerRunner, batches_of
@@ -93,10 +93,8 @@ def reference_of(source: Source, windows: Windows, cache: Path, progress: Progre
     final = _run(runner, windows, None, lambda layer, hidden: sampled.append(hidden), progress, "running the source")
     reference = Reference(final, torch.stack(sampled))
     with suppress(OSError):  # a folder that cannot be written only costs the next variant a run of the source
-        cache.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        save_file({"final": reference.final, "sampled": reference.sampled}, partial)
-        partial.replace(path)
+        with replacing(path) as temporary:
+            save_file({"final": reference.final, "sampled": reference.sampled}, temporary)
     return reference
 
 

@@ -1,7 +1,10 @@
+import errno
 from pathlib import Path
 
+import pytest
 import torch
 
+from sixfold.errors import SixfoldError
 from sixfold.runner.hidden_states import HiddenStates
 
 SHAPES = [(2, 3, 5), (1, 4, 5)]
@@ -35,3 +38,17 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
     hidden = HiddenStates(tmp_path, SHAPES, torch.float32)
     hidden.remove()
     assert not list(tmp_path.iterdir())
+
+
+def test_the_disk_is_taken_before_anything_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into holes of a mapped file one writes until the disk is full, and then dies of SIGBUS."""
+    HiddenStates(tmp_path, [(64, 1024)], torch.bfloat16)
+    for path in tmp_path.iterdir():
+        assert path.stat().st_blocks * 512 >= 64 * 1024 * 2
+
+    def full(descriptor: int, start: int, nbytes: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(SixfoldError, match=r"131 kB for hidden states cannot be had in .*: No space left on device"):
+        HiddenStates(tmp_path / "full", [(64, 1024)], torch.bfloat16)
