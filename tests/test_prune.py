@@ -146,9 +146,8 @@ def test_a_dense_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_an_unsound_result_fails_the_gate(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pruning import proof
-
-    monkeypatch.setattr(proof, "TOLERANCE", 1e-9)  # as if rounding explained nothing
+    """Routers' rows in another order than their experts': no float comes near what that changes, on any processor."""
+    monkeypatch.setattr("pruning.apply._runs", lambda rows: [(row, row + 1) for row in reversed(rows)])
     plan = folder_of(root) / "plan.json"
     made = prune(str(DEMO), "--plan", str(plan), "--out", str(tmp_path / "out"), code=3)
     assert not made["passed"]

@@ -19,7 +19,7 @@ from sixfold.texts.held_out_text import Windows, held_out
 from tests.exporters.exported import DEMO, silent
 from tests.verification.artifacts import Artifacts
 from tests.verification.damage import edit_config
-from verification.divergence.activations import fp8_dynamic
+from verification.divergence.activations import Rounding, fp8_dynamic
 from verification.divergence.divergence import BATCH_TOKENS, Divergence, Score, reference_of, scored, worst_layers
 from verification.divergence.engine_inputs import can_collapse, folder_rules, gguf_rules
 from verification.judge import check_gates
@@ -38,7 +38,9 @@ def windows(demo: Source) -> Windows:
     return Windows(tuple(found.ids[i] for i in chosen), tuple(found.domains[i] for i in chosen), "few")
 
 
-def literal(demo: Source, weights: FolderWeights | None, windows: Windows, *, fp8_inputs: bool) -> list[torch.Tensor]:
+def literal(
+    demo: Source, weights: FolderWeights | None, windows: Windows, rounding: Rounding | None
+) -> list[torch.Tensor]:
     """Log-probabilities of every window by transformers' own model with all weights in memory."""
 
     def read(part: TensorSlice) -> torch.Tensor:
@@ -49,15 +51,15 @@ def literal(demo: Source, weights: FolderWeights | None, windows: Windows, *, fp
     contents = replace(demo.checkpoint.contents, read=read)
     source = Source(replace(demo.checkpoint, contents=contents), demo.architecture)
     model = load_model(source, dtype=torch.float32, device=CPU)
-    if fp8_inputs:
-        _round_inputs(model)
+    if rounding is not None:
+        _round_inputs(model, rounding)
     with torch.inference_mode():
         return [model(ids.unsqueeze(0), use_cache=False).logits[0].log_softmax(-1) for ids in windows.ids]
 
 
-def _round_inputs(model: Any) -> None:
-    """Every attention Linear and every expert reads FP8: experts computed one by one, as the definition says."""
-    rounded = fp8_dynamic(None)
+def _round_inputs(model: Any, rounded: Rounding) -> None:
+    """Every attention Linear and every expert reads rounded inputs: experts computed one by one, as the definition
+    says."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and "self_attn" in name:
             module.register_forward_pre_hook(lambda _, arguments: (rounded(arguments[0]),))
@@ -78,23 +80,56 @@ def _experts(module: Any, rounded: Any) -> Any:
     return forward
 
 
-@pytest.mark.parametrize("fp8_inputs", [False, True])
+def bent(x: torch.Tensor) -> torch.Tensor:
+    """Moves inputs about as far as FP8 does, token by token, but without a jump: what differs in the last bit before
+    differs in the last bits after."""
+    largest = x.abs().amax(-1, keepdim=True).clamp(min=1e-12)
+    return x + 0.01 * largest * torch.sin(40 * x / largest)
+
+
+@pytest.mark.parametrize(
+    ("rounding", "share", "one", "tokens"),
+    [(None, 1e-5, 1e-4, 1), (bent, 1e-5, 1e-4, 1), (fp8_dynamic(None), 0.02, 0.2, 5)],
+    ids=["inputs as they are", "inputs bent", "inputs in FP8"],
+)
 def test_scores_are_those_of_the_whole_model(
-    fp8_inputs: bool, artifacts: Artifacts, demo: Source, windows: Windows, tmp_path: Path
+    rounding: Rounding | None,
+    share: float,
+    one: float,
+    tokens: int,
+    artifacts: Artifacts,
+    demo: Source,
+    windows: Windows,
+    tmp_path: Path,
 ) -> None:
+    """share, one: how far mean KL and perplexity, and the largest KL, may be apart; tokens: how many choices.
+
+    The two paths batch tokens and experts differently, so float32 sums differ in their last bits, and each processor
+    sums in an order of its own. A score follows as smoothly as the model does: 1e-7 was seen. But an input that lies at
+    a tie between two E4M3 numbers goes either way, by a whole step, 1/16 to 1/8 of it. Of the 2,500 or so inputs of a
+    token one in some tens of thousands does, which changes the token's KL by about a tenth: the mean over 2,294 tokens
+    by parts of a thousand, one token by much more. What a Linear should not have read moves all tokens.
+    """
     subject = open_subject(artifacts["fp8"], demo)
     weights = FolderWeights(subject)
-    rules = folder_rules(subject) if fp8_inputs else {}
+    rules = {} if rounding is None else dict.fromkeys(folder_rules(subject), rounding)
     found = scored(demo, weights, rules, windows, reference_of(demo, windows, tmp_path, silent), silent).score
-    p = literal(demo, None, windows, fp8_inputs=False)
-    q = literal(demo, weights, windows, fp8_inputs=fp8_inputs)
+    p = literal(demo, None, windows, None)
+    q = literal(demo, weights, windows, rounding)
     kl = torch.cat([(a.exp() * (a - b)).sum(-1) for a, b in zip(p, q, strict=True)])
-    assert found.mean_kl == pytest.approx(float(kl.mean()), rel=2e-3)
-    assert found.max_kl == pytest.approx(float(kl.max()), rel=2e-2)
+    assert found.mean_kl == pytest.approx(float(kl.mean()), rel=share)
+    assert found.max_kl == pytest.approx(float(kl.max()), rel=one)
     same = torch.cat([a.argmax(-1) == b.argmax(-1) for a, b in zip(p, q, strict=True)]).float().mean()
-    assert found.top1 == pytest.approx(float(same), abs=2e-3)
+    assert found.top1 == pytest.approx(float(same), abs=(tokens + 0.5) / len(kl))
     loss = torch.cat([-b[:-1].gather(-1, w[1:, None]) for b, w in zip(q, windows.ids, strict=True)]).mean()
-    assert found.perplexity == pytest.approx(float(loss.exp()), rel=1e-3)
+    assert found.perplexity == pytest.approx(float(loss.exp()), rel=share)
+
+
+def test_an_fp8_artifact_has_its_inputs_rounded_to_fp8(artifacts: Artifacts, demo: Source) -> None:
+    """What the test above exchanges for other functions."""
+    inputs = torch.randn(3, 256, generator=torch.Generator().manual_seed(0))
+    for rule in folder_rules(open_subject(artifacts["fp8"], demo)).values():
+        assert torch.equal(rule(inputs), fp8_dynamic(None)(inputs))
 
 
 def test_the_source_does_not_diverge_from_itself(demo: Source, windows: Windows, tmp_path: Path) -> None:
