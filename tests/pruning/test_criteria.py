@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from calibration.calibrate import calibrate
+from calibration.forward_pass.observation import Observation
+from calibration.forward_pass.observe import observed
 from calibration.texts.tokens import token_batches
 from pruning.anatomy import dissect
 from pruning.criteria import CRITERIA, names, saliency, super_experts
@@ -17,19 +19,30 @@ from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.errors import UsageError
 from sixfold.model.source import open_source
 from sixfold.recipes.recipe import Calibration
+from sixfold.runner.bf16_products import fast_products
 from sixfold.runner.causal_attention import fast_causal_attention
 from sixfold.runner.whole_model import load_model
 from sixfold.statistics.statistics import ExpertStatistics
 from tests.moe_families import make_moe
 from tests.pruning.made import DEMO, silent
 
+CPU = torch.device("cpu")
 PROFILE = Calibration(samples=4, length=48, sample_rows=8)
 
 
 def literal(folder: Path, ids: torch.Tensor) -> dict[int, dict[str, torch.Tensor]]:
     """Layer -> criterion -> float64 [experts]: token by token, expert by expert, with the gates that the family's own
-    router gave. In BF16, as the calibration runs."""
-    model = load_model(open_source(folder), dtype=torch.bfloat16, device=torch.device("cpu"))
+    router gave.
+
+    The forward is the calibration's, kernel by kernel, so that routers choose alike on every processor: in BF16 many
+    scores lie a rounding apart.
+    """
+    source = open_source(folder)
+    model = load_model(source, dtype=torch.bfloat16, device=CPU)
+    architecture = source.architecture
+    observation = Observation(
+        architecture.linears, ranks=torch.arange(ids.numel()), rows=1, device=CPU, stacks=architecture.stacks
+    )
     seen: dict[int, list[tuple[int, float, float]]] = defaultdict(list)
 
     def watch(module: Any, args: tuple[Any, ...], layer: int) -> None:
@@ -45,7 +58,7 @@ def literal(folder: Path, ids: torch.Tensor) -> dict[int, dict[str, torch.Tensor
         if name.endswith(".experts"):
             layer = int(name.split(".layers.")[1].split(".")[0])
             module.register_forward_pre_hook(lambda m, args, layer=layer: watch(m, args, layer))
-    with torch.inference_mode(), fast_causal_attention(torch.device("cpu")):
+    with torch.inference_mode(), fast_products(CPU), fast_causal_attention(CPU), observed(model, observation):
         model(input_ids=ids, use_cache=False)
     return {layer: _judged(rows) for layer, rows in seen.items()}
 
