@@ -39,7 +39,6 @@ from sixfold.runner.available_memory import FREE, Allowed
 from sixfold.statistics.importance_matrix import ImportanceMatrix, open_importance_matrix
 from sixfold.statistics.statistics import MANIFEST, SCHEMA, Statistics, moe_of, open_statistics, starred
 
-_LIBRARIES = ("sixfold", "torch", "transformers")
 _LOCK = "calibration.lock"
 
 
@@ -71,7 +70,7 @@ def calibration_inputs(source: Source, profile: Calibration) -> dict[str, Any]:
         "profile": profile.model_dump(mode="json"),
         "texts": {file.name: file.digest for file in text_files(profile.texts)},
         "method": {"dtype": "bfloat16", "batch_tokens": BATCH_TOKENS},
-        "versions": {name: number for name, number in versions().items() if name in _LIBRARIES},
+        "versions": versions(("torch", "transformers")),
     }
 
 
@@ -185,7 +184,7 @@ def _from_imatrix(source: Source, profile: Calibration, matrix: ImportanceMatrix
         "source": {"fingerprint": source.checkpoint.fingerprint, "revision": source.checkpoint.revision},
         "profile": profile.model_dump(mode="json"),
         "imatrix": matrix.record(),
-        "versions": {"sixfold": versions()["sixfold"]},
+        "versions": versions(()),
     }
     if _state(folder, inputs).name == "current":
         return _as_it_is(folder)

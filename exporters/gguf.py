@@ -60,6 +60,7 @@ class Options(BaseModel):
 class GgufExporter:
     Options: type[BaseModel] = Options
     provenance = PROVENANCE
+    libraries = ("gguf", "libggml-python", "tokenizers")
     importance_suffices = True
 
     def needs_statistics(self, recipe: Recipe) -> bool:

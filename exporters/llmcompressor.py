@@ -53,6 +53,7 @@ class Options(BaseModel):
 
 class LlmcompressorExporter:
     Options: type[BaseModel] = Options
+    libraries = ("llmcompressor", "compressed-tensors")
 
     def run(self, source: Source, recipe: Recipe, tokens: Tokens | None, folder: Path) -> Sequence[str]:
         """Writes the artifact. Raises SixfoldError where the tool fails or what it wrote is not sound."""

@@ -30,12 +30,16 @@ class Exporter(Protocol):
 
     Options: the pydantic model that a recipe's `options:` must satisfy.
     provenance: fields of the checkpoint's provenance that weight files state. May be missing where there are none.
+    libraries: names of the distributions, beyond `sixfold.artifact.manifest.EVERY_ARTIFACT`, whose code decides bytes: another
+    version of one makes an artifact stale. May be missing where there are none. Not named are libraries that only
+    carry out what is defined to the bit, such as numpy's integers.
     importance_suffices: optional; whether statistics may be what an importance matrix holds, `count` and `sum_sq`, with
     the recipe's `calibration.imatrix` set. False where an exporter does not say.
     """
 
     Options: type[BaseModel]
     provenance: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
 
     def needs_statistics(self, recipe: Recipe) -> bool:
         """Whether `plan` or `decide` reads calibration statistics."""
@@ -70,9 +74,13 @@ Tokens = Callable[[], torch.Tensor]
 
 
 class ExternalExporter(Protocol):
-    """A tool that does a whole job itself: no exact plan and no memory promise, but the same manifest and card."""
+    """A tool that does a whole job itself: no exact plan and no memory promise, but the same manifest and card.
+
+    libraries: as in `Exporter`; the tool itself, at least.
+    """
 
     Options: type[BaseModel]
+    libraries: tuple[str, ...] = ()
 
     def run(self, source: Source, recipe: Recipe, tokens: Tokens | None, folder: Path) -> Sequence[str]:
         """Writes the artifact into the empty `folder`; returns notes for the manifest and the card.

@@ -88,7 +88,8 @@ def inputs_for(source: Source, recipe: Recipe, statistics: Statistics | None) ->
     digest = statistics.digest if statistics is not None and needs_statistics(recipe) else None
     if is_native(exporter_named(recipe.exporter)) and not needs_statistics(recipe):
         recipe = recipe.model_copy(update={"calibration": Calibration()})
-    inputs = inputs_of(recipe, source.checkpoint.fingerprint, source.checkpoint.revision, digest)
+    libraries = getattr(exporter_named(recipe.exporter), "libraries", ())
+    inputs = inputs_of(recipe, source.checkpoint.fingerprint, source.checkpoint.revision, digest, libraries)
     fields = getattr(exporter_named(recipe.exporter), "provenance", ())
     stated = {name: value for name in fields if (value := getattr(source.checkpoint.provenance, name))}
     return inputs | {"provenance": stated} if stated else inputs

@@ -44,6 +44,9 @@ WORST = 20
 PRUNED = "plan.json"
 """What a folder has that `sixfold prune` made."""
 
+READERS = ("torch", "transformers", "compressed-tensors", "gguf")
+"""Libraries that artifacts are read and run with."""
+
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
@@ -103,7 +106,7 @@ def as_data(verification: Verification) -> dict[str, Any]:
         "divergence": None if verification.divergence is None else _divergence(verification.divergence),
         "smoke": None if verification.smoke is None else verification.smoke.as_data(),
         "tensor_parallel": verification.tensor_parallel,
-        "versions": versions(),
+        "versions": versions(READERS),
         "run": {"seconds": round(verification.seconds, 1)},
     }
 

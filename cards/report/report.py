@@ -103,7 +103,7 @@ def _context(model: ModelFacts, charts: Sequence[Picture], coverage: HeatMap, sa
         "tokens": max((row.facts.divergence.tokens for row in rows if row.facts.as_run), key=_value, default=None),
         "smallest": rows[0].facts.size,
         "largest": rows[-1].facts.size,
-        "versions": first.manifest.versions,
+        "software": _software(every),
         "fingerprint": first.manifest.source.fingerprint,
         "revision": first.manifest.source.revision,
         "source": fact_of(model.source, model.root / FOLDER / SOURCE, model.root),
@@ -120,6 +120,14 @@ def _context(model: ModelFacts, charts: Sequence[Picture], coverage: HeatMap, sa
         "css": Markup(f"{_colors()}{(TEMPLATES / 'style.css').read_text(encoding='utf-8')}"),
         "script": Markup((TEMPLATES / "page.js").read_text(encoding="utf-8")),
     }
+
+
+def _software(every: Sequence[Variant]) -> list[tuple[Fact, Fact]]:
+    """Names and versions of the libraries that the variants were made with, each pair once."""
+    found = {
+        (name.value, version.value): (name, version) for v in every for name, version in v.manifest.versions.pairs()
+    }
+    return list(found.values())
 
 
 def _rows(model: ModelFacts, every: Sequence[Variant]) -> list[Row]:

@@ -3,7 +3,7 @@
 What differs from run to run (times, memory, host, file times) is in run.json beside it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,8 +16,9 @@ from sixfold.errors import SixfoldError
 from sixfold.recipes.recipe import Recipe
 
 SCHEMA = 1
-_LIBRARIES = ("torch", "transformers", "compressed-tensors", "llmcompressor", "gguf", "libggml-python")
-"""Libraries whose version can change the bytes that are written."""
+EVERY_ARTIFACT = ("torch", "transformers")
+"""Libraries that have a part in the bytes of every artifact: transformers says what each tensor is to the model, and
+torch reads, casts and computes. What only some formats are made with, their exporters name (exporters/protocol.py)."""
 _WORDS = ("title", "engines", "hardware", "gates")
 """Keys of a recipe that say something of the artifact and change none of its bytes."""
 
@@ -32,20 +33,26 @@ def file_record(path: Path) -> FileRecord:
     return FileRecord(path.stat().st_size, sha256_of(path))
 
 
-def inputs_of(recipe: Recipe, fingerprint: str, revision: str, statistics: str | None) -> dict[str, Any]:
-    """Everything that decides an artifact's bytes, in the order in which a reader would ask for it."""
+def inputs_of(
+    recipe: Recipe, fingerprint: str, revision: str, statistics: str | None, libraries: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Everything that decides an artifact's bytes, in the order in which a reader would ask for it.
+
+    libraries: those whose code has a part in them, beyond EVERY_ARTIFACT.
+    """
     return {
         "source": {"fingerprint": fingerprint, "revision": revision},
         "recipe": recipe.model_dump(mode="json"),
         "recipe_digest": digest_of(recipe.model_dump(mode="json")),
         "statistics": statistics,
-        "versions": versions(),
+        "versions": versions((*EVERY_ARTIFACT, *libraries)),
     }
 
 
-def versions() -> dict[str, str]:
+def versions(libraries: Iterable[str]) -> dict[str, str]:
+    """Of this project, and of those of `libraries` (names of distributions) that are installed."""
     found = {"sixfold": __version__}
-    for library in _LIBRARIES:
+    for library in libraries:
         try:
             found[library] = version(library)
         except PackageNotFoundError:
@@ -75,10 +82,14 @@ def manifest_of(
 def changed_inputs(manifest: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[str]:
     """Dotted keys of the inputs that differ from what the manifest records; empty where the artifact is current.
 
-    What only describes the artifact (a recipe's title, its gates) makes nothing stale: see `described_anew`.
+    What only describes the artifact (a recipe's title, its gates) makes nothing stale: see `described_anew`. Nor does a
+    library that the inputs do not name: it had no part in the artifact, or is not installed here.
     """
     keys = [key for key in inputs if key != "recipe_digest"]
-    changed = _differences({k: manifest.get(k) for k in keys}, {k: inputs[k] for k in keys}, "")
+    recorded = {key: manifest.get(key) for key in keys}
+    if isinstance(versions := recorded.get("versions"), Mapping):
+        recorded["versions"] = {name: versions.get(name) for name in inputs["versions"]}
+    changed = _differences(recorded, {key: inputs[key] for key in keys}, "")
     return [key for key in changed if not key.startswith(tuple(f"recipe.{word}" for word in _WORDS))]
 
 

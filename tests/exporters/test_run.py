@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from exporters import run as run_module
 from exporters.run import Exported, check_disk, export, inputs_for, plan_all
 from sixfold.artifact import work_folder
-from sixfold.artifact.manifest import state_of
+from sixfold.artifact.manifest import changed_inputs, state_of
 from sixfold.artifact.workspace import PARTIAL, Workspace, sha256_of
 from sixfold.checkpoint.checkpoint import open_checkpoint
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.model.source import Source, open_source
-from sixfold.recipes.recipe import Calibration, Recipe
+from sixfold.recipes.recipe import Calibration, Recipe, load_recipes
 from tests.exporters.exported import silent
 from tests.families import make_family
 
@@ -105,6 +106,57 @@ def test_a_keep_pattern_that_matches_nothing_is_refused(source: Source, tmp_path
     typo = BF16.model_copy(update={"keep": ("self_atn",)})
     with pytest.raises(UsageError, match=r"bf16: `keep` has 'self_atn', which no Linear of tiny matches; see their"):
         run(source, tmp_path / "out", typo)
+
+
+ALWAYS = {"torch", "transformers"}
+
+
+@pytest.mark.parametrize(
+    ("name", "counted"),
+    [
+        ("bf16", ALWAYS),
+        ("fp8", ALWAYS),
+        ("nvfp4", ALWAYS),
+        ("nvfp4-gb10", ALWAYS),
+        ("awq", ALWAYS),
+        ("gguf-q4_k_m", ALWAYS | {"gguf", "libggml-python", "tokenizers"}),
+        ("llmcompressor", ALWAYS | {"llmcompressor", "compressed-tensors"}),
+    ],
+)
+def test_an_artifact_depends_on_what_made_it_and_on_nothing_else(
+    name: str, counted: set[str], source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every installed package in another version, one after the other, and gone."""
+    recipe = BF16.model_copy(update={"exporter": name}) if name == "llmcompressor" else load_recipes(name)[0]
+    manifest = inputs_for(source, recipe, None)
+    real = metadata.version
+    named: dict[str, str | None] = {}
+    monkeypatch.setattr("sixfold.artifact.manifest.version", lambda library: named.get(library) or real(library))
+    for package in {distribution.name for distribution in metadata.distributions()}:
+        named = {package: "99.9"}
+        reasons = [f"versions.{package}"] if package in counted else []
+        assert changed_inputs(manifest, inputs_for(source, recipe, None)) == reasons
+
+    def gone(library: str) -> str:
+        raise metadata.PackageNotFoundError(library)
+
+    monkeypatch.setattr("sixfold.artifact.manifest.version", gone)
+    assert changed_inputs(manifest, inputs_for(source, recipe, None)) == []
+    assert set(manifest["versions"]) == counted | {"sixfold"}
+
+
+def test_another_version_of_a_library_is_the_reason_that_a_rerun_tells(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = run(source, tmp_path / "out")
+    path = done.folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["versions"]["llmcompressor"] = "0.1"  # as earlier versions of this project recorded what was installed
+    path.write_text(json.dumps(manifest))
+    assert state(source, done) == ("current", ())
+    manifest["versions"]["torch"] = "2.0"
+    path.write_text(json.dumps(manifest))
+    assert run(source, tmp_path / "out").reasons == ("versions.torch changed",)
 
 
 def test_another_tuning_of_the_same_shape_is_stale(source: Source, tmp_path: Path) -> None:
