@@ -6,7 +6,7 @@
 #   make report [MODEL=...] [OUT=...] [NAME=...]
 #   make publish ORG=my-lab [MODEL=...] [VARIANT="awq gguf"] [OUT=...] [NAME=...] [OPTIONS="--dry-run --public --release --yes"]
 #   make prune RATIO=0.4 | KEEP=154 [MODEL=...] [OUT=the pruned folder] [NAME=...] [SET="calibration.key=value ..."]
-#   make test | test-engines | bench | lint | clean-env
+#   make test | test-processors | test-engines | bench | lint | clean-env
 #
 # PYTHON=python3.12   the interpreter of a new environment (3.11 to 3.13)
 # TORCH=cpu           PyTorch without CUDA (the default on Linux); cu126, cu130, ... name a CUDA build of pytorch.org;
@@ -25,7 +25,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXPORT_OPTIONS := --out "$(OUT)" $(if $(NAME),--name "$(NAME)") $(foreach pair,$(SET),--set '$(pair)')
 
-.PHONY: help all-formats format verify report publish prune test test-engines bench lint clean-env
+# What `make test-processors` pretends to run on: ATen's instructions (native: this processor's own), oneDNN's at most,
+# and threads.
+PROCESSORS ?= default:AVX2:1 avx2:AVX512_CORE:4 native:AVX2:1 native:AVX512_CORE:1 native:AVX512_CORE_AMX:4
+
+.PHONY: help all-formats format verify report publish prune test test-processors test-engines bench lint clean-env
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
@@ -54,6 +58,13 @@ prune: $(VENV)/.ready
 
 test: $(VENV)/.ready-dev
 	@$(BIN)/python -m pytest
+
+test-processors: $(VENV)/.ready-dev
+	@set -e; for setting in $(PROCESSORS); do \
+		IFS=: read -r aten onednn threads <<< "$$setting"; echo "ATen $$aten, oneDNN $$onednn, threads $$threads:"; \
+		env $$([ $$aten = native ] || echo ATEN_CPU_CAPABILITY=$$aten) ONEDNN_MAX_CPU_ISA=$$onednn OMP_NUM_THREADS=$$threads \
+			$(BIN)/python -m pytest -q -m "arithmetic and not (engines or gpu or bench)"; \
+	done
 
 test-engines: $(VENV)/.ready-dev
 	@$(BIN)/python -m pytest -n 0 -m engines -s -rs

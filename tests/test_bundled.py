@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from calibration.calibrate import calibrate
 from pruning.anatomy import dissect
 from pruning.counts import kept_for_ratio
@@ -14,6 +16,8 @@ from sixfold.artifact.workspace import sha256_of
 from sixfold.model.source import open_source
 from sixfold.recipes.recipe import Calibration
 from tests.pruning.made import DEMO, silent
+
+pytestmark = pytest.mark.arithmetic
 
 PRUNED = DEMO.parent / "minimax-m2-4.6m-REAP-6"
 ABOUT = {"README.md", "verification.json", "manifest.json"}

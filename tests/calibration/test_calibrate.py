@@ -18,6 +18,8 @@ from sixfold.statistics.statistics import open_statistics
 from tests.calibration.silent import silent
 from tests.families import make_family
 
+pytestmark = pytest.mark.arithmetic
+
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
 PROFILE = Calibration(samples=12, length=64, sample_rows=16)
 

@@ -25,6 +25,8 @@ from tests.exporters.autoawq_library import packing_utils
 from tests.exporters.exported import DEMO, Artifact, planned, recipe, run, silent
 from tests.families import make_family
 
+pytestmark = pytest.mark.arithmetic
+
 AWQ = recipe("awq", "W4A16_ASYM")
 PACKED = recipe("awq", "W4A16_ASYM", options={"layout": "pack-quantized"})
 MOE = "model.layers.1.block_sparse_moe"

@@ -8,6 +8,8 @@ from exporters.numerics import awq_packing
 from exporters.numerics.awq_packing import dequantize, group_parameters, pack_gemm, pack_quantized, quantize
 from tests.exporters.autoawq_library import WQLinear_GEMM, packing_utils
 
+pytestmark = pytest.mark.arithmetic
+
 GROUP = 128
 
 

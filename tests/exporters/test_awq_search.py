@@ -16,6 +16,8 @@ from exporters.numerics.awq_search import (
     weight_sum,
 )
 
+pytestmark = pytest.mark.arithmetic
+
 GROUP = 64
 
 

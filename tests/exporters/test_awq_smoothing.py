@@ -22,6 +22,8 @@ from tests import families
 from tests.exporters.exported import DEMO, recipe
 from tests.families import COMMON, make_family
 
+pytestmark = pytest.mark.arithmetic
+
 AWQ = recipe("awq", "W4A16_ASYM")
 NOTHING = Statistics(Path("nowhere"), {"sites": {}, "files": {}})
 

@@ -15,6 +15,8 @@ from tests.exporters.exported import DEMO, calibration_of, largest_of, planned, 
 from tests.exporters.library_oracle import model_free, same_bits
 from tests.families import make_family
 
+pytestmark = pytest.mark.arithmetic
+
 DYNAMIC, BLOCKS = recipe("fp8", "FP8_DYNAMIC"), recipe("fp8", "FP8_BLOCK")
 STATIC = recipe("fp8", "FP8", options={"layout": "modelopt"})
 IGNORED = ["lm_head", "re:.*embed_tokens", r"re:.*\.gate$"]

@@ -5,6 +5,8 @@ from exporters.numerics.fp8 import quantize_blocks, quantize_channels
 from sixfold.errors import SixfoldError
 from tests.exporters.library_oracle import adversarial_weights, library_quantize, same_bits
 
+pytestmark = pytest.mark.arithmetic
+
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 

@@ -26,6 +26,8 @@ from tests.exporters.gguf_tools import (
 from tests.exporters.llama_cpp import run
 from tests.families import COMMON, FAMILIES, make_family
 
+pytestmark = pytest.mark.arithmetic
+
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
 THETA = {"rope_theta": 10000.0}
 LLAMA3 = {

@@ -23,6 +23,8 @@ from tests.exporters.exported import (
 from tests.exporters.library_oracle import model_free, one_shot, same_bits
 from tests.families import make_family
 
+pytestmark = pytest.mark.arithmetic
+
 W4A16, W4A4 = recipe("nvfp4", "NVFP4A16"), recipe("nvfp4", "NVFP4")
 MODELOPT = {"layout": "modelopt"}
 

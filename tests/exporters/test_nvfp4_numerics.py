@@ -5,6 +5,8 @@ from exporters.numerics.nvfp4 import PackedWeight, input_global_scale, quantize_
 from sixfold.errors import SixfoldError
 from tests.exporters.library_oracle import adversarial_weights, library_quantize, same_bits
 
+pytestmark = pytest.mark.arithmetic
+
 
 def assert_equals(ours: PackedWeight, global_scale: torch.Tensor, theirs: dict[str, torch.Tensor], case: str) -> None:
     assert same_bits(global_scale, theirs["weight_global_scale"]), case

@@ -26,6 +26,8 @@ from sixfold.statistics.statistics import ExpertStatistics
 from tests.moe_families import make_moe
 from tests.pruning.made import DEMO, silent
 
+pytestmark = pytest.mark.arithmetic
+
 CPU = torch.device("cpu")
 PROFILE = Calibration(samples=4, length=48, sample_rows=8)
 

@@ -16,6 +16,8 @@ from sixfold.runner.whole_model import load_model
 from tests.moe_families import make_moe
 from tests.pruning.made import DEMO, pruned, silent
 
+pytestmark = pytest.mark.arithmetic
+
 CPU = torch.device("cpu")
 
 

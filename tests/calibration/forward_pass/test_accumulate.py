@@ -3,6 +3,8 @@ import torch
 
 from calibration.forward_pass.accumulate import Accumulator
 
+pytestmark = pytest.mark.arithmetic
+
 CPU = torch.device("cpu")
 
 

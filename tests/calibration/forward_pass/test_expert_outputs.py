@@ -11,6 +11,8 @@ from sixfold.model.source import open_source
 from sixfold.recipes.recipe import Calibration
 from tests.calibration.silent import silent
 
+pytestmark = pytest.mark.arithmetic
+
 DEMO = Path(__file__).parents[3] / "demo" / "minimax-m2-4.6m"
 EXPERTS, TOP_K, HIDDEN, TOKENS = 6, 2, 16, 50
 

@@ -20,6 +20,8 @@ from tests.calibration.forward_pass.test_observe import ids_for
 from tests.calibration.silent import silent
 from tests.families import make_family
 
+pytestmark = pytest.mark.arithmetic
+
 CPU = torch.device("cpu")
 HEADS = LatentHeads(heads=4, key=64, latent=160)
 

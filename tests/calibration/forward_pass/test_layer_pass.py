@@ -21,6 +21,8 @@ from sixfold.recipes.recipe import Calibration
 from sixfold.runner.layer_runner import LayerRunner
 from tests.calibration.silent import silent
 
+pytestmark = pytest.mark.arithmetic
+
 DEMO = Path(__file__).parents[3] / "demo" / "minimax-m2-4.6m"
 CPU = torch.device("cpu")
 PROFILE = Calibration(samples=6, length=48, sample_rows=8)

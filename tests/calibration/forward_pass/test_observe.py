@@ -19,6 +19,8 @@ from tests.calibration.literal import read_inputs
 from tests.calibration.silent import silent
 from tests.families import make_family
 
+pytestmark = pytest.mark.arithmetic
+
 DEMO = Path(__file__).parents[3] / "demo" / "minimax-m2-4.6m"
 CPU = torch.device("cpu")
 ROWS = 16

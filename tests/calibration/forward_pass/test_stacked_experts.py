@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -18,6 +19,8 @@ from sixfold.runner.whole_model import load_model
 from tests.calibration.forward_pass.test_observe import ids_for, pass_over
 from tests.calibration.silent import silent
 from tests.families import make_family
+
+pytestmark = pytest.mark.arithmetic
 
 CPU = torch.device("cpu")
 

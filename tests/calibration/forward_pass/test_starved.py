@@ -17,6 +17,8 @@ from tests.calibration.forward_pass.test_observe import pass_over
 from tests.calibration.silent import silent
 from tests.calibration.test_calibrate import starved_demo
 
+pytestmark = pytest.mark.arithmetic
+
 PROFILE = Calibration(samples=6, length=64, sample_rows=16)
 MOE = "model.layers.1.block_sparse_moe.experts"
 

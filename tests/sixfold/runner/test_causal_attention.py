@@ -10,6 +10,8 @@ from sixfold.runner.causal_attention import causal_attention, fast_causal_attent
 from sixfold.runner.whole_model import load_model
 from tests.families import make_family
 
+pytestmark = pytest.mark.arithmetic
+
 CPU = torch.device("cpu")
 DEMO = Path(__file__).parents[3] / "demo" / "minimax-m2-4.6m"
 

@@ -13,6 +13,8 @@ from sixfold.runner.layer_runner import LayerRunner, batches_of
 from sixfold.runner.whole_model import load_model
 from tests.families import FAMILIES, make_family
 
+pytestmark = pytest.mark.arithmetic
+
 DEMO = Path(__file__).parents[3] / "demo" / "minimax-m2-4.6m"
 CPU = torch.device("cpu")
 

@@ -11,6 +11,8 @@ from gguf.quants import dequantize, quantize
 
 from verification.divergence.activations import fp8_dynamic, fp8_static, ggml_q8_0, ggml_q8_k, nvfp4
 
+pytestmark = pytest.mark.arithmetic
+
 
 @pytest.fixture
 def inputs() -> torch.Tensor:

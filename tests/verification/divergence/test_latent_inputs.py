@@ -18,6 +18,8 @@ from verification.divergence.latent_inputs import LatentRounding
 from verification.reading.weights import FolderWeights
 from verification.structure.folder_structure import open_subject
 
+pytestmark = pytest.mark.arithmetic
+
 
 class Scaled(FolderWeights):
     """Rows of every head's query (but for the rotary part) and value, times a factor."""

@@ -27,6 +27,8 @@ from verification.reading.weights import FolderWeights
 from verification.structure.folder_structure import open_subject
 from verification.weights.format_error import LIMITS, measure
 
+pytestmark = pytest.mark.arithmetic
+
 NAMES = ("model.layers.1.block_sparse_moe.experts.5.w2", "model.layers.0.self_attn.k_proj")
 
 

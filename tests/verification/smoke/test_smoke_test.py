@@ -18,6 +18,8 @@ from verification.reading.weights import FolderWeights
 from verification.smoke.smoke_test import PROMPTS, READER, TOKENS, Answer, Smoke, loops, problem_of, smoke
 from verification.structure.folder_structure import open_subject
 
+pytestmark = pytest.mark.arithmetic
+
 BY_NAME = {prompt.name: prompt for prompt in PROMPTS}
 
 
