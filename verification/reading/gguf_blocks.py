@@ -66,6 +66,16 @@ def _filled(grid: _Grid, byte: int) -> _Edit:
     return edit
 
 
+def _nearest(held: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """The number that each of `held`, which are numbers but for rounding, stands for.
+
+    numbers: ascending integers. Looked up: searching for each takes longer than dequantizing it.
+    """
+    first, last = int(numbers[0]), int(numbers[-1])
+    nearest = numbers[torch.bucketize(torch.arange(first, last + 1.0), (numbers[1:] + numbers[:-1]) / 2)]
+    return nearest[(held.nan_to_num().round().clamp(first, last) - first).int()]
+
+
 class GgufWeights:
     """See verification.reading.weights.Weights."""
 
@@ -136,8 +146,7 @@ class GgufWeights:
         scale = (second - first) / (numbers[at + 1] - numbers[at])
         base = first - numbers[at] * scale
         held = torch.where(scale != 0, (self._read(name, 0, None) - base) / scale, numbers[at])
-        nearest = torch.bucketize(held, (numbers[1:] + numbers[:-1]) / 2)
-        return Codes(numbers[nearest], numbers, scale, base)
+        return Codes(_nearest(held, numbers), numbers, scale, base)
 
     def _read(self, name: str, start: int, stop: int | None, edit: _Edit = _as_it_is) -> torch.Tensor:
         source = self._sources[name]

@@ -13,7 +13,9 @@ from verification.reading.weights import CodedWeights, FolderWeights
 from verification.structure.folder_structure import open_subject
 from verification.structure.gguf_structure import open_gguf_subject
 from verification.verify import verify
-from verification.weights.code_check import misplaced
+from verification.weights.code_check import misplaced, place_in_grid
+
+pytestmark = pytest.mark.arithmetic
 
 ROWS, COLUMNS = 64, 256
 
@@ -62,6 +64,21 @@ def test_what_is_clipped_is_nearest(weight: torch.Tensor) -> None:
     scale = weight.abs().amax(1, keepdim=True) / 14
     codes = Codes((weight / scale).round().clamp(-8, 7), torch.arange(-8, 8).float(), scale, torch.zeros(1))
     assert misplaced(codes, weight) is None
+
+
+GRIDS = {
+    "E4M3": torch.arange(256).to(torch.uint8).view(torch.float8_e4m3fn).float(),
+    "E2M1": torch.tensor([-6.0, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 6]),
+    "INT8": torch.arange(-128.0, 128),
+    "more than float16 holds": torch.tensor([0.0, 1, 2**-20 + 1, 70000]),
+}
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_place_in_a_grid_is_where_a_search_finds_it(name: str) -> None:
+    grid = GRIDS[name][GRIDS[name].isfinite()].unique()
+    numbers = torch.cat((grid, grid.flip(0), torch.tensor([-0.0]))).view(-1, 1)
+    assert torch.equal(place_in_grid(numbers, grid).long(), torch.searchsorted(grid, numbers))
 
 
 VARIANTS = ["fp8", "fp8-block", "fp8-modelopt", "nvfp4", "nvfp4-modelopt", "awq", "awq-packed"]
