@@ -10,22 +10,13 @@ from typing import Any
 import pytest
 
 from cli.main import run
-from sixfold.texts import held_out_text
-from sixfold.texts.held_out_text import Windows
+from tests.few_windows import few_windows
 from tests.test_all_formats import DEMO
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_windows() -> Iterator[None]:
-    """Every eighth window is text enough to tell whether a gate holds."""
-    whole = held_out_text.held_out
-
-    def few(*arguments: Any) -> Windows:
-        found = whole(*arguments)
-        return Windows(found.ids[::8], found.domains[::8], f"{found.digest}/8")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("verification.judge.held_out", few)
+    with few_windows("verification.judge.held_out"):
         yield
 
 

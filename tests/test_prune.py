@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import pytest
 
 from cli.main import run
 from tests.families import make_family
+from tests.few_windows import few_windows
 from tests.moe_families import make_moe
+
+pytestmark = pytest.mark.arithmetic
 
 DEMO = Path(__file__).parents[1] / "demo" / "minimax-m2-4.6m"
 SMALL = ("--set", "calibration.samples=8", "--set", "calibration.length=128", "--set", "calibration.sample_rows=32")
@@ -22,6 +26,12 @@ def prune(*arguments: str, code: int = 0) -> Any:
     with redirect_stdout(printed):
         assert run(["prune", *arguments, "--json"]) == code
     return json.loads(printed.getvalue())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_windows() -> Iterator[None]:
+    with few_windows("sixfold.texts.held_out_text.held_out"):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -110,7 +110,7 @@ def test_a_gguf_file_says_all_that_is_needed_itself(capsys: pytest.CaptureFixtur
 
 
 def test_an_artifact_weighs_what_its_headers_say(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert cli.run(("export", DEMO, "fp8", "--out", str(tmp_path))) in {0, 3}
+    assert cli.run(("export", DEMO, "fp8", "--out", str(tmp_path), "--no-verify")) == 0
     folder = tmp_path / "minimax-m2-4.6m" / "minimax-m2-4.6m-FP8"
     capsys.readouterr()
     found = data(capsys, str(folder))

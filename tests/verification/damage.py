@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
 from safetensors.torch import load_file, save_file
+
+from sixfold.artifact.workspace import sha256_of
 
 Tensors = dict[str, torch.Tensor]
 LAYER = "model.layers.{}."
@@ -100,29 +103,51 @@ def copy_gguf(source: Path, target: Path) -> Path:
 GgufData = dict[str, tuple[np.ndarray, GGMLQuantizationType]]
 
 
+@dataclass(frozen=True)
+class _Contents:
+    """keys: name -> value, type and type of an array's elements."""
+
+    arch: str
+    keys: Mapping[str, tuple[Any, GGUFValueType, GGUFValueType | None]]
+    tensors: GgufData
+
+
+_READ: dict[str, _Contents] = {}
+"""By sha256 of the file: gguf-py takes as long to read a tokenizer as verification takes for everything."""
+
+
+def _contents(path: Path) -> _Contents:
+    digest = sha256_of(path)
+    if digest not in _READ:
+        reader = GGUFReader(path)
+        keys = {
+            name: (field.contents(), field.types[0], field.types[-1] if len(field.types) > 1 else None)
+            for name, field in reader.fields.items()
+            if not name.startswith("GGUF.") and name != "general.architecture"
+        }
+        data = {t.name: (np.array(t.data), t.tensor_type) for t in reader.tensors}
+        _READ[digest] = _Contents(str(reader.fields["general.architecture"].contents()), keys, data)
+    return _READ[digest]
+
+
 def rewrite_gguf(
     path: Path,
     keys: Mapping[str, Any] | None = None,
     tensors: Callable[[GgufData], None] = lambda tensors: None,
 ) -> None:
     """By gguf-py: `keys` replaces and adds values (None removes one); `tensors` gets name -> (bytes by row, type)."""
-    changed = keys or {}
-    reader = GGUFReader(path)
-    writer = GGUFWriter(None, str(reader.fields["general.architecture"].contents()))
-    for name, field in reader.fields.items():
-        if name.startswith("GGUF.") or name == "general.architecture":
-            continue
-        value = changed.get(name, field.contents())
+    changed, found = keys or {}, _contents(path)
+    writer = GGUFWriter(None, found.arch)
+    for name, (held, kind, inner) in found.keys.items():
+        value = changed.get(name, held)
         if value is not None:
-            inner = field.types[-1] if field.types[0] == GGUFValueType.ARRAY else None
-            writer.add_key_value(name, value, field.types[0], inner)
-    for name in changed.keys() - reader.fields.keys():
+            writer.add_key_value(name, value, kind, inner)
+    for name in changed.keys() - found.keys.keys():
         writer.add_key_value(name, changed[name], GGUFValueType.get_type(changed[name]))
-    data: GgufData = {t.name: (np.array(t.data), t.tensor_type) for t in reader.tensors}
-    del reader
+    data: GgufData = {name: (array.copy(), kind) for name, (array, kind) in found.tensors.items()}
     tensors(data)
-    for name, (array, kind) in data.items():
-        writer.add_tensor(name, array, raw_dtype=kind)
+    for name, (array, qtype) in data.items():
+        writer.add_tensor(name, array, raw_dtype=qtype)
     path.unlink()
     writer.write_header_to_file(path)
     writer.write_kv_data_to_file()

@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,16 @@ import pytest
 
 from cli import main as cli
 from tests.exporters.exported import DEMO
+from tests.few_windows import few_windows
 from tests.verification.artifacts import Artifacts
 from tests.verification.corpus.changes import W1, W3, tensors
 from tests.verification.damage import copy_folder, copy_gguf, in_shards, swap
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_windows() -> Iterator[None]:
+    with few_windows("verification.judge.held_out"):
+        yield
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

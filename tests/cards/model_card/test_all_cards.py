@@ -20,8 +20,7 @@ from cards.model_card.card import card_text
 from cards.model_card.front_matter import fields, problems, split
 from cards.model_card.rendering import NAMES, TEMPLATES
 from cli.main import run
-from sixfold.texts import held_out_text
-from sixfold.texts.held_out_text import Windows
+from tests.few_windows import few_windows
 
 PROJECT = Path(__file__).parents[3]
 MODEL = PROJECT / "demo" / "minimax-m2-4.6m-REAP-6"
@@ -32,15 +31,8 @@ OF_GGUF = ("Q3_K_M", "IQ4_XS", "Q4_K_M", "Q6_K", "Q8_0")
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Made and verified as a user does, with every eighth window of the held-out text."""
-    whole = held_out_text.held_out
-
-    def few(*arguments: Any) -> Windows:
-        found = whole(*arguments)
-        return Windows(found.ids[::8], found.domains[::8], f"{found.digest}/8")
-
     out = tmp_path_factory.mktemp("artifacts")
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()):
-        patch.setattr("verification.judge.held_out", few)
+    with few_windows("verification.judge.held_out"), redirect_stdout(io.StringIO()):
         assert run(["export", str(MODEL), "--base-model", "lab/Tiny", "--out", str(out), *SMALL]) in (0, 3)
     return out / MODEL.name
 
