@@ -30,9 +30,9 @@ class Exporter(Protocol):
 
     Options: the pydantic model that a recipe's `options:` must satisfy.
     provenance: fields of the checkpoint's provenance that weight files state. May be missing where there are none.
-    libraries: names of the distributions, beyond `sixfold.artifact.manifest.EVERY_ARTIFACT`, whose code decides bytes: another
-    version of one makes an artifact stale. May be missing where there are none. Not named are libraries that only
-    carry out what is defined to the bit, such as numpy's integers.
+    libraries: names of the distributions, beyond `sixfold.artifact.manifest.EVERY_ARTIFACT`, whose code decides bytes:
+    another version of one makes an artifact stale. May be missing where there are none. Not named are libraries that
+    only carry out what is defined to the bit, such as numpy's integers.
     importance_suffices: optional; whether statistics may be what an importance matrix holds, `count` and `sum_sq`, with
     the recipe's `calibration.imatrix` set. False where an exporter does not say.
     """
