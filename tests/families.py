@@ -183,12 +183,22 @@ def make_family(model_type: str, folder: Path, **changes: Any) -> Path:
     """Save a random BF16 model of `model_type`; correction biases are float32 and not zero, as trained ones are."""
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-    torch.manual_seed(0)
     config = CONFIG_MAPPING[model_type](**{**(FAMILIES | NOT_LAYER_BY_LAYER)[model_type], **changes})
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    _draw(model)
     for module in model.modules():
         if hasattr(module, "e_score_correction_bias"):
             bias = module.e_score_correction_bias
             bias.data = torch.linspace(-0.05, 0.05, bias.numel(), dtype=torch.float32).view(bias.shape)
     model.save_pretrained(folder)
     return folder
+
+
+def _draw(model: torch.nn.Module) -> None:
+    """Normal numbers drawn in float32. transformers draws in the model's own dtype, and a uniform number of BF16's 8
+    bits has a least value: by some builds of PyTorch every matrix then has the same largest weight."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            drawn = torch.randn(parameter.shape, generator=generator)
+            parameter.data.copy_(0.02 * drawn)
