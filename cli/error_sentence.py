@@ -1,4 +1,4 @@
-"""Any error as a user should meet it: one sentence; for a defect of ours with the traceback in a file."""
+"""How any error is shown to a user: one sentence; for a defect of ours also the traceback in a file."""
 
 import errno
 import os
@@ -11,16 +11,16 @@ from sixfold import __version__
 from sixfold.errors import SixfoldError
 
 _MACHINES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO}
-"""Errors that say something of the disk and its permissions, wherever they are met."""
+"""Errors that concern the disk and its permissions, wherever they are raised."""
 
 
 def sentence(error: Exception) -> str:
-    """What a SixfoldError or the disk says; of any other, which is a defect, also where its traceback was saved."""
+    """The message of a SixfoldError or a disk error; any other error is a defect, and its traceback is saved."""
     if isinstance(error, SixfoldError):
         return str(error)
     if isinstance(error, OSError) and error.errno in _MACHINES:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
-        return f"{what}; see to the disk and its permissions, and run the same command again to go on."
+        return f"{what}; check the disk and its permissions, and run the same command again to resume."
     return f"unexpected {_one_line(error)}; the traceback is in {_save_traceback(error)}, please report it."
 
 

@@ -1,7 +1,7 @@
 """The command line: the group, what every command shares, and what a user sees when something goes wrong.
 
 Exit codes: 0 done, 1 failed, 2 bad usage, 3 a quality gate failed, 130 interrupted, 143 terminated.
-Commands live one to a module in cli.commands and are imported when they are called, so that `--help` is instant.
+Each command is a module of cli.commands that is imported when it is called, so that `--help` is instant.
 """
 
 import os
@@ -55,7 +55,7 @@ class _Commands(click.Group):
 )
 @click.version_option(__version__, prog_name="sixfold")
 def cli() -> None:
-    """One BF16 checkpoint in; every quantized format that people run out."""
+    """Turn one BF16 checkpoint into every quantized format that people run."""
 
 
 class _Terminated(KeyboardInterrupt):
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code. Every error is one sentence on stderr."""
-    # transformers comments on configs at every turn; what matters to a user, sixfold says itself.
+    # transformers logs remarks about every config; sixfold itself reports what matters to a user.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         code = cli.main(arguments, prog_name="sixfold", standalone_mode=False)

@@ -18,10 +18,10 @@ Command = Callable[..., Any]
 
 _PROVENANCE = {
     "base_model": "Hub id of the model that this one was made from.",
-    "license": "License identifier, as the Hub has it (apache-2.0, mit, other, ...).",
-    "license_name": "Name of the license, where --license is other.",
-    "license_link": "Where the license stands.",
-    "method": "How the checkpoint came to be (pruned, tuned, merged), for the card.",
+    "license": "License identifier as used on the Hub (apache-2.0, mit, other, ...).",
+    "license_name": "Name of the license, if --license is other.",
+    "license_link": "Link to the license text.",
+    "method": "How the checkpoint was made (pruned, fine-tuned, merged), for the card.",
     "authors": "Who made the checkpoint.",
 }
 
@@ -36,7 +36,7 @@ class Model:
     stated: dict[str, str]
 
     def open(self, *, headers_only: bool = False) -> "Source":
-        """headers_only: a hub id's weights are not downloaded (`read` refuses then)."""
+        """headers_only: do not download a hub id's weights (`read` then raises)."""
         from sixfold.model.source import open_source
 
         return open_source(
@@ -48,7 +48,8 @@ class Model:
         )
 
     def describe(self, experts: int | None = None) -> "Source":
-        """What is known before any weight is here; of a bare config.json with `experts` in place of its own number."""
+        """What is known before any weight is downloaded. experts: for a bare config.json, instead of its own number of
+        experts."""
         from sixfold.model.source import describe_source
 
         return describe_source(
@@ -62,7 +63,7 @@ class Model:
 
 
 def model_argument(command: Command) -> Command:
-    """MODEL and what can be said of it; the command gets one `model: Model`."""
+    """MODEL and the options that describe it; the command gets one `model: Model`."""
 
     @wraps(command)
     def call(*args: Any, location: str, revision: str, name: str, **rest: Any) -> Any:
@@ -72,12 +73,12 @@ def model_argument(command: Command) -> Command:
         stated = {key: value for key in _PROVENANCE if (value := rest.pop(key))}
         return command(*args, model=Model(location, revision, name, stated), **rest)
 
-    # click lists options in the order of its list from the end: what few runs need comes after the command's own.
+    # click shows options in reverse order of its list: those that few runs need come after the command's own.
     call.__dict__.setdefault("__click_params__", [])[:0] = [
         click.Option([f"--{key.replace('_', '-')}"], default="", metavar="TEXT", help=text)
         for key, text in reversed(_PROVENANCE.items())
     ]
-    call = click.option("--name", default="", metavar="TEXT", help="Name for outputs, in place of MODEL's own.")(call)
+    call = click.option("--name", default="", metavar="TEXT", help="Name for outputs, instead of MODEL's own.")(call)
     call = click.option("--revision", default="", metavar="TEXT", help="Branch, tag or commit of a hub id.")(call)
     return click.argument("location", metavar="MODEL")(call)
 
@@ -135,7 +136,7 @@ def memory_options(command: Command) -> Command:
 
         return command(*args, allowed=Allowed(host_memory, device_memory), **rest)
 
-    about = "that calibration may use, such as 24GB; what is free by default."
+    about = "that calibration may use, such as 24GB; by default, all that is free."
     call = click.option("--device-memory", type=_Size(), help=f"Memory of each GPU {about}")(call)
     return click.option("--host-memory", type=_Size(), help=f"Memory {about}")(call)
 
@@ -146,7 +147,7 @@ def experts_option(command: Command) -> Command:
         "--experts",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Of a MODEL that is a config.json: the number of experts, in place of its own.",
+        help="If MODEL is a config.json: the number of experts, instead of its own.",
     )(command)
 
 
@@ -163,7 +164,7 @@ def threads_option(command: Command) -> Command:
         metavar="N",
         default=_cores,
         show_default="all cores",
-        help="How many units are converted side by side.",
+        help="How many tensors, or groups of fused ones, are converted in parallel.",
     )(command)
 
 
@@ -186,7 +187,7 @@ def load_formats(formats: tuple[str, ...], overrides: tuple[str, ...]) -> "tuple
     names = [recipe.name for recipe in recipes]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise UsageError(f"{', '.join(repeated)} was asked for more than once", "name each format once")
+        raise UsageError(f"{', '.join(repeated)} was given more than once", "name each format once")
     places: dict[tuple[str, str], str] = {}
     for recipe in recipes:
         # GGUFs share a folder and are told apart by their type.

@@ -22,7 +22,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | int]]) -> None:
-    """Columns padded with two spaces between; numbers to the right. Plain text, so that pipes get it too."""
+    """Columns two spaces apart, numbers aligned right. Plain text, so that it can be piped."""
     if not rows:
         return
     cells = [[f"{cell:,}" if isinstance(cell, int) else cell for cell in row] for row in rows]
@@ -34,7 +34,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | int]]) -> 
 
 
 def print_notes(notes: Sequence[tuple[str, Sequence[str]]]) -> None:
-    """Of each name its notes; one that several have stands once, behind all their names."""
+    """Print each note once, after the names that it belongs to."""
     names: dict[str, list[str]] = {}
     for name, found in notes:
         for note in found:
@@ -49,13 +49,13 @@ def share(part: int, whole: int, noun: str) -> str:
 
 
 def program() -> str:
-    """How this program was called, for commands that a user can run as they stand."""
+    """How this program was called, so that a user can copy and run the commands that it prints."""
     return "python -m sixfold" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
 
 
 def this_command(command: str, instead: str, *, without: Mapping[str, int]) -> str:
-    """The command line that runs, with another command in place of its own: it asks for the same artifacts, overrides
-    included, and can be run as it stands. without: options that the other one does not have, with their words."""
+    """This command line with another command in its place: for the same artifacts, overrides included, ready to copy
+    and run. without: options that the other command does not have, with the number of words that each takes."""
     words = [instead if word == command else word for word in sys.argv[1:]]
     for option, length in without.items():
         while option in words:
@@ -65,7 +65,7 @@ def this_command(command: str, instead: str, *, without: Mapping[str, int]) -> s
 
 
 def _lines(description: str, total: int, unit: str) -> Callable[[int], None]:
-    """For logs: nothing of what is done within half a minute, and ten lines at most of what takes hours."""
+    """For logs: no line for work shorter than half a minute, and at most ten lines for work that takes hours."""
     lock = threading.Lock()
     started = said_at = time.monotonic()
     done = said = 0
@@ -109,7 +109,7 @@ def _is_size(cell: str | int) -> bool:
 
 @contextmanager
 def progress(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr with rate and time left; where stderr is no terminal, a line for every tenth of long work. See
+    """A bar on stderr with rate and time left; where stderr is not a terminal, a line for every tenth of long work. See
     sixfold.progress.Progress.
 
     unit: "B" shows sizes; anything else ("tokens", "layers") shows counts.

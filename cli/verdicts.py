@@ -1,4 +1,4 @@
-"""What verification found of the variants of a model, side by side: the table that `export` and `verify` end with."""
+"""What verification found for all variants of a model: the table that `export` and `verify` end with."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """variant: name of the recipe. nbytes: of all files that the manifest lists."""
+    """variant: name of the recipe. nbytes: total of all files that the manifest lists."""
 
     variant: str
     path: Path
@@ -39,7 +39,7 @@ def rows_in(folder: Path) -> list[tuple[str, Path, int]]:
 
 
 def artifact_of(folder: Path, manifest: str) -> Path:
-    """The folder, or the GGUF file in it that the manifest is of."""
+    """The folder, or the GGUF file in it that the manifest describes."""
     return folder if manifest == "manifest.json" else folder / manifest.removesuffix(".manifest.json")
 
 
@@ -50,7 +50,7 @@ def print_verdicts(rows: Sequence[Row]) -> None:
     over = f" (mean KL in nats over {tokens:,} tokens of held-out text, float32)" if tokens else ""
     heading(f"Divergence from the source{over}")
     print_table(
-        ("variant", "size", "KL, weights alone", "KL as run", "allowed", "top-1 as run", "asked", "verdict"),
+        ("variant", "size", "KL, weights alone", "KL as run", "max KL", "top-1 as run", "min top-1", "verdict"),
         [_cells(row) for row in rows],
     )
     for row in rows:

@@ -65,7 +65,7 @@ def test_the_card_says_whose_it_is(made: tuple[Path, Path, list[dict[str, Any]]]
 def test_formats_that_need_more_say_so(made: tuple[Path, Path, list[dict[str, Any]]]) -> None:
     matrix, _, rows = made
     assert rows[0]["error"] == (
-        "awq needs what a calibration pass measures, and calibration.imatrix takes sums of squares alone from"
+        "awq needs what a calibration pass measures, and calibration.imatrix takes only sums of squares from"
         f" {matrix}; leave calibration.imatrix out for it, or make only the gguf formats."
     )
 
@@ -77,9 +77,7 @@ def test_pruning_says_so_before_anything_is_read(
     command = ["prune", str(DEMO), "--ratio", "0.25", "--out", str(tmp_path / "out")]
     assert run([*command, "--set", f"calibration.imatrix={matrix}"]) == 2
     message = capsys.readouterr().err
-    assert (
-        f"and calibration.imatrix takes sums of squares alone from {matrix}; leave calibration.imatrix out" in message
-    )
+    assert f"and calibration.imatrix takes only sums of squares from {matrix}; leave calibration.imatrix out" in message
     assert not (tmp_path / "out").exists()
 
 
@@ -140,11 +138,11 @@ def test_layers_that_transformers_does_not_run_are_told_of_by_every_format(
     (told,) = sixfold("calibrate", str(model), *out)
     assert len(told["without_statistics"]) == behind
     assert told["notes"][-1] == (
-        f"no statistics of model.layers.2 ({behind}), which transformers does not run or nothing rounds: formats in"
+        f"no statistics for model.layers.2 ({behind}), which transformers does not run or no format rounds: formats in"
         " safetensors keep them as they are, and gguf formats leave them out"
     )
     assert run(["calibrate", str(model), *out]) == 0
-    assert f"Note: no statistics of model.layers.2 ({behind})" in capsys.readouterr().out
+    assert f"Note: no statistics for model.layers.2 ({behind})" in capsys.readouterr().out
     kept = f"kept as they are (transformers does not run them, so there are no statistics): model.layers.2 ({behind})"
     left = f"left out, as llama.cpp does not run them or computes them itself: model.layers.2 ({behind})"
     for recipe in ("fp8", "nvfp4", "nvfp4-gb10", "awq"):

@@ -44,7 +44,7 @@ def test_a_stopped_calibration_is_seen_and_gone_on_with(
         stop_in_layer(1, patch)
         assert run(["calibrate", DEMO, "awq", *options]) == 130
     out = capsys.readouterr().out
-    assert out.startswith("Calibrating 2 layers on 4 samples of 64 tokens, if need be: about ")
+    assert out.startswith("Calibrating 2 layers on 4 samples of 64 tokens, if needed: about ")
     said = sixfold(capsys, "status", DEMO, "awq", "bf16", *options)[1]
     assert "Unfinished calibration in " in said
     assert ": 1 of 2 layers.\n  With the same model" in said

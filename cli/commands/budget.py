@@ -1,4 +1,4 @@
-"""sixfold budget: what running a model takes, and how long a context fits."""
+"""sixfold budget: the memory that running a model takes, and the longest context that fits."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ class _Contexts(click.ParamType):
         found = [re.fullmatch(r"(\d+)(k?)", part.strip().lower()) for part in str(value).split(",")]
         contexts = tuple(int(m[1]) * (1024 if m[2] else 1) for m in found if m)
         if len(contexts) != len(found) or not all(contexts):
-            self.fail(f"{value!r} is no list of contexts; write it like 8k,32k or 100000", param, ctx)
+            self.fail(f"{value!r} is not a list of contexts; write it like 8k,32k or 100000", param, ctx)
         return contexts
 
 
@@ -45,21 +45,21 @@ class _Contexts(click.ParamType):
     "--context", type=_Contexts(), metavar="8k,32k", help="Tokens of each sequence; 8k is 8192.  [8k,32k,128k]"
 )
 @click.option("--hardware", multiple=True, metavar="NAME", help="A machine of cards/hardware.yaml; can be repeated.")
-@click.option("--engine", type=click.Choice(_ENGINES), help="One engine alone, in place of all that read a format.")
+@click.option("--engine", type=click.Choice(_ENGINES), help="Only this engine, instead of all that read a format.")
 @click.option(
     "--cache-type",
     type=click.Choice(["bf16", "fp8", "q8_0", "q4_0"]),
     default="bf16",
     show_default=True,
-    help="Of keys and values: fp8 in vLLM and SGLang, q8_0 and q4_0 in llama.cpp.",
+    help="Type of keys and values: fp8 in vLLM and SGLang, q8_0 and q4_0 in llama.cpp.",
 )
-@click.option("--sequences", type=click.IntRange(min=1), default=1, show_default=True, help="Run side by side.")
+@click.option("--sequences", type=click.IntRange(min=1), default=1, show_default=True, help="Run in parallel.")
 @click.option(
     "--tensor-parallel",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Devices that share the model; --hardware 2x-h100 and such say it by themselves.",
+    help="Devices that share the model; names such as --hardware 2x-h100 already set it.",
 )
 @experts_option
 @json_option
@@ -78,7 +78,7 @@ def command(
     """Print the memory that each FORMAT of MODEL takes by context, and the longest context that fits on a machine.
 
     MODEL is a checkpoint (a folder or hub id, whose formats are planned to the byte), an artifact (a quantized folder,
-    or a GGUF file), or a config.json alone. All sizes are of one device.
+    or a GGUF file), or a config.json alone. All sizes are per device.
     """
     from cards.budget.attention import notes
     from cards.budget.device_memory import longest_trained
@@ -107,7 +107,7 @@ def command(
         *_beyond(contexts, trained),
         *unknown,
         *(
-            f"{a.name} is read by {', '.join(a.engines)}: by none that this --engine and --cache-type leave"
+            f"{a.name} is read by {', '.join(a.engines)}: by no engine that --engine and --cache-type allow"
             for a in artifacts
             if not engines_of(a.engines, engine, known)
         ),
@@ -130,8 +130,8 @@ def command(
 def _what_weighs(
     model: Model, recipes: "Sequence[Recipe]", experts: int | None
 ) -> "tuple[Mapping[str, Any], list[Artifact], list[str]]":
-    """The config; every variant with the bytes of its tensors, an artifact's own or those of planned formats; and how
-    far they are known. Of a config.json that says too little to plan formats, the cache alone is known."""
+    """The config; every variant with the bytes of its tensors, read from an artifact or planned; and notes on what is
+    not known. For a config.json that says too little to plan formats, only the cache is known."""
     from cards.budget.stored_weights import Artifact, artifacts_at, read_config
     from exporters.run import plan_all
     from sixfold.errors import SixfoldError, UsageError
@@ -145,7 +145,7 @@ def _what_weighs(
             or click.get_current_context().get_parameter_source("formats") is ParameterSource.COMMANDLINE
         ):
             raise UsageError(
-                f"{place} is an artifact, which has its format and experts", "leave FORMAT and --experts out"
+                f"{place} is an artifact, whose format and experts are fixed", "leave FORMAT and --experts out"
             )
         return *found, []
     try:
@@ -172,13 +172,13 @@ def _sentence(note: str) -> str:
 def _beyond(contexts: tuple[int, ...], trained: int) -> list[str]:
     if max(contexts) <= trained:
         return []
-    return [f"The config allows {trained:,} tokens; what is longer needs its rotary embedding scaled"]
+    return [f"The config allows {trained:,} tokens; a longer context needs its rotary embedding scaled"]
 
 
 def _show_caches(asked: "Asked", caches: "Sequence[CacheBudget]") -> None:
     of = f" of {asked.sequences} sequences" if asked.sequences > 1 else ""
     heading(f"KV cache, {asked.cache_type}, in bytes{_each(asked)}")
-    columns = ("engine", "a token more", "full windows", "states", *(f"{c:,} tokens{of}" for c in asked.contexts))
+    columns = ("engine", "per token", "full windows", "states", *(f"{c:,} tokens{of}" for c in asked.contexts))
     rows = []
     for cache in caches:
         growth = cache.growth
@@ -190,7 +190,7 @@ def _show_caches(asked: "Asked", caches: "Sequence[CacheBudget]") -> None:
 def _show_variants(asked: "Asked", variants: "Sequence[VariantBudget]") -> None:
     if not variants:
         return
-    heading(f"Memory in all, 1 GiB = 1,024 MiB = 1,073,741,824 bytes{_each(asked)}")
+    heading(f"Total memory, 1 GiB = 1,024 MiB = 1,073,741,824 bytes{_each(asked)}")
     columns = ("variant", "engine", "weights", *(f"{c:,} tokens" for c in asked.contexts))
     print_table(
         columns,
@@ -219,11 +219,11 @@ def _longest(variant: "VariantBudget", machine: str) -> str | int:
 
 
 def _each(asked: "Asked") -> str:
-    return f", each of {asked.tensor_parallel} devices" if asked.tensor_parallel > 1 else ""
+    return f", on each of {asked.tensor_parallel} devices" if asked.tensor_parallel > 1 else ""
 
 
 def _binary(nbytes: float) -> str:
-    """Binary units alone, as memory is counted."""
+    """Binary units, as memory is counted."""
     return f"{nbytes / _MIB:.3g} MiB" if nbytes < 999.5 * _MIB else f"{nbytes / _MIB / 1024:.4g} GiB"
 
 

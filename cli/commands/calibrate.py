@@ -1,4 +1,4 @@
-"""sixfold calibrate: one pass over the model, for every format that needs statistics."""
+"""sixfold calibrate: one pass over the model for all formats that need statistics."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     "matrix",
     type=click.Path(),
     metavar="FILE",
-    help="Take the statistics from an importance matrix of llama.cpp's, in place of a pass; gguf formats can use them.",
+    help="Take the statistics from a llama.cpp importance matrix instead of a pass; only gguf formats can use them.",
 )
 @out_option
 @memory_options
@@ -40,15 +40,15 @@ def command(
     allowed: "Allowed",
     as_json: bool,
 ) -> None:
-    """Gather MODEL's statistics for the calibration profile of FORMAT... (all-formats where none is given).
+    """Gather MODEL's statistics for the calibration profile of FORMAT... (all-formats by default).
 
-    `sixfold export` does this by itself where a format needs it. Nothing is run where the statistics are current.
+    `sixfold export` does this automatically if a format needs it. Nothing is run if the statistics are current.
     Prints how many tokens reached the experts of each layer; coverage.svg beside the statistics shows every expert.
 
     The texts are a built-in set unless the recipe, --set calibration.texts=[my.jsonl] or --set calibration.profile=reap
     names others: files, folders and datasets of the Hugging Face Hub (calibration/README.md).
 
-    --from FILE is --set calibration.imatrix=FILE, which `sixfold export` takes too.
+    --from FILE is short for --set calibration.imatrix=FILE, which `sixfold export` takes too.
     """
     from calibration.calibrate import calibrate
     from sixfold.artifact.workspace import Workspace
@@ -77,13 +77,13 @@ def _announced(source: "Source", profile: "Calibration") -> str:
     from calibration.forward_pass.memory import predict
 
     if profile.imatrix is not None:
-        return f"Taking statistics from the importance matrix {profile.imatrix}, if need be."
+        return f"Taking statistics from the importance matrix {profile.imatrix}, if needed."
     memory = predict(source, profile, on_gpu=torch.cuda.is_available(), ahead=True)
     return (
         f"Calibrating {source.architecture.layers} layers on {profile.samples} samples of {profile.length} tokens,"
-        f" if need be: about {size(memory.host)} of memory"
-        + (f", {size(memory.device)} of each GPU's" if memory.device else "")
-        + f" and {size(memory.disk)} of disk meanwhile."
+        f" if needed: about {size(memory.host)} of host memory"
+        + (f", {size(memory.device)} on each GPU" if memory.device else "")
+        + f" and {size(memory.disk)} of disk while it runs."
     )
 
 
@@ -105,15 +105,15 @@ def _print(done: "Calibrated") -> None:
 
 
 def _unseen(done: "Calibrated") -> tuple[str, ...]:
-    """What has no statistics, and what becomes of it."""
+    """What has no statistics, and what the formats do with it."""
     from sixfold.name_lists import by_layer
 
     names = done.statistics.manifest["without_statistics"]
     if not names:
         return ()
     if done.statistics.imatrix:
-        return (f"the importance matrix has nothing on {by_layer(names)}; gguf formats round that without importance",)
-    what = f"no statistics of {by_layer(names)}, which transformers does not run or nothing rounds"
+        return (f"the importance matrix has no entry for {by_layer(names)}; gguf formats round it without importance",)
+    what = f"no statistics for {by_layer(names)}, which transformers does not run or no format rounds"
     return (f"{what}: formats in safetensors keep them as they are, and gguf formats leave them out",)
 
 

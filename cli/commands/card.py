@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 @click.command(epilog="Example: sixfold card artifacts/minimax-m2-4.6m --check")
 @click.argument("location", metavar="[MODEL|FOLDER]", required=False)
 @out_option
-@click.option("--check", is_flag=True, help="Write nothing; exit code 1 where a card is stale, or a figure is wrong.")
+@click.option("--check", is_flag=True, help="Write nothing; exit code 1 if a card is stale or a figure is wrong.")
 @json_option
 def command(location: str | None, out: Path, check: bool, as_json: bool) -> int:
     """Render README.md of each variant from the files beside it.
 
     MODEL is a folder under --out (or the checkpoint that it was made from), FOLDER one of its variants; all models
-    under --out by default. What a person wrote between the `yours` comments survives, and so do sections and front
-    matter fields of one's own.
+    under --out by default. Text that a person wrote between the `yours` comments is kept, and so are added sections
+    and front matter fields.
     """
     if check:
         return _check(location, out, as_json)
@@ -95,8 +95,8 @@ def _folders(location: str | None, out: Path) -> "Iterator[tuple[ModelFacts, Pat
 
 
 def render_cards(root: Path, *, quiet: bool) -> None:
-    """All of a model's with their charts, and its report, where its folder holds any artifacts of recipes: each card
-    shows the others' sizes and quality."""
+    """Render all cards of a model, its charts and its report, if its folder holds artifacts of recipes: each card shows
+    the sizes and quality of the others."""
     from cards.facts.model_facts import is_model_folder, read_model
     from cards.model_card.card import write_cards
     from cards.report.report import write_report
@@ -115,22 +115,22 @@ def render_cards(root: Path, *, quiet: bool) -> None:
 
 
 def tell(card: "Written", quiet: bool) -> None:
-    """What a person must know whose changes did not last. quiet: on stderr."""
+    """Warn a person whose edits were replaced. quiet: on stderr."""
     from cards.model_card.card import ALL_OF_IT
 
     if card.lost:
         foreign = card.lost == (ALL_OF_IT,)
-        why = "was not rendered by sixfold" if foreign else f"was changed where it is rendered ({', '.join(card.lost)})"
-        click.echo(f"{card.path} {why}; as it was, it is in {card.before} now", err=quiet)
+        why = "was not rendered by sixfold" if foreign else f"was edited in rendered parts ({', '.join(card.lost)})"
+        click.echo(f"{card.path} {why}; the earlier text is kept in {card.before}", err=quiet)
 
 
 def refusals(written: "Sequence[Written]") -> list[str]:
-    """What the Hub would refuse, each problem once, with the cards that have it."""
+    """What the Hub would reject: each problem once, with the cards that have it."""
     found: dict[str, list[str]] = {}
     for card in written:
         for problem in card.problems:
             found.setdefault(problem, []).append(card.folder.name)
-    return [f"the Hub would not take the card of {', '.join(names)}: {problem}" for problem, names in found.items()]
+    return [f"the Hub would reject the card of {', '.join(names)}: {problem}" for problem, names in found.items()]
 
 
 def _as_data(card: "Written") -> dict[str, object]:

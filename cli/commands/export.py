@@ -1,4 +1,4 @@
-"""sixfold export: make artifacts, with whatever they need before and the card after."""
+"""sixfold export: make artifacts, with the calibration they need before and the card after."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,8 +52,8 @@ def command(
 ) -> int:
     """Make FORMAT... (names, sets or paths of recipes; all formats by default) from MODEL, and verify each.
 
-    Calibrates first where a format needs it. What is current is skipped, what a changed input made stale is made
-    again, and a run that was killed goes on where it stopped. Exit code 3 where an artifact fails a check or a gate.
+    Calibrates first if a format needs it. Current artifacts are skipped, stale ones (an input has changed) are made
+    again, and a run that was killed resumes. Exit code 3 if an artifact fails a check or a gate.
     """
     from sixfold.artifact.workspace import Workspace
 
@@ -78,8 +78,8 @@ def command(
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one recipe. error: the sentence that says what stopped it, "" where nothing did. verdict: None
-    where it was not verified."""
+    """The result of one recipe. error: the sentence that says what stopped it, "" if nothing did. verdict: None if it
+    was not verified."""
 
     recipe: str
     done: "Exported | None"
@@ -99,9 +99,9 @@ def make_all(
     verify: bool,
     quiet: bool,
 ) -> list[Outcome]:
-    """Every recipe in turn. One that fails is reported and does not stop the others.
+    """Make every recipe in turn. One that fails is reported and does not stop the others.
 
-    stated: the provenance that options state, for cards.
+    stated: provenance from the command line's options, for cards.
     """
     from cli.error_sentence import exit_code, sentence
     from exporters.run import check_disk, export, plan_all
@@ -122,7 +122,7 @@ def make_all(
             done = export(source, recipe, workspace, found, threads=threads, progress=progress, tokens=tokens)
             verdict = _verify(source, done) if verify else None
             _complete(recipe, workspace, done, found, quiet)
-        except Exception as error:  # a night's other formats must not be lost to a defect in one
+        except Exception as error:  # a defect in one format must not cost the others of a long run
             outcomes.append(Outcome(recipe.name, done, sentence(error), exit_code(error)))
             _say(f"{recipe.name} failed: {outcomes[-1].error}", quiet)
             continue
@@ -153,10 +153,10 @@ def _rows(outcomes: Sequence[Outcome]) -> list[Row]:
 
 
 def _warn(source: "Source", provenance: "Provenance", *, quiet: bool) -> None:
-    """Say what the source lacks that every artifact will lack."""
+    """Warn of what the source lacks, and every artifact will lack too."""
     checkpoint = source.checkpoint
     if not any(name.startswith("tokenizer") for name in checkpoint.extras):
-        _say(f"{checkpoint.location} holds no tokenizer, so the artifacts will hold none: engines need one", quiet)
+        _say(f"{checkpoint.location} has no tokenizer, so the artifacts will have none; engines need one", quiet)
     if not provenance.license:
         _say("no license is stated (--license, or provenance.yaml beside the weights), so cards will name none", quiet)
 
@@ -212,12 +212,12 @@ def _calibration_bytes(source: "Source", recipes: "Sequence[Recipe]", workspace:
 
 def _announced(profile: "Calibration") -> str:
     if profile.imatrix is not None:
-        return f"taking statistics from the importance matrix {profile.imatrix}, if need be"
-    return f"calibrating on {profile.samples} samples of {profile.length} tokens, if need be"
+        return f"taking statistics from the importance matrix {profile.imatrix}, if needed"
+    return f"calibrating on {profile.samples} samples of {profile.length} tokens, if needed"
 
 
 def _tokens(source: "Source", recipe: "Recipe", quiet: bool) -> "torch.Tensor":
-    """The calibration's own tokens, for tools that do a whole job themselves."""
+    """The calibration's tokens, for external tools that calibrate themselves."""
     from calibration.texts.text_notes import text_notes
     from calibration.texts.tokens import token_batches
     from sixfold.checkpoint.tokenizer import load_tokenizer
@@ -237,7 +237,7 @@ def _tokens(source: "Source", recipe: "Recipe", quiet: bool) -> "torch.Tensor":
 def _complete(
     recipe: "Recipe", workspace: "Workspace", done: "Exported", statistics: "Statistics | None", quiet: bool
 ) -> None:
-    """What stands beside the artifact: the importance matrix for GGUF, and the card."""
+    """Write the files beside the artifact: the importance matrix for GGUF, and the card."""
     from calibration.imatrix import FILE as IMATRIX
     from cards.facts.model_facts import read_model
     from cards.model_card.card import render_card
@@ -267,7 +267,7 @@ def _as_data(outcome: Outcome) -> dict[str, Any]:
 
 
 def _print_summary(outcomes: Sequence[Outcome], workspace: "Workspace") -> None:
-    """The last lines: where everything is, how large, what failed, and what to do next."""
+    """The last lines: where everything is, its size, what failed, and what to do next."""
     from cards.report.report import REPORT
 
     click.echo("")

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def command(model: Model, experts: int | None, as_json: bool) -> None:
     """Print what MODEL (a folder, a hub id, or a config.json alone) is made of.
 
-    Layers, experts, Linears by role, norms with what reads them, groups that engines fuse, and what is never quantized.
-    Of a hub id only configuration and headers are fetched.
+    Layers, experts, Linears by role, norms and what reads them, groups that engines fuse, and what is never quantized.
+    For a hub id, only the configuration and headers are fetched.
     """
     source = model.describe(experts)
     if as_json:
@@ -127,7 +127,7 @@ def _notes(architecture: "Architecture") -> list[str]:
     if architecture.tied_embeddings:
         notes.append("lm_head shares the embeddings' weights.")
     if architecture.stacked_experts:
-        notes.append("The experts of a layer are stored as one array; only the bf16 exporter takes that.")
+        notes.append("The experts of a layer are stored as one array; only the bf16 exporter supports that.")
     if architecture.not_run:
         notes.append(f"{len(architecture.not_run)} tensors are not run by transformers (MTP): kept, no statistics.")
     if architecture.unobserved:
@@ -136,12 +136,12 @@ def _notes(architecture: "Architecture") -> list[str]:
 
 
 def _generic(name: str) -> str:
-    """Numbers of layers and experts replaced by "*"."""
+    """The name with layer and expert numbers replaced by "*"."""
     return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
 
 
 def _together(names: tuple[str, ...]) -> str:
-    """Names with their common beginning written once: "a.b.{c, d}"."""
+    """Names with their common prefix written once: "a.b.{c, d}"."""
     parts = [name.split(".") for name in names]
     shared = 0
     while all(len(p) > shared + 1 for p in parts) and len({p[shared] for p in parts}) == 1:

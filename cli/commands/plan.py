@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 def command(
     model: Model, recipes: "Sequence[Recipe]", out: Path, experts: int | None, tensors: bool, as_json: bool
 ) -> int:
-    """Print the exact bytes of each FORMAT, what is quantized and what is kept, and the disk that all need.
+    """Print the exact bytes of each FORMAT, what is quantized and what is kept, and the disk space needed in total.
 
-    Nothing is written, and of a hub id only configuration and headers are fetched. MODEL may also be a config.json
-    alone, before there are weights: what it cannot tell is named. A FORMAT that MODEL does not allow is named with the
-    reason, and the exit code is not 0.
+    Nothing is written, and for a hub id only the configuration and headers are fetched. MODEL may also be a config.json
+    alone, before there are weights: what it leaves open is listed. A FORMAT that cannot be made from MODEL is listed
+    with the reason, and the exit code is not 0.
     """
     from calibration.forward_pass.memory import statistics_bytes
     from cli.error_sentence import exit_code, sentence
@@ -64,7 +64,7 @@ def command(
     )
     for note in known:
         click.echo(f"  {note}")
-    external = "does the whole job by a tool of its own, which tells no sizes before"
+    external = "is made by an external tool, which gives no sizes in advance"
     print_notes([(recipe.name, plan.notes if plan else (external,)) for recipe, plan in plans])
     for entry in planned:
         if entry.refusal is not None:
@@ -73,15 +73,15 @@ def command(
         if tensors and plan:
             _print_tensors(recipe, plan)
     total = sum(plan.nbytes for _, plan in plans if plan)
-    click.echo(f"\nIn all {total:,} bytes ({size(total)}), and {size(calibration)} of calibration statistics.")
+    click.echo(f"\nTotal: {total:,} bytes ({size(total)}), and {size(calibration)} of calibration statistics.")
     for profile, memory in passes.items():
         click.echo(
             f"Calibrating on {profile.samples * profile.length:,} tokens needs about {size(memory.host)} of host memory"
-            + (f", {size(memory.device)} of each GPU's" if memory.device else "")
-            + f", and {size(memory.disk)} of disk meanwhile; the largest layer has {size(memory.layer)} of weights."
+            + (f", {size(memory.device)} on each GPU" if memory.device else "")
+            + f", and {size(memory.disk)} of disk while it runs; the largest layer has {size(memory.layer)} of weights."
         )
     verdict = "enough" if total + calibration <= free else "NOT ENOUGH"
-    click.echo(f"Free under {root}: {size(free)}, {verdict} (a replaced artifact stays until the new one is whole).")
+    click.echo(f"Free under {root}: {size(free)}, {verdict} (a replaced artifact stays until the new one is complete).")
     return code
 
 

@@ -1,4 +1,4 @@
-"""sixfold prune: leave the least salient experts out of a checkpoint."""
+"""sixfold prune: remove the least salient experts from a checkpoint."""
 
 import shlex
 from pathlib import Path
@@ -23,53 +23,53 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    short_help="Leave the least salient experts out, and prove the result.",
+    short_help="Remove the least salient experts, and prove the result.",
     epilog="Example: sixfold prune MiniMaxAI/MiniMax-M2.7 --ratio 0.4 --out /models/MiniMax-M2.7-REAP",
 )
 @model_argument
 @click.option("--ratio", type=float, metavar="SHARE", help="Share of the experts to prune; 0.4 keeps 154 of 256.")
-@click.option("--keep", type=int, metavar="N", help="Experts that stay in each layer, in place of --ratio.")
+@click.option("--keep", type=int, metavar="N", help="Number of experts to keep in each layer, instead of --ratio.")
 @click.option(
     "--plan",
     "plan_path",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Apply this plan.json, in place of --ratio or --keep; nothing is calibrated.",
+    help="Apply this plan.json, instead of --ratio or --keep; nothing is calibrated.",
 )
 @click.option(
     "--criterion",
     type=click.Choice(names()),
     default="reap",
     show_default=True,
-    help="How experts are judged. "
+    help="How experts are ranked. "
     + " ".join(f"{name}: {entry.help[0].lower()}{entry.help[1:]}" for name, entry in CRITERIA.items()),
 )
-@click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Of the criterion random.")
+@click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Seed of the criterion random.")
 @click.option("--protect", is_flag=True, help="Keep super-experts (extreme outputs) whatever their saliency.")
 @click.option(
     "--budget",
     type=click.Choice(["layer", "global"]),
     default="layer",
     show_default=True,
-    help="Whether each layer keeps the same number, or the most salient of all layers stay.",
+    help="Keep the same number in each layer, or the most salient experts of all layers.",
 )
 @click.option(
     "--mtp",
     type=click.Choice(["drop", "as-last-layer", "refuse"]),
     default="drop",
     show_default=True,
-    help="What becomes of multi-token prediction layers, whose experts have no saliency.",
+    help="What to do with multi-token prediction layers, whose experts have no saliency.",
 )
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="The pruned folder.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder of the pruned model.")
 @click.option(
     "--artifacts",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("artifacts"),
     show_default=True,
-    help="Root of the output tree: MODEL's statistics, and the pruned folder where --out is not given.",
+    help="Root of the output tree: MODEL's statistics, and the pruned model if --out is not given.",
 )
-@click.option("--no-proof", is_flag=True, help="Do not run both models to prove the result and measure its cost.")
-@click.option("--dry-run", is_flag=True, help="Print what would be kept and written, and do nothing.")
+@click.option("--no-proof", is_flag=True, help="Skip running both models to prove the result and measure its cost.")
+@click.option("--dry-run", is_flag=True, help="Print what would be kept and written; write nothing.")
 @overrides_option
 @threads_option
 @memory_options
@@ -95,13 +95,13 @@ def command(
 ) -> int:
     """Write MODEL without its least salient experts: a folder with plan.json, a card, and verification.json.
 
-    Saliency comes from one calibration of MODEL, which is run where there is none yet and serves every criterion and
-    ratio. Weights are copied byte for byte (FP8 and MXFP4 become BF16), and a run that was killed goes on.
+    Saliency comes from one calibration of MODEL, which is run if there is none yet and serves every criterion and
+    ratio. Weights are copied byte for byte (FP8 and MXFP4 become BF16), and a run that was killed resumes.
     """
     from sixfold.errors import UsageError
 
     if [ratio, keep, plan_path].count(None) != 2:
-        raise UsageError("what to prune is not clear", "give one of --ratio, --keep and --plan")
+        raise UsageError("it is not clear what to prune", "give one of --ratio, --keep and --plan")
     profile = _profile(overrides)
 
     from pruning.anatomy import dissect
@@ -135,7 +135,7 @@ def _profile(overrides: tuple[str, ...]) -> "Calibration":
 
     other = [text for text in overrides if not text.startswith("calibration.")]
     if other:
-        raise UsageError(f"--set {other[0]} is not of the calibration", "pruning takes calibration.* keys alone")
+        raise UsageError(f"--set {other[0]} is not a key of the calibration", "pruning takes only calibration.* keys")
     (recipe,) = load_recipes("bf16", overrides)
     return recipe.calibration
 
@@ -164,7 +164,7 @@ def _plan(
     dry_run: bool,
     quiet: bool,
 ) -> "PruningPlan":
-    """From the statistics of MODEL, calibrating where there are none; of a dry run, a plan of the same size."""
+    """From the statistics of MODEL, calibrating if there are none; for a dry run, a plan of the same size."""
     from calibration.calibrate import calibrate
     from calibration.forward_pass.coverage import summary
     from calibration.texts.text_notes import text_notes
@@ -174,13 +174,13 @@ def _plan(
 
     if profile.imatrix is not None:
         raise UsageError(
-            "pruning needs what experts give back, and calibration.imatrix takes sums of squares alone from"
+            "pruning needs statistics of the experts' outputs, and calibration.imatrix takes only sums of squares from"
             f" {profile.imatrix}",
             "leave calibration.imatrix out, so that a calibration pass is run",
         )
     if dry_run:
         return first_experts(source, anatomy, request)
-    _say(f"calibrating on {profile.samples} samples of {profile.length} tokens, if need be", quiet)
+    _say(f"calibrating on {profile.samples} samples of {profile.length} tokens, if needed", quiet)
     workspace = Workspace(artifacts, source.checkpoint.name)
     done = calibrate(source, profile, workspace.calibration(profile), progress=progress, allowed=allowed)
     for sentence in done.history:
@@ -210,7 +210,7 @@ def _dry_run(source: "Source", anatomy: "Anatomy", plan: "PruningPlan", mtp: "Mt
     if as_json:
         print_json({**facts, "bytes_before": before, "bytes_after": after, "notes": list(export.notes)})
         return 0
-    click.echo(f"{_counts(plan)} would stay; weights go from {size(before)} to {size(after)} in {folder}.")
+    click.echo(f"{_counts(plan)} would be kept; weights go from {size(before)} to {size(after)} in {folder}.")
     for note in export.notes:
         click.echo(f"  {note}")
     return 0
@@ -239,7 +239,7 @@ def _carry_out(
         _say(f"pruned again: {reason}", quiet)
     for note in () if done.skipped else done.notes:
         _say(note, quiet)
-    _say(f"{'is current' if done.skipped else 'done'}: {_counts(plan)} stay, {size(done.nbytes)} in {folder}", quiet)
+    _say(f"{'is current' if done.skipped else 'done'}: {_counts(plan)} kept, {size(done.nbytes)} in {folder}", quiet)
     verdict = verify(source, anatomy, plan, folder, texts, progress=progress)
     write_pruned_card(folder, _statistics(plan, artifacts, source))
     if quiet:
@@ -250,7 +250,7 @@ def _carry_out(
 
 
 def _statistics(plan: "PruningPlan", artifacts: Path, source: "Source") -> "Statistics | None":
-    """The calibration that the plan names, where it is at hand: its texts are shown on the card."""
+    """The calibration that the plan names, if it is available: its texts are shown on the card."""
     from sixfold.artifact.workspace import Workspace
     from sixfold.recipes.recipe import Calibration
     from sixfold.statistics.statistics import MANIFEST, open_statistics
@@ -273,13 +273,13 @@ def _print_verdict(verdict: dict[str, Any], folder: Path) -> None:
     before, after = verdict["before"], verdict["after"]
     click.echo(
         f"\n{count(before['parameters'])} parameters before, {count(after['parameters'])} after;"
-        f" {count(after['active'])} run for a token."
+        f" {count(after['active'])} active per token."
     )
     if verdict["masked"] is None:
         click.echo("Not run against the original (--no-proof).")
     else:
         largest = max(layer["largest"] for layer in verdict["masked"]["layers"])
-        sound = "answers as" if verdict["masked"]["sound"] else "DOES NOT answer as"
+        sound = "matches" if verdict["masked"]["sound"] else "DOES NOT match"
         click.echo(
             f"Every layer {sound} the original with the pruned experts masked (largest difference {largest:.1e})."
         )

@@ -28,14 +28,17 @@ _KINDS = ("new", "changed", "unchanged", "deleted", "kept")
 @click.argument("variants", metavar="[VARIANT]...", nargs=-1)
 @click.option("--org", default="", metavar="TEXT", help="Organization or user to publish to; the last one by default.")
 @click.option(
-    "--model", default="", metavar="MODEL", help="Whose variants: a name, folder or hub id; the only one under --out."
+    "--model",
+    default="",
+    metavar="MODEL",
+    help="Name, folder or hub id; the only model under --out by default.",
 )
-@click.option("--name", default="", metavar="TEXT", help="Name of MODEL's outputs, where they were given one.")
+@click.option("--name", default="", metavar="TEXT", help="Name of MODEL's outputs, if they were given one.")
 @out_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and the cards; create and change nothing.")
 @click.option("--public", is_flag=True, help="Make the repositories public once they are complete; private by default.")
-@click.option("--release", is_flag=True, help="Make a set public that was published privately and reviewed.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--release", is_flag=True, help="Make public what was published privately and reviewed.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @json_option
 def command(
     variants: tuple[str, ...],
@@ -49,11 +52,11 @@ def command(
     yes: bool,
     as_json: bool,
 ) -> int:
-    """Publish VARIANT... (recipes or sets; all that are there by default) to the Hugging Face Hub.
+    """Publish VARIANT... (recipes or sets; all that were made by default) to the Hugging Face Hub.
 
-    One repository per variant, all GGUF files in one, and a collection of them. Only what passed its gates and is as
-    its manifest says is published. The plan is shown first. A run that was interrupted goes on where it was; what is
-    there already is not sent again; card sections that were written by hand are kept.
+    One repository per variant, all GGUF files in one, and a collection of them. Only variants that passed their gates
+    and match their manifests are published. The plan is shown first. An interrupted run resumes; files that are on the
+    Hub already are not sent again; card sections that were written by hand are kept.
     """
     from publishing.hub import log_in
     from publishing.prepare import edition_of, plan_all
@@ -66,7 +69,10 @@ def command(
     root = _model_folder(out, name or _name_of(model))
     org = org or _last_org(root)
     if not (yes or dry_run) and (as_json or not sys.stdin.isatty()):
-        raise UsageError("there is nobody to ask whether to publish", "give --yes, or --dry-run for the plan alone")
+        raise UsageError(
+            "publishing asks for confirmation in a terminal",
+            "give --yes, or --dry-run to see only the plan",
+        )
     hub = log_in(partial(_say, quiet=True))
     edition = edition_of(hub, org, root, _expanded(variants, root), _card, _problems, _today())
     if release:
@@ -113,7 +119,7 @@ def _publish(edition: "Edition", plans: "Sequence[Plan]", *, public: bool, as_js
 
 
 def _told(published: "Published") -> str:
-    """What became of a repository, on one line."""
+    """The result for one repository, on one line."""
     before, after = published.before, published.after
     if before.is_done:
         did = "is current"
@@ -124,7 +130,7 @@ def _told(published: "Published") -> str:
 
 
 def _print_details(plans: "Sequence[Plan]", public: bool) -> None:
-    """Files, what is told of the release, and the cards."""
+    """Files, the changelog entry of the release, and the cards."""
     from cards.facts.origins import without_block
 
     for plan in plans:
@@ -155,13 +161,13 @@ def _print_summary(edition: "Edition", plans: "Sequence[Plan]", public: bool) ->
             for plan in plans
         ],
     )
-    click.echo(f"  {size(sum(plan.bytes_to_send for plan in plans))} to send in all.")
+    click.echo(f"  {size(sum(plan.bytes_to_send for plan in plans))} to send in total.")
     if absent := edition.absent():
         click.echo(f"  Made here and not on the Hub, where cards may link to them: {', '.join(absent)}")
 
 
 def _remarks(plan: "Plan") -> list[str]:
-    """What a reader of the plan should know beside it."""
+    """What else a reader of the plan should know."""
     from sixfold.name_lists import some
 
     remarks = []
@@ -249,7 +255,7 @@ def _card(publication: "Publication", old: str) -> str:
 
 @cache
 def _rendered(folder: Path, owner: str, old: str) -> str:
-    """The Hub is looked at several times while a repository is sent, and the facts stay as they are."""
+    """Cached: the Hub is read several times while a repository is sent, and the facts do not change meanwhile."""
     from cards.facts.model_facts import read_model
     from cards.model_card.card import card_text
 
@@ -263,7 +269,7 @@ def _problems(card: str) -> tuple[str, ...]:
 
 
 def _expanded(variants: tuple[str, ...], root: Path) -> tuple[str, ...]:
-    """Names of sets as those of their recipes that were made; each variant once."""
+    """Names with sets replaced by those of their recipes that were made; each variant once."""
     from publishing.artifacts import find_artifacts
     from sixfold.recipes.recipe import load_recipes
 
@@ -286,14 +292,14 @@ def _name_of(model: str) -> str:
 
 
 def _model_folder(out: Path, name: str) -> Path:
-    """<out>/<name>; the only model there where no name is given."""
+    """<out>/<name>; without a name, the only model there."""
     from sixfold.errors import SixfoldError, UsageError
 
     models = sorted({path.parent.parent.name for path in out.glob("*/*/*manifest.json")})
     if not models:
         raise SixfoldError(f"{out} holds no finished artifact", "make some with `sixfold export`, or give --out")
     if name and name not in models:
-        raise UsageError(f"{out} holds nothing of {name}", f"give --name or --model one of {', '.join(models)}")
+        raise UsageError(f"{out} has no artifacts of {name}", f"give --name or --model one of {', '.join(models)}")
     if not name and len(models) > 1:
         raise UsageError(f"{out} holds several models", f"give --model one of {', '.join(models)}")
     return out / (name or models[0])
@@ -305,5 +311,5 @@ def _last_org(root: Path) -> str:
 
     org = last_org(root)
     if not org:
-        raise UsageError(f"{root.name} was not published before", "say to whom: --org my-lab")
+        raise UsageError(f"{root.name} was not published before", "name the organization: --org my-lab")
     return org

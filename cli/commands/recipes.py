@@ -1,4 +1,4 @@
-"""sixfold recipes: what can be made, and what a recipe resolves to."""
+"""sixfold recipes: list the recipes, or print what one resolves to."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from cli.terminal import print_json, print_table
 )
 @click.argument("formats", metavar="[FORMAT]...", nargs=-1)
 @overrides_option
-@click.option("--names", is_flag=True, help="Print the shipped names alone.")
+@click.option("--names", is_flag=True, help="Print only the names of shipped recipes.")
 @click.option("--schema", is_flag=True, help="Print the JSON schema of recipe files, for editors.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 def command(formats: tuple[str, ...], overrides: tuple[str, ...], names: bool, schema: bool, as_json: bool) -> None:

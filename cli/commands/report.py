@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     epilog="Example: sixfold report demo/minimax-m2-4.6m-REAP-6 --out artifacts",
 )
 @click.argument("location", metavar="[MODEL]", required=False)
-@click.option("--name", default="", metavar="TEXT", help="Name of MODEL's outputs, where they were given one.")
+@click.option("--name", default="", metavar="TEXT", help="Name of MODEL's outputs, if they were given one.")
 @out_option
 def command(location: str | None, name: str, out: Path) -> None:
     """Write report.html, which compares all variants of MODEL, and its charts as SVG and PNG.
 
     MODEL is the checkpoint that they were made from, or their folder under --out; all models under --out by default.
-    Everything is read from the files beside the artifacts, so that the checkpoint itself need not be there.
-    The page holds all that it shows and works from a file; links lead to the artifacts beside it.
+    Everything is read from the files beside the artifacts, so the checkpoint itself is not needed.
+    The page is self-contained and opens from disk; its links lead to the artifacts beside it.
     """
     for root in _roots(location, name, out):
         click.echo(f"report: {write(root)}")
@@ -68,7 +68,7 @@ def _roots(location: str | None, name: str, out: Path) -> list[Path]:
 
 
 def _coverage(model: "ModelFacts") -> "HeatMap":
-    """Of the default calibration: calibration draws it, since no other stage knows what it counts."""
+    """The map of the default calibration. Calibration draws it, since no other stage knows what it counts."""
     from calibration.coverage_map import coverage_map
     from calibration.forward_pass.coverage import coverage_from_json
     from cards.report.report import HeatMap

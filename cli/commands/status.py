@@ -1,4 +1,4 @@
-"""sixfold status: which artifacts are there, and which are current."""
+"""sixfold status: which artifacts exist, and which are current."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    short_help="Say what is missing, partial, stale, damaged or current.",
+    short_help="Print what is missing, partial, stale, damaged or current.",
     epilog="Example: sixfold status demo/minimax-m2-4.6m --out artifacts",
 )
 @model_argument
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 @out_option
 @json_option
 def command(model: Model, recipes: "Sequence[Recipe]", out: Path, as_json: bool) -> None:
-    """Say of each FORMAT whether it is missing, partial, stale, damaged, current or refused, and why; and of a
-    calibration how far it has come."""
+    """Print whether each FORMAT is missing, partial, stale, damaged, current or refused, and why; and how far an
+    unfinished calibration is."""
     from exporters.run import plan_all
     from sixfold.artifact.workspace import Workspace
 
@@ -64,11 +64,11 @@ def command(model: Model, recipes: "Sequence[Recipe]", out: Path, as_json: bool)
     layers = source.architecture.layers
     for folder, finished in unfinished.items():
         click.echo(f"Unfinished calibration in {folder}: {min(finished, layers)} of {layers} layers.")
-        click.echo("  With the same model, texts and settings, the next run goes on behind them.")
+        click.echo("  With the same model, texts and settings, the next run resumes after them.")
 
 
 def _unfinished(recipes: "Sequence[Recipe]", workspace: "Workspace") -> dict[Path, int]:
-    """Folders of the recipes' calibrations that were begun and not finished -> layers that are."""
+    """Folders of the recipes' unfinished calibrations -> number of finished layers."""
     from calibration.forward_pass.unfinished import finished_layers
     from exporters.run import needs_statistics
     from sixfold.artifact.workspace import PARTIAL

@@ -34,8 +34,8 @@ _BAR = 30
 def command(artifact: Path, against: str, revision: str, max_kl: float | None, as_json: bool) -> None:
     """Measure what each part of an artifact costs, and propose the cheapest `keep` that brings it under a gate.
 
-    One run of the model over a quarter of the held-out text for each part: its divergence with this part alone as the
-    artifact holds it. Table and picture are written beside the artifact: attribution.json and attribution.svg.
+    Runs the model once for each part over a quarter of the held-out text, with only this part as the artifact stores
+    it. The table and a chart are written beside the artifact: attribution.json and attribution.svg.
     """
     from sixfold.checkpoint.location import check_artifact, check_location
 
@@ -55,7 +55,7 @@ def command(artifact: Path, against: str, revision: str, max_kl: float | None, a
 
 
 def _print(found: "Suggestion", written: tuple[Path, Path]) -> None:
-    heading(f"What each part costs (mean KL by itself, {found.tokens:,} tokens)")
+    heading(f"What each part costs (mean KL of it alone, {found.tokens:,} tokens)")
     largest = max((cost.kl for cost in found.costs), default=0.0) or 1.0
     print_table(
         ("part", "saves", "mean KL", ""),
@@ -64,9 +64,9 @@ def _print(found: "Suggestion", written: tuple[Path, Path]) -> None:
     click.echo(f"\nWritten: {written[0]} and {written[1].name}")
     click.echo(f"As it is, the mean KL is {found.kl:.5f}.")
     if found.target is None:
-        click.echo("Its recipe has no gate; state one with --max-kl.")
+        click.echo("Its recipe has no gate; set one with --max-kl.")
     elif found.kl <= found.target:
-        click.echo(f"That holds the gate of {found.target:g}; nothing needs to be kept.")
+        click.echo(f"That meets the gate of {found.target:g}; nothing needs to be kept in 16 bits.")
     elif found.proposal is None:
         click.echo(f"Keeping every part would not bring it under {found.target:g}: choose a larger format.")
     else:

@@ -23,7 +23,7 @@ _ANSWER = 60
 _RUNS = {
     "weights": "weights alone",
     "engine": "inputs rounded as the engine does",
-    "engine-collapsed": "the same, one input scale a layer",
+    "engine-collapsed": "the same, one input scale per layer",
 }
 
 
@@ -34,17 +34,17 @@ _RUNS = {
 @click.argument("artifact", metavar="[FOLDER|FILE.gguf]", required=False, type=click.Path(path_type=Path))
 @click.option("--against", default="", metavar="MODEL", help="The checkpoint that it was made from: folder or hub id.")
 @click.option("--revision", default="", metavar="TEXT", help="Branch, tag or commit of a hub id.")
-@click.option("--name", default="", metavar="TEXT", help="Name of MODEL's outputs, where they were given one.")
+@click.option("--name", default="", metavar="TEXT", help="Name of MODEL's outputs, if they were given one.")
 @out_option
 @json_option
 def command(artifact: Path | None, against: str, revision: str, name: str, out: Path, as_json: bool) -> int:
     """Check an artifact, whatever tool made it, and write verification.json beside it.
 
-    Names, shapes, scales, configuration and files are held against what engines look for. With --against, every tensor
-    is dequantized and compared with the source's, and where that holds, both models are run over held-out text and the
-    gates of the artifact's recipe applied. Exit code 3 where a check or a gate fails.
+    Names, shapes, scales, configuration and files are checked against what engines expect. With --against, every tensor
+    is dequantized and compared with the source's. If that passes, both models are run over held-out text and the gates
+    of the artifact's recipe are applied. Exit code 3 if a check or a gate fails.
 
-    With no artifact, every variant of MODEL under --out is verified that has no result yet, and one table printed.
+    Without an artifact, verifies every variant of MODEL under --out that has no result yet, and prints one table.
     """
     from sixfold.checkpoint.location import check_artifact, check_location
     from sixfold.errors import UsageError
@@ -94,7 +94,7 @@ def _verify(artifact: Path, source: "Source | None", as_json: bool) -> int:
     verification = judge(artifact, source, progress)
     manifest = manifest_path(artifact)
     if source is None and verification.passed and stored_result(manifest.parent, manifest.name) is not None:
-        written = f"{result_path(artifact)} keeps what was measured against its source"
+        written = f"{result_path(artifact)} keeps the earlier measurements against its source"
     else:
         try:
             written = f"Written: {write_result(verification)}"
@@ -110,13 +110,13 @@ def _verify(artifact: Path, source: "Source | None", as_json: bool) -> int:
 
 
 def _show_in_cards(root: Path, *, quiet: bool) -> None:
-    """Trouble with a neighbor's files, or to write, is said, but it is no verdict on this artifact."""
+    """A problem with a neighbor's files, or with writing, is reported, but does not fail this artifact."""
     from sixfold.errors import SixfoldError
 
     try:
         render_cards(root, quiet=quiet)
     except (SixfoldError, OSError) as error:
-        click.echo(f"The cards in {root} are as they were: {error}", err=True)
+        click.echo(f"The cards in {root} were not updated: {error}", err=True)
 
 
 def _print(verification: "Verification", written: str) -> None:
@@ -126,7 +126,7 @@ def _print(verification: "Verification", written: str) -> None:
         heading("Distance from the source (relative error of weights)")
         rows = by_format(verification.errors)
         print_table(
-            ("held as", "tensors", "mean", "largest", "limit"),
+            ("stored as", "tensors", "mean", "largest", "limit"),
             [
                 (r["encoding"] or "plain", r["tensors"], f"{r['mean']:.4f}", f"{r['largest']:.4f}", _limit(r["limit"]))
                 for r in rows
@@ -134,7 +134,7 @@ def _print(verification: "Verification", written: str) -> None:
         )
         heading("Worst tensors")
         print_table(
-            ("tensor", "held as", "error"),
+            ("tensor", "stored as", "error"),
             [(e.name, e.encoding or "plain", f"{e.relative:.4f}") for e in worst(verification.errors)[:_SHOWN]],
         )
     if verification.divergence is not None:
@@ -209,7 +209,7 @@ def _print_findings(findings: "list[Finding]") -> None:
             click.echo(f"  {finding.where}: {finding.what} [{check}]")
         if len(found) > _SHOWN:
             click.echo(f"  ... and {len(found) - _SHOWN} more of {check}")
-        click.echo(f"    An engine: {found[0].consequence}. To mend it: {found[0].remedy}.")
+        click.echo(f"    In an engine: {found[0].consequence}. Fix: {found[0].remedy}.")
 
 
 def _counted(findings: "tuple[Finding, ...]") -> str:

@@ -181,4 +181,4 @@ def test_an_artifact_has_its_format_and_experts(
     _, file = export(open_source(Path(DEMO)), recipe("Q8_0"), tmp_path)
     code, out, err = run(capsys, str(file), *more)
     assert (code, out) == (2, "")
-    assert "is an artifact, which has its format and experts" in err
+    assert "is an artifact, whose format and experts are fixed" in err

@@ -68,8 +68,7 @@ def test_what_the_hub_would_refuse_is_said(out: Path, capsys: pytest.CaptureFixt
     assert run(["card", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert (
-        "the Hub would not take the card of Tiny-FP8, Tiny-GGUF: license 'apache 2' is none that the Hub knows"
-        in printed
+        "the Hub would reject the card of Tiny-FP8, Tiny-GGUF: license 'apache 2' is none that the Hub knows" in printed
     )
 
 
@@ -79,7 +78,7 @@ def test_a_change_by_hand_that_does_not_last_is_said(out: Path, capsys: pytest.C
     path.write_text(path.read_text().replace("## Checksums\n", "## Checksums\n\nAll of them.\n"))
     assert run(["card", "--out", str(out)]) == 0
     assert (
-        "was changed where it is rendered (Checksums); as it was, it is in README.before.md now"
+        "was edited in rendered parts (Checksums); the earlier text is kept in README.before.md"
         in capsys.readouterr().out
     )
 

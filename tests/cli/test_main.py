@@ -143,7 +143,7 @@ def test_bad_usage_is_2_and_one_sentence(capsys: pytest.CaptureFixture[str]) -> 
     code, _, err = run(capsys, "recipes", "fp9")
     assert (code, err) == (2, "sixfold: there is no recipe 'fp9'; perhaps fp8 is meant.\n")
     code, _, err = run(capsys, "recipes", "bf16", "bf16")
-    assert (code, err) == (2, "sixfold: bf16 was asked for more than once; name each format once.\n")
+    assert (code, err) == (2, "sixfold: bf16 was given more than once; name each format once.\n")
 
 
 def test_a_pre_tokenizer_that_llama_cpp_lacks_is_refused_with_its_names(
@@ -185,8 +185,8 @@ def test_a_missing_model_is_1_and_one_sentence(capsys: pytest.CaptureFixture[str
             PermissionError(13, "Permission denied", "out/tiny"),
             1,
             (
-                "sixfold: out/tiny: Permission denied; see to the disk and its permissions,"
-                " and run the same command again to go on.\n"
+                "sixfold: out/tiny: Permission denied; check the disk and its permissions,"
+                " and run the same command again to resume.\n"
             ),
         ),
         (KeyboardInterrupt(), 130, "sixfold: interrupted; run the same command again to resume.\n"),

@@ -141,7 +141,10 @@ def test_nobody_to_ask(hub: Hub, publish: Publish, tmp_path: Path) -> None:
     make_model(tmp_path / "out", ("awq",))
     printed = publish(ask=True)
     assert printed.code == 2
-    assert "nobody to ask whether to publish; give --yes, or --dry-run" in printed.err
+    assert (
+        "publishing asks for confirmation, which needs a terminal and no --json; give --yes, or --dry-run"
+        in printed.err
+    )
     assert not hub.log
 
 
@@ -179,4 +182,4 @@ def test_the_organization_and_the_only_model_are_remembered(hub: Hub, publish: P
     (tmp_path / "out" / "other").symlink_to(root)
     assert f"holds several models; give --model one of other, {MODEL}" in publish("awq").err
     assert "is current" in publish("awq", "--model", f"owner/{MODEL}").out
-    assert "holds nothing of absent" in publish("--model", "owner/absent").err
+    assert "has no artifacts of absent" in publish("--model", "owner/absent").err

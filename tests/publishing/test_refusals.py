@@ -104,7 +104,7 @@ def test_a_card_that_the_hub_would_not_take(refused: Refused, hub: Hub, tmp_path
     card = CARD.format(title="T").replace("tags:", "base_model: no model\ntags:")
     (root / f"{MODEL}-AWQ" / "README.md").write_text(card)
     printed = refused()
-    assert f"the Hub would not take the card of lab/{MODEL}-AWQ: " in printed.err
+    assert f"the Hub would reject the card of lab/{MODEL}-AWQ: " in printed.err
     assert "base_model" in printed.err
 
 

@@ -67,7 +67,7 @@ def test_what_was_measured_stays_where_nothing_is_measured(
     measured = (folder / "verification.json").read_bytes()
     code, out, _ = run(capsys, str(folder))
     assert code == 0
-    assert f"{folder / 'verification.json'} keeps what was measured against its source" in " ".join(out.split())
+    assert f"{folder / 'verification.json'} keeps the earlier measurements against its source" in " ".join(out.split())
     assert (folder / "verification.json").read_bytes() == measured
     (folder / "tokenizer.json").unlink()
     code, _, _ = run(capsys, str(folder))

@@ -99,4 +99,4 @@ def test_every_figure_is_in_its_file(tmp_path: Path) -> None:
 def test_what_was_not_proven_is_not_claimed(masked: Any, sentence: str, tmp_path: Path) -> None:
     text = card(tmp_path, masked=masked)
     assert sentence in text
-    assert "Every layer answers as" not in text
+    assert "Every layer matches the original" not in text
