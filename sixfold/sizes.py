@@ -29,5 +29,5 @@ def parse_size(text: str) -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
     units = {unit.lower(): factor for unit, factor in _UNITS.items()} | {"b": 1}
     if found is None or found[2].lower() not in units:
-        raise ValueError(f"{text!r} is no size; write it like 24GB or 80GiB")
+        raise ValueError(f"{text!r} is not a size; write it like 24GB or 80GiB")
     return int(float(found[1]) * units[found[2].lower()])

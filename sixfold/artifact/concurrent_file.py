@@ -128,5 +128,5 @@ class GrowingFile:
 def _disk_failed(error: OSError) -> SixfoldError:
     return SixfoldError(
         f"writing the artifact failed: {error.strerror}",
-        "see to the disk that OUT is on and run the same command again: it goes on where this one stopped",
+        "check the disk that OUT is on and run the same command again: it resumes",
     )

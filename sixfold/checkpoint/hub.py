@@ -208,5 +208,5 @@ def _hub_errors(repo: str, revision: str, kind: Kind = "model", *, found: bool =
         ) from error
     except OSError as error:
         raise SixfoldError(
-            f"downloading {repo} failed: {str(error).splitlines()[0]}", "run the same command again to go on"
+            f"downloading {repo} failed: {str(error).splitlines()[0]}", "run the same command again to resume"
         ) from error

@@ -66,7 +66,9 @@ def described(
     """
 
     def refuse(what: str) -> NoReturn:
-        raise SixfoldError(f"{location} is a configuration without weights, such as {what}", "get the whole checkpoint")
+        raise SixfoldError(
+            f"{location} is a configuration without weights, so {what} cannot be read", "get the whole checkpoint"
+        )
 
     contents = Contents(
         lambda part: refuse(part.name),
@@ -89,10 +91,10 @@ def config_notes(checkpoint: Checkpoint) -> Iterator[str]:
     if (mtp := mtp_layers(checkpoint.config)) is not None:
         yield (
             f"multi-token prediction layers ({mtp[0]}: {mtp[1]}) are not counted: transformers does not run them, and a"
-            " checkpoint may hold them or not"
+            " checkpoint may or may not hold them"
         )
     if "text_config" in checkpoint.config and not any(_SENSES.search(name) for name in checkpoint.tensors):
-        yield "only the text model is counted; what sees or hears comes on top"
+        yield "only the text model is counted; vision and audio parts come on top"
     if not checkpoint.extras:
         yield "tokenizer, license and other small files are not known, and come on top"
 
@@ -104,11 +106,11 @@ def _with_experts(config: Mapping[str, Any], experts: int, model: str) -> dict[s
         return dict(config)  # the model is refused by its type, where it is built
     stated = largest(parsed.to_dict(), COUNT)
     if not stated:
-        raise UsageError(f"{model} has no routed experts, of which {experts} could stay", "leave --experts out")
+        raise UsageError(f"{model} has no routed experts, so there cannot be {experts}", "leave --experts out")
     chosen, groups = largest(parsed.to_dict(), TOP_K), max(largest(parsed.to_dict(), GROUPS), 1)
     if experts < chosen or experts % groups:
         raise UsageError(
-            f"{experts} experts cannot be had in {model}: its router chooses {chosen} for a token"
+            f"{model} cannot have {experts} experts: its router chooses {chosen} for a token"
             + (f", from {groups} groups of the same size" if groups > 1 else ""),
             f"give at least {chosen}" + (f", and a multiple of {groups}" if groups > 1 else ""),
         )

@@ -54,17 +54,17 @@ def describe_source(
     if path is None:
         if experts is not None:
             raise UsageError(
-                f"{model} has weights, and with them its number of experts",
+                f"{model} has weights, so its number of experts is fixed",
                 "give its config.json, or see what `sixfold prune --keep N --dry-run` says",
             )
         return open_source(model, revision=revision, name=name, provenance=provenance, headers_only=True)
     if revision:
-        raise UsageError(f"{model} is here, and has no revision {revision}", "leave the revision out")
+        raise UsageError(f"{model} is a local path, and has no revision {revision}", "leave the revision out")
     checkpoint = open_config(path, model, name=name, provenance=provenance, experts=experts)
     architecture = derive_architecture(checkpoint)
     if experts is not None and architecture.experts != experts:
         raise SixfoldError(
-            f"{model} says its number of experts in a field that is not known here, so it still has"
+            f"{model} gives its number of experts in a field that is not known here, so it would still have"
             f" {architecture.experts}",
             f"write {experts} into the file itself",
         )

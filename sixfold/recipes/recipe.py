@@ -163,16 +163,16 @@ def recipe_schema(models: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
     required = schema.pop("required")
     definitions = schema["$defs"]
     definitions["Calibration"]["properties"]["profile"] = {
-        "description": "A shipped profile's name, or a path relative to this file; what stands beside it goes first.",
+        "description": "A shipped profile's name, or a path relative to this file; keys set beside it take precedence.",
         "type": "string",
     }
     properties = schema["properties"] | {
         "exporter": {
-            "description": "Which exporter makes it: a shipped one, or the module of one's own.",
+            "description": "Which exporter makes it: a shipped one, or a module of your own.",
             "anyOf": [{"enum": sorted(models)}, {"type": "string", "pattern": "\\."}],
         },
         "extends": {
-            "description": "A shipped recipe's name, or a path relative to this file; what stands here goes first.",
+            "description": "A shipped recipe's name, or a path relative to this file; keys set here take precedence.",
             "type": "string",
         },
         "recipes": {

@@ -99,7 +99,7 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[list[Override], list[Prob
         path = tuple(key.strip().split("."))
         if not equals or not all(path):
             problems.append(
-                Problem(OVERRIDE, None, "", f"{text!r} is no override", "write key=value or group.key=value")
+                Problem(OVERRIDE, None, "", f"{text!r} is not an override", "write key=value or group.key=value")
             )
             continue
         try:
@@ -237,7 +237,7 @@ def _follow(name: str, path: Path, above: tuple[Path, ...], where: Problem, prob
         problems.append(problem)
     if target and target.resolve() in above:
         chain = " -> ".join(p.name for p in (*above[above.index(target.resolve()) :], target))
-        problems.append(Problem(where.file, where.line, where.key, f"goes in a circle ({chain})", "break it"))
+        problems.append(Problem(where.file, where.line, where.key, f"is circular ({chain})", "break it"))
         return None
     return target
 

@@ -27,7 +27,7 @@ def check_host_memory(source: Source) -> None:
         raise SixfoldError(
             f"{source.checkpoint.name} as a whole needs {size(needed)} of memory,"
             f" of which this machine has {size(available)} available",
-            "use a larger machine, or a recipe of one of the exporters here, which never hold the whole model",
+            "use a larger machine, or a recipe with a native exporter, which never holds the whole model",
         )
 
 

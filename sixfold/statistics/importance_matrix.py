@@ -92,7 +92,7 @@ def _from_gguf(path: Path) -> ImportanceMatrix:
     if not weights:
         raise SixfoldError(
             f"{path} is a GGUF file of type {keys.get('general.type', 'unknown')}, without an importance matrix",
-            "name what llama-imatrix wrote",
+            "name a file that llama-imatrix wrote",
         )
     entries = {}
     for name in weights:
@@ -119,8 +119,8 @@ def _from_dat(path: Path) -> ImportanceMatrix:
         nonlocal at
         if size < 0 or at + size > len(data):
             raise SixfoldError(
-                f"{path} is no importance matrix, neither llama-imatrix's GGUF nor its older format, or cut short",
-                "name what llama-imatrix wrote, and download it again if it is that",
+                f"{path} is not an importance matrix in llama-imatrix's GGUF or older format, or it is truncated",
+                "name a file that llama-imatrix wrote, or download it again",
             )
         at += size
         return data[at - size : at].tobytes()

@@ -68,9 +68,9 @@ def note(statistics: Statistics, layer: int) -> tuple[str, ...]:
     if not found:
         return ()
     instead = (
-        "what they read of extra tokens stands in for what they were routed"
+        "their inputs for extra tokens are used instead of those for routed ones"
         if statistics.widened
-        else "the average over the layer's other experts stands in for theirs"
+        else "the average over the layer's other experts is used instead"
     )
     fewer = f"fewer than {statistics.manifest['profile']['min_tokens']} calibration tokens"
     return (f"layer {layer}: {fewer} reached experts {', '.join(map(str, found))}; {instead}",)

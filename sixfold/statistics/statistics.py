@@ -239,12 +239,12 @@ class Statistics:
 
     def moe_layers(self) -> tuple[int, ...]:
         """The decoder layers that have experts, in order."""
-        self._only_a_pass_has("what experts give back")
+        self._only_a_pass_has("the experts' outputs")
         return tuple(sorted(entry["layer"] for entry in self.manifest["moe"].values()))
 
     def experts_of(self, layer: int) -> ExpertStatistics:
         """Raises SixfoldError where the layer has no experts."""
-        self._only_a_pass_has("what experts give back")
+        self._only_a_pass_has("the experts' outputs")
         name = next((name for name, entry in self.manifest["moe"].items() if entry["layer"] == layer), None)
         if name is None:
             raise SixfoldError(

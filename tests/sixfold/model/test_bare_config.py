@@ -136,7 +136,7 @@ def test_a_quantized_config_is_seen_as_it_would_be_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("experts", "reason"),
     [
-        (1, "1 experts cannot be had in .*: its router chooses 2 for a token; give at least 2"),
+        (1, ".* cannot have 1 experts: its router chooses 2 for a token; give at least 2"),
         (7, "chooses 2 for a token, from 2 groups of the same size; give at least 2, and a multiple of 2"),
     ],
 )

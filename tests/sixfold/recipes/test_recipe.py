@@ -128,7 +128,7 @@ def test_every_error_is_listed_with_file_line_key_and_remedy() -> None:
         "bad.yaml:8: gates.max_mean_kl: 'high': should be a valid number",
         "bad.yaml:9: options.layot: unknown key; perhaps layout is meant",
         "--set: calibration.samples: 'x': should be a valid integer",
-        "--set 'nonsense' is no override; write key=value",
+        "--set 'nonsense' is not an override; write key=value",
     ):
         assert part in text
 
@@ -141,8 +141,8 @@ def test_an_error_in_an_extended_file_names_that_file() -> None:
 def test_a_circle_is_refused() -> None:
     write("a.yaml", "name: a\nextends: b.yaml\n")
     write("b.yaml", "name: b\nextends: a.yaml\n")
-    assert "b.yaml:2: extends: goes in a circle (a.yaml -> b.yaml -> a.yaml); break it" in refusal("./a.yaml")
-    assert "goes in a circle" in refusal(write("s.yaml", "name: s\nrecipes: [fp8, s.yaml]\n"))
+    assert "b.yaml:2: extends: is circular (a.yaml -> b.yaml -> a.yaml); break it" in refusal("./a.yaml")
+    assert "is circular" in refusal(write("s.yaml", "name: s\nrecipes: [fp8, s.yaml]\n"))
 
 
 @pytest.mark.parametrize(

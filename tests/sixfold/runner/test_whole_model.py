@@ -20,7 +20,7 @@ def test_too_little_memory_names_both_sizes_and_what_needs_none(monkeypatch: pyt
         whole_model.load_model(source, dtype=torch.bfloat16, device=torch.device("cpu"))
     assert str(refusal.value) == (
         "minimax-m2-4.6m as a whole needs 18.4 MB of memory, of which this machine has 9.19 MB available;"
-        " use a larger machine, or a recipe of one of the exporters here, which never hold the whole model."
+        " use a larger machine, or a recipe with a native exporter, which never holds the whole model."
     )
     monkeypatch.setattr(whole_model, "available_memory", lambda: 2 * weights)
     assert whole_model.load_model(source, dtype=torch.bfloat16, device=torch.device("cpu")) is not None

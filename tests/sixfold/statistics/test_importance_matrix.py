@@ -76,13 +76,13 @@ def test_what_is_no_importance_matrix(tmp_path: Path) -> None:
     sound = gguf_file(tmp_path / "sound.gguf").read_bytes()
     for size in (0, 3, 40, 300, len(sound) - 40):
         (tmp_path / "cut.gguf").write_bytes(sound[:size])
-        refused(tmp_path / "cut.gguf", "is damaged|is no importance matrix")
+        refused(tmp_path / "cut.gguf", "is damaged|is not an importance matrix")
     old = dat_file(tmp_path / "old.dat", tail=False).read_bytes()
     for size in (2, 4, 20, 40, len(old) - 1):
         (tmp_path / "cut.dat").write_bytes(old[:size])
-        refused(tmp_path / "cut.dat", "is no importance matrix, neither .* or cut short")
+        refused(tmp_path / "cut.dat", "is not an importance matrix .* or it is truncated")
     (tmp_path / "text.txt").write_text("some text that is long enough to be read as numbers and names")
-    refused(tmp_path / "text.txt", "is no importance matrix")
+    refused(tmp_path / "text.txt", "is not an importance matrix")
     writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
     writer.add_type("model")
     writer.add_tensor("output.weight", np.zeros((2, 2), np.float32))
