@@ -123,7 +123,7 @@ def test_several_models_are_one_sentence_and_get_no_result(
     root = artifacts["fp8"].parent
     code, out, err = run(capsys, str(root))
     assert (code, out) == (2, "")
-    assert err.startswith(f"sixfold: {root} is no model but holds ")
+    assert err.startswith(f"sixfold: {root} is not a model; it holds ")
     assert artifacts["fp8"].name in err or " more;" in err
     assert len(err.splitlines()) == 1
     assert not (root / "verification.json").exists()

@@ -101,7 +101,7 @@ def _refuse(path: Path, files: Mapping[str, int]) -> NoReturn:
     inner = {name.rpartition("/")[0] for name in files if name.endswith(f"/{CONFIG}")}
     inner |= {name for name in files if "/" in name and name.endswith(".gguf")}
     if inner:
-        raise UsageError(f"{path} is no model but holds {some(sorted(inner))}", "name the one to verify")
+        raise UsageError(f"{path} is not a model; it holds {some(sorted(inner))}", "name the one to verify")
     hint = "give the GGUF file itself" if any(n.endswith(".gguf") for n in files) else "give a model's folder"
     raise SixfoldError(f"there is no safetensors file in {path}", hint)
 

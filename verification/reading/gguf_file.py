@@ -111,7 +111,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], list[_Info], int, int]:
     try:
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":
-                raise SixfoldError(f"{path.name} is no GGUF file: it does not begin with GGUF", _AGAIN)
+                raise SixfoldError(f"{path.name} is not a GGUF file: it does not begin with GGUF", _AGAIN)
             version, tensor_count, key_count = struct.unpack("<IQQ", _exactly(file, 20))
             if version not in (2, 3):
                 raise SixfoldError(f"{path.name} is GGUF version {version}, or of the other byte order", _AGAIN)

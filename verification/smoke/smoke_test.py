@@ -100,7 +100,7 @@ class Smoke:
                     "smoke.failed",
                     f"prompt {smoked.prompt.name}",
                     f"{smoked.problem}: {smoked.answer.text[:60]!r}",
-                    "it may answer so",
+                    "it may answer like this",
                     "read the answers in verification.json, and compare a larger format",
                     "warning" if smoked.answer.finite else "error",
                 )
@@ -189,13 +189,13 @@ def smoke(
 
 def problem_of(prompt: Prompt, expected: Answer, answer: Answer) -> str:
     if not answer.finite:
-        return "logits are not all numbers"
+        return "logits are not all finite"
     if expected.text.strip() and not answer.text.strip():
         return "the answer is empty, and the source's is not"
     if answer.loops and not expected.loops:
         return "the answer runs in a loop, and the source's does not"
     if prompt.holds(prompt.text, expected.text) and not prompt.holds(prompt.text, answer.text):
-        return f"its rule ({prompt.rule}) holds for the source alone"
+        return f"it breaks its rule ({prompt.rule}), which the source keeps"
     return ""
 
 

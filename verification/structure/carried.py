@@ -27,7 +27,7 @@ def check_source_files(subject: Subject) -> Iterator[Finding]:
                 "files.carried",
                 name,
                 what,
-                "engines tokenize or generate otherwise, or stop",
+                "engines tokenize or generate differently, or stop",
                 "copy it from the source",
             )
         elif (checkpoint.folder / name).read_bytes() != (subject.folder.path / name).read_bytes():
@@ -38,7 +38,7 @@ def check_source_files(subject: Subject) -> Iterator[Finding]:
                 "files.carried",
                 name,
                 what,
-                "prompts are cut into other tokens, or ended elsewhere",
+                "prompts are tokenized differently, or end elsewhere",
                 "copy the source's",
             )
     for name in carried_files(subject.folder.files):

@@ -61,7 +61,7 @@ def check_added(subject: Subject) -> Iterator[Finding]:
             continue
         if key in before and key in after:
             other = before[key] != after[key] and before[key] != value
-            what = f"it is {_shown(value)}, where the source leaves {_shown(before[key])} to be taken"
+            what = f"it is {_shown(value)}, where the source leaves it at {_shown(before[key])}"
         else:
             other = key in _ANY_ENGINE_READS
             what = f"it is {_shown(value)}, and the source has no such key"
@@ -104,7 +104,7 @@ def check_architecture(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             "config.model",
             CONFIG,
-            "transformers can make no causal language model of it, so names and shapes could not be checked",
+            "transformers cannot build a causal language model from it, so names and shapes could not be checked",
             "engines refuse it, or need code of their own",
             "compare it with the original model's config.json, or pass the source with --against",
             "warning" if subject.folder.config.get("auto_map") else "error",

@@ -34,7 +34,7 @@ def check_doubles(subject: Subject) -> Iterator[Finding]:
                         "weights.doubled",
                         one,
                         f"its bytes are those of {other}",
-                        "one matrix stands in the place of another: legible but damaged text",
+                        "one matrix is in the place of another: readable but damaged text",
                         EXPORT_AGAIN,
                     )
 

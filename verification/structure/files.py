@@ -12,7 +12,7 @@ from verification.reading.subject import Subject
 
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 _LEFT = re.compile(r"(^|/)\.|\.(tmp|partial|incomplete|lock|part)$")
-_LOADS = "engines take whatever the index or the glob of shards gives them: an old tensor may win"
+_LOADS = "engines load whatever the index or the glob of shards gives them: an old tensor may win"
 
 
 def check_opening(subject: Subject) -> Iterator[Finding]:
@@ -68,7 +68,7 @@ def check_numbering(subject: Subject) -> Iterator[Finding]:
     shards = [m for name in subject.folder.weight_files if (m := _SHARD.fullmatch(name))]
     counts = {int(m[3]) for m in shards}
     if SINGLE in subject.folder.files and shards:
-        what = f"{SINGLE} stands beside numbered shards such as {shards[0][0]}"
+        what = f"{SINGLE} is beside numbered shards such as {shards[0][0]}"
         yield Finding("files.shard-left-over", SINGLE, what, _LOADS, "remove whichever is out of date")
     if len(counts) > 1:
         what = f"shards are numbered out of {' and of '.join(map(str, sorted(counts)))}"
@@ -95,7 +95,7 @@ def check_leftovers(subject: Subject) -> Iterator[Finding]:
             what = "it is what an unfinished run or download leaves"
             yield Finding("files.left-over", name, what, "the folder may be incomplete", "finish the run, or remove it")
         elif size == 0 and name.endswith((".json", ".safetensors", ".jinja", ".model", ".txt", ".py")):
-            yield Finding("files.empty", name, "it is empty", "loading stops or goes on without it", "copy it again")
+            yield Finding("files.empty", name, "it is empty", "loading stops or continues without it", "copy it again")
 
 
 def check_manifest(subject: Subject) -> Iterator[Finding]:
@@ -107,7 +107,7 @@ def check_manifest(subject: Subject) -> Iterator[Finding]:
     for name in damaged_files(path, manifest, read_json(path / "run.json")):
         present = name in subject.folder.files
         what = "it differs from what the manifest records" if present else "the manifest lists it, and it is missing"
-        yield Finding("files.manifest", name, what, "it is not the file that was proven and measured", EXPORT_AGAIN)
+        yield Finding("files.manifest", name, what, "it is not the file that was checked and measured", EXPORT_AGAIN)
     known = {*manifest["files"], INDEX}
     for name in subject.folder.weight_files:
         if name not in known:

@@ -211,7 +211,7 @@ def check_files(subject: GgufSubject) -> Iterator[Finding]:
         return
     for name in damaged_files(path.parent, manifest, read_json(path.with_name(path.name + ".run.json"))):
         what = "it is missing or differs from what the manifest records"
-        yield Finding("files.manifest", name, what, "it is not the file that was proven and measured", EXPORT_AGAIN)
+        yield Finding("files.manifest", name, what, "it is not the file that was checked and measured", EXPORT_AGAIN)
 
 
 CHECKS: tuple[Callable[[GgufSubject], Iterator[Finding]], ...] = (

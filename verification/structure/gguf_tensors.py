@@ -198,7 +198,7 @@ def check_doubles(subject: GgufSubject) -> Iterator[Finding]:
             if other != (name, piece) and _whole(subject, other, size) == _whole(subject, (name, piece), size):
                 for one, another in (((name, piece), other), (other, (name, piece))):
                     what = f"the bytes of {_shown(one, pieces)} are those of {_shown(another, pieces)}"
-                    yield Finding("weights.doubled", one[0], what, "legible but damaged text", EXPORT_AGAIN)
+                    yield Finding("weights.doubled", one[0], what, "readable but damaged text", EXPORT_AGAIN)
 
 
 def _shown(place: tuple[str, int], pieces: int) -> str:

@@ -72,7 +72,7 @@ def _of_source(subject: GgufSubject, tokens: list[Any]) -> Iterator[Finding]:
     if isinstance(wanted, str) and held != wanted:
         what = "it is missing" if held is None else "it differs from the source's"
         where = "tokenizer.chat_template"
-        yield Finding("keys.chat-template", where, what, "chats are put to the model in another form", EXPORT_AGAIN)
+        yield Finding("keys.chat-template", where, what, "chats reach the model in another form", EXPORT_AGAIN)
     tokenizer = json_value(folder / "tokenizer.json")
     vocab = ((tokenizer or {}).get("model") or {}).get("vocab")
     if not isinstance(vocab, dict):
@@ -159,7 +159,7 @@ def _beginning(subject: GgufSubject, config: Mapping[str, Any], folder: Path, to
     known |= {number for number, text in enumerate(tokens) if named is not None and text == named}
     if isinstance(held, int) and known and held not in known and subject.file.arch != "glm4moe":
         what = f"it is {held}, the source begins with {' or '.join(map(str, sorted(known)))}"
-        yield Finding("keys.tokenizer", "tokenizer.ggml.bos_token_id", what, "texts begin otherwise", EXPORT_AGAIN)
+        yield Finding("keys.tokenizer", "tokenizer.ggml.bos_token_id", what, "texts begin differently", EXPORT_AGAIN)
     elif isinstance(held, int) and isinstance(puts, bool):
         try:
             begins = load_tokenizer(folder)("a")["input_ids"][:1] == [held]
@@ -167,7 +167,9 @@ def _beginning(subject: GgufSubject, config: Mapping[str, Any], folder: Path, to
             return
         if puts != begins:
             what = f"it is {puts}, and the source {'begins' if begins else 'does not begin'} texts with token {held}"
-            yield Finding("keys.tokenizer", "tokenizer.ggml.add_bos_token", what, "texts begin otherwise", EXPORT_AGAIN)
+            yield Finding(
+                "keys.tokenizer", "tokenizer.ggml.add_bos_token", what, "texts begin differently", EXPORT_AGAIN
+            )
 
 
 def _text_of(config: Mapping[str, Any], token: str) -> Any:

@@ -83,7 +83,7 @@ def check_unknown(subject: Subject) -> Iterator[Finding]:
             "names.unknown",
             name,
             "the architecture has no tensor of this name",
-            "engines ignore it without a word, or stop with a KeyError; what it stands for stays uninitialized",
+            "engines ignore it silently, or stop with a KeyError; the weight that it should be stays uninitialized",
             "give it the architecture's own name (transformers' save_pretrained shows it), or remove it",
         )
 

@@ -167,7 +167,7 @@ def _plain_dtype(blueprint: Blueprint, name: str, dtype: str) -> Iterator[Findin
     elif source in ("I64", "BOOL") and dtype != source:
         yield Finding("plain.dtype", name, f"it is {dtype}, the source has {source}", "values change", EXPORT_AGAIN)
     elif source not in ("I64", "BOOL") and dtype not in FLOATS and blueprint.dtypes:
-        yield Finding("plain.dtype", name, f"it is {dtype} without a scale", "bytes are no weights", EXPORT_AGAIN)
+        yield Finding("plain.dtype", name, f"it is {dtype} without a scale", "bytes are not weights", EXPORT_AGAIN)
 
 
 def check_ignore(subject: Subject) -> Iterator[Finding]:

@@ -84,7 +84,7 @@ def _shared(folder: Folder, linear: Linear, group: Sequence[str]) -> Iterator[Fi
             what,
             "vLLM takes the larger: inputs of the other lose range"
             if per_tensor
-            else "the weights of all but one are off by that factor: legible but damaged text",
+            else "the weights of all but one are off by that factor: readable but damaged text",
             "export again with one scale for the group",
         )
 
@@ -146,9 +146,7 @@ def check_nvfp4_range(subject: Subject) -> Iterator[Finding]:
         names = [f"{name}.weight_scale" for name in group if subject.folder.readable(f"{name}.weight_scale")]
         largest = max((float(subject.folder.read(n).float().nan_to_num().max()) for n in names), default=448.0)
         if 0 < largest < 448 / 4:
-            what = (
-                f"the largest block scale of {_short(names)} is {largest:g}, where 448 is what the format is scaled to"
-            )
+            what = f"the largest block scale of {_short(names)} is {largest:g}, where the format scales it to 448"
             yield Finding(
                 "scales.range",
                 names[0],

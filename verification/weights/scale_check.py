@@ -71,17 +71,17 @@ class Scales:
     def findings(self, linears: Mapping[str, Linear]) -> Iterator[Finding]:
         if sum(odd.count for odd in self.odd) <= _FEW * self.blocks:
             for odd in self.odd:
-                more = f", and {odd.count - 1} more are not theirs" if odd.count > 1 else ""
+                more = f", and {odd.count - 1} more are off" if odd.count > 1 else ""
                 what = (
                     f"the scale of the block at row {odd.row}, column {odd.column} is {odd.held:.6g}, where the largest"
-                    f" weight of the block makes it {odd.expected:.6g}{more}; nearly all of the model are so made"
+                    f" weight of the block makes it {odd.expected:.6g}{more}; nearly all of the model fit theirs"
                 )
                 yield _finding(odd.name, what)
         wrong = list(self._odd_globals(linears))
         if len(wrong) <= _FEW_GLOBALS * len(self.globals):
             for name, held, expected in wrong:
                 what = f"its global scale is {held:.6g}, where its largest weight makes it {expected:.6g}"
-                yield _finding(f"{name}.weight", f"{what}; nearly all others of the model are so made")
+                yield _finding(f"{name}.weight", f"{what}; nearly all others of the model fit theirs")
 
     def _odd_globals(self, linears: Mapping[str, Linear]) -> Iterator[tuple[str, float, float]]:
         for name, held in self.globals.items():

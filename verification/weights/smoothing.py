@@ -103,14 +103,14 @@ def check_cancels(
         if len(wrong) < len(norm.readers):
             yield from wrong
         elif ratio is not None or wrong:
-            yield _finding(norm.weight, "it and what reads it were scaled apart: no reader makes up for the other")
+            yield _finding(norm.weight, "it and what reads it were not scaled together: no reader compensates for it")
     made_up_for = {producer.name for name in factors if (producer := producer_of(linears[name], linears)) is not None}
     for name, found in factors.items():
         linear = linears[name]
         if linear.norm is None and _differs(found.columns):
             yield from _check_producer(linear, found, linears, factors)
         if found.rows is not None and _differs(found.rows) and name not in made_up_for:
-            yield _finding(f"{name}.weight", "its rows are scaled, and no Linear that reads them makes up for it")
+            yield _finding(f"{name}.weight", "its rows are scaled, and no Linear that reads them compensates for it")
 
 
 def _check_reader(norm: Norm, ratio: torch.Tensor | None, reader: str, found: Factors | None) -> Iterator[Finding]:

@@ -275,13 +275,13 @@ class _Comparison:
         other = self._instead(name, weight) if weight is not None and error.relative > 0.5 else None
         if other is not None:
             what = f"it holds the weights of {other}"
-            consequence = "one matrix stands in the place of another: legible but damaged text"
+            consequence = "one matrix is in the place of another: readable but damaged text"
         elif not encoding:
             what = f"it differs from the source by {error.relative:.3g} of its size, and it is not quantized"
             consequence = "the model computes something else"
         elif error.relative > limit.relative and error.relative > 2 * limit.relative:
             what = f"it is off by {error.relative:.3g} of its size, where {encoding} allows {limit.relative:g}"
-            consequence = "the model computes something else: legible but damaged text"
+            consequence = "the model computes something else: readable but damaged text"
         else:
             what = (
                 f"the block at row {error.row}, column {error.column} is off by {error.block:.3g} of its largest"

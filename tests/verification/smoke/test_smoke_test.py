@@ -144,7 +144,7 @@ def test_rules(name: str, met: str, failed: str) -> None:
     assert prompt.holds(prompt.text, met)
     assert not prompt.holds(prompt.text, failed)
     good, bad = Answer(met, True, False), Answer(failed, True, False)
-    assert "holds for the source alone" in problem_of(prompt, good, bad)
+    assert "breaks its rule" in problem_of(prompt, good, bad)
     assert not problem_of(prompt, bad, bad)
     assert not problem_of(prompt, bad, good)
 
