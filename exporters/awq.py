@@ -196,7 +196,7 @@ def _left_alone(source: Source, groups: Sequence[SmoothingGroup], quantized: fro
     ]
     if not alone:
         return ()
-    return (f"rounded without a search, since not all that reads their norm can be rescaled: {', '.join(alone)}",)
+    return (f"rounded without a search, since not every reader of their norm can be rescaled: {', '.join(alone)}",)
 
 
 EXPORTER = AwqExporter()

@@ -72,7 +72,7 @@ def _check(source: Source, recipe: Recipe) -> None:
     schemes = _SCHEMES[layout_name(recipe)]
     if recipe.scheme not in schemes:
         raise UsageError(
-            f"{recipe.name}: the fp8 exporter makes no {recipe.scheme} in the layout of {layout_name(recipe)}",
+            f"{recipe.name}: the fp8 exporter does not make {recipe.scheme} in the layout of {layout_name(recipe)}",
             f"set `scheme` to {' or '.join(schemes)}",
         )
     if layout_name(recipe) == "modelopt" and recipe.scheme == "FP8_DYNAMIC" and source.architecture.experts:

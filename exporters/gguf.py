@@ -142,7 +142,7 @@ def _options(recipe: Recipe) -> Options:
 def _preset(recipe: Recipe) -> str:
     if recipe.scheme not in PRESETS:
         raise UsageError(
-            f"recipe {recipe.name}: scheme {recipe.scheme!r} is no GGUF type", f"use one of {', '.join(PRESETS)}"
+            f"recipe {recipe.name}: scheme {recipe.scheme!r} is not a GGUF type", f"use one of {', '.join(PRESETS)}"
         )
     return recipe.scheme
 

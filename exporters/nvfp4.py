@@ -36,7 +36,7 @@ class Nvfp4Exporter:
     def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
         if recipe.scheme not in _SCHEMES:
             raise UsageError(
-                f"{recipe.name}: the nvfp4 exporter makes no {recipe.scheme}",
+                f"{recipe.name}: the nvfp4 exporter does not make {recipe.scheme}",
                 f"set `scheme` to {' or '.join(_SCHEMES)}",
             )
         require_quantizable(source.architecture, recipe.name)

@@ -44,7 +44,7 @@ def layer_importance(linears: Mapping[str, Sequence[Linear]], statistics: Statis
         each = [rows[site] if expert is None else rows[site][expert] for site, expert in places]
         decided[gguf_name] = each[0].clone() if parts[0].expert is None else torch.stack(each)
     notes = [
-        f"layer {layer}: no calibration token reached {number} experts' inputs ({site}); their channels weigh alike"
+        f"layer {layer}: no calibration token reached {number} experts' inputs ({site}); their channels weigh equally"
         for site, number in unreached.items()
         if number
     ]

@@ -42,7 +42,7 @@ def write_tokenizer(writer: GGUFWriter, folder: Path, arch: str, vocab_size: int
     tokens = _tokens(folder, parsed, vocab_size)
     if model.get("type") != "BPE":
         raise SixfoldError(
-            f"{folder / FILE} is a tokenizer of type {model.get('type')}, GGUF export knows BPE alone",
+            f"{folder / FILE} is a tokenizer of type {model.get('type')}, GGUF export supports only BPE",
             "leave the gguf recipes out for this model",
         )
     spaces = bool(model.get("byte_fallback"))

@@ -172,7 +172,7 @@ def _with_averages(search: Search, linears: Sequence[Linear]) -> tuple[Search, l
     averages: dict[str, InputStatistics] = {}
     for linear in linears:
         if not search.statistics.has(linear.name):
-            notes.append(f"{linear.name}: rounded plainly, since calibration has no statistics of its input")
+            notes.append(f"{linear.name}: rounded without scaling, since calibration has no statistics of its input")
         else:
             by_site.setdefault(linear.site, []).append(linear)
     for same in by_site.values():
@@ -181,7 +181,7 @@ def _with_averages(search: Search, linears: Sequence[Linear]) -> tuple[Search, l
             if instead is not None:
                 averages[linear.name] = instead
             elif search.statistics.of_linear(linear.name).count == 0:
-                notes.append(f"{linear.name}: rounded plainly, since no calibration token reached it")
+                notes.append(f"{linear.name}: rounded without scaling, since no calibration token reached it")
     if averages and linears[0].layer is not None:
         notes += note(search.statistics, linears[0].layer)
     return replace(search, averages=averages), notes

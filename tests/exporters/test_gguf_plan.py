@@ -163,7 +163,7 @@ def test_a_license_is_laid_beside_the_file(tmp_path: Path) -> None:
 
 def test_refusals(tmp_path: Path) -> None:
     demo = open_source(DEMO)
-    with pytest.raises(UsageError, match="scheme 'Q4' is no GGUF type; use one of F32, F16, BF16, Q8_0"):
+    with pytest.raises(UsageError, match="scheme 'Q4' is not a GGUF type; use one of F32, F16, BF16, Q8_0"):
         EXPORTER.plan(demo, recipe("Q4"), None)
     with pytest.raises(
         SixfoldError, match=r"attn_q.weight would be IQ2_S, which is garbage without .*set options.imatrix=true"
