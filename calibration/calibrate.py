@@ -59,7 +59,7 @@ class Calibrated:
         if not self.resumed:
             return tuple(f"calibrated again: {reason}" for reason in self.reasons)
         layers = f"{self.resumed} layer{'s' if self.resumed > 1 else ''}"
-        return (f"the calibration went on behind {layers} that an earlier run had finished",)
+        return (f"the calibration resumed after {layers} that an earlier run had finished",)
 
 
 def calibration_inputs(source: Source, profile: Calibration) -> dict[str, Any]:

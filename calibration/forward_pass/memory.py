@@ -100,7 +100,7 @@ def resources(source: Source, profile: Calibration, allowed: Allowed) -> Resourc
             raise SixfoldError(
                 f"calibrating {source.checkpoint.name} needs {size(choices[0].device)} of device memory (one layer has"
                 f" {size(choices[0].layer)} of weights), {_said(device, allowed.device)}",
-                "use a larger GPU, or hide it (CUDA_VISIBLE_DEVICES=) to run on the processor",
+                "use a larger GPU, or hide it (CUDA_VISIBLE_DEVICES=) to run on the CPU",
             )
     for ahead, needed in zip((True, False), choices, strict=True):
         if host is None or needed.host <= host:

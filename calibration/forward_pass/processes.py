@@ -65,7 +65,7 @@ def run_on_devices(
             raise SixfoldError(*failures.get()) from error
         reason = str(error).strip().splitlines()[-1].rstrip(".")
         raise SixfoldError(
-            f"a calibration process on {device} ended early ({reason})", "run it again: it goes on where it stopped"
+            f"a calibration process on {device} ended early ({reason})", "run it again: it resumes"
         ) from error
     finally:
         (work / _STORE).unlink(missing_ok=True)

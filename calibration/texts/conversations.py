@@ -68,7 +68,7 @@ def piece_of(row: Mapping[str, Any]) -> Piece | Unreadable:
     try:
         return _piece(row)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        return Unreadable(f"does not hold what its layout promises ({_reason(error)})")
+        return Unreadable(f"does not match its layout ({_reason(error)})")
 
 
 def _reason(error: Exception) -> str:
@@ -140,7 +140,7 @@ def _message(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def _said(role: Any, content: Any) -> dict[str, Any]:
     if not isinstance(role, str):
-        raise ValueError(f"{role!r} is no role")
+        raise ValueError(f"{role!r} is not a known role")
     return {"role": role, "content": _text(content)}
 
 

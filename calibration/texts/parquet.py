@@ -64,4 +64,4 @@ def _opened(path: Path) -> Any:
     try:
         return parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
     except (pyarrow.ArrowException, OSError) as error:
-        raise SixfoldError(f"{path} is no readable parquet file ({error})", "fetch or write it again") from error
+        raise SixfoldError(f"{path} is not a readable Parquet file ({error})", "fetch or write it again") from error

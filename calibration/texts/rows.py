@@ -70,8 +70,8 @@ class JsonRows:
             row = json.loads(text)
         except json.JSONDecodeError as error:
             where = f"{self._path}:{_line(file, self._places[2 * number])}"
-            raise SixfoldError(f"{where} is no JSON: {error.msg}", "correct that line") from error
-        found = piece_of(row) if isinstance(row, dict) else Unreadable("is no JSON object", known=False)
+            raise SixfoldError(f"{where} is not valid JSON: {error.msg}", "correct that line") from error
+        found = piece_of(row) if isinstance(row, dict) else Unreadable("is not a JSON object", known=False)
         if isinstance(found, Unreadable):
             return unusable(found, f"{self._path}:{_line(file, self._places[2 * number])}")
         return found
@@ -206,7 +206,7 @@ def _array_places(path: Path, file: BinaryIO) -> Iterator[tuple[int, int]]:
         more = file.read(max(_WINDOW, len(text) - at)).decode("latin-1")  # doubles, so that a long row costs little
         if not more or len(text) - at > _LONGEST:
             raise SixfoldError(
-                f"{path} is no JSON array from byte {base + at} on", "correct it there, or fetch it again"
+                f"{path} is not a JSON array from byte {base + at} on", "correct it there, or fetch it again"
             )
         text, base, at = text[at:] + more, base + at, 0
 

@@ -22,7 +22,7 @@ def text_notes(record: dict[str, Any] | None) -> tuple[str, ...]:
     for name, domain in record["domains"].items():
         if domain["exhausted"]:
             notes.append(
-                f"the calibration text {name} ran out after {domain['samples']} samples; others took its turns"
+                f"the calibration text {name} ran out after {domain['samples']} samples; other texts took its share"
             )
     plain = sum(count for how, count in record["conversations"].items() if how.startswith(PLAIN))
     if plain:

@@ -183,11 +183,11 @@ def test_what_only_a_pass_measures_is_refused_with_the_remedy(tmp_path: Path) ->
     asked: dict[str, Callable[[], object]] = {
         "samples": lambda: statistics.of_linear("model.layers.0.self_attn.q_proj"),
         "abs_max": lambda: statistics.site("model.layers.0.self_attn.q_proj", ("count", "abs_max")),
-        "what experts give back": lambda: statistics.experts_of(0),
+        "the experts' outputs": lambda: statistics.experts_of(0),
     }
     for what, ask in asked.items():
         with pytest.raises(SixfoldError, match=f"holds sums of squares and not {what}") as caught:
             ask()
         assert caught.value.remedy == "leave calibration.imatrix out, so that a calibration pass is run"
-    with pytest.raises(SixfoldError, match="not what experts give back"):
+    with pytest.raises(SixfoldError, match="not the experts' outputs"):
         statistics.moe_layers()

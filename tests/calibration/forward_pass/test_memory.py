@@ -115,5 +115,5 @@ def test_sizes_are_read_as_they_are_written(text: str, nbytes: int) -> None:
 
 @pytest.mark.parametrize("text", ["much", "-1GB", "24G", ""])
 def test_no_size(text: str) -> None:
-    with pytest.raises(ValueError, match="is no size; write it like 24GB or 80GiB"):
+    with pytest.raises(ValueError, match="is not a size; write it like 24GB or 80GiB"):
         parse_size(text)

@@ -52,7 +52,7 @@ def test_the_average_over_the_other_experts(tmp_path: Path) -> None:
     (sentence,) = note(statistics, 1)
     assert sentence == (
         "layer 1: fewer than 32 calibration tokens reached experts 5; the average over the layer's other experts"
-        " stands in for theirs"
+        " is used instead"
     )
     assert note(statistics, 0) == ()
 

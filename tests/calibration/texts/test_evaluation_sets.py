@@ -97,7 +97,7 @@ def test_notes_say_what_else_happened_to_the_texts() -> None:
     }
     assert text_notes(record) == (
         "2 rows of the calibration text lab/set:train could not be used",
-        "the calibration text lab/set:train ran out after 7 samples; others took its turns",
+        "the calibration text lab/set:train ran out after 7 samples; other texts took its share",
         "the chat template refuses 4 of the conversations, which were written plain, role by role",
     )
 

@@ -65,7 +65,7 @@ def test_lines_and_an_array_of_json_are_the_same_rows(
 def test_a_json_array_that_breaks_off_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "rows.json"
     path.write_text(text)
-    with pytest.raises(SixfoldError, match=r"rows\.json is no JSON array from byte"):
+    with pytest.raises(SixfoldError, match=r"rows\.json is not a JSON array from byte"):
         JsonRows(path)
 
 
@@ -89,7 +89,7 @@ def test_a_parquet_file_of_unknown_columns_and_a_damaged_one(tmp_path: Path) -> 
     ):
         rows_of(path, 0).read([0])
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(SixfoldError, match=r"rows.parquet is no readable parquet file"):
+    with pytest.raises(SixfoldError, match=r"rows.parquet is not a readable Parquet file"):
         rows_of(path, 0)
 
 

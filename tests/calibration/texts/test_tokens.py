@@ -72,7 +72,7 @@ def test_long_documents_do_not_fill_all_windows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("{", "rows.jsonl:2 is no JSON"), ('{"a": 1}', 'rows.jsonl:2 has neither "messages" nor .*its fields: a')],
+    [("{", "rows.jsonl:2 is not valid JSON"), ('{"a": 1}', 'rows.jsonl:2 has neither "messages" nor .*its fields: a')],
 )
 def test_bad_rows_are_named_by_line(tmp_path: Path, tokenizer: Any, line: str, message: str) -> None:
     rows = tmp_path / "rows.jsonl"
