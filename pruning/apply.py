@@ -122,6 +122,6 @@ def _notes(source: Source, plan: PruningPlan, dropped: set[str]) -> list[str]:
     if dropped:
         notes.append(
             f"Multi-token prediction layers ({len(dropped)} tensors) were left out, and config.json says so:"
-            " transformers does not run them, so nothing is known of their experts."
+            " transformers does not run them, so the saliency of their experts is not known."
         )
     return notes

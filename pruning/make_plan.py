@@ -86,7 +86,7 @@ def _layers(anatomy: Anatomy, statistics: Statistics) -> tuple[int, ...]:
     missing = sorted(set(anatomy.layers) - set(statistics.moe_layers()))
     if missing:
         raise SixfoldError(
-            f"the calibration in {statistics.folder} has nothing on the experts of layer {missing[0]}",
+            f"the calibration in {statistics.folder} has no statistics for the experts of layer {missing[0]}",
             "run `sixfold calibrate` again for this checkpoint",
         )
     return anatomy.layers

@@ -149,7 +149,7 @@ def _refuse_foreign(source: Source, folder: Path, export: ExportPlan) -> None:
     ours: Mapping[str, Any] = (read_json(folder / export.manifest) or {}).get("files", {})
     foreign = [path.name for path in sorted(folder.glob("*.safetensors")) if path.name not in ours]
     if foreign and not (folder / PARTIAL).is_dir():
-        raise SixfoldError(f"{folder} holds {foreign[0]}, which was not written by pruning", "choose another --out")
+        raise SixfoldError(f"{folder} holds {foreign[0]}, which pruning did not write", "choose another --out")
 
 
 def _check_room(export: ExportPlan, folder: Path) -> None:
