@@ -40,7 +40,9 @@ def _check_membership(hub: Hub, account: Mapping[str, Any], org: str) -> None:
         mine = ", ".join([str(account["name"]), *(str(found["name"]) for found in account.get("orgs", []))])
         if not _exists(hub, org):
             raise SixfoldError(f"there is no organization {org} on the Hub", f"create it, or give --org one of {mine}")
-        raise SixfoldError(f"{account['name']} is no member of {org}", f"ask its admins, or give --org one of {mine}")
+        raise SixfoldError(
+            f"{account['name']} is not a member of {org}", f"ask its admins, or give --org one of {mine}"
+        )
     role = membership.get("roleInOrg", "write")
     if role not in _WRITING_ROLES:
         raise SixfoldError(

@@ -90,7 +90,7 @@ def unproven(artifact: Artifact) -> Refusal | None:
     if failures:
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
         what = f"it failed its checks: {failures[0]}{more}"
-        return Refusal(artifact.variant, what, "mend what verification.json says, and export it again", gate=True)
+        return Refusal(artifact.variant, what, "fix what verification.json reports, and export it again", gate=True)
     return None
 
 

@@ -32,7 +32,7 @@ def check_license(repo: str, card: str, files: Collection[str]) -> None:
     link = str(fields["license_link"])
     if not link.startswith(("https://", "http://")) and link not in files:
         raise SixfoldError(
-            f"the card of {repo} says that its license stands in {link}, and there is no such file",
+            f"the card of {repo} says that its license is in {link}, and there is no such file",
             "put the file beside the source's weights and export again, or give a URL with --license-link",
         )
 

@@ -74,7 +74,7 @@ def _again(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     }
     told = "; ".join(f"{_count(len(names), 'file')} {word} ({some(names)})" for word, names in groups.items() if names)
     sizes = f"{size(_bytes(before))} before, {size(_bytes(after))} now" if told else "its files are the same"
-    reasons = _reasons(before, after) or ["nothing that was asked for: the same inputs gave other bytes"]
+    reasons = _reasons(before, after) or ["no input changed: the same inputs gave other bytes"]
     return [
         f"- `{after['variant']}` was made again: {told}{'; ' if told else ''}{sizes}.",
         *(f"  - Why: {reason}." for reason in reasons),
@@ -89,9 +89,9 @@ def _reasons(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 def _reason(key: str, old: Any, new: Any) -> str:
     if key == "source.fingerprint":
-        return f"the source checkpoint is another (fingerprint {_short(old)} before, {_short(new)} now)"
+        return f"the source checkpoint changed (fingerprint {_short(old)} before, {_short(new)} now)"
     if key == "statistics":
-        return f"the calibration statistics are others ({_short(old)} before, {_short(new)} now)"
+        return f"the calibration statistics changed ({_short(old)} before, {_short(new)} now)"
     if key.startswith("versions."):
         return f"{key.removeprefix('versions.')} {_short(old)} before, {_short(new)} now"
     return f"`{key}` was {_short(old)} and is {_short(new)}"

@@ -74,7 +74,7 @@ class Hub:
             status = f"status {answer.status_code}{f' ({said})' if said else ''}"
             return SixfoldError(f"could not {what}: the Hub answered with {status}", _remedy(answer.status_code))
         if isinstance(error, OSError) and error.filename:
-            return SixfoldError(f"could not {what}: {error.filename}: {error.strerror}", "see to that file")
+            return SixfoldError(f"could not {what}: {error.filename}: {error.strerror}", "check that file")
         if isinstance(error, ValueError):
             return SixfoldError(f"could not {what}: {self.clean(str(error))}", "correct that and run the command again")
         reason = self.clean(str(error)) or type(error).__name__
@@ -107,5 +107,5 @@ def _remedy(status: int) -> str:
     if status == 401:
         return "the token is not valid (any more): run `hf auth login`, or set HF_TOKEN"
     if status in (402, 403):
-        return "see to the token's permissions and to the namespace's plan and storage, and run the same command again"
+        return "check the token's permissions and the namespace's plan and storage, and run the same command again"
     return _AGAIN if status in (400, 408, 409, 412, 425, 429) or status >= 500 else "see whether it is still there"

@@ -82,7 +82,7 @@ class Edition:
         found = [*self.problems(card)] or [*self.hub.card_problems(card)]
         if found:
             raise SixfoldError(
-                f"the Hub would not take the card of {publication.repo}: {'; '.join(found)}",
+                f"the Hub would reject the card of {publication.repo}: {'; '.join(found)}",
                 f"correct the front matter of {publication.folder / 'README.md'}",
             )
 
@@ -149,5 +149,5 @@ def _refuse(refusals: Sequence[Refusal], of: int) -> None:
     lines = [f"  {refusal.variant}: {refusal.what}; {refusal.remedy}" for refusal in refusals]
     raise error(
         "\n".join([f"{len(refusals)} of {of} variants cannot be published:", *lines]),
-        "\nmend them, or name the others: sixfold publish VARIANT...",
+        "\nfix them, or name the others: sixfold publish VARIANT...",
     )

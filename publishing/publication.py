@@ -91,7 +91,7 @@ def repository_name(org: str, folder: Path) -> str:
         validate_repo_id(repo)
     except HFValidationError:
         raise UsageError(
-            f"{repo} is no name that the Hub takes (letters, digits, '-', '_' and '.', at most 96 characters)",
+            f"{repo} is not a name that the Hub accepts (letters, digits, '-', '_' and '.', at most 96 characters)",
             "give --org a valid name, or export again with a shorter --name",
         ) from None
     return repo

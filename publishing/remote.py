@@ -85,7 +85,7 @@ def _read(hub: Hub, repo: str) -> tuple[bool, str, dict[str, RemoteFile], dict[s
     except RepositoryNotFoundError:
         return None
     if info.sha is None or info.private is None:
-        raise ValueError(f"the Hub says too little of {repo}")
+        raise ValueError(f"the Hub reports too little about {repo}")
     tags = {tag.name: tag.target_commit for tag in hub.api.list_repo_refs(repo).tags}
     return bool(info.private), info.sha, read_files(hub, repo, info.sha), tags
 

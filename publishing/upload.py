@@ -54,7 +54,7 @@ def send(hub: Hub, repo: str, plan_now: Callable[[], Plan], progress: Progress) 
         after = plan_now()
         if not after.is_done:
             wrong = some([*after.to_send, *after.to_delete])
-            raise RuntimeError(f"{wrong} did not arrive as it is here")
+            raise RuntimeError(f"{wrong} did not arrive unchanged")
         return after
 
     return hub.ask(f"upload {repo}", attempt)
@@ -82,7 +82,7 @@ def _upload(hub: Hub, plan: Plan, progress: Progress) -> None:
 
 def _message(plan: Plan) -> str:
     if not plan.entry:
-        return "Update the card" if plan.to_send == (CARD,) else "Update what is told of the files"
+        return "Update the card" if plan.to_send == (CARD,) else "Update the description of the files"
     variants = ", ".join(artifact.variant for artifact in plan.publication.artifacts)
     return f"{plan.tag}: {variants}"
 

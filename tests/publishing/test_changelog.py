@@ -32,11 +32,11 @@ def test_a_first_release() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "reason"),
     [
-        ({}, {"statistics": "b" * 64}, "the calibration statistics are others (unset before, bbbbbbbbbbbb now)"),
+        ({}, {"statistics": "b" * 64}, "the calibration statistics changed (unset before, bbbbbbbbbbbb now)"),
         (
             {},
             {"fingerprint": "e"},
-            "the source checkpoint is another (fingerprint ffffffffffff before, eeeeeeeeeeee now)",
+            "the source checkpoint changed (fingerprint ffffffffffff before, eeeeeeeeeeee now)",
         ),
         ({}, {"overrides": ["indivisible=fail"]}, "`recipe.indivisible` was keep and is fail"),
         ({"overrides": ["keep=[a]"]}, {"overrides": ["keep=[a,b]"]}, "`recipe.keep` was ['a'] and is ['a', 'b']"),

@@ -141,10 +141,7 @@ def test_nobody_to_ask(hub: Hub, publish: Publish, tmp_path: Path) -> None:
     make_model(tmp_path / "out", ("awq",))
     printed = publish(ask=True)
     assert printed.code == 2
-    assert (
-        "publishing asks for confirmation, which needs a terminal and no --json; give --yes, or --dry-run"
-        in printed.err
-    )
+    assert "publishing asks for confirmation in a terminal; give --yes, or --dry-run" in printed.err
     assert not hub.log
 
 

@@ -81,7 +81,7 @@ def test_every_refusal_at_once(refused: Refused, tmp_path: Path) -> None:
     assert lines[0] == "sixfold: 2 of 3 variants cannot be published:"
     assert lines[1].startswith("  fp8: it was not verified")
     assert lines[2].startswith("  awq: it failed its checks")
-    assert lines[3].startswith("mend them")
+    assert lines[3].startswith("fix them")
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_every_refusal_at_once(refused: Refused, tmp_path: Path) -> None:
         ("tags: [sixfold]", "has no license"),
         ("license: other", "has no license_name"),
         ("license: other\nlicense_name: m", "has no license_link"),
-        ("license: other\nlicense_name: m\nlicense_link: TERMS", "stands in TERMS, and there is no such file"),
+        ("license: other\nlicense_name: m\nlicense_link: TERMS", "is in TERMS, and there is no such file"),
     ],
 )
 def test_no_license(fields: str, sentence: str, refused: Refused, tmp_path: Path) -> None:
@@ -113,7 +113,11 @@ def test_a_card_that_the_hub_would_not_take(refused: Refused, hub: Hub, tmp_path
     [
         (Account(role="read"), "lab", "the token of tester may read only; make one that may write at"),
         (Account(), "nowhere", "there is no organization nowhere on the Hub; create it, or give --org one of tester"),
-        (Account(), "strangers", "tester is no member of strangers; ask its admins, or give --org one of tester, lab"),
+        (
+            Account(),
+            "strangers",
+            "tester is not a member of strangers; ask its admins, or give --org one of tester, lab",
+        ),
         (Account(orgs={"lab": "read"}), "lab", "tester has the role read in lab and may not write there"),
         (
             Account(permissions={"tester": ["repo.write", "collection.write"]}),
@@ -185,8 +189,8 @@ def test_the_same_name_of_another_model(refused: Refused, hub: Hub, publish: Pub
 
 def test_names_that_the_hub_does_not_take(refused: Refused, tmp_path: Path) -> None:
     make_model(tmp_path / "out", ("awq",))
-    assert f"my lab/{MODEL}-AWQ is no name that the Hub takes" in refused(org="my lab", code=2).err
-    assert "is no name that the Hub takes" in refused(org="x" * 100, code=2).err
+    assert f"my lab/{MODEL}-AWQ is not a name that the Hub accepts" in refused(org="my lab", code=2).err
+    assert "is not a name that the Hub accepts" in refused(org="x" * 100, code=2).err
 
 
 def test_a_variant_that_is_not_there(refused: Refused, tmp_path: Path) -> None:
