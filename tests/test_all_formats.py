@@ -130,7 +130,7 @@ def test_a_refused_format_is_named_before_calibration_and_hides_no_other(tmp_pat
 
 def test_bad_usage_keeps_its_exit_code(tmp_path: Path) -> None:
     (row,) = sixfold("export", str(DEMO), "fp8", "--out", str(tmp_path), "--set", "scheme=FP9", code=2)
-    assert "the fp8 exporter makes no FP9" in row["error"]
+    assert "the fp8 exporter does not make FP9" in row["error"]
 
 
 def test_a_rerun_keeps_the_provenance_that_was_stated(tmp_path: Path) -> None:

@@ -113,11 +113,11 @@ def _wrong(entry: Mapping[str, Any]) -> str:
         return str(error)
     utilization = entry.get("utilization", 1)
     if isinstance(utilization, bool) or not isinstance(utilization, (int, float)) or not 0 < utilization <= 1:
-        return f"utilization {utilization!r}, which is no share between 0 and 1,"
+        return f"utilization {utilization!r}, which is not between 0 and 1,"
     engines = entry.get("engines")
     if not isinstance(engines, list) or not engines or set(engines) - set(ENGINES):
         return f"engines {engines!r}, which are not all of {', '.join(ENGINES)},"
     devices = entry.get("devices", [1])
     if not isinstance(devices, list) or not all(isinstance(n, int) and n > 0 for n in devices):
-        return f"devices {devices!r}, which is no list of counts,"
+        return f"devices {devices!r}, which is not a list of counts,"
     return ""

@@ -25,7 +25,7 @@ class _NoDuplicates(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [key.value for key, _ in node.value]
         for repeated in (key for i, key in enumerate(keys) if key in keys[:i]):
-            raise yaml.constructor.ConstructorError(None, None, f"the key {repeated} stands twice", node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"the key {repeated} is given twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -70,7 +70,7 @@ def _problems(found: Mapping[str, Any]) -> Iterator[str]:
         if key in found:
             yield from check(key, found[key])
     if "base_model_relation" in found and "base_model" not in found:
-        yield "base_model_relation stands without a base_model"
+        yield "base_model_relation is given without a base_model"
     if "model-index" in found and not _is_model_index(found["model-index"]):
         yield "model-index is not a list of models, each with a name and results"
 
@@ -82,7 +82,7 @@ def _license(found: Mapping[str, Any]) -> Iterator[str]:
         return
     for value in given if isinstance(given, list) else [given]:
         if value not in LICENSES:
-            yield f"license {value!r} is none that the Hub knows: give `other` with license_name and license_link"
+            yield f"license {value!r} is not one that the Hub knows: give `other` with license_name and license_link"
     if given == "other":
         for key in ("license_name", "license_link"):
             if not found.get(key):
@@ -103,7 +103,7 @@ def _link(key: str, value: Any) -> Iterator[str]:
 def _one_of(known: frozenset[str], what: str) -> Callable[[str, Any], Iterator[str]]:
     def check(key: str, value: Any) -> Iterator[str]:
         if not isinstance(value, str) or value not in known:
-            yield f"{key} {value!r} is no {what} that the Hub knows"
+            yield f"{key} {value!r} is not a {what} that the Hub knows"
 
     return check
 
@@ -122,14 +122,14 @@ def _texts(key: str, value: Any) -> Iterator[str]:
 def _repositories(key: str, value: Any) -> Iterator[str]:
     for entry in value if isinstance(value, list) else [value]:
         if not isinstance(entry, str) or not is_hub_id(entry):
-            yield f"{key} {entry!r} is no repository: give owner/name"
+            yield f"{key} {entry!r} is not a repository: give owner/name"
 
 
 def _datasets(key: str, value: Any) -> Iterator[str]:
     """owner/name, or the name alone of the Hub's oldest data sets."""
     for entry in value if isinstance(value, list) else [value]:
         if not isinstance(entry, str) or not (is_hub_id(entry) or _NAME.fullmatch(entry)):
-            yield f"{key} has {entry!r}, which is no data set's id"
+            yield f"{key} has {entry!r}, which is not a dataset's id"
 
 
 def _languages(key: str, value: Any) -> Iterator[str]:
@@ -138,7 +138,7 @@ def _languages(key: str, value: Any) -> Iterator[str]:
         if not known and not (isinstance(entry, str) and re.fullmatch(r"[a-z]{3}", entry)):
             # `no` without quotes is how YAML writes false, and a Norwegian model's card loses its language to it.
             hint = ": write it in quotes" if isinstance(entry, bool) else ": give a code of ISO 639"
-            yield f"{key} {entry!r} is no language{hint}"
+            yield f"{key} {entry!r} is not a language{hint}"
 
 
 def _is_model_index(value: Any) -> bool:

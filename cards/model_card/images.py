@@ -22,7 +22,7 @@ _NAMES = {
     },
     "quality": {
         "kl-by-domain": "Divergence by kind of text",
-        "layer-errors": "Error of the hidden states behind each layer",
+        "layer-errors": "Error of the hidden states after each layer",
     },
     "calibration": {"coverage": "Calibration tokens that reached each expert"},
     "pruning": {"saliency": "Saliency of every expert of the original, and which stayed"},

@@ -30,14 +30,14 @@ def _verdict(variant: Variant) -> Iterator[str]:
             yield f"{variant.label}: {what}."
     reason = variant.verification.smoke.not_run
     if reason:
-        yield f"{variant.label} was not asked to answer prompts: {shown(reason, 'text')}."
+        yield f"{variant.label} was not run on the prompts: {shown(reason, 'text')}."
 
 
 def _uneven(variant: Variant) -> Iterator[str]:
     for devices, linears in variant.verification.tensor_parallel.pairs():
         if linears:
             names = ", ".join(f"`{shown(name)}`" for name in linears)
-            yield f"Tensor parallelism over {shown(devices)} GPUs does not divide {names} evenly: engines may refuse."
+            yield f"Tensor parallelism over {shown(devices)} GPUs does not divide {names} evenly; engines may refuse."
 
 
 def _calibration(manifest: Fact) -> Iterator[str]:
@@ -47,7 +47,7 @@ def _calibration(manifest: Fact) -> Iterator[str]:
         stand_in = chosen.get(manifest.profile.starved.value, "nothing")
         yield (
             f"{counted(starved, 'expert')} saw fewer than {shown(manifest.profile.min_tokens)} tokens in calibration;"
-            f" {stand_in} stands in for such statistics."
+            f" {stand_in} is used instead."
         )
     if manifest.without_statistics:
         names = ", ".join(f"`{shown(name)}`" for name in manifest.without_statistics)

@@ -29,7 +29,7 @@ def figure(fact: Value, form: str = "plain", *arguments: Any, missing: str = "")
 def absent(reason: str) -> Markup:
     """In the place of a figure that no file has."""
     if not reason:
-        raise ValueError("a figure is missing, and nothing says why")
+        raise ValueError("a figure is missing without a reason")
     return Markup(f'<span class="absent">{escape(reason)}</span>')
 
 

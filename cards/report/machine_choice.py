@@ -48,7 +48,7 @@ def machine_choice(model: ModelFacts) -> dict[str, Any]:
         "refused": "",
     }
     if not every:
-        return {**found, "refused": "none of the variants is read by an engine whose memory is known here"}
+        return {**found, "refused": "no variant is read by an engine whose memory use is known here"}
     try:
         contexts = contexts_of(longest_trained(every[0].artifact.config))
         overhead = Overhead(every[0].artifact.config, contexts)

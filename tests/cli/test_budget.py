@@ -123,7 +123,7 @@ def test_an_artifact_weighs_what_its_headers_say(capsys: pytest.CaptureFixture[s
     ("arguments", "code", "said"),
     [
         (["--hardware", "abacus"], 2, "there is no hardware 'abacus'"),
-        (["--context", "8k,many"], 2, "is no list of contexts"),
+        (["--context", "8k,many"], 2, "is not a list of contexts"),
         (["--engine", "llama.cpp", "--cache-type", "fp8"], 2, "llama.cpp has no fp8 cache"),
         (["--tensor-parallel", "5"], 2, "48 attention heads among 5 devices"),
     ],

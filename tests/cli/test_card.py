@@ -68,7 +68,8 @@ def test_what_the_hub_would_refuse_is_said(out: Path, capsys: pytest.CaptureFixt
     assert run(["card", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert (
-        "the Hub would reject the card of Tiny-FP8, Tiny-GGUF: license 'apache 2' is none that the Hub knows" in printed
+        "the Hub would reject the card of Tiny-FP8, Tiny-GGUF: license 'apache 2' is not one that the Hub knows"
+        in printed
     )
 
 

@@ -51,7 +51,7 @@ GOOD = "name: box, title: A box 8 GB, memory: 8 GiB, engines: [llama.cpp]"
     ("entry", "wrong"),
     [
         (GOOD.replace("8 GiB", "8"), "memory 8 without a unit"),
-        (GOOD.replace("8 GiB", "8 giga-B"), "'8 giga-B' is no size"),
+        (GOOD.replace("8 GiB", "8 giga-B"), "'8 giga-B' is not a size"),
         (GOOD.replace("llama.cpp", "abacus"), "engines"),
         (f"{GOOD}, utilization: 85", "utilization 85"),
         (f"{GOOD}, devices: 2", "devices 2"),
