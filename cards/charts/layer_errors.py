@@ -8,7 +8,7 @@ from cards.charts.marks import plain, text
 from cards.charts.scales import Linear, log_around, spread
 from sixfold.drawing.svg_document import document, style
 
-_NOTE = "Relative error of the hidden states behind each decoder layer, as run, over held-out text. Lower is better."
+_NOTE = "Relative error of the hidden states after each decoder layer, as run, over held-out text. Lower is better."
 _FEW = 12
 """Layers up to which each value has a marker of its own."""
 
@@ -71,7 +71,6 @@ def layer_ticks(xs: Linear, layers: int) -> list[int]:
 
 def _described(lines: Sequence[LayerLine]) -> str:
     said = [
-        f"{line.label} {line.errors[0]:.4g} behind the first and {line.errors[-1]:.4g} behind the last"
-        for line in lines
+        f"{line.label} {line.errors[0]:.4g} after the first and {line.errors[-1]:.4g} after the last" for line in lines
     ]
     return f"Relative error of the hidden states: {'; '.join(said)}."

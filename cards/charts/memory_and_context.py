@@ -89,10 +89,10 @@ def _in_range(machines: Sequence[Machine], lines: Sequence[MemoryLine]) -> list[
 def _note(engine: str, machines: Sequence[Machine], shown: Sequence[Machine]) -> str:
     note = "Weights, KV cache of one sequence, compute buffers and reserve, on one device; 1k is 1,024 tokens."
     if shown:
-        return f"{note} Dashed: what {engine} may take of a machine."
+        return f"{note} Dashed: what {engine} may use on a machine."
     if machines:
         smallest = min(machines, key=lambda m: m.usable)
-        least = f"the smallest, {smallest.title}, lets {engine} take {_said(smallest.usable)}"
+        least = f"the smallest, {smallest.title}, lets {engine} use {_said(smallest.usable)}"
         return f"{note} Every machine holds all of this: {least}."
     return note
 
@@ -165,5 +165,5 @@ def _described(lines: Sequence[MemoryLine], machines: Sequence[Machine]) -> str:
         f" {_said(line.points[-1][1])} at {line.points[-1][0]:,}"
         for line in lines
     ]
-    said += [f"{machine.title} has {_said(machine.usable)} to take" for machine in machines]
+    said += [f"{machine.title} has {_said(machine.usable)} to use" for machine in machines]
     return f"{'; '.join(said)}."

@@ -21,7 +21,7 @@ def standing_of(variant: Variant) -> Standing:
     verdict = variant.artifact.verdict
     lost = _lost(variant)
     if lost:
-        return Standing("incomplete", f"{lost[0]} is missing or has another size than its manifest says", lost)
+        return Standing("incomplete", f"{lost[0]} is missing, or its size differs from the manifest", lost)
     if verdict is None:
         return Standing("unverified", "not verified", ())
     return Standing("passed", "", ()) if verdict.passed else Standing("failed", verdict.failures[0], ())

@@ -47,7 +47,7 @@ def _calibration(manifest: Fact) -> Iterator[str]:
         stand_in = chosen.get(manifest.profile.starved.value, "nothing")
         yield (
             f"{counted(starved, 'expert')} saw fewer than {shown(manifest.profile.min_tokens)} tokens in calibration;"
-            f" {stand_in} is used instead."
+            f" their statistics are replaced by {stand_in}."
         )
     if manifest.without_statistics:
         names = ", ".join(f"`{shown(name)}`" for name in manifest.without_statistics)

@@ -110,7 +110,7 @@ def _kl_by_domain(name: str, measured: Sequence[Variant]) -> Picture:
 
 
 def _layer_errors(name: str, measured: Sequence[Variant]) -> Picture:
-    alt = "Relative error of the hidden states behind each decoder layer, for each variant"
+    alt = "Relative error of the hidden states after each decoder layer, for each variant"
     series = series_of(measured)
     lines = [
         LayerLine(v.artifact.label, series[v.artifact.recipe], tuple(v.as_run.layers.value))

@@ -193,7 +193,7 @@ def test_a_model_without_statistics_of_a_linear_still_gets_every_weight(demo: So
     nothing = Statistics(tmp_path, {"sites": {}, "moe": {}, "files": {}})
     found = EXPORTER.decide(demo, AWQ, nothing, 0)
     assert not found.tensors
-    assert any("model.layers.0.self_attn.q_proj: rounded plainly" in note for note in found.notes)
+    assert any("model.layers.0.self_attn.q_proj: rounded without scaling" in note for note in found.notes)
     tensors = run(demo, AWQ, tmp_path / "out", nothing).tensors
     norm = "model.layers.0.input_layernorm"
     assert torch.equal(tensors[norm + ".weight"], weight_of(demo, norm))

@@ -12,7 +12,7 @@ function sortBy(table, button) {
   const body = table.tBodies[0];
   const rows = [...body.rows].sort((a, b) => {
     const [x, y] = [a.dataset[key], b.dataset[key]];
-    if (x === "" || y === "") return Number(x === "") - Number(y === ""); // what is missing stands last, either way
+    if (x === "" || y === "") return Number(x === "") - Number(y === ""); // missing values go last, either way
     return ascending ? compare(x, y) : compare(y, x);
   });
   body.append(...rows);
@@ -76,7 +76,7 @@ function chosenMachine() {
   return { title: "Your machine", devices, chips: [], note: "", usable, overhead };
 }
 
-// What a variant takes of each device in one engine; null where the engine keeps no such cache or cannot share it so.
+// What a variant needs of each device in one engine; null where the engine has no such cache or cannot split it so.
 function needs(variant, engine, machine, place, bits) {
   const cache = budget.engines.find((e) => e.name === engine).caches.find((c) => BITS[c] === bits);
   const weights = variant.weights[machine.devices];
@@ -139,7 +139,7 @@ function bar({ weights, kv, compute, reserve, total, usable }) {
   return drawn;
 }
 
-// What stands between backticks is what one types.
+// Text between backticks is shown as code.
 function noteOf(note) {
   const made = element("p", "quiet-text");
   note.split("`").forEach((part, place) => made.append(place % 2 ? element("code", "", part) : part));
@@ -158,7 +158,7 @@ function answerOf(best, all, machine, engine, bits, context) {
     shorter.sort((a, b) => b.tokens - a.tokens);
     const hint = shorter.length
       ? `${shorter[0].j.variant.label} fits with a context of up to ${count(shorter[0].tokens)} tokens.`
-      : "No variant fits at any context length that is listed: take a larger machine, more devices, or another engine.";
+      : "No variant fits at any listed context length: choose a larger machine, more devices, or another engine.";
     box.append(element("p", "", hint));
     return;
   }
@@ -170,7 +170,7 @@ function answerOf(best, all, machine, engine, bits, context) {
   heading.append(link);
   const why =
     variant.kl === null
-      ? `The largest of the ${number} that fit; how far any is from the source was not measured.`
+      ? `The largest of the ${number} that fit; their distance from the source was not measured.`
       : number > 1
         ? `Closest to the source of the ${number} variants that fit: mean KL ${variant.kl.toFixed(5)}, top-1 ${(100 * variant.top1).toFixed(1)} %.`
         : `The only one that fits: mean KL ${variant.kl.toFixed(5)}, top-1 ${(100 * variant.top1).toFixed(1)} %.`;
@@ -179,7 +179,7 @@ function answerOf(best, all, machine, engine, bits, context) {
   box.append(
     heading,
     element("p", "", why),
-    element("p", "", `Takes ${size(need.total)} of the ${size(need.usable)} that ${titleOf(need.engine)} may take${each} at ${count(context)} tokens: ${parts}.`),
+    element("p", "", `Takes ${size(need.total)} of the ${size(need.usable)} that ${titleOf(need.engine)} may use${each} at ${count(context)} tokens: ${parts}.`),
     element("p", "", `Its longest listed context there: ${count(longest(variant, machine, engine, bits))} tokens.`),
   );
   if (machine.note) box.append(noteOf(machine.note));
@@ -212,7 +212,7 @@ function update() {
   rankingOf(all);
 }
 
-// What was chosen stands in the address, so that it can be linked: #choose?machine=h100&context=32768
+// The choice is kept in the address, so that it can be linked: #choose?machine=h100&context=32768
 function remember() {
   const chosen = new URLSearchParams(FIELDS.filter((id) => !byId("own").hidden || !id.startsWith("own")).map((id) => [id, byId(id).value]));
   history.replaceState(null, "", `#choose?${chosen}`);

@@ -132,7 +132,7 @@ def test_machines_of_one_size_share_a_line_and_as_many_names_as_there_is_room_fo
 
 def test_where_every_machine_holds_all_the_chart_says_so() -> None:
     svg = memory_and_context("m", "vLLM", LINES[-1:], [Machine("small", 500 * GB), Machine("large", 900 * GB)])
-    assert "small, lets vLLM take 500 GB" in " ".join(str(t.text) for t in root_of(svg).iter(f"{SVG}text"))
+    assert "small, lets vLLM use 500 GB" in " ".join(str(t.text) for t in root_of(svg).iter(f"{SVG}text"))
 
 
 @pytest.mark.parametrize("width", WIDTHS)

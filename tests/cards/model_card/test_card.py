@@ -275,7 +275,7 @@ def test_memory_is_told_where_the_attention_is_known(root: Path) -> None:
     assert "4090" not in text
     long = put(root, manifest("BF16"), **{**LLAMA, "max_position_embeddings": 100_000_000})
     assert re.search(r"^\| RTX 4090 24 GB \| 10,\d{3},\d{3} \|$", card(root, long), re.MULTILINE)
-    assert "Memory it takes" not in card(root, put(root, manifest("BF16"), model_type="no_such_attention"))
+    assert "Memory requirements" not in card(root, put(root, manifest("BF16"), model_type="no_such_attention"))
 
 
 def test_machines_are_those_that_the_recipe_is_for(root: Path) -> None:

@@ -79,9 +79,9 @@ def test_what_nobody_stated_is_left_out(tmp_path: Path) -> None:
 def test_texts_are_told_by_domain(tmp_path: Path) -> None:
     tokens = {"samples": 64, "length": 512, "domains": {"code": {"samples": 40}, "prose": {"samples": 24}}}
     text = card(tmp_path, statistics=Statistics(tmp_path, {"tokens": tokens}))
-    assert "Judged on 32,768 tokens (64 samples of 512)" in text
+    assert "Saliency was measured on 32,768 tokens (64 samples of 512)" in text
     assert "| code | 40 |" in text
-    assert "Judged on" not in card(tmp_path)
+    assert "Saliency was measured on" not in card(tmp_path)
 
 
 def test_every_figure_is_in_its_file(tmp_path: Path) -> None:
