@@ -96,10 +96,10 @@ def table(report: dict[str, Any]) -> str:
     ours, peer, whole = report["seconds"]["ours"], report["seconds"]["AWQModifier"], report["with calibration"]
     rows = [
         ("ours", f"{ours:.1f}", f"1/{peer / ours:.1f}", f"{report['kl']['ours']:.4f}"),
-        ("ours, with the pass that all formats share", f"{whole:.1f}", f"1/{peer / whole:.1f}", ""),
+        ("ours, including the pass that all formats share", f"{whole:.1f}", f"1/{peer / whole:.1f}", ""),
         ("AWQModifier", f"{peer:.1f}", "1", f"{report['kl']['AWQModifier']:.4f}"),
     ]
-    head = "| | seconds | of AWQModifier's | mean KL |\n|---|---:|---:|---:|\n"
+    head = "| | seconds | relative to AWQModifier | mean KL |\n|---|---:|---:|---:|\n"
     return head + "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

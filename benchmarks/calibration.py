@@ -2,10 +2,10 @@
 
     python -m benchmarks.calibration MODEL [--samples 64] [--length 512] [--runs 5] [--llama FOLDER] [--json FILE]
 
-In turns, so that a slow minute of the machine hits all alike, each in a process of its own whose imports and loading
-do not count:
+Runs are interleaved, so that a slow minute of the machine affects all of them. Each is in its own process, whose
+imports and loading do not count:
 
-    pass        the whole pass, layer by layer from the checkpoint, with all statistics (tokens drawn before)
+    pass        the complete pass, layer by layer from the checkpoint, with all statistics (tokens drawn before)
     forward     transformers' own forward over the same batches in BF16, experts by grouped_mm, the model in memory
     oneshot     llmcompressor's NVFP4 oneshot over the same samples (the model in memory)
     imatrix     llama-imatrix over the same number of tokens, from a BF16 GGUF (--llama: the folder of its programs)
@@ -170,7 +170,7 @@ def benchmark(model: str, samples: int, length: int, runs: int, llama: Path | No
 def table(report: dict[str, Any]) -> str:
     base = report["medians"]["forward"]["seconds"]
     lines = [
-        "| | seconds | of the plain forward | CPU s | tokens/s | peak anonymous MB |",
+        "| | seconds | relative to the plain forward | CPU s | tokens/s | peak anonymous MB |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name, found in report["medians"].items():

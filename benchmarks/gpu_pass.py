@@ -126,7 +126,9 @@ def main() -> None:
             ends = [file.stat().st_mtime for file in files]
         steady = (ends[-1] - ends[0]) / (len(ends) - 1)
         rows.append(("page cache" if cached else "disk", seconds, steady))
-    print("| weights from | s in all | s a layer | layers/min | read alone, s | arithmetic, s | device peak, GB |")
+    print(
+        "| weights from | s in total | s per layer | layers/min | reading only, s | arithmetic, s | device peak, GB |"
+    )
     print("|---|---:|---:|---:|---:|---:|---:|")
     # Of several processes this one does no work on a device.
     peak = f"{torch.cuda.max_memory_allocated() / 1e9:.1f}" if options.gpus == 1 else "-"

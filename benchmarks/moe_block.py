@@ -7,7 +7,7 @@ normal weights and routing (256 experts, hidden 3072, intermediate 1536, top-8, 
 
 - ours: what a calibration pass does with the block: its output, and every statistic of it added to those of the batches
   before, sample rows (128 of each expert and site) included, 64 batches to a layer;
-- ours, a batch alone: calibration.kernels.triton_experts, the output with the sums of this one batch;
+- ours, one batch only: calibration.kernels.triton_experts, the output with the sums of this one batch;
 - transformers: its own grouped_mm forward, the output alone;
 - dense observer: every expert on every token, outputs kept in float32, and REAP's saliency from their norms, as the
   reference implementation of REAP observes (statistics alone, no output);
@@ -161,7 +161,7 @@ def main() -> None:
     with torch.no_grad():
         layer = Pass(options.tokens)
         rows.append(("ours", "output and all", *measured(lambda: layer(*given), options.seconds)))
-        rows.append(("ours, a batch alone", "its sums", *measured(lambda: routed_experts(*given), options.seconds)))
+        rows.append(("ours, one batch only", "its sums", *measured(lambda: routed_experts(*given), options.seconds)))
         half = (given[0], given[1], given[2].bfloat16(), *given[3:])
         rows.append(("transformers", "output", *measured(lambda: transformers_forward(*half), options.seconds)))
         square = torch.randn(8192, 8192, device="cuda").bfloat16()
@@ -180,7 +180,7 @@ def main() -> None:
     counts = routed_experts(*given)[1].counts
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.tokens} tokens,")
     print(f"{int(counts.min())} to {int(counts.max())} of them per expert\n")
-    print("| way | gives | ms | ms sustained | tokens/s | extra memory |\n|---|---|---|---|---|---|")
+    print("| way | computes | ms | ms sustained | tokens/s | extra memory |\n|---|---|---|---|---|---|")
     for way, gives, short, long, memory in rows:
         speed = 1e3 * options.tokens / long
         print(f"| {way} | {gives} | {short:.2f} | {long:.2f} | {speed:,.0f} | {memory} |")

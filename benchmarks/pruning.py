@@ -5,8 +5,8 @@
 
 Calibrates MODEL (the bundled one by default) on `samples` windows of 512 tokens, chooses experts by every criterion,
 and runs the whole model in float32 with the others masked, which is what a pruned checkpoint computes. Prints a
-Markdown table: KL per token in nats over all held-out texts, and for `random` the least and the most of the seeds.
-With --by-domain, what `reap` costs on each domain of the held-out texts (of texts of one's own, each file is one).
+Markdown table: KL per token in nats over all held-out texts, and for `random` the range over the seeds.
+With --by-domain, what `reap` costs on each domain of the held-out texts (each file, for texts of your own).
 """
 
 import argparse

@@ -1,23 +1,23 @@
-"""What every variant of a model costs, and what its means bring: each against the same format without them.
+"""What every variant of a model costs, and what its technique brings: each against the same format without it.
 
     python -m benchmarks.quality MODEL [VARIANT]... [--heldout FOLDER] [--tokens 1024] [--texts PATH] [--samples 64]
                                  [--length 512] [--json FILE]
 
-Every shipped variant is made, read by independent code and run in float32 over held-out texts, weights alone and with
-inputs rounded as its engine rounds them, and so is its other:
+Every shipped variant is made, read by independent code and run in float32 over held-out texts, with the weights alone
+and with inputs rounded as its engine rounds them. So is the same format without its technique:
 
     gguf-q3_k_m, -q4_k_m, -iq4_xs   rounded without an importance matrix
     awq                             rounded to nearest: the same layout, no search, no narrower ranges
     nvfp4                           nvfp4-gb10: the same weights, but inputs in four bits too
 
-KL is the mean per token in nats, from the source. `gain` is the other's KL less the variant's, both as run, over the
+KL is the mean per token in nats, from the source. `gain` is the other's KL minus the variant's, both as run, over the
 same tokens, with its standard error: windows are drawn independently, tokens within one are not, so the error is that
-of a mean over windows (a ratio estimate, as windows differ in length). A gain within two standard errors of zero is
-none that this many tokens can show.
+of a mean over windows (a ratio estimate, as windows differ in length). This many tokens cannot show a gain that is
+within two standard errors of zero.
 
 --heldout names a folder of other texts (its subfolders are domains), of which at most --tokens of each file are read;
---texts what calibration reads; both are the built-in ones otherwise. A 25M model takes a quarter of an hour on two
-cores.
+--texts names what calibration reads. Both are the built-in texts by default. A 25M model takes a quarter of an hour on
+two cores.
 """
 
 import argparse

@@ -217,7 +217,7 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         f"{report['bytes'] / 1e9:.2f} GB of BF16, {report['cores']} cores, medians of runs in turns",
         "",
-        "| | runs | seconds | of cp | MB/s of source | CPU, s | start-up, s | peak RssAnon, MB |",
+        "| | runs | seconds | relative to cp | MB/s of source | CPU, s | start-up, s | peak RssAnon, MB |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for job, result in report["medians"].items():

@@ -91,7 +91,7 @@ def test_a_rerun_skips_and_another_criterion_needs_no_pass(root: Path, monkeypat
     made = prune(str(DEMO), *other, "--artifacts", str(root), *SMALL)
     assert Path(made["folder"]).name == "minimax-m2-4.6m-Frequency-5"
     assert made["masked"] is None
-    assert "It was not run against the original." in (Path(made["folder"]) / "README.md").read_text()
+    assert "It was not compared with the original." in (Path(made["folder"]) / "README.md").read_text()
 
 
 def test_a_plan_is_applied_elsewhere_without_calibration(root: Path, tmp_path: Path) -> None:
