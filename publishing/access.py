@@ -1,4 +1,4 @@
-"""Whether the token may do what publishing needs, found out before anything is done."""
+"""Whether the token has the permissions that publishing needs, checked before anything is done."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -64,7 +64,7 @@ def _exists(hub: Hub, org: str) -> bool:
 
 
 def _granted(token: Mapping[str, Any], org: str) -> set[str]:
-    """Permissions of a fine-grained token that hold for everything in a namespace."""
+    """Permissions of a fine-grained token for an entire namespace."""
     grants = token.get("fineGrained") or {}
     scoped = [
         scope.get("permissions", [])

@@ -1,4 +1,4 @@
-"""What a run left behind, as publishing sees it: artifacts with a manifest, and whether each may leave the house."""
+"""Artifacts of a run that publishing considers: those with a manifest, and whether each may be published."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ _PIECE = 1 << 24
 
 @dataclass(frozen=True)
 class Artifact:
-    """One manifest: of a Hugging Face folder, or of one GGUF file in a folder that several share."""
+    """An artifact with its manifest: a Hugging Face folder, or one GGUF file in a folder that several share."""
 
     folder: Path
     manifest_name: str
@@ -78,7 +78,7 @@ def chosen(artifacts: Sequence[Artifact], variants: Sequence[str]) -> tuple[Arti
 
 
 def unproven(artifact: Artifact) -> Refusal | None:
-    """Why its verification does not let it pass, None where it does."""
+    """Why its verification blocks publishing, None if it does not."""
     result = stored_result(artifact.folder, artifact.manifest_name)
     if result is None:
         what = "it was not verified, or was made again since"
@@ -114,7 +114,7 @@ def damaged(artifacts: Sequence[Artifact], progress: Progress) -> tuple[Refusal,
 
 
 def _sha256(path: Path, advance: Callable[[int], None]) -> str:
-    """Of a file that may take minutes to read."""
+    """sha256 of a file that may take minutes to read."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(_PIECE):

@@ -1,4 +1,4 @@
-"""What must hold of a card before its repository may be published, and its base model."""
+"""Requirements on a card before its repository may be published, and its base model."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -38,7 +38,7 @@ def check_license(repo: str, card: str, files: Collection[str]) -> None:
 
 
 def _split(card: str) -> tuple[dict[str, Any], str]:
-    """(fields of the front matter, {} where there is none that can be read; the text behind it)"""
+    """(fields of the front matter, {} where there is none that can be read; the text after it)"""
     if not card.startswith(_FENCE) or "\n---\n" not in card[len(_FENCE) - 1 :]:
         return {}, card
     head, _, body = card[len(_FENCE) :].partition(f"\n{_FENCE}")

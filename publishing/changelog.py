@@ -1,6 +1,6 @@
 """CHANGELOG.md of a repository: what each release changed and why, from the manifests before and after.
 
-An entry begins with "## v<number> (<date>)"; the newest stands first. Whatever else stands in the file stays.
+An entry begins with "## v<number> (<date>)"; the newest comes first. Everything else in the file is kept.
 """
 
 import re
@@ -16,7 +16,7 @@ from sixfold.sizes import size
 TITLE = "# Changelog"
 _ENTRY = re.compile(r"^## v(\d+)\b", re.MULTILINE)
 _OUTCOMES = ("schema", "variant", "model", "decisions", "notes", "files")
-"""Keys of a manifest that say what came out, not what went in."""
+"""Keys of a manifest that record outputs, not inputs."""
 _LONGEST = 60
 
 
@@ -29,7 +29,7 @@ class Step:
 
     @property
     def is_change(self) -> bool:
-        """Whether its bytes or what decides them are others; new words for the same artifact are no change."""
+        """Whether its bytes, or inputs that decide them, changed; a new description alone is not a change."""
         if self.before is None:
             return True
         return content_digest(self.before) != content_digest(self.after) or bool(_reasons(self.before, self.after))
@@ -51,7 +51,7 @@ def with_entry(changelog: str, entry: str) -> str:
 
 
 def entry_of(version: int, date: str, steps: Sequence[Step]) -> str:
-    """Markdown of one release. date: YYYY-MM-DD. steps: those that are changes are told."""
+    """Markdown of one release. date: YYYY-MM-DD. steps: those that are changes are listed."""
     lines = [f"## v{version} ({date})", ""]
     for step in steps:
         if step.is_change:
@@ -82,7 +82,7 @@ def _again(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 
 def _reasons(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What went in differently, one phrase each."""
+    """Which inputs changed, one phrase each."""
     inputs = {key: after.get(key) for key in {**before, **after} if key not in _OUTCOMES}
     return [_reason(key, _value(before, key), _value(after, key)) for key in changed_inputs(before, inputs)]
 
@@ -98,7 +98,7 @@ def _reason(key: str, old: Any, new: Any) -> str:
 
 
 def _value(manifest: Mapping[str, Any], key: str) -> Any:
-    """What stands at a dotted key; keys of libraries have no dots."""
+    """The value at a dotted key; keys of libraries have no dots."""
     found: Any = manifest
     for part in key.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None

@@ -12,7 +12,7 @@ from publishing.hub import Hub
 _LONGEST_TITLE = 59
 _LONGEST_NOTE = 500
 _LONGEST_DESCRIPTION = 150
-"""Characters that the Hub takes."""
+"""Characters that the Hub allows."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def keep_collection(hub: Hub, org: str, model: str, items: Sequence[Item], order
     """Create it, or bring it up to date; returns its URL.
 
     items: are put in where they are missing, and their notes corrected. order: of all repositories of the model; what
-    somebody else put into the collection stays, behind them. Interrupted anywhere, the next call goes on.
+    somebody else put into the collection stays, after them. If interrupted, the next call continues.
     """
     collection = hub.ask(f"create the collection {title_of(model)}", lambda: _created(hub, org, model))
     for item in items:

@@ -1,4 +1,4 @@
-"""The Hub as this stage speaks to it: every request tried patiently, every refusal one sentence without the token."""
+"""Requests to the Hub: retried where that can help, with every refusal as one sentence without the token."""
 
 import re
 from collections.abc import Callable
@@ -51,7 +51,7 @@ class Hub:
         return self.ask(f"read {name} of {repo}", get)
 
     def card_problems(self, card: str) -> tuple[str, ...]:
-        """What the Hub itself says against a card's front matter (POST /api/validate-yaml)."""
+        """The Hub's own objections to a card's front matter (POST /api/validate-yaml)."""
 
         def post() -> tuple[str, ...]:
             url = f"{self.api.endpoint}/api/validate-yaml"
@@ -63,7 +63,7 @@ class Hub:
         return self.ask("have the card validated", post)
 
     def clean(self, text: str) -> str:
-        """Without the token, whoever put it there, and on one line."""
+        """On one line, with the token removed."""
         one_line = " ".join(_TOKEN.sub("hf_***", text.replace(self.token, "hf_***")).split())
         return one_line if len(one_line) <= _LONGEST else one_line[:_LONGEST] + "..."
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 
 def merged(base: str, ours: str, theirs: str) -> str:
-    """What was changed from `base` in either text. Where both changed the same lines, both versions stand, ours
+    """What was changed from `base` in either text. Where both changed the same lines, both versions are kept, ours
     first; lines that one removed and the other kept are gone."""
     before, here, there = (text.splitlines(keepends=True) for text in (base, ours, theirs))
     kept_here, kept_there = _matches(before, here), _matches(before, there)

@@ -14,7 +14,7 @@ Kind = Literal["new", "changed", "unchanged", "deleted", "kept"]
 
 @dataclass(frozen=True)
 class Change:
-    """kind: "deleted" is a file of an earlier release that this one has no more; "kept" one that others put there."""
+    """kind: "deleted" is a file of an earlier release that this one has no more; "kept" one that others added."""
 
     name: str
     kind: Kind
@@ -24,7 +24,7 @@ class Change:
 @dataclass(frozen=True)
 class Plan:
     """One repository. remote: None where it is to be created. card, changelog: whole texts. entry: what this release
-    adds to the changelog, "" where nothing is new. version: of the release that stands there afterwards."""
+    adds to the changelog, "" where nothing is new. version: of the release afterwards."""
 
     publication: Publication
     remote: Remote | None
@@ -52,7 +52,7 @@ class Plan:
 
     @property
     def is_done(self) -> bool:
-        """Whether main holds everything as it is here."""
+        """Whether main matches the local files."""
         return self.remote is not None and not self.to_send and not self.to_delete
 
     @property
@@ -64,7 +64,7 @@ class Plan:
         return self.remote is not None and self.tag in self.remote.tags
 
     def card_diff(self, readable: Callable[[str], str]) -> str:
-        """Lines of the card that would change. readable: a card's text without what nobody reads."""
+        """Lines of the card that would change. readable: a card's text without its record of origins."""
         before = readable(self.remote.card if self.remote else "")
         lines = difflib.unified_diff(
             before.splitlines(), readable(self.card).splitlines(), "README.md on the Hub", "README.md", lineterm="", n=1

@@ -1,4 +1,4 @@
-"""Everything that must hold before the first byte is sent, and the plan that comes of it."""
+"""All checks before the first byte is sent, and the resulting plan."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from sixfold.progress import Progress
 from sixfold.sizes import size
 
 _LARGEST = 500 * 10**9
-"""Bytes of a file that the Hub takes."""
+"""Largest file in bytes that the Hub allows."""
 
 Problems = Callable[[str], Sequence[str]]
 """A card's text -> what the Hub would refuse or ignore of its front matter, found out offline."""
@@ -56,7 +56,7 @@ class Edition:
         return tuple(r for r in others if not self.hub.ask(f"look for {r}", partial(self.hub.api.repo_exists, r)))
 
     def plan(self, publication: Publication) -> Plan:
-        """As things stand on the Hub now. Raises SixfoldError where somebody else made what stands there, or the Hub
+        """As the Hub is now. Raises SixfoldError where somebody else made the repository, or the Hub
         would not take the card."""
         remote = read_remote(self.hub, publication.repo)
         card = self._card(publication, remote.card if remote is not None and not remote.is_empty else "")

@@ -1,4 +1,4 @@
-"""What one repository is to hold: the files of its artifacts, and what stands beside them for readers."""
+"""What one repository will hold: the files of its artifacts, and files beside them for readers."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ _BESIDE = ("LICENSE*", "LICENCE*", "NOTICE*", "*.svg", "*.png", "*imatrix*.gguf"
 """Shell patterns of files that no manifest lists and a reader wants."""
 _OF_AN_ARTIFACT = ("manifest.json", "verification.json", "evaluation.json")
 _OF_THE_RUN = "run.json"
-"""Times, memory and host: of no use to a reader."""
+"""Times, memory and host, which readers do not need."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from sixfold.sizes import size
 
 @dataclass(frozen=True)
 class Published:
-    """What became of one repository. before: its plan; after: as it is now. tagged: whether it is a new release."""
+    """The result for one repository. before: its plan; after: as it is now. tagged: whether it is a new release."""
 
     before: Plan
     after: Plan
@@ -31,10 +31,10 @@ class Published:
 def publish(
     edition: Edition, plans: Sequence[Plan], *, public: bool, progress: Progress, tell: Callable[[Published], None]
 ) -> str:
-    """Make the Hub hold what the plans say; returns the collection's URL.
+    """Carry out the plans on the Hub; returns the collection's URL.
 
     Each repository is created private, filled, checked and tagged, and only then made public if it is to be. tell:
-    called for each that is finished. Interrupted anywhere, the same call again does what is left.
+    called for each that is finished. If interrupted, the same call again does the rest.
     """
     hub = edition.hub
     record_org(edition.root, edition.org)

@@ -1,6 +1,6 @@
-"""How far an upload is, seen from how far its files have been read.
+"""Progress of an upload, estimated from how far its files have been read.
 
-upload_folder tells nobody how many bytes it has sent. It reads files about as fast as it sends them, and Linux shows
+upload_folder does not report how many bytes it has sent. It reads files about as fast as it sends them, and Linux shows
 the position of every file that this process has open.
 """
 

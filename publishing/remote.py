@@ -91,7 +91,7 @@ def _read(hub: Hub, repo: str) -> tuple[bool, str, dict[str, RemoteFile], dict[s
 
 
 def _manifest(text: str) -> Mapping[str, Any] | None:
-    """A manifest of this project; another tool's file of that name is none."""
+    """A manifest of this project; None for another tool's file of that name."""
     try:
         found = json.loads(text)
     except json.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""Sending one repository: whole, checked, and tagged, however often it was interrupted before."""
+"""Sends one repository: complete, checked and tagged, however often it was interrupted before."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -41,9 +41,9 @@ def create_repository(hub: Hub, repo: str) -> None:
 def send(hub: Hub, repo: str, plan_now: Callable[[], Plan], progress: Progress) -> Plan:
     """Send what is missing, and see that it arrived. Returns the plan of the finished repository.
 
-    plan_now: looks at the Hub anew. A commit of upload_folder holds everything or nothing (up to 250 files), so readers
-    of main see one release or the next. Whatever was lost, doubled or damaged on the way shows in the next plan, as
-    the Hub's own checksums are compared; that plan is sent in turn.
+    plan_now: reads the Hub's state again. A commit of upload_folder holds everything or nothing (up to 250 files), so
+    readers of main see one release or the next. Whatever was lost, doubled or damaged on the way shows in the next
+    plan, as the Hub's own checksums are compared; that plan is sent in turn.
     """
 
     def attempt() -> Plan:
@@ -90,7 +90,7 @@ def _message(plan: Plan) -> str:
 def tag_release(hub: Hub, plan: Plan) -> bool:
     """Tag main as the release that its changelog names, unless it is; returns whether it was not.
 
-    Raises SixfoldError where the Hub will not have it.
+    Raises SixfoldError where the Hub refuses it.
     """
     if plan.is_tagged:
         return False
@@ -116,7 +116,7 @@ def make_public(hub: Hub, repo: str) -> None:
 
 
 def check_ours(plan: Plan) -> None:
-    """Raises SixfoldError where something stands under the name that this project did not put there."""
+    """Raises SixfoldError if a repository of that name exists that this project did not make."""
     remote = plan.remote
     if remote is None or remote.is_of(plan.publication.model):
         return
