@@ -1,3 +1,3 @@
-"""The spine: what every stage stands on, in rooms by concept."""
+"""The spine: what every stage builds on, in rooms by concept."""
 
 __version__ = "0.1.0"

@@ -22,6 +22,6 @@ class UsageError(SixfoldError):
 
 
 class GateError(SixfoldError):
-    """The work is done, but a quality gate of the recipe does not hold."""
+    """The work is done, but it fails a quality gate of the recipe."""
 
     exit_code = 3

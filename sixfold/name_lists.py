@@ -14,12 +14,12 @@ def some(names: Sequence[str]) -> str:
 
 
 def by_pattern(names: Iterable[str]) -> str:
-    """Names that differ in numbers alone are counted: "model.layers.*.mlp.gate (61)"."""
+    """Names that differ only in numbers are counted: "model.layers.*.mlp.gate (61)"."""
     return _counted(_NUMBER.sub(".*", name) for name in names)
 
 
 def by_layer(names: Iterable[str]) -> str:
-    """Names of whole layers: "model.layers.61 (791)"; what is in none stands by itself."""
+    """Names of whole layers: "model.layers.61 (791)"; names outside of layers are listed one by one."""
     return _counted(found[1] if (found := _LAYER.match(name)) else name for name in names)
 
 

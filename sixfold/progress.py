@@ -1,4 +1,4 @@
-"""How stages show how far they are, without knowing what shows it."""
+"""How stages report progress, without knowing how it is displayed."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -13,5 +13,5 @@ class Progress(Protocol):
 
 @contextmanager
 def unseen(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Progress that nobody looks at."""
+    """Progress that is not displayed."""
     yield lambda amount: None

@@ -1,4 +1,4 @@
-"""How sizes are written for people, and read."""
+"""How sizes are formatted and parsed."""
 
 import re
 

@@ -1,1 +1,1 @@
-"""What an export writes, and how it appears: planned, streamed, put in place, recorded."""
+"""What an export writes and how: planned, streamed, put in place, recorded."""

@@ -1,8 +1,8 @@
-"""A file of known size that several threads write in any order; hashed, pushed to disk and named on the way.
+"""A file of known size that several threads write in any order; meanwhile it is hashed, synced to disk and renamed.
 
 Behind the writers one thread follows the finished prefix: it hashes it from the page cache, pushes it to disk, and
-notes how far the file is safe, which is where a killed run goes on. Once the file is whole the same thread gives it its
-name, while the writers are already in the next one.
+records how far the file is safe, which is where a killed run resumes. Once the file is complete the same thread gives
+it its name, while the writers already work on the next one.
 """
 
 import hashlib
@@ -15,14 +15,14 @@ from sixfold.artifact.workspace import read_json, sync_folder, write_json
 from sixfold.errors import SixfoldError
 
 _HASHED = 1 << 20  # bytes read back and hashed at a time
-_SAFE_EVERY = 256 << 20  # bytes between two notes of how far a file is safe
+_SAFE_EVERY = 256 << 20  # bytes between two records of how far a file is safe
 _WRITTEN = 256 << 10
-"""Bytes given to the kernel in one call. Behind larger writes ext4 looks for larger runs of free memory, which are dear
+"""Bytes given to the kernel in one call. For larger writes ext4 looks for larger runs of free memory, which are costly
 to find: measured, this takes 0.2 to 0.3 ns a byte, and a tensor of 4.7 MB in one call 0.4 to 1.8 ns."""
 
 
 class GrowingFile:
-    """`folder`/<file.name>, under a temporary name until it is whole; `file.header` is the caller's to write, too.
+    """`folder`/<file.name>, under a temporary name until it is complete; the caller also writes `file.header`.
 
     safe: bytes that are final from the start, where an earlier run with the same `key` left the file unfinished.
     Raises SixfoldError where the disk does not take it.

@@ -20,7 +20,7 @@ EVERY_ARTIFACT = ("torch", "transformers")
 """Libraries that have a part in the bytes of every artifact: transformers says what each tensor is to the model, and
 torch reads, casts and computes. What only some formats are made with, their exporters name (exporters/protocol.py)."""
 _WORDS = ("title", "engines", "hardware", "gates")
-"""Keys of a recipe that say something of the artifact and change none of its bytes."""
+"""Keys of a recipe that describe the artifact and change none of its bytes."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def file_record(path: Path) -> FileRecord:
 def inputs_of(
     recipe: Recipe, fingerprint: str, revision: str, statistics: str | None, libraries: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Everything that decides an artifact's bytes, in the order in which a reader would ask for it.
+    """Everything that decides an artifact's bytes, most general first.
 
     libraries: those whose code has a part in them, beyond EVERY_ARTIFACT.
     """
@@ -94,7 +94,7 @@ def changed_inputs(manifest: Mapping[str, Any], inputs: Mapping[str, Any]) -> li
 
 
 def described_anew(manifest: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The manifest of a current artifact with the recipe's present words; None where they are the same."""
+    """The manifest of a current artifact with the recipe's present descriptions; None if they are the same."""
     changed = {**manifest, "recipe": inputs["recipe"], "recipe_digest": inputs["recipe_digest"]}
     return changed if changed != manifest else None
 
@@ -123,14 +123,14 @@ def damaged_files(folder: Path, manifest: Mapping[str, Any], run: Mapping[str, A
 
 @dataclass(frozen=True)
 class State:
-    """Where a variant stands: "missing", "partial", "stale", "damaged" or "current", and why."""
+    """State of a variant: "missing", "partial", "stale", "damaged" or "current", and why."""
 
     name: str
     reasons: tuple[str, ...] = ()
 
 
 def state_of(folder: Path, manifest_name: str, inputs: Mapping[str, Any] | None, begun: Path | None = None) -> State:
-    """`inputs` None leaves out the question whether the artifact is stale (its source is not at hand).
+    """`inputs` None: do not check whether the artifact is stale (its source is not available).
 
     begun: what exists if the work was begun: the folder itself by default, something else where artifacts share it.
     """
@@ -158,9 +158,9 @@ def run_name(manifest_name: str) -> str:
 
 
 def variant_manifests(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Of every finished variant in `root` (<out>/<model>), by path.
+    """The manifest of every finished variant in `root` (<out>/<model>), by path.
 
-    Raises SixfoldError for one that cannot be read: what it describes must not drop out without a word.
+    Raises SixfoldError for one that cannot be read: what it describes must not silently be left out.
     """
     for path in manifest_paths(root):
         manifest = read_json(path) or {}

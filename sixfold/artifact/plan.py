@@ -68,7 +68,7 @@ class PlannedFile:
 class ExportPlan:
     """Everything an export writes, except README.md, manifest.json and run.json.
 
-    texts: small files written whole, by name (config.json, model.safetensors.index.json, tokenizer files...).
+    texts: contents of small files, by name (config.json, model.safetensors.index.json, tokenizer files...).
     notes: one sentence per policy that was applied and a reader should know of ("kept in BF16: ...").
     manifest: name of the manifest in the folder; GGUF files that share one have one each.
     """

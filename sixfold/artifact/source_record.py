@@ -1,8 +1,8 @@
-"""<model>/source/: what cards, reports and publishing must know of the checkpoint that artifacts were made from, kept
-beside them, so that they can be rendered where the checkpoint is not.
+"""<model>/source/: what cards, reports and publishing must know about the checkpoint that artifacts were made from,
+kept beside them, so that they can be rendered where the checkpoint is not.
 
 source.json   name, hub (its id there, "" of a folder), revision, fingerprint, provenance (see
-              sixfold.checkpoint.provenance), stated: the part of it that options said, which holds on until other
+              sixfold.checkpoint.provenance), stated: the part of it that came from options, which is kept until other
               options are given
 config.json   the checkpoint's own, which a GGUF folder lacks
 pruning/      manifest.json, plan.json and verification.json of a checkpoint that `sixfold prune` made

@@ -26,7 +26,7 @@ _Job = tuple[GrowingFile, Unit]
 
 _BLOCK = 16 << 20  # bytes copied at a time
 _GROWING = 3
-"""Files that are begun and not on disk yet: workers do not wait for the end of one, and a slow disk holds them up."""
+"""Files that are begun and not on disk yet: workers need not wait for the end of one, unless the disk is slow."""
 _TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
@@ -43,7 +43,7 @@ def write_files(
     """Write every weight file of `plan` into `folder` and return their sizes and hashes.
 
     key: digest of all that decides the bytes. Files and prefixes that an earlier run with the same key left in
-    `folder` are kept; anything else there is written anew. advance: called with numbers of finished bytes.
+    `folder` are kept; anything else there is written again. advance: called with numbers of finished bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {t.name: t for t in plan.tensors}
@@ -54,7 +54,7 @@ def write_files(
     growing: list[GrowingFile] = []
 
     def units() -> Iterator[_Job]:
-        """Opens each file that is not whole yet when its first unit's turn comes."""
+        """Opens each incomplete file when its first unit is next."""
         for file in plan.files:
             done = _left_by_earlier_run(file, folder, key)
             if done is not None:

@@ -1,4 +1,4 @@
-"""verification.json as those read it who did not measure it: whether it speaks of the artifact, and its figures.
+"""verification.json for readers other than verification: whether it is about the artifact, and its figures.
 
 verification/result.py documents the file and writes it.
 """

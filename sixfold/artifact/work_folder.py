@@ -1,4 +1,4 @@
-"""Unfinished work and how it becomes an artifact: locked, taken up again after a kill, and put in place as a whole."""
+"""Unfinished work and how it becomes an artifact: locked, resumed after a kill, and put in place all at once."""
 
 import os
 import platform
@@ -20,7 +20,7 @@ from sixfold.checkpoint.checkpoint import Checkpoint
 from sixfold.errors import SixfoldError
 
 _REPLACED = "replaced-manifest.json"
-"""Where the manifest of an artifact waits that is being replaced: a rerun must still know which files were its own."""
+"""Where the manifest of an artifact is kept while it is replaced: a rerun must still know which files it listed."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class Workspace:
         return self.root / self.model
 
     def calibration(self, profile: Calibration) -> Path:
-        """Folder of the statistics of one profile; another profile than the shipped one gets a folder of its own."""
+        """Folder of the statistics of one profile; a profile other than the default gets its own folder."""
         folder = self.folder / CALIBRATION
         if profile == Calibration():
             return folder
@@ -109,7 +109,7 @@ def json_bytes(value: Mapping[str, Any]) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """None where the file is missing or cut short: both mean that what it would describe is not there."""
+    """None if the file is missing or truncated: both mean that what it would describe does not exist."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):

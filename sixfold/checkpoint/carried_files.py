@@ -1,4 +1,4 @@
-"""Which files beside the weights a checkpoint's copies carry on: what a reader needs to load and may use it."""
+"""Which files beside the weights are carried into artifacts: those needed to load the model, and its license."""
 
 from collections.abc import Iterable
 from fnmatch import fnmatch
@@ -22,13 +22,14 @@ CARRIED = (
     "LICENCE*",
     "NOTICE*",
 )
-"""Shell patterns of names at the top of the folder; "*.py" is what auto_map names. README.md is written anew."""
+"""Shell patterns of names at the top of the folder; "*.py" is what auto_map names. README.md is not carried: a card is
+written instead."""
 
 _NEVER = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.incomplete", "*.lock")
 
 
 def carried_files(names: Iterable[str]) -> tuple[str, ...]:
-    """Of all relative names in a folder, those to carry on, sorted."""
+    """Those of the relative names in a folder that are carried, sorted."""
     return tuple(
         sorted(
             name

@@ -57,7 +57,7 @@ class Contents:
 @dataclass(frozen=True)
 class Checkpoint:
     """name: for output folders. location: as the user gave it. revision: hub commit, "" for a folder.
-    tensors: logical tensors by name, in the order of files and offsets. extras: other files worth carrying on
+    tensors: logical tensors by name, in the order of files and offsets. extras: other files to carry over
     (tokenizer, chat template, generation config, LICENSE), relative names, all of them in `folder`.
     bare: config.json is all there is; `tensors` is what it describes (see sixfold.model.bare_config)."""
 
@@ -132,7 +132,7 @@ def open_checkpoint(
 
 @dataclass(frozen=True)
 class _Asked:
-    """What the user gave. name and provenance go before what the checkpoint says of itself."""
+    """What the user gave. name and provenance override what the checkpoint states."""
 
     model: str
     name: str
@@ -168,12 +168,12 @@ def _open_folder(asked: _Asked, folder: Path, revision: str, own_name: str) -> C
 def _open_hub(asked: _Asked, commit: str, own_name: str, headers_only: bool) -> Checkpoint:
     repo = asked.model
     sizes = hub.list_files(repo, commit)
-    if sizes is None:  # the Hub is out of reach: what the cache has must do
+    if sizes is None:  # the Hub cannot be reached: use what the cache has
         return _open_folder(asked, hub.cached_snapshot(repo, commit), commit, own_name)
     extras = carried_files(sizes)
     small = [n for n in (CONFIG, INDEX, PROVENANCE, MODELOPT_CONFIG, *extras) if n in sizes]
     folder = hub.download(repo, commit, {n: sizes[n] for n in small})
-    # All that can be refused without the weights is refused before they are downloaded.
+    # Whatever can be refused without the weights is refused before they are downloaded.
     index = parse_index(repo, _bytes(folder / INDEX)) if INDEX in sizes else None
     files = weight_files(repo, sizes, index)
     config = read_config(folder / CONFIG, repo)

@@ -1,4 +1,4 @@
-"""Which fields of a config.json speak of the number of experts, of their groups, or of MTP layers; and new values."""
+"""Which config.json fields hold the number of experts, of their groups, or of MTP layers; and new values for them."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -6,7 +6,7 @@ from copy import deepcopy
 from typing import Any
 
 Key = tuple[str, ...]
-"""Where a field stands: ("num_experts",), or ("text_config", "num_experts")."""
+"""Path of a field: ("num_experts",), or ("text_config", "num_experts")."""
 
 COUNT = re.compile(r"(num|n|moe)_((local|routed|moe)_)?(num_)?experts")
 """Names of the number of routed experts; a config may have several (num_experts beside num_local_experts)."""

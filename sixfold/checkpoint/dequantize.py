@@ -3,7 +3,7 @@
 import torch
 
 _CHUNK = 1 << 18
-"""Elements worked on at a time, so that the float32 intermediate stays in the processor's cache."""
+"""Elements worked on at a time, so that the float32 intermediate stays in the CPU's cache."""
 
 _SIGN_AND_MAGNITUDE = 0xBF80 - 0x10000
 """Of an E4M3 byte sign-extended to 16 bits and shifted left by 7: float16's sign, and E4M3's other bits in place."""
@@ -18,7 +18,7 @@ def fp8_blocks(weight: torch.Tensor, scale: torch.Tensor, block: tuple[int, int]
     block that come before the first row of `weight`.
 
     E4M3 (4 exponent bits, bias 7) shifted into float16's place (5 bits, bias 15) is the same value times 2^-8, for
-    subnormals as well; the scale makes up for it, and products with powers of two are exact. Only E4M3's NaN has no
+    subnormals as well; the scale compensates for it, and products with powers of two are exact. Only E4M3's NaN has no
     such counterpart, and scales near float32's limit would overflow: those take the direct route.
     """
     rows, columns = weight.shape

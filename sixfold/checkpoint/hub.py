@@ -1,7 +1,7 @@
-"""Checkpoints and datasets on the Hugging Face Hub: resolved to a commit, looked at by headers, downloaded.
+"""Checkpoints and datasets on the Hugging Face Hub: resolved to a commit, inspected by headers, downloaded.
 
-huggingface_hub's cache keeps finished files, so a download that was cut short goes on with the next file; a connection
-lost in the middle of a file is taken up where it broke.
+huggingface_hub's cache keeps finished files, so an interrupted download resumes with the next file; if the connection
+is lost in the middle of a file, that file is resumed.
 """
 
 import shutil
@@ -68,7 +68,7 @@ def resolve_commit(repo: str, revision: str, kind: Kind = "model") -> str:
 
 
 def list_files(repo: str, commit: str) -> dict[str, int] | None:
-    """Name -> bytes of every file at this commit; None where the Hub is out of reach but the cache has the commit."""
+    """Name -> bytes of every file at this commit; None if the Hub cannot be reached but the cache has the commit."""
     with _hub_errors(repo, commit):
         try:
             tree = HfApi().list_repo_tree(repo, revision=commit, recursive=True)
@@ -111,7 +111,7 @@ def download(repo: str, commit: str, sizes: Mapping[str, int], kind: Kind = "mod
 
 
 def cached_snapshot(repo: str, commit: str) -> Path:
-    """The folder of a commit as far as it is in the cache, without asking the Hub."""
+    """The folder of a commit, with the files that are in the cache, without asking the Hub."""
     with _hub_errors(repo, commit):
         return Path(snapshot_download(repo, revision=commit, local_files_only=True, allow_patterns=["config.json"]))
 
@@ -148,7 +148,7 @@ def _range(repo: str, commit: str, file: str, start: int, stop: int) -> bytes:
 
 
 def _literal(name: str) -> str:
-    """A shell pattern that matches `name` alone."""
+    """A shell pattern that matches only `name`."""
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 

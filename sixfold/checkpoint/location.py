@@ -1,4 +1,4 @@
-"""What a MODEL on the command line stands for, told without anything that takes long to import."""
+"""What a MODEL on the command line refers to, found without imports that take long."""
 
 from fnmatch import fnmatch
 from pathlib import Path

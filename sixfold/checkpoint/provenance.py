@@ -1,4 +1,4 @@
-"""What a checkpoint's card says of its past: provenance.yaml beside the weights, or options."""
+"""A checkpoint's origin, for its card: from provenance.yaml beside the weights, or options."""
 
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ class Provenance:
 
 
 def read_provenance(folder: Path, options: Provenance | None) -> Provenance:
-    """provenance.yaml in `folder` (if there is one), with whatever `options` states in place of it."""
+    """provenance.yaml in `folder` (if there is one), with values from `options` taking precedence."""
     path = folder / FILE
     written = parse_provenance(str(path), path.read_bytes()) if path.is_file() else Provenance()
     stated = {key: value for key, value in asdict(options or Provenance()).items() if value}

@@ -2,7 +2,7 @@
 
 Works on names alone, so that a folder and a listing on the Hub go through the same rules:
 - with model.safetensors.index.json: exactly the files it names;
-- without: model.safetensors, or else the only safetensors file there is, leaving aside what is no model of its own
+- without: model.safetensors, or else the only safetensors file there is, ignoring what is not a model by itself
   (adapters, Mistral's consolidated copies).
 """
 

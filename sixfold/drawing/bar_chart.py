@@ -1,7 +1,7 @@
-"""Bars as SVG: one for each of a list of things, under each other, as long as its value.
+"""A horizontal bar chart as SVG.
 
 One file without scripts, fonts or links, as sixfold/drawing/heat_map.py draws them; colors follow the reader's
-setting of light or dark, and a bar says under the pointer what it stands for.
+setting of light or dark, and each bar has a tooltip.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _CHARACTER = 6.4
 
 @dataclass(frozen=True)
 class Bar:
-    """label: before the bar. value: 0 or more. shown: behind the bar. said: what a pointer over it reads.
+    """label: before the bar. value: 0 or more. shown: after the bar. said: its tooltip.
     marked: in another color (one to be looked at)."""
 
     label: str

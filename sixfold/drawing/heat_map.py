@@ -1,6 +1,6 @@
 """Heat maps of a model's experts as SVG: a row for each decoder layer, a cell for each expert.
 
-A cell says under the pointer what it stands for. See sixfold.drawing.svg_document for what all pictures share.
+Each cell has a tooltip. See sixfold.drawing.svg_document for what all pictures share.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ _DARK: tuple[Color, ...] = ((34, 46, 60), (62, 128, 172), (214, 236, 255))
 
 @dataclass(frozen=True)
 class Cell:
-    """One expert. shade: 0 for the least to 1 for the most, None for an empty cell. said: what a pointer over it reads.
+    """One expert. shade: 0 for the least to 1 for the most, None for an empty cell. said: its tooltip.
     small: drawn at half the side (an expert that is not kept). marked: with a colored edge (one to be looked at)."""
 
     shade: float | None
@@ -37,7 +37,7 @@ class Row:
 
 
 def heat_map(title: str, note: str, rows: Sequence[Row], *, least: str, most: str) -> str:
-    """The SVG's text. note: one line on how to read it. least, most: what the ends of the color scale stand for."""
+    """The SVG's text. note: one line on how to read it. least, most: labels of the ends of the color scale."""
     longest = max(len(row.cells) for row in rows)
     side = max(_SMALLEST, min(_LARGEST, (_WIDTH - _LEFT - _RIGHT) // longest))
     bottom = _TOP + side * len(rows)

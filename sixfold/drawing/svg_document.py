@@ -11,7 +11,7 @@ from html import escape
 
 @dataclass(frozen=True)
 class Theme:
-    """paper: behind everything. ink: text. quiet: text that steps back. rule: grid lines. edge: around what is to be
+    """paper: behind everything. ink: text. quiet: less prominent text. rule: grid lines. edge: around what is to be
     looked at. hues: of series, with a contrast of at least 4.5 to the paper, and told apart by the color-blind."""
 
     paper: str
@@ -41,14 +41,14 @@ DARK = Theme(
 
 
 def style(rules: Callable[[Theme], Iterable[str]]) -> str:
-    """A style sheet: the rules for light, and for dark where the reader asks for it."""
+    """A style sheet: the rules for light, and for dark if the reader's setting is dark."""
     return f"{' '.join(rules(LIGHT))} @media (prefers-color-scheme: dark) {{ {' '.join(rules(DARK))} }}"
 
 
 def document(
     width: int, height: int, title: str, css: str, body: Sequence[str], *, described: str = "", attributes: str = ""
 ) -> str:
-    """The SVG's text. title, described: what those hear who do not see it. body: elements, drawn in their order."""
+    """The SVG's text. title, described: text for screen readers. body: elements, drawn in their order."""
     size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     return "\n".join(
         [

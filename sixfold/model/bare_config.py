@@ -1,4 +1,4 @@
-"""A checkpoint of which no more than its config.json is here: what it would hold on disk, by transformers' own model.
+"""A checkpoint known only by its config.json: what it would hold on disk, derived from transformers' own model.
 
 The model is built without memory, and its parameters go through transformers' own way of saving: the names, shapes and
 numbers of tensors are those that it would write, and reads again. Weights have the dtype that config.json states (BF16
@@ -35,7 +35,7 @@ def open_config(
     """The checkpoint that `path` describes, which cannot be read. model: as the user named it; a folder's other files
     (tokenizer, license) count as the checkpoint's, the neighbors of a file do not.
 
-    experts: in place of the number that the config says. Raises SixfoldError where transformers does not know the
+    experts: instead of the number in the config. Raises SixfoldError where transformers does not know the
     model or the weights would be quantized already, UsageError where it cannot have so many experts.
     """
     folder = path.parent
@@ -81,7 +81,7 @@ def described(
 
 
 def config_notes(checkpoint: Checkpoint) -> Iterator[str]:
-    """Of a bare checkpoint, what was taken for granted, and what is not counted."""
+    """For a bare checkpoint: what was assumed, and what is not counted."""
     if not checkpoint.bare:
         return
     yield (

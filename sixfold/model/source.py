@@ -44,11 +44,11 @@ def describe_source(
     provenance: Provenance | None = None,
     experts: int | None = None,
 ) -> Source:
-    """What is known of a model before its weights are here: of a folder, of a hub id by its headers, and of a
-    config.json alone (or a folder with no more than that) by transformers' own model. Nothing can be read.
+    """What is known of a model before its weights are downloaded: from a folder, from a hub id's headers, or, for a
+    config.json alone (or a folder with nothing else), from transformers' own model. No weight can be read.
 
-    experts: of a config.json, in place of the number that it says. Raises SixfoldError, and UsageError where `experts`
-    cannot be.
+    experts: for a config.json, instead of its own number. Raises SixfoldError, and UsageError where the model cannot
+    have so many `experts`.
     """
     path = config_alone(model)
     if path is None:

@@ -1,1 +1,1 @@
-"""Recipes: what one variant is made of."""
+"""Recipes: how one variant is made."""

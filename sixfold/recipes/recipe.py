@@ -1,8 +1,8 @@
-"""Recipes: what one variant is made of, as checked data.
+"""Recipes: how one variant is made, as validated data.
 
-A recipe is a YAML file; sixfold.recipes.recipe_files reads it, follows `extends:` and applies overrides. Here stands
-what a resolved recipe holds, how a name becomes recipes, and the JSON schema by which an editor completes and checks
-them.
+A recipe is a YAML file; sixfold.recipes.recipe_files reads it, follows `extends:` and applies overrides. This
+module defines what a resolved recipe holds, how a name becomes recipes, and the JSON schema by which an editor
+completes and checks them.
 """
 
 import re
@@ -62,9 +62,9 @@ class Calibration(_Strict):
     sample_rows: PositiveInt = 128
     """Input rows kept of every input site (of every expert), for searches such as AWQ's."""
     min_tokens: PositiveInt = 32
-    """An expert that fewer tokens are routed to is starved: its own statistics are not to be trusted."""
+    """An expert that fewer tokens are routed to is starved: its own statistics are not reliable."""
     starved: Literal["average", "all_experts", "fail"] = "average"
-    """What stands in for a starved expert's statistics: the average over the layer's other experts, what it reads of
+    """What replaces a starved expert's statistics: the average over the layer's other experts, its inputs for
     extra tokens that it is not routed to, or nothing ("fail" stops the calibration)."""
     special_tokens: Literal["count", "leave_out"] = "count"
     """Whether statistics count the tokenizer's special tokens (BOS, turn markers), whose activations can be extreme."""
@@ -74,7 +74,7 @@ class Calibration(_Strict):
 
 
 class Gates(_Strict):
-    """What the variant's divergence from the BF16 source must hold to; no gate where unset."""
+    """Limits on the variant's divergence from the BF16 source; no gate if unset."""
 
     max_mean_kl: Annotated[float, Field(gt=0)] | None = None
     """Largest mean KL divergence per token, natural logarithm."""
@@ -139,7 +139,7 @@ def load_recipes(name: str, overrides: Sequence[str] = (), options_of: OptionsOf
         recipes += [recipe] if recipe else []
     problems += _clashes(recipes)
     if problems:
-        # A file that several recipes extend says each thing once.
+        # Problems in a file that several recipes extend are reported once.
         raise UsageError(_listing(name, list(dict.fromkeys(problems))))
     return tuple(recipes)
 
@@ -220,7 +220,7 @@ def _option_models(
 
 
 def _takes(draft: Draft, path: Sequence[str], models: Mapping[str, type[BaseModel]]) -> bool:
-    """Whether an override of `path` is meant for this recipe: exporters' options only where the exporter has them."""
+    """Whether an override of `path` applies to this recipe: exporters' options only where the exporter has them."""
     model = models.get(str(draft.values.get("exporter")))
     return path[0] != "options" or len(path) < 2 or model is None or path[1] in model.model_fields
 
@@ -259,7 +259,7 @@ def _explained(model: type[BaseModel], entry: Mapping[str, Any], path: tuple[str
     if entry["type"] == "missing":
         return "is missing", "add it, or take it from another recipe with `extends:`"
     message = entry["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    message = message.replace("a valid tuple", "a list")  # YAML has lists alone
+    message = message.replace("a valid tuple", "a list")  # YAML has only lists
     given = entry["input"]
     return f"{given!r}: {message}", ""
 

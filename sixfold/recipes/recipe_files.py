@@ -49,7 +49,7 @@ class Draft:
     places: dict[KeyPath, tuple[str, int | None]] = field(default_factory=dict)
 
     def origin(self, path: KeyPath) -> tuple[str, int | None, str]:
-        """File, line and dotted key of what stands at `path`, or of the nearest key around it."""
+        """File, line and dotted key of the value at `path`, or of the nearest key around it."""
         for length in range(len(path), 0, -1):
             if path[:length] in self.places:
                 return *self.places[path[:length]], ".".join(path)
@@ -110,7 +110,7 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[list[Override], list[Prob
 
 
 def _profiles_first(overrides: list[Override], problems: list[Problem]) -> list[Override]:
-    """Profiles as overrides of single keys; the others refine them, in whatever order they were written."""
+    """Profiles as overrides of single keys; the others refine them, in any order."""
     single = [
         Override((*_CALIBRATION, key), value)
         for override in overrides
@@ -188,7 +188,7 @@ def _extended(draft: Draft, path: Path, above: tuple[Path, ...], problems: list[
     if "extends" not in draft.values:
         return draft
     if "name" not in draft.values:
-        # An inherited name would make the result pass for the recipe it extends.
+        # With an inherited name the result would look like the recipe it extends.
         problems.append(Problem(draft.file, None, "name", "is missing", "give the recipe a name of its own"))
     parent = draft.values.pop("extends")
     where = Problem(*draft.origin(("extends",)), "")
@@ -209,7 +209,7 @@ def _extended(draft: Draft, path: Path, above: tuple[Path, ...], problems: list[
 
 
 def _fill_in_profile(draft: Draft, base: Path, problems: list[Problem]) -> None:
-    """Put `calibration: {profile: name}` under what the same file writes beside it, and so over what it extends."""
+    """Merge `calibration: {profile: name}` above what the file extends and below the keys written beside it."""
     written = draft.values.get(_CALIBRATION[0])
     if not isinstance(written, dict) or _PROFILE not in written:
         return
@@ -271,7 +271,7 @@ def _read_one(path: Path, problems: list[Problem]) -> Draft | None:
 
 
 def _places(node: yaml.Node, path: KeyPath, file: str, places: dict[KeyPath, tuple[str, int | None]]) -> list[Problem]:
-    """Record where every key and list item stands; returns keys that are written twice."""
+    """Record the line of every key and list item; returns keys that are given twice."""
     repeated: list[Problem] = []
     if isinstance(node, yaml.MappingNode):
         children = [(str(key.value), key, value) for key, value in node.value]
@@ -296,7 +296,7 @@ def _shown(path: Path) -> str:
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` wins; mappings are merged key by key, lists replaced whole."""
+    """`over` wins; mappings are merged key by key, lists are replaced."""
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)

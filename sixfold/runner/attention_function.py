@@ -1,4 +1,4 @@
-"""The function by which transformers' models attend, exchanged for a while.
+"""Temporarily replaces the attention function that transformers' models call.
 
 Families call it by the name of their attention implementation; those that compute attention themselves are not reached.
 """

@@ -1,4 +1,4 @@
-"""What this machine's memory allows."""
+"""How much memory this machine has available."""
 
 from dataclasses import dataclass
 from pathlib import Path

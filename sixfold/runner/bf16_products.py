@@ -1,4 +1,4 @@
-"""BF16 matrix products at full speed on processors that have no BF16 arithmetic."""
+"""BF16 matrix products at full speed on CPUs without BF16 arithmetic."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 
 
 def fast_products(device: torch.device) -> AbstractContextManager[Any]:
-    """While open, BF16 Linears run at full speed on processors without BF16 arithmetic.
+    """While open, BF16 Linears run at full speed on CPUs without BF16 arithmetic.
 
     There torch multiplies BF16 several times slower than float32. Products of BF16 values are exact in float32 and
     sums are float32 either way, so computing in float32 and rounding the result once is the same operation.

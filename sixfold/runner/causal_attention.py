@@ -1,7 +1,7 @@
-"""Causal attention on the processor, faster and closer than torch's kernel for sequences as long as calibration's.
+"""Causal attention on the CPU, faster and more exact than torch's kernel for sequences of calibration's length.
 
-torch takes 512 keys at once, so that up to there causality saves nothing, and keys wider than values go another, slow
-way. Here a block of queries attends to the keys up to its own last one only. All arithmetic is float32.
+torch processes 512 keys at once, so up to that length causality saves nothing, and keys wider than values take another,
+slow path. Here a block of queries attends only to the keys up to its own last position. All arithmetic is float32.
 """
 
 from collections.abc import Iterator
@@ -13,9 +13,10 @@ import torch
 from sixfold.runner.attention_function import Attention, attention_around
 
 _QUERIES = 64
-"""Queries that attend together: few waste few keys behind the diagonal, many make efficient products."""
+"""Queries that attend together: small blocks waste few keys beyond the diagonal, large blocks make efficient
+products."""
 _SCORES = 1 << 19
-"""Scores that are held at once, so that they stay in the processor's cache."""
+"""Scores that are held at once, so that they stay in the CPU's cache."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Hidden states to a device and back while it computes: one batch is on its way in, another on its way out."""
+"""Hidden states to a device and back while it computes: one batch is copied in while another is copied out."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -10,13 +10,13 @@ import torch
 from sixfold.runner.hidden_states import HiddenStates
 
 _AHEAD = 2
-"""Batches that may be on their way in each direction, beside the one that is computed."""
+"""Batches in flight in each direction, besides the one that is computed."""
 
 
 @contextmanager
 def transfer(hidden: HiddenStates, numbers: Sequence[int], device: torch.device) -> Iterator["_Direct | _Streamed"]:
     """Iterates over (number, hidden states on `device`) of the batches `numbers`, and takes what a layer gives with
-    `write(number, values)`; everything is written when it closes. On the processor, in place."""
+    `write(number, values)`; everything is written when it closes. On the CPU, in place."""
     if device.type != "cuda":
         yield _Direct(hidden, numbers)
         return

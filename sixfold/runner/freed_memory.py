@@ -1,14 +1,14 @@
 """The C library's heap while batches of one size come and go.
 
-Left alone, glibc gives a batch's memory back to the kernel as it is freed and takes it anew for the next one, and every
-page of it is then cleared and mapped again: on a small model, a good part of a pass.
+By default glibc returns a batch's memory to the kernel when it is freed and requests it again for the next one, and
+every page is then cleared and mapped again: for a small model, a large part of the time of a pass.
 """
 
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Parameters of mallopt(3), from malloc.h, and their values where nobody has set them.
+# Parameters of mallopt(3), from malloc.h, and their default values.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 _TRIM_DEFAULT, _TOP_PAD_DEFAULT = 128 << 10, 0
 

@@ -1,6 +1,6 @@
-"""Hidden states between two layers, in memory-mapped files: they outgrow memory, and outlive a process that is killed.
+"""Hidden states between two layers, in memory-mapped files: they may exceed memory, and survive a killed process.
 
-Two files take turns: while a layer runs, one holds what it reads and the other what it gives. The page cache keeps as
+Two files alternate: while a layer runs, one holds what it reads and the other what it gives. The page cache keeps as
 much of them in memory as there is room for.
 """
 

@@ -1,7 +1,7 @@
 """What the model's own forward passes to each of its decoder layers besides the hidden states.
 
 Masks, position embeddings and whatever else a family hands to its layers come from transformers' forward itself: it is
-run with every layer standing aside, which notes how it was called and gives the hidden states back unchanged.
+run with every layer replaced by a recorder, which notes how it was called and returns the hidden states unchanged.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ class Call:
     as_keyword: bool
 
     def __call__(self, layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-        """The layer's output. Raises SixfoldError where the layer hands something on beside the hidden states."""
+        """The layer's output. Raises SixfoldError if the layer passes on something besides the hidden states."""
         # A dict is how a family would pass state from layer to layer; each call gets its own.
         kwargs = {key: dict(value) if isinstance(value, dict) else value for key, value in self.kwargs.items()}
         sizes = {key: len(value) for key, value in kwargs.items() if isinstance(value, dict)}
@@ -47,7 +47,7 @@ class Calls:
 
 
 def record_calls(model: Any, layers: Sequence[nn.Module], ids: torch.Tensor, last: torch.Tensor | None = None) -> Calls:
-    """Run the model's forward on `ids` (int64 [samples, length]) with its layers standing aside.
+    """Run the model's forward on `ids` (int64 [samples, length]) with its layers replaced by recorders.
 
     last: what the last layer gives, where the end of the forward is wanted. What is outside of the layers must have its
     weights. Raises SixfoldError where the model computes something between its layers.

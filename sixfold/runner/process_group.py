@@ -9,7 +9,7 @@ from torch import distributed
 
 @dataclass(frozen=True)
 class Team:
-    """A process's place among `size` of them; alone by default. Batch b belongs to process b mod size.
+    """A process's rank among `size` of them; a single process by default. Batch b belongs to process b mod size.
 
     All methods are collective: every process calls them in the same order. Nothing happens where there is only one.
     """

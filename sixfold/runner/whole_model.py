@@ -1,4 +1,4 @@
-"""transformers' model with all its weights, for tools that know no other way."""
+"""transformers' model with all its weights, for tools that need it in memory."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ _HOST_ROOM = 2.0
 
 
 def check_host_memory(source: Source) -> None:
-    """Raises SixfoldError where the whole model does not fit into this machine's memory."""
+    """Raises SixfoldError if the model does not fit into this machine's memory."""
     tensors = source.checkpoint.tensors.values()
     needed = int(_HOST_ROOM * sum(tensor.nbytes for tensor in tensors))
     available = available_memory()

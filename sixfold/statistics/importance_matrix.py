@@ -1,9 +1,9 @@
-"""Importance matrices that llama.cpp's llama-imatrix wrote: what is in the file, and whether it is of a model.
+"""Importance matrices that llama.cpp's llama-imatrix wrote: what the file contains.
 
 The format is GGUF (since July 2025): `imatrix.datasets`, `imatrix.chunk_count` and `imatrix.chunk_size`, and for each
 weight `<name>.in_sum2` and `<name>.counts` in float32. The older binary format holds for each weight, little-endian,
 the length of its name, the name, a number of calls, a number of values and float32 values, which are means times calls;
-behind all of them the number of chunks and the name of the dataset. See llama.cpp's common/imatrix-loader.cpp.
+after them the number of chunks and the name of the dataset. See llama.cpp's common/imatrix-loader.cpp.
 """
 
 import struct
@@ -45,11 +45,11 @@ class ImportanceMatrix:
 
     @property
     def copy_name(self) -> str:
-        """What its copy beside artifacts is called: no other matrix there has the name."""
+        """Name of its copy beside artifacts, which no other matrix there has."""
         return f"imatrix-{self.sha256[:8]}.{self.format}"
 
     def record(self) -> dict[str, Any]:
-        """What manifests say of it."""
+        """Its record in manifests."""
         return {
             "file": self.path.name,
             "kept_as": self.copy_name,
@@ -63,7 +63,7 @@ class ImportanceMatrix:
 
 
 def open_importance_matrix(location: str) -> ImportanceMatrix:
-    """Raises SixfoldError where the file is missing, cut short, or no importance matrix."""
+    """Raises SixfoldError if the file is missing, truncated, or not an importance matrix."""
     path = Path(location).expanduser()
     try:
         with path.open("rb") as file:

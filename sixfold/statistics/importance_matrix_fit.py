@@ -1,4 +1,5 @@
-"""Whether an importance matrix is of a model: an entry for each weight that is rounded by one, of the right shape."""
+"""Whether an importance matrix belongs to a model: it has an entry of the right shape for each weight that needs
+one."""
 
 import re
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""What stands in for the statistics of experts that saw too few calibration tokens, as the profile chose.
+"""What replaces the statistics of experts that saw too few calibration tokens, as the profile chose.
 
-"average": the sums over the layer's other experts, so that means are the layer's. "all_experts": what the expert read
-of tokens that it was not routed to, which calibration kept apart. Where no other expert saw enough, nothing stands in.
+"average": the sums over the layer's other experts, so that means are the layer's. "all_experts": the expert's inputs
+for tokens that were not routed to it, which calibration kept apart. If no other expert saw enough, nothing is replaced.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _SUMS = ("count", "sum_sq", "sum_abs")
 
 
 def filled(statistics: Statistics, site: str, names: Sequence[str]) -> dict[str, torch.Tensor]:
-    """`statistics.site`, with what stands in for starved experts in their place; names: of count, sum_sq, sum_abs and
+    """`statistics.site`, with the statistics of starved experts replaced; names: of count, sum_sq, sum_abs and
     abs_max."""
     found = statistics.site(site, names)
     experts = list(statistics.starved_of(site))
@@ -39,7 +39,7 @@ def _replaced(values: torch.Tensor, experts: list[int], new: torch.Tensor) -> to
 
 
 def stand_in(statistics: Statistics, linear: str) -> InputStatistics | None:
-    """For the Linear of a starved expert; None for every other, and where there is nothing to stand in.
+    """For the Linear of a starved expert; None for every other, and if there is no replacement.
 
     The sample of an average has its mean squares per channel, and no correlations.
     """

@@ -1,4 +1,4 @@
-"""What calibration measured, and how exporters and the pruner read it: the lasting interface between the stages.
+"""What calibration measured, and how exporters and the pruner read it: the stable interface between the stages.
 
 An *input site* is one activation that feeds one or more Linears (q, k and v read the same site). Sites carry the
 on-disk name of the first Linear that reads them, without ".weight"; the experts of a layer share one stacked site
@@ -16,7 +16,7 @@ are in `layer-other.safetensors`), keys `<site>/<statistic>`; E below is there f
 
 A layer with experts has besides, under `<experts>`, the on-disk name of what holds them
 ("model.layers.0.block_sparse_moe.experts"), or where they are one array on disk the name of transformers' module, the
-keys `<experts>/<statistic>` on what its experts give back. The gate is the value that the model applied; the output is
+keys `<experts>/<statistic>` on its experts' outputs. The gate is the value that the model applied; the output is
 the expert's, before the gate:
 
     routed        int64   [E]     tokens routed to the expert
@@ -100,7 +100,7 @@ class HeadInputs:
 
 @dataclass(frozen=True)
 class ExpertStatistics:
-    """What the E experts of one layer gave back; see the module's docstring for the fields.
+    """Outputs of the E experts of one layer; see the module's docstring for the fields.
 
     name: the on-disk name of what holds them ("model.layers.0.block_sparse_moe.experts").
     """
@@ -287,7 +287,7 @@ def open_statistics(folder: Path) -> Statistics:
 
 
 def existing_statistics(folder: Path) -> Statistics | None:
-    """What `open_statistics` opens; None where there is no finished calibration, or one of another version."""
+    """What `open_statistics` opens; None if there is no finished calibration, or it is of another version."""
     try:
         return open_statistics(folder)
     except SixfoldError:

@@ -1,1 +1,1 @@
-"""Text as the model sees it."""
+"""Held-out text and rendered conversations."""

@@ -1,7 +1,7 @@
-"""Conversations as the model sees them: through the chat template, or as near to it as the template goes.
+"""Conversations as the model sees them: rendered by the chat template, or as close to it as the template allows.
 
-Templates drop what they do not know without a word, or refuse it. So a conversation is offered in several ways, nearest
-to the template first, and the text is searched for every message, every call and every thought.
+Templates silently drop what they do not know, or refuse it. So a conversation is rendered in several ways, closest to
+the template first, and the text is searched for every message, every call and all reasoning.
 """
 
 import json
@@ -23,9 +23,9 @@ Messages = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Chat:
-    """One conversation, and the tools on offer, as chat templates take them.
+    """One conversation and the available tools, as chat templates take them.
 
-    Tool arguments are objects where they were JSON; what the assistant thought is in "reasoning_content", without
+    Tool arguments are objects where they were JSON; the assistant's reasoning is in "reasoning_content", without
     <think> tags; contents are strings.
     """
 
@@ -35,7 +35,7 @@ class Chat:
 
 @dataclass(frozen=True)
 class _Offer:
-    """One way to put a conversation to the template. how: what it is called where nothing is lost."""
+    """One way to render a conversation with the template. how: its name if nothing is lost."""
 
     how: str
     messages: Messages
@@ -44,7 +44,7 @@ class _Offer:
 
 def render(tokenizer: Any, chat: Chat) -> tuple[str, str]:
     """(text, how). `how` begins with TEMPLATE, TOOLS_AS_TEXT (the template knows no tools), FOLDED (it knows user and
-    assistant alone) or PLAIN (it refuses the conversation), and may end with what became of the thinking."""
+    assistant alone) or PLAIN (it refuses the conversation), and may end with what was done with the reasoning."""
     for offer in _offers(chat):
         apply = partial(_apply, tokenizer, offer.tools)
         for way in (_thinking_as_field, _thinking_inline, _thinking_put_in):
@@ -108,7 +108,7 @@ def _thinking_put_in(apply: Apply, messages: Messages) -> tuple[str, str] | None
 def _apply(tokenizer: Any, tools: list[dict[str, Any]], messages: Messages) -> str | None:
     try:
         return str(tokenizer.apply_chat_template(messages, tools=tools or None, tokenize=False))
-    except Exception:  # a template is the checkpoint's own program: on what it does not know, it raises what it likes
+    except Exception:  # a template is the checkpoint's own program and may raise anything on what it does not know
         return None
 
 

@@ -1,8 +1,8 @@
 """Text that no calibration reads, cut into windows of tokens: what pruning and quantizing cost is measured on.
 
-Of every file the first CHARACTERS (conversations through the model's chat template), of these at most TOKENS, in
-windows of WINDOW tokens that do not overlap, without a BOS token of their own. A last window of one token, which
-predicts nothing, is left out.
+From every file the first CHARACTERS are taken (conversations through the model's chat template), of these at most
+TOKENS, in windows of WINDOW tokens that do not overlap, without a BOS token of their own. A last window of one token,
+which predicts nothing, is left out.
 """
 
 import json
