@@ -1,7 +1,8 @@
-"""Where a checkpoint's experts are: what has something of each expert in it, and every config field that counts them.
+"""Where a checkpoint's experts are: which tensors hold something for each expert, and which config fields count
+experts.
 
-Nothing is known of a family by name. transformers' own model is built twice without memory, from the checkpoint's
-config and from one with fewer experts: what has another shape in the second has an expert dimension.
+No family is known by name. transformers' own model is built twice on the meta device, from the checkpoint's config and
+from one with fewer experts: tensors whose shape differs in the second have an expert dimension.
 """
 
 import re
@@ -26,7 +27,7 @@ _EXPERT = re.compile(r"experts\.(\d+)\.")
 
 @dataclass(frozen=True)
 class ExpertTensor:
-    """One on-disk tensor with something of routed experts in it.
+    """One on-disk tensor that holds something for routed experts.
 
     layer: the decoder layer whose experts these are.
     parameter: what it becomes in transformers' model.
@@ -41,7 +42,7 @@ class ExpertTensor:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """experts: routed experts in each MoE layer. top_k: how many of them run for a token.
+    """experts: routed experts in each MoE layer. top_k: how many of them are active per token.
     groups, chosen_groups: of a group-limited router, which chooses groups first; 1 and 1 where there are none.
     layers: the decoder layers that have experts. tensors: by on-disk name.
     keys: where config.json says how many experts there are. per_layer: whether it says so layer by layer.

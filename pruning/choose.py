@@ -1,4 +1,4 @@
-"""Which experts stay: the most salient of each layer, of each group, or of the whole model."""
+"""Which experts are kept: the most salient of each layer, of each group, or of the entire model."""
 
 from collections.abc import Collection, Mapping
 

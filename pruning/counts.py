@@ -1,4 +1,4 @@
-"""How many experts stay, and whether that many can: for top-k, for group-limited routers, for expert parallelism."""
+"""How many experts are kept, and whether that number works with top-k, group-limited routers and expert parallelism."""
 
 from pruning.anatomy import Anatomy
 from sixfold.errors import UsageError

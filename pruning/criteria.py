@@ -1,4 +1,4 @@
-"""How much an expert matters, by what calibration saw of it. Larger is more; experts with the least are pruned.
+"""How important an expert is, by calibration's statistics. Larger is more important; the least important are pruned.
 
 A criterion is one function here under `@criterion`: its name on the command line is the function's, and the first
 sentence of its docstring is its help. Nothing heavy is imported, so that `--help` lists them at once.
@@ -23,7 +23,7 @@ RANDOM = "random"
 
 @dataclass(frozen=True)
 class Criterion:
-    """title: as it stands in the name of a pruned checkpoint. help: one sentence. judge: float64 [experts]."""
+    """title: in the name of a pruned checkpoint. help: one sentence. judge: float64 [experts]."""
 
     title: str
     help: str
@@ -31,7 +31,7 @@ class Criterion:
 
 
 CRITERIA: dict[str, Criterion] = {}
-"""By name, in the order in which they are offered."""
+"""By name, in the order in which help lists them."""
 
 
 def criterion(title: str) -> "Callable[[Judge], Judge]":
@@ -74,12 +74,12 @@ def names() -> tuple[str, ...]:
 
 
 def title_of(name: str) -> str:
-    """As it stands in the name of a pruned checkpoint; "" for what is no criterion of ours."""
+    """Its form in the name of a pruned checkpoint; "" if it is not a criterion of ours."""
     return "Random" if name == RANDOM else CRITERIA[name].title if name in CRITERIA else ""
 
 
 def saliency(name: str, seen: "ExpertStatistics", *, seed: int, layer: int) -> "torch.Tensor":
-    """float64 [experts]. `seed` and `layer` matter to "random" alone. Raises UsageError where there is no such one."""
+    """float64 [experts]. Only "random" uses `seed` and `layer`. Raises UsageError for an unknown criterion."""
     if name == RANDOM:
         import torch
 

@@ -1,4 +1,4 @@
-"""From statistics to a plan: judge every expert of every layer, and choose those that stay."""
+"""From statistics to a plan: rank every expert of every layer, and choose those to keep."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +15,11 @@ from sixfold.statistics.statistics import Statistics
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a plan.
+    """The request for a plan.
 
     kept: experts that stay in a layer (on average, where `over_all` layers the budget is shared).
     ratio: what `kept` was computed from, None where a number was given.
-    protect: whether super-experts stay whatever their saliency.
+    protect: whether super-experts are kept whatever their saliency.
     """
 
     kept: int

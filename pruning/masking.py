@@ -1,4 +1,4 @@
-"""The original model with some experts out of reach: what a pruned checkpoint must compute, down to rounding.
+"""The original model with some experts masked: what a pruned checkpoint must compute, apart from rounding.
 
 A router's logits of masked experts become -inf, so that softmax and sigmoid give them nothing, and so does a correction
 bias, which is added afterwards: no masked expert is chosen, and gates are normalized over those that are left. The

@@ -1,4 +1,4 @@
-"""How large a mixture-of-experts model is: what it takes on disk, what it holds, and what runs for a token."""
+"""How large a mixture-of-experts model is: bytes on disk, parameters, and parameters that are active per token."""
 
 from dataclasses import dataclass
 from math import prod

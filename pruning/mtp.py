@@ -20,7 +20,7 @@ _EXPERT = re.compile(r"experts\.(\d+)\.")
 
 
 def mtp_tensors(checkpoint: Checkpoint, anatomy: Anatomy, mtp: Mtp) -> Mapping[str, ExpertTensor]:
-    """What in the MTP layers has something of experts in it, with the last MoE layer's number; {} where dropped.
+    """Tensors of the MTP layers that hold something for experts, with the last MoE layer's number; {} where dropped.
 
     Raises UsageError where there are MTP layers and the choice is to refuse them, SixfoldError where their experts are
     not laid out as the last layer's.

@@ -1,4 +1,4 @@
-"""What a pruned checkpoint says of where it comes from: its name, and its provenance.yaml."""
+"""What a pruned checkpoint says about its origin: its name, and its provenance.yaml."""
 
 import re
 from dataclasses import replace

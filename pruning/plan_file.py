@@ -1,10 +1,10 @@
-"""plan.json: which experts stay, and why. Readable, editable, and applied elsewhere.
+"""plan.json: which experts are kept, and why. Readable, editable, and applicable to other checkpoints.
 
 schema       1
 model        name of the checkpoint it was made for
 source       its {"fingerprint", "revision"}; applied to another checkpoint, a note says so
 criterion    a name of pruning.criteria
-ratio        share that was asked for, null where a number was
+ratio        share that was requested, null if a number was
 budget       "layer": the same number in each layer; "global": over all layers
 seed         of "random"
 statistics   {"digest", "profile"} of the calibration that the saliency comes from; null for "random"
@@ -68,7 +68,7 @@ class PruningPlan:
 
     @property
     def digest(self) -> str:
-        """sha256 of what decides the pruned weights: which experts stay, in their order."""
+        """sha256 of what decides the pruned weights: which experts are kept, in their order."""
         return digest_of([(entry.layer, list(entry.kept)) for entry in self.layers])
 
     @property
@@ -92,7 +92,7 @@ def plan_text(plan: PruningPlan) -> str:
 
 
 def read_plan(path: Path) -> PruningPlan:
-    """Raises UsageError where the file is no plan; whether it fits a checkpoint, `check_plan` says."""
+    """Raises UsageError if the file is not a plan; `check_plan` checks whether it fits a checkpoint."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

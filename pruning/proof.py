@@ -1,8 +1,8 @@
-"""Whether a pruned checkpoint is the original with the pruned experts out of reach, and what that cost.
+"""Whether a pruned checkpoint equals the original with the pruned experts masked, and what pruning cost.
 
-Both models run side by side in float32, a decoder layer at a time. Each layer of the original, its router masked, is
-given what the same layer of the pruned model is given, and must answer the same: if every layer does, so does the whole
-model. Beside it the original runs unmasked, from its own hidden states, for the divergence.
+Both models run side by side in float32, one decoder layer at a time. Each layer of the original, its router masked,
+gets the same input as that layer of the pruned model and must give the same output: if every layer does, so does the
+entire model. The original also runs unmasked, from its own hidden states, for the divergence.
 """
 
 from collections.abc import Mapping, Sequence

@@ -33,7 +33,7 @@ from sixfold.progress import Progress
 from sixfold.sizes import size
 
 _WORDS = (PLAN, PICTURE, PROVENANCE)
-"""Files that say something of the weights and change none of their bytes."""
+"""Files that describe the weights and change none of their bytes."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _inputs(source: Source, export: ExportPlan, plan: PruningPlan) -> dict[str, 
 
 
 def _described_anew(folder: Path, export: ExportPlan) -> dict[str, Any]:
-    """The manifest of a current folder, whose words about itself are brought up to date; no weight is written."""
+    """The manifest of a current folder, whose descriptions are updated; no weight is written."""
     manifest = read_json(folder / export.manifest) or {}
     for name in _WORDS:
         write_if_changed(folder / name, export.texts[name])

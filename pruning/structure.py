@@ -28,7 +28,7 @@ class Structure:
 
 
 def check_structure(folder: Path, unpruned: Source) -> tuple[Source, Structure]:
-    """The folder opened anew, from config.json and headers alone, and what was found in it.
+    """The folder opened again, from config.json and headers alone, and what was found in it.
 
     transformers' own model is built from its config.json, and every tensor must be in its place there: missing, unknown
     and misshapen ones are refused when it is opened. unpruned: extra entries (Zaya's skip) are as many as there.

@@ -1,4 +1,4 @@
-"""verification.json of a pruned folder: what was checked of it, and what pruning cost by domain.
+"""verification.json of a pruned folder: what was checked, and what pruning cost by domain.
 
 structure  {"experts": as config.json says, "layers": [{"layer", "experts", "vectors": {name: entries}}]}
 masked     null where it was not run, else against the original with the pruned experts masked out of its routers:
@@ -51,7 +51,7 @@ def write_verdict(folder: Path, verdict: dict[str, Any]) -> None:
 
 
 def current_verdict(folder: Path) -> dict[str, Any] | None:
-    """What verification.json says, if it speaks of the weights as they are now."""
+    """What verification.json says, if it is about the present weights."""
     found = read_json(folder / FILE)
     return found if found is not None and found.get("weights") == _weights(folder) else None
 
@@ -64,7 +64,7 @@ def _weights(folder: Path) -> str:
 
 
 def _with_all(proof: Proof) -> dict[str, Cost]:
-    """What lost most first."""
+    """Domains by their loss, largest first."""
     return {**dict(sorted(proof.costs.items(), key=lambda item: -item[1].kl)), "all": overall(proof.costs)}
 
 
