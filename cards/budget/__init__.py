@@ -1,1 +1,1 @@
-"""What running a model takes: caches, buffers, weights, machines."""
+"""The memory that running a model takes: caches, buffers, weights, machines."""

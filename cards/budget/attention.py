@@ -1,4 +1,4 @@
-"""What each decoder layer of a model caches, derived from its config and held against transformers' own model of it."""
+"""What each decoder layer of a model caches, derived from its config and checked against transformers' own model."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,8 @@ from cards.budget.text_config import decoder_fields, text_config
 from sixfold.errors import SixfoldError
 
 _LATENT = {"deepseek_v2", "deepseek_v3", "glm4_moe_lite", "kimi_linear", "longcat_flash", "mistral4", "youtu"}
-"""Types whose latent engines cache as it is. MiniCPM3 has one too, but vLLM and llama.cpp cache what it expands to."""
+"""Types whose latent is cached by engines as it is. MiniCPM3 has one too, but vLLM and llama.cpp cache its
+expansion."""
 
 _SPARSE_LATENT = {"deepseek_v32", "glm_moe_dsa"}
 """Types with DeepSeek's indexer beside the latent."""
@@ -34,10 +35,10 @@ class Attention:
 def attention(config: Mapping[str, Any]) -> Attention:
     """What each layer of the decoder keeps.
 
-    config: of config.json; that of a composite model is taken apart. Multi-token prediction layers are not among them:
-    engines run those only when asked for speculative decoding.
-    Raises SixfoldError, naming it, where the model type or a kind of attention is not known, or where what the config
-    says does not match the model that transformers makes of it.
+    config: of config.json; of a composite model's the decoder's part is used. Multi-token prediction layers are not
+    among them: engines run those only when asked for speculative decoding. Raises SixfoldError, naming it, where the
+    model type or a kind of attention is not known, or where what the config says does not match the model that
+    transformers makes of it.
     """
     fields = decoder_fields(config)
     try:
@@ -51,7 +52,7 @@ def attention(config: Mapping[str, Any]) -> Attention:
 
 
 def notes(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a reader of the budget has to know besides, one sentence each."""
+    """What else a reader of the budget has to know, one sentence each."""
     fields = decoder_fields(config)
     found = []
     names = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_modules", "num_mtp_layers")
@@ -208,7 +209,7 @@ def _none(config: Any, fields: Mapping[str, Any], index: int) -> Layer:
 
 
 _Reader = Callable[[Any, Mapping[str, Any], int], Layer]
-"""transformers' config, the fields as they stand, the layer's number -> what the layer keeps."""
+"""transformers' config, the original fields, the layer's number -> what the layer keeps."""
 
 _KINDS: dict[str, _Reader] = {
     "full_attention": _full,

@@ -1,4 +1,4 @@
-"""Double entry: what a config says of its caches, held against the projections of the model that transformers makes."""
+"""Cross-check: cache sizes derived from a config against the projections of the model that transformers builds."""
 
 import copy
 import importlib

@@ -1,4 +1,4 @@
-"""What a forward pass takes besides weights and caches, and what engines keep free: llama.cpp's buffers by the rules of
+"""Memory of a forward pass besides weights and caches, and what engines keep free: llama.cpp's buffers by the rules of
 its allocator, vLLM's and SGLang's as estimates."""
 
 import functools
@@ -90,7 +90,7 @@ def llama_cpp_buffers(config: Mapping[str, Any], load: Load) -> Buffers:
     """The graph of a batch of 512 tokens, as ggml's allocator lays it out, and the logits of each sequence's last token
     (llama-server and llama-cli; programs that take all logits need 512 rows of them).
 
-    A batch has float16 masks over all cells of the cache, and over a window's. Beside them, the most that is alive at
+    A batch has float16 masks over all cells of the cache, and over a window's. Besides, the most that is alive at
     once: at the feed-forward, five vectors of the hidden size (one of them the residual) with gate, up and their
     product, with the experts' outputs where they do not fit in the place of gate and up; or at the attention, queries
     before and after it; or at the end, the logits. All in float32, with 36 bytes of indices a token.

@@ -1,4 +1,4 @@
-"""What running a model takes on each device: weights, KV cache, compute buffers, and what the engine keeps besides."""
+"""Memory that running a model takes on each device: weights, KV cache, compute buffers, and the engine's reserve."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -69,9 +69,9 @@ def memory(
 ) -> Memory:
     """Memory of one device.
 
-    config: of config.json. weights: bytes of the artifact's weights in all. engine: "vllm", "llama.cpp" or "sglang".
+    config: of config.json. weights: total bytes of the artifact's weights. engine: "vllm", "llama.cpp" or "sglang".
     context: tokens of each sequence. cache_type: "bf16", "fp8" (vLLM, SGLang), "q8_0" or "q4_0" (llama.cpp).
-    sequences: how many run side by side, each with a full context. tensor_parallel: devices that share the model;
+    sequences: how many run in parallel, each with a full context. tensor_parallel: devices that share the model;
     llama.cpp gives each its layers. device_bytes: memory of a device, on which vLLM's and SGLang's batches depend.
     Raises SixfoldError where the config has a kind of attention that is not known, naming it; UsageError where the
     engine has no such cache type or cannot share the model so.
@@ -138,7 +138,7 @@ def longest_context(
 
 
 def longest_trained(config: Mapping[str, Any]) -> int:
-    """Tokens that the config allows at most (max_position_embeddings)."""
+    """Longest context that the config allows, in tokens (max_position_embeddings)."""
     fields = decoder_fields(config)
     for name in ("max_position_embeddings", "model_max_length", "n_positions", "max_seq_len"):
         value = fields.get(name)

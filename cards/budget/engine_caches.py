@@ -76,7 +76,7 @@ _LLAMA_CPP_WHOLE = {
     "qwen3",
     "starcoder2",
 }
-"""Types that may have windows of which llama.cpp takes no notice: every layer keeps all tokens."""
+"""Types that may have windows which llama.cpp ignores: every layer keeps all tokens."""
 
 _FLOATS = {"float32": 4, "bfloat16": 2, "float16": 2}
 _BLOCKS = {"q8_0": 34, "q4_0": 18}
@@ -85,7 +85,7 @@ _BLOCKS = {"q8_0": 34, "q4_0": 18}
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked of the engine. context: tokens of each sequence. sequences: how many side by side.
+    """The requested configuration. context: tokens of each sequence. sequences: how many in parallel.
     tensor_parallel: devices that share every layer (1 for llama.cpp). batch: tokens of vLLM's largest batch.
     block, page: tokens of vLLM's block, and bytes of the page that a state is padded to beside an attention, 0 where
     there are not both."""
@@ -153,7 +153,7 @@ def llama_cpp(cache: Cache, load: Load) -> int:
         case Latent():
             return load.sequences * cells * _ggml_bytes(cache.rank + cache.rope, cache.rank + cache.rope, load)
         case IndexKeys():
-            width = cache.width if cache.of_latent else 2 * cache.width  # MiniMax-M3's comes with values nobody reads
+            width = cache.width if cache.of_latent else 2 * cache.width  # MiniMax-M3's comes with unused values
             return load.sequences * cells * _ggml_bytes(width, cache.width, load)
         case State():
             return load.sequences * 4 * (cache.convolution() + cache.recurrent)

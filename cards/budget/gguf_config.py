@@ -1,4 +1,4 @@
-"""A GGUF file as a budget needs it: bytes of its tensors, and its hyperparameters as the fields of a config.json."""
+"""What a budget needs from a GGUF file: bytes of its tensors, and its hyperparameters as fields of a config.json."""
 
 from collections.abc import Mapping
 from pathlib import Path

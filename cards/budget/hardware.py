@@ -26,7 +26,7 @@ _FIELDS = {"name", "title", "memory", "utilization", "engines", "devices", "note
 class Hardware:
     """One machine. name: for --hardware ("4x-h100"). title: for people. devices: how many GPUs.
     bytes_each: memory of one device. utilization: the largest share of it that one program should be given, None where
-    the engine's default holds. engines: those that run on it. note: what a reader has to know, "" for nothing."""
+    the engine's default holds. engines: those that run on it. note: what a reader has to know, or ""."""
 
     name: str
     title: str
@@ -37,7 +37,7 @@ class Hardware:
     note: str
 
     def usable(self, engine: str) -> int:
-        """Bytes of one device that weights, KV cache, compute buffers and reserve together may take.
+        """Bytes of one device that weights, KV cache, compute buffers and reserve may use together.
 
         The machine's own limit, or where that is smaller: the share that vLLM takes by default; all but the margin that
         llama.cpp leaves by itself. SGLang may take all: what it leaves free is its reserve.
@@ -50,7 +50,7 @@ class Hardware:
 
 @cache
 def hardware() -> tuple[Hardware, ...]:
-    """Every machine of hardware.yaml, in its order, each in all its numbers of devices.
+    """Every machine of hardware.yaml, in its order, each with all its numbers of devices.
     Raises SixfoldError, naming the entry, where the file is wrong."""
     try:
         entries = yaml.safe_load(FILE.read_text(encoding="utf-8"))
@@ -67,7 +67,7 @@ def hardware() -> tuple[Hardware, ...]:
 
 
 def hardware_named(name: str) -> Hardware:
-    """Raises UsageError, with the names there are, where there is none."""
+    """Raises UsageError, listing the known names, if there is none."""
     for machine in hardware():
         if machine.name == name.lower():
             return machine

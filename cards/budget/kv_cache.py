@@ -28,7 +28,7 @@ _LONG = 1 << 26
 """Tokens: a multiple of every unit of allocation, and a context beyond every window."""
 
 GPU_80_GB = 80 * 1024**3
-"""The device whose defaults engines are asked for where none is named."""
+"""The device whose engine defaults are used if none is named."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ def kv_cache(
     config: of config.json. engine: "vllm", "sglang" or "llama.cpp". cache_type: one of CACHE_TYPES[engine].
     tensor_parallel: devices that share each layer; llama.cpp gives whole layers to them, evenly.
     device_bytes: memory of a device; the batch by which vLLM's windows are larger than the model's depends on it.
-    Raises SixfoldError where the model's attention is not known, UsageError where the engine cannot do what is asked.
+    Raises SixfoldError where the model's attention is not known, UsageError where the engine does not support the
+    configuration.
     """
     found = attention(config)
     load = load_of(found, engine, context, cache_type, sequences, tensor_parallel, device_bytes)
@@ -101,7 +102,7 @@ def load_of(
     tensor_parallel: int,
     device_bytes: int = GPU_80_GB,
 ) -> Load:
-    """What is asked of the engine, checked. Raises UsageError where it cannot do it."""
+    """The requested configuration, checked. Raises UsageError where the engine does not support it."""
     if engine not in ENGINES:
         raise UsageError(f"there is no engine {engine!r}", f"choose from {', '.join(ENGINES)}")
     if cache_type not in CACHE_TYPES[engine]:

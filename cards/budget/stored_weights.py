@@ -1,4 +1,4 @@
-"""What is there already, quantized: its config and the bytes of its tensors, from files' headers alone."""
+"""Existing artifacts: their config and the bytes of their tensors, from file headers alone."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""config.json as transformers reads it: the decoder's own part, with the defaults that it leaves unsaid."""
+"""config.json as transformers reads it: the decoder's part, with defaults filled in."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -12,7 +12,7 @@ from sixfold.errors import SixfoldError, UsageError
 
 @dataclass(frozen=True)
 class Asked:
-    """contexts: tokens of each sequence. machines: those that a longest context is asked for.
+    """contexts: tokens of each sequence. machines: those to compute the longest context for.
     tensor_parallel: devices that share the model in the tables by context."""
 
     contexts: tuple[int, ...]

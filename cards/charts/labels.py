@@ -28,7 +28,7 @@ class Box:
         return max(across, 0.0) * max(down, 0.0)
 
     def beyond(self, bounds: "Box") -> float:
-        """How far it reaches out of the bounds, in pixels."""
+        """How far it extends beyond the bounds, in pixels."""
         return (
             max(bounds.left - self.left, 0)
             + max(self.right - bounds.right, 0)

@@ -1,4 +1,4 @@
-"""Error of the hidden states behind every decoder layer, relative to the source's: where a variant goes astray."""
+"""Error of the hidden states after every decoder layer, relative to the source's: shows where a variant diverges."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -77,7 +77,7 @@ def dashes_of(series: Sequence[int]) -> list[str]:
 
 
 def marker(x: float, y: float, number: int, said: str, radius: float = RADIUS) -> str:
-    """A series's shape in its color; said: what a pointer over it reads."""
+    """A series's shape in its color; said: its tooltip."""
     d = _outline(_SHAPES[hue(number)], x, y, radius)
     return (
         f'<path class="h{hue(number)}" data-x="{px(x)}" data-y="{px(y)}" d="{d}"><title>{escape(said)}</title></path>'

@@ -1,4 +1,4 @@
-"""Memory against context: how long a text each variant can hold on which machine, with one engine."""
+"""Memory against context: the context length that each variant can have on each machine, with one engine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

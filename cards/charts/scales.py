@@ -1,4 +1,4 @@
-"""Where a value stands on an axis, and the round values that are written along it."""
+"""Positions of values on an axis, and its ticks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

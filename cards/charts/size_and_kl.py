@@ -1,4 +1,4 @@
-"""Size against KL: what each variant costs, and how far from its source it answers."""
+"""Size against KL: how large each variant is, and how far from its source."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,7 +80,7 @@ def _axes(xs: Log, ys: Log, unit: Unit, box: Box) -> list[str]:
 
 
 def size_ticks(xs: Log) -> tuple[float, ...]:
-    """Round sizes that stand at least 34 pixels apart: finer than powers of ten, since sizes span a decade or less."""
+    """Round sizes at least 34 pixels apart: finer than powers of ten, since sizes span a decade or less."""
     steps = [float(f"{s * 10.0**e:.6g}") for e in range(-3, 6) for s in (1, 1.5, 2, 3, 4, 5, 6, 8)]
     chosen: list[float] = []
     for value in steps:

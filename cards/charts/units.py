@@ -1,4 +1,4 @@
-"""One unit for all sizes of a chart, decimal as everywhere in this project, and said in full on the axis."""
+"""One unit for all sizes of a chart, decimal as everywhere in this project, and written in full on the axis."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""How figures are computed from facts and how they are written: all that a card can do to a number.
+"""How figures are computed from facts and formatted: everything that a card can do to a number.
 
 A card's origin block names these functions, so that whoever has the files can compute every figure again.
 """
@@ -138,7 +138,7 @@ def _escaped(text: Any) -> str:
 
 
 def _sentence(text: Any) -> str:
-    """With a capital at its head, where that is no name, and a full stop."""
+    """With a capital letter first, unless that is a name, and a period."""
     words = _escaped(text).rstrip(".")
     return f"{words[:1].upper()}{words[1:]}."
 

@@ -1,6 +1,6 @@
 """Everything that is on disk about a model's artifacts, read once: what cards, reports and publishing state.
 
-Nothing here is computed from weights. A result that is of other files than the artifact's present ones is as none.
+Nothing here is computed from weights. A result for other files than the artifact's present ones counts as missing.
 """
 
 from collections.abc import Iterator
@@ -131,7 +131,7 @@ class ModelFacts:
 
     @property
     def hub_id(self) -> str:
-        """Where the checkpoint stands on the Hub, as far as is known; "" of a local folder."""
+        """The checkpoint's id on the Hub, if known; "" for a local folder."""
         return str(self.source.get("hub", ""))
 
     @property

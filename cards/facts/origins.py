@@ -3,8 +3,8 @@
 One JSON object: schema; sections: heading -> digest of what was rendered under it (cards.model_card.hand_written
 tells by it what a person changed); tags: those that were rendered; figures, one for each figure on the card:
 
-    shown   as it stands there        as      form of cards.facts.figures.FORMATS, and its arguments
-    value   before it was written so
+    shown   the text on the card      as      form of cards.facts.figures.FORMATS, and its arguments
+    value   before it was formatted
     file    relative to the card; "sixfold:<path>" of a table of this project, "option:<name>" what a command was given
     at      JSON pointer of the value; "#" behind it: the name of the key itself
 or, in place of `file` and `at`, of what was computed:
@@ -29,7 +29,7 @@ _PROJECT = Path(__file__).parents[2]
 
 
 def block(figures: Sequence[Mapping[str, Any]], sections: Mapping[str, str], tags: Sequence[str]) -> str:
-    """The comment. A figure stands on one line, so that a change of one shows as one."""
+    """The comment. Each figure is on one line, so that diffs are readable."""
     lines = ",\n".join(json.dumps(figure, ensure_ascii=False) for figure in figures)
     head = json.dumps({"schema": 1, "sections": sections, "tags": list(tags)}, ensure_ascii=False)
     content = f'{head[:-1]}, "figures": [\n{lines}\n]}}'

@@ -1,4 +1,4 @@
-"""Whether a variant can be recommended: what verification found of it, and whether its files are there."""
+"""Whether a variant can be recommended: what verification found, and whether its files are complete."""
 
 from dataclasses import dataclass
 

@@ -1,8 +1,8 @@
-"""A value together with the file and key it was read from, and how it gets onto a card.
+"""A value with the file and key that it was read from, and how it gets onto a card.
 
 A template sees facts only, and prints them only through `shown` (Jinja's finalize and the filters of
 cards.model_card.rendering call it). What it prints is marked with its origin by characters of Unicode's private use
-area, so that the finished text says of each figure where it came from, and of every other digit that somebody typed it.
+area. So the finished text has the origin of each figure, and every other digit must have been typed into a template.
 """
 
 import json

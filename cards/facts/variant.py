@@ -1,4 +1,4 @@
-"""One artifact as templates see it: its files as facts, and what is read from them most."""
+"""One artifact as templates see it: its files as facts, and shortcuts to those used most."""
 
 import os
 from dataclasses import dataclass

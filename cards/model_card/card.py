@@ -17,7 +17,7 @@ from sixfold.artifact.workspace import write_atomically
 
 CARD = "README.md"
 BEFORE = "README.before.md"
-"""Where a card goes that holds what rendering would lose."""
+"""Where an old card is saved whose text rendering would lose."""
 
 ALL_OF_IT = "all of it"
 UNREADABLE = "\N{REPLACEMENT CHARACTER}"
@@ -72,7 +72,7 @@ def render_card(model: ModelFacts, folder: Path) -> Written:
 
 
 def write_card(folder: Path, text: str) -> Written:
-    """A card that a person changed where changes do not last, or that is not ours, is kept as README.before.md."""
+    """A card that a person edited in rendered parts, or that is not ours, is kept as README.before.md."""
     path = folder / CARD
     old = read_card(path)
     changed = text != old

@@ -1,4 +1,4 @@
-"""What the template of a variant's card is given: facts, and what is chosen among them."""
+"""The context of the template of a variant's card: facts, and selections from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -158,7 +158,7 @@ def _checked(verified: Sequence[Variant]) -> str:
 
 
 def _rows(mine: Sequence[Variant], every: Sequence[Variant], names: Names) -> list[Row]:
-    """Of a GGUF folder its files, of another folder all variants, smallest first."""
+    """For a GGUF folder its files, for another folder all variants, smallest first."""
     apart = mine[0].artifact.file is not None
     listed = mine if apart else every
     lossy = [v for v in listed if v.as_run and not v.is_bf16]
@@ -201,7 +201,7 @@ def _parser_flags(variant: Variant, folder: Path, engine: str) -> str:
 
 
 def _limited(engine: str) -> list[Fact]:
-    """Machines on which an engine must be kept from taking the share of memory that it takes by default."""
+    """Machines on which an engine must use a smaller share of memory than its default."""
     return [machine for machine in table("hardware.yaml") if engine in machine.engines and machine.utilization]
 
 

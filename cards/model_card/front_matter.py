@@ -1,7 +1,7 @@
-"""Whether the Hub will take a card's front matter, found out offline.
+"""Whether the Hub will accept a card's front matter, checked offline.
 
 The Hub validates at upload (POST /api/validate-yaml, which huggingface_hub calls by itself) and refuses the commit.
-Some fields it takes silently and then ignores, such as a base model that is no repository; these are problems too.
+Some fields it accepts and then silently ignores, such as a base model that is not a repository; these are problems too.
 """
 
 import re
@@ -20,7 +20,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
 class _NoDuplicates(yaml.SafeLoader):
-    """YAML as the Hub reads it: a key that stands twice is an error, where PyYAML keeps the last."""
+    """YAML as the Hub reads it: a key that is given twice is an error, where PyYAML keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [key.value for key, _ in node.value]
@@ -30,7 +30,7 @@ class _NoDuplicates(yaml.SafeLoader):
 
 
 def split(card_text: str) -> tuple[str, str]:
-    """(the YAML between the `---` lines, "" where there is none; the Markdown behind it)"""
+    """(the YAML between the `---` lines, "" where there is none; the Markdown after it)"""
     found = _BLOCK.match(card_text)
     return (found[1], card_text[found.end() :]) if found else ("", card_text)
 

@@ -1,9 +1,9 @@
 """What a person wrote into a card, and how it survives when the card is rendered again.
 
-Kept are: what stands between `<!-- yours: NAME -->` and `<!-- /yours -->`, wherever it was put; whole sections (from
+Kept are: text between `<!-- yours: NAME -->` and `<!-- /yours -->`, wherever it is; entire sections (from
 one `## ` heading to the next) that the renderer did not make; fields of the front matter that it does not render; and
-tags that were added. A rendered section that a person changed is rendered anew: `changed_sections` names it, so that
-nothing is lost without a word.
+tags that were added. A rendered section that a person changed is rendered again: `changed_sections` names it, so that
+nothing is lost silently.
 """
 
 import re
@@ -38,7 +38,7 @@ class Section:
 
 def sections_of(body: str) -> list[Section]:
     """A card's Markdown, without front matter and origins. What follows the last slot is a section of its own, so that
-    a section added at the end stays behind the rendered ones."""
+    a section added at the end stays after the rendered ones."""
     found: list[tuple[str, list[str]]] = [("", [])]
     fenced = yours = False
     for line in body.splitlines(keepends=True):
@@ -55,7 +55,7 @@ def digests(body: str) -> dict[str, str]:
 
 
 def is_ours(card_text: str) -> bool:
-    """Whether this project rendered the card, so that what is a person's can be told."""
+    """Whether this project rendered the card, so that a person's edits can be recognized."""
     return read_block(card_text) is not None
 
 
@@ -70,7 +70,7 @@ def changed_sections(card_text: str) -> tuple[str, ...]:
 
 
 def kept_fields(old_card: str, rendered: Mapping[str, Any]) -> dict[str, Any]:
-    """The rendered fields, with those that a person added, and tags that a person added behind the rendered ones."""
+    """The rendered fields, with those that a person added, and tags that a person added after the rendered ones."""
     old = fields(old_card)
     added = {key: value for key, value in old.items() if key not in MANAGED}
     written = (read_block(old_card) or {}).get("tags", [])

@@ -31,7 +31,7 @@ _NAMES = {
 
 
 def bring_charts(model: ModelFacts, folder: Path) -> None:
-    """Copy what was drawn of the model and its card shows to where it shows it, and take away all other charts."""
+    """Copy the model's charts that its card shows beside the card, and remove all other charts there."""
     if not (model.root / CHARTS).is_dir():
         return
     artifacts = model.of(folder)
@@ -78,7 +78,7 @@ def _file_names(engines: Sequence[str]) -> set[str]:
 
 
 def attributions_of(mine: Sequence[Variant]) -> list[str]:
-    """What `sixfold suggest` drew of these very files."""
+    """The chart that `sixfold suggest` drew for exactly these files."""
     found = []
     for variant in mine:
         folder, file = variant.artifact.folder, variant.artifact.file

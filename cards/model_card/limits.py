@@ -8,7 +8,7 @@ from cards.model_card.rendering import counted
 
 
 def limits_of(mine: Sequence[Variant], pruning_manifest: Fact, license_stated: bool) -> list[str]:
-    """In the order of their weight: what failed first."""
+    """Most important first: what failed."""
     found = [sentence for variant in mine for sentence in _verdict(variant)]
     found += [sentence for variant in mine for sentence in _uneven(variant)]
     calibrations = {variant.statistics.path: variant.statistics for variant in mine if variant.statistics}

@@ -1,4 +1,4 @@
-"""What a card says of memory: figures of cards.budget, each with the config, weights and machine it comes from."""
+"""A card's memory section: figures of cards.budget, each with the config, weights and machine it comes from."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Machine:
 class MemorySection:
     """engine: that the figures are of. amounts: for each variant, at the same contexts. per_token: what a token more
     takes. smaller: the cache at the longest context in another type, with the flags for it; None where the engine has
-    none. note: what of it is an estimate."""
+    none. note: which parts are estimates."""
 
     engine: Fact
     contexts: tuple[Value, ...]
@@ -95,7 +95,7 @@ def _smaller(config: Fact, engine: Fact, context: Value, cache: Fact) -> tuple[D
 
 
 def _machines(mine: Sequence[Variant], config: Fact, engine: Fact) -> Iterator[Machine]:
-    """Of each kind the one with the fewest devices that any of the variants fits on."""
+    """For each kind of machine, the one with the fewest devices that any of the variants fits on."""
     for entry in table("hardware.yaml"):
         if engine.value not in entry.engines or not all(_is_meant_for(v, str(entry.name.value)) for v in mine):
             continue

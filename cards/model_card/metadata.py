@@ -19,7 +19,7 @@ MANAGED = (
     "datasets",
     "tags",
 )
-"""Fields that are rendered, in this order. All others are a person's, and stay."""
+"""Fields that are rendered, in this order. All others are a person's, and are kept."""
 
 
 def license_fields(provenance: Fact, license_file: str) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def license_fields(provenance: Fact, license_file: str) -> dict[str, Any]:
 
 
 def metadata(mine: Sequence[Variant], names: Names, license_file: str, languages: Fact) -> dict[str, Any]:
-    """Of a folder's variants. What is not known is left out."""
+    """Fields for a folder's variants. What is not known is left out."""
     first = mine[0]
     base = names.base_of(first)
     texts = [text for variant in mine if variant.statistics for text in variant.statistics.profile.texts]

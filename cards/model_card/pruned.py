@@ -1,4 +1,4 @@
-"""README.md of a pruned checkpoint, rendered from the files beside it alone."""
+"""README.md of a pruned checkpoint, rendered only from the files beside it."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from sixfold.statistics.statistics import Statistics
 def write_pruned_card(folder: Path, statistics: Statistics | None) -> Path:
     """From manifest.json, plan.json, verification.json and provenance.yaml in `folder`.
 
-    statistics: the calibration that the plan names, None where it is not at hand; its texts are left out then.
+    statistics: the calibration that the plan names, None if it is not available; its texts are left out then.
     """
     return write_card(folder, pruned_card_text(folder, statistics)).path
 

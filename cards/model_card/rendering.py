@@ -1,4 +1,4 @@
-"""The templates' language: what a template may call, and what becomes of its text.
+"""Rendering of templates: what a template may call, and how its text is checked.
 
 A template prints facts, and nothing that has a digit is anything else: `render` refuses a text in which somebody typed
 a number.
@@ -90,7 +90,7 @@ def listed(facts: Iterable[Value]) -> str:
 
 
 def slot(name: str) -> str:
-    """A place that a person may write in; cards.model_card.hand_written keeps what stands there."""
+    """A place that a person may write in; cards.model_card.hand_written keeps its text."""
     return f"<!-- yours: {name} -->\n\n<!-- /yours -->"
 
 

@@ -1,4 +1,4 @@
-"""What repositories are called and which of them another was made from, as facts."""
+"""Names of repositories and which of them another was made from, as facts."""
 
 from dataclasses import dataclass
 

@@ -1,1 +1,1 @@
-"""report.html over all variants of a model."""
+"""report.html for all variants of a model."""

@@ -1,4 +1,4 @@
-"""How facts get into a page: every figure as an HTML <data> element that says its value and where it was read."""
+"""How facts get into a page: every figure is an HTML <data> element with its value and its origin."""
 
 import json
 from html import escape
@@ -13,7 +13,7 @@ from cards.facts.traced import Derived, Fact, Value
 def figure(fact: Value, form: str = "plain", *arguments: Any, missing: str = "") -> Markup:
     """<data value data-file data-at>, or data-rule where it was computed; form: one of cards.facts.figures.FORMATS.
 
-    missing: why there is no figure, shown in its place. Raises ValueError where there is neither.
+    missing: why there is no figure, shown instead. Raises ValueError where there is neither.
     """
     if fact.value is None:
         return absent(missing)

@@ -1,4 +1,4 @@
-"""What the report's chooser computes with: what each variant takes in each engine on each machine, as the budgets say.
+"""Data for the report's chooser: the memory of each variant in each engine on each machine, from the budgets.
 
 The page only adds, compares and sorts; every byte count in it comes from cards.budget.device_memory and
 cards.budget.hardware.
@@ -19,7 +19,7 @@ from cards.report.pictures import contexts_of, series_of
 from sixfold.errors import SixfoldError
 
 CACHES = {"vllm": ("bf16", "fp8"), "sglang": ("bf16", "fp8"), "llama.cpp": ("bf16", "q8_0", "q4_0")}
-"""Per engine, what its KV cache can be kept in."""
+"""The types of KV cache of each engine."""
 OWN_DEVICES = (1, 2, 4, 8)
 """Numbers of devices of a machine that the reader describes; of 80 GB each as far as buffers depend on it."""
 

@@ -20,9 +20,10 @@ from sixfold.errors import SixfoldError
 from sixfold.sizes import size
 
 NARROW = 350
-"""Width of what a phone is shown, in CSS pixels."""
+"""Width of charts on a phone, in CSS pixels."""
 DRAWN = ("vllm", "llama.cpp")
-"""Engines whose memory has a chart. SGLang reads what vLLM reads, and takes a share of the device whatever it holds."""
+"""Engines whose memory has a chart. SGLang reads the same formats as vLLM, and always takes a fixed share of the
+device."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""report.html: every variant of a model on one page, that needs nothing but itself.
+"""report.html: every variant of a model on one self-contained page.
 
 Templates, style and script are in templates/report/; the page has them, its charts and its data inline, and a policy
 that lets a browser load nothing else.
