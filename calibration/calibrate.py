@@ -164,7 +164,7 @@ def _calibrated(
 
 
 def _refuse_starved(coverage: Sequence[Coverage], profile: Calibration) -> None:
-    """After the whole pass: a reader must know of all layers at once what to mend."""
+    """After the pass is complete: the error must cover all layers at once."""
     starved = [layer for layer in coverage if layer.starved]
     if not starved:
         return
@@ -208,7 +208,7 @@ def _from_imatrix(source: Source, profile: Calibration, matrix: ImportanceMatrix
 
 
 def _draw(statistics: Statistics, coverage: tuple[Coverage, ...]) -> None:
-    """The picture beside the statistics, of models with experts; it is outside of the manifest's hashes."""
+    """The heat map beside the statistics, for models with experts; the manifest does not hash it."""
     if coverage:
         manifest = statistics.manifest
         picture = coverage_map(manifest["model"], coverage, manifest["profile"]["min_tokens"])

@@ -1,8 +1,8 @@
-"""Statistics from an importance matrix that llama-imatrix made: sums of squares, for whatever weights by them alone.
+"""Statistics from an importance matrix that llama-imatrix made: sums of squares, for formats that need nothing else.
 
 Each weight of the matrix becomes a site of its own, so that an export rounds by the very numbers that llama-quantize
-would take, and nothing stands in for experts that saw few tokens. What else a pass measures is not there; whoever asks
-for it is told so (sixfold.statistics.statistics).
+would use, and statistics of experts that saw few tokens are not replaced. Other statistics of a pass do not exist;
+reading them raises an error (sixfold.statistics.statistics).
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,7 +29,7 @@ from sixfold.statistics.statistics import layer_file, starred
 def take_over(matrix: ImportanceMatrix, source: Source, folder: Path, min_tokens: int) -> dict[str, Any]:
     """Write a statistics file for each layer into `folder`; returns what the manifest says of them.
 
-    Raises SixfoldError where the matrix is of another model, or holds what is no number.
+    Raises SixfoldError where the matrix is of another model, or holds NaN or infinity.
     """
     weights = weights_of(source)
     check_fit(matrix, source, weights)

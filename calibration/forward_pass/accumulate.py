@@ -6,9 +6,9 @@ from sixfold.runner.process_group import Team
 
 _NONE = torch.iinfo(torch.int64).max
 _CHUNK = 1 << 19
-"""Values that are summed together on the processor: what is made of them stays in its cache."""
+"""Values that are summed together on the CPU: intermediate results stay in its cache."""
 _PARTS = 8
-"""Of a chunk, each summed by itself: the core that has made a part then sums it, and nothing moves between cores."""
+"""Of a chunk, each summed separately: the core that computed a part also sums it, and nothing moves between cores."""
 
 
 class Accumulator:

@@ -1,6 +1,6 @@
 """What a layer's experts compute for the tokens that are routed to them, recorded on the way.
 
-On the processor one expert after the other: its rows stay in the cache from the gather to the last sum, and nothing of
+On the CPU one expert after the other: its rows stay in the cache from the gather to the last sum, and nothing of
 the size [tokens x top-k] is made. On Hopper GPUs in kernels that sum on the way, for the experts that most models have
 (calibration.kernels.triton_experts); otherwise all experts in grouped products, over rows that are sorted by expert.
 """
@@ -15,8 +15,8 @@ from torch.nn import functional
 from calibration.forward_pass.observation import ExpertRecord
 
 _ROWS = 32
-"""An expert's rows are filled up to a multiple: oneDNN prepares a product anew for every number of rows that it has not
-met, which takes a good part of the time of a small one."""
+"""An expert's rows are padded to a multiple: oneDNN prepares a product for every number of rows that it has not seen
+before, which takes a large part of the time of a small product."""
 
 
 def routed_forward(

@@ -1,4 +1,4 @@
-"""What each expert of a layer gives back, and with which others it is chosen: what a pruner decides by."""
+"""The outputs of each expert of a layer, and with which others it is chosen: the basis of pruning."""
 
 import torch
 

@@ -1,7 +1,7 @@
 """What the two halves of kv_b_proj read in multi-head latent attention (see sixfold.model.latent_attention).
 
-Neither is the input of a module, so both are taken where transformers calls its attention function: the query is at
-hand there, and the attended latent is what the same function gives with latents in the place of values.
+Neither is the input of a module, so both are taken where transformers calls its attention function: the query is
+available there, and the attended latent is what the same function gives with latents in the place of values.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -40,7 +40,7 @@ class LatentAccumulator:
             team.add(self.count[half], self.sum_sq[half])
 
     def finish(self) -> dict[str, torch.Tensor]:
-        """The statistics by name, on the CPU; none where transformers did not come by its attention function."""
+        """The statistics by name, on the CPU; none if transformers did not call its attention function."""
         found = {}
         for half in HALVES:
             if self.count[half]:

@@ -1,7 +1,7 @@
 """The pass itself: all tokens through one decoder layer after the other, each layer's statistics written as it ends.
 
-What is done so far stands in a work folder: the finished layers' files, the hidden states that the next layer reads,
-and `progress.json`, which is written last. A killed pass goes on behind its last finished layer and ends in the same
+Finished work is kept in a work folder: the finished layers' files, the hidden states that the next layer reads,
+and `progress.json`, which is written last. A killed pass resumes after its last finished layer and ends in the same
 bytes, since batches and their order are part of the calibration's definition.
 """
 
@@ -40,7 +40,7 @@ DTYPE = torch.bfloat16
 
 
 def observed_linears(source: Source, layer: int | None) -> list[Linear]:
-    """What stands outside attention and MLP is never quantized, and not every model calls it as a module."""
+    """Linears outside attention and MLP are never quantized, and not every model calls them as a module."""
     return [linear for linear in source.architecture.linears if linear.layer == layer and linear.role != "other"]
 
 
@@ -58,7 +58,7 @@ def run_pass(
 ) -> Reached:
     """Every token through the model in BF16; one statistics file per layer, and one for what is behind them, in `work`.
 
-    key: digest of all that decides the statistics; what another key left in `work` is of no use. ahead: whether the
+    key: digest of all that decides the statistics; what another key left in `work` is not used. ahead: whether the
     next layer is read while one runs. Raises SixfoldError where the ids are not this model's, or its experts were not
     run through transformers' interface.
     """
@@ -134,7 +134,7 @@ def _check_ids(runner: LayerRunner, batches: Batches, source: Source) -> None:
 
 
 def _begin(runner: LayerRunner, batches: Batches, work: Path, key: str, team: Team) -> tuple[HiddenStates, Reached]:
-    """The hidden states to go on from: what a killed pass left, or the embeddings of every batch."""
+    """The hidden states to continue from: what a killed pass left, or the embeddings of every batch."""
     first: dict[tuple[int, ...], torch.Tensor] = {}
     for batch in batches.ids:  # the runner must have seen every shape
         if tuple(batch.shape) not in first:

@@ -1,4 +1,4 @@
-"""How much memory a pass needs, before it begins, and on what it runs within what is allowed."""
+"""How much memory a pass needs, computed before it begins, and which devices it runs on within the limits."""
 
 import re
 from collections import Counter
@@ -88,7 +88,7 @@ def disk_bytes(source: Source, profile: Calibration) -> int:
 
 
 def resources(source: Source, profile: Calibration, allowed: Allowed) -> Resources:
-    """What the pass runs on: every visible GPU, or the processor. Raises SixfoldError, naming what is needed, where
+    """What the pass runs on: every visible GPU, or the CPU. Raises SixfoldError, naming what is needed, where
     the memory is too little."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     host = allowed.host if allowed.host is not None else available_memory()

@@ -1,4 +1,4 @@
-"""Where what is observed goes: accumulators of input sites and of experts, and which tokens they count."""
+"""Accumulators of input sites and of experts for one pass, and which tokens they count."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

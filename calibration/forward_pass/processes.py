@@ -51,7 +51,7 @@ def run_on_devices(
     """calibration.forward_pass.layer_pass.run_pass in `size` processes that share the batches; process r runs on
     "cuda:r", or all on "cpu". The statistics are those of one process but for the order of float sums.
 
-    Raises what run_pass raises; SixfoldError where a process ends without a word.
+    Raises what run_pass raises; SixfoldError where a process ends without an error of its own.
     """
     work.mkdir(parents=True, exist_ok=True)
     (work / _STORE).unlink(missing_ok=True)

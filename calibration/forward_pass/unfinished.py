@@ -1,4 +1,4 @@
-"""How far a calibration pass has come: what the next run goes on from after a kill."""
+"""How far a calibration pass is: where the next run resumes after a kill."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -35,7 +35,7 @@ def finished_layers(work: Path) -> int | None:
 
 
 def read_reached(work: Path, key: str) -> Reached | None:
-    """None where there is nothing to go on from: no pass was begun, one of other inputs, or its files are not whole."""
+    """None if there is nothing to resume: no pass was begun, it had other inputs, or its files are incomplete."""
     found = read_json(work / PROGRESS)
     if found is None or found.get("key") != key:
         return None

@@ -74,7 +74,7 @@ class ExpertPass:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Where each pair stands, and the tiles that cover the rows; see calibration/kernels/triton_kernels.py."""
+    """The row of each pair, and the tiles that cover the rows; see calibration/kernels/triton_kernels.py."""
 
     counts: torch.Tensor
     ends: torch.Tensor

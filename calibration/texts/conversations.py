@@ -1,4 +1,4 @@
-"""Rows of data sets, in the layouts that people publish, as conversations and texts.
+"""Rows of datasets, in the usual published layouts, as conversations and texts.
 
 One row is a mapping. Known layouts, tried in this order:
 
@@ -29,7 +29,7 @@ PAIRS = (
 )
 _LAYOUTS = tuple(map(frozenset, (*((name,) for name in LISTS), ("query", "answers"), *PAIRS, ("text",))))
 COLUMNS = frozenset[str]().union(*_LAYOUTS, ("input", "system", "tools"))
-"""Every name that a layout looks at: what has to be read of a row."""
+"""Every field that a layout uses: what has to be read of a row."""
 
 _ROLES = {
     "human": "user",
@@ -47,7 +47,7 @@ _THINKING = re.compile(r"\s*<think>(.*?)</think>\s*(.*)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A row that cannot be used. known: its layout is a known one, so that the fault is this row's own."""
+    """A row that cannot be used. known: whether its layout is known, so that the problem is only in this row."""
 
     reason: str
     known: bool = True
@@ -157,7 +157,7 @@ def _text(content: Any) -> str:
 
 
 def _with_thinking(message: dict[str, Any]) -> dict[str, Any]:
-    """<think> at the start of what the assistant says, as the field that templates take."""
+    """<think> at the start of the assistant's message, as the field that templates take."""
     found = _THINKING.fullmatch(message["content"]) if message["role"] == "assistant" else None
     if found is None:
         return message
@@ -168,7 +168,7 @@ def _call(raw: Mapping[str, Any]) -> dict[str, Any]:
     function = raw.get("function") or raw
     arguments = function["arguments"]
     if isinstance(arguments, str):
-        with suppress(json.JSONDecodeError):  # what a model wrote need not be JSON: templates get it as it is
+        with suppress(json.JSONDecodeError):  # what a model wrote may not be JSON: templates get it as it is
             arguments = json.loads(arguments)
     call = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
     return {**call, "id": raw["id"]} if raw.get("id") else call

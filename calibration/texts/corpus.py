@@ -1,4 +1,4 @@
-"""Which texts a calibration reads: the built-in set, files and folders of the user's own, datasets of the Hub."""
+"""Which texts a calibration reads: the built-in set, the user's files and folders, datasets of the Hub."""
 
 import re
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Texts(Protocol):
     def digest(self) -> str: ...
     @property
     def forgiving(self) -> bool:
-        """Whether single rows that cannot be used are passed over, since the user cannot correct them."""
+        """Whether single unusable rows are skipped, since the user cannot correct them."""
         ...
 
     def rows(self, size: int) -> Rows:

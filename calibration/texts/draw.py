@@ -43,7 +43,7 @@ class Window:
 
 @dataclass
 class Tally:
-    """What drawing came across. rendered: ways of rendering -> conversations. unusable: index of the text -> why rows
+    """Record of the drawing. rendered: ways of rendering -> conversations. unusable: index of the text -> why rows
     of it were passed over."""
 
     rendered: Counter[str] = field(default_factory=Counter)
@@ -133,7 +133,7 @@ class Domain:
 
 def draw(domains: Sequence[Domain], samples: int) -> Iterator[Window]:
     """At most `samples` windows: each time from the domain that is furthest behind its share, as Sainte-Laguë's method
-    deals out seats; those that run out leave their turns to the others."""
+    assigns seats; others take the share of those that run out."""
     streams = {domain: domain.windows() for domain in domains}
     found = 0
     while streams and found < samples:

@@ -1,7 +1,7 @@
 """Datasets of the Hugging Face Hub, by id, subset, split and revision: which files they are, and their rows.
 
-The files of the split are downloaded whole, into huggingface_hub's cache, where a download that was cut short goes on;
-of them only the rows that are drawn are read.
+All files of the split are downloaded into huggingface_hub's cache, where an interrupted download resumes; only the rows
+that are drawn are read from them.
 """
 
 from dataclasses import dataclass
@@ -84,7 +84,7 @@ class HubDataset:
 def _metadata(path: Path, repo: str) -> dict[str, Any]:
     try:
         return metadata_load(path) or {}
-    except Exception as error:  # a README's YAML is anybody's
+    except Exception as error:  # a README's YAML may be anything
         raise SixfoldError(
             f"the metadata in the README of dataset {repo} cannot be read", "name another revision of it"
         ) from error

@@ -1,4 +1,4 @@
-"""Texts by number: a file is gone through once for where its rows are, and read where a row is wanted."""
+"""Texts by number: a file is scanned once for the positions of its rows, and then only wanted rows are read."""
 
 import json
 import re

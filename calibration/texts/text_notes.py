@@ -1,4 +1,4 @@
-"""What a user should know of the texts of a calibration, from the record in its manifest."""
+"""What a user should know about the texts of a calibration, from the record in its manifest."""
 
 from typing import Any
 
