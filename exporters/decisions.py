@@ -57,7 +57,7 @@ def decide_all(
     inputs: Mapping[str, Any],
     progress: Progress,
 ) -> DecisionStore:
-    """Decide every layer that a unit of the plan names, going on where an earlier run with the same inputs stopped."""
+    """Decide every layer that a unit of the plan names, resuming where an earlier run with the same inputs stopped."""
     layers = sorted({unit.layer for unit in plan.units if unit.layer is not None})
     folder = workspace.decisions(recipe.name)
     key = digest_of(dict(inputs))

@@ -13,7 +13,7 @@ from sixfold.statistics.statistics import Statistics
 def largest_inputs(statistics: Statistics, linears: Sequence[Linear]) -> tuple[dict[str, torch.Tensor], list[str]]:
     """max |x| of the input of each of `linears` (of one decoder layer), float32 scalars by name; and notes.
 
-    An expert that too few tokens reached gets what the calibration's profile lets stand in (see
+    An expert that too few tokens reached gets the replacement of the calibration's profile (see
     sixfold.statistics.starved_experts), and one that read only zeros the largest input of the layer's other
     experts: they read the same hidden states (or, for a down projection, products of the same kind), so it covers what
     the expert may yet meet, and engines that collapse a layer's experts to one scale arrive at the value they would

@@ -1,4 +1,4 @@
-"""llmcompressor as an exporter: any of its recipes, with its silent traps guarded.
+"""llmcompressor as an exporter: any of its recipes, guarded against its silent failures.
 
 What is guarded: names on disk, routers and heads left alone (also in the saved configuration), float32 correction
 biases, AWQ's router mapping, one global scale for fused Linears, missing input scales of experts, fields that
@@ -77,7 +77,7 @@ class LlmcompressorExporter:
                     _model_free(source, recipe, selection.quantized, written)
             except SixfoldError:
                 raise
-            except Exception as error:  # a whole tool runs in there
+            except Exception as error:  # an external tool runs in there and may raise anything
                 reason = " ".join(str(error).split())[:300]
                 raise SixfoldError(
                     f"{recipe.name}: llmcompressor failed with {type(error).__name__}: {reason}",

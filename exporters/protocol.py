@@ -19,7 +19,7 @@ Decisions = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Decided:
-    """The decisions of one layer, and a sentence for the manifest on whatever was out of the ordinary."""
+    """The decisions of one layer, and a sentence for the manifest about anything unusual."""
 
     tensors: Decisions
     notes: tuple[str, ...] = ()
@@ -74,7 +74,7 @@ Tokens = Callable[[], torch.Tensor]
 
 
 class ExternalExporter(Protocol):
-    """A tool that does a whole job itself: no exact plan and no memory promise, but the same manifest and card.
+    """An external tool that does the entire quantization: no exact plan, no memory bound, but the same manifest and card.
 
     libraries: as in `Exporter`; the tool itself, at least.
     """

@@ -51,7 +51,7 @@ def needs_statistics(recipe: Recipe) -> bool:
 
 
 def plan_of(source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan | None:
-    """The plan of a native exporter; None for a tool that does the whole job itself and tells nothing before."""
+    """The plan of a native exporter; None for an external tool, which gives no plan."""
     exporter = exporter_named(recipe.exporter)
     _check_keep(source, recipe)
     _check_imatrix(recipe)
@@ -177,7 +177,7 @@ def _sha256_bytes(data: bytes) -> str:
 
 @dataclass(frozen=True)
 class Planned:
-    """plan: None for a tool that tells nothing before, and for a recipe that cannot be planned: `refusal` says why."""
+    """plan: None for an external tool, and for a recipe that cannot be planned: `refusal` says why."""
 
     recipe: Recipe
     plan: ExportPlan | None
@@ -185,12 +185,13 @@ class Planned:
 
 
 def plan_all(source: Source, recipes: Sequence[Recipe]) -> tuple[Planned, ...]:
-    """Every recipe's plan, before any work: what a family does not allow must not be found out after calibration."""
+    """Every recipe's plan, before any work: what a family does not allow must not be discovered only after
+    calibration."""
     planned = []
     for recipe in recipes:
         try:
             planned.append(Planned(recipe, plan_of(source, recipe, None)))
-        except Exception as error:  # one format's defect is no reason to leave out the others
+        except Exception as error:  # a defect in one format must not stop the others
             planned.append(Planned(recipe, None, error))
     return tuple(planned)
 
@@ -199,7 +200,7 @@ def check_disk(source: Source, planned: Sequence[Planned], workspace: Workspace,
     """Whether everything that is still to be written has room. Raises SixfoldError with both sizes.
 
     calibration: bytes that calibrations will take besides. An artifact that is replaced stays until the new one is
-    whole, so the old ones' room does not count. What only new statistics would make stale is taken as current: they
+    complete, so the old ones' room does not count. What only new statistics would make stale is taken as current: they
     are not known yet.
     """
     needed = calibration

@@ -91,7 +91,7 @@ def _notes(reasons: dict[str, str]) -> tuple[str, ...]:
 
 
 def not_run_note(source: Source) -> tuple[str, ...]:
-    """What becomes of tensors that transformers does not run; () where there are none."""
+    """What is done with tensors that transformers does not run; () where there are none."""
     names = source.architecture.not_run
     if not names:
         return ()

@@ -1,1 +1,1 @@
-"""Recipes and results of tools that do the whole job themselves."""
+"""Recipes and results of external tools that do the entire quantization."""

@@ -1,6 +1,6 @@
-"""What llmcompressor wrote, put right and proven: names, dtypes, shards, configuration.
+"""llmcompressor's output, corrected and checked: names, dtypes, shards, configuration.
 
-Its files are read shard by shard and written anew, since names change and what it lost is added.
+Its files are read shard by shard and written again, since names change and lost tensors are added.
 """
 
 import json
@@ -32,7 +32,7 @@ SUFFIXES = (
     "input_zero_point",
     "input_global_scale",
 )
-"""What compressed-tensors stores of a Linear, after its name and a dot."""
+"""What compressed-tensors stores for a Linear, after its name and a dot."""
 
 SCALES = ("weight_scale", "weight_global_scale", "input_scale", "input_global_scale")
 _SHOWN = 3

@@ -33,7 +33,7 @@ def layer_importance(linears: Mapping[str, Sequence[Linear]], statistics: Statis
     for gguf_name, parts in linears.items():
         if half := latent_half(gguf_name):
             found = statistics.head_inputs(parts[0].name, layer, half)
-            if found is not None or statistics.imatrix is None:  # somebody else's matrix may be without
+            if found is not None or statistics.imatrix is None:  # a matrix made elsewhere may lack it
                 decided[gguf_name] = _heads_mean_square(found, parts[0].name, layer)
             continue
         for linear in parts:

@@ -23,7 +23,7 @@ PLAIN = {
     GGMLQuantizationType.F16: torch.float16,
     GGMLQuantizationType.BF16: torch.bfloat16,
 }
-"""Types that are casts and no quantization."""
+"""Types that are casts, not quantization."""
 
 
 def type_named(name: str) -> GGMLQuantizationType:

@@ -1,4 +1,4 @@
-"""What stands before a GGUF file's tensors, as gguf-py writes it: general keys, numbers, tokenizer, tensor list."""
+"""What precedes a GGUF file's tensors, as gguf-py writes it: general keys, numbers, tokenizer, tensor list."""
 
 import io
 import json
@@ -77,7 +77,7 @@ def headers(
 ) -> list[bytes]:
     """The bytes before the data of each file, padded to ALIGNMENT. config: as from `full_config`.
 
-    Keys stand in the first file; the others of a split model have the split's own keys alone.
+    The keys are in the first file; the others of a split model have the split's own keys alone.
     """
     writer = GGUFWriter(None, arch)
     writer.tensors = [

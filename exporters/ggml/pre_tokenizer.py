@@ -2,7 +2,7 @@
 
 llama.cpp holds the cutting in code, under a name that a file gives in `tokenizer.ggml.pre`. Its converter finds
 the name by hashing the tokens of a test text, so that every new vocabulary is unknown at first. But cutting does not
-depend on the vocabulary: here the tokenizer's own pre-tokenizer cuts a set of telling texts, and the name is the one
+depend on the vocabulary: here the tokenizer's own pre-tokenizer cuts a set of test texts, and the name is the one
 whose regular expressions cut them alike, however the tokenizer.json words them.
 """
 
@@ -48,7 +48,7 @@ KNOWN: Mapping[str, tuple[tuple[str, ...], bool]] = {
     "deepseek-v3": ((r"\p{N}{1,3}", _CJK, _DEEPSEEK), False),
 }
 """llama.cpp's name -> (regular expressions in turn, whether whole words of the vocabulary skip the merges). Several of
-its names mean the same cutting; here stands the one without other effects."""
+its names mean the same cutting; the one without other effects is listed here."""
 
 _OWN_NAMES = {
     ("gpt-4o", "minimax-m2"): "minimax-m2",
@@ -96,7 +96,7 @@ def _known_cuts(name: str) -> tuple[tuple[str, ...], ...] | None:
 
 
 def _cuts(pre_tokenizer: Any) -> tuple[tuple[str, ...], ...] | None:
-    """The words of each telling text, as a byte-level vocabulary spells them; None without a pre-tokenizer."""
+    """The words of each test text, as a byte-level vocabulary spells them; None without a pre-tokenizer."""
     if pre_tokenizer is None:
         return None
     return tuple(tuple(word for word, _ in pre_tokenizer.pre_tokenize_str(text)) for text in _TELLING)

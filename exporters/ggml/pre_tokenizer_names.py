@@ -1,4 +1,4 @@
-"""The names of pre-tokenizers that llama.cpp has (`tokenizer.ggml.pre`), and what becomes of any other.
+"""The names of pre-tokenizers that llama.cpp has (`tokenizer.ggml.pre`), and the error for any other.
 
 It refuses to load a file with a name that it does not know. The list is that of llama_vocab::impl::load in
 src/llama-vocab.cpp of llama.cpp, as of commit 86a2835.

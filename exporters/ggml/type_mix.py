@@ -1,4 +1,4 @@
-"""Which type llama.cpp gives each tensor of a preset: Q4_K_M is no type but a mixture of them.
+"""Which type llama.cpp gives each tensor of a preset: Q4_K_M is not a type but a mixture of types.
 
 llama-quantize looks at tensors one by one, in the order of `file_order`, with counters for the attention values and (in
 dense models) the feed-forward matrices seen so far. The rules below say what it comes to, as of llama.cpp commit
@@ -80,7 +80,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a tensor stands among those of its kind: the index-th of `count`."""
+    """The position of a tensor among those of its kind: the index-th of `count`."""
 
     index: int
     count: int

@@ -166,7 +166,7 @@ def _mean_input(linears: Iterable[Linear], search: Search) -> torch.Tensor | Non
 
 
 def _with_averages(search: Search, linears: Sequence[Linear]) -> tuple[Search, list[str]]:
-    """Find Linears of which calibration saw too little, and what stands in for it."""
+    """Find Linears that too few calibration tokens reached, and the statistics to use instead."""
     by_site: dict[str, list[Linear]] = {}
     notes = []
     averages: dict[str, InputStatistics] = {}
