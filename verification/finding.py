@@ -11,7 +11,7 @@ Severity = Literal["error", "warning"]
 class Finding:
     """check: id of the check, "subject.problem". where: the tensor, file or key it is about.
 
-    what: what is wrong. consequence: what an engine would do with it. remedy: how to mend it.
+    what: what is wrong. consequence: what an engine would do with it. remedy: how to fix it.
     severity: an error fails the artifact; a warning is for a reader to judge.
     """
 
@@ -32,7 +32,7 @@ Subject = TypeVar("Subject")
 
 
 def run_checks(checks: Iterable[Callable[[Subject], Iterator[Finding]]], subject: Subject) -> list[Finding]:
-    """Every finding of every check, each once. What stops a check is damage that nobody thought of, and a finding."""
+    """Every finding of every check, each once. An exception in a check is unforeseen damage, and becomes a finding."""
     found: dict[Finding, None] = {}
     for check in checks:
         try:

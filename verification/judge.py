@@ -1,4 +1,4 @@
-"""The whole verdict on an artifact: structure, weights, divergence, the gates of its recipe, and a smoke test."""
+"""The complete verdict on an artifact: structure, weights, divergence, the gates of its recipe, and a smoke test."""
 
 import time
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""verification.json: what was checked of an artifact, and what came of it.
+"""verification.json: what was checked of an artifact, and the results.
 
 schema        2
 artifact      name, kind ("folder" or "gguf"), files with their bytes, content: digest of the files that its manifest

@@ -1,4 +1,4 @@
-"""The result that stands beside an artifact, where it still holds: measuring again would only cost time."""
+"""The result stored beside an artifact, if it is still valid: measuring again would only cost time."""
 
 from collections.abc import Mapping
 from pathlib import Path

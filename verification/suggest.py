@@ -1,4 +1,4 @@
-"""From an artifact and its source to what its recipe might keep: attribution, and the cheapest way under a gate."""
+"""From an artifact and its source to what its recipe could keep: attribution, and the cheapest way to meet a gate."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

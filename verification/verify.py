@@ -1,4 +1,4 @@
-"""Is an artifact sound, and does it hold the weights of its source: everything that needs no forward pass."""
+"""Whether an artifact is sound and holds the weights of its source: everything that needs no forward pass."""
 
 import time
 from math import prod

@@ -1,1 +1,1 @@
-"""How far the artifact's answers are from its source's."""
+"""How far the artifact's outputs are from its source's."""

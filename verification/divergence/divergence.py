@@ -1,4 +1,4 @@
-"""How far an artifact's answers are from its source's: both run layer by layer in float32 over the same held-out text.
+"""How far an artifact's outputs are from its source's: both run layer by layer in float32 over the same held-out text.
 
 Float32, because BF16's own noise (a mean KL of about .001) is larger than what Q8_0 does. The source is run once: its
 last hidden states, and a sample of those between layers, are kept in a file that every variant reads.

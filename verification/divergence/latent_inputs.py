@@ -2,8 +2,8 @@
 
 The half of keys takes the query (without its rotary part) to the latents, and the half of values what attention has
 gathered of the latents to a head's output: these two are rounded there, and not the latent that kv_b_proj reads in a
-checkpoint. Both pass where transformers calls its attention function; there, values are made anew of the attended
-latents.
+checkpoint. Both pass where transformers calls its attention function; there, values are computed again from the
+attended latents.
 """
 
 from collections.abc import Callable, Iterator

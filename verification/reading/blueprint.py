@@ -1,4 +1,4 @@
-"""What a model must consist of: from its source where that is at hand, else from config.json by transformers itself.
+"""What a model must consist of: from its source if that is available, else from config.json by transformers itself.
 
 transformers knows the names on disk of every architecture that it can load: it writes them when it saves. Nothing here
 comes from what an exporter planned.

@@ -1,7 +1,7 @@
 """A model folder as an engine finds it: small files, headers of every shard, and tensors read one at a time.
 
-Opening never raises for what is wrong inside the folder: whatever cannot be parsed becomes a Finding, and the checks go
-on with the rest.
+Opening never raises for what is wrong inside the folder: whatever cannot be parsed becomes a Finding, and the checks
+continue with the rest.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""GGUF tensor names -> names on disk, from a table of its own: what wrote the file has no say here.
+"""GGUF tensor names -> names on disk, from a table that is independent of the exporter's.
 
 Stated from the architectures' tables in llama.cpp (src/llama-arch.cpp) and from transformers' modules. llama.cpp stacks
 the experts of a layer; of each stacked tensor, row block N is expert N.

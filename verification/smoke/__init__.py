@@ -1,1 +1,1 @@
-"""Five prompts that the artifact goes on with."""
+"""Five prompts that the artifact continues."""

@@ -1,6 +1,6 @@
-"""Text from llama.cpp itself, where its program is at hand: SIXFOLD_LLAMA_CPP names its folder, else PATH is searched.
+"""Text from llama.cpp itself, if its program is available: SIXFOLD_LLAMA_CPP names its folder, else PATH is searched.
 
-llama-completion goes on with a prompt and ends. Builds from before it was split off (late 2025) do so as llama-cli.
+llama-completion continues a prompt and ends. Builds from before it was split off (late 2025) do so as llama-cli.
 """
 
 import os
@@ -19,7 +19,7 @@ it has; with a model of some size that does not happen, and with a tiny one tryi
 
 
 class EngineFailed(Exception):
-    """llama.cpp did not come to an answer; says why."""
+    """llama.cpp gave no answer; says why."""
 
 
 def program() -> Path | None:

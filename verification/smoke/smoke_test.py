@@ -1,11 +1,11 @@
-"""Smoke test: five prompts that the artifact goes on with by itself, held against what its source makes of them.
+"""Smoke test: five prompts that the artifact continues, compared with how its source continues them.
 
-Numbers can look right over a model that only writes one word. So both models go on with each prompt for TOKENS tokens,
-the most likely one at a time: the source by transformers in float32, a GGUF file by llama.cpp where its program is at
-hand (verification/smoke/llama_completion.py), and anything else by transformers too, with its weights alone. A prompt
-passes where
+Figures can look right for a model that only writes one word. So both models continue each prompt for TOKENS tokens,
+the most likely one at a time: the source by transformers in float32, a GGUF file by llama.cpp if its program is
+available (verification/smoke/llama_completion.py), and anything else by transformers too, with its weights alone. A
+prompt passes where
 
-- every logit is a number (llama.cpp checks its weights instead),
+- every logit is finite (llama.cpp checks its weights instead),
 - the answer is not empty and does not end in a loop, unless the source's does too,
 - the prompt's own rule holds, unless it does not hold for the source either: a small model cannot add.
 
@@ -62,7 +62,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Smoked:
-    """What became of one prompt. problem: "" where it passed."""
+    """The result for one prompt. problem: "" where it passed."""
 
     prompt: Prompt
     expected: Answer

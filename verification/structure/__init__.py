@@ -1,1 +1,1 @@
-"""Names, shapes, scales, configuration and keys: what can be told without the source."""
+"""Names, shapes, scales, configuration and keys: what can be checked without the source."""

@@ -1,4 +1,4 @@
-"""Are the tokenizer, the chat template and the generation config those of the source, and do they fit the model."""
+"""Whether the tokenizer, the chat template and the generation config are the source's, and fit the model."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Does config.json say of the model what its tensors and its source say."""
+"""Whether config.json agrees with the tensors and with the source."""
 
 import json
 from collections.abc import Iterator, Mapping

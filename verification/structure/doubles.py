@@ -1,4 +1,4 @@
-"""Is no matrix written in another one's place: two Linears with the same bytes."""
+"""Whether a matrix was written in another one's place: two Linears with the same bytes."""
 
 import hashlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Are the files of a folder whole, readable, and the same in the index, on disk and in the manifest."""
+"""Whether the files of a folder are complete, readable, and the same in the index, on disk and in the manifest."""
 
 import re
 import stat

@@ -1,4 +1,4 @@
-"""Do a GGUF file's keys say what its tensors, its source and llama.cpp need them to say."""
+"""Whether a GGUF file's keys agree with its tensors, its source and what llama.cpp needs."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any

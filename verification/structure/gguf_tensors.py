@@ -1,4 +1,5 @@
-"""Does a GGUF file hold every tensor of the model, of the size that its keys and its source say, and nothing else."""
+"""Whether a GGUF file holds every tensor of the model, of the size that its keys and its source say, and nothing
+else."""
 
 import hashlib
 import re

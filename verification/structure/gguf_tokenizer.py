@@ -1,4 +1,4 @@
-"""Does a GGUF file cut text into the tokens that its source cuts it into, and end where that ends."""
+"""Whether a GGUF file's tokenizer gives the same tokens as its source's, and ends text where that ends."""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Is every tensor of the model there under its name, and nothing else."""
+"""Whether every tensor of the model is there under its name, and nothing else."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence

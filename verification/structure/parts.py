@@ -1,4 +1,4 @@
-"""Does every Linear have exactly the tensors that its scheme in config.json calls for, of the right type and size."""
+"""Whether every Linear has exactly the tensors that its scheme in config.json requires, of the right type and size."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -66,7 +66,7 @@ def check_cache(subject: Subject) -> Iterator[Finding]:
 
 
 def _undeclared(subject: Subject, quantized: Sequence[str]) -> Iterator[Finding]:
-    """Quantized tensors that config.json says nothing of: one by one where they are few, else once."""
+    """Quantized tensors that config.json does not mention: one by one if they are few, else once."""
     consequence = "engines read packed bytes as weights, or stop"
     if 2 * len(quantized) > len(subject.blueprint.linears if subject.blueprint is not None else ()):
         what = f"it has no quantization_config, but {quantized[0]} and {len(quantized) - 1} more are quantized"

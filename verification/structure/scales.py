@@ -1,4 +1,4 @@
-"""Are scales numbers that an engine can use, and equal where an engine keeps only one of several."""
+"""Whether scales are usable numbers, and equal where an engine keeps only one of several."""
 
 from collections.abc import Iterator, Sequence
 

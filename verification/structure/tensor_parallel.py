@@ -1,4 +1,4 @@
-"""Which Linears could not be cut for tensor parallelism: reported, as one GPU runs the artifact all the same."""
+"""Which Linears cannot be split for tensor parallelism: only reported, since a single GPU runs the artifact."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,5 @@
-"""Is every code the nearest to its weight: finds the one damaged code that no error of a tensor or a block shows.
+"""Whether every code is the nearest to its weight: finds the one damaged code that no error of a tensor or a block
+shows.
 
 Scales may be chosen by any search, but with the scales given, round-to-nearest leaves every weight within half a step
 of its number. Tools that move weights as they round (GPTQ, learned rounding) leave many that are not, and many just

@@ -1,7 +1,7 @@
 """Every tensor of an artifact, dequantized, against its source: streamed, one tensor at a time.
 
-What divergence sees in a whole model's answers, this sees by name: experts exchanged or permuted, gate and up swapped,
-a scale of another matrix, one flipped bit.
+What divergence sees in the outputs of the entire model, this finds by name: experts exchanged or permuted, gate and up
+swapped, a scale of another matrix, one flipped bit.
 """
 
 from collections.abc import Callable, Iterator

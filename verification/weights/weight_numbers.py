@@ -1,4 +1,4 @@
-"""Is every weight a number: all that can be told of dequantized weights without their source."""
+"""Whether every weight is finite: all that can be checked of dequantized weights without their source."""
 
 from collections.abc import Callable, Iterator
 
