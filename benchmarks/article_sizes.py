@@ -3,9 +3,9 @@
     python -m benchmarks.article_sizes config.json [--experts 154]
 
 config.json is the published model's; no weights are needed. The published figures have no unit that holds for all of
-them, so each is held against four readings of the exact size: GB (10^9 bytes) and GiB (2^30 bytes), of all files and of
-the quantized tensors alone (with their scales; embeddings, head, routers and norms left out). A reading agrees where it
-rounds to the published figure. GGUF sizes are without the tokenizer, of which a config knows nothing (a few MB).
+them, so each is compared with four readings of the exact size: GB (10^9 bytes) and GiB (2^30 bytes), of all files and
+of the quantized tensors alone (with their scales; embeddings, head, routers and norms left out). A reading agrees where
+it rounds to the published figure. GGUF sizes are without the tokenizer, of which a config knows nothing (a few MB).
 """
 
 import argparse

@@ -57,7 +57,7 @@ def inputs(tokens: int, skew: float = 0.0) -> tuple[torch.Tensor, ...]:
 
 
 class Pass:
-    """The statistics of a layer, begun anew every BATCHES calls."""
+    """The statistics of a layer, restarted every BATCHES calls."""
 
     def __init__(self, tokens: int) -> None:
         generator = torch.Generator().manual_seed(0)

@@ -26,10 +26,9 @@ def write_imatrix(statistics: Statistics, source: Source, path: Path) -> tuple[s
     """Write `path`, completely or not at all; returns the GGUF names that have an entry.
 
     Per weight, float32: `<name>.in_sum2` [matrices, columns], the sum over tokens of the input's squares, and
-    `<name>.counts` [matrices, 1], the tokens. The experts of a layer are the matrices of one entry; one that too
-    few tokens reached has the sums that replace its own (see sixfold.statistics.starved_experts). The heads of a
-    half of kv_b_proj are in one row, one after the other. Tensor names are in order, so equal
-    statistics give equal bytes.
+    `<name>.counts` [matrices, 1], the tokens. The experts of a layer are the matrices of one entry; one that too few
+    tokens reached has the sums that replace its own (see sixfold.statistics.starved_experts). The heads of a half of
+    kv_b_proj are in one row, one after the other. Tensor names are in order, so equal statistics give equal bytes.
     Raises SixfoldError where llama.cpp has no names for the architecture.
     """
     tokens = statistics.manifest["tokens"]

@@ -61,7 +61,7 @@ def select(linears: Sequence[Linear], recipe: Recipe, misfit: Callable[[Linear],
 def drafts(
     source: Source, groups: Sequence[tuple[Linear, ...]], make: Callable[[tuple[Linear, ...]], Draft]
 ) -> list[Draft]:
-    """A draft for every group, where the first of its weights stands in the source, and for every other tensor."""
+    """A draft for every group, where the first of its weights is in the source, and for every other tensor."""
     group_of = {linear.weight: group for group in groups for linear in group}
     made: set[tuple[Linear, ...]] = set()
     found = []

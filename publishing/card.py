@@ -23,7 +23,7 @@ def check_license(repo: str, card: str, files: Collection[str]) -> None:
     remedy = "state it with --license (--license-name, --license-link) or in provenance.yaml, and export again"
     license = fields.get("license")
     if not license:
-        raise SixfoldError(f"{repo} has no license, so nobody could use it", remedy)
+        raise SixfoldError(f"{repo} has no license, so nobody may use it", remedy)
     if license != "other":
         return
     for key in ("license_name", "license_link"):

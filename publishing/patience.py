@@ -14,8 +14,8 @@ WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 LONGEST = 300.0
 """Seconds that a server may ask to be left alone for (Retry-After)."""
 _PASSING = {408, 409, 412, 425, 429}
-"""Statuses beside 5xx: too slow, another change at the same time (409, 412), too many requests. A retry
-checks again what is there."""
+"""Statuses beside 5xx: too slow, another change at the same time (409, 412), too many requests. A retry checks again
+what is there."""
 
 
 def patiently(action: Callable[[], T], tell: Callable[[Exception, float], None]) -> T:

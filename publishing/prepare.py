@@ -56,8 +56,8 @@ class Edition:
         return tuple(r for r in others if not self.hub.ask(f"look for {r}", partial(self.hub.api.repo_exists, r)))
 
     def plan(self, publication: Publication) -> Plan:
-        """As the Hub is now. Raises SixfoldError where somebody else made the repository, or the Hub
-        would not take the card."""
+        """As the Hub is now. Raises SixfoldError where somebody else made the repository, or the Hub would reject the
+        card."""
         remote = read_remote(self.hub, publication.repo)
         card = self._card(publication, remote.card if remote is not None and not remote.is_empty else "")
         if self.base and not publication.is_base:
@@ -68,7 +68,7 @@ class Edition:
         return plan
 
     def _card(self, publication: Publication, there: str) -> str:
-        """Rendered anew, with what people wrote into the card here and into the one on the Hub since it was sent."""
+        """Rendered again, with what people wrote into the card here and into the one on the Hub since it was sent."""
         path = publication.folder / CARD
         ours = self.card(publication, path.read_text(encoding="utf-8") if path.is_file() else "")
         sent = sent_card(self.root, publication.repo)
@@ -77,7 +77,7 @@ class Edition:
         return merged(self.card(publication, sent), ours, self.card(publication, there))
 
     def check_card(self, publication: Publication, card: str) -> None:
-        """Raises SixfoldError where the card states no license, or the Hub would not take it."""
+        """Raises SixfoldError where the card states no license, or the Hub would reject it."""
         check_license(publication.repo, card, publication.files)
         found = [*self.problems(card)] or [*self.hub.card_problems(card)]
         if found:
@@ -92,7 +92,7 @@ def edition_of(
 ) -> Edition:
     """root: <out>/<model>. variants: names of recipes; all that are there where none is named.
 
-    Raises GateError where a gate of one does not hold, UsageError where the Hub would not take a name, SixfoldError
+    Raises GateError where a gate of one does not hold, UsageError where the Hub would reject a name, SixfoldError
     where one is not there or the account may not write to `org`.
     """
     every = find_artifacts(root)

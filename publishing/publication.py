@@ -72,7 +72,7 @@ class Card(Protocol):
 def publications(org: str, chosen: Sequence[Artifact], every: Sequence[Artifact]) -> tuple[Publication, ...]:
     """One for each folder of the chosen artifacts, in their order. Hashes what no manifest lists.
 
-    every: all artifacts of the model. Raises UsageError where the Hub would not take a name.
+    every: all artifacts of the model. Raises UsageError where the Hub would reject a name.
     """
     folders = dict.fromkeys(artifact.folder for artifact in chosen)
     return tuple(

@@ -57,7 +57,7 @@ def publish(
 
 def check_releasable(edition: Edition) -> tuple[Plan, ...]:
     """The plans of a set that is on the Hub as it is here. Raises SixfoldError for a repository that is not there, is
-    incomplete or older than what is here, or whose card (which may have been edited since) the Hub would not take."""
+    incomplete or older than what is here, or whose card (which may have been edited since) the Hub would reject."""
     return tuple(_releasable(edition, publication) for publication in edition.publications)
 
 

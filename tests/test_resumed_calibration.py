@@ -52,7 +52,7 @@ def test_a_stopped_calibration_is_seen_and_gone_on_with(
     assert rows[0]["calibrated_layers"] == 1
     code, said = sixfold(capsys, "calibrate", DEMO, "awq", *options)
     assert code == 0
-    assert "The calibration went on behind 1 layer that an earlier run had finished." in said
+    assert "The calibration resumed after 1 layer that an earlier run had finished." in said
     assert "again" not in said
     assert "Unfinished" not in sixfold(capsys, "status", DEMO, "awq", *options)[1]
 

@@ -4,7 +4,7 @@ Of a GGUF file they are called X.gguf.attribution.json and .svg.
 
 schema    1
 artifact  name, and content: digest of the files that its manifest lists ("" without one), as in verification.json
-source    name and fingerprint of the checkpoint it was held against
+source    name and fingerprint of the checkpoint it was compared with
 mean_kl   of the artifact as it is, over all held-out text, inputs rounded as its engine rounds them, nats per token
 target    the largest mean KL that was asked for, or the recipe's gate; null where there is none
 tokens    that the parts were measured on

@@ -3,7 +3,7 @@
 schema        2
 artifact      name, kind ("folder" or "gguf"), files with their bytes, content: digest of the files that its manifest
               lists ("" without one)
-source        name and fingerprint of the checkpoint it was held against; null without one
+source        name and fingerprint of the checkpoint it was compared with; null without one
 passed        whether no check found an error and every gate holds
 gates         of the recipe: max_mean_kl and min_top1, null where there is none; {} without a manifest
 findings      every Finding: check, where, what, consequence, remedy, severity

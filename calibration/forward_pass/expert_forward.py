@@ -1,7 +1,7 @@
 """What a layer's experts compute for the tokens that are routed to them, recorded on the way.
 
-On the CPU one expert after the other: its rows stay in the cache from the gather to the last sum, and nothing of
-the size [tokens x top-k] is made. On Hopper GPUs in kernels that sum on the way, for the experts that most models have
+On the CPU one expert after the other: its rows stay in the cache from the gather to the last sum, and nothing of the
+size [tokens x top-k] is made. On Hopper GPUs in kernels that sum on the way, for the experts that most models have
 (calibration.kernels.triton_experts); otherwise all experts in grouped products, over rows that are sorted by expert.
 """
 

@@ -1,8 +1,8 @@
 """The pass itself: all tokens through one decoder layer after the other, each layer's statistics written as it ends.
 
-Finished work is kept in a work folder: the finished layers' files, the hidden states that the next layer reads,
-and `progress.json`, which is written last. A killed pass resumes after its last finished layer and ends in the same
-bytes, since batches and their order are part of the calibration's definition.
+Finished work is kept in a work folder: the finished layers' files, the hidden states that the next layer reads, and
+`progress.json`, which is written last. A killed pass resumes after its last finished layer and ends in the same bytes,
+since batches and their order are part of the calibration's definition.
 """
 
 from collections.abc import Callable, Mapping

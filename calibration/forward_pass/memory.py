@@ -88,8 +88,8 @@ def disk_bytes(source: Source, profile: Calibration) -> int:
 
 
 def resources(source: Source, profile: Calibration, allowed: Allowed) -> Resources:
-    """What the pass runs on: every visible GPU, or the CPU. Raises SixfoldError, naming what is needed, where
-    the memory is too little."""
+    """What the pass runs on: every visible GPU, or the CPU. Raises SixfoldError, naming what is needed, where the
+    memory is too little."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     host = allowed.host if allowed.host is not None else available_memory()
     choices = [predict(source, profile, on_gpu=gpus > 0, ahead=ahead) for ahead in (True, False)]

@@ -1,8 +1,8 @@
 """Triton kernels around the experts' two products: memory is read once, and what is read is counted on the way.
 
-The pairs of token and slot (token x top-k + slot) are in rows, sorted by expert and within it by pair: `order`
-[pairs] int64 is the pair in each row, `place` [pairs] int32 the row of each pair, `ends` [experts] int64 the end of
-each expert's rows. A tile is up to TILE + TAIL rows of one expert; `schedule` [tiles, 4] int32 lists them in row order.
+The pairs of token and slot (token x top-k + slot) are in rows, sorted by expert and within it by pair: `order` [pairs]
+int64 is the pair in each row, `place` [pairs] int32 the row of each pair, `ends` [experts] int64 the end of each
+expert's rows. A tile is up to TILE + TAIL rows of one expert; `schedule` [tiles, 4] int32 lists them in row order.
 Every sum is taken in a fixed order, so the same input gives the same bits. Tensors are contiguous.
 """
 
@@ -79,7 +79,7 @@ def schedule_tiles(
 
 @triton.jit
 def place_pairs(index, found, counts, ends, order, place, pairs, EXPERTS: tl.constexpr, BLOCK: tl.constexpr):
-    """Writes `order` and `place`: a pair stands behind its expert's pairs of the blocks before and of its own block."""
+    """Writes `order` and `place`: a pair follows its expert's pairs of the blocks before and of its own block."""
     block = tl.program_id(0)
     within = tl.arange(0, BLOCK)
     pair = block * BLOCK + within

@@ -36,15 +36,15 @@ class Window:
     owners: tuple[Owner, ...]
 
     def parts(self) -> Iterator[tuple[Owner, list[int]]]:
-        """Ids that came from one row and stand together."""
+        """Adjacent ids that came from one row."""
         for owner, pairs in groupby(zip(self.owners, self.ids, strict=True), key=lambda pair: pair[0]):
             yield owner, [token for _, token in pairs]
 
 
 @dataclass
 class Tally:
-    """Record of the drawing. rendered: ways of rendering -> conversations. unusable: index of the text -> why rows
-    of it were passed over."""
+    """Record of the drawing. rendered: ways of rendering -> conversations. unusable: index of the text -> why rows of
+    it were skipped."""
 
     rendered: Counter[str] = field(default_factory=Counter)
     unusable: dict[int, list[str]] = field(default_factory=dict)

@@ -23,7 +23,7 @@ _CARD = "README.md"
 
 @dataclass(frozen=True)
 class HubDataset:
-    """commit: what the revision stood for when it was asked for."""
+    """commit: what the revision was resolved to."""
 
     source: TextSource
     commit: str

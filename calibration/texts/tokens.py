@@ -23,7 +23,7 @@ class TokenBatches:
 
 
 def special_ids(tokenizer: Any) -> set[int]:
-    """Tokens that stand for no text: BOS, EOS, turn markers."""
+    """Tokens that represent no text: BOS, EOS, turn markers."""
     added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     return added | set(tokenizer.all_special_ids)
 

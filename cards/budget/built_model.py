@@ -31,7 +31,7 @@ def check_against_model(config: Any, layers: Sequence[Layer], owners: Sequence[L
         if found[kind] not in {stated[kind], owned[kind]}:
             raise SixfoldError(
                 f"{kind} of model type {config.model_type!r} come to {found[kind]} numbers in transformers' model and"
-                f" to {stated[kind]} as its config is understood here, so its cache is not known",
+                f" to {stated[kind]} by its config, so its cache is not known",
                 "leave out the budget, and please report it with the config.json",
             )
 

@@ -8,7 +8,7 @@ class KeysValues:
     """A key of `key` and a value of `value` numbers for each of `heads` KV heads and each token (MHA, GQA, MQA).
 
     window: tokens that are looked back on, this one included; None for all. chunked: the window does not slide but
-    starts anew every `window` tokens (Llama 4).
+    restarts every `window` tokens (Llama 4).
     """
 
     heads: int

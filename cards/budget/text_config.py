@@ -22,7 +22,7 @@ _MUST_AGREE = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_k
 
 
 def decoder_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of config.json that describes the decoder, as it stands there, with its model_type."""
+    """The part of config.json that describes the decoder, unchanged, with its model_type."""
     fields = dict(config)
     fields.pop("quantization_config", None)
     for key in _NESTED:
@@ -77,7 +77,7 @@ def _known_type(fields: Mapping[str, Any]) -> str:
     if stated in _SAME_FIELDS_AS:
         return _SAME_FIELDS_AS[stated]
     if stated in CONFIG_MAPPING:
-        # A composite type whose fields stand flat: its class would read none of them and answer with its defaults.
+        # A composite type whose fields are not nested: its class would read none of them and answer with its defaults.
         return _decoder_type(fields) if "num_hidden_layers" in fields else stated
     by_architecture = {
         name: model_type

@@ -40,7 +40,7 @@ class Box:
 @dataclass(frozen=True)
 class Placed:
     """x, y: of the baseline's end that `anchor` (of SVG's text-anchor) names. lead: ends of a line from the point, None
-    where the label stands beside it."""
+    where the label is beside it."""
 
     x: float
     y: float
@@ -92,7 +92,7 @@ def _cost(placed: Placed, others: Sequence[Box], bounds: Box, rank: int) -> floa
 
 
 def _mistaken(box: Box, own: Spot, others: Sequence[Spot]) -> float:
-    """What it costs that a label stands nearer to another's point than to its own: it would be read as that one's."""
+    """The cost of a label that is nearer to another's point than to its own: it would be read as that one's."""
     nearest = min((_distance(box, other) for other in others), default=inf)
     return 15 * max(0.0, _distance(box, own) + 4 - nearest)
 

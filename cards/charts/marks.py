@@ -127,7 +127,7 @@ def zero_break(axis: Log, x: float) -> Iterator[str]:
 
 
 def wrapped(content: str, width: float, size: int) -> list[str]:
-    """Lines of at most `width` pixels, as far as words allow. Running text is narrower than labels."""
+    """Lines of at most `width` pixels, broken between words. Running text is narrower than labels."""
     rows: list[str] = []
     for word in content.split():
         longer = f"{rows[-1]} {word}" if rows else word

@@ -1,9 +1,9 @@
 """What a person wrote into a card, and how it survives when the card is rendered again.
 
-Kept are: text between `<!-- yours: NAME -->` and `<!-- /yours -->`, wherever it is; entire sections (from
-one `## ` heading to the next) that the renderer did not make; fields of the front matter that it does not render; and
-tags that were added. A rendered section that a person changed is rendered again: `changed_sections` names it, so that
-nothing is lost silently.
+Kept are: text between `<!-- yours: NAME -->` and `<!-- /yours -->`, wherever it is; entire sections (from one `## `
+heading to the next) that the renderer did not make; fields of the front matter that it does not render; and tags that
+were added. A rendered section that a person changed is rendered again: `changed_sections` names it, so that nothing is
+lost silently.
 """
 
 import re

@@ -42,7 +42,7 @@ LIBRARIES = frozenset(
     rwkv sentence-transformers tensorrt tf-keras timm transformers.js
     """.split()
 )
-"""Of library_name: those that language models and what stands around them use. The Hub takes others, and shows no way
+"""Of library_name: those that language models and their tools use. The Hub accepts others, but shows no way
 to run them."""
 
 LANGUAGES = frozenset(

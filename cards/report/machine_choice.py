@@ -21,7 +21,7 @@ from sixfold.errors import SixfoldError
 CACHES = {"vllm": ("bf16", "fp8"), "sglang": ("bf16", "fp8"), "llama.cpp": ("bf16", "q8_0", "q4_0")}
 """The types of KV cache of each engine."""
 OWN_DEVICES = (1, 2, 4, 8)
-"""Numbers of devices of a machine that the reader describes; of 80 GB each as far as buffers depend on it."""
+"""Numbers of devices of a machine that the reader describes; of 80 GB each where buffers depend on it."""
 
 
 def machine_choice(model: ModelFacts) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def parameters_of(model: ModelFacts, every: Sequence[Variant]) -> Fact:
         folder, names = variant.artifact.folder, variant.artifact.weight_files
         try:
             headers = [read_header(folder, name) for name in names]
-        except SixfoldError:  # damaged: what verification says of it stands in the report
+        except SixfoldError:  # damaged: the report shows what verification says
             continue
         return Fact(sum(prod(t.shape) for h in headers for t in h.tensors), f"{folder.name}/{names[0]}")
     return _pruning(model)["verification"].after.parameters
@@ -177,7 +177,7 @@ def _value(fact: Fact) -> int:
 
 
 def script_data(value: Any) -> Markup:
-    """JSON that stands in a <script> element and cannot end it."""
+    """JSON for a <script> element, which it cannot end."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
 

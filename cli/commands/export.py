@@ -132,7 +132,7 @@ def make_all(
         _say(f"{recipe.name} {'is current' if done.skipped else 'done'}, {size(done.nbytes)}", quiet)
     try:
         render_cards(workspace.folder, quiet=quiet)
-    except Exception as error:  # the artifacts are sound all the same
+    except Exception as error:  # the artifacts are sound nevertheless
         _say(f"not all cards could be rendered: {sentence(error)}", quiet)
     return outcomes
 

@@ -1,7 +1,7 @@
 """llmcompressor's own recipes: read, checked, and completed with what must not be quantized.
 
-A recipe is {"<name>_stage": {"<group>_modifiers": {"SomeModifier": {arguments}}}}; llmcompressor silently
-ignores every key that does not end like this, and then quantizes nothing.
+A recipe is {"<name>_stage": {"<group>_modifiers": {"SomeModifier": {arguments}}}}; llmcompressor silently ignores every
+key that does not end like this, and then quantizes nothing.
 """
 
 import re

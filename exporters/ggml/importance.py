@@ -24,7 +24,7 @@ def layer_importance(linears: Mapping[str, Sequence[Linear]], statistics: Statis
     kv_b_proj one row for each head, [heads, C].
 
     linears: of the layer, as from `weighted_linears`. An expert that too few tokens reached is weighted
-    by what stands in for it (see sixfold.statistics.starved_experts), and where nothing does, by all channels alike,
+    by its replacement (see sixfold.statistics.starved_experts), and where nothing does, by all channels alike,
     as in llama-quantize. Raises SixfoldError where the calibration overflowed or did not see a Linear.
     """
     rows: dict[str, torch.Tensor] = {}

@@ -73,7 +73,7 @@ _TELLING = (
 def pre_tokenizer_name(tokenizer: Tokenizer, model: Mapping[str, Any], arch: str) -> str:
     """llama.cpp's name. model: the "model" of its tokenizer.json. arch: llama.cpp's architecture.
 
-    Raises SixfoldError where llama.cpp has no such pre-tokenizer, as far as known here.
+    Raises SixfoldError where llama.cpp has no such pre-tokenizer that is known here.
     """
     cuts = _cuts(tokenizer.pre_tokenizer)
     alike = [name for name in KNOWN if cuts is not None and cuts == _known_cuts(name)]

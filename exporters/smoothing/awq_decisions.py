@@ -36,7 +36,7 @@ _EXPERT = re.compile(r"(?<=\.experts\.)\d+(?=\.)")
 @dataclass(frozen=True)
 class Search:
     """quantized: names of the Linears whose error counts. stored: dtype that unquantized tensors are written in.
-    averages: what stands in for the statistics of Linears that too few tokens reached, by name."""
+    averages: replacement statistics of Linears that too few tokens reached, by name."""
 
     checkpoint: Checkpoint
     statistics: Statistics

@@ -30,8 +30,7 @@ _PRUNED_FILES = ("manifest.json", "plan.json", "verification.json")
 def record_source(checkpoint: "Checkpoint", stated: Mapping[str, str], model_folder: Path) -> Provenance:
     """Write it, and return the provenance that cards are to state.
 
-    stated: provenance fields that options give. If none do, those of an earlier run for this checkpoint
-    are kept.
+    stated: provenance fields that options give. If none do, those of an earlier run for this checkpoint are kept.
     """
     folder = model_folder / FOLDER
     before = read_json(folder / FILE) or {}

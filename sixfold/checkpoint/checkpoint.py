@@ -56,10 +56,10 @@ class Contents:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """name: for output folders. location: as the user gave it. revision: hub commit, "" for a folder.
-    tensors: logical tensors by name, in the order of files and offsets. extras: other files to carry over
-    (tokenizer, chat template, generation config, LICENSE), relative names, all of them in `folder`.
-    bare: config.json is all there is; `tensors` is what it describes (see sixfold.model.bare_config)."""
+    """name: for output folders. location: as the user gave it. revision: hub commit, "" for a folder. tensors: logical
+    tensors by name, in the order of files and offsets. extras: other files to carry over (tokenizer, chat template,
+    generation config, LICENSE), relative names, all of them in `folder`. bare: config.json is all there is; `tensors`
+    is what it describes (see sixfold.model.bare_config)."""
 
     name: str
     location: str
@@ -118,7 +118,7 @@ def open_checkpoint(
     """A folder or a hub id ("owner/name", where there is no such folder), from its config, index and headers.
 
     revision: branch, tag or commit of a hub id. name: in place of the folder's or repository's own.
-    provenance: what it states goes before provenance.yaml. headers_only: of a hub id fetch the small files and the
+    provenance: overrides provenance.yaml. headers_only: of a hub id fetch the small files and the
     headers of the weights (range requests); `read` then refuses. A hub id is downloaded otherwise.
     """
     asked = _Asked(model, name, provenance)

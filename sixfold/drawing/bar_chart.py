@@ -1,7 +1,7 @@
 """A horizontal bar chart as SVG.
 
-One file without scripts, fonts or links, as sixfold/drawing/heat_map.py draws them; colors follow the reader's
-setting of light or dark, and each bar has a tooltip.
+One file without scripts, fonts or links, as sixfold/drawing/heat_map.py draws them; colors follow the reader's setting
+of light or dark, and each bar has a tooltip.
 """
 
 from collections.abc import Sequence

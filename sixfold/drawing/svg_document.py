@@ -1,7 +1,7 @@
 """What every picture of this project shares: colors for light and for dark, and the SVG document around a drawing.
 
 A picture is one SVG without scripts, fonts or links, so that it can be opened alone, be an <img> where a page's own CSS
-does not reach, or stand inline in a page. Colors follow the reader's setting of light or dark, on paper of their own.
+does not reach, or be inline in a page. Colors follow the reader's setting of light or dark, on paper of their own.
 """
 
 from collections.abc import Callable, Iterable, Sequence

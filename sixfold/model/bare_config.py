@@ -35,8 +35,8 @@ def open_config(
     """The checkpoint that `path` describes, which cannot be read. model: as the user named it; a folder's other files
     (tokenizer, license) count as the checkpoint's, the neighbors of a file do not.
 
-    experts: instead of the number in the config. Raises SixfoldError where transformers does not know the
-    model or the weights would be quantized already, UsageError where it cannot have so many experts.
+    experts: instead of the number in the config. Raises SixfoldError where transformers does not know the model or the
+    weights would be quantized already, UsageError where it cannot have so many experts.
     """
     folder = path.parent
     whole = Path(model).expanduser().is_dir()

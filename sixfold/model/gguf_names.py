@@ -1,4 +1,4 @@
-"""What llama.cpp calls the tensors of a checkpoint: for whoever writes GGUF files, the exporter and the imatrix writer.
+"""What llama.cpp calls the tensors of a checkpoint: for the writers of GGUF files, the exporter and the imatrix writer.
 
 gguf-py knows the names of every architecture; what it lacks is which of transformers' model types is which of its
 architectures. That table is here, and nothing else about an architecture (exporters/ggml has the rest).

@@ -1,8 +1,8 @@
 """Recipes: how one variant is made, as validated data.
 
-A recipe is a YAML file; sixfold.recipes.recipe_files reads it, follows `extends:` and applies overrides. This
-module defines what a resolved recipe holds, how a name becomes recipes, and the JSON schema by which an editor
-completes and checks them.
+A recipe is a YAML file; sixfold.recipes.recipe_files reads it, follows `extends:` and applies overrides. This module
+defines what a resolved recipe holds, how a name becomes recipes, and the JSON schema by which an editor completes and
+checks them.
 """
 
 import re
@@ -64,8 +64,8 @@ class Calibration(_Strict):
     min_tokens: PositiveInt = 32
     """An expert that fewer tokens are routed to is starved: its own statistics are not reliable."""
     starved: Literal["average", "all_experts", "fail"] = "average"
-    """What replaces a starved expert's statistics: the average over the layer's other experts, its inputs for
-    extra tokens that it is not routed to, or nothing ("fail" stops the calibration)."""
+    """What replaces a starved expert's statistics: the average over the layer's other experts, its inputs for extra
+    tokens that it is not routed to, or nothing ("fail" stops the calibration)."""
     special_tokens: Literal["count", "leave_out"] = "count"
     """Whether statistics count the tokenizer's special tokens (BOS, turn markers), whose activations can be extreme."""
     imatrix: Annotated[str, Field(min_length=1)] | None = None

@@ -137,7 +137,7 @@ def closest(word: str, known: Iterable[str]) -> str:
 def _locate(
     name: str, base: Path, asker: Problem, folder: Path = FOLDER, kind: str = "recipe"
 ) -> tuple[Path | None, Problem | None]:
-    """A name stands for a shipped file; whatever has a slash or ends in .yaml is a path, relative to `base`."""
+    """A name means a shipped file; anything with a slash or ends in .yaml is a path, relative to `base`."""
     if "/" in name or name.endswith((".yaml", ".yml")):
         path = base / Path(name).expanduser()
         what = f"there is no {kind} file {path}"

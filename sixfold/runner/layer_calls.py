@@ -76,7 +76,7 @@ def _recorded(
         given = hidden if last is None or len(calls) < len(layers) else last
         return (given,) if as_tuple else given
 
-    with _standing_aside(layers, aside):
+    with _recording(layers, aside):
         try:
             output = model(input_ids=ids, use_cache=False)
         except (TypeError, IndexError, AttributeError, ValueError):  # a tuple where it expects a tensor, or otherwise
@@ -89,7 +89,7 @@ def _recorded(
 
 
 @contextmanager
-def _standing_aside(layers: Sequence[nn.Module], aside: Any) -> Iterator[None]:
+def _recording(layers: Sequence[nn.Module], aside: Any) -> Iterator[None]:
     """The modules stay (forwards look at their attributes); only what calling them does is replaced."""
     for layer in layers:
         layer.forward = aside

@@ -30,7 +30,7 @@ _READERS = 8
 class Piece:
     """One on-disk tensor within a parameter: the rows [start, stop) of one expert, or all of it (expert None).
 
-    place: where it stands among the checkpoint's tensors, which are in the order of files and offsets.
+    place: its position among the checkpoint's tensors, which are in the order of files and offsets.
     """
 
     name: str

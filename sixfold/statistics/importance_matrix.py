@@ -85,7 +85,7 @@ def _from_gguf(path: Path) -> ImportanceMatrix:
     try:
         reader = GGUFReader(path)
     except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
-        raise _damaged(path, "its header or its data is cut short") from error
+        raise _damaged(path, "its header or its data is truncated") from error
     keys = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("tokenizer.")}
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     weights = [name.removesuffix(_SUMS) for name in tensors if name.endswith(_SUMS)]

@@ -16,8 +16,8 @@ are in `layer-other.safetensors`), keys `<site>/<statistic>`; E below is there f
 
 A layer with experts has besides, under `<experts>`, the on-disk name of what holds them
 ("model.layers.0.block_sparse_moe.experts"), or where they are one array on disk the name of transformers' module, the
-keys `<experts>/<statistic>` on its experts' outputs. The gate is the value that the model applied; the output is
-the expert's, before the gate:
+keys `<experts>/<statistic>` on its experts' outputs. The gate is the value that the model applied; the output is the
+expert's, before the gate:
 
     routed        int64   [E]     tokens routed to the expert
     gate_sum      float64 [E]     sum of their gates

@@ -173,7 +173,7 @@ def test_notes_say_what_each_repository_holds(hub: Hub, publish: Publish, tmp_pa
 
 def test_the_organization_and_the_only_model_are_remembered(hub: Hub, publish: Publish, tmp_path: Path) -> None:
     root = make_model(tmp_path / "out", ("awq",))
-    assert "say to whom: --org my-lab" in publish("awq", org="").err
+    assert "name the organization: --org my-lab" in publish("awq", org="").err
     assert publish("awq").code == 0
     assert "is current" in publish("awq", org="").out
     (tmp_path / "out" / "other").symlink_to(root)

@@ -214,7 +214,7 @@ def test_what_the_hub_refuses_is_told_in_its_words_without_the_token(
     printed = publish()
     assert printed.code == 1
     assert "Private storage limit reached for Bearer hf_*** and hf_***" in printed.err
-    assert "see to the token's permissions" in printed.err
+    assert "check the token's permissions" in printed.err
 
 
 @pytest.mark.parametrize("text", ['{"a":', "{}"])

@@ -23,7 +23,7 @@ from verification.divergence.divergence import Reference, scored
 from verification.reading.weights import Weights
 
 BLOCKS = 4
-"""Runs of layers that are told apart at most."""
+"""Largest number of runs of layers that are measured separately."""
 
 _STEPS = 2000
 

@@ -31,7 +31,7 @@ class Scheme:
     """How a Linear is stored by the config's word.
 
     format: compressed-tensors' format, ModelOpt's quant_algo, "awq" or "fp8".
-    weights, inputs: compressed-tensors' arguments, or what stands in their place; inputs None where they stay as is.
+    weights, inputs: compressed-tensors' arguments, or their equivalent; inputs None where they stay as is.
     """
 
     method: str

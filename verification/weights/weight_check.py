@@ -173,7 +173,7 @@ class _Comparison:
         if worst is not None:
             others = f", and so do {worst.count - 1} more" if worst.count > 1 else ""
             what = (
-                f"the code at row {worst.row}, column {worst.column} stands for {worst.held:.4g}, {worst.steps:.1f}"
+                f"the code at row {worst.row}, column {worst.column} decodes to {worst.held:.4g}, {worst.steps:.1f}"
                 f" steps from the source's {worst.source:.4g}{others}; all others are the nearest there are"
             )
             consequence = "a few weights are wrong: bits changed after they were rounded, here or in the source"

@@ -80,7 +80,7 @@ def test_extra_tokens_are_kept_apart_from_the_routed_ones(tmp_path: Path) -> Non
     down = stand_in(statistics, f"{MOE}.5.w2")
     assert down is not None
     torch.testing.assert_close(down.sample.float(), inner, rtol=0.03, atol=0.03 * float(inner.abs().max()))
-    assert "what they read of extra tokens" in note(statistics, 1)[0]
+    assert "their inputs for extra tokens" in note(statistics, 1)[0]
 
 
 def test_a_calibration_that_must_reach_everyone_fails(tmp_path: Path) -> None:

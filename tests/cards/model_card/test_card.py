@@ -72,7 +72,15 @@ def test_what_nobody_stated_is_left_out(root: Path) -> None:
     text = card(root, put(root, manifest("FP8")))
     assert ModelCard(text).data.license is None
     assert "No license was stated for the checkpoint" in text
-    for absent in ("base_model", "It comes from", "The original model", "Calibration", "Pruning", "Evaluation", "KL"):
+    for absent in (
+        "base_model",
+        "It was made from",
+        "The original model",
+        "Calibration",
+        "Pruning",
+        "Evaluation",
+        "KL",
+    ):
         assert absent not in text
     assert "Not measured: FP8." in text
     assert "FP8 was not verified" in text
@@ -180,7 +188,7 @@ def test_an_importance_matrix_from_elsewhere_is_told(root: Path) -> None:
     }  # fmt: skip
     text = card(root, calibrated(root, imatrix=imatrix, tokens=None, coverage=None, without_statistics=[]))
     assert (
-        "here as `imatrix-theirs.gguf` (`theirs.gguf`, sha256 `cccccccccccccccc`), of 100 chunks of 512 tokens" in text
+        "included as `imatrix-theirs.gguf` (`theirs.gguf`, sha256 `cccccccccccccccc`), of 100 chunks of 512 tokens" in text
     )
     assert "from wiki.txt. Its texts were not compared with evaluation sets." in text
 
@@ -264,10 +272,10 @@ LLAMA = {
 
 def test_memory_is_told_where_the_attention_is_known(root: Path) -> None:
     text = card(root, put(root, manifest("BF16"), **LLAMA))
-    assert "The cache grows by 2,048 bytes a token." in text
+    assert "The cache grows by 2,048 bytes per token." in text
     assert "| 8,192 | 1.23 GB | 16.8 MB |" in text
     assert "| 16,384 | 1.23 GB | 33.6 MB |" in text
-    assert "16,384 tokens, the longest that the model allows, fit on each of these: RTX 4090 24 GB, RTX 5090" in text
+    assert "16,384 tokens, the model's longest context, fit on each of these: RTX 4090 24 GB, RTX 5090" in text
     large = manifest("BF16", files={"model.safetensors": 100_000_000_000})
     text = card(root, put(root, large, **LLAMA))
     assert "4 x RTX 5090 32 GB" in text

@@ -43,7 +43,7 @@ def test_a_card_is_split_as_huggingface_hub_does() -> None:
     ("old", "new", "problem"),
     [
         ("license: other", "license: apache", "license 'apache' is not one that the Hub knows"),
-        ("license: other", "license: Apache-2.0", "license 'Apache-2.0' is none"),
+        ("license: other", "license: Apache-2.0", "license 'Apache-2.0' is not one"),
         ("license: other\n", "", "there is no license"),
         ("license_name: modified-mit\n", "", "license is other, and license_name is missing"),
         ("license_link: LICENSE\n", "", "license is other, and license_link is missing"),

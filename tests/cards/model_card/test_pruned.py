@@ -94,7 +94,7 @@ def test_every_figure_is_in_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("masked", "sentence"),
-    [(None, "It was not run against the original."), ({**VERDICT["masked"], "sound": False}, "**Not sound**")],
+    [(None, "It was not compared with the original."), ({**VERDICT["masked"], "sound": False}, "**Not sound**")],
 )
 def test_what_was_not_proven_is_not_claimed(masked: Any, sentence: str, tmp_path: Path) -> None:
     text = card(tmp_path, masked=masked)

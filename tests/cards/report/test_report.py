@@ -178,7 +178,7 @@ def test_a_calibration_of_another_version_is_as_none(tmp_path: Path) -> None:
     root = model_folder(tmp_path / "Tiny")
     write_json(root / "calibration/manifest.json", {"schema": 1, "coverage": []})
     said = Elements(write(root).read_text(encoding="utf-8")).by_id("calibration")["text"]
-    assert "No calibration of this version" in said
+    assert "no calibration of this version" in said
 
 
 def test_an_importance_matrix_from_elsewhere_is_named(tmp_path: Path) -> None:

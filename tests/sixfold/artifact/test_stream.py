@@ -239,7 +239,7 @@ def test_a_full_disk_is_one_sentence(checkpoint: Checkpoint, tmp_path: Path, mon
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(concurrent_file.os, "pwrite", full)
-    with pytest.raises(SixfoldError, match="writing the artifact failed: No space left on device; see to the disk"):
+    with pytest.raises(SixfoldError, match="writing the artifact failed: No space left on device; check the disk"):
         run(doubled_plan(checkpoint), checkpoint, tmp_path / "out")
 
 

@@ -147,7 +147,7 @@ def test_impossible_numbers_of_experts(experts: int, reason: str, tmp_path: Path
 
 
 def test_experts_are_asked_of_a_bare_config_alone(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="has weights, and with them its number of experts"):
+    with pytest.raises(UsageError, match="has weights, so its number of experts is fixed"):
         describe_source(str(DEMO), experts=6)
     dense = make_family("llama", tmp_path / "dense")
     with pytest.raises(UsageError, match="has no routed experts"):
