@@ -30,9 +30,14 @@ OF_GGUF = ("Q3_K_M", "IQ4_XS", "Q4_K_M", "Q6_K", "Q8_0")
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made and verified as a user does, with every eighth window of the held-out text."""
+    """Made and verified as a user does, with every eighth window of the held-out text and short answers."""
     out = tmp_path_factory.mktemp("artifacts")
-    with few_windows("verification.judge.held_out"), redirect_stdout(io.StringIO()):
+    with (
+        few_windows("verification.judge.held_out"),
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(io.StringIO()),
+    ):
+        patch.setattr("verification.smoke.smoke_test.TOKENS", 8)
         assert run(["export", str(MODEL), "--base-model", "lab/Tiny", "--out", str(out), *SMALL]) in (0, 3)
     return out / MODEL.name
 
