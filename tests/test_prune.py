@@ -15,8 +15,6 @@ from tests.families import make_family
 from tests.few_windows import few_windows
 from tests.moe_families import make_moe
 
-pytestmark = pytest.mark.arithmetic
-
 DEMO = Path(__file__).parents[1] / "demo" / "minimax-m2-4.6m"
 SMALL = ("--set", "calibration.samples=8", "--set", "calibration.length=128", "--set", "calibration.sample_rows=32")
 

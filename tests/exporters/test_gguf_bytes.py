@@ -25,8 +25,6 @@ from tests.exporters.gguf_tools import (
 from tests.exporters.llama_cpp import run
 from tests.families import make_family
 
-pytestmark = pytest.mark.arithmetic
-
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
 FIVE = ("Q3_K_M", "IQ4_XS", "Q4_K_M", "Q6_K", "Q8_0")
 

@@ -23,8 +23,6 @@ from sixfold.model.source import Source, open_source
 from sixfold.recipes.recipe import Recipe, load_recipes
 from tests.families import make_family
 
-pytestmark = pytest.mark.arithmetic
-
 DEMO = Path("demo/minimax-m2-4.6m")
 AWQ = {
     "default_stage": {

@@ -15,8 +15,6 @@ from verification.structure.gguf_structure import open_gguf_subject
 from verification.verify import verify
 from verification.weights.code_check import misplaced, place_in_grid
 
-pytestmark = pytest.mark.arithmetic
-
 ROWS, COLUMNS = 64, 256
 
 
