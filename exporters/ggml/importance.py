@@ -56,7 +56,8 @@ def _mean_square(statistics: Statistics, site: str, layer: int) -> tuple[torch.T
     found = filled(statistics, site, ("sum_sq", "count"))
     total, count = found["sum_sq"], found["count"]
     _check_finite(total, site, layer)
-    seen = (count > 0).unsqueeze(-1)
+    # Channels that never carried anything leave llama.cpp nothing to weigh by, and it writes zeros for the weights.
+    seen = ((count > 0) & (total > 0).any(-1)).unsqueeze(-1)
     mean = total / count.to(torch.float32).clamp(min=1).unsqueeze(-1)
     return torch.where(seen, mean, torch.ones_like(mean)), int((count == 0).sum())
 

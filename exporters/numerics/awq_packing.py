@@ -211,8 +211,10 @@ def _pack_interleaved(values: torch.Tensor) -> torch.Tensor:
 
 def _pack_sequential(values: torch.Tensor) -> torch.Tensor:
     """uint8 [rows, n] in 0..15 -> int32 [rows, n/8], eight neighbors a word, the first in the lowest bits."""
-    pairs = values[:, 0::2] | (values[:, 1::2] << BITS)
-    return pairs.contiguous().view(torch.int32)
+    rows, columns = values.shape
+    pairs = torch.empty((rows, columns // 2), dtype=torch.uint8)  # dense whatever the strides of `values`
+    torch.bitwise_or(values[:, 0::2], values[:, 1::2] << BITS, out=pairs)
+    return pairs.view(torch.int32)
 
 
 def _blocks(rows: int, columns: int) -> Iterator[slice]:

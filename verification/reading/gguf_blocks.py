@@ -135,6 +135,18 @@ class GgufWeights:
     def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
         return self._read(name, start, stop)
 
+    def alike(self, name: str) -> bool:
+        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+        source = self._sources[name]
+        rows = (0, None) if source.expert is None else (source.expert, source.expert + 1)
+        for part in source.gguf:
+            block = GGML_QUANT_SIZES[GGMLQuantizationType(self._file.tensors[part].qtype)][1]
+            data = self._file.rows(part, *rows).reshape(-1, block)
+            if not (data == data[0]).all():
+                return False
+        return True
+
     def codes(self, name: str) -> Codes | None:
         """What the numbers stand for is found by dequantizing the same blocks with other codes in them."""
         grid = _GRIDS.get(self.dtype(name))

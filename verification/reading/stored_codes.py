@@ -106,7 +106,8 @@ def _float8(weight: torch.Tensor, scale: torch.Tensor, block: Sequence[int]) -> 
     """block: rows and columns that share a scale, 0 for all."""
     every = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
     height, width = int(block[0]) or weight.shape[0], int(block[1]) or weight.shape[1]
-    wide = scale.float() if width == weight.shape[1] else spread(scale, weight.shape, (height, width))
+    rows_alone = height == 1 and width == weight.shape[1]
+    wide = scale.float() if rows_alone or scale.numel() == 1 else spread(scale, weight.shape, (height, width))
     dtype = scale.dtype
     stored = Stored((height, width), lambda exact: exact.to(dtype).float()) if dtype in _SCALES else None
     return Codes(weight.float(), every[every.isfinite()].unique(), wide, torch.zeros(1), stored)

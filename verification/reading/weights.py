@@ -9,7 +9,7 @@ from sixfold.checkpoint.safetensors_header import TORCH_DTYPES
 from verification.reading.declared import Scheme
 from verification.reading.safetensors_formats import dequantize_linear
 from verification.reading.stored_codes import Codes, Parts, codes_of
-from verification.reading.stored_parts import QUANTIZED_PARTS
+from verification.reading.stored_parts import QUANTIZED_PARTS, SCALES
 from verification.reading.subject import Subject
 
 
@@ -40,6 +40,10 @@ class CodedWeights(Weights, Protocol):
 
     def codes(self, name: str) -> Codes | None:
         """Of a whole quantized weight; None where its codes need not be the nearest. Raises as `read` does."""
+        ...
+
+    def alike(self, name: str) -> bool:
+        """Whether all blocks of a quantized weight are stored alike, as those of zeros are. Raises as `read` does."""
         ...
 
 
@@ -92,6 +96,11 @@ class FolderWeights:
 
     def codes(self, name: str) -> Codes | None:
         return codes_of(*self._parts(name))
+
+    def alike(self, name: str) -> bool:
+        _, parts = self._parts(name)
+        scales = (part.float() for suffix, part in parts.items() if suffix in SCALES and part.numel())
+        return all(bool((scale == scale.flatten()[0]).all()) for scale in scales)
 
     def _parts(self, name: str) -> tuple[Scheme, Parts]:
         """The scheme of a quantized weight, and all that is stored of it."""

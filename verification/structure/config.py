@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from typing import Any
 
+from sixfold.model.module_map import transformers_config
 from verification.finding import Finding
 from verification.reading.folder import CONFIG, MODELOPT_CONFIG
 from verification.reading.subject import Subject
@@ -71,14 +71,10 @@ def check_added(subject: Subject) -> Iterator[Finding]:
 
 
 def _completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """With transformers' defaults; {} where it knows no such model."""
-    from transformers import AutoConfig
-
+    """With transformers' defaults; {} where it can make no config of it."""
     try:
-        found: dict[str, Any] = AutoConfig.for_model(
-            **deepcopy({k: v for k, v in config.items() if k not in ("quantization_config", "auto_map")})
-        ).to_dict()
-    except (KeyError, ValueError, TypeError):
+        found: dict[str, Any] = transformers_config({k: v for k, v in config.items() if k != "auto_map"}).to_dict()
+    except Exception:  # config classes raise their own validation errors for values that they do not take
         return {}
     return found
 

@@ -106,9 +106,25 @@ def check_outliers(subject: Subject) -> Iterator[Finding]:
             continue
         middle = sorted(value for _, value in found)[len(found) // 2]
         for name, value in found:
-            if not 1 / _OUTLIER < value / middle < _OUTLIER:
+            if not 1 / _OUTLIER < value / middle < _OUTLIER and not _of_zeros(subject, name.rpartition(".")[0]):
                 what = f"it is {value:.4g}, {value / middle:.3g} times the median of its {len(found)} siblings"
                 yield Finding("scales.outlier", name, what, "weights or inputs are off by that factor", EXPORT_AGAIN)
+
+
+def _of_zeros(subject: Subject, module: str) -> bool:
+    """Whether a module, or one beside it whose outputs it may read, holds nothing but zeros: nothing follows from a
+    scale over zeros."""
+    beside = f"{module.rpartition('.')[0]}."
+    return any(_is_zero(subject.folder, name) for name in subject.modules if name.startswith(beside))
+
+
+def _is_zero(folder: Folder, module: str) -> bool:
+    """Whether every code of a weight in eight or four bits of floating point is zero, of either sign."""
+    part = next((p for p in ("weight_packed", "weight") if folder.readable(f"{module}.{p}")), None)
+    if part is None:
+        return False
+    codes = folder.read(f"{module}.{part}")
+    return not bool((codes & 0x77).any() if codes.dtype == torch.uint8 else codes.float().any())
 
 
 def check_dimensions(subject: Subject) -> Iterator[Finding]:
@@ -145,7 +161,7 @@ def check_nvfp4_range(subject: Subject) -> Iterator[Finding]:
         group = linear.fused or (linear.name,)
         names = [f"{name}.weight_scale" for name in group if subject.folder.readable(f"{name}.weight_scale")]
         largest = max((float(subject.folder.read(n).float().nan_to_num().max()) for n in names), default=448.0)
-        if 0 < largest < 448 / 4:
+        if 0 < largest < 448 / 4 and not all(_is_zero(subject.folder, name) for name in group):
             what = f"the largest block scale of {_short(names)} is {largest:g}, where the format scales it to 448"
             yield Finding(
                 "scales.range",

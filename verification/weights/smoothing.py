@@ -27,8 +27,8 @@ _PRODUCERS = {"down_proj": ("up_proj",), "w2": ("w3",), "o_proj": ("v_proj", "kv
 
 @dataclass(frozen=True)
 class Factors:
-    """columns: float32 [in], rows: float32 [out] or None where they are one. exact: fitted to weights that were not
-    quantized."""
+    """columns: float32 [in], rows: float32 [out] or None where they are one; NaN where the source's weights are all
+    zero, which tells nothing. exact: fitted to weights that were not quantized."""
 
     columns: torch.Tensor
     rows: torch.Tensor | None
@@ -42,20 +42,25 @@ def fit(weight: torch.Tensor, source: torch.Tensor, *, with_rows: bool) -> tuple
         return Factors(columns, None), weight / _safe(columns)
     rows = torch.ones(source.shape[0])
     for _ in range(_ROUNDS):
-        rows = _ratio(weight, source * columns, 1)
-        columns = _ratio(weight, source * rows.unsqueeze(1), 0)
-    middle = float(_safe(rows).abs().log().median().exp())  # a common factor can stand on either side
-    rows, columns = rows / middle, columns * middle
+        rows = _ratio(weight, source * _safe(columns), 1)
+        columns = _ratio(weight, source * _safe(rows).unsqueeze(1), 0)
+    common = float(_safe(rows).abs().log().median().exp())  # it can stand on either side
+    rows, columns = rows / common, columns * common
     return Factors(columns, rows), weight / _safe(columns) / _safe(rows).unsqueeze(1)
 
 
 def standard_error(found: Factors, weight: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
     """Relative standard error of each product of a row's and a column's factor, float32 that broadcasts to the weight;
     infinite where only one weight speaks for it. Weights that are zero in both do not count."""
-    rows = torch.ones(source.shape[0]) if found.rows is None else found.rows
-    expected = source * found.columns * rows.unsqueeze(1)
+    expected = applied(found, source)
     error = _relative(weight - expected, expected, 0).unsqueeze(0)
     return error if found.rows is None else error + _relative(weight - expected, expected, 1).unsqueeze(1)
+
+
+def applied(found: Factors, source: torch.Tensor) -> torch.Tensor:
+    """The source's weight with factors moved into it, float32 [out, in]; unknown ones are one."""
+    scaled = source * _safe(found.columns)
+    return scaled if found.rows is None else scaled * _safe(found.rows).unsqueeze(1)
 
 
 def _relative(residual: torch.Tensor, expected: torch.Tensor, dim: int) -> torch.Tensor:
@@ -73,17 +78,23 @@ def is_producer(linear: Linear) -> bool:
 
 def _ratio(weight: torch.Tensor, source: torch.Tensor, dim: int) -> torch.Tensor:
     squares = source.pow(2).sum(dim)
-    return torch.where(squares > 0, (weight * source).sum(dim) / squares.clamp(min=1e-30), torch.ones_like(squares))
+    return torch.where(squares > 0, (weight * source).sum(dim) / squares.clamp(min=1e-30), torch.nan)
 
 
 def _safe(factors: torch.Tensor) -> torch.Tensor:
-    return torch.where(factors.abs() < 1e-12, torch.ones_like(factors), factors)
+    return torch.where(factors.abs() >= 1e-12, factors, torch.ones_like(factors))  # NaN becomes one as well
+
+
+def middle(factors: torch.Tensor) -> float:
+    """The median of the known ones; 1 where there is none."""
+    known = factors[~factors.isnan()]
+    return float(known.median()) if known.numel() else 1.0
 
 
 def norm_ratio(norm: Norm, weight: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-    """What the norm was divided by, float32 [channels]."""
+    """What the norm was divided by, float32 [channels]; NaN for a channel that it makes zero before and after."""
     one = 1.0 if norm.one_plus else 0.0
-    return (source + one) / _safe(weight + one)
+    return torch.where((source + one == 0) & (weight + one == 0), torch.nan, (source + one) / _safe(weight + one))
 
 
 def check_cancels(
@@ -119,10 +130,10 @@ def _check_reader(norm: Norm, ratio: torch.Tensor | None, reader: str, found: Fa
     expected = ratio if ratio is not None else torch.ones_like(found.columns)  # type: ignore[union-attr]
     columns = found.columns if found is not None else torch.ones_like(expected)
     if found is not None and found.rows is not None:  # one factor can stand on either side
-        columns = columns * float((expected.log() - columns.abs().clamp(min=1e-12).log()).median().exp())
+        columns = columns * middle((expected / columns).abs())
     tolerance = TOLERANCE if found is not None and not found.exact else _EXACT_TOLERANCE
-    if _differs(columns / _safe(expected), tolerance):
-        worst = int((columns / _safe(expected) - 1).abs().argmax())
+    if _differs(columns / expected, tolerance):
+        worst = int((columns / expected - 1).abs().nan_to_num(0.0).argmax())
         yield _finding(
             f"{reader}.weight",
             f"{norm.weight} was divided by {float(expected[worst]):.3g} in channel {worst}, and this reader of it"
@@ -142,7 +153,7 @@ def _check_producer(
     if rows.numel() != columns.numel():  # value heads are shared by query heads; heads of kv_b_proj hold keys as well
         return
     product = rows * columns
-    if _differs(product / product.median()):
+    if _differs(product / middle(product)):
         yield _finding(linear.weight, f"its columns are not scaled by what {producer.name} was divided by")
 
 
@@ -172,15 +183,24 @@ def significant(found: Factors) -> bool:
 def uniform(found: Factors) -> bool:
     """Whether all of a matrix is off by one factor: a wrong scale, and nothing that was moved elsewhere."""
     parts = [found.columns] if found.rows is None else [found.columns, found.rows]
-    return significant(found) and not any(_differs(part / _safe(part.median())) for part in parts)
+    return significant(found) and not any(_differs(part / (middle(part) or 1.0)) for part in parts)
+
+
+def agrees(ratio: torch.Tensor, rows: torch.Tensor) -> bool:
+    """Whether a bias was multiplied by what the rows of its weight were, but for one factor, which a fit may put on
+    either side. ratio, rows: float32 [out], NaN where unknown."""
+    product = ratio / rows
+    return not _differs(product / (middle(product) or 1.0))
 
 
 def undoes(found: Factors, ratio: torch.Tensor) -> bool:
     """Whether columns were multiplied by what was divided by before them, a common factor included. ratio: [in]."""
-    return not _differs(found.columns / _safe(ratio))
+    return not _differs(found.columns / ratio)
 
 
 def _differs(factors: torch.Tensor, tolerance: float = TOLERANCE) -> bool:
-    """Whether factors are not all one, but for what a fit to rounded weights leaves."""
-    off = (factors - 1).abs()
+    """Whether the known factors are not all one, but for what a fit to rounded weights leaves."""
+    off = (factors[~factors.isnan()] - 1).abs()
+    if not off.numel():
+        return False
     return float(off.median()) > tolerance / 3 or float((off > tolerance).float().mean()) > 0.05

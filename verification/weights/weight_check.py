@@ -21,9 +21,12 @@ from verification.weights.format_error import EXACT, LIMITS, Limit, WeightError,
 from verification.weights.scale_check import Scales
 from verification.weights.smoothing import (
     Factors,
+    agrees,
+    applied,
     check_cancels,
     fit,
     is_producer,
+    middle,
     norm_ratio,
     producer_of,
     significant,
@@ -31,7 +34,7 @@ from verification.weights.smoothing import (
     undoes,
     uniform,
 )
-from verification.weights.weight_numbers import UNREADABLE, numbers_of, unreadable
+from verification.weights.weight_numbers import UNREADABLE, ZERO, numbers_of, unreadable
 
 _ROWS_BYTES = 64 << 20
 """About how much of a plain tensor is compared at a time."""
@@ -132,7 +135,7 @@ class _Comparison:
         encoding = self._weights.encoding(name)
         weight, original = self._weights.read(name), _read(self._source, name)
         bad = list(numbers_of(name, encoding, weight))
-        if bad and (original.any() or bad[0].check != "weights.zero"):
+        if bad and (original.any() or bad[0].check != ZERO):
             self._findings += bad
             return
         limit = LIMITS.get(encoding, _UNKNOWN)
@@ -166,7 +169,7 @@ class _Comparison:
             inner = ~at_an_end(codes)  # what was clipped is no measure of a factor
             found, _ = fit(weight * inner, original * inner, with_rows=is_producer(smoothed))
             uncertain = standard_error(found, weight * inner, original * inner)
-            original = original * found.columns * (1 if found.rows is None else found.rows.unsqueeze(1))
+            original = applied(found, original)
         else:
             self._scales.add(name, codes, original)
         worst = misplaced(codes, original, uncertain)
@@ -188,9 +191,9 @@ class _Comparison:
         before = producer_of(linear, siblings)
         behind = next((other for other in siblings.values() if producer_of(other, siblings) is linear), None)
         if before is not None:
-            expected = expected / (self._fitted(before).columns / self._divided_by(before)).median()
+            expected = expected / middle(self._fitted(before).columns / self._divided_by(before))
         if behind is not None:
-            expected = expected / self._fitted(behind).columns.median()
+            expected = expected / middle(self._fitted(behind).columns)
         return undoes(found, expected)
 
     def _fitted(self, linear: Linear) -> Factors:
@@ -243,6 +246,8 @@ class _Comparison:
         if not self._smoothed:
             return None
         weight, original = self._weights.read(name), _read(self._source, name)
+        if name.endswith(".bias"):
+            return self._bias_after_rescaling(name.removesuffix("bias") + "weight", weight, original)
         if norm is not None:
             if float((weight != original).float().mean()) < _SMOOTHED_CHANNELS:
                 return None
@@ -250,23 +255,40 @@ class _Comparison:
             return 0.0
         if linear is None:
             return None
-        found, undone = fit(weight, original, with_rows=False)
+        found, undone = fit(weight, original, with_rows=is_producer(linear))
         left = measure(undone, original, EXACT).relative
         if left > 2 * _ROUNDED:
             return None
         factors[linear.name] = replace(found, exact=True)
         return left
 
+    def _bias_after_rescaling(self, owner: str, bias: torch.Tensor, original: torch.Tensor) -> float | None:
+        """The same of the bias of a norm, which is divided as its weight is, or of a Linear whose rows are scaled.
+        owner: the weight's name."""
+        norm, linear = self._norms.get(owner), self._linears.get(owner)
+        if norm is not None and owner in self._weights.names():
+            ratio = norm_ratio(norm, self._weights.read(owner), _read(self._source, owner))
+            left = measure(bias * ratio.nan_to_num(1.0), original, EXACT).relative
+            return left if left <= 2 * _ROUNDED else None
+        if linear is None or owner not in self._weights.names() or not is_producer(linear):
+            return None
+        rows = self._fitted(linear).rows
+        ratio = torch.where(original != 0, bias / original, torch.nan)
+        return 0.0 if rows is not None and agrees(ratio, rows) else None
+
     @cached_property
     def _smoothed(self) -> bool:
-        """Whether norms changed in a format that smoothing goes with; in all others a changed norm is a mistake."""
-        held = set(self._weights.names())
-        if not any(self._weights.encoding(name) in _SMOOTHED for name in held):
-            return False
+        """Whether norms, or Linears in 16 bits whose outputs reach quantized ones, changed in a format that smoothing
+        goes with; in all others such a change is a mistake."""
+        held = {name for name in self._weights.names() if name in self._source.checkpoint.tensors}
+        quantized = {name for name in held if self._weights.encoding(name) in _SMOOTHED}
+        linears = {linear.name: linear for linear in self._linears.values()}
+        readers = [self._linears[name] for name in quantized if name in self._linears]
+        producers = {found.weight for linear in readers if (found := producer_of(linear, linears)) is not None}
+        movable = (self._norms.keys() | producers) & held - quantized if quantized else set()
         return any(
-            not torch.equal(self._weights.read(name), _read(self._source, name))
-            for name in self._norms
-            if name in held and self._fits(name)
+            self._fits(name) and not torch.equal(self._weights.read(name), _read(self._source, name))
+            for name in sorted(movable)
         )
 
     def _finding(

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 import torch
 
 from verification.finding import EXPORT_AGAIN, Finding
-from verification.reading.weights import Weights
+from verification.reading.weights import CodedWeights
+
+ZERO = "weights.zero"
 
 UNREADABLE = (KeyError, ValueError, RuntimeError, TypeError, IndexError)
 """What readers raise where the parts of a tensor do not fit together."""
@@ -16,15 +18,22 @@ def unreadable(name: str, error: Exception) -> Finding:
     return Finding("weights.unreadable", name, what, "loading stops, or rows shift", EXPORT_AGAIN)
 
 
-def check_numbers(weights: Weights, advance: Callable[[int], None]) -> Iterator[Finding]:
-    """Without a source: no NaN, no infinity, no matrix of zeros."""
+def check_numbers(weights: CodedWeights, advance: Callable[[int], None]) -> Iterator[Finding]:
+    """Without a source: no NaN, no infinity, and no matrix that became zero.
+
+    A matrix may have been zero in the source (an expert that was pruned so, or never trained); then every block of it
+    was stored alike. Where blocks differ, their codes or their scales were lost.
+    """
     for name in weights.names():
         try:
             tensor = weights.read(name)
+            found = list(numbers_of(name, weights.encoding(name), tensor))
+            if [finding.check for finding in found] == [ZERO] and weights.alike(name):
+                found = []
         except UNREADABLE as error:
             yield unreadable(name, error)
             continue
-        yield from numbers_of(name, weights.encoding(name), tensor)
+        yield from found
         advance(tensor.numel())
 
 
@@ -36,4 +45,4 @@ def numbers_of(name: str, encoding: str, tensor: torch.Tensor) -> Iterator[Findi
         what = f"{int(bad.sum())} of {tensor.numel()} weights are NaN or infinite, the first at {place}"
         yield Finding("weights.not-finite", name, what, "answers become NaN, then pad tokens", EXPORT_AGAIN)
     elif encoding and tensor.dim() == 2 and not tensor.any():
-        yield Finding("weights.zero", name, "every weight is zero", "the module does nothing", EXPORT_AGAIN)
+        yield Finding(ZERO, name, "every weight is zero", "the module does nothing", EXPORT_AGAIN)
