@@ -1,15 +1,19 @@
 """A GGUF file as float32 weights under names on disk: dequantized by gguf-py, stacks and permutations undone."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 
+from sixfold.statistics.importance_matrix import MatrixEntry
+from verification.plain_rounding import Layout, layout_of_ggml
 from verification.reading.gguf_file import Gguf
 from verification.reading.gguf_names import Place, place_of
 from verification.reading.stored_codes import Codes
+from verification.rounding import NEAREST, Rounding, importance_beside, importance_of, stated_rounding
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,24 @@ class GgufWeights:
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
         return self._read(name, start, stop)
+
+    def layout(self, name: str) -> Layout | None:
+        return layout_of_ggml(self.encoding(name))
+
+    def rounding(self, name: str) -> Rounding:
+        """By the importance matrix that the file names: with its entry where it lies beside the file."""
+        named = self._file.keys.get("quantize.imatrix.file")
+        if stated_rounding(self._file.path) == "compensated":
+            return Rounding("compensated")
+        if named is None:
+            return NEAREST
+        source = self._sources[name]
+        entry = None if source.place.half else self._importance.get(source.gguf[0])
+        return Rounding("weighted", importance_of(entry, source.expert or 0))
+
+    @cached_property
+    def _importance(self) -> Mapping[str, MatrixEntry]:
+        return importance_beside(self._file.path, self._file.keys.get("quantize.imatrix.file"))
 
     def alike(self, name: str) -> bool:
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType

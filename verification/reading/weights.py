@@ -1,16 +1,19 @@
 """An artifact seen as float32 weights under the architecture's own names on disk, read tensor by tensor."""
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Protocol
 
 import torch
 
 from sixfold.checkpoint.safetensors_header import TORCH_DTYPES
+from verification.plain_rounding import Layout, layout_of_scheme
 from verification.reading.declared import Scheme
 from verification.reading.safetensors_formats import dequantize_linear
 from verification.reading.stored_codes import Codes, Parts, codes_of
 from verification.reading.stored_parts import QUANTIZED_PARTS, SCALES
 from verification.reading.subject import Subject
+from verification.rounding import Rounding, stated_rounding
 
 
 class Weights(Protocol):
@@ -40,6 +43,14 @@ class CodedWeights(Weights, Protocol):
 
     def codes(self, name: str) -> Codes | None:
         """Of a whole quantized weight; None where its codes need not be the nearest. Raises as `read` does."""
+        ...
+
+    def layout(self, name: str) -> Layout | None:
+        """How a quantized weight is stored; None for a format that plain rounding does not know."""
+        ...
+
+    def rounding(self, name: str) -> Rounding:
+        """How it was rounded, as far as the artifact says."""
         ...
 
     def alike(self, name: str) -> bool:
@@ -96,6 +107,17 @@ class FolderWeights:
 
     def codes(self, name: str) -> Codes | None:
         return codes_of(*self._parts(name))
+
+    def layout(self, name: str) -> Layout | None:
+        scheme = self.subject.declared.scheme_of(name.removesuffix(".weight"))
+        return None if scheme is None else layout_of_scheme(scheme)
+
+    def rounding(self, name: str) -> Rounding:
+        return self._rounding
+
+    @cached_property
+    def _rounding(self) -> Rounding:
+        return Rounding(stated_rounding(self.subject.folder.path) or "nearest")
 
     def alike(self, name: str) -> bool:
         _, parts = self._parts(name)

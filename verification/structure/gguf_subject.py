@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from sixfold.model.module_map import transformers_config
 from sixfold.model.source import Source
 from verification.reading.gguf_blocks import GgufWeights
 from verification.reading.gguf_file import Gguf
@@ -26,9 +27,7 @@ class GgufSubject:
         """The source's config.json with transformers' defaults for what it leaves out; {} without a source."""
         if self.source is None:
             return {}
-        from transformers import AutoConfig
-
         dropped = ("quantization_config", "auto_map")
         known = {k: v for k, v in self.source.checkpoint.config.items() if k not in dropped}
-        completed = AutoConfig.for_model(**known).to_dict()
+        completed = transformers_config(known).to_dict()
         return {**completed, **{k: v for k, v in known.items() if v is not None or k not in completed}}

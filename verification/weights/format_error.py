@@ -6,7 +6,7 @@ Limits are what the format's rounding does to Gaussian weights, with room: FP8 a
 integer formats to steps of a block's range, so their limit grows with how far a block's extremes stand out.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, prod
 
 import torch
@@ -86,25 +86,14 @@ def measure(weight: torch.Tensor, source: torch.Tensor, limit: Limit) -> WeightE
     a row that they do not divide is one block."""
     if not source.numel():
         return WeightError(0.0, 0.0, 0, 0, 0.0)
-    columns = source.shape[-1] if source.dim() else 1
-    rows = prod(source.shape) // columns
-    old, error = source.reshape(rows, columns), (weight - source).reshape(rows, columns)
-    size = limit.width if limit.width and columns % limit.width == 0 else columns
-    blocks = error.abs().view(rows, columns // size, size).amax(2)
-    extremes = old.abs().view(rows, columns // size, size).amax(2)
-    largest = float(extremes.max())
-    norm, wrong = float(old.norm()), float(error.norm())
-    if largest == 0:
+    norm, wrong = float(source.norm()), float((weight - source).norm())
+    if norm == 0:
         relative = 0.0 if wrong == 0 else inf
         return WeightError(relative, relative, 0, 0, 0.0)
-    against = extremes.clamp(min=_SMALL_BLOCK * largest)
-    if limit.superblock and columns % limit.superblock == 0:
-        together = extremes.view(rows, columns // limit.superblock, -1).amax(2)
-        least = _SMALL_IN_SUPERBLOCK * together.repeat_interleave(limit.superblock // size, 1)
-        against = torch.maximum(against, least)
-    ratios = (blocks / against).nan_to_num(nan=inf)
+    ratios, size = block_errors(weight, source, limit)
+    extremes = source.reshape(ratios.shape[0], -1, size).abs().amax(2)
     place = int(ratios.argmax())
-    root = norm / (rows * columns) ** 0.5
+    root = norm / source.numel() ** 0.5
     return WeightError(
         relative=wrong / norm if wrong == wrong else inf,
         block=float(ratios.flatten()[place]),
@@ -112,3 +101,38 @@ def measure(weight: torch.Tensor, source: torch.Tensor, limit: Limit) -> WeightE
         column=place % ratios.shape[1] * size,
         range=float(extremes.pow(2).mean().sqrt()) / root,
     )
+
+
+def block_errors(weight: torch.Tensor, source: torch.Tensor, limit: Limit) -> tuple[torch.Tensor, int]:
+    """(largest error of each block over its largest weight, float32 [rows, blocks]; width of a block)."""
+    columns = source.shape[-1] if source.dim() else 1
+    rows = prod(source.shape) // columns
+    old, error = source.reshape(rows, columns), (weight - source).reshape(rows, columns)
+    size = limit.width if limit.width and columns % limit.width == 0 else columns
+    blocks = error.abs().view(rows, columns // size, size).amax(2)
+    extremes = old.abs().view(rows, columns // size, size).amax(2)
+    against = extremes.clamp(min=max(_SMALL_BLOCK * float(extremes.max()), 1e-38))
+    if limit.superblock and columns % limit.superblock == 0:
+        together = extremes.view(rows, columns // limit.superblock, -1).amax(2)
+        least = _SMALL_IN_SUPERBLOCK * together.repeat_interleave(limit.superblock // size, 1)
+        against = torch.maximum(against, least)
+    return (blocks / against).nan_to_num(nan=inf), size
+
+
+def loosened(limit: Limit, kind: str) -> Limit:
+    """The limit of another way of rounding than to nearest; see verification.rounding.
+
+    weighted: without the importance at hand, only what no choice of a scale makes of a block: a weight that is nearest
+    under any scale worth choosing is off by no more than the block's largest. compensated: errors of a row make up for
+    one another, and a weight may be moved by a few steps to do so.
+    """
+    if kind == "weighted":
+        return replace(limit, relative=2 * limit.relative, block=max(limit.block, _ANY_SCALE))
+    if kind == "compensated":
+        return replace(limit, relative=_COMPENSATED * limit.relative, block=2 * limit.block)
+    return limit
+
+
+_ANY_SCALE = 1.01
+_COMPENSATED = 1.6
+"""Errors that compensate each other are larger than those of rounding to nearest: the inputs make up for it."""

@@ -16,8 +16,10 @@ from sixfold.model.architecture import Linear
 from sixfold.model.source import Source
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.weights import CodedWeights
+from verification.rounding import Kind
+from verification.weighted_error import unexplained
 from verification.weights.code_check import at_an_end, misplaced
-from verification.weights.format_error import EXACT, LIMITS, Limit, WeightError, measure
+from verification.weights.format_error import EXACT, LIMITS, Limit, WeightError, loosened, measure
 from verification.weights.scale_check import Scales
 from verification.weights.smoothing import (
     Factors,
@@ -138,7 +140,7 @@ class _Comparison:
         if bad and (original.any() or bad[0].check != ZERO):
             self._findings += bad
             return
-        limit = LIMITS.get(encoding, _UNKNOWN)
+        limit = loosened(LIMITS.get(encoding, _UNKNOWN), self._kind(name))
         error, rescaled = measure(weight, original, limit), False
         linear = self._linears.get(name)
         if linear is not None and encoding in _SMOOTHED and (self._smoothed or error.exceeds(limit)):
@@ -151,11 +153,22 @@ class _Comparison:
                 rescaled = significant(found)
                 error = again if rescaled else error
         self._errors.append(TensorError(name, encoding, error.relative, error.block, rescaled))
-        if error.exceeds(replace(limit, block=2 * limit.block) if rescaled else limit):
+        unsound = error.exceeds(replace(limit, block=2 * limit.block) if rescaled else limit)
+        how, layout = self._weights.rounding(name), self._weights.layout(name)
+        if unsound and how.importance is not None and layout is not None:
+            left = unexplained(weight, original, limit, layout, how.importance)
+            unsound, error = left is not None, left or error
+        if unsound:
             self._findings.append(self._finding(name, encoding, error, limit, weight))
         else:
             moved = linear if encoding in _SMOOTHED and self._smoothed else None
             self._findings += self._check_codes(name, weight, original, moved)
+
+    def _kind(self, name: str) -> Kind:
+        """How a weight was rounded, for the limit of its plain error: where the importance is at hand, what exceeds the
+        limit of rounding to nearest is judged by it."""
+        how = self._weights.rounding(name)
+        return "nearest" if how.importance is not None else how.kind
 
     def _check_codes(
         self, name: str, weight: torch.Tensor, original: torch.Tensor, smoothed: Linear | None

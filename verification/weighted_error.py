@@ -1,0 +1,47 @@
+"""Blocks of a weight that lost more than rounding to nearest may: did they, where what was minimized is counted?
+
+Importance-weighted rounding gives up channels that carry little, so that the plain error of a block says nothing of
+it. What it minimized is the sum of importance * sqrt(mean square of the row + weight^2) * error^2 (llama.cpp's
+ggml-quants.c). A block is sound where that is a small share of the same sum over the weights themselves, as the format
+allows a whole tensor, or where rounding it plainly under the same weights would lose no less than an eighth of it.
+"""
+
+import torch
+
+from verification.plain_rounding import Layout, rounded_plainly, weighted_by
+from verification.weights.format_error import Limit, WeightError, block_errors
+
+_WORSE = 8.0
+"""How many times what plain rounding loses: llama.cpp's search and ours may end in different scales."""
+
+_LARGER = 2.0
+"""A block's relative error, as a part of what the format allows a whole tensor."""
+
+
+def unexplained(
+    weight: torch.Tensor, source: torch.Tensor, limit: Limit, layout: Layout, importance: torch.Tensor
+) -> WeightError | None:
+    """The worst block, by its plain error, that importance does not explain; None where it explains all.
+
+    weight, source: float32 [out, in]. importance: float32 [in].
+    """
+    errors, size = block_errors(weight, source, limit)
+    rows = (errors > limit.block).any(1) if float((errors > limit.block).float().sum()) else None
+    if rows is None:  # the tensor as a whole is off
+        rows = torch.ones(len(errors), dtype=torch.bool)
+    held, original = weight[rows], source[rows]
+    counted = weighted_by(original, importance)
+    plain = rounded_plainly(original, layout, importance)
+
+    def lost(values: torch.Tensor) -> torch.Tensor:
+        return (counted * (values - original).pow(2)).unflatten(1, (-1, size)).sum(-1)
+
+    whole = (counted * original.pow(2)).unflatten(1, (-1, size)).sum(-1)
+    allowed = torch.maximum(_WORSE * lost(plain), (_LARGER * limit.relative) ** 2 * whole)
+    bad = lost(held) > allowed
+    if not bad.any():
+        return None
+    ratios = torch.where(bad, errors[rows], torch.zeros_like(errors[rows]))
+    row, block = divmod(int(ratios.argmax()), ratios.shape[1])
+    relative = float((weight - source).norm() / source.norm())
+    return WeightError(relative, float(ratios[row, block]), int(torch.nonzero(rows)[row]), block * size, 0.0)
