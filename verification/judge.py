@@ -1,10 +1,9 @@
 """The complete verdict on an artifact: structure, weights, divergence, the gates of its recipe, and a smoke test."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.errors import SixfoldError
@@ -15,7 +14,9 @@ from verification.divergence.activations import Rule
 from verification.divergence.divergence import Divergence, reference_of, scored
 from verification.divergence.engine_inputs import can_collapse, check_inputs, folder_rules, gguf_rules
 from verification.finding import Finding, Severity
-from verification.reading.weights import FolderWeights, Weights
+from verification.gates import check_gates
+from verification.plain_run import plain_score
+from verification.reading.weights import CodedWeights, FolderWeights
 from verification.result import Verification, gates_of
 from verification.smoke.smoke_test import Smoke, smoke
 from verification.structure.folder_structure import open_subject
@@ -55,39 +56,22 @@ def _not_measured(path: Path, error: SixfoldError) -> Finding:
     return Finding("divergence.not-measured", path.name, what, "its quality is unknown", remedy, severity)
 
 
-def check_gates(divergence: Divergence, gates: Mapping[str, Any]) -> Iterator[Finding]:
-    """gates: as the recipe states them (sixfold.recipes.recipe.Gates); what is null is no gate."""
-    held = divergence.as_run
-    largest, smallest = gates.get("max_mean_kl"), gates.get("min_top1")
-    if largest is not None and not held.mean_kl <= largest:
-        yield _failed("gates.max_mean_kl", f"the mean KL is {held.mean_kl:.5f}, the recipe allows {largest:g}")
-    if smallest is not None and not held.top1 >= smallest:
-        yield _failed("gates.min_top1", f"top-1 agreement is {held.top1:.4f}, the recipe asks for {smallest:g}")
-
-
-def _failed(key: str, what: str) -> Finding:
-    return Finding(
-        "gate.failed",
-        key,
-        what,
-        "nothing is wrong with the files; answers differ more from the source's than the recipe allows",
-        "keep more in BF16 (`keep` in the recipe), choose a larger format, or move the gate",
-    )
-
-
 def _measure(path: Path, source: Source, progress: Progress) -> tuple[Divergence, Smoke, tuple[Finding, ...]]:
     weights, runs = runs_of(path, source)
     tokenizer = load_tokenizer(source.checkpoint.folder)
     windows = held_out(tokenizer)
     cache = cache_of(path)
     reference = reference_of(source, windows, cache, progress)
+    plain = None
+    if gates_of(path).get("max_kl_ratio") is not None:
+        plain = plain_score(source, weights, plain_rules(path, source), windows, reference, cache, progress)
     found = {name: scored(source, weights, rules, windows, reference, progress) for name, rules in runs.items()}
     smoked = smoke(source, weights, tokenizer, cache, progress, None if path.is_dir() else path)
     inputs: tuple[Finding, ...] = ()
     if isinstance(weights, FolderWeights) and "engine" in found:
         inputs = tuple(check_inputs(weights.subject, found["engine"].inputs))
     scores = {name: run.score for name, run in found.items()}
-    return Divergence(scores, windows.tokens, len(windows.ids)), smoked, inputs
+    return Divergence(scores, windows.tokens, len(windows.ids), plain), smoked, inputs
 
 
 def cache_of(path: Path) -> Path:
@@ -96,7 +80,14 @@ def cache_of(path: Path) -> Path:
     return folder.parent / CACHE
 
 
-def runs_of(path: Path, source: Source) -> tuple[Weights, dict[str, Mapping[str, Rule]]]:
+def plain_rules(path: Path, source: Source) -> Mapping[str, Rule]:
+    """How the inputs are rounded of the artifact's formats, without what calibration found."""
+    if not path.is_dir():
+        return gguf_rules(open_gguf_subject(path, source))
+    return folder_rules(open_subject(path, source), fixed=False)
+
+
+def runs_of(path: Path, source: Source) -> tuple[CodedWeights, dict[str, Mapping[str, Rule]]]:
     """The artifact's weights, and the rules of each run by its name."""
     runs: dict[str, Mapping[str, Rule]] = {"weights": {}}
     if not path.is_dir():

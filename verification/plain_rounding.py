@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from verification.reading.declared import AWQ, FP8, Scheme
 from verification.reading.packing import E2M1_VALUES
@@ -125,14 +126,19 @@ def rounded_to_dtype(source: torch.Tensor, dtype: str) -> torch.Tensor:
 def rounded_plainly(source: torch.Tensor, layout: Layout, importance: torch.Tensor | None = None) -> torch.Tensor:
     """What is left of a weight, float32 [out, in]. source: float32 [out, in]. importance: float32 [in], for ggml's.
 
-    Raises ValueError where the layout's blocks do not divide the rows.
+    Rows that blocks do not divide are rounded as if zeros followed.
     """
+    unit = _unit(layout)
+    if source.shape[1] % unit:
+        more = -source.shape[1] % unit
+        wide = None if importance is None else functional.pad(importance, (0, more))
+        return rounded_plainly(functional.pad(source, (0, more)), layout, wide)[:, : source.shape[1]]
     if layout.kind in _GGML:
         ggml = _GGML[layout.kind]
         return _in_pieces(source, lambda part: _ggml(part, ggml, importance))
     if layout.kind == "nvfp4":
-        unit = _E4M3 * _E2M1 / float(source.abs().max().clamp(min=1e-30))
-        return _in_pieces(source, lambda part: _nvfp4(part, unit))
+        per_tensor = _E4M3 * _E2M1 / float(source.abs().max().clamp(min=1e-30))
+        return _in_pieces(source, lambda part: _nvfp4(part, per_tensor))
     if layout.kind == "mxfp4":
         return _in_pieces(source, _mxfp4)
     largest = _per_block(source.abs(), layout.block, torch.amax)
@@ -151,6 +157,13 @@ def rounded_plainly(source: torch.Tensor, layout: Layout, importance: torch.Tens
     return ((source / scale + zero).round().clamp(0, top) - zero) * scale
 
 
+def _unit(layout: Layout) -> int:
+    """What a row must be a multiple of."""
+    if layout.kind not in _GGML:
+        return layout.block[1] if layout.kind in ("nvfp4", "mxfp4") else 1
+    return _SUPERBLOCK if _GGML[layout.kind].scale_steps else _GGML[layout.kind].group
+
+
 def _in_pieces(source: torch.Tensor, rounding: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     step = max(1, _PIECE // source.shape[1])
     return torch.cat([rounding(source[start : start + step]) for start in range(0, source.shape[0], step)])
@@ -161,7 +174,7 @@ def _per_block(values: torch.Tensor, block: tuple[int, int], reduce: Any) -> tor
     height, width = block[0] or values.shape[0], block[1] or values.shape[1]
     rows, columns = values.shape
     edge = (0, -columns % width, 0, -rows % height)
-    padded = torch.nn.functional.pad(values, edge)
+    padded = functional.pad(values, edge)
     found = reduce(padded.view(padded.shape[0] // height, height, padded.shape[1] // width, width), (1, 3))
     return found.repeat_interleave(height, 0)[:rows].repeat_interleave(width, 1)[:, :columns]
 

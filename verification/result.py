@@ -1,17 +1,19 @@
 """verification.json: what was checked of an artifact, and the results.
 
-schema        2
+schema        3
 artifact      name, kind ("folder" or "gguf"), files with their bytes, content: digest of the files that its manifest
               lists ("" without one)
 source        name and fingerprint of the checkpoint it was compared with; null without one
 passed        whether no check found an error and every gate holds
-gates         of the recipe: max_mean_kl and min_top1, null where there is none; {} without a manifest
+gates         of the recipe: max_kl_ratio, max_mean_kl and min_top1, null where there is none; {} without a manifest
+allowed       the largest max_mean_kl and the smallest min_top1 that these gates leave, null where there is none
 findings      every Finding: check, where, what, consequence, remedy, severity
 weights       null without a source; else
   formats       per encoding ("" for what is not quantized): tensors, mean and largest relative error, the limit
   groups        the same per Linear of a layer, experts together ("model.layers.0.mlp.experts.*.up_proj")
   worst         the tensors with the largest relative errors
-divergence    null where it was not measured; else tokens, windows, and a Score for each run
+divergence    null where it was not measured; else tokens, windows, a Score for each run, and plain: one of the source
+              rounded plainly to the same formats, null where no gate asks for it
 smoke         null where it was not reached; else not_run (why), engine (what ran the artifact), and of each prompt its
               rule, what the source and what the artifact answered, passed and problem
               (verification/smoke/smoke_test.py says what passes)
@@ -36,6 +38,7 @@ from sixfold.model.source import Source
 from sixfold.texts.held_out_text import WINDOW
 from verification.divergence.divergence import Divergence, Score
 from verification.finding import Finding
+from verification.gates import allowed_of
 from verification.smoke.smoke_test import Smoke
 from verification.weights.format_error import LIMITS
 from verification.weights.weight_check import TensorError
@@ -87,7 +90,7 @@ def write_result(verification: Verification) -> Path:
 
 def as_data(verification: Verification) -> dict[str, Any]:
     source = verification.source
-    manifest = manifest_of(verification.path)
+    manifest, gates = manifest_of(verification.path), dict(gates_of(verification.path))
     return {
         "schema": SCHEMA,
         "artifact": {
@@ -100,7 +103,8 @@ def as_data(verification: Verification) -> dict[str, Any]:
         if source is None
         else {"name": source.checkpoint.name, "fingerprint": source.checkpoint.fingerprint},
         "passed": verification.passed,
-        "gates": dict(gates_of(verification.path)),
+        "gates": gates,
+        "allowed": {} if verification.divergence is None else allowed_of(verification.divergence.plain, gates),
         "findings": [finding.as_data() for finding in verification.findings],
         "weights": None if verification.errors is None else _weights(verification.errors),
         "divergence": None if verification.divergence is None else _divergence(verification.divergence),
@@ -128,8 +132,12 @@ def gates_of(path: Path) -> Mapping[str, Any]:
 
 def divergence_of(data: Mapping[str, Any]) -> Divergence:
     """From verification.json, to six figures."""
-    scores = {name: Score(**{**row, "layers": tuple(row["layers"])}) for name, row in data["scores"].items()}
-    return Divergence(scores, data["tokens"], data["windows"])
+
+    def score(row: Mapping[str, Any]) -> Score:
+        return Score(**{**row, "layers": tuple(row["layers"])})
+
+    scores = {name: score(row) for name, row in data["scores"].items()}
+    return Divergence(scores, data["tokens"], data["windows"], score(data["plain"]) if data["plain"] else None)
 
 
 def _divergence(divergence: Divergence) -> dict[str, Any]:
@@ -139,14 +147,16 @@ def _divergence(divergence: Divergence) -> dict[str, Any]:
         "window": WINDOW,
         "texts": "calibration/texts/heldout",
         "dtype": "float32",
-        "scores": {
-            name: {
-                **_rounded({k: v for k, v in asdict(score).items() if isinstance(v, float)}),
-                "domains": _rounded(score.domains),
-                "layers": [float(f"{error:.6g}") for error in score.layers],
-            }
-            for name, score in divergence.scores.items()
-        },
+        "scores": {name: _score(score) for name, score in divergence.scores.items()},
+        "plain": None if divergence.plain is None else _score(divergence.plain),
+    }
+
+
+def _score(score: Score) -> dict[str, Any]:
+    return {
+        **_rounded({k: v for k, v in asdict(score).items() if isinstance(v, float)}),
+        "domains": _rounded(score.domains),
+        "layers": [float(f"{error:.6g}") for error in score.layers],
     }
 
 

@@ -10,7 +10,8 @@ from sixfold.artifact.verification_record import stored_result
 from sixfold.artifact.workspace import read_json, write_json
 from sixfold.model.source import Source
 from sixfold.progress import Progress
-from verification.judge import check_gates, judge
+from verification.gates import allowed_of, check_gates
+from verification.judge import judge
 from verification.result import as_data, divergence_of, gates_of, manifest_of, manifest_path, result_path, write_result
 
 
@@ -21,14 +22,21 @@ def judged(path: Path, source: Source, progress: Progress) -> dict[str, Any]:
     """
     found = _holding(path, source)
     if found is None:
-        verification = judge(path, source, progress)
-        write_result(verification)
-        return as_data(verification)
+        return _measured(path, source, progress)
     gates = dict(gates_of(path))
     if found["gates"] != gates:
+        divergence = found["divergence"]
+        if divergence is not None and divergence["plain"] is None and gates.get("max_kl_ratio") is not None:
+            return _measured(path, source, progress)
         found = _gated(found, gates)
         write_json(result_path(path), found)
     return found
+
+
+def _measured(path: Path, source: Source, progress: Progress) -> dict[str, Any]:
+    verification = judge(path, source, progress)
+    write_result(verification)
+    return as_data(verification)
 
 
 def _holding(path: Path, source: Source) -> dict[str, Any] | None:
@@ -47,11 +55,13 @@ def _holding(path: Path, source: Source) -> dict[str, Any] | None:
 def _gated(found: Mapping[str, Any], gates: Mapping[str, Any]) -> dict[str, Any]:
     """With the findings of these gates in place of those of the gates before."""
     findings = [finding for finding in found["findings"] if finding["check"] != "gate.failed"]
+    allowed: dict[str, Any] = {}
     if found["divergence"] is not None:
-        failed = check_gates(divergence_of(found["divergence"]), gates)
-        findings = [*(finding.as_data() for finding in failed), *findings]
+        divergence = divergence_of(found["divergence"])
+        allowed = allowed_of(divergence.plain, gates)
+        findings = [*(finding.as_data() for finding in check_gates(divergence, gates)), *findings]
     passed = all(finding["severity"] != "error" for finding in findings)
-    return {**found, "passed": passed, "gates": gates, "findings": findings}
+    return {**found, "passed": passed, "gates": gates, "allowed": allowed, "findings": findings}
 
 
 def _checks(found: Mapping[str, Any]) -> set[str]:

@@ -10,9 +10,11 @@ from sixfold.model.source import Source
 from sixfold.progress import Progress
 from sixfold.texts.held_out_text import Windows, held_out
 from verification.divergence.attribution import Cost, Proposal, attribute, parts_of_model, propose, smoothed_parts
-from verification.divergence.divergence import reference_of, scored
-from verification.judge import cache_of, runs_of
-from verification.reading.weights import Weights
+from verification.divergence.divergence import Reference, reference_of, scored
+from verification.gates import allowed_of
+from verification.judge import cache_of, plain_rules, runs_of
+from verification.plain_run import plain_score
+from verification.reading.weights import CodedWeights, Weights
 from verification.result import gates_of
 from verification.structure.folder_structure import open_subject
 from verification.structure.gguf_structure import open_gguf_subject
@@ -54,9 +56,20 @@ def suggest(path: Path, source: Source, target: float | None, progress: Progress
         parts = parts_of_model(source, weights, nbytes, experts_together=path.is_dir())
     reference = reference_of(source, few, cache_of(path), progress)
     costs = attribute(source, weights, rules, parts, few, reference, progress)
-    gate = target if target is not None else gates_of(path).get("max_mean_kl")
+    gate = target if target is not None else _gate(path, source, weights, every, whole, progress)
     proposal = propose(costs, total, gate) if gate is not None and total > gate else None
     return Suggestion(total, gate, costs, proposal, few.tokens)
+
+
+def _gate(
+    path: Path, source: Source, weights: CodedWeights, windows: Windows, reference: Reference, progress: Progress
+) -> float | None:
+    """The largest mean KL that the recipe's gates leave."""
+    gates, plain = gates_of(path), None
+    if gates.get("max_kl_ratio") is not None:
+        rules = plain_rules(path, source)
+        plain = plain_score(source, weights, rules, windows, reference, cache_of(path), progress)
+    return allowed_of(plain, gates)["max_mean_kl"]
 
 
 def _fewer(windows: Windows) -> Windows:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sixfold.artifact.workspace import digest_of, read_json
 
-SCHEMA = 2
+SCHEMA = 3
 FILE = "verification.json"
 
 
@@ -18,7 +18,8 @@ FILE = "verification.json"
 class Verdict:
     """failures: "where: what" of every error. weights: the run with weights alone; as_run: with inputs rounded as the
     engine rounds them, where it does (keys of verification.divergence.divergence.Score); None where nothing was
-    measured, and `unmeasured` says why. gates: as the recipe states them."""
+    measured, and `unmeasured` says why. gates: as the recipe states them. allowed: the largest mean KL and the smallest
+    top-1 agreement that they leave."""
 
     failures: tuple[str, ...]
     weights: Mapping[str, Any] | None
@@ -26,6 +27,7 @@ class Verdict:
     unmeasured: str
     tokens: int
     gates: Mapping[str, float | None]
+    allowed: Mapping[str, float | None]
 
     @property
     def passed(self) -> bool:
@@ -63,4 +65,5 @@ def verdict_of(result: Mapping[str, Any]) -> Verdict:
         unmeasured="" if scores else next(iter(unmeasured), "the checks before it failed"),
         tokens=divergence.get("tokens", 0),
         gates=result["gates"],
+        allowed=result["allowed"],
     )

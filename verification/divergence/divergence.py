@@ -60,11 +60,13 @@ class Scored:
 @dataclass(frozen=True)
 class Divergence:
     """scores: "weights" (dequantized, inputs as they are), and where the engine rounds inputs, "engine" (so rounded)
-    and "engine-collapsed" (with one NVFP4 input scale for the experts of a layer). tokens: that were scored."""
+    and "engine-collapsed" (with one NVFP4 input scale for the experts of a layer). tokens: that were scored. plain: of
+    the source rounded plainly to the same formats, where a gate asks for it (verification.plain_run)."""
 
     scores: Mapping[str, Score]
     tokens: int
     windows: int
+    plain: Score | None = None
 
     @property
     def as_run(self) -> Score:

@@ -9,6 +9,7 @@ from sixfold.model.latent_attention import latent_linears
 from verification.divergence.activations import Rule, fp8_dynamic, fp8_static, ggml_q8_0, ggml_q8_k, nvfp4
 from verification.divergence.latent_inputs import LatentRounding, Rounding
 from verification.finding import EXPORT_AGAIN, Finding
+from verification.reading.declared import Scheme
 from verification.reading.stored_parts import is_nvfp4
 from verification.reading.subject import Subject
 from verification.structure.gguf_subject import GgufSubject
@@ -21,8 +22,9 @@ _INPUTS_FP8, _INPUTS_NVFP4 = 0.2, 0.35
 _WITH_Q8_0 = ("Q8_0", "Q5_0", "Q4_0", "Q5_1", "Q4_1", "IQ4_NL", "MXFP4")
 
 
-def folder_rules(subject: Subject, *, collapsed: bool = False) -> dict[str, Rounding]:
-    """Of every Linear whose inputs the scheme quantizes.
+def folder_rules(subject: Subject, *, collapsed: bool = False, fixed: bool = True) -> dict[str, Rounding]:
+    """Of every Linear whose inputs the scheme quantizes. fixed: by the scales that the artifact holds, where it does;
+    else by the inputs' own.
 
     collapsed: the experts of a layer share the smallest of their global input scales (the largest range), as several of
     vLLM's NVFP4 backends make them; gate and up projections together, down projections together.
@@ -32,7 +34,9 @@ def folder_rules(subject: Subject, *, collapsed: bool = False) -> dict[str, Roun
     for linear, scheme in subject.quantized():
         if scheme.inputs is None:
             continue
-        if is_nvfp4(scheme):
+        if not fixed:
+            rules[linear.weight] = _from_inputs(scheme)
+        elif is_nvfp4(scheme):
             scales[linear.name] = _input_global_scale(subject, linear.name)
         elif scheme.inputs.get("dynamic"):
             group = scheme.inputs.get("group_size")
@@ -41,6 +45,15 @@ def folder_rules(subject: Subject, *, collapsed: bool = False) -> dict[str, Roun
             rules[linear.weight] = fp8_static(_scalar(subject, f"{linear.name}.input_scale"))
     shared = _shared(subject, scales) if collapsed else {}
     return rules | {f"{name}.weight": nvfp4(shared.get(name, scale)) for name, scale in scales.items() if scale > 0}
+
+
+def _from_inputs(scheme: Scheme) -> Rounding:
+    group = (scheme.inputs or {}).get("group_size")
+    if is_nvfp4(scheme):
+        return lambda x: nvfp4(448 * 6 / float(x.abs().max().clamp(min=1e-30)))(x) if x.numel() else x
+    if not (scheme.inputs or {}).get("dynamic"):
+        return lambda x: fp8_static(float(x.abs().max().clamp(min=1e-30)) / 448)(x) if x.numel() else x
+    return fp8_dynamic(group if isinstance(group, int) and group > 0 else None)
 
 
 def check_inputs(subject: Subject, errors: Mapping[str, float]) -> Iterator[Finding]:

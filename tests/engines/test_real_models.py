@@ -1,0 +1,52 @@
+"""All ten formats of a real, trained model are sound, with and without their source, and hold their gates.
+
+Takes about an hour of one core and prints the table (pytest -s): two runs of the model for each format.
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.main import run
+from cli.verdicts import Row, print_verdicts, rows_in
+from sixfold.artifact.verification_record import verdict_of
+from sixfold.model.source import Source, open_source
+from sixfold.progress import unseen
+from tests.engines.llama_cpp_tools import Unavailable
+from tests.engines.real_models import GEMMA3, SMOLLM2, Packaged, bf16_folder
+from verification.stored_result import judged
+from verification.verify import verify
+
+pytestmark = pytest.mark.engines
+
+FORMATS = {
+    SMOLLM2: ("all-formats",),
+    GEMMA3: ("bf16", "fp8", "nvfp4", "nvfp4-gb10", "awq"),
+}
+"""What each model can be made into; of Gemma's architecture no GGUF layout is known."""
+
+
+@pytest.mark.parametrize("model", FORMATS, ids=lambda model: model.name)
+def test_every_format_is_sound(model: Packaged, tmp_path: Path) -> None:
+    try:
+        folder = bf16_folder(model)
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    options = ("--out", str(tmp_path), "--no-verify", "--license", model.license)
+    assert run(["export", str(folder), *FORMATS[model], *options]) == 0
+    source = open_source(folder)
+    rows = [_row(source, *made) for made in rows_in(tmp_path / source.checkpoint.name)]
+    sys.stdout.write("\n")
+    print_verdicts(rows)
+    assert len(rows) == (10 if model is SMOLLM2 else 5)
+    for row in rows:
+        assert row.verdict.failures == (), row.variant
+        assert row.verdict.as_run is not None
+        assert row.verdict.as_run["perplexity"] < 1.5 * row.verdict.as_run["source_perplexity"]
+
+
+def _row(source: Source, variant: str, path: Path, nbytes: int) -> Row:
+    alone = verify(path, None, unseen)
+    assert alone.failures == (), variant
+    return Row(variant, path, nbytes, verdict_of(judged(path, source, unseen)))

@@ -1,0 +1,104 @@
+"""What a format costs a model by itself: the source's weights and inputs rounded plainly, run over the held-out text.
+
+It is the measure that an artifact's own divergence is held to (see docs/gates.md): as large as the artifact's would be
+if nothing had been searched, calibrated or compensated, and nothing broken. Where the rounding of inputs is fixed by
+calibration, it is taken from the inputs themselves here.
+"""
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sixfold.artifact.workspace import digest_of, read_json, write_json
+from sixfold.checkpoint.tensor_slice import TensorSlice
+from sixfold.errors import SixfoldError
+from sixfold.model.source import Source
+from sixfold.progress import Progress
+from sixfold.texts.held_out_text import Windows
+from verification.divergence.activations import Rule
+from verification.divergence.divergence import Reference, Score, scored
+from verification.plain_rounding import rounded_plainly, rounded_to_dtype
+from verification.reading.weights import CodedWeights
+
+_VERSION = 1
+"""Of the rounding and the rules, for results that are kept."""
+
+
+class PlainWeights:
+    """The source's weights as an artifact's layouts hold them, of which nothing else is read.
+
+    Raises SixfoldError where it holds a weight in a format that plain rounding does not know.
+    """
+
+    def __init__(self, weights: CodedWeights, source: Source) -> None:
+        self._source = source
+        self._held = {name: weights.encoding(name) for name in weights.names() if name in source.checkpoint.tensors}
+        self._layouts = {name: weights.layout(name) for name, encoding in self._held.items() if encoding}
+        self._dtypes = {name: weights.dtype(name) for name, encoding in self._held.items() if not encoding}
+        unknown = sorted({self._held[name] for name, layout in self._layouts.items() if layout is None})
+        if unknown:
+            raise SixfoldError(
+                f"what plain rounding to {' and '.join(unknown)} costs is not known here",
+                "set `gates.max_mean_kl` in the recipe in place of `gates.max_kl_ratio`",
+            )
+
+    def names(self) -> Iterable[str]:
+        return self._source.checkpoint.tensors
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._source.checkpoint.tensors[name].shape
+
+    def encoding(self, name: str) -> str:
+        return self._held.get(name, "")
+
+    def dtype(self, name: str) -> str:
+        return self._dtypes.get(name, self._source.checkpoint.tensors[name].dtype)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        shape = self.shape(name)
+        original = self._source.checkpoint.read(TensorSlice(name, 0, shape[0] if shape else 1)).float()
+        layout = self._layouts.get(name)
+        if layout is not None:
+            return rounded_plainly(original, layout)[start:stop]
+        return rounded_to_dtype(original, self.dtype(name))[start:stop]
+
+    def digest(self, source: Source, windows: Windows, rules: Mapping[str, Any]) -> str:
+        """Of all that decides what a run of them gives."""
+        layouts = {name: asdict(layout) for name, layout in self._layouts.items() if layout is not None}
+        return digest_of(
+            {
+                "version": _VERSION,
+                "source": source.checkpoint.fingerprint,
+                "windows": windows.digest,
+                "layouts": layouts,
+                "dtypes": self._dtypes,
+                "inputs": sorted(rules),
+            }
+        )
+
+
+def plain_score(
+    source: Source,
+    weights: CodedWeights,
+    rules: Mapping[str, Rule],
+    windows: Windows,
+    reference: Reference,
+    cache: Path,
+    progress: Progress,
+) -> Score:
+    """rules: how plain inputs are rounded. From the cache's folder, where an earlier variant of the same layouts left
+    it. Raises SixfoldError as PlainWeights does."""
+    plain = PlainWeights(weights, source)
+    path = cache / f"plain-{plain.digest(source, windows, rules)[:16]}.json"
+    found = read_json(path)
+    if found is not None:
+        return Score(**{**found, "layers": tuple(found["layers"])})
+    score = scored(source, plain, rules, windows, reference, progress).score
+    with suppress(OSError):  # a folder that cannot be written only costs the next variant a run
+        cache.mkdir(parents=True, exist_ok=True)
+        write_json(path, asdict(score))
+    return score
