@@ -1,12 +1,13 @@
 """What the relative gate lets pass and what it stops: sound artifacts of a model, and damages that only answers show.
 
-Usage: python -m benchmarks.gates MODEL [--out FOLDER] [--every N] [--damages N] [--samples N]
+Usage: python -m benchmarks.gates MODEL [--out FOLDER] [--every N] [--damages N]
 
-Makes the ten formats, and prints of each: mean KL as run, the KL of plain rounding to the same format, their ratio, and
-the largest such ratio of squared errors of hidden states behind a layer. Then each format is run with N damages of every
-kind, made where the weights are read, so that no other check sees them: two Linears of one shape exchanged (experts of a
-layer where there are any), a Linear under the scale of another (a factor of 1.5), its rows rolled by one, zeros in its
-place. Printed is how many of them the gate stops. --every: of the held-out windows, every so many are read.
+Makes the ten formats, and prints of each: mean KL as run, the KL of plain rounding to the same format, their ratio,
+and the largest such ratio of squared errors of hidden states behind a layer. Then each format is run with N damages of
+every kind, made where the weights are read, so that no other check sees them: two Linears of one shape exchanged
+(experts of a layer where there are any), a Linear under the scale of another (a factor of 1.5), its rows rolled by one,
+zeros in its place. Printed is how many of them the gate stops. --every: of the held-out windows, every so many are
+read.
 """
 
 import argparse

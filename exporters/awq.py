@@ -4,6 +4,7 @@ Weights are rounded as `W * in / out` (see exporters/smoothing/awq_decisions.py)
 divided, and unquantized readers of a scaled norm multiplied, so that the model is unchanged but for the rounding.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -33,13 +34,21 @@ RESCALED = "awq-rescale"
 RESCALED_ONE_PLUS = "awq-rescale-one-plus"
 """Encodings: rounded to 4 bits; divided or multiplied by decided scales; the same for a norm that uses 1 + weight."""
 
+_GROUP_SIZES = (128, 64, 32)
+"""What AutoAWQ's readers have kernels for, largest first."""
+
+_SCALES = {"autoawq": 2, "pack-quantized": 1}
+"""Which of a Linear's outputs holds the scales, by layout: _SCALE_BYTES for each group of a row."""
+_SCALE_BYTES = 2
+
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
 class Options(BaseModel):
     """layout: AutoAWQ's, or compressed-tensors'. grid, duo_scaling: as AWQModifier's n_grid and duo_scaling.
 
-    clip: whether a group's range may be narrower than its extremes, where that hurts its inputs less.
+    group_size: the largest that groups may have; 64 or 32 where it does not divide the rows of every Linear, since
+    AutoAWQ's config has one size for the whole model (see `fitting_group`). clip: whether a group's range may be narrower than its extremes, where that hurts its inputs less.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,7 +68,7 @@ class AwqExporter:
 
     def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
         require_quantizable(source.architecture, recipe.name)
-        options = _options(recipe)
+        options = _options(source, recipe)
         linears = source.architecture.linears
         selection = select(linears, recipe, misfit_of(options.group_size))
         groups = smoothing_groups(source, linears, selection.quantized)
@@ -84,6 +93,7 @@ class AwqExporter:
                 **carried_texts(source),
             },
             notes=(
+                *_smaller_groups(source, recipe, options),
                 *selection.notes,
                 *not_run_note(source),
                 *_left_alone(source, groups, selection.quantized),
@@ -92,7 +102,7 @@ class AwqExporter:
 
     def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:
         statistics = required(statistics, recipe.name)
-        options = _options(recipe)
+        options = _options(source, recipe)
         linears = [linear for linear in source.architecture.linears if linear.layer == layer]
         quantized = select(linears, recipe, misfit_of(options.group_size)).quantized
         groups = smoothing_groups(source, linears, quantized)
@@ -115,9 +125,10 @@ class AwqExporter:
         if unit.encoding != QUANTIZED:
             dtype = torch.float32 if unit.outputs[0].nbytes == 4 * tensor.numel() else torch.bfloat16
             return [rescale(tensor, columns, rows, one_plus=unit.encoding == RESCALED_ONE_PLUS).to(dtype)]
-        options = _options(recipe)
+        options = Options.model_validate(recipe.options)
+        group = tensor.numel() * _SCALE_BYTES // unit.outputs[_SCALES[options.layout]].nbytes
         try:
-            quantized = quantize(tensor, options.group_size, columns, rows, importance)
+            quantized = quantize(tensor, group, columns, rows, importance)
         except ValueError as error:
             raise SixfoldError(f"{name}: {error}", "check the source checkpoint, or `keep` this Linear") from error
         return pack_gemm(quantized) if options.layout == "autoawq" else pack_quantized(quantized)
@@ -136,8 +147,30 @@ def rescale(
     return value
 
 
-def _options(recipe: Recipe) -> Options:
-    return Options.model_validate(recipe.options)
+def fitting_group(linears: Sequence[Linear], recipe: Recipe, largest: int) -> int:
+    """The largest group size, `largest` at most, that divides the rows of every Linear that 32 divides and the recipe
+    does not keep; `largest` where the recipe has an export stop at what it does not divide."""
+    sizes = [size for size in _GROUP_SIZES if size <= largest]
+    rows = {li.in_features for li in linears if li.quantizable and not any(re.search(k, li.name) for k in recipe.keep)}
+    rows = {channels for channels in rows if channels % sizes[-1] == 0}
+    if recipe.indivisible == "fail":
+        return largest
+    return next(size for size in sizes if all(channels % size == 0 for channels in rows))
+
+
+def _options(source: Source, recipe: Recipe) -> Options:
+    """With the size that groups have in this model."""
+    options = Options.model_validate(recipe.options)
+    group = fitting_group(source.architecture.linears, recipe, options.group_size)
+    return options.model_copy(update={"group_size": group})
+
+
+def _smaller_groups(source: Source, recipe: Recipe, options: Options) -> tuple[str, ...]:
+    asked = Options.model_validate(recipe.options).group_size
+    if options.group_size == asked:
+        return ()
+    rows = sorted({li.in_features for li in source.architecture.linears if li.quantizable and li.in_features % asked})
+    return (f"groups of {options.group_size}, since {asked} does not divide rows of {', '.join(map(str, rows))}",)
 
 
 def _outputs(linear: Linear, options: Options) -> tuple[DraftTensor, ...]:

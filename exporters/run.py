@@ -14,6 +14,7 @@ import torch
 from exporters.decisions import decide_all
 from exporters.protocol import Exporter, ExternalExporter, Tokens
 from exporters.registry import exporter_named
+from exporters.share import with_share
 from sixfold.artifact.manifest import FileRecord, described_anew, file_record, inputs_of, manifest_of, state_of
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.stream import write_files
@@ -55,7 +56,9 @@ def plan_of(source: Source, recipe: Recipe, statistics: Statistics | None) -> Ex
     exporter = exporter_named(recipe.exporter)
     _check_keep(source, recipe)
     _check_imatrix(recipe)
-    return cast(Exporter, exporter).plan(source, recipe, statistics) if is_native(exporter) else None
+    if not is_native(exporter):
+        return None
+    return with_share(source, cast(Exporter, exporter).plan(source, recipe, statistics))
 
 
 def _check_keep(source: Source, recipe: Recipe) -> None:

@@ -1,6 +1,6 @@
 """The context of the template of a variant's card: facts, and selections from them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from cards.model_card.limits import limits_of
 from cards.model_card.memory_section import memory_section
 from cards.model_card.rendering import counted, hub_link
 from cards.model_card.repository_names import Names, file_link
+from sixfold.artifact.plan import LITTLE_QUANTIZED
 from sixfold.artifact.source_record import FILE as SOURCE
 from sixfold.artifact.source_record import FOLDER
 
@@ -75,6 +76,7 @@ def context_of(model: ModelFacts, folder: Path, owner: str) -> dict[str, Any]:
         "variant": first,
         "number_of_files": derived("number_of", *(variant.manifest.variant for variant in mine)),
         "files_apart": first.artifact.file is not None,
+        "little_quantized": list(_little_quantized(mine)),
         "bf16": names.bf16,
         "title": f"{checkpoint}-{shown(first.manifest.recipe.suffix)}",
         "model": checkpoint,
@@ -118,6 +120,13 @@ def license_file_in(folder: Path) -> str:
     """Name of the license's text beside the card, "" where there is none."""
     found = sorted(path.name for path in folder.glob("LICEN[CS]E*"))
     return found[0] if found else ""
+
+
+def _little_quantized(mine: Sequence[Variant]) -> Iterator[Fact]:
+    """The note of each variant that quantizes little; the same one once."""
+    notes = [note for variant in mine for note in variant.manifest.notes]
+    found = {note.value: note for note in notes if str(note.value).startswith(LITTLE_QUANTIZED)}
+    yield from found.values()
 
 
 def _shown_file(name: str, mine: Sequence[Variant]) -> str:

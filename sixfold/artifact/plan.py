@@ -19,6 +19,10 @@ class OutputRange:
     nbytes: int
 
 
+LITTLE_QUANTIZED = "less than half of the decoder's weights are quantized"
+"""How a note begins that a reader must see first."""
+
+
 @dataclass(frozen=True)
 class PlannedTensor:
     """One tensor of the output.

@@ -129,10 +129,11 @@ def loosened(limit: Limit, kind: str) -> Limit:
     if kind == "weighted":
         return replace(limit, relative=2 * limit.relative, block=max(limit.block, _ANY_SCALE))
     if kind == "compensated":
-        return replace(limit, relative=_COMPENSATED * limit.relative, block=2 * limit.block)
+        least = _MOVED if limit.by_range else 0.0
+        return replace(limit, relative=2 * limit.relative, block=max(2 * limit.block, least))
     return limit
 
 
 _ANY_SCALE = 1.01
-_COMPENSATED = 1.6
-"""Errors that compensate each other are larger than those of rounding to nearest: the inputs make up for it."""
+_MOVED = 1.5
+"""Of a block's largest weight: how far integers under searched scales may be moved to make up for others."""
