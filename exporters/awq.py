@@ -48,7 +48,8 @@ class Options(BaseModel):
     """layout: AutoAWQ's, or compressed-tensors'. grid, duo_scaling: as AWQModifier's n_grid and duo_scaling.
 
     group_size: the largest that groups may have; 64 or 32 where it does not divide the rows of every Linear, since
-    AutoAWQ's config has one size for the whole model (see `fitting_group`). clip: whether a group's range may be narrower than its extremes, where that hurts its inputs less.
+    AutoAWQ's config has one size for the whole model (see `fitting_group`). clip: whether a group's range may be
+    narrower than its extremes, where that hurts its inputs less.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

