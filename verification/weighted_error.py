@@ -26,19 +26,19 @@ def unexplained(
     weight, source: float32 [out, in]. importance: float32 [in].
     """
     errors, size = block_errors(weight, source, limit)
-    rows = (errors > limit.block).any(1) if float((errors > limit.block).float().sum()) else None
-    if rows is None:  # the tensor as a whole is off
-        rows = torch.ones(len(errors), dtype=torch.bool)
+    beyond = errors > limit.block
+    if not beyond.any():  # the tensor as a whole is off, and no block of it by itself
+        beyond = torch.ones_like(beyond)
+    rows = beyond.any(1)
     held, original = weight[rows], source[rows]
     counted = weighted_by(original, importance)
-    plain = rounded_plainly(original, layout, importance)
 
     def lost(values: torch.Tensor) -> torch.Tensor:
         return (counted * (values - original).pow(2)).unflatten(1, (-1, size)).sum(-1)
 
     whole = (counted * original.pow(2)).unflatten(1, (-1, size)).sum(-1)
-    allowed = torch.maximum(_WORSE * lost(plain), (_LARGER * limit.relative) ** 2 * whole)
-    bad = lost(held) > allowed
+    plain = lost(rounded_plainly(original, layout, importance))
+    bad = beyond[rows] & (lost(held) > torch.maximum(_WORSE * plain, (_LARGER * limit.relative) ** 2 * whole))
     if not bad.any():
         return None
     ratios = torch.where(bad, errors[rows], torch.zeros_like(errors[rows]))

@@ -62,7 +62,7 @@ def verified(label: str, content: dict[str, Any]) -> dict[str, Any]:
         "layers": [kl / 3, kl / 2, kl],
     }  # fmt: skip
     found = [finding("mean KL 0.06 is over the 0.05 that the recipe allows", "error")] if label == "NVFP4" else []
-    written = result(content, findings=found, gates=content["recipe"]["gates"])
+    written = result(content, findings=found, gates=content["recipe"]["gates"], allowed=content["recipe"]["gates"])
     written["divergence"]["scores"] = {"weights": {**score, "mean_kl": kl / 2}, "engine": score}
     return written
 

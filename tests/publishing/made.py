@@ -92,6 +92,7 @@ def pass_verification(
         "source": {"fingerprint": manifest["source"]["fingerprint"]},
         "passed": not failures,
         "gates": manifest["recipe"]["gates"],
+        "allowed": {},
         "findings": [{"check": "c", "where": "here", "what": what, "severity": "error"} for what in failures],
         "divergence": {"tokens": 100, "scores": {"weights": score}} if measured else None,
         "smoke": None,

@@ -65,6 +65,7 @@ def test_a_verdict_on_other_files_is_as_none(root: Path) -> None:
         "artifact": {"content": content_digest(written)},
         "source": SOURCE,
         "gates": {},
+        "allowed": {},
         "findings": [],
         "divergence": None,
     }

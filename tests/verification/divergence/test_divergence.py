@@ -23,7 +23,7 @@ from tests.verification.damage import edit_config
 from verification.divergence.activations import Rounding, fp8_dynamic
 from verification.divergence.divergence import BATCH_TOKENS, Divergence, Score, reference_of, scored, worst_layers
 from verification.divergence.engine_inputs import can_collapse, folder_rules, gguf_rules
-from verification.judge import check_gates
+from verification.gates import allowed_of, check_gates
 from verification.reading.weights import FolderWeights
 from verification.structure.folder_structure import open_subject
 from verification.structure.gguf_structure import open_gguf_subject
@@ -196,6 +196,25 @@ def _divergence(mean_kl: float, top1: float) -> Divergence:
 )
 def test_gates_hold_what_a_user_gets(gates: Mapping[str, Any], failed: list[str]) -> None:
     assert [finding.where for finding in check_gates(_divergence(0.1, 0.9), gates)] == failed
+
+
+def test_a_relative_gate_follows_what_plain_rounding_costs() -> None:
+    held = _divergence(0.1, 0.9)
+    plain = replace(held.as_run, mean_kl=0.09)
+    assert list(check_gates(replace(held, plain=plain), {"max_kl_ratio": 1.25})) == []
+    assert allowed_of(plain, {"max_kl_ratio": 1.25})["max_mean_kl"] == pytest.approx(0.11251)
+    assert allowed_of(plain, {"max_kl_ratio": 1.25, "max_mean_kl": 0.1})["max_mean_kl"] == 0.1
+    plain = replace(plain, mean_kl=0.07)
+    (finding,) = check_gates(replace(held, plain=plain), {"max_kl_ratio": 1.25})
+    assert (finding.where, "0.10000" in finding.what, "0.07000" in finding.what) == ("gates.max_kl_ratio", True, True)
+
+
+def test_a_layer_that_is_worse_than_plain_rounding_is_named() -> None:
+    held = _divergence(0.1, 0.9)
+    held = replace(held, scores={"engine": replace(held.as_run, layers=(0.02, 0.09))})
+    plain = replace(held.as_run, layers=(0.02, 0.07))
+    (finding,) = check_gates(replace(held, plain=plain), {"max_kl_ratio": 1.25})
+    assert "behind layer 1" in finding.what
 
 
 def test_no_number_passes_a_gate() -> None:
