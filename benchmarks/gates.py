@@ -3,7 +3,7 @@
 Usage: python -m benchmarks.gates MODEL [--out FOLDER] [--every N] [--damages N]
 
 Makes the ten formats, and prints of each: mean KL as run, the KL of plain rounding to the same format, their ratio,
-and the largest such ratio of squared errors of hidden states behind a layer. Then each format is run with N damages of
+and the largest such ratio of errors of hidden states behind a layer. Then each format is run with N damages of
 every kind, made where the weights are read, so that no other check sees them: two Linears of one shape exchanged
 (experts of a layer where there are any), a Linear under the scale of another (a factor of 1.5), its rows rolled by one,
 zeros in its place. Printed is how many of them the gate stops. --every: of the held-out windows, every so many are
@@ -32,7 +32,7 @@ from verification.judge import plain_rules, runs_of
 from verification.plain_run import plain_score
 from verification.reading.weights import CodedWeights
 
-RATIO = 1.25
+RATIO = 1.15
 """The shipped recipes' max_kl_ratio."""
 
 Read = Callable[[str], torch.Tensor]
@@ -93,8 +93,8 @@ def pairs(source: Source, weights: CodedWeights, count: int) -> list[tuple[Linea
 
 
 def worst_layer(score: Score, plain: Score) -> float:
-    """Largest ratio of squared errors behind a layer; 1 where neither errs."""
-    ratios = [(a / b) ** 2 for a, b in zip(score.layers, plain.layers, strict=True) if b > 1e-4]
+    """Largest ratio of errors behind a layer; 1 where neither errs."""
+    ratios = [a / b for a, b in zip(score.layers, plain.layers, strict=True) if b > 1e-4]
     return max(ratios, default=1.0)
 
 

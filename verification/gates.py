@@ -47,10 +47,10 @@ def check_gates(divergence: Divergence, gates: Mapping[str, Any]) -> Iterator[Fi
         yield _failed("gates.max_kl_ratio", what)
         return
     for layer, (error, expected) in enumerate(zip(held.layers, plain.layers, strict=True)):
-        if not error <= ratio**0.5 * expected + _LAYER_NOISE:
+        if not error <= ratio * expected + _LAYER_NOISE:
             what = (
                 f"behind layer {layer} hidden states are off by {error:.4g} of their size, and plain rounding to the"
-                f" same format makes it {expected:.4g}, of which the recipe allows {ratio**0.5:.3g} times"
+                f" same format makes it {expected:.4g}, of which the recipe allows {ratio:g} times"
             )
             yield _failed("gates.max_kl_ratio", what)
             return

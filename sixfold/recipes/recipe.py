@@ -78,7 +78,7 @@ class Gates(_Strict):
 
     max_kl_ratio: Annotated[float, Field(gt=0)] | None = None
     """Largest mean KL divergence per token, as a multiple of what rounding the same weights plainly to the same format
-    costs on the same text; errors of hidden states behind each layer may be its square root times as large."""
+    costs on the same text; the error of hidden states behind a layer may be as many times as large."""
     max_mean_kl: Annotated[float, Field(gt=0)] | None = None
     """Largest mean KL divergence per token, natural logarithm."""
     min_top1: Annotated[float, Field(ge=0, le=1)] | None = None
