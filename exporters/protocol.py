@@ -74,7 +74,7 @@ Tokens = Callable[[], torch.Tensor]
 
 
 class ExternalExporter(Protocol):
-    """An external tool that does the entire quantization: no exact plan, no memory bound, but the same manifest and card.
+    """An external tool that does the entire quantization: no exact plan, no memory bound; the same manifest and card.
 
     libraries: as in `Exporter`; the tool itself, at least.
     """

@@ -19,8 +19,8 @@ _LAYER_NOISE = 1e-4
 def allowed_of(plain: Score | None, gates: Mapping[str, Any]) -> dict[str, float | None]:
     """The largest mean KL and the smallest top-1 agreement that the gates leave; None where there is no such gate.
 
-    plain: of the source rounded plainly to the same formats. gates: as the recipe states them (sixfold.recipes.recipe.Gates);
-    what is null is no gate.
+    plain: of the source rounded plainly to the same formats. gates: as the recipe states them
+    (sixfold.recipes.recipe.Gates); what is null is no gate.
     """
     limits = [gates.get("max_mean_kl")]
     ratio = gates.get("max_kl_ratio")
