@@ -1,0 +1,148 @@
+"""Round a weight so that its outputs change least: errors carried from column to column, scales found on the way.
+
+Everything is in columns: a weight [R, C] is held as [C, R], so that one column of all rows is contiguous. Rows are
+independent of one another; experts of one shape stand side by side in the batch dimension B.
+
+First pass (GPTQ): from the first column to the last, each group of columns is rounded when its turn comes, with the
+errors of all before it already carried into it. Its scale is the one of a few candidates that leaves the least error,
+each tried with the errors carried on within the group; that error is exactly what the group adds to the outputs' error
+while the columns behind it are still free.
+
+Sweeps: with all columns rounded, one group after the other is rounded again for the target that is best while all
+others stay: block coordinate descent. A group is changed only where that lowers the outputs' error, so no sweep makes
+it larger.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from exporters.rounding.factor import Factor, group_factors
+from exporters.rounding.format import Format
+
+BLOCK = 128
+"""Columns whose errors are gathered before they are carried into all columns behind them in one product."""
+
+SWEEPS = 2
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """values: float32 [B, R, C], what the codes mean. parameters: float32 [P, B, C / group, R], what they were rounded
+    with (a format says which P there are). spans: float32 [S, B, C / span, R], what groups share."""
+
+    values: torch.Tensor
+    parameters: torch.Tensor
+    spans: torch.Tensor | None
+
+
+def compensate(weight: torch.Tensor, factor: Factor, form: Format, sweeps: int = SWEEPS) -> Rounded:
+    """weight: float32 [B, R, C]."""
+    target = weight.mT.contiguous()  # [B, C, R]
+    values, parameters, spans = _first_pass(target, factor, form)
+    own = group_factors(factor.moments, form.group) if sweeps else None
+    for _ in range(sweeps):
+        _sweep(target, values, parameters, spans, factor.moments, own, form)
+    return Rounded(values.mT, parameters, spans)
+
+
+def output_error(weight: torch.Tensor, values: torch.Tensor, moments: torch.Tensor) -> torch.Tensor:
+    """tr(D M D^T) of D = values - weight, both [B, R, C]: float32 [B]."""
+    off = values - weight
+    return ((off @ moments) * off).sum((1, 2))
+
+
+def _first_pass(
+    target: torch.Tensor, factor: Factor, form: Format
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    batch, channels, rows = target.shape
+    upper, group = factor.upper, form.group
+    left = target.clone()
+    values = torch.empty_like(target)
+    importance = upper.diagonal(dim1=-2, dim2=-1).square().reciprocal()  # of each column's error, once it is rounded
+    found, shared = [], []
+    span = form.span or channels
+    block = max(BLOCK, form.span or 0)
+    opened = form.open(left, importance) if form.span is None else None
+    for start in range(0, channels, block):
+        stop = min(start + block, channels)
+        errors = left.new_empty(batch, stop - start, rows)
+        for first in range(start, stop, group):
+            last = first + group
+            if form.span is not None and first % span == 0:
+                opened = form.open(left[:, first : first + span], importance[:, first : first + span])
+            if opened is not None and first % span == 0:
+                shared.append(opened)
+            part = left[:, first:last]
+            candidates = form.candidates(part, importance[:, first:last], opened, (first % span) // group)
+            own = upper[:, first:last, first:last]
+            values[:, first:last], error, chosen = round_group(part, own, form, candidates)
+            found.append(chosen)
+            errors[:, first - start : last - start] = error
+            if last < stop:
+                left[:, last:stop] -= upper[:, first:last, last:stop].mT @ error
+        if stop < channels:
+            left[:, stop:] -= upper[:, start:stop, stop:].mT @ errors
+    return values, torch.stack(found, 2), torch.stack(shared, 2) if shared else None
+
+
+def round_group(
+    part: torch.Tensor, upper: torch.Tensor, form: Format, candidates: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """part: float32 [B, n, R]; upper: [B, n, n]; candidates: [P, B, K, R] -> values and errors [B, n, R] of the best
+    candidate of each row, and its parameters [P, B, R]. An error is (value before - value) / upper's diagonal, with the
+    errors of the columns before it carried in: its squares add up to the outputs' error."""
+    batch, size, rows = part.shape
+    number = candidates.shape[2]
+    left = part[:, :, None].expand(batch, size, number, rows).contiguous()
+    values, errors = torch.empty_like(left), torch.empty_like(left)
+    inverse = upper.diagonal(dim1=-2, dim2=-1).reciprocal()
+    for j in range(size):
+        torch.sub(left[:, j], form.nearest(left[:, j], candidates, out=values[:, j]), out=errors[:, j])
+        errors[:, j] *= inverse[:, j, None, None]
+        if j + 1 < size:
+            left[:, j + 1 :].sub_(upper[:, j, j + 1 :, None, None] * errors[:, j, None])
+    if number == 1:
+        return values[:, :, 0], errors[:, :, 0], candidates[:, :, 0]
+    best = errors.square().sum(1).argmin(1)  # [B, R]
+    pick = best[:, None, None].expand(batch, size, 1, rows)
+    chosen = candidates.gather(2, best[None, :, None].expand(len(candidates), batch, 1, rows))
+    return values.gather(2, pick)[:, :, 0], errors.gather(2, pick)[:, :, 0], chosen[:, :, 0]
+
+
+def _sweep(
+    target: torch.Tensor,
+    values: torch.Tensor,
+    parameters: torch.Tensor,
+    spans: torch.Tensor | None,
+    moments: torch.Tensor,
+    own: torch.Tensor,
+    form: Format,
+) -> None:
+    """Changes values and parameters in place. own: as from `group_factors`."""
+    batch, channels, rows = target.shape
+    group, span = form.group, form.span or channels
+    block = max(BLOCK, group)
+    gradient = moments @ (values - target)  # [B, C, R]
+    for start in range(0, channels, block):
+        stop = min(start + block, channels)
+        changed = values[:, start:stop].clone()
+        for first in range(start, stop, group):
+            last, index = first + group, first // group
+            upper, held = own[:, index], values[:, first:last]
+            # H_gg^-1 g = U^T (U g): how far from the held values the best ones are while all others stay.
+            reduced = upper @ gradient[:, first:last]
+            best = held - upper.mT @ reduced
+            before = parameters[:, :, index]
+            shared = None if spans is None else spans[:, :, first // span]
+            around = form.around(before, best, held, moments[:, first:last, first:last], shared)
+            new, error, chosen = round_group(best, upper, form, around)
+            better = error.square().sum(1) < reduced.square().sum(1)
+            parameters[:, :, index] = torch.where(better, chosen, before)
+            new = torch.where(better[:, None], new, held)
+            moved = new - held
+            values[:, first:last] = new
+            gradient[:, first:stop] += moments[:, first:stop, first:last] @ moved
+        moved = values[:, start:stop] - changed
+        if stop < channels:
+            gradient[:, stop:] += moments[:, stop:, start:stop] @ moved

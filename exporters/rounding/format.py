@@ -1,0 +1,43 @@
+"""What the rounding room knows of a format: which levels a group of columns has at given scales, and which to try."""
+
+from typing import Protocol
+
+import torch
+
+
+class Format(Protocol):
+    """Tensors are float32, of B weights with R rows; parameters are [P, B, K, R] for K candidates, or [P, B, R].
+
+    group: columns that share their parameters, or are rounded together. span: columns whose groups share something
+    found first; None where that is found for whole rows, or there is nothing to share.
+    """
+
+    group: int
+    span: int | None
+
+    def open(self, left: torch.Tensor, importance: torch.Tensor) -> torch.Tensor | None:
+        """What the groups of a span share, [S, B, R], from its values [B, span, R] as they are when its turn comes, and
+        the weight of each column's squared error [B, span]; None where there is nothing."""
+        ...
+
+    def candidates(
+        self, left: torch.Tensor, importance: torch.Tensor, shared: torch.Tensor | None, index: int
+    ) -> torch.Tensor:
+        """Parameters to try for a group [B, group, R], the index-th of its span."""
+        ...
+
+    def around(
+        self,
+        held: torch.Tensor,
+        best: torch.Tensor,
+        values: torch.Tensor,
+        moments: torch.Tensor,
+        shared: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Parameters to try in place of `held` [P, B, R] for a group whose best real values are `best`, now rounded to
+        `values`, both [B, group, R]. moments: [B, group, group]."""
+        ...
+
+    def nearest(self, values: torch.Tensor, parameters: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """The nearest level to each of values [B, K, R], written to `out`."""
+        ...
