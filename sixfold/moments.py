@@ -53,3 +53,13 @@ def unpack(packed: torch.Tensor, sum_sq: torch.Tensor) -> torch.Tensor:
 
 def _inverse_root(diagonal: torch.Tensor) -> torch.Tensor:
     return torch.where(diagonal > 0, diagonal.clamp(min=1e-38).rsqrt(), 0.0)
+
+
+def share_of_chance(mean: torch.Tensor, common: torch.Tensor, count: int) -> float:
+    """How much of what makes the mean moments of `count` tokens differ from the common ones (both float32 [C, C]) is
+    chance: (tr(M)^2 + tr(M^2)) / count, over their squared distance, at most 1 (calibration.common_moments)."""
+    if not count:
+        return 1.0
+    chance = float((mean.trace().square() + mean.square().sum()) / count)
+    apart = float((mean - common).square().sum())
+    return min(1.0, chance / apart) if apart > 0 else 1.0

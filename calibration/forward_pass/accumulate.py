@@ -2,6 +2,8 @@
 
 import torch
 
+from calibration.common_moments import common_moments
+from sixfold.moments import pack
 from sixfold.runner.process_group import Team
 
 _NONE = torch.iinfo(torch.int64).max
@@ -15,17 +17,18 @@ class Accumulator:
     """What sixfold.statistics.statistics stores of one site, while the batches come in.
 
     A site of one activation has `experts` 1; a stacked site has one row of everything per expert. Sums are float32
-    within some rows of a batch and float64 over them. Rows of the sample are those with the lowest ranks, so that which
-    tokens are kept does not depend on how they were batched.
+    within some rows of a batch and float64 over them; second moments, where they are wanted, float32. Rows of the
+    sample are those with the lowest ranks, so that which tokens are kept does not depend on how they were batched.
     """
 
-    def __init__(self, experts: int, channels: int, rows: int, device: torch.device) -> None:
+    def __init__(self, experts: int, channels: int, rows: int, device: torch.device, *, moments: bool = False) -> None:
         self.count = torch.zeros(experts, dtype=torch.int64, device=device)
         self.sum_sq = torch.zeros(experts, channels, dtype=torch.float64, device=device)
         self.sum_abs = torch.zeros(experts, channels, dtype=torch.float64, device=device)
         self.abs_max = torch.zeros(experts, channels, dtype=torch.float32, device=device)
         self.sample = torch.zeros(experts, rows, channels, dtype=torch.bfloat16, device=device)
         self.ranks = torch.full((experts, rows), _NONE, dtype=torch.int64, device=device)
+        self.moments = torch.zeros(experts, channels, channels, device=device) if moments else None
 
     def add_one(self, expert: int, rows: torch.Tensor, ranks: torch.Tensor) -> None:
         """rows [N, channels] of one expert (0 at a site of one activation); ranks int64 [N], all different."""
@@ -33,6 +36,7 @@ class Accumulator:
             return
         self.count[expert] += len(rows)
         self._add_sums(expert, rows)
+        self._add_moments(expert, rows)
         kept = self.ranks[expert]
         better = (ranks < kept.amax()).nonzero()[:, 0]
         if len(better):
@@ -51,6 +55,7 @@ class Accumulator:
         for expert, count in enumerate(counts.tolist()):
             if count:
                 self._add_sums(expert, rows[start : start + count])
+                self._add_moments(expert, rows[start : start + count])
                 start += count
         experts = torch.arange(len(counts), device=rows.device)
         expert_of = torch.repeat_interleave(experts, counts.to(rows.device), output_size=len(rows))
@@ -64,6 +69,22 @@ class Accumulator:
         self.sum_sq += sum_sq
         self.sum_abs += sum_abs
         torch.maximum(self.abs_max, abs_max, out=self.abs_max)
+
+    def add_moments(self, rows: torch.Tensor, counts: torch.Tensor) -> None:
+        """Of all experts at once, where they are wanted and nothing else of the rows is. rows [N, channels], sorted by
+        expert; counts int64 [experts]."""
+        if self.moments is not None:
+            for expert, part in enumerate(rows.split(counts.tolist())):
+                self._add_moments(expert, part)
+
+    def _add_moments(self, expert: int, rows: torch.Tensor) -> None:
+        if self.moments is None or not len(rows):
+            return
+        if rows.is_cuda and rows.dtype != torch.float32:
+            self.moments[expert] += torch.mm(rows.t(), rows, out_dtype=torch.float32)
+            return
+        values = rows.float()
+        self.moments[expert].addmm_(values.t(), values)
 
     def _add_sums(self, expert: int, rows: torch.Tensor) -> None:
         channels = rows.shape[1]
@@ -107,6 +128,8 @@ class Accumulator:
         if team.size == 1:
             return
         team.add(self.count, self.sum_sq, self.sum_abs)
+        if self.moments is not None:
+            team.add(self.moments)
         team.largest(self.abs_max)
         ranks, sample = torch.cat(team.gather(self.ranks), 1), torch.cat(team.gather(self.sample), 1)
         self.ranks, chosen = ranks.topk(self.ranks.shape[1], dim=1, largest=False)
@@ -125,4 +148,10 @@ class Accumulator:
             "sample": sample,
             "sampled": real.sum(1),
         }
+        if self.moments is not None:
+            found["moments"] = torch.stack([pack(moments) for moments in self.moments])
         return {k: (v if stacked else v[0]).cpu().contiguous() for k, v in found.items()}
+
+    def common(self) -> dict[str, torch.Tensor]:
+        """What the experts of a stacked site have in common, by name; {} without second moments."""
+        return {} if self.moments is None else common_moments(self.moments, self.count)

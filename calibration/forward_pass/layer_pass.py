@@ -90,6 +90,7 @@ def run_pass(
                 counted=batches.counted,
                 stacks=[stack for stack in source.architecture.stacks if stack.layer == layer],
                 latents=latents,
+                moments=profile.moments,
             )
             with observed(runner.model, observation), transfer(hidden, mine, device) as moving:
                 for number, values in moving:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from calibration.forward_pass.layer_pass import observed_linears
 from sixfold.errors import SixfoldError
 from sixfold.model.latent_attention import latent_linears
 from sixfold.model.source import Source
+from sixfold.moments import packed_nbytes
 from sixfold.recipes.recipe import Calibration
 from sixfold.runner.available_memory import Allowed, available_memory
 from sixfold.runner.hidden_states import nbytes as hidden_nbytes
@@ -77,7 +78,8 @@ def statistics_bytes(source: Source, profiles: Collection[Calibration]) -> int:
         if profile.imatrix is not None:
             total += 2 * Path(profile.imatrix).expanduser().stat().st_size
         else:
-            total += heads + sum(site_bytes(channels, profile.sample_rows) for channels in sites.values())
+            each = (site_bytes(channels, profile.sample_rows, moments=profile.moments) for channels in sites.values())
+            total += heads + sum(each)
     return total
 
 
@@ -100,7 +102,7 @@ def resources(source: Source, profile: Calibration, allowed: Allowed) -> Resourc
             raise SixfoldError(
                 f"calibrating {source.checkpoint.name} needs {size(choices[0].device)} of device memory (one layer has"
                 f" {size(choices[0].layer)} of weights), {_said(device, allowed.device)}",
-                "use a larger GPU, or hide it (CUDA_VISIBLE_DEVICES=) to run on the CPU",
+                f"use a larger GPU, hide it (CUDA_VISIBLE_DEVICES=) to run on the CPU{_without_moments(profile)}",
             )
     for ahead, needed in zip((True, False), choices, strict=True):
         if host is None or needed.host <= host:
@@ -108,8 +110,12 @@ def resources(source: Source, profile: Calibration, allowed: Allowed) -> Resourc
     raise SixfoldError(
         f"calibrating {source.checkpoint.name} needs {size(choices[1].host)} of memory (one layer has"
         f" {size(choices[1].layer)} of weights), {_said(host, allowed.host)}",
-        "use a larger machine, or formats that need no calibration (bf16, fp8, nvfp4, gguf-q8_0)",
+        f"use a larger machine, or formats that need no calibration (bf16, fp8, gguf-q8_0){_without_moments(profile)}",
     )
+
+
+def _without_moments(profile: Calibration) -> str:
+    return ", or set calibration.moments=false with rounding=nearest" if profile.moments else ""
 
 
 def _said(available: int | None, allowed: int | None) -> str:
@@ -136,8 +142,17 @@ def _statistics(source: Source, profile: Calibration) -> int:
         linears = observed_linears(source, layer)
         sites = {(li.site, li.expert): li.in_features for li in linears}
         heads = sum(heads_bytes(latents[li.name]) for li in linears if li.name in latents)
-        largest = max(largest, heads + sum(site_bytes(channels, profile.sample_rows) for channels in sites.values()))
-    return 3 * largest
+        sums = 3 * (
+            heads + sum(site_bytes(channels, profile.sample_rows, moments=False) for channels in sites.values())
+        )
+        largest = max(largest, sums + (_moments(list(sites.values())) if profile.moments else 0))
+    return largest
+
+
+def _moments(channels: Sequence[int]) -> int:
+    """Bytes of sums in float32, of what is stored of them, and of the largest while it is packed."""
+    summed = sum(4 * c * c + packed_nbytes(c) for c in channels)
+    return summed + 16 * max(channels, default=0) ** 2
 
 
 def _widest(source: Source) -> int:

@@ -25,6 +25,7 @@ class Observation:
     stacks: experts that are one array on disk, which are no Linears: only what they give back is gathered.
     ranks: int64 [tokens], a permutation over all tokens of the calibration: the lower, the sooner a token is sampled.
     counted: bool [tokens], the tokens that statistics count; all if None.
+    moments: whether second moments of every input are summed.
     latents: kv_b_proj's name -> its heads, where attention is multi-head latent attention.
     start: position of the running batch's first token; whoever runs the batches sets it.
     """
@@ -39,6 +40,7 @@ class Observation:
         counted: torch.Tensor | None = None,
         stacks: Iterable[ExpertStack] = (),
         latents: Mapping[str, LatentHeads] = MappingProxyType({}),
+        moments: bool = False,
     ) -> None:
         self.linears = tuple(linears)
         self.stacks = tuple(stacks)
@@ -51,7 +53,8 @@ class Observation:
             self.experts[linear.site] = None if linear.expert is None else max(seen or 0, linear.expert + 1)
         channels = {linear.site: linear.in_features for linear in self.linears}
         self.sites = {
-            site: Accumulator(experts or 1, channels[site], rows, device) for site, experts in self.experts.items()
+            site: Accumulator(experts or 1, channels[site], rows, device, moments=moments)
+            for site, experts in self.experts.items()
         }
         # The experts of a layer share one module, and their sites differ only in the last part of the name.
         self.moe = {
@@ -93,7 +96,8 @@ class Observation:
         found: dict[str, torch.Tensor] = {}
         for site, accumulator in self.sites.items():
             stacked = self.experts[site] is not None
-            found |= {f"{site}/{key}": tensor for key, tensor in accumulator.finish(stacked=stacked).items()}
+            parts = accumulator.finish(stacked=stacked) | (accumulator.common() if stacked else {})
+            found |= {f"{site}/{key}": tensor for key, tensor in parts.items()}
         for name, moe in self.moe.items():
             found |= {f"{name}/{key}": tensor for key, tensor in moe.finish().items()}
         for name, latents in self.latents.items():
@@ -136,6 +140,9 @@ class ExpertRecord:
         up, down = self.observation.sites[self.up], self.observation.sites[self.down]
         for site, sums in ((up, found.up), (down, found.down)):
             site.add_sums(found.counts, sums.sum_sq, sums.sum_abs, sums.abs_max)
+        if up.moments is not None:
+            up.add_moments(hidden[found.order // top_k], found.counts)
+            down.add_moments(found.inner, found.counts)
         ranks = self.observation.ranks[self.observation.start : self.observation.start + len(hidden)]
         sites = (
             Site(up.sample, up.ranks, hidden, by_token=True),

@@ -37,7 +37,7 @@ def widened(
         ranks = observation.ranks[chosen]
         rows = hidden_states[chosen]
         up, down = (
-            Accumulator(len(starved), channels[sites[side]], profile.sample_rows, rows.device)
+            Accumulator(len(starved), channels[sites[side]], profile.sample_rows, rows.device, moments=profile.moments)
             for side in ("up", "down")
         )
         for place, expert in enumerate(starved):

@@ -136,7 +136,8 @@ def _profile(overrides: tuple[str, ...]) -> "Calibration":
     other = [text for text in overrides if not text.startswith("calibration.")]
     if other:
         raise UsageError(f"--set {other[0]} is not a key of the calibration", "pruning takes only calibration.* keys")
-    (recipe,) = load_recipes("bf16", overrides)
+    # Pruning reads no second moments, and of a model before pruning they would be the largest.
+    (recipe,) = load_recipes("bf16", ("calibration.moments=false", *overrides))
     return recipe.calibration
 
 

@@ -61,6 +61,8 @@ class Calibration(_Strict):
     """Which windows are drawn, and which rows are kept."""
     sample_rows: PositiveInt = 128
     """Input rows kept of every input site (of every expert), for searches such as AWQ's."""
+    moments: bool = True
+    """Sum the second moments of every input, which `rounding: compensated` needs."""
     min_tokens: PositiveInt = 32
     """An expert that fewer tokens are routed to is starved: its own statistics are not reliable."""
     starved: Literal["average", "all_experts", "fail"] = "average"
@@ -100,6 +102,9 @@ class Recipe(_Strict):
     """What the exporter makes: a preset of compressed-tensors, a llama.cpp file type, ..."""
     keep: tuple[Pattern, ...] = ()
     """Regular expressions, searched in Linear names: what else stays in the source's precision."""
+    rounding: Literal["nearest", "compensated"] = "nearest"
+    """Each weight to the level nearest to it, as the format's library does ("nearest"), or all of a row so that its
+    outputs change least on the calibration's texts ("compensated")."""
     indivisible: Literal["keep", "fail"] = "keep"
     """A Linear whose size its group does not divide stays in BF16 ("keep") or stops the export ("fail")."""
     calibration: Calibration = Calibration()

@@ -13,6 +13,10 @@ are in `layer-other.safetensors`), keys `<site>/<statistic>`; E below is there f
     abs_max   float32 [C] or [E, C]     max over tokens of |x|
     sample    bfloat16 [S, C] or [E, S, C]  rows of x, drawn with the profile's seed; unused rows are zero
     sampled   int64   []  or [E]        how many rows of `sample` are real
+    moments   float16 [h, 2h+1] or [E, h, 2h+1]  sum over tokens of x x^T, as sixfold.moments packs it; not where the
+                                        profile turns it off. Beside it, of stacked sites, what experts have in common
+                                        (calibration.common_moments): `moments_common` [h, 2h+1], and `moments_chance`,
+                                        float32 [E], how much of what makes an expert's differ from it is chance
 
 A layer with experts has besides, under `<experts>`, the on-disk name of what holds them
 ("model.layers.0.block_sparse_moe.experts"), or where they are one array on disk the name of transformers' module, the
@@ -73,9 +77,10 @@ from safetensors import safe_open
 from sixfold.artifact.workspace import read_json
 from sixfold.errors import SixfoldError
 from sixfold.model.latent_attention import HALVES, LatentHeads
+from sixfold.moments import packed_nbytes, unpack
 
 MANIFEST = "manifest.json"
-SCHEMA = 3
+SCHEMA = 4
 SITE_STATISTICS = ("count", "sum_sq", "sum_abs", "abs_max", "sample", "sampled")
 
 
@@ -230,6 +235,27 @@ class Statistics:
                 int(get("count")), get("sum_sq"), get("sum_abs"), get("abs_max"), get("sample")[:sampled]
             )
 
+    @property
+    def has_moments(self) -> bool:
+        """Whether second moments were summed."""
+        return self.imatrix is None and bool(self.manifest["profile"]["moments"])
+
+    def moments(self, site: str, experts: Sequence[int] | None = None, prefix: str = "") -> torch.Tensor:
+        """Sum over tokens of x x^T: float32 [C, C] of a plain site, [E, C, C] of a stacked one's `experts`.
+
+        prefix: "wide_" for what starved experts read of extra tokens; experts are then counted among the starved.
+        """
+        with safe_open(self._file_of(site), "pt") as f:
+            packed, sum_sq = (f.get_slice(f"{site}/{prefix}{name}") for name in ("moments", "sum_sq"))
+            if experts is None:
+                return unpack(packed[...], sum_sq[...])
+            return torch.stack([unpack(packed[expert], sum_sq[expert]) for expert in experts])
+
+    def common_moments(self, site: str) -> torch.Tensor:
+        """Sum over tokens of x x^T over all experts of a stacked site, as far as they have it in common: float32 [C, C]."""
+        with safe_open(self._file_of(site), "pt") as f:
+            return unpack(f.get_tensor(f"{site}/moments_common"), f.get_tensor(f"{site}/sum_sq").sum(0))
+
     def head_inputs(self, linear: str, layer: int, half: str) -> HeadInputs | None:
         """linear: name of a kv_b_proj. half: of latent_attention.HALVES. None where it was not observed."""
         with safe_open(self.folder / layer_file(layer), "pt") as f:
@@ -255,10 +281,10 @@ class Statistics:
             return ExpertStatistics(name, **{key: f.get_tensor(f"{name}/{key}") for key in names})
 
 
-def site_bytes(channels: int, sample_rows: int) -> int:
+def site_bytes(channels: int, sample_rows: int, *, moments: bool) -> int:
     """Bytes of the statistics of one input (of one expert, in a stacked site) with `channels` channels."""
     sums, sample, counts = 3 * channels * 4, sample_rows * channels * 2, 2 * 8
-    return sums + sample + counts
+    return sums + sample + counts + (packed_nbytes(channels) if moments else 0)
 
 
 def heads_bytes(heads: LatentHeads) -> int:
