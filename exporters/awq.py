@@ -5,7 +5,8 @@ divided, and unquantized readers of a scaled norm multiplied, so that the model 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -15,9 +16,11 @@ from exporters.formats import autoawq
 from exporters.formats import pack_quantized as pack_format
 from exporters.formats.compressed_tensors import ignore_list
 from exporters.formats.module_names import unquantized_modules
-from exporters.numerics.awq_packing import BITS, PER_WORD, pack_gemm, pack_quantized, quantize
+from exporters.numerics.awq_packing import BITS, PER_WORD, Quantized, pack_gemm, pack_quantized, quantize
 from exporters.numerics.awq_search import grid
+from exporters.numerics.compensated import int4_groups
 from exporters.protocol import Decided, Decisions
+from exporters.rounding.inputs import Inputs
 from exporters.selection import not_run_note, select
 from exporters.smoothing.awq_decisions import Search, decide_layer, decided
 from exporters.smoothing.smoothing_groups import SmoothingGroup, misfit_of, smoothing_groups
@@ -66,6 +69,9 @@ class AwqExporter:
 
     def needs_statistics(self, recipe: Recipe) -> bool:
         return True
+
+    def compensates(self, recipe: Recipe) -> bool:
+        return recipe.compensates
 
     def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
         require_quantizable(source.architecture, recipe.name)
@@ -126,13 +132,40 @@ class AwqExporter:
         if unit.encoding != QUANTIZED:
             dtype = torch.float32 if unit.outputs[0].nbytes == 4 * tensor.numel() else torch.bfloat16
             return [rescale(tensor, columns, rows, one_plus=unit.encoding == RESCALED_ONE_PLUS).to(dtype)]
-        options = Options.model_validate(recipe.options)
-        group = tensor.numel() * _SCALE_BYTES // unit.outputs[_SCALES[options.layout]].nbytes
-        try:
-            quantized = quantize(tensor, group, columns, rows, importance)
-        except ValueError as error:
-            raise SixfoldError(f"{name}: {error}", "check the source checkpoint, or `keep` this Linear") from error
-        return pack_gemm(quantized) if options.layout == "autoawq" else pack_quantized(quantized)
+        layout = Options.model_validate(recipe.options).layout
+        with _named(name):
+            return _packed(quantize(tensor, _group_size(unit, tensor, layout), columns, rows, importance), layout)
+
+    def compensate(
+        self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe, known: Inputs
+    ) -> Sequence[torch.Tensor]:
+        name = unit.inputs[0].name
+        module = name.removesuffix(".weight")
+        moments = known.moments(module) if unit.encoding == QUANTIZED else None
+        if moments is None:
+            return self.encode(unit, inputs, decisions, recipe)
+        columns, rows = (decided(decisions, module, side) for side in ("in", "out"))
+        layout = Options.model_validate(recipe.options).layout
+        group = _group_size(unit, inputs[0], layout)
+        with _named(name):
+            return _packed(int4_groups(inputs[0], group, moments.factor(columns), columns, rows), layout)
+
+
+def _group_size(unit: Unit, weight: torch.Tensor, layout: str) -> int:
+    """Input channels that share a scale, as planned."""
+    return weight.numel() * _SCALE_BYTES // unit.outputs[_SCALES[layout]].nbytes
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise SixfoldError(f"{name}: {error}", "check the source checkpoint, or `keep` this Linear") from error
+
+
+def _packed(quantized: Quantized, layout: str) -> Sequence[torch.Tensor]:
+    return pack_gemm(quantized) if layout == "autoawq" else pack_quantized(quantized)
 
 
 def rescale(

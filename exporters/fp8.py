@@ -12,8 +12,10 @@ from pydantic import BaseModel
 from exporters.formats import compressed_tensors, modelopt
 from exporters.formats.layouts import LayoutOptions, layout_name, layout_of
 from exporters.input_maxima import largest_inputs
+from exporters.numerics.compensated import fp8_channels
 from exporters.numerics.fp8 import BLOCK, quantize_blocks, quantize_channels, quantize_tensors, static_scale
 from exporters.protocol import Decided, Decisions
+from exporters.rounding.inputs import Inputs
 from exporters.selection import Selection, drafts, not_run_note, select
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.safetensors_layout import Draft, DraftTensor, carried_texts, place, whole
@@ -31,7 +33,10 @@ class Fp8Exporter:
     Options: type[BaseModel] = LayoutOptions
 
     def needs_statistics(self, recipe: Recipe) -> bool:
-        return recipe.scheme == "FP8"
+        return recipe.scheme == "FP8" or self.compensates(recipe)
+
+    def compensates(self, recipe: Recipe) -> bool:
+        return recipe.compensates and recipe.scheme == "FP8_DYNAMIC"
 
     def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
         _check(source, recipe)
@@ -64,8 +69,20 @@ class Fp8Exporter:
             scales = [decisions[f"{name.removesuffix('.weight')}.{modelopt.INPUT_SCALE}"] for name in names]
             return [t for weight, x in zip(quantized, scales, strict=True) for t in (weight, scale, x)]
         quantize = quantize_blocks if recipe.scheme == "FP8_BLOCK" else quantize_channels
-        weight, scale = quantize(inputs[0], names[0])
-        return [weight, scale.float() if layout_name(recipe) == "modelopt" else scale]
+        return _channels(*quantize(inputs[0], names[0]), recipe)
+
+    def compensate(
+        self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe, known: Inputs
+    ) -> Sequence[torch.Tensor]:
+        name = unit.inputs[0].name
+        factor = known.factor(name.removesuffix(".weight"))
+        if factor is None:
+            return self.encode(unit, inputs, decisions, recipe)
+        return _channels(*fp8_channels(inputs[0], name, factor), recipe)
+
+
+def _channels(weight: torch.Tensor, scale: torch.Tensor, recipe: Recipe) -> list[torch.Tensor]:
+    return [weight, scale.float() if layout_name(recipe) == "modelopt" else scale]
 
 
 def _check(source: Source, recipe: Recipe) -> None:

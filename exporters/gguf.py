@@ -14,15 +14,17 @@ from gguf import GGMLQuantizationType
 from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt
 
 from exporters.ggml import layout
+from exporters.ggml.compensated import compensated, quantize_compensated
 from exporters.ggml.hyperparameters import Config, as_stated, differences, full_config
 from exporters.ggml.importance import layer_importance, weighted_linears
 from exporters.ggml.kernels import PLAIN, quantize, type_named
 from exporters.ggml.metadata import PROVENANCE, Importance, has_tokenizer, headers
 from exporters.ggml.pre_tokenizer_names import known_name
 from exporters.ggml.tensors import Tensor, expert_of, gguf_tensors
-from exporters.ggml.transforms import head_rows, transformed, values
+from exporters.ggml.transforms import changes_columns, head_rows, transformed, values
 from exporters.ggml.type_mix import PRESETS, Choice, Shape, needs_importance, tensor_types
 from exporters.protocol import Decided, Decisions
+from exporters.rounding.inputs import Inputs
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.model.gguf_names import gguf_architecture, gguf_tensor_names, latent_halves
@@ -64,7 +66,10 @@ class GgufExporter:
     importance_suffices = True
 
     def needs_statistics(self, recipe: Recipe) -> bool:
-        return _options(recipe).imatrix and _preset(recipe) not in _UNWEIGHTED
+        return self.compensates(recipe) or (_options(recipe).imatrix and _preset(recipe) not in _UNWEIGHTED)
+
+    def compensates(self, recipe: Recipe) -> bool:
+        return recipe.compensates and _options(recipe).imatrix and _preset(recipe) not in _UNWEIGHTED
 
     def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
         checkpoint, preset, options = source.checkpoint, _preset(recipe), _options(recipe)
@@ -130,6 +135,18 @@ class GgufExporter:
         first = unit.inputs[0].start // head_rows(transform)
         heads = [quantize(head, qtype, importance[first + n], name=on_disk) for n, head in enumerate(rows)]
         return [torch.cat(heads)]
+
+    def compensate(
+        self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe, known: Inputs
+    ) -> Sequence[torch.Tensor]:
+        name, _, transform = unit.encoding.partition(" ")
+        qtype = type_named(name)
+        on_disk = unit.inputs[0].name if unit.inputs else ""
+        # The halves of kv_b_proj read something else than kv_b_proj.
+        factor = None if changes_columns(transform) else known.factor(on_disk.removesuffix(".weight"))
+        if factor is None or not compensated(qtype):
+            return self.encode(unit, inputs, decisions, recipe)
+        return [quantize_compensated(transformed(inputs[0], transform), qtype, factor, name=on_disk)]
 
 
 EXPORTER = GgufExporter()

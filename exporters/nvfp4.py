@@ -12,8 +12,11 @@ from pydantic import BaseModel
 from exporters.formats import compressed_tensors
 from exporters.formats.layouts import LayoutOptions, layout_name, layout_of
 from exporters.input_maxima import largest_inputs
-from exporters.numerics.nvfp4 import GROUP, input_global_scale, quantize_group
+from exporters.numerics.compensated import nvfp4_group
+from exporters.numerics.nvfp4 import GROUP, PackedWeight, input_global_scale, quantize_group
 from exporters.protocol import Decided, Decisions
+from exporters.rounding.inputs import Inputs
+from exporters.rounding.rounded_inputs import for_rounded_inputs
 from exporters.selection import Selection, drafts, not_run_note, select
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.safetensors_layout import Draft, DraftTensor, carried_texts, place, whole
@@ -31,7 +34,10 @@ class Nvfp4Exporter:
     Options: type[BaseModel] = LayoutOptions
 
     def needs_statistics(self, recipe: Recipe) -> bool:
-        return recipe.scheme == "NVFP4"
+        return recipe.scheme == "NVFP4" or recipe.compensates
+
+    def compensates(self, recipe: Recipe) -> bool:
+        return recipe.compensates
 
     def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
         if recipe.scheme not in _SCHEMES:
@@ -60,16 +66,42 @@ class Nvfp4Exporter:
     def encode(
         self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe
     ) -> Sequence[torch.Tensor]:
-        names = [part.name for part in unit.inputs]
-        weights, global_scale = quantize_group(inputs, names)
-        reciprocal = layout_name(recipe) == "modelopt"
-        outputs = []
-        for weight, name in zip(weights, names, strict=True):
-            scales = [global_scale]
-            if recipe.scheme == "NVFP4":
-                scales.append(decisions[_decision(name.removesuffix(".weight"))])
-            outputs += [weight.packed, weight.scale, *(scale.reciprocal() if reciprocal else scale for scale in scales)]
-        return outputs
+        return _outputs(quantize_group(inputs, _names(unit)), _names(unit), decisions, recipe)
+
+    def compensate(
+        self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe, known: Inputs
+    ) -> Sequence[torch.Tensor]:
+        names = _names(unit)
+        linears = [name.removesuffix(".weight") for name in names]
+        moments = known.moments(linears[0]) if known.one(linears) else None
+        if moments is None:
+            return self.encode(unit, inputs, decisions, recipe)
+        factor, targets = known.factor(linears[0]), None
+        if recipe.scheme == "NVFP4":
+            factor, targets = for_rounded_inputs(
+                moments, known.sample(linears[0]), decisions[_decision(linears[0])], inputs
+            )
+        assert factor is not None  # where there are moments
+        return _outputs(nvfp4_group(inputs, names, factor, targets), names, decisions, recipe)
+
+
+def _names(unit: Unit) -> list[str]:
+    return [part.name for part in unit.inputs]
+
+
+def _outputs(
+    made: tuple[Sequence[PackedWeight], torch.Tensor], names: Sequence[str], decisions: Decisions, recipe: Recipe
+) -> list[torch.Tensor]:
+    """Of each Linear the weight, its scales, and the global scales."""
+    weights, global_scale = made
+    reciprocal = layout_name(recipe) == "modelopt"
+    outputs = []
+    for weight, name in zip(weights, names, strict=True):
+        scales = [global_scale]
+        if recipe.scheme == "NVFP4":
+            scales.append(decisions[_decision(name.removesuffix(".weight"))])
+        outputs += [weight.packed, weight.scale, *(scale.reciprocal() if reciprocal else scale for scale in scales)]
+    return outputs
 
 
 def _decision(linear: str) -> str:

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from pydantic import BaseModel
 
+from exporters.rounding.inputs import Inputs
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.model.source import Source
 from sixfold.recipes.recipe import Recipe
@@ -35,6 +36,7 @@ class Exporter(Protocol):
     only carry out what is defined to the bit, such as numpy's integers.
     importance_suffices: optional; whether statistics may be what an importance matrix holds, `count` and `sum_sq`, with
     the recipe's `calibration.imatrix` set. False where an exporter does not say.
+    Two more are optional, and belong together (see Compensating).
     """
 
     Options: type[BaseModel]
@@ -66,6 +68,22 @@ class Exporter(Protocol):
 
         Returns one CPU tensor per `unit.outputs`, in order, whose bytes are exactly what is written.
         """
+        ...
+
+
+class Compensating(Exporter, Protocol):
+    """A native target that can compensate errors (`rounding: compensated`; see exporters/rounding)."""
+
+    def compensates(self, recipe: Recipe) -> bool:
+        """Whether it does so by this recipe; `needs_statistics` is true then. Where not, the recipe counts as one that
+        rounds to nearest."""
+        ...
+
+    def compensate(
+        self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe, known: Inputs
+    ) -> Sequence[torch.Tensor]:
+        """In place of `encode`, and as `encode` where nothing is known of what the unit's Linears read. Float sums may
+        depend on the machine; on one machine the same inputs give the same bytes, with any number of threads."""
         ...
 
 

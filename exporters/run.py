@@ -12,8 +12,10 @@ from typing import Any, cast
 import torch
 
 from exporters.decisions import decide_all
-from exporters.protocol import Exporter, ExternalExporter, Tokens
+from exporters.protocol import Compensating, Exporter, ExternalExporter, Tokens
 from exporters.registry import exporter_named
+from exporters.rounding.inputs import Inputs
+from exporters.rounding.notes import few_tokens
 from exporters.share import with_share
 from sixfold.artifact.manifest import FileRecord, described_anew, file_record, inputs_of, manifest_of, state_of
 from sixfold.artifact.plan import ExportPlan, Unit
@@ -51,11 +53,18 @@ def needs_statistics(recipe: Recipe) -> bool:
     return is_native(exporter) and cast(Exporter, exporter).needs_statistics(recipe)
 
 
+def compensates(recipe: Recipe) -> bool:
+    """Whether the recipe's weights are rounded with errors compensated."""
+    exporter = exporter_named(recipe.exporter)
+    return hasattr(exporter, "compensates") and bool(exporter.compensates(recipe))
+
+
 def plan_of(source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan | None:
     """The plan of a native exporter; None for an external tool, which gives no plan."""
     exporter = exporter_named(recipe.exporter)
     _check_keep(source, recipe)
     _check_imatrix(recipe)
+    _check_moments(recipe)
     if not is_native(exporter):
         return None
     return with_share(source, cast(Exporter, exporter).plan(source, recipe, statistics))
@@ -82,6 +91,14 @@ def _check_imatrix(recipe: Recipe) -> None:
         )
 
 
+def _check_moments(recipe: Recipe) -> None:
+    if compensates(recipe) and not recipe.calibration.moments:
+        raise UsageError(
+            f"{recipe.name}: `rounding: compensated` needs second moments, and calibration.moments turns them off",
+            "set calibration.moments=true, or rounding=nearest",
+        )
+
+
 def inputs_for(source: Source, recipe: Recipe, statistics: Statistics | None) -> dict[str, Any]:
     """What decides the artifact's bytes; a calibration profile counts only where the exporter reads it.
 
@@ -89,6 +106,8 @@ def inputs_for(source: Source, recipe: Recipe, statistics: Statistics | None) ->
     leaves an artifact with what was stated before.
     """
     digest = statistics.digest if statistics is not None and needs_statistics(recipe) else None
+    if not compensates(recipe):
+        recipe = recipe.model_copy(update={"rounding": "nearest"})  # the bytes are the same, whatever was asked for
     if is_native(exporter_named(recipe.exporter)) and not needs_statistics(recipe):
         recipe = recipe.model_copy(update={"calibration": Calibration()})
     libraries = getattr(exporter_named(recipe.exporter), "libraries", ())
@@ -131,7 +150,9 @@ def export(
         else:
             made = _run_native(source, recipe, workspace, statistics, plan, inputs, partial, threads, progress)
         check_source(source.checkpoint, partial, workspace.decisions(recipe.name))
-        manifest = manifest_of(recipe.name, source.checkpoint.name, inputs, made.decisions, made.files, made.notes)
+        manifest = manifest_of(
+            recipe.name, source.checkpoint.name, inputs, made.decisions, made.files, made.notes, made.device
+        )
         put_in_place(folder, manifest_name, manifest, made, partial, started, threads)
         shutil.rmtree(partial)
     nbytes = sum(record.bytes for record in made.files.values())
@@ -154,13 +175,24 @@ def _run_native(
     key = digest_of([dict(inputs), store.digest, [(f.name, f.nbytes, len(f.header)) for f in plan.files]])
     reclaim(plan, partial, workspace.variant(recipe.suffix), key)
 
+    known = Inputs(statistics, _device()) if statistics is not None and compensates(recipe) else None
+
     def encode(unit: Unit, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-        return exporter.encode(unit, tensors, store.of_layer(unit.layer), recipe)
+        decisions = store.of_layer(unit.layer)
+        if known is None:
+            return exporter.encode(unit, tensors, decisions, recipe)
+        return cast(Compensating, exporter).compensate(unit, tensors, decisions, recipe, known)
 
     with progress(recipe.name, sum(f.nbytes for f in plan.files), "B") as advance:
         records = write_files(plan, source.checkpoint, encode, partial, key=key, threads=threads, advance=advance)
     texts = {name: FileRecord(len(data), _sha256_bytes(data)) for name, data in plan.texts.items()}
-    return Made(partial, {**records, **texts}, plan.texts, store.digest, plan.notes + store.notes)
+    notes = plan.notes + store.notes + (few_tokens(statistics) if statistics is not None and known is not None else ())
+    device = None if known is None else known.device.type
+    return Made(partial, {**records, **texts}, plan.texts, store.digest, notes, device)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _run_external(source: Source, recipe: Recipe, tokens: Tokens | None, partial: Path) -> Made:

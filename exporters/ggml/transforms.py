@@ -21,6 +21,11 @@ def head_rows(transform: str) -> int:
     return int(k) + int(v)
 
 
+def changes_columns(transform: str) -> bool:
+    """Whether rows of the file are no rows of the source."""
+    return transform.startswith(("k_b:", "v_b:", "values:"))
+
+
 def values(transform: str) -> torch.Tensor:
     """float32, from a transform that carries its values with it."""
     return torch.tensor([float.fromhex(value) for value in transform.removeprefix("values:").split(",")])

@@ -51,7 +51,7 @@ class Quantized:
 def group_parameters(lowest: torch.Tensor, highest: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale and zero point (both float32, same shape) of groups with these extremes; see the module's docstring."""
     lowest = lowest.clamp(max=0)
-    scale = _storable((highest.clamp(min=0) - lowest) / LEVELS)
+    scale = storable((highest.clamp(min=0) - lowest) / LEVELS)
     return scale, (lowest / -scale).round_().clamp_(0, LEVELS)
 
 
@@ -77,7 +77,7 @@ def clipped_parameters(values: torch.Tensor, importance: torch.Tensor) -> tuple[
         steps = levels(values, scale, zero).sub_(zero[..., None])
         weighted = steps * importance
         fitted = _sum(weighted * values) / _sum(weighted.mul_(steps))
-        take_if_better(torch.where(fitted > 0, _storable(fitted), scale), zero)
+        take_if_better(torch.where(fitted > 0, storable(fitted), scale), zero)
     return scale, zero
 
 
@@ -184,7 +184,7 @@ def pack_quantized(quantized: Quantized) -> tuple[torch.Tensor, torch.Tensor, to
     )
 
 
-def _storable(scale: torch.Tensor) -> torch.Tensor:
+def storable(scale: torch.Tensor) -> torch.Tensor:
     """Positive, and held by BF16 and FP16 alike: 8 significant bits also fit where FP16 is subnormal."""
     return scale.clamp(min=SMALLEST_SCALE).bfloat16().half().float()
 

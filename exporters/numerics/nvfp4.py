@@ -102,8 +102,14 @@ def _group_maxima(weight: torch.Tensor) -> np.ndarray:
 
 def _quantize(weight: torch.Tensor, maxima: np.ndarray, global_scale: torch.Tensor) -> PackedWeight:
     rows, columns = weight.shape
-    scale = _group_scales(as_floats(maxima, weight.dtype), global_scale)
-    divisors = (scale.float() / global_scale).unsqueeze(1)
+    return pack(weight, _group_scales(as_floats(maxima, weight.dtype), global_scale).view(rows, -1), global_scale)
+
+
+def pack(weight: torch.Tensor, scale: torch.Tensor, global_scale: torch.Tensor) -> PackedWeight:
+    """Each weight [out, in] by the code nearest to it at its group's scale, F8_E4M3 [out, in / 16]."""
+    rows, columns = weight.shape
+    weight, scale = weight.contiguous(), scale.contiguous()
+    divisors = (scale.float() / global_scale).view(-1, 1)
     packed = np.empty(weight.numel() // 2, np.uint8)
     flat = weight.view(-1, GROUP)
     encoder = _Encoder(min(_CHUNK, weight.numel()))

@@ -25,6 +25,9 @@ BLOCK = 128
 
 SWEEPS = 2
 
+_ROWS = 512
+"""Rounded together on the processor: few enough that what is made of them stays in a core's cache."""
+
 
 @dataclass(frozen=True)
 class Rounded:
@@ -37,7 +40,18 @@ class Rounded:
 
 
 def compensate(weight: torch.Tensor, factor: Factor, form: Format, sweeps: int = SWEEPS) -> Rounded:
-    """weight: float32 [B, R, C]."""
+    """weight: float32 [B, R, C], on the factor's device; factors broadcast over B."""
+    rows = weight.shape[1] if weight.is_cuda else _ROWS
+    parts = [_compensate(part, factor, form, sweeps) for part in weight.split(rows, 1)]
+    spans = [part.spans for part in parts if part.spans is not None]
+    return Rounded(
+        torch.cat([part.values for part in parts], 1),
+        torch.cat([part.parameters for part in parts], -1),
+        torch.cat(spans, -1) if spans else None,
+    )
+
+
+def _compensate(weight: torch.Tensor, factor: Factor, form: Format, sweeps: int) -> Rounded:
     target = weight.mT.contiguous()  # [B, C, R]
     values, parameters, spans = _first_pass(target, factor, form)
     own = group_factors(factor.moments, form.group) if sweeps else None

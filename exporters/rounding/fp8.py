@@ -1,42 +1,59 @@
 """FP8 (E4M3) with one scale a row."""
 
 from dataclasses import dataclass
+from math import gcd
 
 import torch
 
 _LARGEST = 448.0
+_TRIED = 24
+"""Scales between the largest weight's and twice that: a floating-point format is as fine at either end, and what
+differs is where its steps fall."""
+_TOGETHER = 16
 
 
 @dataclass(frozen=True)
 class Fp8:
+    """dtype: that scales are stored in. group: columns that are rounded together. The one parameter is the row's scale,
+    the same in every group."""
+
     dtype: torch.dtype
     group: int
-    tried: int = 24
     span: None = None
 
-    def open(self, left, importance):
-        """The row scale of the least weighted error."""
-        largest = left.abs().amax(1) / _LARGEST
-        best = scale = None
-        for k in range(self.tried):
-            s = (largest * 2 ** (k / self.tried)).to(self.dtype).float().clamp(min=torch.finfo(self.dtype).tiny)
-            q = self._round(left, s[:, None])
-            e = ((q - left).square_() * importance[..., None]).sum(1)
-            if best is None:
-                best, scale = e, s
-            else:
-                scale = torch.where(e < best, s, scale)
-                best = torch.minimum(e, best)
-        return scale[None]
+    @classmethod
+    def of(cls, dtype: torch.dtype, columns: int) -> "Fp8":
+        return cls(dtype, gcd(columns, _TOGETHER))
 
-    def candidates(self, left, importance, shared, index):
+    def open(self, left: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
+        """The scale of the least weighted error of the whole row: [1, B, R]."""
+        smallest = left.abs().amax(1) / _LARGEST
+        best, least = torch.zeros_like(smallest), torch.full_like(smallest, torch.inf)
+        for step in range(_TRIED):
+            scale = (smallest * 2 ** (step / _TRIED)).to(self.dtype).float()
+            scale = torch.where(scale == 0, torch.finfo(self.dtype).eps, scale)
+            off = self.nearest(left, scale[None, :, None], torch.empty_like(left)).sub_(left)
+            error = (off.square_() * importance[..., None]).sum(1)
+            best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
+        return best[None]
+
+    def candidates(
+        self, left: torch.Tensor, importance: torch.Tensor, shared: torch.Tensor | None, index: int
+    ) -> torch.Tensor:
+        assert shared is not None  # from `open`
         return shared[:, :, None]
 
-    def around(self, held, best, values, moments, shared):
+    def around(
+        self,
+        held: torch.Tensor,
+        best: torch.Tensor,
+        values: torch.Tensor,
+        moments: torch.Tensor,
+        shared: torch.Tensor | None,
+    ) -> torch.Tensor:
         return held[:, :, None]
 
-    def _round(self, values, scale):
-        return (values / scale).clamp_(-_LARGEST, _LARGEST).to(torch.float8_e4m3fn).float() * scale
-
-    def nearest(self, values, parameters, out):
-        return out.copy_(self._round(values, parameters[0]))
+    def nearest(self, values: torch.Tensor, parameters: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        scale = parameters[0]
+        codes = (values / scale).clamp_(-_LARGEST, _LARGEST).to(torch.float8_e4m3fn)
+        return torch.mul(codes.float(), scale, out=out)

@@ -17,6 +17,7 @@ import torch
 
 from exporters.rounding.factor import DAMPING, Factor, factor
 from sixfold.moments import share_of_chance
+from sixfold.statistics.starved_experts import stand_in
 from sixfold.statistics.statistics import Statistics
 
 _FACTORS = 6
@@ -66,6 +67,11 @@ class Inputs:
         if not self.statistics.has(linear):
             return None
         return self._factors(*self.statistics.place_of(linear))
+
+    def sample(self, linear: str) -> torch.Tensor:
+        """Rows of the input, [S, C]; of what stands in where too few tokens were seen."""
+        instead = stand_in(self.statistics, linear)
+        return (self.statistics.of_linear(linear) if instead is None else instead).sample
 
     def one(self, linears: Sequence[str]) -> bool:
         """Whether all of them read one input, of which something is known."""

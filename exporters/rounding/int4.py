@@ -1,4 +1,4 @@
-"""Unsigned integers of a few bits with a scale and a zero point a group."""
+"""Unsigned integers with a scale and a zero point a group."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,38 +6,51 @@ from dataclasses import dataclass
 import torch
 
 _SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+"""Ranges tried, as parts of the whole one."""
+_NUDGE = 1.03
 
 
 @dataclass(frozen=True)
 class Integers:
-    """levels: the largest. stored: rounds scales to what files hold. Parameters: scale and zero point."""
+    """levels: the largest code. stored: rounds scales to what files hold. Parameters: the scale and the zero point."""
 
     levels: int
     stored: Callable[[torch.Tensor], torch.Tensor]
     group: int
     span: None = None
 
-    def open(self, left, importance):
+    def open(self, left: torch.Tensor, importance: torch.Tensor) -> None:
         return None
 
-    def candidates(self, left, importance, shared, index):
-        low, high = left.amin(1).clamp(max=0), left.amax(1).clamp(min=0)
+    def candidates(
+        self, left: torch.Tensor, importance: torch.Tensor, shared: torch.Tensor | None, index: int
+    ) -> torch.Tensor:
         shrink = torch.tensor(_SHRINKS, device=left.device)[None, :, None]
-        low, high = low[:, None] * shrink, high[:, None] * shrink
+        low = left.amin(1).clamp(max=0)[:, None] * shrink
+        high = left.amax(1).clamp(min=0)[:, None] * shrink
         scale = self.stored((high - low) / self.levels)
         return torch.stack([scale, (low / -scale).round_().clamp_(0, self.levels)])
 
-    def around(self, held, best, values, moments, shared):
+    def around(
+        self,
+        held: torch.Tensor,
+        best: torch.Tensor,
+        values: torch.Tensor,
+        moments: torch.Tensor,
+        shared: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """As held; fitted by least squares to the codes, also with a zero point one off; a little apart."""
         scale, zero = held
         steps = values / scale[:, None]
         weighted = moments @ steps
         fitted = (weighted * best).sum(1) / (weighted * steps).sum(1).clamp(min=1e-30)
         fitted = torch.where(fitted > 0, self.stored(fitted), scale)
-        scales = torch.stack([scale, fitted, self.stored(scale * 0.97), self.stored(scale * 1.03), fitted, fitted], 1)
+        apart = self.stored(scale / _NUDGE), self.stored(scale * _NUDGE)
+        scales = torch.stack([scale, fitted, *apart, fitted, fitted], 1)
         zeros = torch.stack([zero, zero, zero, zero, zero - 1, zero + 1], 1).clamp_(0, self.levels)
         return torch.stack([scales, zeros])
 
-    def nearest(self, values, parameters, out):
+    def nearest(self, values: torch.Tensor, parameters: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         scale, zero = parameters
         codes = (values / scale).add_(zero).round_().clamp_(0, self.levels)
         return torch.mul(codes.sub_(zero), scale, out=out)

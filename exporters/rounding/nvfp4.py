@@ -1,4 +1,4 @@
-"""NVFP4: E2M1 in groups of 16 at E4M3 scales under a given global scale."""
+"""NVFP4: E2M1 in groups of 16, at E4M3 scales under a given global scale."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,14 @@ import torch
 GROUP = 16
 _LARGEST = 6.0
 _FIRST = (-4, -3, -2, -1, 0, 1, 2, 3, 4, 5)
+"""Steps of E4M3 (a sixteenth to an eighth each) from the scale that holds the largest weight exactly: below it that
+weight is clipped; four or five above it, the largest weight stands at 4 and not at 6."""
 _AROUND = (-2, -1, 0, 1, 2)
 
 
 @dataclass(frozen=True)
 class Nvfp4:
-    """global_scale: float32 [B], as compressed-tensors stores it. A group's one parameter is scale / global."""
+    """global_scale: float32 [B], as compressed-tensors stores it. A group's one parameter is scale / global_scale."""
 
     global_scale: torch.Tensor
     group: int = GROUP
@@ -26,11 +28,18 @@ class Nvfp4:
     ) -> torch.Tensor:
         return self._steps(left.abs().amax(1) / _LARGEST, _FIRST)
 
-    def around(self, held, best, values, moments, shared):
+    def around(
+        self,
+        held: torch.Tensor,
+        best: torch.Tensor,
+        values: torch.Tensor,
+        moments: torch.Tensor,
+        shared: torch.Tensor | None,
+    ) -> torch.Tensor:
         return self._steps(held[0], _AROUND)
 
     def _steps(self, parameter: torch.Tensor, offsets: tuple[int, ...]) -> torch.Tensor:
-        """[B, R] -> [1, B, K, R]: E4M3 numbers so many steps from the nearest."""
+        """[B, R] -> [1, B, K, R]: positive E4M3 numbers so many steps from the nearest. Their bits count upwards."""
         whole = self.global_scale[:, None]
         codes = (parameter * whole).clamp(max=448).to(torch.float8_e4m3fn).view(torch.uint8).to(torch.int16)
         near = codes[:, None] + torch.tensor(offsets, dtype=torch.int16, device=codes.device)[:, None]
@@ -38,10 +47,11 @@ class Nvfp4:
         return (scales / whole[:, None])[None]
 
     def nearest(self, values: torch.Tensor, parameters: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """With y = |value / scale| <= 6, the code is the smallest of 2 y, y + 2 and y / 2 + 4, each rounded, and the
+        level the largest of code / 2, code - 2 and 2 code - 8."""
         scale = parameters[0]
-        size = (values / scale).clamp_(-_LARGEST, _LARGEST)
-        sign = size
-        size = size.abs()
+        exact = (values / scale).clamp_(-_LARGEST, _LARGEST)
+        size = exact.abs()
         code = torch.minimum(torch.minimum((size * 2).round_(), size.round().add_(2)), (size * 0.5).round_().add_(4))
         level = torch.maximum(torch.maximum(code * 0.5, code - 2), (code - 4).mul_(2))
-        return torch.mul(torch.copysign(level, sign), scale, out=out)
+        return torch.mul(level.copysign_(exact), scale, out=out)

@@ -67,13 +67,16 @@ def manifest_of(
     decisions: str | None,
     files: Mapping[str, FileRecord],
     notes: tuple[str, ...],
+    device: str | None = None,
 ) -> dict[str, Any]:
+    """device: that errors were compensated on, whose float sums decide the bytes; None where none were."""
     return {
         "schema": SCHEMA,
         "variant": variant,
         "model": source_name,
         **inputs,
         "decisions": decisions,
+        **({} if device is None else {"device": device}),
         "notes": list(notes),
         "files": {name: {"bytes": r.bytes, "sha256": r.sha256} for name, r in sorted(files.items())},
     }

@@ -25,13 +25,15 @@ _REPLACED = "replaced-manifest.json"
 
 @dataclass(frozen=True)
 class Made:
-    """Finished work, still in the partial folder `where`; texts are in memory."""
+    """Finished work, still in the partial folder `where`; texts are in memory. device: that errors were compensated on
+    ("cpu", "cuda"), None where none were."""
 
     where: Path
     files: Mapping[str, FileRecord]
     texts: Mapping[str, bytes]
     decisions: str | None
     notes: tuple[str, ...]
+    device: str | None = None
 
 
 @contextmanager

@@ -118,6 +118,11 @@ class Recipe(_Strict):
     options: dict[str, Any] = {}
     """The exporter's own options."""
 
+    @property
+    def compensates(self) -> bool:
+        """Whether errors are to be compensated, where the exporter can: an importance matrix has no second moments."""
+        return self.rounding == "compensated" and self.calibration.imatrix is None
+
 
 def load_recipes(name: str, overrides: Sequence[str] = (), options_of: OptionsOf | None = None) -> tuple[Recipe, ...]:
     """A shipped name, a set's name or a path of a YAML file -> the resolved recipe, or a set's recipes in its order.

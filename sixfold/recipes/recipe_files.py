@@ -21,6 +21,8 @@ KeyPath = tuple[str, ...]
 
 _CALIBRATION: KeyPath = ("calibration",)
 _PROFILE = "profile"
+_ROUNDING = "rounding"
+"""The one key of a recipe that a set may hold, for all its recipes."""
 
 
 @dataclass(frozen=True)
@@ -166,10 +168,9 @@ def _read_all(path: Path, above: tuple[Path, ...], problems: list[Problem]) -> l
 
 def _members(draft: Draft, path: Path, above: tuple[Path, ...], problems: list[Problem]) -> list[Draft]:
     for key in draft.values:
-        if key not in ("name", "title", "recipes"):
-            problems.append(
-                Problem(*draft.origin((key,)), "a set takes only name, title and recipes", "put it into the recipes")
-            )
+        if key not in ("name", "title", "recipes", _ROUNDING):
+            what = f"a set takes only name, title, recipes and {_ROUNDING}"
+            problems.append(Problem(*draft.origin((key,)), what, "put it into the recipes"))
     members = draft.values["recipes"]
     if not isinstance(members, list) or not members or not all(isinstance(m, str) for m in members):
         problems.append(Problem(*draft.origin(("recipes",)), "is not a list of names", "write recipes: [fp8, awq]"))
@@ -179,6 +180,9 @@ def _members(draft: Draft, path: Path, above: tuple[Path, ...], problems: list[P
         where = Problem(*draft.origin(("recipes", str(index))), "")
         target = _follow(member, path, above, where, problems)
         found += _read_all(target, above, problems) if target else []
+    for member in found if _ROUNDING in draft.values else ():
+        member.values[_ROUNDING] = draft.values[_ROUNDING]
+        member.places[_ROUNDING,] = draft.origin((_ROUNDING,))
     return found
 
 

@@ -1,0 +1,60 @@
+"""Rows of K-quants and IQ4_XS with errors compensated, as the bytes of their blocks."""
+
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType as Type
+
+from exporters.ggml.blocks import packed
+from exporters.rounding.compensate import compensate
+from exporters.rounding.factor import Factor
+from exporters.rounding.kquants import FORMS, SPAN, Scaled, ScaledWithMinimum
+from sixfold.errors import SixfoldError
+
+
+def compensated(qtype: Type) -> bool:
+    """Whether there is a compensated rounding to this type."""
+    return qtype.name in FORMS
+
+
+def quantize_compensated(rows: torch.Tensor, qtype: Type, known: Factor, *, name: str) -> torch.Tensor:
+    """rows: [R, C], C a multiple of 256 -> uint8 [R * bytes of a row]. Raises SixfoldError, with `name`, where a weight
+    is infinite or NaN."""
+    if not bool(torch.isfinite(rows).all()):
+        raise SixfoldError(f"{name} has weights that are infinite or not a number", "download or prune the model again")
+    form = FORMS[qtype.name]
+    device = known.upper.device
+    found = compensate(rows.to(device, torch.float32)[None], known, form)
+    assert found.spans is not None  # every one of these types has a d
+    blocks = len(rows) * rows.shape[1] // SPAN
+    shared = found.spans[:, 0].mT.reshape(len(found.spans), blocks)  # d, and dmin
+    parameters = found.parameters[:, 0].mT.reshape(len(found.parameters), blocks, -1)
+    multiples = _quotient(parameters, shared[..., None])
+    values = found.values[0].reshape(blocks, -1, form.group)
+    codes = _codes(form, values, parameters).reshape(blocks, SPAN)
+    d, dmin = shared[0], shared[-1]
+    data = packed(
+        qtype,
+        codes.cpu().numpy(),
+        multiples[0].cpu().numpy().astype(np.int64),
+        d.cpu().numpy().astype(np.float16),
+        multiples[-1].cpu().numpy().astype(np.int64),
+        dmin.cpu().numpy().astype(np.float16),
+    )
+    return torch.from_numpy(data).reshape(-1)
+
+
+def _codes(form: Scaled | ScaledWithMinimum, values: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
+    """uint8, from the values that codes mean; values [N, groups, group], parameters [P, N, groups]."""
+    scale = parameters[0][..., None]
+    if isinstance(form, ScaledWithMinimum):
+        return _quotient(values + parameters[1][..., None], scale).clamp_(0, form.high).to(torch.uint8)
+    level = _quotient(values, scale)
+    if form.codebook:
+        book = torch.tensor(form.codebook, dtype=torch.float32, device=values.device)
+        return torch.searchsorted(book, level).clamp_(max=len(book) - 1).to(torch.uint8)
+    return level.clamp_(form.low, form.high).sub_(form.low).to(torch.uint8)
+
+
+def _quotient(values: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
+    """Rounded; 0 where the unit is."""
+    return (values / torch.where(unit == 0, torch.inf, unit)).round_()
