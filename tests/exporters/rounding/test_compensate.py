@@ -1,0 +1,162 @@
+"""Errors are carried as GPTQ carries them, and every step lowers what rounding does to the outputs."""
+
+from itertools import product
+
+import pytest
+import torch
+
+from exporters.rounding.compensate import compensate, output_error
+from exporters.rounding.factor import Factor, factor, group_factors
+from exporters.rounding.format import Format
+from exporters.rounding.fp8 import Fp8
+from exporters.rounding.int4 import Integers
+from exporters.rounding.kquants import FORMS
+from exporters.rounding.nvfp4 import Nvfp4
+
+COLUMNS = 256
+
+
+def correlated(columns: int, seed: int = 0) -> torch.Tensor:
+    """Second moments of inputs whose channels differ in size and are related."""
+    draw = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(columns, columns, generator=draw) / columns**0.5 + torch.eye(columns)
+    rows = torch.randn(4 * columns, columns, generator=draw) @ mixing * torch.logspace(-1, 0.5, columns)
+    return rows.t() @ rows / len(rows)
+
+
+def weight(rows: int = 24, columns: int = COLUMNS) -> torch.Tensor:
+    return torch.randn(1, rows, columns, generator=torch.Generator().manual_seed(1)) * 0.02
+
+
+def exact(stored: torch.Tensor) -> torch.Tensor:
+    return stored
+
+
+FORMATS: dict[str, Format] = {
+    "nvfp4": Nvfp4(torch.tensor([2688 / 0.08])),
+    "int4": Integers(15, exact, 128),
+    "fp8": Fp8(torch.bfloat16, 16),
+    **FORMS,
+}
+
+
+class OneStep:
+    """Integers at a step of 0.01: a format without anything to search."""
+
+    group, span = 1, None
+
+    def open(self, left: torch.Tensor, importance: torch.Tensor) -> None:
+        return None
+
+    def candidates(
+        self, left: torch.Tensor, importance: torch.Tensor, shared: torch.Tensor | None, index: int
+    ) -> torch.Tensor:
+        return torch.full((1, left.shape[0], 1, left.shape[2]), 0.01)
+
+    def around(
+        self,
+        held: torch.Tensor,
+        best: torch.Tensor,
+        values: torch.Tensor,
+        moments: torch.Tensor,
+        shared: torch.Tensor | None,
+    ) -> torch.Tensor:
+        return held[:, :, None]
+
+    def nearest(self, values: torch.Tensor, parameters: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        return torch.mul((values / parameters[0]).round(), parameters[0], out=out)
+
+
+def literal_gptq(rows: torch.Tensor, moments: torch.Tensor, step: float) -> torch.Tensor:
+    """Optimal brain surgeon, a column at a time, in float64: rows [R, C]."""
+    left, inverse = rows.double().clone(), moments.double().inverse()
+    for column in range(rows.shape[1]):
+        rounded = (left[:, column] / step).round() * step
+        error = (left[:, column] - rounded) / inverse[0, 0]
+        left[:, column:] -= error[:, None] * inverse[0]
+        left[:, column] = rounded
+        inverse = inverse[1:, 1:] - inverse[1:, :1] @ inverse[:1, 1:] / inverse[0, 0]
+    return left
+
+
+def test_the_factor_is_that_of_the_inverse() -> None:
+    found = factor(torch.stack([correlated(40), correlated(40, seed=1)]))
+    upper = found.upper.double()
+    assert torch.equal(upper, upper.triu())
+    assert torch.allclose(upper.mT @ upper @ found.moments.double(), torch.eye(40).double(), atol=1e-4)
+
+
+def test_channels_that_carry_nothing_and_equal_channels_have_a_factor() -> None:
+    moments = correlated(40)
+    moments[3], moments[:, 3] = 0, 0
+    moments[5], moments[:, 5] = moments[4], moments[:, 4]
+    assert torch.isfinite(factor(moments[None]).upper).all()
+
+
+def test_errors_are_carried_as_gptq_carries_them() -> None:
+    known = factor(correlated(160)[None])
+    rows = weight(columns=160)
+    found = compensate(rows, known, OneStep(), sweeps=0)
+    assert torch.allclose(found.values[0].double(), literal_gptq(rows[0], known.moments[0], 0.01), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_sweep_never_makes_outputs_worse_and_two_make_them_better(name: str) -> None:
+    known, rows = factor(correlated(COLUMNS)[None]), weight()
+    errors = [
+        float(output_error(rows, compensate(rows, known, FORMATS[name], sweeps).values, known.moments))
+        for sweeps in (0, 1, 2)
+    ]
+    assert errors[2] <= errors[1] <= errors[0] and errors[2] < 0.97 * errors[0]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_compensated_outputs_have_well_below_the_error_of_nearest(name: str) -> None:
+    known, rows = factor(correlated(COLUMNS)[None]), weight()
+    plain = compensate(rows, factor(torch.eye(COLUMNS)[None]), FORMATS[name], sweeps=0)
+    found = compensate(rows, known, FORMATS[name])
+    errors = [float(output_error(rows, made.values, known.moments)) for made in (found, plain)]
+    assert errors[0] < 0.75 * errors[1]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_values_are_levels_at_the_parameters_that_come_with_them(name: str) -> None:
+    form, rows = FORMATS[name], weight()
+    found = compensate(rows, factor(correlated(COLUMNS)[None]), form)
+    for index in range(COLUMNS // form.group):
+        part = found.values[:, :, index * form.group : (index + 1) * form.group].mT.contiguous()
+        parameters = found.parameters[:, :, index, None]
+        again = form.nearest(part, parameters, torch.empty_like(part))
+        assert torch.allclose(again, part, rtol=1e-6, atol=0)
+
+
+def test_no_group_can_be_rounded_better_by_itself() -> None:
+    """Where groups are single weights, sweeps end where no weight's neighboring level lowers the error."""
+    known, rows = factor(correlated(24)[None]), weight(rows=3, columns=24)
+    found = compensate(rows, known, OneStep(), sweeps=20).values
+    least = output_error(rows, found, known.moments)
+    for row, column, step in product(range(3), range(24), (-0.01, 0.01)):
+        other = found.clone()
+        other[0, row, column] += step
+        assert output_error(rows, other, known.moments) >= least * (1 - 1e-5)
+
+
+def test_experts_side_by_side_are_rounded_as_each_by_itself() -> None:
+    moments = torch.stack([correlated(COLUMNS), correlated(COLUMNS, seed=3)])
+    both = torch.cat([weight(), weight() * 1.5])
+    form = Nvfp4(torch.tensor([2688 / 0.08, 2688 / 0.12]))
+    known = factor(moments)
+    together = compensate(both, known, form)
+    for expert in (0, 1):
+        one = slice(expert, expert + 1)
+        alone = compensate(both[one], Factor(known.moments[one], known.upper[one]), Nvfp4(form.global_scale[one]))
+        assert torch.allclose(together.values[one], alone.values, atol=1e-6)
+
+
+def test_group_factors_are_those_of_the_diagonal_blocks() -> None:
+    moments = factor(correlated(32)[None]).moments
+    found = group_factors(moments, 8)
+    for index in range(4):
+        block = slice(8 * index, 8 * index + 8)
+        inverse = found[0, index].t() @ found[0, index]
+        assert torch.allclose(inverse, moments[0, block, block].inverse(), rtol=1e-3, atol=1e-4)
