@@ -1,22 +1,24 @@
-"""What every variant of a model costs, and what its technique brings: each against the same format without it.
+"""What every variant of a model costs, and what its technique brings: each against the same bytes without it.
 
     python -m benchmarks.quality MODEL [VARIANT]... [--heldout FOLDER] [--tokens 1024] [--texts PATH] [--samples 64]
-                                 [--length 512] [--json FILE]
+                                 [--length 512] [--only-rounding] [--json FILE]
 
 Every shipped variant is made, read by independent code and run in float32 over held-out texts, with the weights alone
-and with inputs rounded as its engine rounds them. So is the same format without its technique:
+and with inputs rounded as its engine rounds them. So are its others:
 
-    gguf-q3_k_m, -q4_k_m, -iq4_xs   rounded without an importance matrix
-    awq                             rounded to nearest: the same layout, no search, no narrower ranges
-    nvfp4                           nvfp4-gb10: the same weights, but inputs in four bits too
+    all but gguf-q8_0               rounded to nearest (and searched and weighted as before), in place of compensated
+    gguf-q3_k_m, -q4_k_m, -iq4_xs   to nearest without an importance matrix
+    awq                             to nearest without a search: the same layout, no scales moved, no narrower ranges
+    nvfp4                           nvfp4-gb10: the same format, but inputs in four bits too
 
-KL is the mean per token in nats, from the source. `gain` is the other's KL minus the variant's, both as run, over the
-same tokens, with its standard error: windows are drawn independently, tokens within one are not, so the error is that
-of a mean over windows (a ratio estimate, as windows differ in length). This many tokens cannot show a gain that is
-within two standard errors of zero.
+KL is the mean per token in nats, from the source. `gain` is the other's KL minus the variant's, both of weights alone
+or both as run, over the same tokens, with its standard error: windows are drawn independently, tokens within one are
+not, so the error is that of a mean over windows (a ratio estimate, as windows differ in length). This many tokens
+cannot show a gain that is within two standard errors of zero.
 
---heldout names a folder of other texts (its subfolders are domains), of which at most --tokens of each file are read;
---texts names what calibration reads. Both are the built-in texts by default. A 25M model takes a quarter of an hour on
+--heldout names a folder of other texts (its subfolders, or its files where it has none, are domains), of which at most
+--tokens of each file are read; the built-in ones, foreign to a model that was trained on others, are measured besides.
+--texts names what calibration reads. --only-rounding leaves out all others but nearest. A 25M model takes half an hour on
 two cores.
 """
 
@@ -24,7 +26,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,24 +47,22 @@ from verification.divergence.divergence import Reference, reference_of, scored
 from verification.judge import runs_of
 from verification.verify import verify
 
+NEAREST = "to nearest"
 PLAIN_GGUF = ("gguf-q3_k_m", "gguf-q4_k_m", "gguf-iq4_xs")
-VARIANTS = ("fp8", "nvfp4", "awq", "gguf-q8_0", "gguf-q6_k", "gguf-q4_k_m", "gguf-iq4_xs", "gguf-q3_k_m")
-OTHERS = {
-    "nvfp4": "inputs in NVFP4 too",
-    "awq": "rounded to nearest",
-    **dict.fromkeys(PLAIN_GGUF, "no importance matrix"),
-}
+VARIANTS = (
+    "fp8", "nvfp4", "nvfp4-gb10", "awq", "gguf-q8_0", "gguf-q6_k", "gguf-q4_k_m", "gguf-iq4_xs", "gguf-q3_k_m"
+)  # fmt: skip
+BUILTIN = "built-in"
 
 
 @dataclass(frozen=True)
 class Run:
-    """weights, as_run: mean KL. kl: of every token as run, float64. source_perplexity: of the source on these texts."""
+    """Of one artifact over one set of texts. weights, as_run: KL of every token, float64 [tokens]."""
 
     nbytes: int
-    weights: float
-    as_run: float
+    weights: torch.Tensor
+    as_run: torch.Tensor
     top1: float
-    kl: torch.Tensor
     source_perplexity: float
 
 
@@ -75,64 +75,122 @@ class Gain:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """A variant beside one of its others, over one set of texts. gain: weights alone; gain_as_run: as engines run both.
+    domains: gains of weights alone."""
+
+    other: str
+    weights: float
+    as_run: float
+    gain: Gain
+    gain_as_run: Gain
+    domains: Mapping[str, Gain]
+
+
+@dataclass(frozen=True)
 class Row:
+    """KL means of a variant over one set of texts, and its others."""
+
     variant: str
+    texts: str
     nbytes: int
     weights: float
     as_run: float
     top1: float
     source_perplexity: float
-    other: str = ""
-    other_as_run: float | None = None
-    other_top1: float | None = None
-    gain: Gain | None = None
+    others: tuple[Compared, ...]
 
 
-def recipes_of(variant: str, overrides: Sequence[str]) -> tuple[Recipe, Recipe | None]:
-    """The variant's, and that of its other."""
-    (recipe,) = load_recipes(variant, tuple(overrides))
+def others_of(variant: str, overrides: Sequence[str], *, only_rounding: bool) -> dict[str, Recipe]:
+    """What the variant is compared with, by what differs."""
+    if variant == "gguf-q8_0":
+        return {}
+    (nearest,) = load_recipes(variant, (*overrides, "rounding=nearest"))
+    found = {NEAREST: _apart(nearest, "nearest")}
+    if only_rounding:
+        return found
     if variant == "nvfp4":
-        (other,) = load_recipes("nvfp4-gb10", tuple(overrides))
-        return recipe, other
-    apart = {"name": f"{variant}-plain", "suffix": f"{recipe.suffix}-PLAIN"}
+        (found["inputs in NVFP4 too"],) = load_recipes("nvfp4-gb10", overrides)
     if variant == "awq":
-        return recipe, recipe.model_copy(update={**apart, "exporter": "benchmarks.round_to_nearest"})
+        found[f"{NEAREST}, no search"] = _apart(nearest, "plain", exporter="benchmarks.round_to_nearest")
     if variant in PLAIN_GGUF:
-        return recipe, recipe.model_copy(update={**apart, "options": {**recipe.options, "imatrix": False}})
-    return recipe, None
+        found[f"{NEAREST}, no importance matrix"] = _apart(
+            nearest, "plain", options={**nearest.options, "imatrix": False}
+        )
+    return found
 
 
-def gain(variant: torch.Tensor, other: torch.Tensor, windows: Windows) -> Gain:
-    """variant, other: KL of every token, float64 [tokens]."""
-    less = (other - variant).split([len(window) for window in windows.ids])
+def _apart(recipe: Recipe, how: str, **changed: Any) -> Recipe:
+    names = {"name": f"{recipe.name}-{how}", "suffix": f"{recipe.suffix}-{how.upper()}"}
+    return recipe.model_copy(update={**names, **changed})
+
+
+def gain(variant: torch.Tensor, other: torch.Tensor, lengths: Sequence[int]) -> Gain:
+    """variant, other: KL of every token, float64 [tokens]. lengths: of the windows, in order."""
+    less = (other - variant).split(list(lengths))
     sums = torch.stack([part.sum() for part in less])
-    lengths = torch.tensor([len(part) for part in less], dtype=torch.float64)
-    mean = float(sums.sum() / lengths.sum())
+    sizes = torch.tensor([len(part) for part in less], dtype=torch.float64)
+    mean = float(sums.sum() / sizes.sum())
     count = len(less)
-    spread = (sums - mean * lengths).pow(2).sum() * count / (count - 1)
-    return Gain(mean, float(spread.sqrt() / lengths.sum()))
+    if count < 2:
+        return Gain(mean, float("nan"))
+    spread = (sums - mean * sizes).pow(2).sum() * count / (count - 1)
+    return Gain(mean, float(spread.sqrt() / sizes.sum()))
+
+
+def domain_gains(variant: torch.Tensor, other: torch.Tensor, windows: Windows) -> dict[str, Gain]:
+    lengths = [len(window) for window in windows.ids]
+    parts = list(zip(variant.split(lengths), other.split(lengths), windows.domains, strict=True))
+    found = {}
+    for domain in windows.by_domain:
+        of_domain = [(own, others) for own, others, where in parts if where == domain]
+        own, others = (torch.cat(side) for side in zip(*of_domain, strict=True))
+        found[domain] = gain(own, others, [len(part) for part, _ in of_domain])
+    return found
 
 
 class Bench:
-    def __init__(self, model: str, heldout: Path, tokens: int, overrides: Sequence[str], out: Path) -> None:
+    def __init__(
+        self, model: str, heldout: Path | None, tokens: int, overrides: Sequence[str], out: Path, *, only_rounding: bool
+    ) -> None:
         self.source = open_source(model)
         checkpoint = self.source.checkpoint
         self.workspace = Workspace(out, checkpoint.name)
-        self.windows = held_out(load_tokenizer(checkpoint.folder), heldout, tokens)
+        tokenizer = load_tokenizer(checkpoint.folder)
+        self.texts = {heldout.name: held_out(tokenizer, heldout, tokens)} if heldout is not None else {}
+        self.texts[BUILTIN] = held_out(tokenizer, TEXTS, tokens)
         self.overrides = overrides
-        self.reference: Reference = reference_of(self.source, self.windows, out / "reference", unseen)
+        self.only_rounding = only_rounding
+        self.references: dict[str, Reference] = {
+            name: reference_of(self.source, windows, out / "reference", unseen) for name, windows in self.texts.items()
+        }
 
-    def row(self, variant: str) -> Row:
-        recipe, other = recipes_of(variant, self.overrides)
-        one = self._run(recipe)
-        row = Row(variant, one.nbytes, one.weights, one.as_run, one.top1, one.source_perplexity)
-        if other is None:
-            return row
-        two = self._run(other)
-        compared = {"other": OTHERS[variant], "other_as_run": two.as_run, "other_top1": two.top1}
-        return Row(**{**vars(row), **compared, "gain": gain(one.kl, two.kl, self.windows)})
+    def rows(self, variant: str) -> list[Row]:
+        """One for each set of texts."""
+        (recipe,) = load_recipes(variant, (*self.overrides, "rounding=compensated"))
+        own = self._run(recipe)
+        others = others_of(variant, self.overrides, only_rounding=self.only_rounding)
+        made = {label: self._run(other) for label, other in others.items()}
+        return [self._row(variant, name, own[name], {k: runs[name] for k, runs in made.items()}) for name in self.texts]
 
-    def _run(self, recipe: Recipe) -> Run:
+    def _row(self, variant: str, texts: str, own: Run, others: Mapping[str, Run]) -> Row:
+        windows = self.texts[texts]
+        lengths = [len(window) for window in windows.ids]
+        compared = tuple(
+            Compared(
+                label,
+                float(other.weights.mean()),
+                float(other.as_run.mean()),
+                gain(own.weights, other.weights, lengths),
+                gain(own.as_run, other.as_run, lengths),
+                domain_gains(own.weights, other.weights, windows),
+            )
+            for label, other in others.items()
+        )
+        means = float(own.weights.mean()), float(own.as_run.mean())
+        return Row(variant, texts, own.nbytes, *means, own.top1, own.source_perplexity, compared)
+
+    def _run(self, recipe: Recipe) -> dict[str, Run]:
         statistics = None
         if needs_statistics(recipe):
             folder = self.workspace.calibration(recipe.calibration)
@@ -143,59 +201,80 @@ class Bench:
         if not checked.passed:
             raise RuntimeError(f"{recipe.name} is not sound: {checked.failures[0]}")
         weights, runs = runs_of(path, self.source)
-        found = {
-            name: scored(self.source, weights, runs[name], self.windows, self.reference, unseen)
-            for name in ("weights", "engine")
-            if name in runs
-        }
-        held = found.get("engine", found["weights"])
-        alone, as_run = found["weights"].score, held.score
-        return Run(made.nbytes, alone.mean_kl, as_run.mean_kl, as_run.top1, held.kl, alone.source_perplexity)
+        found = {}
+        for name, windows in self.texts.items():
+            alone, engine = (
+                scored(self.source, weights, runs[how], windows, self.references[name], unseen) if how in runs else None
+                for how in ("weights", "engine")
+            )
+            assert alone is not None  # always among the runs
+            held = engine or alone
+            found[name] = Run(made.nbytes, alone.kl, held.kl, held.score.top1, alone.score.source_perplexity)
+        return found
 
 
 def table(rows: Sequence[Row]) -> str:
     head = (
-        "| variant | size | KL, weights alone | KL as run | top-1 | against | its KL | its top-1 | gain | ratio |\n"
-        "|---|---:|---:|---:|---:|---|---:|---:|---:|---:|"
+        "| variant | size | KL, weights alone | KL as run | top-1 | against | its KL, weights alone | gain"
+        " | its KL as run | gain |\n|---|---:|---:|---:|---:|---|---:|---:|---:|---:|"
     )
-    return "\n".join([head, *(f"| {' | '.join(_cells(row))} |" for row in rows)])
+    return "\n".join([head, *(f"| {' | '.join(cells)} |" for row in rows for cells in _lines(row))])
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _lines(row: Row) -> list[tuple[str, ...]]:
     own = (f"`{row.variant}`", size(row.nbytes), f"{row.weights:.5f}", f"{row.as_run:.5f}", f"{row.top1:.4f}")
-    if row.gain is None or row.other_as_run is None:
-        return (*own, "", "", "", "", "")
-    difference = f"{row.gain.mean:+.5f} ± {row.gain.error:.5f}"
-    ratio = f"{row.other_as_run / row.as_run:.3f}"
-    return (*own, row.other, f"{row.other_as_run:.5f}", f"{row.other_top1:.4f}", difference, ratio)
+    found = [
+        (*own, other.other, f"{other.weights:.5f}", shown(other.gain), f"{other.as_run:.5f}", shown(other.gain_as_run))
+        for other in row.others
+    ]
+    return found or [(*own, "", "", "", "", "")]
+
+
+def domain_table(rows: Sequence[Row]) -> str:
+    """What compensating brings over nearest in every domain, weights alone."""
+    gains = {row.variant: other.domains for row in rows for other in row.others if other.other == NEAREST}
+    head = f"| domain | {' | '.join(f'`{variant}`' for variant in gains)} |\n|---|{'---:|' * len(gains)}"
+    domains = next(iter(gains.values()), {})
+    return "\n".join(
+        [head, *(f"| {domain} | {' | '.join(shown(of[domain]) for of in gains.values())} |" for domain in domains)]
+    )
+
+
+def shown(found: Gain) -> str:
+    return f"{found.mean:+.5f} ± {found.error:.5f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("variants", nargs="*", metavar="variant", help=f"of {', '.join(VARIANTS)}; all by default")
-    parser.add_argument("--heldout", type=Path, default=TEXTS)
+    parser.add_argument("--heldout", type=Path)
     parser.add_argument("--tokens", type=int, default=TOKENS)
     parser.add_argument("--texts")
     parser.add_argument("--samples", type=int)
     parser.add_argument("--length", type=int)
+    parser.add_argument("--only-rounding", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if unknown := set(options.variants) - set(VARIANTS):
         parser.error(f"there is no variant {', '.join(sorted(unknown))}: use {', '.join(VARIANTS)}")
     stated = {"texts": options.texts and f"[{options.texts}]", "samples": options.samples, "length": options.length}
     overrides = [f"calibration.{key}={value}" for key, value in stated.items() if value]
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(options.model, options.heldout, options.tokens, overrides, Path(folder))
-        rows = []
+        bench = Bench(
+            options.model, options.heldout, options.tokens, overrides, Path(folder), only_rounding=options.only_rounding
+        )
         for variant in options.variants or VARIANTS:
-            rows.append(bench.row(variant))
-            print(_cells(rows[-1]), file=sys.stderr, flush=True)
-    over = f"{bench.windows.tokens:,} tokens in {len(bench.windows.ids)} windows"
-    print(f"{over}; the source's perplexity on them is {rows[0].source_perplexity:.1f}\n\n{table(rows)}")
+            rows += bench.rows(variant)
+            print(*(line for row in rows[-len(bench.texts) :] for line in _lines(row)), sep="\n", file=sys.stderr)
+    for name, windows in bench.texts.items():
+        here = [row for row in rows if row.texts == name]
+        over = f"{windows.tokens:,} tokens in {len(windows.ids)} windows"
+        print(f"{name} texts, {over}; the source's perplexity on them is {here[0].source_perplexity:.1f}\n")
+        print(f"{table(here)}\n\nGain over rounding {NEAREST}, weights alone, by domain:\n\n{domain_table(here)}\n")
     if options.json:
-        report: dict[str, Any] = {"tokens": bench.windows.tokens, "rows": [asdict(row) for row in rows]}
-        options.json.write_text(json.dumps(report, indent=2))
+        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=2))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Second moments of an input as they are stored: half of a symmetric matrix, as correlations in float16.
 
 M = sum over tokens of x x^T, [C, C]. Its diagonal is the site's `sum_sq`, float32; stored are the correlations
-M[i, j] / sqrt(M[i, i] M[j, j]), which lie between -1 and 1, so that float16 holds each to within 2^-12 of one: far below
-the damping that every reader adds to the diagonal. Both triangles being the same, one is folded into a rectangle without
-a hole (the "rectangular full packed" layout of LAPACK): with h = ceil(C / 2), rows h.. of the lower triangle stand where
-they are, and the rows before them, transposed, fill the corner to their right. C^2 bytes, a quarter of float32's.
+M[i, j] / sqrt(M[i, i] M[j, j]), which lie between -1 and 1, so that float16 holds each to within 2^-12 of one: far
+below the damping that every reader adds to the diagonal. Both triangles being the same, one is folded into a rectangle
+without a hole (the "rectangular full packed" layout of LAPACK): with h = ceil(C / 2), rows h.. of the lower triangle
+stand where they are, and the rows before them, transposed, fill the corner to their right. C^2 bytes, a quarter of
+float32's.
 """
 
 import torch

@@ -11,7 +11,7 @@ from sixfold.progress import Progress
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.folder import weights_gone
 from verification.reading.weights import CodedWeights, FolderWeights
-from verification.result import Verification
+from verification.result import Verification, rounding_of
 from verification.structure.folder_structure import check_structure, open_subject
 from verification.structure.gguf_structure import check_gguf_structure, open_gguf_subject
 from verification.structure.tensor_parallel import misfits
@@ -37,7 +37,7 @@ def _verify_folder(path: Path, source: Source | None, progress: Progress) -> Ver
     started = time.monotonic()
     subject = open_subject(path, source)
     findings = check_structure(subject)
-    errors, more = _check_weights(FolderWeights(subject), source, progress)
+    errors, more = _check_weights(path, FolderWeights(subject), source, progress)
     files = {name: subject.folder.files[name] for name in subject.folder.weight_files}
     split = misfits(subject)
     return Verification(
@@ -55,7 +55,7 @@ def _verify_gguf(path: Path, source: Source | None, progress: Progress) -> Verif
         files = {path.name: path.stat().st_size}
         return Verification(path, "gguf", files, source, (finding,), None, None, time.monotonic() - started)
     findings = check_gguf_structure(subject)
-    errors, more = _check_weights(subject.weights, source, progress)
+    errors, more = _check_weights(path, subject.weights, source, progress)
     return Verification(
         path,
         "gguf",
@@ -69,7 +69,7 @@ def _verify_gguf(path: Path, source: Source | None, progress: Progress) -> Verif
 
 
 def _check_weights(
-    weights: CodedWeights, source: Source | None, progress: Progress
+    path: Path, weights: CodedWeights, source: Source | None, progress: Progress
 ) -> tuple[tuple[TensorError, ...] | None, tuple[Finding, ...]]:
     if source is None:
         total = sum(prod(weights.shape(name)) for name in weights.names())
@@ -77,7 +77,7 @@ def _check_weights(
             return None, tuple(check_numbers(weights, advance))
     total = sum(prod(tensor.shape) for tensor in source.checkpoint.tensors.values())
     with progress("comparing weights", total, "weights") as advance:
-        report = check_weights(weights, source, advance)
+        report = check_weights(weights, source, advance, compensated=rounding_of(path) == "compensated")
     return report.errors, report.findings
 
 

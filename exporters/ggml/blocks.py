@@ -24,8 +24,8 @@ def _q3_k(codes: _Array, multiples: _Array, d: _Array) -> _Array:
     """codes 0..7 (the level plus 4), multiples -32..31."""
     number = len(codes)
     high = _bits(codes.reshape(number, 8, 32) >> 2, 1)
-    low = (codes & 3).reshape(number, 2, 4, 32)
-    low = low[:, :, 0] | low[:, :, 1] << 2 | low[:, :, 2] << 4 | low[:, :, 3] << 6
+    parts = (codes & 3).reshape(number, 2, 4, 32)
+    low = parts[:, :, 0] | parts[:, :, 1] << 2 | parts[:, :, 2] << 4 | parts[:, :, 3] << 6
     scale = (multiples + 32).astype(np.uint8)
     low_scale = (scale[:, :8] & 15) | (scale[:, 8:] & 15) << 4
     high_scale = _bits((scale >> 4).reshape(number, 4, 4), 2)
@@ -50,10 +50,11 @@ def _q6_k(codes: _Array, multiples: _Array, d: _Array) -> _Array:
     """codes 0..63 (the level plus 32), multiples -128..127."""
     number = len(codes)
     low = (codes & 15).reshape(number, 2, 2, 64)
-    low = (low[:, :, 0] | low[:, :, 1] << 4).reshape(number, 128)
     high = (codes >> 4).reshape(number, 2, 4, 32)
-    high = high[:, :, 0] | high[:, :, 1] << 2 | high[:, :, 2] << 4 | high[:, :, 3] << 6
-    return np.concatenate([low, high.reshape(number, 64), multiples.astype(np.int8).view(np.uint8), _half(d)], 1)
+    lows = low[:, :, 0] | low[:, :, 1] << 4
+    highs = high[:, :, 0] | high[:, :, 1] << 2 | high[:, :, 2] << 4 | high[:, :, 3] << 6
+    scale = multiples.astype(np.int8).view(np.uint8)
+    return np.concatenate([lows.reshape(number, 128), highs.reshape(number, 64), scale, _half(d)], 1)
 
 
 def _iq4_xs(codes: _Array, multiples: _Array, d: _Array) -> _Array:

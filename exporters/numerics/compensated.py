@@ -1,4 +1,4 @@
-"""Weights with errors compensated, in the form that files take them: codes and scales of exporters/rounding's values."""
+"""Weights with errors compensated, as files take them: codes and scales of what exporters/rounding finds."""
 
 from collections.abc import Sequence
 

@@ -101,7 +101,7 @@ def _group_maxima(weight: torch.Tensor) -> np.ndarray:
 
 
 def _quantize(weight: torch.Tensor, maxima: np.ndarray, global_scale: torch.Tensor) -> PackedWeight:
-    rows, columns = weight.shape
+    rows, _columns = weight.shape
     return pack(weight, _group_scales(as_floats(maxima, weight.dtype), global_scale).view(rows, -1), global_scale)
 
 

@@ -54,7 +54,7 @@ def compensate(weight: torch.Tensor, factor: Factor, form: Format, sweeps: int =
 def _compensate(weight: torch.Tensor, factor: Factor, form: Format, sweeps: int) -> Rounded:
     target = weight.mT.contiguous()  # [B, C, R]
     values, parameters, spans = _first_pass(target, factor, form)
-    own = group_factors(factor.moments, form.group) if sweeps else None
+    own = group_factors(factor.moments, form.group)
     for _ in range(sweeps):
         _sweep(target, values, parameters, spans, factor.moments, own, form)
     return Rounded(values.mT, parameters, spans)
@@ -134,7 +134,7 @@ def _sweep(
     form: Format,
 ) -> None:
     """Changes values and parameters in place. own: as from `group_factors`."""
-    batch, channels, rows = target.shape
+    _batch, channels, _rows = target.shape
     group, span = form.group, form.span or channels
     block = max(BLOCK, group)
     gradient = moments @ (values - target)  # [B, C, R]

@@ -1,9 +1,9 @@
 """From the second moments of an input to what rounding needs of them: a damped matrix and its triangular factor.
 
 The error of a Linear's outputs is tr(D M D^T) for the error D of its weights and the second moments M = X^T X / tokens
-of its input. GPTQ (Frantar et al., arXiv 2210.17323) carries the error of a column into the columns still to come by the
-upper triangular U with (M + damping)^-1 = U^T U. It is had by one Cholesky decomposition of the matrix with its rows
-and columns reversed, and one triangular inverse.
+of its input. GPTQ (Frantar et al., arXiv 2210.17323) carries the error of a column into the columns still to come by
+the upper triangular U with (M + damping)^-1 = U^T U. It is had by one Cholesky decomposition of the matrix with its
+rows and columns reversed, and one triangular inverse.
 """
 
 from dataclasses import dataclass

@@ -12,8 +12,11 @@ class Format(Protocol):
     found first; None where that is found for whole rows, or there is nothing to share.
     """
 
-    group: int
-    span: int | None
+    @property
+    def group(self) -> int: ...
+
+    @property
+    def span(self) -> int | None: ...
 
     def open(self, left: torch.Tensor, importance: torch.Tensor) -> torch.Tensor | None:
         """What the groups of a span share, [S, B, R], from its values [B, span, R] as they are when its turn comes, and

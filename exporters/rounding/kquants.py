@@ -1,19 +1,29 @@
-"""ggml's K-quants and IQ4_XS: 256 columns share one or two F16 numbers, and their groups have small integers of them."""
+"""ggml's K-quants and IQ4_XS: 256 columns share one or two F16 numbers, and each group has a small multiple of them."""
 
 from dataclasses import dataclass
 
 import torch
 
 SPAN = 256
+_TINY = 1e-30
 _IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-_SMALLEST = 1e-12
+_BEYOND = (1.0, 0.92, 0.85, 0.78, 0.7)
+"""Where the largest weight may stand: at the end of the levels, or so much beyond it."""
+_ENDS = (
+    (1.0, 1.0), (1.05, 1.05), (0.92, 0.92), (0.85, 0.85), (0.78, 0.78),
+    (1.0, 0.88), (0.88, 1.0), (0.75, 0.9), (0.9, 0.75),
+)  # fmt: skip
+"""The smallest and the largest weight that the levels reach to, as parts of those of the group."""
+_STEPS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1))
+"""Multiples of the scale and of the minimum near those that a group has."""
 
 
 @dataclass(frozen=True)
 class Scaled:
-    """value = d * multiple * level: Q3_K, Q6_K, IQ4_XS. low, high: the smallest and largest level; multiples likewise.
+    """value = d * multiple * level: Q3_K, Q6_K, IQ4_XS.
 
-    A group's one parameter is d * multiple; a span shares d.
+    low, high: the smallest and the largest level, between which all integers are levels unless there is a codebook.
+    multiples: the smallest and the largest. A group's one parameter is d * multiple; a span shares d.
     """
 
     group: int
@@ -23,63 +33,67 @@ class Scaled:
     codebook: tuple[int, ...] = ()
     span: int = SPAN
 
-    def _tried(self, left: torch.Tensor) -> torch.Tensor:
-        """Real scales to try: [B, n, R] -> [B, K, R]."""
-        place = left.abs().argmax(1, keepdim=True)
-        largest = left.gather(1, place)  # signed
-        # The largest may stand at either end of the levels, or somewhat beyond it.
-        stretch = torch.tensor([1.0, 0.92, 0.85, 0.78, 0.7], device=left.device)[None, :, None]
-        return torch.cat([largest * stretch / self.low, largest * stretch / self.high], 1)
-
     def open(self, left: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
+        """d, by which the largest of the groups' best scales is the smallest multiple (the farthest from zero)."""
         batch, span, rows = left.shape
-        groups = left.reshape(batch * (span // self.group), self.group, rows)
-        weight = importance.reshape(-1, self.group)[:, :, None, None]
-        tried = self._tried(groups)[None]  # [1, BG, K, R]
-        spread = groups[:, :, None].expand(-1, -1, tried.shape[2], -1)
-        error = torch.zeros_like(tried[0])
-        cross, square = torch.zeros_like(error), torch.zeros_like(error)
-        for j in range(self.group):
-            value = self.nearest(spread[:, j], tried, torch.empty_like(error))
-            error += (spread[:, j] - value).square_() * weight[:, j]
-            cross += spread[:, j] * value * weight[:, j]
-            square += value.square() * weight[:, j]
+        groups = left.reshape(-1, self.group, rows)
+        tried = self._tried(groups)
+        error, cross, square = _errors(self, groups, importance, tried[None])
         best = error.argmin(1, keepdim=True)
-        fit = (cross / square.clamp(min=_SMALLEST)).gather(1, best)
-        scale = (tried[0].gather(1, best) * torch.where(fit > 0, fit, 1.0)).view(batch, span // self.group, rows)
+        fitted = (cross / square.clamp(min=_TINY)).gather(1, best)  # least squares for the codes of that scale
+        scale = tried.gather(1, best) * torch.where(fitted > 0, fitted, 1.0)
+        scale = scale.view(batch, span // self.group, rows)
         largest = scale.gather(1, scale.abs().argmax(1, keepdim=True))
         return (largest / self.multiples[0]).half().float().permute(1, 0, 2)
 
-    def candidates(self, left, importance, shared, index):
-        return self._of(self._tried(left), shared[0][:, None])
+    def candidates(
+        self, left: torch.Tensor, importance: torch.Tensor, shared: torch.Tensor | None, index: int
+    ) -> torch.Tensor:
+        assert shared is not None  # from `open`
+        return self._multiples(self._tried(left), shared)
 
-    def around(self, held, best, values, moments, shared):
+    def around(
+        self,
+        held: torch.Tensor,
+        best: torch.Tensor,
+        values: torch.Tensor,
+        moments: torch.Tensor,
+        shared: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The multiple that is held, the one that fits the codes by least squares, and their neighbors."""
+        assert shared is not None  # from `open`
         weighted = moments @ values
-        fit = (weighted * best).sum(1) / (weighted * values).sum(1).clamp(min=_SMALLEST)
-        d = shared[0]
-        steps = torch.tensor([0.0, 1, -1], device=held.device)[None, :, None] * d[:, None]
-        return self._of(torch.cat([held[0][:, None] + steps, (held[0] * fit)[:, None] + steps], 1), d[:, None])
+        fitted = held[0] * (weighted * best).sum(1) / (weighted * values).sum(1).clamp(min=_TINY)
+        steps = torch.tensor([0.0, 1.0, -1.0], device=held.device)[None, :, None] * shared[0, :, None]
+        return self._multiples(torch.cat([held[0, :, None] + steps, fitted[:, None] + steps], 1), shared)
 
-    def _of(self, scales: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
-        multiple = (scales / torch.where(d == 0, 1.0, d)).round_().clamp_(*self.multiples)
-        return (multiple * d)[None]
-
-    def nearest(self, values, parameters, out):
+    def nearest(self, values: torch.Tensor, parameters: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         scale = parameters[0]
-        exact = values / torch.where(scale == 0, torch.inf, scale)
+        level = values / torch.where(scale == 0, torch.inf, scale)
         if self.codebook:
             book = torch.tensor(self.codebook, dtype=torch.float32, device=values.device)
-            level = book[torch.bucketize(exact, (book[1:] + book[:-1]) / 2)]
+            level = book[torch.bucketize(level, (book[1:] + book[:-1]) / 2)]
         else:
-            level = exact.round_().clamp_(self.low, self.high)
+            level = level.round_().clamp_(self.low, self.high)
         return torch.mul(level, scale, out=out)
+
+    def _tried(self, left: torch.Tensor) -> torch.Tensor:
+        """Scales by which the largest weight stands at the lowest or the highest level: [B, n, R] -> [B, K, R]."""
+        largest = left.gather(1, left.abs().argmax(1, keepdim=True))
+        beyond = largest * torch.tensor(_BEYOND, device=left.device)[None, :, None]
+        return torch.cat([beyond / self.low, beyond / self.high], 1)
+
+    def _multiples(self, scales: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
+        """The multiples of d nearest to scales [B, K, R]: [1, B, K, R]."""
+        d = shared[0, :, None]
+        return ((scales / torch.where(d == 0, 1.0, d)).round_().clamp_(*self.multiples) * d)[None]
 
 
 @dataclass(frozen=True)
 class ScaledWithMinimum:
     """value = d * multiple * level - dmin * multiple of the minimum: Q4_K, Q5_K.
 
-    Parameters: d * multiple, dmin * multiple. A span shares d and dmin.
+    high: the largest level. A group's parameters are d * multiple and dmin * multiple; a span shares d and dmin.
     """
 
     group: int
@@ -87,74 +101,86 @@ class ScaledWithMinimum:
     multiples: int = 63
     span: int = SPAN
 
-    def _tried(self, left: torch.Tensor) -> torch.Tensor:
-        """[B, n, R] -> [2, B, K, R]."""
-        low, high = left.amin(1).clamp(max=0)[:, None], left.amax(1).clamp(min=0)[:, None]
-        ends = [
-            (1, 1),
-            (0.92, 0.92),
-            (0.85, 0.85),
-            (0.78, 0.78),
-            (1, 0.88),
-            (0.88, 1),
-            (0.75, 0.9),
-            (0.9, 0.75),
-            (1.05, 1.05),
-        ]
-        ends = torch.tensor(ends, device=left.device)[..., None]
-        low, high = low * ends[:, 0], high * ends[:, 1]
-        return torch.stack([(high - low) / self.high, -low])
-
-    def open(self, left, importance):
+    def open(self, left: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
+        """d and dmin, by which the largest of the groups' best scales and minima are the largest multiples."""
         batch, span, rows = left.shape
-        number = span // self.group
-        groups = left.reshape(batch * number, self.group, rows)
-        weight = importance.reshape(-1, self.group)[:, :, None, None]
+        groups = left.reshape(-1, self.group, rows)
         tried = self._tried(groups)
-        spread = groups[:, :, None].expand(-1, -1, tried.shape[2], -1)
-        error = torch.zeros_like(tried[0])
-        for j in range(self.group):
-            value = self.nearest(spread[:, j], tried, torch.empty_like(error))
-            error += (spread[:, j] - value).square_() * weight[:, j]
-        best = error.argmin(1, keepdim=True)
-        found = tried.gather(2, best[None].expand(2, -1, -1, -1)).view(2, batch, number, rows)
+        best = _errors(self, groups, importance, tried)[0].argmin(1, keepdim=True)
+        found = tried.gather(2, best[None].expand(2, -1, -1, -1)).view(2, batch, span // self.group, rows)
         return (found.amax(2) / self.multiples).half().float()
 
-    def candidates(self, left, importance, shared, index):
-        return self._of(self._tried(left), shared[:, :, None])
+    def candidates(
+        self, left: torch.Tensor, importance: torch.Tensor, shared: torch.Tensor | None, index: int
+    ) -> torch.Tensor:
+        assert shared is not None  # from `open`
+        return self._multiples(self._tried(left), shared)
 
-    def around(self, held, best, values, moments, shared):
-        scale, minimum = held
-        steps = torch.where(
-            scale[:, None] == 0, 0.0, (values + minimum[:, None]) / torch.where(scale == 0, 1.0, scale)[:, None]
-        )
-        # Least squares of best = scale * steps - minimum under the moments.
-        m_steps, m_best, m_ones = moments @ steps, moments @ best, moments.sum(-1)[..., None]
-        ss, s1, oo = (m_steps * steps).sum(1), m_steps.sum(1), moments.sum((-1, -2))[:, None]
-        sb, ob = (m_best * steps).sum(1), m_best.sum(1)
-        determinant = ss * oo - s1 * s1
-        safe = determinant.abs() > 1e-6 * ss * oo
-        determinant = torch.where(safe, determinant, 1.0)
-        fit_scale = torch.where(safe, (sb * oo - s1 * ob) / determinant, scale)
-        fit_min = torch.where(safe, (sb * s1 - ss * ob) / determinant, minimum)
-        scales, minima = [scale, fit_scale], [minimum, fit_min]
-        d, dmin = shared
-        for i, j in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1)):
-            scales.append(scale + i * d)
-            minima.append(minimum + j * dmin)
-        return self._of(torch.stack([torch.stack(scales, 1), torch.stack(minima, 1)]), shared[:, :, None])
+    def around(
+        self,
+        held: torch.Tensor,
+        best: torch.Tensor,
+        values: torch.Tensor,
+        moments: torch.Tensor,
+        shared: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The multiples that fit the codes by least squares, those that are held, and the neighbors of these."""
+        assert shared is not None  # from `open`
+        steps = torch.tensor(_STEPS, dtype=torch.float32, device=held.device).t()[:, None, :, None]
+        near = held[:, :, None] + steps * shared[:, :, None]
+        return self._multiples(torch.cat([self._fitted(held, best, values, moments)[:, :, None], near], 2), shared)
 
-    def _of(self, parameters: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
-        multiple = (parameters / torch.where(shared == 0, 1.0, shared)).round_().clamp_(0, self.multiples)
-        return multiple * shared
-
-    def nearest(self, values, parameters, out):
+    def nearest(self, values: torch.Tensor, parameters: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         scale, minimum = parameters
         level = ((values + minimum) / torch.where(scale == 0, torch.inf, scale)).round_().clamp_(0, self.high)
         return torch.sub(level.mul_(scale), minimum, out=out)
 
+    def _fitted(
+        self, held: torch.Tensor, best: torch.Tensor, values: torch.Tensor, moments: torch.Tensor
+    ) -> torch.Tensor:
+        """Scale and minimum by which scale * level - minimum is nearest to `best`, for the levels as they are."""
+        scale, minimum = held
+        level = (values + minimum[:, None]) / torch.where(scale == 0, torch.inf, scale)[:, None]
+        of_level, of_best = moments @ level, moments @ best
+        ll, l1, lb = (of_level * level).sum(1), of_level.sum(1), (of_best * level).sum(1)
+        one, b1 = moments.sum((1, 2))[:, None], of_best.sum(1)
+        determinant = ll * one - l1 * l1
+        sound = determinant > 1e-6 * ll * one
+        determinant = torch.where(sound, determinant, 1.0)
+        fitted = torch.stack([(lb * one - l1 * b1) / determinant, (lb * l1 - ll * b1) / determinant])
+        return torch.where(sound, fitted, held)
 
-FORMS = {
+    def _tried(self, left: torch.Tensor) -> torch.Tensor:
+        """Scales and minima: [B, n, R] -> [2, B, K, R]."""
+        ends = torch.tensor(_ENDS, device=left.device)[..., None]
+        low = left.amin(1).clamp(max=0)[:, None] * ends[:, 0]
+        high = left.amax(1).clamp(min=0)[:, None] * ends[:, 1]
+        return torch.stack([(high - low) / self.high, -low])
+
+    def _multiples(self, parameters: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
+        unit = shared[:, :, None]
+        return (parameters / torch.where(unit == 0, 1.0, unit)).round_().clamp_(0, self.multiples) * unit
+
+
+def _errors(
+    form: Scaled | ScaledWithMinimum, groups: torch.Tensor, importance: torch.Tensor, tried: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """For groups [N, n, R] and parameters [P, N, K, R], the weighted sums over each group of (value - rounded)^2, of
+    value * rounded and of rounded^2: [N, K, R] each."""
+    weight = importance.reshape(-1, form.group)[:, :, None, None]
+    error = torch.zeros_like(tried[0])
+    cross, square, rounded = torch.zeros_like(error), torch.zeros_like(error), torch.empty_like(error)
+    for column in range(form.group):
+        value = groups[:, column, None].expand_as(error)
+        form.nearest(value, tried, rounded)
+        error += (value - rounded).square_().mul_(weight[:, column])
+        weighted = rounded * weight[:, column]
+        cross += weighted * value
+        square += weighted.mul_(rounded)
+    return error, cross, square
+
+
+FORMS: dict[str, Scaled | ScaledWithMinimum] = {
     "Q3_K": Scaled(16, -4, 3, (-32, 31)),
     "Q4_K": ScaledWithMinimum(32, 15),
     "Q5_K": ScaledWithMinimum(32, 31),

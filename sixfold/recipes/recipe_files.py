@@ -182,7 +182,7 @@ def _members(draft: Draft, path: Path, above: tuple[Path, ...], problems: list[P
         found += _read_all(target, above, problems) if target else []
     for member in found if _ROUNDING in draft.values else ():
         member.values[_ROUNDING] = draft.values[_ROUNDING]
-        member.places[_ROUNDING,] = draft.origin((_ROUNDING,))
+        member.places[_ROUNDING,] = draft.places[_ROUNDING,]
     return found
 
 

@@ -252,7 +252,7 @@ class Statistics:
             return torch.stack([unpack(packed[expert], sum_sq[expert]) for expert in experts])
 
     def common_moments(self, site: str) -> torch.Tensor:
-        """Sum over tokens of x x^T over all experts of a stacked site, as far as they have it in common: float32 [C, C]."""
+        """Sum over all experts' tokens of x x^T at a stacked site, as far as they have it in common: float32 [C, C]."""
         with safe_open(self._file_of(site), "pt") as f:
             return unpack(f.get_tensor(f"{site}/moments_common"), f.get_tensor(f"{site}/sum_sq").sum(0))
 

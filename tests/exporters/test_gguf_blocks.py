@@ -31,7 +31,8 @@ def test_a_block_holds_what_it_was_packed_of(qtype: Type) -> None:
 
     blocks = packed(qtype, codes, multiples, d, minima, dmin)
 
-    assert blocks.dtype == np.uint8 and blocks.shape == (number, GGML_QUANT_SIZES[qtype][1])
+    assert blocks.dtype == np.uint8
+    assert blocks.shape == (number, GGML_QUANT_SIZES[qtype][1])
     each = 256 // groups
     scale = (d.astype(np.float32)[:, None] * multiples.astype(np.float32)).repeat(each, 1)
     offset = (dmin.astype(np.float32)[:, None] * minima.astype(np.float32)).repeat(each, 1)

@@ -14,12 +14,14 @@ def test_moments_come_back(channels: int) -> None:
 
     packed = pack(moments)
 
-    assert packed.shape == (3, *packed_shape(channels)) and packed[0].numel() * 2 == packed_nbytes(channels)
+    assert packed.shape == (3, *packed_shape(channels))
+    assert packed[0].numel() * 2 == packed_nbytes(channels)
     sum_sq = moments.diagonal(dim1=-2, dim2=-1)
     found = unpack(packed, sum_sq)
     root = sum_sq.sqrt()
     assert ((found - moments).abs() / (root[..., :, None] * root[..., None, :])).max() <= 2**-11
-    assert torch.equal(found, found.mT) and torch.equal(found.diagonal(dim1=-2, dim2=-1), sum_sq)
+    assert torch.equal(found, found.mT)
+    assert torch.equal(found.diagonal(dim1=-2, dim2=-1), sum_sq)
 
 
 def test_each_correlation_is_stored_once() -> None:
@@ -35,4 +37,6 @@ def test_a_channel_that_carried_nothing_stays_nothing() -> None:
 
     found = unpack(pack(moments), moments.diagonal())
 
-    assert torch.isfinite(found).all() and not found[2].any() and not found[:, 2].any()
+    assert torch.isfinite(found).all()
+    assert not found[2].any()
+    assert not found[:, 2].any()

@@ -18,7 +18,7 @@ from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.weights import CodedWeights
 from verification.rounding import Kind
 from verification.weighted_error import unexplained
-from verification.weights.code_check import at_an_end, misplaced
+from verification.weights.code_check import at_an_end, misplaced, stray
 from verification.weights.format_error import EXACT, LIMITS, Limit, WeightError, loosened, measure
 from verification.weights.scale_check import Scales
 from verification.weights.smoothing import (
@@ -82,15 +82,19 @@ class WeightReport:
     findings: tuple[Finding, ...]
 
 
-def check_weights(weights: CodedWeights, source: Source, advance: Callable[[int], None]) -> WeightReport:
-    """advance: gets the number of weights after each tensor."""
-    return _Comparison(weights, source).run(advance)
+def check_weights(
+    weights: CodedWeights, source: Source, advance: Callable[[int], None], *, compensated: bool = False
+) -> WeightReport:
+    """advance: gets the number of weights after each tensor. compensated: whether what made the artifact says that it
+    compensated errors, so that neither codes nor scales need be those of the weights."""
+    return _Comparison(weights, source, compensated=compensated).run(advance)
 
 
 class _Comparison:
-    def __init__(self, weights: CodedWeights, source: Source) -> None:
+    def __init__(self, weights: CodedWeights, source: Source, *, compensated: bool) -> None:
         self._weights = weights
         self._source = source
+        self._compensated = compensated
         self._linears = {linear.weight: linear for linear in source.architecture.linears}
         self._norms = {norm.weight: norm for norm in source.architecture.norms}
         self._errors: list[TensorError] = []
@@ -183,14 +187,15 @@ class _Comparison:
             found, _ = fit(weight * inner, original * inner, with_rows=is_producer(smoothed))
             uncertain = standard_error(found, weight * inner, original * inner)
             original = applied(found, original)
-        else:
+        elif not self._compensated:
             self._scales.add(name, codes, original)
-        worst = misplaced(codes, original, uncertain)
+        worst = stray(codes, original) if self._compensated else misplaced(codes, original, uncertain)
         if worst is not None:
             others = f", and so do {worst.count - 1} more" if worst.count > 1 else ""
+            rest = "lie much nearer" if self._compensated else "are the nearest there are"
             what = (
                 f"the code at row {worst.row}, column {worst.column} decodes to {worst.held:.4g}, {worst.steps:.1f}"
-                f" steps from the source's {worst.source:.4g}{others}; all others are the nearest there are"
+                f" steps from the source's {worst.source:.4g}{others}; all others {rest}"
             )
             consequence = "a few weights are wrong: bits changed after they were rounded, here or in the source"
             yield Finding("weights.code", name, what, consequence, EXPORT_AGAIN)

@@ -107,7 +107,8 @@ def test_a_sweep_never_makes_outputs_worse_and_two_make_them_better(name: str) -
         float(output_error(rows, compensate(rows, known, FORMATS[name], sweeps).values, known.moments))
         for sweeps in (0, 1, 2)
     ]
-    assert errors[2] <= errors[1] <= errors[0] and errors[2] < 0.97 * errors[0]
+    assert errors[2] <= errors[1] <= errors[0]
+    assert errors[2] < 0.97 * errors[0]
 
 
 @pytest.mark.parametrize("name", FORMATS)
