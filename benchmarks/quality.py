@@ -18,8 +18,8 @@ cannot show a gain that is within two standard errors of zero.
 
 --heldout names a folder of other texts (its subfolders, or its files where it has none, are domains), of which at most
 --tokens of each file are read; the built-in ones, foreign to a model that was trained on others, are measured besides.
---texts names what calibration reads. --only-rounding leaves out all others but nearest. A 25M model takes half an hour on
-two cores.
+--texts names what calibration reads. --only-rounding leaves out all others but nearest. A 25M model takes half an
+hour on two cores.
 """
 
 import argparse

@@ -124,12 +124,6 @@ def manifest_of(path: Path) -> dict[str, Any] | None:
     return read_json(manifest_path(path))
 
 
-def rounding_of(path: Path) -> str:
-    """Of the recipe in the artifact's manifest, "" without one: "nearest" or "compensated"."""
-    found = ((manifest_of(path) or {}).get("recipe") or {}).get("rounding")
-    return found if isinstance(found, str) else ""
-
-
 def gates_of(path: Path) -> Mapping[str, Any]:
     """Of the recipe in the artifact's manifest; {} without one."""
     gates = ((manifest_of(path) or {}).get("recipe") or {}).get("gates")

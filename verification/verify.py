@@ -11,7 +11,7 @@ from sixfold.progress import Progress
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.folder import weights_gone
 from verification.reading.weights import CodedWeights, FolderWeights
-from verification.result import Verification, rounding_of
+from verification.result import Verification
 from verification.structure.folder_structure import check_structure, open_subject
 from verification.structure.gguf_structure import check_gguf_structure, open_gguf_subject
 from verification.structure.tensor_parallel import misfits
@@ -77,7 +77,7 @@ def _check_weights(
             return None, tuple(check_numbers(weights, advance))
     total = sum(prod(tensor.shape) for tensor in source.checkpoint.tensors.values())
     with progress("comparing weights", total, "weights") as advance:
-        report = check_weights(weights, source, advance, compensated=rounding_of(path) == "compensated")
+        report = check_weights(weights, source, advance)
     return report.errors, report.findings
 
 

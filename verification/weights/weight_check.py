@@ -82,19 +82,15 @@ class WeightReport:
     findings: tuple[Finding, ...]
 
 
-def check_weights(
-    weights: CodedWeights, source: Source, advance: Callable[[int], None], *, compensated: bool = False
-) -> WeightReport:
-    """advance: gets the number of weights after each tensor. compensated: whether what made the artifact says that it
-    compensated errors, so that neither codes nor scales need be those of the weights."""
-    return _Comparison(weights, source, compensated=compensated).run(advance)
+def check_weights(weights: CodedWeights, source: Source, advance: Callable[[int], None]) -> WeightReport:
+    """advance: gets the number of weights after each tensor."""
+    return _Comparison(weights, source).run(advance)
 
 
 class _Comparison:
-    def __init__(self, weights: CodedWeights, source: Source, *, compensated: bool) -> None:
+    def __init__(self, weights: CodedWeights, source: Source) -> None:
         self._weights = weights
         self._source = source
-        self._compensated = compensated
         self._linears = {linear.weight: linear for linear in source.architecture.linears}
         self._norms = {norm.weight: norm for norm in source.architecture.norms}
         self._errors: list[TensorError] = []
@@ -181,18 +177,19 @@ class _Comparison:
         codes = self._weights.codes(name)
         if codes is None:
             return
+        compensated = self._weights.rounding(name).kind == "compensated"
         uncertain = None
         if smoothed is not None:
             inner = ~at_an_end(codes)  # what was clipped is no measure of a factor
             found, _ = fit(weight * inner, original * inner, with_rows=is_producer(smoothed))
             uncertain = standard_error(found, weight * inner, original * inner)
             original = applied(found, original)
-        elif not self._compensated:
+        elif not compensated:
             self._scales.add(name, codes, original)
-        worst = stray(codes, original) if self._compensated else misplaced(codes, original, uncertain)
+        worst = stray(codes, original) if compensated else misplaced(codes, original, uncertain)
         if worst is not None:
             others = f", and so do {worst.count - 1} more" if worst.count > 1 else ""
-            rest = "lie much nearer" if self._compensated else "are the nearest there are"
+            rest = "lie much nearer" if compensated else "are the nearest there are"
             what = (
                 f"the code at row {worst.row}, column {worst.column} decodes to {worst.held:.4g}, {worst.steps:.1f}"
                 f" steps from the source's {worst.source:.4g}{others}; all others {rest}"
