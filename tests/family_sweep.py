@@ -1,0 +1,159 @@
+"""Every family through every stage, and what became of it: `python -m tests.family_sweep [FAMILY]...`.
+
+A cell is "made" or "ok", a sentence that refuses ("refused"), or a defect: a finding about a sound artifact ("FALSE"), an
+export that fails where `plan` promised it ("BROKEN PROMISE"), or an error that is no sentence ("TRACEBACK"). The table is followed by every sentence
+once, with the families that it was said of.
+"""
+
+import sys
+import tempfile
+import traceback
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from sixfold.artifact.workspace import Workspace
+from sixfold.errors import SixfoldError
+from sixfold.model.source import Source, open_source
+from sixfold.progress import unseen as silent
+from sixfold.recipes.recipe import Recipe, load_recipes
+from sixfold.statistics.statistics import Statistics
+from tests.every_family import families, make_family
+
+FORMATS = ("bf16", "fp8", "nvfp4", "nvfp4-gb10", "awq", "gguf-q4_k_m")
+_SMALL = ("calibration.samples=4", "calibration.length=64", "calibration.sample_rows=32")
+_WINDOWS = 32  # tokens of each held-out text that divergence is measured on
+
+
+@dataclass(frozen=True)
+class Result:
+    """verdict: "ok", "refused", or the kind of defect in capitals. sentence: of a refusal or a defect."""
+
+    family: str
+    stage: str
+    verdict: str
+    sentence: str = ""
+
+    @property
+    def sound(self) -> bool:
+        return self.verdict in ("ok", "refused")
+
+
+def recipes() -> tuple[Recipe, ...]:
+    return tuple(recipe for name in FORMATS for recipe in load_recipes(name, _SMALL))
+
+
+def sweep(family: str, root: Path) -> Iterator[Result]:
+    """Make the family's checkpoint in `root`, and take it through all stages."""
+    folder = root / family
+    if not folder.exists():
+        make_family(family, folder)
+    try:
+        source = open_source(str(folder))
+    except Exception as error:
+        yield _failed(family, "inspect", error)
+        return
+    yield Result(family, "inspect", "ok")
+    statistics: Statistics | Exception | None = None
+    for recipe in recipes():
+        if _needs(recipe) and statistics is None and _planned(source, recipe) is None:
+            statistics = _calibrated(source, recipe, root)
+        yield _one(family, source, recipe, statistics, root)
+
+
+def _planned(source: Source, recipe: Recipe) -> Exception | None:
+    from exporters.run import plan_all
+
+    return plan_all(source, [recipe])[0].refusal
+
+
+def _needs(recipe: Recipe) -> bool:
+    from exporters.run import needs_statistics
+
+    return needs_statistics(recipe)
+
+
+def _calibrated(source: Source, recipe: Recipe, root: Path) -> Statistics | Exception:
+    from calibration.calibrate import calibrate
+
+    workspace = Workspace(root / "out", source.checkpoint.name)
+    try:
+        return calibrate(
+            source, recipe.calibration, workspace.calibration(recipe.calibration), progress=silent
+        ).statistics
+    except Exception as error:
+        return error
+
+
+def _one(family: str, source: Source, recipe: Recipe, statistics: Statistics | Exception | None, root: Path) -> Result:
+    from exporters.run import export
+
+    refusal = _planned(source, recipe)
+    if refusal is not None:
+        return _failed(family, recipe.name, refusal)
+    workspace = Workspace(root / "out", source.checkpoint.name)
+    try:
+        if isinstance(statistics, Exception) and _needs(recipe):
+            raise statistics
+        known = statistics if isinstance(statistics, Statistics) else None
+        done = export(source, recipe, workspace, known, threads=2, progress=silent)
+    except SixfoldError as error:
+        return Result(family, recipe.name, "BROKEN PROMISE", str(error))
+    except Exception as error:
+        return _failed(family, recipe.name, error)
+    path = (
+        done.folder if done.manifest == "manifest.json" else done.folder / done.manifest.removesuffix(".manifest.json")
+    )
+    return _verified(family, recipe, source, path)
+
+
+def _verified(family: str, recipe: Recipe, source: Source, path: Path) -> Result:
+    from sixfold.texts.held_out_text import held_out
+    from verification import judge as judging
+    from verification.verify import verify
+
+    judging.held_out = partial(held_out, tokens=_WINDOWS)
+    try:
+        for against in (None, source):
+            found = judging.judge(path, against, silent) if against is not None else verify(path, None, silent)
+            wrong = [f for f in found.findings if f.severity == "error" and f.check != "gate.failed"]
+            if wrong:
+                more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+                alone = "" if against is not None else " without --against"
+                return Result(
+                    family, recipe.name, "FALSE", f"{wrong[0].check}{alone}: {wrong[0].where}: {wrong[0].what}{more}"
+                )
+    except Exception as error:
+        return _failed(family, recipe.name, error)
+    return Result(family, recipe.name, "ok")
+
+
+def _failed(family: str, stage: str, error: Exception) -> Result:
+    if isinstance(error, SixfoldError):
+        return Result(family, stage, "refused", str(error))
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return Result(family, stage, "TRACEBACK", f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})")
+
+
+def main(names: list[str]) -> int:
+    sentences: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    defects = 0
+    with tempfile.TemporaryDirectory() as root:
+        for family in names or families():
+            row = list(sweep(family, Path(root)))
+            defects += sum(not result.sound for result in row)
+            print(f"{family:24}", "  ".join(f"{r.stage} {r.verdict}" for r in row), flush=True)
+            for result in row:
+                if result.sentence:
+                    said = result.sentence.replace(str(Path(root) / family), "MODEL").replace(family, "FAMILY")
+                    sentences[result.stage, result.verdict, said].append(family)
+    for (stage, verdict, said), of in sorted(sentences.items()):
+        print(f"\n{stage}, {verdict}: {', '.join(of)}\n  {said}")
+    print(f"\n{defects} defects")
+    return 1 if defects else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
