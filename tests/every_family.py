@@ -188,10 +188,11 @@ def make_family(model_type: str, folder: Path, **changes: Any) -> Path:
     """Save a random BF16 model with a byte-level tokenizer; biases of routers are float32 where the family keeps them
     so, and none is zero."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
     torch.manual_seed(0)
-    auto = AutoModelForCausalLM if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else AutoModelForImageTextToText
+    seeing = model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    auto = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
     model = auto.from_config(tiny_config(model_type, **changes), dtype=torch.bfloat16)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():

@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from sixfold.checkpoint.checkpoint import Checkpoint
+from sixfold.checkpoint.config_fields import TOP_K, largest
+from sixfold.decoder import Decoder, decoder_of
 from sixfold.errors import SixfoldError
+from sixfold.meta_model import meta_model
 from sixfold.model import dataflow
-from sixfold.model.module_map import Placement, map_tensors, meta_model
-from sixfold.model.roles import QUANTIZED_ROLES, decoder_of, role_of
+from sixfold.model.module_map import Placement, map_tensors
+from sixfold.model.roles import QUANTIZED_ROLES, is_recurrent, role_of
 
 FUSED_BY_ENGINES = (
     ("q_proj", "k_proj", "v_proj"),
@@ -33,10 +36,11 @@ class Linear:
 
     name: on disk, without ".weight" ("model.layers.0.block_sparse_moe.experts.3.w1").
     module: the transformers module that computes it ("model.layers.0.mlp.experts" for every expert of the layer).
-    layer: decoder layer, None outside of them (lm_head).
+    layer: decoder layer, None outside of them (lm_head, towers).
     expert: index, None where it is no routed expert.
-    role: "attention" | "mlp" | "expert" | "shared_expert" | "router" | "indexer" | "lm_head" | "other"; an indexer
-        chooses which tokens a sparse attention looks at.
+    role: "attention" | "mixer" | "mlp" | "expert" | "shared_expert" | "router" | "indexer" | "lm_head" | "other"; a
+        mixer is what a Mamba, delta-net or convolution layer has in attention's place, less its small projections; an
+        indexer chooses which tokens a sparse attention looks at; towers are "other".
     part: for experts "gate", "up" or "down"; otherwise the last part of the name ("q_proj").
     norm: on-disk tensor name of the norm whose output it reads directly ("model.layers.0.input_layernorm.weight").
     site: name of the input site it reads (see sixfold.statistics.statistics), shared by Linears with the same input.
@@ -123,7 +127,7 @@ def derive_architecture(checkpoint: Checkpoint) -> Architecture:
     flow, unobserved = _trace(model)
     modules = dict(model.named_modules())
     experts = _experts_per_layer(modules)
-    decoder = decoder_of(model, modules)
+    decoder = decoder_of(model)
     drafts = [
         _linear(name, place, checkpoint, model, modules, experts, flow, decoder)
         for name, place in placements.items()
@@ -133,11 +137,11 @@ def derive_architecture(checkpoint: Checkpoint) -> Architecture:
     text_config = model.config.get_text_config()  # type: ignore[union-attr,operator]  # it is a PreTrainedModel
     return Architecture(
         model_type=str(checkpoint.config["model_type"]),
-        layers=text_config.num_hidden_layers,
+        layers=len(decoder.layers) or text_config.num_hidden_layers,
         experts=max(experts.values(), default=0),
-        experts_per_token=(getattr(text_config, "num_experts_per_tok", 0) or 0) if experts else 0,
+        experts_per_token=largest(text_config.to_dict(), TOP_K) if experts else 0,
         linears=linears,
-        norms=_norms(placements, drafts, linears, modules, flow),
+        norms=_norms(placements, drafts, linears, modules, flow, decoder),
         correction_biases=tuple(
             name
             for name in checkpoint.tensors
@@ -148,9 +152,10 @@ def derive_architecture(checkpoint: Checkpoint) -> Architecture:
             name
             for name, place in placements.items()
             if place.expert is None
+            and decoder.layer_of(place.parameter) is not None
             and (_parent(place.parameter) in experts or _is_stack(place, checkpoint.tensors[name].shape, modules))
         ),
-        stacks=_stacks(placements, experts),
+        stacks=_stacks(placements, experts, decoder),
         tied_embeddings=bool(getattr(text_config, "tie_word_embeddings", False)),
         not_run=not_run,
         unobserved=unobserved,
@@ -174,12 +179,14 @@ def _experts_per_layer(modules: Mapping[str, nn.Module]) -> dict[str, int]:
     return found
 
 
-def _stacks(placements: Mapping[str, Placement], experts: Mapping[str, int]) -> tuple[ExpertStack, ...]:
+def _stacks(
+    placements: Mapping[str, Placement], experts: Mapping[str, int], decoder: Decoder
+) -> tuple[ExpertStack, ...]:
     modules = {_parent(place.parameter): None for place in placements.values() if place.expert is None}
     return tuple(
-        ExpertStack(module, int(layer.group(1)), experts[module])
+        ExpertStack(module, layer, experts[module])
         for module in modules
-        if module in experts and (layer := re.search(r"\.layers\.(\d+)\.", module)) is not None
+        if module in experts and (layer := decoder.layer_of(module)) is not None
     )
 
 
@@ -189,8 +196,10 @@ def _parent(name: str) -> str:
 
 def _is_stack(place: Placement, shape: tuple[int, ...], modules: Mapping[str, nn.Module]) -> bool:
     """Several matrices in one tensor: experts of a family that does not run them through transformers' interface."""
-    convolution = isinstance(modules[_parent(place.parameter)], (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-    return len(shape) == 3 and min(shape) > 1 and not convolution
+    module = _parent(place.parameter)
+    convolution = isinstance(modules[module], (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    mixer = any(is_recurrent(modules[above]) for above in (module, _parent(module)))
+    return len(shape) == 3 and min(shape) > 1 and not convolution and not mixer
 
 
 def _is_matrix(place: Placement, shape: tuple[int, ...], modules: Mapping[str, nn.Module]) -> bool:
@@ -217,17 +226,17 @@ def _linear(
     modules: Mapping[str, nn.Module],
     experts: Mapping[str, int],
     flow: dataflow.Dataflow,
-    decoder: str,
+    decoder: Decoder,
 ) -> _Draft:
-    out_features, in_features = checkpoint.tensors[name].shape
+    shape = checkpoint.tensors[name].shape
+    out_features, in_features = shape
     module_name = _parent(place.parameter)
     linear = name.removesuffix(".weight")
     part = linear.rsplit(".", 1)[-1]
     if place.expert is not None:
         part = _EXPERT_PARTS[place.parameter.rsplit(".", 1)[-1]][place.part]
-    role = role_of(place, out_features, model, modules, experts, flow.routers, decoder)
-    found = re.search(r"\.layers\.(\d+)\.", name)
-    layer = int(found.group(1)) if found else None
+    role = role_of(place, shape, model, modules, experts, flow.routers, decoder)
+    layer = decoder.layer_of(place.parameter)
     reads = module_name if place.expert is not None else place.parameter
     norm = flow.norm_of.get(reads) if part != "down" or place.expert is None else None
     return _Draft(
@@ -291,6 +300,7 @@ def _norms(
     linears: tuple[Linear, ...],
     modules: Mapping[str, nn.Module],
     flow: dataflow.Dataflow,
+    decoder: Decoder,
 ) -> tuple[Norm, ...]:
     known = {draft.reads for draft in drafts}
     readers: dict[str, list[str]] = defaultdict(list)
@@ -302,12 +312,11 @@ def _norms(
         module = _parent(place.parameter)
         if not (dataflow.is_norm(modules[module]) and place.parameter.endswith(".weight")):
             continue
-        found = re.search(r"\.layers\.(\d+)\.", name)
         traced = set(flow.norm_readers.get(module, ()))
         norms.append(
             Norm(
                 weight=name,
-                layer=int(found.group(1)) if found else None,
+                layer=decoder.layer_of(place.parameter),
                 readers=tuple(readers[name]),
                 exact=bool(traced) and traced <= known and module not in flow.inexact,
                 one_plus=dataflow.is_one_plus(modules[module]),

@@ -22,7 +22,8 @@ from sixfold.checkpoint.provenance import Provenance, read_provenance
 from sixfold.checkpoint.safetensors_header import TORCH_DTYPES, tensor_nbytes
 from sixfold.checkpoint.source_encodings import check_quantization
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.model.module_map import meta_model, tied_parameters, transformers_config
+from sixfold.meta_model import meta_model, transformers_config
+from sixfold.model.module_map import tied_parameters
 
 _CORRECTION_BIAS = re.compile(r"correction_bias$")
 _SENSES = re.compile(r"vision|visual|audio|image")

@@ -31,63 +31,6 @@ class Placement:
     pattern: str = ""
 
 
-def meta_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None, attention: str | None = None) -> nn.Module:
-    """transformers' causal language model for this config, on the meta device.
-
-    dtype: of the parameters that the model does not define otherwise. attention: transformers' name of the
-    implementation ("eager"), None for the model's own choice.
-    Raises SixfoldError where the installed transformers does not know the model type.
-    """
-    import transformers
-    from transformers import AutoModelForCausalLM
-
-    model_type, where = checkpoint.config.get("model_type"), checkpoint.config_location
-    if not model_type:
-        raise SixfoldError(f"{where} has no model_type", "take it from the original model's config.json")
-    try:
-        parsed = transformers_config(checkpoint.config)
-        with torch.device("meta"):
-            chosen = {} if dtype is None else {"dtype": dtype}
-            return AutoModelForCausalLM.from_config(
-                parsed, attn_implementation=attention, trust_remote_code=False, **chosen
-            )
-    except (ValueError, KeyError) as error:
-        raise SixfoldError(
-            f"transformers {transformers.__version__} has no causal language model for model_type {model_type!r}"
-            f" in {where} ({_reason(error)})",
-            "use a checkpoint of a text model that it knows, or a newer transformers",
-        ) from error
-    except Exception as error:  # config classes raise their own validation errors for impossible values
-        raise SixfoldError(
-            f"{where} describes no {model_type} model: {_reason(error)}",
-            "compare it with the original model's config.json",
-        ) from error
-
-
-def transformers_config(config: Mapping[str, Any]) -> Any:
-    """config.json as an object of transformers' class for its model_type (KeyError where there is none), without what
-    says how the weights are stored: they arrive dequantized."""
-    from transformers import CONFIG_MAPPING
-
-    return CONFIG_MAPPING[config["model_type"]].from_dict(_plain(config))
-
-
-def _plain(config: Any) -> Any:
-    """A fresh copy, with the numbers that JSON has no word for ({"__float__": "Infinity"}) as numbers."""
-    if isinstance(config, Mapping):
-        if set(config) == {"__float__"}:
-            return float(config["__float__"])
-        return {key: _plain(value) for key, value in config.items() if key != "quantization_config"}
-    return [_plain(value) for value in config] if isinstance(config, list) else config
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error; with the next one where it only announces it, as validation errors do."""
-    first, _, rest = str(error).strip().partition("\n")
-    text = f"{first} {rest.partition(chr(10))[0].strip()}" if first.endswith(":") else first
-    return text.strip().rstrip(".") or type(error).__name__
-
-
 def map_tensors(model: nn.Module, checkpoint: Checkpoint) -> tuple[dict[str, Placement], tuple[str, ...]]:
     """(on-disk name -> Placement, names that the model does not run such as MTP layers).
 

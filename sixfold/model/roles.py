@@ -5,29 +5,37 @@ from collections.abc import Collection, Mapping
 
 from torch import nn
 
+from sixfold.decoder import Decoder
 from sixfold.model.module_map import Placement
 
-QUANTIZED_ROLES = frozenset({"attention", "mlp", "expert", "shared_expert"})
+QUANTIZED_ROLES = frozenset({"attention", "mixer", "mlp", "expert", "shared_expert"})
+"""Roles that engines run quantized in some format; which format rounds which of them by default, exporters say."""
 
 _ROUTER = re.compile(r"(^|\.)(\w*router\w*|gate|wg)(\.|$)")
 """What families call the modules that choose experts. The dataflow knows them by what they decide; their name is the
 second guard, for models whose forward cannot be traced or does not go through transformers' experts interface."""
 
+_CONTROL = re.compile(r"(^|\.)(in_proj_(a|b|ba)|[abfg]_proj|[fg]_[ab]_proj|x_proj|dt_proj)$")
+"""What families call the small projections of a recurrent mixer; their shape tells them too."""
+
+_NARROW = 4
+"""A projection of a recurrent mixer whose smaller side is less than this part of the hidden size makes no channels of
+its values: it sets how fast the state decays and how much of an input enters (beta, dt, decay, low-rank gates)."""
+
 
 def role_of(
     place: Placement,
-    out_features: int,
+    shape: tuple[int, ...],
     model: nn.Module,
     modules: Mapping[str, nn.Module],
     experts: Mapping[str, int],
     routers: Collection[str],
-    decoder: str,
+    decoder: Decoder,
 ) -> str:
     """One of the roles that `sixfold.model.architecture.Linear` lists.
 
-    experts: experts module ("model.layers.1.mlp.experts") -> number of experts.
+    shape: of the weight, [out, in]. experts: experts module ("model.layers.1.mlp.experts") -> number of experts.
     routers: parameters that the dataflow found to choose experts.
-    decoder: module of the language model, "" where that is all; a tower for images beside it is left alone.
     """
     name = _parent(place.parameter)
     module = modules[name]
@@ -37,30 +45,53 @@ def role_of(
         return "lm_head"
     if place.expert is not None:
         return "expert"
-    if decoder and not name.startswith(decoder + "."):
+    layer = decoder.layer_of(name)
+    if layer is None:
         return "other"
     path = name.lower()
-    attention = "attn" in path or "attention" in path
-    block = next((_parent(e) for e in experts if name.startswith(_parent(e) + ".")), None)
     if _ROUTER.search(path):
         return "router"
     if "indexer" in path.split("."):
         return "indexer"
-    if block is not None and not attention:
+    hidden = model.config.get_text_config().hidden_size  # type: ignore[union-attr,operator]
+    within = [modules[above] for above in _above(name, decoder.layers[layer])]
+    if any(is_recurrent(above) for above in within):
+        control = _CONTROL.search(path) or min(shape) * _NARROW < hidden or not isinstance(module, nn.Linear)
+        return "other" if control else "mixer"
+    attention = "attn" in path or "attention" in path or any("Attention" in type(above).__name__ for above in within)
+    block = next((_parent(e) for e in experts if name.startswith(_parent(e) + ".")), None)
+    if block is not None and block != decoder.layers[layer] and not attention:
         # A shared expert's gate has one output; it weighs the expert as a router does.
-        chooses = out_features == 1 or (out_features == experts[f"{block}.experts"] and _parent(name) == block)
+        chooses = shape[0] == 1 or (shape[0] == experts[f"{block}.experts"] and _parent(name) == block)
         return "router" if chooses else "shared_expert"
     if not isinstance(module, nn.Linear):
         return "other"
     if attention:
         return "attention"
-    return "mlp" if "mlp" in path or "feed_forward" in path or "ffn" in path else "other"
+    named = "mlp" in path or "feed_forward" in path or "ffn" in path
+    return "mlp" if named or _is_mlp(modules[_parent(name)], hidden) else "other"
 
 
-def decoder_of(model: nn.Module, modules: Mapping[str, nn.Module]) -> str:
-    """Name of the module that holds the language model's layers, "" where the model does not say."""
-    found = model.get_decoder() if hasattr(model, "get_decoder") else None  # type: ignore[operator]  # as above
-    return next((name for name, module in modules.items() if module is found), "")
+def is_recurrent(module: nn.Module) -> bool:
+    """Mamba, delta nets, gated short convolutions: tokens meet in a convolution along the sequence."""
+    return any(isinstance(child, nn.Conv1d) for child in module.children())
+
+
+def _is_mlp(module: nn.Module, hidden: int) -> bool:
+    """Whether its Linears widen the hidden state and bring it back: `fc1` and `fc2`, under whatever name. Low-rank
+    adapters narrow it."""
+    linears = [child for child in module.children() if isinstance(child, nn.Linear)]
+    widened = {linear.out_features for linear in linears if linear.in_features == hidden}
+    back = {linear.in_features for linear in linears if linear.out_features == hidden}
+    return any(width >= hidden for width in widened & back)
+
+
+def _above(name: str, top: str) -> list[str]:
+    """Modules from the one that holds `name` up to, and without, the decoder layer `top`."""
+    found = []
+    while (name := _parent(name)) != top and name.startswith(top):
+        found.append(name)
+    return found
 
 
 def _parent(name: str) -> str:

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from sixfold.decoder import decoder_of
 from sixfold.errors import SixfoldError
-from sixfold.model.module_map import map_tensors, meta_model
+from sixfold.meta_model import meta_model
+from sixfold.model.module_map import map_tensors
 from sixfold.model.source import Source
 from sixfold.runner.layer_calls import Call, Calls, record_calls, same
 from sixfold.runner.layer_weights import (
@@ -175,14 +177,13 @@ def without_logits(model: Any) -> Iterator[None]:
 
 def _layer_names(model: nn.Module) -> tuple[str, ...]:
     """Module names of the decoder layers, in order."""
-    count = model.config.get_text_config().num_hidden_layers  # type: ignore[union-attr,operator]
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and name.rsplit(".", 1)[-1] == "layers" and len(module) == count:
-            return tuple(f"{name}.{number}" for number in range(count))
-    raise SixfoldError(
-        f"{type(model).__name__} has no list of its {count} decoder layers, so they cannot be run one at a time",
-        "choose variants that need no calibration",
-    )
+    found = decoder_of(model).layers
+    if not found:
+        raise SixfoldError(
+            f"{type(model).__name__} has no list of its decoder layers, so they cannot be run one at a time",
+            "choose variants that need no calibration",
+        )
+    return found
 
 
 def _compute_buffers(model: Any, device: torch.device) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError
-from sixfold.model.module_map import transformers_config
+from sixfold.meta_model import meta_model
 from sixfold.model.source import Source
 from sixfold.runner.available_memory import available_memory
 from sixfold.sizes import size
@@ -38,12 +38,10 @@ def load_model(source: Source, *, dtype: torch.dtype, device: torch.device) -> A
     weight conversions. Correction biases stay float32 also where transformers would round them to `dtype`: a rounded
     bias routes other tokens. Raises SixfoldError where the model does not fit into memory.
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
-
     check_host_memory(source)
     checkpoint, architecture = source.checkpoint, source.architecture
-    config = transformers_config(checkpoint.config)
-    base = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    empty: Any = meta_model(checkpoint)
+    base: Any = type(empty)
     in_float32 = {name.rsplit(".", 1)[-1] for name in architecture.correction_biases}
     strict = sorted(in_float32 | set(base._keep_in_fp32_modules_strict or ()))
     cls: Any = type(base.__name__, (base,), {"_keep_in_fp32_modules_strict": strict})
@@ -56,7 +54,7 @@ def load_model(source: Source, *, dtype: torch.dtype, device: torch.device) -> A
     with ThreadPoolExecutor(4) as threads:
         weights = dict(zip(names, threads.map(read, names), strict=True))
     with _without_progress_bar():
-        model = cls.from_pretrained(None, config=config, state_dict=weights, dtype=dtype)
+        model = cls.from_pretrained(None, config=empty.config, state_dict=weights, dtype=dtype)
     return model.eval().to(device)
 
 

@@ -1,0 +1,51 @@
+"""Where a model's decoder layers are: a tower for pictures or sound beside the decoder has layers of its own."""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+_LISTS = re.compile(r"(^|\.)(layers|h|blocks)$")
+"""What families call the list of their decoder layers."""
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """name: of the module that holds the language model, "" where that is all of it. layers: module names of its
+    layers, in order; () where it has no list of them."""
+
+    name: str
+    layers: tuple[str, ...]
+
+    def holds(self, name: str) -> bool:
+        """Whether a parameter or module belongs to the language model."""
+        return not self.name or name.startswith(self.name + ".")
+
+    def layer_of(self, name: str) -> int | None:
+        """The decoder layer that a parameter or module belongs to."""
+        found = self._layer.match(name) if self.layers else None
+        return int(found[1]) if found else None
+
+    @cached_property
+    def _layer(self) -> re.Pattern[str]:
+        return re.compile(re.escape(self.layers[0].rpartition(".")[0]) + r"\.(\d+)\.")
+
+
+def decoder_of(model: nn.Module) -> Decoder:
+    """model: of transformers, on any device."""
+    lists = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and _LISTS.search(name) and len(module)
+    }
+    found: Any = model.get_decoder() if hasattr(model, "get_decoder") else None  # type: ignore[operator]
+    named = next((name for name, module in model.named_modules() if module is found), "")
+    inside = [name for name in lists if name.startswith(named + ".")]
+    if not inside:  # some families give their head for a decoder
+        named, inside = "", list(lists)
+    count = model.config.get_text_config().num_hidden_layers  # type: ignore[union-attr,operator]
+    inside.sort(key=lambda name: (len(lists[name]) != count, name.count(".")))  # type: ignore[arg-type]
+    layers = tuple(f"{inside[0]}.{number}" for number in range(len(lists[inside[0]]))) if inside else ()  # type: ignore[arg-type]
+    return Decoder(named, layers)
