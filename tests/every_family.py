@@ -58,6 +58,7 @@ _FROM_NONE = ("n_group", "topk_group", "num_experts", "top_k_experts", "moe_inte
 """Fields that are None by default, and switch the MoE layers on."""
 
 _AXIAL = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [12, 10, 10]}
+_PARTLY_AXIAL = {**_AXIAL, "partial_rotary_factor": 0.5, "mrope_section": [4, 6, 6]}
 _ALTERNATING = ["linear_attention", "full_attention"] * 2
 CORRECTIONS: dict[str, dict[str, Any]] = {
     "axk1": {"head_dim": 32},
@@ -68,9 +69,9 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4},
         "ffn_config": {"hidden_size": 256, "ffn_hidden_size": 256},
     },
-    "deepseek_v2": {"head_dim": 32, "topk_method": "group_limited_greedy"},
     "deepseek_v3": {"head_dim": 32},
     "deepseek_v4": {"mlp_layer_types": ["moe"] * 4, "num_key_value_heads": 1, "o_groups": 2, "o_lora_rank": 64},
+    "deepseek_v2": {"head_dim": 32, "topk_method": "group_limited_greedy", "num_experts_per_tok": TOP_K},
     "dots1": {"n_routed_experts": EXPERTS, "n_shared_experts": 1, "num_experts_per_tok": TOP_K},
     "ernie4_5_vl_moe_text": {
         "rope_parameters": _AXIAL,
@@ -81,13 +82,14 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
     "gemma3n_text": {"num_kv_shared_layers": 1, "layer_types": ["sliding_attention", "full_attention"] * 2},
     "gemma4_text": {"enable_moe_block": True, "num_experts": EXPERTS, "top_k_experts": TOP_K, "global_head_dim": 64},
     "gemma4_unified_text": {"global_head_dim": 64},
+    "glm4v_moe_text": {"rope_parameters": _PARTLY_AXIAL},
     "glm5_next_text": {"index_topk": 16, "qk_rope_head_dim": 0},
     "glm_moe_dsa": {"head_dim": 32},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2, "mamba_n_heads": 8, "mamba_d_head": 64},
     "hunyuan_v1_dense": {"head_dim": 64},
     "hunyuan_v1_moe": {"head_dim": 64},
-    "hunyuan_vl_text": {"head_dim": 64},
+    "hunyuan_vl_text": {"head_dim": 64, "rope_parameters": {**_AXIAL, "mrope_section": [8, 8, 8, 8]}},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
     "kimi_linear": {"num_key_value_heads": 4, "layer_types": _ALTERNATING},
     "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
@@ -103,6 +105,9 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
         "n_routed_experts": EXPERTS,
     },
     "olmo_hybrid": {"layer_types": _ALTERNATING},
+    "paddleocr_vl_text": {"rope_parameters": _AXIAL},
+    "qwen2_vl_text": {"rope_parameters": _AXIAL},
+    "qwen2_5_vl_text": {"rope_parameters": _AXIAL},
     "qwen3_5_text": {"layer_types": _ALTERNATING},
     "qwen3_5_moe_text": {"layer_types": _ALTERNATING},
     "qwen3_next": {"layer_types": _ALTERNATING},
@@ -126,6 +131,7 @@ LEFT_OUT: Mapping[str, tuple[str, ...]] = {
         " roberta-prelayernorm roc_bert roformer t5gemma2 trocr udop vision-encoder-decoder whisper xlm xlm-roberta"
         " xlm-roberta-xl xlnet xmod pix2struct pp_formulanet git blip"
     ).split(),
+    "answer nothing without a picture": "blip-2 idefics instructblip instructblipvideo".split(),
     "sound, music, robots, proteins and pictures rather than text": (
         "moshi musicgen musicgen_melody pi0 evolla cosmos3_edge cosmos3_omni qwen2_5_omni_thinker"
         " qwen3_omni_moe_thinker janus emu3 chameleon diffusion_gemma"

@@ -75,6 +75,12 @@ def mtp_layers(config: Mapping[str, Any]) -> tuple[str, int] | None:
     return None
 
 
+def draft_layers(config: Mapping[str, Any]) -> int:
+    """How many MTP layers a checkpoint of this config may hold behind its decoder layers."""
+    stated = [value for key, value in _fields(config) if MTP.fullmatch(key[-1]) and isinstance(value, int)]
+    return max((int(value) for value in stated), default=0)
+
+
 def without_mtp(config: Mapping[str, Any]) -> dict[str, Any]:
     """A copy that says that there are no MTP layers."""
     changed = deepcopy(dict(config))

@@ -13,7 +13,7 @@ from sixfold.decoder import Decoder, decoder_of
 from sixfold.errors import SixfoldError
 from sixfold.meta_model import meta_model
 from sixfold.model import dataflow
-from sixfold.model.module_map import Placement, map_tensors
+from sixfold.model.module_map import Placement, map_tensors, tied_parameters
 from sixfold.model.roles import QUANTIZED_ROLES, is_recurrent, role_of
 
 FUSED_BY_ENGINES = (
@@ -156,7 +156,7 @@ def derive_architecture(checkpoint: Checkpoint) -> Architecture:
             and (_parent(place.parameter) in experts or _is_stack(place, checkpoint.tensors[name].shape, modules))
         ),
         stacks=_stacks(placements, experts, decoder),
-        tied_embeddings=bool(getattr(text_config, "tie_word_embeddings", False)),
+        tied_embeddings=bool(tied_parameters(model)),
         not_run=not_run,
         unobserved=unobserved,
     )
@@ -277,7 +277,7 @@ def _with_groups(drafts: list[_Draft], flow: dataflow.Dataflow, on_disk: Mapping
             origin = flow.origin_of.get(draft.reads)
             site = linear.name if origin is None else first_reader.setdefault(origin, linear.name)
         fused = _fused(siblings[(_parent(linear.name), linear.expert)], linear.name.rsplit(".", 1)[-1])
-        norm = None if linear.norm is None else on_disk[linear.norm + ".weight"]
+        norm = None if linear.norm is None else on_disk.get(linear.norm + ".weight")  # some norms have no weights
         linears.append(replace(linear, site=site, fused=fused, norm=norm))
     return tuple(linears)
 
@@ -312,14 +312,15 @@ def _norms(
         module = _parent(place.parameter)
         if not (dataflow.is_norm(modules[module]) and place.parameter.endswith(".weight")):
             continue
+        one_plus = dataflow.is_one_plus(modules[module])
         traced = set(flow.norm_readers.get(module, ()))
         norms.append(
             Norm(
                 weight=name,
                 layer=decoder.layer_of(place.parameter),
                 readers=tuple(readers[name]),
-                exact=bool(traced) and traced <= known and module not in flow.inexact,
-                one_plus=dataflow.is_one_plus(modules[module]),
+                exact=bool(traced) and traced <= known and module not in flow.inexact and one_plus is not None,
+                one_plus=bool(one_plus),
             )
         )
     return tuple(norms)

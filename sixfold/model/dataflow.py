@@ -207,8 +207,11 @@ def _hooks(model: nn.Module, tracer: _Tracer) -> Iterator[None]:
             handle.remove()
 
 
-def is_one_plus(norm: nn.Module) -> bool:
-    """Whether the norm multiplies by 1 + weight: with a weight of zero, such a norm's output is not zero."""
+def is_one_plus(norm: nn.Module) -> bool | None:
+    """Whether the norm multiplies by 1 + weight: with a weight of zero, such a norm's output is not zero.
+
+    None where it takes something else than channels, and cannot be asked.
+    """
     probe = type(norm).__new__(type(norm))
     probe.__dict__.update(norm.__dict__)
     (size,) = norm.state_dict()["weight"].shape
@@ -216,5 +219,8 @@ def is_one_plus(norm: nn.Module) -> bool:
     parameters = signature(probe.forward).parameters
     # Gated norms take the gate as a second tensor, and some need one though it has a default.
     given = {name for name, p in parameters.items() if p.default is p.empty or name == "gate"}
-    with torch.no_grad():
-        return bool(probe(*[torch.ones(1, size) for name in parameters if name in given]).abs().sum() > 0)
+    try:
+        with torch.no_grad():
+            return bool(probe(*[torch.ones(1, size) for name in parameters if name in given]).abs().sum() > 0)
+    except Exception:  # a third party's forward
+        return None

@@ -4,12 +4,14 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
 from torch import nn
 
 from sixfold.checkpoint.checkpoint import Checkpoint, SourceTensor
+from sixfold.checkpoint.config_fields import draft_layers
 from sixfold.errors import SixfoldError
 
 _SHOWN = 3  # names listed in a refusal before "and N more"
@@ -23,12 +25,18 @@ class Placement:
     part: position among the patterns that are fused into it (0 gate, 1 up), 0 elsewhere.
     expert: index where the tensor is one expert's, None elsewhere.
     pattern: of transformers' conversion that it takes part in, "" where it is only renamed.
+    also: further parameters that it is cut into (a fused q, k and v), `parameter` being the first.
     """
 
     parameter: str
     part: int
     expert: int | None
     pattern: str = ""
+    also: tuple[str, ...] = ()
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        return (self.parameter, *self.also)
 
 
 def map_tensors(model: nn.Module, checkpoint: Checkpoint) -> tuple[dict[str, Placement], tuple[str, ...]]:
@@ -47,19 +55,23 @@ def map_tensors(model: nn.Module, checkpoint: Checkpoint) -> tuple[dict[str, Pla
     not_run: list[str] = []
     unknown: list[str] = []
     sources: dict[str, list[str]] = {}
+    drafts = draft_layers(checkpoint.config)
     for name in checkpoint.tensors:
         target, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, state)
         if target not in state and name in state:  # as transformers loads it: a rule for older names took it for one
             target, pattern = name, None
         if target in state:
-            part, expert = 0, None
+            part, expert, also = 0, None, ()
             if pattern is not None:
                 converter = next(c for c in converters if pattern in c.source_patterns)
                 part = converter.source_patterns.index(pattern)
                 expert = _expert_index(name)
-            placements[name] = Placement(target, part, expert, pattern or "")
-            sources.setdefault(target, []).append(name)
-        elif _not_run(model, name):
+                first, *others = converter.target_patterns
+                also = tuple(p for other in others if (p := target.replace(first, other, 1)) in state and p != target)
+            placements[name] = Placement(target, part, expert, pattern or "", also)
+            for parameter in placements[name].parameters:
+                sources.setdefault(parameter, []).append(name)
+        elif _not_run(model, name, drafts):
             not_run.append(name)
         else:
             unknown.append(name)
@@ -73,11 +85,13 @@ def _expert_index(name: str) -> int | None:
     return int(found.group(1)) if found else None
 
 
-def _not_run(model: nn.Module, name: str) -> bool:
-    """MTP layers behind the last decoder layer, and buffers that old checkpoints carry and models recompute."""
+def _not_run(model: nn.Module, name: str, drafts: int) -> bool:
+    """MTP layers behind the last decoder layer, as many as config.json names, and buffers that old checkpoints carry and
+    models recompute."""
     patterns = list(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
-    layer = re.search(r"layers\.(\d+)\.", name)
-    if layer and int(layer.group(1)) >= model.config.get_text_config().num_hidden_layers:  # type: ignore[union-attr,operator]
+    layer = re.search(r"(?<!mtp\.)layers\.(\d+)\.", name)
+    count = model.config.get_text_config().num_hidden_layers  # type: ignore[union-attr,operator]
+    if layer and count <= int(layer.group(1)) < count + drafts:
         return True
     return name.endswith("inv_freq") or name.startswith("mtp.") or any(re.search(p, name) for p in patterns)
 
@@ -106,9 +120,7 @@ def _check_complete(
 
 def tied_parameters(model: nn.Module) -> frozenset[str]:
     """Names of the parameters that are another's and need not be on disk, as config.json says."""
-    text = model.config.get_text_config()  # type: ignore[union-attr,operator]  # it is a PreTrainedModel
-    tied = bool(getattr(text, "tie_word_embeddings", False))
-    return frozenset(getattr(model, "all_tied_weights_keys", None) or {}) if tied else frozenset()
+    return frozenset(getattr(model, "all_tied_weights_keys", None) or {})
 
 
 def _listed(names: list[str]) -> str:
@@ -125,12 +137,32 @@ def _check_shapes(
     alone = {parameter: names for parameter, names in sources.items() if placements[names[0]].expert is None}
     # Experts first: their number explains a router's shape, and not the other way round.
     for parameter in [p for p in sources if p not in alone]:
+        if placements[sources[parameter][0]].also:
+            _check_elements(checkpoint, sources[parameter], placements, state)
+            continue
         found = [(checkpoint.tensors[name], placements[name]) for name in sources[parameter]]
         _check_experts(checkpoint, parameter, tuple(state[parameter].shape), found)
     for parameter, names in alone.items():
         want = tuple(state[parameter].shape)
-        if len(names) == 1 and checkpoint.tensors[names[0]].shape != want:
+        if placements[names[0]].pattern:
+            _check_elements(checkpoint, names, placements, state)
+        elif len(names) == 1 and checkpoint.tensors[names[0]].shape != want:
             raise _wrong_shape(checkpoint, checkpoint.tensors[names[0]], want)
+
+
+def _check_elements(
+    checkpoint: Checkpoint, names: list[str], placements: Mapping[str, Placement], state: Mapping[str, torch.Tensor]
+) -> None:
+    """Tensors that are cut, joined or transposed, against all that they become: nothing is added and nothing left."""
+    parameters = placements[names[0]].parameters
+    want = sum(state[parameter].numel() for parameter in parameters)
+    found = sum(prod(checkpoint.tensors[name].shape) for name in names)
+    if found != want:
+        raise SixfoldError(
+            f"{_listed(names)} in {checkpoint.location} hold {found:,} numbers, but config.json says {want:,} for"
+            f" {_listed(list(parameters))}",
+            "correct config.json, or download the checkpoint again",
+        )
 
 
 def _check_experts(

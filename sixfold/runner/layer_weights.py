@@ -45,7 +45,7 @@ class ParameterSource:
     """What one parameter (or buffer) of the model is made of.
 
     pieces: tensors that are parts of it as they are. converter: where there are none, transformers' own conversion of
-    `converted`: (its pattern, on-disk name, shape) of each tensor.
+    `converted`: (its pattern, on-disk name, shape) of each tensor, and first: the first parameter that comes of it.
     """
 
     parameter: str
@@ -54,6 +54,7 @@ class ParameterSource:
     pieces: tuple[Piece, ...] = ()
     converter: Any = None
     converted: tuple[tuple[str, str, tuple[int, ...]], ...] = ()
+    first: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -82,7 +83,8 @@ def parameter_sources(
     places = {name: place for place, name in enumerate(checkpoint.tensors)}
     groups: dict[str, list[str]] = defaultdict(list)
     for name, place in placements.items():
-        groups[place.parameter].append(name)
+        for parameter in place.parameters:
+            groups[parameter].append(name)
     found = {}
     for parameter, names in groups.items():
         meta = state[parameter]
@@ -98,7 +100,9 @@ def parameter_sources(
         else:
             ordered = sorted(names, key=_natural)
             converted = tuple((placements[name].pattern, name, checkpoint.tensors[name].shape) for name in ordered)
-            found[parameter] = ParameterSource(parameter, shape, want, (), converter, converted)
+            found[parameter] = ParameterSource(
+                parameter, shape, want, (), converter, converted, placements[names[0]].parameter
+            )
     return found
 
 
@@ -116,7 +120,7 @@ def _pieces(
     operations = [(type(op).__name__, getattr(op, "dim", None)) for op in converter.operations]
     if operations not in ([("MergeModulelist", 0)], [("MergeModulelist", 0), ("Concatenate", 1)]):
         return ()
-    if any(placements[name].expert is None for name in names):
+    if any(placements[name].expert is None or placements[name].also for name in names):
         return ()
     height = shape[1] // len(converter.source_patterns)
     return tuple(
@@ -184,8 +188,9 @@ def _converted(source: ParameterSource, read_into: ReadInto, model: Any) -> torc
     for pattern, name, shape in source.converted:
         values = torch.empty(shape, dtype=source.dtype)
         read_into(name, values)
-        mapping.add_tensor(source.parameter, name, pattern, values)
-    (value,) = mapping.convert(source.parameter, model=model, config=model.config).values()
+        mapping.add_tensor(source.first, name, pattern, values)
+    made = mapping.convert(source.first, model=model, config=model.config)
+    value = made[source.parameter] if len(made) > 1 else next(iter(made.values()))
     result: torch.Tensor = value[0] if isinstance(value, list) else value
     return result.contiguous()
 
