@@ -15,7 +15,7 @@ from calibration.coverage_map import FILE as MAP
 from calibration.coverage_map import coverage_map
 from calibration.forward_pass.batches import BATCH_TOKENS, batched
 from calibration.forward_pass.coverage import Coverage, coverage_from_json, coverage_of, coverage_to_json, starved_of
-from calibration.forward_pass.layer_pass import run_pass
+from calibration.forward_pass.layer_pass import dtype_of, run_pass
 from calibration.forward_pass.memory import resources
 from calibration.forward_pass.processes import run_on_devices
 from calibration.forward_pass.unfinished import Reached
@@ -69,7 +69,7 @@ def calibration_inputs(source: Source, profile: Calibration) -> dict[str, Any]:
         "source": {"fingerprint": source.checkpoint.fingerprint, "revision": source.checkpoint.revision},
         "profile": profile.model_dump(mode="json"),
         "texts": {file.name: file.digest for file in text_files(profile.texts)},
-        "method": {"dtype": "bfloat16", "batch_tokens": BATCH_TOKENS},
+        "method": {"dtype": str(dtype_of(source)).removeprefix("torch."), "batch_tokens": BATCH_TOKENS},
         "versions": versions(("torch", "transformers")),
     }
 

@@ -23,6 +23,7 @@ from sixfold.artifact.stream import write_files
 from sixfold.artifact.work_folder import Made, begun_mark, check_source, locked, put_in_place, reclaim
 from sixfold.artifact.workspace import PARTIAL, Workspace, digest_of, json_bytes, read_json, write_atomically
 from sixfold.errors import SixfoldError, UsageError
+from sixfold.model.architecture import require_layered
 from sixfold.model.source import Source
 from sixfold.progress import Progress
 from sixfold.recipes.recipe import Calibration, Recipe
@@ -65,6 +66,8 @@ def plan_of(source: Source, recipe: Recipe, statistics: Statistics | None) -> Ex
     _check_keep(source, recipe)
     _check_imatrix(recipe)
     _check_moments(recipe)
+    if needs_statistics(recipe) and recipe.calibration.imatrix is None:
+        require_layered(source.architecture, recipe.name)
     if not is_native(exporter):
         return None
     return with_share(source, cast(Exporter, exporter).plan(source, recipe, statistics))

@@ -86,7 +86,7 @@ def prove(
             largest, differing = 0.0, 0
             for i, (_, batch) in enumerate(batches):
                 with masked(before.model, anatomy, here):
-                    expected = before.run(number, batch, small[i])
+                    expected = before.run(number, batch, small[i], behind=after)
                 small[i] = after.run(number, batch, small[i])
                 whole[i] = before.run(number, batch, whole[i])
                 apart = _apart(expected, small[i])

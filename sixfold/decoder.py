@@ -49,3 +49,10 @@ def decoder_of(model: nn.Module) -> Decoder:
     inside.sort(key=lambda name: (len(lists[name]) != count, name.count(".")))  # type: ignore[arg-type]
     layers = tuple(f"{inside[0]}.{number}" for number in range(len(lists[inside[0]]))) if inside else ()  # type: ignore[arg-type]
     return Decoder(named, layers)
+
+
+def is_run(model: nn.Module, decoder: Decoder, parameter: str) -> bool:
+    """Whether text alone passes through a parameter: all but the towers beside the decoder, and what projects into it."""
+    head = model.get_output_embeddings()  # type: ignore[operator]  # it is a PreTrainedModel
+    inside = next((name for name, module in model.named_modules() if module is head), None)
+    return decoder.holds(parameter) or (inside is not None and parameter.startswith(inside + "."))

@@ -63,6 +63,7 @@ _ALTERNATING = ["linear_attention", "full_attention"] * 2
 CORRECTIONS: dict[str, dict[str, Any]] = {
     "axk1": {"head_dim": 32},
     "axk2": {"head_dim": 32},
+    "bamba": {"mamba_n_heads": 8, "mamba_d_head": 64, "mamba_d_state": 16},
     "cohere_compass_text": {"rope_parameters": {"full_attention": _AXIAL}},
     "cosmos3_edge_text": {"rope_parameters": _AXIAL},
     "dbrx": {
@@ -74,11 +75,12 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
     "deepseek_v2": {"head_dim": 32, "topk_method": "group_limited_greedy", "num_experts_per_tok": TOP_K},
     "dots1": {"n_routed_experts": EXPERTS, "n_shared_experts": 1, "num_experts_per_tok": TOP_K},
     "ernie4_5_vl_moe_text": {
-        "rope_parameters": _AXIAL,
+        "rope_parameters": {**_AXIAL, "mrope_section": [11, 11, 10]},
         "moe_num_experts": EXPERTS,
         "moe_intermediate_size": [256, 128],
         "moe_k": TOP_K,
     },
+    "falcon_h1": {"mamba_d_ssm": 256, "mamba_n_heads": 4, "mamba_d_head": 64, "mamba_d_state": 16},
     "gemma3n_text": {"num_kv_shared_layers": 1, "layer_types": ["sliding_attention", "full_attention"] * 2},
     "gemma4_text": {"enable_moe_block": True, "num_experts": EXPERTS, "top_k_experts": TOP_K, "global_head_dim": 64},
     "gemma4_unified_text": {"global_head_dim": 64},
@@ -119,6 +121,7 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
         "indexer_budget": 4,
         "indexer_compress_ratio": 2,
     },
+    "youtu": {"head_dim": 32},
     "zamba2": {"layers_block_type": _ALTERNATING[:1] * 2 + ["hybrid", "linear_attention"]},
     "zaya": {"num_experts_per_tok": 1},
 }

@@ -36,7 +36,10 @@ from sixfold.runner.layer_runner import LayerRunner, without_logits
 from sixfold.runner.process_group import ALONE, Team
 from sixfold.statistics.statistics import layer_file
 
-DTYPE = torch.bfloat16
+
+def dtype_of(source: Source) -> torch.dtype:
+    """What a pass computes in: BF16, but for families whose forward needs float32."""
+    return torch.float32 if source.architecture.in_float32 else torch.bfloat16
 
 
 def observed_linears(source: Source, layer: int | None) -> list[Linear]:
@@ -56,7 +59,8 @@ def run_pass(
     ahead: bool = True,
     team: Team = ALONE,
 ) -> Reached:
-    """Every token through the model in BF16; one statistics file per layer, and one for what is behind them, in `work`.
+    """Every token through the model, in BF16 where the family allows it; one statistics file per layer, and one for
+    what is behind them, in `work`.
 
     key: digest of all that decides the statistics; what another key left in `work` is not used. ahead: whether the
     next layer is read while one runs. Raises SixfoldError where the ids are not this model's, or its experts were not
@@ -65,7 +69,7 @@ def run_pass(
     left = read_reached(work, key)
     if left is not None and layer_file(None) in left.files:
         return left  # all that was missing is that it be put in place
-    runner = LayerRunner(source, dtype=DTYPE, device=device, ahead=ahead, team=team)
+    runner = LayerRunner(source, dtype=dtype_of(source), device=device, ahead=ahead, team=team)
     _check_ids(runner, batches, source)
     mine = [number for number in range(len(batches.ids)) if team.owns(number)]
     latents = latent_linears(source)
@@ -141,12 +145,12 @@ def _begin(runner: LayerRunner, batches: Batches, work: Path, key: str, team: Te
         if tuple(batch.shape) not in first:
             first[tuple(batch.shape)] = runner.start(batch)
     shapes = [(*shape, *first[shape].shape[2:]) for shape in batches.shapes]
-    left = read_reached(work, key)
+    left = None if runner.hands_on else read_reached(work, key)
     if left is not None:
-        hidden = HiddenStates(work, shapes, DTYPE, left.turn)
+        hidden = HiddenStates(work, shapes, runner.dtype, left.turn)
         if hidden.checksum() == left.checksum:
             return hidden, left
-    hidden = HiddenStates(work, shapes, DTYPE)
+    hidden = HiddenStates(work, shapes, runner.dtype)
     for number, batch in enumerate(batches.ids):
         if team.owns(number):
             hidden.write(number, runner.start(batch))
@@ -187,8 +191,9 @@ def _finished(
 
 
 def _check_complete(observation: Observation, tokens: int, source: Source) -> None:
-    """Every plain site saw each token once; every layer's experts saw some."""
-    seen: Mapping[str, int] = {site: int(a.count.sum()) for site, a in observation.sites.items()}
+    """Every plain site that quantizing reads saw each token once; every layer's experts saw some."""
+    read = {linear.site for linear in source.architecture.linears if linear.quantizable}
+    seen: Mapping[str, int] = {site: int(a.count.sum()) for site, a in observation.sites.items() if site in read}
     for site, count in seen.items():
         if count == 0 or (observation.experts[site] is None and count != tokens):
             raise SixfoldError(

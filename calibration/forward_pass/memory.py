@@ -11,6 +11,7 @@ import torch
 from calibration.forward_pass.batches import BATCH_TOKENS
 from calibration.forward_pass.layer_pass import observed_linears
 from sixfold.errors import SixfoldError
+from sixfold.meta_model import transformers_config
 from sixfold.model.latent_attention import latent_linears
 from sixfold.model.source import Source
 from sixfold.moments import packed_nbytes
@@ -55,9 +56,8 @@ def predict(source: Source, profile: Calibration, *, on_gpu: bool, ahead: bool) 
     statistics = _statistics(source, profile)
     # What a batch needs at once: inputs and outputs of the widest part, and the same in float32 on the CPU.
     activations = tokens * _widest(source) * (2 if on_gpu else 6)
-    config = source.checkpoint.config
-    text = config.get("text_config") or config
-    shape = (profile.samples, profile.length, int(text["hidden_size"]))
+    width = transformers_config(source.checkpoint.config).get_text_config().hidden_size
+    shape = (profile.samples, profile.length, int(width))
     work = max(layer, outside) + statistics + activations
     read = (2 if ahead else 1) * layer
     return PassMemory(
@@ -125,13 +125,13 @@ def _said(available: int | None, allowed: int | None) -> str:
 def _weights(source: Source) -> tuple[int, int]:
     """Bytes in BF16 of the largest decoder layer, and of all that is outside of the layers."""
     layers: Counter[str] = Counter()
-    unrun = set(source.architecture.not_run)
+    unrun = {*source.architecture.not_run, *source.architecture.towers}
     for name, tensor in source.checkpoint.tensors.items():
         if name not in unrun:
-            found = re.search(r"\.layers\.(\d+)\.", name)
+            found = re.search(r"\.(?:layers|h|blocks)\.(\d+)\.", name)
             layers[found[1] if found else ""] += 2 * torch.Size(tensor.shape).numel()
     outside = layers.pop("", 0)
-    return max(layers.values()), outside
+    return max(layers.values(), default=outside), outside
 
 
 def _statistics(source: Source, profile: Calibration) -> int:

@@ -128,6 +128,8 @@ def _notes(architecture: "Architecture") -> list[str]:
         notes.append("lm_head shares the embeddings' weights.")
     if architecture.stacked_experts:
         notes.append("The experts of a layer are stored as one array; only the bf16 exporter supports that.")
+    if architecture.towers:
+        notes.append(f"{len(architecture.towers)} tensors are for pictures or sound, and are carried as they are.")
     if architecture.not_run:
         notes.append(f"{len(architecture.not_run)} tensors are not run by transformers (MTP): kept, no statistics.")
     if architecture.unobserved:

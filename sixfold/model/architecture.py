@@ -9,8 +9,9 @@ from torch import nn
 
 from sixfold.checkpoint.checkpoint import Checkpoint
 from sixfold.checkpoint.config_fields import TOP_K, largest
-from sixfold.decoder import Decoder, decoder_of
+from sixfold.decoder import Decoder, decoder_of, is_run
 from sixfold.errors import SixfoldError
+from sixfold.layered import keeps_norms_in_float32, why_not_layered
 from sixfold.meta_model import meta_model
 from sixfold.model import dataflow
 from sixfold.model.module_map import Placement, map_tensors, tied_parameters
@@ -103,6 +104,9 @@ class Architecture:
     stacked_experts: tensors that hold all experts of a layer as one array on disk (gpt-oss).
     stacks: these layers, as far as transformers runs them through its experts interface.
     not_run: tensors that transformers does not run (MTP layers): never quantized, no statistics.
+    towers: tensors beside the language model, for pictures and sound, and what projects into it: carried as they are.
+    unlayered: why it cannot be calibrated, layer by layer, "" where it can.
+    in_float32: whether its forward runs in float32 alone, since the family keeps its norms so.
     unobserved: why the dataflow could not be derived, "" where it was; no norm is rescaled then.
     """
 
@@ -118,13 +122,16 @@ class Architecture:
     tied_embeddings: bool
     not_run: tuple[str, ...]
     unobserved: str
+    towers: tuple[str, ...] = ()
+    unlayered: str = ""
+    in_float32: bool = False
 
 
 def derive_architecture(checkpoint: Checkpoint) -> Architecture:
     """Raises SixfoldError where transformers does not know the model, or the tensors do not fit the config."""
     model = meta_model(checkpoint, attention="eager")
     placements, not_run = map_tensors(model, checkpoint)
-    flow, unobserved = _trace(model)
+    flow, untraced = _trace(model)
     modules = dict(model.named_modules())
     experts = _experts_per_layer(modules)
     decoder = decoder_of(model)
@@ -158,15 +165,18 @@ def derive_architecture(checkpoint: Checkpoint) -> Architecture:
         stacks=_stacks(placements, experts, decoder),
         tied_embeddings=bool(tied_parameters(model)),
         not_run=not_run,
-        unobserved=unobserved,
+        unobserved="" if untraced is None else f"{type(untraced).__name__}: {untraced}".splitlines()[0],
+        unlayered=why_not_layered(model, decoder, experts, untraced),
+        in_float32=keeps_norms_in_float32(model, decoder),
+        towers=tuple(name for name, place in placements.items() if not is_run(model, decoder, place.parameter)),
     )
 
 
-def _trace(model: nn.Module) -> tuple[dataflow.Dataflow, str]:
+def _trace(model: nn.Module) -> tuple[dataflow.Dataflow, Exception | None]:
     try:
-        return dataflow.trace(model), ""
+        return dataflow.trace(model), None
     except Exception as error:  # a third party's forward: whatever it raises means that it cannot run without data
-        return dataflow.Dataflow(), f"{type(error).__name__}: {error}".splitlines()[0]
+        return dataflow.Dataflow(), error
 
 
 def _experts_per_layer(modules: Mapping[str, nn.Module]) -> dict[str, int]:
@@ -324,6 +334,14 @@ def _norms(
             )
         )
     return tuple(norms)
+
+
+def require_layered(architecture: Architecture, variant: str) -> None:
+    """Raises SixfoldError where a variant needs a calibration that the model does not allow."""
+    if architecture.unlayered:
+        raise SixfoldError(
+            f"{variant} needs a calibration: {architecture.unlayered}", "choose variants that need no calibration"
+        )
 
 
 def require_quantizable(architecture: Architecture, variant: str) -> None:

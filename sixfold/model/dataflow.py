@@ -49,6 +49,30 @@ class Dataflow:
     routers: set[str] = field(default_factory=set)
 
 
+class _WithoutData(TorchDispatchMode):
+    """There is no data to ask. Forwards ask whether a mask is trivial or a batch unpacked: yes."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if _asks(func):
+            return _answer(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def without_data() -> TorchDispatchMode:
+    """While open, a model on the meta device gets an answer where its forward asks for a value."""
+    return _WithoutData()
+
+
+def _asks(func: Any) -> bool:
+    return str(func).rsplit(".", 1)[0] == "aten._local_scalar_dense"
+
+
+def _answer(tensor: torch.Tensor) -> Any:
+    return True if tensor.dtype is torch.bool else 1
+
+
 class _Tracer(TorchDispatchMode):
     def __init__(self, parameters: dict[int, str]) -> None:
         super().__init__()
@@ -100,9 +124,8 @@ class _Tracer(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name = str(func).rsplit(".", 1)[0]
-        if name == "aten._local_scalar_dense":
-            # There is no data to ask. Forwards ask whether a mask is trivial or a batch unpacked: yes.
-            return True if args[0].dtype is torch.bool else 1
+        if _asks(func):
+            return _answer(args[0])
         out = func(*args, **(kwargs or {}))
         tensors = [a for a in _flatten((args, kwargs or {})) if isinstance(a, torch.Tensor)]
         if name in _SAME_VALUES and tensors:

@@ -44,7 +44,7 @@ def role_of(
     if module is model.get_output_embeddings():  # type: ignore[operator]  # it is a PreTrainedModel
         return "lm_head"
     if place.expert is not None:
-        return "expert"
+        return "other" if place.also else "expert"  # of a layer whose experts are dealt out to several routers
     layer = decoder.layer_of(name)
     if layer is None:
         return "other"

@@ -1,7 +1,9 @@
 """What the model's own forward passes to each of its decoder layers besides the hidden states.
 
 Masks, position embeddings and whatever else a family hands to its layers come from transformers' forward itself: it is
-run with every layer replaced by a recorder, which notes how it was called and returns the hidden states unchanged.
+run with every layer replaced by a recorder, which notes how it was called and returns the hidden states unchanged. What
+a layer returns beside them (the tokens that a sparse attention chose, a router's state) is a mark then, which shows in
+the next layer's arguments where it goes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +19,17 @@ from sixfold.errors import SixfoldError
 _REMEDY = "choose variants that need no calibration"
 
 
+RETURNED = (0, 1, 2, 3)
+"""How many things a layer may return as a tuple, 0 for the hidden states alone."""
+
+
+@dataclass(frozen=True)
+class HandedOn:
+    """In a recorded argument: what the layer before returned at this place of its tuple, behind the hidden states."""
+
+    place: int
+
+
 @dataclass(frozen=True)
 class Call:
     """One layer's arguments, without the hidden states. as_keyword: the hidden states are passed by their name."""
@@ -25,35 +38,57 @@ class Call:
     kwargs: Mapping[str, Any]
     as_keyword: bool
 
-    def __call__(self, layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-        """The layer's output. Raises SixfoldError if the layer passes on something besides the hidden states."""
-        # A dict is how a family would pass state from layer to layer; each call gets its own.
-        kwargs = {key: dict(value) if isinstance(value, dict) else value for key, value in self.kwargs.items()}
+    @property
+    def takes(self) -> tuple[int, ...]:
+        """Places of the layer before's tuple that it reads."""
+        return tuple(value.place for value in (*self.args, *self.kwargs.values()) if isinstance(value, HandedOn))
+
+    def __call__(
+        self, layer: nn.Module, hidden: torch.Tensor, handed: Mapping[int, Any] | None = None
+    ) -> tuple[torch.Tensor, tuple[Any, ...]]:
+        """The layer's hidden states, and what else it returns. handed: what the layer before returned at the places that
+        this one `takes`. Raises SixfoldError where layers share state in another way."""
+
+        def given(value: Any) -> Any:
+            # A dict is how a family would pass state from layer to layer; each call gets its own.
+            if isinstance(value, HandedOn):
+                return (handed or {})[value.place]
+            return dict(value) if isinstance(value, dict) else value
+
+        args = [given(value) for value in self.args]
+        kwargs = {key: given(value) for key, value in self.kwargs.items()}
         sizes = {key: len(value) for key, value in kwargs.items() if isinstance(value, dict)}
-        out = layer(**kwargs, hidden_states=hidden) if self.as_keyword else layer(hidden, *self.args, **kwargs)
+        out = layer(**kwargs, hidden_states=hidden) if self.as_keyword else layer(hidden, *args, **kwargs)
         if any(len(kwargs[key]) != size for key, size in sizes.items()):
             raise SixfoldError("the model's layers share state, so they cannot be run one at a time", _REMEDY)
-        result: torch.Tensor = out[0] if isinstance(out, tuple) else out
-        return result
+        return (out[0], tuple(out[1:])) if isinstance(out, tuple) else (out, ())
 
 
 @dataclass(frozen=True)
 class Calls:
-    """hidden: what the first layer reads. layers: one call per layer, in order. output: what the model returned."""
+    """hidden: what the first layer reads. layers: one call per layer, in order. output: what the model returned.
+    length: of RETURNED, what the model takes of its layers."""
 
     hidden: torch.Tensor
     layers: tuple[Call, ...]
     output: Any
+    length: int
 
 
-def record_calls(model: Any, layers: Sequence[nn.Module], ids: torch.Tensor, last: torch.Tensor | None = None) -> Calls:
-    """Run the model's forward on `ids` (int64 [samples, length]) with its layers replaced by recorders.
+def record_calls(
+    model: Any,
+    layers: Sequence[nn.Module],
+    ids: torch.Tensor,
+    last: torch.Tensor | None = None,
+    lengths: Sequence[int] = RETURNED,
+) -> Calls:
+    """Run the model's forward on `ids` (int64 [samples, length]) with its layers standing aside.
 
-    last: what the last layer gives, where the end of the forward is wanted. What is outside of the layers must have its
+    last: what the last layer gives, where the end of the forward is wanted. lengths: to be tried in turn. What is outside of the layers must have its
     weights. Raises SixfoldError where the model computes something between its layers.
     """
-    for as_tuple in (False, True):  # what a layer returns, which the model's forward takes for granted
-        found = _recorded(model, layers, ids, last, as_tuple)
+    for length in lengths:  # which the model's forward takes for granted
+        found = _recorded(model, layers, ids, last, length)
         if found is not None:
             return found
     raise SixfoldError(
@@ -63,8 +98,9 @@ def record_calls(model: Any, layers: Sequence[nn.Module], ids: torch.Tensor, las
 
 
 def _recorded(
-    model: Any, layers: Sequence[nn.Module], ids: torch.Tensor, last: torch.Tensor | None, as_tuple: bool
+    model: Any, layers: Sequence[nn.Module], ids: torch.Tensor, last: torch.Tensor | None, length: int
 ) -> Calls | None:
+    """length: of the tuple that layers return, 0 for the hidden states alone; None where the forward wants another."""
     calls: list[Call] = []
     hiddens: list[torch.Tensor] = []
 
@@ -74,7 +110,7 @@ def _recorded(
         calls.append(Call(() if as_keyword else tuple(args[1:]), kwargs, as_keyword))
         hiddens.append(hidden)
         given = hidden if last is None or len(calls) < len(layers) else last
-        return (given,) if as_tuple else given
+        return (given, *map(HandedOn, range(1, length))) if length else given
 
     with _recording(layers, aside):
         try:
@@ -85,7 +121,7 @@ def _recorded(
             return None
     if len(calls) != len(layers) or any(hidden is not hiddens[0] for hidden in hiddens):
         return None
-    return Calls(hiddens[0], tuple(calls), output)
+    return Calls(hiddens[0], tuple(calls), output, length)
 
 
 @contextmanager

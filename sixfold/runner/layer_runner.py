@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from sixfold.decoder import decoder_of
+from sixfold.decoder import decoder_of, is_run
 from sixfold.errors import SixfoldError
 from sixfold.meta_model import meta_model
 from sixfold.model.module_map import map_tensors
 from sixfold.model.source import Source
-from sixfold.runner.layer_calls import Call, Calls, record_calls, same
+from sixfold.runner.layer_calls import RETURNED, Call, Calls, record_calls, same
 from sixfold.runner.layer_weights import (
     HostBuffers,
     ParameterSource,
@@ -65,6 +65,11 @@ class LayerRunner:
         self._buffers = HostBuffers(pinned=device.type == "cuda")
         self._tells_tokens = False
         self._calls: dict[tuple[int, ...], tuple[Call, ...]] = {}
+        self._handed: dict[tuple[int, bytes], Mapping[int, Any]] = {}
+        self._leading: int | None = None
+        self._lengths: tuple[int, ...] = RETURNED
+        decoder = decoder_of(self.model)
+        self._sources = {name: s for name, s in self._sources.items() if is_run(self.model, decoder, name)}
         self.layer_names = _layer_names(self.model)
         self.layers = [self.model.get_submodule(name) for name in self.layer_names]
         _compute_buffers(self.model, device)
@@ -100,7 +105,8 @@ class LayerRunner:
                 self._buffers.clear()
 
     def start(self, ids: torch.Tensor) -> torch.Tensor:
-        """What the first layer reads of a batch (int64 [samples, length], no padding): [samples, length, hidden]."""
+        """What the first layer reads of a batch (int64 [samples, length], no padding): [samples, length, hidden], with
+        streams before the hidden dimension in families that have several."""
         ids = ids.to(self.device)
         calls = self._record(ids)
         if (shape := tuple(ids.shape)) not in self._calls:
@@ -108,21 +114,56 @@ class LayerRunner:
             others = self._record(torch.where(ids > 0, ids - 1, 1))
             self._tells_tokens |= not same(calls.layers, others.layers)
             self._calls[shape] = calls.layers
-        return calls.hidden
+        shape = tuple(calls.hidden.shape)
+        self._leading = next(n for n in range(len(shape)) if shape[n : n + 2] == tuple(ids.shape))
+        return self._tokens_first(calls.hidden)
 
-    def run(self, layer: int, ids: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    @property
+    def hands_on(self) -> bool:
+        """Whether layers give the next one more than hidden states, so that a run can only begin at the first."""
+        return any(call.takes for calls in self._calls.values() for call in calls)
+
+    def run(
+        self, layer: int, ids: torch.Tensor, hidden: torch.Tensor, behind: "LayerRunner | None" = None
+    ) -> torch.Tensor:
         """The output for the batch `ids`, of whose shape `start` has seen one, of a decoder layer that `each_layer` has
-        just given."""
+        just given.
+
+        behind: the runner whose layer before gave `hidden`, if it was another one.
+        """
         calls = self._record(ids.to(self.device)).layers if self._tells_tokens else self._calls[tuple(ids.shape)]
-        return calls[layer](self.layers[layer], hidden)
+        key = ids.cpu().numpy().tobytes() if self.hands_on else b""
+        handed = (behind or self)._handed.get((layer - 1, key), {})
+        given = {place: value if value is None else value.to(self.device) for place, value in handed.items()}
+        out, beside = calls[layer](self.layers[layer], self._as_model(hidden), given)
+        following = calls[layer + 1].takes if layer + 1 < len(calls) else ()
+        if following:
+            self._handed = {at: values for at, values in self._handed.items() if at[0] >= layer - 1}
+            self._handed[layer, key] = {place: _on_host(beside[place - 1]) for place in following}
+        return self._tokens_first(out)
+
+    def _tokens_first(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[samples, length, ...]: some families put streams of their own before the samples."""
+        count = self._leading or 0
+        return hidden.movedim(tuple(range(count)), tuple(range(2, 2 + count)))
+
+    def _as_model(self, hidden: torch.Tensor) -> torch.Tensor:
+        count = self._leading or 0
+        return hidden.movedim(tuple(range(2, 2 + count)), tuple(range(count)))
 
     def _record(self, ids: torch.Tensor) -> Calls:
         with without_logits(self.model):
-            return record_calls(self.model, self.layers, ids)
+            calls = record_calls(self.model, self.layers, ids, lengths=self._lengths)
+        self._lengths = (calls.length,)
+        return calls
 
     def finish(self, ids: torch.Tensor, hidden: torch.Tensor) -> Any:
         """What the whole model returns for a batch, from the last layer's output."""
-        return record_calls(self.model, self.layers, ids.to(self.device), last=hidden).output
+        if self._leading is None:
+            self.start(ids)
+        return record_calls(
+            self.model, self.layers, ids.to(self.device), last=self._as_model(hidden), lengths=self._lengths
+        ).output
 
     def each_layer(self, begin: int = 0) -> Iterator[tuple[int, nn.Module]]:
         """Every decoder layer from `begin` on with its weights in place, until the next one is asked for."""
@@ -157,6 +198,11 @@ class LayerRunner:
         }
         self.team.share(values[name] for name in sorted(values))
         attach(self.model, values)
+
+
+def _on_host(value: torch.Tensor | None) -> torch.Tensor | None:
+    """Where all batches' values wait for the next layer."""
+    return value if value is None else value.cpu()
 
 
 @contextmanager

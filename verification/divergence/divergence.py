@@ -178,7 +178,9 @@ def _compare(
             rounding.place(None)
         for batch in batches_of(windows.ids, BATCH_TOKENS):
             size = batch.numel()
-            parts = [h[place : place + size].reshape(*batch.shape, -1).to(runner.device) for h in (expected, held)]
+            parts = [
+                h[place : place + size].reshape(*batch.shape, *h.shape[1:]).to(runner.device) for h in (expected, held)
+            ]
             place += size
             p = original.finish(batch, parts[0]).logits.float().log_softmax(-1)
             with ExitStack() as stack:

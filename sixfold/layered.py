@@ -1,0 +1,54 @@
+"""Whether a model can be calibrated: run one decoder layer at a time, with all that it reads in sight.
+
+Asked before any work, of transformers' model without memory, so that a plan promises nothing that an export refuses.
+"""
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import nn
+
+from sixfold.decoder import Decoder
+from sixfold.errors import SixfoldError
+from sixfold.model import dataflow
+from sixfold.runner.layer_calls import record_calls
+
+
+def why_not_layered(model: nn.Module, decoder: Decoder, experts: Collection[str], untraced: Exception | None) -> str:
+    """A sentence without a full stop, "" where nothing is known against it.
+
+    experts: modules of routed experts. untraced: what ended the trace of the model's forward, None where it went through.
+    """
+    kind = type(model).__name__
+    if not decoder.layers:
+        return f"{kind} has no list of its decoder layers, so they cannot be run one at a time"
+    hidden = [name for name in experts if not hasattr(type(model.get_submodule(name)).forward, "__wrapped__")]
+    if hidden:
+        return f"{kind} runs its experts outside of transformers' interface, where what they read cannot be observed"
+    if untraced is not None and not isinstance(untraced, NotImplementedError):  # that is only for want of data
+        return f"transformers' own forward of {kind} does not run as config.json says ({_first_line(untraced)})"
+    layers = [model.get_submodule(name) for name in decoder.layers]
+    try:
+        with dataflow.without_data():
+            record_calls(model, layers, torch.zeros((1, 4), dtype=torch.long, device="meta"))
+    except SixfoldError as error:
+        return error.what
+    except Exception:  # it asks for values that a model without memory does not have
+        return ""
+    return ""
+
+
+def keeps_norms_in_float32(model: Any, decoder: Decoder) -> bool:
+    """Whether the family's decoder layers hold norms in float32 whatever the dtype: their outputs are float32 then, so
+    that the forward runs in no other dtype."""
+    strict = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+    return any(
+        decoder.layer_of(name + ".") is not None and strict & set(name.split("."))
+        for name, module in model.named_modules()
+        if dataflow.is_norm(module)
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200].rstrip(".")
