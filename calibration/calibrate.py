@@ -232,7 +232,7 @@ def moe_layers(
     architecture: Architecture, routed: Mapping[int, tuple[int, ...]], min_tokens: int
 ) -> dict[str, dict[str, Any]]:
     """The manifest's "moe": where experts are, how many, and which saw too few tokens."""
-    names = {moe_of(linear.site): linear.layer for linear in architecture.linears if linear.expert is not None}
+    names = {moe_of(linear.site): linear.layer for linear in architecture.linears if linear.role == "expert"}
     names |= {stack.module: stack.layer for stack in architecture.stacks}
     return {
         name: {"layer": layer, "experts": len(routed[layer]), "starved": starved_of(routed[layer], min_tokens)}

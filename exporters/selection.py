@@ -1,7 +1,7 @@
 """Which Linears an exporter quantizes: the architecture's list, less what the recipe keeps and what does not fit."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +11,18 @@ from sixfold.model.architecture import Linear
 from sixfold.model.source import Source
 from sixfold.name_lists import by_layer, by_pattern
 from sixfold.recipes.recipe import Recipe
+
+KEPT_ROLES: Mapping[str, frozenset[str]] = {
+    "FP8": frozenset(),
+    "NVFP4": frozenset({"mixer"}),
+    "W4A16": frozenset({"mixer"}),
+}
+"""Beginning of a scheme -> roles that stay in BF16 beside those that no format quantizes (sixfold.model.roles).
+
+As in NVIDIA's releases of hybrid models: what a delta net or Mamba layer reads and gives is FP8 where a release is FP8
+or mixed (Qwen3.6-35B-A3B-NVFP4), and in BF16 where the rest is NVFP4 (Qwen3.5-122B-A10B-NVFP4); 4-bit weights of such
+layers are accumulated in their state over the whole sequence.
+"""
 
 
 @dataclass(frozen=True)
@@ -33,9 +45,12 @@ def select(linears: Sequence[Linear], recipe: Recipe, misfit: Callable[[Linear],
     Raises SixfoldError where something does not fit and the recipe says to fail.
     """
     reasons: dict[str, str] = {}
+    kept = next((roles for scheme, roles in KEPT_ROLES.items() if recipe.scheme.startswith(scheme)), frozenset())
     for linear in linears:
         if not linear.quantizable:
             reasons[linear.name] = "never quantized"
+        elif linear.role in kept:
+            reasons[linear.name] = f"{recipe.scheme} leaves out each {linear.role}, as NVIDIA's releases do"
         elif any(re.search(pattern, linear.name) for pattern in recipe.keep):
             reasons[linear.name] = "kept by the recipe"
         elif why := misfit(linear):

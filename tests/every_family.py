@@ -219,11 +219,12 @@ def make_family(model_type: str, folder: Path, **changes: Any) -> Path:
 
 
 def save_tokenizer(folder: Path) -> None:
-    """A token for each byte, cut into words as Qwen cuts them."""
+    """A token for each byte and one merge, cut into words as Qwen cuts them."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     bytes_of = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({text: number for number, text in enumerate(bytes_of)}, []))
+    vocabulary = {text: number for number, text in enumerate([*bytes_of, "th"])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [("t", "h")]))
     words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     split = pre_tokenizers.Split(Regex(words), "isolated")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

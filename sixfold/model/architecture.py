@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from sixfold.checkpoint.checkpoint import Checkpoint
-from sixfold.checkpoint.config_fields import TOP_K, largest
+from sixfold.checkpoint.config_fields import COUNT, TOP_K, largest
 from sixfold.decoder import Decoder, decoder_of, is_run
 from sixfold.errors import SixfoldError
 from sixfold.layered import keeps_norms_in_float32, why_not_layered
@@ -131,17 +131,19 @@ def derive_architecture(checkpoint: Checkpoint) -> Architecture:
     """Raises SixfoldError where transformers does not know the model, or the tensors do not fit the config."""
     model = meta_model(checkpoint, attention="eager")
     placements, not_run = map_tensors(model, checkpoint)
+    text_config = model.config.get_text_config()  # type: ignore[union-attr,operator]  # it is a PreTrainedModel
     flow, untraced = _trace(model)
     modules = dict(model.named_modules())
     experts = _experts_per_layer(modules)
     decoder = decoder_of(model)
+    # Some families run experts as one wide matrix of their own kind (dbrx).
+    unknown_experts = not experts and largest(text_config.to_dict(), COUNT) > 1
     drafts = [
         _linear(name, place, checkpoint, model, modules, experts, flow, decoder)
         for name, place in placements.items()
         if _is_matrix(place, checkpoint.tensors[name].shape, modules)
     ]
     linears = _with_groups(drafts, flow, {place.parameter: name for name, place in placements.items()})
-    text_config = model.config.get_text_config()  # type: ignore[union-attr,operator]  # it is a PreTrainedModel
     return Architecture(
         model_type=str(checkpoint.config["model_type"]),
         layers=len(decoder.layers) or text_config.num_hidden_layers,
@@ -160,7 +162,11 @@ def derive_architecture(checkpoint: Checkpoint) -> Architecture:
             for name, place in placements.items()
             if place.expert is None
             and decoder.layer_of(place.parameter) is not None
-            and (_parent(place.parameter) in experts or _is_stack(place, checkpoint.tensors[name].shape, modules))
+            and (
+                _parent(place.parameter) in experts
+                or _is_stack(place, checkpoint.tensors[name].shape, modules)
+                or (unknown_experts and "experts" in place.parameter.split("."))
+            )
         ),
         stacks=_stacks(placements, experts, decoder),
         tied_embeddings=bool(tied_parameters(model)),

@@ -6,9 +6,9 @@ a layer returns beside them (the tokens that a sparse attention chose, a router'
 the next layer's arguments where it goes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,6 +31,16 @@ class HandedOn:
 
 
 @dataclass(frozen=True)
+class Handed:
+    """What a layer leaves for those behind it. places: of the tuple that it returned, those that the next one takes.
+    state: what all layers until then have put into mappings that the forward hands to each (keys and values that later
+    layers share), by argument. Tensors on the host."""
+
+    places: Mapping[int, Any] = field(default_factory=dict)
+    state: Mapping[str, Mapping[Any, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Call:
     """One layer's arguments, without the hidden states. as_keyword: the hidden states are passed by their name."""
 
@@ -43,25 +53,42 @@ class Call:
         """Places of the layer before's tuple that it reads."""
         return tuple(value.place for value in (*self.args, *self.kwargs.values()) if isinstance(value, HandedOn))
 
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Arguments that are an empty mapping, for layers to leave something in."""
+        return tuple(key for key, value in self.kwargs.items() if isinstance(value, MutableMapping) and not value)
+
     def __call__(
-        self, layer: nn.Module, hidden: torch.Tensor, handed: Mapping[int, Any] | None = None
-    ) -> tuple[torch.Tensor, tuple[Any, ...]]:
-        """The layer's hidden states, and what else it returns. handed: what the layer before returned at the places that
-        this one `takes`. Raises SixfoldError where layers share state in another way."""
-
-        def given(value: Any) -> Any:
-            # A dict is how a family would pass state from layer to layer; each call gets its own.
-            if isinstance(value, HandedOn):
-                return (handed or {})[value.place]
-            return dict(value) if isinstance(value, dict) else value
-
-        args = [given(value) for value in self.args]
-        kwargs = {key: given(value) for key, value in self.kwargs.items()}
-        sizes = {key: len(value) for key, value in kwargs.items() if isinstance(value, dict)}
+        self, layer: nn.Module, hidden: torch.Tensor, handed: Handed, following: "Call | None" = None
+    ) -> tuple[torch.Tensor, Handed]:
+        """The layer's hidden states, and what it leaves. handed: what the layer before left. following: the next call."""
+        args = [_given(value, handed, hidden.device) for value in self.args]
+        kwargs = {key: _given(value, handed, hidden.device) for key, value in self.kwargs.items()}
+        states = {key: type(self.kwargs[key])(_moved(handed.state.get(key, {}), hidden.device)) for key in self.states}
+        kwargs |= states
         out = layer(**kwargs, hidden_states=hidden) if self.as_keyword else layer(hidden, *args, **kwargs)
-        if any(len(kwargs[key]) != size for key, size in sizes.items()):
-            raise SixfoldError("the model's layers share state, so they cannot be run one at a time", _REMEDY)
-        return (out[0], tuple(out[1:])) if isinstance(out, tuple) else (out, ())
+        result, beside = (out[0], out[1:]) if isinstance(out, tuple) else (out, ())
+        places = {place: _moved(beside[place - 1], "cpu") for place in (following.takes if following else ())}
+        known = {key: handed.state.get(key, {}) for key in states}
+        left = {
+            key: {**known[key], **{k: _moved(v, "cpu") for k, v in state.items() if k not in known[key]}}
+            for key, state in states.items()
+        }
+        return result, Handed(places, left)
+
+
+def _given(value: Any, handed: Handed, device: torch.device) -> Any:
+    if isinstance(value, HandedOn):
+        return _moved(handed.places[value.place], device)
+    return dict(value) if isinstance(value, dict) else value
+
+
+def _moved(value: Any, device: "torch.device | str") -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {key: _moved(item, device) for key, item in value.items()}
+    return tuple(_moved(item, device) for item in value) if isinstance(value, (tuple, list)) else value
 
 
 @dataclass(frozen=True)

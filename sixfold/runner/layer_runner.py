@@ -18,7 +18,7 @@ from sixfold.errors import SixfoldError
 from sixfold.meta_model import meta_model
 from sixfold.model.module_map import map_tensors
 from sixfold.model.source import Source
-from sixfold.runner.layer_calls import RETURNED, Call, Calls, record_calls, same
+from sixfold.runner.layer_calls import RETURNED, Call, Calls, Handed, record_calls, same
 from sixfold.runner.layer_weights import (
     HostBuffers,
     ParameterSource,
@@ -65,7 +65,7 @@ class LayerRunner:
         self._buffers = HostBuffers(pinned=device.type == "cuda")
         self._tells_tokens = False
         self._calls: dict[tuple[int, ...], tuple[Call, ...]] = {}
-        self._handed: dict[tuple[int, bytes], Mapping[int, Any]] = {}
+        self._handed: dict[tuple[int, bytes], Handed] = {}
         self._leading: int | None = None
         self._lengths: tuple[int, ...] = RETURNED
         decoder = decoder_of(self.model)
@@ -121,7 +121,7 @@ class LayerRunner:
     @property
     def hands_on(self) -> bool:
         """Whether layers give the next one more than hidden states, so that a run can only begin at the first."""
-        return any(call.takes for calls in self._calls.values() for call in calls)
+        return any(call.takes or call.states for calls in self._calls.values() for call in calls)
 
     def run(
         self, layer: int, ids: torch.Tensor, hidden: torch.Tensor, behind: "LayerRunner | None" = None
@@ -133,13 +133,12 @@ class LayerRunner:
         """
         calls = self._record(ids.to(self.device)).layers if self._tells_tokens else self._calls[tuple(ids.shape)]
         key = ids.cpu().numpy().tobytes() if self.hands_on else b""
-        handed = (behind or self)._handed.get((layer - 1, key), {})
-        given = {place: value if value is None else value.to(self.device) for place, value in handed.items()}
-        out, beside = calls[layer](self.layers[layer], self._as_model(hidden), given)
-        following = calls[layer + 1].takes if layer + 1 < len(calls) else ()
-        if following:
+        handed = (behind or self)._handed.get((layer - 1, key), Handed())
+        following = calls[layer + 1] if layer + 1 < len(calls) else None
+        out, left = calls[layer](self.layers[layer], self._as_model(hidden), handed, following)
+        if self.hands_on:
             self._handed = {at: values for at, values in self._handed.items() if at[0] >= layer - 1}
-            self._handed[layer, key] = {place: _on_host(beside[place - 1]) for place in following}
+            self._handed[layer, key] = left
         return self._tokens_first(out)
 
     def _tokens_first(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -198,11 +197,6 @@ class LayerRunner:
         }
         self.team.share(values[name] for name in sorted(values))
         attach(self.model, values)
-
-
-def _on_host(value: torch.Tensor | None) -> torch.Tensor | None:
-    """Where all batches' values wait for the next layer."""
-    return value if value is None else value.cpu()
 
 
 @contextmanager
