@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt
 
 from exporters.ggml import layout
 from exporters.ggml.compensated import compensated, quantize_compensated
-from exporters.ggml.hyperparameters import Config, as_stated, differences, full_config
+from exporters.ggml.hyperparameters import Config, as_stated, differences
 from exporters.ggml.importance import layer_importance, weighted_linears
 from exporters.ggml.kernels import PLAIN, quantize, type_named
 from exporters.ggml.metadata import PROVENANCE, Importance, has_tokenizer, headers
@@ -27,6 +27,7 @@ from exporters.protocol import Decided, Decisions
 from exporters.rounding.inputs import Inputs
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.errors import SixfoldError, UsageError
+from sixfold.meta_model import completed
 from sixfold.model.gguf_names import gguf_architecture, gguf_tensor_names, latent_halves
 from sixfold.model.source import Source
 from sixfold.name_lists import by_layer, some
@@ -74,7 +75,7 @@ class GgufExporter:
     def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
         checkpoint, preset, options = source.checkpoint, _preset(recipe), _options(recipe)
         arch = gguf_architecture(checkpoint.config)
-        config = full_config(checkpoint.config)
+        config = completed(checkpoint.config)
         tensors = {tensor.name: tensor for tensor in gguf_tensors(config, checkpoint.tensors)}
         matrix = _matrix(source, recipe) if self.needs_statistics(recipe) else None
         weighted = weighted_linears(source).keys() & tensors.keys() if self.needs_statistics(recipe) else set()

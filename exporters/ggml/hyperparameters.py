@@ -120,17 +120,8 @@ ENTRIES: Mapping[str, Entry] = {
 """By llama.cpp's architecture name."""
 
 
-def full_config(config: Config) -> dict[str, Any]:
-    """config.json with every value that transformers would fill in, and every field that it would drop."""
-    from transformers import AutoConfig
-
-    known = {k: v for k, v in config.items() if k not in ("quantization_config", "auto_map")}
-    completed = AutoConfig.for_model(**known).to_dict()
-    return {**{k: v for k, v in known.items() if k not in completed}, **completed}
-
-
 def write_hyperparameters(writer: GGUFWriter, arch: str, config: Config) -> None:
-    """Add all `<arch>.*` keys. config: as from `full_config`. Raises SixfoldError where llama.cpp has no key for it."""
+    """Add all `<arch>.*` keys. config: as from `sixfold.meta_model.completed`. Raises SixfoldError where llama.cpp has no key for it."""
     entry = ENTRIES[arch]
     config = as_stated(arch, config)
     for method, keys in (*_EVERY, *entry.table):

@@ -105,6 +105,7 @@ class Architecture:
     stacks: these layers, as far as transformers runs them through its experts interface.
     not_run: tensors that transformers does not run (MTP layers): never quantized, no statistics.
     towers: tensors beside the language model, for pictures and sound, and what projects into it: carried as they are.
+    tied_copies: (tensor, tensor that config.json ties it to) where both are on disk (lm_head and the embeddings).
     unlayered: why it cannot be calibrated, layer by layer, "" where it can.
     in_float32: whether its forward runs in float32 alone, since the family keeps its norms so.
     unobserved: why the dataflow could not be derived, "" where it was; no norm is rescaled then.
@@ -123,6 +124,7 @@ class Architecture:
     not_run: tuple[str, ...]
     unobserved: str
     towers: tuple[str, ...] = ()
+    tied_copies: tuple[tuple[str, str], ...] = ()
     unlayered: str = ""
     in_float32: bool = False
 
@@ -174,6 +176,7 @@ def derive_architecture(checkpoint: Checkpoint) -> Architecture:
         unobserved="" if untraced is None else f"{type(untraced).__name__}: {untraced}".splitlines()[0],
         unlayered=why_not_layered(model, decoder, experts, untraced),
         in_float32=keeps_norms_in_float32(model, decoder),
+        tied_copies=_tied_copies(model, placements),
         towers=tuple(name for name, place in placements.items() if not is_run(model, decoder, place.parameter)),
     )
 
@@ -204,6 +207,12 @@ def _stacks(
         for module in modules
         if module in experts and (layer := decoder.layer_of(module)) is not None
     )
+
+
+def _tied_copies(model: nn.Module, placements: Mapping[str, Placement]) -> tuple[tuple[str, str], ...]:
+    on_disk = {place.parameter: name for name, place in placements.items()}
+    pairs = getattr(model, "all_tied_weights_keys", None) or {}
+    return tuple((on_disk[one], on_disk[two]) for one, two in pairs.items() if one in on_disk and two in on_disk)
 
 
 def _parent(name: str) -> str:

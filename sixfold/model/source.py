@@ -3,12 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from sixfold.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from sixfold.checkpoint.location import config_alone
+from sixfold.checkpoint.location import config_alone, local_folder
 from sixfold.checkpoint.provenance import Provenance
+from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.model.architecture import Architecture, derive_architecture
 from sixfold.model.bare_config import open_config
+
+_ROWS = 8192  # of two tensors, read at a time to compare them
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,26 @@ def open_source(
             "give the folder of the checkpoint, or its hub id; inspect, plan and budget work on a config.json alone",
         )
     checkpoint = open_checkpoint(model, revision=revision, name=name, provenance=provenance, headers_only=headers_only)
-    return Source(checkpoint, derive_architecture(checkpoint))
+    source = Source(checkpoint, derive_architecture(checkpoint))
+    if not headers_only or local_folder(model) is not None:
+        _check_tied(source)
+    return source
+
+
+def _check_tied(source: Source) -> None:
+    """Raises SixfoldError where config.json ties two tensors that are on disk both, and are not the same: transformers
+    computes with both, vLLM, SGLang and llama.cpp with one."""
+    checkpoint = source.checkpoint
+    for name, other in source.architecture.tied_copies:
+        rows = checkpoint.tensors[name].shape[0]
+        for start in range(0, rows, _ROWS):
+            one, two = (checkpoint.read(TensorSlice(n, start, min(start + _ROWS, rows))) for n in (name, other))
+            if not torch.equal(one, two):
+                raise SixfoldError(
+                    f"{checkpoint.location} holds another {name} than {other}, and its config.json says that the two are"
+                    " one (tie_word_embeddings): transformers uses both, vLLM, SGLang and llama.cpp only the second",
+                    f"set tie_word_embeddings to false if {name} is meant, or remove that tensor",
+                )
 
 
 def describe_source(

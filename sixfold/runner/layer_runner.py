@@ -16,7 +16,7 @@ from torch import nn
 from sixfold.decoder import decoder_of, is_run
 from sixfold.errors import SixfoldError
 from sixfold.meta_model import meta_model
-from sixfold.model.module_map import map_tensors
+from sixfold.model.module_map import map_tensors, tied_parameters
 from sixfold.model.source import Source
 from sixfold.runner.layer_calls import RETURNED, Call, Calls, Handed, record_calls, same
 from sixfold.runner.layer_weights import (
@@ -69,7 +69,10 @@ class LayerRunner:
         self._leading: int | None = None
         self._lengths: tuple[int, ...] = RETURNED
         decoder = decoder_of(self.model)
-        self._sources = {name: s for name, s in self._sources.items() if is_run(self.model, decoder, name)}
+        tied = tied_parameters(self.model)
+        self._sources = {
+            name: s for name, s in self._sources.items() if name not in tied and is_run(self.model, decoder, name)
+        }
         self.layer_names = _layer_names(self.model)
         self.layers = [self.model.get_submodule(name) for name in self.layer_names]
         _compute_buffers(self.model, device)

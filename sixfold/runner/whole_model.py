@@ -45,7 +45,8 @@ def load_model(source: Source, *, dtype: torch.dtype, device: torch.device) -> A
     in_float32 = {name.rsplit(".", 1)[-1] for name in architecture.correction_biases}
     strict = sorted(in_float32 | set(base._keep_in_fp32_modules_strict or ()))
     cls: Any = type(base.__name__, (base,), {"_keep_in_fp32_modules_strict": strict})
-    names = [name for name in checkpoint.tensors if name not in set(architecture.not_run)]
+    left_out = {*architecture.not_run, *(name for name, _ in architecture.tied_copies)}
+    names = [name for name in checkpoint.tensors if name not in left_out]
 
     def read(name: str) -> torch.Tensor:
         shape = checkpoint.tensors[name].shape

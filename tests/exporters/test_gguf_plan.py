@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from exporters.ggml.hyperparameters import full_config
 from exporters.gguf import EXPORTER
 from sixfold.errors import SixfoldError, UsageError
+from sixfold.meta_model import completed
 from sixfold.model.gguf_names import GGUF_ARCHITECTURES, gguf_tensor_names
 from sixfold.model.source import open_source
 from tests.exporters.gguf_tools import (
@@ -199,7 +199,7 @@ def test_a_hole_in_the_experts_is_refused(tmp_path: Path) -> None:
     from sixfold.checkpoint.checkpoint import SourceTensor
 
     tensors = {name: SourceTensor(name, "BF16", (4, 4), 32) for name in names}
-    config = full_config({"model_type": "qwen3_moe", "num_hidden_layers": 1})
+    config = completed({"model_type": "qwen3_moe", "num_hidden_layers": 1})
     with pytest.raises(SixfoldError, match=r"blk.0.ffn_down_exps.weight has 2 experts, but none with index 1"):
         gguf_tensors(config, tensors)
 

@@ -7,9 +7,10 @@ import gguf
 import numpy as np
 import pytest
 
-from exporters.ggml.hyperparameters import as_stated, full_config, write_hyperparameters
+from exporters.ggml.hyperparameters import as_stated, write_hyperparameters
 from exporters.ggml.metadata import file_type
 from exporters.ggml.type_mix import PRESETS, Shape, file_order, tensor_types
+from sixfold.meta_model import completed
 from sixfold.model.gguf_names import GGUF_ARCHITECTURES
 from tests.exporters.llama_cpp import run
 
@@ -74,7 +75,7 @@ def config_of(case: dict[str, Any]) -> dict[str, Any]:
             case["model_type"], "num_local_experts"
         )
         stated[key] = case["experts"]
-    return full_config(stated)
+    return completed(stated)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from sixfold.model.module_map import transformers_config
+from sixfold.meta_model import completed
 from sixfold.model.source import Source
 from verification.reading.gguf_blocks import GgufWeights
 from verification.reading.gguf_file import Gguf
@@ -27,7 +27,6 @@ class GgufSubject:
         """The source's config.json with transformers' defaults for what it leaves out; {} without a source."""
         if self.source is None:
             return {}
-        dropped = ("quantization_config", "auto_map")
-        known = {k: v for k, v in self.source.checkpoint.config.items() if k not in dropped}
-        completed = transformers_config(known).to_dict()
-        return {**completed, **{k: v for k, v in known.items() if v is not None or k not in completed}}
+        stated = self.source.checkpoint.config
+        filled = completed(stated)
+        return {**filled, **{k: v for k, v in stated.items() if v is not None and not isinstance(v, Mapping)}}
