@@ -27,8 +27,8 @@ from exporters.protocol import Decided, Decisions
 from exporters.rounding.inputs import Inputs
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.meta_model import completed
 from sixfold.model.gguf_names import gguf_architecture, gguf_tensor_names, latent_halves
+from sixfold.model.meta_model import completed
 from sixfold.model.source import Source
 from sixfold.name_lists import by_layer, some
 from sixfold.recipes.recipe import Recipe

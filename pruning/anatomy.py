@@ -15,7 +15,7 @@ from torch import nn
 from sixfold.checkpoint.checkpoint import Checkpoint
 from sixfold.checkpoint.config_fields import CHOSEN_GROUPS, GROUPS, TOP_K, Key, count_keys, largest, with_counts
 from sixfold.errors import SixfoldError
-from sixfold.meta_model import meta_model
+from sixfold.model.meta_model import meta_model
 from sixfold.model.module_map import Placement, map_tensors
 from sixfold.model.source import Source
 

@@ -1,8 +1,8 @@
 """Every family through every stage, and what became of it: `python -m tests.family_sweep [FAMILY]...`.
 
-A cell is "made" or "ok", a sentence that refuses ("refused"), or a defect: a finding about a sound artifact ("FALSE"), an
-export that fails where `plan` promised it ("BROKEN PROMISE"), or an error that is no sentence ("TRACEBACK"). The table is followed by every sentence
-once, with the families that it was said of.
+A cell is "made" or "ok", a sentence that refuses ("refused"), or a defect: a finding about a sound artifact
+("FALSE"), an export that fails where `plan` promised it ("BROKEN PROMISE"), or an error that is no sentence
+("TRACEBACK"). The table is followed by every sentence once, with the families that it was said of.
 """
 
 import sys

@@ -11,8 +11,8 @@ import torch
 from calibration.forward_pass.batches import BATCH_TOKENS
 from calibration.forward_pass.layer_pass import observed_linears
 from sixfold.errors import SixfoldError
-from sixfold.meta_model import transformers_config
 from sixfold.model.latent_attention import latent_linears
+from sixfold.model.meta_model import transformers_config
 from sixfold.model.source import Source
 from sixfold.moments import packed_nbytes
 from sixfold.recipes.recipe import Calibration

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sixfold.errors import SixfoldError
-from sixfold.meta_model import transformers_config
+from sixfold.model.meta_model import transformers_config
 
 _NESTED = ("text_config", "llm_config", "language_config", "thinker_config")
 """Where a composite (multimodal) config keeps the decoder's."""

@@ -121,7 +121,10 @@ ENTRIES: Mapping[str, Entry] = {
 
 
 def write_hyperparameters(writer: GGUFWriter, arch: str, config: Config) -> None:
-    """Add all `<arch>.*` keys. config: as from `sixfold.meta_model.completed`. Raises SixfoldError where llama.cpp has no key for it."""
+    """Add all `<arch>.*` keys. config: as from `sixfold.model.meta_model.completed`.
+
+    Raises SixfoldError where llama.cpp has no key for something.
+    """
     entry = ENTRIES[arch]
     config = as_stated(arch, config)
     for method, keys in (*_EVERY, *entry.table):

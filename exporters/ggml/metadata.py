@@ -75,7 +75,8 @@ def headers(
     tokenizer_pre: str | None,
     importance: Importance | None,
 ) -> list[bytes]:
-    """The bytes before the data of each file, padded to ALIGNMENT. config: as from `sixfold.meta_model.completed`.
+    """The bytes before the data of each file, padded to ALIGNMENT. config: as from
+    `sixfold.model.meta_model.completed`.
 
     The keys are in the first file; the others of a split model have the split's own keys alone.
     """

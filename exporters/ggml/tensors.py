@@ -42,7 +42,7 @@ def expert_of(name: str) -> int | None:
 
 
 def gguf_tensors(config: Config, tensors: Mapping[str, SourceTensor]) -> list[Tensor]:
-    """All tensors of the file. config: as from `sixfold.meta_model.completed`.
+    """All tensors of the file. config: as from `sixfold.model.meta_model.completed`.
 
     Raises SixfoldError where the architecture, a tensor or a hole in a stack of experts does not allow a GGUF file.
     """

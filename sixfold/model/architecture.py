@@ -9,11 +9,11 @@ from torch import nn
 
 from sixfold.checkpoint.checkpoint import Checkpoint
 from sixfold.checkpoint.config_fields import COUNT, TOP_K, largest
-from sixfold.decoder import Decoder, decoder_of, is_run
 from sixfold.errors import SixfoldError
-from sixfold.layered import keeps_norms_in_float32, why_not_layered
-from sixfold.meta_model import meta_model
 from sixfold.model import dataflow
+from sixfold.model.decoder import Decoder, decoder_of, is_run
+from sixfold.model.layer_by_layer import keeps_norms_in_float32, why_not_layered
+from sixfold.model.meta_model import meta_model
 from sixfold.model.module_map import Placement, map_tensors, tied_parameters
 from sixfold.model.roles import QUANTIZED_ROLES, is_recurrent, role_of
 

@@ -22,7 +22,7 @@ from sixfold.checkpoint.provenance import Provenance, read_provenance
 from sixfold.checkpoint.safetensors_header import TORCH_DTYPES, tensor_nbytes
 from sixfold.checkpoint.source_encodings import check_quantization
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.meta_model import meta_model, transformers_config
+from sixfold.model.meta_model import meta_model, transformers_config
 from sixfold.model.module_map import tied_parameters
 
 _CORRECTION_BIAS = re.compile(r"correction_bias$")

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 
 from torch import nn
 
-from sixfold.decoder import Decoder
+from sixfold.model.decoder import Decoder
 from sixfold.model.module_map import Placement
 
 QUANTIZED_ROLES = frozenset({"attention", "mixer", "mlp", "expert", "shared_expert"})

@@ -54,7 +54,7 @@ def _check_tied(source: Source) -> None:
             one, two = (checkpoint.read(TensorSlice(n, start, min(start + _ROWS, rows))) for n in (name, other))
             if not torch.equal(one, two):
                 raise SixfoldError(
-                    f"{checkpoint.location} holds another {name} than {other}, and its config.json says that the two are"
+                    f"{checkpoint.location} holds another {name} than {other}, and its config.json says the two are"
                     " one (tie_word_embeddings): transformers uses both, vLLM, SGLang and llama.cpp only the second",
                     f"set tie_word_embeddings to false if {name} is meant, or remove that tensor",
                 )

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from sixfold.decoder import decoder_of, is_run
 from sixfold.errors import SixfoldError
-from sixfold.meta_model import meta_model
+from sixfold.model.decoder import decoder_of, is_run
+from sixfold.model.layer_calls import RETURNED, Call, Calls, Handed, record_calls, same
+from sixfold.model.meta_model import meta_model
 from sixfold.model.module_map import map_tensors, tied_parameters
 from sixfold.model.source import Source
-from sixfold.runner.layer_calls import RETURNED, Call, Calls, Handed, record_calls, same
 from sixfold.runner.layer_weights import (
     HostBuffers,
     ParameterSource,

@@ -9,7 +9,7 @@ import torch
 
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError
-from sixfold.meta_model import meta_model
+from sixfold.model.meta_model import meta_model
 from sixfold.model.source import Source
 from sixfold.runner.available_memory import available_memory
 from sixfold.sizes import size

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from exporters.gguf import EXPORTER
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.meta_model import completed
 from sixfold.model.gguf_names import GGUF_ARCHITECTURES, gguf_tensor_names
+from sixfold.model.meta_model import completed
 from sixfold.model.source import open_source
 from tests.exporters.gguf_tools import (
     byte_level_tokenizer,

@@ -10,8 +10,8 @@ import pytest
 from exporters.ggml.hyperparameters import as_stated, write_hyperparameters
 from exporters.ggml.metadata import file_type
 from exporters.ggml.type_mix import PRESETS, Shape, file_order, tensor_types
-from sixfold.meta_model import completed
 from sixfold.model.gguf_names import GGUF_ARCHITECTURES
+from sixfold.model.meta_model import completed
 from tests.exporters.llama_cpp import run
 
 # Sizes that the mix depends on, and nothing else: real layer counts with matrices of two rows.

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sixfold.meta_model import transformers_config
+from sixfold.model.meta_model import transformers_config
 from verification.finding import Finding
 from verification.reading.folder import CONFIG, MODELOPT_CONFIG
 from verification.reading.subject import Subject

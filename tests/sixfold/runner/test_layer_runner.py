@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from sixfold.errors import SixfoldError
+from sixfold.model.layer_calls import record_calls
 from sixfold.model.source import open_source
 from sixfold.runner import layer_runner
-from sixfold.runner.layer_calls import record_calls
 from sixfold.runner.layer_runner import LayerRunner, batches_of
 from sixfold.runner.whole_model import load_model
 from tests.families import FAMILIES, make_family

@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from sixfold.decoder import Decoder
 from sixfold.errors import SixfoldError
 from sixfold.model import dataflow
-from sixfold.runner.layer_calls import record_calls
+from sixfold.model.decoder import Decoder
+from sixfold.model.layer_calls import record_calls
 
 
 def why_not_layered(model: nn.Module, decoder: Decoder, experts: Collection[str], untraced: Exception | None) -> str:
     """A sentence without a full stop, "" where nothing is known against it.
 
-    experts: modules of routed experts. untraced: what ended the trace of the model's forward, None where it went through.
+    experts: modules of routed experts. untraced: what ended the trace of the model's forward, None where it went
+    through.
     """
     kind = type(model).__name__
     if not decoder.layers:

@@ -61,7 +61,7 @@ class Call:
     def __call__(
         self, layer: nn.Module, hidden: torch.Tensor, handed: Handed, following: "Call | None" = None
     ) -> tuple[torch.Tensor, Handed]:
-        """The layer's hidden states, and what it leaves. handed: what the layer before left. following: the next call."""
+        """The layer's hidden states, and what it leaves. handed: what the one before left. following: the next call."""
         args = [_given(value, handed, hidden.device) for value in self.args]
         kwargs = {key: _given(value, handed, hidden.device) for key, value in self.kwargs.items()}
         states = {key: type(self.kwargs[key])(_moved(handed.state.get(key, {}), hidden.device)) for key in self.states}
@@ -111,8 +111,9 @@ def record_calls(
 ) -> Calls:
     """Run the model's forward on `ids` (int64 [samples, length]) with its layers standing aside.
 
-    last: what the last layer gives, where the end of the forward is wanted. lengths: to be tried in turn. What is outside of the layers must have its
-    weights. Raises SixfoldError where the model computes something between its layers.
+    last: what the last layer gives, where the end of the forward is wanted. lengths: to be tried in turn. What is
+    outside of the layers must have its weights. Raises SixfoldError where the model computes something between its
+    layers.
     """
     for length in lengths:  # which the model's forward takes for granted
         found = _recorded(model, layers, ids, last, length)

@@ -46,13 +46,13 @@ def decoder_of(model: nn.Module) -> Decoder:
     if not inside:  # some families give their head for a decoder
         named, inside = "", list(lists)
     count = model.config.get_text_config().num_hidden_layers  # type: ignore[union-attr,operator]
-    inside.sort(key=lambda name: (len(lists[name]) != count, name.count(".")))  # type: ignore[arg-type]
-    layers = tuple(f"{inside[0]}.{number}" for number in range(len(lists[inside[0]]))) if inside else ()  # type: ignore[arg-type]
+    inside.sort(key=lambda name: (len(lists[name]) != count, name.count(".")))
+    layers = tuple(f"{inside[0]}.{number}" for number in range(len(lists[inside[0]]))) if inside else ()
     return Decoder(named, layers)
 
 
 def is_run(model: nn.Module, decoder: Decoder, parameter: str) -> bool:
-    """Whether text alone passes through a parameter: all but the towers beside the decoder, and what projects into it."""
+    """Whether text alone passes through a parameter: all but the towers beside the decoder, and their projectors."""
     head = model.get_output_embeddings()  # type: ignore[operator]  # it is a PreTrainedModel
     inside = next((name for name, module in model.named_modules() if module is head), None)
     return decoder.holds(parameter) or (inside is not None and parameter.startswith(inside + "."))

@@ -1,4 +1,4 @@
-"""transformers' own model of a checkpoint, built without memory: of the class that its config.json and tensors speak of."""
+"""transformers' own model of a checkpoint, built without memory: of the class that its config.json and tensors name."""
 
 from collections.abc import Mapping
 from typing import Any
