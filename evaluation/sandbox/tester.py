@@ -1,0 +1,95 @@
+"""Runs one problem's tests, in a process of its own outside the sandbox, against code that runs inside.
+
+The tests see a function that hands its arguments to the sandbox and its result back, as plain data. The verdict is this
+process's, which foreign code shares neither memory nor a descriptor with: there is no token that it could steal. The
+tests find the definitions of the prompt (HumanEval has three problems whose tests call a helper from it), not those of
+the answer.
+
+Usage: on standard input one line, {"worker": what the sandbox is to run, see inside/worker.py, "preamble", "test", "calls",
+"answers", "parent"}, descriptors and a process; one line goes to standard output, ["passed" | "failed" | "refused", why].
+"""
+
+import os
+import random
+import sys
+from typing import Any, BinaryIO
+
+from evaluation.sandbox.inside.limits import limit
+from evaluation.sandbox.inside.parent import die_with_parent
+from evaluation.sandbox.inside.values import LONGEST, NotPlain, line_of, value_of
+from evaluation.sandbox.inside.worker import READY
+
+
+class Ended(Exception):
+    """The sandbox does not answer any more."""
+
+
+class Raised(Exception):
+    """The code raised where it was called; says what."""
+
+
+class Refused(Exception):
+    """The sandbox could not be closed; says why."""
+
+
+class Candidate:
+    """The function under test. called: how often."""
+
+    def __init__(self, calls: BinaryIO, answers: BinaryIO) -> None:
+        self.calls, self.answers, self.called = calls, answers, 0
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.called += 1
+        try:
+            self.calls.write(line_of(list(arguments)))
+        except OSError as error:
+            raise Ended from error
+        kind, value = self.read()
+        if kind == "value":
+            return value
+        raise Raised(str(value)[:100])
+
+    def read(self) -> tuple[str, Any]:
+        line = self.answers.readline(LONGEST + 1)
+        if not line:
+            raise Ended
+        found = value_of(line)
+        if not (isinstance(found, list) and len(found) == 2 and isinstance(found[0], str)):
+            raise NotPlain("an answer is no value")
+        return found[0], found[1]
+
+
+def verdict(job: dict[str, Any]) -> list[str]:
+    calls, answers = os.fdopen(job["calls"], "wb", buffering=0), os.fdopen(job["answers"], "rb")
+    candidate = Candidate(calls, answers)
+    try:
+        calls.write(line_of(job["worker"]))
+        kind, reason = candidate.read()
+        if kind != READY:
+            raise Refused(str(reason))
+        names: dict[str, Any] = {"__name__": "tests"}
+        random.seed(0)  # some tests draw their arguments
+        exec(compile(job["preamble"] + "\n\n" + job["test"], "<tests>", "exec"), names)
+        names["check"](candidate)
+    except Refused as error:
+        return ["refused", str(error)]
+    except AssertionError:
+        return ["failed", "a wrong result"]
+    except (Ended, BrokenPipeError):
+        return ["failed", "the program ended"]
+    except NotPlain as error:
+        return ["failed", str(error)]
+    except Raised as error:
+        return ["failed", f"raised {error}"]
+    except Exception as error:  # a result of another type than the test reckons with
+        return ["failed", f"a result that the test cannot take ({type(error).__name__})"]
+    return ["passed", ""] if candidate.called else ["failed", "the test never called it"]
+
+
+def main() -> None:
+    die_with_parent()
+    job = value_of(sys.stdin.buffer.readline())
+    if os.getppid() != job["parent"]:
+        return
+    limit()  # of results that take long to compare
+    sys.stdout.buffer.write(line_of(verdict(job)))
