@@ -24,6 +24,7 @@ COMMANDS = (
     "calibrate",
     "export",
     "verify",
+    "evaluate",
     "suggest",
     "budget",
     "card",

@@ -7,6 +7,7 @@ import email.utils
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -158,20 +159,18 @@ def _said(choice: Mapping[str, Any]) -> tuple[Any, str]:
         return None, ""
     content = message.get("content")
     content = "" if content is None else content  # all of it was thinking, or a call of a tool
-    thinking = next((t for k in ("reasoning_content", "reasoning") if isinstance(t := message.get(k), str) and t), "")
+    stated = [message.get(name) for name in ("reasoning_content", "reasoning")]
     if not isinstance(content, str):
         return None, ""
     text, within = without_thinking(content)
-    return text, thinking or within
+    return text, next((thinking for thinking in stated if isinstance(thinking, str) and thinking), within)
 
 
 def _asked_to_wait(response: httpx.Response) -> float | None:
     """Retry-After, in seconds or as a date (RFC 9110, 10.2.3)."""
     stated = response.headers.get("retry-after", "").strip()
-    try:
+    with suppress(ValueError):
         return max(0.0, float(stated))
-    except ValueError:
-        pass
     try:
         return max(0.0, (email.utils.parsedate_to_datetime(stated) - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError):

@@ -32,6 +32,9 @@ class Patience:
     longest: float = 60.0
 
 
+PATIENCE = Patience()
+
+
 def patiently(
     attempt: Callable[[], Result], patience: Patience, stop: threading.Event, gone: Callable[[], str]
 ) -> tuple[Result, int]:

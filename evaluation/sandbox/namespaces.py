@@ -1,8 +1,8 @@
 """Starts a program where it sees no network, no other process and no file but those that it is shown, read-only.
 
-What bubblewrap does, for machines without it: user, mount, PID, network, IPC and UTS namespaces; a root on a small tmpfs
-with what is shown mounted into it; an empty /tmp; no /proc; no capability left. Root becomes nobody first: its processes
-would not be counted against RLIMIT_NPROC.
+What bubblewrap does, for machines without it: user, mount, PID, network, IPC and UTS namespaces; a root on a small
+tmpfs with what is shown mounted into it; an empty /tmp; no /proc; no capability left. Root becomes nobody first: its
+processes would not be counted against RLIMIT_NPROC.
 
 Arguments: SHOWN... -- PROGRAM ARGUMENT...; SHOWN are "path=where" or, for an empty folder in place of
 one that is shown, "=where". Exit code 125 where the machine does not allow it, and one line on stderr says why. Killing

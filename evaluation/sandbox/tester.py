@@ -5,8 +5,9 @@ process's, which foreign code shares neither memory nor a descriptor with: there
 tests find the definitions of the prompt (HumanEval has three problems whose tests call a helper from it), not those of
 the answer.
 
-Usage: on standard input one line, {"worker": what the sandbox is to run, see inside/worker.py, "preamble", "test", "calls",
-"answers", "parent"}, descriptors and a process; one line goes to standard output, ["passed" | "failed" | "refused", why].
+On standard input comes one line, {"worker", "preamble", "test", "calls", "answers", "parent"}: what the sandbox is to
+run (see inside/worker.py), two descriptors and a process; one line goes to standard output, ["passed" | "failed" |
+"refused", why].
 """
 
 import os

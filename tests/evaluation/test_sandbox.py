@@ -74,7 +74,7 @@ HOSTILE = {
     "exit at once": "import os\nos._exit(0)\n",
     "sys.exit": "import sys\nsys.exit(0)\n",
     "always equal": "class Yes:\n    def __eq__(self, o): return True\ndef add(a, b): return Yes()\n",
-    "an int that is always equal": "class Yes(int):\n    def __eq__(self, o): return True\ndef add(a, b): return Yes(7)\n",
+    "an int that is always equal": "class Y(int):\n    def __eq__(self, o): return True\ndef add(a, b): return Y(7)\n",
     "patched assert": "import builtins\nbuiltins.AssertionError = Exception\n__debug__ = 0\ndef add(a, b): return 0\n",
     "patched check": (
         "import sys, __main__\ndef check(candidate): pass\n__main__.check = check\n"
@@ -124,8 +124,7 @@ def test_what_takes_for_ever_is_ended(sandbox: Isolation) -> None:
         "import time\ntime.sleep(600)\n",
         "def add(a, b):\n    while True: print('x' * 10000)\n",
         "import threading, time\nthreading.Thread(target=time.sleep, args=(600,)).start()\ntime.sleep(600)\n",
-        "import signal, time\nfor n in range(1, 60):\n"
-        "    try: signal.signal(n, signal.SIG_IGN)\n    except (OSError, ValueError): pass\ntime.sleep(600)\n",
+        "import signal, time\nsignal.signal(15, signal.SIG_IGN)\nsignal.signal(2, signal.SIG_IGN)\ntime.sleep(600)\n",
     ):
         started = time.monotonic()
         assert judged(program, sandbox, seconds=2) == Verdict(False, "out of time")
@@ -234,8 +233,8 @@ def test_forced_it_still_has_limits_and_the_filter() -> None:
 
 
 PLAIN = [
-    None, True, 0, -5, 1 << 70, 0.1, float("inf"), "", "\ud800 ø", [], [1, [2.0]], (), (1, (2,)), {}, {1: "a", (1, 2): []},
-    {1, 2}, frozenset({"a"}), 1 + 2j, b"x", bytearray(b"y"), {"tuple": [1]},
+    None, True, 0, -5, 1 << 70, 0.1, float("inf"), "", "\ud800 ø", [], [1, [2.0]], (), (1, (2,)), {},
+    {1: "a", (1, 2): []}, {1, 2}, frozenset({"a"}), 1 + 2j, b"x", bytearray(b"y"), {"tuple": [1]},
 ]  # fmt: skip
 
 

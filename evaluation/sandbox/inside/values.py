@@ -6,6 +6,7 @@ equals nothing but itself.
 """
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 LONGEST = 8 << 20
@@ -73,11 +74,13 @@ def _decoded(value: Any) -> Any:
         return [_decoded(item) for item in value]
     if not isinstance(value, dict):
         return value
-    ((kind, held),) = value.items()
-    return _KINDS[kind](held)
+    if len(value) != 1:
+        raise ValueError("no value")
+    kind = next(iter(value))
+    return _KINDS[kind](value[kind])
 
 
-_KINDS = {
+_KINDS: dict[str, Callable[[Any], Any]] = {
     "int": lambda held: int(held, 16),
     "tuple": lambda held: tuple(_decoded(item) for item in held),
     "dict": lambda held: {_decoded(key): _decoded(item) for key, item in held},

@@ -1,0 +1,296 @@
+"""sixfold evaluate: benchmarks and answers through an engine, with their method."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.options import json_option
+from cli.terminal import heading, print_json, print_table, progress
+
+if TYPE_CHECKING:
+    from evaluation.collect import Settings
+    from evaluation.evaluate import Job
+    from evaluation.provider import Provider
+    from evaluation.subject import Subject
+
+_TASKS = ("humaneval", "humaneval-raw", "gsm8k", "answers")
+_SHOWN = 8
+
+
+@click.command(
+    short_help="Measure benchmarks and answers that end, by an engine.",
+    epilog="Example: sixfold evaluate artifacts/m/m-GGUF/m-Q4_K_M.gguf --baseline artifacts/m/m-BF16 --max-tokens 2048",
+)
+@click.argument("artifact", metavar="[FOLDER|FILE.gguf]", required=False, type=click.Path(path_type=Path))
+@click.option("--endpoint", default="", metavar="URL", help="OpenAI-compatible endpoint that serves it, up to /v1.")
+@click.option("--model", default="", metavar="NAME", help="Of an endpoint: the model's name, where it has several.")
+@click.option(
+    "--api-key-env", default="", metavar="NAME", help="Of an endpoint: environment variable that holds its key."
+)
+@click.option(
+    "--baseline",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER|FILE.gguf",
+    help="Compare with this one, asked in the same way; by default with the model's BF16 variant, if it was.",
+)
+@click.option(
+    "--task", "tasks", multiple=True, type=click.Choice(_TASKS), help="What to ask; repeatable. Not gsm8k by default."
+)
+@click.option("--max-tokens", type=click.IntRange(min=1), default=4096, show_default=True, help="Cap on an answer.")
+@click.option("--temperature", type=click.FloatRange(min=0), help="0 by default, and 0.7 for answers that end.")
+@click.option(
+    "--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Answers to each problem (pass@k)."
+)
+@click.option("--answers", type=click.IntRange(min=1), default=240, show_default=True, help="How many must end.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the first sample.")
+@click.option("--problems", type=click.IntRange(min=1), metavar="N", help="Only the first N of each benchmark.")
+@click.option(
+    "--concurrency",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Requests at a time; 1 where the engine is started here, else 4.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=600,
+    show_default=True,
+    help="Seconds for one answer.",
+)
+@click.option(
+    "--price",
+    nargs=2,
+    type=click.FloatRange(min=0),
+    metavar="IN OUT",
+    help="Of a million tokens of prompts and of answers.",
+)
+@click.option(
+    "--max-more-looping",
+    type=click.FloatRange(min=0, max=1),
+    metavar="SHARE",
+    help="Gate on the difference to the baseline; its recipe's by default.",
+)
+@click.option(
+    "--max-fewer-ended",
+    type=click.FloatRange(min=0, max=1),
+    metavar="SHARE",
+    help="Gate on the difference to the baseline; its recipe's by default.",
+)
+@click.option(
+    "--results",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Where results go; beside the artifact by default.",
+)
+@click.option("--unsafe", is_flag=True, help="Run model-written code also where this machine cannot isolate it.")
+@json_option
+def command(artifact: Path | None, endpoint: str, baseline: Path | None, as_json: bool, **options: Any) -> int:
+    """Ask a model, and write evaluation.json beside it.
+
+    HumanEval in three numbers: strict (an answer that was cut off at the cap fails), on completed problems, and raw
+    completion; and the share of sampled answers that end by themselves or run in a loop. A GGUF file is run by
+    llama-server, a folder by vLLM where it is installed, else by transformers; or whatever runs it answers at
+    --endpoint. Every answer is kept, and a run that was stopped goes on where it was. What a model writes is run in a
+    sandbox without network or files. Exit code 3 where a gate fails.
+    """
+    from evaluation.evaluate import evaluate
+    from sixfold.checkpoint.location import check_artifact
+    from sixfold.errors import UsageError
+
+    if artifact is None and not endpoint:
+        raise UsageError("there is nothing to evaluate", "name an artifact, or an --endpoint")
+    for path in (artifact, baseline):
+        if path is not None:
+            check_artifact(path)
+    job = _job(artifact, endpoint, options)
+    compared = None
+    if baseline is not None:
+        compared = evaluate(_job(baseline, "", {**options, "results": None}), progress, None, {})
+    elif job.subject.path is not None:
+        compared = _sibling(job.subject)
+    found = evaluate(job, progress, compared, _gates(job.subject, options))
+    if job.subject.manifest:
+        _show_in_cards(job.subject, quiet=as_json)
+    if as_json:
+        print_json(found)
+    else:
+        _print(found, job)
+    return 0 if found["passed"] else 3
+
+
+def _job(artifact: Path | None, url: str, options: Mapping[str, Any]) -> "Job":
+    from evaluation.collect import Settings
+    from evaluation.evaluate import Job
+    from evaluation.sandbox.isolation import isolation, unisolated
+    from evaluation.subject import served, subject_at
+    from evaluation.tasks import DEFAULT, TASKS
+
+    settings = Settings(
+        max_tokens=options["max_tokens"],
+        temperature=options["temperature"],
+        seed=options["seed"],
+        samples=options["samples"],
+        answers=options["answers"],
+        problems=options["problems"],
+    )
+    provider = _endpoint(url, options) if url else _engine(artifact, settings, options)
+    results = options["results"]
+    if artifact is not None:
+        subject = subject_at(artifact, results)
+    else:
+        subject = served(provider.build, results or Path("evaluations") / provider.build.replace("/", "--"))
+    return Job(
+        subject=subject,
+        provider=provider,
+        tasks=[TASKS[name] for name in options["tasks"] or DEFAULT],
+        settings=settings,
+        isolation=unisolated if options["unsafe"] else isolation,
+        price=options["price"],
+    )
+
+
+def _engine(artifact: Path | None, settings: "Settings", options: Mapping[str, Any]) -> "Provider":
+    from evaluation.engines.choice import engine_for
+    from evaluation.engines.engine import Demand
+    from evaluation.provider import of_engine
+
+    assert artifact is not None
+    concurrency = options["concurrency"] or 1
+    engine = engine_for(artifact, Demand(concurrency, settings.max_tokens))
+    return of_engine(engine, concurrency, options["timeout"])
+
+
+def _endpoint(url: str, options: Mapping[str, Any]) -> "Provider":
+    from dataclasses import replace
+
+    from evaluation.endpoint import Endpoint, first_model
+    from evaluation.provider import of_endpoint
+    from sixfold.errors import UsageError
+
+    variable = options["api_key_env"]
+    if variable and not os.environ.get(variable):
+        raise UsageError(f"the environment has no {variable}", "set it to the endpoint's key")
+    endpoint = Endpoint(url.rstrip("/"), options["model"], os.environ.get(variable, ""), options["timeout"])
+    if not endpoint.model:
+        endpoint = replace(endpoint, model=first_model(endpoint))
+    return of_endpoint(endpoint, options["concurrency"] or 4)
+
+
+def _sibling(subject: "Subject") -> dict[str, Any] | None:
+    """Of the model's BF16 variant, where that was evaluated."""
+    from sixfold.evaluation_file import FILE, stored_evaluation
+
+    assert subject.path is not None
+    place = subject.path if subject.path.is_dir() else subject.path.parent
+    model = subject.manifest.get("model")
+    folder = place.absolute().parent / f"{model}-BF16"
+    same = subject.path.is_dir() and folder == subject.path.absolute()
+    return None if not model or same or not (folder / FILE).is_file() else stored_evaluation(folder, "manifest.json")
+
+
+def _gates(subject: "Subject", options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the recipe in the artifact's manifest, and what was asked for in their place."""
+    from evaluation.result import GATES
+
+    recipe = (subject.manifest.get("recipe") or {}).get("gates") or {}
+    return {name: recipe.get(name) if options[name] is None else options[name] for name in GATES}
+
+
+def _show_in_cards(subject: "Subject", *, quiet: bool) -> None:
+    from cli.commands.card import render_cards
+    from sixfold.errors import SixfoldError
+
+    assert subject.path is not None
+    folder = subject.path if subject.path.is_dir() else subject.path.parent
+    try:
+        render_cards(folder.absolute().parent, quiet=quiet)
+    except SixfoldError as error:
+        click.echo(f"The cards in {folder.absolute().parent} are as they were: {error}", err=True)
+
+
+def _print(found: Mapping[str, Any], job: "Job") -> None:
+    from sixfold.evaluation_file import FILE
+
+    for entry in found["benchmarks"]:
+        heading(entry["name"])
+        rows = []
+        if "passed" in entry:
+            rows.append(
+                ("strict (cut off = failed)", entry["passed"], entry["answers"], entry["interval"], entry, "passed")
+            )
+            completed = entry["completed"]
+            rows.append(
+                ("on completed problems", completed["passed"], completed["answers"], completed["interval"], entry, "")
+            )
+        if "raw" in entry:
+            raw = entry["raw"]
+            rows.append(("raw completion", raw["passed"], raw["answers"], raw["interval"], raw, "passed"))
+        print_table(
+            ("", "passed", "of", "share", "95 %", "cut off", "baseline"),
+            [
+                (
+                    label,
+                    passed,
+                    of,
+                    f"{passed / of:.1%}" if of else "-",
+                    f"{interval[0]:.1%} to {interval[1]:.1%}",
+                    part["truncated"],
+                    _baseline(part, key),
+                )
+                for label, passed, of, interval, part, key in rows
+            ],
+        )
+        for part in (entry, entry.get("raw", {})):
+            _print_flips(part)
+    if found["endings"] is not None:
+        _print_endings(found["endings"])
+    for sentence in found["findings"]:
+        click.echo(f"Failed: {sentence}.")
+    click.echo(f"\nWritten: {job.subject.place(FILE)}")
+
+
+def _baseline(part: Mapping[str, Any], key: str) -> str:
+    baseline = part.get("baseline")
+    if not baseline:
+        return "-"
+    passed = baseline["passed"] if key else baseline["completed"]["passed"]
+    return f"{passed} of {baseline['answers'] if key else baseline['completed']['answers']}"
+
+
+def _print_flips(part: Mapping[str, Any]) -> None:
+    baseline = part.get("baseline")
+    if baseline:
+        click.echo(
+            f"  Against {baseline['name']} ({baseline['engine']['name']}): gained {_some(baseline['gained'])}; lost"
+            f" {_some(baseline['lost'])}; McNemar's exact p = {baseline['p']:.3g}"
+        )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{len(names)} ({', '.join(names[:_SHOWN])}{more})" if names else "none"
+
+
+def _print_endings(found: Mapping[str, Any]) -> None:
+    heading(f"Answers that end (temperature {found['temperature']:g}, cap {found['max_tokens']:,} tokens)")
+    baseline = found["baseline"] or {}
+    print_table(
+        ("", "answers", "of", "share", "95 %", "baseline"),
+        [
+            (
+                label,
+                found[key],
+                found["answers"],
+                f"{found[key] / found['answers']:.1%}",
+                "{:.1%} to {:.1%}".format(*found[f"{key}_interval"]),
+                str(baseline.get(key, "-")),
+            )
+            for label, key in (("end by themselves", "ended"), ("run in a loop", "looping"))
+        ],
+    )
+    if found["mean_tokens"] is not None:
+        low, high = found["mean_tokens_interval"]
+        click.echo(f"  Mean length {found['mean_tokens']:.0f} tokens ({low:.0f} to {high:.0f})")
