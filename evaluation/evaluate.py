@@ -56,17 +56,20 @@ def _part(job: Job, task: Task, collected: Collected, progress: Progress) -> dic
     if task.judge is None:
         return endings_of(answers, stated)
     isolation = job.isolation() if task.runs_code else None
-    marked = _marked(task.judge, answers, isolation, progress, task.name)
+    marked = _marked(task, task.judge, answers, isolation, progress)
     return part_of(marked, job.settings.samples, stated, isolation.name if isolation else "")
 
 
 def _marked(
-    judge: Judge, answers: Sequence[Answer], isolation: Isolation | None, progress: Progress, name: str
+    task: Task, judge: Judge, answers: Sequence[Answer], isolation: Isolation | None, progress: Progress
 ) -> list[Marked]:
-    with progress(f"judging {name}", len(answers), "answers") as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with (
+        progress(f"judging {task.name}", len(answers), "answers") as advance,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
 
         def mark(answer: Answer) -> Marked:
-            marked = Marked(answer, judge(answer, isolation))
+            marked = Marked(answer, judge(answer, isolation), task.strict)
             advance(1)
             return marked
 

@@ -24,7 +24,10 @@ STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 """What ends a completion: the paper's list."""
 
 CHAT_METHOD = f'asked in a conversation: "{ASKED}"; extraction: {RULE}'
-RAW_METHOD = "the problem's text as it stands is gone on with, up to a line that begins with class, def, #, if or print"
+RAW_METHOD = (
+    "the problem's text as it stands is gone on with, up to a line that begins with class, def, #, if or print; what is"
+    " there is run, cut off or not"
+)
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ benchmarks    of each, one entry; HumanEval's own keys are of the answers in a c
   name, method    of the benchmark; how it was asked and judged, in words
   engine          name and build of what ran it; of an endpoint the model that it calls itself
   problems, samples, answers   answers = problems x samples
-  passed          answers that pass and were not cut off: the headline ("strict"). interval: of its share, 95 %, exact
-                  (Clopper and Pearson); with several samples by resampling problems
-  pass_at         k -> unbiased estimate of pass@k, strict
-  truncated       answers that were cut off at max_tokens, thinking included; they count as failed
+  passed          answers that pass and were not cut off: the headline ("strict"); in `raw` also those that were. interval:
+                  of its share, 95 %, exact (Clopper and Pearson); with several samples by resampling problems
+  pass_at         k -> unbiased estimate of pass@k, of answers as `passed` counts them
+  truncated       answers that were cut off at max_tokens, thinking included
   completed       answers that were not cut off, and how many of them passed, with the interval of that share
   max_tokens, temperature, seed   as asked; the n-th sample of a problem has seed + n
   finish          finish_reason -> answers. thinking: answers with thinking told apart. tokens: sums, null if unknown
   sandbox         what isolated the programs, "" where none was run
-  outcomes        problem -> "passed", "cut off", or why it failed; a list with several samples
+  outcomes        problem -> "passed", "cut off" of what else was, or why it failed; a list with several samples
   asked           digest of everything that two runs must share to be compared. said: digest of the answers
   records         file with the answers
   baseline        null, or the same of another artifact under the same conditions: name, engine, answers, passed,

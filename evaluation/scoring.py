@@ -17,21 +17,22 @@ _DIGITS = 6
 
 @dataclass(frozen=True)
 class Marked:
-    """An answer and what became of it. passed: strictly: an answer that was cut off fails, whatever it holds."""
+    """An answer and what became of it. strict: an answer that was cut off fails, whatever it holds."""
 
     answer: Answer
     verdict: Verdict
+    strict: bool
 
     @property
     def passed(self) -> bool:
-        return self.verdict.passed and not self.answer.truncated
+        return self.verdict.passed and not (self.strict and self.answer.truncated)
 
     @property
     def outcome(self) -> str:
         """PASSED, CUT_OFF, or why it failed."""
-        if self.answer.truncated:
-            return CUT_OFF
-        return PASSED if self.verdict.passed else self.verdict.why
+        if self.passed:
+            return PASSED
+        return CUT_OFF if self.answer.truncated else self.verdict.why
 
 
 def scored(marked: Sequence[Marked], samples: int) -> dict[str, Any]:

@@ -16,7 +16,8 @@ Judge = Callable[[Answer, Isolation | None], Verdict]
 class Task:
     """name: of its records, and on the command line. questions: of one sample of every problem. method: how it is
     asked and judged, in words. judge: None where answers are not right or wrong. runs_code: whether answers are
-    programs. temperature: unless another is asked for."""
+    programs. strict: whether an answer that was cut off
+    fails. temperature: unless another is asked for."""
 
     name: str
     benchmark: str
@@ -24,6 +25,7 @@ class Task:
     method: str
     judge: Judge | None
     runs_code: bool = False
+    strict: bool = True
     temperature: float = 0.0
 
 
@@ -45,6 +47,7 @@ TASKS = {
             humaneval.RAW_METHOD,
             partial(humaneval.judged, raw=True),
             runs_code=True,
+            strict=False,
         ),
         Task(gsm8k.TASK, gsm8k.NAME, gsm8k.questions, gsm8k.METHOD, lambda answer, isolation: gsm8k.judged(answer)),
         Task(

@@ -129,7 +129,7 @@ def test_what_cannot_pass_is_not_tried_again(tmp_path: Path) -> None:
     refusal = status(400, {"error": {"message": "the prompt is too long"}})
     with (
         serving(echo, refusal) as stub,
-        pytest.raises(SixfoldError, match="refuses a request with status 400 .the prompt is too long."),
+        pytest.raises(SixfoldError, match=r"refuses a request with status 400 .the prompt is too long."),
     ):
         asked(stub, tmp_path / "records.jsonl", concurrency=1)
     assert len(stub.requests) == 1
@@ -138,7 +138,7 @@ def test_what_cannot_pass_is_not_tried_again(tmp_path: Path) -> None:
 def test_nobody_there(tmp_path: Path) -> None:
     with serving(echo) as stub:
         pass
-    with pytest.raises(SixfoldError, match="after 3 tries .* refused"):
+    with pytest.raises(SixfoldError, match=r"after 3 tries .* refused"):
         asked(stub, tmp_path / "records.jsonl")
     with pytest.raises(SixfoldError, match="does not say which models it serves"):
         first_model(Endpoint(stub.url, ""))
@@ -250,7 +250,7 @@ def test_records_of_other_conditions_or_damaged_ones_are_refused(tmp_path: Path)
     with opened(path, CONDITIONS) as records:
         records.add(Answer("T/0", 0, "x", "", "stop"))
     path.write_text(path.read_text().replace('"task_id"', '"task"') + path.read_text().splitlines()[1] + "\n")
-    with pytest.raises(SixfoldError, match="line 2 of .* is no answer; remove that line: its problem alone"):
+    with pytest.raises(SixfoldError, match=r"line 2 of .* is no answer; remove that line: its problem alone"):
         _open(path)
 
 
