@@ -3,6 +3,7 @@
 The same answers give the same file.
 
 schema        1
+level         of every interval: 0.95
 artifact      name, kind ("folder", "gguf" or "endpoint"), content: digest of its files (as in verification.json of what
               a recipe made; of another file its sha256; "" of an endpoint)
 benchmarks    of each, one entry; HumanEval's own keys are of the answers in a conversation, `raw` has the same keys of
@@ -10,8 +11,8 @@ benchmarks    of each, one entry; HumanEval's own keys are of the answers in a c
   name, method    of the benchmark; how it was asked and judged, in words
   engine          name and build of what ran it; of an endpoint the model that it calls itself
   problems, samples, answers   answers = problems x samples
-  passed          answers that pass and were not cut off: the headline ("strict"); in `raw` also those that were. interval:
-                  of its share, 95 %, exact (Clopper and Pearson); with several samples by resampling problems
+  passed          answers that pass and were not cut off: the headline ("strict"); in `raw` also those that were
+  interval        of the share that passed: exact (Clopper and Pearson); with several samples by resampling problems
   pass_at         k -> unbiased estimate of pass@k, of answers as `passed` counts them
   truncated       answers that were cut off at max_tokens, thinking included
   completed       answers that were not cut off, and how many of them passed, with the interval of that share
@@ -39,15 +40,14 @@ from typing import Any
 from evaluation.asking import Answer
 from evaluation.collect import Settings
 from evaluation.endings import Endings, endings, loops
-from evaluation.proportions import bootstrap_interval, exact_interval, mcnemar
+from evaluation.proportions import LEVEL, bootstrap_interval, exact_interval, mcnemar
 from evaluation.provider import Provider
 from evaluation.scoring import CUT_OFF, Marked, compared, scored, shown, tokens
 from evaluation.subject import Subject
 from evaluation.tasks import Task
 from sixfold.artifact.workspace import digest_of, read_json
-from sixfold.evaluation_file import FILE, SCHEMA
+from sixfold.evaluation_file import FILE, GATES, SCHEMA
 
-GATES = ("max_more_looping", "max_fewer_ended")
 ENDED, LOOPING = "ended", "looping"
 _PAIRED = ("answers", "passed", "truncated", "completed")
 
@@ -115,6 +115,7 @@ def document(subject: Subject, parts: Mapping[str, dict[str, Any]], tasks: Mappi
     kind = "endpoint" if subject.path is None else "folder" if subject.path.is_dir() else "gguf"
     return {
         "schema": SCHEMA,
+        "level": LEVEL,
         "artifact": {"name": subject.name, "kind": kind, "content": subject.content},
         "benchmarks": [benchmarks[name] for name in sorted(benchmarks)],
         "endings": endings_part,

@@ -9,6 +9,8 @@ from typing import Any
 from sixfold.artifact.manifest import variant_manifests
 from sixfold.artifact.verification_record import stored_result, verdict_of
 from sixfold.errors import SixfoldError
+from sixfold.evaluation_file import GATES as EVALUATION_GATES
+from sixfold.evaluation_file import stored_evaluation
 from sixfold.name_lists import some
 from sixfold.progress import Progress
 
@@ -91,6 +93,21 @@ def unproven(artifact: Artifact) -> Refusal | None:
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
         what = f"it failed its checks: {failures[0]}{more}"
         return Refusal(artifact.variant, what, "fix what verification.json reports, and export it again", gate=True)
+    return _unproven_answers(artifact)
+
+
+def _unproven_answers(artifact: Artifact) -> Refusal | None:
+    """Where its recipe has gates on its answers."""
+    gates = artifact.manifest["recipe"]["gates"]
+    asked = [name for name in EVALUATION_GATES if gates.get(name) is not None]
+    if not asked:
+        return None
+    found = stored_evaluation(artifact.folder, artifact.manifest_name) or {}
+    if any((found.get("gates") or {}).get(name) != gates[name] for name in asked):
+        what = f"its recipe asks for {' and '.join(asked)}, and its answers were not held to that"
+        return Refusal(artifact.variant, what, "run `sixfold evaluate` on it and its baseline", gate=True)
+    if found["findings"]:
+        return Refusal(artifact.variant, f"it failed a gate: {found['findings'][0]}", "see evaluation.json", gate=True)
     return None
 
 

@@ -17,7 +17,7 @@ from sixfold.errors import UsageError
 
 _BESIDE = ("LICENSE*", "LICENCE*", "NOTICE*", "*.svg", "*.png", "*imatrix*.gguf")
 """Shell patterns of files that no manifest lists and a reader wants."""
-_OF_AN_ARTIFACT = ("manifest.json", "verification.json", "evaluation.json")
+_OF_AN_ARTIFACT = ("manifest.json", "verification.json", "evaluation.json", "speed.json")
 _OF_THE_RUN = "run.json"
 """Times, memory and host, which readers do not need."""
 

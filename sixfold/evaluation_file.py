@@ -13,6 +13,8 @@ from sixfold.artifact.workspace import read_json
 FILE = "evaluation.json"
 SPEED = "speed.json"
 SCHEMA = 1
+GATES = ("max_more_looping", "max_fewer_ended")
+"""Of a recipe's gates, those on answers: largest differences to the baseline."""
 
 
 def evaluation_name(manifest_name: str, file: str = FILE) -> str:

@@ -13,16 +13,13 @@ from sixfold.artifact.manifest import manifest_paths, variant_manifests
 from sixfold.artifact.source_record import FILE as SOURCE
 from sixfold.artifact.source_record import FOLDER as SOURCE_FOLDER
 from sixfold.artifact.source_record import PRUNING
-from sixfold.artifact.verification_record import Verdict, content_digest, stored_result, verdict_name, verdict_of
+from sixfold.artifact.verification_record import Verdict, stored_result, verdict_name, verdict_of
 from sixfold.artifact.workspace import CALIBRATION, read_json
 from sixfold.checkpoint.provenance import Provenance
 from sixfold.errors import SixfoldError
+from sixfold.evaluation_file import SPEED, evaluation_name, evaluation_of
 from sixfold.statistics.statistics import Statistics, existing_statistics
 
-EVALUATION = "evaluation.json"
-"""artifact: {content} as in verification.json: an evaluation of other files is as none. benchmarks: a list of {name,
-problems, passed, truncated (answers cut off at max_tokens, which count as failed), max_tokens, method (how it was asked
-and judged, in words), baseline: {passed} of the BF16 checkpoint, run the same way}. What is missing is left out."""
 _WEIGHTS = (".safetensors", ".gguf")
 
 
@@ -31,8 +28,8 @@ class ArtifactFacts:
     """One artifact: a Hugging Face folder, or one GGUF file of a folder that holds several.
 
     recipe, title: name and title of its recipe. file: name of the GGUF file, None of a folder. nbytes: of all files
-    that the manifest lists; weight_nbytes: of those that hold weights. manifest, verification, evaluation, config, run:
-    the files' content, None (config: {}) where there is none; config is that of the source for GGUF.
+    that the manifest lists; weight_nbytes: of those that hold weights. manifest, verification, evaluation, speed,
+    config, run: the files' content, None (config: {}) where there is none; config is that of the source for GGUF.
     statistics: the calibration that the manifest names, None where it used none or it is not there any more.
     """
 
@@ -41,6 +38,7 @@ class ArtifactFacts:
     manifest: dict[str, Any]
     verification: dict[str, Any] | None
     evaluation: dict[str, Any] | None
+    speed: dict[str, Any] | None
     config: dict[str, Any]
     config_path: Path
     run: dict[str, Any] | None
@@ -100,6 +98,10 @@ class ArtifactFacts:
     @property
     def evaluation_path(self) -> Path:
         return self.folder / evaluation_name(self.manifest_name)
+
+    @property
+    def speed_path(self) -> Path:
+        return self.folder / evaluation_name(self.manifest_name, SPEED)
 
 
 @dataclass(frozen=True)
@@ -165,11 +167,6 @@ def read_model(root: Path) -> ModelFacts:
     )
 
 
-def evaluation_name(manifest_name: str) -> str:
-    """manifest.json -> evaluation.json; X.gguf.manifest.json -> X.gguf.evaluation.json."""
-    return manifest_name.removesuffix("manifest.json") + EVALUATION
-
-
 def is_model_folder(folder: Path) -> bool:
     """Whether `read_model` finds artifacts there."""
     return any("recipe" in (read_json(path) or {}) for path in manifest_paths(folder))
@@ -184,17 +181,13 @@ def _artifact(path: Path, manifest: dict[str, Any], source: Path, statistics: di
         manifest_name=name,
         manifest=manifest,
         verification=stored_result(folder, name),
-        evaluation=_evaluation(folder / evaluation_name(name), manifest),
+        evaluation=evaluation_of(folder / evaluation_name(name), manifest),
+        speed=evaluation_of(folder / evaluation_name(name, SPEED), manifest),
         config=read_json(config_path) or {},
         config_path=config_path,
         run=read_json(folder / (name.removesuffix("manifest.json") + "run.json")),
         statistics=statistics.get(manifest["statistics"]),
     )
-
-
-def _evaluation(path: Path, manifest: dict[str, Any]) -> dict[str, Any] | None:
-    found = read_json(path) or {}
-    return found if found.get("artifact", {}).get("content") == content_digest(manifest) else None
 
 
 def _calibrations(folder: Path) -> Iterator[Statistics]:

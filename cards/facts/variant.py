@@ -33,6 +33,7 @@ class Variant:
     manifest: Fact
     verification: Fact
     evaluation: Fact
+    speed: Fact
     config: Fact
     statistics: Fact
 
@@ -96,6 +97,7 @@ def variant_of(artifact: ArtifactFacts, folder: Path) -> Variant:
         manifest=fact_of(artifact.manifest, artifact.manifest_path, folder),
         verification=fact_of(artifact.verification, artifact.verification_path, folder),
         evaluation=fact_of(artifact.evaluation, artifact.evaluation_path, folder),
+        speed=fact_of(artifact.speed, artifact.speed_path, folder),
         config=fact_of(artifact.config, artifact.config_path, folder),
         statistics=Fact(None, "")
         if statistics is None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cards.evaluation_section import benchmarks_of
 from cards.facts.model_facts import ModelFacts
 from cards.facts.readers import reader_of
 from cards.facts.traced import Fact, derived, shown
@@ -104,6 +105,7 @@ def context_of(model: ModelFacts, folder: Path, owner: str) -> dict[str, Any]:
         "parser_flags": lambda engine: _parser_flags(first, folder, engine),
         "limited": _limited,
         "measured": [variant for variant in mine if variant.as_run],
+        "benchmarks": benchmarks_of(mine),
         "limits": limits_of(mine, _pruning(model, folder, "manifest"), bool(provenance.license)),
         "calibrations": _calibrations(mine),
         **_pruning_context(model, folder),

@@ -28,6 +28,8 @@ def _verdict(variant: Variant) -> Iterator[str]:
             yield f"**{variant.label} is not sound.** {what}; {shown(finding.consequence, 'text')}."
         else:
             yield f"{variant.label}: {what}."
+    for sentence in variant.evaluation.findings:
+        yield f"**{variant.label}**: {shown(sentence, 'sentence')}"
     reason = variant.verification.smoke.not_run
     if reason:
         yield f"{variant.label} was not run on the prompts: {shown(reason, 'text')}."

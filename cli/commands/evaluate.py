@@ -193,7 +193,7 @@ def _sibling(subject: "Subject") -> dict[str, Any] | None:
 
 def _gates(subject: "Subject", options: Mapping[str, Any]) -> dict[str, Any]:
     """Of the recipe in the artifact's manifest, and what was asked for in their place."""
-    from evaluation.result import GATES
+    from sixfold.evaluation_file import GATES
 
     recipe = (subject.manifest.get("recipe") or {}).get("gates") or {}
     return {name: recipe.get(name) if options[name] is None else options[name] for name in GATES}

@@ -76,7 +76,7 @@ class Calibration(_Strict):
 
 
 class Gates(_Strict):
-    """Limits on the variant's divergence from the BF16 source; no gate if unset."""
+    """Limits on the variant's divergence from the BF16 source, and on its answers; no gate if unset."""
 
     max_kl_ratio: Annotated[float, Field(gt=0)] | None = None
     """Largest mean KL divergence per token, as a multiple of what rounding the same weights plainly to the same format
@@ -85,6 +85,10 @@ class Gates(_Strict):
     """Largest mean KL divergence per token, natural logarithm."""
     min_top1: Annotated[float, Field(ge=0, le=1)] | None = None
     """Smallest share of positions whose most likely token is the source's."""
+    max_more_looping: Annotated[float, Field(ge=0, le=1)] | None = None
+    """By how much the share of sampled answers that run in a loop may exceed the baseline's (`sixfold evaluate`)."""
+    max_fewer_ended: Annotated[float, Field(ge=0, le=1)] | None = None
+    """By how much the share of sampled answers that end by themselves may fall short of the baseline's."""
 
 
 class Recipe(_Strict):

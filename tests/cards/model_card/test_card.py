@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from cards.facts.model_facts import read_model
+from cards.facts.origins import wrong_figures
 from cards.model_card.card import card_text, write_cards
 from sixfold.artifact.verification_record import content_digest
 from sixfold.statistics.statistics import existing_statistics
@@ -234,18 +235,72 @@ def test_ollama_is_not_told_to_read_a_model_in_several_files(root: Path) -> None
 
 
 def test_an_evaluation_is_told_with_its_method(root: Path) -> None:
-    test = {
-        "name": "HumanEval", "problems": 164, "passed": 120, "truncated": 3, "max_tokens": 4096,
-        "method": "greedy, the first code block", "baseline": {"passed": 123},
-    }  # fmt: skip
     made = manifest("FP8")
     folder = put(root, made)
-    write(folder / "evaluation.json", {"artifact": {"content": content_digest(made)}, "benchmarks": [test]})
+    write(folder / "evaluation.json", evaluation(content_digest(made)))
+    write(folder / "speed.json", SPEED | {"artifact": {"content": content_digest(made)}})
     text = card(root, folder)
-    assert "**FP8, HumanEval**: 120 of 164 (73.2%); 3 answers were cut off at 4,096 tokens and count as failed." in text
-    assert "BF16, run the same way: 123 of 164. Greedy, the first code block." in text
+    assert "Answers by an engine, with their method; intervals are at 95%." in text
+    assert (
+        "| FP8 | 120 of 164 (73.2%; 65.7% to 79.8%) | 120 of 161 (74.5%; 67.1% to 81.1%) | 98 of 164 (59.8%; 51.8% to"
+        " 67.3%) | 3 | Tiny-BF16: 123 of 164, 1 gained, 4 lost, p = 0.38 |"
+    ) in text
+    assert "FP8: vLLM 9.9, temperature 0.0, at most 4,096 tokens. Greedy, the first code block. vLLM 9.9, " in text
+    assert "| FP8 | 238 of 240 (99.2%; 97.0% to 99.9%) | 2 (0.8%; 0.1% to 3.0%) | 412 | 4,096 | 0.7 |" in text
+    assert "Tiny-BF16: 239 ended, 1 in a loop, p = 1 |" in text
+    assert "- FP8: 51.2 tokens a second written, 800 read, 12.3 GB of memory at its peak, 1 request at a time;" in text
+    assert "on a chip, 16 cores, a GPU: `vllm serve Tiny-FP8`" in text
+    assert not wrong_figures(text, folder)
     put(root, manifest("FP8", files={"model.safetensors": 1}))
     assert "HumanEval" not in card(root, folder)
+
+
+def test_what_was_not_evaluated_is_left_out(root: Path) -> None:
+    """Raw completions alone; and nothing that ended before the cap."""
+    made = manifest("FP8")
+    folder = put(root, made)
+    whole = evaluation(content_digest(made))
+    write(folder / "evaluation.json", whole | {"benchmarks": [{"name": "HumanEval", "raw": RAW}], "endings": None})
+    text = card(root, folder)
+    assert "| FP8 | - | - | 98 of 164 (59.8%; 51.8% to 67.3%) | - | - |" in text
+    assert "Answers that end" not in text
+    cut = STRICT | {"completed": {"answers": 0, "passed": 0, "interval": [0, 1]}}
+    write(folder / "evaluation.json", whole | {"benchmarks": [{"name": "HumanEval", **cut}]})
+    assert "| FP8 | 120 of 164 (73.2%; 65.7% to 79.8%) | - | - | 3 |" in card(root, folder)
+
+
+ENGINE = {"name": "vLLM", "build": "9.9"}
+ASKED = {"engine": ENGINE, "max_tokens": 4096, "temperature": 0.0, "samples": 1}
+RAW = {
+    **ASKED, "method": "gone on with", "problems": 164, "answers": 164, "passed": 98, "interval": [0.5182, 0.6732],
+    "truncated": 0, "completed": {"answers": 164, "passed": 98, "interval": [0.5182, 0.6732]}, "baseline": None,
+}  # fmt: skip
+STRICT = {
+    **ASKED, "method": "greedy, the first code block", "problems": 164, "answers": 164, "passed": 120,
+    "interval": [0.6571, 0.7979], "truncated": 3, "completed": {"answers": 161, "passed": 120, "interval": [0.6710, 0.8106]},
+    "baseline": {
+        "name": "Tiny-BF16", "engine": ENGINE, "answers": 164, "passed": 123, "gained": ["HumanEval/1"],
+        "lost": [f"HumanEval/{n}" for n in (2, 3, 4, 5)], "p": 0.375,
+    },
+}  # fmt: skip
+SPEED = {
+    "engine": ENGINE, "command": "vllm serve Tiny-FP8", "concurrency": 1, "prompt": 800.0, "generation": 51.2,
+    "peak_memory": 12_300_000_000, "machine": {"cpu": "a chip", "cores": 16, "memory": 1, "gpus": ["a GPU"]},
+}  # fmt: skip
+
+
+def evaluation(content: str) -> dict[str, Any]:
+    """As evaluation/result.py documents it, as far as a card reads it."""
+    endings = {
+        "rule": "an answer loops where it ends in one piece over and over", "engine": ENGINE, "answers": 240,
+        "ended": 238, "ended_interval": [0.9702, 0.9990], "looping": 2, "looping_interval": [0.0010, 0.0298],
+        "mean_tokens": 412.3, "max_tokens": 4096, "temperature": 0.7,
+        "baseline": {"name": "Tiny-BF16", "engine": ENGINE, "answers": 240, "ended": 239, "looping": 1, "p": 1.0},
+    }  # fmt: skip
+    return {
+        "schema": 1, "level": 0.95, "artifact": {"content": content}, "findings": [], "endings": endings,
+        "benchmarks": [{"name": "HumanEval", **STRICT, "raw": RAW}],
+    }  # fmt: skip
 
 
 def test_text_from_a_file_cannot_break_the_card(root: Path) -> None:

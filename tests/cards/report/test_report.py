@@ -22,7 +22,9 @@ from cards.facts.traced import resolved
 from cards.report.machine_choice import CACHES, machine_choice
 from cli.commands.report import write
 from cli.main import run
+from sixfold.artifact.verification_record import content_digest
 from sixfold.drawing.svg_document import DARK
+from tests.cards.model_card.test_card import evaluation
 from tests.cards.model_folder import write as write_json
 from tests.cards.report import chromium
 from tests.cards.reported import KL, SIZES, model_folder
@@ -479,3 +481,21 @@ def test_it_can_be_used_by_keyboard(root: Path, tab: chromium.Page) -> None:
     tab.press("Enter")
     assert tab.run("document.querySelector('#comparison [aria-sort=descending] button').dataset.key") == "mean"
     assert tab.run(order) == [*by_kl[::-1], "Q3_K_M"]
+
+
+def test_an_evaluation_stands_beside_the_checks(tmp_path: Path) -> None:
+    """Strict, on completed problems and raw, each traced to the file that says it."""
+    root = model_folder(tmp_path)
+    folder = next(path for path in root.iterdir() if path.name.endswith("-FP8"))
+    found = evaluation(content_digest(json.loads((folder / "manifest.json").read_text())))
+    write_json(folder / "evaluation.json", found)
+    elements = Elements(write(root).read_text())
+    shown = [e for e in elements.all if e.get("data-file") == f"{folder.name}/evaluation.json"]
+    by_pointer = {e["data-at"]: e["text"] for e in shown}
+    assert by_pointer["/benchmarks/0/passed"] == "120"
+    assert by_pointer["/benchmarks/0/completed/answers"] == "161"
+    assert by_pointer["/benchmarks/0/raw/passed"] == "98"
+    assert by_pointer["/endings/looping"] == "2"
+    assert by_pointer["/benchmarks/0/baseline/passed"] == "123"
+    for element in shown:
+        assert str(resolved(found, element["data-at"])) == element["value"]
