@@ -108,7 +108,8 @@ def command(artifact: Path | None, endpoint: str, baseline: Path | None, as_json
     job = _job(artifact, endpoint, options)
     compared = None
     if baseline is not None:
-        compared = evaluate(_job(baseline, "", {**options, "results": None}), progress, None, {})
+        results = options["results"] and options["results"] / "baseline"
+        compared = evaluate(_job(baseline, "", {**options, "results": results}), progress, None, {})
     elif job.subject.path is not None:
         compared = _sibling(job.subject)
     found = evaluate(job, progress, compared, _gates(job.subject, options))

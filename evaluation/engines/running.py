@@ -90,7 +90,7 @@ def last_words(log: Path) -> str:
 def _wait_for_health(running: Running, port: int, longest: float) -> None:
     deadline = time.monotonic() + longest
     url = f"http://127.0.0.1:{port}{running.engine.health}"
-    remedy = f"read {running.log}"
+    remedy = f"read {running.log}, or serve it elsewhere and give --endpoint"
     while time.monotonic() < deadline:
         ended = running.gone()
         if ended:

@@ -16,5 +16,9 @@ def transformers_engine(folder: Path, demand: Demand) -> Engine:
         command=(sys.executable, "-m", "evaluation.engines.transformers_server", str(folder), PORT),
         shown=f"python -m evaluation.engines.transformers_server {folder.name}",
         model=folder.name,
-        environment={"PYTHONPATH": str(Path(__file__).parents[2]), "HF_HUB_OFFLINE": "1"},
+        environment={
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_VERBOSITY": "error",
+        },
     )

@@ -22,12 +22,10 @@ class Model:
     """A folder's model and tokenizer, and what they make of a request."""
 
     def __init__(self, folder: Path) -> None:
-        from transformers import AutoModelForCausalLM
-
         self.name = folder.name
         self.tokenizer = load_tokenizer(folder)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval().to(device)
+        self.model = _loaded(folder).eval().to(device)
         self.lock = threading.Lock()
 
     def prompt(self, body: dict[str, Any]) -> list[int]:
@@ -80,6 +78,19 @@ class Model:
             "choices": [{"index": 0, "finish_reason": finish, **said}],
             "usage": {"prompt_tokens": len(ids), "completion_tokens": tokens, "total_tokens": len(ids) + tokens},
         }
+
+
+def _loaded(folder: Path) -> Any:
+    """Raises ValueError where weights would be made up or left out: transformers only warns of it, and answers."""
+    from transformers import AutoModelForCausalLM
+
+    model, report = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
+    wrong = [*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])]
+    if getattr(model.config, "quantization_config", None):
+        wrong += report["unexpected_keys"]  # scales of experts that it does not know how to apply
+    if wrong:
+        raise ValueError(f"it does not read {len(wrong)} of its tensors, such as {sorted(wrong)[0]}")
+    return model
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -16,9 +16,9 @@ from evaluation.humaneval import Problem, problems
 from tests.evaluation.stub import said, send
 
 
-def install(folder: Path) -> None:
-    """The program llama-server, in `folder`."""
-    program = folder / "llama-server"
+def install(folder: Path, name: str = "llama-server") -> None:
+    """The program, in `folder`."""
+    program = folder / name
     root = Path(__file__).parents[2]
     program.write_text(
         f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(root)!r})\n"
@@ -70,7 +70,10 @@ class Handler(BaseHTTPRequestHandler):
 
 def main() -> None:
     if "--version" in sys.argv:
-        sys.stderr.write("version: 1 (fake)\n")
+        if "llama" in sys.argv[0]:
+            sys.stderr.write("version: 1 (fake)\n")
+        else:
+            sys.stdout.write("1 (fake)\n")
         return
     if "FAKE_PID" in os.environ:
         Path(os.environ["FAKE_PID"]).write_text(str(os.getpid()))

@@ -277,7 +277,8 @@ RAW = {
 }  # fmt: skip
 STRICT = {
     **ASKED, "method": "greedy, the first code block", "problems": 164, "answers": 164, "passed": 120,
-    "interval": [0.6571, 0.7979], "truncated": 3, "completed": {"answers": 161, "passed": 120, "interval": [0.6710, 0.8106]},
+    "interval": [0.6571, 0.7979], "truncated": 3,
+    "completed": {"answers": 161, "passed": 120, "interval": [0.6710, 0.8106]},
     "baseline": {
         "name": "Tiny-BF16", "engine": ENGINE, "answers": 164, "passed": 123, "gained": ["HumanEval/1"],
         "lost": [f"HumanEval/{n}" for n in (2, 3, 4, 5)], "p": 0.375,

@@ -1,0 +1,69 @@
+"""The data as OpenAI has it, and its tests as the sandbox runs them: solutions pass, and what is nearly one does not."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from evaluation.asking import Answer
+from evaluation.humaneval import Problem, chat_questions, judged, problems, raw_questions
+from evaluation.sandbox.isolation import isolation
+from evaluation.tasks import TASKS, questions_of
+
+
+def passing(answers: list[Answer], *, raw: bool) -> list[str]:
+    with ThreadPoolExecutor(2) as pool:
+        verdicts = list(pool.map(lambda answer: judged(answer, isolation(), raw=raw), answers))
+    return [answer.task_id for answer, verdict in zip(answers, verdicts, strict=True) if verdict.passed]
+
+
+def chat(problem: Problem, solution: str) -> Answer:
+    return Answer(problem.task_id, 0, f"Here:\n\n```python\n{problem.prompt}{solution}\n```\n", "", "stop")
+
+
+def test_canonical_solutions_pass() -> None:
+    """Half of them as answers in a conversation, half as raw completions."""
+    every = problems()
+    assert len(every) == 164
+    assert passing([chat(p, p.canonical_solution) for p in every[::2]], raw=False) == [p.task_id for p in every[::2]]
+    raw = [Answer(p.task_id, 0, p.canonical_solution, "", "stop") for p in every[1::2]]
+    assert passing(raw, raw=True) == [p.task_id for p in every[1::2]]
+
+
+def test_mutated_solutions_do_not() -> None:
+    """Every function hands back its right result in a list of its own."""
+    mutated = [
+        chat(
+            p,
+            f"{p.canonical_solution}\n_right = {p.entry_point}\ndef {p.entry_point}(*given):\n    return [_right(*given)]\n",
+        )
+        for p in problems()
+    ]
+    assert passing(mutated, raw=False) == []
+
+
+def test_the_tests_find_the_helpers_of_the_prompt() -> None:
+    """Three problems' tests call one; an answer that brings another one changes nothing of them."""
+    for number, helper in ((32, "poly"), (38, "encode_cyclic"), (50, "encode_shift")):
+        problem = problems()[number]
+        assert f"{helper}(" in problem.test
+        forged = f"{problem.canonical_solution}\n\ndef {helper}(*given):\n    raise ValueError\n"
+        if number == 32:  # its solution calls the helper itself
+            forged = f"    return 0.0\n\ndef {helper}(*given):\n    return 0.0\n"
+            assert passing([chat(problem, forged)], raw=False) == []
+        else:
+            assert passing([chat(problem, forged)], raw=False) == [problem.task_id]
+
+
+@pytest.mark.parametrize("name", ["humaneval", "humaneval-raw", "gsm8k", "answers"])
+def test_samples_of_a_problem_stand_side_by_side(name: str) -> None:
+    keys = [question.key for question in questions_of(TASKS[name], samples=2, problems=3)]
+    assert [sample for _, sample in keys] == [0, 1, 0, 1, 0, 1]
+    assert len({task_id for task_id, _ in keys}) == 3
+
+
+def test_what_is_asked() -> None:
+    (message,) = chat_questions(0)[0].messages
+    assert message["content"].startswith("Complete this Python function.")
+    assert "def has_close_elements(" in message["content"]
+    assert problems()[0].canonical_solution.strip() not in message["content"]
+    assert raw_questions(0)[0].prompt == problems()[0].prompt
