@@ -3,6 +3,7 @@
 #   make all-formats [MODEL=folder-or-hub-id] [OUT=folder] [NAME=name] [SET="key=value ..."]
 #   make format FORMAT=awq [MODEL=...] [OUT=...] [NAME=...] [SET=...]
 #   make verify [MODEL=...] [OUT=...] [NAME=...]
+#   make evaluate ARTIFACT=folder-or-file.gguf [BASELINE=folder-or-file.gguf] [OPTIONS="--max-tokens 2048 --task humaneval"]
 #   make report [MODEL=...] [OUT=...] [NAME=...]
 #   make publish ORG=my-lab [MODEL=...] [VARIANT="awq gguf"] [OUT=...] [NAME=...] [OPTIONS="--dry-run --public --release --yes"]
 #   make prune RATIO=0.4 | KEEP=154 [MODEL=...] [OUT=the pruned folder] [NAME=...] [SET="calibration.key=value ..."]
@@ -29,7 +30,7 @@ EXPORT_OPTIONS := --out "$(OUT)" $(if $(NAME),--name "$(NAME)") $(foreach pair,$
 # and threads.
 PROCESSORS ?= default:AVX2:1 avx2:AVX512_CORE:4 native:AVX2:1 native:AVX512_CORE:1 native:AVX512_CORE_AMX:4
 
-.PHONY: help all-formats format verify report publish prune test test-processors test-engines bench lint clean-env
+.PHONY: help all-formats format verify evaluate report publish prune test test-processors test-engines bench lint clean-env
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
@@ -42,6 +43,10 @@ format: $(VENV)/.ready
 
 verify: $(VENV)/.ready
 	@$(BIN)/sixfold verify --against "$(MODEL)" --out "$(OUT)" $(if $(NAME),--name "$(NAME)")
+
+evaluate: $(VENV)/.ready
+	@test -n "$(ARTIFACT)" || { echo "make evaluate needs ARTIFACT=, a folder or a GGUF file"; exit 2; }
+	@$(BIN)/sixfold evaluate "$(ARTIFACT)" $(if $(BASELINE),--baseline "$(BASELINE)") $(OPTIONS)
 
 report: $(VENV)/.ready
 	@$(BIN)/sixfold report "$(MODEL)" --out "$(OUT)" $(if $(NAME),--name "$(NAME)")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import yaml
 
+from cards.evaluation_section import benchmarks_of, checkpoint_in
 from cards.facts.traced import Fact, derived, shown
 from cards.facts.variant import fact_of, table
 from cards.model_card.card import CARD, assembled, write_card
@@ -32,6 +33,7 @@ def pruned_card_text(folder: Path, statistics: Statistics | None) -> str:
     provenance = fact_of(yaml.safe_load((folder / PROVENANCE).read_text(encoding="utf-8")), folder / PROVENANCE, folder)
     # The statistics are of the original and lie in its own output folder, wherever that is.
     calibration = Fact(dict(statistics.manifest) if statistics else None, "option:artifacts/calibration/manifest.json")
+    evaluated = [checkpoint_in(folder, shown(provenance.name, "text"))]
     body, figures = render(
         "pruned.md.j2",
         {
@@ -43,6 +45,8 @@ def pruned_card_text(folder: Path, statistics: Statistics | None) -> str:
             "manifest": manifest,
             "calibration": calibration,
             "base_link": hub_link(shown(provenance.base_model)) if provenance.base_model else "",
+            "mine": evaluated,
+            "benchmarks": benchmarks_of(evaluated),
             "reap": table("credits.yaml")[0].link,
         },
     )

@@ -246,7 +246,7 @@ def _carry_out(
     if quiet:
         print_json({"folder": str(folder), "state": "current" if done.skipped else "made", **verdict})
     else:
-        _print_verdict(verdict, folder)
+        _print_verdict(verdict, folder, str(source.checkpoint.folder) if not source.checkpoint.revision else "")
     return 0 if verdict["passed"] else 3
 
 
@@ -270,7 +270,8 @@ def _counts(plan: "PruningPlan") -> str:
     return f"{number} of {plan.layers[0].experts} experts in each of {len(plan.layers)} layers"
 
 
-def _print_verdict(verdict: dict[str, Any], folder: Path) -> None:
+def _print_verdict(verdict: dict[str, Any], folder: Path, model: str) -> None:
+    """model: the original's folder, "" of one on the Hub."""
     before, after = verdict["before"], verdict["after"]
     click.echo(
         f"\n{count(before['parameters'])} parameters before, {count(after['parameters'])} after;"
@@ -297,6 +298,9 @@ def _print_verdict(verdict: dict[str, Any], folder: Path) -> None:
         ]
         print_table(("held-out texts", "tokens", "perplexity", "pruned", "KL", "top-1"), rows)
     click.echo(f"Next: {program()} export {shlex.quote(str(folder))} all-formats")
+    if model:
+        pair = f"{shlex.quote(str(folder))} --baseline {shlex.quote(model)}"
+        click.echo(f"Whether its answers still end: {program()} evaluate {pair} --task answers --max-more-looping 0.02")
 
 
 def _say(text: str, quiet: bool) -> None:

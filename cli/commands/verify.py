@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from verification.smoke.smoke_test import Smoke
 
 _SHOWN = 5
-_ANSWER = 60
+_ANSWER = 40
 _RUNS = {
     "weights": "weights alone",
     "engine": "inputs rounded as the engine does",
@@ -186,12 +186,15 @@ def _print_divergence(divergence: "Divergence") -> None:
 
 
 def _print_smoke(smoke: "Smoke") -> None:
-    heading(f"Smoke test (greedy; {smoke.engine})")
+    heading(f"Smoke test: no worse than the source (greedy; {smoke.engine})")
     if smoke.not_run:
         click.echo(f"  not run: {smoke.not_run}")
     print_table(
-        ("prompt", "answer", "verdict"),
-        [(s.prompt.name, repr(s.answer.text[:_ANSWER]), s.problem or "passed") for s in smoke.prompts],
+        ("prompt", "source", "answer", "verdict"),
+        [
+            (s.prompt.name, repr(s.expected.text[:_ANSWER]), repr(s.answer.text[:_ANSWER]), s.problem or s.standing)
+            for s in smoke.prompts
+        ],
     )
 
 

@@ -71,6 +71,8 @@ def verdict(job: dict[str, Any]) -> list[str]:
         names: dict[str, Any] = {"__name__": "tests"}
         random.seed(0)  # some tests draw their arguments
         exec(compile(job["preamble"] + "\n\n" + job["test"], "<tests>", "exec"), names)
+        # One problem's test (HumanEval/33) calls the function by its name too, and means the answer's.
+        names[job["worker"]["entry_point"]] = candidate
         names["check"](candidate)
     except Refused as error:
         return ["refused", str(error)]

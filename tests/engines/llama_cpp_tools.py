@@ -14,12 +14,11 @@ import tarfile
 from pathlib import Path
 
 SDIST = "llama-cpp-python==0.3.36"
-TOOLS = ("llama-completion", "llama-imatrix", "llama-quantize", "llama-perplexity")
+TOOLS = ("llama-completion", "llama-imatrix", "llama-quantize", "llama-perplexity", "llama-server")
 FOLDER = Path(__file__).parents[2] / ".venv-engines" / "llama.cpp"
 _OFF = (
     "BUILD_TESTS",
     "BUILD_EXAMPLES",
-    "BUILD_SERVER",
     "BUILD_APP",
     "BUILD_UI",
     "USE_PREBUILT_UI",

@@ -41,17 +41,20 @@ def test_mutated_solutions_do_not() -> None:
     assert passing(mutated, raw=False) == []
 
 
-def test_the_tests_find_the_helpers_of_the_prompt() -> None:
-    """Three problems' tests call one; an answer that brings another one changes nothing of them."""
-    for number, helper in ((32, "poly"), (38, "encode_cyclic"), (50, "encode_shift")):
-        problem = problems()[number]
-        assert f"{helper}(" in problem.test
-        forged = f"{problem.canonical_solution}\n\ndef {helper}(*given):\n    raise ValueError\n"
-        if number == 32:  # its solution calls the helper itself
-            forged = f"    return 0.0\n\ndef {helper}(*given):\n    return 0.0\n"
-            assert passing([chat(problem, forged)], raw=False) == []
-        else:
-            assert passing([chat(problem, forged)], raw=False) == [problem.task_id]
+CHEATS = {
+    32: "    return 0.0\n\ndef poly(*given):\n    return 0.0\n",
+    38: "    return s\n\ndef encode_cyclic(s):\n    return s\n",
+    50: "    return s\n\ndef encode_shift(s):\n    return s\n",
+}
+"""Answers that bring a helper with them that the problem's test calls: run in one process with it, they would pass."""
+
+
+def test_the_tests_call_the_helpers_of_the_prompt() -> None:
+    cheats = [chat(problems()[number], solution) for number, solution in CHEATS.items()]
+    assert passing(cheats, raw=False) == []
+    shift = problems()[50]
+    raising = f"{shift.canonical_solution}\n\ndef encode_shift(s):\n    raise ValueError\n"
+    assert passing([chat(shift, raising)], raw=False) == [shift.task_id]
 
 
 @pytest.mark.parametrize("name", ["humaneval", "humaneval-raw", "gsm8k", "answers"])

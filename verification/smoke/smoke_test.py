@@ -62,12 +62,19 @@ class Answer:
 
 @dataclass(frozen=True)
 class Smoked:
-    """The result for one prompt. problem: "" where it passed."""
+    """The result for one prompt. problem: "" where it passed, which means that it is no worse than the source."""
 
     prompt: Prompt
     expected: Answer
     answer: Answer
     problem: str
+
+    @property
+    def standing(self) -> str:
+        """Of one that passed: whether its rule holds at all."""
+        if self.prompt.holds(self.prompt.text, self.answer.text):
+            return "its rule holds"
+        return "no worse than the source, for which the rule does not hold either"
 
 
 READER = "transformers, float32, weights alone"
@@ -117,6 +124,8 @@ class Smoke:
                     "rule": s.prompt.rule,
                     "source": s.expected.text,
                     "answer": s.answer.text,
+                    "source_holds": s.prompt.holds(s.prompt.text, s.expected.text),
+                    "holds": s.prompt.holds(s.prompt.text, s.answer.text),
                     "passed": not s.problem,
                     "problem": s.problem,
                 }

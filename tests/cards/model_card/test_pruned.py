@@ -9,8 +9,10 @@ from huggingface_hub import ModelCard
 
 from cards.facts.origins import wrong_figures
 from cards.model_card.pruned import write_pruned_card
+from sixfold.artifact.verification_record import content_digest
 from sixfold.checkpoint.provenance import Provenance, provenance_text
 from sixfold.statistics.statistics import Statistics
+from tests.cards.model_card.test_card import evaluation
 
 STATED = Provenance(
     name="Tiny-REAP-3",
@@ -100,3 +102,13 @@ def test_what_was_not_proven_is_not_claimed(masked: Any, sentence: str, tmp_path
     text = card(tmp_path, masked=masked)
     assert sentence in text
     assert "Every layer matches the original" not in text
+
+
+def test_whether_its_answers_end_stands_on_the_card(tmp_path: Path) -> None:
+    (tmp_path / "evaluation.json").write_text(json.dumps(evaluation(content_digest(MANIFEST))))
+    text = card(tmp_path)
+    assert "| Tiny-REAP-3 | 238 of 240 (99.2%; 97.0% to 99.9%) | 2 (0.8%; 0.1% to 3.0%) | 412 | 4,096 | 0.7 |" in text
+    assert "| Tiny-REAP-3 | 120 of 164 (73.2%; 65.7% to 79.8%) |" in text
+    assert not wrong_figures(text, tmp_path)
+    (tmp_path / "evaluation.json").write_text(json.dumps(evaluation("of other files")))
+    assert "Evaluation" not in card(tmp_path)
