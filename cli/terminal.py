@@ -89,7 +89,9 @@ def _lines(description: str, total: int, unit: str) -> Callable[[int], None]:
 
 
 def _amount(number: float, unit: str) -> str:
-    return size(number) if unit == "B" else f"{number:,.0f} {unit}"
+    if unit == "B":
+        return size(number)
+    return f"{number:.2g} {unit}" if 0 < number < 10 else f"{number:,.0f} {unit}"
 
 
 def _duration(seconds: float) -> str:

@@ -6,12 +6,13 @@ tests find the definitions of the prompt (HumanEval has three problems whose tes
 the answer.
 
 On standard input comes one line, {"worker", "preamble", "test", "calls", "answers", "parent"}: what the sandbox is to
-run (see inside/worker.py), two descriptors and a process; one line goes to standard output, ["passed" | "failed" |
-"refused", why].
+run (see inside/worker.py), two descriptors, a process, and "seconds" that the tests may take. To standard output goes
+READY once foreign code is about to run, and at last ["passed" | "failed" | "refused", why].
 """
 
 import os
 import random
+import signal
 import sys
 from typing import Any, BinaryIO
 
@@ -31,6 +32,10 @@ class Raised(Exception):
 
 class Refused(Exception):
     """The sandbox could not be closed; says why."""
+
+
+class OutOfTime(BaseException):
+    """Not to be caught by a test."""
 
 
 class Candidate:
@@ -64,10 +69,8 @@ def verdict(job: dict[str, Any]) -> list[str]:
     calls, answers = os.fdopen(job["calls"], "wb", buffering=0), os.fdopen(job["answers"], "rb")
     candidate = Candidate(calls, answers)
     try:
-        calls.write(line_of(job["worker"]))
-        kind, reason = candidate.read()
-        if kind != READY:
-            raise Refused(str(reason))
+        _enter(candidate, job["worker"])
+        signal.setitimer(signal.ITIMER_REAL, job["seconds"])
         names: dict[str, Any] = {"__name__": "tests"}
         random.seed(0)  # some tests draw their arguments
         exec(compile(job["preamble"] + "\n\n" + job["test"], "<tests>", "exec"), names)
@@ -76,6 +79,8 @@ def verdict(job: dict[str, Any]) -> list[str]:
         names["check"](candidate)
     except Refused as error:
         return ["refused", str(error)]
+    except OutOfTime:
+        return ["failed", "out of time"]
     except AssertionError:
         return ["failed", "a wrong result"]
     except (Ended, BrokenPipeError):
@@ -89,10 +94,28 @@ def verdict(job: dict[str, Any]) -> list[str]:
     return ["passed", ""] if candidate.called else ["failed", "the test never called it"]
 
 
+def _enter(candidate: Candidate, worker: dict[str, Any]) -> None:
+    """Nothing foreign has run until the worker is ready: if it does not come to that, it is no verdict on an answer."""
+    try:
+        candidate.calls.write(line_of(worker))
+        kind, reason = candidate.read()
+    except (Ended, NotPlain, OSError) as error:
+        raise Refused("its first process ended") from error
+    if kind != READY:
+        raise Refused(str(reason))
+    sys.stdout.buffer.write(line_of([READY, ""]))
+    sys.stdout.buffer.flush()
+
+
+def _out_of_time(*_: object) -> None:
+    raise OutOfTime
+
+
 def main() -> None:
     die_with_parent()
     job = value_of(sys.stdin.buffer.readline())
     if os.getppid() != job["parent"]:
         return
     limit()  # of results that take long to compare
+    signal.signal(signal.SIGALRM, _out_of_time)
     sys.stdout.buffer.write(line_of(verdict(job)))

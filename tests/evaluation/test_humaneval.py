@@ -1,4 +1,4 @@
-"""The data as OpenAI has it, and its tests as the sandbox runs them: solutions pass, and what is nearly one does not."""
+"""The data as OpenAI has it, and its tests as the sandbox runs them: solutions pass, what is nearly one does not."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -31,13 +31,8 @@ def test_canonical_solutions_pass() -> None:
 
 def test_mutated_solutions_do_not() -> None:
     """Every function hands back its right result in a list of its own."""
-    mutated = [
-        chat(
-            p,
-            f"{p.canonical_solution}\n_right = {p.entry_point}\ndef {p.entry_point}(*given):\n    return [_right(*given)]\n",
-        )
-        for p in problems()
-    ]
+    in_a_list = "{0}\n_right = {1}\ndef {1}(*given):\n    return [_right(*given)]\n"
+    mutated = [chat(p, in_a_list.format(p.canonical_solution, p.entry_point)) for p in problems()]
     assert passing(mutated, raw=False) == []
 
 

@@ -225,6 +225,18 @@ def test_without_a_sandbox_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> No
     isolation.cache_clear()
 
 
+def test_a_sandbox_that_cannot_be_entered_is_no_verdict_on_a_program() -> None:
+    broken = Isolation("broken", ("/bin/false",), "/", True)
+    with pytest.raises(SixfoldError, match=r"the sandbox cannot be entered \(its first process ended\); run the same"):
+        judged(RIGHT, broken)
+
+
+def test_a_result_that_takes_for_ever_to_compare(sandbox: Isolation) -> None:
+    """The time is the tests' too: here they never come to an end over what the program returned."""
+    test = "def check(candidate):\n    n = candidate(2, 3)\n    while n: pass\n"
+    assert judged(RIGHT, sandbox, test, seconds=1) == Verdict(False, "out of time")
+
+
 def test_forced_it_still_has_limits_and_the_filter() -> None:
     sandbox = unisolated()
     assert judged(RIGHT, sandbox).passed

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from sixfold.artifact.verification_record import content_digest
+from sixfold.artifact.workspace import read_json, write_json
 from tests.publishing.conftest import TOKEN, Printed, Publish
 from tests.publishing.hub_state import Account, Fault, Hub, Repository
 from tests.publishing.made import CARD, MODEL, make_model, make_variant
@@ -57,6 +59,23 @@ def test_verified_under_other_gates(refused: Refused, tmp_path: Path) -> None:
     root = make_model(tmp_path / "out", ("awq",))
     make_variant(root, "awq", overrides=("gates.max_mean_kl=0.001",), verified=False)
     assert "verified under other gates than its recipe has now" in refused(code=3).err
+
+
+def test_gates_on_answers(refused: Refused, publish: Publish, tmp_path: Path) -> None:
+    """Asked for and not evaluated, evaluated under other gates, failed, and held."""
+    root = make_model(tmp_path / "out", ("bf16",))
+    folder = make_variant(root, "awq", overrides=("gates.max_more_looping=0.02",))
+    unheld = "awq cannot be published: its recipe asks for max_more_looping, and its answers were not held to that; run"
+    assert unheld in refused(code=3).err
+    content = content_digest(read_json(folder / "manifest.json") or {})
+    found = {"artifact": {"content": content}, "gates": {"max_more_looping": 0.5}, "findings": []}
+    write_json(folder / "evaluation.json", found)
+    assert unheld in refused(code=3).err
+    found |= {"gates": {"max_more_looping": 0.02}, "findings": ["3.6% more of its answers run in a loop"]}
+    write_json(folder / "evaluation.json", found)
+    assert "it failed a gate: 3.6% more of its answers run in a loop; see evaluation.json" in refused(code=3).err
+    write_json(folder / "evaluation.json", found | {"findings": []})
+    assert publish().code == 0
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])

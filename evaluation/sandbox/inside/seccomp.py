@@ -9,6 +9,7 @@ import ctypes
 import errno
 import platform
 import struct
+import sys
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _MODE_FILTER = 38, 22, 2
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -87,8 +88,8 @@ class Unsupported(Exception):
 def forbid() -> None:
     """From here on, of this process and its threads. Raises Unsupported."""
     machine = platform.machine()
-    if machine not in _MACHINES:
-        raise Unsupported(f"the numbers of system calls of {machine} are not known here")
+    if sys.platform != "linux" or machine not in _MACHINES:
+        raise Unsupported(f"the numbers of system calls of {sys.platform} on {machine} are not known here")
     program = _program(*_MACHINES[machine])
     held = ctypes.create_string_buffer(program)
     count = len(program) // 8
