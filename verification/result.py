@@ -16,7 +16,8 @@ divergence    null where it was not measured; else tokens, windows, a Score for 
               rounded plainly to the same formats, null where no gate asks for it
 smoke         null where it was not reached; else not_run (why), engine (what ran the artifact), and of each prompt its
               rule, what the source and what the artifact answered, whether the rule holds for each (source_holds,
-              holds), passed and problem; passed says that it is no worse than the source (verification/smoke/smoke_test.py)
+              holds), passed and problem; passed says that it is no worse than the source
+              (verification/smoke/smoke_test.py)
 tensor_parallel  Linears that 2, 4 or 8 GPUs could not share evenly; null for GGUF
 versions      of the libraries that read it
 run           seconds; the only entry that differs from run to run
