@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from compressed_tensors.quantization import QuantizationConfig
 from safetensors.torch import load_file, save_file
 
 from calibration.calibrate import calibrate
-from exporters.awq import EXPORTER
+from exporters.awq import EXPORTER, fitting_group
 from exporters.formats.autoawq import check_not_converted
 from exporters.formats.module_names import unquantized_modules
 from exporters.protocol import Decisions
@@ -19,7 +20,7 @@ from exporters.smoothing.smoothing_groups import misfit_of
 from sixfold.errors import SixfoldError
 from sixfold.model.architecture import Linear
 from sixfold.model.source import Source, open_source
-from sixfold.recipes.recipe import Calibration
+from sixfold.recipes.recipe import Calibration, Recipe
 from sixfold.statistics.statistics import Statistics, layer_file
 from tests.exporters.autoawq_library import packing_utils
 from tests.exporters.exported import DEMO, Artifact, planned, recipe, run, silent
@@ -279,3 +280,29 @@ def test_deepseek_with_a_dense_first_layer_is_planned(tmp_path: Path) -> None:
     assert encodings["model.layers.1.mlp.gate.weight"] == "awq-rescale"
     assert encodings["model.layers.1.mlp.gate.e_score_correction_bias"] == "copy"
     assert encodings["model.layers.0.self_attn.kv_a_layernorm.weight"] == "awq-rescale"
+
+
+@pytest.mark.parametrize(
+    ("rows", "group"), [((256, 512), 128), ((576, 1536), 64), ((576, 1504), 32), ((576, 1500), 64), ((36, 20), 128)]
+)
+def test_groups_are_the_largest_that_divide_every_row(rows: tuple[int, ...], group: int, demo: Source) -> None:
+    """Rows that not even 32 divides stay in BF16, and have no say."""
+    linears = [replace(demo.architecture.linears[0], in_features=n, quantizable=True) for n in rows]
+    assert fitting_group(linears, AWQ, 128) == group
+    assert fitting_group(linears, AWQ.model_copy(update={"indivisible": "fail"}), 128) == 128
+
+
+@pytest.mark.parametrize("made_as", [AWQ, PACKED])
+def test_a_model_of_576_channels(made_as: Recipe, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 192, "intermediate_size": 320, "num_attention_heads": 3, "num_key_value_heads": 1}
+    source = open_source(make_family("llama", tmp_path / "awkward", **sizes))
+    plan = EXPORTER.plan(source, made_as, None)
+    assert plan.notes[0] == "groups of 64, since 128 does not divide rows of 192, 320"
+    assert not any("in BF16 (64" in note for note in plan.notes)
+    config = json.loads(plan.texts["config.json"])["quantization_config"]
+    assert 64 in (config.get("group_size"), _weights_of(config).get("group_size"))
+
+
+def _weights_of(config: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = next(iter(config.get("config_groups", {"": {}}).values())).get("weights", {})
+    return found

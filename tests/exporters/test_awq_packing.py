@@ -1,6 +1,7 @@
 import pytest
 import torch
 from compressed_tensors.compressors.pack_quantized import PackedQuantizationCompressor
+from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from compressed_tensors.quantization.lifecycle.forward import quantize as library_quantize
 
@@ -139,3 +140,12 @@ def test_weights_that_no_scale_can_hold_are_refused(bad: float) -> None:
     weight[7, 200] = bad
     with pytest.raises(ValueError, match="not finite or too large"):
         quantize(weight, GROUP)
+
+
+def test_a_matrix_of_one_group_is_packed() -> None:
+    weight = weights(48, 128)
+    quantized = awq_packing.quantize(weight, 128)
+    packed, _, zeros, shape = awq_packing.pack_quantized(quantized)
+    assert (packed.shape, zeros.shape, shape.tolist()) == ((48, 16), (6, 1), [48, 128])
+    unpacked = unpack_from_int32(zeros, 4, torch.Size((48, 1)), packed_dim=0)
+    assert torch.equal(unpacked + 8, quantized.zeros.to(unpacked.dtype))

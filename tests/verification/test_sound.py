@@ -8,7 +8,7 @@ import torch
 
 from sixfold.model.source import Source, open_source
 from tests.exporters.exported import DEMO, silent
-from tests.families import make_family
+from tests.families import COMMON, FAMILIES, make_family
 from tests.verification.artifacts import Artifacts, make_all
 from tests.verification.corpus.changes import tensors
 from tests.verification.damage import copy_folder, edit_config, in_shards
@@ -59,6 +59,64 @@ def test_one_factor_for_all_channels_cancels_too(artifacts: Artifacts, demo: Sou
     assert {finding.where for finding in verify(folder, demo, silent).findings} == {f"{moe}.experts.0.w1.weight"}
     tensors(lambda found: found[f"{moe}.experts.2.w2.weight_scale"].mul_(1.5))(folder)
     assert f"{moe}.experts.2.w3.weight" in {finding.where for finding in verify(folder, demo, silent).findings}
+
+
+@pytest.mark.parametrize("variant", ["bf16", "fp8", "nvfp4", "nvfp4-gb10", "awq", "gguf-q4_k_m", "gguf-q6_k"])
+def test_experts_of_zeros(variant: str, with_zeros: Artifacts, pruned_to_zero: Source) -> None:
+    """One whole, as tools prune them; of others the matrix before, or the one behind."""
+    assert verify(with_zeros[variant], None, silent).findings == ()
+    assert verify(with_zeros[variant], pruned_to_zero, silent).findings == ()
+
+
+@pytest.fixture(scope="module")
+def pruned_to_zero(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    folder = tmp_path_factory.mktemp("zeros") / "model"
+    shutil.copytree(DEMO, folder)
+    moe = "model.layers.{}.block_sparse_moe.experts.{}.{}"
+
+    def zero(found: dict[str, torch.Tensor]) -> None:
+        for part in ("w1", "w2", "w3"):
+            found[moe.format(1, 3, part) + ".weight"].zero_()
+        found[moe.format(0, 5, "w2") + ".weight"].zero_()
+        found[moe.format(0, 6, "w3") + ".weight"].zero_()
+
+    tensors(zero)(folder)
+    return open_source(folder)
+
+
+@pytest.fixture(scope="module")
+def with_zeros(pruned_to_zero: Source, tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
+    return make_all(pruned_to_zero.checkpoint.folder, tmp_path_factory.mktemp("of-zeros"), ("all-formats",))
+
+
+@pytest.mark.parametrize("family", ["phimoe", "starcoder2", "qwen2", "olmo2"])
+def test_biases_and_norms_behind_what_they_read(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A norm's bias is divided along with its weight, a value projection's with its rows; olmo2's norms come after."""
+    monkeypatch.setitem(FAMILIES, family, {**COMMON, **WITH_BIASES[family]})
+    folder = make_family(family, tmp_path / family, vocab_size=2048)
+    generator = torch.Generator().manual_seed(1)
+
+    def spread(found: dict[str, torch.Tensor]) -> None:
+        for name, tensor in found.items():
+            if tensor.dim() == 1:
+                middle = 0.0 if name.endswith("bias") else 1.0
+                found[name] = (middle + 0.2 * torch.randn(tensor.shape, generator=generator)).to(tensor.dtype)
+
+    tensors(spread)(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(DEMO / name, folder / name)
+    for name in ("config.json", "generation_config.json"):
+        edit_config(folder, lambda config: config.update(eos_token_id=0, bos_token_id=0), name)
+    (artifact,) = make_all(folder, tmp_path, ("awq",)).values()
+    assert verify(artifact, open_source(folder), silent).findings == ()
+
+
+WITH_BIASES: dict[str, dict[str, object]] = {
+    "phimoe": {"num_local_experts": 4, "num_experts_per_tok": 2, "attention_bias": True},
+    "starcoder2": {"use_bias": True},
+    "qwen2": {"num_key_value_heads": 4},
+    "olmo2": {"pad_token_id": 0},
+}
 
 
 @pytest.mark.parametrize(
