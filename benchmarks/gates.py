@@ -93,7 +93,7 @@ def pairs(source: Source, weights: CodedWeights, count: int) -> list[tuple[Linea
 
 
 def worst_layer(score: Score, plain: Score) -> float:
-    """Largest ratio of errors behind a layer; 1 where neither errs."""
+    """Largest ratio of errors behind a layer, of mean relative errors; 1 where neither errs."""
     ratios = [a / b for a, b in zip(score.layers, plain.layers, strict=True) if b > 1e-4]
     return max(ratios, default=1.0)
 
