@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.gates import Changed
 from cli import main as cli
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.checkpoint.tokenizer import load_tokenizer
@@ -24,6 +25,8 @@ from verification.divergence.activations import Rounding, fp8_dynamic
 from verification.divergence.divergence import BATCH_TOKENS, Divergence, Score, reference_of, scored, worst_layers
 from verification.divergence.engine_inputs import can_collapse, folder_rules, gguf_rules
 from verification.gates import allowed_of, check_gates
+from verification.judge import plain_rules, runs_of
+from verification.plain_run import plain_score
 from verification.reading.weights import FolderWeights
 from verification.structure.folder_structure import open_subject
 from verification.structure.gguf_structure import open_gguf_subject
@@ -215,6 +218,33 @@ def test_a_layer_that_is_worse_than_plain_rounding_is_named() -> None:
     plain = replace(held.as_run, layers=(0.02, 0.07))
     (finding,) = check_gates(replace(held, plain=plain), {"max_kl_ratio": 1.25})
     assert "behind layer 1" in finding.what
+
+
+@pytest.mark.parametrize("variant", ["fp8", "gguf-q4_k_m"])
+def test_exchanged_experts_fail_the_gate_and_sound_ones_pass(
+    variant: str, artifacts: Artifacts, demo: Source, windows: Windows, tmp_path: Path
+) -> None:
+    """Made where the weights are read, so that no check but the answers can tell."""
+    weights, runs = runs_of(artifacts[variant], demo)
+    reference = reference_of(demo, windows, tmp_path, silent)
+    rules = plain_rules(artifacts[variant], demo)
+    plain = plain_score(demo, weights, rules, windows, reference, tmp_path, silent)
+    one, other = (f"model.layers.1.block_sparse_moe.experts.{expert}.w2.weight" for expert in (2, 5))
+    exchanged = Changed(weights, {one: lambda read: read(other), other: lambda read: read(one)})
+    for held, stopped in ((weights, False), (exchanged, True)):
+        score = scored(demo, held, runs["engine"], windows, reference, silent).score
+        divergence = Divergence({"engine": score}, 1, 1, plain)
+        assert any(check_gates(divergence, {"max_kl_ratio": 1.15})) == stopped
+
+
+def test_what_plain_rounding_costs_is_measured_once(
+    artifacts: Artifacts, demo: Source, windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, _ = runs_of(artifacts["nvfp4"], demo)
+    reference = reference_of(demo, windows, tmp_path, silent)
+    first = plain_score(demo, weights, {}, windows, reference, tmp_path, silent)
+    monkeypatch.setattr("verification.plain_run.scored", None)
+    assert plain_score(demo, weights, {}, windows, reference, tmp_path, silent) == first
 
 
 def test_no_number_passes_a_gate() -> None:
