@@ -3,6 +3,8 @@
 nearest      every weight on its own: the error of a block is bounded by its scale
 weighted     scales were chosen by the importance of input channels: the weighted error is small, and channels that do
              not matter may lose more than any bound on a block's own error allows
+clipped      ranges of groups were narrowed where that hurts inputs less (AWQ): a weight at a group's end may lose much of
+             itself, and the tensor as a whole no more than by rounding to nearest
 compensated  codes make up for the errors of those before them (GPTQ), and need not be the nearest
 """
 
@@ -18,7 +20,7 @@ from sixfold.artifact.workspace import read_json
 from sixfold.errors import SixfoldError
 from sixfold.statistics.importance_matrix import MatrixEntry, open_importance_matrix
 
-Kind = Literal["nearest", "weighted", "compensated"]
+Kind = Literal["nearest", "weighted", "clipped", "compensated"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ def stated_rounding(artifact: Path) -> Kind | None:
     recipe = (manifest or {}).get("recipe")
     if not isinstance(recipe, Mapping):
         return None
-    return "compensated" if recipe.get("rounding") == "compensated" else "nearest"
+    if recipe.get("rounding") == "compensated":
+        return "compensated"
+    return "clipped" if recipe.get("exporter") == "awq" else "nearest"  # whichever layout it wrote
 
 
 def importance_beside(file: Path, named: object) -> Mapping[str, MatrixEntry]:

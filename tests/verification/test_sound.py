@@ -89,8 +89,8 @@ def with_zeros(pruned_to_zero: Source, tmp_path_factory: pytest.TempPathFactory)
     return make_all(pruned_to_zero.checkpoint.folder, tmp_path_factory.mktemp("of-zeros"), ("all-formats",))
 
 
-@pytest.mark.parametrize("family", ["phimoe", "starcoder2", "qwen2", "olmo2"])
-def test_biases_and_norms_behind_what_they_read(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("family", ["phimoe", "starcoder2", "qwen2", "olmo2", "flex_olmo"])
+def test_biases_and_norms_that_come_after(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A norm's bias is divided along with its weight, a value projection's with its rows; olmo2's norms come after."""
     monkeypatch.setitem(FAMILIES, family, {**COMMON, **WITH_BIASES[family]})
     folder = make_family(family, tmp_path / family, vocab_size=2048)
@@ -115,7 +115,8 @@ WITH_BIASES: dict[str, dict[str, object]] = {
     "phimoe": {"num_local_experts": 4, "num_experts_per_tok": 2, "attention_bias": True},
     "starcoder2": {"use_bias": True},
     "qwen2": {"num_key_value_heads": 4},
-    "olmo2": {"pad_token_id": 0},
+    "olmo2": {"pad_token_id": 0, "num_key_value_heads": 4},
+    "flex_olmo": {"pad_token_id": 0, "num_key_value_heads": 4, "num_experts": 4, "num_experts_per_tok": 2},
 }
 
 

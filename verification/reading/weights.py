@@ -8,7 +8,7 @@ import torch
 
 from sixfold.checkpoint.safetensors_header import TORCH_DTYPES
 from verification.plain_rounding import Layout, layout_of_scheme
-from verification.reading.declared import Scheme
+from verification.reading.declared import AWQ, Scheme
 from verification.reading.safetensors_formats import dequantize_linear
 from verification.reading.stored_codes import Codes, Parts, codes_of
 from verification.reading.stored_parts import QUANTIZED_PARTS, SCALES
@@ -117,7 +117,9 @@ class FolderWeights:
 
     @cached_property
     def _rounding(self) -> Rounding:
-        return Rounding(stated_rounding(self.subject.folder.path) or "nearest")
+        stated = stated_rounding(self.subject.folder.path)
+        clips = self.subject.declared.method == AWQ or stated == "clipped"
+        return Rounding("compensated" if stated == "compensated" else "clipped" if clips else "nearest")
 
     def alike(self, name: str) -> bool:
         _, parts = self._parts(name)

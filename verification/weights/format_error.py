@@ -124,10 +124,12 @@ def loosened(limit: Limit, kind: str) -> Limit:
 
     weighted: without the importance at hand, only what no choice of a scale makes of a block: a weight that is nearest
     under any scale worth choosing is off by no more than the block's largest. compensated: errors of a row make up for
-    one another, and a weight may be moved by a few steps to do so.
+    one another, and a weight may be moved by a few steps to do so. clipped: a group's largest weight may be cut off.
     """
     if kind == "weighted":
         return replace(limit, relative=2 * limit.relative, block=max(limit.block, _ANY_SCALE))
+    if kind == "clipped":
+        return replace(limit, block=max(limit.block, _ANY_SCALE))
     if kind == "compensated":
         least = _MOVED if limit.by_range else 0.0
         return replace(limit, relative=2 * limit.relative, block=max(2 * limit.block, least))

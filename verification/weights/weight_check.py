@@ -111,11 +111,24 @@ class _Comparison:
                     self._compare(name, ratios, factors)
                 advance(_count(self._source.checkpoint.tensors[name].shape))
             if ratios or factors:
+                self._complete(layer, factors)
                 self._findings += check_cancels(self._source.architecture, layer, ratios, factors)
         named = {finding.where for finding in self._findings}
         linears = {linear.name: linear for linear in self._linears.values()}
         self._findings += [odd for odd in self._scales.findings(linears) if odd.where not in named]
         return WeightReport(tuple(self._errors), tuple(self._findings))
+
+    def _complete(self, layer: int | None, factors: dict[str, Factors]) -> None:
+        """Add what pairs with Linears that are known to be rescaled: the one before, whose rows, or the one behind,
+        whose columns make up for it, may be scaled by so little that its own error does not tell."""
+        linears = {linear.name: linear for linear in self._linears.values() if linear.layer == layer}
+        pairs = [(other, found) for other in linears.values() if (found := producer_of(other, linears)) is not None]
+        for reader, producer in pairs:
+            for missing, other in ((reader, producer), (producer, reader)):
+                held = missing.weight in self._weights.names() and self._fits(missing.weight)
+                if other.name in factors and missing.name not in factors and held:
+                    if self._weights.encoding(missing.weight) in _SMOOTHED:
+                        factors[missing.name] = self._fitted(missing)
 
     def _layer(self, name: str) -> int | None:
         linear, norm = self._linears.get(name), self._norms.get(name)
