@@ -3,8 +3,8 @@
 nearest      every weight on its own: the error of a block is bounded by its scale
 weighted     scales were chosen by the importance of input channels: the weighted error is small, and channels that do
              not matter may lose more than any bound on a block's own error allows
-clipped      ranges of groups were narrowed where that hurts inputs less (AWQ): a weight at a group's end may lose much of
-             itself, and the tensor as a whole no more than by rounding to nearest
+clipped      ranges of groups were narrowed where that hurts inputs less (AWQ): a weight at a group's end may lose much
+             of itself, and the tensor as a whole no more than by rounding to nearest
 compensated  codes make up for the errors of those before them (GPTQ), and need not be the nearest
 """
 
