@@ -8,7 +8,8 @@ import torch
 from sixfold.model.source import Source
 from tests.exporters.exported import DEMO, silent
 from tests.verification.artifacts import Artifacts
-from verification.reading.stored_codes import Codes
+from verification.reading.declared import Scheme
+from verification.reading.stored_codes import Codes, codes_of
 from verification.reading.weights import CodedWeights, FolderWeights
 from verification.structure.folder_structure import open_subject
 from verification.structure.gguf_structure import open_gguf_subject
@@ -108,3 +109,23 @@ def test_llmcompressors_rounding_is_nearest(scheme: str, demo: Source, tmp_path:
     verification = verify(tmp_path / "out", demo, silent)
     assert not [finding for finding in verification.findings if finding.check.startswith("weights.")]
     assert len([error for error in verification.errors or () if error.encoding]) == 56
+
+
+@pytest.mark.parametrize("columns", [128, 256])
+def test_blocks_of_a_matrix_that_is_one_block_wide(columns: int) -> None:
+    """FP8 in blocks of 128 x 128: every row of a block has its scale."""
+    generator = torch.Generator().manual_seed(0)
+    source = torch.randn(256, columns, generator=generator) * torch.tensor([1.0, 8.0]).repeat_interleave(128)[:, None]
+    blocks = source.abs().view(2, 128, columns // 128, 128).amax((1, 3)) / 448
+    wide = blocks.repeat_interleave(128, 0).repeat_interleave(128, 1)
+    parts = {"weight": (source / wide).to(torch.float8_e4m3fn), "weight_scale": blocks}
+    scheme = Scheme("compressed-tensors", "float-quantized", {"strategy": "block", "block_structure": [128, 128]}, None)
+    codes = codes_of(scheme, parts)
+    assert codes is not None
+    assert misplaced(codes, source) is None
+    parts["weight"].view(torch.uint8)[200, 5] ^= 0x10
+    found = codes_of(scheme, parts)
+    assert found is not None
+    worst = misplaced(found, source)
+    assert worst is not None
+    assert (worst.row, worst.column) == (200, 5)
