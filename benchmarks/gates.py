@@ -32,7 +32,7 @@ from verification.judge import plain_rules, runs_of
 from verification.plain_run import plain_score
 from verification.reading.weights import CodedWeights
 
-RATIO = 1.15
+RATIO = 1.25
 """The shipped recipes' max_kl_ratio."""
 
 Read = Callable[[str], torch.Tensor]

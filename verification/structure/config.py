@@ -10,6 +10,9 @@ from verification.reading.folder import CONFIG, MODELOPT_CONFIG
 from verification.reading.subject import Subject
 
 EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+_IDLE = "zero_expert_num"
+"""Experts without weights, which routers choose among as well (LongCat)."""
+
 _MAY_DIFFER = {
     "quantization_config",
     "compression_config",
@@ -139,9 +142,10 @@ def check_counts(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             "config.experts", CONFIG, what, "engines read one of them", "state the number that the files hold"
         )
+    idle = next((part[_IDLE] for _, part in places if isinstance(part.get(_IDLE), int)), 0)
     for key, count in stated.items():
         for name, held in _expert_rows(subject):
-            if held != count:
+            if held != count + idle:
                 what = f"config.json's {key} is {count}, and {name} has {held}"
                 yield Finding(
                     "config.experts", name, what, "loading stops, or experts are never chosen", "correct the count"

@@ -234,7 +234,7 @@ def test_exchanged_experts_fail_the_gate_and_sound_ones_pass(
     for held, stopped in ((weights, False), (exchanged, True)):
         score = scored(demo, held, runs["engine"], windows, reference, silent).score
         divergence = Divergence({"engine": score}, 1, 1, plain)
-        assert any(check_gates(divergence, {"max_kl_ratio": 1.15})) == stopped
+        assert any(check_gates(divergence, {"max_kl_ratio": 1.25})) == stopped
 
 
 def test_what_plain_rounding_costs_is_measured_once(
