@@ -127,6 +127,8 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
 }
 """model_type of a config or of one nested in it -> fields that shrinking leaves impossible or switches off."""
 
+_CORRECTION_BIAS = re.compile(r"(correction_bias|expert_bias|balancing_biases)$")
+
 LEFT_OUT: Mapping[str, tuple[str, ...]] = {
     "encoders, and decoders that attend to an encoder": (
         "bart bert bert-generation big_bird bigbird_pegasus blenderbot blenderbot-small camembert data2vec-text electra"
@@ -194,8 +196,8 @@ def _shrunk(kind: Any, sizes: Sizes) -> dict[str, Any]:
 
 
 def make_family(model_type: str, folder: Path, **changes: Any) -> Path:
-    """Save a random BF16 model with a byte-level tokenizer; biases of routers are float32 where the family keeps them
-    so, and none is zero."""
+    """Save a random BF16 model with a byte-level tokenizer; correction biases are float32 and not zero, as trained ones
+    are."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
@@ -204,11 +206,12 @@ def make_family(model_type: str, folder: Path, **changes: Any) -> Path:
     auto = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
     model = auto.from_config(tiny_config(model_type, **changes), dtype=torch.bfloat16)
     with torch.no_grad():
-        for name, tensor in model.state_dict().items():
+        for name, tensor in model.state_dict(keep_vars=True).items():
             if not tensor.is_floating_point():
                 continue
-            if re.search(r"correction_bias|expert_bias|balancing_bias", name):
+            if _CORRECTION_BIAS.search(name):
                 tensor.uniform_(-0.2, 0.2)
+                tensor.data = tensor.data.float()
             elif tensor.dim() >= 2:
                 tensor.normal_(std=1.5 * tensor.shape[-1] ** -0.5)
             elif "bias" in name:

@@ -45,7 +45,7 @@ def write_tokenizer(writer: GGUFWriter, folder: Path, arch: str, vocab_size: int
             f"{folder / FILE} is a tokenizer of type {model.get('type')}, GGUF export supports only BPE",
             "leave the gguf recipes out for this model",
         )
-    spaces = bool(model.get("byte_fallback"))
+    spaces = _is_sentence_piece(parsed)
     if spaces:
         writer.add_tokenizer_model("llama")
         writer.add_tokenizer_pre(pre or "default")
@@ -81,7 +81,7 @@ def _tokens(folder: Path, parsed: Mapping[str, Any], vocab_size: int) -> list[_T
             f"{folder / FILE} has token {max(by_id)}, but the embedding has {vocab_size} rows",
             "check that tokenizer and weights belong together",
         )
-    added = tokenizer.get_added_tokens_decoder()
+    added, pieces = tokenizer.get_added_tokens_decoder(), _is_sentence_piece(parsed)
     unknown = parsed["model"].get("unk_token")
     tokens = []
     for index in range(vocab_size):
@@ -97,11 +97,20 @@ def _tokens(folder: Path, parsed: Mapping[str, Any], vocab_size: int) -> list[_T
                 tokens.append(_Token(text, TokenType.CONTROL))
             else:
                 tokens.append(_Token(text.replace(_SPACE, " "), TokenType.USER_DEFINED))
-        elif parsed["model"].get("byte_fallback") and text in _BYTE_TOKENS:
+        elif pieces and text in _BYTE_TOKENS:
             tokens.append(_Token(text, TokenType.BYTE))
         else:
             tokens.append(_Token(text, TokenType.UNKNOWN if text == unknown else TokenType.NORMAL))
     return tokens
+
+
+def _is_sentence_piece(parsed: Mapping[str, Any]) -> bool:
+    """Whether tokens are text with a mark for spaces, and bytes stand in for what the vocabulary lacks.
+
+    A byte-level vocabulary lacks nothing: where its tokenizer.json asks for byte_fallback too, that never happens.
+    """
+    by_bytes = '"ByteLevel"' in json.dumps([parsed.get("pre_tokenizer"), parsed.get("decoder")])
+    return bool(parsed["model"].get("byte_fallback")) and not by_bytes
 
 
 def _looks_special(text: str) -> bool:

@@ -145,8 +145,9 @@ def check_counts(subject: Subject) -> Iterator[Finding]:
     idle = next((part[_IDLE] for _, part in places if isinstance(part.get(_IDLE), int)), 0)
     for key, count in stated.items():
         for name, held in _expert_rows(subject):
-            if held != count + idle:
-                what = f"config.json's {key} is {count}, and {name} has {held}"
+            wanted = subject.blueprint.tensors.get(name, (count + idle,))[0] if subject.blueprint else count + idle
+            if held != wanted:
+                what = f"config.json's {key} is {count}, which makes {wanted} rows, and {name} has {held}"
                 yield Finding(
                     "config.experts", name, what, "loading stops, or experts are never chosen", "correct the count"
                 )

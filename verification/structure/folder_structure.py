@@ -35,6 +35,7 @@ CHECKS: tuple[Check, ...] = (
     carried.check_generation,
     names.check_missing,
     names.check_unknown,
+    names.check_tied,
     names.check_protected,
     names.check_experts,
     parts.check_method,

@@ -102,7 +102,9 @@ def _model(subject: GgufSubject, tokenizer: Mapping[str, Any]) -> Iterator[Findi
     keys, model = subject.file.keys, tokenizer["model"]
     if model.get("type", "BPE") != "BPE":
         return
-    kind = "llama" if model.get("byte_fallback") else "gpt2"
+    # Bytes stand in for what a SentencePiece vocabulary lacks; a byte-level one lacks nothing, whatever it asks for.
+    by_bytes = "ByteLevel" in _kinds(tokenizer.get("pre_tokenizer")) | _kinds(tokenizer.get("decoder"))
+    kind = "llama" if model.get("byte_fallback") and not by_bytes else "gpt2"
     held = keys.get("tokenizer.ggml.model")
     if held != kind:
         what = f"it is {held!r}, the source's tokenizer is what llama.cpp calls {kind!r}"
@@ -176,3 +178,12 @@ def _text_of(config: Mapping[str, Any], token: str) -> Any:
     """What tokenizer_config.json calls a token: its text, or an object that holds it."""
     named = config.get(token)
     return named.get("content") if isinstance(named, dict) else named
+
+
+def _kinds(part: Any) -> set[str]:
+    """Types of a pre-tokenizer or decoder, and of those that it is a sequence of."""
+    if isinstance(part, list):
+        return set().union(*map(_kinds, part)) if part else set()
+    if not isinstance(part, Mapping):
+        return set()
+    return {str(part.get("type"))} | _kinds([part[key] for key in ("pretokenizers", "decoders") if key in part])

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import torch
+
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.blueprint import Blueprint
 from verification.reading.stored_parts import CACHE_SCALES, OTHERS, QUANTIZED_PARTS
@@ -10,6 +12,7 @@ from verification.reading.subject import Subject
 
 _EXPERT = re.compile(r"(.*\.experts)\.(\d+)\.(.+)")
 _WEIGHTS = ("weight_packed", "qweight")
+_HEAD = "lm_head.weight"
 _PROTECTED = re.compile(
     r"(^|\.)(lm_head|embed_tokens|wte|embed_in|gate|router|shared_expert_gate|[^.]*norm[^.]*|mtp[^.]*)$"
     r"|correction_bias$|expert_bias$"
@@ -88,6 +91,24 @@ def check_unknown(subject: Subject) -> Iterator[Finding]:
         )
 
 
+def check_tied(subject: Subject) -> Iterator[Finding]:
+    """A head that config.json ties to the embeddings is not in the files, or is the same."""
+    blueprint, folder = subject.blueprint, subject.folder
+    if blueprint is None or not blueprint.architecture.tied_embeddings or not folder.readable(_HEAD):
+        return
+    embeddings = next((name for name in folder.tensors if name.endswith("embed_tokens.weight")), None)
+    if embeddings is None or not folder.readable(embeddings):
+        return
+    if not torch.equal(folder.read(_HEAD).float(), folder.read(embeddings).float()):
+        yield Finding(
+            "names.tied",
+            _HEAD,
+            f"config.json ties it to {embeddings}, and the files hold another",
+            "transformers answers by this head, vLLM and SGLang by the embeddings",
+            "set tie_word_embeddings to false, or remove it",
+        )
+
+
 def check_protected(subject: Subject) -> Iterator[Finding]:
     """Routers, norms, embeddings, heads and correction biases stay in the source's precision."""
     linears = subject.blueprint.linears if subject.blueprint is not None else {}
@@ -125,6 +146,9 @@ def check_experts(subject: Subject) -> Iterator[Finding]:
             if number not in experts:
                 lacking = lacking[:1]
             for part in lacking:
+                weight = f"{layer}.{number}.{part.rpartition('.')[0]}.weight"
+                if subject.blueprint is not None and weight not in subject.blueprint.tensors:
+                    continue  # LongCat's zero experts compute nothing, and lack a projection in every checkpoint
                 yield Finding(
                     "experts.incomplete",
                     f"{layer}.{number}.{part}",
