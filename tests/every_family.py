@@ -63,7 +63,7 @@ _ALTERNATING = ["linear_attention", "full_attention"] * 2
 CORRECTIONS: dict[str, dict[str, Any]] = {
     "axk1": {"head_dim": 32},
     "axk2": {"head_dim": 32},
-    "bamba": {"mamba_n_heads": 8, "mamba_d_head": 64, "mamba_d_state": 16},
+    "bamba": {"mamba_chunk_size": 16, "mamba_n_heads": 8, "mamba_d_head": 64, "mamba_d_state": 16},
     "cohere_compass_text": {"rope_parameters": {"full_attention": _AXIAL}},
     "cosmos3_edge_text": {"rope_parameters": _AXIAL},
     "dbrx": {
@@ -80,7 +80,13 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
         "moe_intermediate_size": [256, 128],
         "moe_k": TOP_K,
     },
-    "falcon_h1": {"mamba_d_ssm": 256, "mamba_n_heads": 4, "mamba_d_head": 64, "mamba_d_state": 16},
+    "falcon_h1": {
+        "mamba_chunk_size": 16,
+        "mamba_d_ssm": 256,
+        "mamba_n_heads": 4,
+        "mamba_d_head": 64,
+        "mamba_d_state": 16,
+    },
     "gemma3n_text": {"num_kv_shared_layers": 1, "layer_types": ["sliding_attention", "full_attention"] * 2},
     "gemma4_text": {"enable_moe_block": True, "num_experts": EXPERTS, "top_k_experts": TOP_K, "global_head_dim": 64},
     "gemma4_unified_text": {"global_head_dim": 64},
@@ -228,7 +234,10 @@ def save_tokenizer(folder: Path) -> None:
     bytes_of = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {text: number for number, text in enumerate([*bytes_of, "th"])}
     tokenizer = Tokenizer(models.BPE(vocabulary, [("t", "h")]))
-    words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"  # noqa: E501
+    words = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|"
+        r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
     split = pre_tokenizers.Split(Regex(words), "isolated")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""transformers' own model of a checkpoint, built without memory: of the class that its config.json and tensors name."""
+"""transformers' own model of a checkpoint, built without memory: of the class that its config and tensors speak of."""
 
 from collections.abc import Mapping
 from typing import Any

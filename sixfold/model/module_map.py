@@ -86,8 +86,8 @@ def _expert_index(name: str) -> int | None:
 
 
 def _not_run(model: nn.Module, name: str, drafts: int) -> bool:
-    """MTP layers behind the last decoder layer, as many as config.json names, and buffers that old checkpoints carry
-    and models recompute."""
+    """MTP layers behind the last decoder layer, as many as config.json names (`drafts`), and buffers that old
+    checkpoints carry and models recompute."""
     patterns = list(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
     layer = re.search(r"(?<!mtp\.)layers\.(\d+)\.", name)
     count = model.config.get_text_config().num_hidden_layers  # type: ignore[union-attr,operator]

@@ -54,8 +54,8 @@ def _check_tied(source: Source) -> None:
             one, two = (checkpoint.read(TensorSlice(n, start, min(start + _ROWS, rows))) for n in (name, other))
             if not torch.equal(one, two):
                 raise SixfoldError(
-                    f"{checkpoint.location} holds another {name} than {other}, and its config.json says the two are"
-                    " one (tie_word_embeddings): transformers uses both, vLLM, SGLang and llama.cpp only the second",
+                    f"{checkpoint.location} holds another {name} than {other}, and its config.json says that the two"
+                    " are one (tie_word_embeddings): transformers uses both, vLLM, SGLang and llama.cpp the second",
                     f"set tie_word_embeddings to false if {name} is meant, or remove that tensor",
                 )
 

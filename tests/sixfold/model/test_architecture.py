@@ -134,7 +134,7 @@ def test_a_router_is_known_by_its_name_outside_of_the_experts_interface(
             "jetmoe",
             r"fp8: jetmoe stores the experts of a layer as one array \(model.layers.0.mlp.input_linear.weight\)",
         ),
-        ("dbrx", r"fp8: dbrx has no Linear in its decoder layers that may be quantized; export the bf16 variant"),
+        ("dbrx", r"fp8: dbrx stores the experts of a layer as one array \(transformer.blocks.0.ffn.experts.mlp.v1\)"),
     ],
 )
 def test_what_would_leave_the_experts_unquantized_is_refused(folders: Path, model_type: str, message: str) -> None:
@@ -184,10 +184,39 @@ def test_numbers_that_json_has_no_word_for(folders: Path) -> None:
     assert linear(architecture, "backbone.layers.1.mixer.experts.3.up_proj").role == "expert"
 
 
-def test_linears_outside_attention_and_mlp_are_left_alone(folders: Path) -> None:
-    mamba = [found for found in derive(folders, "jamba").linears if ".mamba." in found.name]
-    assert {found.role for found in mamba} == {"other"}
-    assert not any(found.quantizable for found in mamba)
+def test_what_a_recurrent_mixer_reads_and_gives_is_told_from_what_controls_it(folders: Path) -> None:
+    """dt and decay are small numbers that a whole sequence is multiplied by."""
+    roles = {found.part: found.role for found in derive(folders, "jamba").linears if ".mamba." in found.name}
+    assert roles == {"in_proj": "mixer", "out_proj": "mixer", "x_proj": "other", "dt_proj": "other"}
+    delta = {f.part: f.role for f in derive(folders, "kimi_linear").linears if ".layers.0.self_attn." in f.name}
+    assert {part for part, role in delta.items() if role == "mixer"} == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert {part for part, role in delta.items() if role == "other"} == set(delta) - {
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+    }
+    small = {f.part: f.role for f in derive(folders, "qwen3_5_moe_text").linears if ".linear_attn." in f.name}
+    assert small == {
+        "in_proj_qkv": "mixer",
+        "in_proj_z": "mixer",
+        "out_proj": "mixer",
+        "in_proj_a": "other",
+        "in_proj_b": "other",
+    }
+
+
+def test_an_mlp_under_any_name_is_one(folders: Path) -> None:
+    """Nemotron-H calls attention, MLP, MoE and Mamba alike `mixer`."""
+    roles = {
+        f.name.removeprefix("backbone.layers."): f.role
+        for f in derive(folders, "nemotron_h").linears
+        if f.expert is None
+    }
+    assert roles["0.mixer.in_proj"] == "mixer"
+    assert roles["1.mixer.shared_experts.up_proj"] == "shared_expert"
+    assert roles["2.mixer.q_proj"] == "attention"
+    assert roles["3.mixer.up_proj"] == roles["3.mixer.down_proj"] == "mlp"
 
 
 def test_tied_head_makes_the_last_norm_inexact(folders: Path) -> None:
@@ -228,14 +257,15 @@ def edit(folder: Path, change: str) -> None:
     elif change == "unknown":
         weights["model.layers.0.adapter.weight"] = torch.zeros(4, 4, dtype=torch.bfloat16)
     save_file(weights, path, metadata={"format": "pt"})
-    if change in ("fewer experts", "model type", "layers", "no model type", "no language model"):
+    if change in ("fewer experts", "model type", "layers", "no model type", "no language model", "fewer layers"):
         config = json.loads((folder / "config.json").read_text())
         key, value = {
             "fewer experts": ("num_local_experts", 3),
             "model type": ("model_type", "mixtral_9000"),
             "layers": ("num_hidden_layers", 3),
             "no model type": ("model_type", None),
-            "no language model": ("model_type", "qwen3_vl_moe"),
+            "no language model": ("model_type", "clip"),
+            "fewer layers": ("num_hidden_layers", 1),
         }[change]
         (folder / "config.json").write_text(json.dumps({**config, key: value}))
 
@@ -256,6 +286,10 @@ def edit(folder: Path, change: str) -> None:
         (
             "model type",
             r"transformers .* has no causal language model for model_type 'mixtral_9000'.*; use a checkpoint",
+        ),
+        (
+            "fewer layers",
+            r"has no place for: model.layers.1.block_sparse_moe.experts.0.w1.weight, .* and \d+ more; corr",
         ),
         (
             "no language model",

@@ -8,9 +8,9 @@ import torch
 from sixfold.errors import SixfoldError
 from sixfold.model.layer_calls import record_calls
 from sixfold.model.source import open_source
-from sixfold.runner import layer_runner
 from sixfold.runner.layer_runner import LayerRunner, batches_of
 from sixfold.runner.whole_model import load_model
+from tests import every_family
 from tests.families import FAMILIES, make_family
 
 pytestmark = pytest.mark.arithmetic
@@ -102,31 +102,26 @@ def test_what_happens_between_layers_is_refused() -> None:
         record_calls(model, list(model.layers), torch.zeros(1, 2, dtype=torch.int64))
 
 
-@pytest.mark.parametrize(
-    ("family", "message"),
-    [
-        ("glm_moe_dsa", "GlmMoeDsaForCausalLM computes something between its decoder layers"),
-        ("longcat_flash", "LongcatFlashForCausalLM has no list of its 2 decoder layers"),
-    ],
-)
-def test_families_that_cannot_be_run_so_are_refused(family: str, message: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["glm_moe_dsa", "longcat_flash", "deepseek_v4", "gemma3"])
+def test_what_layers_hand_on_beside_hidden_states_arrives(family: str, tmp_path: Path) -> None:
+    """Chosen tokens, streams of hidden states, two attentions in a layer, a tower beside the decoder."""
     source = open_source(make_family(family, tmp_path))
-    with pytest.raises(SixfoldError, match=message):
-        layer_by_layer(LayerRunner(source, dtype=torch.float32, device=CPU), torch.zeros(1, 8, dtype=torch.int64))
+    ids = torch.randint(0, 512, (3, 40), generator=torch.Generator().manual_seed(0))
+    whole = load_model(source, dtype=torch.float32, device=CPU)
+    with torch.inference_mode():
+        want = whole(input_ids=ids, use_cache=False).logits
+    assert torch.equal(layer_by_layer(LayerRunner(source, dtype=torch.float32, device=CPU), ids), want)
 
 
-class Sharing(torch.nn.Module):
-    """A layer that leaves something for the next."""
-
-    def forward(self, hidden: torch.Tensor, shared: dict[str, torch.Tensor]) -> torch.Tensor:
-        shared["keys"] = hidden
-        return hidden
-
-
-def test_state_shared_between_layers_is_refused() -> None:
-    call = layer_runner.Call((), {"shared": {}}, as_keyword=False)
-    with pytest.raises(SixfoldError, match="layers share state"):
-        call(Sharing(), torch.ones(1, 2))
+@pytest.mark.parametrize("family", ["gemma3n_text", "zaya", "qwen3_5_moe"])
+def test_streams_and_shared_states_arrive(family: str, tmp_path: Path) -> None:
+    """Keys that later layers share, a router's state, streams before the samples."""
+    source = open_source(every_family.make_family(family, tmp_path))
+    ids = torch.randint(0, 256, (3, 40), generator=torch.Generator().manual_seed(0))
+    whole = load_model(source, dtype=torch.float32, device=CPU)
+    with torch.inference_mode():
+        want = whole(input_ids=ids, use_cache=False).logits
+    assert torch.equal(layer_by_layer(LayerRunner(source, dtype=torch.float32, device=CPU), ids), want)
 
 
 def test_batches_never_mix_lengths() -> None:
