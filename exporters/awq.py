@@ -20,7 +20,7 @@ from exporters.numerics.awq_packing import BITS, PER_WORD, Quantized, pack_gemm,
 from exporters.numerics.awq_search import grid
 from exporters.numerics.compensated import int4_groups
 from exporters.protocol import Decided, Decisions
-from exporters.rounding.inputs import Inputs
+from exporters.rounding.inputs import Inputs, factor_of
 from exporters.selection import not_run_note, select
 from exporters.smoothing.awq_decisions import Search, decide_layer, decided
 from exporters.smoothing.smoothing_groups import SmoothingGroup, misfit_of, smoothing_groups
@@ -148,7 +148,7 @@ class AwqExporter:
         layout = Options.model_validate(recipe.options).layout
         group = _group_size(unit, inputs[0], layout)
         with _named(name):
-            return _packed(int4_groups(inputs[0], group, moments.factor(columns), columns, rows), layout)
+            return _packed(int4_groups(inputs[0], group, factor_of(moments, columns), columns, rows), layout)
 
 
 def _group_size(unit: Unit, weight: torch.Tensor, layout: str) -> int:

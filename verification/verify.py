@@ -8,10 +8,11 @@ from sixfold.checkpoint.location import check_artifact
 from sixfold.errors import SixfoldError
 from sixfold.model.source import Source
 from sixfold.progress import Progress
+from verification.compensated_codes import Targets, targets_of
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.folder import weights_gone
 from verification.reading.weights import CodedWeights, FolderWeights
-from verification.result import Verification
+from verification.result import Verification, manifest_of
 from verification.structure.folder_structure import check_structure, open_subject
 from verification.structure.gguf_structure import check_gguf_structure, open_gguf_subject
 from verification.structure.tensor_parallel import misfits
@@ -77,8 +78,16 @@ def _check_weights(
             return None, tuple(check_numbers(weights, advance))
     total = sum(prod(tensor.shape) for tensor in source.checkpoint.tensors.values())
     with progress("comparing weights", total, "weights") as advance:
-        report = check_weights(weights, source, advance)
+        report = check_weights(weights, source, advance, _compensated(path))
     return report.errors, report.findings
+
+
+def _compensated(path: Path) -> Targets | None:
+    """None of an artifact whose manifest says nothing of errors compensated, as no other tool's does."""
+    manifest = manifest_of(path) or {}
+    recipe = manifest.get("recipe")
+    known = isinstance(recipe, dict) and recipe.get("rounding") == "compensated" and "scheme" in recipe
+    return targets_of(path, manifest) if known else None
 
 
 def _distinct(*groups: "list[Finding] | tuple[Finding, ...]") -> tuple[Finding, ...]:

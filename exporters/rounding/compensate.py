@@ -11,6 +11,8 @@ while the columns behind it are still free.
 Sweeps: with all columns rounded, one group after the other is rounded again for the target that is best while all
 others stay: block coordinate descent. A group is changed only where that lowers the outputs' error, so no sweep makes
 it larger.
+
+Settling: last of all, one code after the other becomes the nearest to what is best while all others stay.
 """
 
 from dataclasses import dataclass
@@ -57,6 +59,8 @@ def _compensate(weight: torch.Tensor, factor: Factor, form: Format, sweeps: int)
     own = group_factors(factor.moments, form.group)
     for _ in range(sweeps):
         _sweep(target, values, parameters, spans, factor.moments, own, form)
+    if sweeps:
+        _settle(target, values, parameters, factor.moments, form)
     return Rounded(values.mT, parameters, spans)
 
 
@@ -160,3 +164,23 @@ def _sweep(
         moved = values[:, start:stop] - changed
         if stop < channels:
             gradient[:, stop:] += moments[:, stop:, start:stop] @ moved
+
+
+def _settle(
+    target: torch.Tensor, values: torch.Tensor, parameters: torch.Tensor, moments: torch.Tensor, form: Format
+) -> None:
+    """Changes values in place, a column at a time."""
+    channels = target.shape[1]
+    gradient = moments @ (values - target)
+    inverse = moments.diagonal(dim1=-2, dim2=-1).reciprocal()
+    for start in range(0, channels, BLOCK):
+        stop = min(start + BLOCK, channels)
+        before = values[:, start:stop].clone()
+        for column in range(start, stop):
+            held = values[:, column, None]
+            best = held - gradient[:, column, None] * inverse[:, column, None, None]
+            new = form.nearest(best, parameters[:, :, column // form.group, None], torch.empty_like(best))
+            gradient[:, column:stop] += moments[:, column:stop, column, None] * (new - held)
+            values[:, column, None] = new
+        if stop < channels:
+            gradient[:, stop:] += moments[:, stop:, start:stop] @ (values[:, start:stop] - before)

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-DAMPING = 0.01
-"""Of the mean of the diagonal, added to the diagonal: GPTQ's own."""
+from sixfold.input_moments import DAMPING
 
 _HARDER = 10.0
 _TRIES = 6

@@ -5,9 +5,10 @@ and grows from there by tr(D M' D^T), at
 
     W E[x x'^T] M'^-1        M' = E[x' x'^T]
 
-Both matrices differ from M = E[x x^T] by what rounding does, which is seen on the sample rows of the calibration:
-channel by channel e = E[(x' - x)^2] and c = E[x (x' - x)], so that M' = M + diag(2 c + e) and E[x x'^T] = M + diag(c).
-Errors of different channels are taken as unrelated.
+Rounding is described channel by channel, as on the sample rows of the calibration: x' = (1 + b) x + u, with b by least
+squares and u, of mean square v, unrelated to all channels. With M = E[x x^T] and S = diag(1 + b),
+
+    M' = S M S + diag(v)        W E[x x'^T] M'^-1 = W / S - (W / S) diag(v) M'^-1
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import torch
 
 from exporters.numerics.nvfp4 import E2M1_MAX, E4M3_MAX, GROUP
 from exporters.rounding.factor import Factor, factor
-from exporters.rounding.inputs import Moments
+from sixfold.input_moments import Moments
 
 
 def for_rounded_inputs(
@@ -31,15 +32,15 @@ def for_rounded_inputs(
     off = _rounded(rows, global_scale.to(device)) - rows
     # Relative to the sample's own mean squares: some hundred rows say little of how large a channel is.
     size = rows.square().mean(0).clamp(min=1e-30)
-    scale = moments.mean.diagonal() / size
-    error, cross = off.square().mean(0) * scale, (off * rows).mean(0) * scale
-    mean = moments.mean.clone()
-    mean.diagonal().add_(2 * cross + error).clamp_(min=0)
+    kept = 1 + (off * rows).mean(0) / size  # 1 + b
+    noise = (off.square().mean(0) / size - (kept - 1).square()).clamp(min=0) * moments.mean.diagonal()
+    mean = moments.mean * kept[:, None] * kept
+    mean.diagonal().add_(noise)
     found = factor(mean[None], moments.damping)
-    # W (M + diag(c)) M'^-1 = W - W diag(c + e) M'^-1, with the factor's matrices in units of the mean of M's diagonal.
-    less = (cross + error) / mean.diagonal().mean().clamp(min=1e-30)
+    # The factor's matrices are in units of the mean of the diagonal.
+    less = noise / mean.diagonal().mean().clamp(min=1e-30)
     upper = found.upper[0]
-    values = [weight.to(device, torch.float32) for weight in weights]
+    values = [weight.to(device, torch.float32) / kept for weight in weights]
     return found, [value - ((value * less) @ upper.mT) @ upper for value in values]
 
 

@@ -5,9 +5,6 @@ Scales may be chosen by any search, but with the scales given, round-to-nearest 
 of its number. Tools that move weights as they round (GPTQ, learned rounding) leave many that are not, and many just
 beyond half a step; where there are such, nothing is said. Where nearly all are nearest, one that is more than a step
 away was not rounded so: its bits, or the weight in the source, changed afterwards.
-
-Of artifacts whose manifest says that errors were compensated, codes need not be the nearest: what then sticks out is
-one that lies several times farther off than nearly all others of its matrix (see `stray`).
 """
 
 from dataclasses import dataclass
@@ -24,13 +21,6 @@ _JUST_BEYOND = 0.15
 
 _FEW = 0.01
 """Share of codes that damage may touch; more are another way of rounding."""
-
-_TAIL = 0.001
-_FAR = 4.0
-"""A code is stray where it is so many times farther off than all but _TAIL of its matrix, and so many steps."""
-
-_STRAYS = 3
-"""More are the tail of how errors were compensated."""
 
 _DEVIATIONS = 5.0
 """Standard errors of a fitted factor that its weight may be off by."""
@@ -68,28 +58,13 @@ def misplaced(codes: Codes, source: torch.Tensor, uncertain: torch.Tensor | None
     nearly = int(((steps > allowed - _JUST_BEYOND) & (scale != 0)).sum()) - count
     if not count or count > _FEW * source.numel() or nearly > count:
         return None
-    return _worst(codes, source, scale, steps, wrong, count)
+    return worst_of(codes, source, scale, steps, wrong, count)
 
 
-def stray(codes: Codes, source: torch.Tensor) -> Misplaced | None:
-    """The one code, or the few, that lie much farther from their weights than compensating errors moved all others.
-
-    source: as for `misplaced`. How far others were moved is the distance that all but a thousandth keep. What is found
-    is a change by _FAR times that and more: the highest bits of a code.
-    """
-    scale = codes.scale.expand(source.shape)
-    places = torch.where(scale != 0, (source - codes.base) / scale, codes.numbers)
-    steps, _ = _steps(codes, places)
-    steps = torch.where((scale != 0) & steps.isfinite(), steps, 0.0)
-    usual = steps.flatten().kthvalue(max(1, int(steps.numel() * (1 - _TAIL)))).values
-    wrong = steps > (_FAR * usual).clamp(min=_FAR)
-    count = int(wrong.sum())
-    return _worst(codes, source, scale, steps, wrong, count) if 0 < count <= _STRAYS else None
-
-
-def _worst(
+def worst_of(
     codes: Codes, source: torch.Tensor, scale: torch.Tensor, steps: torch.Tensor, wrong: torch.Tensor, count: int
 ) -> Misplaced:
+    """Of the codes that are `wrong`, the one most steps away from its place in `source`; all [out, in]."""
     place = int(torch.where(wrong, steps, torch.zeros_like(steps)).argmax())
     row, column = divmod(place, source.shape[1])
     held = codes.numbers[row, column] * scale[row, column] + codes.base.expand(source.shape)[row, column]

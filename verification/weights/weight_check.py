@@ -14,11 +14,12 @@ import torch
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.model.architecture import Linear
 from sixfold.model.source import Source
+from verification.compensated_codes import Targets
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.weights import CodedWeights
 from verification.rounding import Kind
 from verification.weighted_error import unexplained
-from verification.weights.code_check import at_an_end, misplaced, stray
+from verification.weights.code_check import at_an_end, misplaced
 from verification.weights.format_error import EXACT, LIMITS, Limit, WeightError, loosened, measure
 from verification.weights.scale_check import Scales
 from verification.weights.smoothing import (
@@ -82,15 +83,19 @@ class WeightReport:
     findings: tuple[Finding, ...]
 
 
-def check_weights(weights: CodedWeights, source: Source, advance: Callable[[int], None]) -> WeightReport:
-    """advance: gets the number of weights after each tensor."""
-    return _Comparison(weights, source).run(advance)
+def check_weights(
+    weights: CodedWeights, source: Source, advance: Callable[[int], None], compensated: Targets | None = None
+) -> WeightReport:
+    """advance: gets the number of weights after each tensor. compensated: of an artifact whose maker says that errors
+    were compensated, so that neither codes nor scales need be those of the weights."""
+    return _Comparison(weights, source, compensated).run(advance)
 
 
 class _Comparison:
-    def __init__(self, weights: CodedWeights, source: Source) -> None:
+    def __init__(self, weights: CodedWeights, source: Source, compensated: Targets | None) -> None:
         self._weights = weights
         self._source = source
+        self._compensated = compensated
         self._linears = {linear.weight: linear for linear in source.architecture.linears}
         self._norms = {norm.weight: norm for norm in source.architecture.norms}
         self._errors: list[TensorError] = []
@@ -153,7 +158,12 @@ class _Comparison:
         if bad and (original.any() or bad[0].check != ZERO):
             self._findings += bad
             return
-        limit = loosened(LIMITS.get(encoding, _UNKNOWN), self._kind(name))
+        plain = LIMITS.get(encoding, _UNKNOWN)
+        limit = loosened(plain, self._kind(name))
+        if self._compensated is not None:
+            of_tensor, of_block = self._compensated.moved
+            relative = max(limit.relative, of_tensor * plain.relative)
+            limit = replace(limit, relative=relative, block=max(limit.block, of_block * plain.block))
         error, rescaled = measure(weight, original, limit), False
         linear = self._linears.get(name)
         if linear is not None and encoding in _SMOOTHED and (self._smoothed or error.exceeds(limit)):
@@ -175,7 +185,10 @@ class _Comparison:
             self._findings.append(self._finding(name, encoding, error, limit, weight))
         else:
             moved = linear if encoding in _SMOOTHED and self._smoothed else None
-            self._findings += self._check_codes(name, weight, original, moved)
+            if self._compensated is None:
+                self._findings += self._check_codes(name, weight, original, moved)
+            elif linear is not None and not rescaled:
+                self._findings += self._check_compensated(self._compensated, linear, weight, original)
 
     def _kind(self, name: str) -> Kind:
         """How a weight was rounded, for the limit of its plain error: where the importance is at hand, what exceeds the
@@ -190,25 +203,37 @@ class _Comparison:
         codes = self._weights.codes(name)
         if codes is None:
             return
-        compensated = self._weights.rounding(name).kind == "compensated"
         uncertain = None
         if smoothed is not None:
             inner = ~at_an_end(codes)  # what was clipped is no measure of a factor
             found, _ = fit(weight * inner, original * inner, with_rows=is_producer(smoothed))
             uncertain = standard_error(found, weight * inner, original * inner)
             original = applied(found, original)
-        elif not compensated:
+        else:
             self._scales.add(name, codes, original)
-        worst = stray(codes, original) if compensated else misplaced(codes, original, uncertain)
+        worst = misplaced(codes, original, uncertain)
         if worst is not None:
             others = f", and so do {worst.count - 1} more" if worst.count > 1 else ""
-            rest = "lie much nearer" if compensated else "are the nearest there are"
             what = (
                 f"the code at row {worst.row}, column {worst.column} decodes to {worst.held:.4g}, {worst.steps:.1f}"
-                f" steps from the source's {worst.source:.4g}{others}; all others {rest}"
+                f" steps from the source's {worst.source:.4g}{others}; all others are the nearest there are"
             )
             consequence = "a few weights are wrong: bits changed after they were rounded, here or in the source"
             yield Finding("weights.code", name, what, consequence, EXPORT_AGAIN)
+
+    def _check_compensated(
+        self, targets: Targets, linear: Linear, weight: torch.Tensor, original: torch.Tensor
+    ) -> Iterator[Finding]:
+        codes = self._weights.codes(linear.weight)
+        worst = targets.misplaced(linear.name, codes, weight, original) if codes is not None else None
+        if worst is not None:
+            what = (
+                f"the code at row {worst.row}, column {worst.column} stands for {worst.held:.4g}, {worst.steps:.1f}"
+                f" steps from the {worst.source:.4g} that would make its row's outputs err least; nearly all others lie"
+                " within half a step"
+            )
+            consequence = "a few weights are wrong: bits changed after they were rounded, here or in the source"
+            yield Finding("weights.code", linear.weight, what, consequence, EXPORT_AGAIN)
 
     def _made_up_for(self, linear: Linear, found: Factors) -> bool:
         """Whether one factor for all of a Linear is what its norm, and the Linear before or behind it, make up for."""

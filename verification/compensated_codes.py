@@ -1,0 +1,84 @@
+"""Where errors were compensated, each code is nearest to something else than its weight, and that can be computed.
+
+With the codes of a row standing, the output error of one weight w_j alone is least at
+
+    w'_j - (D M)_j / M_jj        D = W' - W, M the damped second moments of the input
+
+whatever order or search led there. A compensated artifact holds nearly every code within half a step of it, and none
+three steps away; a code of which a higher bit changed afterwards is. Needs the statistics that the artifact was made by,
+beside it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sixfold.artifact.workspace import CALIBRATION
+from sixfold.input_moments import InputMoments
+from sixfold.statistics.statistics import Statistics, existing_statistics
+from verification.reading.stored_codes import Codes
+from verification.weights.code_check import Misplaced, worst_of
+
+_STEPS = 3.0
+_SPREAD = 4.0
+"""A code is out of place beyond so many steps, and so many times what all but a thousandth of its matrix keep."""
+
+_FINEST = 1 / 100
+"""Of the largest number: floating-point codes near zero have steps so small that nothing is nearest to anything."""
+
+_FEW = 0.01
+"""Share of codes that damage may touch or drag along; more are another way of rounding."""
+
+_OTHERWISE = ("NVFP4", "W4A16_ASYM")
+"""Schemes in which something else than the weight was rounded: for inputs that are rounded too, or scaled."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """statistics: those that the artifact was made by; None where they are not at hand, or tell nothing of it. moved:
+    how much farther than to the nearest level weights may be moved, a tensor's and a block's."""
+
+    statistics: Statistics | None = None
+    _known: InputMoments | None = field(default=None, repr=False)
+    moved: tuple[float, float] = (1.5, 5.0)
+
+    def misplaced(self, linear: str, codes: Codes, held: torch.Tensor, source: torch.Tensor) -> Misplaced | None:
+        """The worst code of a Linear; None where none is out of place, or nothing is known of its input.
+
+        held, source: float32 [out, in], what the artifact's codes mean and what was rounded.
+        """
+        moments = self._known.of(linear) if self._known is not None else None
+        return None if moments is None else misplaced(codes, held, source, moments.damped)
+
+
+def targets_of(path: Path, manifest: Mapping[str, Any]) -> Targets:
+    """path: of the artifact. The statistics are looked for beside its folder, where a run leaves them."""
+    scheme = manifest["recipe"]["scheme"]
+    if scheme in _OTHERWISE:
+        return Targets(moved=(3.0, 20.0)) if scheme == "NVFP4" else Targets()
+    folder = (path.absolute() if path.is_dir() else path.absolute().parent).parent / CALIBRATION
+    for candidate in (folder, *sorted(folder.glob("profile-*"))):
+        found = existing_statistics(candidate)
+        if found is not None and found.digest == manifest.get("statistics") and found.has_moments:
+            return Targets(found, InputMoments(found, torch.device("cpu")))
+    return Targets()
+
+
+def misplaced(codes: Codes, held: torch.Tensor, source: torch.Tensor, moments: torch.Tensor) -> Misplaced | None:
+    """moments: float32 [in, in], damped."""
+    target = held - ((held - source) @ moments) / moments.diagonal()
+    scale = codes.scale.expand(source.shape)
+    places = torch.where(scale != 0, (target - codes.base) / scale, codes.numbers)
+    apart = codes.grid.diff()
+    index = torch.searchsorted(codes.grid, codes.numbers.contiguous())
+    end = torch.full((1,), torch.inf)
+    off = places - codes.numbers
+    gap = torch.where(off > 0, torch.cat((apart, end))[index], torch.cat((end, apart))[index])
+    steps = off.abs() / gap.clamp(min=_FINEST * float(codes.grid[-1]))
+    usual = steps.flatten().kthvalue(max(1, int(steps.numel() * 0.999))).values
+    wrong = steps > max(_STEPS, _SPREAD * float(usual))
+    count = int(wrong.sum())
+    return worst_of(codes, target, scale, steps, wrong, count) if 0 < count <= _FEW * steps.numel() else None
