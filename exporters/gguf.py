@@ -24,6 +24,7 @@ from exporters.ggml.tensors import Tensor, expert_of, gguf_tensors
 from exporters.ggml.transforms import changes_columns, head_rows, transformed, values
 from exporters.ggml.type_mix import PRESETS, Choice, Shape, needs_importance, tensor_types
 from exporters.protocol import Decided, Decisions
+from exporters.rounding.factor import unrelated
 from exporters.rounding.inputs import Inputs
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.errors import SixfoldError, UsageError
@@ -104,7 +105,7 @@ class GgufExporter:
             units=tuple(layout.units(planned, tensors, checkpoint.tensors, weighted)),
             files=tuple(files),
             texts={name: (checkpoint.folder / name).read_bytes() for name in licenses},
-            notes=tuple(_notes(source, config, choices, tensors, kept, weighted)),
+            notes=tuple(_notes(source, config, choices, tensors, kept, weighted, compensates=self.compensates(recipe))),
             manifest=f"{names[0]}.manifest.json",
         )
 
@@ -144,10 +145,14 @@ class GgufExporter:
         qtype = type_named(name)
         on_disk = unit.inputs[0].name if unit.inputs else ""
         # The halves of kv_b_proj read something else than kv_b_proj.
-        factor = None if changes_columns(transform) else known.factor(on_disk.removesuffix(".weight"))
-        if factor is None or not compensated(qtype):
+        if not compensated(qtype) or changes_columns(transform):
             return self.encode(unit, inputs, decisions, recipe)
-        return [quantize_compensated(transformed(inputs[0], transform), qtype, factor, name=on_disk)]
+        factor = known.factor(on_disk.removesuffix(".weight"))
+        if factor is None and unit.layer is not None:  # weighted by importance
+            return self.encode(unit, inputs, decisions, recipe)
+        rows = transformed(inputs[0], transform)
+        found = factor if factor is not None else unrelated(rows.shape[-1], known.device)
+        return [quantize_compensated(rows, qtype, found, name=on_disk)]
 
 
 EXPORTER = GgufExporter()
@@ -233,6 +238,8 @@ def _notes(
     tensors: Mapping[str, Tensor],
     kept: Mapping[str, GGMLQuantizationType],
     weighted: Collection[str],
+    *,
+    compensates: bool,
 ) -> Iterator[str]:
     if not has_tokenizer(source.checkpoint):
         yield "a lower bound: the tensors are exact, and the tokenizer's vocabulary, which is not known, comes on top"
@@ -247,7 +254,7 @@ def _notes(
     if kept:
         yield f"kept in the source's precision: {some(list(kept))}"
     rounded = [name for name, choice in choices.items() if choice.qtype not in PLAIN and name not in weighted]
-    if weighted and (outside := [name for name in rounded if not name.startswith("blk.")]):
+    if weighted and (outside := [name for name in rounded if not name.startswith("blk.")]) and not compensates:
         yield f"rounded without importance, as llama.cpp does unless told otherwise: {', '.join(outside)}"
     if weighted and (inside := [name for name in rounded if name.startswith("blk.")]):
         yield f"rounded without importance, as there are no statistics of what they read: {some(inside)}"

@@ -5,8 +5,8 @@ With the codes of a row standing, the output error of one weight w_j alone is le
     w'_j - (D M)_j / M_jj        D = W' - W, M the damped second moments of the input
 
 whatever order or search led there. A compensated artifact holds nearly every code within half a step of it, and none
-three steps away; a code of which a higher bit changed afterwards is. Needs the statistics that the artifact was made by,
-beside it.
+three steps away; a code of which a higher bit changed afterwards is. Needs the statistics that the artifact was made
+by, beside it.
 """
 
 from collections.abc import Mapping

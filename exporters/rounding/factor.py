@@ -7,6 +7,7 @@ rows and columns reversed, and one triangular inverse.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -47,6 +48,13 @@ def factor(moments: torch.Tensor, damping: float = DAMPING) -> Factor:
     reverse = lower.flip(-2, -1)  # upper triangular, damped = reverse @ reverse^T
     identity = torch.eye(reverse.shape[-1], dtype=reverse.dtype, device=reverse.device).expand_as(reverse)
     return Factor(damped, torch.linalg.solve_triangular(reverse, identity, upper=True))
+
+
+@lru_cache(2)
+def unrelated(channels: int, device: torch.device) -> Factor:
+    """Of an input whose channels are unrelated and of one size: what is searched for then is the weights' own error."""
+    identity = torch.eye(channels, device=device)[None]
+    return Factor(identity, identity)
 
 
 def group_factors(moments: torch.Tensor, group: int) -> torch.Tensor:

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 
 import torch
 
-_SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
-"""Ranges tried, as parts of the whole one."""
+_ENDS = (
+    (1.0, 1.0), (0.95, 0.95), (0.9, 0.9), (0.85, 0.85), (0.8, 0.8), (0.75, 0.75),
+    (1.0, 0.9), (0.9, 1.0), (0.95, 0.8), (0.8, 0.95), (0.85, 0.7), (0.7, 0.85),
+)  # fmt: skip
+"""The smallest and the largest weight that the levels reach to, as parts of those of the group."""
 _NUDGE = 1.03
 
 
@@ -25,9 +28,9 @@ class Integers:
     def candidates(
         self, left: torch.Tensor, importance: torch.Tensor, shared: torch.Tensor | None, index: int
     ) -> torch.Tensor:
-        shrink = torch.tensor(_SHRINKS, device=left.device)[None, :, None]
-        low = left.amin(1).clamp(max=0)[:, None] * shrink
-        high = left.amax(1).clamp(min=0)[:, None] * shrink
+        ends = torch.tensor(_ENDS, device=left.device)[..., None]
+        low = left.amin(1).clamp(max=0)[:, None] * ends[:, 0]
+        high = left.amax(1).clamp(min=0)[:, None] * ends[:, 1]
         scale = self.stored((high - low) / self.levels)
         return torch.stack([scale, (low / -scale).round_().clamp_(0, self.levels)])
 

@@ -7,7 +7,7 @@ import torch
 SPAN = 256
 _TINY = 1e-30
 _IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-_BEYOND = (1.0, 0.92, 0.85, 0.78, 0.7)
+_BEYOND = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65)
 """Where the largest weight may stand: at the end of the levels, or so much beyond it."""
 _ENDS = (
     (1.0, 1.0), (1.05, 1.05), (0.92, 0.92), (0.85, 0.85), (0.78, 0.78),

@@ -8,7 +8,9 @@ and grows from there by tr(D M' D^T), at
 Rounding is described channel by channel, as on the sample rows of the calibration: x' = (1 + b) x + u, with b by least
 squares and u, of mean square v, unrelated to all channels. With M = E[x x^T] and S = diag(1 + b),
 
-    M' = S M S + diag(v)        W E[x x'^T] M'^-1 = W / S - (W / S) diag(v) M'^-1
+    M' = S M S + diag(v)        E[x x'^T] = M S
+
+and damping is added to both, so that where nothing is rounded W stays what it is.
 """
 
 from collections.abc import Sequence
@@ -34,14 +36,14 @@ def for_rounded_inputs(
     size = rows.square().mean(0).clamp(min=1e-30)
     kept = 1 + (off * rows).mean(0) / size  # 1 + b
     noise = (off.square().mean(0) / size - (kept - 1).square()).clamp(min=0) * moments.mean.diagonal()
-    mean = moments.mean * kept[:, None] * kept
+    both = moments.mean * kept  # M S
+    mean = both * kept[:, None]
     mean.diagonal().add_(noise)
     found = factor(mean[None], moments.damping)
-    # The factor's matrices are in units of the mean of the diagonal.
-    less = noise / mean.diagonal().mean().clamp(min=1e-30)
+    both = both / mean.diagonal().mean().clamp(min=1e-30)  # the factor's matrices are in that unit
+    both.diagonal().add_(moments.damping)
     upper = found.upper[0]
-    values = [weight.to(device, torch.float32) / kept for weight in weights]
-    return found, [value - ((value * less) @ upper.mT) @ upper for value in values]
+    return found, [((weight.to(device, torch.float32) @ both) @ upper.mT) @ upper for weight in weights]
 
 
 def _rounded(rows: torch.Tensor, global_scale: torch.Tensor) -> torch.Tensor:
