@@ -27,9 +27,9 @@ from sixfold.model.source import Source, open_source
 from sixfold.progress import unseen
 from sixfold.texts.held_out_text import Windows, held_out
 from verification.divergence.divergence import Divergence, Reference, Score, reference_of, scored
+from verification.divergence.plain_run import plain_score
 from verification.gates import check_gates
 from verification.judge import plain_rules, runs_of
-from verification.plain_run import plain_score
 from verification.reading.weights import CodedWeights
 
 RATIO = 1.25

@@ -10,7 +10,7 @@ chance: what a reader takes from A instead.
 
 import torch
 
-from sixfold.moments import pack, share_of_chance
+from sixfold.statistics.moments import pack, share_of_chance
 
 
 def common_moments(moments: torch.Tensor, count: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from cards.facts.traced import Fact, Shown
 from cards.facts.variant import fact_of
-from sixfold.evaluation_file import FILE, SPEED, stored_evaluation
+from sixfold.artifact.evaluation_record import FILE, SPEED, stored_evaluation
 
 
 class Evaluated(Protocol):

@@ -15,8 +15,8 @@ from evaluation.scoring import Marked
 from evaluation.speed import speed
 from evaluation.subject import Subject
 from evaluation.tasks import Judge, Task
+from sixfold.artifact.evaluation_record import FILE, SPEED
 from sixfold.artifact.workspace import read_json, write_json
-from sixfold.evaluation_file import FILE, SPEED
 from sixfold.progress import Progress
 
 

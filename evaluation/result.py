@@ -45,8 +45,8 @@ from evaluation.provider import Provider
 from evaluation.scoring import CUT_OFF, Marked, compared, scored, shown, tokens
 from evaluation.subject import Subject
 from evaluation.tasks import Task
+from sixfold.artifact.evaluation_record import FILE, GATES, SCHEMA
 from sixfold.artifact.workspace import digest_of, read_json
-from sixfold.evaluation_file import FILE, GATES, SCHEMA
 
 ENDED, LOOPING = "ended", "looping"
 _PAIRED = ("answers", "passed", "truncated", "completed")

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sixfold.artifact.evaluation_record import GATES as EVALUATION_GATES
+from sixfold.artifact.evaluation_record import stored_evaluation
 from sixfold.artifact.manifest import variant_manifests
 from sixfold.artifact.verification_record import stored_result, verdict_of
 from sixfold.errors import SixfoldError
-from sixfold.evaluation_file import GATES as EVALUATION_GATES
-from sixfold.evaluation_file import stored_evaluation
 from sixfold.name_lists import some
 from sixfold.progress import Progress
 

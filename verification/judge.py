@@ -13,9 +13,9 @@ from sixfold.texts.held_out_text import held_out
 from verification.divergence.activations import Rule
 from verification.divergence.divergence import Divergence, reference_of, scored
 from verification.divergence.engine_inputs import can_collapse, check_inputs, folder_rules, gguf_rules
+from verification.divergence.plain_run import plain_score
 from verification.finding import Finding, Severity
 from verification.gates import check_gates
-from verification.plain_run import plain_score
 from verification.reading.weights import CodedWeights, FolderWeights
 from verification.result import Verification, gates_of
 from verification.smoke.smoke_test import Smoke, smoke

@@ -11,9 +11,9 @@ from sixfold.progress import Progress
 from sixfold.texts.held_out_text import Windows, held_out
 from verification.divergence.attribution import Cost, Proposal, attribute, parts_of_model, propose, smoothed_parts
 from verification.divergence.divergence import Reference, reference_of, scored
+from verification.divergence.plain_run import plain_score
 from verification.gates import allowed_of
 from verification.judge import cache_of, plain_rules, runs_of
-from verification.plain_run import plain_score
 from verification.reading.weights import CodedWeights, Weights
 from verification.result import gates_of
 from verification.structure.folder_structure import open_subject

@@ -8,7 +8,6 @@ from sixfold.checkpoint.location import check_artifact
 from sixfold.errors import SixfoldError
 from sixfold.model.source import Source
 from sixfold.progress import Progress
-from verification.compensated_codes import Targets, targets_of
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.folder import weights_gone
 from verification.reading.weights import CodedWeights, FolderWeights
@@ -16,6 +15,7 @@ from verification.result import Verification, manifest_of
 from verification.structure.folder_structure import check_structure, open_subject
 from verification.structure.gguf_structure import check_gguf_structure, open_gguf_subject
 from verification.structure.tensor_parallel import misfits
+from verification.weights.compensated_codes import Targets, targets_of
 from verification.weights.weight_check import TensorError, check_weights
 from verification.weights.weight_numbers import check_numbers
 

@@ -3,8 +3,8 @@
 import torch
 
 from calibration.common_moments import common_moments
-from sixfold.moments import pack
 from sixfold.runner.process_group import Team
+from sixfold.statistics.moments import pack
 
 _NONE = torch.iinfo(torch.int64).max
 _CHUNK = 1 << 19

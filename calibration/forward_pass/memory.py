@@ -14,11 +14,11 @@ from sixfold.errors import SixfoldError
 from sixfold.model.latent_attention import latent_linears
 from sixfold.model.meta_model import transformers_config
 from sixfold.model.source import Source
-from sixfold.moments import packed_nbytes
 from sixfold.recipes.recipe import Calibration
 from sixfold.runner.available_memory import Allowed, available_memory
 from sixfold.runner.hidden_states import nbytes as hidden_nbytes
 from sixfold.sizes import size
+from sixfold.statistics.moments import packed_nbytes
 from sixfold.statistics.statistics import heads_bytes, site_bytes
 
 _PROCESS = 400_000_000

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sixfold.artifact.evaluation_record import SPEED, evaluation_name, evaluation_of
 from sixfold.artifact.manifest import manifest_paths, variant_manifests
 from sixfold.artifact.source_record import FILE as SOURCE
 from sixfold.artifact.source_record import FOLDER as SOURCE_FOLDER
@@ -17,7 +18,6 @@ from sixfold.artifact.verification_record import Verdict, stored_result, verdict
 from sixfold.artifact.workspace import CALIBRATION, read_json
 from sixfold.checkpoint.provenance import Provenance
 from sixfold.errors import SixfoldError
-from sixfold.evaluation_file import SPEED, evaluation_name, evaluation_of
 from sixfold.statistics.statistics import Statistics, existing_statistics
 
 _WEIGHTS = (".safetensors", ".gguf")

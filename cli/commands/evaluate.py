@@ -182,7 +182,7 @@ def _endpoint(url: str, options: Mapping[str, Any]) -> "Provider":
 
 def _sibling(subject: "Subject") -> dict[str, Any] | None:
     """Of the model's BF16 variant, where that was evaluated."""
-    from sixfold.evaluation_file import FILE, stored_evaluation
+    from sixfold.artifact.evaluation_record import FILE, stored_evaluation
 
     assert subject.path is not None
     place = subject.path if subject.path.is_dir() else subject.path.parent
@@ -194,7 +194,7 @@ def _sibling(subject: "Subject") -> dict[str, Any] | None:
 
 def _gates(subject: "Subject", options: Mapping[str, Any]) -> dict[str, Any]:
     """Of the recipe in the artifact's manifest, and what was asked for in their place."""
-    from sixfold.evaluation_file import GATES
+    from sixfold.artifact.evaluation_record import GATES
 
     recipe = (subject.manifest.get("recipe") or {}).get("gates") or {}
     return {name: recipe.get(name) if options[name] is None else options[name] for name in GATES}
@@ -213,7 +213,7 @@ def _show_in_cards(subject: "Subject", *, quiet: bool) -> None:
 
 
 def _print(found: Mapping[str, Any], job: "Job") -> None:
-    from sixfold.evaluation_file import FILE
+    from sixfold.artifact.evaluation_record import FILE
 
     for entry in found["benchmarks"]:
         heading(entry["name"])

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import torch
 
-from sixfold.input_moments import DAMPING
+from sixfold.statistics.input_moments import DAMPING
 
 _HARDER = 10.0
 _TRIES = 6

@@ -6,7 +6,7 @@ from functools import lru_cache
 import torch
 
 from exporters.rounding.factor import Factor, factor
-from sixfold.input_moments import InputMoments, Moments
+from sixfold.statistics.input_moments import InputMoments, Moments
 from sixfold.statistics.starved_experts import stand_in
 from sixfold.statistics.statistics import Statistics
 

@@ -19,7 +19,7 @@ import torch
 
 from exporters.numerics.nvfp4 import E2M1_MAX, E4M3_MAX, GROUP
 from exporters.rounding.factor import Factor, factor
-from sixfold.input_moments import Moments
+from sixfold.statistics.input_moments import Moments
 
 
 def for_rounded_inputs(

@@ -13,7 +13,7 @@ are in `layer-other.safetensors`), keys `<site>/<statistic>`; E below is there f
     abs_max   float32 [C] or [E, C]     max over tokens of |x|
     sample    bfloat16 [S, C] or [E, S, C]  rows of x, drawn with the profile's seed; unused rows are zero
     sampled   int64   []  or [E]        how many rows of `sample` are real
-    moments   float16 [h, 2h+1] or [E, h, 2h+1]  sum over tokens of x x^T, as sixfold.moments packs it; not where the
+    moments   float16 [h, 2h+1] or [E, h, 2h+1]  sum over tokens of x x^T, packed by moments.py; not where the
                                         profile turns it off. Beside it, of stacked sites, what experts have in common
                                         (calibration.common_moments): `moments_common` [h, 2h+1], and `moments_chance`,
                                         float32 [E], how much of what makes an expert's differ from it is chance
@@ -77,7 +77,7 @@ from safetensors import safe_open
 from sixfold.artifact.workspace import read_json
 from sixfold.errors import SixfoldError
 from sixfold.model.latent_attention import HALVES, LatentHeads
-from sixfold.moments import packed_nbytes, unpack
+from sixfold.statistics.moments import packed_nbytes, unpack
 
 MANIFEST = "manifest.json"
 SCHEMA = 4

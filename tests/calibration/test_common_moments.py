@@ -3,7 +3,7 @@
 import torch
 
 from calibration.common_moments import common_moments, shared
-from sixfold.moments import share_of_chance, unpack
+from sixfold.statistics.moments import share_of_chance, unpack
 
 EXPERTS, CHANNELS = 8, 32
 

@@ -62,7 +62,7 @@ class Scored:
 class Divergence:
     """scores: "weights" (dequantized, inputs as they are), and where the engine rounds inputs, "engine" (so rounded)
     and "engine-collapsed" (with one NVFP4 input scale for the experts of a layer). tokens: that were scored. plain: of
-    the source rounded plainly to the same formats, where a gate asks for it (verification.plain_run)."""
+    the source rounded plainly to the same formats, where a gate asks for it (verification.divergence.plain_run)."""
 
     scores: Mapping[str, Score]
     tokens: int

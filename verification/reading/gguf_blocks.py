@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from sixfold.statistics.importance_matrix import MatrixEntry
-from verification.plain_rounding import Layout, layout_of_ggml
 from verification.reading.gguf_file import Gguf
 from verification.reading.gguf_names import Place, place_of
+from verification.reading.plain_rounding import Layout, layout_of_ggml
+from verification.reading.stated_rounding import NEAREST, Rounding, importance_beside, importance_of, stated_rounding
 from verification.reading.stored_codes import Codes
-from verification.rounding import NEAREST, Rounding, importance_beside, importance_of, stated_rounding
 
 
 @dataclass(frozen=True)

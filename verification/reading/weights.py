@@ -7,13 +7,13 @@ from typing import Protocol
 import torch
 
 from sixfold.checkpoint.safetensors_header import TORCH_DTYPES
-from verification.plain_rounding import Layout, layout_of_scheme
 from verification.reading.declared import AWQ, Scheme
+from verification.reading.plain_rounding import Layout, layout_of_scheme
 from verification.reading.safetensors_formats import dequantize_linear
+from verification.reading.stated_rounding import Rounding, stated_rounding
 from verification.reading.stored_codes import Codes, Parts, codes_of
 from verification.reading.stored_parts import QUANTIZED_PARTS, SCALES
 from verification.reading.subject import Subject
-from verification.rounding import Rounding, stated_rounding
 
 
 class Weights(Protocol):

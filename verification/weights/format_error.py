@@ -120,7 +120,7 @@ def block_errors(weight: torch.Tensor, source: torch.Tensor, limit: Limit) -> tu
 
 
 def loosened(limit: Limit, kind: str) -> Limit:
-    """The limit of another way of rounding than to nearest; see verification.rounding.
+    """The limit of another way of rounding than to nearest; see verification.reading.stated_rounding.
 
     weighted: without the importance at hand, only what no choice of a scale makes of a block: a weight that is nearest
     under any scale worth choosing is off by no more than the block's largest. compensated: errors of a row make up for

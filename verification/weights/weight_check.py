@@ -14,12 +14,11 @@ import torch
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.model.architecture import Linear
 from sixfold.model.source import Source
-from verification.compensated_codes import Targets
 from verification.finding import EXPORT_AGAIN, Finding
+from verification.reading.stated_rounding import Kind
 from verification.reading.weights import CodedWeights
-from verification.rounding import Kind
-from verification.weighted_error import unexplained
 from verification.weights.code_check import at_an_end, misplaced
+from verification.weights.compensated_codes import Targets
 from verification.weights.format_error import EXACT, LIMITS, Limit, WeightError, loosened, measure
 from verification.weights.scale_check import Scales
 from verification.weights.smoothing import (
@@ -38,6 +37,7 @@ from verification.weights.smoothing import (
     uniform,
 )
 from verification.weights.weight_numbers import UNREADABLE, ZERO, numbers_of, unreadable
+from verification.weights.weighted_error import unexplained
 
 _ROWS_BYTES = 64 << 20
 """About how much of a plain tensor is compared at a time."""

@@ -24,9 +24,9 @@ from tests.verification.damage import edit_config
 from verification.divergence.activations import Rounding, fp8_dynamic
 from verification.divergence.divergence import BATCH_TOKENS, Divergence, Score, reference_of, scored, worst_layers
 from verification.divergence.engine_inputs import can_collapse, folder_rules, gguf_rules
+from verification.divergence.plain_run import plain_score
 from verification.gates import allowed_of, check_gates
 from verification.judge import plain_rules, runs_of
-from verification.plain_run import plain_score
 from verification.reading.weights import FolderWeights
 from verification.structure.folder_structure import open_subject
 from verification.structure.gguf_structure import open_gguf_subject
@@ -243,7 +243,7 @@ def test_what_plain_rounding_costs_is_measured_once(
     weights, _ = runs_of(artifacts["nvfp4"], demo)
     reference = reference_of(demo, windows, tmp_path, silent)
     first = plain_score(demo, weights, {}, windows, reference, tmp_path, silent)
-    monkeypatch.setattr("verification.plain_run.scored", None)
+    monkeypatch.setattr("verification.divergence.plain_run.scored", None)
     assert plain_score(demo, weights, {}, windows, reference, tmp_path, silent) == first
 
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.verification.test_plain_rounding import by_llama, heavy_tailed
-from verification.plain_rounding import layout_of_ggml
-from verification.weighted_error import unexplained
+from tests.verification.reading.test_plain_rounding import by_llama, heavy_tailed
+from verification.reading.plain_rounding import layout_of_ggml
 from verification.weights.format_error import LIMITS, loosened, measure
+from verification.weights.weighted_error import unexplained
 
 KINDS = ("Q6_K", "Q5_0", "Q4_K", "Q4_0", "IQ4_NL", "Q3_K")
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import torch
 
-from sixfold.moments import share_of_chance
+from sixfold.statistics.moments import share_of_chance
 from sixfold.statistics.statistics import Statistics
 
 DAMPING = 0.01

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from sixfold.artifact.workspace import CALIBRATION
-from sixfold.input_moments import InputMoments
+from sixfold.statistics.input_moments import InputMoments
 from sixfold.statistics.statistics import Statistics, existing_statistics
 from verification.reading.stored_codes import Codes
 from verification.weights.code_check import Misplaced, worst_of

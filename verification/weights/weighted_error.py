@@ -8,7 +8,7 @@ allows a whole tensor, or where rounding it plainly under the same weights would
 
 import torch
 
-from verification.plain_rounding import Layout, rounded_plainly, weighted_by
+from verification.reading.plain_rounding import Layout, rounded_plainly, weighted_by
 from verification.weights.format_error import Limit, WeightError, block_errors
 
 _WORSE = 8.0

@@ -21,7 +21,7 @@ from sixfold.progress import Progress
 from sixfold.texts.held_out_text import Windows
 from verification.divergence.activations import Rule
 from verification.divergence.divergence import Reference, Score, scored
-from verification.plain_rounding import rounded_plainly, rounded_to_dtype
+from verification.reading.plain_rounding import rounded_plainly, rounded_to_dtype
 from verification.reading.weights import CodedWeights
 
 _VERSION = 1

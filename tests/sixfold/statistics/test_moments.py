@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sixfold.moments import pack, packed_nbytes, packed_shape, unpack
+from sixfold.statistics.moments import pack, packed_nbytes, packed_shape, unpack
 
 
 @pytest.mark.parametrize("channels", [1, 2, 7, 64, 129])
