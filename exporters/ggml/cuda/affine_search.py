@@ -103,7 +103,8 @@ def _search(
         found = found + (tl.where(flat, 0, level),)
     store_codes(codes, block, inside, found, N)
     tl.store(scales + block, tl.where(flat, 0.0, scale), mask=inside)
-    tl.store(minimums + block, -tl.where(flat, lowest, low), mask=inside)
+    # A negation would be 0 - low to Triton, and a minimum of 0 lose its sign.
+    tl.store(minimums + block, tl.where(flat, lowest, low) * -1.0, mask=inside)
     tl.store(sums + block, sum_w, mask=inside)
 
 

@@ -33,18 +33,33 @@ def affine(values: torch.Tensor, qtype: Type, importance: torch.Tensor | None) -
         weights = found.weights.view(-1, groups)
         d, scales = search_positive(found.scales.view(-1, groups), weights, steps)
         m, minimums = search_positive(found.minimums.view(-1, groups), weights, steps)
-        if qtype == Type.Q5_K:
-            scales, minimums = scales.clamp(max=steps), minimums.clamp(max=steps)
+        scales, minimums = _as_read(qtype, scales, minimums)
     d, m = d.half(), m.half()
     return Blocks(d, _recoded(values, d, m, scales, minimums, found, top), m, scales, minimums)
 
 
 def _shares(numbers: torch.Tensor, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
     """What makes the largest of a row [S, G] `steps`: float32 [S], and each number's share, 0..steps."""
-    largest = numbers.amax(1)
-    largest = torch.where(largest > 0, largest, 0.0)
+    largest = torch.where(numbers > 0, numbers, 0.0).amax(1)
     codes = nearest(inverse(largest, steps)[:, None] * numbers)
     return divide(largest, steps), (codes & 255).clamp(max=steps)
+
+
+def _as_read(qtype: Type, scales: torch.Tensor, minimums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What ggml reads from the bytes that it writes for scales and minimums, uint8 [S, G].
+
+    A negative one becomes a byte above `steps`. Q5_K cuts it off; the others let its upper bits run into their neighbor.
+    """
+    if qtype == Type.Q5_K:
+        return scales.clamp(max=63), minimums.clamp(max=63)
+    if qtype == Type.Q2_K:
+        return scales & 15, (minimums | scales >> 4) & 15
+    return _six_bits(scales), _six_bits(minimums)
+
+
+def _six_bits(codes: torch.Tensor) -> torch.Tensor:
+    first, last = codes[:, :4], codes[:, 4:]
+    return torch.cat([first & 63, last & 15 | ((last >> 4 | first >> 6) & 3) << 4], 1)
 
 
 def _recoded(
@@ -83,7 +98,7 @@ def symmetric(values: torch.Tensor, qtype: Type, importance: torch.Tensor | None
     codes = torch.where(scale == 0, found.codes.view(codes.shape), codes).flatten(1)
     if qtype == Type.Q3_K:
         return Blocks(d, codes, scales=scales + 32)
-    held = found.scales.view(-1, 16).abs().amax(1) >= _SMALLEST  # ggml writes zeros for the rest
+    held = peak(found.scales.view(-1, 16)).abs() >= _SMALLEST  # ggml writes zeros for the rest
     return Blocks(torch.where(held, d, 0.0), codes * held[:, None], scales=scales * held[:, None])
 
 

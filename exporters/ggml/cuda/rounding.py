@@ -36,7 +36,8 @@ def half_away(numbers: torch.Tensor) -> torch.Tensor:
 
 
 def peak(numbers: torch.Tensor) -> torch.Tensor:
-    """Of each row of [B, N], the first number of largest magnitude; 0 for a row of zeros."""
+    """Of each row of [B, N], the first number of largest magnitude; 0 for a row of zeros. What is no number is passed over."""
+    numbers = torch.where(numbers.isnan(), 0.0, numbers)
     found = numbers.gather(1, numbers.abs().max(1).indices[:, None])[:, 0]
     return torch.where(found != 0, found, 0.0)
 
