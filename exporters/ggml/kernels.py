@@ -1,5 +1,7 @@
 """llama.cpp's own quantizers, called in the prebuilt library of the `libggml-python` wheel; nothing is ever compiled.
 
+Tensors on a GPU stay there, and get the same bytes (see exporters.ggml.cuda.encode).
+
 Rows are independent of one another, so a tensor may be quantized in blocks of rows, by any number of threads, with the
 same bytes as in one piece. ctypes releases the interpreter lock for the length of every call.
 """
@@ -83,7 +85,8 @@ def quantize(
     """Quantize the rows of `weight` [..., C] (BF16, F16 or F32) as llama-quantize does from a GGUF in that dtype.
 
     importance: float32 [C], the mean square of each input channel, shared by all rows; None for unweighted rounding.
-    Returns uint8 [rows * row_bytes(qtype, C)]. Raises SixfoldError, with `name`, where the type cannot hold a weight.
+    Returns uint8 [rows * row_bytes(qtype, C)], on the device of `weight`. Raises SixfoldError, with `name`, where the
+    type cannot hold a weight, and on a GPU without Triton.
     """
     columns = weight.shape[-1]
     rows = weight.reshape(-1, columns)
@@ -95,11 +98,22 @@ def quantize(
     if columns % block_size(qtype):
         raise ValueError(f"rows of {columns} can not be held in {qtype.name}")
     if importance is not None:
-        importance = importance.to(torch.float32).contiguous()
+        importance = importance.to(rows.device, torch.float32).contiguous()
         if importance.shape != (columns,):
             raise ValueError(f"importance of shape {tuple(importance.shape)} for rows of {columns}")
     elif requires_importance(qtype):
         raise ValueError(f"{qtype.name} needs an importance matrix")
+    out, sound = (_on_gpu if rows.is_cuda else _on_cpu)(rows, qtype, importance)
+    if not sound:
+        raise SixfoldError(f"{name} has weights that are infinite or not a number", "download or prune the model again")
+    return out
+
+
+def _on_cpu(
+    rows: torch.Tensor, qtype: GGMLQuantizationType, importance: torch.Tensor | None
+) -> tuple[torch.Tensor, bool]:
+    """The bytes of rows [R, C], and whether all weights and scales are finite."""
+    columns = rows.shape[1]
     pitch = row_bytes(qtype, columns)
     out = torch.empty(rows.shape[0] * pitch, dtype=torch.uint8)
     ggml = library()
@@ -117,9 +131,25 @@ def quantize(
         )
         if written != block.shape[0] * pitch:
             raise RuntimeError(f"ggml wrote {written} bytes for {block.shape[0]} rows of {qtype.name}")
-    if not sound or not ggml.ggml_validate_row_data(int(qtype), out.data_ptr(), out.numel()):
-        raise SixfoldError(f"{name} has weights that are infinite or not a number", "download or prune the model again")
-    return out
+    return out, sound and bool(ggml.ggml_validate_row_data(int(qtype), out.data_ptr(), out.numel()))
+
+
+def _on_gpu(
+    rows: torch.Tensor, qtype: GGMLQuantizationType, importance: torch.Tensor | None
+) -> tuple[torch.Tensor, bool]:
+    """The same. Types without kernels (ggml's 3-bit grids and below) go through the host."""
+    try:
+        from exporters.ggml.cuda.encode import SEARCHES, encode
+    except ImportError:
+        raise SixfoldError(
+            "quantizing to GGUF types on a GPU needs Triton, which is not installed",
+            "install a CUDA build of PyTorch, or export on the CPU",
+        ) from None
+    if qtype in SEARCHES:
+        out, sound = encode(rows, qtype, importance)
+        return out, bool(sound)
+    out, held = _on_cpu(rows.cpu(), qtype, None if importance is None else importance.cpu())
+    return out.to(rows.device), held
 
 
 def _blocks(rows: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
