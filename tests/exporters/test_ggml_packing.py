@@ -28,10 +28,14 @@ def wide(scales: torch.Tensor, size: int) -> torch.Tensor:
     return scales.repeat_interleave(size, 1).float()
 
 
-@pytest.mark.parametrize(("qtype", "levels", "steps", "size"), [("Q2_K", 4, 16, 16), ("Q4_K", 16, 64, 32), ("Q5_K", 32, 64, 32)])
+@pytest.mark.parametrize(
+    ("qtype", "levels", "steps", "size"), [("Q2_K", 4, 16, 16), ("Q4_K", 16, 64, 32), ("Q5_K", 32, 64, 32)]
+)
 def test_scales_and_minimums(qtype: str, levels: int, steps: int, size: int) -> None:
     groups = 256 // size
-    blocks = Blocks(d(), numbers(levels, BLOCKS, 256), d(), numbers(steps, BLOCKS, groups), numbers(steps, BLOCKS, groups))
+    blocks = Blocks(
+        d(), numbers(levels, BLOCKS, 256), d(), numbers(steps, BLOCKS, groups), numbers(steps, BLOCKS, groups)
+    )
     assert blocks.m is not None and blocks.scales is not None and blocks.minimums is not None
     scale, minimum = blocks.d.float()[:, None] * blocks.scales, blocks.m.float()[:, None] * blocks.minimums
     assert_reads(qtype, blocks, wide(scale, size) * blocks.codes - wide(minimum, size))
@@ -59,7 +63,9 @@ def test_blocks_of_32(qtype: str, levels: int) -> None:
     minimum = d() if qtype.endswith("1") else None
     blocks = Blocks(d(), numbers(levels, BLOCKS, 32), minimum)
     scale = blocks.d.float()[:, None]
-    values = scale * (blocks.codes - levels // 2) if minimum is None else scale * blocks.codes + minimum.float()[:, None]
+    values = (
+        scale * (blocks.codes - levels // 2) if minimum is None else scale * blocks.codes + minimum.float()[:, None]
+    )
     assert_reads(qtype, blocks, values)
 
 

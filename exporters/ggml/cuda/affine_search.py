@@ -163,9 +163,7 @@ def search_affine(
 
 
 @triton.jit(do_not_specialize=SIZES)
-def _positive_search(
-    values, weights, scales, codes, groups, N: tl.constexpr, TOP: tl.constexpr, LANES: tl.constexpr
-):
+def _positive_search(values, weights, scales, codes, groups, N: tl.constexpr, TOP: tl.constexpr, LANES: tl.constexpr):
     group = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
     inside = group < groups
     xs = load_block(values, group, inside, N)

@@ -45,16 +45,31 @@ def ratio(a, b):
 @triton.jit
 def load_block(values, block, inside, N: tl.constexpr):
     """The N weights of each lane's block as a tuple of float32 [LANES]."""
-    found = ()
-    for i in tl.static_range(N):
-        found = found + (tl.load(values + block * N + i, mask=inside, other=0).to(tl.float32),)
-    return found
+    places = block[:, None] * N + tl.arange(0, N)[None, :]
+    return _columns(tl.load(values + places, mask=inside[:, None], other=0).to(tl.float32), N)
+
+
+@triton.jit
+def _columns(tile, N: tl.constexpr):
+    """[LANES, N] as a tuple of N. One load for all: Triton's compiler is slow where many meet in one computation."""
+    if N == 1:
+        return (tl.reshape(tile, [tile.shape[0]]),)
+    else:
+        even, odd = tl.split(tl.reshape(tile, [tile.shape[0], N // 2, 2]))
+        evens = _columns(even, N // 2)
+        odds = _columns(odd, N // 2)
+        found = ()
+        for i in tl.static_range(N // 2):
+            found = found + (evens[i], odds[i])
+        return found
 
 
 @triton.jit
 def weights_of(xs, importance, row_block, mean_square, inside, N: tl.constexpr, KIND: tl.constexpr):
     """The weight of each of `xs` in the error, by KIND. row_block: index of the block among those of importance."""
     found = ()
+    if KIND == IMPORTANCE or KIND == GIVEN:
+        given = load_block(importance, row_block, inside, N)
     if KIND == SPREAD:
         total = tl.zeros_like(xs[0])
         for i in tl.static_range(N):
@@ -62,10 +77,9 @@ def weights_of(xs, importance, row_block, mean_square, inside, N: tl.constexpr, 
         mean_square = tl.math.sqrt_rn(total * (1.0 / N))
     for i in tl.static_range(N):
         if KIND == IMPORTANCE:
-            given = tl.load(importance + row_block * N + i, mask=inside, other=0)
-            weight = given * tl.math.sqrt_rn(mean_square + xs[i] * xs[i])
+            weight = given[i] * tl.math.sqrt_rn(mean_square + xs[i] * xs[i])
         elif KIND == GIVEN:
-            weight = tl.load(importance + row_block * N + i, mask=inside, other=0)
+            weight = given[i]
         elif KIND == SPREAD:
             weight = mean_square + tl.abs(xs[i])
         elif KIND == MAGNITUDE:
@@ -78,8 +92,24 @@ def weights_of(xs, importance, row_block, mean_square, inside, N: tl.constexpr, 
 
 @triton.jit
 def store_codes(codes, block, inside, found, N: tl.constexpr):
-    for i in tl.static_range(N):
-        tl.store(codes + block * N + i, found[i].to(tl.uint8), mask=inside)
+    """Write a tuple of N integers [LANES] as the codes of each lane's block."""
+    places = block[:, None] * N + tl.arange(0, N)[None, :]
+    tl.store(codes + places, _tile(found, N).to(tl.uint8), mask=inside[:, None])
+
+
+@triton.jit
+def _tile(columns, N: tl.constexpr):
+    """A tuple of N as [LANES, N]."""
+    if N == 1:
+        return tl.reshape(columns[0], [columns[0].shape[0], 1])
+    else:
+        evens = ()
+        odds = ()
+        for i in tl.static_range(N // 2):
+            evens = evens + (columns[2 * i],)
+            odds = odds + (columns[2 * i + 1],)
+        joined = tl.join(_tile(evens, N // 2), _tile(odds, N // 2))
+        return tl.reshape(joined, [columns[0].shape[0], N])
 
 
 @triton.jit(do_not_specialize=SIZES)

@@ -27,9 +27,7 @@ def affine(values: torch.Tensor, qtype: Type, importance: torch.Tensor | None) -
     else:
         factor = 1.0 if qtype == Type.Q2_K else 2.0
         squares = sums_of_squares(values, _SPAN) * factor / _SPAN
-        found = search_affine(
-            values, size, Grid(top, -0.9, 0.05, 36), IMPORTANCE, importance, squares, shared=groups
-        )
+        found = search_affine(values, size, Grid(top, -0.9, 0.05, 36), IMPORTANCE, importance, squares, shared=groups)
         weights = found.weights.view(-1, groups)
         d, scales = search_positive(found.scales.view(-1, groups), weights, steps)
         m, minimums = search_positive(found.minimums.view(-1, groups), weights, steps)
@@ -126,4 +124,6 @@ def codebook(values: torch.Tensor, qtype: Type, importance: torch.Tensor | None)
 def in_codebook(numbers: torch.Tensor) -> torch.Tensor:
     """uint8 indices of the nearest of IQ4's levels; the last for what is no number."""
     bounds = torch.tensor(BOUNDS, device=numbers.device)
-    return torch.where(numbers.isnan(), 15, torch.bucketize(numbers, bounds, out_int32=True, right=True)).to(torch.uint8)
+    return torch.where(numbers.isnan(), 15, torch.bucketize(numbers, bounds, out_int32=True, right=True)).to(
+        torch.uint8
+    )
