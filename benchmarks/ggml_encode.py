@@ -1,13 +1,13 @@
 """How fast GGUF types are encoded on a GPU and on all cores, and in how many blocks the two differ.
 
-    python -m benchmarks.ggml_encode [--weights 1e9] [--types Q4_K,IQ4_XS]
+    python -m benchmarks.ggml_encode [--weights 1e9] [--types Q4_K,IQ4_XS] [--shape 16384x4096]
 
-For each type, with an importance matrix and without, BF16 matrices of 16384 x 4096 of four kinds in turn: normal, with a
-spread of its own for each 32 weights, with outliers, and heavy-tailed (Student's t of three degrees). Every block of all
-of them is compared with what ggml's library makes of it on the CPU. GB/s is BF16 read; the GPU's is the median
+For each type, with an importance matrix and without, BF16 matrices of four kinds in turn: normal, with
+a spread of its own for each 32 weights, with outliers, and heavy-tailed (Student's t of three degrees). Every block of
+all of them is compared with what ggml's library makes of it on the CPU. GB/s is BF16 read; the GPU's is the median
 matrix, from input to bytes in device memory, after a first one that compiles the kernels. The limit is the smaller of
-two rates: reading and writing every byte once at the speed of a copy, and the arithmetic of the search, at one operation
-a cycle and lane.
+two rates: reading and writing every byte once at the speed of a copy, and the arithmetic of the search, at one
+operation a cycle and lane.
 """
 
 import argparse
@@ -22,15 +22,13 @@ from gguf import GGMLQuantizationType
 
 from exporters.ggml.kernels import block_size, quantize, row_bytes, type_named
 
-ROWS, COLUMNS = 16384, 4096
-SIZE = ROWS * COLUMNS
 TYPES = "Q3_K,Q4_K,Q5_K,Q6_K,IQ4_XS,Q8_0,Q2_K,Q4_0,Q4_1,Q5_0,Q5_1,IQ4_NL"
 _CLOCK = 1.98e9
 
 _LEVEL = 10
 """Operations from a weight to its level: shift, scale, ggml's rounding (5), two bounds, and to float32."""
 _AFFINE, _SYMMETRIC, _CODEBOOK = _LEVEL + 12, _LEVEL + 4, 36
-"""Operations for each weight and try: the level, then the sums for scale, minimum and error; 15 comparisons and choices."""
+"""Operations for each weight and try: the level, then sums for scale, minimum and error; 15 comparisons and choices."""
 _OPERATIONS = {
     "Q2_K": (37 * _AFFINE, 17 * _AFFINE),
     "Q3_K": (19 * _SYMMETRIC, 5 * (_LEVEL + 17)),
@@ -48,13 +46,12 @@ _OPERATIONS = {
 """Of the search, for each weight: with an importance matrix and without."""
 
 
-def matrices() -> Iterator[torch.Tensor]:
-    """BF16 [ROWS, COLUMNS], without end."""
-    shape = (ROWS, COLUMNS)
+def matrices(*shape: int) -> Iterator[torch.Tensor]:
+    """BF16 [rows, columns], without end."""
     heavy = torch.distributions.StudentT(torch.tensor(3.0, device="cuda"))
     while True:
         yield (torch.randn(shape, device="cuda") * 0.02).bfloat16()
-        spread = torch.exp(torch.randn(ROWS, COLUMNS // 32, device="cuda")).repeat_interleave(32, 1)
+        spread = torch.exp(torch.randn(shape[0], shape[1] // 32, device="cuda")).repeat_interleave(32, 1)
         yield (torch.randn(shape, device="cuda") * 0.02 * spread).bfloat16()
         outliers = 1 + 20 * (torch.rand(shape, device="cuda") < 0.002)
         yield (torch.randn(shape, device="cuda") * 0.02 * outliers).bfloat16()
@@ -64,7 +61,7 @@ def matrices() -> Iterator[torch.Tensor]:
 def on_cores(
     pool: ThreadPoolExecutor, weights: torch.Tensor, qtype: GGMLQuantizationType, importance: torch.Tensor | None
 ) -> torch.Tensor:
-    parts = pool.map(lambda rows: quantize(rows, qtype, importance), weights.split(ROWS // 64))
+    parts = pool.map(lambda rows: quantize(rows, qtype, importance), weights.split(-(-len(weights) // 64)))
     return torch.cat(list(parts))
 
 
@@ -85,10 +82,12 @@ def timed(work: object) -> float:
     return start.elapsed_time(end) / 1e3
 
 
-def line(name: str, weighted: bool, weights: float, copied: float, pool: ThreadPoolExecutor) -> str:
+def line(
+    name: str, weighted: bool, shape: tuple[int, int], weights: float, copied: float, pool: ThreadPoolExecutor
+) -> str:
     """A row of the table."""
-    qtype, made = type_named(name), matrices()
-    importance = torch.exp(torch.randn(COLUMNS, device="cuda")) if weighted else None
+    qtype, made, size = type_named(name), matrices(*shape), shape[0] * shape[1]
+    importance = torch.exp(torch.randn(shape[1], device="cuda")) if weighted else None
     given = None if importance is None else importance.cpu()
     quantize(next(made), qtype, importance)
     seconds, on_cpu, different, done = [], 0.0, 0, 0
@@ -106,14 +105,14 @@ def line(name: str, weighted: bool, weights: float, copied: float, pool: ThreadP
         expected = on_cores(pool, host, qtype, given)
         on_cpu += perf_counter() - start
         different += int((found[0] != expected.cuda()).view(-1, pitch).any(1).sum())
-        done += SIZE
+        done += size
     operations = _OPERATIONS[name][0 if weighted else 1]
     lanes = torch.cuda.get_device_properties(0).multi_processor_count * 128 * _CLOCK
     limit = 2 / max((2 + pitch / block_size(qtype)) / copied, operations / lanes) / 1e9
-    rate, cores = 2 * SIZE / median(seconds) / 1e9, 2 * done / on_cpu / 1e9
+    rate, cores = 2 * size / median(seconds) / 1e9, 2 * done / on_cpu / 1e9
     return (
         f"| {name} | {'yes' if weighted else 'no'} | {rate:.1f} | {limit:.0f} | {cores:.3f} | {rate / cores:.0f} "
-        f"| {memory / SIZE:.0f} | {done:.2e} | {different} |"
+        f"| {memory / size:.0f} | {done:.2e} | {different} |"
     )
 
 
@@ -121,18 +120,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=float, default=1e9, help="of each type, compared with the CPU's bytes")
     parser.add_argument("--types", default=TYPES)
+    parser.add_argument("--shape", default="16384x4096", help="rows and columns of a matrix")
     arguments = parser.parse_args()
+    rows, columns = map(int, arguments.shape.split("x"))
     torch.manual_seed(0)
     copied, cores = copy_rate(), os.cpu_count() or 1
     print(f"{torch.cuda.get_device_name()}, copies at {copied / 1e12:.2f} TB/s; {cores} cores\n")
     print(
-        "| type | imatrix | GPU, GB/s | limit | cores, GB/s | times | extra bytes a weight | weights | blocks that differ |"
+        "| type | imatrix | GPU, GB/s | limit | cores, GB/s | times "
+        "| extra bytes a weight | weights | blocks that differ |"
     )
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|", flush=True)
     with ThreadPoolExecutor(cores) as pool:
         for name in arguments.types.split(","):
             for weighted in (True, False) if name != "Q8_0" else (False,):
-                print(line(name, weighted, arguments.weights, copied, pool), flush=True)
+                print(line(name, weighted, (rows, columns), arguments.weights, copied, pool), flush=True)
 
 
 if __name__ == "__main__":

@@ -33,11 +33,9 @@ def wide(scales: torch.Tensor, size: int) -> torch.Tensor:
 )
 def test_scales_and_minimums(qtype: str, levels: int, steps: int, size: int) -> None:
     groups = 256 // size
-    blocks = Blocks(
-        d(), numbers(levels, BLOCKS, 256), d(), numbers(steps, BLOCKS, groups), numbers(steps, BLOCKS, groups)
-    )
-    assert blocks.m is not None and blocks.scales is not None and blocks.minimums is not None
-    scale, minimum = blocks.d.float()[:, None] * blocks.scales, blocks.m.float()[:, None] * blocks.minimums
+    m, scales, minimums = d(), numbers(steps, BLOCKS, groups), numbers(steps, BLOCKS, groups)
+    blocks = Blocks(d(), numbers(levels, BLOCKS, 256), m, scales, minimums)
+    scale, minimum = blocks.d.float()[:, None] * scales, m.float()[:, None] * minimums
     assert_reads(qtype, blocks, wide(scale, size) * blocks.codes - wide(minimum, size))
 
 

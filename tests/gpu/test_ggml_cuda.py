@@ -1,4 +1,4 @@
-"""What is quantized on the GPU is, byte for byte, what ggml's own library makes of the same weights on the processor."""
+"""What is quantized on the GPU is, byte for byte, what ggml's own library makes of the same weights on the CPU."""
 
 from collections.abc import Callable
 
@@ -79,7 +79,8 @@ def differing(weights: torch.Tensor, qtype: Type, importance: torch.Tensor | Non
             quantize(weights.cuda(), qtype, importance)
         return 0
     found = quantize(weights.cuda(), qtype, importance)
-    assert found.is_cuda and found.shape == expected.shape
+    assert found.is_cuda
+    assert found.shape == expected.shape
     return int((found.cpu() != expected).sum())
 
 
@@ -108,12 +109,20 @@ def test_types_without_kernels_go_through_the_host() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
-@pytest.mark.parametrize("name", ["Q4_K", "Q6_K", "Q8_0"])
+@pytest.mark.parametrize("name", ["Q4_K", "Q5_0", "Q8_0"])
 def test_what_no_block_can_hold_is_refused(name: str, value: float) -> None:
     weights = normal()
     weights[3, 300] = value
-    with pytest.raises(SixfoldError, match="blk.0 has weights that are infinite or not a number"):
-        quantize(weights.cuda(), Type[name], name="blk.0")
+    with pytest.raises(SixfoldError, match="a layer has weights that are infinite or not a number"):
+        quantize(weights.cuda(), Type[name], name="a layer")
+
+
+@pytest.mark.parametrize("name", ["Q3_K", "Q6_K", "IQ4_XS"])
+def test_what_ggml_passes_over(name: str) -> None:
+    weights = normal()
+    weights[3, 300] = 1e30
+    assert differing(weights, Type[name], None) == 0
+    assert differing(weights, Type[name], torch.rand(COLUMNS)) == 0
 
 
 def test_sizes() -> None:

@@ -1,4 +1,7 @@
-"""The searches of Q2_K, Q4_K, Q5_K, Q4_1 and Q5_1: make_qkx2_quants, make_qkx3_quants and make_qp_quants of ggml-quants.c."""
+"""The searches of Q2_K, Q4_K, Q5_K, Q4_1 and Q5_1.
+
+make_qkx2_quants, make_qkx3_quants and make_qp_quants of ggml-quants.c.
+"""
 
 from dataclasses import dataclass
 
@@ -138,13 +141,15 @@ def search_affine(
     error (see exporters.ggml.cuda.arithmetic). absolute: the error is |x| and not its square.
     """
     blocks = values.numel() // size
-    numbers = [values.new_empty(blocks, dtype=torch.float32) for _ in range(3)]
+    scales, minimums, weights = (values.new_empty(blocks, dtype=torch.float32) for _ in range(3))
     codes = values.new_empty(blocks, size, dtype=torch.uint8)
     _search[(triton.cdiv(blocks, LANES),)](
         values,
-        numbers[0] if importance is None else importance,
-        numbers[0] if mean_squares is None else mean_squares,
-        *numbers,
+        scales if importance is None else importance,
+        scales if mean_squares is None else mean_squares,
+        scales,
+        minimums,
+        weights,
         codes,
         blocks,
         1 if importance is None else importance.numel() // size,
@@ -159,7 +164,7 @@ def search_affine(
         LANES=LANES,
         **EXACT,
     )
-    return Affine(*numbers, codes)
+    return Affine(scales, minimums, weights, codes)
 
 
 @triton.jit(do_not_specialize=SIZES)

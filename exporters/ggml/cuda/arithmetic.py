@@ -32,7 +32,7 @@ GIVEN = tl.constexpr(4)
 
 @triton.jit
 def nearest(value):
-    """ggml's nearest_int, for values beyond 2^22 too; a NaN is the one that x86 makes, all bits below the quiet bit 0."""
+    """ggml's nearest_int, for values beyond 2^22 too; a NaN is x86's, whose bits below the quiet one are 0."""
     bits = (value + 12582912.0).to(tl.int32, bitcast=True)
     return tl.where(value == value, (bits & 0x7FFFFF) - 0x400000, 0)
 

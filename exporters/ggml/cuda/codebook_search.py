@@ -1,5 +1,7 @@
 """The search of IQ4_XS and IQ4_NL: quantize_row_iq4_nl_impl of ggml-quants.c."""
 
+from itertools import pairwise
+
 import torch
 import triton
 import triton.language as tl
@@ -8,7 +10,7 @@ from exporters.ggml.cuda.arithmetic import EXACT, LANES, SIZES, load_block, rati
 from exporters.ggml.cuda.symmetric_search import largest
 
 LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-BOUNDS = tuple((low + high) / 2 for low, high in zip(LEVELS, LEVELS[1:], strict=False))
+BOUNDS = tuple((low + high) / 2 for low, high in pairwise(LEVELS))
 """A value at a bound takes the level above: ggml compares the float32 distances to both, and close to these bounds they
 are exact."""
 
@@ -73,7 +75,7 @@ def search_codebook(
     *,
     shared: int = 1,
 ) -> torch.Tensor:
-    """Scales, float32 [B], of each `size` contiguous values (BF16, F16 or F32, on a CUDA device): value = scale * LEVELS.
+    """Scales, float32 [B], of each `size` contiguous values (BF16, F16 or F32, on a CUDA device).
 
     kind: how importance, float32 [columns], and mean_squares, float32, one to `shared` blocks, make the weights of the
     error (see exporters.ggml.cuda.arithmetic).

@@ -1,8 +1,12 @@
 """Which search is whose, and tensors of any size in pieces.
 
-The bytes are those of libggml-base in the wheel libggml-python 0.20.2: built for x86-64 without fused multiply-adds and
-without reordered sums. A ggml that its compiler let contract (as ARM's and AVX2 builds of ggml-base may be) differs from
-it, and so from these, in a few codes of a million.
+The bytes are those of libggml-base in the x86-64 wheel of libggml-python 0.20.2, which exports on the CPU use: plain
+SSE2 without fused multiply-adds, sums in the source's order. A ggml-base whose compiler was allowed to contract
+a * b + c (GCC does so where the target has the instruction: -march=native, ARM) rounds some sums differently, and may
+then choose other scales.
+
+`SEARCHES[qtype]` gives scales, minimums and codes as numbers, `pack` makes bytes of them: a rounding of its own may
+replace the codes between the two.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,7 +40,7 @@ SEARCHES: dict[Type, Search] = {
 
 
 def encode(rows: torch.Tensor, qtype: Type, importance: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """The bytes of rows [R, C], uint8, and whether all they hold is finite, a bool of no dimensions; both on the device."""
+    """The bytes of rows [R, C], uint8, and a bool whether all weights and scales are finite; both on the device."""
     packed, sound = [], []
     for piece in _pieces(rows):
         blocks = SEARCHES[qtype](piece, qtype, importance)

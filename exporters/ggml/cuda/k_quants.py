@@ -1,4 +1,4 @@
-"""Q2_K, Q3_K, Q4_K, Q5_K, Q6_K and IQ4_XS: 256 weights share one or two F16 numbers, their groups have integers of them."""
+"""Q2_K to Q6_K and IQ4_XS: 256 weights share one or two F16 numbers, of which their groups have multiples."""
 
 import torch
 from gguf import GGMLQuantizationType as Type
@@ -46,7 +46,7 @@ def _shares(numbers: torch.Tensor, steps: int) -> tuple[torch.Tensor, torch.Tens
 def _as_read(qtype: Type, scales: torch.Tensor, minimums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What ggml reads from the bytes that it writes for scales and minimums, uint8 [S, G].
 
-    A negative one becomes a byte above `steps`. Q5_K cuts it off; the others let its upper bits run into their neighbor.
+    A negative one becomes a byte above `steps`. Q5_K cuts it off; in the others its upper bits run into a neighbor.
     """
     if qtype == Type.Q5_K:
         return scales.clamp(max=63), minimums.clamp(max=63)

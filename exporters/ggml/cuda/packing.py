@@ -81,7 +81,7 @@ def _bits(codes: torch.Tensor, length: int) -> torch.Tensor:
 
 
 def _q3_scales(scales: torch.Tensor) -> torch.Tensor:
-    """Sixteen 6-bit numbers: the low halves of n and n + 8 in byte n, the upper two bits of n, n + 4, ... in 8 + n % 4."""
+    """Sixteen 6-bit numbers: the low halves of n and n + 8 in byte n, upper two bits of n, n + 4, ... in 8 + n % 4."""
     high = (scales >> 4).view(-1, 4, 4)
     return torch.cat(
         [

@@ -19,7 +19,7 @@ def inverse(numbers: torch.Tensor, of: float = 1.0) -> torch.Tensor:
 
 
 def nearest(numbers: torch.Tensor) -> torch.Tensor:
-    """int32, by ggml's nearest_int; a NaN is the one that x86 makes, all bits below the quiet bit 0."""
+    """int32, by ggml's nearest_int; a NaN is x86's, whose bits below the quiet one are 0."""
     bits = (numbers + 12582912.0).view(torch.int32)
     return torch.where(numbers.isnan(), 0, (bits & 0x7FFFFF) - 0x400000)
 
@@ -36,7 +36,7 @@ def half_away(numbers: torch.Tensor) -> torch.Tensor:
 
 
 def peak(numbers: torch.Tensor) -> torch.Tensor:
-    """Of each row of [B, N], the first number of largest magnitude; 0 for a row of zeros. What is no number is passed over."""
+    """Of each row of [B, N], the first number of largest magnitude; NaNs are passed over. 0 for a row of zeros."""
     numbers = torch.where(numbers.isnan(), 0.0, numbers)
     found = numbers.gather(1, numbers.abs().max(1).indices[:, None])[:, 0]
     return torch.where(found != 0, found, 0.0)

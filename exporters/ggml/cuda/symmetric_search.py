@@ -166,13 +166,14 @@ def search_symmetric(
     error (see exporters.ggml.cuda.arithmetic). refine: move one code after the other instead of trying scales.
     """
     blocks = values.numel() // size
-    numbers = [values.new_empty(blocks, dtype=torch.float32) for _ in range(2)]
+    scales, weights = (values.new_empty(blocks, dtype=torch.float32) for _ in range(2))
     codes = values.new_empty(blocks, size, dtype=torch.uint8)
     (_refined_search if refine else _search)[(triton.cdiv(blocks, LANES),)](
         values,
-        numbers[0] if importance is None else importance,
-        numbers[0] if mean_squares is None else mean_squares,
-        *numbers,
+        scales if importance is None else importance,
+        scales if mean_squares is None else mean_squares,
+        scales,
+        weights,
         codes,
         blocks,
         1 if importance is None else importance.numel() // size,
@@ -183,4 +184,4 @@ def search_symmetric(
         LANES=LANES,
         **EXACT,
     )
-    return Symmetric(*numbers, codes)
+    return Symmetric(scales, weights, codes)
