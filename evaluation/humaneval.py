@@ -25,8 +25,8 @@ STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 
 CHAT_METHOD = f'asked in a conversation: "{ASKED}"; extraction: {RULE}'
 RAW_METHOD = (
-    "the problem's text as it stands is gone on with, up to a line that begins with class, def, #, if or print; what is"
-    " there is run, cut off or not"
+    "the problem's text, without the line end behind its docstring, is gone on with, up to a line that begins with"
+    " class, def, #, if or print; what is there is run, cut off or not"
 )
 
 
@@ -55,7 +55,7 @@ def chat_questions(sample: int) -> list[Question]:
 
 
 def raw_questions(sample: int) -> list[Question]:
-    return [Question(p.task_id, sample, prompt=p.prompt, stop=STOPS) for p in problems()]
+    return [Question(p.task_id, sample, prompt=_open(p.prompt), stop=STOPS) for p in problems()]
 
 
 def judged(answer: Answer, isolation: Isolation | None, *, raw: bool) -> Verdict:
@@ -63,11 +63,17 @@ def judged(answer: Answer, isolation: Isolation | None, *, raw: bool) -> Verdict
     assert isolation is not None
     problem = _by_id()[answer.task_id]
     program = (
-        completion_of(answer.text, problem.prompt, STOPS)
+        completion_of(answer.text, _open(problem.prompt), STOPS)
         if raw
         else program_of(answer.text, problem.prompt, problem.entry_point)
     )
     return judge(program, problem.prompt, problem.test, problem.entry_point, isolation)
+
+
+def _open(prompt: str) -> str:
+    """Tokenizers write a line end and the indentation behind it as one: behind a line end, a model that would have gone
+    on with the function begins something else."""
+    return prompt.rstrip()
 
 
 @cache

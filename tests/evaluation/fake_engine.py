@@ -45,7 +45,7 @@ def reply(body: dict[str, Any]) -> dict[str, Any]:
     solution = "    return None\n" if problem.task_id in names("FAKE_WRONG") else problem.canonical_solution
     finish = "length" if problem.task_id in names("FAKE_TRUNCATED") else "stop"
     if "prompt" in body:
-        return said(solution, finish)
+        return said(f"\n{solution}", finish)
     return said(f"<think>hm</think>Here it is:\n```python\n{problem.prompt}{solution}\n```", finish)
 
 

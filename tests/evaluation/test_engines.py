@@ -72,7 +72,7 @@ def greedy(task_id: str, tokens: int = 8) -> str:
         load_tokenizer(DEMO),
         load_model(open_source(DEMO), dtype=torch.float32, device=torch.device("cpu")),
     )
-    ids = torch.tensor([tokenizer(problem.prompt)["input_ids"]])
+    ids = torch.tensor([tokenizer(problem.prompt.rstrip())["input_ids"]])
     start = ids.shape[1]
     with torch.inference_mode():
         for _ in range(tokens):

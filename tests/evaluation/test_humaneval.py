@@ -25,7 +25,7 @@ def test_canonical_solutions_pass() -> None:
     every = problems()
     assert len(every) == 164
     assert passing([chat(p, p.canonical_solution) for p in every[::2]], raw=False) == [p.task_id for p in every[::2]]
-    raw = [Answer(p.task_id, 0, p.canonical_solution, "", "stop") for p in every[1::2]]
+    raw = [Answer(p.task_id, 0, f"\n{p.canonical_solution}", "", "stop") for p in every[1::2]]
     assert passing(raw, raw=True) == [p.task_id for p in every[1::2]]
 
 
@@ -64,4 +64,5 @@ def test_what_is_asked() -> None:
     assert message["content"].startswith("Complete this Python function.")
     assert "def has_close_elements(" in message["content"]
     assert problems()[0].canonical_solution.strip() not in message["content"]
-    assert raw_questions(0)[0].prompt == problems()[0].prompt
+    assert raw_questions(0)[0].prompt + "\n" == problems()[0].prompt
+    assert raw_questions(0)[0].prompt.endswith('"""')

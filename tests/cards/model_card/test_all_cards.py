@@ -122,6 +122,17 @@ def test_there_is_a_card_for_every_folder(cards: dict[Path, str]) -> None:
     assert all(f"{MODEL.name}-{scheme}.gguf" in gguf for scheme in OF_GGUF)
 
 
+def test_every_card_says_what_its_figures_are_next_to(cards: dict[Path, str]) -> None:
+    """Of a pruned model there are two: the pruned checkpoint, and the one that it was made of."""
+    cost = json.loads((MODEL / "verification.json").read_text())["cost"]["all"]
+    for text in cards.values():
+        head = text.split("<!-- yours: introduction -->")[0]
+        assert (
+            "KL and top-1 on this card are next to that pruned checkpoint in BF16; next to minimax-m2-4.6m, the" in head
+        )
+        assert f"itself has a mean KL of {cost['kl']:.4f} and a top-1 of {100 * cost['top1']:.1f}%." in head
+
+
 def test_the_hub_takes_every_card(cards: dict[Path, str]) -> None:
     for card in cards.values():
         assert problems(card) == ()

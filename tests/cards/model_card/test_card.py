@@ -248,7 +248,9 @@ def test_an_evaluation_is_told_with_its_method(root: Path) -> None:
     assert "FP8: vLLM 9.9, temperature 0.0, at most 4,096 tokens. Greedy, the first code block. vLLM 9.9, " in text
     assert "| FP8 | 238 of 240 (99.2%; 97.0% to 99.9%) | 2 (0.8%; 0.1% to 3.0%) | 412 | 4,096 | 0.7 |" in text
     assert "Tiny-BF16: 239 ended, 1 in a loop, p = 1 |" in text
-    assert "- FP8: 51.2 tokens a second written, 800 read, 12.3 GB of memory at its peak, 1 request at a time;" in text
+    assert (
+        "- FP8: 51.2 tokens a second written, 800.0 read, 12.3 GB of memory at its peak, 1 request at a time;" in text
+    )
     assert "on a chip, 16 cores, a GPU: `vllm serve Tiny-FP8`" in text
     assert not wrong_figures(text, folder)
     put(root, manifest("FP8", files={"model.safetensors": 1}))
