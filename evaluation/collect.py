@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.asking import Answer, Question, Sampling
-from evaluation.endings import TASK as ENDINGS
-from evaluation.gather import gather, still_asked
+from evaluation.benchmarks.endings import TASK as ENDINGS
+from evaluation.benchmarks.tasks import Task, questions_of
+from evaluation.client.asking import Answer, Question, Sampling
+from evaluation.client.gather import gather, still_asked
+from evaluation.client.records import Records, opened, records_path
+from evaluation.client.retry import PATIENCE, Patience
 from evaluation.provider import Provider, Served
-from evaluation.records import Records, opened, records_path
-from evaluation.retry import PATIENCE, Patience
 from evaluation.subject import Subject
-from evaluation.tasks import Task, questions_of
 from sixfold.artifact.workspace import digest_of
 from sixfold.progress import Progress
 

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from evaluation.asking import Answer
+from evaluation.benchmarks.tasks import Judge, Task
+from evaluation.client.asking import Answer
 from evaluation.collect import Collected, Settings, collect
 from evaluation.provider import Provider
 from evaluation.result import conditions, document, endings_of, part_of, with_baseline, with_gates
@@ -14,7 +15,6 @@ from evaluation.sandbox.isolation import Isolation
 from evaluation.scoring import Marked
 from evaluation.speed import speed
 from evaluation.subject import Subject
-from evaluation.tasks import Judge, Task
 from sixfold.artifact.evaluation_record import FILE, SPEED
 from sixfold.artifact.workspace import read_json, write_json
 from sixfold.progress import Progress

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluation.endpoint import Endpoint
+from evaluation.client.endpoint import Endpoint
 from evaluation.engines.engine import Engine
 from evaluation.engines.running import Running, started
 from sixfold.progress import Progress

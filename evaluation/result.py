@@ -37,14 +37,14 @@ speed.json beside it is what differs from run to run: see evaluation.speed.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evaluation.asking import Answer
+from evaluation.benchmarks.endings import Endings, endings, loops
+from evaluation.benchmarks.tasks import Task
+from evaluation.client.asking import Answer
 from evaluation.collect import Settings
-from evaluation.endings import Endings, endings, loops
 from evaluation.proportions import LEVEL, bootstrap_interval, exact_interval, mcnemar
 from evaluation.provider import Provider
 from evaluation.scoring import CUT_OFF, Marked, compared, scored, shown, tokens
 from evaluation.subject import Subject
-from evaluation.tasks import Task
 from sixfold.artifact.evaluation_record import FILE, GATES, SCHEMA
 from sixfold.artifact.workspace import digest_of, read_json
 

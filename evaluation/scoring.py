@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evaluation.asking import Answer
+from evaluation.client.asking import Answer
 from evaluation.proportions import Interval, bootstrap_interval, exact_interval, mcnemar, pass_at
 from evaluation.sandbox.judge import Verdict
 from sixfold.artifact.workspace import digest_of

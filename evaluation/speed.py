@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.asking import Answer
+from evaluation.client.asking import Answer
 from evaluation.provider import Provider
 from evaluation.scoring import tokens
 from evaluation.subject import Subject

@@ -123,11 +123,11 @@ def command(artifact: Path | None, endpoint: str, baseline: Path | None, as_json
 
 
 def _job(artifact: Path | None, url: str, options: Mapping[str, Any]) -> "Job":
+    from evaluation.benchmarks.tasks import DEFAULT, TASKS
     from evaluation.collect import Settings
     from evaluation.evaluate import Job
     from evaluation.sandbox.isolation import isolation, unisolated
     from evaluation.subject import served, subject_at
-    from evaluation.tasks import DEFAULT, TASKS
 
     settings = Settings(
         max_tokens=options["max_tokens"],
@@ -167,7 +167,7 @@ def _engine(artifact: Path | None, settings: "Settings", options: Mapping[str, A
 def _endpoint(url: str, options: Mapping[str, Any]) -> "Provider":
     from dataclasses import replace
 
-    from evaluation.endpoint import Endpoint, first_model
+    from evaluation.client.endpoint import Endpoint, first_model
     from evaluation.provider import of_endpoint
     from sixfold.errors import UsageError
 

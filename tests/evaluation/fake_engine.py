@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from evaluation.humaneval import Problem, problems
+from evaluation.benchmarks.humaneval import Problem, problems
 from tests.evaluation.stub import said, send
 
 

@@ -65,7 +65,7 @@ def test_answers_of_llama_server_are_those_of_the_model(gguf: Path, tmp_path: Pa
 
 
 def greedy(task_id: str, tokens: int = 8) -> str:
-    from evaluation.humaneval import STOPS, problems
+    from evaluation.benchmarks.humaneval import STOPS, problems
 
     problem = next(p for p in problems() if p.task_id == task_id)
     tokenizer, model = (

@@ -9,11 +9,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from evaluation.asking import Answer, Question, Sampling
-from evaluation.endpoint import Endpoint, first_model
-from evaluation.gather import gather
-from evaluation.records import Records, opened
-from evaluation.retry import Patience
+from evaluation.client.asking import Answer, Question, Sampling
+from evaluation.client.endpoint import Endpoint, first_model
+from evaluation.client.gather import gather
+from evaluation.client.records import Records, opened
+from evaluation.client.retry import Patience
 from sixfold.errors import SixfoldError
 from sixfold.progress import unseen
 from tests.evaluation.stub import Reply, Stub, cut, dropped, said, serving, status

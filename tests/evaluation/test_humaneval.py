@@ -4,10 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from evaluation.asking import Answer
-from evaluation.humaneval import Problem, chat_questions, judged, problems, raw_questions
+from evaluation.benchmarks.humaneval import Problem, chat_questions, judged, problems, raw_questions
+from evaluation.benchmarks.tasks import TASKS, questions_of
+from evaluation.client.asking import Answer
 from evaluation.sandbox.isolation import isolation
-from evaluation.tasks import TASKS, questions_of
 
 
 def passing(answers: list[Answer], *, raw: bool) -> list[str]:

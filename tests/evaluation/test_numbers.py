@@ -6,11 +6,11 @@ from math import comb
 
 import pytest
 
-from evaluation.asking import Answer
-from evaluation.endings import endings, loops
-from evaluation.extraction import completion_of, program_of
-from evaluation.gsm8k import number_of
-from evaluation.humaneval import STOPS
+from evaluation.benchmarks.endings import endings, loops
+from evaluation.benchmarks.extraction import completion_of, program_of
+from evaluation.benchmarks.gsm8k import number_of
+from evaluation.benchmarks.humaneval import STOPS
+from evaluation.client.asking import Answer
 from evaluation.proportions import bootstrap_interval, exact_interval, mcnemar, pass_at
 from evaluation.sandbox.judge import Verdict
 from evaluation.scoring import Marked, compared, scored

@@ -12,12 +12,12 @@ from decimal import Decimal, InvalidOperation
 from functools import cache
 from pathlib import Path
 
-from evaluation.asking import Answer, Question
+from evaluation.client.asking import Answer, Question
 from evaluation.sandbox.judge import Verdict
 
 NAME = "GSM8K"
 TASK = "gsm8k"
-_FILE = Path(__file__).parent / "data" / "gsm8k-test.jsonl.gz"
+_FILE = Path(__file__).parents[1] / "data" / "gsm8k-test.jsonl.gz"
 
 ASKED = "Solve this problem step by step. End with a line of the form `#### number`."
 RULE = "the number behind the last ####, else the last number of the answer"

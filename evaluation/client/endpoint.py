@@ -14,8 +14,8 @@ from typing import Any
 
 import httpx
 
-from evaluation.asking import Answer, Question, Sampling, without_thinking
-from evaluation.retry import Passing
+from evaluation.client.asking import Answer, Question, Sampling, without_thinking
+from evaluation.client.retry import Passing
 from sixfold.errors import SixfoldError
 
 _PASSES = {408, 409, 425, 429}

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from evaluation.asking import Answer, Question
-from evaluation.extraction import RULE, completion_of, program_of
+from evaluation.benchmarks.extraction import RULE, completion_of, program_of
+from evaluation.client.asking import Answer, Question
 from evaluation.sandbox.isolation import Isolation
 from evaluation.sandbox.judge import Verdict, judge
 
 NAME = "HumanEval"
 CHAT, RAW = "humaneval", "humaneval-raw"
-_FILE = Path(__file__).parent / "data" / "HumanEval.jsonl.gz"
+_FILE = Path(__file__).parents[1] / "data" / "HumanEval.jsonl.gz"
 
 ASKED = "Complete this Python function. Answer with the whole function, its imports included, in one ```python block."
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")

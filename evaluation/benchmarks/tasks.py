@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from evaluation import endings, gsm8k, humaneval
-from evaluation.asking import Answer, Question
+from evaluation.benchmarks import endings, gsm8k, humaneval
+from evaluation.client.asking import Answer, Question
 from evaluation.sandbox.isolation import Isolation
 from evaluation.sandbox.judge import Verdict
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import httpx
 
-from evaluation.asking import Answer, Question, Sampling
-from evaluation.endpoint import Endpoint, ask
-from evaluation.records import Records
-from evaluation.retry import Patience, Stopped, patiently
+from evaluation.client.asking import Answer, Question, Sampling
+from evaluation.client.endpoint import Endpoint, ask
+from evaluation.client.records import Records
+from evaluation.client.retry import Patience, Stopped, patiently
 from sixfold.progress import Progress
 
 _GRACE = 2.0

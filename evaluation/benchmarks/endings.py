@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from evaluation.asking import Answer, Question
+from evaluation.client.asking import Answer, Question
 
 NAME = "answers that end"
 TASK = "answers"
 TEMPERATURE = 0.7
-_FILE = Path(__file__).parent / "data" / "mt_bench.jsonl"
+_FILE = Path(__file__).parents[1] / "data" / "mt_bench.jsonl"
 
 REPEATS = 4
 LEAST = 200
