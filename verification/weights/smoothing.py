@@ -49,12 +49,19 @@ def fit(weight: torch.Tensor, source: torch.Tensor, *, with_rows: bool) -> tuple
     return Factors(columns, rows), weight / _safe(columns) / _safe(rows).unsqueeze(1)
 
 
-def standard_error(found: Factors, weight: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+def standard_error(found: Factors, weight: torch.Tensor, source: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
     """Relative standard error of each product of a row's and a column's factor, float32 that broadcasts to the weight;
-    infinite where only one weight speaks for it. Weights that are zero in both do not count."""
+    infinite where only one weight speaks for it. Weights that are zero in both do not count.
+
+    Of what the residuals say, and of what rounding to steps must make them, the larger: a factor that one large weight
+    decides leaves no residual. step: float32 that broadcasts to the weight.
+    """
     expected = applied(found, source)
-    error = _relative(weight - expected, expected, 0).unsqueeze(0)
-    return error if found.rows is None else error + _relative(weight - expected, expected, 1).unsqueeze(1)
+    rounded = (step / 12**0.5).expand(source.shape)
+    error = _relative(weight - expected, expected, rounded, 0).unsqueeze(0)
+    if found.rows is None:
+        return error
+    return error + _relative(weight - expected, expected, rounded, 1).unsqueeze(1)
 
 
 def applied(found: Factors, source: torch.Tensor) -> torch.Tensor:
@@ -63,10 +70,12 @@ def applied(found: Factors, source: torch.Tensor) -> torch.Tensor:
     return scaled if found.rows is None else scaled * _safe(found.rows).unsqueeze(1)
 
 
-def _relative(residual: torch.Tensor, expected: torch.Tensor, dim: int) -> torch.Tensor:
+def _relative(residual: torch.Tensor, expected: torch.Tensor, rounded: torch.Tensor, dim: int) -> torch.Tensor:
     freedom = (expected != 0).sum(dim) - 1
     squares = expected.pow(2).sum(dim)
-    error = (residual.pow(2).sum(dim) / freedom.clamp(min=1) / squares.clamp(min=1e-30)).sqrt()
+    seen = (residual.pow(2).sum(dim) / freedom.clamp(min=1) / squares.clamp(min=1e-30)).sqrt()
+    due = (rounded * expected).pow(2).sum(dim).sqrt() / squares.clamp(min=1e-30)
+    error = torch.maximum(seen, due)
     return torch.where((freedom > 0) & (squares > 0), error, torch.full_like(error, torch.inf))
 
 

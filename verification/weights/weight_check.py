@@ -207,7 +207,7 @@ class _Comparison:
         if smoothed is not None:
             inner = ~at_an_end(codes)  # what was clipped is no measure of a factor
             found, _ = fit(weight * inner, original * inner, with_rows=is_producer(smoothed))
-            uncertain = standard_error(found, weight * inner, original * inner)
+            uncertain = standard_error(found, weight * inner, original * inner, codes.scale)
             original = applied(found, original)
         else:
             self._scales.add(name, codes, original)

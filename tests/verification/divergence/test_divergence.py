@@ -214,7 +214,7 @@ def test_a_relative_gate_follows_what_plain_rounding_costs() -> None:
 
 def test_a_layer_that_is_worse_than_plain_rounding_is_named() -> None:
     held = _divergence(0.1, 0.9)
-    held = replace(held, scores={"engine": replace(held.as_run, layers=(0.02, 0.1))})
+    held = replace(held, scores={**held.scores, "engine": replace(held.as_run, layers=(0.02, 0.1))})
     plain = replace(held.as_run, layers=(0.02, 0.07))
     (finding,) = check_gates(replace(held, plain=plain), {"max_kl_ratio": 1.25})
     assert "behind layer 1" in finding.what
