@@ -1,0 +1,43 @@
+"""Families through every stage: what `plan` promises is made and sound, and all else is refused in a sentence."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.families import Result, sweep
+from sixfold.model.source import open_source
+from tests import families
+from tests.every_family import families as every_family
+
+QUICK = {"qwen3_5_moe": 6, "glm_moe_dsa": 6, "jamba": 6, "qwen3": 7, "longcat_flash": 4, "gpt_oss": 2}
+"""A tower and a delta net; layers that hand on what they chose; Mamba; a tied head; experts out of sight; stacks.
+How many of the stages they pass: refusals alone would be no defects either."""
+
+
+def defects(results: list[Result]) -> list[Result]:
+    return [result for result in results if not result.sound]
+
+
+@pytest.mark.parametrize(("family", "passed"), QUICK.items())
+def test_a_family_passes_or_is_refused_in_a_sentence(family: str, passed: int, tmp_path: Path) -> None:
+    results = list(sweep(family, tmp_path))
+    assert defects(results) == []
+    assert sum(result.verdict == "ok" for result in results) == passed
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("family", [family for family in every_family() if family not in QUICK])
+def test_every_other_family(family: str, tmp_path: Path) -> None:
+    assert defects(list(sweep(family, tmp_path))) == []
+
+
+@pytest.mark.parametrize("flag", ["output_router_logits", "output_hidden_states", "output_attentions", "use_cache"])
+def test_flags_of_outputs_change_nothing(flag: str, tmp_path: Path) -> None:
+    """As trainers leave them in config.json."""
+    folder = families.make_family("mixtral", tmp_path)
+    before = open_source(folder).architecture
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, flag: not config.get(flag, False)}))
+    assert open_source(folder).architecture == before
+    assert all(norm.readers for norm in before.norms if "layernorm" in norm.weight)
