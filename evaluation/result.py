@@ -15,7 +15,8 @@ benchmarks    of each, one entry; HumanEval's own keys are of the answers in a c
   interval        of the share that passed: exact (Clopper and Pearson); with several samples by resampling problems
   pass_at         k -> unbiased estimate of pass@k, of answers as `passed` counts them
   truncated       answers that were cut off at max_tokens, thinking included
-  completed       answers that were not cut off, and how many of them passed, with the interval of that share
+  completed       answers that were not cut off, and how many of them passed, with the exact interval of that share
+                  (which takes several samples of a problem as independent)
   max_tokens, temperature, seed   as asked; the n-th sample of a problem has seed + n
   finish          finish_reason -> answers. thinking: answers with thinking told apart. tokens: sums, null if unknown
   sandbox         what isolated the programs, "" where none was run

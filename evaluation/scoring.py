@@ -52,7 +52,6 @@ def scored(marked: Sequence[Marked], samples: int) -> dict[str, Any]:
         "completed": {
             "answers": len(completed),
             "passed": sum(m.passed for m in completed),
-            # Which answers are cut off is no draw of ours: with several samples a problem counts as often as it ended.
             "interval": shown(exact_interval(sum(m.passed for m in completed), len(completed))),
         },
         "finish": dict(sorted(Counter(m.answer.finish for m in marked).items())),

@@ -44,7 +44,13 @@ _SHOWN = 8
 @click.option(
     "--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Answers to each problem (pass@k)."
 )
-@click.option("--answers", type=click.IntRange(min=1), default=240, show_default=True, help="How many must end.")
+@click.option(
+    "--answers",
+    type=click.IntRange(min=1),
+    default=240,
+    show_default=True,
+    help="How many to sample for answers that end.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the first sample.")
 @click.option("--problems", type=click.IntRange(min=1), metavar="N", help="Only the first N of each benchmark.")
 @click.option(
@@ -99,6 +105,7 @@ def command(artifact: Path | None, endpoint: str, baseline: Path | None, as_json
     from evaluation.evaluate import evaluate
     from sixfold.checkpoint.location import check_artifact
     from sixfold.errors import UsageError
+    from sixfold.evaluation_file import GATES
 
     if artifact is None and not endpoint:
         raise UsageError("there is nothing to evaluate", "name an artifact, or an --endpoint")
@@ -109,8 +116,9 @@ def command(artifact: Path | None, endpoint: str, baseline: Path | None, as_json
     compared = None
     if baseline is not None:
         results = options["results"] and options["results"] / "baseline"
-        compared = evaluate(_job(baseline, "", {**options, "results": results}), progress, None, {})
-    elif job.subject.path is not None:
+        other = _job(baseline, "", {**options, "results": results})
+        compared = evaluate(other, progress, _sibling(other.subject), _gates(other.subject, dict.fromkeys(GATES)))
+    else:
         compared = _sibling(job.subject)
     found = evaluate(job, progress, compared, _gates(job.subject, options))
     if job.subject.manifest:
@@ -184,7 +192,8 @@ def _sibling(subject: "Subject") -> dict[str, Any] | None:
     """Of the model's BF16 variant, where that was evaluated."""
     from sixfold.artifact.evaluation_record import FILE, stored_evaluation
 
-    assert subject.path is not None
+    if subject.path is None:
+        return None
     place = subject.path if subject.path.is_dir() else subject.path.parent
     model = subject.manifest.get("model")
     folder = place.absolute().parent / f"{model}-BF16"

@@ -1,8 +1,8 @@
 """Answers as they come in, one JSON line each, so that a run which was stopped asks only what is missing.
 
-The first line states the conditions: {"schema", "conditions"}. Each other one is an Answer (asking.py), in the order in
-which they came. A line is written whole and synced before the next problem counts as answered; one that was
-cut off by a kill is dropped on the next opening. The file is locked while it is open.
+The first line states the conditions: {"schema", "conditions"}. Each other one is an Answer of evaluation.client.asking,
+in the order in which they came. A line is written whole and synced before the next problem counts as answered; one that
+was cut off by a kill is dropped on the next opening. The file is locked while it is open.
 """
 
 import fcntl

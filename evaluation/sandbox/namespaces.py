@@ -10,6 +10,7 @@ this process ends all that runs inside.
 """
 
 import ctypes
+import errno
 import os
 import select
 import sys
@@ -25,7 +26,10 @@ _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = (
     0x00020000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000,
 )  # fmt: skip
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _BIND, _REC, _PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
+_NOATIME, _NODIRATIME, _RELATIME = 1 << 10, 1 << 11, 1 << 21
 _DETACH = 2
+_MOUNT_SETATTR, _AT_RECURSIVE = 442, 0x8000
+_ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4
 _PR_SET_NO_NEW_PRIVS = 38
 _CAPABILITIES_3 = 0x20080522
 
@@ -98,13 +102,12 @@ def _build(root: Path, shown: list[str]) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.touch()
         _mount(path, str(target), None, _BIND | _REC)
-        device = 0 if where.startswith("/dev/") else _NODEV
-        _mount("none", str(target), None, _BIND | _REMOUNT | _RDONLY | _NOSUID | device)
+        _read_only(str(target), device=where.startswith("/dev/"))
         os.close(source)
     inside = root / "tmp"
     inside.mkdir(exist_ok=True)
     _mount("tmpfs", str(inside), "tmpfs", _NOSUID | _NODEV | _NOEXEC, f"size={SPACE},nr_inodes=4096,mode=1777")
-    _mount("none", str(root), None, _REMOUNT | _BIND | _RDONLY | _NOSUID | _NODEV)
+    _mount("none", str(root), None, _REMOUNT | _BIND | _RDONLY | _NOSUID | _NODEV)  # not what is mounted in it
     os.chdir(root)
     _checked(_libc.syscall(_pivot_root(), b".", b"."))
     _checked(_libc.umount2(b".", _DETACH))
@@ -129,6 +132,20 @@ def _end_with_parent(watched: int) -> None:
     if select.select([watched], [], [], 0)[0]:
         os._exit(REFUSED)
     os.close(watched)
+
+
+def _read_only(path: str, *, device: bool) -> None:
+    """A mount and those below it, by mount_setattr(2); before Linux 5.12 by mounting again, with the flags that it has,
+    which a user namespace may not take away, and without those below it."""
+    attributes = _ATTR_RDONLY | _ATTR_NOSUID | (0 if device else _ATTR_NODEV)
+    given = (ctypes.c_uint64 * 4)(attributes, 0, 0, 0)
+    if not _libc.syscall(_MOUNT_SETATTR, -100, path.encode(), _AT_RECURSIVE, given, ctypes.sizeof(given)):
+        return
+    if ctypes.get_errno() != errno.ENOSYS:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    has = os.statvfs(path).f_flag
+    kept = has & (_NOEXEC | _NODEV | _NOATIME | _NODIRATIME) | (_RELATIME if has & os.ST_RELATIME else 0)
+    _mount("none", path, None, _BIND | _REMOUNT | _RDONLY | _NOSUID | kept | (0 if device else _NODEV))
 
 
 def _mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:

@@ -53,7 +53,8 @@ class Candidate:
         kind, value = self.read()
         if kind == "value":
             return value
-        raise Raised(str(value)[:100])
+        # A name that foreign code has chosen.
+        raise Raised(value if isinstance(value, str) and value.isidentifier() and len(value) < 80 else "something")
 
     def read(self) -> tuple[str, Any]:
         line = self.answers.readline(LONGEST + 1)
