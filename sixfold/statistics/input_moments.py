@@ -17,8 +17,9 @@ import torch
 from sixfold.statistics.moments import share_of_chance
 from sixfold.statistics.statistics import Statistics
 
-DAMPING = 0.01
-"""Of the mean of the diagonal, added to the diagonal before anything is divided by moments: GPTQ's own."""
+DAMPING = 0.03
+"""Of the mean of the diagonal, added to the diagonal before anything is divided by moments. GPTQ takes a hundredth; on
+moments of held-out text, own and foreign, three do a little better in every format."""
 
 _MORE = 9.0
 """How much damping grows, as a multiple of itself, where all that is known is what experts have in common."""

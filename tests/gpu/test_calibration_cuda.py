@@ -35,3 +35,5 @@ def test_statistics_agree_with_the_cpu(tmp_path: Path) -> None:
         if key.endswith(("_sum", "/sum_sq", "/sum_abs", "/norm_sq_sum")):
             relative = (cuda[key].double() - theirs.double()).abs().sum() / theirs.double().sum()
             assert relative < 0.02, (key, float(relative))
+        if key.endswith(("/moments", "/moments_common")):
+            assert (cuda[key].float() - theirs.float()).abs().mean() < 0.01, key

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from calibration.forward_pass.accumulate import Accumulator
+from sixfold.moments import unpack
 
 pytestmark = pytest.mark.arithmetic
 
@@ -53,6 +54,22 @@ def test_sums_extremes_and_the_rows_of_lowest_rank(at_once: bool) -> None:
             assert found["sampled"][expert] == len(kept)
             assert torch.equal(found["sample"][expert, : len(kept)], rows[kept])
             assert not found["sample"][expert, len(kept) :].any()
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_second_moments_are_those_of_each_experts_rows(at_once: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(300, 6, generator=generator).bfloat16()
+    expert_of = torch.randint(0, 3, (300,), generator=generator)
+    expert_of[expert_of == 1] = 2  # the second of three sees nothing
+    accumulator = Accumulator(3, 6, 8, CPU, moments=True)
+    feed(accumulator, rows, expert_of, torch.randperm(300, generator=generator), 7, at_once)
+    found = accumulator.finish(stacked=True)
+    for expert in range(3):
+        want = rows[expert_of == expert].double()
+        moments = unpack(found["moments"][expert], found["sum_sq"][expert])
+        torch.testing.assert_close(moments, (want.t() @ want).float(), rtol=1e-3, atol=0.1)
+    assert accumulator.common().keys() == {"moments_common", "moments_chance"}
 
 
 def test_a_plain_site_has_no_expert_dimension() -> None:

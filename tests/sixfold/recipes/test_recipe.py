@@ -54,6 +54,23 @@ def refusal(name: str, *overrides: str) -> str:
 WHOLE = "name: mine\nsuffix: MINE\ntitle: My own\nexporter: fp8\nscheme: FP8_DYNAMIC\n"
 
 
+def test_a_set_may_say_how_all_its_recipes_round() -> None:
+    write("set.yaml", "name: set\nrounding: compensated\nrecipes: [fp8, bf16]\n")
+    assert [recipe.rounding for recipe in load_recipes("./set.yaml")] == ["compensated"] * 2
+    assert [recipe.rounding for recipe in load_recipes("./set.yaml", ["rounding=nearest"])] == ["nearest"] * 2
+    write("wrong.yaml", "name: set\nrounding: exact\nrecipes: [fp8]\n")
+    assert "wrong.yaml:2: rounding: 'exact': should be 'nearest' or 'compensated'" in refusal("./wrong.yaml")
+
+
+def test_shipped_recipes_compensate_where_they_calibrate() -> None:
+    (fp8,) = load_recipes("fp8")
+    assert fp8.rounding == "nearest"
+    everything = {recipe.name: recipe.rounding for recipe in load_recipes("all-formats")}
+    assert set(everything.values()) == {"compensated"}
+    (gb10,) = load_recipes("nvfp4-gb10")
+    assert gb10.rounding == "compensated"
+
+
 def test_all_formats_is_every_variant_with_bf16_first() -> None:
     assert [recipe.name for recipe in load_recipes("all-formats")] == ALL + GGUF
     assert [recipe.name for recipe in load_recipes("gguf")] == GGUF
@@ -155,7 +172,7 @@ def test_a_circle_is_refused() -> None:
         ("name: x\nextends: [fp8]\n", "x.yaml:2: extends: is not one name or path"),
         ("name: x\nrecipes: fp8\n", "x.yaml:2: recipes: is not a list of names"),
         ("name: x\nrecipes: [fp8, fp8]\n", "'fp8' names 2 recipes"),
-        ("name: x\nrecipes: [fp8]\nkeep: []\n", "x.yaml:3: keep: a set takes only name, title and recipes"),
+        ("name: x\nrecipes: [fp8]\nkeep: []\n", "x.yaml:3: keep: a set takes only name, title, recipes and rounding"),
         (WHOLE + "name: again\n", "x.yaml:6: name: is written twice"),
         (WHOLE.replace("fp8", "fp7"), "x.yaml:4: exporter: there is no exporter 'fp7'; use fp8 or bf16"),
         ("name: [x\n", "is not valid YAML"),
