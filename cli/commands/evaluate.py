@@ -103,9 +103,9 @@ def command(artifact: Path | None, endpoint: str, baseline: Path | None, as_json
     sandbox without network or files. Exit code 3 where a gate fails.
     """
     from evaluation.evaluate import evaluate
+    from sixfold.artifact.evaluation_record import GATES
     from sixfold.checkpoint.location import check_artifact
     from sixfold.errors import UsageError
-    from sixfold.evaluation_file import GATES
 
     if artifact is None and not endpoint:
         raise UsageError("there is nothing to evaluate", "name an artifact, or an --endpoint")
