@@ -58,7 +58,8 @@ def test_every_artifact_has_a_result_and_a_card_with_it(root: Path) -> None:
         held = result["divergence"]["scores"]["engine"]
         plain = result["divergence"]["plain"]["mean_kl"]
         assert held["mean_kl"] < result["gates"]["max_kl_ratio"] * plain
-        assert result["allowed"]["max_mean_kl"] == pytest.approx(result["gates"]["max_kl_ratio"] * plain + NOISE)
+        expected = result["gates"]["max_kl_ratio"] * plain + NOISE
+        assert result["allowed"]["max_mean_kl"] == pytest.approx(expected, rel=1e-5)  # six figures
     (card,) = root.glob("*/*-FP8/README.md")
     scores = found["verification.json"]["divergence"]["scores"]
     allowed = found["verification.json"]["allowed"]["max_mean_kl"]

@@ -233,7 +233,7 @@ def test_exchanged_experts_fail_the_gate_and_sound_ones_pass(
     exchanged = Changed(weights, {one: lambda read: read(other), other: lambda read: read(one)})
     for held, stopped in ((weights, False), (exchanged, True)):
         score = scored(demo, held, runs["engine"], windows, reference, silent).score
-        divergence = Divergence({"engine": score}, 1, 1, plain)
+        divergence = Divergence({"weights": score}, 1, 1, plain)
         assert any(check_gates(divergence, {"max_kl_ratio": 1.25})) == stopped
 
 
