@@ -5,6 +5,7 @@ swapped, a scale of another matrix, one flipped bit.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -133,7 +134,8 @@ class _Comparison:
                 held = missing.weight in self._weights.names() and self._fits(missing.weight)
                 if other.name in factors and missing.name not in factors and held:
                     if self._weights.encoding(missing.weight) in _SMOOTHED:
-                        factors[missing.name] = self._fitted(missing)
+                        with suppress(*UNREADABLE):  # which has its own finding
+                            factors[missing.name] = self._fitted(missing)
 
     def _layer(self, name: str) -> int | None:
         linear, norm = self._linears.get(name), self._norms.get(name)
