@@ -91,7 +91,7 @@ def _lines(description: str, total: int, unit: str) -> Callable[[int], None]:
 def _amount(number: float, unit: str) -> str:
     if unit == "B":
         return size(number)
-    return f"{number:.2g} {unit}" if 0 < number < 10 else f"{number:,.0f} {unit}"
+    return f"{number:.2g} {unit}" if 0 < number < 1 else f"{number:,.0f} {unit}"
 
 
 def _duration(seconds: float) -> str:

@@ -2,11 +2,10 @@
 
 import os
 import shutil
-import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
-from evaluation.engines.engine import PORT, Demand, Engine, shown_command
+from evaluation.engines.engine import PORT, Demand, Engine, shown_command, version_lines
 from sixfold.errors import SixfoldError
 
 PROGRAM = "llama-server"
@@ -51,18 +50,6 @@ def llama_server(gguf: Path, demand: Demand) -> Engine:
 
 
 def version(executable: Path) -> str:
-    """Such as "b6d3a9f" with its number, as the program states it."""
-    try:
-        done = subprocess.run(
-            [str(executable), "--version"],
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=60,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise SixfoldError(f"{executable} does not run ({error})", "install it again") from error
-    lines = (done.stderr + done.stdout).splitlines()
-    line = next((line for line in lines if line.startswith("version:")), "")
+    """Such as "1 (b6d3a9f)", as the program states it."""
+    line = next((line for line in version_lines(executable) if line.startswith("version:")), "")
     return line.removeprefix("version:").strip()

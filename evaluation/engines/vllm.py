@@ -1,10 +1,9 @@
 """vLLM, for folders, where its program is in PATH."""
 
 import shutil
-import subprocess
 from pathlib import Path
 
-from evaluation.engines.engine import PORT, Demand, Engine, shown_command
+from evaluation.engines.engine import PORT, Demand, Engine, shown_command, version_lines
 
 PROGRAM = "vllm"
 
@@ -21,21 +20,9 @@ def vllm(executable: Path, folder: Path, demand: Demand) -> Engine:
     arguments += ["--no-enable-prefix-caching"]
     return Engine(
         name="vLLM",
-        build=_version(executable),
+        build=(version_lines(executable) or [""])[-1],
         command=(str(executable), *arguments),
         shown=shown_command(PROGRAM, folder, *arguments),
         model=folder.name,
         environment={"VLLM_NO_USAGE_STATS": "1"},
     )
-
-
-def _version(executable: Path) -> str:
-    done = subprocess.run(
-        [str(executable), "--version"],
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        timeout=300,
-        check=False,
-    )
-    return (done.stdout.strip().splitlines() or [""])[-1]

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +65,16 @@ def test_answers_of_llama_server_are_those_of_the_model(gguf: Path, tmp_path: Pa
     assert sum(same) >= 2
 
 
+@cache
+def demo() -> Any:
+    return load_model(open_source(DEMO), dtype=torch.float32, device=torch.device("cpu"))
+
+
 def greedy(task_id: str, tokens: int = 8) -> str:
     from evaluation.benchmarks.humaneval import STOPS, problems
 
     problem = next(p for p in problems() if p.task_id == task_id)
-    tokenizer, model = (
-        load_tokenizer(DEMO),
-        load_model(open_source(DEMO), dtype=torch.float32, device=torch.device("cpu")),
-    )
+    tokenizer, model = load_tokenizer(DEMO), demo()
     ids = torch.tensor([tokenizer(problem.prompt.rstrip())["input_ids"]])
     start = ids.shape[1]
     with torch.inference_mode():
