@@ -170,3 +170,9 @@ def test_experts_stacked_on_disk_are_judged_and_pruned(tmp_path: Path) -> None:
     made = prune(str(folder), "--ratio", "0.4", "--artifacts", str(tmp_path / "artifacts"), *SMALL)
     assert made["structure"]["experts"] == 5
     assert made["masked"]["sound"]
+
+
+def test_it_says_how_to_see_whether_answers_still_end(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["prune", str(DEMO), "--ratio", "0.25", "--artifacts", str(root), *SMALL]) == 0
+    asked = f"evaluate {folder_of(root)} --baseline {DEMO} --task answers --max-more-looping 0.02"
+    assert asked in capsys.readouterr().out
