@@ -2,7 +2,7 @@
 
 A fingerprint is the 48-bit BLAKE2b hash of thirteen consecutive words in lower case, the length that contamination
 checks since GPT-3 compare (arXiv 2005.14165, appendix C). evaluation_sets.npz holds, for each set, those of all its
-problems as sorted uint64; the texts themselves do not ship. It is made by
+problems as sorted uint64. It is made by
 
     python -m calibration.texts.evaluation_sets --humaneval HumanEval.jsonl --gsm8k test.jsonl --mt-bench question.jsonl
 
