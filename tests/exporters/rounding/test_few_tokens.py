@@ -1,0 +1,84 @@
+"""Experts that few tokens reached: compensated by what is known of them, none is worse than rounded to nearest."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from calibration.common_moments import common_moments
+from exporters.numerics.compensated import nvfp4_group
+from exporters.numerics.nvfp4 import PackedWeight, quantize_group
+from exporters.rounding.inputs import Inputs
+from exporters.rounding.notes import few_tokens
+from sixfold.moments import pack
+from sixfold.statistics.statistics import Statistics, layer_file
+from verification.reading.packing import e2m1
+
+CPU = torch.device("cpu")
+CHANNELS, ROWS = 64, 48
+TOKENS = (0, 3, 10, 30, 60, 120, 400, 2000, 2000, 2000, 2000, 2000)
+SITE = "model.layers.0.mlp.experts.*.up_proj"
+
+
+def name(expert: int) -> str:
+    return SITE.replace("*", str(expert))
+
+
+def statistics_of(folder: Path, sums: torch.Tensor, starved: list[int]) -> Statistics:
+    """A finished calibration with one stacked site. sums: float32 [E, C, C], over TOKENS."""
+    count = torch.tensor(TOKENS)
+    found = {"count": count, "sum_sq": sums.diagonal(dim1=1, dim2=2), "moments": pack(sums)}
+    found |= common_moments(sums, count)
+    save_file({f"{SITE}/{key}": value.contiguous() for key, value in found.items()}, folder / layer_file(0))
+    profile = {"starved": "average", "moments": True, "min_tokens": 8}
+    sites = {SITE: {"layer": 0, "experts": len(TOKENS), "linears": [SITE]}}
+    moe = {"model.layers.0.mlp.experts": {"layer": 0, "starved": starved}}
+    return Statistics(folder, {"sites": sites, "moe": moe, "profile": profile, "files": {}})
+
+
+def inputs(alike: bool) -> torch.Tensor:
+    """Matrices that make each expert's channels of independent ones: float32 [E, C, C]. alike: nearly one for all."""
+    draw = torch.Generator().manual_seed(0)
+    own = torch.randn(len(TOKENS), CHANNELS, CHANNELS, generator=draw)
+    common = torch.randn(1, CHANNELS, CHANNELS, generator=draw)
+    return (common + 0.2 * own if alike else own) * torch.logspace(-1, 0.5, CHANNELS)
+
+
+def error(weight: torch.Tensor, packed: PackedWeight, whole: torch.Tensor, moments: torch.Tensor) -> float:
+    scale = (packed.scale.float() / whole).repeat_interleave(16, 1)
+    off = e2m1(packed.packed) * scale - weight
+    return float(((off @ moments) * off).sum())
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_no_expert_is_worse_than_nearest_on_all_that_it_may_read(alike: bool, tmp_path: Path) -> None:
+    mixing = inputs(alike)
+    draw = torch.Generator().manual_seed(1)
+    rows = [torch.randn(number, CHANNELS, generator=draw) @ mixing[e] for e, number in enumerate(TOKENS)]
+    known = Inputs(statistics_of(tmp_path, torch.stack([x.t() @ x for x in rows]), [0, 1]), CPU)
+    ratios = []
+    for expert in range(len(TOKENS)):
+        weight = (torch.randn(ROWS, CHANNELS, generator=draw) * 0.02).bfloat16()
+        factor = known.factor(name(expert))
+        assert factor is not None
+        true = mixing[expert].t() @ mixing[expert]
+        (ours,), whole = nvfp4_group([weight], ["w"], factor)
+        (nearest,), same = quantize_group([weight], ["w"])
+        assert torch.equal(whole, same)
+        ratios.append(error(weight.float(), ours, whole, true) / error(weight.float(), nearest, whole, true))
+    assert max(ratios) <= 1, ratios
+    assert max(ratios[-5:]) < 0.75, ratios
+
+
+def test_what_few_tokens_say_is_left_where_there_are_many(tmp_path: Path) -> None:
+    mixing = inputs(alike=False)
+    rows = [torch.randn(number, CHANNELS) @ mixing[e] for e, number in enumerate(TOKENS)]
+    statistics = statistics_of(tmp_path, torch.stack([x.t() @ x for x in rows]), [0, 1])
+    known = Inputs(statistics, CPU)
+    found = [known.moments(name(expert)) for expert in range(len(TOKENS))]
+    chance = [moments.chance for moments in found if moments is not None]
+    assert chance[:2] == [1, 1] and max(chance[-5:]) < 0.1
+    assert all(more >= less for more, less in zip(chance, chance[1:-5], strict=False))
+    (note,) = few_tokens(statistics)
+    assert note.startswith(f"{SITE}: experts 0, 1, 2")
