@@ -78,7 +78,8 @@ def test_what_few_tokens_say_is_left_where_there_are_many(tmp_path: Path) -> Non
     known = Inputs(statistics, CPU)
     found = [known.moments(name(expert)) for expert in range(len(TOKENS))]
     chance = [moments.chance for moments in found if moments is not None]
-    assert chance[:2] == [1, 1] and max(chance[-5:]) < 0.1
-    assert all(more >= less for more, less in zip(chance, chance[1:-5], strict=False))
+    assert chance[:2] == [1, 1]
+    assert max(chance[-5:]) < 0.1
+    assert chance[:-5] == sorted(chance[:-5], reverse=True)
     (note,) = few_tokens(statistics)
     assert note.startswith(f"{SITE}: experts 0, 1, 2")

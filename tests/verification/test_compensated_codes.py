@@ -1,0 +1,53 @@
+"""A changed code of a compensated weight is found by what its row's outputs would have it be."""
+
+import torch
+
+from exporters.numerics.compensated import nvfp4_group
+from exporters.rounding.factor import factor
+from verification.compensated_codes import misplaced
+from verification.reading.stored_codes import Codes, _float4
+
+ROWS, COLUMNS = 64, 256
+
+
+def made() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A weight, its damped moments, and what an export with errors compensated holds of it."""
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.randn(2000, COLUMNS, generator=draw) @ torch.randn(COLUMNS, COLUMNS, generator=draw)
+    known = factor((rows.t() @ rows / 2000)[None])
+    weight = (torch.randn(ROWS, COLUMNS, generator=draw) * 0.02).bfloat16()
+    (packed,), whole = nvfp4_group([weight], ["w"], known)
+    return weight.float(), known.moments[0], packed.packed, packed.scale, whole
+
+
+def codes_of(packed: torch.Tensor, scale: torch.Tensor, whole: torch.Tensor) -> tuple[Codes, torch.Tensor]:
+    codes = _float4(packed, scale, whole)
+    return codes, codes.numbers * codes.scale
+
+
+def test_a_sound_weight_raises_nothing() -> None:
+    weight, moments, *stored = made()
+    codes, held = codes_of(*stored)
+    fine = codes.numbers.abs() < 1.5  # levels half a scale apart
+    assert (((held - weight) / codes.scale).abs()[fine] > 0.3).float().mean() > 0.1  # many codes are not the nearest
+    assert misplaced(codes, held, weight, moments) is None
+
+
+def test_a_flipped_sign_is_named() -> None:
+    weight, moments, packed, scale, whole = made()
+    codes, _ = codes_of(packed, scale, whole)
+    row, column = divmod(int(codes.numbers.abs().argmax()), COLUMNS)
+    packed[row, column // 2] ^= 0x80 if column % 2 else 0x08
+    codes, held = codes_of(packed, scale, whole)
+    found = misplaced(codes, held, weight, moments)
+    assert found is not None
+    assert (found.row, found.column) == (row, column)
+
+
+def test_a_scale_of_twice_the_size_is_found_in_its_row() -> None:
+    weight, moments, packed, scale, whole = made()
+    scale.view(torch.uint8)[7, 3] += 8  # the lowest bit of the exponent
+    codes, held = codes_of(packed, scale, whole)
+    found = misplaced(codes, held, weight, moments)
+    assert found is not None
+    assert found.row == 7
