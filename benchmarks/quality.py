@@ -8,7 +8,7 @@ and with inputs rounded as its engine rounds them. So are its others:
 
     all but gguf-q8_0               rounded to nearest (and searched and weighted as before), in place of compensated
     gguf-q3_k_m, -q4_k_m, -iq4_xs   to nearest without an importance matrix
-    awq                             without a search, to nearest (no scales moved, no narrower ranges) and compensated
+    awq                             to nearest without a search: the same layout, no scales moved, no narrower ranges
     nvfp4                           nvfp4-gb10: the same format, but inputs in four bits too
 
 KL is the mean per token in nats, from the source. `gain` is the other's KL minus the variant's, both of weights alone
@@ -112,9 +112,7 @@ def others_of(variant: str, overrides: Sequence[str], *, only_rounding: bool) ->
     if variant == "nvfp4":
         (found["inputs in NVFP4 too"],) = load_recipes("nvfp4-gb10", overrides)
     if variant == "awq":
-        (compensated,) = load_recipes(variant, (*overrides, "rounding=compensated"))
-        for label, recipe in ((f"{NEAREST}, no search", nearest), ("compensated, no search", compensated)):
-            found[label] = _apart(recipe, f"{recipe.rounding}-alone", exporter="benchmarks.round_to_nearest")
+        found[f"{NEAREST}, no search"] = _apart(nearest, "plain", exporter="benchmarks.round_to_nearest")
     if variant in PLAIN_GGUF:
         found[f"{NEAREST}, no importance matrix"] = _apart(
             nearest, "plain", options={**nearest.options, "imatrix": False}

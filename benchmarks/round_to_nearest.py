@@ -1,4 +1,4 @@
-"""The AWQ exporter without its search: what rounding alone makes of the same weights in the same layout.
+"""The AWQ exporter without its search: what plain rounding makes of the same weights in the same layout.
 
 A recipe names it as `exporter: benchmarks.round_to_nearest`; no user has a reason to.
 """
@@ -11,11 +11,13 @@ from sixfold.statistics.statistics import Statistics
 
 
 class RoundToNearest(AwqExporter):
-    """Nothing is decided: scales are one, and to nearest every group's range reaches from its smallest to its largest
-    weight."""
+    """Nothing is decided: scales are one, and every group's range reaches from its smallest to its largest weight."""
 
     def needs_statistics(self, recipe: Recipe) -> bool:
-        return self.compensates(recipe)
+        return False
+
+    def compensates(self, recipe: Recipe) -> bool:
+        return False
 
     def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:
         return Decided({})

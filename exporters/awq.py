@@ -1,7 +1,8 @@
 """AWQ: 4-bit weights in groups with zero points, scaled by an activation-aware search (W4A16).
 
-Weights are rounded as `W * in / out` (see exporters/smoothing/awq_decisions.py), the norms and biases before them are
-divided, and unquantized readers of a scaled norm multiplied, so that the model is unchanged but for the rounding.
+To nearest, weights are rounded as `W * in / out` (see exporters/smoothing/awq_decisions.py), the norms and biases before
+them are divided, and unquantized readers of a scaled norm multiplied, so that the model is unchanged but for the
+rounding. With errors compensated nothing is scaled: the inputs' second moments take the place of the search.
 """
 
 import re
@@ -20,7 +21,7 @@ from exporters.numerics.awq_packing import BITS, PER_WORD, Quantized, pack_gemm,
 from exporters.numerics.awq_search import grid
 from exporters.numerics.compensated import int4_groups
 from exporters.protocol import Decided, Decisions
-from exporters.rounding.inputs import Inputs, factor_of
+from exporters.rounding.inputs import Inputs
 from exporters.selection import not_run_note, select
 from exporters.smoothing.awq_decisions import Search, decide_layer, decided
 from exporters.smoothing.smoothing_groups import SmoothingGroup, misfit_of, smoothing_groups
@@ -30,6 +31,7 @@ from sixfold.errors import SixfoldError
 from sixfold.model.architecture import Linear, require_quantizable
 from sixfold.model.source import Source
 from sixfold.recipes.recipe import Recipe
+from sixfold.statistics.starved_experts import note
 from sixfold.statistics.statistics import Statistics, required
 
 QUANTIZED = "awq"
@@ -80,7 +82,7 @@ class AwqExporter:
         selection = select(linears, recipe, misfit_of(options.group_size))
         groups = smoothing_groups(source, linears, selection.quantized)
         by_weight = {linear.weight: linear for linear in linears}
-        rescaled = _rescaled(source, groups, selection.quantized)
+        rescaled = {} if self.compensates(recipe) else _rescaled(source, groups, selection.quantized)
         drafts = []
         for tensor in source.checkpoint.tensors.values():
             linear = by_weight.get(tensor.name)
@@ -103,12 +105,15 @@ class AwqExporter:
                 *_smaller_groups(source, recipe, options),
                 *selection.notes,
                 *not_run_note(source),
-                *_left_alone(source, groups, selection.quantized),
+                *(() if self.compensates(recipe) else _left_alone(source, groups, selection.quantized)),
             ),
         )
 
     def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:
         statistics = required(statistics, recipe.name)
+        if self.compensates(recipe):
+            # No scales are moved: on trained models compensation left less error without than with them.
+            return Decided({}, note(statistics, layer))
         options = _options(source, recipe)
         linears = [linear for linear in source.architecture.linears if linear.layer == layer]
         quantized = select(linears, recipe, misfit_of(options.group_size)).quantized
@@ -140,15 +145,12 @@ class AwqExporter:
         self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe, known: Inputs
     ) -> Sequence[torch.Tensor]:
         name = unit.inputs[0].name
-        module = name.removesuffix(".weight")
-        moments = known.moments(module) if unit.encoding == QUANTIZED else None
-        if moments is None:
+        factor = known.factor(name.removesuffix(".weight")) if unit.encoding == QUANTIZED else None
+        if factor is None:
             return self.encode(unit, inputs, decisions, recipe)
-        columns, rows = (decided(decisions, module, side) for side in ("in", "out"))
         layout = Options.model_validate(recipe.options).layout
-        group = _group_size(unit, inputs[0], layout)
         with _named(name):
-            return _packed(int4_groups(inputs[0], group, factor_of(moments, columns), columns, rows), layout)
+            return _packed(int4_groups(inputs[0], _group_size(unit, inputs[0], layout), factor), layout)
 
 
 def _group_size(unit: Unit, weight: torch.Tensor, layout: str) -> int:

@@ -56,17 +56,12 @@ def fp8_channels(weight: torch.Tensor, name: str, known: Factor) -> tuple[torch.
     return codes.cpu(), scale[:, None].to(weight.dtype).cpu()
 
 
-def int4_groups(
-    weight: torch.Tensor, group: int, known: Factor, columns: torch.Tensor | None, rows: torch.Tensor | None
-) -> Quantized:
-    """As exporters.numerics.awq_packing.quantize; known: of the input divided by `columns`.
+def int4_groups(weight: torch.Tensor, group: int, known: Factor) -> Quantized:
+    """As exporters.numerics.awq_packing.quantize.
 
     Raises ValueError where a group holds inf or NaN, or values beyond FP16's scales.
     """
-    device = known.upper.device
-    values = weight.to(device, torch.float32)
-    values = values if columns is None else values * columns.to(device)
-    values = values if rows is None else values / rows.to(device)[:, None]
+    values = weight.to(known.upper.device, torch.float32)
     form = Integers(awq_packing.LEVELS, awq_packing.storable, group)
     if not bool(torch.isfinite(awq_packing.storable(values.abs().amax() * 2 / awq_packing.LEVELS))):
         raise ValueError("weights are not finite or too large for FP16 scales")

@@ -42,12 +42,4 @@ class Inputs:
 
     def _make_factor(self, site: str, expert: int | None) -> Factor | None:
         moments = self._moments.of_place(site, expert)
-        return None if moments is None else factor_of(moments)
-
-
-def factor_of(moments: Moments, columns: torch.Tensor | None = None) -> Factor:
-    """float32 [1, C, C]; of the input divided by `columns`, float32 [C]."""
-    if columns is None:
-        return factor(moments.mean[None], moments.damping)
-    inverse = columns.to(moments.mean.device).reciprocal()
-    return factor((moments.mean * inverse[:, None] * inverse)[None], moments.damping)
+        return None if moments is None else factor(moments.mean[None], moments.damping)

@@ -32,8 +32,8 @@ _FINEST = 1 / 100
 _FEW = 0.05
 """Share of rows, one at least, that damage may touch; more are another way of rounding."""
 
-_OTHERWISE = ("NVFP4", "W4A16_ASYM")
-"""Schemes in which something else than the weight was rounded: for inputs that are rounded too, or scaled."""
+_ROUNDED_INPUTS = "NVFP4"
+"""The scheme in which something else than the weight was rounded: what is best for inputs that are rounded too."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,8 @@ class Targets:
 
 def targets_of(path: Path, manifest: Mapping[str, Any]) -> Targets:
     """path: of the artifact. The statistics are looked for beside its folder, where a run leaves them."""
-    scheme = manifest["recipe"]["scheme"]
-    if scheme in _OTHERWISE:
-        return Targets(moved=(3.0, 20.0)) if scheme == "NVFP4" else Targets()
+    if manifest["recipe"]["scheme"] == _ROUNDED_INPUTS:
+        return Targets(moved=(3.0, 20.0))
     folder = (path.absolute() if path.is_dir() else path.absolute().parent).parent / CALIBRATION
     for candidate in (folder, *sorted(folder.glob("profile-*"))):
         found = existing_statistics(candidate)
