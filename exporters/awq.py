@@ -112,7 +112,7 @@ class AwqExporter:
     def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:
         statistics = required(statistics, recipe.name)
         if self.compensates(recipe):
-            # No scales are moved: on trained models compensation left less error without than with them.
+            # No scales are moved: on top of them compensation gains nothing that it does not gain without.
             return Decided({}, note(statistics, layer))
         options = _options(source, recipe)
         linears = [linear for linear in source.architecture.linears if linear.layer == layer]

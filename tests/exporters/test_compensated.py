@@ -9,9 +9,10 @@ import torch
 
 from calibration.calibrate import calibrate
 from cli.verdicts import artifact_of
-from exporters.run import compensates, export, needs_statistics
+from exporters.run import compensates, export, needs_statistics, plan_of
 from sixfold.artifact.workspace import Workspace
 from sixfold.checkpoint.tensor_slice import TensorSlice
+from sixfold.errors import UsageError
 from sixfold.model.source import Source, open_source
 from sixfold.recipes.recipe import Calibration, Recipe, load_recipes
 from sixfold.statistics.statistics import Statistics
@@ -122,6 +123,14 @@ def test_rounding_to_nearest_needs_no_statistics_where_the_format_needs_none() -
 
 def test_what_is_not_rounded_by_codes_of_its_own_is_not_compensated() -> None:
     assert not any(compensates(recipe(name)) for name in ("bf16", "gguf-q8_0"))
+
+
+def test_second_moments_that_are_turned_off_are_asked_for(demo: Source) -> None:
+    (found,) = load_recipes("awq", ["calibration.moments=false"])
+    with pytest.raises(UsageError, match=r"needs second moments, and calibration\.moments turns them off"):
+        plan_of(demo, found, None)
+    (nearest,) = load_recipes("awq", ["calibration.moments=false", "rounding=nearest"])
+    assert plan_of(demo, nearest, None) is not None
 
 
 def test_an_importance_matrix_leaves_nothing_to_compensate_by() -> None:
