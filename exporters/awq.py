@@ -1,8 +1,8 @@
 """AWQ: 4-bit weights in groups with zero points, scaled by an activation-aware search (W4A16).
 
-To nearest, weights are rounded as `W * in / out` (see exporters/smoothing/awq_decisions.py), the norms and biases before
-them are divided, and unquantized readers of a scaled norm multiplied, so that the model is unchanged but for the
-rounding. With errors compensated nothing is scaled: the inputs' second moments take the place of the search.
+To nearest, weights are rounded as `W * in / out` (see exporters/smoothing/awq_decisions.py), the norms and biases
+before them are divided, and unquantized readers of a scaled norm multiplied, so that the model is unchanged but for
+the rounding. With errors compensated nothing is scaled: the inputs' second moments take the place of the search.
 """
 
 import re

@@ -47,11 +47,17 @@ class Nvfp4:
         return (scales / whole[:, None])[None]
 
     def nearest(self, values: torch.Tensor, parameters: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """With y = |value / scale| <= 6, the code is the smallest of 2 y, y + 2 and y / 2 + 4, each rounded, and the
-        level the largest of code / 2, code - 2 and 2 code - 8."""
         scale = parameters[0]
-        exact = (values / scale).clamp_(-_LARGEST, _LARGEST)
-        size = exact.abs()
-        code = torch.minimum(torch.minimum((size * 2).round_(), size.round().add_(2)), (size * 0.5).round_().add_(4))
-        level = torch.maximum(torch.maximum(code * 0.5, code - 2), (code - 4).mul_(2))
-        return torch.mul(level.copysign_(exact), scale, out=out)
+        return torch.mul(e2m1(values / scale), scale, out=out)
+
+
+def e2m1(exact: torch.Tensor) -> torch.Tensor:
+    """The E2M1 numbers nearest to `exact`, halfway cases to the even code; what is beyond 6 counts as 6.
+
+    With y = |exact|, the code is the smallest of 2 y, y + 2 and y / 2 + 4, each rounded, and the number the largest of
+    code / 2, code - 2 and 2 code - 8.
+    """
+    size = exact.abs().clamp_(max=_LARGEST)
+    code = torch.minimum(torch.minimum((size * 2).round_(), size.round().add_(2)), (size * 0.5).round_().add_(4))
+    level = torch.maximum(torch.maximum(code * 0.5, code - 2), (code - 4).mul_(2))
+    return level.copysign_(exact)

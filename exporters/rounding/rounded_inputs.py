@@ -19,6 +19,7 @@ import torch
 
 from exporters.numerics.nvfp4 import E2M1_MAX, E4M3_MAX, GROUP
 from exporters.rounding.factor import Factor, factor
+from exporters.rounding.nvfp4 import e2m1
 from sixfold.statistics.input_moments import Moments
 
 
@@ -31,7 +32,7 @@ def for_rounded_inputs(
     """
     device = moments.mean.device
     rows = sample.to(device, torch.float32)
-    off = _rounded(rows, global_scale.to(device)) - rows
+    off = rounded(rows, global_scale.to(device)) - rows
     # Relative to the sample's own mean squares: some hundred rows say little of how large a channel is.
     size = rows.square().mean(0).clamp(min=1e-30)
     kept = 1 + (off * rows).mean(0) / size  # 1 + b
@@ -46,13 +47,9 @@ def for_rounded_inputs(
     return found, [((weight.to(device, torch.float32) @ both) @ upper.mT) @ upper for weight in weights]
 
 
-def _rounded(rows: torch.Tensor, global_scale: torch.Tensor) -> torch.Tensor:
+def rounded(rows: torch.Tensor, global_scale: torch.Tensor) -> torch.Tensor:
     """NVFP4 as engines round inputs: E4M3 scales of 16 channels under the global scale, then E2M1."""
     groups = rows.unflatten(-1, (-1, GROUP))
     scale = (groups.abs().amax(-1, keepdim=True) / E2M1_MAX * global_scale).clamp(max=E4M3_MAX)
     scale = scale.to(torch.float8_e4m3fn).float() / global_scale
-    exact = torch.where(scale > 0, groups / scale, 0.0).clamp_(-E2M1_MAX, E2M1_MAX)
-    size = exact.abs()
-    code = torch.minimum(torch.minimum((size * 2).round_(), size.round().add_(2)), (size * 0.5).round_().add_(4))
-    level = torch.maximum(torch.maximum(code * 0.5, code - 2), (code - 4).mul_(2))
-    return (level.copysign_(exact) * scale).flatten(-2)
+    return (e2m1(torch.where(scale > 0, groups / scale, 0.0)) * scale).flatten(-2)

@@ -11,7 +11,9 @@ from exporters.rounding.format import Format
 from exporters.rounding.fp8 import Fp8
 from exporters.rounding.int4 import Integers
 from exporters.rounding.kquants import FORMS
-from exporters.rounding.nvfp4 import Nvfp4
+from exporters.rounding.nvfp4 import Nvfp4, e2m1
+from exporters.rounding.rounded_inputs import for_rounded_inputs, rounded
+from sixfold.input_moments import Moments
 
 COLUMNS = 256
 
@@ -161,3 +163,29 @@ def test_group_factors_are_those_of_the_diagonal_blocks() -> None:
         block = slice(8 * index, 8 * index + 8)
         inverse = found[0, index].t() @ found[0, index]
         assert torch.allclose(inverse, moments[0, block, block].inverse(), rtol=1e-3, atol=1e-4)
+
+
+def test_e2m1_numbers_are_the_nearest_there_are() -> None:
+    exact = torch.linspace(-7, 7, 4001)
+    numbers = torch.tensor([0.0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    numbers = torch.cat([-numbers, numbers])
+    nearest = numbers[(exact[:, None] - numbers).abs().argmin(1)]
+    assert torch.equal((e2m1(exact) - exact).abs(), (nearest - exact).abs())
+
+
+def test_what_is_made_for_rounded_inputs_errs_less_on_them() -> None:
+    """As an engine computes it: inputs rounded to NVFP4, outputs against those of the original weight and input."""
+    draw = torch.Generator().manual_seed(4)
+    mixing = torch.randn(12, 64, generator=draw)  # channels tell much of one another, so noise can be averaged out
+    rows = torch.randn(4000, 12, generator=draw) @ mixing
+    moments = Moments(rows.t() @ rows / len(rows))
+    rounding = torch.tensor([2688.0 / float(rows.abs().max())])
+    weight = (torch.randn(32, 64, generator=draw) * 0.02).bfloat16()
+    (known, (target,)) = for_rounded_inputs(moments, rows[:128], rounding, [weight])
+    form = Nvfp4(torch.tensor([2688 / float(weight.abs().max())]))
+    fresh = torch.randn(4000, 12, generator=draw) @ mixing
+    expected, read = fresh @ weight.float().t(), rounded(fresh, rounding)
+    plain = compensate(weight.float()[None], factor(moments.mean[None]), form).values[0]
+    made = compensate(target[None], known, form).values[0]
+    errors = [float((read @ values.t() - expected).square().sum()) for values in (made, plain)]
+    assert errors[0] < 0.7 * errors[1]
