@@ -4,8 +4,8 @@ import torch
 
 from exporters.numerics.compensated import nvfp4_group
 from exporters.rounding.factor import factor
-from verification.compensated_codes import misplaced
 from verification.reading.stored_codes import Codes, _float4
+from verification.weights.compensated_codes import misplaced
 
 ROWS, COLUMNS = 64, 256
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from calibration.forward_pass.accumulate import Accumulator
-from sixfold.moments import unpack
+from sixfold.statistics.moments import unpack
 
 pytestmark = pytest.mark.arithmetic
 

@@ -13,7 +13,7 @@ from exporters.rounding.int4 import Integers
 from exporters.rounding.kquants import FORMS
 from exporters.rounding.nvfp4 import Nvfp4, e2m1
 from exporters.rounding.rounded_inputs import for_rounded_inputs, rounded
-from sixfold.input_moments import Moments
+from sixfold.statistics.input_moments import Moments
 
 COLUMNS = 256
 

@@ -11,7 +11,7 @@ from exporters.numerics.compensated import nvfp4_group
 from exporters.numerics.nvfp4 import PackedWeight, quantize_group
 from exporters.rounding.inputs import Inputs
 from exporters.rounding.notes import few_tokens
-from sixfold.moments import pack
+from sixfold.statistics.moments import pack
 from sixfold.statistics.statistics import Statistics, layer_file
 from verification.reading.packing import e2m1
 
