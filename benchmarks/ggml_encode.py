@@ -12,7 +12,7 @@ operation a cycle and lane.
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 from time import perf_counter
@@ -72,8 +72,8 @@ def copy_rate() -> float:
     return 2 * source.numel() / median(timed(lambda: target.copy_(source)) for _ in range(9))
 
 
-def timed(work: object) -> float:
-    assert callable(work)
+def timed(work: Callable[[], object]) -> float:
+    """Seconds on the device."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     start.record()
     work()

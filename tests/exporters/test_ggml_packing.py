@@ -8,7 +8,7 @@ import torch
 from gguf import GGMLQuantizationType as Type
 from gguf.quants import dequantize
 
-from exporters.ggml.cuda.packing import Blocks, pack
+from exporters.ggml.cuda.packing import Blocks, as_read, pack
 from exporters.ggml.cuda.rounding import divide, half_away, nearest, peak
 from exporters.ggml.kernels import _on_gpu, row_bytes
 from sixfold.errors import SixfoldError
@@ -70,6 +70,18 @@ def test_blocks_of_32(qtype: str, levels: int) -> None:
 def test_eight_bits() -> None:
     blocks = Blocks(d(), numbers(255, BLOCKS, 32) - 127)
     assert_reads("Q8_0", blocks, blocks.d.float()[:, None] * blocks.codes)
+
+
+@pytest.mark.parametrize(("qtype", "groups"), [("Q2_K", 16), ("Q4_K", 8)])
+def test_a_negative_scale_runs_into_its_neighbor_as_it_is_read(qtype: str, groups: int) -> None:
+    scales, minimums = numbers(256, BLOCKS, groups), numbers(16 if qtype == "Q2_K" else 256, BLOCKS, groups)
+    one, ones = torch.ones(BLOCKS).half(), torch.ones(BLOCKS, 256, dtype=torch.uint8)
+    read_scales, read_minimums = as_read(Type[qtype], scales, minimums)
+    for blocks, expected in (
+        (Blocks(one, ones, 0 * one, scales, minimums), read_scales),
+        (Blocks(0 * one, ones, one, scales, minimums), -read_minimums),
+    ):
+        assert_reads(qtype, blocks, wide(expected, 256 // groups))
 
 
 def assert_reads(qtype: str, blocks: Blocks, expected: torch.Tensor) -> None:

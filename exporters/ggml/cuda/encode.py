@@ -42,11 +42,12 @@ SEARCHES: dict[Type, Search] = {
 def encode(rows: torch.Tensor, qtype: Type, importance: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """The bytes of rows [R, C], uint8, and a bool whether all weights and scales are finite; both on the device."""
     packed, sound = [], []
-    for piece in _pieces(rows):
-        blocks = SEARCHES[qtype](piece, qtype, importance)
-        sound += [part.isfinite().all() for part in (piece, blocks.d, blocks.m) if part is not None]
-        packed.append(pack(qtype, blocks).flatten())
-    return torch.cat(packed), torch.stack(sound).all()
+    with torch.cuda.device_of(rows):  # Triton launches on the current device
+        for piece in _pieces(rows):
+            blocks = SEARCHES[qtype](piece, qtype, importance)
+            sound += [part.isfinite().all() for part in (piece, blocks.d, blocks.m) if part is not None]
+            packed.append(pack(qtype, blocks).flatten())
+        return torch.cat(packed), torch.stack(sound).all()
 
 
 def _pieces(rows: torch.Tensor) -> Iterator[torch.Tensor]:

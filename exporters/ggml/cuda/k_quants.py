@@ -6,7 +6,7 @@ from gguf import GGMLQuantizationType as Type
 from exporters.ggml.cuda.affine_search import Affine, Grid, search_affine, search_positive
 from exporters.ggml.cuda.arithmetic import GIVEN, IMPORTANCE, MAGNITUDE, SPREAD, SQUARE, sums_of_squares
 from exporters.ggml.cuda.codebook_search import BOUNDS, search_codebook
-from exporters.ggml.cuda.packing import Blocks
+from exporters.ggml.cuda.packing import Blocks, as_read
 from exporters.ggml.cuda.rounding import divide, inverse, nearest, peak
 from exporters.ggml.cuda.symmetric_search import search_symmetric
 
@@ -24,6 +24,8 @@ def affine(values: torch.Tensor, qtype: Type, importance: torch.Tensor | None) -
         found = search_affine(values, size, grid, MAGNITUDE if narrow else SPREAD, absolute=narrow)
         d, scales = _shares(found.scales.view(-1, groups), steps)
         m, minimums = _shares(found.minimums.view(-1, groups), steps)
+        if not narrow:
+            scales, minimums = scales.clamp(max=steps), minimums.clamp(max=steps)
     else:
         factor = 1.0 if qtype == Type.Q2_K else 2.0
         squares = sums_of_squares(values, _SPAN) * factor / _SPAN
@@ -31,33 +33,16 @@ def affine(values: torch.Tensor, qtype: Type, importance: torch.Tensor | None) -
         weights = found.weights.view(-1, groups)
         d, scales = search_positive(found.scales.view(-1, groups), weights, steps)
         m, minimums = search_positive(found.minimums.view(-1, groups), weights, steps)
-        scales, minimums = _as_read(qtype, scales, minimums)
+    scales, minimums = as_read(qtype, scales, minimums)
     d, m = d.half(), m.half()
     return Blocks(d, _recoded(values, d, m, scales, minimums, found, top), m, scales, minimums)
 
 
 def _shares(numbers: torch.Tensor, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """What makes the largest of a row [S, G] `steps`: float32 [S], and each number's share, 0..steps."""
+    """What makes the largest of a row [S, G] `steps`: float32 [S], and each number's share as a byte."""
     largest = torch.where(numbers > 0, numbers, 0.0).amax(1)
     codes = nearest(inverse(largest, steps)[:, None] * numbers)
-    return divide(largest, steps), (codes & 255).clamp(max=steps)
-
-
-def _as_read(qtype: Type, scales: torch.Tensor, minimums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What ggml reads from the bytes that it writes for scales and minimums, uint8 [S, G].
-
-    A negative one becomes a byte above `steps`. Q5_K cuts it off; in the others its upper bits run into a neighbor.
-    """
-    if qtype == Type.Q5_K:
-        return scales.clamp(max=63), minimums.clamp(max=63)
-    if qtype == Type.Q2_K:
-        return scales & 15, (minimums | scales >> 4) & 15
-    return _six_bits(scales), _six_bits(minimums)
-
-
-def _six_bits(codes: torch.Tensor) -> torch.Tensor:
-    first, last = codes[:, :4], codes[:, 4:]
-    return torch.cat([first & 63, last & 15 | ((last >> 4 | first >> 6) & 3) << 4], 1)
+    return divide(largest, steps), codes & 255
 
 
 def _recoded(

@@ -58,6 +58,23 @@ def pack(qtype: Type, blocks: Blocks) -> torch.Tensor:
     return torch.cat(parts, 1)
 
 
+def as_read(qtype: Type, scales: torch.Tensor, minimums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What ggml reads from the bits that it writes for scales and minimums [S, G], of 0..255.
+
+    A negative one is a byte with upper bits. Q5_K cuts it off; in the others these bits run into a neighbor.
+    """
+    if qtype == Type.Q5_K:
+        return scales.clamp(max=63), minimums.clamp(max=63)
+    if qtype == Type.Q2_K:
+        return scales & 15, (minimums | scales >> 4) & 15
+    return _six_bits(scales), _six_bits(minimums)
+
+
+def _six_bits(codes: torch.Tensor) -> torch.Tensor:
+    first, last = codes[:, :4], codes[:, 4:]
+    return torch.cat([first & 63, last & 15 | ((last >> 4 | first >> 6) & 3) << 4], 1)
+
+
 def _bytes(numbers: torch.Tensor) -> torch.Tensor:
     return numbers.contiguous().view(torch.uint8).view(-1, 2)
 
