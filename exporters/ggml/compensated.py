@@ -1,10 +1,9 @@
 """Rows of K-quants and IQ4_XS with errors compensated, as the bytes of their blocks."""
 
-import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Type
 
-from exporters.ggml.blocks import packed
+from exporters.ggml.packing import Blocks, pack
 from exporters.rounding.compensate import compensate
 from exporters.rounding.factor import Factor
 from exporters.rounding.kquants import FORMS, SPAN, Scaled, ScaledWithMinimum
@@ -32,15 +31,12 @@ def quantize_compensated(rows: torch.Tensor, qtype: Type, known: Factor, *, name
     values = found.values[0].reshape(blocks, -1, form.group)
     codes = _codes(form, values, parameters).reshape(blocks, SPAN)
     d, dmin = shared[0], shared[-1]
-    data = packed(
-        qtype,
-        codes.cpu().numpy(),
-        multiples[0].cpu().numpy().astype(np.int64),
-        d.cpu().numpy().astype(np.float16),
-        multiples[-1].cpu().numpy().astype(np.int64),
-        dmin.cpu().numpy().astype(np.float16),
-    )
-    return torch.from_numpy(data).reshape(-1)
+    scales = multiples[0].to(torch.int32)
+    if isinstance(form, ScaledWithMinimum):
+        packed = Blocks(d.half(), codes, dmin.half(), scales, multiples[-1].to(torch.int32))
+    else:
+        packed = Blocks(d.half(), codes, scales=scales if qtype == Type.Q6_K else scales + 32)
+    return pack(qtype, packed).flatten().cpu()
 
 
 def _codes(form: Scaled | ScaledWithMinimum, values: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ import torch
 from gguf import GGMLQuantizationType as Type
 
 from exporters.ggml.cuda import k_quants, small_blocks
-from exporters.ggml.cuda.packing import Blocks, pack
+from exporters.ggml.packing import Blocks, pack
 
 _PIECE = 2**26
 """Weights encoded at a time: what is held beside input and output is about 20 bytes for each."""
