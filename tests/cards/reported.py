@@ -70,7 +70,7 @@ def verified(label: str, content: dict[str, Any]) -> dict[str, Any]:
 def calibration() -> dict[str, Any]:
     layers = [{"layer": n, "tokens": [500, 90 + n, 0, 7], "unreached": [2], "few": [3]} for n in range(3)]
     return {
-        "schema": 3,
+        "schema": 4,
         "files": {},
         "profile": {"min_tokens": 32},
         "tokens": {

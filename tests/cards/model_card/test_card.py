@@ -142,7 +142,7 @@ def calibrated(root: Path, **changes: Any) -> Path:
     domains = {"code": {"samples": 40}, "prose": {"samples": 24}}
     coverage = [{"layer": 0, "tokens": [5, 900, 700], "unreached": [], "few": [0]}]
     content = {
-        "schema": 3,
+        "schema": 4,
         "profile": {"texts": ["builtin", {"dataset": "lab/set"}], "min_tokens": 32, "starved": "average"},
         "method": {"dtype": "bfloat16"},
         "tokens": {"samples": 64, "length": 512, "domains": domains, "files": files},

@@ -186,7 +186,7 @@ def test_a_calibration_of_another_version_is_as_none(tmp_path: Path) -> None:
 def test_an_importance_matrix_from_elsewhere_is_named(tmp_path: Path) -> None:
     root = model_folder(tmp_path / "Tiny")
     matrix = {"file": "their.gguf", "kept_as": "their.gguf", "sha256": "e" * 64, "chunks": 12}
-    write_json(root / "calibration/manifest.json", {"schema": 3, "files": {}, "profile": {}, "imatrix": matrix})
+    write_json(root / "calibration/manifest.json", {"schema": 4, "files": {}, "profile": {}, "imatrix": matrix})
     said = Elements(write(root).read_text(encoding="utf-8")).by_id("calibration")["text"]
     assert "their.gguf" in said
     assert "e" * 64 in said
