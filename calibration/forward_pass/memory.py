@@ -150,9 +150,9 @@ def _statistics(source: Source, profile: Calibration) -> int:
 
 
 def _moments(channels: Sequence[int]) -> int:
-    """Bytes of sums in float32, of what is stored of them (by expert, stacked, and as a file), and of the largest while
-    it is packed."""
-    summed = sum(4 * c * c + 3 * packed_nbytes(c) for c in channels)
+    """Bytes of sums in float32, of what is stored of them (by expert, stacked, as bytes and as a file), and of the
+    largest while it is packed."""
+    summed = sum(4 * c * c + 4 * packed_nbytes(c) for c in channels)
     return summed + 16 * max(channels, default=0) ** 2
 
 

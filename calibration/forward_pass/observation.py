@@ -98,6 +98,7 @@ class Observation:
             stacked = self.experts[site] is not None
             parts = accumulator.finish(stacked=stacked) | (accumulator.common() if stacked else {})
             found |= {f"{site}/{key}": tensor for key, tensor in parts.items()}
+            accumulator.moments = None  # much the largest, and packed by now
         for name, moe in self.moe.items():
             found |= {f"{name}/{key}": tensor for key, tensor in moe.finish().items()}
         for name, latents in self.latents.items():

@@ -79,6 +79,11 @@ def experts_run_by(model: Any, forward: Callable[..., torch.Tensor]) -> Iterator
         yield
     finally:
         model.set_experts_implementation(before)
+        ALL_EXPERTS_FUNCTIONS.register(EXPERTS_FUNCTION, _closed)  # or a layer's sums would live on
+
+
+def _closed(*given: Any) -> torch.Tensor:
+    raise RuntimeError("experts are observed only while `experts_run_by` is open")
 
 
 def _input_hook(observation: Observation, site: str) -> Any:
