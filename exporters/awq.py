@@ -1,6 +1,6 @@
 """AWQ: 4-bit weights in groups with zero points, scaled by an activation-aware search (W4A16).
 
-To nearest, weights are rounded as `W * in / out` (see exporters/smoothing/awq_decisions.py), the norms and biases
+To nearest, weights are rounded as `W * in / out` (see exporters/smoothing/awq_search.py), the norms and biases
 before them are divided, and unquantized readers of a scaled norm multiplied, so that the model is unchanged but for
 the rounding. With errors compensated nothing is scaled: the inputs' second moments take the place of the search.
 """
@@ -17,13 +17,13 @@ from exporters.formats import autoawq
 from exporters.formats import pack_quantized as pack_format
 from exporters.formats.compressed_tensors import ignore_list
 from exporters.formats.module_names import unquantized_modules
+from exporters.numerics.awq_candidates import grid
 from exporters.numerics.awq_packing import BITS, PER_WORD, Quantized, pack_gemm, pack_quantized, quantize
-from exporters.numerics.awq_search import grid
 from exporters.numerics.compensated import int4_groups
 from exporters.protocol import Decided, Decisions
 from exporters.rounding.inputs import Inputs
 from exporters.selection import not_run_note, select
-from exporters.smoothing.awq_decisions import Search, decide_layer, decided
+from exporters.smoothing.awq_search import Search, decide_layer, decided
 from exporters.smoothing.smoothing_groups import SmoothingGroup, misfit_of, smoothing_groups
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.safetensors_layout import Draft, DraftTensor, carried_texts, config_text, kept_draft, place, whole

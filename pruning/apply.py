@@ -7,9 +7,9 @@ import torch
 
 from pruning.anatomy import Anatomy, ExpertTensor
 from pruning.counts import uneven
-from pruning.heat_map import heat_map
 from pruning.mtp import Mtp, mtp_tensors
 from pruning.plan_file import FILE, PruningPlan, plan_text
+from pruning.saliency_map import heat_map
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.safetensors_layout import COPY, Draft, DraftTensor, carried_texts, place, whole
 from sixfold.artifact.stream import Encode

@@ -9,6 +9,7 @@ import click
 
 from cli.options import json_option
 from cli.terminal import heading, print_json, print_table, progress
+from sixfold.errors import GateError
 
 if TYPE_CHECKING:
     from evaluation.collect import Settings
@@ -127,7 +128,7 @@ def command(artifact: Path | None, endpoint: str, baseline: Path | None, as_json
         print_json(found)
     else:
         _print(found, job)
-    return 0 if found["passed"] else 3
+    return 0 if found["passed"] else GateError.exit_code
 
 
 def _job(artifact: Path | None, url: str, options: Mapping[str, Any]) -> "Job":

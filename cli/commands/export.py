@@ -12,6 +12,7 @@ from cli.commands.card import render_cards, tell
 from cli.options import Model, formats_argument, json_option, memory_options, model_argument, out_option, threads_option
 from cli.terminal import print_json, print_notes, print_table, progress, share, this_command
 from cli.verdicts import Row, artifact_of, as_data, failures, print_verdicts
+from sixfold.errors import GateError
 from sixfold.sizes import size
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def command(
         print_json([_as_data(outcome) for outcome in outcomes])
     else:
         _print_summary(outcomes, workspace)
-    return max(outcome.exit_code for outcome in outcomes) or (3 if failures(_rows(outcomes)) else 0)
+    return max(outcome.exit_code for outcome in outcomes) or (GateError.exit_code if failures(_rows(outcomes)) else 0)
 
 
 @dataclass(frozen=True)

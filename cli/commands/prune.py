@@ -9,6 +9,7 @@ import click
 from cli.options import Model, json_option, memory_options, model_argument, overrides_option, threads_option
 from cli.terminal import print_json, print_table, program, progress
 from pruning.criteria import CRITERIA, names
+from sixfold.errors import GateError
 from sixfold.sizes import count, size
 
 if TYPE_CHECKING:
@@ -247,7 +248,7 @@ def _carry_out(
         print_json({"folder": str(folder), "state": "current" if done.skipped else "made", **verdict})
     else:
         _print_verdict(verdict, folder, str(source.checkpoint.folder) if not source.checkpoint.revision else "")
-    return 0 if verdict["passed"] else 3
+    return 0 if verdict["passed"] else GateError.exit_code
 
 
 def _statistics(plan: "PruningPlan", artifacts: Path, source: "Source") -> "Statistics | None":

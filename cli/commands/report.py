@@ -88,8 +88,8 @@ def _coverage(model: "ModelFacts") -> "HeatMap":
 
 def _saliency(model: "ModelFacts") -> "HeatMap":
     from cards.report.report import HeatMap
-    from pruning.heat_map import heat_map
     from pruning.plan_file import read_plan
+    from pruning.saliency_map import heat_map
 
     if model.pruning is None:
         return HeatMap("", "No pruning plan is known for this checkpoint.")

@@ -10,6 +10,7 @@ from cli.options import Model, json_option, out_option
 from cli.terminal import heading, print_json, print_table, progress, share
 from cli.verdicts import Row, failures, print_verdicts, rows_in
 from cli.verdicts import as_data as row_as_data
+from sixfold.errors import GateError
 
 if TYPE_CHECKING:
     from sixfold.model.source import Source
@@ -83,7 +84,7 @@ def _verify_all(source: "Source", out: Path, as_json: bool) -> int:
             click.echo(sentence)
         passed = sum(row.verdict.passed for row in rows)
         click.echo(f"{share(passed, len(rows), 'variant')} in {folder} passed.")
-    return 0 if all(row.verdict.passed for row in rows) else 3
+    return 0 if all(row.verdict.passed for row in rows) else GateError.exit_code
 
 
 def _verify(artifact: Path, source: "Source | None", as_json: bool) -> int:
@@ -106,7 +107,7 @@ def _verify(artifact: Path, source: "Source | None", as_json: bool) -> int:
         print_json(as_data(verification))
     else:
         _print(verification, written)
-    return 0 if verification.passed else 3
+    return 0 if verification.passed else GateError.exit_code
 
 
 def _show_in_cards(root: Path, *, quiet: bool) -> None:

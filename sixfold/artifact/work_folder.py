@@ -1,4 +1,7 @@
-"""Unfinished work and how it becomes an artifact: locked, resumed after a kill, and put in place all at once."""
+"""Unfinished work and how it becomes an artifact: locked, and put in place all at once, also after a kill in between.
+
+A half-written file is resumed by stream.py and concurrent_file.py.
+"""
 
 import os
 import platform

@@ -15,7 +15,7 @@ from exporters.formats.autoawq import check_not_converted
 from exporters.formats.module_names import unquantized_modules
 from exporters.protocol import Decisions
 from exporters.selection import select
-from exporters.smoothing.awq_decisions import decided
+from exporters.smoothing.awq_search import decided
 from exporters.smoothing.smoothing_groups import misfit_of
 from sixfold.errors import SixfoldError
 from sixfold.model.architecture import Linear

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from exporters.awq import EXPORTER, QUANTIZED, RESCALED, RESCALED_ONE_PLUS, rescale
 from exporters.selection import select
-from exporters.smoothing import awq_decisions
-from exporters.smoothing.awq_decisions import Found, decided
+from exporters.smoothing import awq_search
+from exporters.smoothing.awq_search import Found, decided
 from exporters.smoothing.smoothing_groups import SmoothingGroup, misfit_of, smoothing_groups
 from sixfold.artifact.safetensors_layout import whole
 from sixfold.errors import SixfoldError
@@ -46,7 +46,7 @@ def scale_at_random(monkeypatch: pytest.MonkeyPatch) -> None:
         channels = group.readers[0].in_features
         return Found(torch.rand(channels, generator=generator).mul_(4).sub_(2).exp2(), torch.zeros(2))
 
-    monkeypatch.setattr(awq_decisions, "find_scale", find)
+    monkeypatch.setattr(awq_search, "find_scale", find)
 
 
 def smoothed(source: Source) -> dict[str, torch.Tensor]:

@@ -17,7 +17,7 @@ from huggingface_hub.utils import _http
 
 from cli.commands import publish as publish_command
 from cli.main import run
-from publishing import patience
+from publishing import retries
 from tests.publishing.hub_server import serve
 from tests.publishing.hub_state import Account, Fault, Hub
 from tests.publishing.plain_cards import plain_card
@@ -39,7 +39,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
-        monkeypatch.setattr(patience, "time", SimpleNamespace(sleep=lambda seconds: None))
+        monkeypatch.setattr(retries, "time", SimpleNamespace(sleep=lambda seconds: None))
         monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: None))
         huggingface_hub.close_session()
         yield hub

@@ -21,7 +21,7 @@ from verification.reading.weights import CodedWeights
 from verification.weights.code_check import at_an_end, misplaced
 from verification.weights.compensated_codes import Targets
 from verification.weights.format_error import EXACT, LIMITS, Limit, WeightError, loosened, measure
-from verification.weights.scale_check import Scales
+from verification.weights.recomputed_scales import Scales
 from verification.weights.smoothing import (
     Factors,
     agrees,

@@ -3,8 +3,7 @@ import torch
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from llmcompressor.modifiers.transform.awq import AWQModifier
 
-from exporters.numerics.awq_packing import dequantize, quantize
-from exporters.numerics.awq_search import (
+from exporters.numerics.awq_candidates import (
     PLAIN,
     DuoScaling,
     GridPoint,
@@ -15,6 +14,7 @@ from exporters.numerics.awq_search import (
     triangular,
     weight_sum,
 )
+from exporters.numerics.awq_packing import dequantize, quantize
 
 pytestmark = pytest.mark.arithmetic
 

@@ -21,7 +21,7 @@ from typing import TypeAlias
 
 import torch
 
-from exporters.numerics.awq_search import PLAIN, GridPoint, candidate_scales, losses, output_energy, weight_sum
+from exporters.numerics.awq_candidates import PLAIN, GridPoint, candidate_scales, losses, output_energy, weight_sum
 from exporters.protocol import Decided, Decisions
 from exporters.smoothing.smoothing_groups import SmoothingGroup
 from sixfold.artifact.safetensors_layout import whole

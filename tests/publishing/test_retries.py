@@ -10,8 +10,8 @@ import httpx
 import pytest
 from huggingface_hub.errors import HfHubHTTPError
 
-from publishing import patience, reading
-from publishing.patience import WAITS, patiently
+from publishing import reading, retries
+from publishing.retries import WAITS, patiently
 
 
 def refusal(status: int, **headers: str) -> HfHubHTTPError:
@@ -23,7 +23,7 @@ def refusal(status: int, **headers: str) -> HfHubHTTPError:
 @pytest.fixture
 def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     seconds: list[float] = []
-    monkeypatch.setattr(patience, "time", SimpleNamespace(sleep=seconds.append))
+    monkeypatch.setattr(retries, "time", SimpleNamespace(sleep=seconds.append))
     return seconds
 
 
