@@ -37,7 +37,7 @@ def test_a_failing_gate(refused: Refused, tmp_path: Path) -> None:
     root = make_model(tmp_path / "out", ("bf16", "fp8"))
     make_variant(root, "awq", failures=("mean KL 0.9 is above 0.24",))
     printed = refused(code=3)
-    assert "awq cannot be published: it failed its checks: here: mean KL 0.9 is above 0.24; mend" in printed.err
+    assert "awq cannot be published: it failed its checks: here: mean KL 0.9 is above 0.24; fix" in printed.err
     assert "awq" in refused("awq", code=3).err
 
 

@@ -31,10 +31,12 @@ def ids_for(source: Source, samples: int = 6, length: int = 32) -> torch.Tensor:
     return torch.randint(0, source.checkpoint.config["vocab_size"], (samples, length), generator=generator)
 
 
-def observe_in(source: Source, ids: torch.Tensor, dtype: torch.dtype, per_batch: int) -> Observation:
+def observe_in(
+    source: Source, ids: torch.Tensor, dtype: torch.dtype, per_batch: int, *, moments: bool = False
+) -> Observation:
     model = load_model(source, dtype=dtype, device=CPU)
     ranks = torch.randperm(ids.numel(), generator=torch.Generator().manual_seed(0))
-    observation = Observation(source.architecture.linears, ranks=ranks, rows=ROWS, device=CPU)
+    observation = Observation(source.architecture.linears, ranks=ranks, rows=ROWS, device=CPU, moments=moments)
     with torch.inference_mode(), observed(model, observation):
         for batch in ids.split(per_batch):
             model(input_ids=batch, use_cache=False)
@@ -155,7 +157,7 @@ def test_the_pass_measures_what_the_whole_model_does(family: str, tmp_path: Path
     ids = ids_for(source)
     found = pass_over(source, ids, tmp_path / "work")
     with fast_products(CPU), fast_causal_attention(CPU):
-        whole = observe_in(source, ids, torch.bfloat16, per_batch=len(ids)).finish()
+        whole = observe_in(source, ids, torch.bfloat16, per_batch=len(ids), moments=True).finish()
     assert found.keys() == whole.keys()
     for key, tensor in whole.items():
         assert torch.equal(found[key], tensor), key

@@ -57,7 +57,7 @@ def test_sizes_and_cost_are_those_of_the_files(tmp_path: Path) -> None:
     text = card(tmp_path)
     assert "| weights (decimal) | 2 GB | 1.6 GB |" in text
     assert "| parameters | 1 billion | 0.8 billion |" in text
-    assert "| experts in a layer | 4 | 3 |" in text
+    assert "| experts per layer | 4 | 3 |" in text
     assert "| code | 99 | 10.00 | 12.35 | 0.2512 | 72.5% |" in text
     assert f"| `model.safetensors` | 1,600,000,123 | `{'a' * 64}` |" in text
     assert "largest difference 3.2e-07" in text

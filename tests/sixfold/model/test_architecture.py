@@ -293,7 +293,7 @@ def edit(folder: Path, change: str) -> None:
         ),
         (
             "no language model",
-            r"model_type 'qwen3_vl_moe' in .*for this kind of AutoModel: AutoModelForCausalLM\); use a",
+            r"model_type 'clip' in .*for this kind of AutoModel: AutoModelForCausalLM\); use a",
         ),
         ("no model type", r"config.json has no model_type; take it from the original model's config.json"),
     ],
