@@ -88,7 +88,7 @@ def _check_imatrix(recipe: Recipe) -> None:
     suffices = getattr(exporter_named(recipe.exporter), "importance_suffices", False)
     if recipe.calibration.imatrix is not None and needs_statistics(recipe) and not suffices:
         raise SixfoldError(
-            f"{recipe.name} needs what a calibration pass measures, and calibration.imatrix takes sums of squares alone"
+            f"{recipe.name} needs what a calibration pass measures, and calibration.imatrix takes only sums of squares"
             f" from {recipe.calibration.imatrix}",
             "leave calibration.imatrix out for it, or make only the gguf formats",
         )

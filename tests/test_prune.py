@@ -73,7 +73,7 @@ def test_the_card_tells_what_the_files_say(root: Path) -> None:
     assert "license: apache-2.0" in card
     assert "2 of 8 experts of each of 2 layers pruned by the criterion reap" in " ".join(card.split())
     assert "Saliency was measured on 1,024 tokens (8 samples of 128)" in card
-    assert "| experts in a layer | 8 | 6 |" in card
+    assert "| experts per layer | 8 | 6 |" in card
     assert "6 experts do not divide by 4 or 8" in card
 
 

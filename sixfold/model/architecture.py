@@ -355,7 +355,8 @@ def require_layered(architecture: Architecture, variant: str) -> None:
     """Raises SixfoldError where a variant needs a calibration that the model does not allow."""
     if architecture.unlayered:
         raise SixfoldError(
-            f"{variant} needs a calibration: {architecture.unlayered}", "choose variants that need no calibration"
+            f"{variant} needs a calibration: {architecture.unlayered}",
+            "choose variants that need none; with rounding=nearest, fp8 and nvfp4 do not",
         )
 
 

@@ -117,7 +117,7 @@ def test_modelopt_layout_for_dense_models_keeps_one_scale_a_channel(tmp_path: Pa
 def test_what_no_engine_reads_is_refused(demo: Source) -> None:
     with pytest.raises(UsageError, match=r"no engine reads experts with one scale per channel.*scheme: FP8"):
         planned(demo, recipe("fp8", "FP8_DYNAMIC", options={"layout": "modelopt"}))
-    with pytest.raises(UsageError, match="makes no FP8 in the layout of compressed-tensors"):
+    with pytest.raises(UsageError, match="does not make FP8 in the layout of compressed-tensors"):
         planned(demo, recipe("fp8", "FP8"))
 
 

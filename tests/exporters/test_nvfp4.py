@@ -206,7 +206,7 @@ def test_keep_patterns_keep_whole_fused_groups(demo: Source) -> None:
 
 
 def test_other_schemes_and_stacked_experts_are_refused(demo: Source, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="makes no MXFP4; set `scheme` to NVFP4A16 or NVFP4"):
+    with pytest.raises(UsageError, match="does not make MXFP4; set `scheme` to NVFP4A16 or NVFP4"):
         planned(demo, recipe("nvfp4", "MXFP4"))
     with pytest.raises(SixfoldError, match="as one array"):
         planned(open_source(make_family("gpt_oss", tmp_path / "oss")), W4A16)

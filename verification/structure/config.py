@@ -145,7 +145,7 @@ def check_counts(subject: Subject) -> Iterator[Finding]:
     idle = next((part[_IDLE] for _, part in places if isinstance(part.get(_IDLE), int)), 0)
     for key, count in stated.items():
         for name, held in _expert_rows(subject):
-            wanted = subject.blueprint.tensors.get(name, (count + idle,))[0] if subject.blueprint else count + idle
+            wanted = _rows(subject, name, key, count) or count + idle
             if held != wanted:
                 what = f"config.json's {key} is {count}, which makes {wanted} rows, and {name} has {held}"
                 yield Finding(
@@ -156,6 +156,20 @@ def check_counts(subject: Subject) -> Iterator[Finding]:
     if used is not None and stated and used > min(stated.values()):
         what = f"num_experts_per_tok is {used}, of {min(stated.values())} experts"
         yield Finding("config.experts", CONFIG, what, "the router asks for more experts than there are", _REMEDY)
+
+
+def _rows(subject: Subject, name: str, key: str, count: int) -> int | None:
+    """What `count` experts, as config.json's `key` has them, make of a router's or a bias's rows: experts without
+    weights come on top. None where that is not known."""
+    if subject.blueprint is None or name not in subject.blueprint.tensors:
+        return None
+    rows = subject.blueprint.tensors[name][0]
+    if subject.source is None:
+        return rows  # of this config itself
+    own: Any = subject.source.checkpoint.config
+    for part in key.split("."):
+        own = own.get(part) if isinstance(own, Mapping) else None
+    return rows - own + count if isinstance(own, int) else None
 
 
 def _expert_rows(subject: Subject) -> Iterator[tuple[str, int]]:
