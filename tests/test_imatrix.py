@@ -77,9 +77,7 @@ def test_pruning_says_so_before_anything_is_read(
     command = ["prune", str(DEMO), "--ratio", "0.25", "--out", str(tmp_path / "out")]
     assert run([*command, "--set", f"calibration.imatrix={matrix}"]) == 2
     message = capsys.readouterr().err
-    assert (
-        f"and calibration.imatrix takes only sums of squares from {matrix}; leave calibration.imatrix out" in message
-    )
+    assert f"and calibration.imatrix takes only sums of squares from {matrix}; leave calibration.imatrix out" in message
     assert not (tmp_path / "out").exists()
 
 

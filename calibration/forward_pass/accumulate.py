@@ -4,7 +4,7 @@ import torch
 
 from calibration.common_moments import common_moments
 from sixfold.runner.process_group import Team
-from sixfold.statistics.moments import pack
+from sixfold.statistics.moments import pack, packed_shape
 
 _NONE = torch.iinfo(torch.int64).max
 _CHUNK = 1 << 19
@@ -149,8 +149,16 @@ class Accumulator:
             "sampled": real.sum(1),
         }
         if self.moments is not None:
-            found["moments"] = torch.stack([pack(moments) for moments in self.moments])
+            found["moments"] = self._packed(self.moments)
         return {k: (v if stacked else v[0]).cpu().contiguous() for k, v in found.items()}
+
+    def _packed(self, moments: torch.Tensor) -> torch.Tensor:
+        """One expert at a time into its place: side by side, all of them would stand in memory twice."""
+        experts, channels, _ = moments.shape
+        packed = torch.empty((experts, *packed_shape(channels)), dtype=torch.float16, device=moments.device)
+        for expert, of_expert in enumerate(moments):
+            packed[expert] = pack(of_expert)
+        return packed
 
     def common(self) -> dict[str, torch.Tensor]:
         """What the experts of a stacked site have in common, by name; {} without second moments."""

@@ -21,7 +21,7 @@ from sixfold.sizes import size
 from sixfold.statistics.moments import packed_nbytes
 from sixfold.statistics.statistics import heads_bytes, site_bytes
 
-_PROCESS = 400_000_000
+_PROCESS = 450_000_000
 """Anonymous memory of the interpreter, PyTorch and transformers, and of what a checkpoint's description takes."""
 _CONTEXT = 1_000_000_000
 """Device memory of CUDA's context, kernels and library workspaces."""

@@ -43,25 +43,30 @@ def watched(description, total, unit):
         yield lambda amount: peak.append(anonymous())
     return display()
 source = t.open_source(folder)
-calibrate(source, t.PROFILE, out, progress=watched, allowed=t.Allowed(host=limit))
+profile = t.PROFILE.model_copy(update={"moments": sys.argv[4] == "1"})
+calibrate(source, profile, out, progress=watched, allowed=t.Allowed(host=limit))
 print(max(peak))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
-def test_a_checkpoint_four_times_the_allowed_memory(tmp_path: Path) -> None:
-    nbytes = make_large(tmp_path / "large", layers=34, experts=32, hidden=1024, intermediate=1024)
-    limit = 1_600_000_000
-    assert nbytes > 4 * limit
-    arguments = [str(limit), str(tmp_path / "large"), str(tmp_path / "out")]
+@pytest.mark.parametrize(
+    ("moments", "limit", "layers"), [(False, 900_000_000, 18), (True, 1_400_000_000, 10)], ids=["sums", "moments"]
+)
+def test_a_checkpoint_larger_than_the_allowed_memory(moments: bool, limit: int, layers: int, tmp_path: Path) -> None:
+    """Four times as large without second moments, which are of the layer that is run, as its weights are."""
+    nbytes = make_large(tmp_path / "large", layers=layers, experts=32, hidden=1024, intermediate=1024)
+    assert nbytes > (1 if moments else 4) * limit
+    arguments = [str(limit), str(tmp_path / "large"), str(tmp_path / "out"), str(int(moments))]
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, *arguments],
         cwd=ROOT, env={"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    predicted = predict(open_source(tmp_path / "large"), PROFILE, on_gpu=False, ahead=False)
+    profile = PROFILE.model_copy(update={"moments": moments})
+    predicted = predict(open_source(tmp_path / "large"), profile, on_gpu=False, ahead=False)
     assert int(done.stdout) <= predicted.host <= 2 * int(done.stdout)
-    assert len(list((tmp_path / "out").glob("layer-*.safetensors"))) == 35
+    assert len(list((tmp_path / "out").glob("layer-*.safetensors"))) == layers + 1
     assert (tmp_path / "out" / "imatrix.gguf").is_file()
 
 
