@@ -64,12 +64,6 @@ def _compensate(weight: torch.Tensor, factor: Factor, form: Format, sweeps: int)
     return Rounded(values.mT, parameters, spans)
 
 
-def output_error(weight: torch.Tensor, values: torch.Tensor, moments: torch.Tensor) -> torch.Tensor:
-    """tr(D M D^T) of D = values - weight, both [B, R, C]: float32 [B]."""
-    off = values - weight
-    return ((off @ moments) * off).sum((1, 2))
-
-
 def _first_pass(
     target: torch.Tensor, factor: Factor, form: Format
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:

@@ -49,7 +49,7 @@ def misplaced(codes: Codes, source: torch.Tensor, uncertain: torch.Tensor | None
     """
     scale = codes.scale.expand(source.shape)
     places = torch.where(scale != 0, (source - codes.base) / scale, codes.numbers)
-    steps, gap = _steps(codes, places)
+    steps, gap = steps_off(codes, places)
     allowed = _STEPS + codes.numbers.abs() * (_HALF_SUBNORMAL / scale.abs().clamp(min=1e-30)) / gap
     if uncertain is not None:
         allowed = allowed + _DEVIATIONS * uncertain * (source / scale).abs().nan_to_num(posinf=0) / gap
@@ -76,13 +76,17 @@ def at_an_end(codes: Codes) -> torch.Tensor:
     return (codes.numbers <= codes.grid[0]) | (codes.numbers >= codes.grid[-1])
 
 
-def _steps(codes: Codes, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(how many steps of the grid there each place is off its number, the step there); beyond an end is not off."""
+def steps_off(codes: Codes, places: torch.Tensor, least: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """(how many steps of the grid there each place is off its number, the step there); beyond an end is not off.
+
+    least: a step that is smaller counts as one of this size.
+    """
     end = torch.full((1,), torch.inf)
     apart = codes.grid.diff()
     index = place_in_grid(codes.numbers, codes.grid)
     off = places - codes.numbers
     gap = torch.where(off > 0, torch.cat((apart, end))[index], torch.cat((end, apart))[index])
+    gap = gap.clamp(min=least)
     return off.abs() / gap, gap
 
 

@@ -20,7 +20,7 @@ from sixfold.artifact.workspace import CALIBRATION
 from sixfold.statistics.input_moments import InputMoments
 from sixfold.statistics.statistics import Statistics, existing_statistics
 from verification.reading.stored_codes import Codes
-from verification.weights.code_check import Misplaced, worst_of
+from verification.weights.code_check import Misplaced, steps_off, worst_of
 
 _STEPS = 3.0
 _SPREAD = 4.0
@@ -71,12 +71,7 @@ def misplaced(codes: Codes, held: torch.Tensor, source: torch.Tensor, moments: t
     target = held - ((held - source) @ moments) / moments.diagonal()
     scale = codes.scale.expand(source.shape)
     places = torch.where(scale != 0, (target - codes.base) / scale, codes.numbers)
-    apart = codes.grid.diff()
-    index = torch.searchsorted(codes.grid, codes.numbers.contiguous())
-    end = torch.full((1,), torch.inf)
-    off = places - codes.numbers
-    gap = torch.where(off > 0, torch.cat((apart, end))[index], torch.cat((end, apart))[index])
-    steps = off.abs() / gap.clamp(min=_FINEST * float(codes.grid[-1]))
+    steps, _ = steps_off(codes, places, _FINEST * float(codes.grid[-1]))
     wrong = steps > max(_STEPS, _SPREAD * float(steps.amax(1).median()))
     rows = int(wrong.any(1).sum())
     if not rows or rows > max(1, _FEW * len(wrong)):
