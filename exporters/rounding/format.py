@@ -41,6 +41,10 @@ class Format(Protocol):
         `values`, both [B, group, R]. moments: [B, group, group]."""
         ...
 
-    def nearest(self, values: torch.Tensor, parameters: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """The nearest level to each of values [B, K, R], written to `out`."""
+    def ready(self, parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What `nearest` needs of parameters [P, B, K, R], had once for all columns of a group: [B, K, R] each."""
+        ...
+
+    def nearest(self, values: torch.Tensor, ready: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
+        """The nearest level to each of values [B, K, R], written to `out`; values stay as they are."""
         ...

@@ -53,7 +53,10 @@ class Integers:
         zeros = torch.stack([zero, zero, zero, zero, zero - 1, zero + 1], 1).clamp_(0, self.levels)
         return torch.stack([scales, zeros])
 
-    def nearest(self, values: torch.Tensor, parameters: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        scale, zero = parameters
-        codes = (values / scale).add_(zero).round_().clamp_(0, self.levels)
-        return torch.mul(codes.sub_(zero), scale, out=out)
+    def ready(self, parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return parameters[0].reciprocal(), parameters[0], parameters[1]
+
+    def nearest(self, values: torch.Tensor, ready: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
+        inverse, scale, zero = ready
+        codes = torch.mul(values, inverse, out=out).add_(zero).round_().clamp_(0, self.levels)
+        return codes.sub_(zero).mul_(scale)
