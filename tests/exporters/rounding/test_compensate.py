@@ -190,7 +190,7 @@ def test_what_is_made_for_rounded_inputs_errs_less_on_them() -> None:
     moments = Moments(rows.t() @ rows / len(rows))
     rounding = torch.tensor([2688.0 / float(rows.abs().max())])
     weight = (torch.randn(32, 64, generator=draw) * 0.02).bfloat16()
-    (known, (target,)) = for_rounded_inputs(moments, rows[:128], rounding, [weight])
+    known, target = for_rounded_inputs(moments, rows[:128], rounding, [weight])
     form = Nvfp4(torch.tensor([2688 / float(weight.abs().max())]))
     fresh = torch.randn(4000, 12, generator=draw) @ mixing
     expected, read = fresh @ weight.float().t(), rounded(fresh, rounding)

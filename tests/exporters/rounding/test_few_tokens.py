@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from calibration.common_moments import common_moments
-from exporters.numerics.compensated import nvfp4_group
+from exporters.numerics.compensated import nvfp4_groups
 from exporters.numerics.nvfp4 import PackedWeight, quantize_group
 from exporters.rounding.inputs import Inputs
 from exporters.rounding.notes import few_tokens
@@ -63,7 +63,7 @@ def test_no_expert_is_worse_than_nearest_on_all_that_it_may_read(alike: bool, tm
         factor = known.factor(name(expert))
         assert factor is not None
         true = mixing[expert].t() @ mixing[expert]
-        (ours,), whole = nvfp4_group([weight], ["w"], factor)
+        (ours,), whole = nvfp4_groups([[weight]], [["w"]], factor)[0]
         (nearest,), same = quantize_group([weight], ["w"])
         assert torch.equal(whole, same)
         ratios.append(error(weight.float(), ours, whole, true) / error(weight.float(), nearest, whole, true))
