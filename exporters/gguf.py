@@ -17,13 +17,14 @@ from exporters.ggml import layout
 from exporters.ggml.compensated import compensated, quantize_compensated
 from exporters.ggml.hyperparameters import Config, as_stated, differences
 from exporters.ggml.importance import layer_importance, weighted_linears
-from exporters.ggml.kernels import PLAIN, quantize, type_named
+from exporters.ggml.kernels import PLAIN, encodes_on_gpu, quantize, type_named
 from exporters.ggml.metadata import PROVENANCE, Importance, has_tokenizer, headers
 from exporters.ggml.pre_tokenizer_names import known_name
 from exporters.ggml.tensors import Tensor, expert_of, gguf_tensors
 from exporters.ggml.transforms import changes_columns, head_rows, transformed, values
 from exporters.ggml.type_mix import PRESETS, Choice, Shape, needs_importance, tensor_types
 from exporters.protocol import Decided, Decisions
+from exporters.rounding.device import device, turn
 from exporters.rounding.factor import Factor, unrelated
 from exporters.rounding.inputs import Inputs
 from exporters.rounding.known import each
@@ -131,12 +132,12 @@ class GgufExporter:
         importance = decisions[unit.outputs[0].name] if unit.layer is not None else None
         rows = transformed(inputs[0], transform)
         if importance is None or importance.dim() == 1:
-            return [quantize(rows, qtype, importance, name=on_disk)]
+            return [_quantized(rows, qtype, importance, on_disk)]
         expert = expert_of(on_disk)
         if expert is not None:
-            return [quantize(rows, qtype, importance[expert], name=on_disk)]
+            return [_quantized(rows, qtype, importance[expert], on_disk)]
         first = unit.inputs[0].start // head_rows(transform)
-        heads = [quantize(head, qtype, importance[first + n], name=on_disk) for n, head in enumerate(rows)]
+        heads = [_quantized(head, qtype, importance[first + n], on_disk) for n, head in enumerate(rows)]
         return [torch.cat(heads)]
 
     def compensate(
@@ -159,6 +160,16 @@ class GgufExporter:
         possible = compensated(qtype) and not changes_columns(transform)
         factors = [_factor(unit, inputs[n], known) if possible else None for n, unit in enumerate(units)]
         return each(factors, lambda n: self.encode(units[n], inputs[n], decisions[n], recipe), rounded)
+
+
+def _quantized(
+    rows: torch.Tensor, qtype: GGMLQuantizationType, importance: torch.Tensor | None, name: str
+) -> torch.Tensor:
+    """On a GPU where there is one: the bytes are the same."""
+    if not encodes_on_gpu(qtype):
+        return quantize(rows, qtype, importance, name=name)
+    with turn(device()):
+        return quantize(rows.to(device()), qtype, importance, name=name).cpu()
 
 
 def _factor(unit: Unit, inputs: Sequence[torch.Tensor], known: Inputs) -> Factor | None:

@@ -16,6 +16,8 @@ Settling: last of all, one code after the other becomes the nearest to what is b
 """
 
 from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
 
 import torch
 
@@ -62,10 +64,11 @@ def _compensate(weight: torch.Tensor, factor: Factor, own: torch.Tensor, form: F
     """own: as from `group_factors`."""
     target = weight.mT.contiguous()  # [B, C, R]
     values, parameters, spans = _first_pass(target, factor, form)
-    for _ in range(sweeps):
-        _sweep(target, values, parameters, spans, factor.moments, own, form)
     if sweeps:
-        _settle(target, values, parameters, factor.moments, form)
+        gradient = factor.moments @ (values - target)  # [B, C, R]
+        for _ in range(sweeps):
+            _sweep(gradient, values, parameters, spans, factor.moments, own, form)
+        _settle(gradient, values, parameters, factor.moments, form)
     return Rounded(values.mT, parameters, spans)
 
 
@@ -110,6 +113,10 @@ def round_group(
     candidate of each row, and its parameters [P, B, R]. An error is (value before - value) / upper's diagonal, with the
     errors of the columns before it carried in: its squares add up to the outputs' error."""
     batch, size, rows = part.shape
+    levels, fused = form.levels, _fused()
+    if part.is_cuda and fused is not None and levels is not None and fused.holds(size):
+        made: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = fused.round_group(part, upper, form, levels, candidates)
+        return made
     number = candidates.shape[2]
     ready = form.ready(candidates)
     values = part.new_empty(batch, size, number, rows)
@@ -137,7 +144,7 @@ def round_group(
 
 
 def _sweep(
-    target: torch.Tensor,
+    gradient: torch.Tensor,
     values: torch.Tensor,
     parameters: torch.Tensor,
     spans: torch.Tensor | None,
@@ -145,11 +152,10 @@ def _sweep(
     own: torch.Tensor,
     form: Format,
 ) -> None:
-    """Changes values and parameters in place. own: as from `group_factors`."""
-    _batch, channels, _rows = target.shape
+    """Changes the gradient, values and parameters in place. own: as from `group_factors`."""
+    channels = values.shape[1]
     group, span = form.group, form.span or channels
     block = max(BLOCK, group)
-    gradient = moments @ (values - target)  # [B, C, R]
     for start in range(0, channels, block):
         stop = min(start + block, channels)
         changed = values[:, start:stop].clone()
@@ -168,33 +174,63 @@ def _sweep(
             new = torch.where(better[:, None], new, held)
             moved = new - held
             values[:, first:last] = new
-            if last < stop:
-                gradient[:, last:stop] += moments[:, last:stop, first:last] @ moved
+            gradient[:, start:stop] += moments[:, start:stop, first:last] @ moved
         moved = values[:, start:stop] - changed
-        if stop < channels:
-            gradient[:, stop:] += moments[:, stop:, start:stop] @ moved
+        for rest in (slice(0, start), slice(stop, channels)):
+            gradient[:, rest] += moments[:, rest, start:stop] @ moved
 
 
 def _settle(
-    target: torch.Tensor, values: torch.Tensor, parameters: torch.Tensor, moments: torch.Tensor, form: Format
+    gradient: torch.Tensor, values: torch.Tensor, parameters: torch.Tensor, moments: torch.Tensor, form: Format
 ) -> None:
     """Changes values in place, a column at a time."""
-    channels = target.shape[1]
-    gradient = moments @ (values - target)
-    inverse = moments.diagonal(dim1=-2, dim2=-1).reciprocal()
-    ready: tuple[torch.Tensor, ...] = ()
+    channels = values.shape[1]
     for start in range(0, channels, BLOCK):
         stop = min(start + BLOCK, channels)
-        moved = values.new_empty(len(values), stop - start, values.shape[2])
-        for column in range(start, stop):
-            if not ready or column % form.group == 0:
-                ready = form.ready(parameters[:, :, column // form.group, None])
-            slope, held = gradient[:, column, None], values[:, column, None]
-            if column > start:
-                slope = slope + moments[:, column, None, start:column] @ moved[:, : column - start]
-            best = held - slope * inverse[:, column, None, None]
-            new = form.nearest(best, ready, torch.empty_like(best))
-            torch.sub(new, held, out=moved[:, column - start, None])
-            values[:, column, None] = new
+        moved = _settle_block(gradient, values, parameters, moments, form, start, stop)
         if stop < channels:
             gradient[:, stop:] += moments[:, stop:, start:stop] @ moved
+
+
+def _settle_block(
+    gradient: torch.Tensor,
+    values: torch.Tensor,
+    parameters: torch.Tensor,
+    moments: torch.Tensor,
+    form: Format,
+    start: int,
+    stop: int,
+) -> torch.Tensor:
+    """How far the columns from start to stop were moved."""
+    block, group = slice(start, stop), form.group
+    levels, fused = form.levels, _fused()
+    if values.is_cuda and fused is not None and levels is not None and fused.holds(stop - start):
+        groups = parameters[:, :, start // group : -(-stop // group)]
+        made: torch.Tensor = fused.settle(
+            gradient[:, block], values[:, block], moments[:, block, block], form, levels, groups
+        )
+        return made
+    inverse = moments.diagonal(dim1=-2, dim2=-1).reciprocal()
+    moved = values.new_empty(len(values), stop - start, values.shape[2])
+    ready: tuple[torch.Tensor, ...] = ()
+    for column in range(start, stop):
+        if not ready or column % group == 0:
+            ready = form.ready(parameters[:, :, column // group, None])
+        slope, held = gradient[:, column, None], values[:, column, None]
+        if column > start:
+            slope = slope + moments[:, column, None, start:column] @ moved[:, : column - start]
+        best = held - slope * inverse[:, column, None, None]
+        new = form.nearest(best, ready, torch.empty_like(best))
+        torch.sub(new, held, out=moved[:, column - start, None])
+        values[:, column, None] = new
+    return moved
+
+
+@cache
+def _fused() -> ModuleType | None:
+    """The kernels; None where there is no Triton, which comes with the CUDA builds of PyTorch."""
+    try:
+        from exporters.rounding.cuda import groups
+    except ImportError:
+        return None
+    return groups

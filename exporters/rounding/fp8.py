@@ -6,6 +6,7 @@ from math import gcd
 import torch
 
 from exporters.rounding.floats import to_mantissa_
+from exporters.rounding.format import Levels
 
 _LARGEST = 448.0
 _SMALLEST = 2.0**-6
@@ -27,6 +28,10 @@ class Fp8:
     @classmethod
     def of(cls, dtype: torch.dtype, columns: int) -> "Fp8":
         return cls(dtype, gcd(columns, _TOGETHER))
+
+    @property
+    def levels(self) -> Levels:
+        return Levels("floats", -_LARGEST, _LARGEST, bits=3, smallest=_SMALLEST)
 
     def open(self, left: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
         """The scale of the least weighted error of the whole row: [1, B, R]."""

@@ -5,6 +5,8 @@ from functools import cache
 
 import torch
 
+from exporters.rounding.format import Levels
+
 SPAN = 256
 _TINY = 1e-30
 _MIDDLE = 256
@@ -34,6 +36,12 @@ class Scaled:
     multiples: tuple[int, int]
     codebook: tuple[int, ...] = ()
     span: int = SPAN
+
+    @property
+    def levels(self) -> Levels:
+        if not self.codebook:
+            return Levels("steps", self.low, self.high)
+        return Levels("table", -_MIDDLE, _MIDDLE - 1, table=_nearest_in(self.codebook, torch.device("cpu")))
 
     def open(self, left: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
         """d, by which the largest of the groups' best scales is the smallest multiple (the farthest from zero)."""
@@ -104,6 +112,10 @@ class ScaledWithMinimum:
     high: int
     multiples: int = 63
     span: int = SPAN
+
+    @property
+    def levels(self) -> Levels:
+        return Levels("minimum", 0, self.high)
 
     def open(self, left: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
         """d and dmin, by which the largest of the groups' best scales and minima are the largest multiples."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from exporters.rounding.floats import to_mantissa_
+from exporters.rounding.format import Levels
 
 GROUP = 16
 _LARGEST = 6.0
@@ -21,6 +22,10 @@ class Nvfp4:
     global_scale: torch.Tensor
     group: int = GROUP
     span: None = None
+
+    @property
+    def levels(self) -> Levels:
+        return Levels("floats", -_LARGEST, _LARGEST, bits=1)
 
     def open(self, left: torch.Tensor, importance: torch.Tensor) -> None:
         return None

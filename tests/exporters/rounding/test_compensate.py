@@ -51,7 +51,7 @@ FORMATS: dict[str, Format] = {
 class OneStep:
     """Integers at a step of 0.01: a format without anything to search."""
 
-    group, span = 1, None
+    group, span, levels = 1, None, None
 
     def open(self, left: torch.Tensor, importance: torch.Tensor) -> None:
         return None
