@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=3072)
     parser.add_argument("--intermediate", type=int, default=1536)
     parser.add_argument("--tokens", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=77)
+    parser.add_argument("--batch", type=int, default=154, help="experts side by side; an H200 holds so many")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)

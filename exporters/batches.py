@@ -9,7 +9,7 @@ from sixfold.artifact.safetensors_layout import CAST, COPY
 from sixfold.checkpoint.checkpoint import Checkpoint
 
 _HELD = 8 << 20
-"""Bytes of a batch on the processor, as `_cost` counts them; on a GPU a sixteenth of its memory. Large weights gain
+"""Bytes of a batch on the processor, as `_cost` counts them; on a GPU an eighth of its memory. Large weights gain
 nothing by company on a processor: their steps take longer than the calls that make them."""
 _WINDOW = 512 << 20
 """Bytes of output within which units are looked for that fit: files are written in order, but for so much."""
@@ -18,7 +18,7 @@ _WINDOW = 512 << 20
 def batches(checkpoint: Checkpoint, device: torch.device, units: Sequence[Unit]) -> list[tuple[Unit, ...]]:
     """units: of one file, in its order. Every one is in one batch, with others of the same encoding and the same shapes
     and dtypes of inputs. A function of its arguments and the size of a GPU, so that a run that resumes has the same."""
-    held = _HELD if device.type == "cpu" else torch.cuda.get_device_properties(device).total_memory // 16
+    held = _HELD if device.type == "cpu" else torch.cuda.get_device_properties(device).total_memory // 8
     return [batch for window in _windows(units) for batch in _of_window(checkpoint, window, held)]
 
 

@@ -34,6 +34,10 @@ from sixfold.recipes.recipe import Calibration, Recipe
 from sixfold.statistics.statistics import Statistics, open_statistics
 
 
+_AT_A_GPU = 3
+"""Threads that hold a batch each: one reads, one rounds, one writes."""
+
+
 @dataclass(frozen=True)
 class Exported:
     """skipped: the artifact was current, no weight was written. reasons: why it was (re)done.
@@ -195,6 +199,8 @@ def _run_native(
         with turn(known.device):
             return cast(Compensating, exporter).compensate(units, tensors, decisions, recipe, known)
 
+    if known is not None and known.device.type != "cpu":
+        threads = min(threads, _AT_A_GPU)
     how = encode if known is None else Batched(partial_of(batches, source.checkpoint, known.device), compensate)
     with progress(recipe.name, sum(f.nbytes for f in plan.files), "B") as advance:
         records = write_files(plan, source.checkpoint, how, partial, key=key, threads=threads, advance=advance)

@@ -13,7 +13,7 @@ from sixfold.statistics.statistics import Statistics
 _FACTORS = 6
 """Kept at least: those of the experts that are being rounded."""
 _HELD = 256 << 20
-"""Bytes of factors kept on the processor, a sixteenth of the memory on a GPU: of a small model all, for the formats to
+"""Bytes of factors kept on the processor, an eighth of the memory on a GPU: of a small model all, for the formats to
 come; of a large one those of a layer's inputs that several of its Linears read."""
 
 
@@ -54,4 +54,4 @@ class Inputs:
 
 
 def _held(device: torch.device) -> int:
-    return _HELD if device.type == "cpu" else torch.cuda.get_device_properties(device).total_memory // 16
+    return _HELD if device.type == "cpu" else torch.cuda.get_device_properties(device).total_memory // 8
