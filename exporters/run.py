@@ -33,7 +33,6 @@ from sixfold.progress import Progress
 from sixfold.recipes.recipe import Calibration, Recipe
 from sixfold.statistics.statistics import Statistics, open_statistics
 
-
 _AT_A_GPU = 3
 """Threads that hold a batch each: one reads, one rounds, one writes."""
 
