@@ -17,15 +17,17 @@ from exporters.ggml import layout
 from exporters.ggml.compensated import compensated, quantize_compensated
 from exporters.ggml.hyperparameters import Config, as_stated, differences
 from exporters.ggml.importance import layer_importance, weighted_linears
-from exporters.ggml.kernels import PLAIN, quantize, type_named
+from exporters.ggml.kernels import PLAIN, encodes_on_gpu, quantize, type_named
 from exporters.ggml.metadata import PROVENANCE, Importance, has_tokenizer, headers
 from exporters.ggml.pre_tokenizer_names import known_name
 from exporters.ggml.tensors import Tensor, expert_of, gguf_tensors
 from exporters.ggml.transforms import changes_columns, head_rows, transformed, values
 from exporters.ggml.type_mix import PRESETS, Choice, Shape, needs_importance, tensor_types
 from exporters.protocol import Decided, Decisions
-from exporters.rounding.factor import unrelated
+from exporters.rounding.device import device, turn
+from exporters.rounding.factor import Factor, unrelated
 from exporters.rounding.inputs import Inputs
+from exporters.rounding.known import each
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.model.gguf_names import gguf_architecture, gguf_tensor_names, latent_halves
@@ -130,29 +132,52 @@ class GgufExporter:
         importance = decisions[unit.outputs[0].name] if unit.layer is not None else None
         rows = transformed(inputs[0], transform)
         if importance is None or importance.dim() == 1:
-            return [quantize(rows, qtype, importance, name=on_disk)]
+            return [_quantized(rows, qtype, importance, on_disk)]
         expert = expert_of(on_disk)
         if expert is not None:
-            return [quantize(rows, qtype, importance[expert], name=on_disk)]
+            return [_quantized(rows, qtype, importance[expert], on_disk)]
         first = unit.inputs[0].start // head_rows(transform)
-        heads = [quantize(head, qtype, importance[first + n], name=on_disk) for n, head in enumerate(rows)]
+        heads = [_quantized(head, qtype, importance[first + n], on_disk) for n, head in enumerate(rows)]
         return [torch.cat(heads)]
 
     def compensate(
-        self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe, known: Inputs
-    ) -> Sequence[torch.Tensor]:
-        name, _, transform = unit.encoding.partition(" ")
+        self,
+        units: Sequence[Unit],
+        inputs: Sequence[Sequence[torch.Tensor]],
+        decisions: Sequence[Decisions],
+        recipe: Recipe,
+        known: Inputs,
+    ) -> Sequence[Sequence[torch.Tensor]]:
+        name, _, transform = units[0].encoding.partition(" ")
         qtype = type_named(name)
-        on_disk = unit.inputs[0].name if unit.inputs else ""
+
+        def rounded(places: Sequence[int], factor: Factor) -> list[Sequence[torch.Tensor]]:
+            rows = [transformed(inputs[n][0], transform) for n in places]
+            made = quantize_compensated(rows, qtype, factor, [units[n].inputs[0].name for n in places])
+            return [[blocks] for blocks in made]
+
         # The halves of kv_b_proj read something else than kv_b_proj.
-        if not compensated(qtype) or changes_columns(transform):
-            return self.encode(unit, inputs, decisions, recipe)
-        factor = known.factor(on_disk.removesuffix(".weight"))
-        if factor is None and unit.layer is not None:  # weighted by importance
-            return self.encode(unit, inputs, decisions, recipe)
-        rows = transformed(inputs[0], transform)
-        found = factor if factor is not None else unrelated(rows.shape[-1], known.device)
-        return [quantize_compensated(rows, qtype, found, name=on_disk)]
+        possible = compensated(qtype) and not changes_columns(transform)
+        factors = [_factor(unit, inputs[n], known) if possible else None for n, unit in enumerate(units)]
+        return each(factors, lambda n: self.encode(units[n], inputs[n], decisions[n], recipe), rounded)
+
+
+def _quantized(
+    rows: torch.Tensor, qtype: GGMLQuantizationType, importance: torch.Tensor | None, name: str
+) -> torch.Tensor:
+    """On a GPU where there is one: the bytes are the same."""
+    if not encodes_on_gpu(qtype):
+        return quantize(rows, qtype, importance, name=name)
+    with turn(device()):
+        return quantize(rows.to(device()), qtype, importance, name=name).cpu()
+
+
+def _factor(unit: Unit, inputs: Sequence[torch.Tensor], known: Inputs) -> Factor | None:
+    """None of a tensor of a layer whose input nothing is known of: it is weighted by importance."""
+    factor = known.factor(unit.inputs[0].name.removesuffix(".weight"))
+    if factor is None and unit.layer is None:
+        return unrelated(inputs[0].shape[-1], known.device)
+    return factor
 
 
 EXPORTER = GgufExporter()

@@ -119,7 +119,9 @@ class FolderWeights:
     def _rounding(self) -> Rounding:
         stated = stated_rounding(self.subject.folder.path)
         clips = self.subject.declared.method == AWQ or stated == "clipped"
-        return Rounding("compensated" if stated == "compensated" else "clipped" if clips else "nearest")
+        if stated in ("compensated", "rounded-inputs"):
+            return Rounding(stated)
+        return Rounding("clipped" if clips else "nearest")
 
     def alike(self, name: str) -> bool:
         _, parts = self._parts(name)
