@@ -82,6 +82,37 @@ def _gemma3(writer: GGUFWriter, config: Config) -> None:
         writer.add_final_logit_softcapping(config["final_logit_softcapping"])
 
 
+def _without_scaling(writer: GGUFWriter, config: Config) -> None:
+    writer.add_rope_scaling_type(RopeScalingType.NONE)
+
+
+def _exaone_moe(writer: GGUFWriter, config: Config) -> None:
+    _windows(writer, config)
+    _without_scaling(writer, config)
+    writer.add_nextn_predict_layers(0)  # transformers runs none, and none are written
+    writer.add_expert_shared_feed_forward_length(config["moe_intermediate_size"] * config["num_shared_experts"])
+
+
+def _lfm2(writer: GGUFWriter, config: Config) -> None:
+    """A convolution has no heads of keys."""
+    heads = config.get("num_key_value_heads") or config["num_attention_heads"]
+    writer.add_head_count_kv([heads if kind == "full_attention" else 0 for kind in config["layer_types"]])
+    width = config["intermediate_size"]
+    if config["block_auto_adjust_ff_dim"]:
+        width = int(int(2 * width / 3) * (config["block_ffn_dim_multiplier"] or 1))
+        width = -(-width // config["block_multiple_of"]) * config["block_multiple_of"]
+    writer.add_feed_forward_length(width)
+
+
+def _mistral3(writer: GGUFWriter, config: Config) -> None:
+    _llama(writer, config)
+    rope = rope_of(config)
+    if rope.get("llama_4_scaling_beta") is not None:
+        writer.add_attn_temperature_scale(rope["llama_4_scaling_beta"])
+    if rope["rope_type"] == "yarn" and rope.get("mscale_all_dim") is not None:
+        writer.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
+
+
 def _granite(writer: GGUFWriter, config: Config) -> None:
     writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
 
@@ -153,6 +184,9 @@ class Entry:
 _NORMS = r"norm\.weight$"
 _NORMS_OUTSIDE_DELTA_NETS = r"(?<!ssm_)norm\.weight$"
 
+_LFM2: Config = {"num_key_value_heads": None, "intermediate_size": None}
+"""What `_lfm2` writes."""
+
 ENTRIES: Mapping[str, Entry] = {
     "llama": Entry(_VOCAB, _llama, paired_rope=True, rope_factors=True),
     "arcee": Entry(_VOCAB, _llama, paired_rope=True, rope_factors=True),
@@ -171,17 +205,23 @@ ENTRIES: Mapping[str, Entry] = {
     "gemma3": Entry((), _gemma3, one_plus=_NORMS),
     "gpt-oss": Entry((*_WINDOW, ("add_expert_feed_forward_length", ("intermediate_size",)))),
     "seed_oss": Entry(),
-    "afmoe": Entry(_EXPERT_SIZES, _windows),
-    "apertus": Entry(),
-    "command-r": Entry(),
-    "exaone-moe": Entry(_SHARED_EXPERTS, _windows),
-    "lfm2": Entry(),
-    "lfm2moe": Entry(_EXPERT_SIZES),
-    "mellum": Entry(_EXPERT_SIZES, _windows),
-    "mistral3": Entry(_VOCAB, _llama, paired_rope=True, rope_factors=True),
+    "afmoe": Entry(
+        (
+            *_VOCAB,
+            *_WINDOW,
+            ("add_expert_feed_forward_length", ("moe_intermediate_size",)),
+            ("add_expert_shared_count", ("num_shared_experts",)),
+            ("add_expert_weights_scale", ("route_scale",)),
+            ("add_expert_weights_norm", ("route_norm",)),
+            ("add_leading_dense_block_count", ("num_dense_layers",)),
+        ),
+        _llama,
+    ),
+    "command-r": Entry((("add_logit_scale", ("logit_scale",)),), _without_scaling),
+    "exaone-moe": Entry((*_VOCAB, *_SHARED_EXPERTS, ("add_expert_shared_count", ("num_shared_experts",))), _exaone_moe),
+    "lfm2": Entry((*_VOCAB, ("add_shortconv_l_cache", ("conv_L_cache",))), _lfm2, _LFM2),
+    "mistral3": Entry(_VOCAB, _mistral3, paired_rope=True, rope_factors=True),
     "qwen2vl": Entry(),
-    "stablelm": Entry(),
-    "qwen3next": Entry(_DELTA_NET, _delta_net, one_plus=_NORMS_OUTSIDE_DELTA_NETS, delta_net=True),
     "starcoder2": Entry(),
     "hunyuan-dense": Entry(),
     "olmo2": Entry((), _windows),
@@ -223,7 +263,7 @@ def write_hyperparameters(writer: GGUFWriter, arch: str, config: Config) -> None
     Raises SixfoldError where llama.cpp has no key for something.
     """
     entry = ENTRIES[arch]
-    config = as_stated(arch, config)
+    own, config = config, as_stated(arch, config)
     for method, keys in (*_EVERY, *entry.table):
         value = next((config[key] for key in keys if config.get(key) is not None), None)
         if value is not None:
@@ -240,7 +280,7 @@ def write_hyperparameters(writer: GGUFWriter, arch: str, config: Config) -> None
     sections = rope_of(config).get("mrope_section")
     if sections:
         writer.add_rope_dimension_sections([*sections, 0, 0, 0, 0][:4])
-    entry.extra(writer, config)
+    entry.extra(writer, own)
 
 
 def as_stated(arch: str, config: Config) -> Config:

@@ -80,8 +80,10 @@ def gguf_tensors(config: Config, tensors: Mapping[str, SourceTensor]) -> list[Te
 def _one(gguf_name: str, part: SourceTensor, entry: Entry, config: Config) -> Tensor:
     if entry.one_plus and re.search(entry.one_plus, gguf_name):
         return Tensor(gguf_name, part.shape, (part.name,), "plus_one")
-    steps = _delta_net(gguf_name.split(".", 2)[-1], config) if entry.delta_net else ()
-    shape = (part.shape[0], part.shape[-1]) if "squeeze" in steps else part.shape
+    convolution = len(part.shape) == 3 and part.shape[1] == 1
+    steps = ("squeeze",) if convolution else ()
+    steps += _delta_net(gguf_name.split(".", 2)[-1], config) if entry.delta_net else ()
+    shape = (part.shape[0], part.shape[-1]) if convolution else part.shape
     tiled = any(step.startswith("tile") for step in steps)
     return Tensor(gguf_name, shape, (part.name,), "+".join(steps), part.shape[0] if tiled else 1)
 
@@ -103,7 +105,7 @@ def _delta_net(part: str, config: Config) -> tuple[str, ...]:
         "ssm_conv1d.weight": f"tile:{before}:{keys}:{each}:{value}",
         "ssm_out.weight": f"columns:{keys}:{each}:{value}",
     }
-    own = {"ssm_a": ("minus_exp",), "ssm_conv1d.weight": ("squeeze",)}.get(part, ())
+    own = ("minus_exp",) if part == "ssm_a" else ()
     return (*own, heads[part]) if several and part in heads else own
 
 

@@ -12,7 +12,6 @@ from sixfold.errors import SixfoldError
 
 GGUF_ARCHITECTURES: Mapping[str, str] = {
     "afmoe": "afmoe",
-    "apertus": "apertus",
     "arcee": "arcee",
     "cohere": "command-r",
     "deepseek_v2": "deepseek2",
@@ -28,11 +27,9 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "granitemoe": "granitemoe",
     "hunyuan_v1_dense": "hunyuan-dense",
     "lfm2": "lfm2",
-    "lfm2_moe": "lfm2moe",
     "llama": "llama",
     "llama4": "llama4",
     "llama4_text": "llama4",
-    "mellum": "mellum",
     "minimax_m2": "minimax-m2",
     "ministral3": "mistral3",
     "mistral": "llama",
@@ -51,12 +48,10 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "qwen3_5_moe_text": "qwen35moe",
     "qwen3_5_text": "qwen35",
     "qwen3_moe": "qwen3moe",
-    "qwen3_next": "qwen3next",
     "qwen3_vl": "qwen3vl",
     "qwen3_vl_moe": "qwen3vlmoe",
     "seed_oss": "seed_oss",
     "smollm3": "smollm3",
-    "stablelm": "stablelm",
     "starcoder2": "starcoder2",
 }
 """transformers' model_type -> llama.cpp's general.architecture; of a checkpoint that sees or hears, its decoder's."""
@@ -65,6 +60,7 @@ _RENAMED: tuple[tuple[str, str], ...] = (
     (r"^(model\.language_model|language_model\.model)\.", "model."),
     (r"^language_model\.lm_head\.", "lm_head."),
     (r"\.e_score_correction_bias$", ".e_score_correction.bias"),
+    (r"\.expert_bias$", ".expert_bias.bias"),
     (r"\.sinks$", ".sinks.weight"),
     (r"\.dt_bias$", ".dt_proj.bias"),
     (r"\.experts\.\d+\.", ".experts."),
