@@ -230,9 +230,7 @@ ENTRIES: Mapping[str, Entry] = {
     "qwen3vl": Entry((), _deepstack),
     "qwen3vlmoe": Entry(_EXPERT_SIZES, _deepstack, renormalized=True),
     "qwen35": Entry(_DELTA_NET, _delta_net, one_plus=_NORMS_OUTSIDE_DELTA_NETS, delta_net=True),
-    "qwen35moe": Entry(
-        (*_EXPERT_SIZES, *_DELTA_NET), _delta_net, one_plus=_NORMS_OUTSIDE_DELTA_NETS, delta_net=True
-    ),
+    "qwen35moe": Entry((*_EXPERT_SIZES, *_DELTA_NET), _delta_net, one_plus=_NORMS_OUTSIDE_DELTA_NETS, delta_net=True),
     "qwen2": Entry(),
     "qwen3": Entry(),
     "qwen2moe": Entry(_EXPERT_SIZES, renormalized=False),

@@ -40,6 +40,9 @@ _GRIDS = {
 """Types whose codes llama.cpp rounds to nearest, after whatever search of scales (ggml-quants.c; blocks of
 ggml-common.h). Q8_0 alone has its smallest number, -128, at another code than 0: its codes are signed bytes."""
 
+_OF_CHANGES = 2.0**-20
+"""float32 of one plus a norm's weight, or of an exponential, tells that weight or exponent to so much."""
+
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 
 
@@ -164,6 +167,9 @@ class GgufWeights:
     @cached_property
     def _importance(self) -> Mapping[str, MatrixEntry]:
         return importance_beside(self._file.path, self._file.keys.get("quantize.imatrix.file"))
+
+    def slack(self, name: str) -> float:
+        return _OF_CHANGES if self._sources[name].place.change else 0.0
 
     def alike(self, name: str) -> bool:
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType

@@ -125,9 +125,7 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     "qwen35moe": _DELTA_NET | _EXPERTS | _SHARED_EXPERT,
     "qwen2": _EVERY,
     "qwen3": _EVERY,
-    "qwen2moe": _EVERY
-    | _EXPERTS
-    | _SHARED_EXPERT,
+    "qwen2moe": _EVERY | _EXPERTS | _SHARED_EXPERT,
     "qwen3moe": _EVERY | _EXPERTS,
     "olmoe": _EVERY | _EXPERTS,
     "minimax-m2": _EVERY | _MIXTRAL,

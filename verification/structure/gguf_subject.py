@@ -26,7 +26,9 @@ class GgufSubject:
     def _decoder(self) -> Mapping[str, str]:
         """What stands before the names of the language model's tensors in the source, by what does in a text model."""
         names = self.source.checkpoint.tensors if self.source is not None else ()
-        inside = next((n.removesuffix("embed_tokens.weight") for n in names if n.endswith("embed_tokens.weight")), "model.")
+        inside = next(
+            (n.removesuffix("embed_tokens.weight") for n in names if n.endswith("embed_tokens.weight")), "model."
+        )
         head = next((n.removesuffix("weight") for n in names if n.endswith("lm_head.weight")), "lm_head.")
         return {"model.": inside, "lm_head.": head}
 
