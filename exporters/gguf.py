@@ -21,7 +21,7 @@ from exporters.ggml.kernels import PLAIN, encodes_on_gpu, quantize, type_named
 from exporters.ggml.metadata import PROVENANCE, Importance, has_tokenizer, headers
 from exporters.ggml.pre_tokenizer_names import known_name
 from exporters.ggml.tensors import Tensor, expert_of, gguf_tensors
-from exporters.ggml.transforms import changes_columns, head_rows, transformed, values
+from exporters.ggml.transforms import changes_columns, head_rows, tiled_columns, transformed, values
 from exporters.ggml.type_mix import PRESETS, Choice, Shape, needs_importance, tensor_types
 from exporters.protocol import Decided, Decisions
 from exporters.rounding.device import device, turn
@@ -30,7 +30,7 @@ from exporters.rounding.inputs import Inputs
 from exporters.rounding.known import each
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.model.gguf_names import gguf_architecture, gguf_tensor_names, latent_halves
+from sixfold.model.gguf_names import decoder_config, gguf_architecture, gguf_tensor_names, latent_halves
 from sixfold.model.meta_model import completed
 from sixfold.model.source import Source
 from sixfold.name_lists import by_layer, some
@@ -78,7 +78,7 @@ class GgufExporter:
     def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
         checkpoint, preset, options = source.checkpoint, _preset(recipe), _options(recipe)
         arch = gguf_architecture(checkpoint.config)
-        config = completed(checkpoint.config)
+        config = decoder_config(completed(checkpoint.config))
         tensors = {tensor.name: tensor for tensor in gguf_tensors(config, checkpoint.tensors)}
         matrix = _matrix(source, recipe) if self.needs_statistics(recipe) else None
         weighted = weighted_linears(source).keys() & tensors.keys() if self.needs_statistics(recipe) else set()
@@ -132,7 +132,8 @@ class GgufExporter:
         importance = decisions[unit.outputs[0].name] if unit.layer is not None else None
         rows = transformed(inputs[0], transform)
         if importance is None or importance.dim() == 1:
-            return [_quantized(rows, qtype, importance, on_disk)]
+            weights = None if importance is None else tiled_columns(importance, transform)
+            return [_quantized(rows, qtype, weights, on_disk)]
         expert = expert_of(on_disk)
         if expert is not None:
             return [_quantized(rows, qtype, importance[expert], on_disk)]

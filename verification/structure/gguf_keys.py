@@ -50,7 +50,8 @@ _WRONG = "llama.cpp computes another model than the weights are of"
 def check_required(subject: GgufSubject) -> Iterator[Finding]:
     file = subject.file
     for key in _REQUIRED:
-        if file.key(key) is None:
+        other = key.replace("_rms_epsilon", "_epsilon")  # of norms that subtract the mean
+        if file.key(key) is None and file.key(other) is None:
             yield Finding("keys.missing", f"{file.arch}.{key}", "it is missing", _STOPS, EXPORT_AGAIN)
     moe = any("_exps." in name for name in file.tensors)
     for key in ("expert_count", "expert_used_count") if moe else ():

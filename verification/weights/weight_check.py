@@ -273,6 +273,8 @@ class _Comparison:
             if bad:
                 self._findings += bad
                 return
+            if bool(((weight - original).abs() <= self._weights.slack(name)).all()):
+                continue
             equal = equal and self._is_rounding(name, weight, original)
             found = measure(weight, original, EXACT)
             worst = found if found.relative >= worst.relative else worst
