@@ -1,7 +1,6 @@
 """One export from beginning to end: skip what is current, decide, stream, put in place, and write the manifest last."""
 
 import hashlib
-import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -75,10 +74,10 @@ def plan_of(source: Source, recipe: Recipe, statistics: Statistics | None) -> Ex
 
 def _check_keep(source: Source, recipe: Recipe) -> None:
     """Raises UsageError for a `keep` pattern that matches nothing: what it was meant to keep would be quantized."""
-    for pattern in recipe.keep:
-        if not any(re.search(pattern, linear.name) for linear in source.architecture.linears):
+    for text in recipe.keep:
+        if not any(pattern(text).search(linear.name) for linear in source.architecture.linears):
             raise UsageError(
-                f"{recipe.name}: `keep` has {pattern!r}, which no Linear of {source.checkpoint.name} matches",
+                f"{recipe.name}: `keep` has {text!r}, which no Linear of {source.checkpoint.name} matches",
                 "see their names with `sixfold inspect MODEL --json`",
             )
 

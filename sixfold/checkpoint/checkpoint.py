@@ -1,6 +1,5 @@
 """A checkpoint on disk or on the Hub, seen as BF16/FP16/FP32 tensors whatever it is stored in."""
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from sixfold.boundary.json_text import parse_json
 from sixfold.checkpoint import hub
 from sixfold.checkpoint.carried_files import carried_files
 from sixfold.checkpoint.fingerprint import commit_fingerprint, folder_fingerprint
@@ -239,11 +239,7 @@ def read_config(path: Path, where: str) -> dict[str, Any]:
     """The JSON object that a config.json holds. where: the model, for messages."""
     if not path.is_file():
         raise SixfoldError(f"there is no {CONFIG} in {where}", "give a model folder as transformers saves it")
-    try:
-        config = json.loads(_bytes(path))
-    except ValueError as error:
-        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise SixfoldError(f"{CONFIG} in {where} is not valid JSON{line}", "correct it or download it again") from None
+    config = parse_json(_bytes(path), f"{CONFIG} in {where}")
     if not isinstance(config, dict):
         raise SixfoldError(f"{CONFIG} in {where} is not a JSON object", "correct it or download it again")
     return config

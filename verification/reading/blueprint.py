@@ -16,7 +16,8 @@ from sixfold.model.bare_config import described
 from sixfold.model.source import Source
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
-_RECOMPUTED = re.compile(r"inv_freq$|(^|\.)mtp\.|rotary_emb\.")
+_BUFFERS = re.compile(r"inv_freq$|rotary_emb\.")
+_NOT_RUN = re.compile(r"inv_freq$|(^|\.)mtp\.|rotary_emb\.")
 
 _DRAFTS = ("num_nextn_predict_layers", "num_mtp_modules", "num_mtp_layers", "mtp_num_hidden_layers")
 
@@ -46,7 +47,7 @@ class Blueprint:
             return name in not_run or any(other.rpartition(".")[0] == module for other in not_run)
         layer = _LAYER.search(name)
         count = self.architecture.layers
-        return bool((layer and count <= int(layer[1]) < count + self.drafts) or _RECOMPUTED.search(name))
+        return bool((layer and count <= int(layer[1]) < count + self.drafts) or _NOT_RUN.search(name))
 
 
 def blueprint_of(source: Source) -> Blueprint:
@@ -72,4 +73,4 @@ def blueprint_from_config(config: Mapping[str, Any], where: Path) -> Blueprint:
 
 def _optional(architecture: Architecture, tensors: Mapping[str, Any]) -> frozenset[str]:
     tied = {name for name in tensors if architecture.tied_embeddings and name == "lm_head.weight"}
-    return frozenset(tied | {name for name in tensors if _RECOMPUTED.search(name)})
+    return frozenset(tied | {name for name in tensors if _BUFFERS.search(name)})

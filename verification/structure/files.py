@@ -6,12 +6,15 @@ from collections.abc import Iterator
 
 from sixfold.artifact.manifest import damaged_files
 from sixfold.artifact.workspace import read_json
+from sixfold.checkpoint.safetensors_header import read_header
+from sixfold.errors import SixfoldError
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.folder import INDEX, SINGLE
 from verification.reading.subject import Subject
 
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 _LEFT = re.compile(r"(^|/)\.|\.(tmp|partial|incomplete|lock|part)$")
+_PICKLED = re.compile(r"\.(bin|pt|pth|ckpt|h5|msgpack|gguf)$")
 _LOADS = "engines load whatever the index or the glob of shards gives them: an old tensor may win"
 
 
@@ -96,6 +99,28 @@ def check_leftovers(subject: Subject) -> Iterator[Finding]:
             yield Finding("files.left-over", name, what, "the folder may be incomplete", "finish the run, or remove it")
         elif size == 0 and name.endswith((".json", ".safetensors", ".jinja", ".model", ".txt", ".py")):
             yield Finding("files.empty", name, "it is empty", "loading stops or continues without it", "copy it again")
+
+
+def check_other_weights(subject: Subject) -> Iterator[Finding]:
+    """Weights under names that are no model's own: what of them an engine reads depends on the engine."""
+    folder = subject.folder
+    if "adapter_config.json" in folder.files:
+        what = "there is an adapter in the folder"
+        yield Finding("files.adapter", "adapter_config.json", what, "transformers applies it to the model", "remove it")
+    for name in folder.files:
+        if "/" in name or name in folder.weight_files:
+            continue
+        if name.endswith(".safetensors") and "imatrix" not in name:
+            try:
+                held = {tensor.name for tensor in read_header(folder.path, name).tensors}
+            except (SixfoldError, OSError):
+                held = {name}
+            if held & folder.tensors.keys() or name.startswith("adapter"):
+                what = f"it holds {min(held & folder.tensors.keys(), default='an adapter')} beside the model's files"
+                yield Finding("files.shard-left-over", name, what, _LOADS, "remove it")
+        elif _PICKLED.search(name):
+            what = "weights in another format lie beside the model's"
+            yield Finding("files.shard-left-over", name, what, "some engines take them instead", "remove it", "warning")
 
 
 def check_manifest(subject: Subject) -> Iterator[Finding]:
