@@ -21,6 +21,8 @@ from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.stream import write_files
 from sixfold.artifact.work_folder import Made, begun_mark, check_source, locked, put_in_place, reclaim
 from sixfold.artifact.workspace import PARTIAL, Workspace, digest_of, json_bytes, read_json, write_atomically
+from sixfold.boundary.patterns import pattern
+from sixfold.checkpoint.checkpoint import Checkpoint
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.model.architecture import require_layered
 from sixfold.model.source import Source
@@ -80,6 +82,15 @@ def _check_keep(source: Source, recipe: Recipe) -> None:
                 f"{recipe.name}: `keep` has {text!r}, which no Linear of {source.checkpoint.name} matches",
                 "see their names with `sixfold inspect MODEL --json`",
             )
+
+
+def carried_code(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """A note on code that comes with a checkpoint."""
+    code = [name for name in checkpoint.extras if name.endswith(".py")]
+    if not code or not checkpoint.config.get("auto_map"):
+        return ()
+    named = ", ".join(code)
+    return (f"code of the checkpoint is carried along, and was not run: {named}; read it before trust_remote_code",)
 
 
 def _check_imatrix(recipe: Recipe) -> None:
@@ -188,7 +199,12 @@ def _run_native(
     with progress(recipe.name, sum(f.nbytes for f in plan.files), "B") as advance:
         records = write_files(plan, source.checkpoint, encode, partial, key=key, threads=threads, advance=advance)
     texts = {name: FileRecord(len(data), _sha256_bytes(data)) for name, data in plan.texts.items()}
-    notes = plan.notes + store.notes + (few_tokens(statistics) if statistics is not None and known is not None else ())
+    notes = (
+        plan.notes
+        + carried_code(source.checkpoint)
+        + store.notes
+        + (few_tokens(statistics) if statistics is not None and known is not None else ())
+    )
     device = None if known is None else known.device.type
     return Made(partial, {**records, **texts}, plan.texts, store.digest, notes, device)
 

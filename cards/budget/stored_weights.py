@@ -9,6 +9,7 @@ from typing import Any
 from cards.budget.gguf_config import gguf_weights
 from sixfold.artifact.workspace import read_json
 from sixfold.boundary.json_text import read_json_file
+from sixfold.checkpoint.config_bounds import check_bounds
 from sixfold.checkpoint.safetensors_header import read_header
 from sixfold.errors import SixfoldError
 
@@ -61,6 +62,7 @@ def read_config(path: Path) -> dict[str, Any] | None:
     config = read_json_file(path)
     if not isinstance(config, dict):
         raise SixfoldError(f"{path} is not a JSON object", "give a model's config.json")
+    check_bounds(config, str(path))
     return config
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sixfold.artifact.record_shapes import is_sound
 from sixfold.boundary.json_text import parse_json
 from sixfold.errors import SixfoldError
 from sixfold.recipes.recipe import Calibration
@@ -116,7 +117,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         value = parse_json(path.read_bytes(), path.name)
     except (OSError, ValueError, SixfoldError):
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and is_sound(path.name, value) else None
 
 
 def digest_of(value: Any) -> str:

@@ -29,9 +29,20 @@ class PlainLoader(yaml.SafeLoader):
         finally:
             self._level -= 1
 
+    def fetch_more_tokens(self) -> None:
+        try:
+            super().fetch_more_tokens()
+        except (ValueError, OverflowError):
+            raise yaml.scanner.ScannerError(None, None, "it holds an escape of no character", self.get_mark()) from None
+
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         if node.tag not in _TAGS:
-            raise yaml.constructor.ConstructorError(None, None, f"the tag {node.tag} is not known", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the tag !!{node.tag.rpartition(':')[2]} is not known here", node.start_mark
+            )
+        if isinstance(node, yaml.ScalarNode) and any("\ud800" <= letter <= "\udfff" for letter in node.value):
+            what = "half of a surrogate pair is no character"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
         try:
             return super().construct_object(node, deep)
         except (ValueError, KeyError, AttributeError, OverflowError, TypeError):

@@ -12,7 +12,8 @@ import torch
 
 from sixfold.boundary.json_text import parse_json
 from sixfold.checkpoint import hub
-from sixfold.checkpoint.carried_files import carried_files
+from sixfold.checkpoint.carried_files import carried_files, check_links
+from sixfold.checkpoint.config_bounds import check_bounds
 from sixfold.checkpoint.fingerprint import commit_fingerprint, folder_fingerprint
 from sixfold.checkpoint.location import CONFIG, local_folder
 from sixfold.checkpoint.positional_reads import WeightFolder
@@ -150,6 +151,7 @@ def _open_folder(asked: _Asked, folder: Path, revision: str, own_name: str) -> C
     headers = tuple(_header(folder, file) for file in files)
     logical = logical_tensors(collect_tensors(where, headers, index), config, method, where)
     extras = carried_files(names)
+    check_links(folder, extras)
     weights = WeightFolder(folder)
     contents = Contents(
         lambda part: logical[part.name].read(weights, part.start, part.stop),
@@ -242,6 +244,7 @@ def read_config(path: Path, where: str) -> dict[str, Any]:
     config = parse_json(_bytes(path), f"{CONFIG} in {where}")
     if not isinstance(config, dict):
         raise SixfoldError(f"{CONFIG} in {where} is not a JSON object", "correct it or download it again")
+    check_bounds(config, f"{CONFIG} in {where}")
     return config
 
 

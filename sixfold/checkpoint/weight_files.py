@@ -58,7 +58,7 @@ def parse_index(where: str, text: bytes) -> dict[str, str]:
         if not isinstance(weight_map, dict) or not weight_map:
             raise ValueError
         for file in weight_map.values():
-            if not isinstance(file, str) or not file.endswith(".safetensors"):
+            if not isinstance(file, str) or not file.endswith(".safetensors") or len(file) > 255 or "\0" in file:
                 raise ValueError
     except (ValueError, KeyError, TypeError, SixfoldError):
         raise SixfoldError(

@@ -44,7 +44,7 @@ def differences(
         if all(inner):
             parts = (x if isinstance(x, Mapping) else {} for x in (before.get(key), after.get(key)))
             first, second = parts
-            yield from differences(one, other, first, second, f"{path}{key}.")  # type: ignore[arg-type]
+            yield from differences(one, other, first, second, f"{path}{key}.")
         elif one is _GONE:
             if not _meant(key, other, before):
                 left = f"leaves it at {shown(before[key])}" if before.get(key) is not None else "has no such key"

@@ -15,6 +15,7 @@ from verification.reading.subject import Subject
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 _LEFT = re.compile(r"(^|/)\.|\.(tmp|partial|incomplete|lock|part)$")
 _PICKLED = re.compile(r"\.(bin|pt|pth|ckpt|h5|msgpack|gguf)$")
+_NO_RECORD = "it is no manifest of this project's, or it is damaged"
 _LOADS = "engines load whatever the index or the glob of shards gives them: an old tensor may win"
 
 
@@ -127,6 +128,8 @@ def check_manifest(subject: Subject) -> Iterator[Finding]:
     """Only where the folder carries this project's own manifest."""
     path = subject.folder.path
     manifest = read_json(path / "manifest.json") if "manifest.json" in subject.folder.files else None
+    if manifest is None and "manifest.json" in subject.folder.files:
+        yield Finding("files.manifest", "manifest.json", _NO_RECORD, "what it recorded is not known", EXPORT_AGAIN)
     if manifest is None or not isinstance(manifest.get("files"), dict):
         return
     for name in damaged_files(path, manifest, read_json(path / "run.json")):

@@ -259,6 +259,9 @@ def check_files(subject: GgufSubject) -> Iterator[Finding]:
             what = f"its mode is {mode:04o}: only its owner can read it"
             yield Finding("files.mode", name, what, "a server under another user cannot open it", f"chmod 644 {name}")
     manifest = read_json(path.with_name(path.name + ".manifest.json"))
+    if manifest is None and path.with_name(path.name + ".manifest.json").exists():
+        what = "it is no manifest of this project's, or it is damaged"
+        yield Finding("files.manifest", f"{path.name}.manifest.json", what, "its record is not known", EXPORT_AGAIN)
     if manifest is None or not isinstance(manifest.get("files"), dict):
         return
     for name in damaged_files(path.parent, manifest, read_json(path.with_name(path.name + ".run.json"))):
