@@ -5,7 +5,6 @@ are rounded by llama.cpp's own functions, and the importance matrix is the calib
 channel: what llama-quantize makes of the same weights and the same imatrix.gguf, byte for byte.
 """
 
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Annotated
 
@@ -29,6 +28,7 @@ from exporters.rounding.factor import Factor, unrelated
 from exporters.rounding.inputs import Inputs
 from exporters.rounding.known import each
 from sixfold.artifact.plan import ExportPlan, Unit
+from sixfold.boundary.patterns import pattern
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.model.gguf_names import decoder_config, gguf_architecture, gguf_tensor_names, latent_halves
 from sixfold.model.meta_model import completed
@@ -228,12 +228,12 @@ def _shape(arch: str, config: Config) -> Shape:
 
 def _kept(source: Source, recipe: Recipe, tensors: Mapping[str, Tensor]) -> dict[str, GGMLQuantizationType]:
     """Tensors that the recipe keeps in the source's precision; a stack of experts as a whole, if any of them is."""
-    patterns = [re.compile(pattern) for pattern in recipe.keep]
+    patterns = [pattern(text) for text in recipe.keep]
     linears = {linear.weight: linear.name for linear in source.architecture.linears}
     return {
         name: type_named(source.checkpoint.tensors[tensor.inputs[0]].dtype)
         for name, tensor in tensors.items()
-        if any(pattern.search(linears[i]) for pattern in patterns for i in tensor.inputs if i in linears)
+        if any(kept.search(linears[i]) for kept in patterns for i in tensor.inputs if i in linears)
     }
 
 

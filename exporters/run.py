@@ -1,7 +1,6 @@
 """One export from beginning to end: skip what is current, decide, stream, put in place, and write the manifest last."""
 
 import hashlib
-import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,8 @@ from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.stream import Batched, write_files
 from sixfold.artifact.work_folder import Made, begun_mark, check_source, locked, put_in_place, reclaim
 from sixfold.artifact.workspace import PARTIAL, Workspace, digest_of, json_bytes, read_json, write_atomically
+from sixfold.boundary.patterns import pattern
+from sixfold.checkpoint.checkpoint import Checkpoint
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.model.architecture import require_layered
 from sixfold.model.source import Source
@@ -82,12 +83,21 @@ def plan_of(source: Source, recipe: Recipe, statistics: Statistics | None) -> Ex
 
 def _check_keep(source: Source, recipe: Recipe) -> None:
     """Raises UsageError for a `keep` pattern that matches nothing: what it was meant to keep would be quantized."""
-    for pattern in recipe.keep:
-        if not any(re.search(pattern, linear.name) for linear in source.architecture.linears):
+    for text in recipe.keep:
+        if not any(pattern(text).search(linear.name) for linear in source.architecture.linears):
             raise UsageError(
-                f"{recipe.name}: `keep` has {pattern!r}, which no Linear of {source.checkpoint.name} matches",
+                f"{recipe.name}: `keep` has {text!r}, which no Linear of {source.checkpoint.name} matches",
                 "see their names with `sixfold inspect MODEL --json`",
             )
+
+
+def carried_code(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """A note on code that comes with a checkpoint."""
+    code = [name for name in checkpoint.extras if name.endswith(".py")]
+    if not code or not checkpoint.config.get("auto_map"):
+        return ()
+    named = ", ".join(code)
+    return (f"code of the checkpoint is carried along, and was not run: {named}; read it before trust_remote_code",)
 
 
 def _check_imatrix(recipe: Recipe) -> None:
@@ -204,7 +214,12 @@ def _run_native(
     with progress(recipe.name, sum(f.nbytes for f in plan.files), "B") as advance:
         records = write_files(plan, source.checkpoint, how, partial, key=key, threads=threads, advance=advance)
     texts = {name: FileRecord(len(data), _sha256_bytes(data)) for name, data in plan.texts.items()}
-    notes = plan.notes + store.notes + (few_tokens(statistics) if statistics is not None and known is not None else ())
+    notes = (
+        plan.notes
+        + carried_code(source.checkpoint)
+        + store.notes
+        + (few_tokens(statistics) if statistics is not None and known is not None else ())
+    )
     used = None if known is None else known.device.type
     return Made(partial, {**records, **texts}, plan.texts, store.digest, notes, used)
 
