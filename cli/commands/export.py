@@ -105,10 +105,12 @@ def make_all(
     stated: provenance from the command line's options, for cards.
     """
     from cli.error_sentence import exit_code, sentence
+    from cli.fitted import fitted, known_statistics
     from exporters.run import check_disk, export, plan_all
     from sixfold.artifact.source_record import record_source
 
-    planned = plan_all(source, recipes)
+    recipes = fitted(source, recipes)
+    planned = plan_all(source, recipes, known_statistics(workspace))
     check_disk(source, planned, workspace, _calibration_bytes(source, recipes, workspace))
     _warn(source, record_source(source.checkpoint, stated, workspace.folder), quiet=quiet)
     statistics: dict[Calibration, Statistics] = {}
