@@ -37,9 +37,9 @@ def command(
     """Print the exact bytes of each FORMAT, what is quantized and what is kept, and the disk space needed in total.
 
     Nothing is written, and for a hub id only the configuration and headers are fetched. MODEL may also be a config.json
-        alone, before there are weights: what it leaves open is listed. A FORMAT that cannot be made from MODEL is listed
-        with the reason, and the exit code is not 0. A mix chosen to a budget is planned as it will be where its statistics
-        are under --out, and else to the same budget.
+    alone, before there are weights: what it leaves open is listed. A FORMAT that cannot be made from MODEL is listed
+    with the reason, and the exit code is not 0. A mix chosen to a budget is planned as it will be where its statistics
+    are under --out, and else to the same budget.
     """
     from calibration.forward_pass.memory import statistics_bytes
     from cli.error_sentence import exit_code, sentence
