@@ -115,7 +115,7 @@ class GgufExporter:
                 tokenizer_pre=options.tokenizer_pre,
                 importance=recorded,
             )
-            names = layout.file_names(f"{checkpoint.name}-{_label(recipe)}", len(groups))
+            names = layout.file_names(f"{checkpoint.name}-{recipe.label}", len(groups))
             return layout.place(names, starts, groups, tensors)
 
         mix: tuple[str, ...] = ()
@@ -203,11 +203,6 @@ def _scheme(recipe: Recipe) -> str:
             f"use one of {', '.join((*PRESETS, AUTO))}",
         )
     return recipe.scheme
-
-
-def _label(recipe: Recipe) -> str:
-    """What the file's name says: a mix that was chosen is none of llama.cpp's presets."""
-    return recipe.scheme if recipe.budget is None else f"{recipe.scheme}-{recipe.budget.label}"
 
 
 def _matrix(source: Source, recipe: Recipe) -> ImportanceMatrix | None:

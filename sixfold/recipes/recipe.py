@@ -127,6 +127,11 @@ class Recipe(_Strict):
     """The exporter's own options."""
 
     @property
+    def label(self) -> str:
+        """The scheme, with the budget that its types are chosen to: "Q4_K_M", "AUTO-4.5bpw"."""
+        return self.scheme if self.budget is None else f"{self.scheme}-{self.budget.label}"
+
+    @property
     def compensates(self) -> bool:
         """Whether errors are to be compensated, where the exporter can: an importance matrix has no second moments."""
         return self.rounding == "compensated" and self.calibration.imatrix is None
