@@ -26,7 +26,7 @@ from exporters.ggml.transforms import changes_columns, head_rows, transformed, v
 from exporters.ggml.type_mix import PRESETS, Choice, Shape, needs_importance, tensor_types
 from exporters.mix.gguf_mix import AUTO, check_budget, mixed_types, wanted_roundings
 from exporters.mix.prepare import prepared
-from exporters.protocol import Decided, Decisions
+from exporters.protocol import Decided, Decisions, Tokens
 from exporters.rounding.factor import unrelated
 from exporters.rounding.inputs import Inputs
 from sixfold.artifact.plan import ExportPlan, PlannedFile, PlannedTensor, Unit
@@ -78,14 +78,16 @@ class GgufExporter:
     def compensates(self, recipe: Recipe) -> bool:
         return recipe.compensates and _options(recipe).imatrix and _scheme(recipe) not in _UNWEIGHTED
 
-    def prepare(self, source: Source, recipe: Recipe, statistics: Statistics, progress: Progress) -> None:
+    def prepare(
+        self, source: Source, recipe: Recipe, statistics: Statistics, tokens: Tokens | None, progress: Progress
+    ) -> None:
         """Foretells the damage that a mix is chosen by."""
         if _scheme(recipe) == AUTO:
             check_budget(recipe)
             config = completed(source.checkpoint.config)
             tensors = {tensor.name: tensor for tensor in gguf_tensors(config, source.checkpoint.tensors)}
             kept = _kept(source, recipe, tensors)
-            prepared(source, statistics, wanted_roundings(source, recipe, tensors, kept), progress)
+            prepared(source, statistics, wanted_roundings(source, recipe, tensors, kept), tokens, progress)
 
     def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
         checkpoint, scheme, options = source.checkpoint, _scheme(recipe), _options(recipe)

@@ -74,11 +74,13 @@ def plan_of(source: Source, recipe: Recipe, statistics: Statistics | None) -> Ex
     return with_share(source, cast(Exporter, exporter).plan(source, recipe, statistics))
 
 
-def prepare(source: Source, recipe: Recipe, statistics: Statistics | None, progress: Progress) -> None:
+def prepare(
+    source: Source, recipe: Recipe, statistics: Statistics | None, tokens: Tokens | None, progress: Progress
+) -> None:
     """Make what the exporter's plan reads beside the statistics, where it reads anything and has not got it yet."""
     exporter = exporter_named(recipe.exporter)
     if statistics is not None and hasattr(exporter, "prepare"):
-        exporter.prepare(source, recipe, statistics, progress)
+        exporter.prepare(source, recipe, statistics, tokens, progress)
 
 
 def _check_budget(recipe: Recipe) -> None:
@@ -149,7 +151,7 @@ def export(
 ) -> Exported:
     """Raises SixfoldError with cause and remedy; whatever was finished by then is kept for the next run."""
     inputs = inputs_for(source, recipe, statistics)
-    prepare(source, recipe, statistics, progress)
+    prepare(source, recipe, statistics, tokens, progress)
     plan = plan_of(source, recipe, statistics)
     folder = workspace.variant(recipe.suffix)
     if folder.resolve() == source.checkpoint.folder.resolve():

@@ -121,7 +121,7 @@ def make_all(
             if refusal is not None:
                 raise refusal
             found = _statistics(source, recipe, workspace, statistics, allowed, quiet)
-            tokens = partial(_tokens, source, recipe, quiet)
+            tokens = partial(tokens_of, source, recipe, quiet)
             done = export(source, recipe, workspace, found, threads=threads, progress=progress, tokens=tokens)
             verdict = _verify(source, done) if verify else None
             _complete(recipe, workspace, done, found, quiet)
@@ -219,8 +219,8 @@ def _announced(profile: "Calibration") -> str:
     return f"calibrating on {profile.samples} samples of {profile.length} tokens, if needed"
 
 
-def _tokens(source: "Source", recipe: "Recipe", quiet: bool) -> "torch.Tensor":
-    """The calibration's tokens, for external tools that calibrate themselves."""
+def tokens_of(source: "Source", recipe: "Recipe", quiet: bool) -> "torch.Tensor":
+    """The calibration's tokens, for external tools that calibrate themselves and for probes."""
     from calibration.texts.text_notes import text_notes
     from calibration.texts.tokens import token_batches
     from sixfold.checkpoint.tokenizer import load_tokenizer

@@ -1,16 +1,17 @@
 """The least damage for a budget of bytes: one option for every part of a model.
 
 A knapsack with one choice per part, solved by dynamic programming over what is left of the budget beyond the smallest
-size of all, in STEPS equal steps (sizes rounded up, so that the budget holds); what rounding up left over is then spent
-where a byte saves most.
+size of all: exactly where that is at most STEPS times the sizes' common divisor, and else in STEPS steps, with sizes
+rounded up, so that the budget holds; what rounding up left over is then spent where a byte saves most.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import gcd
 
 import numpy as np
 
-STEPS = 1 << 15
+STEPS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def _useful(options: Mapping[str, Option]) -> list[tuple[str, Option]]:
 
 def _solve(useful: Mapping[str, list[tuple[str, Option]]], spare: int) -> dict[str, int]:
     """Index of each part's option: the sum of sizes, rounded up to steps, is within `spare` of the smallest."""
-    step = max(1, -(-spare // STEPS))
+    unit = gcd(*(o.nbytes - options[0][1].nbytes for options in useful.values() for _, o in options)) or 1
+    step = unit * max(1, -(-spare // (unit * STEPS)))
     width = spare // step + 1
     best = np.zeros(width)  # least damage of the parts so far within so many steps
     picks: list[np.ndarray] = []

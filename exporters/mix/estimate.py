@@ -60,7 +60,7 @@ def part_of(
     shares their weights. Where nothing is known of an input, its channels are taken as unrelated and of one size.
     """
     step = -(-len(weights) // MATRICES)
-    total = energy = alignment = 0.0
+    total = alignment = 0.0
     nearest, compensated = dict.fromkeys(roundings, 0.0), dict.fromkeys(roundings, 0.0)
     looked_at = list(zip(weights[::step], shares[::step], strict=True))
     for name, share in looked_at:
@@ -69,7 +69,6 @@ def part_of(
         own = max(float((rows @ found.moments * rows).sum()), 1e-30)
         even = float(found.moments.diagonal().mean() * rows.square().sum())
         total += share
-        energy += share * own * source.checkpoint.tensors[name].shape[0] / len(rows)
         alignment += share * (own / even if even else 1.0)
         for kind, rounding in roundings.items():
             error = rounding(rows, found.importance) - rows
@@ -79,7 +78,7 @@ def part_of(
             compensated[kind] += share * (min(plain, left) if rounding.compensated else plain)
     whole = max(total, 1e-30)
     damages = {kind: Damage(nearest[kind] / whole, compensated[kind] / whole) for kind in roundings}
-    return Part(energy / whole, alignment / whole, damages)
+    return Part(alignment / whole, None, damages)
 
 
 def _sample(source: Source, name: str, rows: int) -> torch.Tensor:

@@ -80,7 +80,7 @@ def mixed_types(
     ready = statistics is not None and not any(
         known.lacking(part, kinds) for part, kinds in wanted_roundings(source, recipe, tensors, kept).items()
     )
-    costs = prices(source, statistics, known) if ready and statistics is not None else {}
+    costs = prices(source, known) if ready else {}
     parts = _parts(source)
     options = {
         name: _options(tensor, _part(tensor, parts), recipe, known if ready else None, costs)
@@ -169,5 +169,5 @@ def _notes(choices: Mapping[str, Choice], tensors: Mapping[str, Tensor], *, read
     mix = ", ".join(f"{share / total:.1%} {kind}" for kind, share in sorted(weights.items(), key=lambda each: -each[1]))
     note = f"{8 * held / total:.2f} bits a weight, by weights: {mix}"
     if ready:
-        return [f"{note}; each tensor's type was chosen by the damage that the calibration's second moments foretell"]
+        return [f"{note}; each tensor's type was chosen by the damage that the calibration foretells"]
     return [f"{note}; types are chosen once there are statistics, to the same budget"]

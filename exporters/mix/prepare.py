@@ -1,11 +1,14 @@
-"""Damages of a model's parts, made where they are lacking, and left beside the statistics for whoever asks next."""
+"""Damages and prices of a model's parts, made where they are lacking, and left beside the statistics."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
 from exporters.mix.estimate import Rounding, part_of
 from exporters.mix.prices import expert_shares, part_name
+from exporters.mix.probe import TYPE, Probed, ProbeRounding, measured_prices
+from exporters.protocol import Tokens
 from sixfold.model.source import Source
 from sixfold.progress import Progress
 from sixfold.statistics.damages import Damages, damages_of, write_damages
@@ -17,42 +20,49 @@ def prepared(
     source: Source,
     statistics: Statistics,
     wanted: Mapping[str, Mapping[str, Rounding]],
+    tokens: Tokens | None,
     progress: Progress,
 ) -> Damages:
-    """wanted: roundings by type, of each part. Written after every layer, so that a run that was stopped resumes."""
+    """wanted: roundings by type, of each part. tokens: the calibration's, for probes; None where there are no texts."""
     found = damages_of(source, statistics)
+    parts = _parts(source, wanted)
     known = InputMoments(statistics, torch.device("cpu"))
-    members = _members(source)
-    missing = {part: found.lacking(part, kinds) for part, kinds in wanted.items()}
-    todo = [part for part, kinds in missing.items() if kinds]
-    if not todo:
-        return found
-    with progress("foretelling damage", len(todo), "parts") as advance:
-        layer = None
-        for part in todo:
-            names, of_layer, expert = members.get(part, ([f"{part}.weight"], None, False))
-            if of_layer != layer:
-                write_damages(statistics.folder, found)
-                layer = of_layer
-            shares = _shares(statistics, names, of_layer, expert=expert)
-            roundings = {kind: wanted[part][kind] for kind in missing[part]}
-            found = found.plus(part, part_of(source, known, names, shares, roundings))
-            advance(1)
-    write_damages(statistics.folder, found)
+    todo = [part for part in parts if found.lacking(part.name, (TYPE, *wanted[part.name]))]
+    if todo:
+        with progress("foretelling damage", len(todo), "parts") as advance:
+            for number, part in enumerate(todo):
+                roundings = {TYPE: ProbeRounding(), **wanted[part.name]}
+                lacking = {kind: roundings[kind] for kind in found.lacking(part.name, roundings)}
+                shares = _shares(statistics, part)
+                found = found.plus(part.name, part_of(source, known, part.weights, shares, lacking))
+                if number + 1 == len(todo) or todo[number + 1].layer != part.layer:
+                    write_damages(statistics.folder, found)
+                advance(1)
+    if tokens is not None and statistics.imatrix is None and not any(p.price for p in found.parts.values()):
+        damage = {name: part.damages[TYPE].nearest for name, part in found.parts.items()}
+        measured = measured_prices(source, parts, damage, tokens(), progress)
+        priced = {name: replace(part, price=measured.get(name)) for name, part in found.parts.items()}
+        found = Damages(found.made_of, priced)
+        write_damages(statistics.folder, found)
     return found
 
 
-def _members(source: Source) -> dict[str, tuple[list[str], int | None, bool]]:
-    """Of each part its weights (experts in order), its layer, and whether they are of experts."""
-    found: dict[str, tuple[list[str], int | None, bool]] = {}
-    for linear in sorted(source.architecture.linears, key=lambda linear: linear.expert or 0):
-        entry = found.setdefault(part_name(linear), ([], linear.layer, linear.expert is not None))
-        entry[0].append(linear.weight)
-    return found
+def _parts(source: Source, wanted: Mapping[str, Mapping[str, Rounding]]) -> list[Probed]:
+    """In the model's order; experts in theirs."""
+    found: dict[str, Probed] = {}
+    for linear in sorted(
+        source.architecture.linears, key=lambda li: (-1 if li.layer is None else li.layer, li.expert or 0)
+    ):
+        name = part_name(linear)
+        if name in wanted:
+            before = found[name].weights if name in found else ()
+            found[name] = Probed(name, f"{linear.role} {linear.part}", linear.layer, (*before, linear.weight))
+    others = [Probed(name, name, None, (f"{name}.weight",)) for name in wanted if name not in found]
+    return [*others, *found.values()]
 
 
-def _shares(statistics: Statistics, names: Sequence[str], layer: int | None, *, expert: bool) -> Sequence[float]:
-    shares = expert_shares(statistics, layer) if expert and layer is not None else None
-    if shares is None or len(shares) != len(names) or not sum(shares):
-        return [1.0] * len(names)
+def _shares(statistics: Statistics, part: Probed) -> Sequence[float]:
+    shares = expert_shares(statistics, part.layer) if "*" in part.name and part.layer is not None else None
+    if shares is None or len(shares) != len(part.weights) or not sum(shares):
+        return [1.0] * len(part.weights)
     return shares

@@ -5,7 +5,7 @@ model and calibration; every format and every budget reads the same file, and ad
 
 schema   1
 made_of  source (fingerprint) and statistics (digest): a change in either makes all of it stale
-parts    {part: {energy, alignment, damages: {type: [nearest, compensated]}}}, as `Part` and `Damage` have them
+parts    {part: {alignment, price, damages: {type: [nearest, compensated]}}}, as `Part` and `Damage` have them
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,11 +32,12 @@ class Damage:
 
 @dataclass(frozen=True)
 class Part:
-    """energy: mean over tokens of the squared norm of its outputs (of the embeddings: over the rows). alignment: by how
-    much that exceeds what inputs without correlations would give. damages: by type."""
+    """alignment: by how much the energy of its outputs exceeds what inputs without correlations would give. price: KL
+    divergence of the model in nats per token for each unit of damage; None where it was not measured. damages: by
+    type."""
 
-    energy: float
     alignment: float
+    price: float | None
     damages: Mapping[str, Damage]
 
 
@@ -52,9 +53,10 @@ class Damages:
         return [kind for kind in types if kind not in known]
 
     def plus(self, part: str, found: Part) -> "Damages":
-        known = self.parts[part].damages if part in self.parts else {}
-        merged = Part(found.energy, found.alignment, {**known, **found.damages})
-        return Damages(self.made_of, {**self.parts, part: merged})
+        known = self.parts.get(part)
+        if known is not None:
+            found = Part(found.alignment, known.price, {**known.damages, **found.damages})
+        return Damages(self.made_of, {**self.parts, part: found})
 
 
 def damages_of(source: Source, statistics: Statistics) -> Damages:
@@ -68,14 +70,14 @@ def damages_of(source: Source, statistics: Statistics) -> Damages:
 
 def _part(values: Mapping[str, Any]) -> Part:
     damages = {kind: Damage(*each) for kind, each in values["damages"].items()}
-    return Part(values["energy"], values["alignment"], damages)
+    return Part(values["alignment"], values["price"], damages)
 
 
 def write_damages(folder: Path, damages: Damages) -> None:
     parts = {
         name: {
-            "energy": _short(part.energy),
             "alignment": _short(part.alignment),
+            "price": None if part.price is None else _short(part.price),
             "damages": {k: [_short(d.nearest), _short(d.compensated)] for k, d in sorted(part.damages.items())},
         }
         for name, part in sorted(damages.parts.items())
