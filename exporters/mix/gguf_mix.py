@@ -87,20 +87,21 @@ def mixed_types(
         for name, tensor in tensors.items()
         if _is_chosen(name, tensor, kept)
     }
-    budget = budget_bytes(recipe, tensors)
     plain = {name: kept.get(name, Type.F32) for name in tensors if name not in options}
 
     def choices(picked: Mapping[str, str]) -> dict[str, Choice]:
         return {name: Choice(plain[name] if name in plain else Type[picked[name]]) for name in file_order(tensors)}
 
     least = {name: min(each, key=lambda kind: each[kind].nbytes) for name, each in options.items()}
-    around = laid(choices(least)) - smallest(options)  # headers, and tensors that are not chosen
+    lowest = laid(choices(least))
+    budget = budget_bytes(recipe, tensors, lowest)
+    around = lowest - smallest(options)  # headers, and tensors that are not chosen
     for _ in range(_TRIES):
         try:
             found = choices(choose(options, budget - around))
         except ValueError:
             raise SixfoldError(
-                f"{recipe.name}: {source.checkpoint.name} takes {size(around + smallest(options))} at least in the"
+                f"{recipe.name}: {source.checkpoint.name} takes {size(lowest)} at least in the"
                 f" types that a mix may have, and the budget is {size(budget)}",
                 "raise the budget, add smaller types to budget.types, or prune more experts",
             ) from None
@@ -110,11 +111,13 @@ def mixed_types(
     return found, tuple(_notes(found, tensors, ready=ready))
 
 
-def budget_bytes(recipe: Recipe, tensors: Mapping[str, Tensor]) -> int:
-    """Of all files together."""
+def budget_bytes(recipe: Recipe, tensors: Mapping[str, Tensor], lowest: int) -> int:
+    """Of all files together. lowest: of the smallest mix."""
     budget = recipe.budget
     if budget is not None and budget.bytes is not None:
         return budget.bytes
+    if budget is not None and budget.times is not None:
+        return int(lowest * budget.times)
     if budget is None or budget.bits is None:
         raise UsageError(
             f"{recipe.name}: what fits on a machine is not known here", "set budget.bytes, or use `sixfold export`"

@@ -1,4 +1,4 @@
-"""How large a variant's weights may be: in bits a weight, in bytes, or what fits on a machine."""
+"""How large a variant's weights may be: in bits a weight, in bytes, by the smallest mix, or what fits on a machine."""
 
 import re
 from typing import Annotated, Any
@@ -29,7 +29,7 @@ Tokens = Annotated[
 
 
 class Budget(BaseModel):
-    """Exactly one of bits, bytes and fits."""
+    """Exactly one of bits, bytes, times and fits."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -37,6 +37,8 @@ class Budget(BaseModel):
     """Bits of all weight files together for each weight of the model."""
     bytes: Size | None = None
     """Bytes of all weight files together, such as 84GB. With `fits` it is computed, not stated."""
+    times: Annotated[float, Field(ge=1)] | None = None
+    """Bytes as a multiple of the smallest mix: 1.05 leaves five percent for what suffers most."""
     fits: Annotated[str, Field(min_length=1)] | None = None
     """A machine of `sixfold budget --hardware`: what it has left beside the cache, buffers and reserve."""
     context: Tokens | None = None
@@ -48,10 +50,11 @@ class Budget(BaseModel):
     def _one_limit(self) -> "Budget":
         if self.fits is None and self.context is not None:
             raise ValueError("has a context, which only `fits` is for")
-        if self.fits is not None and (self.context is None or self.bits is not None):
-            raise ValueError("needs `context` beside `fits`, and no `bits`")
-        if self.fits is None and (self.bits is None) == (self.bytes is None):
-            raise ValueError("needs one of `bits`, `bytes` and `fits`")
+        if self.fits is not None and (self.context is None or self.bits or self.times):
+            raise ValueError("needs `context` beside `fits`, and no other limit")
+        stated = [limit for limit in (self.bits, self.bytes, self.times) if limit is not None]
+        if self.fits is None and len(stated) != 1:
+            raise ValueError("needs one of `bits`, `bytes`, `times` and `fits`")
         return self
 
     @property
@@ -62,6 +65,8 @@ class Budget(BaseModel):
             return f"{self.fits}-{context // 1024}k" if context % 1024 == 0 else f"{self.fits}-{context}"
         if self.bits is not None:
             return f"{self.bits:g}bpw"
+        if self.times is not None:
+            return f"{self.times:g}x"
         size = self.bytes or 0
         for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
             if size % (unit // 100) == 0 and size >= unit:

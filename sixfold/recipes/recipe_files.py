@@ -20,7 +20,7 @@ OVERRIDE = "--set"
 KeyPath = tuple[str, ...]
 
 _BUDGET = "budget"
-_LIMITS = {"bits", "bytes", "fits"}
+_LIMITS = {"bits", "bytes", "times", "fits"}
 """Keys of a budget of which one is set."""
 _CALIBRATION: KeyPath = ("calibration",)
 _PROFILE = "profile"
