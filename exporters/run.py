@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from functools import partial as partial_of
@@ -71,6 +71,7 @@ def compensates(recipe: Recipe) -> bool:
 def plan_of(source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan | None:
     """The plan of a native exporter; None for an external tool, which gives no plan."""
     exporter = exporter_named(recipe.exporter)
+    _check_budget(recipe)
     _check_keep(source, recipe)
     _check_imatrix(recipe)
     _check_moments(recipe)
@@ -79,6 +80,24 @@ def plan_of(source: Source, recipe: Recipe, statistics: Statistics | None) -> Ex
     if not is_native(exporter):
         return None
     return with_share(source, cast(Exporter, exporter).plan(source, recipe, statistics))
+
+
+def prepare(
+    source: Source, recipe: Recipe, statistics: Statistics | None, tokens: Tokens | None, progress: Progress
+) -> None:
+    """Make what the exporter's plan reads beside the statistics, where it reads anything and has not got it yet."""
+    exporter = exporter_named(recipe.exporter)
+    if statistics is not None and hasattr(exporter, "prepare"):
+        exporter.prepare(source, recipe, statistics, tokens, progress)
+
+
+def _check_budget(recipe: Recipe) -> None:
+    """Raises UsageError for a budget that the exporter would not look at."""
+    if recipe.budget is not None and not hasattr(exporter_named(recipe.exporter), "prepare"):
+        raise UsageError(
+            f"{recipe.name}: the exporter {recipe.exporter} makes one type of everything, whatever the budget",
+            "leave `budget` out, or extend gguf-auto",
+        )
 
 
 def _check_keep(source: Source, recipe: Recipe) -> None:
@@ -149,6 +168,7 @@ def export(
 ) -> Exported:
     """Raises SixfoldError with cause and remedy; whatever was finished by then is kept for the next run."""
     inputs = inputs_for(source, recipe, statistics)
+    prepare(source, recipe, statistics, tokens, progress)
     plan = plan_of(source, recipe, statistics)
     folder = workspace.variant(recipe.suffix)
     if folder.resolve() == source.checkpoint.folder.resolve():
@@ -254,13 +274,16 @@ class Planned:
     refusal: Exception | None = None
 
 
-def plan_all(source: Source, recipes: Sequence[Recipe]) -> tuple[Planned, ...]:
+def plan_all(
+    source: Source, recipes: Sequence[Recipe], statistics: Callable[[Recipe], Statistics | None] | None = None
+) -> tuple[Planned, ...]:
     """Every recipe's plan, before any work: what a family does not allow must not be discovered only after
-    calibration."""
+    calibration. statistics: that are there already, for recipes whose plan depends on them."""
     planned = []
     for recipe in recipes:
         try:
-            planned.append(Planned(recipe, plan_of(source, recipe, None)))
+            known = statistics(recipe) if statistics is not None and recipe.budget is not None else None
+            planned.append(Planned(recipe, plan_of(source, recipe, known)))
         except Exception as error:  # a defect in one format must not stop the others
             planned.append(Planned(recipe, None, error))
     return tuple(planned)

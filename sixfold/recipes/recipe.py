@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, 
 from sixfold.boundary.patterns import pattern
 from sixfold.errors import UsageError
 from sixfold.recipes import recipe_files
+from sixfold.recipes.budget import Budget
 from sixfold.recipes.recipe_files import OVERRIDE, Draft, Problem, closest
 from sixfold.recipes.text_source import BUILTIN, Text, TextSource
 
@@ -113,6 +114,9 @@ class Recipe(_Strict):
     """A Linear whose size its group does not divide stays in BF16 ("keep") or stops the export ("fail")."""
     calibration: Calibration = Calibration()
     """What the statistics come from, where the exporter needs any."""
+    budget: Budget | None = None
+    """How large the variant's weights may be, where the exporter mixes types; each tensor's type is then chosen by the
+    damage that calibration's statistics foretell."""
     engines: tuple[str, ...] = ()
     """Engines that read the format, for the card."""
     hardware: tuple[str, ...] = ()
@@ -121,6 +125,11 @@ class Recipe(_Strict):
     """Quality that the variant must hold."""
     options: dict[str, Any] = {}
     """The exporter's own options."""
+
+    @property
+    def label(self) -> str:
+        """The scheme, with the budget that its types are chosen to: "Q4_K_M", "AUTO-4.5bpw"."""
+        return self.scheme if self.budget is None else f"{self.scheme}-{self.budget.label}"
 
     @property
     def compensates(self) -> bool:
