@@ -22,6 +22,7 @@ from pruning.structure import check_structure
 from pruning.verdict import current_verdict, verdict_of, write_verdict
 from sixfold import __version__
 from sixfold.artifact.manifest import FileRecord, manifest_of, state_of
+from sixfold.artifact.original_model import FOLDER
 from sixfold.artifact.plan import ExportPlan
 from sixfold.artifact.stream import write_files
 from sixfold.artifact.work_folder import Made, check_source, locked, put_in_place, reclaim
@@ -87,7 +88,8 @@ def prune(
         texts = {name: FileRecord(len(data), _sha256(data)) for name, data in export.texts.items()}
         made = Made(partial, {**records, **texts}, export.texts, None, export.notes)
         manifest = manifest_of(VARIANT, source.checkpoint.name, inputs, None, made.files, made.notes)
-        put_in_place(folder, export.manifest, manifest, made, partial, started, threads)
+        place = {FOLDER: str(source.checkpoint.folder.absolute())}
+        put_in_place(folder, export.manifest, manifest, made, partial, started, threads, place)
         shutil.rmtree(partial)
     nbytes = sum(record.bytes for record in made.files.values())
     return Pruned(folder, nbytes, False, state.reasons, made.notes)

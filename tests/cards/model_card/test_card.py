@@ -12,7 +12,7 @@ from cards.facts.origins import wrong_figures
 from cards.model_card.card import card_text, write_cards
 from sixfold.artifact.verification_record import content_digest
 from sixfold.statistics.statistics import existing_statistics
-from tests.cards.model_folder import PROVENANCE, finding, manifest, put, result, source, write
+from tests.cards.model_folder import PROVENANCE, finding, manifest, pruned, put, result, since_original, source, write
 
 
 @pytest.fixture
@@ -105,6 +105,22 @@ def test_siblings_are_told_with_size_and_quality(root: Path) -> None:
     assert "| FP8 | 1.23 GB | 0.0235 | 99.0% |" in card(root, nvfp4)
     assert "| [FP8](https://huggingface.co/lab/Tiny-FP8) | 1.23 GB |" in card(root, nvfp4, "lab")
     assert "| **NVFP4** (this one) | 600 MB | - | - | smallest |" in card(root, nvfp4)
+
+
+def test_a_figure_says_whether_it_is_from_the_pruned_or_from_the_unpruned_model(root: Path) -> None:
+    made = manifest("FP8")
+    pruned(root)
+    folder = put(root, made, result(made))
+    text = card(root, folder)
+    assert "Its mean KL divergence from BF16 (of the pruned checkpoint) is 0.0235 nats per token" in text
+    assert "unpruned" not in text
+    put(root, made, since_original(result(made), 0.3456))
+    text = card(root, folder)
+    assert "From Big, the unpruned model, it is 0.3456 and 75.0%." in text.split("\n## ")[0]
+    assert "**Since Big**, the unpruned model, over the same text; its own perplexity is 12.00" in text
+    assert "| FP8 | 0.34560 | 0.00500 | 0.500 | 75.0% | 98.0% | 0.0200 |" in text
+    put(root, manifest("NVFP4", files={"model.safetensors": 600_000_000}))
+    assert "| **FP8** (this one) | 1.23 GB | 0.0235 | 99.0% | 0.3456 | 75.0% |" in card(root, folder)
 
 
 def test_quality_is_what_was_measured_of_these_files(root: Path) -> None:
