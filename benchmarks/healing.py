@@ -1,13 +1,13 @@
 """What healing brings after pruning: KL from the original on held-out text, plain and healed, by domain; and its time.
 
     python -m benchmarks.healing [MODEL] [--keep 12 10] [--criteria weighted-ean reap] [--texts FOLDER] [--samples 256]
-                                 [--heldout FOLDER] [--work FOLDER] [--damping D]
+                                 [--heldout FOLDER] [--work FOLDER]
     python -m benchmarks.healing --layer [--experts 256] [--keep 154] [--tokens 1572864]
 
-Prunes MODEL (the bundled one by default), refits the kept experts on `samples` windows of 512 tokens, and prints Markdown
-tables: KL per predicted token in nats, over the held-out texts that belong to the calibration's (--heldout, each file
-a domain) and over the built-in ones, which may be foreign to it. Nothing is written but to --work, where a run that was
-stopped resumes. --damping: instead of the one that is chosen.
+Prunes MODEL (the bundled one by default), refits the kept experts on `samples` windows of 512 tokens, and prints
+Markdown tables: KL per predicted token in nats, over the held-out texts that belong to the calibration's (--heldout)
+and over the built-in ones, which may be foreign to it. Nothing is written but to --work, where a run that was stopped
+resumes.
 
 With --layer, the seconds that one MoE layer of MiniMax-M2.7's size takes on a GPU, beside the two passes.
 """
@@ -27,9 +27,8 @@ from calibration.calibrate import calibrate
 from calibration.texts.corpus import BUILTIN
 from calibration.texts.tokens import token_batches
 from pruning.anatomy import Anatomy, dissect
-from pruning.healing import refit as refitting
 from pruning.healing.block import routed_outputs
-from pruning.healing.heal import Samples, heal
+from pruning.healing.heal import VERSION, Samples, heal
 from pruning.healing.healed_weights import HealedWeights
 from pruning.healing.refit import Seen, refit
 from pruning.make_plan import Request, make_plan
@@ -56,7 +55,7 @@ def measured(
     """The proof, with costs of both, and the seconds that healing took."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     view = pruned_view(source, anatomy, plan, "drop")
-    key = digest_of([plan.digest, device.type, refitting.DAMPINGS])
+    key = digest_of([plan.digest, device.type, VERSION])
     started = time.monotonic()
     found = heal(source, view, anatomy.layers, samples, work / key[:12], key=key, device=device, progress=silent)
     seconds = time.monotonic() - started
@@ -175,13 +174,10 @@ def main() -> None:
     parser.add_argument("--heldout", type=Path, default=None)
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--work", type=Path, default=None)
-    parser.add_argument("--damping", type=float, default=None)
     parser.add_argument("--layer", action="store_true")
     parser.add_argument("--experts", type=int, default=256)
     parser.add_argument("--tokens", type=int, default=768 * 2048)
     options = parser.parse_args()
-    if options.damping is not None:
-        refitting.DAMPINGS = (options.damping,)  # type: ignore[assignment]
     if options.layer:
         run_layer(options.experts, options.keep[0] if options.keep != [6] else 154, options.tokens)
     else:
