@@ -9,7 +9,7 @@ import click
 
 from cli.options import Model, json_option, memory_options, model_argument, overrides_option, threads_option
 from cli.terminal import print_json, print_table, program, progress
-from pruning.criteria import CRITERIA, names
+from pruning.criteria import CRITERIA, DEFAULT, names
 from sixfold.errors import GateError
 from sixfold.sizes import count, size
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @click.command(
     short_help="Remove the least salient experts, and prove the result.",
-    epilog="Example: sixfold prune MiniMaxAI/MiniMax-M2.7 --ratio 0.4 --out /models/MiniMax-M2.7-REAP",
+    epilog="Example: sixfold prune MiniMaxAI/MiniMax-M2.7 --ratio 0.4 --heal --out /models/MiniMax-M2.7-154",
 )
 @model_argument
 @click.option("--ratio", type=float, metavar="SHARE", help="Share of the experts to prune; 0.4 keeps 154 of 256.")
@@ -42,10 +42,11 @@ if TYPE_CHECKING:
 @click.option(
     "--criterion",
     type=click.Choice(names()),
-    default="reap",
+    default=DEFAULT,
     show_default=True,
     help="How experts are ranked. "
-    + " ".join(f"{name}: {entry.help[0].lower()}{entry.help[1:]}" for name, entry in CRITERIA.items()),
+    + " ".join(f"{name}: {entry.help[0].lower()}{entry.help[1:]}" for name, entry in CRITERIA.items())
+    + " aimer: by weights alone (AIMER, arXiv:2603.18492), a control, as is random.",
 )
 @click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Seed of the criterion random.")
 @click.option("--protect", is_flag=True, help="Keep super-experts (extreme outputs) whatever their saliency.")
