@@ -52,17 +52,17 @@ def run_layer(
 
 
 def routed_outputs(module: Any, hidden: torch.Tensor, index: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
-    """[tokens, hidden]: each token through its top-k experts, on the CPU one expert after the other."""
+    """[tokens, hidden]: each token through its top-k experts; but for BF16 on a GPU, one expert after the other."""
     top_k = index.shape[1]
     pairs = index.reshape(-1).sort(stable=True).indices
     counts = torch.bincount(index.reshape(-1), minlength=module.num_experts).cpu()
     weights = gates.reshape(-1)
-    if hidden.is_cuda:
+    if hidden.is_cuda and hidden.dtype == torch.bfloat16:  # what grouped products are for
         out = outer_products(module, inner_products(module, hidden[pairs // top_k], counts), counts)
         by_pair = torch.empty_like(out)
         by_pair[pairs] = out * weights[pairs][:, None].to(out.dtype)
         return by_pair.view(len(hidden), top_k, -1).sum(1).to(hidden.dtype)
-    total = torch.zeros(hidden.shape, dtype=torch.float32)
+    total = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
     for expert, own in enumerate(pairs.split(counts.tolist())):
         if len(own):
             rows = inner_products(module, hidden.index_select(0, own // top_k), expert)
