@@ -118,11 +118,11 @@ def command(artifact: Path | None, endpoint: str, baseline: Path | None, as_json
     if baseline is not None:
         results = options["results"] and options["results"] / "baseline"
         other = _job(baseline, "", {**options, "results": results})
-        against = _compared(other.subject, _sibling(other.subject))
+        against = compared_with(other.subject, _sibling(other.subject))
         compared = evaluate(other, progress, against, _gates(other.subject, dict.fromkeys(GATES)))
     else:
         compared = _sibling(job.subject)
-    found = evaluate(job, progress, _compared(job.subject, compared), _gates(job.subject, options))
+    found = evaluate(job, progress, compared_with(job.subject, compared), _gates(job.subject, options))
     if job.subject.manifest:
         _show_in_cards(job.subject, quiet=as_json)
     if as_json:
@@ -203,7 +203,7 @@ def _sibling(subject: "Subject") -> dict[str, Any] | None:
     return None if not model or same or not (folder / FILE).is_file() else stored_evaluation(folder, "manifest.json")
 
 
-def _compared(subject: "Subject", baseline: dict[str, Any] | None) -> dict[str, dict[str, Any] | None]:
+def compared_with(subject: "Subject", baseline: dict[str, Any] | None) -> dict[str, dict[str, Any] | None]:
     """With the unpruned model beside the baseline, where it is at hand and was evaluated."""
     from evaluation.result import BASELINE, ORIGINAL
     from evaluation.subject import subject_at

@@ -308,6 +308,36 @@ SPEED = {
 }  # fmt: skip
 
 
+def test_answers_are_compared_with_the_unpruned_model_too(root: Path) -> None:
+    made = manifest("FP8")
+    folder = put(root, made)
+    found = evaluation(content_digest(made))
+    assert "unpruned" not in card(root, folder).split("## Evaluation")[-1]
+    original = {
+        "name": "Big",
+        "engine": ENGINE,
+        "answers": 164,
+        "passed": 130,
+        "gained": ["a"],
+        "lost": ["b", "c"],
+        "p": 1.0,
+    }
+    found["benchmarks"][0]["original"] = original
+    found["endings"]["original"] = {
+        "name": "Big",
+        "engine": ENGINE,
+        "answers": 240,
+        "ended": 240,
+        "looping": 0,
+        "p": 0.5,
+    }
+    write(folder / "evaluation.json", found)
+    text = card(root, folder)
+    assert "| against | since the original, unpruned |\n|---|---|---|---|---:|---|---|\n" in text
+    assert "| Big: 130 of 164, 1 gained, 2 lost, p = 1 |" in text
+    assert "| Big: 240 ended, 0 in a loop, p = 0.5 |" in text
+
+
 def evaluation(content: str) -> dict[str, Any]:
     """As evaluation/result.py documents it, as far as a card reads it."""
     endings = {
