@@ -28,7 +28,7 @@ from calibration.texts.corpus import BUILTIN
 from calibration.texts.tokens import token_batches
 from pruning.anatomy import Anatomy, dissect
 from pruning.healing.block import routed_outputs
-from pruning.healing.heal import VERSION, Samples, heal
+from pruning.healing.heal import VERSION, heal
 from pruning.healing.healed_weights import HealedWeights
 from pruning.healing.refit import Seen, refit
 from pruning.make_plan import Request, make_plan
@@ -50,14 +50,14 @@ def silent(*_: Any) -> Any:
 
 
 def measured(
-    source: Source, anatomy: Anatomy, plan: PruningPlan, samples: Samples, work: Path, texts: Mapping[str, Any]
+    source: Source, anatomy: Anatomy, plan: PruningPlan, ids: torch.Tensor, work: Path, texts: Mapping[str, Any]
 ) -> tuple[Proof, float]:
     """The proof, with costs of both, and the seconds that healing took."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     view = pruned_view(source, anatomy, plan, "drop")
     key = digest_of([plan.digest, device.type, VERSION])
     started = time.monotonic()
-    found = heal(source, view, anatomy.layers, samples, work / key[:12], key=key, device=device, progress=silent)
+    found = heal(source, view, anatomy.layers, ids, work / key[:12], key=key, device=device, progress=silent)
     seconds = time.monotonic() - started
     for layer, fit in found.fits.items():
         print(
@@ -76,11 +76,10 @@ def run_model(options: argparse.Namespace) -> None:
     tokenizer = load_tokenizer(source.checkpoint.folder)
     profile = Calibration(texts=(options.texts,), samples=options.samples, length=512, moments=False)
     tokens = token_batches(profile, tokenizer)
-    samples = Samples(tokens.ids, tokens.kinds)
     texts = {f"built-in {name}": windows for name, windows in held_out(tokenizer, TEXTS).by_domain.items()}
     if options.heldout is not None:
         texts |= {f"own {name}": windows for name, windows in held_out(tokenizer, options.heldout).by_domain.items()}
-    print(f"{source.checkpoint.name}, healed on {samples.tokens} tokens of {int(samples.kinds.max()) + 1} kinds\n")
+    print(f"{source.checkpoint.name}, healed on {tokens.ids.numel()} tokens\n")
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
         statistics = calibrate(source, profile, work / "calibration", progress=silent).statistics
@@ -90,7 +89,7 @@ def run_model(options: argparse.Namespace) -> None:
                 plan = make_plan(source, anatomy, Request(kept, criterion=criterion), statistics)
                 plan = replace(plan, healing={"ids_sha256": tokens.record["ids_sha256"]})
                 print(f"{criterion}, {kept} of {anatomy.experts} kept", flush=True)
-                proof, seconds = measured(source, anatomy, plan, samples, work, texts)
+                proof, seconds = measured(source, anatomy, plan, tokens.ids, work, texts)
                 print_domains(proof)
                 rows.append((kept, criterion, proof, seconds))
     print("| kept | criterion | own: pruned | healed | built-in: pruned | healed | worst domain | seconds |")

@@ -9,7 +9,7 @@ budget       "layer": the same number in each layer; "global": over all layers
 seed         of "random"
 statistics   {"digest", "profile"} of the calibration that the saliency comes from; null for "random"
 healing      only where kept experts were refitted (pruning.healing): {"profile" of the calibration whose texts they
-             were refitted to, "ids_sha256" of their token ids, "kinds" of text that were told apart}
+             were refitted to, "ids_sha256" of their token ids}
 layers       one entry for each layer with experts:
     layer      number of the decoder layer
     experts    how many the original has

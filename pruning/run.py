@@ -13,7 +13,7 @@ import torch
 from pruning.anatomy import Anatomy, dissect
 from pruning.apply import HEAL, PICTURE, VARIANT, export_plan, select
 from pruning.healing.heal import VERSION as HEALING_VERSION
-from pruning.healing.heal import Samples, disk_bytes, heal
+from pruning.healing.heal import disk_bytes, heal
 from pruning.healing.healed_weights import HealedWeights
 from pruning.healing.record import FILE as HEALING
 from pruning.healing.record import record_text
@@ -72,11 +72,11 @@ def prune(
     *,
     threads: int,
     progress: Progress,
-    samples: Samples | None = None,
+    ids: torch.Tensor | None = None,
 ) -> Pruned:
     """Write the pruned checkpoint into `folder`, whose name it gets.
 
-    samples: what kept experts are refitted to, where the plan says that they are.
+    ids: int64 [samples, length], the tokens that kept experts are refitted to where the plan says that they are.
     Raises SixfoldError with cause and remedy; what was finished by then is kept for the next run.
     """
     export = export_of(source, anatomy, plan, mtp, folder.resolve().name)
@@ -87,17 +87,17 @@ def prune(
         nbytes = sum(record["bytes"] for record in recorded["files"].values())
         return Pruned(folder, nbytes, True, (), tuple(recorded["notes"]))
     _refuse_foreign(source, folder, export)
-    _check_room(export, folder, 0 if samples is None else disk_bytes(source, samples))
+    _check_room(export, folder, 0 if ids is None else disk_bytes(source, ids.numel()))
     started = time.time()
     with locked(folder / PARTIAL, VARIANT) as partial:
         key = digest_of([inputs, [(f.name, f.nbytes) for f in export.files]])
         reclaim(export, partial, folder, key)
         healed = None
-        if plan.healing is not None and samples is not None:
+        if plan.healing is not None and ids is not None:
             view = pruned_view(source, anatomy, plan, mtp)
             device, work = _device(), partial / _HEALING
-            found = heal(source, view, anatomy.layers, samples, work, key=key, device=device, progress=progress)
-            record = record_text(found, samples, device.type)
+            found = heal(source, view, anatomy.layers, ids, work, key=key, device=device, progress=progress)
+            record = record_text(found, ids.numel(), device.type)
             export = replace(export, texts={**export.texts, HEALING: record})
             healed = HealedWeights(work)
         encode = select(anatomy, plan, healed)

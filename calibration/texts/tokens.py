@@ -13,29 +13,13 @@ from calibration.texts.evaluation_sets import Overlap
 from sixfold.errors import SixfoldError
 from sixfold.recipes.recipe import Calibration
 
-KINDS, _FEW = 8, 4
-"""Kinds of text that are told apart at most, and the fewest that are enough."""
-
 
 @dataclass(frozen=True)
 class TokenBatches:
-    """ids: int64 [samples, length], no padding. record: what they are made of, for manifest and card. texts: int64
-    [samples], the text (as `text_files` counts them) that each sample begins with. domains: int64 [samples]."""
+    """ids: int64 [samples, length], no padding. record: what they are made of, for manifest and card."""
 
     ids: torch.Tensor
     record: dict[str, Any]
-    texts: torch.Tensor
-    domains: torch.Tensor
-
-    @property
-    def kinds(self) -> torch.Tensor:
-        """int64 [samples], from 0: by domain where there are a few, else by text, else parts of what there is. No more
-        than KINDS."""
-        for labels in (self.domains, self.texts):
-            found, numbers = labels.unique(return_inverse=True)
-            if len(found) >= _FEW:
-                return numbers % KINDS
-        return torch.arange(len(self.ids)) * _FEW // len(self.ids)
 
 
 def special_ids(tokenizer: Any) -> set[int]:
@@ -56,13 +40,11 @@ def token_batches(profile: Calibration, tokenizer: Any) -> TokenBatches:
     names = dict.fromkeys(text.domain for text in texts)
     domains = [Domain(name, texts, profile, tokenizer, bos, tally) for name in names]
     ids = torch.empty((profile.samples, profile.length), dtype=torch.int64)
-    begin = torch.zeros(profile.samples, dtype=torch.int64)
     tokens: Counter[int] = Counter()
     rows: set[Owner] = set()
     overlap = Overlap()
     for number, window in enumerate(draw(domains, profile.samples)):
         ids[number] = torch.tensor(window.ids)
-        begin[number] = window.owners[0][0]
         rows.update(window.owners)
         for (index, _), part in window.parts():
             tokens[index] += len(part)
@@ -89,8 +71,6 @@ def token_batches(profile: Calibration, tokenizer: Any) -> TokenBatches:
                 for index, text in enumerate(texts)
             },
         },
-        begin,
-        torch.tensor([list(names).index(text.domain) for text in texts])[begin],
     )
 
 

@@ -14,8 +14,9 @@ from sixfold.errors import GateError
 from sixfold.sizes import count, size
 
 if TYPE_CHECKING:
+    import torch
+
     from pruning.anatomy import Anatomy
-    from pruning.healing.heal import Samples
     from pruning.make_plan import Request
     from pruning.mtp import Mtp
     from pruning.plan_file import PruningPlan
@@ -133,46 +134,41 @@ def command(
     else:
         request = _request(anatomy, ratio, keep, criterion, seed, protect, budget)
         plan = _plan(source, anatomy, request, artifacts, profile, allowed, dry_run=dry_run, quiet=as_json)
-    samples = None
+    ids = None
     if heal or plan.healing is not None:
-        plan, samples = _with_healing(source, plan, profile)
+        plan, ids = _with_healing(source, plan, profile)
     folder = _folder(source, plan, out, artifacts)
     if dry_run:
         return _dry_run(source, anatomy, plan, mtp, folder, as_json)
-    job = _Job(source, anatomy, plan, mtp, folder, samples)
+    job = _Job(source, anatomy, plan, mtp, folder, ids)
     return _carry_out(job, artifacts, threads, proof=not no_proof, quiet=as_json)
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What is made of what. samples: what is refitted to; None where nothing is."""
+    """What is made of what. ids: tokens that experts are refitted to; None where none are."""
 
     source: "Source"
     anatomy: "Anatomy"
     plan: "PruningPlan"
     mtp: "Mtp"
     folder: Path
-    samples: "Samples | None"
+    ids: "torch.Tensor | None"
 
 
-def _with_healing(source: "Source", plan: "PruningPlan", profile: "Calibration") -> "tuple[PruningPlan, Samples]":
+def _with_healing(source: "Source", plan: "PruningPlan", profile: "Calibration") -> "tuple[PruningPlan, torch.Tensor]":
     """The plan that says what is refitted to: the texts that a given plan names, else the calibration's."""
     from dataclasses import replace
 
     from calibration.texts.tokens import token_batches
-    from pruning.healing.heal import Samples
     from sixfold.checkpoint.tokenizer import load_tokenizer
     from sixfold.recipes.recipe import Calibration
 
     if plan.healing is not None:
         profile = Calibration.model_validate(plan.healing["profile"])
     tokens = token_batches(profile, load_tokenizer(source.checkpoint.folder))
-    healing = {
-        "profile": profile.model_dump(mode="json"),
-        "ids_sha256": tokens.record["ids_sha256"],
-        "kinds": int(tokens.kinds.max()) + 1,
-    }
-    return replace(plan, healing=healing), Samples(tokens.ids, tokens.kinds)
+    healing = {"profile": profile.model_dump(mode="json"), "ids_sha256": tokens.record["ids_sha256"]}
+    return replace(plan, healing=healing), tokens.ids
 
 
 def _profile(overrides: tuple[str, ...]) -> "Calibration":
@@ -272,7 +268,7 @@ def _carry_out(job: _Job, artifacts: Path, threads: int, *, proof: bool, quiet: 
 
     source, anatomy, plan, mtp, folder = job.source, job.anatomy, job.plan, job.mtp, job.folder
     texts = held_out(load_tokenizer(source.checkpoint.folder)).by_domain if proof else None
-    done = prune(source, anatomy, plan, mtp, folder, threads=threads, progress=progress, samples=job.samples)
+    done = prune(source, anatomy, plan, mtp, folder, threads=threads, progress=progress, ids=job.ids)
     for reason in done.reasons:
         _say(f"pruned again: {reason}", quiet)
     for note in () if done.skipped else done.notes:

@@ -16,6 +16,7 @@ from safetensors.torch import save
 
 from pruning.healing.block import Watch, run_layer
 from pruning.healing.healed_weights import layer_file
+from pruning.healing.kinds import by_token, kinds_of, segment_means
 from pruning.healing.refit import Fit, Seen, refit
 from sixfold.artifact.workspace import read_json, write_atomically, write_json
 from sixfold.errors import SixfoldError
@@ -36,30 +37,19 @@ VERSION = 1
 """Of the method: another one makes other weights of the same texts."""
 
 
-@dataclass(frozen=True)
-class Samples:
-    """What is run. ids: int64 [samples, length]. kinds: of text, of each sample, from 0."""
-
-    ids: torch.Tensor
-    kinds: torch.Tensor
-
-    @property
-    def tokens(self) -> int:
-        return self.ids.numel()
-
-
-def disk_bytes(source: Source, samples: Samples) -> int:
+def disk_bytes(source: Source, tokens: int) -> int:
     """What a walk keeps in its work folder at most, beside the healed weights: in float32 two models' hidden states in
     two files each, and a record of inputs and of what is missing."""
     width = int(transformers_config(source.checkpoint.config).get_text_config().hidden_size)
-    return 6 * samples.tokens * width * torch.float32.itemsize
+    return 6 * tokens * width * torch.float32.itemsize
 
 
 @dataclass(frozen=True)
 class Healed:
-    """fits: by decoder layer, of those with experts. folder: of the healed weights."""
+    """fits: by decoder layer, of those with experts. kinds: of text that were told apart. folder: of the weights."""
 
     fits: Mapping[int, Fit]
+    kinds: int
     folder: Path
 
 
@@ -67,15 +57,15 @@ def heal(
     original: Source,
     pruned: Source,
     layers: Sequence[int],
-    samples: Samples,
+    ids: torch.Tensor,
     work: Path,
     *,
     key: str,
     device: torch.device,
     progress: Progress,
 ) -> Healed:
-    """layers: those with experts. pruned: may be a view of the original (pruning.pruned_view). key: digest of all that
-    decides the result; what another key left in `work` is not used.
+    """layers: those with experts. pruned: may be a view of the original (pruning.pruned_view). ids: int64 [samples,
+    length], the text. key: digest of all that decides the result; what another key left in `work` is not used.
 
     Computes in float32 on the CPU and, where the family allows it, in BF16 on a GPU. Raises SixfoldError where the
     family's experts are not run through transformers' interface, or its layers cannot be run one at a time.
@@ -83,10 +73,10 @@ def heal(
     dtype = torch.float32 if device.type == "cpu" or original.architecture.in_float32 else torch.bfloat16
     before = LayerRunner(original, dtype=dtype, device=device, ahead=False)
     after = LayerRunner(pruned, dtype=dtype, device=device, ahead=False)
-    batches = batches_of(list(samples.ids), BATCH_TOKENS)
-    total = 3 * samples.tokens * len(before.layers)
+    batches = batches_of(list(ids), BATCH_TOKENS)
+    total = 3 * ids.numel() * len(before.layers)
     with torch.inference_mode(), progress("healing", total, "tokens") as advance:
-        walk = _Walk(before, after, batches, samples, work, key, advance)
+        walk = _Walk(before, after, batches, work, key, advance)
         begin = walk.begin()
         advance(total * begin // len(before.layers))
         for (layer, _), _ in zip(before.each_layer(begin), after.each_layer(begin), strict=True):
@@ -102,25 +92,27 @@ class _Walk:
         before: LayerRunner,
         after: LayerRunner,
         batches: Sequence[torch.Tensor],
-        samples: Samples,
         work: Path,
         key: str,
         advance: Callable[[int], None],
     ) -> None:
         self._runners = before, after
         self._batches, self._work, self._key, self._advance = batches, work, key, advance
-        self._tokens = samples.tokens
-        self._kinds = samples.kinds.repeat_interleave(samples.ids.shape[1])
+        self._tokens = sum(batch.numel() for batch in batches)
+        self._kinds = torch.empty(0, dtype=torch.int64)
         self._hidden: tuple[HiddenStates, ...] = ()
         self._fits: dict[int, Fit] = {}
 
     def begin(self) -> int:
         """The layer to go on with. The hidden states are what an earlier walk left, or the embeddings."""
-        starts: list[dict[tuple[int, ...], torch.Tensor]] = []
+        shapes: list[tuple[int, ...]] = []
+        segments = []
         for runner in self._runners:
             with runner.outside():
-                starts.append({tuple(batch.shape): runner.start(batch) for batch in self._batches})
-        shapes = [tuple(starts[0][tuple(batch.shape)].shape) for batch in self._batches]
+                started = [runner.start(batch) for batch in self._batches]
+                shapes = [tuple(hidden.shape) for hidden in started]
+                segments = [segment_means(hidden) for hidden in started]
+        self._kinds = self._kinds_of(segments)
         dtype = self._runners[0].dtype
         places = [self._work / name for name in ("original", "pruned")]
         left = read_json(self._work / _PROGRESS)
@@ -140,6 +132,17 @@ class _Walk:
                     hidden.write(number, runner.start(batch))
             hidden.flip()
         return 0
+
+    def _kinds_of(self, segments: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Of every token; segments: of every batch."""
+        rows = torch.cat([part.flatten(0, 1) for part in segments])
+        found = kinds_of(rows).split([part.shape[0] * part.shape[1] for part in segments])
+        return torch.cat(
+            [
+                by_token(kinds.view(part.shape[:2]), batch.shape[1])
+                for kinds, part, batch in zip(found, segments, self._batches, strict=True)
+            ]
+        )
 
     def step(self, layer: int, *, has_experts: bool) -> None:
         if has_experts:
@@ -186,7 +189,7 @@ class _Walk:
         return watch.module
 
     def end(self) -> Healed:
-        return Healed(dict(self._fits), self._work)
+        return Healed(dict(self._fits), int(self._kinds.max()) + 1, self._work)
 
 
 class _Record:

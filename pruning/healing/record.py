@@ -14,7 +14,7 @@ layers    of each layer with experts:
 
 from dataclasses import asdict
 
-from pruning.healing.heal import VERSION, Healed, Samples
+from pruning.healing.heal import VERSION, Healed
 from pruning.healing.refit import DAMPINGS, SWEEPS
 from sixfold.artifact.workspace import json_bytes
 
@@ -22,12 +22,12 @@ FILE = "healing.json"
 SCHEMA = 1
 
 
-def record_text(healed: Healed, samples: Samples, device: str) -> bytes:
+def record_text(healed: Healed, tokens: int, device: str) -> bytes:
     return json_bytes(
         {
             "schema": SCHEMA,
             "method": {"version": VERSION, "sweeps": SWEEPS, "dampings": list(DAMPINGS)},
-            "texts": {"tokens": samples.tokens, "kinds": int(samples.kinds.max()) + 1},
+            "texts": {"tokens": tokens, "kinds": healed.kinds},
             "device": device,
             "layers": [{"layer": layer, **_rounded(asdict(fit))} for layer, fit in healed.fits.items()],
         }

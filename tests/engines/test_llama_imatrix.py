@@ -88,9 +88,7 @@ def ours(
     source: Source, ids: torch.Tensor, dtype: torch.dtype, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, np.ndarray]:
     record = {"samples": CHUNKS, "length": LENGTH, "files": {}}
-    monkeypatch.setattr(
-        calibration, "token_batches", lambda *given: TokenBatches(ids, record, *2 * [torch.zeros(len(ids))])
-    )
+    monkeypatch.setattr(calibration, "token_batches", lambda *given: TokenBatches(ids, record))
     monkeypatch.setattr(layer_pass, "DTYPE", dtype)
     profile = Calibration(samples=CHUNKS, length=LENGTH, sample_rows=4, min_tokens=1)
     calibrate(source, profile, folder, progress=silent)

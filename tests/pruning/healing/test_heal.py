@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 
 from pruning.anatomy import dissect
 from pruning.healing import heal as walk
-from pruning.healing.heal import Samples
 from pruning.healing.refitted import check_refitted
 from pruning.pruned_view import pruned_view
 from pruning.run import prune, verify
@@ -28,17 +27,16 @@ VOCABULARY = 96
 CPU = torch.device("cpu")
 
 
-def samples() -> Samples:
-    ids = torch.randint(0, VOCABULARY, (12, 64), generator=torch.Generator().manual_seed(3))
-    return Samples(ids, torch.arange(12) // 3)
+def tokens() -> torch.Tensor:
+    return torch.randint(0, VOCABULARY, (12, 160), generator=torch.Generator().manual_seed(3))
 
 
 def healed(folder: Path, out: Path) -> Any:
     """The verdict on `out`, pruned and healed."""
     source = open_source(folder)
     anatomy = dissect(source)
-    plan = replace(plan_of(source, anatomy, some_experts(anatomy)), healing={"profile": {"samples": 12, "length": 64}})
-    prune(source, anatomy, plan, "drop", out, threads=1, progress=silent, samples=samples())
+    plan = replace(plan_of(source, anatomy, some_experts(anatomy)), healing={"profile": {"samples": 12, "length": 160}})
+    prune(source, anatomy, plan, "drop", out, threads=1, progress=silent, ids=tokens())
     texts = {"noise": tuple(torch.randint(0, VOCABULARY, (4, 48), generator=torch.Generator().manual_seed(4)))}
     return verify(source, anatomy, plan, "drop", out, texts, progress=silent)
 
@@ -138,10 +136,8 @@ def test_other_text_makes_it_stale(tmp_path: Path) -> None:
     source = open_source(folder)
     anatomy = dissect(source)
     plain = plan_of(source, anatomy, some_experts(anatomy))
-    again = replace(plain, healing={"profile": {"samples": 12, "length": 64}})
-    assert prune(
-        source, anatomy, again, "drop", tmp_path / "out", threads=1, progress=silent, samples=samples()
-    ).skipped
+    again = replace(plain, healing={"profile": {"samples": 12, "length": 160}})
+    assert prune(source, anatomy, again, "drop", tmp_path / "out", threads=1, progress=silent, ids=tokens()).skipped
     made = prune(source, anatomy, plain, "drop", tmp_path / "out", threads=1, progress=silent)
     assert not made.skipped
     assert not (tmp_path / "out" / "healing.json").exists()
