@@ -91,7 +91,7 @@ def test_what_few_tokens_say_is_left_where_there_are_many(tmp_path: Path) -> Non
     chance = [moments.chance for moments in found if moments is not None]
     assert chance[:2] == [1, 1]
     assert max(chance[-5:]) < 0.1
-    assert chance[:-5] == sorted(chance[:-5], reverse=True)
+    assert min(chance[:6]) > chance[6] > max(chance[-5:])  # 120 tokens at most, 400, 2000
     (note,) = few_tokens(statistics)
     assert note.startswith(f"{SITE}: experts 0, 1, 2")
 
@@ -114,5 +114,5 @@ def test_weights_for_rounded_inputs_stay_what_they_are_but_for_the_noise(expert:
     weight = torch.randn(ROWS, CHANNELS, generator=draw) * 0.02
     largest = max(float(x.abs().max()) for x in rows if len(x))
     scale = torch.tensor([448 * 6 / largest])
-    _, (target,) = for_rounded_inputs(moments, known.sample(name(expert)), scale, [weight])
+    _, target = for_rounded_inputs(moments, known.sample(name(expert)), scale, [weight])
     assert float((target - weight).norm() / weight.norm()) < 0.1
