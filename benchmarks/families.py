@@ -2,8 +2,8 @@
 
 A cell is "ok", "refused" in a sentence, or a defect: a finding about a sound artifact ("FALSE"), an export that fails
 where `plan` promised it ("BROKEN PROMISE"), or an error that is no sentence ("TRACEBACK"). The table is followed by
-every sentence once, with the families that it was said of; one beside an "ok" says why divergence was not measured. Divergence is measured on some hundred tokens; gates and
-prompts, which mean nothing for random weights, are left out.
+every sentence once, with the families that it was said of; one beside an "ok" says why divergence was not measured.
+Divergence is measured on some hundred tokens; gates and prompts, which mean nothing for random weights, are left out.
 """
 
 import sys
