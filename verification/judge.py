@@ -11,13 +11,7 @@ from sixfold.model.source import Source
 from sixfold.progress import Progress
 from sixfold.texts.held_out_text import held_out
 from verification.divergence.activations import Rule
-from verification.divergence.divergence import (
-    Divergence,
-    SinceOriginal,
-    SourceNotRunError,
-    reference_of,
-    scored,
-)
+from verification.divergence.divergence import Divergence, SinceOriginal, SourceNotRunError, reference_of, scored
 from verification.divergence.engine_inputs import can_collapse, check_inputs, folder_rules, gguf_rules
 from verification.divergence.plain_run import plain_score
 from verification.divergence.unpruned import unpruned_run
