@@ -31,6 +31,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -212,9 +213,9 @@ class Bench:
     def rows(self, variant: str) -> list[Row]:
         """One for each set of texts."""
         (recipe,) = load_recipes(variant, (*self.overrides, "rounding=compensated"))
-        own = self._run(recipe)
+        own = self.run(recipe)
         others = others_of(variant, self.overrides, only_rounding=self.only_rounding, peers=self.peers)
-        made = {label: self._run(other) for label, other in others.items()}
+        made = {label: self.run(other) for label, other in others.items()}
         return [self._row(variant, name, own[name], {k: runs[name] for k, runs in made.items()}) for name in self.texts]
 
     def _row(self, variant: str, texts: str, own: Run, others: Mapping[str, Run]) -> Row:
@@ -234,13 +235,16 @@ class Bench:
         means = float(own.weights.mean()), float(own.as_run.mean())
         return Row(variant, texts, own.nbytes, *means, own.top1, own.source_perplexity, compared)
 
-    def _run(self, recipe: Recipe) -> dict[str, Run]:
+    def _tokens(self, recipe: Recipe) -> torch.Tensor:
+        return token_batches(recipe.calibration, load_tokenizer(self.source.checkpoint.folder)).ids
+
+    def run(self, recipe: Recipe) -> dict[str, Run]:
+        """By name of the texts."""
         statistics = None
         if needs_statistics(recipe):
             folder = self.workspace.calibration(recipe.calibration)
             statistics = calibrate(self.source, recipe.calibration, folder, progress=unseen).statistics
-        tokenizer = load_tokenizer(self.source.checkpoint.folder)
-        tokens = lambda: token_batches(recipe.calibration, tokenizer).ids  # noqa: E731
+        tokens = partial(self._tokens, recipe)
         made = export(self.source, recipe, self.workspace, statistics, threads=2, progress=unseen, tokens=tokens)
         path = artifact_of(made.folder, made.manifest)
         checked = verify(path, self.source, unseen)

@@ -5,7 +5,6 @@ before them are divided, and unquantized readers of a scaled norm multiplied, so
 the rounding. With errors compensated nothing is scaled: the inputs' second moments take the place of the search.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -29,6 +28,7 @@ from exporters.smoothing.awq_search import Search, decide_layer, decided
 from exporters.smoothing.smoothing_groups import SmoothingGroup, misfit_of, smoothing_groups
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.safetensors_layout import Draft, DraftTensor, carried_texts, config_text, kept_draft, place, whole
+from sixfold.boundary.patterns import pattern
 from sixfold.errors import SixfoldError
 from sixfold.model.architecture import Linear, require_quantizable
 from sixfold.model.source import Source
@@ -201,7 +201,9 @@ def fitting_group(linears: Sequence[Linear], recipe: Recipe, largest: int) -> in
     """The largest group size, `largest` at most, that divides the rows of every Linear that 32 divides and the recipe
     does not keep; `largest` where the recipe has an export stop at what it does not divide."""
     sizes = [size for size in _GROUP_SIZES if size <= largest]
-    rows = {li.in_features for li in linears if li.quantizable and not any(re.search(k, li.name) for k in recipe.keep)}
+    rows = {
+        li.in_features for li in linears if li.quantizable and not any(pattern(k).search(li.name) for k in recipe.keep)
+    }
     rows = {channels for channels in rows if channels % sizes[-1] == 0}
     if recipe.indivisible == "fail":
         return largest

@@ -48,7 +48,7 @@ class Fp8Exporter:
         if recipe.scheme != "FP8":
             groups = tuple((linear,) for group in groups for linear in group)
         return place(
-            drafts(source, groups, lambda group: _draft(source, group, recipe)),
+            drafts(source, groups, lambda group: draft(source, group, recipe)),
             variant=recipe.name,
             folder=f"{source.checkpoint.name}-{recipe.suffix}",
             texts=carried_texts(source) | layout_of(recipe).texts(source, recipe.scheme, selection.quantized),
@@ -123,7 +123,7 @@ def _block_misfit(linear: Linear) -> str:
     return f"{BLOCK} does not divide its output channels" if followed and linear.out_features % BLOCK else ""
 
 
-def _draft(source: Source, group: tuple[Linear, ...], recipe: Recipe) -> Draft:
+def draft(source: Source, group: tuple[Linear, ...], recipe: Recipe) -> Draft:
     tensors = source.checkpoint.tensors
     outputs = []
     for linear in group:

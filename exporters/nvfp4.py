@@ -51,7 +51,7 @@ class Nvfp4Exporter:
         selection = _select(source.architecture.linears, recipe)
         layout = layout_of(recipe)
         return place(
-            drafts(source, selection.groups, lambda group: _draft(source, group, recipe)),
+            drafts(source, selection.groups, lambda group: draft(source, group, recipe)),
             variant=recipe.name,
             folder=f"{source.checkpoint.name}-{recipe.suffix}",
             texts=carried_texts(source) | layout.texts(source, recipe.scheme, selection.quantized),
@@ -121,14 +121,14 @@ def _decision(linear: str) -> str:
 
 
 def _select(linears: Sequence[Linear], recipe: Recipe) -> Selection:
-    return select(linears, recipe, _misfit)
+    return select(linears, recipe, misfit)
 
 
-def _misfit(linear: Linear) -> str:
+def misfit(linear: Linear) -> str:
     return f"{GROUP} does not divide its input channels" if linear.in_features % GROUP else ""
 
 
-def _draft(source: Source, group: tuple[Linear, ...], recipe: Recipe) -> Draft:
+def draft(source: Source, group: tuple[Linear, ...], recipe: Recipe) -> Draft:
     """Outputs in the order of `encode`: of each Linear the weight, its scales, and the global scales."""
     layout = layout_of(recipe)
     calibrated = recipe.scheme == "NVFP4"

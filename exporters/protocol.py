@@ -36,7 +36,10 @@ class Exporter(Protocol):
     only carry out what is defined to the bit, such as numpy's integers.
     importance_suffices: optional; whether statistics may be what an importance matrix holds, `count` and `sum_sq`, with
     the recipe's `calibration.imatrix` set. False where an exporter does not say.
-    Two more are optional, and belong together (see Compensating).
+    Two more are optional, and belong together (see Compensating), and so is one that recipes with a `budget` need:
+    `prepare(source, recipe, statistics, tokens, progress)` makes what `plan` reads beside the statistics to choose
+    types by. It may read weights and run the model, and does nothing where that is there; before it, bytes are
+    planned to the same budget.
     """
 
     Options: type[BaseModel]

@@ -1,10 +1,9 @@
 """One export from beginning to end: skip what is current, decide, stream, put in place, and write the manifest last."""
 
 import hashlib
-import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from functools import partial as partial_of
@@ -26,6 +25,8 @@ from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.stream import Batched, write_files
 from sixfold.artifact.work_folder import Made, begun_mark, check_source, locked, put_in_place, reclaim
 from sixfold.artifact.workspace import PARTIAL, Workspace, digest_of, json_bytes, read_json, write_atomically
+from sixfold.boundary.patterns import pattern
+from sixfold.checkpoint.checkpoint import Checkpoint
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.model.architecture import require_layered
 from sixfold.model.source import Source
@@ -70,6 +71,7 @@ def compensates(recipe: Recipe) -> bool:
 def plan_of(source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan | None:
     """The plan of a native exporter; None for an external tool, which gives no plan."""
     exporter = exporter_named(recipe.exporter)
+    _check_budget(recipe)
     _check_keep(source, recipe)
     _check_imatrix(recipe)
     _check_moments(recipe)
@@ -80,14 +82,41 @@ def plan_of(source: Source, recipe: Recipe, statistics: Statistics | None) -> Ex
     return with_share(source, cast(Exporter, exporter).plan(source, recipe, statistics))
 
 
+def prepare(
+    source: Source, recipe: Recipe, statistics: Statistics | None, tokens: Tokens | None, progress: Progress
+) -> None:
+    """Make what the exporter's plan reads beside the statistics, where it reads anything and has not got it yet."""
+    exporter = exporter_named(recipe.exporter)
+    if statistics is not None and hasattr(exporter, "prepare"):
+        exporter.prepare(source, recipe, statistics, tokens, progress)
+
+
+def _check_budget(recipe: Recipe) -> None:
+    """Raises UsageError for a budget that the exporter would not look at."""
+    if recipe.budget is not None and not hasattr(exporter_named(recipe.exporter), "prepare"):
+        raise UsageError(
+            f"{recipe.name}: the exporter {recipe.exporter} makes one type of everything, whatever the budget",
+            "leave `budget` out, or extend gguf-auto",
+        )
+
+
 def _check_keep(source: Source, recipe: Recipe) -> None:
     """Raises UsageError for a `keep` pattern that matches nothing: what it was meant to keep would be quantized."""
-    for pattern in recipe.keep:
-        if not any(re.search(pattern, linear.name) for linear in source.architecture.linears):
+    for text in recipe.keep:
+        if not any(pattern(text).search(linear.name) for linear in source.architecture.linears):
             raise UsageError(
-                f"{recipe.name}: `keep` has {pattern!r}, which no Linear of {source.checkpoint.name} matches",
+                f"{recipe.name}: `keep` has {text!r}, which no Linear of {source.checkpoint.name} matches",
                 "see their names with `sixfold inspect MODEL --json`",
             )
+
+
+def carried_code(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """A note on code that comes with a checkpoint."""
+    code = [name for name in checkpoint.extras if name.endswith(".py")]
+    if not code or not checkpoint.config.get("auto_map"):
+        return ()
+    named = ", ".join(code)
+    return (f"code of the checkpoint is carried along, and was not run: {named}; read it before trust_remote_code",)
 
 
 def _check_imatrix(recipe: Recipe) -> None:
@@ -139,6 +168,7 @@ def export(
 ) -> Exported:
     """Raises SixfoldError with cause and remedy; whatever was finished by then is kept for the next run."""
     inputs = inputs_for(source, recipe, statistics)
+    prepare(source, recipe, statistics, tokens, progress)
     plan = plan_of(source, recipe, statistics)
     folder = workspace.variant(recipe.suffix)
     if folder.resolve() == source.checkpoint.folder.resolve():
@@ -204,7 +234,12 @@ def _run_native(
     with progress(recipe.name, sum(f.nbytes for f in plan.files), "B") as advance:
         records = write_files(plan, source.checkpoint, how, partial, key=key, threads=threads, advance=advance)
     texts = {name: FileRecord(len(data), _sha256_bytes(data)) for name, data in plan.texts.items()}
-    notes = plan.notes + store.notes + (few_tokens(statistics) if statistics is not None and known is not None else ())
+    notes = (
+        plan.notes
+        + carried_code(source.checkpoint)
+        + store.notes
+        + (few_tokens(statistics) if statistics is not None and known is not None else ())
+    )
     used = None if known is None else known.device.type
     return Made(partial, {**records, **texts}, plan.texts, store.digest, notes, used)
 
@@ -239,13 +274,16 @@ class Planned:
     refusal: Exception | None = None
 
 
-def plan_all(source: Source, recipes: Sequence[Recipe]) -> tuple[Planned, ...]:
+def plan_all(
+    source: Source, recipes: Sequence[Recipe], statistics: Callable[[Recipe], Statistics | None] | None = None
+) -> tuple[Planned, ...]:
     """Every recipe's plan, before any work: what a family does not allow must not be discovered only after
-    calibration."""
+    calibration. statistics: that are there already, for recipes whose plan depends on them."""
     planned = []
     for recipe in recipes:
         try:
-            planned.append(Planned(recipe, plan_of(source, recipe, None)))
+            known = statistics(recipe) if statistics is not None and recipe.budget is not None else None
+            planned.append(Planned(recipe, plan_of(source, recipe, known)))
         except Exception as error:  # a defect in one format must not stop the others
             planned.append(Planned(recipe, None, error))
     return tuple(planned)
