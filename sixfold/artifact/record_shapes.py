@@ -69,8 +69,8 @@ def is_sound(file: str, value: Mapping[str, Any]) -> bool:
     """Whether a record read from a file of this name has the shape of its kind. Others have none to hold to."""
     if file.endswith("manifest.json") and ("recipe" in value or "variant" in value):
         return _has(value, _MANIFEST)
-    if file.endswith("verification.json") and "artifact" in value:
-        return value.get("schema") != _SCHEMA or _has(value, _VERIFICATION)
+    if file.endswith("verification.json") and (value.get("schema") == _SCHEMA or "artifact" in value):
+        return _has(value, _VERIFICATION)
     return not file.endswith("run.json") or _has(value, _RUN)
 
 
