@@ -7,7 +7,7 @@
 #   make evaluate ARTIFACT=folder-or-file.gguf [BASELINE=folder-or-file.gguf] [OPTIONS="--max-tokens 2048 --task humaneval"]
 #   make report [MODEL=...] [OUT=...] [NAME=...]
 #   make publish ORG=my-lab [MODEL=...] [VARIANT="awq gguf"] [OUT=...] [NAME=...] [OPTIONS="--dry-run --public --release --yes"]
-#   make prune RATIO=0.4 | KEEP=154 [MODEL=...] [OUT=the pruned folder] [NAME=...] [SET="calibration.key=value ..."]
+#   make prune RATIO=0.4 | KEEP=154 [HEAL=1] [MODEL=...] [OUT=the pruned folder] [NAME=...] [SET="calibration.key=value ..."]
 #   make test | test-processors | test-engines | bench | lint | clean-env
 #
 # PYTHON=python3.12   the interpreter of a new environment (3.11 to 3.13)
@@ -62,7 +62,7 @@ publish: $(VENV)/.ready
 prune: $(VENV)/.ready
 	@test -n "$(RATIO)$(KEEP)" || { echo "make prune needs RATIO=, such as 0.4, or KEEP=, such as 154"; exit 2; }
 	@$(BIN)/sixfold prune "$(if $(filter file,$(origin MODEL)),demo/minimax-m2-4.6m,$(MODEL))" $(if $(RATIO),--ratio "$(RATIO)") $(if $(KEEP),--keep "$(KEEP)") \
-		$(if $(filter file,$(origin OUT)),,--out "$(OUT)") $(if $(NAME),--name "$(NAME)") $(foreach pair,$(SET),--set '$(pair)')
+		$(if $(HEAL),--heal) $(if $(filter file,$(origin OUT)),,--out "$(OUT)") $(if $(NAME),--name "$(NAME)") $(foreach pair,$(SET),--set '$(pair)')
 
 test: $(VENV)/.ready-dev
 	@$(BIN)/python -m pytest

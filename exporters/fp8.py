@@ -15,7 +15,9 @@ from exporters.input_maxima import largest_inputs
 from exporters.numerics.compensated import fp8_channels
 from exporters.numerics.fp8 import BLOCK, quantize_blocks, quantize_channels, quantize_tensors, static_scale
 from exporters.protocol import Decided, Decisions
+from exporters.rounding.factor import Factor
 from exporters.rounding.inputs import Inputs
+from exporters.rounding.known import each
 from exporters.selection import Selection, drafts, not_run_note, select
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.safetensors_layout import Draft, DraftTensor, carried_texts, place, whole
@@ -72,13 +74,21 @@ class Fp8Exporter:
         return _channels(*quantize(inputs[0], names[0]), recipe)
 
     def compensate(
-        self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe, known: Inputs
-    ) -> Sequence[torch.Tensor]:
-        name = unit.inputs[0].name
-        factor = known.factor(name.removesuffix(".weight"))
-        if factor is None:
-            return self.encode(unit, inputs, decisions, recipe)
-        return _channels(*fp8_channels(inputs[0], name, factor), recipe)
+        self,
+        units: Sequence[Unit],
+        inputs: Sequence[Sequence[torch.Tensor]],
+        decisions: Sequence[Decisions],
+        recipe: Recipe,
+        known: Inputs,
+    ) -> Sequence[Sequence[torch.Tensor]]:
+        names = [unit.inputs[0].name for unit in units]
+
+        def rounded(places: Sequence[int], factor: Factor) -> list[Sequence[torch.Tensor]]:
+            made = fp8_channels([inputs[n][0] for n in places], [names[n] for n in places], factor)
+            return [_channels(*channels, recipe) for channels in made]
+
+        factors = [known.factor(name.removesuffix(".weight")) for name in names]
+        return each(factors, lambda n: self.encode(units[n], inputs[n], decisions[n], recipe), rounded)
 
 
 def _channels(weight: torch.Tensor, scale: torch.Tensor, recipe: Recipe) -> list[torch.Tensor]:

@@ -6,7 +6,6 @@ channel: what llama-quantize makes of the same weights and the same imatrix.gguf
 types are chosen to the recipe's budget (exporters/mix).
 """
 
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Annotated
 
@@ -18,21 +17,24 @@ from exporters.ggml import layout
 from exporters.ggml.compensated import compensated, quantize_compensated
 from exporters.ggml.hyperparameters import Config, as_stated, differences
 from exporters.ggml.importance import layer_importance, weighted_linears
-from exporters.ggml.kernels import PLAIN, quantize, type_named
+from exporters.ggml.kernels import PLAIN, encodes_on_gpu, quantize, type_named
 from exporters.ggml.metadata import PROVENANCE, Importance, has_tokenizer, headers
 from exporters.ggml.pre_tokenizer_names import known_name
 from exporters.ggml.tensors import Tensor, expert_of, gguf_tensors
-from exporters.ggml.transforms import changes_columns, head_rows, transformed, values
+from exporters.ggml.transforms import changes_columns, head_rows, tiled_columns, transformed, values
 from exporters.ggml.type_mix import PRESETS, Choice, Shape, needs_importance, tensor_types
 from exporters.mix.choose import Options as Offered
 from exporters.mix.gguf_mix import AUTO, check_budget, mixed_types, offered_types, wanted_roundings
 from exporters.mix.prepare import prepared
 from exporters.protocol import Decided, Decisions, Tokens
-from exporters.rounding.factor import unrelated
+from exporters.rounding.device import device, turn
+from exporters.rounding.factor import Factor, unrelated
 from exporters.rounding.inputs import Inputs
+from exporters.rounding.known import each
 from sixfold.artifact.plan import ExportPlan, PlannedFile, PlannedTensor, Unit
+from sixfold.boundary.patterns import pattern
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.model.gguf_names import gguf_architecture, gguf_tensor_names, latent_halves
+from sixfold.model.gguf_names import decoder_config, gguf_architecture, gguf_tensor_names, latent_halves
 from sixfold.model.meta_model import completed
 from sixfold.model.source import Source
 from sixfold.name_lists import by_layer, some
@@ -102,7 +104,7 @@ class GgufExporter:
                 "set options.imatrix=true, or choose a scheme of llama.cpp's",
             )
         arch = gguf_architecture(checkpoint.config)
-        config = completed(checkpoint.config)
+        config = decoder_config(completed(checkpoint.config))
         tensors = _tensors(source)
         matrix = _matrix(source, recipe) if self.needs_statistics(recipe) else None
         weighted = weighted_linears(source).keys() & tensors.keys() if self.needs_statistics(recipe) else set()
@@ -170,29 +172,53 @@ class GgufExporter:
         importance = decisions[unit.outputs[0].name] if unit.layer is not None else None
         rows = transformed(inputs[0], transform)
         if importance is None or importance.dim() == 1:
-            return [quantize(rows, qtype, importance, name=on_disk)]
+            weights = None if importance is None else tiled_columns(importance, transform)
+            return [_quantized(rows, qtype, weights, on_disk)]
         expert = expert_of(on_disk)
         if expert is not None:
-            return [quantize(rows, qtype, importance[expert], name=on_disk)]
+            return [_quantized(rows, qtype, importance[expert], on_disk)]
         first = unit.inputs[0].start // head_rows(transform)
-        heads = [quantize(head, qtype, importance[first + n], name=on_disk) for n, head in enumerate(rows)]
+        heads = [_quantized(head, qtype, importance[first + n], on_disk) for n, head in enumerate(rows)]
         return [torch.cat(heads)]
 
     def compensate(
-        self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe, known: Inputs
-    ) -> Sequence[torch.Tensor]:
-        name, _, transform = unit.encoding.partition(" ")
+        self,
+        units: Sequence[Unit],
+        inputs: Sequence[Sequence[torch.Tensor]],
+        decisions: Sequence[Decisions],
+        recipe: Recipe,
+        known: Inputs,
+    ) -> Sequence[Sequence[torch.Tensor]]:
+        name, _, transform = units[0].encoding.partition(" ")
         qtype = type_named(name)
-        on_disk = unit.inputs[0].name if unit.inputs else ""
+
+        def rounded(places: Sequence[int], factor: Factor) -> list[Sequence[torch.Tensor]]:
+            rows = [transformed(inputs[n][0], transform) for n in places]
+            made = quantize_compensated(rows, qtype, factor, [units[n].inputs[0].name for n in places])
+            return [[blocks] for blocks in made]
+
         # The halves of kv_b_proj read something else than kv_b_proj.
-        if not compensated(qtype) or changes_columns(transform):
-            return self.encode(unit, inputs, decisions, recipe)
-        factor = known.factor(on_disk.removesuffix(".weight"))
-        if factor is None and unit.layer is not None:  # weighted by importance
-            return self.encode(unit, inputs, decisions, recipe)
-        rows = transformed(inputs[0], transform)
-        found = factor if factor is not None else unrelated(rows.shape[-1], known.device)
-        return [quantize_compensated(rows, qtype, found, name=on_disk)]
+        possible = compensated(qtype) and not changes_columns(transform)
+        factors = [_factor(unit, inputs[n], known) if possible else None for n, unit in enumerate(units)]
+        return each(factors, lambda n: self.encode(units[n], inputs[n], decisions[n], recipe), rounded)
+
+
+def _quantized(
+    rows: torch.Tensor, qtype: GGMLQuantizationType, importance: torch.Tensor | None, name: str
+) -> torch.Tensor:
+    """On a GPU where there is one: the bytes are the same."""
+    if not encodes_on_gpu(qtype):
+        return quantize(rows, qtype, importance, name=name)
+    with turn(device()):
+        return quantize(rows.to(device()), qtype, importance, name=name).cpu()
+
+
+def _factor(unit: Unit, inputs: Sequence[torch.Tensor], known: Inputs) -> Factor | None:
+    """None of a tensor of a layer whose input nothing is known of: it is weighted by importance."""
+    factor = known.factor(unit.inputs[0].name.removesuffix(".weight"))
+    if factor is None and unit.layer is None:
+        return unrelated(inputs[0].shape[-1], known.device)
+    return factor
 
 
 EXPORTER = GgufExporter()
@@ -203,7 +229,7 @@ def _options(recipe: Recipe) -> Options:
 
 
 def _tensors(source: Source) -> dict[str, Tensor]:
-    found = gguf_tensors(completed(source.checkpoint.config), source.checkpoint.tensors)
+    found = gguf_tensors(decoder_config(completed(source.checkpoint.config)), source.checkpoint.tensors)
     return {tensor.name: tensor for tensor in found}
 
 
@@ -248,12 +274,12 @@ def _shape(arch: str, config: Config) -> Shape:
 
 def _kept(source: Source, recipe: Recipe, tensors: Mapping[str, Tensor]) -> dict[str, GGMLQuantizationType]:
     """Tensors that the recipe keeps in the source's precision; a stack of experts as a whole, if any of them is."""
-    patterns = [re.compile(pattern) for pattern in recipe.keep]
+    patterns = [pattern(text) for text in recipe.keep]
     linears = {linear.weight: linear.name for linear in source.architecture.linears}
     return {
         name: type_named(source.checkpoint.tensors[tensor.inputs[0]].dtype)
         for name, tensor in tensors.items()
-        if any(pattern.search(linears[i]) for pattern in patterns for i in tensor.inputs if i in linears)
+        if any(kept.search(linears[i]) for kept in patterns for i in tensor.inputs if i in linears)
     }
 
 

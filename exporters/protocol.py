@@ -86,10 +86,17 @@ class Compensating(Exporter, Protocol):
         ...
 
     def compensate(
-        self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe, known: Inputs
-    ) -> Sequence[torch.Tensor]:
-        """In place of `encode`, and as `encode` where nothing is known of what the unit's Linears read. Float sums may
-        depend on the machine; on one machine the same inputs give the same bytes, with any number of threads."""
+        self,
+        units: Sequence[Unit],
+        inputs: Sequence[Sequence[torch.Tensor]],
+        decisions: Sequence[Decisions],
+        recipe: Recipe,
+        known: Inputs,
+    ) -> Sequence[Sequence[torch.Tensor]]:
+        """In place of `encode`, and as `encode` where nothing is known of what a unit's Linears read. Units are of one
+        encoding, their inputs of one shape and dtype: they are rounded side by side. Float sums may depend on the
+        machine, and on what stands beside; on one machine the same units give the same bytes, with any number of
+        threads."""
         ...
 
 

@@ -1,11 +1,11 @@
 """Which Linears an exporter quantizes: the architecture's list, less what the recipe keeps and what does not fit."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from sixfold.artifact.safetensors_layout import Draft, kept_draft
+from sixfold.boundary.patterns import pattern
 from sixfold.errors import SixfoldError
 from sixfold.model.architecture import Linear
 from sixfold.model.source import Source
@@ -51,7 +51,7 @@ def select(linears: Sequence[Linear], recipe: Recipe, misfit: Callable[[Linear],
             reasons[linear.name] = "never quantized"
         elif linear.role in kept:
             reasons[linear.name] = f"{recipe.scheme} leaves out each {linear.role}, as NVIDIA's releases do"
-        elif any(re.search(pattern, linear.name) for pattern in recipe.keep):
+        elif any(pattern(text).search(linear.name) for text in recipe.keep):
             reasons[linear.name] = "kept by the recipe"
         elif why := misfit(linear):
             if recipe.indivisible == "fail":

@@ -81,6 +81,11 @@ class Variant:
         return self.divergence.scores.engine or self.alone
 
     @property
+    def since_original(self) -> Fact:
+        """As run, against the unpruned model; without a value where that was not at hand."""
+        return self.divergence.original.scores.engine or self.divergence.original.scores.weights
+
+    @property
     def passed(self) -> bool:
         return self.artifact.verdict is not None and self.artifact.verdict.passed
 

@@ -1,7 +1,6 @@
 """What precedes a GGUF file's tensors, as gguf-py writes it: general keys, numbers, tokenizer, tensor list."""
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,9 @@ from gguf.gguf_writer import TensorInfo, WriterState
 from exporters.ggml.hyperparameters import Config, write_hyperparameters
 from exporters.ggml.tokenizer import FILE as TOKENIZER
 from exporters.ggml.tokenizer import write_tokenizer
+from sixfold.boundary.json_text import read_json_file
 from sixfold.checkpoint.checkpoint import Checkpoint
+from sixfold.errors import SixfoldError
 
 ALIGNMENT = GGUF_DEFAULT_ALIGNMENT
 _GENERATION = "generation_config.json"
@@ -145,5 +146,7 @@ def _general(writer: GGUFWriter, checkpoint: Checkpoint) -> Metadata:
 
 
 def _json(path: Path) -> Mapping[str, Any]:
-    parsed: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    parsed = read_json_file(path)
+    if not isinstance(parsed, dict):
+        raise SixfoldError(f"{path} is not a JSON object", "copy it from the base model")
     return parsed

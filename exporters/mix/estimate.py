@@ -84,7 +84,7 @@ def part_of(
 def _sample(source: Source, name: str, rows: int) -> torch.Tensor:
     """float32 [about `rows`, C]; all of them where there are few."""
     total = source.checkpoint.tensors[name].shape[0]
-    return torch.cat([source.checkpoint.read(part).float() for part in _runs(name, total, rows)])
+    return torch.cat([source.checkpoint.read(part).float().flatten(1) for part in _runs(name, total, rows)])
 
 
 def _runs(name: str, total: int, rows: int) -> Iterator[TensorSlice]:

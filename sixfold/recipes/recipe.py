@@ -5,13 +5,13 @@ defines what a resolved recipe holds, how a name becomes recipes, and the JSON s
 checks them.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
+from sixfold.boundary.patterns import pattern
 from sixfold.errors import UsageError
 from sixfold.recipes import recipe_files
 from sixfold.recipes.budget import Budget
@@ -25,8 +25,8 @@ The command line passes what the registry knows; the spine knows no exporter."""
 
 def _regular_expression(text: str) -> str:
     try:
-        re.compile(text)
-    except re.error as error:
+        pattern(text)
+    except ValueError as error:
         raise ValueError(f"is not a regular expression ({error})") from None
     return text
 

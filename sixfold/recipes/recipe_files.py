@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from sixfold.boundary.yaml_text import loader_of, parse_yaml
 from sixfold.errors import UsageError
 
 FOLDER = Path(__file__).parents[2] / "recipes"
@@ -108,7 +109,7 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[list[Override], list[Prob
             )
             continue
         try:
-            found.append(Override(path, yaml.safe_load(value)))
+            found.append(Override(path, parse_yaml(value)))
         except yaml.YAMLError:
             problems.append(Problem(OVERRIDE, None, key, f"{value!r} is not valid YAML", "quote it"))
     return _profiles_first(found, problems), problems
@@ -254,7 +255,7 @@ def _read_one(path: Path, problems: list[Problem]) -> Draft | None:
     shown = _shown(path)
     loader = None
     try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8", errors="replace"))
+        loader = loader_of(path.read_text(encoding="utf-8", errors="replace"))
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
             problems.append(Problem(shown, None, "", "is not a list of `key: value` lines", "see recipes/fp8.yaml"))
