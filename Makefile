@@ -2,6 +2,7 @@
 #
 #   make all-formats [MODEL=folder-or-hub-id] [OUT=folder] [NAME=name] [SET="key=value ..."]
 #   make format FORMAT=awq [MODEL=...] [OUT=...] [NAME=...] [SET=...]
+#   make format FORMAT=gguf-auto FIT=96gb-mac CONTEXT=32k | BITS=4.5 | BYTES=84GB [MODEL=...]
 #   make verify [MODEL=...] [OUT=...] [NAME=...]
 #   make evaluate ARTIFACT=folder-or-file.gguf [BASELINE=folder-or-file.gguf] [OPTIONS="--max-tokens 2048 --task humaneval"]
 #   make report [MODEL=...] [OUT=...] [NAME=...]
@@ -24,6 +25,8 @@ DEFAULT_TORCH := $(if $(filter Linux,$(shell uname -s)),cpu,pypi)
 
 VENV := .venv
 BIN := $(VENV)/bin
+# The budget of gguf-auto.
+BUDGET := $(if $(FIT),--set 'budget.fits=$(FIT)' $(if $(CONTEXT),--set 'budget.context=$(CONTEXT)'),$(if $(BYTES),--set 'budget.bytes=$(BYTES)',$(if $(BITS),--set 'budget.bits=$(BITS)')))
 EXPORT_OPTIONS := --out "$(OUT)" $(if $(NAME),--name "$(NAME)") $(foreach pair,$(SET),--set '$(pair)')
 
 # What `make test-processors` pretends to run on: ATen's instructions (native: this processor's own), oneDNN's at most,
@@ -39,7 +42,7 @@ all-formats: $(VENV)/.ready
 
 format: $(VENV)/.ready
 	@test -n "$(FORMAT)" || { echo "make format needs FORMAT=, one of: $$($(BIN)/sixfold recipes --names), or a path"; exit 2; }
-	@$(BIN)/sixfold export "$(MODEL)" "$(FORMAT)" $(EXPORT_OPTIONS)
+	@$(BIN)/sixfold export "$(MODEL)" "$(FORMAT)" $(BUDGET) $(EXPORT_OPTIONS)
 
 verify: $(VENV)/.ready
 	@$(BIN)/sixfold verify --against "$(MODEL)" --out "$(OUT)" $(if $(NAME),--name "$(NAME)")

@@ -35,7 +35,7 @@ def export_plan(
     source: Source, anatomy: Anatomy, plan: PruningPlan, *, folder: str, mtp: Mtp, provenance: Provenance
 ) -> ExportPlan:
     """Bytes are the source's, but for quantized tensors, which arrive as BF16. provenance: of the result."""
-    checkpoint = source.checkpoint
+    checkpoint = source.checkpoint.as_stored
     tensors = {**anatomy.tensors, **mtp_tensors(checkpoint, anatomy, mtp)}
     dropped = set(anatomy.mtp) if mtp == "drop" else set[str]()
     drafts = [

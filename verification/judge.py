@@ -20,7 +20,7 @@ from verification.gates import check_gates
 from verification.reading.weights import CodedWeights, FolderWeights
 from verification.result import Verification, gates_of
 from verification.smoke.smoke_test import Smoke, smoke
-from verification.structure.folder_structure import open_subject
+from verification.structure.folder_structure import as_held, open_subject
 from verification.structure.gguf_structure import open_gguf_subject
 from verification.verify import verify
 
@@ -30,6 +30,7 @@ CACHE = "verification-reference"
 
 def judge(path: Path, source: Source | None, progress: Progress) -> Verification:
     """`verify`, and where an artifact with a source is sound, its divergence from it. Raises as `verify` does."""
+    source = as_held(path, source)
     verification = verify(path, source, progress)
     if source is None or not verification.passed:
         return verification

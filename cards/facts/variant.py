@@ -40,6 +40,8 @@ class Variant:
     @property
     def label(self) -> Shown:
         recipe = self.manifest.recipe
+        if self.artifact.file is not None and recipe.budget:
+            return shown(derived("mix_label", recipe.scheme, recipe.budget))
         return shown(recipe.suffix if self.artifact.file is None else recipe.scheme)
 
     @property

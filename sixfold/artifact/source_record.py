@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from sixfold.artifact.workspace import json_bytes, read_json, write_if_changed
+from sixfold.boundary.yaml_text import parse_yaml
 from sixfold.checkpoint.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _languages(card: Path) -> list[str]:
     """Codes in the front matter of a card; none where it has none, or cannot be read."""
     parts = card.read_text(encoding="utf-8", errors="replace").split("---\n", 2) if card.is_file() else []
     try:
-        fields = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
+        fields = parse_yaml(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
     except yaml.YAMLError:
         return []
     found = fields.get("language", []) if isinstance(fields, dict) else []
