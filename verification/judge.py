@@ -11,9 +11,10 @@ from sixfold.model.source import Source
 from sixfold.progress import Progress
 from sixfold.texts.held_out_text import held_out
 from verification.divergence.activations import Rule
-from verification.divergence.divergence import Divergence, reference_of, scored
+from verification.divergence.divergence import Divergence, SinceOriginal, reference_of, scored
 from verification.divergence.engine_inputs import can_collapse, check_inputs, folder_rules, gguf_rules
 from verification.divergence.plain_run import plain_score
+from verification.divergence.unpruned import unpruned_run
 from verification.finding import Finding, Severity
 from verification.gates import check_gates
 from verification.reading.weights import CodedWeights, FolderWeights
@@ -66,13 +67,19 @@ def _measure(path: Path, source: Source, progress: Progress) -> tuple[Divergence
     plain = None
     if gates_of(path).get("max_kl_ratio") is not None:
         plain = plain_score(source, weights, plain_rules(path, source), windows, reference, cache, progress)
-    found = {name: scored(source, weights, rules, windows, reference, progress) for name, rules in runs.items()}
+    unpruned = unpruned_run(source, windows, cache, progress)
+    before = None if unpruned is None else unpruned.run
+    found = {name: scored(source, weights, rules, windows, reference, progress, before) for name, rules in runs.items()}
     smoked = smoke(source, weights, tokenizer, cache, progress, None if path.is_dir() else path)
     inputs: tuple[Finding, ...] = ()
     if isinstance(weights, FolderWeights) and "engine" in found:
         inputs = tuple(check_inputs(weights.subject, found["engine"].inputs))
     scores = {name: run.score for name, run in found.items()}
-    return Divergence(scores, windows.tokens, len(windows.ids), plain), smoked, inputs
+    since = None
+    if unpruned is not None:
+        lost = {name: run.original for name, run in found.items() if run.original is not None}
+        since = SinceOriginal(unpruned.of.name, unpruned.of.fingerprint, lost)
+    return Divergence(scores, windows.tokens, len(windows.ids), plain, since), smoked, inputs
 
 
 def cache_of(path: Path) -> Path:

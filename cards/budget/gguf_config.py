@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gguf import GGUFReader
-
+from sixfold.boundary.gguf_header import read_gguf_header
 from sixfold.errors import SixfoldError
 
 _MODEL_TYPES = {
@@ -37,14 +36,11 @@ _FIELDS = {
 def gguf_weights(path: Path) -> tuple[dict[str, Any], int]:
     """Fields of a config.json, and bytes of all tensors; of a split file, of its part alone.
     Raises SixfoldError where the file cannot be read, or its architecture's cache is not known."""
-    try:
-        reader = GGUFReader(path)
-    except (ValueError, OSError) as error:
-        raise SixfoldError(f"{path} cannot be read as GGUF ({error})", "give a whole GGUF file") from error
-    values = {name: field.contents() for name, field in reader.fields.items()}
-    if values.get("split.count", 1) > 1:
+    header = read_gguf_header(path)
+    parts = header.keys.get("split.count", 1)
+    if not isinstance(parts, int) or parts > 1:
         raise SixfoldError(f"{path} is one part of a split file", "give the model it was made from, and its format")
-    return _config(path, values), sum(int(tensor.n_bytes) for tensor in reader.tensors)
+    return _config(path, header.keys), sum(tensor.nbytes for tensor in header.tensors)
 
 
 def _config(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,5 +58,9 @@ def _config(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
             f"{per_layer[0]} of {path} differs between layers, which is not known of {architecture}",
             "give the folder or config.json of the model it was made from",
         )
-    tokens = values.get(f"{architecture}.vocab_size") or len(values.get("tokenizer.ggml.tokens", ()))
-    return {**found, "model_type": model_type, "vocab_size": tokens}
+    unsound = sorted(name for name, value in found.items() if not isinstance(value, int) or isinstance(value, bool))
+    if unsound:
+        raise SixfoldError(f"{unsound[0]} of {path} is no whole number", "copy or download the file again")
+    tokens = values.get("tokenizer.ggml.tokens")
+    size = values.get(f"{architecture}.vocab_size") or (len(tokens) if isinstance(tokens, list) else 0)
+    return {**found, "model_type": model_type, "vocab_size": size}

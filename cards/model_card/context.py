@@ -39,6 +39,7 @@ class Row:
     link: str
     weights: Any
     as_run: Fact
+    since_original: Fact
     remarks: tuple[str, ...]
 
 
@@ -193,7 +194,7 @@ def _rows(mine: Sequence[Variant], every: Sequence[Variant], names: Names) -> li
             link = f"**{variant.label}** (this one)"
         else:
             link = names.linked(variant)
-        rows.append(Row(link, variant.weights, variant.as_run, tuple(remarks)))
+        rows.append(Row(link, variant.weights, variant.as_run, variant.since_original, tuple(remarks)))
     return rows
 
 

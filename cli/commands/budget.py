@@ -133,6 +133,7 @@ def _what_weighs(
     """The config; every variant with the bytes of its tensors, read from an artifact or planned; and notes on what is
     not known. For a config.json that says too little to plan formats, only the cache is known."""
     from cards.budget.stored_weights import Artifact, artifacts_at, read_config
+    from cli.fitted import fitted
     from exporters.run import plan_all
     from sixfold.errors import SixfoldError, UsageError
     from sixfold.model.bare_config import config_notes
@@ -156,7 +157,7 @@ def _what_weighs(
             raise
         return config, [], [f"Weights are not counted: {error}".rstrip(".")]
     variants = []
-    for entry in plan_all(source, recipes):
+    for entry in plan_all(source, fitted(source, recipes)):
         if entry.refusal is not None:
             click.echo(f"{entry.recipe.name} cannot be made: {entry.refusal}", err=True)
         elif entry.plan is not None:

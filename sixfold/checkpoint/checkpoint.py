@@ -1,6 +1,5 @@
 """A checkpoint on disk or on the Hub, seen as BF16/FP16/FP32 tensors whatever it is stored in."""
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,8 +10,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
+from sixfold.boundary.json_text import parse_json
 from sixfold.checkpoint import hub
-from sixfold.checkpoint.carried_files import carried_files
+from sixfold.checkpoint.carried_files import carried_files, check_links
+from sixfold.checkpoint.config_bounds import check_bounds
 from sixfold.checkpoint.fingerprint import commit_fingerprint, folder_fingerprint
 from sixfold.checkpoint.location import CONFIG, local_folder
 from sixfold.checkpoint.positional_reads import WeightFolder
@@ -161,6 +162,7 @@ def _open_folder(asked: _Asked, folder: Path, revision: str, own_name: str) -> C
     headers = tuple(_header(folder, file) for file in files)
     logical = logical_tensors(collect_tensors(where, headers, index), config, method, where)
     extras = carried_files(names)
+    check_links(folder, extras)
     weights = WeightFolder(folder)
     contents = Contents(
         lambda part: logical[part.name].read(weights, part.start, part.stop),
@@ -250,13 +252,10 @@ def read_config(path: Path, where: str) -> dict[str, Any]:
     """The JSON object that a config.json holds. where: the model, for messages."""
     if not path.is_file():
         raise SixfoldError(f"there is no {CONFIG} in {where}", "give a model folder as transformers saves it")
-    try:
-        config = json.loads(_bytes(path))
-    except ValueError as error:
-        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise SixfoldError(f"{CONFIG} in {where} is not valid JSON{line}", "correct it or download it again") from None
+    config = parse_json(_bytes(path), f"{CONFIG} in {where}")
     if not isinstance(config, dict):
         raise SixfoldError(f"{CONFIG} in {where} is not a JSON object", "correct it or download it again")
+    check_bounds(config, f"{CONFIG} in {where}")
     return config
 
 

@@ -52,6 +52,7 @@ class LayerRunner:
         ahead: bool = True,
         team: Team = ALONE,
     ) -> None:
+        self.checkpoint = source.checkpoint
         self.device = device
         self.dtype = dtype
         self.ahead = ahead

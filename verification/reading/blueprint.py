@@ -19,7 +19,8 @@ from sixfold.model.expert_stacks import with_single_experts
 from sixfold.model.source import Source
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
-_RECOMPUTED = re.compile(r"inv_freq$|(^|\.)mtp\.|rotary_emb\.")
+_BUFFERS = re.compile(r"inv_freq$|rotary_emb\.")
+_NOT_RUN = re.compile(r"inv_freq$|(^|\.)mtp\.|rotary_emb\.")
 
 _EXPERT = re.compile(r"(.*\.experts)\.(\d+)\.(\w+)\.weight")
 _STACKS = {
@@ -59,7 +60,7 @@ class Blueprint:
             return name in not_run or any(other.rpartition(".")[0] == module for other in not_run)
         layer = _LAYER.search(name)
         count = self.architecture.layers
-        return bool((layer and count <= int(layer[1]) < count + self.drafts) or _RECOMPUTED.search(name))
+        return bool((layer and count <= int(layer[1]) < count + self.drafts) or _NOT_RUN.search(name))
 
 
 def blueprint_of(source: Source) -> Blueprint:
@@ -108,4 +109,4 @@ def _as_held(checkpoint: Checkpoint, held: Collection[str]) -> Checkpoint:
 
 def _optional(architecture: Architecture, tensors: Mapping[str, Any]) -> frozenset[str]:
     tied = {name for name in tensors if architecture.tied_embeddings and name == "lm_head.weight"}
-    return frozenset(tied | {name for name in tensors if _RECOMPUTED.search(name)})
+    return frozenset(tied | {name for name in tensors if _BUFFERS.search(name)})

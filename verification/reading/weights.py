@@ -123,7 +123,9 @@ class FolderWeights:
     def _rounding(self) -> Rounding:
         stated = stated_rounding(self.subject.folder.path)
         clips = self.subject.declared.method == AWQ or stated == "clipped"
-        return Rounding("compensated" if stated == "compensated" else "clipped" if clips else "nearest")
+        if stated in ("compensated", "rounded-inputs"):
+            return Rounding(stated)
+        return Rounding("clipped" if clips else "nearest")
 
     def slack(self, name: str) -> float:
         return 0.0

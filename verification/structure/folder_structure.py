@@ -10,7 +10,7 @@ from verification.reading.blueprint import Blueprint, blueprint_from_config, blu
 from verification.reading.declared import declared
 from verification.reading.folder import Folder, open_folder
 from verification.reading.subject import Subject
-from verification.structure import carried, config, doubles, files, names, parts, scales
+from verification.structure import carried, config, doubles, drafts, files, names, parts, quantization_config, scales
 
 Check = Callable[[Subject], Iterator[Finding]]
 
@@ -21,24 +21,30 @@ CHECKS: tuple[Check, ...] = (
     files.check_numbering,
     files.check_modes,
     files.check_leftovers,
+    files.check_other_weights,
     files.check_manifest,
     config.check_architecture,
     config.check_against_source,
-    config.check_added,
     config.check_class,
     config.check_counts,
     config.check_needed,
     config.check_code,
     config.check_modelopt,
     carried.check_source_files,
+    carried.check_added_files,
     carried.check_tokenizer,
     carried.check_generation,
+    drafts.check_drafts,
     names.check_missing,
     names.check_unknown,
     names.check_tied,
     names.check_protected,
     names.check_experts,
     parts.check_method,
+    quantization_config.check_fields,
+    quantization_config.check_classes,
+    quantization_config.check_expressions,
+    quantization_config.check_beside,
     parts.check_compressed_tensors,
     parts.check_cache,
     parts.check_parts,

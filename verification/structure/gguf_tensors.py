@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Set
 from itertools import pairwise
 
+from sixfold.boundary.gguf_header import GgufTensor
 from verification.finding import EXPORT_AGAIN, Finding
-from verification.reading.gguf_file import GgufTensor
 from verification.reading.gguf_names import ARCHITECTURES, COMPUTED, place_of
 from verification.structure.gguf_subject import GgufSubject
 
@@ -22,6 +22,11 @@ _SAMPLE = 4096
 def check_offsets(subject: GgufSubject) -> Iterator[Finding]:
     """Tensors follow each other as the header lists them, each at the next multiple of the alignment."""
     alignment = subject.file.keys.get("general.alignment", 32)
+    for file in subject.file.files:
+        first = next((t for t in subject.file.tensors.values() if t.file == file), None)
+        if first is not None and first.offset != subject.file.data[file]:
+            what = f"the first tensor lies at byte {first.offset}, and the data begin at {subject.file.data[file]}"
+            yield Finding("files.offsets", first.name, what, "llama.cpp refuses the file", EXPORT_AGAIN)
     for one, other in pairwise(subject.file.tensors.values()):
         expected = one.offset + -(-one.nbytes // alignment) * alignment
         if one.file == other.file and other.offset != expected:
