@@ -136,10 +136,8 @@ def _llama4(writer: GGUFWriter, config: Config) -> None:
 
 def _delta_net(writer: GGUFWriter, config: Config) -> None:
     writer.add_ssm_inner_size(config["linear_value_head_dim"] * config["linear_num_value_heads"])
-    kinds = config["layer_types"]
-    writer.add_full_attention_interval(
-        kinds.index("full_attention") + 1 if "full_attention" in kinds else len(kinds) + 1
-    )
+    kinds = [*config["layer_types"], "full_attention"]
+    writer.add_full_attention_interval(kinds.index("full_attention") + 1)
     writer.add_rope_dimension_count(_rotary_size(config, 0.25))
     if not rope_of(config).get("mrope_section"):
         writer.add_rope_dimension_sections([11, 11, 10, 0])
@@ -313,11 +311,11 @@ def as_stated(arch: str, config: Config) -> Config:
 def differences(arch: str, config: Config) -> Iterable[str]:
     """Where llama.cpp will compute something else than transformers, a sentence each."""
     renormalized = ENTRIES[arch].renormalized
-    for field, does in ENTRIES[arch].fixed.items():
-        if config.get(field) is not None and config[field] != does(config):
+    for name, given in ENTRIES[arch].fixed.items():
+        if config.get(name) is not None and config[name] != given(config):
             yield (
-                f"llama.cpp computes {arch} with {field} = {does(config)}, this checkpoint says {config[field]}: answers"
-                " will differ from the source's"
+                f"llama.cpp computes {arch} with {name} = {given(config)}, this checkpoint says {config[name]}:"
+                " answers will differ from the source's"
             )
     asked = config.get("norm_topk_prob")
     if renormalized is not None and asked is not None and bool(asked) != renormalized:

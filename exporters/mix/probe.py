@@ -59,7 +59,8 @@ def measured_prices(
     left out.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    runner = LayerRunner(source, dtype=torch.float32, device=device)
+    # One tensor an expert, also where a layer's are stored as one: probes name them so.
+    runner = LayerRunner(source, dtype=torch.float32, device=device, read_into=source.checkpoint.read_into)
     probes = _probes(parts, source.architecture.layers)
     step = max(1, len(ids) // SAMPLES)
     batches = [row[None, :LENGTH] for row in ids[::step][:SAMPLES]]
@@ -150,8 +151,7 @@ def _disturbed(runner: LayerRunner, layer: int | None, weights: frozenset[str]) 
     for source in runner.sources_of(layer) if weights else ():
         for piece in source.pieces:
             if piece.name in weights:
-                values = runner.model.get_parameter(source.parameter).data
-                values = values if piece.expert is None else values[piece.expert, piece.start : piece.stop]
+                values = piece.within(runner.model.get_parameter(source.parameter).data)
                 held.append((values, values.clone()))
                 values.copy_(rounding(values))
     try:
