@@ -52,13 +52,13 @@ class LayerRunner:
         ahead: bool = True,
         team: Team = ALONE,
     ) -> None:
-        self.checkpoint = source.checkpoint
         self.device = device
         self.dtype = dtype
         self.ahead = ahead
         self.team = team
         # Where all experts of a layer are one tensor, it is read at once.
         checkpoint = source.checkpoint.as_stored if read_into is None else source.checkpoint
+        self.checkpoint = checkpoint
         self.model: Any = meta_model(checkpoint, dtype=dtype).eval()
         placements, _ = map_tensors(self.model, checkpoint)
         strict = set(getattr(self.model, "_keep_in_fp32_modules_strict", None) or ())
