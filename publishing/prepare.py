@@ -22,8 +22,16 @@ from sixfold.sizes import size
 _LARGEST = 500 * 10**9
 """Largest file in bytes that the Hub allows."""
 
-Problems = Callable[[str], Sequence[str]]
-"""A card's text -> what the Hub would refuse or ignore of its front matter, found out offline."""
+
+@dataclass(frozen=True)
+class Cards:
+    """What this project's cards are made with. text: README.md. figures: of a publication, the record of where that
+    card's figures come from ("" for none). problems: a card's text -> what the Hub would refuse or ignore of its front
+    matter, found out offline."""
+
+    text: Card
+    figures: Callable[[Publication], str]
+    problems: Callable[[str], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -37,8 +45,7 @@ class Edition:
     every: tuple[Artifact, ...]
     publications: tuple[Publication, ...]
     base: str
-    card: Card
-    problems: Problems
+    cards: Cards
     date: str
 
     @property
@@ -62,7 +69,7 @@ class Edition:
         card = self._card(publication, remote.card if remote is not None and not remote.is_empty else "")
         if self.base and not publication.is_base:
             card = with_base_model(card, self.base)
-        plan = plan_of(publication, remote, card, self.date)
+        plan = plan_of(publication, remote, card, self.cards.figures(publication), self.date)
         check_ours(plan)
         self.check_card(publication, card)
         return plan
@@ -70,16 +77,16 @@ class Edition:
     def _card(self, publication: Publication, there: str) -> str:
         """Rendered again, with what people wrote into the card here and into the one on the Hub since it was sent."""
         path = publication.folder / CARD
-        ours = self.card(publication, path.read_text(encoding="utf-8") if path.is_file() else "")
+        ours = self.cards.text(publication, path.read_text(encoding="utf-8") if path.is_file() else "")
         sent = sent_card(self.root, publication.repo)
         if there in ("", sent):
             return ours
-        return merged(self.card(publication, sent), ours, self.card(publication, there))
+        return merged(self.cards.text(publication, sent), ours, self.cards.text(publication, there))
 
     def check_card(self, publication: Publication, card: str) -> None:
         """Raises SixfoldError where the card states no license, or the Hub would reject it."""
         check_license(publication.repo, card, publication.files)
-        found = [*self.problems(card)] or [*self.hub.card_problems(card)]
+        found = [*self.cards.problems(card)] or [*self.hub.card_problems(card)]
         if found:
             raise SixfoldError(
                 f"the Hub would reject the card of {publication.repo}: {'; '.join(found)}",
@@ -87,9 +94,7 @@ class Edition:
             )
 
 
-def edition_of(
-    hub: Hub, org: str, root: Path, variants: Sequence[str], card: Card, problems: Problems, date: str
-) -> Edition:
+def edition_of(hub: Hub, org: str, root: Path, variants: Sequence[str], cards: Cards, date: str) -> Edition:
     """root: <out>/<model>. variants: names of recipes; all that are there where none is named.
 
     Raises GateError where a gate of one does not hold, UsageError where the Hub would reject a name, SixfoldError
@@ -102,7 +107,7 @@ def edition_of(
         repository_name(org, artifact.folder)
     check_access(hub, org)
     found = publications(org, wanted, every)
-    return Edition(hub, root, org, every, found, _base(hub, org, found, every), card, problems, date)
+    return Edition(hub, root, org, every, found, _base(hub, org, found, every), cards, date)
 
 
 def plan_all(edition: Edition, progress: Progress) -> tuple[Plan, ...]:

@@ -72,7 +72,7 @@ def _releasable(edition: Edition, publication: Publication) -> Plan:
     remote = read_remote(edition.hub, publication.repo)
     if remote is None:
         raise SixfoldError(f"{publication.repo} is not on the Hub", "publish it first")
-    plan = plan_of(publication, remote, remote.card, edition.date)
+    plan = plan_of(publication, remote, remote.card, edition.cards.figures(publication), edition.date)
     check_ours(plan)
     if not plan.is_done or not plan.is_tagged:
         other = some(plan.to_send) or plan.tag

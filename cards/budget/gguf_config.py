@@ -1,6 +1,7 @@
 """What a budget needs from a GGUF file: bytes of its tensors, and its hyperparameters as fields of a config.json."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,29 @@ _FIELDS = {
 }
 
 
+def tensor_bytes(path: Path) -> dict[str, int]:
+    """Name -> bytes of every tensor of a file, which may be a part. Raises SixfoldError where it cannot be read."""
+    stat = path.stat()
+    return _tensor_bytes(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _tensor_bytes(path: Path, nbytes: int, changed: int) -> dict[str, int]:
+    """Each state of a file is read once: a reader goes through all of its vocabulary."""
+    return {tensor.name: int(tensor.n_bytes) for tensor in _reader(path).tensors}
+
+
+def _reader(path: Path) -> GGUFReader:
+    try:
+        return GGUFReader(path)
+    except (ValueError, OSError) as error:
+        raise SixfoldError(f"{path} cannot be read as GGUF ({error})", "give a whole GGUF file") from error
+
+
 def gguf_weights(path: Path) -> tuple[dict[str, Any], int]:
     """Fields of a config.json, and bytes of all tensors; of a split file, of its part alone.
     Raises SixfoldError where the file cannot be read, or its architecture's cache is not known."""
-    try:
-        reader = GGUFReader(path)
-    except (ValueError, OSError) as error:
-        raise SixfoldError(f"{path} cannot be read as GGUF ({error})", "give a whole GGUF file") from error
+    reader = _reader(path)
     values = {name: field.contents() for name, field in reader.fields.items()}
     if values.get("split.count", 1) > 1:
         raise SixfoldError(f"{path} is one part of a split file", "give the model it was made from, and its format")

@@ -19,7 +19,7 @@ VLLM_UTILIZATION = 0.92
 LLAMA_CPP_MARGIN = 1024**3
 """Bytes of each device that llama.cpp leaves free when it fits a model by itself (its --fit-target)."""
 
-_FIELDS = {"name", "title", "memory", "utilization", "engines", "devices", "note"}
+_FIELDS = {"name", "title", "memory", "utilization", "source", "engines", "devices", "note"}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from cli.terminal import heading, print_json, print_table, progress
 from sixfold.sizes import size
 
 if TYPE_CHECKING:
+    from cards.model_card.card import Rendered
     from publishing.plan import Plan
     from publishing.prepare import Edition
     from publishing.publication import Publication
@@ -59,7 +60,7 @@ def command(
     Hub already are not sent again; card sections that were written by hand are kept.
     """
     from publishing.hub import log_in
-    from publishing.prepare import edition_of, plan_all
+    from publishing.prepare import Cards, edition_of, plan_all
     from publishing.publish import check_releasable
     from publishing.publish import release as make_public
     from sixfold.errors import UsageError
@@ -74,7 +75,7 @@ def command(
             "give --yes, or --dry-run to see only the plan",
         )
     hub = log_in(partial(_say, quiet=True))
-    edition = edition_of(hub, org, root, _expanded(variants, root), _card, _problems, _today())
+    edition = edition_of(hub, org, root, _expanded(variants, root), Cards(_card, _figures, _problems), _today())
     if release:
         releasable = check_releasable(edition)
         _print_release(edition, releasable, as_json=as_json, dry_run=dry_run)
@@ -250,16 +251,20 @@ def _today() -> str:
 
 
 def _card(publication: "Publication", old: str) -> str:
-    return _rendered(publication.folder, publication.owner, old)
+    return _rendered(publication.folder, publication.owner, old).text
+
+
+def _figures(publication: "Publication") -> str:
+    return _rendered(publication.folder, publication.owner, "").figures
 
 
 @cache
-def _rendered(folder: Path, owner: str, old: str) -> str:
+def _rendered(folder: Path, owner: str, old: str) -> "Rendered":
     """Cached: the Hub is read several times while a repository is sent, and the facts do not change meanwhile."""
     from cards.facts.model_facts import read_model
-    from cards.model_card.card import card_text
+    from cards.model_card.card import card_of
 
-    return card_text(read_model(folder.parent), folder, owner, old)
+    return card_of(read_model(folder.parent), folder, owner, old)
 
 
 def _problems(card: str) -> tuple[str, ...]:
