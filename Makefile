@@ -24,7 +24,9 @@ DEFAULT_TORCH := $(if $(filter Linux,$(shell uname -s)),cpu,pypi)
 
 VENV := .venv
 BIN := $(VENV)/bin
-EXPORT_OPTIONS := --out "$(OUT)" $(if $(NAME),--name "$(NAME)") $(foreach pair,$(SET),--set '$(pair)')
+# Values may have spaces: sixfold finds where the next key begins.
+SETTINGS := $(if $(SET),--set-all '$(subst ','\'',$(SET))')
+EXPORT_OPTIONS := --out "$(OUT)" $(if $(NAME),--name "$(NAME)") $(SETTINGS)
 
 # What `make test-processors` pretends to run on: ATen's instructions (native: this processor's own), oneDNN's at most,
 # and threads.
@@ -59,7 +61,7 @@ publish: $(VENV)/.ready
 prune: $(VENV)/.ready
 	@test -n "$(RATIO)$(KEEP)" || { echo "make prune needs RATIO=, such as 0.4, or KEEP=, such as 154"; exit 2; }
 	@$(BIN)/sixfold prune "$(if $(filter file,$(origin MODEL)),demo/minimax-m2-4.6m,$(MODEL))" $(if $(RATIO),--ratio "$(RATIO)") $(if $(KEEP),--keep "$(KEEP)") \
-		$(if $(filter file,$(origin OUT)),,--out "$(OUT)") $(if $(NAME),--name "$(NAME)") $(foreach pair,$(SET),--set '$(pair)')
+		$(if $(filter file,$(origin OUT)),,--out "$(OUT)") $(if $(NAME),--name "$(NAME)") $(SETTINGS)
 
 test: $(VENV)/.ready-dev
 	@$(BIN)/python -m pytest

@@ -82,7 +82,7 @@ def series_of(every: Sequence[Variant]) -> dict[str, int]:
     known = list(table("formats.yaml").value["exporters"])
     others = sorted({variant.artifact.exporter for variant in every} - set(known))
     order = [*known, *others]
-    series = {}
+    series: dict[str, int] = {}
     for exporter in order:
         made = [variant for variant in every if variant.artifact.exporter == exporter]
         made.sort(key=lambda variant: (-variant.artifact.nbytes, variant.artifact.recipe))
@@ -162,7 +162,8 @@ def _expert_tokens(model: ModelFacts) -> Picture:
 
 def _expert_saliency(model: ModelFacts) -> Picture:
     name, alt = "expert-saliency", "Saliency of the experts of each layer, and which of them stayed"
-    layers = model.pruning.plan["layers"] if model.pruning is not None else []
+    plan = model.pruning.plan if model.pruning is not None else {}
+    layers = plan.get("layers", [])
     if not layers:
         return Picture(name, alt, "", missing="no pruning plan is known for this checkpoint")
     if not all(layer.get("saliency") for layer in layers):
@@ -177,7 +178,7 @@ def _expert_saliency(model: ModelFacts) -> Picture:
         for wanted in (True, False)
     )
     note = f"{sum(map(len, kept)):,} of {sum(map(len, every)):,} experts stay; 1 is the mean of the layer's."
-    drawn = partial(expert_spans, model.name, f"Saliency of the experts ({model.pruning.plan['criterion']})", note)
+    drawn = partial(expert_spans, model.name, f"Saliency of the experts ({plan['criterion']})", note)
     groups = [Group("stay", 0, kept), Group("pruned", 1, pruned)]
     return _both(name, alt, partial(drawn, "saliency, to the layer's mean", [n["layer"] for n in layers], groups))
 

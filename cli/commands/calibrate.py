@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.options import Model, formats_argument, json_option, memory_options, model_argument, out_option
+from cli.run_log import logged
 from cli.terminal import print_json, print_table, progress, this_command
 from sixfold.sizes import size
 
@@ -59,7 +60,8 @@ def command(
     results = []
     for profile in dict.fromkeys(recipe.calibration.model_copy(update=stated) for recipe in recipes):
         click.echo(_announced(source, profile), err=as_json)
-        done = calibrate(source, profile, workspace.calibration(profile), progress=progress, allowed=allowed)
+        with logged(workspace.folder):
+            done = calibrate(source, profile, workspace.calibration(profile), progress=progress, allowed=allowed)
         results.append(_as_data(done))
         if not as_json:
             _print(done)

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import Model, json_option, memory_options, model_argument, overrides_option, threads_option
+from cli.options import (
+    Model,
+    json_option,
+    memory_options,
+    model_argument,
+    overrides_option,
+    provenance_options,
+    threads_option,
+)
 from cli.terminal import print_json, print_table, program, progress
 from pruning.criteria import CRITERIA, names
 from sixfold.errors import GateError
@@ -27,6 +35,7 @@ if TYPE_CHECKING:
     short_help="Remove the least salient experts, and prove the result.",
     epilog="Example: sixfold prune MiniMaxAI/MiniMax-M2.7 --ratio 0.4 --out /models/MiniMax-M2.7-REAP",
 )
+@provenance_options
 @model_argument
 @click.option("--ratio", type=float, metavar="SHARE", help="Share of the experts to prune; 0.4 keeps 154 of 256.")
 @click.option("--keep", type=int, metavar="N", help="Number of experts to keep in each layer, instead of --ratio.")
