@@ -226,7 +226,7 @@ def load_formats(formats: tuple[str, ...], overrides: tuple[str, ...]) -> "tuple
     places: dict[tuple[str, str], str] = {}
     for recipe in recipes:
         # GGUFs share a folder and are told apart by their type.
-        place = (recipe.suffix, recipe.scheme if recipe.exporter == "gguf" else "")
+        place = (recipe.suffix, recipe.label if recipe.exporter == "gguf" else "")
         other = places.setdefault(place, recipe.name)
         if other != recipe.name:
             raise UsageError(

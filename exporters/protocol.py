@@ -36,7 +36,10 @@ class Exporter(Protocol):
     only carry out what is defined to the bit, such as numpy's integers.
     importance_suffices: optional; whether statistics may be what an importance matrix holds, `count` and `sum_sq`, with
     the recipe's `calibration.imatrix` set. False where an exporter does not say.
-    Two more are optional, and belong together (see Compensating).
+    Two more are optional, and belong together (see Compensating), and so is one that recipes with a `budget` need:
+    `prepare(source, recipe, statistics, tokens, progress)` makes what `plan` reads beside the statistics to choose
+    types by. It may read weights and run the model, and does nothing where that is there; before it, bytes are
+    planned to the same budget.
     """
 
     Options: type[BaseModel]
@@ -80,10 +83,17 @@ class Compensating(Exporter, Protocol):
         ...
 
     def compensate(
-        self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe, known: Inputs
-    ) -> Sequence[torch.Tensor]:
-        """In place of `encode`, and as `encode` where nothing is known of what the unit's Linears read. Float sums may
-        depend on the machine; on one machine the same inputs give the same bytes, with any number of threads."""
+        self,
+        units: Sequence[Unit],
+        inputs: Sequence[Sequence[torch.Tensor]],
+        decisions: Sequence[Decisions],
+        recipe: Recipe,
+        known: Inputs,
+    ) -> Sequence[Sequence[torch.Tensor]]:
+        """In place of `encode`, and as `encode` where nothing is known of what a unit's Linears read. Units are of one
+        encoding, their inputs of one shape and dtype: they are rounded side by side. Float sums may depend on the
+        machine, and on what stands beside; on one machine the same units give the same bytes, with any number of
+        threads."""
         ...
 
 

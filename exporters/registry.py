@@ -23,6 +23,8 @@ def exporter_named(name: str) -> Exporter | ExternalExporter:
 
     Raises UsageError where there is none.
     """
+    if name not in exporter_names() and not all(part.isidentifier() for part in f"{name}.x".split(".")):
+        raise UsageError(f"{name!r} is no name of an exporter or module", f"use one of {', '.join(exporter_names())}")
     if name not in exporter_names() and "." not in name:
         raise UsageError(
             f"there is no exporter {name!r}", f"use one of {', '.join(exporter_names())}, or a module's name"

@@ -1,11 +1,11 @@
 """Which Linears an exporter quantizes: the architecture's list, less what the recipe keeps and what does not fit."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from sixfold.artifact.safetensors_layout import Draft, kept_draft
+from sixfold.boundary.patterns import pattern
 from sixfold.errors import SixfoldError
 from sixfold.model.architecture import Linear
 from sixfold.model.source import Source
@@ -51,7 +51,7 @@ def select(linears: Sequence[Linear], recipe: Recipe, misfit: Callable[[Linear],
             reasons[linear.name] = "never quantized"
         elif linear.role in kept:
             reasons[linear.name] = f"{recipe.scheme} leaves out each {linear.role}, as NVIDIA's releases do"
-        elif any(re.search(pattern, linear.name) for pattern in recipe.keep):
+        elif any(pattern(text).search(linear.name) for text in recipe.keep):
             reasons[linear.name] = "kept by the recipe"
         elif why := misfit(linear):
             if recipe.indivisible == "fail":
@@ -60,9 +60,9 @@ def select(linears: Sequence[Linear], recipe: Recipe, misfit: Callable[[Linear],
                     "set `indivisible: keep` to leave such Linears in BF16, or `keep` them by name",
                 )
             reasons[linear.name] = why
-    affected = {_together(linear) for linear in linears if linear.name in reasons}
+    affected = {together(linear) for linear in linears if linear.name in reasons}
     for linear in linears:
-        if linear.name not in reasons and _together(linear) in affected:
+        if linear.name not in reasons and together(linear) in affected:
             reasons[linear.name] = "engines load it together with one that is kept"
     groups: dict[str, list[Linear]] = {}
     by_name = {linear.name: linear for linear in linears}
@@ -90,7 +90,7 @@ def drafts(
     return found
 
 
-def _together(linear: Linear) -> str:
+def together(linear: Linear) -> str:
     """The same for all Linears that engines give one quantization scheme."""
     if linear.expert is not None:
         return linear.module

@@ -106,4 +106,5 @@ def _line(artifact: Artifact) -> str:
     score = verdict_of(result).as_run if result is not None else None
     distance = f", mean KL {score['mean_kl']:.4f}" if score is not None and not artifact.is_base else ""
     recipe = artifact.manifest["recipe"]
-    return f"{recipe['scheme'] if artifact.is_gguf else recipe['title']}: {size(artifact.nbytes)}{distance}"
+    what = artifact.manifest_name.removesuffix(".gguf.manifest.json") if recipe.get("budget") else recipe["scheme"]
+    return f"{what if artifact.is_gguf else recipe['title']}: {size(artifact.nbytes)}{distance}"

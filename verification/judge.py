@@ -11,15 +11,16 @@ from sixfold.model.source import Source
 from sixfold.progress import Progress
 from sixfold.texts.held_out_text import held_out
 from verification.divergence.activations import Rule
-from verification.divergence.divergence import Divergence, reference_of, scored
+from verification.divergence.divergence import Divergence, SinceOriginal, reference_of, scored
 from verification.divergence.engine_inputs import can_collapse, check_inputs, folder_rules, gguf_rules
 from verification.divergence.plain_run import plain_score
+from verification.divergence.unpruned import unpruned_run
 from verification.finding import Finding, Severity
 from verification.gates import check_gates
 from verification.reading.weights import CodedWeights, FolderWeights
 from verification.result import Verification, gates_of
 from verification.smoke.smoke_test import Smoke, smoke
-from verification.structure.folder_structure import open_subject
+from verification.structure.folder_structure import as_held, open_subject
 from verification.structure.gguf_structure import open_gguf_subject
 from verification.verify import verify
 
@@ -29,6 +30,7 @@ CACHE = "verification-reference"
 
 def judge(path: Path, source: Source | None, progress: Progress) -> Verification:
     """`verify`, and where an artifact with a source is sound, its divergence from it. Raises as `verify` does."""
+    source = as_held(path, source)
     verification = verify(path, source, progress)
     if source is None or not verification.passed:
         return verification
@@ -65,13 +67,19 @@ def _measure(path: Path, source: Source, progress: Progress) -> tuple[Divergence
     plain = None
     if gates_of(path).get("max_kl_ratio") is not None:
         plain = plain_score(source, weights, plain_rules(path, source), windows, reference, cache, progress)
-    found = {name: scored(source, weights, rules, windows, reference, progress) for name, rules in runs.items()}
+    unpruned = unpruned_run(source, windows, cache, progress)
+    before = None if unpruned is None else unpruned.run
+    found = {name: scored(source, weights, rules, windows, reference, progress, before) for name, rules in runs.items()}
     smoked = smoke(source, weights, tokenizer, cache, progress, None if path.is_dir() else path)
     inputs: tuple[Finding, ...] = ()
     if isinstance(weights, FolderWeights) and "engine" in found:
         inputs = tuple(check_inputs(weights.subject, found["engine"].inputs))
     scores = {name: run.score for name, run in found.items()}
-    return Divergence(scores, windows.tokens, len(windows.ids), plain), smoked, inputs
+    since = None
+    if unpruned is not None:
+        lost = {name: run.original for name, run in found.items() if run.original is not None}
+        since = SinceOriginal(unpruned.of.name, unpruned.of.fingerprint, lost)
+    return Divergence(scores, windows.tokens, len(windows.ids), plain, since), smoked, inputs
 
 
 def cache_of(path: Path) -> Path:

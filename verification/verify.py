@@ -12,7 +12,7 @@ from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.folder import weights_gone
 from verification.reading.weights import CodedWeights, FolderWeights
 from verification.result import Verification, manifest_of
-from verification.structure.folder_structure import check_structure, open_subject
+from verification.structure.folder_structure import as_held, check_structure, open_subject
 from verification.structure.gguf_structure import check_gguf_structure, open_gguf_subject
 from verification.structure.tensor_parallel import misfits
 from verification.weights.compensated_codes import Targets, targets_of
@@ -36,6 +36,7 @@ def verify(path: Path, source: Source | None, progress: Progress) -> Verificatio
 
 def _verify_folder(path: Path, source: Source | None, progress: Progress) -> Verification:
     started = time.monotonic()
+    source = as_held(path, source)
     subject = open_subject(path, source)
     findings = check_structure(subject)
     errors, more = _check_weights(path, FolderWeights(subject), source, progress)
@@ -78,7 +79,7 @@ def _check_weights(
             return None, tuple(check_numbers(weights, advance))
     total = sum(prod(tensor.shape) for tensor in source.checkpoint.tensors.values())
     with progress("comparing weights", total, "weights") as advance:
-        report = check_weights(weights, source, advance, _compensated(path))
+        report = check_weights(weights, source, advance, _compensated(path), _smooths(path))
     return report.errors, report.findings
 
 
@@ -88,6 +89,13 @@ def _compensated(path: Path) -> Targets | None:
     recipe = manifest.get("recipe")
     known = isinstance(recipe, dict) and recipe.get("rounding") == "compensated" and "scheme" in recipe
     return targets_of(path, manifest) if known else None
+
+
+def _smooths(path: Path) -> bool:
+    """Whether the artifact's maker may have moved scales between norms and Linears: other tools, and of ours those that
+    search for such scales."""
+    recipe = (manifest_of(path) or {}).get("recipe")
+    return not isinstance(recipe, dict) or recipe.get("exporter") in ("awq", "llmcompressor", None)
 
 
 def _distinct(*groups: "list[Finding] | tuple[Finding, ...]") -> tuple[Finding, ...]:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from sixfold.boundary.json_text import parse_json
 from sixfold.errors import SixfoldError
 from sixfold.texts.chat_template import Chat
 
@@ -114,9 +115,17 @@ def _number_calls(messages: list[dict[str, Any]]) -> None:
             open_calls = [call for call in open_calls if call != answered]
 
 
+def _parsed(text: str) -> Any:
+    """Raises ValueError."""
+    try:
+        return parse_json(text, "it")
+    except SixfoldError as error:
+        raise ValueError(error.what) from None
+
+
 def _decoded(value: Any) -> list[Any]:
     """A list, or a list as JSON text."""
-    found = json.loads(value) if isinstance(value, str) else value
+    found = _parsed(value) if isinstance(value, str) else value
     if not isinstance(found, list):
         raise ValueError(f"a list is expected, not {type(found).__name__}")
     return found
@@ -126,7 +135,7 @@ def _message(raw: Mapping[str, Any]) -> dict[str, Any]:
     role = raw["role"] if raw.get("role") else raw["from"]
     content = raw.get("content") if "content" in raw else raw.get("value")
     if role in _CALL_ROLES:
-        return {"role": "assistant", "content": "", "tool_calls": [_call(json.loads(_text(content)))]}
+        return {"role": "assistant", "content": "", "tool_calls": [_call(_parsed(_text(content)))]}
     message = _said(_ROLES.get(role, role), content)
     answered = raw.get("tool_call_id") or next(iter(raw.get("tool_call_ids") or ()), None)
     message |= {key: value for key, value in (("name", raw.get("name")), ("tool_call_id", answered)) if value}
@@ -168,8 +177,8 @@ def _call(raw: Mapping[str, Any]) -> dict[str, Any]:
     function = raw.get("function") or raw
     arguments = function["arguments"]
     if isinstance(arguments, str):
-        with suppress(json.JSONDecodeError):  # what a model wrote may not be JSON: templates get it as it is
-            arguments = json.loads(arguments)
+        with suppress(ValueError):  # what a model wrote may not be JSON: templates get it as it is
+            arguments = _parsed(arguments)
     call = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
     return {**call, "id": raw["id"]} if raw.get("id") else call
 

@@ -1,7 +1,7 @@
 """Rows of a .parquet file, through pyarrow: only the row groups and columns that are wanted, a few rows at a time."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class ParquetRows:
     def _in_group(self, file: Any, group: int, wanted: list[int]) -> dict[int, Piece | Unreadable]:
         found: dict[int, Piece | Unreadable] = {}
         first = self._starts[group]
-        for batch in file.iter_batches(_BATCH, row_groups=[group], columns=self._columns, use_threads=False):
+        for batch in self._batches(file, group):
             for number in wanted:
                 if first <= number < first + len(batch):
                     (row,) = batch.slice(number - first, 1).to_pylist()
@@ -53,6 +53,23 @@ class ParquetRows:
                 break
         return found
 
+    def _batches(self, file: Any, group: int) -> Iterator[Any]:
+        from pyarrow import ArrowException
+
+        batches = file.iter_batches(_BATCH, row_groups=[group], columns=self._columns, use_threads=False)
+        while True:
+            try:
+                batch = next(batches, None)
+            except (ArrowException, OSError, ValueError) as error:
+                raise _damaged(self._path, error) from None
+            if batch is None:
+                return
+            yield batch
+
+
+def _damaged(path: Path, error: Exception) -> SixfoldError:
+    return SixfoldError(f"{path} is not a readable Parquet file ({error})", "fetch or write it again")
+
 
 def _opened(path: Path) -> Any:
     """Raises SixfoldError where pyarrow is missing or the file is damaged."""
@@ -63,5 +80,5 @@ def _opened(path: Path) -> Any:
         raise SixfoldError(f"{path} can only be read with pyarrow", "install it: pip install pyarrow") from error
     try:
         return parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise SixfoldError(f"{path} is not a readable Parquet file ({error})", "fetch or write it again") from error
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise _damaged(path, error) from None

@@ -10,6 +10,7 @@ from typing import BinaryIO, Protocol
 
 from calibration.texts.conversations import Piece, Unreadable, piece_of, unusable
 from calibration.texts.parquet import ParquetRows
+from sixfold.boundary.json_text import parse_json
 from sixfold.errors import SixfoldError
 
 _WINDOW = 1 << 20
@@ -67,10 +68,10 @@ class JsonRows:
     def _row(self, file: BinaryIO, number: int) -> Piece | Unreadable:
         text = _decoded(self._path, _bytes(file, self._places, number))
         try:
-            row = json.loads(text)
-        except json.JSONDecodeError as error:
+            row = parse_json(text, "it")
+        except SixfoldError as error:
             where = f"{self._path}:{_line(file, self._places[2 * number])}"
-            raise SixfoldError(f"{where} is not valid JSON: {error.msg}", "correct that line") from error
+            raise SixfoldError(f"{where} cannot be read: {error.what}", "correct that line") from None
         found = piece_of(row) if isinstance(row, dict) else Unreadable("is not a JSON object", known=False)
         if isinstance(found, Unreadable):
             return unusable(found, f"{self._path}:{_line(file, self._places[2 * number])}")
@@ -197,7 +198,10 @@ def _array_places(path: Path, file: BinaryIO) -> Iterator[tuple[int, int]]:
         try:
             stop = decoder.raw_decode(text, at)[1]
             whole = stop < len(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError) as error:
+            if not isinstance(error, json.JSONDecodeError):
+                what = f"{path} holds, from byte {base + at} on, numbers or a nesting that no text has"
+                raise SixfoldError(what, "correct it there, or fetch it again") from None
             whole = False
         if whole:
             yield base + at, base + stop

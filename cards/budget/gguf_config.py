@@ -5,8 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from gguf import GGUFReader
-
+from sixfold.boundary.gguf_header import read_gguf_header
 from sixfold.errors import SixfoldError
 
 _MODEL_TYPES = {
@@ -43,25 +42,18 @@ def tensor_bytes(path: Path) -> dict[str, int]:
 
 @lru_cache(maxsize=256)
 def _tensor_bytes(path: Path, nbytes: int, changed: int) -> dict[str, int]:
-    """Each state of a file is read once: a reader goes through all of its vocabulary."""
-    return {tensor.name: int(tensor.n_bytes) for tensor in _reader(path).tensors}
-
-
-def _reader(path: Path) -> GGUFReader:
-    try:
-        return GGUFReader(path)
-    except (ValueError, OSError) as error:
-        raise SixfoldError(f"{path} cannot be read as GGUF ({error})", "give a whole GGUF file") from error
+    """Each state of a file is read once: its header holds all of the vocabulary."""
+    return {tensor.name: tensor.nbytes for tensor in read_gguf_header(path).tensors}
 
 
 def gguf_weights(path: Path) -> tuple[dict[str, Any], int]:
     """Fields of a config.json, and bytes of all tensors; of a split file, of its part alone.
     Raises SixfoldError where the file cannot be read, or its architecture's cache is not known."""
-    reader = _reader(path)
-    values = {name: field.contents() for name, field in reader.fields.items()}
-    if values.get("split.count", 1) > 1:
+    header = read_gguf_header(path)
+    parts = header.keys.get("split.count", 1)
+    if not isinstance(parts, int) or parts > 1:
         raise SixfoldError(f"{path} is one part of a split file", "give the model it was made from, and its format")
-    return _config(path, values), sum(int(tensor.n_bytes) for tensor in reader.tensors)
+    return _config(path, header.keys), sum(tensor.nbytes for tensor in header.tensors)
 
 
 def _config(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,5 +71,9 @@ def _config(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
             f"{per_layer[0]} of {path} differs between layers, which is not known of {architecture}",
             "give the folder or config.json of the model it was made from",
         )
-    tokens = values.get(f"{architecture}.vocab_size") or len(values.get("tokenizer.ggml.tokens", ()))
-    return {**found, "model_type": model_type, "vocab_size": tokens}
+    unsound = sorted(name for name, value in found.items() if not isinstance(value, int) or isinstance(value, bool))
+    if unsound:
+        raise SixfoldError(f"{unsound[0]} of {path} is no whole number", "copy or download the file again")
+    tokens = values.get("tokenizer.ggml.tokens")
+    size = values.get(f"{architecture}.vocab_size") or (len(tokens) if isinstance(tokens, list) else 0)
+    return {**found, "model_type": model_type, "vocab_size": size}

@@ -8,6 +8,8 @@ from typing import Any
 
 from cards.budget.gguf_config import gguf_weights
 from sixfold.artifact.workspace import read_json
+from sixfold.boundary.json_text import read_json_file
+from sixfold.checkpoint.config_bounds import check_bounds
 from sixfold.checkpoint.safetensors_header import read_header
 from sixfold.errors import SixfoldError
 
@@ -57,12 +59,10 @@ def read_config(path: Path) -> dict[str, Any] | None:
     """The object that a JSON file holds; None where the path is no such file."""
     if path.suffix != ".json" or not path.is_file():
         return None
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SixfoldError(f"{path} cannot be read as JSON ({error})", "correct it or download it again") from error
+    config = read_json_file(path)
     if not isinstance(config, dict):
         raise SixfoldError(f"{path} is not a JSON object", "give a model's config.json")
+    check_bounds(config, str(path))
     return config
 
 

@@ -40,6 +40,7 @@ class Row:
     link: str
     size: Derived
     as_run: Fact
+    since_original: Fact
     remarks: tuple[str, ...]
     is_source: bool
 
@@ -207,7 +208,7 @@ def _rows(mine: Sequence[Variant], every: Sequence[Variant], names: Names) -> li
             link = f"**{variant.label}** (this one)"
         else:
             link = names.linked(variant)
-        rows.append(Row(link, variant.size, variant.as_run, tuple(remarks), variant.is_bf16))
+        rows.append(Row(link, variant.size, variant.as_run, variant.since_original, tuple(remarks), variant.is_bf16))
     return rows
 
 

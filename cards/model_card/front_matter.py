@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from cards.model_card.hub_values import LANGUAGES, LIBRARIES, LICENSES, NO_LANGUAGES, PIPELINES, RELATIONS
+from sixfold.boundary.yaml_text import PlainLoader
 from sixfold.checkpoint.hub import is_hub_id
 
 _BLOCK = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*\r?$\n?", re.DOTALL | re.MULTILINE)
@@ -19,7 +20,7 @@ _LARGEST = 10_000_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
-class _NoDuplicates(yaml.SafeLoader):
+class _NoDuplicates(PlainLoader):
     """YAML as the Hub reads it: a key that is given twice is an error, where PyYAML keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:

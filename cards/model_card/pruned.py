@@ -18,7 +18,7 @@ from sixfold.statistics.statistics import Statistics
 
 
 def write_pruned_card(folder: Path, statistics: Statistics | None) -> Path:
-    """From manifest.json, plan.json, verification.json and provenance.yaml in `folder`.
+    """From manifest.json, plan.json, verification.json, provenance.yaml and healing.json, if there is one, in `folder`.
 
     statistics: the calibration that the plan names, None if it is not available; its texts are left out then.
     """
@@ -31,6 +31,7 @@ def pruned_card(folder: Path, statistics: Statistics | None) -> Rendered:
         fact_of(read_json(folder / name) or {}, folder / name, folder)
         for name in ("manifest.json", "plan.json", "verification.json")
     )
+    healing = fact_of(read_json(folder / "healing.json"), folder / "healing.json", folder)
     provenance = fact_of(yaml.safe_load((folder / PROVENANCE).read_text(encoding="utf-8")), folder / PROVENANCE, folder)
     # The statistics are of the original and lie in its own output folder, wherever that is.
     calibration = Fact(dict(statistics.manifest) if statistics else None, "option:artifacts/calibration/manifest.json")
@@ -40,6 +41,7 @@ def pruned_card(folder: Path, statistics: Statistics | None) -> Rendered:
         {
             "provenance": provenance,
             "plan": plan,
+            "healing": healing,
             "kept": shown(derived("kept_experts", plan.layers)),
             "experts": plan.layers[0].experts,
             "verification": verification,

@@ -96,6 +96,7 @@ def _context(model: ModelFacts, charts: Sequence[Picture], experts: tuple[Pictur
         "rows": rows,
         "states": {state: [row for row in rows if row.standing.state == state] for state in STATES},
         "tokens": max((row.facts.divergence.tokens for row in rows if row.facts.as_run), key=_value, default=None),
+        "unpruned": next((row.facts.divergence.original for row in rows if row.facts.since_original), None),
         "smallest": rows[0].facts.size,
         "largest": rows[-1].facts.size,
         "software": _software(every),

@@ -154,6 +154,7 @@ def _what_weighs(
     from cards.budget.as_shipped import mxfp4_bytes
     from cards.budget.stored_weights import Artifact, artifacts_at, read_config
     from cli.error_sentence import exit_code
+    from cli.fitted import fitted
     from exporters.run import plan_all
     from sixfold.errors import SixfoldError, UsageError
     from sixfold.model.bare_config import config_notes
@@ -179,7 +180,7 @@ def _what_weighs(
         variants.append(Artifact("as it ships (MXFP4)", shipped, ("vLLM", "SGLang")))
     refusals: dict[str, list[str]] = {}
     code = 0
-    for entry in plan_all(source, recipes):
+    for entry in plan_all(source, fitted(source, recipes)):
         if entry.refusal is not None:
             why = (
                 str(entry.refusal).removeprefix(f"{entry.recipe.name}: ").removeprefix(f"recipe {entry.recipe.name}: ")

@@ -1,5 +1,6 @@
 """sixfold calibrate: one pass over the model for all formats that need statistics."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,9 +53,13 @@ def command(
     --from FILE is short for --set calibration.imatrix=FILE, which `sixfold export` takes too.
     """
     from calibration.calibrate import calibrate
+    from cli.commands.export import tokens_of
+    from cli.fitted import fitted
+    from exporters.run import prepare
     from sixfold.artifact.workspace import Workspace
 
     source = model.open()
+    recipes = fitted(source, recipes)
     workspace = Workspace(out, source.checkpoint.name)
     stated = {"imatrix": matrix} if matrix is not None else {}
     results = []
@@ -62,6 +67,9 @@ def command(
         click.echo(_announced(source, profile), err=as_json)
         with logged(workspace.folder):
             done = calibrate(source, profile, workspace.calibration(profile), progress=progress, allowed=allowed)
+            for recipe in recipes:
+                if recipe.budget is not None and recipe.calibration.model_copy(update=stated) == profile:
+                    prepare(source, recipe, done.statistics, partial(tokens_of, source, recipe, as_json), progress)
         results.append(_as_data(done))
         if not as_json:
             _print(done)

@@ -121,10 +121,12 @@ def make_all(
     stated: provenance from the command line's options, for cards.
     """
     from cli.error_sentence import exit_code, sentence
+    from cli.fitted import fitted, known_statistics
     from exporters.run import check_disk, export, plan_all
     from sixfold.artifact.source_record import record_source
 
-    planned = plan_all(source, recipes)
+    recipes = fitted(source, recipes)
+    planned = plan_all(source, recipes, known_statistics(workspace))
     check_disk(source, planned, workspace, _calibration_bytes(source, recipes, workspace))
     _warn(source, record_source(source.checkpoint, stated, workspace.folder), quiet=quiet)
     statistics: dict[Calibration, Statistics] = {}
@@ -135,7 +137,7 @@ def make_all(
             if refusal is not None:
                 raise refusal
             found = _statistics(source, recipe, workspace, statistics, allowed, quiet)
-            tokens = partial(_tokens, source, recipe, quiet)
+            tokens = partial(tokens_of, source, recipe, quiet)
             done = export(source, recipe, workspace, found, threads=threads, progress=progress, tokens=tokens)
             verdict = _verify(source, done) if verify else None
             _complete(recipe, workspace, done, found, quiet)
@@ -233,8 +235,8 @@ def _announced(profile: "Calibration") -> str:
     return f"calibrating on {profile.samples} samples of {profile.length} tokens, if needed"
 
 
-def _tokens(source: "Source", recipe: "Recipe", quiet: bool) -> "torch.Tensor":
-    """The calibration's tokens, for external tools that calibrate themselves."""
+def tokens_of(source: "Source", recipe: "Recipe", quiet: bool) -> "torch.Tensor":
+    """The calibration's tokens, for external tools that calibrate themselves and for probes."""
     from calibration.texts.text_notes import text_notes
     from calibration.texts.tokens import token_batches
     from sixfold.checkpoint.tokenizer import load_tokenizer

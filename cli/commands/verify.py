@@ -194,6 +194,12 @@ def _print_divergence(divergence: "Divergence") -> None:
     score = divergence.as_run
     domains = ", ".join(f"{domain} {kl:.4f}" for domain, kl in score.domains.items())
     click.echo(f"  Mean KL by domain: {domains}")
+    if divergence.original is not None:
+        for name, lost in divergence.original.scores.items():
+            click.echo(
+                f"  From {divergence.original.name}, the unpruned model ({_RUNS[name]}): mean KL {lost.mean_kl:.5f},"
+                f" top-1 {lost.top1:.4f}"
+            )
     layers = ", ".join(f"{layer} ({added:+.4f})" for layer, added in worst_layers(score.layers)[:3])
     click.echo(f"  Layers that add most to the error of the hidden states: {layers}")
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from sixfold.boundary.yaml_text import parse_yaml
 from sixfold.errors import UsageError
 from sixfold.model.architecture import Architecture, Linear
 
@@ -30,7 +31,7 @@ def read_recipe(given: str | Mapping[str, Any]) -> dict[str, Any]:
         if not inline and not path.is_file():
             raise ValueError(f"there is no llmcompressor recipe {given}")
         try:
-            given = yaml.safe_load(given if inline else path.read_text())
+            given = parse_yaml(given if inline else path.read_text(encoding="utf-8", errors="replace"))
         except yaml.YAMLError as error:
             raise ValueError(f"the llmcompressor recipe is not valid YAML ({error})") from None
     if not isinstance(given, Mapping) or not list(modifiers_of(given)):

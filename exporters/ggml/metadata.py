@@ -1,7 +1,6 @@
 """What precedes a GGUF file's tensors, as gguf-py writes it: general keys, numbers, tokenizer, tensor list."""
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,9 @@ from gguf.gguf_writer import TensorInfo, WriterState
 from exporters.ggml.hyperparameters import Config, write_hyperparameters
 from exporters.ggml.tokenizer import FILE as TOKENIZER
 from exporters.ggml.tokenizer import write_tokenizer
+from sixfold.boundary.json_text import read_json_file
 from sixfold.checkpoint.checkpoint import Checkpoint
+from sixfold.errors import SixfoldError
 
 ALIGNMENT = GGUF_DEFAULT_ALIGNMENT
 _GENERATION = "generation_config.json"
@@ -71,12 +72,13 @@ def headers(
     arch: str,
     files: Sequence[Sequence[Written]],
     *,
-    preset: str,
+    preset: str | None,
     tokenizer_pre: str | None,
     importance: Importance | None,
 ) -> list[bytes]:
     """The bytes before the data of each file, padded to ALIGNMENT. config: as from
-    `sixfold.model.meta_model.completed`.
+    `sixfold.model.meta_model.completed`. preset: None where the types are no preset's; llama.cpp then names the file
+    by the type of most tensors.
 
     The keys are in the first file; the others of a split model have the split's own keys alone.
     """
@@ -87,7 +89,8 @@ def headers(
     writer.add_type(GGUFType.MODEL)
     _general(writer, checkpoint).set_gguf_meta_model(writer)
     write_hyperparameters(writer, arch, config)
-    writer.add_file_type(file_type(preset))
+    if preset is not None:
+        writer.add_file_type(file_type(preset))
     writer.add_quantization_version(GGML_QUANT_VERSION)
     vocab = next(t.shape[0] for tensors in files for t in tensors if t.name == "token_embd.weight")
     if has_tokenizer(checkpoint):
@@ -143,5 +146,7 @@ def _general(writer: GGUFWriter, checkpoint: Checkpoint) -> Metadata:
 
 
 def _json(path: Path) -> Mapping[str, Any]:
-    parsed: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    parsed = read_json_file(path)
+    if not isinstance(parsed, dict):
+        raise SixfoldError(f"{path} is not a JSON object", "copy it from the base model")
     return parsed

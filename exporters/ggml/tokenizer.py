@@ -15,6 +15,7 @@ from gguf import GGUFWriter, SpecialVocab, TokenType
 from tokenizers import Tokenizer
 
 from exporters.ggml.pre_tokenizer import pre_tokenizer_name
+from sixfold.boundary.tokenizer_json import read_tokenizer_json
 from sixfold.errors import SixfoldError
 
 FILE = "tokenizer.json"
@@ -37,9 +38,9 @@ def write_tokenizer(writer: GGUFWriter, folder: Path, arch: str, vocab_size: int
     pre: llama.cpp's name of the pre-tokenizer, None to recognize it. Raises SixfoldError where the tokenizer is of a
     kind that llama.cpp does not have, or is not recognized.
     """
-    parsed = _parsed(folder)
+    parsed, tokenizer = _read(folder)
     model = parsed["model"]
-    tokens = _tokens(folder, parsed, vocab_size)
+    tokens = _tokens(folder, parsed, tokenizer, vocab_size)
     if model.get("type") != "BPE":
         raise SixfoldError(
             f"{folder / FILE} is a tokenizer of type {model.get('type')}, GGUF export supports only BPE",
@@ -51,7 +52,7 @@ def write_tokenizer(writer: GGUFWriter, folder: Path, arch: str, vocab_size: int
         writer.add_tokenizer_pre(pre or "default")
     else:
         writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre(pre or pre_tokenizer_name(Tokenizer.from_file(str(folder / FILE)), model, arch))
+        writer.add_tokenizer_pre(pre or pre_tokenizer_name(tokenizer, model, arch))
     writer.add_token_list([token.text for token in tokens])
     if spaces:
         writer.add_token_scores(_scores(model, tokens))
@@ -61,21 +62,21 @@ def write_tokenizer(writer: GGUFWriter, folder: Path, arch: str, vocab_size: int
     _write_special(writer, folder, parsed, arch, merges=not spaces)
 
 
-def _parsed(folder: Path) -> dict[str, Any]:
+def _read(folder: Path) -> tuple[dict[str, Any], Any]:
     path = folder / FILE
     if not path.is_file():
         raise SixfoldError(
             f"there is no {FILE} in {folder}, and a GGUF file must hold its tokenizer",
             "save the tokenizer with transformers' AutoTokenizer.save_pretrained into the model folder",
         )
-    parsed: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return parsed
+    return read_tokenizer_json(path)
 
 
-def _tokens(folder: Path, parsed: Mapping[str, Any], vocab_size: int) -> list[_Token]:
+def _tokens(folder: Path, parsed: Mapping[str, Any], tokenizer: Tokenizer, vocab_size: int) -> list[_Token]:
     """One per id from 0 to vocab_size - 1."""
-    tokenizer = Tokenizer.from_file(str(folder / FILE))
     by_id = {index: text for text, index in tokenizer.get_vocab(with_added_tokens=True).items()}
+    if not by_id:
+        raise SixfoldError(f"{folder / FILE} has no tokens", "copy it from the base model")
     if max(by_id) >= vocab_size:
         raise SixfoldError(
             f"{folder / FILE} has token {max(by_id)}, but the embedding has {vocab_size} rows",
@@ -141,7 +142,13 @@ def _begins_with_space(parsed: Mapping[str, Any]) -> bool:
 
 
 def _write_special(writer: GGUFWriter, folder: Path, parsed: Mapping[str, Any], arch: str, *, merges: bool) -> None:
-    special = SpecialVocab(folder, load_merges=merges)
+    try:
+        special = SpecialVocab(folder, load_merges=merges)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+        raise SixfoldError(
+            f"the special tokens of {folder} cannot be read ({type(error).__name__}: {error})",
+            "copy tokenizer.json, tokenizer_config.json and generation_config.json from the base model",
+        ) from None
     if arch == "glm4moe":
         ids = {token["content"]: token["id"] for token in parsed.get("added_tokens", [])}
         for kind, text in _GLM_SPECIAL.items():

@@ -11,7 +11,10 @@ from sixfold.statistics.starved_experts import stand_in
 from sixfold.statistics.statistics import Statistics
 
 _FACTORS = 6
-"""Kept: those of the experts that are being rounded."""
+"""Kept at least: those of the experts that are being rounded."""
+_HELD = 256 << 20
+"""Bytes of factors kept on the processor, an eighth of the memory on a GPU: of a small model all, for the formats to
+come; of a large one those of a layer's inputs that several of its Linears read."""
 
 
 class Inputs:
@@ -22,7 +25,7 @@ class Inputs:
         self.device = device
         self._statistics = statistics
         self._moments = InputMoments(statistics, device)
-        self._factors = lru_cache(_FACTORS)(self._make_factor)
+        self._factors = lru_cache(max(_FACTORS, _held(device) // self._largest()))(self._make_factor)
 
     def moments(self, linear: str) -> Moments | None:
         return self._moments.of(linear)
@@ -40,6 +43,15 @@ class Inputs:
         known = self._statistics.has
         return all(map(known, linears)) and len({self._statistics.place_of(name) for name in linears}) == 1
 
+    def _largest(self) -> int:
+        """Bytes of the largest factor."""
+        channels = [self._statistics.shape_of(site)[1] for site in self._statistics.manifest["sites"]]
+        return 2 * 4 * max(channels, default=1) ** 2
+
     def _make_factor(self, site: str, expert: int | None) -> Factor | None:
         moments = self._moments.of_place(site, expert)
         return None if moments is None else factor(moments.mean[None], moments.damping)
+
+
+def _held(device: torch.device) -> int:
+    return _HELD if device.type == "cpu" else torch.cuda.get_device_properties(device).total_memory // 8

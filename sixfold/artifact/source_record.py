@@ -1,7 +1,7 @@
 """<model>/source/: what cards, reports and publishing must know about the checkpoint that artifacts were made from,
 kept beside them, so that they can be rendered where the checkpoint is not.
 
-source.json   name, hub (its id there, "" of a folder), revision, fingerprint, provenance (see
+source.json   name, hub (its id there, "" of a folder), folder (on this machine), revision, fingerprint, provenance (see
               sixfold.checkpoint.provenance), stated: the part of it that came from options, which is kept until other
               options are given
 config.json   the checkpoint's own, which a GGUF folder lacks
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from sixfold.artifact.workspace import json_bytes, read_json, write_if_changed
+from sixfold.boundary.yaml_text import parse_yaml
 from sixfold.checkpoint.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def record_source(checkpoint: "Checkpoint", stated: Mapping[str, str], model_fol
         "schema": 1,
         "name": checkpoint.name,
         "hub": "" if Path(checkpoint.location).expanduser().is_dir() else checkpoint.location,
+        "folder": str(checkpoint.folder.absolute()),
         "revision": checkpoint.revision,
         "fingerprint": checkpoint.fingerprint,
         "provenance": {key: value for key, value in asdict(provenance).items() if value},
@@ -58,11 +60,17 @@ def record_source(checkpoint: "Checkpoint", stated: Mapping[str, str], model_fol
     return provenance
 
 
+def checkpoint_folder(model_folder: Path) -> Path | None:
+    """Where the checkpoint was when its artifacts were made; None where that is not known or it is gone."""
+    found = (read_json(model_folder / FOLDER / FILE) or {}).get("folder")
+    return Path(found) if found and Path(found).is_dir() else None
+
+
 def _languages(card: Path) -> list[str]:
     """Codes in the front matter of a card; none where it has none, or cannot be read."""
     parts = card.read_text(encoding="utf-8", errors="replace").split("---\n", 2) if card.is_file() else []
     try:
-        fields = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
+        fields = parse_yaml(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
     except yaml.YAMLError:
         return []
     found = fields.get("language", []) if isinstance(fields, dict) else []

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sixfold.artifact.record_shapes import is_sound
+from sixfold.boundary.json_text import parse_json
+from sixfold.errors import SixfoldError
 from sixfold.recipes.recipe import Calibration
 
 PARTIAL = ".partial"
@@ -109,12 +112,12 @@ def json_bytes(value: Mapping[str, Any]) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """None if the file is missing or truncated: both mean that what it would describe does not exist."""
+    """None if the file is missing or damaged: both mean that what it would describe does not exist."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        value = parse_json(path.read_bytes(), path.name)
+    except (OSError, ValueError, SixfoldError):
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and is_sound(path.name, value) else None
 
 
 def digest_of(value: Any) -> str:

@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable
 from fnmatch import fnmatch
+from pathlib import Path
+
+from sixfold.errors import SixfoldError
 
 CARRIED = (
     "tokenizer*",
@@ -26,6 +29,21 @@ CARRIED = (
 written instead."""
 
 _NEVER = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.incomplete", "*.lock")
+
+
+def check_links(folder: Path, names: Iterable[str]) -> None:
+    """Raises SixfoldError for a carried file that is a symbolic link out of the folder: what it leads to would be
+    published. The Hub's cache links a snapshot to the blobs beside it."""
+    inside = [folder.resolve()]
+    if folder.parent.name == "snapshots":
+        inside.append(folder.parent.parent.resolve() / "blobs")
+    for name in names:
+        target = (folder / name).resolve()
+        if not any(target.is_relative_to(place) for place in inside):
+            raise SixfoldError(
+                f"{folder / name} is a link to {target}, out of the folder, which would land in artifacts",
+                "copy the file there if it belongs to the model, or remove the link",
+            )
 
 
 def carried_files(names: Iterable[str]) -> tuple[str, ...]:

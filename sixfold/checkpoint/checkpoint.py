@@ -1,18 +1,19 @@
 """A checkpoint on disk or on the Hub, seen as BF16/FP16/FP32 tensors whatever it is stored in."""
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
+from sixfold.boundary.json_text import parse_json
 from sixfold.checkpoint import hub
-from sixfold.checkpoint.carried_files import carried_files
+from sixfold.checkpoint.carried_files import carried_files, check_links
+from sixfold.checkpoint.config_bounds import check_bounds
 from sixfold.checkpoint.fingerprint import commit_fingerprint, folder_fingerprint
 from sixfold.checkpoint.location import CONFIG, local_folder
 from sixfold.checkpoint.positional_reads import WeightFolder
@@ -23,6 +24,9 @@ from sixfold.checkpoint.source_encodings import MODELOPT_CONFIG, StoredAs, check
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.checkpoint.weight_files import INDEX, collect_tensors, parse_index, weight_files
 from sixfold.errors import SixfoldError
+
+if TYPE_CHECKING:
+    from sixfold.checkpoint.expert_slice import ExpertSlice
 
 __all__ = ["CONFIG", "Checkpoint", "Provenance", "SourceTensor", "open_checkpoint"]
 
@@ -59,7 +63,8 @@ class Checkpoint:
     """name: for output folders. location: as the user gave it. revision: hub commit, "" for a folder. tensors: logical
     tensors by name, in the order of files and offsets. extras: other files to carry over (tokenizer, chat template,
     generation config, LICENSE), relative names, all of them in `folder`. bare: config.json is all there is; `tensors`
-    is what it describes (see sixfold.model.bare_config)."""
+    is what it describes (see sixfold.model.bare_config). slices: those of `tensors` that are cut from one that holds
+    all experts of a layer (see sixfold.model.expert_stacks); stored: the checkpoint without such cuts."""
 
     name: str
     location: str
@@ -71,6 +76,13 @@ class Checkpoint:
     provenance: Provenance
     contents: Contents = field(repr=False, compare=False)
     bare: bool = False
+    slices: Mapping[str, "ExpertSlice"] = field(default_factory=dict, repr=False)
+    stored: "Checkpoint | None" = field(default=None, repr=False, compare=False)
+
+    @property
+    def as_stored(self) -> "Checkpoint":
+        """With the tensors that are on disk, all experts of a layer in one where they are stored so."""
+        return self if self.stored is None else self.stored
 
     @property
     def config_location(self) -> str:
@@ -101,7 +113,7 @@ class Checkpoint:
                 )
 
     def _named(self, name: str) -> SourceTensor:
-        tensor = self.tensors.get(name)
+        tensor = self.tensors.get(name) or self.as_stored.tensors.get(name)
         if tensor is None:
             raise SixfoldError(f"{self.location} has no tensor {name}", "see `sixfold inspect` for what it has")
         return tensor
@@ -150,6 +162,7 @@ def _open_folder(asked: _Asked, folder: Path, revision: str, own_name: str) -> C
     headers = tuple(_header(folder, file) for file in files)
     logical = logical_tensors(collect_tensors(where, headers, index), config, method, where)
     extras = carried_files(names)
+    check_links(folder, extras)
     weights = WeightFolder(folder)
     contents = Contents(
         lambda part: logical[part.name].read(weights, part.start, part.stop),
@@ -239,13 +252,10 @@ def read_config(path: Path, where: str) -> dict[str, Any]:
     """The JSON object that a config.json holds. where: the model, for messages."""
     if not path.is_file():
         raise SixfoldError(f"there is no {CONFIG} in {where}", "give a model folder as transformers saves it")
-    try:
-        config = json.loads(_bytes(path))
-    except ValueError as error:
-        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise SixfoldError(f"{CONFIG} in {where} is not valid JSON{line}", "correct it or download it again") from None
+    config = parse_json(_bytes(path), f"{CONFIG} in {where}")
     if not isinstance(config, dict):
         raise SixfoldError(f"{CONFIG} in {where} is not a JSON object", "correct it or download it again")
+    check_bounds(config, f"{CONFIG} in {where}")
     return config
 
 

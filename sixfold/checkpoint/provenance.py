@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 
+from sixfold.boundary.yaml_text import parse_yaml
 from sixfold.errors import SixfoldError
 
 FILE = "provenance.yaml"
@@ -40,7 +41,7 @@ def provenance_text(provenance: Provenance) -> bytes:
 def parse_provenance(where: str, text: bytes) -> Provenance:
     known = [f.name for f in fields(Provenance)]
     try:
-        entries = yaml.safe_load(text)
+        entries = parse_yaml(text.decode("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = (
             f", line {error.problem_mark.line + 1}"

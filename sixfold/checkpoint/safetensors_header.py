@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from sixfold.boundary.json_text import parse_json
 from sixfold.errors import SixfoldError
 
 MAX_HEADER = 100_000_000
@@ -83,10 +84,10 @@ def header_length(file: str, first: bytes, size: int) -> int:
 def parse_header(file: str, raw: bytes, size: int) -> FileHeader:
     """The header of `file` from every byte before its data; SixfoldError wherever safetensors' rules do not hold."""
     try:
-        entries = json.loads(raw[8:].decode("utf-8"), object_pairs_hook=_unique_keys)
-    except (UnicodeDecodeError, json.JSONDecodeError, _DuplicateKeyError) as error:
-        detail = f" ({error} twice)" if isinstance(error, _DuplicateKeyError) else ""
-        raise SixfoldError(f"{file} has a safetensors header that is not valid JSON{detail}", _DOWNLOAD_AGAIN) from None
+        entries = parse_json(raw[8:], "it", _unique_keys)
+    except SixfoldError as error:
+        what = f"{file} has a safetensors header that is not valid JSON: {error.what}"
+        raise SixfoldError(what, _DOWNLOAD_AGAIN) from None
     if not isinstance(entries, dict):
         raise SixfoldError(f"{file} has a safetensors header that is not a JSON object", _DOWNLOAD_AGAIN)
     metadata = entries.pop("__metadata__", {})
@@ -119,15 +120,11 @@ def write_header(tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: 
     return len(text).to_bytes(8, "little") + text
 
 
-class _DuplicateKeyError(Exception):
-    pass
-
-
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
-        raise _DuplicateKeyError(next(name for name in names if names.count(name) > 1))
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} twice")
     return found
 
 

@@ -6,13 +6,13 @@ Works on names alone, so that a folder and a listing on the Hub go through the s
   (adapters, Mistral's consolidated copies).
 """
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from sixfold.boundary.json_text import parse_json
 from sixfold.errors import SixfoldError
 
 if TYPE_CHECKING:
@@ -54,13 +54,13 @@ def weight_files(where: str, names: Collection[str], index: Mapping[str, str] | 
 def parse_index(where: str, text: bytes) -> dict[str, str]:
     """model.safetensors.index.json -> tensor name -> file."""
     try:
-        weight_map = json.loads(text)["weight_map"]
+        weight_map = parse_json(text, INDEX)["weight_map"]
         if not isinstance(weight_map, dict) or not weight_map:
             raise ValueError
         for file in weight_map.values():
-            if not isinstance(file, str) or not file.endswith(".safetensors"):
+            if not isinstance(file, str) or not file.endswith(".safetensors") or len(file) > 255 or "\0" in file:
                 raise ValueError
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, SixfoldError):
         raise SixfoldError(
             f"{INDEX} in {where} is not an index of safetensors files", "download or copy it again"
         ) from None

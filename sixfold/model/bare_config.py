@@ -17,6 +17,7 @@ import torch
 
 from sixfold.checkpoint.carried_files import carried_files
 from sixfold.checkpoint.checkpoint import CONFIG, Checkpoint, Contents, SourceTensor, checked_name, read_config
+from sixfold.checkpoint.config_bounds import check_bounds
 from sixfold.checkpoint.config_fields import COUNT, GROUPS, TOP_K, count_keys, largest, mtp_layers, with_counts
 from sixfold.checkpoint.provenance import Provenance, read_provenance
 from sixfold.checkpoint.safetensors_header import TORCH_DTYPES, tensor_nbytes
@@ -65,6 +66,8 @@ def described(
 
     Raises SixfoldError where transformers does not know the model, or the config describes none.
     """
+
+    check_bounds(config, location)
 
     def refuse(what: str) -> NoReturn:
         raise SixfoldError(

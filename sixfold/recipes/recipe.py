@@ -5,15 +5,16 @@ defines what a resolved recipe holds, how a name becomes recipes, and the JSON s
 checks them.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
+from sixfold.boundary.patterns import pattern
 from sixfold.errors import UsageError
 from sixfold.recipes import recipe_files
+from sixfold.recipes.budget import Budget
 from sixfold.recipes.plain_words import wrong_value
 from sixfold.recipes.recipe_files import OVERRIDE, Draft, Problem, closest
 from sixfold.recipes.text_source import BUILTIN, Text, TextSource
@@ -27,8 +28,8 @@ SchemesOf = Callable[[str], Sequence[str]]
 
 def _regular_expression(text: str) -> str:
     try:
-        re.compile(text)
-    except re.error as error:
+        pattern(text)
+    except ValueError as error:
         raise ValueError(f"is not a regular expression ({error})") from None
     return text
 
@@ -119,6 +120,9 @@ class Recipe(_Strict):
     """A Linear whose size its group does not divide stays in BF16 ("keep") or stops the export ("fail")."""
     calibration: Calibration = Calibration()
     """What the statistics come from, where the exporter needs any."""
+    budget: Budget | None = None
+    """How large the variant's weights may be, where the exporter mixes types; each tensor's type is then chosen by the
+    damage that calibration's statistics foretell."""
     engines: tuple[str, ...] = ()
     """Engines that read the format, for the card."""
     hardware: tuple[str, ...] = ()
@@ -127,6 +131,11 @@ class Recipe(_Strict):
     """Quality that the variant must hold."""
     options: dict[str, Any] = {}
     """The exporter's own options."""
+
+    @property
+    def label(self) -> str:
+        """The scheme, with the budget that its types are chosen to: "Q4_K_M", "AUTO-4.5bpw"."""
+        return self.scheme if self.budget is None else f"{self.scheme}-{self.budget.label}"
 
     @property
     def compensates(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from sixfold.boundary.yaml_text import loader_of, parse_yaml
 from sixfold.errors import UsageError
 
 FOLDER = Path(__file__).parents[2] / "recipes"
@@ -19,6 +20,9 @@ OVERRIDE = "--set"
 
 KeyPath = tuple[str, ...]
 
+_BUDGET = "budget"
+_LIMITS = {"bits", "bytes", "times", "fits"}
+"""Keys of a budget of which one is set."""
 _CALIBRATION: KeyPath = ("calibration",)
 _PROFILE = "profile"
 _ROUNDING = "rounding"
@@ -105,7 +109,7 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[list[Override], list[Prob
             )
             continue
         try:
-            found.append(Override(path, yaml.safe_load(value)))
+            found.append(Override(path, parse_yaml(value)))
         except yaml.YAMLError:
             problems.append(Problem(OVERRIDE, None, key, f"{value!r} is not valid YAML", "quote it"))
     return _profiles_first(found, problems), problems
@@ -251,7 +255,7 @@ def _read_one(path: Path, problems: list[Problem]) -> Draft | None:
     shown = _shown(path)
     loader = None
     try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8", errors="replace"))
+        loader = loader_of(path.read_text(encoding="utf-8", errors="replace"))
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
             problems.append(Problem(shown, None, "", "is not a list of `key: value` lines", "see recipes/fp8.yaml"))
@@ -300,9 +304,12 @@ def _shown(path: Path) -> str:
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` wins; mappings are merged key by key, lists are replaced."""
+    """`over` wins; mappings are merged key by key, lists are replaced; a limit of the budget replaces all others."""
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
+        if key == _BUDGET and isinstance(below, dict) and isinstance(value, dict) and _LIMITS & value.keys():
+            others = _LIMITS if "fits" in value else {*_LIMITS, "context"}
+            below = {name: kept for name, kept in below.items() if name not in others}
         merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return merged

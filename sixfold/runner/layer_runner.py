@@ -52,16 +52,19 @@ class LayerRunner:
         ahead: bool = True,
         team: Team = ALONE,
     ) -> None:
+        self.checkpoint = source.checkpoint
         self.device = device
         self.dtype = dtype
         self.ahead = ahead
         self.team = team
-        self.model: Any = meta_model(source.checkpoint, dtype=dtype).eval()
-        placements, _ = map_tensors(self.model, source.checkpoint)
+        # Where all experts of a layer are one tensor, it is read at once.
+        checkpoint = source.checkpoint.as_stored if read_into is None else source.checkpoint
+        self.model: Any = meta_model(checkpoint, dtype=dtype).eval()
+        placements, _ = map_tensors(self.model, checkpoint)
         strict = set(getattr(self.model, "_keep_in_fp32_modules_strict", None) or ())
         biases = {name.rsplit(".", 1)[-1] for name in source.architecture.correction_biases}
-        self._sources = parameter_sources(self.model, placements, source.checkpoint, dtype, strict | biases)
-        self._read_into = read_into or source.checkpoint.read_into
+        self._sources = parameter_sources(self.model, placements, checkpoint, dtype, strict | biases)
+        self._read_into = read_into or checkpoint.read_into
         self._buffers = HostBuffers(pinned=device.type == "cuda")
         self._tells_tokens = False
         self._calls: dict[tuple[int, ...], tuple[Call, ...]] = {}

@@ -39,7 +39,7 @@ def load_model(source: Source, *, dtype: torch.dtype, device: torch.device) -> A
     bias routes other tokens. Raises SixfoldError where the model does not fit into memory.
     """
     check_host_memory(source)
-    checkpoint, architecture = source.checkpoint, source.architecture
+    checkpoint, architecture = source.checkpoint.as_stored, source.architecture
     empty: Any = meta_model(checkpoint)
     base: Any = type(empty)
     in_float32 = {name.rsplit(".", 1)[-1] for name in architecture.correction_biases}

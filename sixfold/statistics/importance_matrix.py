@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sixfold.artifact.workspace import sha256_of
+from sixfold.boundary.gguf_header import GgufTensor, read_gguf_header
 from sixfold.errors import SixfoldError
 
 _MAGIC = b"GGUF"
@@ -76,18 +77,19 @@ def open_importance_matrix(location: str) -> ImportanceMatrix:
     for name, entry in found.entries.items():
         if not len(entry.counts) or not len(entry.sums) or len(entry.sums) % len(entry.counts):
             raise _damaged(path, f"{name} has {len(entry.sums)} sums and {len(entry.counts)} counts")
+        for values, kind in ((entry.sums, "sums of squares"), (entry.counts, "counts")):
+            if not (np.isfinite(values).all() and (values >= 0).all()):
+                raise _damaged(path, f"some of the {kind} of {name} are negative, or not finite")
     return found
 
 
 def _from_gguf(path: Path) -> ImportanceMatrix:
-    from gguf import GGMLQuantizationType, GGUFReader
-
     try:
-        reader = GGUFReader(path)
-    except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
-        raise _damaged(path, "its header or its data is truncated") from error
-    keys = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("tokenizer.")}
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
+        header = read_gguf_header(path)
+    except SixfoldError as error:
+        raise _damaged(path, error.what) from None
+    keys = header.keys
+    tensors = {tensor.name: tensor for tensor in header.tensors}
     weights = [name.removesuffix(_SUMS) for name in tensors if name.endswith(_SUMS)]
     if not weights:
         raise SixfoldError(
@@ -97,18 +99,33 @@ def _from_gguf(path: Path) -> ImportanceMatrix:
     entries = {}
     for name in weights:
         pair = [tensors.get(name + _SUMS), tensors.get(name + _COUNTS)]
-        if any(part is None or part.tensor_type != GGMLQuantizationType.F32 for part in pair):
+        if any(part is None or part.type_name != "F32" for part in pair):
             raise _damaged(path, f"{name} has no float32 {_SUMS} and {_COUNTS}")
-        entries[name] = MatrixEntry(*(part.data.reshape(-1) for part in pair if part is not None))
+        entries[name] = MatrixEntry(*(_floats(path, part) for part in pair if part is not None))
     return ImportanceMatrix(
         path,
         "gguf",
         sha256_of(path),
-        tuple(keys.get("imatrix.datasets") or ()),
-        int(keys.get("imatrix.chunk_count") or 0),
-        int(keys.get("imatrix.chunk_size") or 0),
+        _datasets(keys.get("imatrix.datasets")),
+        _whole(keys.get("imatrix.chunk_count")),
+        _whole(keys.get("imatrix.chunk_size")),
         entries,
     )
+
+
+def _floats(path: Path, tensor: GgufTensor) -> NDArray[np.float32]:
+    count = tensor.nbytes // 4
+    if not count:
+        return np.zeros(0, np.float32)
+    return np.memmap(path, np.float32, mode="r", offset=tensor.offset, shape=(count,))
+
+
+def _datasets(value: Any) -> tuple[str, ...]:
+    return tuple(one for one in value if isinstance(one, str)) if isinstance(value, list) else ()
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
 def _from_dat(path: Path) -> ImportanceMatrix:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from sixfold.boundary.time_limit import time_limit
+from sixfold.errors import SixfoldError
+
 TEMPLATE = "chat template"
 TOOLS_AS_TEXT = "chat template, tools written into the messages"
 FOLDED = "chat template, system and tool messages written as the user's"
@@ -18,6 +21,9 @@ THINKING_AS_TEXT = ", thinking written into the messages"
 EARLIER_THINKING_DROPPED = ", thinking of earlier turns left out"
 
 _THINKING = "reasoning_content"
+_SECONDS = 5.0
+"""For one conversation; templates take milliseconds."""
+
 Messages = list[dict[str, Any]]
 
 
@@ -106,8 +112,12 @@ def _thinking_put_in(apply: Apply, messages: Messages) -> tuple[str, str] | None
 
 
 def _apply(tokenizer: Any, tools: list[dict[str, Any]], messages: Messages) -> str | None:
+    remedy = "the template loops: correct it, or calibrate with plain texts"
     try:
-        return str(tokenizer.apply_chat_template(messages, tools=tools or None, tokenize=False))
+        with time_limit(_SECONDS, "the chat template, rendering one conversation,", remedy):
+            return str(tokenizer.apply_chat_template(messages, tools=tools or None, tokenize=False))
+    except SixfoldError:
+        raise
     except Exception:  # a template is the checkpoint's own program and may raise anything on what it does not know
         return None
 

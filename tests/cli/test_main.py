@@ -174,10 +174,11 @@ def test_a_rate_below_one_is_told_the_other_way_round() -> None:
 def test_every_scheme_that_is_listed_is_one_that_its_exporter_makes(capsys: pytest.CaptureFixture[str]) -> None:
     from exporters import fp8, nvfp4
     from exporters.ggml.type_mix import PRESETS
+    from exporters.gguf import AUTO
     from exporters.registry import exporter_names
 
     assert set(SCHEMES) == set(exporter_names()) - {"llmcompressor"}
-    assert set(SCHEMES["gguf"]) == set(PRESETS)
+    assert set(SCHEMES["gguf"]) == {*PRESETS, AUTO}
     assert set(SCHEMES["nvfp4"]) == set(nvfp4._SCHEMES)
     assert set(SCHEMES["fp8"]) == {scheme for schemes in fp8._SCHEMES.values() for scheme in schemes}
     listed = run(capsys, "recipes")[1]

@@ -13,6 +13,8 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
+from sixfold.boundary.patterns import pattern
+from sixfold.errors import SixfoldError
 from sixfold.model.architecture import Linear
 
 COMPRESSED_TENSORS = "compressed-tensors"
@@ -144,8 +146,8 @@ def _names(entry: str, name: str) -> bool:
     if not entry.startswith("re:"):
         return entry == name
     try:
-        return re.match(entry[3:], name) is not None
-    except re.error:
+        return pattern(entry[3:]).match(name)
+    except (ValueError, SixfoldError):  # which has a finding of its own
         return False
 
 

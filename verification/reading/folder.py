@@ -4,7 +4,6 @@ Opening never raises for what is wrong inside the folder: whatever cannot be par
 continue with the rest.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from sixfold.boundary.json_text import read_json_file
 from sixfold.checkpoint.positional_reads import WeightFolder
 from sixfold.checkpoint.safetensors_header import TORCH_DTYPES, FileHeader, StoredTensor, read_header
 from sixfold.errors import SixfoldError, UsageError
@@ -128,8 +128,8 @@ def weights_gone(path: Path) -> Finding | None:
 def json_value(path: Path) -> Any:
     """None where there is no JSON to be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json_file(path)
+    except SixfoldError:
         return None
 
 

@@ -41,11 +41,66 @@ def check_source_files(subject: Subject) -> Iterator[Finding]:
                 "prompts are tokenized differently, or end elsewhere",
                 "copy the source's",
             )
-    for name in carried_files(subject.folder.files):
-        template = name.endswith(".jinja") or name == "generation_config.json"
-        if template and name not in checkpoint.extras:
-            what = "the source has no such file"
-            yield Finding("files.carried", name, what, "it overrides what the source does", "remove it", "warning")
+
+
+def check_added_files(subject: Subject) -> Iterator[Finding]:
+    """What engines read beside the weights and the source does not have says nothing that the source does not say."""
+    files = subject.folder.files
+    if subject.source is None:
+        if "special_tokens_map.json" in files and not _agrees(subject.folder.path, subject.folder.path, _MAP):
+            what = "it names other special tokens than tokenizer_config.json"
+            yield Finding("files.carried", _MAP, what, "answers end elsewhere", "remove it")
+        return
+    checkpoint = subject.source.checkpoint
+    nested = [name for name in files if name.startswith("additional_chat_templates/")]
+    for name in (*carried_files(files), *nested):
+        theirs = checkpoint.folder / name
+        if name in checkpoint.extras or (name in nested and _same_bytes(theirs, subject.folder.path / name)):
+            continue
+        if name.endswith((".py", *_HARMLESS)) or name.upper().startswith(("LICEN", "NOTICE")):
+            continue  # what auto_map names has a check of its own; a license says nothing to an engine
+        if not _agrees(subject.folder.path, checkpoint.folder, name):
+            what = "the source has no such file, nor says the same elsewhere"
+            yield Finding("files.carried", name, what, "it overrides what the source does", "remove it")
+
+
+_MAP = "special_tokens_map.json"
+_HARMLESS = ("vocab.json", "merges.txt", "preprocessor_config.json", "processor_config.json", ".tiktoken")
+"""What libraries write again of a tokenizer.json, which goes before them, and what a language model does not read."""
+
+
+def _same_bytes(one: Path, other: Path) -> bool:
+    return one.is_file() and one.read_bytes() == other.read_bytes()
+
+
+def _agrees(folder: Path, source: Path, name: str) -> bool:
+    """Whether a file that libraries write by themselves says what the source's own files say."""
+    held, config = json_value(folder / name), json_value(source / "tokenizer_config.json")
+    config = config if isinstance(config, dict) else {}
+    if name.endswith(".jinja"):
+        stated = config.get("chat_template")
+        return name == "chat_template.jinja" and (folder / name).read_text(encoding="utf-8") == stated
+    if not isinstance(held, dict):
+        return False
+    if name == _MAP:
+        return all(_text(config.get(key)) == _text(value) for key, value in held.items() if key in config or value)
+    if name == "added_tokens.json":
+        tokenizer = json_value(source / "tokenizer.json")
+        added = tokenizer.get("added_tokens", []) if isinstance(tokenizer, dict) else []
+        known = {token.get("content"): token.get("id") for token in added if isinstance(token, dict)}
+        return all(known.get(text) == number for text, number in held.items())
+    if name == "generation_config.json":
+        stated = json_value(source / "config.json")
+        stated = stated if isinstance(stated, dict) else {}
+        own = ("transformers_version", "_from_model_config")
+        return all(stated.get(key) == value for key, value in held.items() if key not in own)
+    return False
+
+
+def _text(token: Any) -> Any:
+    if isinstance(token, list):
+        return [_text(one) for one in token]
+    return token.get("content") if isinstance(token, dict) else token
 
 
 def check_tokenizer(subject: Subject) -> Iterator[Finding]:
@@ -103,7 +158,7 @@ def _same_json(one: Path, other: Path) -> bool:
     if one.suffix != ".json":
         return False
     first, second = json_value(one), json_value(other)
-    drop = ("transformers_version",)
+    drop = ("transformers_version", "backend", "is_local", "local_files_only", "name_or_path", "_from_model_config")
     if isinstance(first, dict) and isinstance(second, dict):
         first = {k: v for k, v in first.items() if k not in drop}
         second = {k: v for k, v in second.items() if k not in drop}

@@ -1,6 +1,5 @@
 """Whether config.json agrees with the tensors and with the source."""
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -8,19 +7,13 @@ from sixfold.model.meta_model import transformers_config
 from verification.finding import Finding
 from verification.reading.folder import CONFIG, MODELOPT_CONFIG
 from verification.reading.subject import Subject
+from verification.structure.config_difference import differences
+from verification.structure.shown import shown
 
 EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _IDLE = "zero_expert_num"
 """Experts without weights, which routers choose among as well (LongCat)."""
 
-_MAY_DIFFER = {
-    "quantization_config",
-    "compression_config",
-    "dtype",
-    "torch_dtype",
-    "transformers_version",
-    "_name_or_path",
-}
 _ENGINES_NEED: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "minimax_m2": (("scoring_func",), ("rotary_dim",), ("use_routing_bias",)),
     "deepseek_v3": (("n_group",), ("topk_group",), ("norm_topk_prob",), ("routed_scaling_factor",)),
@@ -33,44 +26,18 @@ _REMEDY = "take the value from the source's config.json"
 
 
 def check_against_source(subject: Subject) -> Iterator[Finding]:
-    """Every key of the source's config.json, with its value."""
-    if subject.source is None or not subject.folder.config:
-        return
-    yield from _differences(subject.source.checkpoint.config, subject.folder.config, "")
-
-
-_ANY_ENGINE_READS = (
-    "attn_logit_softcapping",
-    "final_logit_softcapping",
-    "head_dim",
-    "partial_rotary_factor",
-    "rope_parameters",
-    "rope_scaling",
-    "rope_theta",
-    "sliding_window",
-    "use_sliding_window",
-)
-"""Keys that engines look for in every config, whatever transformers' class makes of them."""
-
-
-def check_added(subject: Subject) -> Iterator[Finding]:
-    """What the source's config.json leaves to transformers' defaults is left so, or stated as it is."""
+    """Every field is what it is in the source's config.json, but for those that are known to be harmless."""
     if subject.source is None or not subject.folder.config:
         return
     source, held = subject.source.checkpoint.config, subject.folder.config
-    before, after = _completed(source), _completed(held)
-    for key, value in held.items():
-        if key in source or key in _MAY_DIFFER or value is None:
-            continue
-        if key in before and key in after:
-            other = before[key] != after[key] and before[key] != value
-            what = f"it is {_shown(value)}, where the source leaves it at {_shown(before[key])}"
-        else:
-            other = key in _ANY_ENGINE_READS
-            what = f"it is {_shown(value)}, and the source has no such key"
-        if other:
-            where = f"{CONFIG}: {key}"
-            yield Finding("config.key", where, what, "engines build another model than the weights are of", "remove it")
+    consequences = {
+        "gone": "engines fall back to a default, or stop",
+        "added": "engines build another model than the weights are of, or run other code",
+        "changed": "engines build another model than the weights are of",
+    }
+    for path, what, how in differences(source, held, _completed(source), _completed(held)):
+        remedy = "remove it" if how == "added" else _REMEDY
+        yield Finding("config.key", f"{CONFIG}: {path}", what, consequences[how], remedy)
 
 
 def _completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -80,21 +47,6 @@ def _completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
     except Exception:  # config classes raise their own validation errors for values that they do not take
         return {}
     return found
-
-
-def _differences(source: Mapping[str, Any], config: Mapping[str, Any], path: str) -> Iterator[Finding]:
-    for key, value in source.items():
-        if key in _MAY_DIFFER:
-            continue
-        where = f"{CONFIG}: {path}{key}"
-        if key not in config:
-            what = f"the source has {_shown(value)}, the artifact has no such key"
-            yield Finding("config.key", where, what, "engines fall back to a default, or stop", _REMEDY)
-        elif isinstance(value, Mapping) and isinstance(config[key], Mapping):
-            yield from _differences(value, config[key], f"{path}{key}.")
-        elif config[key] != value:
-            what = f"it is {_shown(config[key])}, in the source {_shown(value)}"
-            yield Finding("config.key", where, what, "engines build another model than the weights are of", _REMEDY)
 
 
 def check_architecture(subject: Subject) -> Iterator[Finding]:
@@ -121,7 +73,7 @@ def check_class(subject: Subject) -> Iterator[Finding]:
         return  # with a source, its own value is what counts
     names = held if isinstance(held, list) else []
     if not names or (known not in names and all(str(name).endswith("ForCausalLM") for name in names)):
-        what = f"architectures is {_shown(held)}, a {config['model_type']} is a {known}"
+        what = f"architectures is {shown(held)}, a {config['model_type']} is a {known}"
         where = f"{CONFIG}: architectures"
         yield Finding("config.key", where, what, "vLLM and SGLang run another model's code, or refuse", _REMEDY)
 
@@ -238,8 +190,3 @@ def check_modelopt(subject: Subject) -> Iterator[Finding]:
     if set(beside.get("exclude_modules") or ()) != set(config.get("ignore") or ()):
         what = f"exclude_modules differs from `ignore` in {CONFIG}"
         yield Finding("config.modelopt", MODELOPT_CONFIG, what, "one of the readers is wrong", "make them agree")
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) < 60 else text[:57] + "..."

@@ -6,12 +6,16 @@ from collections.abc import Iterator
 
 from sixfold.artifact.manifest import damaged_files
 from sixfold.artifact.workspace import read_json
+from sixfold.checkpoint.safetensors_header import read_header
+from sixfold.errors import SixfoldError
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.folder import INDEX, SINGLE
 from verification.reading.subject import Subject
 
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 _LEFT = re.compile(r"(^|/)\.|\.(tmp|partial|incomplete|lock|part)$")
+_PICKLED = re.compile(r"\.(bin|pt|pth|ckpt|h5|msgpack|gguf)$")
+_NO_RECORD = "it is no manifest of this project's, or it is damaged"
 _LOADS = "engines load whatever the index or the glob of shards gives them: an old tensor may win"
 
 
@@ -98,10 +102,34 @@ def check_leftovers(subject: Subject) -> Iterator[Finding]:
             yield Finding("files.empty", name, "it is empty", "loading stops or continues without it", "copy it again")
 
 
+def check_other_weights(subject: Subject) -> Iterator[Finding]:
+    """Weights under names that are no model's own: what of them an engine reads depends on the engine."""
+    folder = subject.folder
+    if "adapter_config.json" in folder.files:
+        what = "there is an adapter in the folder"
+        yield Finding("files.adapter", "adapter_config.json", what, "transformers applies it to the model", "remove it")
+    for name in folder.files:
+        if "/" in name or name in folder.weight_files:
+            continue
+        if name.endswith(".safetensors") and "imatrix" not in name:
+            try:
+                held = {tensor.name for tensor in read_header(folder.path, name).tensors}
+            except (SixfoldError, OSError):
+                held = {name}
+            if held & folder.tensors.keys() or name.startswith("adapter"):
+                what = f"it holds {min(held & folder.tensors.keys(), default='an adapter')} beside the model's files"
+                yield Finding("files.shard-left-over", name, what, _LOADS, "remove it")
+        elif _PICKLED.search(name):
+            what = "weights in another format lie beside the model's"
+            yield Finding("files.shard-left-over", name, what, "some engines take them instead", "remove it", "warning")
+
+
 def check_manifest(subject: Subject) -> Iterator[Finding]:
     """Only where the folder carries this project's own manifest."""
     path = subject.folder.path
     manifest = read_json(path / "manifest.json") if "manifest.json" in subject.folder.files else None
+    if manifest is None and "manifest.json" in subject.folder.files:
+        yield Finding("files.manifest", "manifest.json", _NO_RECORD, "what it recorded is not known", EXPORT_AGAIN)
     if manifest is None or not isinstance(manifest.get("files"), dict):
         return
     for name in damaged_files(path, manifest, read_json(path / "run.json")):

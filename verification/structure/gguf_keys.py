@@ -1,12 +1,22 @@
 """Whether a GGUF file's keys agree with its tensors, its source and what llama.cpp needs."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from math import prod
 from typing import Any
 
 from sixfold.artifact.manifest import damaged_files
 from sixfold.artifact.workspace import read_json
 from verification.finding import EXPORT_AGAIN, Finding
+from verification.structure.gguf_expected import (
+    ARCHITECTURE_OF,
+    KINDS,
+    NEUTRAL,
+    STRING,
+    U32,
+    expected_keys,
+)
 from verification.structure.gguf_subject import GgufSubject
+from verification.structure.gguf_tokenizer import TOKENIZER_TYPES
 
 _REQUIRED = (
     "block_count",
@@ -15,42 +25,20 @@ _REQUIRED = (
     "attention.head_count",
     "attention.layer_norm_rms_epsilon",
 )
-_GATED_BY_SIGMOID = ("minimax-m2", "glm4moe")
-"""Architectures that llama.cpp aborts on, or routes wrongly, without `expert_gating_func`."""
-
-_GATES = {"softmax": 1, "sigmoid": 2}
-_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
-_VALUES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("block_count", ("num_hidden_layers",)),
-    ("context_length", ("max_position_embeddings",)),
-    ("embedding_length", ("hidden_size",)),
-    ("feed_forward_length", ("intermediate_size",)),
-    ("attention.head_count", ("num_attention_heads",)),
-    ("attention.layer_norm_rms_epsilon", ("rms_norm_eps",)),
-    ("expert_count", _EXPERTS),
-    ("expert_used_count", ("num_experts_per_tok",)),
-    ("expert_shared_count", ("n_shared_experts",)),
-    ("expert_weights_scale", ("routed_scaling_factor",)),
-    ("expert_weights_norm", ("norm_topk_prob",)),
-    ("expert_group_count", ("n_group",)),
-    ("expert_group_used_count", ("topk_group",)),
-    ("leading_dense_block_count", ("first_k_dense_replace",)),
-    ("attention.q_lora_rank", ("q_lora_rank",)),
-    ("attention.kv_lora_rank", ("kv_lora_rank",)),
-)
-"""Key (after the architecture) -> where config.json has the same number."""
-
-_ONLY_WHERE_WRITTEN = {"expert_weights_scale", "expert_weights_norm", "expert_group_count", "expert_group_used_count"}
-"""Keys that llama.cpp asks of some architectures alone: compared where they are there."""
+_GATED_BY_SIGMOID = ("minimax-m2",)
+"""Architectures that llama.cpp aborts on without `expert_gating_func`."""
 
 _STOPS = "llama.cpp stops: key not found"
 _WRONG = "llama.cpp computes another model than the weights are of"
+_GENERAL_TYPES = {"architecture": STRING, "name": STRING, "type": STRING}
+_GENERAL_TYPES |= dict.fromkeys(("alignment", "file_type", "quantization_version"), U32)
 
 
 def check_required(subject: GgufSubject) -> Iterator[Finding]:
     file = subject.file
     for key in _REQUIRED:
-        if file.key(key) is None:
+        other = key.replace("_rms_epsilon", "_epsilon")  # of norms that subtract the mean
+        if file.key(key) is None and file.key(other) is None:
             yield Finding("keys.missing", f"{file.arch}.{key}", "it is missing", _STOPS, EXPORT_AGAIN)
     moe = any("_exps." in name for name in file.tensors)
     for key in ("expert_count", "expert_used_count") if moe else ():
@@ -88,82 +76,145 @@ def check_tensors(subject: GgufSubject) -> Iterator[Finding]:
 def _products(subject: GgufSubject) -> Iterator[tuple[str, str, int | None]]:
     """(key, tensor, rows that it should have by the keys)."""
     file = subject.file
-    latent = file.key("attention.kv_lora_rank") is not None
-    head = file.key("attention.key_length")
-    width, heads = file.key("embedding_length"), file.key("attention.head_count")
-    if head is None and isinstance(width, int) and isinstance(heads, int) and heads:
-        head = width // heads
-    if not latent:
-        groups = file.key("attention.head_count_kv") or heads
-        for key, part, number in (("head_count", "attn_q", heads), ("head_count_kv", "attn_k", groups)):
-            rows = number * head if isinstance(number, int) and isinstance(head, int) else None
-            yield f"attention.{key}", f"blk.0.{part}.weight", rows
+
+    def of(key: str) -> int | None:
+        value = file.key(key)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    def times(*sizes: int | None) -> int | None:
+        return None if None in sizes else prod(size for size in sizes if size is not None)
+
+    width, heads = of("embedding_length"), of("attention.head_count")
+    usual = width // heads if width and heads else None
+    if file.key("attention.kv_lora_rank") is None:
+        groups = of("attention.head_count_kv") or heads
+        key_size, value_size = of("attention.key_length") or usual, of("attention.value_length") or usual
+        yield "attention.head_count", "blk.0.attn_q.weight", times(heads, key_size)
+        yield "attention.head_count_kv", "blk.0.attn_k.weight", times(groups, key_size)
+        yield "attention.value_length", "blk.0.attn_v.weight", times(groups, value_size)
+    else:
+        rank = of("attention.kv_lora_rank")
+        rope = of("rope.dimension_count")
+        whole = rank + rope if rank is not None and rope is not None else None
+        yield "attention.q_lora_rank", "blk.0.attn_q_a.weight", of("attention.q_lora_rank")
+        yield "attention.kv_lora_rank", "blk.0.attn_kv_a_mqa.weight", whole
+        if "blk.0.attn_v_b.weight" in file.tensors:
+            yield "attention.value_length_mla", "blk.0.attn_v_b.weight", of("attention.value_length_mla")
+            yield "attention.key_length", "blk.0.attn_kv_a_mqa.weight", of("attention.key_length")
+        for name in ("blk.0.attn_q_b.weight", "blk.0.attn_q.weight"):
+            key = "attention.key_length_mla" if of("attention.key_length_mla") else "attention.key_length"
+            yield key, name, times(heads, of(key))
+    experts = of("expert_feed_forward_length")
     for layer in sorted({n.split(".")[1] for n in file.tensors if n.startswith("blk.")}):
-        experts = file.key("expert_feed_forward_length") or file.key("feed_forward_length")
-        yield "expert_feed_forward_length", f"blk.{layer}.ffn_gate_exps.weight", experts
-        yield "feed_forward_length", f"blk.{layer}.ffn_gate.weight", file.key("feed_forward_length")
+        yield "expert_feed_forward_length", f"blk.{layer}.ffn_gate_exps.weight", experts or of("feed_forward_length")
+        yield "feed_forward_length", f"blk.{layer}.ffn_gate.weight", of("feed_forward_length")
+        shared = of("expert_shared_feed_forward_length") or times(experts, of("expert_shared_count"))
+        yield "expert_shared_count", f"blk.{layer}.ffn_gate_shexp.weight", shared
+
+
+def check_sense(subject: GgufSubject) -> Iterator[Finding]:
+    """Values that no decoder of these architectures has."""
+    file = subject.file
+    if file.arch not in ARCHITECTURE_OF.values():
+        return
+
+    def bad(key: str, what: str, consequence: str = _WRONG) -> Finding:
+        return Finding("keys.value", f"{file.arch}.{key}", f"it is {file.key(key)}, {what}", consequence, EXPORT_AGAIN)
+
+    if file.key("attention.causal") is False:
+        yield bad("attention.causal", "and a language model is causal")
+    eps, base = file.key("attention.layer_norm_rms_epsilon"), file.key("rope.freq_base")
+    if isinstance(eps, float) and not 0 < eps < 0.01:
+        yield bad("attention.layer_norm_rms_epsilon", "no epsilon of a norm")
+    if isinstance(base, float) and not 1 < base < 1e12:
+        yield bad("rope.freq_base", "no base of rotary frequencies")
+    kind, factor = file.key("rope.scaling.type"), file.key("rope.scaling.factor")
+    if kind in (None, "none") and factor not in (None, 0.0, 1.0):
+        yield bad("rope.scaling.factor", "and no scaling is named: llama.cpp scales linearly")
+    if kind not in (None, "none", "linear", "yarn", "longrope"):
+        yield bad("rope.scaling.type", "which llama.cpp does not know", "llama.cpp aborts")
+    attn = file.key("rope.scaling.attn_factor")
+    if attn not in (None, 1.0) and kind not in ("yarn", "longrope"):
+        yield bad("rope.scaling.attn_factor", "and no scaling is named that has one")
+    if file.key("expert_gating_func") not in (None, 1, 2, 3, 4):
+        yield bad("expert_gating_func", "which llama.cpp does not know", "llama.cpp aborts")
+    groups, experts = file.key("expert_group_count"), file.key("expert_count")
+    if isinstance(groups, int) and groups > 1 and isinstance(experts, int):
+        used = file.key("expert_group_used_count")
+        if experts % groups or groups >= experts:
+            yield bad("expert_group_count", f"of {experts} experts", "llama.cpp aborts")
+        if not isinstance(used, int) or not 0 < used < groups:
+            yield bad("expert_group_used_count", f"of {groups} groups", "llama.cpp aborts")
+    turned, head = file.key("rope.dimension_count"), file.key("attention.key_length")
+    if isinstance(turned, int) and (turned < 2 or turned % 2 or (isinstance(head, int) and turned > head)):
+        yield bad("rope.dimension_count", "no part of a head")
+    dense = file.key("leading_dense_block_count")
+    if isinstance(dense, int):
+        routed = {int(n.split(".")[1]) for n in file.tensors if ".ffn_gate_exps." in n}
+        if routed and dense != min(routed):
+            yield bad("leading_dense_block_count", f"and the first layer with experts is {min(routed)}", _STOPS)
+
+
+def check_types(subject: GgufSubject) -> Iterator[Finding]:
+    """llama.cpp asks for each key by its type, and stops at any other; some may be lists, with one value per layer."""
+    file = subject.file
+    wanted = {f"general.{key}": kind for key, kind in _GENERAL_TYPES.items()}
+    wanted |= {f"{file.arch}.{key}": kind for key, kind in KINDS.items()} | TOKENIZER_TYPES
+    for key, kind in wanted.items():
+        held = file.types.get(key)
+        per_layer = held in (f"[{kind}]", "[i32]") and key.startswith(f"{file.arch}.") and kind == U32
+        if held is None or held in kind.split(" or ") or per_layer:
+            continue
+        what = f"it is of type {held}, llama.cpp reads {kind}"
+        yield Finding("keys.type", key, what, "llama.cpp stops: wrong type", EXPORT_AGAIN)
+    alignment = file.keys.get("general.alignment", 32)
+    if isinstance(alignment, int) and (alignment < 8 or alignment & (alignment - 1)):
+        what = f"it is {alignment}, no power of two"
+        yield Finding("keys.value", "general.alignment", what, "llama.cpp refuses the file", EXPORT_AGAIN)
+    if file.keys.get("general.type", "model") != "model":
+        what = f"it is {file.keys['general.type']!r}, and the file holds a model"
+        yield Finding("keys.value", "general.type", what, "tools take it for something else", EXPORT_AGAIN)
 
 
 def check_against_source(subject: GgufSubject) -> Iterator[Finding]:
-    """Numbers that decide what the model computes, as config.json has them."""
+    """Every key of the architecture is what the source's config.json makes it, and there is no other that changes
+    anything."""
     file, config = subject.file, subject.config
-    if not config:
+    wanted = ARCHITECTURE_OF.get(str(config.get("model_type")))
+    if not config or wanted is None:
         return
-    for key, names in _VALUES:
-        wanted = next((config[name] for name in names if config.get(name) is not None), None)
+    if file.arch != wanted:
+        what = f"it is {file.arch!r}, and a {config['model_type']} is what llama.cpp calls {wanted!r}"
+        yield Finding("keys.value", "general.architecture", what, "llama.cpp refuses the file", EXPORT_AGAIN)
+        return
+    split = not any(".attn_kv_b." in name for name in file.tensors)
+    drafts = any(".nextn." in name for name in file.tensors)
+    expected = expected_keys(file.arch, config, split_latents=split, drafts=drafts)
+    for key, value in expected.items():
         held = file.key(key)
-        if wanted is None or (held is None and key in _ONLY_WHERE_WRITTEN):
+        if held is None and value.missing:
             continue
-        if held is None and key.startswith("expert_shared_count"):
+        if not any(_equal(held, one) for one in value.values):
+            check = "keys.gating" if key == "expert_gating_func" else "keys.value"
+            yield _value(file.arch, key, held, " or ".join(map(str, value.values)), check)
+    for name, held in file.keys.items():
+        key = name.removeprefix(f"{file.arch}.")
+        if key == name or key in expected or any(_equal(held, one) for one in NEUTRAL.get(key, ())):
             continue
-        if held is None and not any("_exps." in name for name in file.tensors) and key.startswith("expert"):
-            continue
-        drafts = config.get("num_nextn_predict_layers") or 0  # llama.cpp's converter counts them among the layers
-        if not _equal(held, wanted) and not (key == "block_count" and _equal(held, wanted + drafts)):
-            yield _value(file.arch, key, held, wanted)
-    if file.arch != "deepseek2":
-        for part in ("key_length", "value_length"):
-            held, wanted = file.key(f"attention.{part}"), config.get("head_dim")
-            if held is not None and wanted is not None and not _equal(held, wanted):
-                yield _value(file.arch, f"attention.{part}", held, wanted)
-        heads = config.get("num_key_value_heads") or config.get("num_attention_heads")
-        held = file.key("attention.head_count_kv")
-        if held is not None and not _equal(held, heads):
-            yield _value(file.arch, "attention.head_count_kv", held, heads)
-    scoring = config.get("scoring_func") or ("sigmoid" if file.arch in _GATED_BY_SIGMOID else None)
-    if scoring in _GATES and any("_exps." in n for n in file.tensors):
-        held = file.key("expert_gating_func")
-        default = held is None and scoring == "softmax"
-        if not default and held != _GATES[scoring]:
-            yield _value(file.arch, "expert_gating_func", held, f"{_GATES[scoring]} ({scoring})", "keys.gating")
-    yield from _rope(subject)
+        shown = "a list" if isinstance(held, list) else held
+        what = f"it is {shown}, and the source has nothing of the kind"
+        yield Finding("keys.added", name, what, _WRONG, "remove the key, or export the variant again")
 
 
-def _rope(subject: GgufSubject) -> Iterator[Finding]:
-    file, config = subject.file, subject.config
-    rope: Mapping[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    rope = rope.get("full_attention", rope)
-    theta = rope.get("rope_theta", config.get("rope_theta"))
-    held = file.key("rope.freq_base")
-    if theta is not None and not _equal(10000.0 if held is None else held, theta):
-        yield _value(file.arch, "rope.freq_base", held, theta)
-    rotated = config.get("rotary_dim")
-    head = config.get("head_dim")
-    if rotated is None and isinstance(head, int) and rope.get("partial_rotary_factor") is not None:
-        rotated = int(head * rope["partial_rotary_factor"])
-    held = file.key("rope.dimension_count")
-    if file.arch != "deepseek2" and rotated is not None and not _equal(head if held is None else held, rotated):
-        yield _value(file.arch, "rope.dimension_count", held, rotated)
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind in ("yarn", "linear") and not _equal(file.key("rope.scaling.factor"), rope.get("factor")):
-        yield _value(file.arch, "rope.scaling.factor", file.key("rope.scaling.factor"), rope.get("factor"))
-    if kind in ("yarn", "linear") and file.key("rope.scaling.type") != kind:
-        yield _value(file.arch, "rope.scaling.type", file.key("rope.scaling.type"), kind)
-    if kind == "default" and file.key("rope.scaling.type") not in (None, "none"):
-        yield _value(file.arch, "rope.scaling.type", file.key("rope.scaling.type"), "none")
-    if kind == "llama3" and "rope_freqs.weight" not in file.tensors:
-        what = "the source scales rotary frequencies (llama3), and the file holds no factors"
-        yield Finding("names.missing", "rope_freqs.weight", what, "long contexts break", EXPORT_AGAIN)
+def check_namespaces(subject: GgufSubject) -> Iterator[Finding]:
+    """Keys outside of what llama.cpp looks at are no part of a model, and a mistyped architecture hides there."""
+    known = (f"{subject.file.arch}.", "general.", "tokenizer.", "split.", "quantize.")
+    for name in subject.file.keys:
+        if not name.startswith(known):
+            what = "no reader looks for a key of this name"
+            yield Finding(
+                "keys.unknown", name, what, "nothing, or a key is missing under its name", "remove", "warning"
+            )
 
 
 def _value(arch: str, key: str, held: object, wanted: object, check: str = "keys.value") -> Finding:
@@ -172,6 +223,8 @@ def _value(arch: str, key: str, held: object, wanted: object, check: str = "keys
 
 
 def _equal(held: Any, wanted: Any) -> bool:
+    if held is None or wanted is None:
+        return held is wanted
     if isinstance(held, list):  # one value per layer
         return all(_equal(value, wanted) for value in held if value)
     if isinstance(held, bool) or isinstance(wanted, bool):
@@ -207,6 +260,9 @@ def check_files(subject: GgufSubject) -> Iterator[Finding]:
             what = f"its mode is {mode:04o}: only its owner can read it"
             yield Finding("files.mode", name, what, "a server under another user cannot open it", f"chmod 644 {name}")
     manifest = read_json(path.with_name(path.name + ".manifest.json"))
+    if manifest is None and path.with_name(path.name + ".manifest.json").exists():
+        what = "it is no manifest of this project's, or it is damaged"
+        yield Finding("files.manifest", f"{path.name}.manifest.json", what, "its record is not known", EXPORT_AGAIN)
     if manifest is None or not isinstance(manifest.get("files"), dict):
         return
     for name in damaged_files(path.parent, manifest, read_json(path.with_name(path.name + ".run.json"))):
@@ -217,7 +273,10 @@ def check_files(subject: GgufSubject) -> Iterator[Finding]:
 CHECKS: tuple[Callable[[GgufSubject], Iterator[Finding]], ...] = (
     check_required,
     check_tensors,
+    check_sense,
+    check_types,
     check_against_source,
+    check_namespaces,
     check_parts,
     check_files,
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 from sixfold.model.source import Source
 from verification.finding import Finding, run_checks
 from verification.reading.gguf_file import open_gguf
-from verification.structure import gguf_keys, gguf_tensors, gguf_tokenizer
+from verification.structure import gguf_keys, gguf_rope, gguf_tensors, gguf_tokenizer
 from verification.structure.gguf_subject import GgufSubject
 
 CHECKS = (
@@ -18,6 +18,7 @@ CHECKS = (
     gguf_tensors.check_shapes,
     gguf_tensors.check_types,
     gguf_tensors.check_doubles,
+    gguf_rope.check_factors,
 )
 
 

@@ -1,34 +1,45 @@
 """Whether a GGUF file's tokenizer gives the same tokens as its source's, and ends text where that ends."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from sixfold.checkpoint.tokenizer import load_tokenizer
-from sixfold.errors import SixfoldError
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.folder import json_value
+from verification.structure.gguf_pre_tokenizer import NAMES, mistaken
+from verification.structure.gguf_special_tokens import check_special_tokens
 from verification.structure.gguf_subject import GgufSubject
 
-_NORMAL, _CONTROL, _UNUSED = 1, 3, 5
+_NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = range(1, 7)
 """Types of tokens (llama.h)."""
 
-_DIGITS = {
-    "gpt-2": 7,
-    "qwen2": 1,
-    "qwen35": 1,
-    "tekken": 1,
-    "smollm": 1,
-    "llama-bpe": 3,
-    "smaug-bpe": 3,
-    "gpt-4o": 3,
-    "minimax-m2": 3,
-    "deepseek-v3": 3,
-    "glm4": 3,
-}
-"""Name of a pre-tokenizer -> how many of seven digits it leaves together (src/llama-vocab.cpp): enough to tell most
-that are mistaken for each other."""
+_BYTES = re.compile(r"<0x[0-9A-F]{2}>")
+
+TOKENIZER_TYPES = {
+    f"tokenizer.ggml.{key}": kind
+    for key, kind in {
+        "model": "string",
+        "pre": "string",
+        "tokens": "[string]",
+        "merges": "[string]",
+        "scores": "[f32]",
+        "token_type": "[i32] or [u32]",
+        "add_bos_token": "bool",
+        "add_eos_token": "bool",
+        "add_space_prefix": "bool",
+        "remove_extra_whitespaces": "bool",
+        **{f"{kind}_token_id": "u32" for kind in ("bos", "eos", "unknown", "padding", "eot", "eom")},
+    }.items()
+} | {"tokenizer.chat_template": "string"}
+"""The types that llama.cpp reads these keys by."""
+
+_KNOWN = (
+    "seperator_token_id cls_token_id mask_token_id add_sep_token token_type_count precompiled_charsmap suppress_tokens"
+)
+"""Further keys of tokenizers; what is none of these, no reader asks for."""
 
 
 def check_tokenizer(subject: GgufSubject) -> Iterator[Finding]:
@@ -49,7 +60,17 @@ def check_tokenizer(subject: GgufSubject) -> Iterator[Finding]:
     if model == "gpt2" and keys.get("tokenizer.ggml.pre") in (None, "default", ""):
         what = "the pre-tokenizer is not named, so llama.cpp cuts text by its default"
         yield Finding("keys.tokenizer", "tokenizer.ggml.pre", what, "prompts become other tokens", EXPORT_AGAIN)
-    for name in ("eos", "bos", "padding", "unknown", "eot"):
+    if model == "gpt2" and keys.get("tokenizer.ggml.pre") not in (None, "", *NAMES):
+        what = f"llama.cpp has no pre-tokenizer {keys.get('tokenizer.ggml.pre')!r}"
+        yield Finding("keys.tokenizer", "tokenizer.ggml.pre", what, "llama.cpp stops", EXPORT_AGAIN)
+    if isinstance(kinds, list) and not all(isinstance(kind, int) and 1 <= kind <= 6 for kind in kinds):
+        what = "some types are none of llama.cpp's, which go from 1 to 6"
+        yield Finding("keys.tokenizer", "tokenizer.ggml.token_type", what, "tokens are of wrong types", EXPORT_AGAIN)
+    scores = keys.get("tokenizer.ggml.scores")
+    if isinstance(scores, list) and (len(scores) != len(tokens) or not all(map(isfinite, scores))):
+        what = f"{len(scores)} scores for {len(tokens)} tokens, or some that are not finite"
+        yield Finding("keys.tokenizer", "tokenizer.ggml.scores", what, "text turns into other tokens", EXPORT_AGAIN)
+    for name in ("eos", "bos", "padding", "unknown", "eot", "eom", "seperator", "cls", "mask"):
         token = keys.get(f"tokenizer.ggml.{name}_token_id")
         if isinstance(token, int) and not 0 <= token < len(tokens):
             what = f"it is {token}, outside of {len(tokens)} tokens"
@@ -69,36 +90,59 @@ def _of_source(subject: GgufSubject, tokens: list[Any]) -> Iterator[Finding]:
     template, config = folder / "chat_template.jinja", json_value(folder / "tokenizer_config.json")
     wanted = template.read_text(encoding="utf-8") if template.is_file() else (config or {}).get("chat_template")
     held = subject.file.keys.get("tokenizer.chat_template")
+    if wanted is None and held is not None:
+        what = "the source has no chat template"
+        yield Finding("keys.chat-template", "tokenizer.chat_template", what, "chats take a foreign form", EXPORT_AGAIN)
     if isinstance(wanted, str) and held != wanted:
         what = "it is missing" if held is None else "it differs from the source's"
         where = "tokenizer.chat_template"
         yield Finding("keys.chat-template", where, what, "chats reach the model in another form", EXPORT_AGAIN)
+    yield from _other_templates(subject, config)
     tokenizer = json_value(folder / "tokenizer.json")
-    vocab = ((tokenizer or {}).get("model") or {}).get("vocab")
-    if not isinstance(vocab, dict):
+    model = tokenizer.get("model") if isinstance(tokenizer, dict) else None
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(vocab, dict) or not isinstance(tokenizer, dict):
         return
     yield from _model(subject, tokenizer)
-    yield from _types(subject, tokenizer, vocab)
-    yield from _beginning(subject, config or {}, folder, tokens)
-    added = {t["content"]: t["id"] for t in (tokenizer or {}).get("added_tokens", [])}
+    yield from _types(subject, tokenizer, vocab, tokens)
+    yield from check_special_tokens(subject, tokens)
+    added = {t["content"]: t["id"] for t in tokenizer.get("added_tokens", [])}
     for text, number in {**vocab, **added}.items():
         if number >= len(tokens) or tokens[number] != text:
             found = tokens[number] if number < len(tokens) else "nothing"
             what = f"token {number} is {found!r}, in the source {text!r}"
             yield Finding("keys.tokenizer", "tokenizer.ggml.tokens", what, "text turns into other tokens", EXPORT_AGAIN)
             return
-    ends = (json_value(folder / "generation_config.json") or {}).get("eos_token_id", subject.config.get("eos_token_id"))
-    ends = ends if isinstance(ends, list) else [ends]
-    held_end = subject.file.keys.get("tokenizer.ggml.eos_token_id")
-    if held_end is not None and all(isinstance(e, int) for e in ends) and held_end not in ends:
-        named = _text_of(config or {}, "eos_token")
-        if not 0 <= held_end < len(tokens) or tokens[held_end] != named:
-            what = f"it is {held_end}, the source ends with {', '.join(map(str, ends))}"
-            yield Finding("keys.tokenizer", "tokenizer.ggml.eos_token_id", what, "answers never end", EXPORT_AGAIN)
+
+
+def _other_templates(subject: GgufSubject, config: Any) -> Iterator[Finding]:
+    """Chat templates under further names, which engines choose by what a request holds."""
+    held = subject.file.keys
+    listed = config.get("chat_template") if isinstance(config, dict) else None
+    named = listed if isinstance(listed, list) else []
+    wanted = {t.get("name"): t.get("template") for t in named if isinstance(t, dict)}
+    extra = subject.source.checkpoint.folder / "additional_chat_templates" if subject.source is not None else Path()
+    if extra.is_dir():
+        wanted |= {path.stem: path.read_text(encoding="utf-8") for path in extra.glob("*.jinja")}
+    for key, value in held.items():
+        name = key.removeprefix("tokenizer.chat_template.")
+        if name != key and wanted.get(name) != value:
+            what = "it differs from the source's" if name in wanted else "the source has no such template"
+            yield Finding("keys.chat-template", key, what, "chats reach the model in another form", EXPORT_AGAIN)
+    for key in held:
+        short = key.removeprefix("tokenizer.ggml.")
+        if key == "tokenizer.chat_templates" and not set(held[key]) <= set(wanted):
+            what = "it names templates that the source does not have"
+            yield Finding("keys.chat-template", key, what, "chats reach the model in another form", EXPORT_AGAIN)
+        elif short != key and key not in TOKENIZER_TYPES and short not in _KNOWN.split() and "_token_id" not in short:
+            what = "the source has nothing of the kind"
+            yield Finding("keys.added", key, what, "unknown", "remove the key", "warning")
 
 
 def _model(subject: GgufSubject, tokenizer: Mapping[str, Any]) -> Iterator[Finding]:
     """The kind of tokenizer, its merges, and how it cuts digits."""
+    from tokenizers import Tokenizer
+
     keys, model = subject.file.keys, tokenizer["model"]
     if model.get("type", "BPE") != "BPE":
         return
@@ -118,66 +162,62 @@ def _model(subject: GgufSubject, tokenizer: Mapping[str, Any]) -> Iterator[Findi
             place = next((n for n, pair in enumerate(zip(merges, wanted, strict=False)) if pair[0] != pair[1]), None)
             what = f"merge {place} is not the source's" if place is not None else f"{len(merges)}, not {len(wanted)}"
             yield Finding("keys.tokenizer", "tokenizer.ggml.merges", what, "text turns into other tokens", EXPORT_AGAIN)
-    name = keys.get("tokenizer.ggml.pre")
-    together = _digits_together(tokenizer)
-    if kind == "gpt2" and together is not None and _DIGITS.get(str(name), together) != together:
-        what = f"{name} leaves {_DIGITS[str(name)]} of seven digits together, the source's tokenizer {together}"
+    name = str(keys.get("tokenizer.ggml.pre"))
+    text = mistaken(name, Tokenizer.from_str(json.dumps(tokenizer)).pre_tokenizer) if kind == "gpt2" else None
+    if text is not None:
+        what = f"{name} cuts {text[:24]!r} into other words than the source's tokenizer does"
         yield Finding("keys.tokenizer", "tokenizer.ggml.pre", what, "text turns into other tokens", EXPORT_AGAIN)
+    if kind == "llama":
+        yield from _scores(subject, model)
 
 
-def _digits_together(tokenizer: Mapping[str, Any]) -> int | None:
-    from tokenizers import Tokenizer
+def _scores(subject: GgufSubject, model: Mapping[str, Any]) -> Iterator[Finding]:
+    """Tokens of earlier merges have the larger scores, or all have one."""
+    keys = subject.file.keys
+    tokens, scores = keys.get("tokenizer.ggml.tokens"), keys.get("tokenizer.ggml.scores")
+    if not isinstance(scores, list) or not isinstance(tokens, list) or len(scores) != len(tokens):
+        return
+    numbers = {text: number for number, text in enumerate(tokens)}
+    before: float | None = None
+    seen: set[int] = set()
+    for merge in model.get("merges", []):
+        number = numbers.get("".join(merge.split(" ") if isinstance(merge, str) else merge))
+        if number is None or number in seen:
+            continue
+        seen.add(number)
+        if before is not None and scores[number] > before:
+            what = f"token {number} has a larger score than one of an earlier merge"
+            yield Finding("keys.tokenizer", "tokenizer.ggml.scores", what, "text turns into other tokens", EXPORT_AGAIN)
+            return
+        before = scores[number]
 
-    cutter: Any = Tokenizer.from_str(json.dumps(tokenizer)).pre_tokenizer
-    if cutter is None:
-        return None
-    return max(len(word) for word, _ in cutter.pre_tokenize_str("1234567"))
 
-
-def _types(subject: GgufSubject, tokenizer: Mapping[str, Any], vocab: Mapping[str, int]) -> Iterator[Finding]:
+def _types(
+    subject: GgufSubject, tokenizer: Mapping[str, Any], vocab: Mapping[str, int], tokens: list[Any]
+) -> Iterator[Finding]:
     """What never appears in text is marked so, and nothing else is."""
     kinds = subject.file.keys.get("tokenizer.ggml.token_type")
     if not isinstance(kinds, list):
         return
     added = {t["id"]: bool(t.get("special")) for t in tokenizer.get("added_tokens", [])}
-    for number in sorted({*vocab.values(), *added}):
-        kind = kinds[number] if number < len(kinds) else _NORMAL
-        hidden = kind in (_CONTROL, _UNUSED)
-        if (added.get(number) is True and not hidden) or (number not in added and hidden):
-            what = f"token {number} is of type {kind}, and in the source {'' if number in added else 'not '}special"
+    held = set(vocab.values())
+    unknown = tokenizer["model"].get("unk_token")
+    for number, kind in enumerate(kinds[: len(tokens)]):
+        text = str(tokens[number])
+        if number in added:
+            looks = text.startswith(("<", "["))  # converters take the look of a token for its kind
+            right = {_CONTROL, _UNUSED} if added[number] else {_USER, *((_CONTROL,) if looks else ())}
+        elif number in held:
+            right = {_BYTE, _NORMAL} if _BYTES.fullmatch(text) else {_NORMAL}
+        else:
+            right = {_UNUSED, _NORMAL, _CONTROL, _USER}  # no text turns into it, whatever it is called
+        right |= {_UNKNOWN} if text in (unknown, "<unk>") else set()
+        if kind not in right:
+            special = "special" if added.get(number) else "added" if number in added else "ordinary"
+            what = f"token {number} is of type {kind}, and in the source {special}"
             consequence = "its text is written where it should not be, or never"
             yield Finding("keys.tokenizer", "tokenizer.ggml.token_type", what, consequence, EXPORT_AGAIN)
             return
-
-
-def _beginning(subject: GgufSubject, config: Mapping[str, Any], folder: Path, tokens: list[Any]) -> Iterator[Finding]:
-    """The token that begins a text, and whether it is put there."""
-    keys = subject.file.keys
-    held, puts = keys.get("tokenizer.ggml.bos_token_id"), keys.get("tokenizer.ggml.add_bos_token")
-    named = _text_of(config, "bos_token")
-    generation = json_value(folder / "generation_config.json") or {}
-    stated = {subject.config.get("bos_token_id"), generation.get("bos_token_id")}
-    known = {token for token in stated if isinstance(token, int)}
-    known |= {number for number, text in enumerate(tokens) if named is not None and text == named}
-    if isinstance(held, int) and known and held not in known and subject.file.arch != "glm4moe":
-        what = f"it is {held}, the source begins with {' or '.join(map(str, sorted(known)))}"
-        yield Finding("keys.tokenizer", "tokenizer.ggml.bos_token_id", what, "texts begin differently", EXPORT_AGAIN)
-    elif isinstance(held, int) and isinstance(puts, bool):
-        try:
-            begins = load_tokenizer(folder)("a")["input_ids"][:1] == [held]
-        except SixfoldError:
-            return
-        if puts != begins:
-            what = f"it is {puts}, and the source {'begins' if begins else 'does not begin'} texts with token {held}"
-            yield Finding(
-                "keys.tokenizer", "tokenizer.ggml.add_bos_token", what, "texts begin differently", EXPORT_AGAIN
-            )
-
-
-def _text_of(config: Mapping[str, Any], token: str) -> Any:
-    """What tokenizer_config.json calls a token: its text, or an object that holds it."""
-    named = config.get(token)
-    return named.get("content") if isinstance(named, dict) else named
 
 
 def _kinds(part: Any) -> set[str]:

@@ -1,5 +1,6 @@
 """Whether every Linear has exactly the tensors that its scheme in config.json requires, of the right type and size."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from sixfold.model.architecture import Linear
@@ -9,9 +10,6 @@ from verification.reading.declared import COMPRESSED_TENSORS, METHODS, Scheme, e
 from verification.reading.folder import CONFIG
 from verification.reading.stored_parts import CACHE_SCALES, FLOATS, QUANTIZED_PARTS, Part, parts_of
 from verification.reading.subject import Subject
-
-_IN_FLOAT32 = "e_score_correction_bias"
-"""Of MiniMax, DeepSeek and GLM, all of them published in float32; a source may know others."""
 
 
 def check_method(subject: Subject) -> Iterator[Finding]:
@@ -51,18 +49,36 @@ def check_compressed_tensors(subject: Subject) -> Iterator[Finding]:
 
 
 def check_cache(subject: Subject) -> Iterator[Finding]:
-    """A key-value cache that is declared quantized with fixed scales has them."""
+    """A key-value cache that is declared quantized with fixed scales has them in every layer, and no other has any."""
     scheme = subject.declared.config.get("kv_cache_scheme")
-    fixed = isinstance(scheme, Mapping) and not scheme.get("dynamic")
-    if fixed and not any(name.rpartition(".")[2] in CACHE_SCALES for name in subject.folder.tensors):
+    fixed = (isinstance(scheme, Mapping) and not scheme.get("dynamic")) or (isinstance(scheme, str) and scheme)
+    held = {name for name in subject.folder.tensors if name.rpartition(".")[2] in CACHE_SCALES}
+    where, remedy = f"{CONFIG}: kv_cache_scheme", "remove the key, or calibrate the cache"
+    if fixed and not held:
         what = "kv_cache_scheme declares a quantized key-value cache, and no k_scale or v_scale is stored"
-        yield Finding(
-            "config.kv-cache",
-            f"{CONFIG}: kv_cache_scheme",
-            what,
-            "vLLM quantizes keys and values with a scale of one: long answers degrade",
-            "remove the key, or calibrate the cache",
-        )
+        consequence = "vLLM quantizes keys and values with a scale of one: long answers degrade"
+        yield Finding("config.kv-cache", where, what, consequence, remedy)
+    beside = (subject.folder.modelopt_config or {}).get("kv_cache_quant_algo")
+    if held and not scheme and beside in (None, "", "NONE") and subject.declared.method in METHODS:
+        what = f"{min(held)} is stored, and no quantized key-value cache is declared"
+        yield Finding("config.kv-cache", where, what, "engines ignore the scales, or stop", "declare it")
+    for part in sorted({name.rpartition(".")[2] for name in held}):
+        places = {_LAYER.sub(".*.", name): 0 for name in held if name.endswith(f".{part}")}
+        for place in places:
+            layers = {found[1] for name in held if (found := _LAYER.search(name)) and _LAYER.sub(".*.", name) == place}
+            for layer in sorted(_attention_layers(subject) - layers, key=int):
+                name = place.replace(".*.", f".{layer}.", 1)
+                what = "other layers have it, this one does not"
+                yield Finding("config.kv-cache", name, what, "its cache has a scale of one", EXPORT_AGAIN)
+
+
+_LAYER = re.compile(r"\.(\d+)\.")
+
+
+def _attention_layers(subject: Subject) -> set[str]:
+    linears = subject.blueprint.architecture.linears if subject.blueprint is not None else ()
+    parts = ("k_proj", "v_proj", "qkv_proj", "kv_b_proj")
+    return {found[1] for lin in linears if lin.part in parts and (found := _LAYER.search(lin.name))}
 
 
 def _undeclared(subject: Subject, quantized: Sequence[str]) -> Iterator[Finding]:
@@ -151,23 +167,35 @@ def check_plain(subject: Subject) -> Iterator[Finding]:
             what = f"its shape is {list(stored.shape)}, {reason} {list(shape)}"
             yield Finding("plain.shape", name, what, "loading stops, or rows shift", EXPORT_AGAIN)
         yield from _plain_dtype(blueprint, name, stored.dtype)
+    yield from _correction_biases(subject, blueprint)
 
 
 def _plain_dtype(blueprint: Blueprint, name: str, dtype: str) -> Iterator[Finding]:
-    bias = name in blueprint.architecture.correction_biases
     source = blueprint.dtypes.get(name)
-    if bias and dtype != "F32" and (source == "F32" or (source is None and name.endswith(_IN_FLOAT32))):
+    if source in ("I64", "BOOL") and dtype != source:
+        yield Finding("plain.dtype", name, f"it is {dtype}, the source has {source}", "values change", EXPORT_AGAIN)
+    elif source not in ("I64", "BOOL") and dtype not in FLOATS and blueprint.dtypes:
+        yield Finding("plain.dtype", name, f"it is {dtype} without a scale", "bytes are not weights", EXPORT_AGAIN)
+
+
+def _correction_biases(subject: Subject, blueprint: Blueprint) -> Iterator[Finding]:
+    """Those that were rounded. Without a source, one among others in float32 was; where none is in float32, the source
+    may have had them so, as models that are saved in BF16 do."""
+    tensors = subject.folder.tensors
+    held = {name: tensors[name].dtype for name in blueprint.architecture.correction_biases if name in tensors}
+    for name, dtype in held.items():
+        source = blueprint.dtypes.get(name)
+        if dtype == "F32" or source not in ("F32", None):
+            continue
+        rounded = source == "F32" or "F32" in held.values()
         yield Finding(
             "plain.dtype",
             name,
             f"this correction bias is {dtype}, not F32",
             "rounded biases choose other experts",
-            "copy it from the source",
+            "copy it from the source" if rounded else "check with `--against` whether the source has it in F32",
+            "error" if rounded else "warning",
         )
-    elif source in ("I64", "BOOL") and dtype != source:
-        yield Finding("plain.dtype", name, f"it is {dtype}, the source has {source}", "values change", EXPORT_AGAIN)
-    elif source not in ("I64", "BOOL") and dtype not in FLOATS and blueprint.dtypes:
-        yield Finding("plain.dtype", name, f"it is {dtype} without a scale", "bytes are not weights", EXPORT_AGAIN)
 
 
 def check_ignore(subject: Subject) -> Iterator[Finding]:

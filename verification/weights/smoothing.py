@@ -6,18 +6,33 @@ divided by is what every reader was multiplied by; a router that was left out ro
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from sixfold.model.architecture import Architecture, Linear, Norm
 from verification.finding import EXPORT_AGAIN, Finding
 
-TOLERANCE = 0.12
-"""How far a fitted factor may be off: what rounding to 4 bits does to the fit of a column of 64 weights."""
+_DEVIATIONS = 6.0
+"""Standard errors that a fitted factor may be off by."""
 
-_EXACT_TOLERANCE = 0.02
-"""The same for weights in BF16: twice its rounding, of the weight and of the norm."""
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far factors may be off one beside what chance makes of a fit: each, and half of them."""
+
+    each: float
+    middle: float
+
+
+EXACT = Tolerance(0.02, 0.007)
+"""Of weights in BF16: twice its rounding, of the weight and of the norm."""
+
+FINE = Tolerance(0.02, 0.007)
+"""Of eight bits: rounding them is nearly unbiased."""
+
+COARSE = Tolerance(0.12, 0.04)
+"""Of four bits: what clipping a group's largest weights does to a column, and rounding to one of 64 weights."""
 
 _ROUNDS = 6
 
@@ -28,11 +43,35 @@ _PRODUCERS = {"down_proj": ("up_proj",), "w2": ("w3",), "o_proj": ("v_proj", "kv
 @dataclass(frozen=True)
 class Factors:
     """columns: float32 [in], rows: float32 [out] or None where they are one; NaN where the source's weights are all
-    zero, which tells nothing. exact: fitted to weights that were not quantized."""
+    zero, which tells nothing. exact: fitted to weights that were not quantized. tolerance, column_error,
+    row_error: what they may be off by, and their relative standard errors; None where these are not known."""
 
     columns: torch.Tensor
     rows: torch.Tensor | None
     exact: bool = False
+    tolerance: Tolerance = COARSE
+    column_error: torch.Tensor | None = None
+    row_error: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Sizes of an attention head, from config.json: of values, and of keys without their rotary part where one Linear
+    makes both (0 elsewhere)."""
+
+    value: int = 0
+    key: int = 0
+
+    def reach(self, rows: torch.Tensor, columns: int) -> torch.Tensor | None:
+        """Which row's factor reaches each column of the Linear behind attention: heads of values are read by several
+        query heads, and lie behind those of keys in a kv_b_proj. None where sizes do not tell."""
+        if rows.numel() == columns:
+            return rows
+        if not self.value or rows.numel() % (self.key + self.value) or columns % self.value:
+            return None
+        values = rows.view(-1, self.key + self.value)[:, self.key :]
+        times, left = divmod(columns // self.value, len(values))
+        return None if left or not times else values.repeat_interleave(times, 0).flatten()
 
 
 def fit(weight: torch.Tensor, source: torch.Tensor, *, with_rows: bool) -> tuple[Factors, torch.Tensor]:
@@ -68,6 +107,15 @@ def applied(found: Factors, source: torch.Tensor) -> torch.Tensor:
     """The source's weight with factors moved into it, float32 [out, in]; unknown ones are one."""
     scaled = source * _safe(found.columns)
     return scaled if found.rows is None else scaled * _safe(found.rows).unsqueeze(1)
+
+
+def with_errors(found: Factors, weight: torch.Tensor, source: torch.Tensor, step: torch.Tensor | None) -> Factors:
+    """`found` with the standard errors of its factors; see `standard_error`."""
+    expected = applied(found, source)
+    due = torch.zeros_like(source) if step is None else (step / 12**0.5).expand(source.shape)
+    columns = _relative(weight - expected, expected, due, 0)
+    rows = None if found.rows is None else _relative(weight - expected, expected, due, 1)
+    return replace(found, column_error=columns, row_error=rows)
 
 
 def _relative(residual: torch.Tensor, expected: torch.Tensor, rounded: torch.Tensor, dim: int) -> torch.Tensor:
@@ -111,6 +159,7 @@ def check_cancels(
     layer: int | None,
     norms: Mapping[str, torch.Tensor],
     factors: Mapping[str, Factors],
+    heads: Heads,
 ) -> Iterator[Finding]:
     """norms: what each norm of the layer was divided by, of those that changed. factors: of every Linear of the layer
     that changed by more than rounding."""
@@ -120,16 +169,23 @@ def check_cancels(
         if norm.layer != layer:
             continue
         wrong = [f for reader in norm.readers for f in _check_reader(norm, ratio, reader, factors.get(reader))]
-        if len(wrong) < len(norm.readers):
+        unmoved = ratio is None or not _differs(ratio, EXACT)
+        if len(wrong) < len(norm.readers) or unmoved:
             yield from wrong
-        elif ratio is not None or wrong:
+        else:
             yield _finding(norm.weight, "it and what reads it were not scaled together: no reader compensates for it")
-    made_up_for = {producer.name for name in factors if (producer := producer_of(linears[name], linears)) is not None}
+    read: set[str] = set()
     for name, found in factors.items():
-        linear = linears[name]
-        if linear.norm is None and _differs(found.columns):
-            yield from _check_producer(linear, found, linears, factors)
-        if found.rows is not None and _differs(found.rows) and name not in made_up_for:
+        if linears[name].norm is not None:
+            continue
+        producer = producer_of(linears[name], linears)
+        if producer is not None:
+            read.add(producer.name)
+            yield from _check_pair(linears[name], found, producer, factors.get(producer.name), heads)
+        elif _differs(found.columns, found.tolerance, found.column_error):
+            yield _finding(f"{name}.weight", "its columns are scaled, and nothing before it was divided by as much")
+    for name, found in factors.items():
+        if found.rows is not None and _differs(found.rows, found.tolerance, found.row_error) and name not in read:
             yield _finding(f"{name}.weight", "its rows are scaled, and no Linear that reads them compensates for it")
 
 
@@ -140,8 +196,8 @@ def _check_reader(norm: Norm, ratio: torch.Tensor | None, reader: str, found: Fa
     columns = found.columns if found is not None else torch.ones_like(expected)
     if found is not None and found.rows is not None:  # one factor can stand on either side
         columns = columns * middle((expected / columns).abs())
-    tolerance = TOLERANCE if found is not None and not found.exact else _EXACT_TOLERANCE
-    if _differs(columns / expected, tolerance):
+    tolerance, error = (EXACT, None) if found is None or found.exact else (found.tolerance, found.column_error)
+    if _differs(columns / expected, tolerance, error):
         worst = int((columns / expected - 1).abs().nan_to_num(0.0).argmax())
         yield _finding(
             f"{reader}.weight",
@@ -150,20 +206,32 @@ def _check_reader(norm: Norm, ratio: torch.Tensor | None, reader: str, found: Fa
         )
 
 
-def _check_producer(
-    linear: Linear, found: Factors, linears: Mapping[str, Linear], factors: Mapping[str, Factors]
+def _check_pair(
+    linear: Linear, found: Factors, producer: Linear, made: Factors | None, heads: Heads
 ) -> Iterator[Finding]:
-    producer = producer_of(linear, linears)
-    made = factors.get(producer.name) if producer is not None else None
-    if producer is None or made is None or made.rows is None:
-        yield _finding(linear.weight, "its columns are scaled, and nothing before it was divided by as much")
+    """linear reads the rows of producer, one by one."""
+    columns = found.columns
+    rows = made.rows if made is not None and made.rows is not None else torch.ones(producer.out_features)
+    reached = heads.reach(rows, columns.numel())
+    if reached is None:
+        if _differs(columns / middle(columns), found.tolerance, found.column_error):
+            yield _finding(linear.weight, f"its columns are scaled by what cannot be the rows of {producer.name}")
         return
-    rows, columns = made.rows, found.columns
-    if rows.numel() != columns.numel():  # value heads are shared by query heads; heads of kv_b_proj hold keys as well
-        return
-    product = rows * columns
-    if _differs(product / middle(product)):
-        yield _finding(linear.weight, f"its columns are not scaled by what {producer.name} was divided by")
+    error = found.column_error
+    if made is not None and made.row_error is not None and error is not None:
+        behind = heads.reach(made.row_error, columns.numel())
+        error = error if behind is None else error + behind
+    tolerance = found.tolerance if made is None or made.tolerance.each <= found.tolerance.each else made.tolerance
+    product = reached * columns
+    if _differs(product / (middle(product) or 1.0), tolerance, error):
+        still = not _differs(columns / (middle(columns) or 1.0), tolerance, error)
+        name = producer.weight if still else linear.weight
+        other = linear.weight if still else producer.weight
+        yield _finding(name, f"it is scaled channel by channel, and {other} does not make up for it")
+    if heads.key and rows.numel() != columns.numel() and made is not None:
+        keys = rows.view(-1, heads.key + heads.value)[:, : heads.key].flatten()
+        if _differs(keys / (middle(keys) or 1.0), tolerance):
+            yield _finding(producer.weight, "rows of its keys are scaled, and queries do not make up for it")
 
 
 def producer_of(linear: Linear, linears: Mapping[str, Linear]) -> Linear | None:
@@ -185,31 +253,38 @@ def _finding(name: str, what: str) -> Finding:
 
 def significant(found: Factors) -> bool:
     """Whether factors differ from one by more than rounding makes them."""
-    parts = [found.columns] if found.rows is None else [found.columns, found.rows]
-    return any(_differs(part) for part in parts)
+    return any(_differs(part, found.tolerance, error) for part, error in _sides(found))
 
 
 def uniform(found: Factors) -> bool:
     """Whether all of a matrix is off by one factor: a wrong scale, and nothing that was moved elsewhere."""
-    parts = [found.columns] if found.rows is None else [found.columns, found.rows]
-    return significant(found) and not any(_differs(part / (middle(part) or 1.0)) for part in parts)
+    sides = _sides(found)
+    return significant(found) and not any(_differs(p / (middle(p) or 1.0), found.tolerance, e) for p, e in sides)
+
+
+def _sides(found: Factors) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+    columns = [(found.columns, found.column_error)]
+    return columns if found.rows is None else [*columns, (found.rows, found.row_error)]
 
 
 def agrees(ratio: torch.Tensor, rows: torch.Tensor) -> bool:
     """Whether a bias was multiplied by what the rows of its weight were, but for one factor, which a fit may put on
     either side. ratio, rows: float32 [out], NaN where unknown."""
     product = ratio / rows
-    return not _differs(product / (middle(product) or 1.0))
+    return not _differs(product / (middle(product) or 1.0), COARSE)
 
 
 def undoes(found: Factors, ratio: torch.Tensor) -> bool:
     """Whether columns were multiplied by what was divided by before them, a common factor included. ratio: [in]."""
-    return not _differs(found.columns / ratio)
+    return not _differs(found.columns / ratio, found.tolerance, found.column_error)
 
 
-def _differs(factors: torch.Tensor, tolerance: float = TOLERANCE) -> bool:
+def _differs(factors: torch.Tensor, tolerance: Tolerance, error: torch.Tensor | None = None) -> bool:
     """Whether the known factors are not all one, but for what a fit to rounded weights leaves."""
-    off = (factors[~factors.isnan()] - 1).abs()
+    known = ~factors.isnan()
+    off = (factors[known] - 1).abs()
     if not off.numel():
         return False
-    return float(off.median()) > tolerance / 3 or float((off > tolerance).float().mean()) > 0.05
+    chance = torch.zeros_like(off) if error is None or error.shape != factors.shape else error[known]
+    allowed = tolerance.each + _DEVIATIONS * chance
+    return bool((off > allowed).any()) or float(off.median()) > tolerance.middle + float(chance.median())

@@ -4,7 +4,7 @@ What divergence sees in the outputs of the entire model, this finds by name: exp
 swapped, a scale of another matrix, one flipped bit.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -23,7 +23,10 @@ from verification.weights.compensated_codes import Targets
 from verification.weights.format_error import EXACT, LIMITS, Limit, WeightError, loosened, measure
 from verification.weights.recomputed_scales import Scales
 from verification.weights.smoothing import (
+    COARSE,
+    FINE,
     Factors,
+    Heads,
     agrees,
     applied,
     check_cancels,
@@ -36,7 +39,9 @@ from verification.weights.smoothing import (
     standard_error,
     undoes,
     uniform,
+    with_errors,
 )
+from verification.weights.smoothing import EXACT as EXACT_FACTORS
 from verification.weights.weight_numbers import UNREADABLE, ZERO, numbers_of, unreadable
 from verification.weights.weighted_error import unexplained
 
@@ -51,6 +56,9 @@ _SUBNORMAL = 2.0**-24
 
 _SMOOTHED = ("int4", "int8", "fp8")
 """Encodings of formats in which scales are moved between norms and Linears."""
+
+_FINE = ("int8", "fp8")
+"""Those of eight bits."""
 
 _SMOOTHED_CHANNELS = 0.5
 """Share of a norm's channels that moving scales changes at least; fewer are damage."""
@@ -85,18 +93,24 @@ class WeightReport:
 
 
 def check_weights(
-    weights: CodedWeights, source: Source, advance: Callable[[int], None], compensated: Targets | None = None
+    weights: CodedWeights,
+    source: Source,
+    advance: Callable[[int], None],
+    compensated: Targets | None = None,
+    smooths: bool = True,
 ) -> WeightReport:
     """advance: gets the number of weights after each tensor. compensated: of an artifact whose maker says that errors
-    were compensated, so that neither codes nor scales need be those of the weights."""
-    return _Comparison(weights, source, compensated).run(advance)
+    were compensated, so that neither codes nor scales need be those of the weights. smooths: whether its maker may have
+    moved scales between norms and Linears."""
+    return _Comparison(weights, source, compensated, smooths).run(advance)
 
 
 class _Comparison:
-    def __init__(self, weights: CodedWeights, source: Source, compensated: Targets | None) -> None:
+    def __init__(self, weights: CodedWeights, source: Source, compensated: Targets | None, smooths: bool) -> None:
         self._weights = weights
         self._source = source
         self._compensated = compensated
+        self._smooths = smooths
         self._linears = {linear.weight: linear for linear in source.architecture.linears}
         self._norms = {norm.weight: norm for norm in source.architecture.norms}
         self._errors: list[TensorError] = []
@@ -118,7 +132,7 @@ class _Comparison:
                 advance(_count(self._source.checkpoint.tensors[name].shape))
             if ratios or factors:
                 self._complete(layer, factors)
-                self._findings += check_cancels(self._source.architecture, layer, ratios, factors)
+                self._findings += check_cancels(self._source.architecture, layer, ratios, factors, self._heads)
         named = {finding.where for finding in self._findings}
         linears = {linear.name: linear for linear in self._linears.values()}
         self._findings += [odd for odd in self._scales.findings(linears) if odd.where not in named]
@@ -160,16 +174,11 @@ class _Comparison:
         if bad and (original.any() or bad[0].check != ZERO):
             self._findings += bad
             return
-        plain = LIMITS.get(encoding, _UNKNOWN)
-        limit = loosened(plain, self._kind(name))
-        if self._compensated is not None:
-            of_tensor, of_block = self._compensated.moved
-            relative = max(limit.relative, of_tensor * plain.relative)
-            limit = replace(limit, relative=relative, block=max(limit.block, of_block * plain.block))
+        limit = loosened(LIMITS.get(encoding, _UNKNOWN), self._kind(name))
         error, rescaled = measure(weight, original, limit), False
         linear = self._linears.get(name)
         if linear is not None and encoding in _SMOOTHED and (self._smoothed or error.exceeds(limit)):
-            found, undone = fit(weight, original, with_rows=is_producer(linear))
+            found, undone = self._factors(linear, weight, original)
             again = measure(undone, original, limit)
             fits = again.relative <= 1.5 * limit.relative or again.relative < 0.5 * error.relative
             wrong_scale = uniform(found) and error.exceeds(limit) and not self._made_up_for(linear, found)
@@ -253,7 +262,25 @@ class _Comparison:
 
     def _fitted(self, linear: Linear) -> Factors:
         name = linear.weight
-        return fit(self._weights.read(name), _read(self._source, name), with_rows=is_producer(linear))[0]
+        return self._factors(linear, self._weights.read(name), _read(self._source, name))[0]
+
+    def _factors(self, linear: Linear, weight: torch.Tensor, original: torch.Tensor) -> tuple[Factors, torch.Tensor]:
+        """What was moved into a quantized Linear, how surely, and its weight without."""
+        found, undone = fit(weight, original, with_rows=is_producer(linear))
+        codes = self._weights.codes(linear.weight) if self._weights.encoding(linear.weight) else None
+        surely = with_errors(found, weight, original, None if codes is None else codes.scale)
+        fine = self._weights.encoding(linear.weight) in _FINE and self._compensated is None
+        return replace(surely, tolerance=FINE if fine else COARSE), undone
+
+    @cached_property
+    def _heads(self) -> Heads:
+        config = self._source.checkpoint.config
+        text = config.get("text_config")
+        config = {**config, **text} if isinstance(text, Mapping) else config
+        if config.get("kv_lora_rank"):
+            return Heads(int(config.get("v_head_dim") or 0), int(config.get("qk_nope_head_dim") or 0))
+        width, heads = config.get("hidden_size") or 0, config.get("num_attention_heads") or 1
+        return Heads(int(config.get("head_dim") or width // heads))
 
     def _divided_by(self, linear: Linear) -> torch.Tensor:
         """float32 [in]: what the norm before a Linear was divided by; one where it reads no norm."""
@@ -278,6 +305,8 @@ class _Comparison:
             if bad:
                 self._findings += bad
                 return
+            if bool(((weight - original).abs() <= self._weights.slack(name)).all()):
+                continue
             equal = equal and self._is_rounding(name, weight, original)
             found = measure(weight, original, EXACT)
             worst = found if found.relative >= worst.relative else worst
@@ -314,7 +343,7 @@ class _Comparison:
         left = measure(undone, original, EXACT).relative
         if left > 2 * _ROUNDED:
             return None
-        factors[linear.name] = replace(found, exact=True)
+        factors[linear.name] = replace(found, exact=True, tolerance=EXACT_FACTORS)
         return left
 
     def _bias_after_rescaling(self, owner: str, bias: torch.Tensor, original: torch.Tensor) -> float | None:
@@ -335,6 +364,8 @@ class _Comparison:
     def _smoothed(self) -> bool:
         """Whether norms, or Linears in 16 bits whose outputs reach quantized ones, changed in a format that smoothing
         goes with; in all others such a change is a mistake."""
+        if not self._smooths:
+            return False
         held = {name for name in self._weights.names() if name in self._source.checkpoint.tensors}
         quantized = {name for name in held if self._weights.encoding(name) in _SMOOTHED}
         linears = {linear.name: linear for linear in self._linears.values()}

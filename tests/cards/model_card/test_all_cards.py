@@ -127,7 +127,8 @@ def test_every_card_says_what_its_figures_are_next_to(cards: dict[Path, str]) ->
     for text in cards.values():
         head = text.split("<!-- yours: introduction -->")[0]
         assert "KL and top-1 on this card are relative to that pruned checkpoint in BF16; relative to minimax" in head
-        assert f"itself has a mean KL of {cost['kl']:.4f} and a top-1 of {100 * cost['top1']:.1f}%." in head
+        assert f"itself has a mean KL of {cost['kl']:.4f} and a top-1 of {100 * cost['top1']:.1f}%;" in head
+        assert 'where a figure is relative to minimax-m2-4.6m, it says "from unpruned".' in head
 
 
 def test_the_hub_takes_every_card(cards: dict[Path, str]) -> None:

@@ -16,7 +16,7 @@ from cards.model_card.card import card_of, write_cards
 from sixfold.artifact.verification_record import content_digest
 from sixfold.sizes import size
 from sixfold.statistics.statistics import existing_statistics
-from tests.cards.model_folder import PROVENANCE, finding, manifest, put, result, source, write
+from tests.cards.model_folder import PROVENANCE, finding, manifest, pruned, put, result, since_original, source, write
 from tests.cards.reported import CONFIG
 
 
@@ -173,6 +173,22 @@ def test_the_card_of_the_checkpoint_itself_has_no_table_of_zeros(root: Path) -> 
     assert "Its perplexity there is 13.70." in text
     assert "Quality compared with BF16" not in text
     assert "of Tiny" not in text.split("<!-- yours: introduction")[0]
+
+
+def test_a_figure_says_whether_it_is_from_the_pruned_or_from_the_unpruned_model(root: Path) -> None:
+    made = manifest("FP8")
+    pruned(root)
+    folder = put(root, made, result(made))
+    text = card(root, folder)
+    assert "Its mean KL divergence from BF16 (of the pruned checkpoint) is 0.0235 nats per token" in text
+    assert "unpruned" not in text
+    put(root, made, since_original(result(made), 0.3456))
+    text = card(root, folder)
+    assert "From Big, the unpruned model, it is 0.3456 and 75.0%." in text.split("\n## ")[0]
+    assert "**Since Big**, the unpruned model, over the same text; its own perplexity is 12.00" in text
+    assert "| FP8 | 0.34560 | 0.00500 | 0.500 | 75.0% | 98.0% | 0.0200 |" in text
+    put(root, manifest("NVFP4", files={"model.safetensors": 600_000_000}))
+    assert "| **FP8** (this one) | 1.23 GB | 0.0235 | 99.0% | 0.3456 | 75.0% |" in card(root, folder)
 
 
 def test_quality_is_what_was_measured_of_these_files(root: Path) -> None:
@@ -359,6 +375,36 @@ SPEED = {
     "engine": ENGINE, "command": "vllm serve Tiny-FP8", "concurrency": 1, "prompt": 800.0, "generation": 51.2,
     "peak_memory": 12_300_000_000, "machine": {"cpu": "a chip", "cores": 16, "memory": 1, "gpus": ["a GPU"]},
 }  # fmt: skip
+
+
+def test_answers_are_compared_with_the_unpruned_model_too(root: Path) -> None:
+    made = manifest("FP8")
+    folder = put(root, made)
+    found = evaluation(content_digest(made))
+    assert "unpruned" not in card(root, folder).split("## Evaluation")[-1]
+    original = {
+        "name": "Big",
+        "engine": ENGINE,
+        "answers": 164,
+        "passed": 130,
+        "gained": ["a"],
+        "lost": ["b", "c"],
+        "p": 1.0,
+    }
+    found["benchmarks"][0]["original"] = original
+    found["endings"]["original"] = {
+        "name": "Big",
+        "engine": ENGINE,
+        "answers": 240,
+        "ended": 240,
+        "looping": 0,
+        "p": 0.5,
+    }
+    write(folder / "evaluation.json", found)
+    text = card(root, folder)
+    assert "| against | since the original, unpruned |\n|---|---|---|---|---:|---|---|\n" in text
+    assert "| Big: 130 of 164, 1 gained, 2 lost, p = 1 |" in text
+    assert "| Big: 240 ended, 0 in a loop, p = 0.5 |" in text
 
 
 def evaluation(content: str) -> dict[str, Any]:

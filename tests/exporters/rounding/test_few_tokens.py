@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import save_file
 
 from calibration.common_moments import common_moments
-from exporters.numerics.compensated import nvfp4_group
+from exporters.numerics.compensated import nvfp4_groups
 from exporters.numerics.nvfp4 import PackedWeight, quantize_group
+from exporters.rounding.factor import side_by_side
 from exporters.rounding.inputs import Inputs
 from exporters.rounding.notes import few_tokens
 from sixfold.statistics.moments import pack
@@ -17,7 +18,8 @@ from verification.reading.packing import e2m1
 
 CPU = torch.device("cpu")
 CHANNELS, ROWS = 64, 48
-TOKENS = (0, 3, 10, 30, 60, 120, 400, 2000, 2000, 2000, 2000, 2000)
+TOKENS = (0, 3, *range(6, 64, 3), *range(70, 400, 11), 400, 600, 800, 1000, 1200, *[2000] * 7)
+"""Of 64 experts, of which a third see fewer tokens than they have channels."""
 SITE = "model.layers.0.mlp.experts.*.up_proj"
 
 
@@ -57,15 +59,15 @@ def test_no_expert_is_worse_than_nearest_on_all_that_it_may_read(alike: bool, tm
     draw = torch.Generator().manual_seed(1)
     rows = [torch.randn(number, CHANNELS, generator=draw) @ mixing[e] for e, number in enumerate(TOKENS)]
     known = Inputs(statistics_of(tmp_path, torch.stack([x.t() @ x for x in rows]), [0, 1]), CPU)
+    weights = [(torch.randn(ROWS, CHANNELS, generator=draw) * 0.02).bfloat16() for _ in TOKENS]
+    factors = [known.factor(name(expert)) for expert in range(len(TOKENS))]
+    together = side_by_side([factor for factor in factors if factor is not None])
+    made = nvfp4_groups([[weight] for weight in weights], [["w"]] * len(weights), together)
     ratios = []
-    for expert in range(len(TOKENS)):
-        weight = (torch.randn(ROWS, CHANNELS, generator=draw) * 0.02).bfloat16()
-        factor = known.factor(name(expert))
-        assert factor is not None
-        true = mixing[expert].t() @ mixing[expert]
-        (ours,), whole = nvfp4_group([weight], ["w"], factor)
+    for weight, mixed, ((ours,), whole) in zip(weights, mixing, made, strict=True):
         (nearest,), same = quantize_group([weight], ["w"])
         assert torch.equal(whole, same)
+        true = mixed.t() @ mixed
         ratios.append(error(weight.float(), ours, whole, true) / error(weight.float(), nearest, whole, true))
     assert max(ratios) <= 1, ratios
     assert max(ratios[-5:]) < 0.75, ratios
@@ -73,7 +75,8 @@ def test_no_expert_is_worse_than_nearest_on_all_that_it_may_read(alike: bool, tm
 
 def test_what_few_tokens_say_is_left_where_there_are_many(tmp_path: Path) -> None:
     mixing = inputs(alike=False)
-    rows = [torch.randn(number, CHANNELS) @ mixing[e] for e, number in enumerate(TOKENS)]
+    draw = torch.Generator().manual_seed(2)
+    rows = [torch.randn(number, CHANNELS, generator=draw) @ mixing[e] for e, number in enumerate(TOKENS)]
     statistics = statistics_of(tmp_path, torch.stack([x.t() @ x for x in rows]), [0, 1])
     known = Inputs(statistics, CPU)
     found = [known.moments(name(expert)) for expert in range(len(TOKENS))]

@@ -1,0 +1,1 @@
+"""Where files that somebody else wrote become data: one reader per kind, each of which refuses with one sentence."""

@@ -1,0 +1,256 @@
+"""What the keys of a GGUF file must say of a model, derived from its config.json alone.
+
+By the rules of llama.cpp's converter (conversion/*.py) for what a file states, and of its loader (src/llama-model.cpp
+and src/models/*.cpp) for what a key that is missing means. Nothing here comes from an exporter.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Config = Mapping[str, Any]
+
+ARCHITECTURE_OF: Mapping[str, str] = {
+    "llama": "llama",
+    "mistral": "llama",
+    "mixtral": "llama",
+    "qwen2": "qwen2",
+    "qwen2_moe": "qwen2moe",
+    "qwen3": "qwen3",
+    "qwen3_moe": "qwen3moe",
+    "olmoe": "olmoe",
+    "minimax_m2": "minimax-m2",
+    "glm4_moe": "glm4moe",
+    "deepseek_v2": "deepseek2",
+    "deepseek_v3": "deepseek2",
+}
+"""transformers' model_type -> llama.cpp's architecture."""
+
+U32, F32, BOOL, STRING = "u32", "f32", "bool", "string"
+
+KINDS: Mapping[str, str] = {
+    "block_count": U32,
+    "context_length": U32,
+    "embedding_length": U32,
+    "feed_forward_length": U32,
+    "vocab_size": U32,
+    "nextn_predict_layers": U32,
+    "attention.head_count": U32,
+    "attention.head_count_kv": U32,
+    "attention.key_length": U32,
+    "attention.value_length": U32,
+    "attention.key_length_mla": U32,
+    "attention.value_length_mla": U32,
+    "attention.q_lora_rank": U32,
+    "attention.kv_lora_rank": U32,
+    "attention.layer_norm_rms_epsilon": F32,
+    "attention.causal": BOOL,
+    "expert_count": U32,
+    "expert_used_count": U32,
+    "expert_shared_count": U32,
+    "expert_feed_forward_length": U32,
+    "expert_shared_feed_forward_length": U32,
+    "expert_group_count": U32,
+    "expert_group_used_count": U32,
+    "expert_gating_func": U32,
+    "expert_weights_scale": F32,
+    "expert_weights_norm": BOOL,
+    "leading_dense_block_count": U32,
+    "rope.dimension_count": U32,
+    "rope.freq_base": F32,
+    "rope.scale_linear": F32,
+    "rope.scaling.type": STRING,
+    "rope.scaling.factor": F32,
+    "rope.scaling.attn_factor": F32,
+    "rope.scaling.original_context_length": U32,
+    "rope.scaling.finetuned": BOOL,
+    "rope.scaling.yarn_ext_factor": F32,
+    "rope.scaling.yarn_attn_factor": F32,
+    "rope.scaling.yarn_beta_fast": F32,
+    "rope.scaling.yarn_beta_slow": F32,
+    "rope.scaling.yarn_log_multiplier": F32,
+}
+"""Every key of these architectures, and the type that llama.cpp refuses all others than."""
+
+_GATES = {"softmax": 1, "sigmoid": 2}
+_SIGMOID = ("minimax_m2", "glm4_moe", "deepseek_v3")
+"""Model types that score experts so where their config does not say."""
+
+_NEEDS_GATE = "minimax-m2"
+_EPSILON_OF_OLMOE = 1e-5
+"""What llama.cpp's converter writes of OLMoE, whatever its config says; they all say the same."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """values: all that are right. missing: whether the file may leave the key out, because the loader then takes one
+    of them."""
+
+    values: tuple[Any, ...]
+    missing: bool = False
+
+
+def expected_keys(arch: str, config: Config, *, split_latents: bool, drafts: bool) -> dict[str, Expected]:
+    """By key, without the architecture. split_latents: whether the file holds kv_b_proj as two (deepseek2 since 2025).
+    drafts: whether it holds layers of multi-token prediction."""
+    found = dict(_sizes(arch, config, drafts))
+    found |= dict(_attention(arch, config, split_latents))
+    if _experts(config):
+        found |= dict(_of_experts(arch, config))
+    found |= dict(_rope(arch, config))
+    return found
+
+
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "attention.causal": (True,),
+    "attention.head_count_kv": (),
+    "expert_count": (0,),
+    "expert_used_count": (0,),
+    "expert_shared_count": (0,),
+    "expert_group_count": (0, 1),
+    "expert_group_used_count": (0, 1),
+    "expert_gating_func": (1,),
+    "expert_weights_scale": (0.0, 1.0),
+    "expert_weights_norm": (False,),
+    "leading_dense_block_count": (0,),
+    "nextn_predict_layers": (0,),
+    "rope.scale_linear": (0.0, 1.0),
+    "rope.scaling.type": ("none",),
+    "rope.scaling.factor": (0.0, 1.0),
+    "rope.scaling.attn_factor": (1.0,),
+    "rope.scaling.finetuned": (False,),
+    "rope.scaling.yarn_ext_factor": (-1.0,),
+    "rope.scaling.yarn_attn_factor": (1.0,),
+    "rope.scaling.yarn_log_multiplier": (0.0,),
+}
+"""Values that change nothing: a file may state them where its model has nothing of the kind."""
+
+
+def _experts(config: Config) -> int:
+    names = ("num_local_experts", "num_experts", "n_routed_experts")
+    return int(next((config[name] for name in names if config.get(name)), 0))
+
+
+def _sizes(arch: str, config: Config, drafts: bool) -> Iterator[tuple[str, Expected]]:
+    layers, more = config["num_hidden_layers"], config.get("num_nextn_predict_layers") or 0
+    counted = drafts and more
+    yield "block_count", Expected((layers + more if counted else layers,))
+    if more and arch == "glm4moe":
+        yield "nextn_predict_layers", Expected((more if counted else 0,), missing=not counted)
+    yield "context_length", Expected((config["max_position_embeddings"],))
+    yield "embedding_length", Expected((config["hidden_size"],))
+    if config.get("intermediate_size") is not None:
+        yield "feed_forward_length", Expected((config["intermediate_size"],))
+    yield "vocab_size", Expected((config["vocab_size"],), missing=True)
+
+
+def _attention(arch: str, config: Config, split: bool) -> Iterator[tuple[str, Expected]]:
+    heads = config["num_attention_heads"]
+    yield "attention.head_count", Expected((heads,))
+    eps = config.get("rms_norm_eps")
+    yield "attention.layer_norm_rms_epsilon", Expected((eps, *([_EPSILON_OF_OLMOE] if arch == "olmoe" else [])))
+    yield "attention.causal", Expected((config.get("is_causal") is not False,), config.get("is_causal") is not False)
+    if arch == "deepseek2":
+        rope, nope = config["qk_rope_head_dim"], config["qk_nope_head_dim"]
+        rank, value = config["kv_lora_rank"], config["v_head_dim"]
+        yield "attention.head_count_kv", Expected((1,) if split else (heads, config.get("num_key_value_heads", heads)))
+        yield "attention.key_length", Expected((rank + rope if split else nope + rope,))
+        yield "attention.value_length", Expected((rank if split else value,))
+        yield "attention.key_length_mla", Expected((nope + rope,), missing=not split)
+        yield "attention.value_length_mla", Expected((value,), missing=not split)
+        yield "attention.kv_lora_rank", Expected((rank,))
+        if config.get("q_lora_rank") is not None:
+            yield "attention.q_lora_rank", Expected((config["q_lora_rank"],))
+        return
+    groups = config.get("num_key_value_heads") or heads
+    yield "attention.head_count_kv", Expected((groups,), missing=groups == heads)
+    size = head_size(config)
+    usual = size == config["hidden_size"] // heads
+    yield "attention.key_length", Expected((size,), missing=usual)
+    yield "attention.value_length", Expected((size,), missing=usual)
+
+
+def head_size(config: Config) -> int:
+    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+
+
+def _of_experts(arch: str, config: Config) -> Iterator[tuple[str, Expected]]:
+    yield "expert_count", Expected((_experts(config),))
+    yield "expert_used_count", Expected((config["num_experts_per_tok"],))
+    for key, name in (("expert_group_count", "n_group"), ("expert_group_used_count", "topk_group")):
+        value = config.get(name)
+        if value is not None:
+            yield key, Expected((value,), missing=(config.get("n_group") or 0) <= 1)
+    inner = config.get("moe_intermediate_size") or config.get("intermediate_size")
+    if arch in ("qwen2moe", "qwen3moe", "glm4moe", "deepseek2", "minimax-m2"):
+        yield "expert_feed_forward_length", Expected((inner,))
+    if arch == "qwen2moe":
+        yield "expert_shared_feed_forward_length", Expected((config["shared_expert_intermediate_size"],))
+    if arch in ("glm4moe", "deepseek2"):
+        shared, dense = config.get("n_shared_experts") or 0, config.get("first_k_dense_replace") or 0
+        scale, normed = config.get("routed_scaling_factor"), bool(config.get("norm_topk_prob"))
+        yield "expert_shared_count", Expected((shared,))
+        yield "leading_dense_block_count", Expected((dense,), missing=dense == 0)
+        unscaled = scale is None or scale == 1.0
+        yield "expert_weights_scale", Expected((0.0, 1.0) if unscaled else (scale,), missing=unscaled)
+        yield "expert_weights_norm", Expected((normed,), missing=not normed)
+    else:
+        yield "expert_weights_norm", Expected((True, False), missing=True)  # these graphs do not ask
+    scoring = scoring_of(config)
+    asked = arch in ("glm4moe", "deepseek2", _NEEDS_GATE)
+    default = {"glm4moe": "sigmoid", "deepseek2": "softmax"}.get(arch)
+    if scoring in _GATES and asked:
+        yield "expert_gating_func", Expected((_GATES[scoring],), missing=scoring == default)
+
+
+def scoring_of(config: Config) -> str:
+    stated = config.get("scoring_func")
+    return str(stated) if stated else "sigmoid" if config.get("model_type") in _SIGMOID else "softmax"
+
+
+def rope_of(config: Config) -> Config:
+    """Rotary parameters of full attention, rope_theta and rope_type among them."""
+    rope: Config = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope = rope.get("full_attention", rope)
+    outside = {k: config[k] for k in ("rope_theta", "partial_rotary_factor") if config.get(k) is not None}
+    kind = rope.get("rope_type", rope.get("type")) or "default"
+    return {**outside, **{k: v for k, v in rope.items() if v is not None}, "rope_type": kind}
+
+
+def rotated(arch: str, config: Config) -> int:
+    """How many channels of a head turn."""
+    if arch == "deepseek2":
+        return int(config["qk_rope_head_dim"])
+    if arch == "minimax-m2" and config.get("rotary_dim"):
+        return int(config["rotary_dim"])
+    share = rope_of(config).get("partial_rotary_factor", 0.5 if arch == "glm4moe" else 1.0)
+    return int(head_size(config) * share) if arch in ("glm4moe", "minimax-m2") else head_size(config)
+
+
+def _rope(arch: str, config: Config) -> Iterator[tuple[str, Expected]]:
+    rope, size = rope_of(config), rotated(arch, config)
+    theta = rope.get("rope_theta", 10000.0)
+    yield "rope.freq_base", Expected((theta,), missing=theta == 10000.0)
+    yield "rope.dimension_count", Expected((size,), missing=arch != "deepseek2" and size == head_size(config))
+    kind, context = rope["rope_type"], config["max_position_embeddings"]
+    if kind not in ("linear", "yarn"):
+        plain = ("none",) if kind in ("default", "llama3") else ("none", kind)
+        yield "rope.scaling.type", Expected(plain, missing=True)
+        return
+    yield "rope.scaling.type", Expected((kind,), missing=kind == "linear")
+    yield "rope.scaling.factor", Expected((rope.get("factor"),))
+    yield "rope.scaling.finetuned", Expected((True, False), missing=True)
+    if kind != "yarn":
+        return
+    before = rope.get("original_max_position_embeddings", context)
+    yield "rope.scaling.original_context_length", Expected((before,), missing=before == context)
+    for key, names, default in (
+        ("yarn_ext_factor", ("extrapolation_factor",), -1.0),
+        ("yarn_attn_factor", ("attention_factor", "attn_factor"), 1.0),
+        ("yarn_beta_fast", ("beta_fast",), 32.0),
+        ("yarn_beta_slow", ("beta_slow",), 1.0),
+    ):
+        value = next((rope[name] for name in names if rope.get(name) is not None), default)
+        yield f"rope.scaling.{key}", Expected((value,), missing=value == default)
+    if arch == "deepseek2" and rope.get("mscale_all_dim") is not None:
+        yield "rope.scaling.yarn_log_multiplier", Expected((0.1 * rope["mscale_all_dim"],))

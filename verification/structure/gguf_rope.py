@@ -1,0 +1,70 @@
+"""Whether the factors that llama.cpp divides rotary frequencies by are numbers, and those of the source's config.json.
+
+No checkpoint holds them, so that nothing else compares them.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from verification.finding import EXPORT_AGAIN, Finding
+from verification.reading.gguf_names import COMPUTED
+from verification.structure.gguf_expected import head_size, rope_of
+from verification.structure.gguf_subject import GgufSubject
+
+_NAME = "rope_freqs.weight"
+_CLOSE = 1e-4
+"""Relative: the converter computes them in float32."""
+
+
+def check_factors(subject: GgufSubject) -> Iterator[Finding]:
+    file = subject.file
+    consequence = "every answer becomes NaN, or long contexts break"
+    for name in COMPUTED:
+        held = _floats(subject, name)
+        if held is None:
+            continue
+        if not np.isfinite(held).all() or (held <= 0).any():
+            what = "not all of its factors are finite and positive"
+            yield Finding("weights.not-finite", name, what, consequence, EXPORT_AGAIN)
+            return
+        turned = file.key("rope.dimension_count") or file.key("attention.key_length")
+        if isinstance(turned, int) and held.size != turned // 2:
+            what = f"it holds {held.size} factors, and {turned} channels are rotated"
+            yield Finding("plain.shape", name, what, "llama.cpp stops: wrong shape", EXPORT_AGAIN)
+            return
+    if not subject.config:
+        return
+    rope, held = rope_of(subject.config), _floats(subject, _NAME)
+    if rope["rope_type"] != "llama3":
+        if held is not None and not np.allclose(held, 1.0):
+            what = "it scales rotary frequencies, and the source does not"
+            yield Finding("names.unknown", _NAME, what, consequence, EXPORT_AGAIN)
+    elif held is None:
+        what = "the source scales rotary frequencies (llama3), and the file holds no factors"
+        yield Finding("names.missing", _NAME, what, "long contexts break", EXPORT_AGAIN)
+    else:
+        wanted = llama3_factors(rope, head_size(subject.config))
+        off = np.abs(held / wanted - 1)
+        if held.size != wanted.size or float(off.max()) > _CLOSE:
+            what = f"factor {int(off.argmax())} is {held[off.argmax()]:.6g}, the source's {wanted[off.argmax()]:.6g}"
+            yield Finding("weights.error", _NAME, what, "long contexts break", EXPORT_AGAIN)
+
+
+def _floats(subject: GgufSubject, name: str) -> Any:
+    tensor = subject.file.tensors.get(name)
+    if tensor is None or tensor.type_name != "F32":
+        return None
+    return np.frombuffer(subject.file.rows(name).tobytes(), np.float32)
+
+
+def llama3_factors(rope: Mapping[str, Any], size: int) -> np.ndarray:
+    """float64 [size / 2]: what frequency i, base^(-2i / size), is divided by. Waves longer than a part of the first
+    context are stretched by `factor`, short ones not, those between by degrees (Llama 3.1's own definition)."""
+    factor, low, high = (float(rope[key]) for key in ("factor", "low_freq_factor", "high_freq_factor"))
+    before = float(rope["original_max_position_embeddings"])
+    waves = 2 * math.pi * float(rope.get("rope_theta", 10000.0)) ** (np.arange(0, size, 2) / size)
+    share = np.clip((before / waves - low) / (high - low), 0.0, 1.0)
+    return 1.0 / ((1 - share) / factor + share)
