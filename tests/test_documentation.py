@@ -95,7 +95,7 @@ def cheap() -> Iterator[list[str]]:
             yield arguments
 
 
-@pytest.mark.parametrize("arguments", cheap(), ids=" ".join)
+@pytest.mark.parametrize("arguments", list(cheap()), ids=" ".join)
 def test_a_cheap_command_runs(arguments: list[str], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(arguments) == 0, capsys.readouterr().err
 

@@ -288,7 +288,8 @@ def _carry_out(job: _Job, artifacts: Path, threads: int, *, proof: bool, quiet: 
     if quiet:
         print_json({"folder": str(folder), "state": "current" if done.skipped else "made", **verdict})
     else:
-        _print_verdict(verdict, folder, str(source.checkpoint.folder) if not source.checkpoint.revision else "")
+        model = str(source.checkpoint.folder) if not source.checkpoint.revision else ""
+        _print_verdict(verdict, folder, model, artifacts)
     return 0 if verdict["passed"] else GateError.exit_code
 
 
@@ -312,7 +313,7 @@ def _counts(plan: "PruningPlan") -> str:
     return f"{number} of {plan.layers[0].experts} experts in each of {len(plan.layers)} layers"
 
 
-def _print_verdict(verdict: dict[str, Any], folder: Path, model: str) -> None:
+def _print_verdict(verdict: dict[str, Any], folder: Path, model: str, artifacts: Path) -> None:
     """model: the original's folder, "" of one on the Hub."""
     before, after = verdict["before"], verdict["after"]
     click.echo(
@@ -344,7 +345,8 @@ def _print_verdict(verdict: dict[str, Any], folder: Path, model: str) -> None:
         ]
         head = ("held-out texts", "tokens", "perplexity", "pruned", "KL", "top-1")
         print_table((*head, "KL, not healed", "top-1, not healed") if plain else head, rows)
-    click.echo(f"Next: {program()} export {shlex.quote(str(folder))} all-formats")
+    out = "" if artifacts == Path("artifacts") else f" --out {shlex.quote(str(artifacts))}"
+    click.echo(f"Next: {program()} export {shlex.quote(str(folder))} all-formats{out}")
     if model:
         pair = f"{shlex.quote(str(folder))} --baseline {shlex.quote(model)}"
         click.echo(f"Whether its answers still end: {program()} evaluate {pair} --task answers --max-more-looping 0.02")

@@ -67,7 +67,8 @@ _RUN = {"modified_ns": Maybe(Each(int)), "seconds": Maybe(NUMBER)}
 
 def is_sound(file: str, value: Mapping[str, Any]) -> bool:
     """Whether a record read from a file of this name has the shape of its kind. Others have none to hold to."""
-    if file.endswith("manifest.json") and ("recipe" in value or "variant" in value):
+    # A pruned checkpoint's manifest says "variant": "pruned", and has no recipe.
+    if file.endswith("manifest.json") and ("recipe" in value or value.get("variant") not in (None, "pruned")):
         return _has(value, _MANIFEST)
     if file.endswith("verification.json") and "artifact" in value:
         return value.get("schema") != _SCHEMA or _has(value, _VERIFICATION)
