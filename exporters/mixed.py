@@ -102,10 +102,15 @@ class MixedExporter:
         return maker.encode(unit, inputs, decisions, _as(recipe, scheme))
 
     def compensate(
-        self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe, known: Inputs
-    ) -> Sequence[torch.Tensor]:
-        scheme, maker = _MAKERS[unit.encoding]
-        return maker.compensate(unit, inputs, decisions, _as(recipe, scheme), known)
+        self,
+        units: Sequence[Unit],
+        inputs: Sequence[Sequence[torch.Tensor]],
+        decisions: Sequence[Decisions],
+        recipe: Recipe,
+        known: Inputs,
+    ) -> Sequence[Sequence[torch.Tensor]]:
+        scheme, maker = _MAKERS[units[0].encoding]
+        return maker.compensate(units, inputs, decisions, _as(recipe, scheme), known)
 
 
 EXPORTER = MixedExporter()

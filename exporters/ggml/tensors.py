@@ -81,7 +81,7 @@ def _one(gguf_name: str, part: SourceTensor, entry: Entry, config: Config) -> Te
     if entry.one_plus and re.search(entry.one_plus, gguf_name):
         return Tensor(gguf_name, part.shape, (part.name,), "plus_one")
     convolution = len(part.shape) == 3 and part.shape[1] == 1
-    steps = ("squeeze",) if convolution else ()
+    steps: tuple[str, ...] = ("squeeze",) if convolution else ()
     steps += _delta_net(gguf_name.split(".", 2)[-1], config) if entry.delta_net else ()
     shape = (part.shape[0], part.shape[-1]) if convolution else part.shape
     tiled = any(step.startswith("tile") for step in steps)

@@ -150,8 +150,7 @@ def _disturbed(runner: LayerRunner, layer: int | None, weights: frozenset[str]) 
     for source in runner.sources_of(layer) if weights else ():
         for piece in source.pieces:
             if piece.name in weights:
-                values = runner.model.get_parameter(source.parameter).data
-                values = values if piece.expert is None else values[piece.expert, piece.start : piece.stop]
+                values = piece.within(runner.model.get_parameter(source.parameter).data)
                 held.append((values, values.clone()))
                 values.copy_(rounding(values))
     try:
