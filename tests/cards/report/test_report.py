@@ -161,7 +161,7 @@ def test_what_is_missing_says_why_and_is_never_nought(page: Elements) -> None:
     assert "not verified" in row["text"]
     assert not re.search(r"0\.0+\b|0%", row["text"])
     assert "not counted" in row["text"]  # the weights here are holes: no header to count parameters in
-    assert "No pruning plan is known" in page.by_id("pruning")["text"]
+    assert "no pruning plan is known" in page.by_id("pruning")["text"]
     assert "not stated" in page.by_id("provenance")["text"]  # its authors
 
 
