@@ -109,8 +109,6 @@ def edition_of(hub: Hub | None, org: str, root: Path, variants: Sequence[str], c
     every = find_artifacts(root)
     wanted = chosen(every, variants)
     _refuse([refusal for artifact in wanted if (refusal := unproven(artifact))], len(wanted))
-    for artifact in wanted:
-        repository_name(org, artifact.folder)
     found = publications(org, wanted, every)
     return Edition(hub, root, org, every, found, _base(hub, org, found, every), cards, date)
 

@@ -70,6 +70,7 @@ def command(
     from publishing.artifacts import chosen, find_artifacts
     from publishing.hub import has_token, log_in
     from publishing.prepare import Cards, edition_of, plan_all
+    from publishing.publication import repository_name
     from publishing.publish import check_releasable
     from publishing.publish import release as make_public
     from sixfold.errors import SixfoldError, UsageError
@@ -78,13 +79,15 @@ def command(
         raise UsageError("--release only makes public what was published", "leave --public out")
     root = _model_folder(out, name or _name_of(model))
     wanted = _expanded(variants, root)
-    chosen(find_artifacts(root), wanted)  # a wrong name is told before anything else
+    artifacts = chosen(find_artifacts(root), wanted)  # a wrong name is told before anything else
     org = org or _last_org(root)
     if not (yes or dry_run) and (as_json or not sys.stdin.isatty()):
         raise UsageError(
             "publishing asks for confirmation in a terminal",
             "give --yes, or --dry-run to see only the plan",
         )
+    for artifact in artifacts:
+        repository_name(org, artifact.folder)
     hub = log_in(partial(_say, quiet=True)) if has_token() or not dry_run or release else None
     refusal = ""
     if hub is not None:

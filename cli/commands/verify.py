@@ -96,7 +96,7 @@ def _verify(artifact: Path, source: "Source | None", as_json: bool) -> int:
 
     verification = judge(artifact, source, progress)
     manifest = manifest_path(artifact)
-    if not _is_artifact(artifact):
+    if not (manifest.is_file() or _is_artifact(artifact)):
         written = "Nothing was written, as this is no model's artifact."
     elif source is None and verification.passed and stored_result(manifest.parent, manifest.name) is not None:
         written = f"{result_path(artifact)} keeps the earlier measurements against its source"
