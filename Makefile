@@ -2,11 +2,12 @@
 #
 #   make all-formats [MODEL=folder-or-hub-id] [OUT=folder] [NAME=name] [SET="key=value ..."]
 #   make format FORMAT=awq [MODEL=...] [OUT=...] [NAME=...] [SET=...]
+#   make format FORMAT=gguf-auto FIT=96gb-mac CONTEXT=32k | BITS=4.5 | BYTES=84GB [MODEL=...]
 #   make verify [MODEL=...] [OUT=...] [NAME=...]
 #   make evaluate ARTIFACT=folder-or-file.gguf [BASELINE=folder-or-file.gguf] [OPTIONS="--max-tokens 2048 --task humaneval"]
 #   make report [MODEL=...] [OUT=...] [NAME=...]
 #   make publish ORG=my-lab [MODEL=...] [VARIANT="awq gguf"] [OUT=...] [NAME=...] [OPTIONS="--dry-run --public --release --yes"]
-#   make prune RATIO=0.4 | KEEP=154 [MODEL=...] [OUT=the pruned folder] [NAME=...] [SET="calibration.key=value ..."]
+#   make prune RATIO=0.4 | KEEP=154 [HEAL=1] [MODEL=...] [OUT=the pruned folder] [NAME=...] [SET="calibration.key=value ..."]
 #   make test | test-processors | test-engines | bench | lint | clean-env
 #
 # PYTHON=python3.12   the interpreter of a new environment (3.11 to 3.13)
@@ -24,7 +25,11 @@ DEFAULT_TORCH := $(if $(filter Linux,$(shell uname -s)),cpu,pypi)
 
 VENV := .venv
 BIN := $(VENV)/bin
-EXPORT_OPTIONS := --out "$(OUT)" $(if $(NAME),--name "$(NAME)") $(foreach pair,$(SET),--set '$(pair)')
+# Values may have spaces: sixfold finds where the next key begins.
+SETTINGS := $(if $(SET),--set-all '$(subst ','\'',$(SET))')
+# The budget of gguf-auto.
+BUDGET := $(if $(FIT),--set 'budget.fits=$(FIT)' $(if $(CONTEXT),--set 'budget.context=$(CONTEXT)'),$(if $(BYTES),--set 'budget.bytes=$(BYTES)',$(if $(BITS),--set 'budget.bits=$(BITS)')))
+EXPORT_OPTIONS := --out "$(OUT)" $(if $(NAME),--name "$(NAME)") $(SETTINGS)
 
 # What `make test-processors` pretends to run on: ATen's instructions (native: this processor's own), oneDNN's at most,
 # and threads.
@@ -39,7 +44,7 @@ all-formats: $(VENV)/.ready
 
 format: $(VENV)/.ready
 	@test -n "$(FORMAT)" || { echo "make format needs FORMAT=, one of: $$($(BIN)/sixfold recipes --names), or a path"; exit 2; }
-	@$(BIN)/sixfold export "$(MODEL)" "$(FORMAT)" $(EXPORT_OPTIONS)
+	@$(BIN)/sixfold export "$(MODEL)" "$(FORMAT)" $(BUDGET) $(EXPORT_OPTIONS)
 
 verify: $(VENV)/.ready
 	@$(BIN)/sixfold verify --against "$(MODEL)" --out "$(OUT)" $(if $(NAME),--name "$(NAME)")
@@ -59,7 +64,7 @@ publish: $(VENV)/.ready
 prune: $(VENV)/.ready
 	@test -n "$(RATIO)$(KEEP)" || { echo "make prune needs RATIO=, such as 0.4, or KEEP=, such as 154"; exit 2; }
 	@$(BIN)/sixfold prune "$(if $(filter file,$(origin MODEL)),demo/minimax-m2-4.6m,$(MODEL))" $(if $(RATIO),--ratio "$(RATIO)") $(if $(KEEP),--keep "$(KEEP)") \
-		$(if $(filter file,$(origin OUT)),,--out "$(OUT)") $(if $(NAME),--name "$(NAME)") $(foreach pair,$(SET),--set '$(pair)')
+		$(if $(HEAL),--heal) $(if $(filter file,$(origin OUT)),,--out "$(OUT)") $(if $(NAME),--name "$(NAME)") $(SETTINGS)
 
 test: $(VENV)/.ready-dev
 	@$(BIN)/python -m pytest

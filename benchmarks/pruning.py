@@ -6,7 +6,8 @@
 Calibrates MODEL (the bundled one by default) on `samples` windows of 512 tokens, chooses experts by every criterion,
 and runs the whole model in float32 with the others masked, which is what a pruned checkpoint computes. Prints a
 Markdown table: KL per token in nats over all held-out texts, and for `random` the range over the seeds.
-With --by-domain, what `reap` costs on each domain of the held-out texts (each file, for texts of your own).
+With --by-domain, what the default criterion costs on each domain of the held-out texts (each file, for texts of your
+own).
 """
 
 import argparse
@@ -22,7 +23,7 @@ from calibration.calibrate import calibrate
 from calibration.texts.corpus import BUILTIN
 from pruning.anatomy import Anatomy, dissect
 from pruning.counts import kept_for_ratio
-from pruning.criteria import CRITERIA, RANDOM
+from pruning.criteria import RANDOM, names
 from pruning.make_plan import Request, make_plan
 from pruning.masking import masked
 from pruning.plan_file import PruningPlan
@@ -89,13 +90,13 @@ Costs = Callable[[Sequence[Request], Sequence[torch.Tensor]], list[float]]
 def _print_criteria(kept: Mapping[float, int], windows: Sequence[torch.Tensor], costs: Costs, seeds: int) -> None:
     asked = [
         Request(kept[ratio], ratio, criterion, seed)
-        for criterion in (*CRITERIA, RANDOM)
+        for criterion in names()
         for seed in range(seeds if criterion == RANDOM else 1)
         for ratio in kept
     ]
     found = dict(zip(asked, costs(asked, windows), strict=True))
     _print_head("criterion", kept, windows)
-    for criterion in (*CRITERIA, RANDOM):
+    for criterion in names():
         cells = []
         for ratio in kept:
             values = [kl for request, kl in found.items() if (request.criterion, request.ratio) == (criterion, ratio)]

@@ -49,10 +49,10 @@ def print_verdicts(rows: Sequence[Row]) -> None:
     tokens = max(row.verdict.tokens for row in rows)
     over = f" (mean KL in nats over {tokens:,} tokens of held-out text, float32)" if tokens else ""
     heading(f"Divergence from the source{over}")
-    print_table(
-        ("variant", "size", "KL, weights alone", "KL as run", "max KL", "top-1 as run", "min top-1", "verdict"),
-        [_cells(row) for row in rows],
-    )
+    since = any(row.verdict.since_original for row in rows)
+    head = ("variant", "size", "KL, weights alone", "KL as run", "max KL", "top-1 as run", "min top-1", "verdict")
+    unpruned = ("KL from unpruned", "top-1")
+    print_table((*head, *unpruned) if since else head, [_cells(row, since=since) for row in rows])
     for row in rows:
         if row.verdict.unmeasured and row.verdict.passed:
             click.echo(f"  {row.variant}: {row.verdict.unmeasured}")
@@ -74,13 +74,15 @@ def as_data(row: Row) -> dict[str, Any]:
         "unmeasured": verdict.unmeasured,
         "weights": verdict.weights,
         "as_run": verdict.as_run,
+        "since_original": verdict.since_original,
         "gates": dict(verdict.gates),
         "allowed": dict(verdict.allowed),
     }
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: Row, *, since: bool) -> tuple[str, ...]:
     verdict = row.verdict
+    before = verdict.since_original
     return (
         row.variant,
         size(row.nbytes),
@@ -90,6 +92,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         _figure(verdict.as_run, "top1", 4),
         _gate(verdict.allowed, "min_top1"),
         "not measured" if verdict.passed and verdict.unmeasured else "passed" if verdict.passed else "failed",
+        *((_figure(before, "mean_kl", 5), _figure(before, "top1", 4)) if since else ()),
     )
 
 

@@ -10,7 +10,7 @@ from evaluation.benchmarks.tasks import Judge, Task
 from evaluation.client.asking import Answer
 from evaluation.collect import Collected, Settings, collect
 from evaluation.provider import Provider
-from evaluation.result import conditions, document, endings_of, part_of, with_baseline, with_gates
+from evaluation.result import conditions, document, endings_of, part_of, with_compared, with_gates
 from evaluation.sandbox.isolation import Isolation
 from evaluation.scoring import Marked
 from evaluation.speed import speed
@@ -33,17 +33,18 @@ class Job:
 
 
 def evaluate(
-    job: Job, progress: Progress, baseline: Mapping[str, Any] | None, gates: Mapping[str, Any]
+    job: Job, progress: Progress, compared: Mapping[str, Mapping[str, Any] | None], gates: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Writes evaluation.json and speed.json of the subject, and returns the first. baseline: evaluation.json of another
-    artifact. gates: see evaluation.result."""
+    """Writes evaluation.json and speed.json of the subject, and returns the first. compared: evaluation.json of other
+    models, by what they are to this one (evaluation.result.COMPARED). gates: see evaluation.result."""
     if any(task.runs_code for task in job.tasks):
         job.isolation()  # before hours of answers that could not be judged
     collected = collect(job.subject, job.provider, job.tasks, job.settings, progress)
     parts = {task.name: _part(job, task, collected, progress) for task in job.tasks}
     found = document(job.subject, parts, {task.name: task for task in job.tasks})
-    if baseline is not None:
-        found = with_baseline(found, baseline)
+    for whom, other in compared.items():
+        if other is not None:
+            found = with_compared(found, other, whom)
     found = with_gates(found, gates)
     write_json(job.subject.place(FILE), found)
     _write_speed(job, collected)

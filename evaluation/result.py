@@ -26,9 +26,10 @@ benchmarks    of each, one entry; HumanEval's own keys are of the answers in a c
   baseline        null, or the same of another artifact under the same conditions: name, engine, answers, passed,
                   truncated, completed, and gained and lost: problems that flipped, whose first answer passes here and
                   not there, and the reverse; p of McNemar's exact test on them
+  original        null, or the same of the unpruned model that the artifact's checkpoint was pruned from
 endings       null, or answers that end: rule, engine, answers, ended, looping and mean_tokens with their intervals
               (exact; of the mean by resampling answers), asked as above, outcomes ("ended" or "cut off", and
-              "looping"), and baseline with the differences and p of the same test on looping answers
+              "looping"), and baseline and original with the differences and p of the same test on looping answers
 gates         largest differences allowed to the baseline: max_more_looping, max_fewer_ended; null where there is none
 findings      what does not hold, a sentence each. passed: whether there is none
 
@@ -50,6 +51,8 @@ from sixfold.artifact.evaluation_record import FILE, GATES, SCHEMA
 from sixfold.artifact.workspace import digest_of, read_json
 
 ENDED, LOOPING = "ended", "looping"
+BASELINE, ORIGINAL = COMPARED = ("baseline", "original")
+"""Whom answers are compared with: see the module's docstring."""
 _PAIRED = ("answers", "passed", "truncated", "completed")
 
 
@@ -68,7 +71,7 @@ def conditions(task: Task, provider: Provider, settings: Settings, file: str) ->
 
 def part_of(marked: Sequence[Marked], samples: int, stated: Mapping[str, Any], sandbox: str) -> dict[str, Any]:
     """One way of asking a benchmark."""
-    return {**stated, "sandbox": sandbox, **scored(marked, samples), "baseline": None}
+    return {**stated, "sandbox": sandbox, **scored(marked, samples), **dict.fromkeys(COMPARED)}
 
 
 def endings_of(answers: Sequence[Answer], stated: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,7 +90,7 @@ def endings_of(answers: Sequence[Answer], stated: Mapping[str, Any]) -> dict[str
         "tokens": tokens(answers),
         "said": digest_of([answer.said() for answer in answers]),
         "outcomes": {f"{a.task_id}#{a.sample}": _ending(a) for a in answers},
-        "baseline": None,
+        **dict.fromkeys(COMPARED),
     }
 
 
@@ -129,20 +132,21 @@ def _present(subject: Subject) -> dict[str, Any]:
     return found if same and (found.get("artifact") or {}).get("name") == subject.name else {}
 
 
-def with_baseline(mine: dict[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
-    """mine, with what the other document says under the same conditions beside each of its numbers."""
+def with_compared(mine: dict[str, Any], others: Mapping[str, Any], whom: str) -> dict[str, Any]:
+    """mine, with what the other document says under the same conditions beside each of its numbers. whom: one of
+    COMPARED."""
     name = others["artifact"]["name"]
     theirs = {entry["name"]: entry for entry in others["benchmarks"]}
     benchmarks = []
     for entry in mine["benchmarks"]:
         other = theirs.get(entry["name"], {})
-        joined = {**entry, **_paired(entry, other, name)}
+        joined = {**entry, **_paired(entry, other, name, whom)}
         if "raw" in entry:
-            joined["raw"] = {**entry["raw"], **_paired(entry["raw"], other.get("raw", {}), name)}
+            joined["raw"] = {**entry["raw"], **_paired(entry["raw"], other.get("raw", {}), name, whom)}
         benchmarks.append(joined)
     own, other_endings = mine["endings"], others["endings"]
     if own is not None and other_endings is not None and _alike(own, other_endings):
-        own = {**own, "baseline": _paired_endings(own, other_endings, name)}
+        own = {**own, whom: _paired_endings(own, other_endings, name)}
     return {**mine, "benchmarks": benchmarks, "endings": own}
 
 
@@ -151,12 +155,12 @@ def _alike(mine: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return same and mine["outcomes"].keys() == other["outcomes"].keys()
 
 
-def _paired(mine: Mapping[str, Any], other: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _paired(mine: Mapping[str, Any], other: Mapping[str, Any], name: str, whom: str) -> dict[str, Any]:
     if not _alike(mine, other):
         return {}
     kept = {key: other[key] for key in _PAIRED}
     flips = compared(mine["outcomes"], other["outcomes"])
-    return {"baseline": {"name": name, "engine": other["engine"], **kept, **flips}}
+    return {whom: {"name": name, "engine": other["engine"], **kept, **flips}}
 
 
 def _paired_endings(mine: Mapping[str, Any], other: Mapping[str, Any], name: str) -> dict[str, Any]:

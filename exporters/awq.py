@@ -20,7 +20,9 @@ from exporters.numerics.awq_candidates import grid
 from exporters.numerics.awq_packing import BITS, PER_WORD, Quantized, pack_gemm, pack_quantized, quantize
 from exporters.numerics.compensated import int4_groups
 from exporters.protocol import Decided, Decisions
+from exporters.rounding.factor import Factor
 from exporters.rounding.inputs import Inputs
+from exporters.rounding.known import each
 from exporters.selection import not_run_note, select
 from exporters.smoothing.awq_search import Search, decide_layer, decided
 from exporters.smoothing.smoothing_groups import SmoothingGroup, misfit_of, smoothing_groups
@@ -142,15 +144,27 @@ class AwqExporter:
             return _packed(quantize(tensor, _group_size(unit, tensor, layout), columns, rows, importance), layout)
 
     def compensate(
-        self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe, known: Inputs
-    ) -> Sequence[torch.Tensor]:
-        name = unit.inputs[0].name
-        factor = known.factor(name.removesuffix(".weight")) if unit.encoding == QUANTIZED else None
-        if factor is None:
-            return self.encode(unit, inputs, decisions, recipe)
+        self,
+        units: Sequence[Unit],
+        inputs: Sequence[Sequence[torch.Tensor]],
+        decisions: Sequence[Decisions],
+        recipe: Recipe,
+        known: Inputs,
+    ) -> Sequence[Sequence[torch.Tensor]]:
+        names = [unit.inputs[0].name for unit in units]
         layout = Options.model_validate(recipe.options).layout
-        with _named(name):
-            return _packed(int4_groups(inputs[0], _group_size(unit, inputs[0], layout), factor), layout)
+
+        def rounded(places: Sequence[int], factor: Factor) -> list[Sequence[torch.Tensor]]:
+            weights = [inputs[n][0] for n in places]
+            group = _group_size(units[places[0]], weights[0], layout)
+            made = int4_groups(weights, [names[n] for n in places], group, factor)
+            return [_packed(quantized, layout) for quantized in made]
+
+        of = [
+            known.factor(n.removesuffix(".weight")) if u.encoding == QUANTIZED else None
+            for n, u in zip(names, units, strict=True)
+        ]
+        return each(of, lambda n: self.encode(units[n], inputs[n], decisions[n], recipe), rounded)
 
 
 def _group_size(unit: Unit, weight: torch.Tensor, layout: str) -> int:

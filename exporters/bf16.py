@@ -27,7 +27,7 @@ class Bf16Exporter:
         return False
 
     def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
-        checkpoint = source.checkpoint
+        checkpoint = source.checkpoint.as_stored
         return place(
             [kept_draft(source, tensor) for tensor in checkpoint.tensors.values()],
             variant=recipe.name,

@@ -15,7 +15,9 @@ from exporters.input_maxima import largest_inputs
 from exporters.numerics.compensated import fp8_channels
 from exporters.numerics.fp8 import BLOCK, quantize_blocks, quantize_channels, quantize_tensors, static_scale
 from exporters.protocol import Decided, Decisions
+from exporters.rounding.factor import Factor
 from exporters.rounding.inputs import Inputs
+from exporters.rounding.known import each
 from exporters.selection import Selection, drafts, not_run_note, select
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.safetensors_layout import Draft, DraftTensor, carried_texts, place, whole
@@ -46,7 +48,7 @@ class Fp8Exporter:
         if recipe.scheme != "FP8":
             groups = tuple((linear,) for group in groups for linear in group)
         return place(
-            drafts(source, groups, lambda group: _draft(source, group, recipe)),
+            drafts(source, groups, lambda group: draft(source, group, recipe)),
             variant=recipe.name,
             folder=f"{source.checkpoint.name}-{recipe.suffix}",
             texts=carried_texts(source) | layout_of(recipe).texts(source, recipe.scheme, selection.quantized),
@@ -72,13 +74,21 @@ class Fp8Exporter:
         return _channels(*quantize(inputs[0], names[0]), recipe)
 
     def compensate(
-        self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe, known: Inputs
-    ) -> Sequence[torch.Tensor]:
-        name = unit.inputs[0].name
-        factor = known.factor(name.removesuffix(".weight"))
-        if factor is None:
-            return self.encode(unit, inputs, decisions, recipe)
-        return _channels(*fp8_channels(inputs[0], name, factor), recipe)
+        self,
+        units: Sequence[Unit],
+        inputs: Sequence[Sequence[torch.Tensor]],
+        decisions: Sequence[Decisions],
+        recipe: Recipe,
+        known: Inputs,
+    ) -> Sequence[Sequence[torch.Tensor]]:
+        names = [unit.inputs[0].name for unit in units]
+
+        def rounded(places: Sequence[int], factor: Factor) -> list[Sequence[torch.Tensor]]:
+            made = fp8_channels([inputs[n][0] for n in places], [names[n] for n in places], factor)
+            return [_channels(*channels, recipe) for channels in made]
+
+        factors = [known.factor(name.removesuffix(".weight")) for name in names]
+        return each(factors, lambda n: self.encode(units[n], inputs[n], decisions[n], recipe), rounded)
 
 
 def _channels(weight: torch.Tensor, scale: torch.Tensor, recipe: Recipe) -> list[torch.Tensor]:
@@ -113,7 +123,7 @@ def _block_misfit(linear: Linear) -> str:
     return f"{BLOCK} does not divide its output channels" if followed and linear.out_features % BLOCK else ""
 
 
-def _draft(source: Source, group: tuple[Linear, ...], recipe: Recipe) -> Draft:
+def draft(source: Source, group: tuple[Linear, ...], recipe: Recipe) -> Draft:
     tensors = source.checkpoint.tensors
     outputs = []
     for linear in group:

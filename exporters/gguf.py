@@ -1,8 +1,9 @@
 """GGUF files for llama.cpp, straight from safetensors: no BF16 GGUF is written on the way.
 
-The recipe's `scheme` is one of llama.cpp's presets. Types are picked per tensor as llama-quantize picks them, weights
+The recipe's `scheme` is one of llama.cpp's presets: types are picked per tensor as llama-quantize picks them, weights
 are rounded by llama.cpp's own functions, and the importance matrix is the calibration's mean square of every input
-channel: what llama-quantize makes of the same weights and the same imatrix.gguf, byte for byte.
+channel: what llama-quantize makes of the same weights and the same imatrix.gguf, byte for byte. Or it is AUTO, and
+types are chosen to the recipe's budget (exporters/mix).
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,22 +17,28 @@ from exporters.ggml import layout
 from exporters.ggml.compensated import compensated, quantize_compensated
 from exporters.ggml.hyperparameters import Config, as_stated, differences
 from exporters.ggml.importance import layer_importance, weighted_linears
-from exporters.ggml.kernels import PLAIN, quantize, type_named
+from exporters.ggml.kernels import PLAIN, encodes_on_gpu, quantize, type_named
 from exporters.ggml.metadata import PROVENANCE, Importance, has_tokenizer, headers
 from exporters.ggml.pre_tokenizer_names import known_name
 from exporters.ggml.tensors import Tensor, expert_of, gguf_tensors
-from exporters.ggml.transforms import changes_columns, head_rows, transformed, values
+from exporters.ggml.transforms import changes_columns, head_rows, tiled_columns, transformed, values
 from exporters.ggml.type_mix import PRESETS, Choice, Shape, needs_importance, tensor_types
-from exporters.protocol import Decided, Decisions
-from exporters.rounding.factor import unrelated
+from exporters.mix.choose import Options as Offered
+from exporters.mix.gguf_mix import AUTO, check_budget, mixed_types, offered_types, wanted_roundings
+from exporters.mix.prepare import prepared
+from exporters.protocol import Decided, Decisions, Tokens
+from exporters.rounding.device import device, turn
+from exporters.rounding.factor import Factor, unrelated
 from exporters.rounding.inputs import Inputs
-from sixfold.artifact.plan import ExportPlan, Unit
+from exporters.rounding.known import each
+from sixfold.artifact.plan import ExportPlan, PlannedFile, PlannedTensor, Unit
 from sixfold.boundary.patterns import pattern
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.model.gguf_names import gguf_architecture, gguf_tensor_names, latent_halves
+from sixfold.model.gguf_names import decoder_config, gguf_architecture, gguf_tensor_names, latent_halves
 from sixfold.model.meta_model import completed
 from sixfold.model.source import Source
 from sixfold.name_lists import by_layer, some
+from sixfold.progress import Progress
 from sixfold.recipes.recipe import Recipe
 from sixfold.statistics.gguf_weights import weights_of
 from sixfold.statistics.importance_matrix import ImportanceMatrix, open_importance_matrix
@@ -68,35 +75,67 @@ class GgufExporter:
     importance_suffices = True
 
     def needs_statistics(self, recipe: Recipe) -> bool:
-        return self.compensates(recipe) or (_options(recipe).imatrix and _preset(recipe) not in _UNWEIGHTED)
+        weighted = _options(recipe).imatrix and _scheme(recipe) not in _UNWEIGHTED
+        return recipe.scheme == AUTO or weighted or self.compensates(recipe)
 
     def compensates(self, recipe: Recipe) -> bool:
-        return recipe.compensates and _options(recipe).imatrix and _preset(recipe) not in _UNWEIGHTED
+        return recipe.compensates and _options(recipe).imatrix and _scheme(recipe) not in _UNWEIGHTED
+
+    def prepare(
+        self, source: Source, recipe: Recipe, statistics: Statistics, tokens: Tokens | None, progress: Progress
+    ) -> None:
+        """Foretells the damage that a mix is chosen by."""
+        if _scheme(recipe) == AUTO:
+            check_budget(recipe)
+            tensors = _tensors(source)
+            wanted = wanted_roundings(source, recipe, tensors, _kept(source, recipe, tensors))
+            prepared(source, statistics, wanted, tokens, progress)
+
+    def offered(self, source: Source, recipe: Recipe, statistics: Statistics) -> Offered | None:
+        tensors = _tensors(source)
+        return offered_types(source, recipe, statistics, tensors, _kept(source, recipe, tensors))
 
     def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
-        checkpoint, preset, options = source.checkpoint, _preset(recipe), _options(recipe)
+        checkpoint, scheme, options = source.checkpoint, _scheme(recipe), _options(recipe)
+        check_budget(recipe)
+        if scheme == AUTO and not options.imatrix:
+            raise UsageError(
+                f"{recipe.name}: types are chosen by what calibration measured, and options.imatrix turns it off",
+                "set options.imatrix=true, or choose a scheme of llama.cpp's",
+            )
         arch = gguf_architecture(checkpoint.config)
-        config = completed(checkpoint.config)
-        tensors = {tensor.name: tensor for tensor in gguf_tensors(config, checkpoint.tensors)}
+        config = decoder_config(completed(checkpoint.config))
+        tensors = _tensors(source)
         matrix = _matrix(source, recipe) if self.needs_statistics(recipe) else None
         weighted = weighted_linears(source).keys() & tensors.keys() if self.needs_statistics(recipe) else set()
         weighted = weighted if matrix is None else weighted & matrix.entries.keys()
         kept = _kept(source, recipe, tensors)
-        shapes = {name: tensor.shape for name, tensor in tensors.items()}
-        choices = tensor_types(shapes, preset, _shape(arch, config), importance=bool(weighted), kept=kept)
+        recorded = _recorded(source, recipe, matrix) if weighted else None
+
+        def laid(choices: Mapping[str, Choice]) -> tuple[list[PlannedFile], list[PlannedTensor]]:
+            groups = layout.split(tensors, choices, options.split_bytes)
+            starts = headers(
+                checkpoint,
+                config,
+                arch,
+                groups,
+                preset=None if scheme == AUTO else scheme,
+                tokenizer_pre=options.tokenizer_pre,
+                importance=recorded,
+            )
+            names = layout.file_names(f"{checkpoint.name}-{recipe.label}", len(groups))
+            return layout.place(names, starts, groups, tensors)
+
+        mix: tuple[str, ...] = ()
+        if scheme == AUTO:
+            choices, mix = mixed_types(
+                source, recipe, statistics, tensors, kept, lambda tried: sum(file.nbytes for file in laid(tried)[0])
+            )
+        else:
+            shapes = {name: tensor.shape for name, tensor in tensors.items()}
+            choices = tensor_types(shapes, scheme, _shape(arch, config), importance=bool(weighted), kept=kept)
         _check(choices, tensors, weighted, recipe)
-        groups = layout.split(tensors, choices, options.split_bytes)
-        names = layout.file_names(f"{checkpoint.name}-{preset}", len(groups))
-        starts = headers(
-            checkpoint,
-            config,
-            arch,
-            groups,
-            preset=preset,
-            tokenizer_pre=options.tokenizer_pre,
-            importance=_recorded(source, recipe, matrix) if weighted else None,
-        )
-        files, planned = layout.place(names, starts, groups, tensors)
+        files, planned = laid(choices)
         licenses = [name for name in checkpoint.extras if name.upper().startswith(("LICEN", "NOTICE"))]
         return ExportPlan(
             variant=recipe.name,
@@ -105,8 +144,11 @@ class GgufExporter:
             units=tuple(layout.units(planned, tensors, checkpoint.tensors, weighted)),
             files=tuple(files),
             texts={name: (checkpoint.folder / name).read_bytes() for name in licenses},
-            notes=tuple(_notes(source, config, choices, tensors, kept, weighted, compensates=self.compensates(recipe))),
-            manifest=f"{names[0]}.manifest.json",
+            notes=(
+                *mix,
+                *_notes(source, config, choices, tensors, kept, weighted, compensates=self.compensates(recipe)),
+            ),
+            manifest=f"{files[0].name}.manifest.json",
         )
 
     def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:
@@ -130,29 +172,53 @@ class GgufExporter:
         importance = decisions[unit.outputs[0].name] if unit.layer is not None else None
         rows = transformed(inputs[0], transform)
         if importance is None or importance.dim() == 1:
-            return [quantize(rows, qtype, importance, name=on_disk)]
+            weights = None if importance is None else tiled_columns(importance, transform)
+            return [_quantized(rows, qtype, weights, on_disk)]
         expert = expert_of(on_disk)
         if expert is not None:
-            return [quantize(rows, qtype, importance[expert], name=on_disk)]
+            return [_quantized(rows, qtype, importance[expert], on_disk)]
         first = unit.inputs[0].start // head_rows(transform)
-        heads = [quantize(head, qtype, importance[first + n], name=on_disk) for n, head in enumerate(rows)]
+        heads = [_quantized(head, qtype, importance[first + n], on_disk) for n, head in enumerate(rows)]
         return [torch.cat(heads)]
 
     def compensate(
-        self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe, known: Inputs
-    ) -> Sequence[torch.Tensor]:
-        name, _, transform = unit.encoding.partition(" ")
+        self,
+        units: Sequence[Unit],
+        inputs: Sequence[Sequence[torch.Tensor]],
+        decisions: Sequence[Decisions],
+        recipe: Recipe,
+        known: Inputs,
+    ) -> Sequence[Sequence[torch.Tensor]]:
+        name, _, transform = units[0].encoding.partition(" ")
         qtype = type_named(name)
-        on_disk = unit.inputs[0].name if unit.inputs else ""
+
+        def rounded(places: Sequence[int], factor: Factor) -> list[Sequence[torch.Tensor]]:
+            rows = [transformed(inputs[n][0], transform) for n in places]
+            made = quantize_compensated(rows, qtype, factor, [units[n].inputs[0].name for n in places])
+            return [[blocks] for blocks in made]
+
         # The halves of kv_b_proj read something else than kv_b_proj.
-        if not compensated(qtype) or changes_columns(transform):
-            return self.encode(unit, inputs, decisions, recipe)
-        factor = known.factor(on_disk.removesuffix(".weight"))
-        if factor is None and unit.layer is not None:  # weighted by importance
-            return self.encode(unit, inputs, decisions, recipe)
-        rows = transformed(inputs[0], transform)
-        found = factor if factor is not None else unrelated(rows.shape[-1], known.device)
-        return [quantize_compensated(rows, qtype, found, name=on_disk)]
+        possible = compensated(qtype) and not changes_columns(transform)
+        factors = [_factor(unit, inputs[n], known) if possible else None for n, unit in enumerate(units)]
+        return each(factors, lambda n: self.encode(units[n], inputs[n], decisions[n], recipe), rounded)
+
+
+def _quantized(
+    rows: torch.Tensor, qtype: GGMLQuantizationType, importance: torch.Tensor | None, name: str
+) -> torch.Tensor:
+    """On a GPU where there is one: the bytes are the same."""
+    if not encodes_on_gpu(qtype):
+        return quantize(rows, qtype, importance, name=name)
+    with turn(device()):
+        return quantize(rows.to(device()), qtype, importance, name=name).cpu()
+
+
+def _factor(unit: Unit, inputs: Sequence[torch.Tensor], known: Inputs) -> Factor | None:
+    """None of a tensor of a layer whose input nothing is known of: it is weighted by importance."""
+    factor = known.factor(unit.inputs[0].name.removesuffix(".weight"))
+    if factor is None and unit.layer is None:
+        return unrelated(inputs[0].shape[-1], known.device)
+    return factor
 
 
 EXPORTER = GgufExporter()
@@ -162,10 +228,16 @@ def _options(recipe: Recipe) -> Options:
     return Options.model_validate(recipe.options)
 
 
-def _preset(recipe: Recipe) -> str:
-    if recipe.scheme not in PRESETS:
+def _tensors(source: Source) -> dict[str, Tensor]:
+    found = gguf_tensors(decoder_config(completed(source.checkpoint.config)), source.checkpoint.tensors)
+    return {tensor.name: tensor for tensor in found}
+
+
+def _scheme(recipe: Recipe) -> str:
+    if recipe.scheme not in (*PRESETS, AUTO):
         raise UsageError(
-            f"recipe {recipe.name}: scheme {recipe.scheme!r} is not a GGUF type", f"use one of {', '.join(PRESETS)}"
+            f"recipe {recipe.name}: scheme {recipe.scheme!r} is not a GGUF type",
+            f"use one of {', '.join((*PRESETS, AUTO))}",
         )
     return recipe.scheme
 

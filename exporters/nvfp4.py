@@ -12,10 +12,12 @@ from pydantic import BaseModel
 from exporters.formats import compressed_tensors
 from exporters.formats.layouts import LayoutOptions, layout_name, layout_of
 from exporters.input_maxima import largest_inputs
-from exporters.numerics.compensated import nvfp4_group
+from exporters.numerics.compensated import nvfp4_groups
 from exporters.numerics.nvfp4 import GROUP, PackedWeight, input_global_scale, quantize_group
 from exporters.protocol import Decided, Decisions
+from exporters.rounding.factor import Factor
 from exporters.rounding.inputs import Inputs
+from exporters.rounding.known import each
 from exporters.rounding.rounded_inputs import for_rounded_inputs
 from exporters.selection import Selection, drafts, not_run_note, select
 from sixfold.artifact.plan import ExportPlan, Unit
@@ -49,7 +51,7 @@ class Nvfp4Exporter:
         selection = _select(source.architecture.linears, recipe)
         layout = layout_of(recipe)
         return place(
-            drafts(source, selection.groups, lambda group: _draft(source, group, recipe)),
+            drafts(source, selection.groups, lambda group: draft(source, group, recipe)),
             variant=recipe.name,
             folder=f"{source.checkpoint.name}-{recipe.suffix}",
             texts=carried_texts(source) | layout.texts(source, recipe.scheme, selection.quantized),
@@ -69,20 +71,30 @@ class Nvfp4Exporter:
         return _outputs(quantize_group(inputs, _names(unit)), _names(unit), decisions, recipe)
 
     def compensate(
-        self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe, known: Inputs
-    ) -> Sequence[torch.Tensor]:
-        names = _names(unit)
-        linears = [name.removesuffix(".weight") for name in names]
-        moments = known.moments(linears[0]) if known.one(linears) else None
-        if moments is None:
-            return self.encode(unit, inputs, decisions, recipe)
-        factor, targets = known.factor(linears[0]), None
+        self,
+        units: Sequence[Unit],
+        inputs: Sequence[Sequence[torch.Tensor]],
+        decisions: Sequence[Decisions],
+        recipe: Recipe,
+        known: Inputs,
+    ) -> Sequence[Sequence[torch.Tensor]]:
+        names = [_names(unit) for unit in units]
+        linears = [[name.removesuffix(".weight") for name in of] for of in names]
+        factors = [known.factor(of[0]) if known.one(of) else None for of in linears]
+        targets: dict[int, torch.Tensor] = {}
         if recipe.scheme == "NVFP4":
-            factor, targets = for_rounded_inputs(
-                moments, known.sample(linears[0]), decisions[_decision(linears[0])], inputs
-            )
-        assert factor is not None  # where there are moments
-        return _outputs(nvfp4_group(inputs, names, factor, targets), names, decisions, recipe)
+            for n, of in enumerate(linears):
+                moments = known.moments(of[0]) if factors[n] is not None else None
+                if moments is not None:
+                    scale = decisions[n][_decision(of[0])]
+                    factors[n], targets[n] = for_rounded_inputs(moments, known.sample(of[0]), scale, inputs[n])
+
+        def rounded(places: Sequence[int], factor: Factor) -> list[Sequence[torch.Tensor]]:
+            groups, of = [inputs[n] for n in places], [names[n] for n in places]
+            made = nvfp4_groups(groups, of, factor, [targets[n] for n in places] if targets else None)
+            return [_outputs(packed, names[n], decisions[n], recipe) for packed, n in zip(made, places, strict=True)]
+
+        return each(factors, lambda n: self.encode(units[n], inputs[n], decisions[n], recipe), rounded)
 
 
 def _names(unit: Unit) -> list[str]:
@@ -109,14 +121,14 @@ def _decision(linear: str) -> str:
 
 
 def _select(linears: Sequence[Linear], recipe: Recipe) -> Selection:
-    return select(linears, recipe, _misfit)
+    return select(linears, recipe, misfit)
 
 
-def _misfit(linear: Linear) -> str:
+def misfit(linear: Linear) -> str:
     return f"{GROUP} does not divide its input channels" if linear.in_features % GROUP else ""
 
 
-def _draft(source: Source, group: tuple[Linear, ...], recipe: Recipe) -> Draft:
+def draft(source: Source, group: tuple[Linear, ...], recipe: Recipe) -> Draft:
     """Outputs in the order of `encode`: of each Linear the weight, its scales, and the global scales."""
     layout = layout_of(recipe)
     calibrated = recipe.scheme == "NVFP4"

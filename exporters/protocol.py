@@ -8,14 +8,20 @@ from typing import Protocol
 import torch
 from pydantic import BaseModel
 
+from exporters.mix.choose import Options
 from exporters.rounding.inputs import Inputs
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.model.source import Source
+from sixfold.progress import Progress
 from sixfold.recipes.recipe import Recipe
 from sixfold.statistics.statistics import Statistics
 
 Decisions = Mapping[str, torch.Tensor]
 """What `decide` found for one decoder layer, by name; saved as one safetensors file."""
+
+
+Tokens = Callable[[], torch.Tensor]
+"""The token ids of a recipe's calibration profile, int64 [samples, length]; drawn when called."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Exporter(Protocol):
     only carry out what is defined to the bit, such as numpy's integers.
     importance_suffices: optional; whether statistics may be what an importance matrix holds, `count` and `sum_sq`, with
     the recipe's `calibration.imatrix` set. False where an exporter does not say.
-    Two more are optional, and belong together (see Compensating).
+    More are optional, and belong together: see Compensating and Mixing.
     """
 
     Options: type[BaseModel]
@@ -80,15 +86,33 @@ class Compensating(Exporter, Protocol):
         ...
 
     def compensate(
-        self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe, known: Inputs
-    ) -> Sequence[torch.Tensor]:
-        """In place of `encode`, and as `encode` where nothing is known of what the unit's Linears read. Float sums may
-        depend on the machine; on one machine the same inputs give the same bytes, with any number of threads."""
+        self,
+        units: Sequence[Unit],
+        inputs: Sequence[Sequence[torch.Tensor]],
+        decisions: Sequence[Decisions],
+        recipe: Recipe,
+        known: Inputs,
+    ) -> Sequence[Sequence[torch.Tensor]]:
+        """In place of `encode`, and as `encode` where nothing is known of what a unit's Linears read. Units are of one
+        encoding, their inputs of one shape and dtype: they are rounded side by side. Float sums may depend on the
+        machine, and on what stands beside; on one machine the same units give the same bytes, with any number of
+        threads."""
         ...
 
 
-Tokens = Callable[[], torch.Tensor]
-"""The token ids of a recipe's calibration profile, int64 [samples, length]; drawn when called."""
+class Mixing(Exporter, Protocol):
+    """A native target that chooses types to a recipe's budget (see exporters/mix)."""
+
+    def prepare(
+        self, source: Source, recipe: Recipe, statistics: Statistics, tokens: Tokens | None, progress: Progress
+    ) -> None:
+        """Makes what `plan` chooses by, beside the statistics; does nothing where that is there. May read weights and
+        run the model. Before it, `plan` plans types that are no particular model's, to the same budget."""
+        ...
+
+    def offered(self, source: Source, recipe: Recipe, statistics: Statistics) -> Options | None:
+        """What may be chosen, with its damage; None where `prepare` has not been called."""
+        ...
 
 
 class ExternalExporter(Protocol):

@@ -3,22 +3,26 @@
 import hashlib
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from functools import partial as partial_of
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
+from exporters.batches import batches
 from exporters.decisions import decide_all
 from exporters.protocol import Compensating, Exporter, ExternalExporter, Tokens
 from exporters.registry import exporter_named
+from exporters.rounding.device import device, turn
 from exporters.rounding.inputs import Inputs
 from exporters.rounding.notes import few_tokens
 from exporters.share import with_share
 from sixfold.artifact.manifest import FileRecord, described_anew, file_record, inputs_of, manifest_of, state_of
 from sixfold.artifact.plan import ExportPlan, Unit
-from sixfold.artifact.stream import write_files
+from sixfold.artifact.stream import Batched, write_files
 from sixfold.artifact.work_folder import Made, begun_mark, check_source, locked, put_in_place, reclaim
 from sixfold.artifact.workspace import PARTIAL, Workspace, digest_of, json_bytes, read_json, write_atomically
 from sixfold.boundary.patterns import pattern
@@ -28,7 +32,10 @@ from sixfold.model.architecture import require_layered
 from sixfold.model.source import Source
 from sixfold.progress import Progress
 from sixfold.recipes.recipe import Calibration, Recipe
-from sixfold.statistics.statistics import Statistics
+from sixfold.statistics.statistics import Statistics, open_statistics
+
+_AT_A_GPU = 3
+"""Threads that hold a batch each: one reads, one rounds, one writes."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ def compensates(recipe: Recipe) -> bool:
 def plan_of(source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan | None:
     """The plan of a native exporter; None for an external tool, which gives no plan."""
     exporter = exporter_named(recipe.exporter)
+    _check_budget(recipe)
     _check_keep(source, recipe)
     _check_imatrix(recipe)
     _check_moments(recipe)
@@ -72,6 +80,24 @@ def plan_of(source: Source, recipe: Recipe, statistics: Statistics | None) -> Ex
     if not is_native(exporter):
         return None
     return with_share(source, cast(Exporter, exporter).plan(source, recipe, statistics))
+
+
+def prepare(
+    source: Source, recipe: Recipe, statistics: Statistics | None, tokens: Tokens | None, progress: Progress
+) -> None:
+    """Make what the exporter's plan reads beside the statistics, where it reads anything and has not got it yet."""
+    exporter = exporter_named(recipe.exporter)
+    if statistics is not None and hasattr(exporter, "prepare"):
+        exporter.prepare(source, recipe, statistics, tokens, progress)
+
+
+def _check_budget(recipe: Recipe) -> None:
+    """Raises UsageError for a budget that the exporter would not look at."""
+    if recipe.budget is not None and not hasattr(exporter_named(recipe.exporter), "prepare"):
+        raise UsageError(
+            f"{recipe.name}: the exporter {recipe.exporter} makes one type of everything, whatever the budget",
+            "leave `budget` out, or extend gguf-auto",
+        )
 
 
 def _check_keep(source: Source, recipe: Recipe) -> None:
@@ -142,6 +168,7 @@ def export(
 ) -> Exported:
     """Raises SixfoldError with cause and remedy; whatever was finished by then is kept for the next run."""
     inputs = inputs_for(source, recipe, statistics)
+    prepare(source, recipe, statistics, tokens, progress)
     plan = plan_of(source, recipe, statistics)
     folder = workspace.variant(recipe.suffix)
     if folder.resolve() == source.checkpoint.folder.resolve():
@@ -188,16 +215,24 @@ def _run_native(
     key = digest_of([dict(inputs), store.digest, [(f.name, f.nbytes, len(f.header)) for f in plan.files]])
     reclaim(plan, partial, workspace.variant(recipe.suffix), key)
 
-    known = Inputs(statistics, _device()) if statistics is not None and compensates(recipe) else None
+    known = _inputs(statistics.folder, statistics.digest, device()) if statistics and compensates(recipe) else None
 
     def encode(unit: Unit, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-        decisions = store.of_layer(unit.layer)
-        if known is None:
-            return exporter.encode(unit, tensors, decisions, recipe)
-        return cast(Compensating, exporter).compensate(unit, tensors, decisions, recipe, known)
+        return exporter.encode(unit, tensors, store.of_layer(unit.layer), recipe)
 
+    def compensate(
+        units: Sequence[Unit], tensors: Sequence[Sequence[torch.Tensor]]
+    ) -> Sequence[Sequence[torch.Tensor]]:
+        assert known is not None  # see below
+        decisions = [store.of_layer(unit.layer) for unit in units]
+        with turn(known.device):
+            return cast(Compensating, exporter).compensate(units, tensors, decisions, recipe, known)
+
+    if known is not None and known.device.type != "cpu":
+        threads = min(threads, _AT_A_GPU)
+    how = encode if known is None else Batched(partial_of(batches, source.checkpoint, known.device), compensate)
     with progress(recipe.name, sum(f.nbytes for f in plan.files), "B") as advance:
-        records = write_files(plan, source.checkpoint, encode, partial, key=key, threads=threads, advance=advance)
+        records = write_files(plan, source.checkpoint, how, partial, key=key, threads=threads, advance=advance)
     texts = {name: FileRecord(len(data), _sha256_bytes(data)) for name, data in plan.texts.items()}
     notes = (
         plan.notes
@@ -205,12 +240,14 @@ def _run_native(
         + store.notes
         + (few_tokens(statistics) if statistics is not None and known is not None else ())
     )
-    device = None if known is None else known.device.type
-    return Made(partial, {**records, **texts}, plan.texts, store.digest, notes, device)
+    used = None if known is None else known.device.type
+    return Made(partial, {**records, **texts}, plan.texts, store.digest, notes, used)
 
 
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+@lru_cache(1)
+def _inputs(folder: Path, digest: str, device: torch.device) -> Inputs:
+    """One for all formats of a run that read the same statistics: what one has factored serves the next."""
+    return Inputs(open_statistics(folder), device)
 
 
 def _run_external(source: Source, recipe: Recipe, tokens: Tokens | None, partial: Path) -> Made:
@@ -237,13 +274,16 @@ class Planned:
     refusal: Exception | None = None
 
 
-def plan_all(source: Source, recipes: Sequence[Recipe]) -> tuple[Planned, ...]:
+def plan_all(
+    source: Source, recipes: Sequence[Recipe], statistics: Callable[[Recipe], Statistics | None] | None = None
+) -> tuple[Planned, ...]:
     """Every recipe's plan, before any work: what a family does not allow must not be discovered only after
-    calibration."""
+    calibration. statistics: that are there already, for recipes whose plan depends on them."""
     planned = []
     for recipe in recipes:
         try:
-            planned.append(Planned(recipe, plan_of(source, recipe, None)))
+            known = statistics(recipe) if statistics is not None and recipe.budget is not None else None
+            planned.append(Planned(recipe, plan_of(source, recipe, known)))
         except Exception as error:  # a defect in one format must not stop the others
             planned.append(Planned(recipe, None, error))
     return tuple(planned)

@@ -60,9 +60,9 @@ def select(linears: Sequence[Linear], recipe: Recipe, misfit: Callable[[Linear],
                     "set `indivisible: keep` to leave such Linears in BF16, or `keep` them by name",
                 )
             reasons[linear.name] = why
-    affected = {_together(linear) for linear in linears if linear.name in reasons}
+    affected = {together(linear) for linear in linears if linear.name in reasons}
     for linear in linears:
-        if linear.name not in reasons and _together(linear) in affected:
+        if linear.name not in reasons and together(linear) in affected:
             reasons[linear.name] = "engines load it together with one that is kept"
     groups: dict[str, list[Linear]] = {}
     by_name = {linear.name: linear for linear in linears}
@@ -90,7 +90,7 @@ def drafts(
     return found
 
 
-def _together(linear: Linear) -> str:
+def together(linear: Linear) -> str:
     """The same for all Linears that engines give one quantization scheme."""
     if linear.expert is not None:
         return linear.module

@@ -67,7 +67,7 @@ class Anatomy:
 
 def dissect(source: Source) -> Anatomy:
     """Raises SixfoldError where there are no routed experts, or they cannot be told apart."""
-    checkpoint, architecture = source.checkpoint, source.architecture
+    checkpoint, architecture = source.checkpoint.as_stored, source.architecture
     experts = architecture.experts
     if experts < 2:
         raise SixfoldError(

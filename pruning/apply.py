@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 
 from pruning.anatomy import Anatomy, ExpertTensor
 from pruning.counts import uneven
+from pruning.healing.healed_weights import HealedWeights, is_refitted
 from pruning.mtp import Mtp, mtp_tensors
 from pruning.plan_file import FILE, PruningPlan, plan_text
 from pruning.saliency_map import heat_map
@@ -23,6 +25,7 @@ from sixfold.model.source import Source
 
 VARIANT = "pruned"
 SELECT = "select"
+HEAL = "heal"
 PICTURE = "saliency.svg"
 
 _EXPERT = re.compile(r"(?<=experts\.)\d+(?=\.)")
@@ -32,11 +35,11 @@ def export_plan(
     source: Source, anatomy: Anatomy, plan: PruningPlan, *, folder: str, mtp: Mtp, provenance: Provenance
 ) -> ExportPlan:
     """Bytes are the source's, but for quantized tensors, which arrive as BF16. provenance: of the result."""
-    checkpoint = source.checkpoint
+    checkpoint = source.checkpoint.as_stored
     tensors = {**anatomy.tensors, **mtp_tensors(checkpoint, anatomy, mtp)}
     dropped = set(anatomy.mtp) if mtp == "drop" else set[str]()
     drafts = [
-        draft
+        draft if plan.healing is None else _to_heal(draft, tensors.get(tensor.name))
         for tensor in checkpoint.tensors.values()
         if tensor.name not in dropped
         for draft in _drafts(tensor, tensors.get(tensor.name), plan)
@@ -71,6 +74,11 @@ def _drafts(tensor: SourceTensor, found: ExpertTensor | None, plan: PruningPlan)
         yield Draft(SELECT, (whole(tensor),), (output,))
 
 
+def _to_heal(draft: Draft, found: ExpertTensor | None) -> Draft:
+    """What refitting changes is no copy."""
+    return draft if found is None or not is_refitted(found) else replace(draft, encoding=HEAL)
+
+
 def _rows(plan: PruningPlan, found: ExpertTensor, size: int) -> list[int]:
     """What stays along the dimension of experts. Entries behind the experts' are of something else that the router
     chooses from (Zaya's skip): they stay."""
@@ -78,10 +86,14 @@ def _rows(plan: PruningPlan, found: ExpertTensor, size: int) -> list[int]:
     return [*entry.kept, *range(entry.experts, size)]
 
 
-def select(anatomy: Anatomy, plan: PruningPlan) -> Encode:
-    """What makes the units that are no copies: entries of a dimension that is not the first."""
+def select(anatomy: Anatomy, plan: PruningPlan, healed: HealedWeights | None = None) -> Encode:
+    """What makes the units that are no copies: entries of a dimension that is not the first, and refitted weights."""
 
     def encode(unit: Unit, inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        if unit.encoding == HEAL:
+            assert healed is not None
+            found_healed = healed.read(unit.outputs[0].name)
+            return [torch.cat(list(inputs)) if found_healed is None else found_healed]
         found = anatomy.tensors[unit.inputs[0].name]
         rows = _rows(plan, found, inputs[0].shape[found.axis])
         return [inputs[0].index_select(found.axis, torch.tensor(rows))]

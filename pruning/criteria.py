@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 RANDOM = "random"
 """The control that every criterion must beat; it needs no statistics."""
 
+AIMER = "aimer"
+"""By weights alone (pruning.weight_criteria): a stronger control, which needs no statistics either."""
+
+DEFAULT = "weighted-ean"
+"""What costs least on all models at hand: `python -m benchmarks.pruning`."""
+
+_TITLES = {RANDOM: "Random", AIMER: "AIMER"}
+
 
 @dataclass(frozen=True)
 class Criterion:
@@ -69,13 +77,25 @@ def weighted_ean(seen: "ExpertStatistics") -> "torch.Tensor":
     return seen.saliency_sum.double()
 
 
+@criterion("MAN")
+def man(seen: "ExpertStatistics") -> "torch.Tensor":
+    """Mean of the norms of the expert's outputs (MAN, arXiv:2606.15716)."""
+    return _mean(seen.norm_sum, seen.routed)
+
+
+@criterion("MSAN")
+def msan(seen: "ExpertStatistics") -> "torch.Tensor":
+    """Mean of the squared norms of the expert's outputs (MSAN, arXiv:2606.15716)."""
+    return _mean(seen.norm_sq_sum, seen.routed)
+
+
 def names() -> tuple[str, ...]:
-    return (*CRITERIA, RANDOM)
+    return (*CRITERIA, AIMER, RANDOM)
 
 
 def title_of(name: str) -> str:
     """Its form in the name of a pruned checkpoint; "" if it is not a criterion of ours."""
-    return "Random" if name == RANDOM else CRITERIA[name].title if name in CRITERIA else ""
+    return _TITLES.get(name) or (CRITERIA[name].title if name in CRITERIA else "")
 
 
 def saliency(name: str, seen: "ExpertStatistics", *, seed: int, layer: int) -> "torch.Tensor":

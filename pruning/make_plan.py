@@ -8,6 +8,7 @@ import torch
 from pruning import choose, criteria
 from pruning.anatomy import Anatomy
 from pruning.plan_file import LayerPlan, PruningPlan
+from pruning.weight_criteria import aimer
 from sixfold.errors import SixfoldError
 from sixfold.model.source import Source
 from sixfold.statistics.statistics import Statistics
@@ -24,7 +25,7 @@ class Request:
 
     kept: int
     ratio: float | None = None
-    criterion: str = "reap"
+    criterion: str = criteria.DEFAULT
     seed: int = 0
     protect: bool = False
     over_all: bool = False
@@ -41,7 +42,9 @@ def make_plan(source: Source, anatomy: Anatomy, request: Request, statistics: St
                 "run `sixfold calibrate` again for this checkpoint",
             )
     saliency = {
-        layer: criteria.saliency(request.criterion, experts, seed=request.seed, layer=layer)
+        layer: aimer(source, anatomy, layer)
+        if request.criterion == criteria.AIMER
+        else criteria.saliency(request.criterion, experts, seed=request.seed, layer=layer)
         for layer, experts in seen.items()
     }
     protected = {layer: criteria.super_experts(experts) for layer, experts in seen.items()} if request.protect else {}
@@ -49,7 +52,7 @@ def make_plan(source: Source, anatomy: Anatomy, request: Request, statistics: St
         anatomy, saliency, request.kept, protected
     )
     used = None
-    if request.criterion != criteria.RANDOM:
+    if request.criterion in criteria.CRITERIA:
         used = {"digest": statistics.digest, "profile": statistics.manifest["profile"]}
     entries = tuple(
         LayerPlan(layer, anatomy.experts, chosen[layer], tuple(protected.get(layer, ())), _shown(saliency[layer]))

@@ -18,14 +18,15 @@ class ModelSize:
 
 
 def model_size(source: Source, anatomy: Anatomy) -> ModelSize:
-    tensors = [tensor for tensor in source.checkpoint.tensors.values() if tensor.dtype in ("BF16", "F16", "F32")]
+    stored = source.checkpoint.as_stored.tensors
+    tensors = [tensor for tensor in stored.values() if tensor.dtype in ("BF16", "F16", "F32")]
     counts = {tensor.name: prod(tensor.shape) for tensor in tensors}
     experts = sum(
         count
         for name, count in counts.items()
         if (found := anatomy.tensors.get(name)) is not None
-        and (found.expert is not None or len(source.checkpoint.tensors[name].shape) == 3)
+        and (found.expert is not None or len(stored[name].shape) == 3)
     )
     total = sum(counts.values())
     idle = experts * (anatomy.experts - anatomy.top_k) // anatomy.experts
-    return ModelSize(sum(t.nbytes for t in source.checkpoint.tensors.values()), total, total - idle)
+    return ModelSize(sum(t.nbytes for t in stored.values()), total, total - idle)

@@ -12,7 +12,7 @@ from sixfold.checkpoint.provenance import Provenance
 def result_name(checkpoint: Checkpoint, plan: PruningPlan) -> str:
     """MiniMax-M2.7 -> MiniMax-M2.7-REAP-154: how it was pruned, and how many experts a layer has left."""
     title = title_of(plan.criterion) or re.sub(r"[^A-Za-z0-9]+", "-", plan.criterion).strip("-") or "pruned"
-    return f"{checkpoint.name}-{title}-{max(plan.counts.values())}"
+    return f"{checkpoint.name}-{title}-{max(plan.counts.values())}{'-Healed' if plan.healing else ''}"
 
 
 def provenance_of(checkpoint: Checkpoint, plan: PruningPlan, name: str) -> Provenance:
@@ -33,4 +33,11 @@ def _done(plan: PruningPlan) -> str:
     experts = plan.layers[0].experts
     count = str(removed[0]) if len(removed) == 1 else f"{removed[0]} to {removed[-1]}"
     layers = f"each of {len(plan.layers)} layers"
-    return f"{count} of {experts} experts of {layers} pruned by the criterion {plan.criterion}"
+    done = f"{count} of {experts} experts of {layers} pruned by the criterion {plan.criterion}"
+    if plan.healing is None:
+        return done
+    profile = plan.healing["profile"]
+    return (
+        f"{done}, and the down projections of the others refitted in closed form to what each layer gave before, on"
+        f" {profile['samples']} x {profile['length']} tokens of text"
+    )

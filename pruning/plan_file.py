@@ -8,6 +8,8 @@ ratio        share that was requested, null if a number was
 budget       "layer": the same number in each layer; "global": over all layers
 seed         of "random"
 statistics   {"digest", "profile"} of the calibration that the saliency comes from; null for "random"
+healing      only where kept experts were refitted (pruning.healing): {"profile" of the calibration whose texts they
+             were refitted to, "ids_sha256" of their token ids}
 layers       one entry for each layer with experts:
     layer      number of the decoder layer
     experts    how many the original has
@@ -39,6 +41,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "budget": (str,),
     "seed": (int,),
     "statistics": (dict, type(None)),
+    "healing": (dict, type(None)),
 }
 
 
@@ -65,11 +68,14 @@ class PruningPlan:
     seed: int
     statistics: Mapping[str, Any] | None
     layers: tuple[LayerPlan, ...]
+    healing: Mapping[str, Any] | None = None
 
     @property
     def digest(self) -> str:
-        """sha256 of what decides the pruned weights: which experts are kept, in their order."""
-        return digest_of([(entry.layer, list(entry.kept)) for entry in self.layers])
+        """sha256 of what decides the pruned weights: which experts are kept, in their order, and what they were
+        refitted to."""
+        kept = [(entry.layer, list(entry.kept)) for entry in self.layers]
+        return digest_of(kept if self.healing is None else {"kept": kept, "healing": self.healing})
 
     @property
     def kept(self) -> dict[int, tuple[int, ...]]:
@@ -83,6 +89,8 @@ class PruningPlan:
 def plan_text(plan: PruningPlan) -> str:
     """JSON with each list of an entry on a line of its own."""
     head = {k: v for k, v in {"schema": SCHEMA, **asdict(plan)}.items() if k != "layers"}
+    if plan.healing is None:
+        del head["healing"]
     lines = json.dumps(head, indent=2, ensure_ascii=False).removesuffix("\n}")
     entries = []
     for entry in plan.layers:
@@ -104,6 +112,7 @@ def read_plan(path: Path) -> PruningPlan:
         raise UsageError(f"the plan {path} is not valid JSON{line}", "correct it") from None
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         raise UsageError(f"{path} is not a pruning plan of schema {SCHEMA}", "give the plan.json of a pruned folder")
+    found.setdefault("healing", None)
     _check_keys(str(path), found, {"schema", *_names(PruningPlan)})
     for key, kinds in _KINDS.items():
         if not isinstance(found[key], kinds):

@@ -8,6 +8,7 @@ entire model. The original also runs unmasked, from its own hidden states, for t
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 
@@ -36,6 +37,16 @@ class LayerProof:
 
 
 @dataclass(frozen=True)
+class LayerError:
+    """Error of the hidden states behind a layer, relative to the original's, mean over tokens: of the model that was
+    only pruned, and of the healed one."""
+
+    layer: int
+    plain: float
+    healed: float
+
+
+@dataclass(frozen=True)
 class Cost:
     """On one domain's texts. Means over predicted tokens, in nats; KL of the pruned from the original."""
 
@@ -47,12 +58,22 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Healing:
+    """What refitting brought on the held-out texts. costs: of the healed model, by domain."""
+
+    layers: tuple[LayerError, ...]
+    costs: Mapping[str, Cost]
+
+
+@dataclass(frozen=True)
 class Proof:
-    """tokens: that ran. sound: whether every layer is the masked original's, but for ties."""
+    """tokens: that ran. sound: whether every layer is the masked original's, but for ties. healing: None where nothing
+    was refitted; layers and costs are of the pruned model without that."""
 
     tokens: int
     layers: tuple[LayerProof, ...]
     costs: Mapping[str, Cost]
+    healing: Healing | None = None
 
     @property
     def sound(self) -> bool:
@@ -66,24 +87,27 @@ def prove(
     kept: Mapping[int, Sequence[int]],
     texts: Mapping[str, Sequence[torch.Tensor]],
     *,
+    healed: Source | None = None,
     device: torch.device,
     progress: Progress,
 ) -> Proof:
-    """texts: windows of token ids by domain, int64 [length] each. Reads both checkpoints once."""
-    # Neither reads ahead: with one layer of each in memory, there are two already.
-    before = LayerRunner(original, dtype=torch.float32, device=device, ahead=False)
-    after = LayerRunner(pruned, dtype=torch.float32, device=device, ahead=False)
+    """texts: windows of token ids by domain, int64 [length] each. healed: the pruned model with refitted experts, whose
+    cost is measured beside. Reads every checkpoint once."""
+    # None reads ahead: with one layer of each in memory, there are two or three already.
+    before, after = (LayerRunner(s, dtype=torch.float32, device=device, ahead=False) for s in (original, pruned))
+    third = None if healed is None else LayerRunner(healed, dtype=torch.float32, device=device, ahead=False)
     batches = [(domain, batch) for domain, windows in texts.items() for batch in _batches(windows)]
     total = sum(batch.numel() for _, batch in batches)
     layers: list[LayerProof] = []
+    errors: list[LayerError] = []
     with torch.inference_mode(), progress("proving", total * (len(before.layers) + 1), "tokens") as advance:
-        with before.outside():
-            whole = [before.start(batch) for _, batch in batches]
-        with after.outside():
-            small = [after.start(batch) for _, batch in batches]
-        for (number, _), _ in zip(before.each_layer(), after.each_layer(), strict=True):
+        whole, small = _started(before, batches), _started(after, batches)
+        other = [] if third is None else _started(third, batches)
+        beside = repeat(None, len(before.layers)) if third is None else third.each_layer()
+        for (number, _), _, _ in zip(before.each_layer(), after.each_layer(), beside, strict=True):
             here = {number: kept[number]} if number in kept else {}
             largest, differing = 0.0, 0
+            off = [0.0, 0.0]
             for i, (_, batch) in enumerate(batches):
                 with masked(before.model, anatomy, here):
                     expected = before.run(number, batch, small[i], behind=after)
@@ -91,18 +115,31 @@ def prove(
                 whole[i] = before.run(number, batch, whole[i])
                 apart = _apart(expected, small[i])
                 largest, differing = max(largest, float(apart.max())), differing + int((apart > TOLERANCE).sum())
+                if third is not None:
+                    other[i] = third.run(number, batch, other[i])
+                    off = [s + float(_apart(whole[i], h).sum()) for s, h in zip(off, (small[i], other[i]), strict=True)]
                 advance(batch.numel())
             layers.append(LayerProof(number, largest, differing))
-        with ExitStack() as both:
-            both.enter_context(before.outside())
-            both.enter_context(after.outside())
-            sums: dict[str, torch.Tensor] = {}
+            errors.append(LayerError(number, off[0] / total, off[1] / total))
+        sums, healed_sums = (dict[str, torch.Tensor]() for _ in range(2))
+        with ExitStack() as every:
+            for runner in (before, after, third):
+                if runner is not None:
+                    every.enter_context(runner.outside())
             for i, (domain, batch) in enumerate(batches):
-                one = before.finish(batch, whole[i]).logits
-                two = after.finish(batch, small[i]).logits
-                sums[domain] = sums.get(domain, 0) + _sums(batch.to(device), one, two)
+                one, ids = before.finish(batch, whole[i]).logits, batch.to(device)
+                sums[domain] = sums.get(domain, 0) + _sums(ids, one, after.finish(batch, small[i]).logits)
+                if third is not None:
+                    two = third.finish(batch, other[i]).logits
+                    healed_sums[domain] = healed_sums.get(domain, 0) + _sums(ids, one, two)
                 advance(batch.numel())
-    return Proof(total, tuple(layers), {domain: _cost(values) for domain, values in sums.items()})
+    costs, healed_costs = ({domain: _cost(values) for domain, values in s.items()} for s in (sums, healed_sums))
+    return Proof(total, tuple(layers), costs, None if third is None else Healing(tuple(errors), healed_costs))
+
+
+def _started(runner: LayerRunner, batches: Sequence[tuple[str, torch.Tensor]]) -> list[torch.Tensor]:
+    with runner.outside():
+        return [runner.start(batch) for _, batch in batches]
 
 
 def overall(costs: Mapping[str, Cost]) -> Cost:

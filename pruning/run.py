@@ -4,24 +4,32 @@ import hashlib
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pruning.anatomy import Anatomy, dissect
-from pruning.apply import PICTURE, VARIANT, export_plan, select
+from pruning.apply import HEAL, PICTURE, VARIANT, export_plan, select
+from pruning.healing.heal import VERSION as HEALING_VERSION
+from pruning.healing.heal import disk_bytes, heal
+from pruning.healing.healed_weights import HealedWeights
+from pruning.healing.record import FILE as HEALING
+from pruning.healing.record import record_text
+from pruning.healing.refitted import check_refitted
 from pruning.model_size import model_size
 from pruning.mtp import Mtp
 from pruning.origin import provenance_of
 from pruning.plan_file import FILE as PLAN
 from pruning.plan_file import PruningPlan
 from pruning.proof import prove
+from pruning.pruned_view import pruned_view
 from pruning.structure import check_structure
 from pruning.verdict import current_verdict, verdict_of, write_verdict
 from sixfold import __version__
 from sixfold.artifact.manifest import FileRecord, manifest_of, state_of
+from sixfold.artifact.original_model import FOLDER
 from sixfold.artifact.plan import ExportPlan
 from sixfold.artifact.stream import write_files
 from sixfold.artifact.work_folder import Made, check_source, locked, put_in_place, reclaim
@@ -32,6 +40,8 @@ from sixfold.model.source import Source
 from sixfold.progress import Progress
 from sixfold.sizes import size
 
+_HEALING = "healing"
+"""Work folder of refitted weights, until they are in their place."""
 _WORDS = (PLAN, PICTURE, PROVENANCE)
 """Files that describe the weights and change none of their bytes."""
 
@@ -62,9 +72,11 @@ def prune(
     *,
     threads: int,
     progress: Progress,
+    ids: torch.Tensor | None = None,
 ) -> Pruned:
     """Write the pruned checkpoint into `folder`, whose name it gets.
 
+    ids: int64 [samples, length], the tokens that kept experts are refitted to where the plan says that they are.
     Raises SixfoldError with cause and remedy; what was finished by then is kept for the next run.
     """
     export = export_of(source, anatomy, plan, mtp, folder.resolve().name)
@@ -75,19 +87,29 @@ def prune(
         nbytes = sum(record["bytes"] for record in recorded["files"].values())
         return Pruned(folder, nbytes, True, (), tuple(recorded["notes"]))
     _refuse_foreign(source, folder, export)
-    _check_room(export, folder)
+    _check_room(export, folder, 0 if ids is None else disk_bytes(source, ids.numel()))
     started = time.time()
     with locked(folder / PARTIAL, VARIANT) as partial:
         key = digest_of([inputs, [(f.name, f.nbytes) for f in export.files]])
         reclaim(export, partial, folder, key)
-        encode = select(anatomy, plan)
+        healed = None
+        if plan.healing is not None and ids is not None:
+            view = pruned_view(source, anatomy, plan, mtp)
+            device, work = _device(), partial / _HEALING
+            found = heal(source, view, anatomy.layers, ids, work, key=key, device=device, progress=progress)
+            record = record_text(found, ids.numel(), device.type)
+            export = replace(export, texts={**export.texts, HEALING: record})
+            healed = HealedWeights(work)
+        encode = select(anatomy, plan, healed)
         with progress("pruning", sum(f.nbytes for f in export.files), "B") as advance:
             records = write_files(export, source.checkpoint, encode, partial, key=key, threads=threads, advance=advance)
         check_source(source.checkpoint, partial)
         texts = {name: FileRecord(len(data), _sha256(data)) for name, data in export.texts.items()}
         made = Made(partial, {**records, **texts}, export.texts, None, export.notes)
-        manifest = manifest_of(VARIANT, source.checkpoint.name, inputs, None, made.files, made.notes)
-        put_in_place(folder, export.manifest, manifest, made, partial, started, threads)
+        on = None if healed is None else _device().type
+        manifest = manifest_of(VARIANT, source.checkpoint.name, inputs, None, made.files, made.notes, on)
+        place = {FOLDER: str(source.checkpoint.folder.absolute())}
+        put_in_place(folder, export.manifest, manifest, made, partial, started, threads, place)
         shutil.rmtree(partial)
     nbytes = sum(record.bytes for record in made.files.values())
     return Pruned(folder, nbytes, False, state.reasons, made.notes)
@@ -97,6 +119,7 @@ def verify(
     source: Source,
     anatomy: Anatomy,
     plan: PruningPlan,
+    mtp: Mtp,
     folder: Path,
     texts: Mapping[str, Sequence[torch.Tensor]] | None,
     *,
@@ -105,18 +128,23 @@ def verify(
     """verification.json of a folder that `prune` made, written where it is not there yet.
 
     texts: held-out windows of token ids by domain; None leaves out what must run the models. Raises SixfoldError where
-    the folder's structure is wrong.
+    the folder's structure is wrong, or refitting changed what it should not have.
     """
     found = current_verdict(folder)
     if found is not None and (texts is None or found["masked"] is not None):
         return found
     pruned, structure = check_structure(folder, source)
+    refitted = None
+    plain, healed = pruned, None
+    if plan.healing is not None:
+        plain, healed = pruned_view(source, anatomy, plan, mtp), pruned
+        refitted = check_refitted(pruned, plain, dissect(pruned), progress)
     proof = None
     if texts is not None:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        proof = prove(source, pruned, anatomy, plan.kept, texts, device=device, progress=progress)
+        device = _device()
+        proof = prove(source, plain, anatomy, plan.kept, texts, healed=healed, device=device, progress=progress)
     sizes = model_size(source, anatomy), model_size(pruned, dissect(pruned))
-    verdict = verdict_of(folder, *sizes, structure, proof)
+    verdict = verdict_of(folder, *sizes, structure, proof, refitted)
     write_verdict(folder, verdict)
     return verdict
 
@@ -128,7 +156,12 @@ def _inputs(source: Source, export: ExportPlan, plan: PruningPlan) -> dict[str, 
         "plan": plan.digest,
         "texts": {name: _sha256(data) for name, data in export.texts.items() if name not in _WORDS},
         "versions": {"sixfold": __version__},
+        **({} if plan.healing is None else {"healing": {"version": HEALING_VERSION}}),
     }
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _described_anew(folder: Path, export: ExportPlan) -> dict[str, Any]:
@@ -152,14 +185,17 @@ def _refuse_foreign(source: Source, folder: Path, export: ExportPlan) -> None:
         raise SixfoldError(f"{folder} holds {foreign[0]}, which pruning did not write", "choose another --out")
 
 
-def _check_room(export: ExportPlan, folder: Path) -> None:
-    """Raises SixfoldError where the disk is too small. What an unfinished run left counts as room."""
-    present = sum(path.stat().st_blocks * 512 for path in (folder / PARTIAL / VARIANT).glob("*"))
+def _check_room(export: ExportPlan, folder: Path, meanwhile: int) -> None:
+    """Raises SixfoldError where the disk is too small. meanwhile: bytes that healing takes besides, as the refitted
+    weights do once more. What an unfinished run left counts as room."""
+    present = sum(path.stat().st_blocks * 512 for path in (folder / PARTIAL / VARIANT).rglob("*"))
+    twice = sum(tensor.nbytes for tensor in export.tensors if tensor.encoding == HEAL)
+    needed = export.nbytes + twice + meanwhile - present
     root = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
     free = shutil.disk_usage(root).free
-    if export.nbytes - present > free:
+    if needed > free:
         raise SixfoldError(
-            f"{size(export.nbytes - present)} are to be written to {folder}, which has {size(free)} free",
+            f"{size(needed)} are to be written to {folder}, which has {size(free)} free",
             "free some space, or choose another --out",
         )
 

@@ -37,7 +37,7 @@ def check_structure(folder: Path, unpruned: Source) -> tuple[Source, Structure]:
     source = open_source(folder)
     before, after = dissect(unpruned), dissect(source)
     extra = {
-        name: unpruned.checkpoint.tensors[name].shape[found.axis] - before.experts
+        name: unpruned.checkpoint.as_stored.tensors[name].shape[found.axis] - before.experts
         for name, found in before.tensors.items()
         if found.expert is None
     }
@@ -47,7 +47,9 @@ def check_structure(folder: Path, unpruned: Source) -> tuple[Source, Structure]:
         if found.expert is not None:
             singles[found.layer].add(found.expert)
         else:
-            vectors[found.layer][name] = source.checkpoint.tensors[name].shape[found.axis] - extra.get(name, 0)
+            vectors[found.layer][name] = source.checkpoint.as_stored.tensors[name].shape[found.axis] - extra.get(
+                name, 0
+            )
     layers = tuple(
         LayerStructure(layer, len(singles[layer]) or max(vectors[layer].values()), vectors[layer])
         for layer in after.layers

@@ -5,17 +5,25 @@ masked     null where it was not run, else against the original with the pruned 
            {"sound", "tokens", "tolerance", "layers": [{"layer", "largest", "differing"}]}
 cost       {domain: {"tokens", "perplexity_before", "perplexity_after", "kl", "top1"}}, and "all"; KL per token in
            nats, of the pruned from the original, both in float32
+healed     null where nothing was refitted, else
+           layers   [{"layer", "tensors" that were, "mean" and "largest" of their relative change}]
+           errors   [{"layer", "plain", "healed": error of the hidden states behind it, relative to the original's, on
+                    the held-out texts}]
+           plain    the cost without refitting, as `cost` is of the healed model; `masked` is of the model without
+                    refitting, to which every tensor that was not refitted is equal
 passed     whether every check that was run held
 weights    digest of the hashes that manifest.json has for what was checked
 
 `sixfold verify` checks the same folder as it checks any checkpoint; it writes checkpoint-verification.json.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import exp
 from pathlib import Path
 from typing import Any
 
+from pruning.healing.refitted import LayerChange
 from pruning.model_size import ModelSize
 from pruning.proof import TOLERANCE, Cost, Proof, overall
 from pruning.structure import Structure
@@ -26,8 +34,15 @@ FILE = "verification.json"
 
 
 def verdict_of(
-    folder: Path, before: ModelSize, after: ModelSize, structure: Structure, proof: Proof | None
+    folder: Path,
+    before: ModelSize,
+    after: ModelSize,
+    structure: Structure,
+    proof: Proof | None,
+    refitted: Sequence[LayerChange] | None,
 ) -> dict[str, Any]:
+    """refitted: None where nothing was."""
+    healing = None if proof is None else proof.healing
     return {
         "passed": proof is None or proof.sound,
         "weights": _weights(folder),
@@ -42,7 +57,14 @@ def verdict_of(
             "tolerance": TOLERANCE,
             "layers": [asdict(layer) for layer in proof.layers],
         },
-        "cost": {} if proof is None else {name: _shown(cost) for name, cost in _with_all(proof).items()},
+        "healed": None
+        if refitted is None
+        else {
+            "layers": [_rounded(asdict(change)) for change in refitted],
+            "errors": [] if healing is None else [_rounded(asdict(error)) for error in healing.layers],
+            "plain": {} if proof is None else _costs(proof.costs),
+        },
+        "cost": {} if proof is None else _costs(proof.costs if healing is None else healing.costs),
     }
 
 
@@ -63,9 +85,14 @@ def _weights(folder: Path) -> str:
     return digest_of(checked)
 
 
-def _with_all(proof: Proof) -> dict[str, Cost]:
+def _costs(costs: Mapping[str, Cost]) -> dict[str, dict[str, float]]:
     """Domains by their loss, largest first."""
-    return {**dict(sorted(proof.costs.items(), key=lambda item: -item[1].kl)), "all": overall(proof.costs)}
+    every = {**dict(sorted(costs.items(), key=lambda item: -item[1].kl)), "all": overall(costs)}
+    return {name: _shown(cost) for name, cost in every.items()}
+
+
+def _rounded(row: dict[str, float]) -> dict[str, float]:
+    return {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in row.items()}
 
 
 def _shown(cost: Cost) -> dict[str, float]:

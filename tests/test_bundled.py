@@ -20,7 +20,7 @@ from tests.pruning.made import DEMO, silent
 pytestmark = pytest.mark.arithmetic
 
 PRUNED = DEMO.parent / "minimax-m2-4.6m-REAP-6"
-ABOUT = {"README.md", "verification.json", "manifest.json"}
+ABOUT = {"README.md", "README.figures.json", "verification.json", "manifest.json"}
 """Beside the checkpoint itself: what was said of it when it was made, by the versions of then."""
 
 
@@ -41,7 +41,7 @@ def test_calibration_makes_its_plan(tmp_path: Path) -> None:
     source = open_source(DEMO)
     anatomy = dissect(source)
     statistics = calibrate(source, Calibration(), tmp_path, progress=silent).statistics
-    plan = make_plan(source, anatomy, Request(kept_for_ratio(anatomy, 0.25), 0.25), statistics)
+    plan = make_plan(source, anatomy, Request(kept_for_ratio(anatomy, 0.25), 0.25, "reap"), statistics)
     shipped = read_plan(PRUNED / "plan.json")
     assert plan.kept == shipped.kept
     assert (plan.source, plan.criterion, plan.ratio) == (shipped.source, shipped.criterion, shipped.ratio)

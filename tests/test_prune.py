@@ -37,13 +37,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("artifacts")
     made = prune(str(DEMO), "--ratio", "0.25", "--artifacts", str(root), *SMALL)
     assert made["state"] == "made"
-    assert made["folder"] == str(root / "minimax-m2-4.6m" / "minimax-m2-4.6m-REAP-6")
+    assert made["folder"] == str(root / "minimax-m2-4.6m" / "minimax-m2-4.6m-WeightedEAN-6")
     assert made["passed"]
     return root
 
 
 def folder_of(root: Path) -> Path:
-    return root / "minimax-m2-4.6m" / "minimax-m2-4.6m-REAP-6"
+    return root / "minimax-m2-4.6m" / "minimax-m2-4.6m-WeightedEAN-6"
 
 
 def test_the_folder_is_complete(root: Path) -> None:
@@ -71,7 +71,7 @@ def test_the_card_tells_what_the_files_say(root: Path) -> None:
     cost = verdict["cost"]["maths"]
     assert f"| maths | {cost['tokens']:,} | {cost['perplexity_before']:.2f} | {cost['perplexity_after']:.2f} |" in card
     assert "license: apache-2.0" in card
-    assert "2 of 8 experts of each of 2 layers pruned by the criterion reap" in " ".join(card.split())
+    assert "2 of 8 experts of each of 2 layers pruned by the criterion weighted-ean" in " ".join(card.split())
     assert "Saliency was measured on 1,024 tokens (8 samples of 128)" in card
     assert "| experts per layer | 8 | 6 |" in card
     assert "6 experts do not divide by 4 or 8" in card
@@ -102,6 +102,26 @@ def test_a_plan_is_applied_elsewhere_without_calibration(root: Path, tmp_path: P
         assert (out / name).read_bytes() == (folder_of(root) / name).read_bytes(), name
 
 
+def test_healing_is_asked_for_stated_and_repeated_by_its_plan(root: Path, tmp_path: Path) -> None:
+    made = prune(str(DEMO), "--ratio", "0.25", "--heal", "--artifacts", str(root), *SMALL)
+    folder = Path(made["folder"])
+    assert folder.name == "minimax-m2-4.6m-WeightedEAN-6-Healed"
+    assert made["passed"]
+    plain = json.loads((folder_of(root) / "verification.json").read_text())["cost"]
+    for domain, cost in made["healed"]["plain"].items():
+        assert cost["kl"] == pytest.approx(plain[domain]["kl"], abs=2e-5)
+    plan = json.loads((folder / "plan.json").read_text())
+    assert plan["layers"] == json.loads((folder_of(root) / "plan.json").read_text())["layers"]
+    assert plan["healing"]["profile"]["samples"] == 8
+    assert "refitted in closed form" in " ".join((folder / "provenance.yaml").read_text().split())
+    assert "healing.json" in json.loads((folder / "manifest.json").read_text())["files"]
+    assert "KL without the refit" in (folder / "README.md").read_text()
+    assert prune(str(DEMO), "--ratio", "0.25", "--heal", "--artifacts", str(root), *SMALL)["state"] == "current"
+    prune(str(DEMO), "--plan", str(folder / "plan.json"), "--out", str(tmp_path / "again"), "--no-proof")
+    for name in ("model.safetensors", "healing.json", "plan.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes(), name
+
+
 def test_an_edited_plan_is_another_checkpoint(root: Path, tmp_path: Path) -> None:
     found = json.loads((folder_of(root) / "plan.json").read_text())
     for layer in found["layers"]:
@@ -123,6 +143,8 @@ def test_a_dry_run_tells_the_bytes_and_does_nothing(root: Path, tmp_path: Path) 
     verdict = json.loads((folder_of(root) / "verification.json").read_text())
     assert (told["bytes_before"], told["bytes_after"]) == (verdict["before"]["bytes"], verdict["after"]["bytes"])
     assert told["kept"] == [6]
+    healed = prune(str(DEMO), "--ratio", "0.25", "--heal", "--dry-run", "--artifacts", str(tmp_path / "none"))
+    assert healed["bytes_after"] == told["bytes_after"]
 
 
 @pytest.mark.parametrize(

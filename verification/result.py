@@ -1,6 +1,6 @@
 """verification.json: what was checked of an artifact, and the results.
 
-schema        3
+schema        4
 artifact      name, kind ("folder" or "gguf"), files with their bytes, content: digest of the files that its manifest
               lists ("" without one)
 source        name and fingerprint of the checkpoint it was compared with; null without one
@@ -14,7 +14,9 @@ weights       null without a source; else
   groups        the same per Linear of a layer, experts together ("model.layers.0.mlp.experts.*.up_proj")
   worst         the tensors with the largest relative errors
 divergence    null where it was not measured; else tokens, windows, a Score for each run, and plain: one of the source
-              rounded plainly to the same formats, null where no gate asks for it
+              rounded plainly to the same formats, null where no gate asks for it; original: null, or where the source
+              was pruned and the unpruned model is at hand, its name and fingerprint, and a Score of each run against it
+              (layers: of its hidden states; source_perplexity: its own)
 smoke         null where it was not reached; else not_run (why), engine (what ran the artifact), and of each prompt its
               rule, what the source and what the artifact answered, whether the rule holds for each (source_holds,
               holds), passed and problem; passed says that it is no worse than the source
@@ -38,7 +40,7 @@ from sixfold.artifact.verification_record import FILE, SCHEMA, content_digest
 from sixfold.artifact.workspace import read_json, write_json
 from sixfold.model.source import Source
 from sixfold.texts.held_out_text import WINDOW
-from verification.divergence.divergence import Divergence, Score
+from verification.divergence.divergence import Divergence, Score, SinceOriginal
 from verification.finding import Finding
 from verification.gates import allowed_of
 from verification.smoke.smoke_test import Smoke
@@ -149,8 +151,17 @@ def divergence_of(data: Mapping[str, Any]) -> Divergence:
     def score(row: Mapping[str, Any]) -> Score:
         return Score(**{**row, "layers": tuple(row["layers"])})
 
-    scores = {name: score(row) for name, row in data["scores"].items()}
-    return Divergence(scores, data["tokens"], data["windows"], score(data["plain"]) if data["plain"] else None)
+    def scores(rows: Mapping[str, Any]) -> dict[str, Score]:
+        return {name: score(row) for name, row in rows.items()}
+
+    since = data["original"]
+    return Divergence(
+        scores(data["scores"]),
+        data["tokens"],
+        data["windows"],
+        score(data["plain"]) if data["plain"] else None,
+        SinceOriginal(since["name"], since["fingerprint"], scores(since["scores"])) if since else None,
+    )
 
 
 def _divergence(divergence: Divergence) -> dict[str, Any]:
@@ -162,6 +173,15 @@ def _divergence(divergence: Divergence) -> dict[str, Any]:
         "dtype": "float32",
         "scores": {name: _score(score) for name, score in divergence.scores.items()},
         "plain": None if divergence.plain is None else _score(divergence.plain),
+        "original": None if divergence.original is None else _since(divergence.original),
+    }
+
+
+def _since(original: SinceOriginal) -> dict[str, Any]:
+    return {
+        "name": original.name,
+        "fingerprint": original.fingerprint,
+        "scores": {name: _score(score) for name, score in original.scores.items()},
     }
 
 

@@ -10,6 +10,7 @@ from sixfold.artifact.verification_record import stored_result
 from sixfold.artifact.workspace import read_json, write_json
 from sixfold.model.source import Source
 from sixfold.progress import Progress
+from verification.divergence.unpruned import can_be_run
 from verification.gates import allowed_of, check_gates
 from verification.judge import judge
 from verification.result import as_data, divergence_of, gates_of, manifest_of, manifest_path, result_path, write_result
@@ -21,7 +22,7 @@ def judged(path: Path, source: Source, progress: Progress) -> dict[str, Any]:
     Where only the recipe's gates were moved, they are applied to what was measured. Raises as `judge` does.
     """
     found = _holding(path, source)
-    if found is None:
+    if found is None or _lacks_original(found, source):
         return _measured(path, source, progress)
     gates = dict(gates_of(path))
     if found["gates"] != gates:
@@ -50,6 +51,12 @@ def _holding(path: Path, source: Source) -> dict[str, Any] | None:
     run = read_json(manifest.with_name(run_name(manifest.name)))
     damaged = damaged_files(manifest.parent, manifest_of(path) or {"files": {}}, run)
     return None if damaged else found
+
+
+def _lacks_original(found: Mapping[str, Any], source: Source) -> bool:
+    """Whether the unpruned model, which was not at hand before, can be compared with now."""
+    measured = found["divergence"]
+    return measured is not None and measured["original"] is None and can_be_run(source)
 
 
 def _gated(found: Mapping[str, Any], gates: Mapping[str, Any]) -> dict[str, Any]:

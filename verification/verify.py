@@ -12,7 +12,7 @@ from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.folder import weights_gone
 from verification.reading.weights import CodedWeights, FolderWeights
 from verification.result import Verification, manifest_of
-from verification.structure.folder_structure import check_structure, open_subject
+from verification.structure.folder_structure import as_held, check_structure, open_subject
 from verification.structure.gguf_structure import check_gguf_structure, open_gguf_subject
 from verification.structure.tensor_parallel import misfits
 from verification.weights.compensated_codes import Targets, targets_of
@@ -36,6 +36,7 @@ def verify(path: Path, source: Source | None, progress: Progress) -> Verificatio
 
 def _verify_folder(path: Path, source: Source | None, progress: Progress) -> Verification:
     started = time.monotonic()
+    source = as_held(path, source)
     subject = open_subject(path, source)
     findings = check_structure(subject)
     errors, more = _check_weights(path, FolderWeights(subject), source, progress)

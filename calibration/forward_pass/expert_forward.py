@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from calibration.forward_pass.observation import ExpertRecord
+from sixfold.runner.experts import inner_products, outer_products
 
 _ROWS = 32
 """An expert's rows are padded to a multiple: oneDNN prepares a product for every number of rows that it has not seen
@@ -105,35 +105,3 @@ def _grouped(
     by_pair = torch.empty_like(out)
     by_pair[pairs] = out
     return by_pair.view(len(hidden), top_k, -1).sum(1).to(hidden.dtype)
-
-
-def inner_products(module: Any, rows: torch.Tensor, whose: torch.Tensor | int) -> torch.Tensor:
-    """What the down projections read, [N, intermediate].
-
-    rows [N, hidden]. whose: the one expert that all rows are of, or int64 [experts] on the CPU, how many are of each,
-    in order.
-    """
-    if module.has_gate:
-        inner: torch.Tensor = module._apply_gate(_product(module, "gate_up_proj", rows, whose))
-    else:
-        inner = module.act_fn(_product(module, "up_proj", rows, whose))
-    return inner
-
-
-def outer_products(module: Any, inner: torch.Tensor, whose: torch.Tensor | int) -> torch.Tensor:
-    """The experts' outputs before the gate, [N, hidden]; for the arguments see `inner_products`."""
-    return _product(module, "down_proj", inner, whose)
-
-
-def _product(module: Any, name: str, rows: torch.Tensor, whose: torch.Tensor | int) -> torch.Tensor:
-    weight = getattr(module, name)  # [experts, out, in]
-    weight = weight.mT if module.is_transposed else weight
-    bias = getattr(module, name + "_bias") if module.has_bias else None
-    if isinstance(whose, int):
-        return functional.linear(rows, weight[whose], None if bias is None else bias[whose])
-    counts = whose.to(rows.device)
-    out = functional.grouped_mm(rows, weight.mT, offs=counts.cumsum(0).int())
-    if bias is not None:
-        experts = torch.arange(len(counts), device=rows.device)
-        out += bias[torch.repeat_interleave(experts, counts, output_size=len(rows))]
-    return out

@@ -6,7 +6,7 @@ first module of its input site; what several Linears read is counted once. What 
 kv_b_proj read is taken where attention is computed.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -17,9 +17,8 @@ from calibration.forward_pass.expert_forward import routed_forward
 from calibration.forward_pass.latent_inputs import latents_watched
 from calibration.forward_pass.observation import ExpertRecord, Observation
 from sixfold.model.architecture import Linear
+from sixfold.runner.experts import experts_run_by
 from sixfold.statistics.statistics import moe_of
-
-EXPERTS_FUNCTION = "sixfold_observe"
 
 
 @contextmanager
@@ -65,25 +64,6 @@ def expert_sites(modules: Mapping[str, nn.Module], linears: Iterable[Linear]) ->
             side = "down" if linear.part == "down" else "up"
             found.setdefault(id(modules[linear.module]), {})[side] = linear.site
     return found
-
-
-@contextmanager
-def experts_run_by(model: Any, forward: Callable[..., torch.Tensor]) -> Iterator[None]:
-    """While open, `forward(module, hidden_states, top_k_index, top_k_weights)` computes every layer's experts."""
-    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
-
-    before = getattr(model.config, "_experts_implementation", None)
-    ALL_EXPERTS_FUNCTIONS.register(EXPERTS_FUNCTION, forward)
-    model.set_experts_implementation(EXPERTS_FUNCTION)
-    try:
-        yield
-    finally:
-        model.set_experts_implementation(before)
-        ALL_EXPERTS_FUNCTIONS.register(EXPERTS_FUNCTION, _closed)  # or a layer's sums would live on
-
-
-def _closed(*given: Any) -> torch.Tensor:
-    raise RuntimeError("experts are observed only while `experts_run_by` is open")
 
 
 def _input_hook(observation: Observation, site: str) -> Any:

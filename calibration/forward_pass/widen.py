@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 from calibration.forward_pass.accumulate import Accumulator
-from calibration.forward_pass.expert_forward import inner_products
 from calibration.forward_pass.observation import Observation
-from calibration.forward_pass.observe import expert_sites, experts_run_by
+from calibration.forward_pass.observe import expert_sites
 from sixfold.recipes.recipe import Calibration
+from sixfold.runner.experts import experts_run_by, inner_products
 
 
 def widened(

@@ -1,7 +1,9 @@
 """Machines by name, from hardware.yaml: how much memory each device has, and how much of it an engine may use."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,14 +21,15 @@ VLLM_UTILIZATION = 0.92
 LLAMA_CPP_MARGIN = 1024**3
 """Bytes of each device that llama.cpp leaves free when it fits a model by itself (its --fit-target)."""
 
-_FIELDS = {"name", "title", "memory", "utilization", "engines", "devices", "note"}
+_FIELDS = {"name", "also", "title", "memory", "utilization", "source", "engines", "devices", "note"}
 
 
 @dataclass(frozen=True)
 class Hardware:
     """One machine. name: for --hardware ("4x-h100"). title: for people. devices: how many GPUs.
     bytes_each: memory of one device. utilization: the largest share of it that one program should be given, None where
-    the engine's default holds. engines: those that run on it. note: what a reader has to know, or ""."""
+    the engine's default holds. engines: those that run on it. note: what a reader has to know, or "". also: other names
+    for --hardware."""
 
     name: str
     title: str
@@ -35,6 +38,7 @@ class Hardware:
     utilization: float | None
     engines: tuple[str, ...]
     note: str
+    also: tuple[str, ...] = ()
 
     def usable(self, engine: str) -> int:
         """Bytes of one device that weights, KV cache, compute buffers and reserve may use together.
@@ -59,7 +63,7 @@ def hardware() -> tuple[Hardware, ...]:
     if not isinstance(entries, list):
         raise SixfoldError(f"{FILE} is not a list of machines", "see the comment at its head")
     machines = tuple(machine for entry in entries for machine in _machines(entry))
-    names = [machine.name for machine in machines]
+    names = [name for machine in machines for name in (machine.name, *machine.also)]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise SixfoldError(f"{FILE} has {', '.join(repeated)} more than once", "give each machine a name of its own")
@@ -67,13 +71,29 @@ def hardware() -> tuple[Hardware, ...]:
 
 
 def hardware_named(name: str) -> Hardware:
-    """Raises UsageError, listing the known names, if there is none."""
-    for machine in hardware():
-        if machine.name == name.lower():
-            return machine
+    """Of a machine that may have several devices any number is known: "8x-h100". Raises UsageError if there is none,
+    with the nearest name, or all of them."""
+    known = {called: machine for machine in hardware() for called in (machine.name, *machine.also)}
+    counted = _COUNTED.fullmatch(name.lower())
+    several = {m.name.split("x-", 1)[1] for m in known.values() if m.devices > 1}
+    if name.lower() in known:
+        return known[name.lower()]
+    if counted and counted[2] in several and int(counted[1]) > 0:
+        one, count = known[counted[2]], int(counted[1])
+        if name.lower() == f"{count}x-{one.name}":
+            return replace(one, name=name.lower(), title=f"{count} x {one.title}", devices=count)
+        raise UsageError(f"there is no hardware {name!r}", f"did you mean {count}x-{one.name}")
+    near = get_close_matches(name.lower(), known, n=1, cutoff=0.7)
+    singles = [machine.name for machine in known.values() if machine.devices == 1]
     raise UsageError(
-        f"there is no hardware {name!r}", f"choose from {', '.join(m.name for m in hardware())}, or add it to {FILE}"
+        f"there is no hardware {name!r}",
+        f"did you mean {near[0]}"
+        if near
+        else f"choose from {', '.join(singles)}, with 2x- or more before a GPU's, or add it to {FILE}",
     )
+
+
+_COUNTED = re.compile(r"(\d+)x-?(.+)")
 
 
 def _machines(entry: Any) -> list[Hardware]:
@@ -93,6 +113,7 @@ def _machines(entry: Any) -> list[Hardware]:
             utilization=None if utilization is None else float(utilization),
             engines=tuple(entry["engines"]),
             note=" ".join(str(entry.get("note", "")).split()),
+            also=tuple(entry.get("also", ())) if count == 1 else (),
         )
         for count in entry.get("devices", [1])
     ]
@@ -104,6 +125,9 @@ def _wrong(entry: Mapping[str, Any]) -> str:
         return f"unknown key {sorted(map(str, unknown))[0]}"
     if not isinstance(entry.get("title"), str):
         return "missing title"
+    also = entry.get("also", [])
+    if not isinstance(also, list) or not all(isinstance(name, str) for name in also):
+        return f"also {also!r}, which is not a list of names,"
     memory = entry.get("memory")
     if not isinstance(memory, str) or not memory.rstrip().endswith("B"):
         return f"memory {memory!r} without a unit (GB or GiB)"

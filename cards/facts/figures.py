@@ -12,6 +12,7 @@ from typing import Any
 from cards.budget.device_memory import Memory, longest_context, longest_trained, memory
 from cards.budget.hardware import hardware_named
 from cards.budget.kv_cache import growth, kv_cache
+from sixfold.recipes.budget import Budget
 from sixfold.sizes import size
 
 
@@ -103,6 +104,10 @@ def _estimates(config: Mapping[str, Any], weights: int, engine: str, context: in
     return "; ".join(found.estimates)
 
 
+def _mix_label(scheme: str, budget: Mapping[str, Any]) -> str:
+    return f"{scheme}-{Budget.model_validate(budget).label}"
+
+
 RULES: dict[str, Callable[..., Any]] = {
     "files_bytes": _files_bytes,
     "weight_bytes": _weight_bytes,
@@ -125,9 +130,13 @@ RULES: dict[str, Callable[..., Any]] = {
     "memory": lambda *asked: _memory(*asked).total,
     "kv_cache": lambda *asked: _memory(*asked).kv_cache,
     "buffers": lambda *asked: _memory(*asked).compute + _memory(*asked).reserve,
+    "expert_bytes": lambda *files: sum(n for file in files for name, n in file.items() if "_exps." in name),
+    "memory_beside_experts": lambda config, weights, experts, *asked: _memory(config, weights - experts, *asked).total,
     "cache_of_type": lambda config, engine, context, cache: kv_cache(config, engine, context, cache_type=cache),
     "cache_per_token": _cache_per_token,
     "estimates": _estimates,
+    "warnings": lambda *findings: sum(f["severity"] == "warning" for found in findings for f in found),
+    "mix_label": _mix_label,
     "passed": lambda prompts: sum(1 for prompt in prompts if prompt["passed"]),
 }
 

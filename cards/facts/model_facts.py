@@ -18,6 +18,7 @@ from sixfold.artifact.verification_record import Verdict, stored_result, verdict
 from sixfold.artifact.workspace import CALIBRATION, read_json
 from sixfold.checkpoint.provenance import Provenance
 from sixfold.errors import SixfoldError
+from sixfold.recipes.budget import Budget
 from sixfold.statistics.statistics import Statistics, existing_statistics
 
 _WEIGHTS = (".safetensors", ".gguf")
@@ -66,8 +67,10 @@ class ArtifactFacts:
 
     @property
     def label(self) -> str:
-        """What tells it from its siblings: "FP8", "Q4_K_M"."""
+        """What tells it from its siblings: "FP8", "Q4_K_M", "AUTO-4.5bpw"."""
         recipe = self.manifest["recipe"]
+        if self.file is not None and recipe.get("budget"):
+            return f"{recipe['scheme']}-{Budget.model_validate(recipe['budget']).label}"
         return str(recipe["suffix"] if self.file is None else recipe["scheme"])
 
     @property

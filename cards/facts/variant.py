@@ -40,6 +40,8 @@ class Variant:
     @property
     def label(self) -> Shown:
         recipe = self.manifest.recipe
+        if self.artifact.file is not None and recipe.budget:
+            return shown(derived("mix_label", recipe.scheme, recipe.budget))
         return shown(recipe.suffix if self.artifact.file is None else recipe.scheme)
 
     @property
@@ -77,6 +79,11 @@ class Variant:
     def as_run(self) -> Fact:
         """Weights and inputs rounded as the engine rounds them; the weights alone where it rounds no inputs."""
         return self.divergence.scores.engine or self.alone
+
+    @property
+    def since_original(self) -> Fact:
+        """As run, against the unpruned model; without a value where that was not at hand."""
+        return self.divergence.original.scores.engine or self.divergence.original.scores.weights
 
     @property
     def passed(self) -> bool:

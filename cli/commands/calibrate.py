@@ -1,11 +1,13 @@
 """sixfold calibrate: one pass over the model for all formats that need statistics."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli.options import Model, formats_argument, json_option, memory_options, model_argument, out_option
+from cli.run_log import logged
 from cli.terminal import print_json, print_table, progress, this_command
 from sixfold.sizes import size
 
@@ -51,15 +53,23 @@ def command(
     --from FILE is short for --set calibration.imatrix=FILE, which `sixfold export` takes too.
     """
     from calibration.calibrate import calibrate
+    from cli.commands.export import tokens_of
+    from cli.fitted import fitted
+    from exporters.run import prepare
     from sixfold.artifact.workspace import Workspace
 
     source = model.open()
+    recipes = fitted(source, recipes)
     workspace = Workspace(out, source.checkpoint.name)
     stated = {"imatrix": matrix} if matrix is not None else {}
     results = []
     for profile in dict.fromkeys(recipe.calibration.model_copy(update=stated) for recipe in recipes):
         click.echo(_announced(source, profile), err=as_json)
-        done = calibrate(source, profile, workspace.calibration(profile), progress=progress, allowed=allowed)
+        with logged(workspace.folder):
+            done = calibrate(source, profile, workspace.calibration(profile), progress=progress, allowed=allowed)
+            for recipe in recipes:
+                if recipe.budget is not None and recipe.calibration.model_copy(update=stated) == profile:
+                    prepare(source, recipe, done.statistics, partial(tokens_of, source, recipe, as_json), progress)
         results.append(_as_data(done))
         if not as_json:
             _print(done)

@@ -118,10 +118,11 @@ def command(artifact: Path | None, endpoint: str, baseline: Path | None, as_json
     if baseline is not None:
         results = options["results"] and options["results"] / "baseline"
         other = _job(baseline, "", {**options, "results": results})
-        compared = evaluate(other, progress, _sibling(other.subject), _gates(other.subject, dict.fromkeys(GATES)))
+        against = compared_with(other.subject, _sibling(other.subject))
+        compared = evaluate(other, progress, against, _gates(other.subject, dict.fromkeys(GATES)))
     else:
         compared = _sibling(job.subject)
-    found = evaluate(job, progress, compared, _gates(job.subject, options))
+    found = evaluate(job, progress, compared_with(job.subject, compared), _gates(job.subject, options))
     if job.subject.manifest:
         _show_in_cards(job.subject, quiet=as_json)
     if as_json:
@@ -202,6 +203,27 @@ def _sibling(subject: "Subject") -> dict[str, Any] | None:
     return None if not model or same or not (folder / FILE).is_file() else stored_evaluation(folder, "manifest.json")
 
 
+def compared_with(subject: "Subject", baseline: dict[str, Any] | None) -> dict[str, dict[str, Any] | None]:
+    """With the unpruned model beside the baseline, where it is at hand and was evaluated."""
+    from evaluation.result import BASELINE, ORIGINAL
+    from evaluation.subject import subject_at
+    from sixfold.artifact.evaluation_record import FILE
+    from sixfold.artifact.original_model import original_at_hand
+    from sixfold.artifact.source_record import checkpoint_folder
+    from sixfold.artifact.workspace import read_json
+
+    found = None
+    if subject.path is not None and subject.manifest:
+        place = subject.path.absolute() if subject.path.is_dir() else subject.path.absolute().parent
+        pruned = place if "recipe" not in subject.manifest else checkpoint_folder(place.parent)
+        original = original_at_hand(pruned) if pruned is not None else None
+        if original is not None:
+            found = read_json(original.checkpoint.folder / FILE)
+            if found is not None and found["artifact"]["content"] != subject_at(original.checkpoint.folder).content:
+                found = None
+    return {BASELINE: baseline, ORIGINAL: found}
+
+
 def _gates(subject: "Subject", options: Mapping[str, Any]) -> dict[str, Any]:
     """Of the recipe in the artifact's manifest, and what was asked for in their place."""
     from sixfold.artifact.evaluation_record import GATES
@@ -272,10 +294,11 @@ def _baseline(part: Mapping[str, Any], key: str) -> str:
 
 
 def _print_flips(part: Mapping[str, Any]) -> None:
-    baseline = part.get("baseline")
-    if baseline:
+    for whom, baseline in (("Against", part.get("baseline")), ("Since the original,", part.get("original"))):
+        if not baseline:
+            continue
         click.echo(
-            f"  Against {baseline['name']} ({baseline['engine']['name']}): gained {_some(baseline['gained'])}; lost"
+            f"  {whom} {baseline['name']} ({baseline['engine']['name']}): gained {_some(baseline['gained'])}; lost"
             f" {_some(baseline['lost'])}; McNemar's exact p = {baseline['p']:.3g}"
         )
 

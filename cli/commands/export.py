@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.commands.card import render_cards, tell
-from cli.options import Model, formats_argument, json_option, memory_options, model_argument, out_option, threads_option
+from cli.options import (
+    PROVENANCE_OPTIONS,
+    Model,
+    formats_argument,
+    json_option,
+    memory_options,
+    model_argument,
+    out_option,
+    provenance_options,
+    threads_option,
+)
+from cli.run_log import logged
 from cli.terminal import print_json, print_notes, print_table, progress, share, this_command
 from cli.verdicts import Row, artifact_of, as_data, failures, print_verdicts
 from sixfold.errors import GateError
@@ -28,13 +39,17 @@ if TYPE_CHECKING:
     from sixfold.statistics.statistics import Statistics
 
 
-_NOT_OF_STATUS = {"--threads": 2, "--host-memory": 2, "--device-memory": 2, "--no-verify": 1}
+_NOT_OF_STATUS = {
+    **dict.fromkeys(("--threads", "--host-memory", "--device-memory", *PROVENANCE_OPTIONS), 2),
+    "--no-verify": 1,
+}
 
 
 @click.command(
     short_help="Make artifacts, and verify each.",
     epilog="Example: sixfold export demo/minimax-m2-4.6m fp8 nvfp4 --out artifacts",
 )
+@provenance_options
 @model_argument
 @formats_argument
 @out_option
@@ -60,20 +75,21 @@ def command(
 
     source = model.open()
     workspace = Workspace(out, source.checkpoint.name)
-    outcomes = make_all(
-        source,
-        recipes,
-        workspace,
-        threads,
-        allowed,
-        stated=model.stated,
-        verify=not no_verify,
-        quiet=as_json,
-    )
-    if as_json:
-        print_json([_as_data(outcome) for outcome in outcomes])
-    else:
-        _print_summary(outcomes, workspace)
+    with logged(workspace.folder):
+        outcomes = make_all(
+            source,
+            recipes,
+            workspace,
+            threads,
+            allowed,
+            stated=model.stated,
+            verify=not no_verify,
+            quiet=as_json,
+        )
+        if as_json:
+            print_json([_as_data(outcome) for outcome in outcomes])
+        else:
+            _print_summary(outcomes, workspace)
     return max(outcome.exit_code for outcome in outcomes) or (GateError.exit_code if failures(_rows(outcomes)) else 0)
 
 
@@ -105,10 +121,12 @@ def make_all(
     stated: provenance from the command line's options, for cards.
     """
     from cli.error_sentence import exit_code, sentence
+    from cli.fitted import fitted, known_statistics
     from exporters.run import check_disk, export, plan_all
     from sixfold.artifact.source_record import record_source
 
-    planned = plan_all(source, recipes)
+    recipes = fitted(source, recipes)
+    planned = plan_all(source, recipes, known_statistics(workspace))
     check_disk(source, planned, workspace, _calibration_bytes(source, recipes, workspace))
     _warn(source, record_source(source.checkpoint, stated, workspace.folder), quiet=quiet)
     statistics: dict[Calibration, Statistics] = {}
@@ -119,7 +137,7 @@ def make_all(
             if refusal is not None:
                 raise refusal
             found = _statistics(source, recipe, workspace, statistics, allowed, quiet)
-            tokens = partial(_tokens, source, recipe, quiet)
+            tokens = partial(tokens_of, source, recipe, quiet)
             done = export(source, recipe, workspace, found, threads=threads, progress=progress, tokens=tokens)
             verdict = _verify(source, done) if verify else None
             _complete(recipe, workspace, done, found, quiet)
@@ -217,8 +235,8 @@ def _announced(profile: "Calibration") -> str:
     return f"calibrating on {profile.samples} samples of {profile.length} tokens, if needed"
 
 
-def _tokens(source: "Source", recipe: "Recipe", quiet: bool) -> "torch.Tensor":
-    """The calibration's tokens, for external tools that calibrate themselves."""
+def tokens_of(source: "Source", recipe: "Recipe", quiet: bool) -> "torch.Tensor":
+    """The calibration's tokens, for external tools that calibrate themselves and for probes."""
     from calibration.texts.text_notes import text_notes
     from calibration.texts.tokens import token_batches
     from sixfold.checkpoint.tokenizer import load_tokenizer

@@ -127,7 +127,7 @@ def _notes(architecture: "Architecture") -> list[str]:
     if architecture.tied_embeddings:
         notes.append("lm_head shares the embeddings' weights.")
     if architecture.stacked_experts:
-        notes.append("The experts of a layer are stored as one array; only the bf16 exporter supports that.")
+        notes.append("The experts of a layer are stored as one array that is not split here: bf16 alone is possible.")
     if architecture.towers:
         notes.append(f"{len(architecture.towers)} tensors are for pictures or sound, and are carried as they are.")
     if architecture.not_run:

@@ -38,16 +38,20 @@ def command(
 
     Nothing is written, and for a hub id only the configuration and headers are fetched. MODEL may also be a config.json
     alone, before there are weights: what it leaves open is listed. A FORMAT that cannot be made from MODEL is listed
-    with the reason, and the exit code is not 0.
+    with the reason, and the exit code is not 0. A mix chosen to a budget is planned as it will be where its statistics
+    are under --out, and else to the same budget.
     """
     from calibration.forward_pass.memory import statistics_bytes
     from cli.error_sentence import exit_code, sentence
+    from cli.fitted import fitted, known_statistics
     from exporters.run import needs_statistics, plan_all
+    from sixfold.artifact.workspace import Workspace
     from sixfold.model.bare_config import config_notes
 
     source = model.describe(experts)
     known = tuple(config_notes(source.checkpoint))
-    planned = plan_all(source, recipes)
+    workspace = Workspace(out, source.checkpoint.name)
+    planned = plan_all(source, fitted(source, recipes), known_statistics(workspace))
     plans = [(entry.recipe, entry.plan) for entry in planned if entry.refusal is None]
     refusals = [entry.refusal for entry in planned if entry.refusal is not None]
     calibration = statistics_bytes(source, {recipe.calibration for recipe, _ in plans if needs_statistics(recipe)})

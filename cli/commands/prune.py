@@ -1,18 +1,29 @@
 """sixfold prune: remove the least salient experts from a checkpoint."""
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import Model, json_option, memory_options, model_argument, overrides_option, threads_option
+from cli.options import (
+    Model,
+    json_option,
+    memory_options,
+    model_argument,
+    overrides_option,
+    provenance_options,
+    threads_option,
+)
 from cli.terminal import print_json, print_table, program, progress
-from pruning.criteria import CRITERIA, names
+from pruning.criteria import CRITERIA, DEFAULT, names
 from sixfold.errors import GateError
 from sixfold.sizes import count, size
 
 if TYPE_CHECKING:
+    import torch
+
     from pruning.anatomy import Anatomy
     from pruning.make_plan import Request
     from pruning.mtp import Mtp
@@ -25,8 +36,9 @@ if TYPE_CHECKING:
 
 @click.command(
     short_help="Remove the least salient experts, and prove the result.",
-    epilog="Example: sixfold prune MiniMaxAI/MiniMax-M2.7 --ratio 0.4 --out /models/MiniMax-M2.7-REAP",
+    epilog="Example: sixfold prune MiniMaxAI/MiniMax-M2.7 --ratio 0.4 --heal --out /models/MiniMax-M2.7-154",
 )
+@provenance_options
 @model_argument
 @click.option("--ratio", type=float, metavar="SHARE", help="Share of the experts to prune; 0.4 keeps 154 of 256.")
 @click.option("--keep", type=int, metavar="N", help="Number of experts to keep in each layer, instead of --ratio.")
@@ -40,10 +52,11 @@ if TYPE_CHECKING:
 @click.option(
     "--criterion",
     type=click.Choice(names()),
-    default="reap",
+    default=DEFAULT,
     show_default=True,
     help="How experts are ranked. "
-    + " ".join(f"{name}: {entry.help[0].lower()}{entry.help[1:]}" for name, entry in CRITERIA.items()),
+    + " ".join(f"{name}: {entry.help[0].lower()}{entry.help[1:]}" for name, entry in CRITERIA.items())
+    + " aimer: by weights alone (AIMER, arXiv:2603.18492), a control, as is random.",
 )
 @click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Seed of the criterion random.")
 @click.option("--protect", is_flag=True, help="Keep super-experts (extreme outputs) whatever their saliency.")
@@ -60,6 +73,11 @@ if TYPE_CHECKING:
     default="drop",
     show_default=True,
     help="What to do with multi-token prediction layers, whose experts have no saliency.",
+)
+@click.option(
+    "--heal",
+    is_flag=True,
+    help="Refit the down projections of the kept experts to what each layer gave before, on the calibration's texts.",
 )
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder of the pruned model.")
 @click.option(
@@ -85,6 +103,7 @@ def command(
     protect: bool,
     budget: str,
     mtp: "Mtp",
+    heal: bool,
     out: Path | None,
     artifacts: Path,
     no_proof: bool,
@@ -97,7 +116,8 @@ def command(
     """Write MODEL without its least salient experts: a folder with plan.json, a card, and verification.json.
 
     Saliency comes from one calibration of MODEL, which is run if there is none yet and serves every criterion and
-    ratio. Weights are copied byte for byte (FP8 and MXFP4 become BF16), and a run that was killed resumes.
+    ratio. Weights are copied byte for byte (FP8 and MXFP4 become BF16), and a run that was killed resumes. --heal gives
+    back in closed form what the pruned experts gave: no gradient, and no tensor changes but down projections.
     """
     from sixfold.errors import UsageError
 
@@ -123,10 +143,46 @@ def command(
     else:
         request = _request(anatomy, ratio, keep, criterion, seed, protect, budget)
         plan = _plan(source, anatomy, request, artifacts, profile, allowed, dry_run=dry_run, quiet=as_json)
+    ids = None
+    if heal or plan.healing is not None:
+        plan, ids = _with_healing(source, plan, profile, dry_run=dry_run)
     folder = _folder(source, plan, out, artifacts)
     if dry_run:
         return _dry_run(source, anatomy, plan, mtp, folder, as_json)
-    return _carry_out(source, anatomy, plan, mtp, folder, artifacts, threads, proof=not no_proof, quiet=as_json)
+    job = _Job(source, anatomy, plan, mtp, folder, ids)
+    return _carry_out(job, artifacts, threads, proof=not no_proof, quiet=as_json)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is made of what. ids: tokens that experts are refitted to; None where none are."""
+
+    source: "Source"
+    anatomy: "Anatomy"
+    plan: "PruningPlan"
+    mtp: "Mtp"
+    folder: Path
+    ids: "torch.Tensor | None"
+
+
+def _with_healing(
+    source: "Source", plan: "PruningPlan", profile: "Calibration", *, dry_run: bool
+) -> "tuple[PruningPlan, torch.Tensor | None]":
+    """The plan that says what is refitted to, and the tokens (none for a dry run): of the texts that a given plan
+    names, else of the calibration's."""
+    from dataclasses import replace
+
+    from calibration.texts.tokens import token_batches
+    from sixfold.checkpoint.tokenizer import load_tokenizer
+    from sixfold.recipes.recipe import Calibration
+
+    if plan.healing is not None:
+        profile = Calibration.model_validate(plan.healing["profile"])
+    healing = {"profile": profile.model_dump(mode="json")}
+    if dry_run:
+        return replace(plan, healing=healing), None
+    tokens = token_batches(profile, load_tokenizer(source.checkpoint.folder))
+    return replace(plan, healing={**healing, "ids_sha256": tokens.record["ids_sha256"]}), tokens.ids
 
 
 def _profile(overrides: tuple[str, ...]) -> "Calibration":
@@ -218,36 +274,27 @@ def _dry_run(source: "Source", anatomy: "Anatomy", plan: "PruningPlan", mtp: "Mt
     return 0
 
 
-def _carry_out(
-    source: "Source",
-    anatomy: "Anatomy",
-    plan: "PruningPlan",
-    mtp: "Mtp",
-    folder: Path,
-    artifacts: Path,
-    threads: int,
-    *,
-    proof: bool,
-    quiet: bool,
-) -> int:
+def _carry_out(job: _Job, artifacts: Path, threads: int, *, proof: bool, quiet: bool) -> int:
     from cards.model_card.pruned import write_pruned_card
     from pruning.run import prune, verify
     from sixfold.checkpoint.tokenizer import load_tokenizer
     from sixfold.texts.held_out_text import held_out
 
+    source, anatomy, plan, mtp, folder = job.source, job.anatomy, job.plan, job.mtp, job.folder
     texts = held_out(load_tokenizer(source.checkpoint.folder)).by_domain if proof else None
-    done = prune(source, anatomy, plan, mtp, folder, threads=threads, progress=progress)
+    done = prune(source, anatomy, plan, mtp, folder, threads=threads, progress=progress, ids=job.ids)
     for reason in done.reasons:
         _say(f"pruned again: {reason}", quiet)
     for note in () if done.skipped else done.notes:
         _say(note, quiet)
     _say(f"{'is current' if done.skipped else 'done'}: {_counts(plan)} kept, {size(done.nbytes)} in {folder}", quiet)
-    verdict = verify(source, anatomy, plan, folder, texts, progress=progress)
+    verdict = verify(source, anatomy, plan, mtp, folder, texts, progress=progress)
     write_pruned_card(folder, _statistics(plan, artifacts, source))
     if quiet:
         print_json({"folder": str(folder), "state": "current" if done.skipped else "made", **verdict})
     else:
-        _print_verdict(verdict, folder, str(source.checkpoint.folder) if not source.checkpoint.revision else "")
+        model = str(source.checkpoint.folder) if not source.checkpoint.revision else ""
+        _print_verdict(verdict, folder, model, artifacts)
     return 0 if verdict["passed"] else GateError.exit_code
 
 
@@ -271,7 +318,7 @@ def _counts(plan: "PruningPlan") -> str:
     return f"{number} of {plan.layers[0].experts} experts in each of {len(plan.layers)} layers"
 
 
-def _print_verdict(verdict: dict[str, Any], folder: Path, model: str) -> None:
+def _print_verdict(verdict: dict[str, Any], folder: Path, model: str, artifacts: Path) -> None:
     """model: the original's folder, "" of one on the Hub."""
     before, after = verdict["before"], verdict["after"]
     click.echo(
@@ -283,9 +330,12 @@ def _print_verdict(verdict: dict[str, Any], folder: Path, model: str) -> None:
     else:
         largest = max(layer["largest"] for layer in verdict["masked"]["layers"])
         sound = "matches" if verdict["masked"]["sound"] else "DOES NOT match"
+        before = ", before healing," if verdict.get("healed") else ""
         click.echo(
-            f"Every layer {sound} the original with the pruned experts masked (largest difference {largest:.1e})."
+            f"Every layer{before} {sound} the original with the pruned experts masked"
+            f" (largest difference {largest:.1e})."
         )
+        plain = (verdict.get("healed") or {}).get("plain", {})
         rows = [
             (
                 domain,
@@ -294,11 +344,14 @@ def _print_verdict(verdict: dict[str, Any], folder: Path, model: str) -> None:
                 f"{c['perplexity_after']:.2f}",
                 f"{c['kl']:.4f}",
                 f"{c['top1']:.3f}",
+                *((f"{plain[domain]['kl']:.4f}", f"{plain[domain]['top1']:.3f}") if plain else ()),
             )
             for domain, c in verdict["cost"].items()
         ]
-        print_table(("held-out texts", "tokens", "perplexity", "pruned", "KL", "top-1"), rows)
-    click.echo(f"Next: {program()} export {shlex.quote(str(folder))} all-formats")
+        head = ("held-out texts", "tokens", "perplexity", "pruned", "KL", "top-1")
+        print_table((*head, "KL, not healed", "top-1, not healed") if plain else head, rows)
+    out = "" if artifacts == Path("artifacts") else f" --out {shlex.quote(str(artifacts))}"
+    click.echo(f"Next: {program()} export {shlex.quote(str(folder))} all-formats{out}")
     if model:
         pair = f"{shlex.quote(str(folder))} --baseline {shlex.quote(model)}"
         click.echo(f"Whether its answers still end: {program()} evaluate {pair} --task answers --max-more-looping 0.02")

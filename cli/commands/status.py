@@ -29,12 +29,14 @@ if TYPE_CHECKING:
 def command(model: Model, recipes: "Sequence[Recipe]", out: Path, as_json: bool) -> None:
     """Print whether each FORMAT is missing, partial, stale, damaged, current or refused, and why; and how far an
     unfinished calibration is."""
+    from cli.fitted import fitted, known_statistics
     from exporters.run import plan_all
     from sixfold.artifact.workspace import Workspace
 
     source = model.open(headers_only=True)
     workspace = Workspace(out, source.checkpoint.name)
-    rows = [(entry.recipe, *_state(source, entry, workspace)) for entry in plan_all(source, recipes)]
+    planned = plan_all(source, fitted(source, recipes), known_statistics(workspace))
+    rows = [(entry.recipe, *_state(source, entry, workspace)) for entry in planned]
     unfinished = _unfinished([recipe for recipe, *_ in rows], workspace)
     if as_json:
         print_json(

@@ -1,7 +1,7 @@
 """Names, sizes and the config of compressed-tensors' float formats, as llmcompressor 0.14 writes them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,12 +103,32 @@ def config_of(name: str, preset: Scheme, ignore: Sequence[str]) -> dict[str, Any
     }
 
 
+def mixed_texts(source: Source, schemes: Mapping[str, str]) -> dict[str, bytes]:
+    """config.json of Linears that have different schemes. schemes: name of each quantized Linear -> one of SCHEMES.
+
+    Every group names its modules: vLLM looks for a class of modules before it looks into fused ones, so that a group
+    for `Linear` would take attention from the others.
+    """
+    groups = {}
+    for scheme in dict.fromkeys(schemes.values()):
+        members = [linear for linear in source.architecture.linears if schemes.get(linear.name) == scheme]
+        (group,) = config_of(scheme, SCHEMES[scheme], ())["config_groups"].values()
+        groups[scheme] = {**group, "targets": _entries(unquantized_modules(members, frozenset(), ()))}
+    ignore = ignore_list(source.architecture, frozenset(schemes))
+    one = SCHEMES[next(iter(groups))].format
+    layout = {"config_groups": groups, "format": "mixed-precision" if len(groups) > 1 else one}
+    return {"config.json": config_text(source, {**config_of("", SCHEMES[next(iter(groups))], ignore), **layout})}
+
+
 def ignore_list(architecture: Architecture, quantized: frozenset[str]) -> list[str]:
     """Entries that match every module in BF16, under each name that transformers and vLLM know it by, and no other.
 
     Entries are full names, which are compared whole, or `re:` and an expression that must match at the beginning: for
     all experts of a layer, and for layers that transformers does not run (multi-token prediction).
     """
-    names = unquantized_modules(architecture.linears, quantized, architecture.not_run)
-    entries = [rf"re:{re.escape(n.rstrip('.'))}(\.|$)" if n.endswith((".", ".experts")) else n for n in names]
+    entries = _entries(unquantized_modules(architecture.linears, quantized, architecture.not_run))
     return entries if "lm_head" in entries or not architecture.tied_embeddings else [*entries, "lm_head"]
+
+
+def _entries(names: Sequence[str]) -> list[str]:
+    return [rf"re:{re.escape(n.rstrip('.'))}(\.|$)" if n.endswith((".", ".experts")) else n for n in names]

@@ -1,5 +1,7 @@
 """Rows of K-quants and IQ4_XS with errors compensated, as the bytes of their blocks."""
 
+from collections.abc import Sequence
+
 import torch
 from gguf import GGMLQuantizationType as Type
 
@@ -15,20 +17,25 @@ def compensated(qtype: Type) -> bool:
     return qtype.name in FORMS
 
 
-def quantize_compensated(rows: torch.Tensor, qtype: Type, known: Factor, *, name: str) -> torch.Tensor:
-    """rows: [R, C], C a multiple of 256 -> uint8 [R * bytes of a row]. Raises SixfoldError, with `name`, where a weight
-    is infinite or NaN."""
-    if not bool(torch.isfinite(rows).all()):
-        raise SixfoldError(f"{name} has weights that are infinite or not a number", "download or prune the model again")
+def quantize_compensated(
+    weights: Sequence[torch.Tensor], qtype: Type, known: Factor, names: Sequence[str]
+) -> list[torch.Tensor]:
+    """weights: [R, C] each, C a multiple of 256 -> uint8 [R * bytes of a row] each. Raises SixfoldError, with its name,
+    where one is infinite or NaN."""
     form = FORMS[qtype.name]
-    device = known.upper.device
-    found = compensate(rows.to(device, torch.float32)[None], known, form)
+    rows = torch.stack([weight.to(known.upper.device) for weight in weights]).float()
+    for name, sound in zip(names, torch.isfinite(rows).flatten(1).all(1).tolist(), strict=True):
+        if not sound:
+            raise SixfoldError(
+                f"{name} has weights that are infinite or not a number", "download or prune the model again"
+            )
+    found = compensate(rows, known, form)
     assert found.spans is not None  # every one of these types has a d
-    blocks = len(rows) * rows.shape[1] // SPAN
-    shared = found.spans[:, 0].mT.reshape(len(found.spans), blocks)  # d, and dmin
-    parameters = found.parameters[:, 0].mT.reshape(len(found.parameters), blocks, -1)
+    blocks = rows.numel() // SPAN
+    shared = found.spans.mT.reshape(len(found.spans), blocks)  # d, and dmin
+    parameters = found.parameters.mT.reshape(len(found.parameters), blocks, -1)
     multiples = _quotient(parameters, shared[..., None])
-    values = found.values[0].reshape(blocks, -1, form.group)
+    values = found.values.reshape(blocks, -1, form.group)
     codes = _codes(form, values, parameters).reshape(blocks, SPAN)
     d, dmin = shared[0], shared[-1]
     scales = multiples[0].to(torch.int32)
@@ -36,7 +43,7 @@ def quantize_compensated(rows: torch.Tensor, qtype: Type, known: Factor, *, name
         packed = Blocks(d.half(), codes, dmin.half(), scales, multiples[-1].to(torch.int32))
     else:
         packed = Blocks(d.half(), codes, scales=scales if qtype == Type.Q6_K else scales + 32)
-    return pack(qtype, packed).flatten().cpu()
+    return list(pack(qtype, packed).view(len(weights), -1).cpu())
 
 
 def _codes(form: Scaled | ScaledWithMinimum, values: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:

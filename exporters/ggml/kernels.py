@@ -79,6 +79,18 @@ def requires_importance(qtype: GGMLQuantizationType) -> bool:
     return bool(library().ggml_quantize_requires_imatrix(int(qtype)))
 
 
+@cache
+def encodes_on_gpu(qtype: GGMLQuantizationType) -> bool:
+    """Whether this machine has a GPU, Triton, and a kernel for the type."""
+    if not torch.cuda.is_available():
+        return False
+    try:
+        from exporters.ggml.cuda.encode import SEARCHES
+    except ImportError:
+        return False
+    return qtype in SEARCHES
+
+
 def quantize(
     weight: torch.Tensor, qtype: GGMLQuantizationType, importance: torch.Tensor | None = None, *, name: str = "a tensor"
 ) -> torch.Tensor:

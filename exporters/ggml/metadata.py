@@ -72,12 +72,13 @@ def headers(
     arch: str,
     files: Sequence[Sequence[Written]],
     *,
-    preset: str,
+    preset: str | None,
     tokenizer_pre: str | None,
     importance: Importance | None,
 ) -> list[bytes]:
     """The bytes before the data of each file, padded to ALIGNMENT. config: as from
-    `sixfold.model.meta_model.completed`.
+    `sixfold.model.meta_model.completed`. preset: None where the types are no preset's; llama.cpp then names the file
+    by the type of most tensors.
 
     The keys are in the first file; the others of a split model have the split's own keys alone.
     """
@@ -88,7 +89,8 @@ def headers(
     writer.add_type(GGUFType.MODEL)
     _general(writer, checkpoint).set_gguf_meta_model(writer)
     write_hyperparameters(writer, arch, config)
-    writer.add_file_type(file_type(preset))
+    if preset is not None:
+        writer.add_file_type(file_type(preset))
     writer.add_quantization_version(GGML_QUANT_VERSION)
     vocab = next(t.shape[0] for tensors in files for t in tensors if t.name == "token_embd.weight")
     if has_tokenizer(checkpoint):

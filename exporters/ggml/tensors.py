@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from exporters.ggml.hyperparameters import ENTRIES, Config, rope_frequency_factors
+from exporters.ggml.hyperparameters import ENTRIES, Config, Entry, rope_frequency_factors
 from sixfold.checkpoint.checkpoint import SourceTensor
 from sixfold.errors import SixfoldError
 from sixfold.model.gguf_names import gguf_architecture, gguf_tensor_names, latent_halves
@@ -19,11 +19,16 @@ class Tensor:
     """One tensor of the file. shape: slowest dimension first.
 
     inputs: on-disk names, those of a stack in the order of its experts; () for values that the config gives.
-    transform: what is done to the rows of an input before they are encoded:
+    transform: what is done to the rows of an input before they are encoded, in turn where several are joined by "+":
         ""          nothing
         "rope:D"    in each head of D rows, row 2i + j (i < D/2, j < 2) is the source's row i + j * D/2
         "k_b:K:V"   of each head's K + V rows the first K, transposed
         "v_b:K:V"   of each head's K + V rows the last V
+        "plus_one"  one is added, in float32
+        "minus_exp" minus the exponential, in float32
+        "squeeze"   [C, 1, K] becomes [C, K]
+        "tile:S:K:P:D"   rows from S on, D of each of P values of each of K keys: key by key for each value
+        "columns:K:P:D"  the same of all columns
         "values:..." no input: float32 values in hexadecimal, comma-separated
     row_unit: inputs may be cut between multiples of so many rows.
     """
@@ -64,12 +69,44 @@ def gguf_tensors(config: Config, tensors: Mapping[str, SourceTensor]) -> list[Te
         elif entry.paired_rope and _ROTATED.search(parts[0].name):
             found.append(_paired(gguf_name, parts[0], config))
         else:
-            found.append(Tensor(gguf_name, parts[0].shape, (parts[0].name,)))
-    factors = rope_frequency_factors(config) if entry.paired_rope else None
+            found.append(_one(gguf_name, parts[0], entry, config))
+    factors = rope_frequency_factors(config) if entry.rope_factors else None
     if factors is not None:
         values = ",".join(value.hex() for value in factors.tolist())
         found.append(Tensor(ROPE_FREQS, tuple(factors.shape), (), f"values:{values}"))
     return found
+
+
+def _one(gguf_name: str, part: SourceTensor, entry: Entry, config: Config) -> Tensor:
+    if entry.one_plus and re.search(entry.one_plus, gguf_name):
+        return Tensor(gguf_name, part.shape, (part.name,), "plus_one")
+    convolution = len(part.shape) == 3 and part.shape[1] == 1
+    steps: tuple[str, ...] = ("squeeze",) if convolution else ()
+    steps += _delta_net(gguf_name.split(".", 2)[-1], config) if entry.delta_net else ()
+    shape = (part.shape[0], part.shape[-1]) if convolution else part.shape
+    tiled = any(step.startswith("tile") for step in steps)
+    return Tensor(gguf_name, shape, (part.name,), "+".join(steps), part.shape[0] if tiled else 1)
+
+
+def _delta_net(part: str, config: Config) -> tuple[str, ...]:
+    """Where a delta net has several values for a key, transformers keeps those of a key together, and llama.cpp the
+    first of every key, then the second: it repeats keys as a whole."""
+    keys, values = config["linear_num_key_heads"], config["linear_num_value_heads"]
+    key, value, each = config["linear_key_head_dim"], config["linear_value_head_dim"], values // keys
+    several = each > 1
+    before = 2 * keys * key  # rows of queries and keys
+    heads = {
+        "attn_qkv.weight": f"tile:{before}:{keys}:{each}:{value}",
+        "attn_gate.weight": f"tile:0:{keys}:{each}:{value}",
+        "ssm_alpha.weight": f"tile:0:{keys}:{each}:1",
+        "ssm_beta.weight": f"tile:0:{keys}:{each}:1",
+        "ssm_a": f"tile:0:{keys}:{each}:1",
+        "ssm_dt.bias": f"tile:0:{keys}:{each}:1",
+        "ssm_conv1d.weight": f"tile:{before}:{keys}:{each}:{value}",
+        "ssm_out.weight": f"columns:{keys}:{each}:{value}",
+    }
+    own = ("minus_exp",) if part == "ssm_a" else ()
+    return (*own, heads[part]) if several and part in heads else own
 
 
 def _stack(gguf_name: str, parts: Sequence[SourceTensor]) -> Tensor:

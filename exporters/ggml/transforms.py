@@ -5,6 +5,12 @@ import torch
 
 def transformed(rows: torch.Tensor, transform: str) -> torch.Tensor:
     """rows: [R, C] (or [R] of a bias), whole heads. See exporters.ggml.tensors.Tensor for the transforms."""
+    for step in transform.split("+"):
+        rows = _step(rows, step)
+    return rows
+
+
+def _step(rows: torch.Tensor, transform: str) -> torch.Tensor:
     kind, *sizes = transform.split(":")
     if kind == "rope":
         return _paired_rope(rows, int(sizes[0]))
@@ -12,7 +18,25 @@ def transformed(rows: torch.Tensor, transform: str) -> torch.Tensor:
         k, v = int(sizes[0]), int(sizes[1])
         heads = rows.view(-1, k + v, rows.shape[-1])
         return heads[:, :k].transpose(1, 2).contiguous() if kind == "k_b" else heads[:, k:].contiguous()
-    return rows
+    if kind == "tile":
+        start, keys, each, size = map(int, sizes)
+        tail = rows[start:].view(keys, each, size, *rows.shape[1:])
+        return torch.cat([rows[:start], tail.transpose(0, 1).reshape(rows[start:].shape)])
+    if kind == "columns":
+        return tiled_columns(rows, transform)
+    if kind == "squeeze":
+        return rows.squeeze(1)
+    if kind == "minus_exp":
+        return -rows.float().exp()
+    return rows.float() + 1 if kind == "plus_one" else rows
+
+
+def tiled_columns(rows: torch.Tensor, transform: str) -> torch.Tensor:
+    """rows [..., C] in the order of columns that a transform "columns:K:P:D" gives; as they are for any other."""
+    if not transform.startswith("columns:"):
+        return rows
+    keys, each, size = map(int, transform.split(":")[1:])
+    return rows.unflatten(-1, (keys, each, size)).transpose(-3, -2).flatten(-3).contiguous()
 
 
 def head_rows(transform: str) -> int:
@@ -23,7 +47,7 @@ def head_rows(transform: str) -> int:
 
 def changes_columns(transform: str) -> bool:
     """Whether rows of the file are no rows of the source."""
-    return transform.startswith(("k_b:", "v_b:", "values:"))
+    return transform.startswith(("k_b:", "v_b:", "values:", "columns:"))
 
 
 def values(transform: str) -> torch.Tensor:

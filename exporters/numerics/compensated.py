@@ -1,75 +1,112 @@
-"""Weights with errors compensated, as files take them: codes and scales of what exporters/rounding finds."""
+"""Weights with errors compensated, as files take them: codes and scales of what exporters/rounding finds.
+
+Weights of one shape are rounded side by side, each by the factor of its own input.
+"""
 
 from collections.abc import Sequence
 
 import torch
 
-from exporters.numerics import awq_packing, nvfp4
+from exporters.numerics import awq_packing
 from exporters.numerics.awq_packing import Quantized
 from exporters.numerics.nvfp4 import PackedWeight, weight_global_scale
 from exporters.rounding.compensate import compensate
 from exporters.rounding.factor import Factor
 from exporters.rounding.fp8 import Fp8
 from exporters.rounding.int4 import Integers
-from exporters.rounding.nvfp4 import Nvfp4
+from exporters.rounding.nvfp4 import GROUP, Nvfp4
 from sixfold.errors import SixfoldError
 
 
-def finite(weight: torch.Tensor, name: str) -> torch.Tensor:
-    """The weight. Raises SixfoldError, with its name, where it holds NaN or infinity."""
-    if not bool(torch.isfinite(weight).all()):
+def stacked(weights: Sequence[torch.Tensor], names: Sequence[str], device: torch.device) -> torch.Tensor:
+    """Weights of one shape as float32 [B, ...] on the device, which is where they are converted.
+
+    Raises SixfoldError, with its name, where one holds NaN or infinity.
+    """
+    rows = torch.stack([weight.to(device) for weight in weights]).float()
+    sound = torch.isfinite(rows).flatten(1).all(1).tolist()
+    if not all(sound):
         raise SixfoldError(
-            f"{name} holds NaN or infinite weights, which no scale can represent",
+            f"{names[sound.index(False)]} holds NaN or infinite weights, which no scale can represent",
             "the source is damaged: download it again or find the step that broke it",
         )
-    return weight
+    return rows
 
 
-def nvfp4_group(
-    weights: Sequence[torch.Tensor], names: Sequence[str], known: Factor, targets: Sequence[torch.Tensor] | None = None
-) -> tuple[list[PackedWeight], torch.Tensor]:
-    """As exporters.numerics.nvfp4.quantize_group, for weights [out, in] that read one input.
+def nvfp4_groups(
+    groups: Sequence[Sequence[torch.Tensor]],
+    names: Sequence[Sequence[str]],
+    known: Factor,
+    targets: Sequence[torch.Tensor] | None = None,
+) -> list[tuple[list[PackedWeight], torch.Tensor]]:
+    """Of each group what exporters.numerics.nvfp4.quantize_group gives for it; its weights [out, in] read one input.
 
-    targets: float32, what is rounded in place of the weights (which give the global scale).
+    targets: float32 [rows of a group, in], what is rounded in place of the weights (which give the global scale).
     """
-    dtypes = {weight.dtype for weight in weights}
-    own = [w.to(torch.float32 if len(dtypes) > 1 else w.dtype) for w in weights]
-    largest = torch.stack([finite(w, name).abs().amax() for w, name in zip(own, names, strict=True)]).amax()
-    global_scale = weight_global_scale(largest)
     device = known.upper.device
-    rows = torch.cat([w.to(device, torch.float32) for w in targets or own])
-    rounded = compensate(rows[None], known, Nvfp4(global_scale.to(device)))
-    values = rounded.values[0].cpu()
-    scale = (rounded.parameters[0, 0].t().cpu() * global_scale).to(torch.float8_e4m3fn)
-    parts = [len(w) for w in weights]
-    packed = [nvfp4.pack(v, s, global_scale) for v, s in zip(values.split(parts), scale.split(parts), strict=True)]
-    return packed, global_scale
+    parts = [
+        stacked(alike, of, device)
+        for alike, of in zip(zip(*groups, strict=True), zip(*names, strict=True), strict=True)
+    ]
+    scales = _global_scales(parts, {weight.dtype for weight in groups[0]})
+    rows = torch.cat(parts, 1) if targets is None else torch.stack(list(targets))
+    rounded = compensate(rows, known, Nvfp4(scales))
+    whole = scales[:, None, None]
+    scale = (rounded.parameters[0].mT * whole).to(torch.float8_e4m3fn)  # [B, R, C / 16]
+    packed = _e2m1_codes(rounded.values, scale.float() / whole).cpu()
+    lengths = [part.shape[1] for part in parts]
+    return [
+        ([PackedWeight(*of) for of in zip(codes.split(lengths), stored.split(lengths), strict=True)], one)
+        for codes, stored, one in zip(packed, scale.cpu(), scales.cpu().split(1), strict=True)
+    ]
 
 
-def fp8_channels(weight: torch.Tensor, name: str, known: Factor) -> tuple[torch.Tensor, torch.Tensor]:
-    """As exporters.numerics.fp8.quantize_channels."""
-    device = known.upper.device
-    rows = finite(weight, name).to(device, torch.float32)
-    rounded = compensate(rows[None], known, Fp8.of(weight.dtype, weight.shape[1]))
-    scale = rounded.parameters[0, 0, 0]  # one for all groups of a row
-    codes = (rounded.values[0] / scale[:, None]).to(torch.float8_e4m3fn)
-    return codes.cpu(), scale[:, None].to(weight.dtype).cpu()
+def _global_scales(parts: Sequence[torch.Tensor], dtypes: set[torch.dtype]) -> torch.Tensor:
+    """Of each group, float32 [B]. parts: float32 [B, out, in]. dtypes: that the weights of a group are stored in."""
+    largest = torch.stack([part.abs().amax((1, 2)) for part in parts]).amax(0)
+    if len(dtypes) == 1:
+        largest = largest.to(next(iter(dtypes)))
+    return torch.cat([weight_global_scale(one) for one in largest])
 
 
-def int4_groups(weight: torch.Tensor, group: int, known: Factor) -> Quantized:
-    """As exporters.numerics.awq_packing.quantize.
+def _e2m1_codes(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """values [B, R, C], which are E2M1 numbers times scale [B, R, C / 16] -> uint8 [B, R, C / 2], low half first."""
+    halves = (values.unflatten(-1, (-1, GROUP)) / scale[..., None] * 2).round().flatten(-2)
+    codes = _CODES.to(values.device)[halves.abs().clamp(max=12).int()] | (halves < 0).to(torch.uint8) << 3
+    return codes[..., 0::2] | codes[..., 1::2] << 4
 
-    Raises ValueError where a group holds inf or NaN, or values beyond FP16's scales.
+
+_CODES = torch.tensor([0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 6, 7, 7], dtype=torch.uint8)
+"""Of E2M1 numbers, by twice their size; what lies between two numbers does not occur."""
+
+
+def fp8_channels(
+    weights: Sequence[torch.Tensor], names: Sequence[str], known: Factor
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Of each weight what exporters.numerics.fp8.quantize_channels gives for it."""
+    device, dtype = known.upper.device, weights[0].dtype
+    rounded = compensate(stacked(weights, names, device), known, Fp8.of(dtype, weights[0].shape[1]))
+    scale = rounded.parameters[0, :, 0, :, None]  # one for all groups of a row
+    codes = (rounded.values / scale).to(torch.float8_e4m3fn)
+    return list(zip(codes.cpu(), scale.to(dtype).cpu(), strict=True))
+
+
+def int4_groups(weights: Sequence[torch.Tensor], names: Sequence[str], group: int, known: Factor) -> list[Quantized]:
+    """Of each weight what exporters.numerics.awq_packing.quantize gives for it.
+
+    Raises SixfoldError, with its name, where one holds inf or NaN, or values beyond FP16's scales.
     """
-    values = weight.to(known.upper.device, torch.float32)
-    form = Integers(awq_packing.LEVELS, awq_packing.storable, group)
-    if not bool(torch.isfinite(awq_packing.storable(values.abs().amax() * 2 / awq_packing.LEVELS))):
-        raise ValueError("weights are not finite or too large for FP16 scales")
-    rounded = compensate(values[None], known, form)
-    scales, zeros = rounded.parameters[:, 0].mT
-    levels = rounded.values[0].unflatten(1, (-1, group)) / scales[..., None] + zeros[..., None]
-    return Quantized(
-        levels.round().clamp(0, awq_packing.LEVELS).flatten(1).to(torch.uint8).cpu(),
-        zeros.to(torch.uint8).contiguous().cpu(),
-        scales.contiguous().cpu(),
-    )
+    rows = torch.stack([weight.to(known.upper.device) for weight in weights]).float()
+    largest = awq_packing.storable(rows.abs().amax((1, 2)) * 2 / awq_packing.LEVELS)
+    for name, sound in zip(names, torch.isfinite(largest).tolist(), strict=True):
+        if not sound:
+            raise SixfoldError(
+                f"{name}: weights are not finite or too large for FP16 scales",
+                "check the source checkpoint, or `keep` this Linear",
+            )
+    rounded = compensate(rows, known, Integers(awq_packing.LEVELS, awq_packing.storable, group))
+    scales, zeros = rounded.parameters.mT  # [B, R, C / group] each
+    levels = rounded.values.unflatten(2, (-1, group)) / scales[..., None] + zeros[..., None]
+    codes = levels.round().clamp(0, awq_packing.LEVELS).flatten(2).to(torch.uint8)
+    made = zip(codes.cpu(), zeros.to(torch.uint8).contiguous().cpu(), scales.contiguous().cpu(), strict=True)
+    return [Quantized(*of) for of in made]

@@ -16,6 +16,8 @@ Settling: last of all, one code after the other becomes the nearest to what is b
 """
 
 from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
 
 import torch
 
@@ -27,8 +29,12 @@ BLOCK = 128
 
 SWEEPS = 2
 
-_ROWS = 512
-"""Rounded together on the processor: few enough that what is made of them stays in a core's cache."""
+_ROWS = 2048
+"""Rounded together on the processor, of all weights that stand side by side: few enough that what is made of them stays
+in a core's cache, and enough that a step takes longer than its call."""
+
+_TOGETHER = 16
+"""Columns of a group into which the errors of all before them are carried in one product."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,9 @@ class Rounded:
 
 def compensate(weight: torch.Tensor, factor: Factor, form: Format, sweeps: int = SWEEPS) -> Rounded:
     """weight: float32 [B, R, C], on the factor's device; factors broadcast over B."""
-    rows = weight.shape[1] if weight.is_cuda else _ROWS
-    parts = [_compensate(part, factor, form, sweeps) for part in weight.split(rows, 1)]
+    rows = weight.shape[1] if weight.is_cuda else max(1, _ROWS // len(weight))
+    own = group_factors(factor.moments, form.group)
+    parts = [_compensate(part, factor, own, form, sweeps) for part in weight.split(rows, 1)]
     spans = [part.spans for part in parts if part.spans is not None]
     return Rounded(
         torch.cat([part.values for part in parts], 1),
@@ -53,14 +60,15 @@ def compensate(weight: torch.Tensor, factor: Factor, form: Format, sweeps: int =
     )
 
 
-def _compensate(weight: torch.Tensor, factor: Factor, form: Format, sweeps: int) -> Rounded:
+def _compensate(weight: torch.Tensor, factor: Factor, own: torch.Tensor, form: Format, sweeps: int) -> Rounded:
+    """own: as from `group_factors`."""
     target = weight.mT.contiguous()  # [B, C, R]
     values, parameters, spans = _first_pass(target, factor, form)
-    own = group_factors(factor.moments, form.group)
-    for _ in range(sweeps):
-        _sweep(target, values, parameters, spans, factor.moments, own, form)
     if sweeps:
-        _settle(target, values, parameters, factor.moments, form)
+        gradient = factor.moments @ (values - target)  # [B, C, R]
+        for _ in range(sweeps):
+            _sweep(gradient, values, parameters, spans, factor.moments, own, form)
+        _settle(gradient, values, parameters, factor.moments, form)
     return Rounded(values.mT, parameters, spans)
 
 
@@ -105,15 +113,28 @@ def round_group(
     candidate of each row, and its parameters [P, B, R]. An error is (value before - value) / upper's diagonal, with the
     errors of the columns before it carried in: its squares add up to the outputs' error."""
     batch, size, rows = part.shape
+    levels, fused = form.levels, _fused()
+    if part.is_cuda and fused is not None and levels is not None and fused.holds(size):
+        made: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = fused.round_group(part, upper, form, levels, candidates)
+        return made
     number = candidates.shape[2]
-    left = part[:, :, None].expand(batch, size, number, rows).contiguous()
-    values, errors = torch.empty_like(left), torch.empty_like(left)
-    inverse = upper.diagonal(dim1=-2, dim2=-1).reciprocal()
-    for j in range(size):
-        torch.sub(left[:, j], form.nearest(left[:, j], candidates, out=values[:, j]), out=errors[:, j])
-        errors[:, j] *= inverse[:, j, None, None]
-        if j + 1 < size:
-            left[:, j + 1 :].sub_(upper[:, j, j + 1 :, None, None] * errors[:, j, None])
+    ready = form.ready(candidates)
+    values = part.new_empty(batch, size, number, rows)
+    errors = torch.empty_like(values)
+    carried = errors.flatten(2)
+    minus = -upper.mT.contiguous()
+    inverse = upper.diagonal(dim1=-2, dim2=-1).reciprocal()[..., None, None]
+    for start in range(0, size, _TOGETHER):
+        stop = min(start + _TOGETHER, size)
+        block = part[:, start:stop, None].expand(batch, stop - start, number, rows)
+        if start:
+            block = block + (minus[:, start:stop, :start] @ carried[:, :start]).view(block.shape)
+        for j in range(start, stop):
+            left = block[:, j - start]
+            if j > start:
+                left = left + (minus[:, j, None, start:j] @ carried[:, start:j]).view(left.shape)
+            value = form.nearest(left, ready, out=values[:, j])
+            torch.sub(left, value, out=errors[:, j]).mul_(inverse[:, j])
     if number == 1:
         return values[:, :, 0], errors[:, :, 0], candidates[:, :, 0]
     best = errors.square().sum(1).argmin(1)  # [B, R]
@@ -123,7 +144,7 @@ def round_group(
 
 
 def _sweep(
-    target: torch.Tensor,
+    gradient: torch.Tensor,
     values: torch.Tensor,
     parameters: torch.Tensor,
     spans: torch.Tensor | None,
@@ -131,11 +152,10 @@ def _sweep(
     own: torch.Tensor,
     form: Format,
 ) -> None:
-    """Changes values and parameters in place. own: as from `group_factors`."""
-    _batch, channels, _rows = target.shape
+    """Changes the gradient, values and parameters in place. own: as from `group_factors`."""
+    channels = values.shape[1]
     group, span = form.group, form.span or channels
     block = max(BLOCK, group)
-    gradient = moments @ (values - target)  # [B, C, R]
     for start in range(0, channels, block):
         stop = min(start + block, channels)
         changed = values[:, start:stop].clone()
@@ -154,27 +174,63 @@ def _sweep(
             new = torch.where(better[:, None], new, held)
             moved = new - held
             values[:, first:last] = new
-            gradient[:, first:stop] += moments[:, first:stop, first:last] @ moved
+            gradient[:, start:stop] += moments[:, start:stop, first:last] @ moved
         moved = values[:, start:stop] - changed
+        for rest in (slice(0, start), slice(stop, channels)):
+            gradient[:, rest] += moments[:, rest, start:stop] @ moved
+
+
+def _settle(
+    gradient: torch.Tensor, values: torch.Tensor, parameters: torch.Tensor, moments: torch.Tensor, form: Format
+) -> None:
+    """Changes values in place, a column at a time."""
+    channels = values.shape[1]
+    for start in range(0, channels, BLOCK):
+        stop = min(start + BLOCK, channels)
+        moved = _settle_block(gradient, values, parameters, moments, form, start, stop)
         if stop < channels:
             gradient[:, stop:] += moments[:, stop:, start:stop] @ moved
 
 
-def _settle(
-    target: torch.Tensor, values: torch.Tensor, parameters: torch.Tensor, moments: torch.Tensor, form: Format
-) -> None:
-    """Changes values in place, a column at a time."""
-    channels = target.shape[1]
-    gradient = moments @ (values - target)
+def _settle_block(
+    gradient: torch.Tensor,
+    values: torch.Tensor,
+    parameters: torch.Tensor,
+    moments: torch.Tensor,
+    form: Format,
+    start: int,
+    stop: int,
+) -> torch.Tensor:
+    """How far the columns from start to stop were moved."""
+    block, group = slice(start, stop), form.group
+    levels, fused = form.levels, _fused()
+    if values.is_cuda and fused is not None and levels is not None and fused.holds(stop - start):
+        groups = parameters[:, :, start // group : -(-stop // group)]
+        made: torch.Tensor = fused.settle(
+            gradient[:, block], values[:, block], moments[:, block, block], form, levels, groups
+        )
+        return made
     inverse = moments.diagonal(dim1=-2, dim2=-1).reciprocal()
-    for start in range(0, channels, BLOCK):
-        stop = min(start + BLOCK, channels)
-        before = values[:, start:stop].clone()
-        for column in range(start, stop):
-            held = values[:, column, None]
-            best = held - gradient[:, column, None] * inverse[:, column, None, None]
-            new = form.nearest(best, parameters[:, :, column // form.group, None], torch.empty_like(best))
-            gradient[:, column:stop] += moments[:, column:stop, column, None] * (new - held)
-            values[:, column, None] = new
-        if stop < channels:
-            gradient[:, stop:] += moments[:, stop:, start:stop] @ (values[:, start:stop] - before)
+    moved = values.new_empty(len(values), stop - start, values.shape[2])
+    ready: tuple[torch.Tensor, ...] = ()
+    for column in range(start, stop):
+        if not ready or column % group == 0:
+            ready = form.ready(parameters[:, :, column // group, None])
+        slope, held = gradient[:, column, None], values[:, column, None]
+        if column > start:
+            slope = slope + moments[:, column, None, start:column] @ moved[:, : column - start]
+        best = held - slope * inverse[:, column, None, None]
+        new = form.nearest(best, ready, torch.empty_like(best))
+        torch.sub(new, held, out=moved[:, column - start, None])
+        values[:, column, None] = new
+    return moved
+
+
+@cache
+def _fused() -> ModuleType | None:
+    """The kernels; None where there is no Triton, which comes with the CUDA builds of PyTorch."""
+    try:
+        from exporters.rounding.cuda import groups
+    except ImportError:
+        return None
+    return groups

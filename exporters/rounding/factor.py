@@ -6,6 +6,7 @@ the upper triangular U with (M + damping)^-1 = U^T U. It is had by one Cholesky 
 rows and columns reversed, and one triangular inverse.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -48,6 +49,13 @@ def factor(moments: torch.Tensor, damping: float = DAMPING) -> Factor:
     reverse = lower.flip(-2, -1)  # upper triangular, damped = reverse @ reverse^T
     identity = torch.eye(reverse.shape[-1], dtype=reverse.dtype, device=reverse.device).expand_as(reverse)
     return Factor(damped, torch.linalg.solve_triangular(reverse, identity, upper=True))
+
+
+def side_by_side(factors: Sequence[Factor]) -> Factor:
+    """Of one shape; one for all where they are the same."""
+    if all(factor is factors[0] for factor in factors):
+        return factors[0]
+    return Factor(torch.cat([f.moments for f in factors]), torch.cat([f.upper for f in factors]))
 
 
 @lru_cache(2)

@@ -5,7 +5,11 @@ from math import gcd
 
 import torch
 
+from exporters.rounding.floats import to_mantissa_
+from exporters.rounding.format import Levels
+
 _LARGEST = 448.0
+_SMALLEST = 2.0**-6
 _TRIED = 24
 """Scales between the largest weight's and twice that: a floating-point format is as fine at either end, and what
 differs is where its steps fall."""
@@ -25,6 +29,10 @@ class Fp8:
     def of(cls, dtype: torch.dtype, columns: int) -> "Fp8":
         return cls(dtype, gcd(columns, _TOGETHER))
 
+    @property
+    def levels(self) -> Levels:
+        return Levels("floats", -_LARGEST, _LARGEST, bits=3, smallest=_SMALLEST)
+
     def open(self, left: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
         """The scale of the least weighted error of the whole row: [1, B, R]."""
         smallest = left.abs().amax(1) / _LARGEST
@@ -32,7 +40,7 @@ class Fp8:
         for step in range(_TRIED):
             scale = (smallest * 2 ** (step / _TRIED)).to(self.dtype).float()
             scale = torch.where(scale == 0, torch.finfo(self.dtype).eps, scale)
-            off = self.nearest(left, scale[None, :, None], torch.empty_like(left)).sub_(left)
+            off = self.nearest(left, self.ready(scale[None, :, None]), torch.empty_like(left)).sub_(left)
             error = (off.square_() * importance[..., None]).sum(1)
             best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
         return best[None]
@@ -53,7 +61,9 @@ class Fp8:
     ) -> torch.Tensor:
         return held[:, :, None]
 
-    def nearest(self, values: torch.Tensor, parameters: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        scale = parameters[0]
-        codes = (values / scale).clamp_(-_LARGEST, _LARGEST).to(torch.float8_e4m3fn)
-        return torch.mul(codes.float(), scale, out=out)
+    def ready(self, parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return parameters[0].reciprocal(), parameters[0]
+
+    def nearest(self, values: torch.Tensor, ready: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
+        inverse, scale = ready
+        return to_mantissa_(torch.mul(values, inverse, out=out).clamp_(-_LARGEST, _LARGEST), 3, _SMALLEST).mul_(scale)

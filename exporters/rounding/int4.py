@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from exporters.rounding.format import Levels
+
 _ENDS = (
     (1.0, 1.0), (0.95, 0.95), (0.9, 0.9), (0.85, 0.85), (0.8, 0.8), (0.75, 0.75),
     (1.0, 0.9), (0.9, 1.0), (0.95, 0.8), (0.8, 0.95), (0.85, 0.7), (0.7, 0.85),
@@ -15,12 +17,16 @@ _NUDGE = 1.03
 
 @dataclass(frozen=True)
 class Integers:
-    """levels: the largest code. stored: rounds scales to what files hold. Parameters: the scale and the zero point."""
+    """largest: the largest code. stored: rounds scales to what files hold. Parameters: the scale and the zero point."""
 
-    levels: int
+    largest: int
     stored: Callable[[torch.Tensor], torch.Tensor]
     group: int
     span: None = None
+
+    @property
+    def levels(self) -> Levels:
+        return Levels("zero", 0, self.largest)
 
     def open(self, left: torch.Tensor, importance: torch.Tensor) -> None:
         return None
@@ -31,8 +37,8 @@ class Integers:
         ends = torch.tensor(_ENDS, device=left.device)[..., None]
         low = left.amin(1).clamp(max=0)[:, None] * ends[:, 0]
         high = left.amax(1).clamp(min=0)[:, None] * ends[:, 1]
-        scale = self.stored((high - low) / self.levels)
-        return torch.stack([scale, (low / -scale).round_().clamp_(0, self.levels)])
+        scale = self.stored((high - low) / self.largest)
+        return torch.stack([scale, (low / -scale).round_().clamp_(0, self.largest)])
 
     def around(
         self,
@@ -50,10 +56,13 @@ class Integers:
         fitted = torch.where(fitted > 0, self.stored(fitted), scale)
         apart = self.stored(scale / _NUDGE), self.stored(scale * _NUDGE)
         scales = torch.stack([scale, fitted, *apart, fitted, fitted], 1)
-        zeros = torch.stack([zero, zero, zero, zero, zero - 1, zero + 1], 1).clamp_(0, self.levels)
+        zeros = torch.stack([zero, zero, zero, zero, zero - 1, zero + 1], 1).clamp_(0, self.largest)
         return torch.stack([scales, zeros])
 
-    def nearest(self, values: torch.Tensor, parameters: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        scale, zero = parameters
-        codes = (values / scale).add_(zero).round_().clamp_(0, self.levels)
-        return torch.mul(codes.sub_(zero), scale, out=out)
+    def ready(self, parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return parameters[0].reciprocal(), parameters[0], parameters[1]
+
+    def nearest(self, values: torch.Tensor, ready: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
+        inverse, scale, zero = ready
+        codes = torch.mul(values, inverse, out=out).add_(zero).round_().clamp_(0, self.largest)
+        return codes.sub_(zero).mul_(scale)

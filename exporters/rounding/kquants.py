@@ -1,11 +1,15 @@
 """ggml's K-quants and IQ4_XS: 256 columns share one or two F16 numbers, and each group has a small multiple of them."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
+from exporters.rounding.format import Levels
+
 SPAN = 256
 _TINY = 1e-30
+_MIDDLE = 256
 _IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 _BEYOND = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65)
 """Where the largest weight may stand: at the end of the levels, or so much beyond it."""
@@ -32,6 +36,12 @@ class Scaled:
     multiples: tuple[int, int]
     codebook: tuple[int, ...] = ()
     span: int = SPAN
+
+    @property
+    def levels(self) -> Levels:
+        if not self.codebook:
+            return Levels("steps", self.low, self.high)
+        return Levels("table", -_MIDDLE, _MIDDLE - 1, table=_nearest_in(self.codebook, torch.device("cpu")))
 
     def open(self, left: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
         """d, by which the largest of the groups' best scales is the smallest multiple (the farthest from zero)."""
@@ -67,15 +77,17 @@ class Scaled:
         steps = torch.tensor([0.0, 1.0, -1.0], device=held.device)[None, :, None] * shared[0, :, None]
         return self._multiples(torch.cat([held[0, :, None] + steps, fitted[:, None] + steps], 1), shared)
 
-    def nearest(self, values: torch.Tensor, parameters: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        scale = parameters[0]
-        level = values / torch.where(scale == 0, torch.inf, scale)
-        if self.codebook:
-            book = torch.tensor(self.codebook, dtype=torch.float32, device=values.device)
-            level = book[torch.bucketize(level, (book[1:] + book[:-1]) / 2)]
-        else:
-            level = level.round_().clamp_(self.low, self.high)
-        return torch.mul(level, scale, out=out)
+    def ready(self, parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return _inverse(parameters[0]), parameters[0]
+
+    def nearest(self, values: torch.Tensor, ready: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
+        inverse, scale = ready
+        level = torch.mul(values, inverse, out=out)
+        if not self.codebook:
+            return level.round_().clamp_(self.low, self.high).mul_(scale)
+        place = level.mul_(2).floor_().add_(_MIDDLE).clamp_(0, 2 * _MIDDLE - 1).to(torch.int32)
+        table = _nearest_in(self.codebook, values.device)
+        return torch.mul(table.index_select(0, place.flatten()).view(place.shape), scale, out=out)
 
     def _tried(self, left: torch.Tensor) -> torch.Tensor:
         """Scales by which the largest weight stands at the lowest or the highest level: [B, n, R] -> [B, K, R]."""
@@ -100,6 +112,10 @@ class ScaledWithMinimum:
     high: int
     multiples: int = 63
     span: int = SPAN
+
+    @property
+    def levels(self) -> Levels:
+        return Levels("minimum", 0, self.high)
 
     def open(self, left: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
         """d and dmin, by which the largest of the groups' best scales and minima are the largest multiples."""
@@ -130,10 +146,14 @@ class ScaledWithMinimum:
         near = held[:, :, None] + steps * shared[:, :, None]
         return self._multiples(torch.cat([self._fitted(held, best, values, moments)[:, :, None], near], 2), shared)
 
-    def nearest(self, values: torch.Tensor, parameters: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    def ready(self, parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
         scale, minimum = parameters
-        level = ((values + minimum) / torch.where(scale == 0, torch.inf, scale)).round_().clamp_(0, self.high)
-        return torch.sub(level.mul_(scale), minimum, out=out)
+        return _inverse(scale), scale, minimum
+
+    def nearest(self, values: torch.Tensor, ready: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
+        inverse, scale, minimum = ready
+        level = torch.add(values, minimum, out=out).mul_(inverse).round_().clamp_(0, self.high)
+        return level.mul_(scale).sub_(minimum)
 
     def _fitted(
         self, held: torch.Tensor, best: torch.Tensor, values: torch.Tensor, moments: torch.Tensor
@@ -162,17 +182,32 @@ class ScaledWithMinimum:
         return (parameters / torch.where(unit == 0, 1.0, unit)).round_().clamp_(0, self.multiples) * unit
 
 
+def _inverse(scale: torch.Tensor) -> torch.Tensor:
+    """0 where the scale is: every level means 0 then."""
+    return torch.where(scale == 0, 0.0, scale.reciprocal())
+
+
+@cache
+def _nearest_in(codebook: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """The number of the codebook nearest to each half from -_MIDDLE / 2 on: what lies halfway between two of its
+    integers is a multiple of a half."""
+    book = torch.tensor(codebook, dtype=torch.float32, device=device)
+    halves = torch.arange(-_MIDDLE, _MIDDLE, device=device) / 2
+    return book[torch.bucketize(halves, (book[1:] + book[:-1]) / 2, right=True)]
+
+
 def _errors(
     form: Scaled | ScaledWithMinimum, groups: torch.Tensor, importance: torch.Tensor, tried: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """For groups [N, n, R] and parameters [P, N, K, R], the weighted sums over each group of (value - rounded)^2, of
     value * rounded and of rounded^2: [N, K, R] each."""
     weight = importance.reshape(-1, form.group)[:, :, None, None]
+    ready = form.ready(tried)
     error = torch.zeros_like(tried[0])
     cross, square, rounded = torch.zeros_like(error), torch.zeros_like(error), torch.empty_like(error)
     for column in range(form.group):
         value = groups[:, column, None].expand_as(error)
-        form.nearest(value, tried, rounded)
+        form.nearest(value, ready, rounded)
         error += (value - rounded).square_().mul_(weight[:, column])
         weighted = rounded * weight[:, column]
         cross += weighted * value

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
+from exporters.rounding.floats import to_mantissa_
+from exporters.rounding.format import Levels
+
 GROUP = 16
 _LARGEST = 6.0
 _FIRST = (-4, -3, -2, -1, 0, 1, 2, 3, 4, 5)
@@ -19,6 +22,10 @@ class Nvfp4:
     global_scale: torch.Tensor
     group: int = GROUP
     span: None = None
+
+    @property
+    def levels(self) -> Levels:
+        return Levels("floats", -_LARGEST, _LARGEST, bits=1)
 
     def open(self, left: torch.Tensor, importance: torch.Tensor) -> None:
         return None
@@ -46,18 +53,18 @@ class Nvfp4:
         scales = near.clamp(1, 126).to(torch.uint8).view(torch.float8_e4m3fn).float()
         return (scales / whole[:, None])[None]
 
-    def nearest(self, values: torch.Tensor, parameters: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        scale = parameters[0]
-        return torch.mul(e2m1(values / scale), scale, out=out)
+    def ready(self, parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return parameters[0].reciprocal(), parameters[0]
+
+    def nearest(self, values: torch.Tensor, ready: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
+        inverse, scale = ready
+        return e2m1_(torch.mul(values, inverse, out=out)).mul_(scale)
 
 
 def e2m1(exact: torch.Tensor) -> torch.Tensor:
-    """The E2M1 numbers nearest to `exact`, halfway cases to the even code; what is beyond 6 counts as 6.
+    """The E2M1 numbers nearest to `exact`, halfway cases to the even code; what is beyond 6 counts as 6."""
+    return e2m1_(exact.clone())
 
-    With y = |exact|, the code is the smallest of 2 y, y + 2 and y / 2 + 4, each rounded, and the number the largest of
-    code / 2, code - 2 and 2 code - 8.
-    """
-    size = exact.abs().clamp_(max=_LARGEST)
-    code = torch.minimum(torch.minimum((size * 2).round_(), size.round().add_(2)), (size * 0.5).round_().add_(4))
-    level = torch.maximum(torch.maximum(code * 0.5, code - 2), (code - 4).mul_(2))
-    return level.copysign_(exact)
+
+def e2m1_(exact: torch.Tensor) -> torch.Tensor:
+    return to_mantissa_(exact.clamp_(-_LARGEST, _LARGEST), 1, 1.0)

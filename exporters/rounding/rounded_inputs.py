@@ -25,17 +25,18 @@ from sixfold.statistics.input_moments import Moments
 
 def for_rounded_inputs(
     moments: Moments, sample: torch.Tensor, global_scale: torch.Tensor, weights: Sequence[torch.Tensor]
-) -> tuple[Factor, list[torch.Tensor]]:
-    """The factor of the rounded input, and what stands for each of `weights` [out, in] to be rounded: float32.
+) -> tuple[Factor, torch.Tensor]:
+    """The factor of the rounded input, and what stands for `weights` [out, in], one below the other, to be rounded:
+    float32.
 
     sample: rows of the input, [S, in]. global_scale: of the input, float32 [1].
     """
     device = moments.mean.device
-    rows = sample.to(device, torch.float32)
-    off = rounded(rows, global_scale.to(device)) - rows
+    read = sample.to(device, torch.float32)
+    off = rounded(read, global_scale.to(device)) - read
     # Relative to the sample's own mean squares: some hundred rows say little of how large a channel is.
-    size = rows.square().mean(0).clamp(min=1e-30)
-    kept = 1 + (off * rows).mean(0) / size  # 1 + b
+    size = read.square().mean(0).clamp(min=1e-30)
+    kept = 1 + (off * read).mean(0) / size  # 1 + b
     noise = (off.square().mean(0) / size - (kept - 1).square()).clamp(min=0) * moments.mean.diagonal()
     both = moments.mean * kept  # M S
     mean = both * kept[:, None]
@@ -44,7 +45,8 @@ def for_rounded_inputs(
     both = both / mean.diagonal().mean().clamp(min=1e-30)  # the factor's matrices are in that unit
     both.diagonal().add_(moments.damping)
     upper = found.upper[0]
-    return found, [((weight.to(device, torch.float32) @ both) @ upper.mT) @ upper for weight in weights]
+    rows = torch.cat([weight.to(device).float() for weight in weights])
+    return found, ((rows @ both) @ upper.mT) @ upper
 
 
 def rounded(rows: torch.Tensor, global_scale: torch.Tensor) -> torch.Tensor:

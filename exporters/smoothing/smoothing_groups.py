@@ -60,7 +60,7 @@ def smoothing_groups(
         parent, _, last = linear.name.rpartition(".")
         siblings.setdefault(parent, {})[linear.part if linear.expert is not None else last] = linear
     for parent, parts in siblings.items():
-        groups += _up_to_down(parts, source.checkpoint.config)
+        groups += _up_to_down(parts, source)
         groups += _v_to_o(parent, parts, source.checkpoint)
     return tuple(g for g in groups if any(reader.name in quantized for reader in g.readers))
 
@@ -79,11 +79,13 @@ def _norm_groups(
     return groups
 
 
-def _up_to_down(parts: Mapping[str, Linear], config: Mapping[str, Any]) -> list[SmoothingGroup]:
+def _up_to_down(parts: Mapping[str, Linear], source: Source) -> list[SmoothingGroup]:
     found = next((names for names in _GATED if all(name in parts for name in names)), None)
-    if found is None or _setting(config, _CLAMPED_UP):
+    if found is None or _setting(source.checkpoint.config, _CLAMPED_UP):
         return []
     up, down = parts[found[1]], parts[found[2]]
+    if up.module in source.architecture.bent_experts:
+        return []
     return [SmoothingGroup(up.name, (down,))] if up.out_features == down.in_features and down.norm is None else []
 
 

@@ -1,7 +1,7 @@
 """<model>/source/: what cards, reports and publishing must know about the checkpoint that artifacts were made from,
 kept beside them, so that they can be rendered where the checkpoint is not.
 
-source.json   name, hub (its id there, "" of a folder), revision, fingerprint, provenance (see
+source.json   name, hub (its id there, "" of a folder), folder (on this machine), revision, fingerprint, provenance (see
               sixfold.checkpoint.provenance), stated: the part of it that came from options, which is kept until other
               options are given
 config.json   the checkpoint's own, which a GGUF folder lacks
@@ -42,6 +42,7 @@ def record_source(checkpoint: "Checkpoint", stated: Mapping[str, str], model_fol
         "schema": 1,
         "name": checkpoint.name,
         "hub": "" if Path(checkpoint.location).expanduser().is_dir() else checkpoint.location,
+        "folder": str(checkpoint.folder.absolute()),
         "revision": checkpoint.revision,
         "fingerprint": checkpoint.fingerprint,
         "provenance": {key: value for key, value in asdict(provenance).items() if value},
@@ -57,6 +58,12 @@ def record_source(checkpoint: "Checkpoint", stated: Mapping[str, str], model_fol
         else:
             (folder / PRUNING / name).unlink(missing_ok=True)
     return provenance
+
+
+def checkpoint_folder(model_folder: Path) -> Path | None:
+    """Where the checkpoint was when its artifacts were made; None where that is not known or it is gone."""
+    found = (read_json(model_folder / FOLDER / FILE) or {}).get("folder")
+    return Path(found) if found and Path(found).is_dir() else None
 
 
 def _languages(card: Path) -> list[str]:

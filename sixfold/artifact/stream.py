@@ -7,6 +7,7 @@ order and from one file on into the next; `concurrent_file.py` follows them.
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,7 +23,28 @@ from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError
 
 Encode = Callable[[Unit, Sequence[torch.Tensor]], Sequence[torch.Tensor]]
-_Job = tuple[GrowingFile, Unit]
+
+
+@dataclass(frozen=True)
+class Batched:
+    """For units that are encoded side by side.
+
+    split: a file's units in batches, by what the plan says of them alone: a resumed run must have the same, as what
+    stands beside a unit may change the last bits of its sums. encode: the outputs of each unit of a batch.
+    """
+
+    split: Callable[[Sequence[Unit]], Sequence[Sequence[Unit]]]
+    encode: Callable[[Sequence[Unit], Sequence[Sequence[torch.Tensor]]], Sequence[Sequence[torch.Tensor]]]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """todo: those of the batch that are still to be written."""
+
+    file: GrowingFile
+    batch: Sequence[Unit]
+    todo: frozenset[Unit]
+
 
 _BLOCK = 16 << 20  # bytes copied at a time
 _GROWING = 3
@@ -33,7 +55,7 @@ _TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.floa
 def write_files(
     plan: ExportPlan,
     checkpoint: Checkpoint,
-    encode: Encode,
+    encode: Encode | Batched,
     folder: Path,
     *,
     key: str,
@@ -50,6 +72,7 @@ def write_files(
     by_file: dict[str, list[Unit]] = {file.name: [] for file in plan.files}
     for unit in plan.units:
         by_file[tensors[unit.outputs[0].name].file].append(unit)
+    batched = encode if isinstance(encode, Batched) else _one_by_one(encode)
     records: dict[str, FileRecord] = {}
     growing: list[GrowingFile] = []
 
@@ -70,10 +93,12 @@ def write_files(
             for start, nbytes in (*finished, *_padding(file, tensors)):
                 growing[-1].finished(start, nbytes)
                 advance(nbytes)
-            yield from ((growing[-1], unit) for unit in todo)
+            for batch in batched.split(by_file[file.name]):
+                if not todo.isdisjoint(batch):
+                    yield _Job(growing[-1], batch, frozenset(todo.intersection(batch)))
 
     def work(job: _Job) -> None:
-        for nbytes in _run_unit(job[1], tensors, checkpoint, encode, job[0]):
+        for nbytes in _run(job, tensors, checkpoint, batched):
             advance(nbytes)
 
     try:
@@ -86,6 +111,13 @@ def write_files(
             file.abandon()
         raise
     return {file.name: records[file.name] for file in plan.files}
+
+
+def _one_by_one(encode: Encode) -> Batched:
+    return Batched(
+        lambda units: [(unit,) for unit in units],
+        lambda units, inputs: [encode(*one) for one in zip(units, inputs, strict=True)],
+    )
 
 
 def _left_by_earlier_run(file: PlannedFile, folder: Path, key: str) -> FileRecord | None:
@@ -120,15 +152,15 @@ def _one_torch_thread() -> Iterator[None]:
 
 def _unfinished(
     units: Sequence[Unit], tensors: Mapping[str, PlannedTensor], safe: int
-) -> tuple[list[Unit], list[tuple[int, int]]]:
+) -> tuple[set[Unit], list[tuple[int, int]]]:
     """Units with an output beyond the first `safe` bytes, and the (offset, bytes) of the others' outputs."""
-    todo, finished = [], []
+    todo, finished = set(), []
     for unit in units:
         ranges = [(tensors[o.name].offset + o.start, o.nbytes) for o in unit.outputs]
         if all(start + nbytes <= safe for start, nbytes in ranges):
             finished.extend(ranges)
         else:
-            todo.append(unit)
+            todo.add(unit)
     return todo, finished
 
 
@@ -168,27 +200,24 @@ def _each(jobs: Iterator[_Job], work: Callable[[_Job], None], threads: int) -> N
         raise errors[0]
 
 
-def _run_unit(
-    unit: Unit,
-    tensors: Mapping[str, PlannedTensor],
-    checkpoint: Checkpoint,
-    encode: Encode,
-    file: GrowingFile,
-) -> Iterator[int]:
+def _run(job: _Job, tensors: Mapping[str, PlannedTensor], checkpoint: Checkpoint, batched: Batched) -> Iterator[int]:
     """Yields the bytes of every range as it is written."""
-    if unit.encoding in (COPY, CAST):
-        yield from _copy(unit, tensors[unit.outputs[0].name], checkpoint, file)
+    if job.batch[0].encoding in (COPY, CAST):
+        for unit in job.batch:
+            yield from _copy(unit, tensors[unit.outputs[0].name], checkpoint, job.file)
         return
-    outputs = encode(unit, [checkpoint.read(part) for part in unit.inputs])
-    for planned, output in zip(unit.outputs, outputs, strict=True):
-        data = _bytes_of(output)
-        if len(data) != planned.nbytes:
-            raise SixfoldError(
-                f"{planned.name} was planned with {planned.nbytes} bytes, but its exporter made {len(data)}",
-                "this is a defect of the exporter: report it with the recipe",
-            )
-        file.write(data, tensors[planned.name].offset + planned.start)
-        yield len(data)
+    encoded = batched.encode(job.batch, [[checkpoint.read(part) for part in unit.inputs] for unit in job.batch])
+    for unit, outputs in zip(job.batch, encoded, strict=True):
+        for planned, output in zip(unit.outputs, outputs, strict=True):
+            data = _bytes_of(output)
+            if len(data) != planned.nbytes:
+                raise SixfoldError(
+                    f"{planned.name} was planned with {planned.nbytes} bytes, but its exporter made {len(data)}",
+                    "this is a defect of the exporter: report it with the recipe",
+                )
+            if unit in job.todo:
+                job.file.write(data, tensors[planned.name].offset + planned.start)
+                yield len(data)
 
 
 def _copy(unit: Unit, tensor: PlannedTensor, checkpoint: Checkpoint, file: GrowingFile) -> Iterator[int]:

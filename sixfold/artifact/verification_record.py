@@ -10,7 +10,7 @@ from typing import Any
 
 from sixfold.artifact.workspace import digest_of, read_json
 
-SCHEMA = 3
+SCHEMA = 4
 FILE = "verification.json"
 
 
@@ -18,12 +18,14 @@ FILE = "verification.json"
 class Verdict:
     """failures: "where: what" of every error. weights: the run with weights alone; as_run: with inputs rounded as the
     engine rounds them, where it does (keys of verification.divergence.divergence.Score); None where nothing was
-    measured, and `unmeasured` says why. gates: as the recipe states them. allowed: the largest mean KL and the smallest
-    top-1 agreement that they leave."""
+    measured, and `unmeasured` says why. since_original: as_run against the unpruned model, None where the source is not
+    a pruned one or that model was not at hand. gates: as the recipe states them. allowed: the largest mean KL and the
+    smallest top-1 agreement that they leave."""
 
     failures: tuple[str, ...]
     weights: Mapping[str, Any] | None
     as_run: Mapping[str, Any] | None
+    since_original: Mapping[str, Any] | None
     unmeasured: str
     tokens: int
     gates: Mapping[str, float | None]
@@ -57,11 +59,13 @@ def stored_result(folder: Path, manifest_name: str) -> dict[str, Any] | None:
 def verdict_of(result: Mapping[str, Any]) -> Verdict:
     divergence = result["divergence"] or {}
     scores = divergence.get("scores", {})
+    since = (divergence.get("original") or {}).get("scores", {})
     unmeasured = [f["what"] for f in result["findings"] if f["check"] == "divergence.not-measured"]
     return Verdict(
         failures=tuple(f"{f['where']}: {f['what']}" for f in result["findings"] if f["severity"] == "error"),
         weights=scores.get("weights"),
         as_run=scores.get("engine", scores.get("weights")),
+        since_original=since.get("engine", since.get("weights")),
         unmeasured="" if scores else next(iter(unmeasured), "the checks before it failed"),
         tokens=divergence.get("tokens", 0),
         gates=result["gates"],

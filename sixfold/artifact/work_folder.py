@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sixfold.artifact.lock import exclusive
@@ -83,8 +84,12 @@ def put_in_place(
     partial: Path,
     started: float,
     threads: int,
+    places: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Move finished files over the old ones. The manifest goes first and comes last: between, there is no artifact."""
+    """Move finished files over the old ones. The manifest goes first and comes last: between, there is no artifact.
+
+    places: paths on this machine that run.json keeps, by their keys there.
+    """
     replaced = partial / _REPLACED
     if (folder / manifest_name).is_file():
         (folder / manifest_name).replace(replaced)
@@ -105,6 +110,7 @@ def put_in_place(
         "peak_rss_bytes": _peak_rss(),
         "host": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "modified_ns": {name: (folder / name).stat().st_mtime_ns for name in made.files},
+        **places,
     }
     write_atomically(folder / run_name(manifest_name), json_bytes(run))
     write_atomically(folder / manifest_name, json_bytes(manifest))

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
@@ -24,6 +24,9 @@ from sixfold.checkpoint.source_encodings import MODELOPT_CONFIG, StoredAs, check
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.checkpoint.weight_files import INDEX, collect_tensors, parse_index, weight_files
 from sixfold.errors import SixfoldError
+
+if TYPE_CHECKING:
+    from sixfold.checkpoint.expert_slice import ExpertSlice
 
 __all__ = ["CONFIG", "Checkpoint", "Provenance", "SourceTensor", "open_checkpoint"]
 
@@ -60,7 +63,8 @@ class Checkpoint:
     """name: for output folders. location: as the user gave it. revision: hub commit, "" for a folder. tensors: logical
     tensors by name, in the order of files and offsets. extras: other files to carry over (tokenizer, chat template,
     generation config, LICENSE), relative names, all of them in `folder`. bare: config.json is all there is; `tensors`
-    is what it describes (see sixfold.model.bare_config)."""
+    is what it describes (see sixfold.model.bare_config). slices: those of `tensors` that are cut from one that holds
+    all experts of a layer (see sixfold.model.expert_stacks); stored: the checkpoint without such cuts."""
 
     name: str
     location: str
@@ -72,6 +76,13 @@ class Checkpoint:
     provenance: Provenance
     contents: Contents = field(repr=False, compare=False)
     bare: bool = False
+    slices: Mapping[str, "ExpertSlice"] = field(default_factory=dict, repr=False)
+    stored: "Checkpoint | None" = field(default=None, repr=False, compare=False)
+
+    @property
+    def as_stored(self) -> "Checkpoint":
+        """With the tensors that are on disk, all experts of a layer in one where they are stored so."""
+        return self if self.stored is None else self.stored
 
     @property
     def config_location(self) -> str:
@@ -102,7 +113,7 @@ class Checkpoint:
                 )
 
     def _named(self, name: str) -> SourceTensor:
-        tensor = self.tensors.get(name)
+        tensor = self.tensors.get(name) or self.as_stored.tensors.get(name)
         if tensor is None:
             raise SixfoldError(f"{self.location} has no tensor {name}", "see `sixfold inspect` for what it has")
         return tensor

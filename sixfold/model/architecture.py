@@ -11,7 +11,8 @@ from sixfold.checkpoint.checkpoint import Checkpoint
 from sixfold.checkpoint.config_fields import COUNT, TOP_K, largest
 from sixfold.errors import SixfoldError
 from sixfold.model import dataflow
-from sixfold.model.decoder import Decoder, decoder_of, is_run
+from sixfold.model.decoder import Decoder, decoder_of
+from sixfold.model.experts_module import experts_per_layer, multiplies_up
 from sixfold.model.layer_by_layer import keeps_norms_in_float32, why_not_layered
 from sixfold.model.meta_model import meta_model
 from sixfold.model.module_map import Placement, map_tensors, tied_parameters
@@ -106,6 +107,7 @@ class Architecture:
     not_run: tensors that transformers does not run (MTP layers): never quantized, no statistics.
     towers: tensors beside the language model, for pictures and sound, and what projects into it: carried as they are.
     tied_copies: (tensor, tensor that config.json ties it to) where both are on disk (lm_head and the embeddings).
+    bent_experts: experts modules whose output is not linear in what the up projections give (clamped, plus one).
     unlayered: why it cannot be calibrated, layer by layer, "" where it can.
     in_float32: whether its forward runs in float32 alone, since the family keeps its norms so.
     unobserved: why the dataflow could not be derived, "" where it was; no norm is rescaled then.
@@ -125,6 +127,7 @@ class Architecture:
     unobserved: str
     towers: tuple[str, ...] = ()
     tied_copies: tuple[tuple[str, str], ...] = ()
+    bent_experts: tuple[str, ...] = ()
     unlayered: str = ""
     in_float32: bool = False
 
@@ -136,7 +139,7 @@ def derive_architecture(checkpoint: Checkpoint) -> Architecture:
     text_config = model.config.get_text_config()  # type: ignore[union-attr,operator]  # it is a PreTrainedModel
     flow, untraced = _trace(model)
     modules = dict(model.named_modules())
-    experts = _experts_per_layer(modules)
+    experts = experts_per_layer(modules)
     decoder = decoder_of(model)
     # Some families run experts as one wide matrix of their own kind (dbrx).
     unknown_experts = not experts and largest(text_config.to_dict(), COUNT) > 1
@@ -174,10 +177,11 @@ def derive_architecture(checkpoint: Checkpoint) -> Architecture:
         tied_embeddings=bool(tied_parameters(model)),
         not_run=not_run,
         unobserved="" if untraced is None else f"{type(untraced).__name__}: {untraced}".splitlines()[0],
+        bent_experts=tuple(name for name in experts if not multiplies_up(modules[name])),
         unlayered=why_not_layered(model, decoder, experts, untraced),
         in_float32=keeps_norms_in_float32(model, decoder),
         tied_copies=_tied_copies(model, placements),
-        towers=tuple(name for name, place in placements.items() if not is_run(model, decoder, place.parameter)),
+        towers=tuple(name for name, place in placements.items() if not decoder.runs(place.parameter)),
     )
 
 
@@ -186,16 +190,6 @@ def _trace(model: nn.Module) -> tuple[dataflow.Dataflow, Exception | None]:
         return dataflow.trace(model), None
     except Exception as error:  # a third party's forward: whatever it raises means that it cannot run without data
         return dataflow.Dataflow(), error
-
-
-def _experts_per_layer(modules: Mapping[str, nn.Module]) -> dict[str, int]:
-    """Experts modules (transformers' shared interface: 3-D parameters [experts, out, in]) with their expert count."""
-    found = {}
-    for name, module in modules.items():
-        stacked = [p for p in module.parameters(recurse=False) if p.dim() == 3]
-        if stacked and name.rsplit(".", 1)[-1] == "experts":
-            found[name] = stacked[0].shape[0]
-    return found
 
 
 def _stacks(

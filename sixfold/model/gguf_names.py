@@ -11,20 +11,65 @@ from typing import Any
 from sixfold.errors import SixfoldError
 
 GGUF_ARCHITECTURES: Mapping[str, str] = {
+    "afmoe": "afmoe",
+    "arcee": "arcee",
+    "cohere": "command-r",
     "deepseek_v2": "deepseek2",
     "deepseek_v3": "deepseek2",
+    "dots1": "dots1",
+    "exaone4": "exaone4",
+    "exaone_moe": "exaone-moe",
+    "gemma3": "gemma3",
+    "gemma3_text": "gemma3",
     "glm4_moe": "glm4moe",
+    "gpt_oss": "gpt-oss",
+    "granite": "granite",
+    "granitemoe": "granitemoe",
+    "hunyuan_v1_dense": "hunyuan-dense",
+    "lfm2": "lfm2",
     "llama": "llama",
+    "llama4": "llama4",
+    "llama4_text": "llama4",
     "minimax_m2": "minimax-m2",
+    "ministral3": "mistral3",
     "mistral": "llama",
+    "mistral3": "mistral3",
     "mixtral": "llama",
+    "olmo2": "olmo2",
+    "olmo3": "olmo2",
     "olmoe": "olmoe",
     "qwen2": "qwen2",
+    "qwen2_5_vl": "qwen2vl",
     "qwen2_moe": "qwen2moe",
+    "qwen2_vl": "qwen2vl",
     "qwen3": "qwen3",
+    "qwen3_5": "qwen35",
+    "qwen3_5_moe": "qwen35moe",
+    "qwen3_5_moe_text": "qwen35moe",
+    "qwen3_5_text": "qwen35",
     "qwen3_moe": "qwen3moe",
+    "qwen3_vl": "qwen3vl",
+    "qwen3_vl_moe": "qwen3vlmoe",
+    "seed_oss": "seed_oss",
+    "smollm3": "smollm3",
+    "starcoder2": "starcoder2",
 }
-"""transformers' model_type -> llama.cpp's general.architecture."""
+"""transformers' model_type -> llama.cpp's general.architecture; of a checkpoint that sees or hears, its decoder's."""
+
+_RENAMED: tuple[tuple[str, str], ...] = (
+    (r"^(model\.language_model|language_model\.model)\.", "model."),
+    (r"^language_model\.lm_head\.", "lm_head."),
+    (r"\.e_score_correction_bias$", ".e_score_correction.bias"),
+    (r"\.expert_bias$", ".expert_bias.bias"),
+    (r"\.sinks$", ".sinks.weight"),
+    (r"\.dt_bias$", ".dt_proj.bias"),
+    (r"\.experts\.\d+\.", ".experts."),
+    (r"\.block_sparse_moe\.experts\.(gate|up|down)_proj\.", r".mlp.experts.\1_proj."),
+)
+"""What gguf-py's table calls otherwise than checkpoints do."""
+
+_DECODER = re.compile(r"(model\.)?language_model\.|model\.(layers|embed_tokens|norm)\.|lm_head\.")
+"""How the tensors of a language model begin where towers for pictures and sound lie beside it."""
 
 SPLIT_LATENTS = ("deepseek2",)
 """Architectures that hold kv_b_proj as attn_k_b (transposed) and attn_v_b (see sixfold.model.latent_attention)."""
@@ -49,6 +94,13 @@ def gguf_architecture(config: Mapping[str, Any]) -> str:
     return GGUF_ARCHITECTURES[model_type]
 
 
+def decoder_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of the language model in one mapping, wherever config.json keeps them, as llama.cpp's converter reads
+    them; model_type and tie_word_embeddings are those of the whole."""
+    whole = {key: config[key] for key in ("model_type", "tie_word_embeddings") if config.get(key) is not None}
+    return {**config, **(config.get("text_config") or {}), **whole}
+
+
 def latent_halves(config: Mapping[str, Any], gguf_name: str) -> tuple[str, ...]:
     """`blk.N.attn_k_b.weight` and `blk.N.attn_v_b.weight` for a kv_b_proj that the architecture holds split; () for any
     other tensor.
@@ -69,7 +121,7 @@ def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Iterable[str]) ->
     """On-disk tensor name -> GGUF tensor name, in the order given; all experts of a layer share one stacked name.
 
     Left out, as llama.cpp does not hold them: layers beyond num_hidden_layers and other multi-token-prediction
-    modules, stored rotary frequencies, and an lm_head that is tied to the embeddings.
+    modules, stored rotary frequencies, an lm_head that is tied to the embeddings, and towers beside the decoder.
 
     kv_b_proj of multi-head latent attention gets its one name `blk.N.attn_kv_b.weight`; see `latent_halves`.
 
@@ -78,25 +130,39 @@ def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Iterable[str]) ->
     import gguf
 
     architecture = gguf_architecture(config)
+    sees, config = bool(config.get("text_config")), decoder_config(config)
     name_of_arch = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
     layers = config["num_hidden_layers"]
     mapping = gguf.get_tensor_name_map(name_of_arch[architecture], layers)
     tied = bool(config.get("tie_word_embeddings"))
-    names: dict[str, str] = {}
-    for name in tensor_names:
+
+    def found(name: str) -> str | None:
+        """None for what is left out."""
         layer = _LAYER.search(name)
         if (layer and int(layer[1]) >= layers) or "mtp" in name.split("."):
-            continue
-        if name.endswith(_NEVER_STORED) or (tied and name == "lm_head.weight"):
-            continue
-        known = _EXPERT.sub(".experts.", name)
-        if known.endswith("e_score_correction_bias"):
-            known = known.removesuffix("_bias") + ".bias"
-        found = mapping.get_name(known, try_suffixes=(".weight", ".bias"))
-        if found is None:
+            return None
+        if name.endswith(_NEVER_STORED) or (tied and name.endswith("lm_head.weight")):
+            return None
+        if sees and not _DECODER.match(name):
+            return None
+        known = name
+        for pattern, replacement in _RENAMED:
+            known = re.sub(pattern, replacement, known)
+        gguf_name: str | None = mapping.get_name(known, try_suffixes=(".weight", ".bias"))
+        if gguf_name is None:
             raise SixfoldError(
                 f"GGUF architecture {architecture} has no name for tensor {name}",
                 "leave the gguf recipes out for this model",
             )
-        names[name] = found
+        return gguf_name
+
+    names: dict[str, str] = {}
+    of_any_expert: dict[str, str | None] = {}
+    for name in tensor_names:
+        stacked = _EXPERT.sub(".experts.", name, count=1)
+        if stacked not in of_any_expert:
+            of_any_expert[stacked] = found(name)
+        gguf_name = of_any_expert[stacked]
+        if gguf_name is not None:
+            names[name] = gguf_name
     return names

@@ -12,7 +12,9 @@ from torch import nn
 
 from sixfold.checkpoint.checkpoint import Checkpoint, SourceTensor
 from sixfold.checkpoint.config_fields import draft_layers
+from sixfold.checkpoint.expert_slice import StackLayout
 from sixfold.errors import SixfoldError
+from sixfold.model.experts_module import computed_layout
 
 _SHOWN = 3  # names listed in a refusal before "and N more"
 
@@ -26,6 +28,7 @@ class Placement:
     expert: index where the tensor is one expert's, None elsewhere.
     pattern: of transformers' conversion that it takes part in, "" where it is only renamed.
     also: further parameters that it is cut into (a fused q, k and v), `parameter` being the first.
+    layout: how the parameter holds its experts, where the tensor was cut from a stack; None elsewhere.
     """
 
     parameter: str
@@ -33,6 +36,7 @@ class Placement:
     expert: int | None
     pattern: str = ""
     also: tuple[str, ...] = ()
+    layout: StackLayout | None = None
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -47,9 +51,8 @@ def map_tensors(model: nn.Module, checkpoint: Checkpoint) -> tuple[dict[str, Pla
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, rename_source_key
 
-    transforms = get_model_conversion_mapping(model)
-    converters = [t for t in transforms if isinstance(t, WeightConverter)]
-    renamings = [t for t in transforms if not isinstance(t, WeightConverter)]
+    converters = converters_of(model)
+    renamings = [t for t in get_model_conversion_mapping(model) if not isinstance(t, WeightConverter)]
     state = model.state_dict()
     placements: dict[str, Placement] = {}
     not_run: list[str] = []
@@ -57,7 +60,17 @@ def map_tensors(model: nn.Module, checkpoint: Checkpoint) -> tuple[dict[str, Pla
     sources: dict[str, list[str]] = {}
     drafts = draft_layers(checkpoint.config)
     for name in checkpoint.tensors:
-        target, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, state)
+        cut = checkpoint.slices.get(name)
+        stored = name if cut is None else cut.stack
+        target, pattern = rename_source_key(stored, renamings, converters, model.base_model_prefix, state)
+        if cut is not None and target in state:
+            module, _, leaf = target.rpartition(".")
+            layout = computed_layout(model.get_submodule(module), leaf)
+            joined = next((c.source_patterns for c in converters if pattern in c.source_patterns), [pattern])
+            part = cut.part if len(joined) == 1 else joined.index(pattern)
+            placements[name] = Placement(target, part, cut.expert, layout=layout)
+            sources.setdefault(target, []).append(name)
+            continue
         if target not in state and name in state:  # as transformers loads it: a rule for older names took it for one
             target, pattern = name, None
         if target in state:
@@ -78,6 +91,14 @@ def map_tensors(model: nn.Module, checkpoint: Checkpoint) -> tuple[dict[str, Pla
     _check_complete(model, checkpoint, state, sources, unknown)
     _check_shapes(checkpoint, state, placements, sources)
     return placements, tuple(not_run)
+
+
+def converters_of(model: nn.Module) -> list[Any]:
+    """transformers' conversions of this model's weights that do more than rename."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter
+
+    return [t for t in get_model_conversion_mapping(model) if isinstance(t, WeightConverter)]
 
 
 def _expert_index(name: str) -> int | None:
@@ -137,7 +158,7 @@ def _check_shapes(
     alone = {parameter: names for parameter, names in sources.items() if placements[names[0]].expert is None}
     # Experts first: their number explains a router's shape, and not the other way round.
     for parameter in [p for p in sources if p not in alone]:
-        if placements[sources[parameter][0]].also:
+        if placements[sources[parameter][0]].also or placements[sources[parameter][0]].layout is not None:
             _check_elements(checkpoint, sources[parameter], placements, state)
             continue
         found = [(checkpoint.tensors[name], placements[name]) for name in sources[parameter]]

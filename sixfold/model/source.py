@@ -12,14 +12,23 @@ from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.model.architecture import Architecture, derive_architecture
 from sixfold.model.bare_config import open_config
+from sixfold.model.expert_stacks import with_single_experts
 
 _ROWS = 8192  # of two tensors, read at a time to compare them
 
 
 @dataclass(frozen=True)
 class Source:
+    """checkpoint: with one matrix an expert, however they are stored (see sixfold.model.expert_stacks)."""
+
     checkpoint: Checkpoint
     architecture: Architecture
+
+    @property
+    def as_stored(self) -> "Source":
+        """With the tensors that are on disk; itself where experts are stored one by one."""
+        stored = self.checkpoint.as_stored
+        return self if stored is self.checkpoint else Source(stored, derive_architecture(stored))
 
 
 def open_source(
@@ -38,6 +47,7 @@ def open_source(
             "give the folder of the checkpoint, or its hub id; inspect, plan and budget work on a config.json alone",
         )
     checkpoint = open_checkpoint(model, revision=revision, name=name, provenance=provenance, headers_only=headers_only)
+    checkpoint = with_single_experts(checkpoint)
     source = Source(checkpoint, derive_architecture(checkpoint))
     if not headers_only or local_folder(model) is not None:
         _check_tied(source)
@@ -84,7 +94,7 @@ def describe_source(
         return open_source(model, revision=revision, name=name, provenance=provenance, headers_only=True)
     if revision:
         raise UsageError(f"{model} is a local path, and has no revision {revision}", "leave the revision out")
-    checkpoint = open_config(path, model, name=name, provenance=provenance, experts=experts)
+    checkpoint = with_single_experts(open_config(path, model, name=name, provenance=provenance, experts=experts))
     architecture = derive_architecture(checkpoint)
     if experts is not None and architecture.experts != experts:
         raise SixfoldError(

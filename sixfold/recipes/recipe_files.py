@@ -21,6 +21,9 @@ OVERRIDE = "--set"
 
 KeyPath = tuple[str, ...]
 
+_BUDGET = "budget"
+_LIMITS = {"bits", "bytes", "times", "fits"}
+"""Keys of a budget of which one is set."""
 _CALIBRATION: KeyPath = ("calibration",)
 _PROFILE = "profile"
 _ROUNDING = "rounding"
@@ -303,9 +306,12 @@ def _shown(path: Path) -> str:
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` wins; mappings are merged key by key, lists are replaced."""
+    """`over` wins; mappings are merged key by key, lists are replaced; a limit of the budget replaces all others."""
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
+        if key == _BUDGET and isinstance(below, dict) and isinstance(value, dict) and _LIMITS & value.keys():
+            others = _LIMITS if "fits" in value else {*_LIMITS, "context"}
+            below = {name: kept for name, kept in below.items() if name not in others}
         merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return merged

@@ -74,6 +74,14 @@ def nbytes(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> int:
     return 2 * sum(torch.Size(shape).numel() for shape in shapes) * dtype.itemsize
 
 
+def mapped(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """A tensor in a memory-mapped file of its own: it may exceed memory."""
+    numel = torch.Size(shape).numel()
+    path.unlink(missing_ok=True)
+    _allocate(path, numel * dtype.itemsize)
+    return torch.from_file(str(path), shared=True, size=numel, dtype=dtype).view(shape)
+
+
 def _allocate(path: Path, nbytes: int) -> None:
     """Grow a file that is too short, on the disk: where a mapped file has holes, a full disk is a SIGBUS."""
     with path.open("ab") as file:

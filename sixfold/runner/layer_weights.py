@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 from sixfold.checkpoint.checkpoint import Checkpoint
+from sixfold.checkpoint.expert_slice import StackLayout
 from sixfold.errors import SixfoldError
-from sixfold.model.module_map import Placement
+from sixfold.model.module_map import Placement, converters_of
 
 ReadInto = Callable[[str, torch.Tensor], None]
 """Fills a contiguous CPU tensor of the shape of the named on-disk tensor, converting to its dtype."""
@@ -28,16 +29,20 @@ _READERS = 8
 
 @dataclass(frozen=True)
 class Piece:
-    """One on-disk tensor within a parameter: the rows [start, stop) of one expert, or all of it (expert None).
+    """One on-disk tensor within a parameter: a part of one expert's matrices, or all of it (expert None).
 
     place: its position among the checkpoint's tensors, which are in the order of files and offsets.
     """
 
     name: str
     expert: int | None
-    start: int
-    stop: int
+    part: int
+    layout: StackLayout
     place: int
+
+    def within(self, values: torch.Tensor) -> torch.Tensor:
+        """Where it lies in the parameter's values; a view, which need not be contiguous."""
+        return values if self.expert is None else self.layout.rows_of(values[self.expert], self.part)
 
 
 @dataclass(frozen=True)
@@ -73,10 +78,7 @@ def parameter_sources(
     in_float32: parts of dotted names (correction biases, transformers' _keep_in_fp32_modules_strict) whose parameters
     stay float32 whatever `dtype` is.
     """
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter
-
-    converters = [c for c in get_model_conversion_mapping(model) if isinstance(c, WeightConverter)]
+    converters = converters_of(model)
     state = model.state_dict()
     exact = {re.escape(part) for part in in_float32}
     kept = re.compile(rf"(^|\.)({'|'.join(sorted(exact))})(\.|$)") if exact else None
@@ -94,7 +96,7 @@ def parameter_sources(
         patterns = {placements[name].pattern for name in names} - {""}
         converter = next((c for c in converters if patterns & set(c.source_patterns)), None)
         shape = tuple(meta.shape)
-        pieces = _pieces(names, placements, places, shape, converter)
+        pieces = _pieces(names, placements, places, converter)
         if pieces:
             found[parameter] = ParameterSource(parameter, shape, want, pieces)
         else:
@@ -110,24 +112,22 @@ def _pieces(
     names: Sequence[str],
     placements: Mapping[str, Placement],
     places: Mapping[str, int],
-    shape: tuple[int, ...],
     converter: Any,
 ) -> tuple[Piece, ...]:
     """() where a parameter is more than its tensors side by side."""
+    layout = placements[names[0]].layout
+    if layout is not None:
+        return tuple(Piece(n, placements[n].expert, placements[n].part, layout, places[n]) for n in names)
     if converter is None:
         (name,) = names
-        return (Piece(name, None, 0, shape[0] if shape else 1, places[name]),)
+        return (Piece(name, None, 0, StackLayout(1, False, False), places[name]),)
     operations = [(type(op).__name__, getattr(op, "dim", None)) for op in converter.operations]
     if operations not in ([("MergeModulelist", 0)], [("MergeModulelist", 0), ("Concatenate", 1)]):
         return ()
     if any(placements[name].expert is None or placements[name].also for name in names):
         return ()
-    height = shape[1] // len(converter.source_patterns)
-    return tuple(
-        Piece(name, place.expert, place.part * height, (place.part + 1) * height, places[name])
-        for name in names
-        for place in [placements[name]]
-    )
+    layout = StackLayout(len(converter.source_patterns), interleaved=False, transposed=False)
+    return tuple(Piece(n, placements[n].expert, placements[n].part, layout, places[n]) for n in names)
 
 
 def _natural(name: str) -> tuple[tuple[int, str], ...]:
@@ -171,7 +171,13 @@ def read_parameters(
 
     def fill(item: tuple[Piece, torch.Tensor]) -> None:
         piece, values = item
-        read_into(piece.name, values if piece.expert is None else values[piece.expert, piece.start : piece.stop])
+        place = piece.within(values)
+        if place.is_contiguous():
+            read_into(piece.name, place)
+        else:
+            read = torch.empty(place.shape, dtype=place.dtype)
+            read_into(piece.name, read)
+            place.copy_(read)
 
     with ThreadPoolExecutor(_READERS) as readers:
         for _ in readers.map(fill, work):

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from sixfold.checkpoint.expert_slice import stacked
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError
 from sixfold.model.meta_model import meta_model
@@ -54,6 +55,7 @@ def load_model(source: Source, *, dtype: torch.dtype, device: torch.device) -> A
 
     with ThreadPoolExecutor(4) as threads:
         weights = dict(zip(names, threads.map(read, names), strict=True))
+    weights = stacked(checkpoint, weights)
     with _without_progress_bar():
         model = cls.from_pretrained(None, config=empty.config, state_dict=weights, dtype=dtype)
     return model.eval().to(device)

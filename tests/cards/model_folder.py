@@ -90,6 +90,31 @@ def result(of: dict[str, Any], mean_kl: float = 0.0234567, **changes: Any) -> di
     }
 
 
+def pruned(root: Path) -> None:
+    """What the source folder keeps of a checkpoint that was pruned here."""
+    cost = {"tokens": 20000, "perplexity_before": 12.0, "perplexity_after": 15.0, "kl": 0.25, "top1": 0.8}
+    plan = {"model": "Big", "criterion": "reap", "layers": [{"layer": 0, "experts": 8, "kept": [0, 1, 2]}]}
+    written = {
+        "plan": plan,
+        "manifest": {"notes": []},
+        "verification": {"cost": {"all": cost}, "structure": {"layers": [{"vectors": {}}]}},
+    }
+    for name, content in written.items():
+        write(root / f"source/pruning/{name}.json", content)
+
+
+def since_original(found: dict[str, Any], mean_kl: float) -> dict[str, Any]:
+    """A verification.json with the unpruned model compared with, too."""
+    divergence = found["divergence"]
+    score = {**divergence["scores"]["engine"], "mean_kl": mean_kl, "top1": 0.75, "source_perplexity": 12.0}
+    original = {
+        "name": "Big",
+        "fingerprint": "b" * 64,
+        "scores": {"weights": {**score, "mean_kl": 9.0}, "engine": score},
+    }
+    return {**found, "divergence": {**divergence, "original": original}}
+
+
 def finding(what: str, severity: str) -> dict[str, str]:
     where, consequence = "gates.max_mean_kl", "it answers worse than it should"
     return {"check": "gate.failed", "where": where, "what": what, "consequence": consequence, "severity": severity}

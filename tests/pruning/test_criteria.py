@@ -15,6 +15,7 @@ from calibration.forward_pass.observe import observed
 from calibration.texts.tokens import token_batches
 from pruning.anatomy import dissect
 from pruning.criteria import CRITERIA, names, saliency, super_experts
+from pruning.weight_criteria import aimer
 from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.errors import UsageError
 from sixfold.model.source import open_source
@@ -80,6 +81,8 @@ def _judged(rows: list[tuple[int, float, float]]) -> dict[str, torch.Tensor]:
         "weighted-ean": of_each(lambda e: sum(products[e])),
         "ean": of_each(lambda e: sum(norms[e])),
         "frequency": of_each(lambda e: len(norms[e])),
+        "man": of_each(lambda e: sum(norms[e]) / max(len(norms[e]), 1)),
+        "msan": of_each(lambda e: sum(norm**2 for norm in norms[e]) / max(len(norms[e]), 1)),
     }
 
 
@@ -101,6 +104,21 @@ def test_saliency_is_the_formulas(model_type: str, tmp_path: Path) -> None:
         for criterion, values in criteria.items():
             torch.testing.assert_close(saliency(criterion, found, seed=0, layer=layer), values, rtol=2e-2, atol=1e-6)
         assert torch.equal(saliency("frequency", found, seed=0, layer=layer), criteria["frequency"])
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_moe", "granitemoe"], ids=["one by one", "stacked on disk"])
+def test_aimer_is_mean_over_root_mean_square_upside_down(model_type: str, tmp_path: Path) -> None:
+    source = open_source(make_moe(model_type, tmp_path / "model"))
+    anatomy = dissect(source)
+    model = load_model(source, dtype=torch.float32, device=CPU)
+    experts = [m for name, m in model.named_modules() if name.endswith(".experts")]
+    assert len(experts) == len(anatomy.layers)
+    for layer, module in zip(anatomy.layers, experts, strict=True):
+        found = aimer(source, anatomy, layer)
+        for expert in range(8):
+            weights = torch.cat([module.gate_up_proj[expert].flatten(), module.down_proj[expert].flatten()]).double()
+            score = weights.abs().mean() / weights.square().mean().sqrt()
+            assert float(found[expert]) == pytest.approx(float(1 / score))
 
 
 def made_up(**changes: list[float]) -> ExpertStatistics:
@@ -146,5 +164,5 @@ def test_an_unknown_criterion_names_the_known() -> None:
 
 
 @pytest.mark.parametrize("name", names())
-def test_the_readme_says_what_a_criterion_is(name: str) -> None:
-    assert f"`{name}`" in (Path(__file__).parents[2] / "README.md").read_text()
+def test_the_page_on_pruning_says_what_a_criterion_is(name: str) -> None:
+    assert f"`{name}`" in (Path(__file__).parents[2] / "docs" / "pruning.md").read_text()

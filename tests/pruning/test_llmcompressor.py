@@ -46,6 +46,6 @@ def test_the_same_experts_stay_in_the_first_layer(tmp_path: Path) -> None:
     theirs = json.loads(report.read_text())
     statistics = calibrate(source, PROFILE, tmp_path / "statistics", progress=silent).statistics
     anatomy = dissect(source)
-    ours = make_plan(source, anatomy, Request(kept_for_ratio(anatomy, 0.25), 0.25), statistics)
+    ours = make_plan(source, anatomy, Request(kept_for_ratio(anatomy, 0.25), 0.25, "reap"), statistics)
     assert list(ours.kept[0]) == theirs["model.layers.0.mlp"]
     assert {len(kept) for kept in theirs.values()} == set(ours.counts.values())

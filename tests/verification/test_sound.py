@@ -31,6 +31,21 @@ def test_the_source_itself_is_sound(demo: Source) -> None:
     assert verify(DEMO, demo, silent).findings == ()
 
 
+def test_correction_biases_that_the_source_has_in_bf16(demo: Source, tmp_path: Path) -> None:
+    """As models that are saved in BF16 have them: not wrong without a source, and rounded if the source is in F32."""
+
+    def round_biases(found: dict[str, torch.Tensor]) -> None:
+        found.update({name: x.bfloat16() for name, x in found.items() if name.endswith("correction_bias")})
+
+    folder = copy_folder(DEMO, tmp_path / "saved-in-bf16")
+    tensors(round_biases)(folder)
+    assert verify(folder, open_source(folder), silent).findings == ()
+    alone = verify(folder, None, silent)
+    assert alone.failures == ()
+    assert {finding.check for finding in alone.findings} == {"plain.dtype"}
+    assert {finding.check for finding in verify(folder, demo, silent).failures} >= {"plain.dtype"}
+
+
 def test_shards_with_an_index(artifacts: Artifacts, demo: Source, tmp_path: Path) -> None:
     shutil.copytree(artifacts["nvfp4"], tmp_path / "sharded", ignore=shutil.ignore_patterns("manifest.json"))
     in_shards(tmp_path / "sharded")

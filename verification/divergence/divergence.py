@@ -51,23 +51,35 @@ class Score:
 @dataclass(frozen=True)
 class Scored:
     """kl: of every token, float64 [tokens] in the windows' order. inputs: how far rounding moved what each Linear with
-    a rule reads, relative, by tensor name."""
+    a rule reads, relative, by tensor name. original: the same run against the unpruned model, where that was given."""
 
     score: Score
     kl: torch.Tensor
     inputs: Mapping[str, float]
+    original: Score | None = None
+
+
+@dataclass(frozen=True)
+class SinceOriginal:
+    """name, fingerprint: of the unpruned model. scores: of each run of the artifact, against it."""
+
+    name: str
+    fingerprint: str
+    scores: Mapping[str, Score]
 
 
 @dataclass(frozen=True)
 class Divergence:
     """scores: "weights" (dequantized, inputs as they are), and where the engine rounds inputs, "engine" (so rounded)
     and "engine-collapsed" (with one NVFP4 input scale for the experts of a layer). tokens: that were scored. plain: of
-    the source rounded plainly to the same formats, where a gate asks for it (verification.divergence.plain_run)."""
+    the source rounded plainly to the same formats, where a gate asks for it (verification.divergence.plain_run).
+    original: against the unpruned model, where the source is a pruned one and that is at hand."""
 
     scores: Mapping[str, Score]
     tokens: int
     windows: int
     plain: Score | None = None
+    original: SinceOriginal | None = None
 
     @property
     def as_run(self) -> Score:
@@ -86,11 +98,10 @@ class Reference:
 
 def reference_of(source: Source, windows: Windows, cache: Path, progress: Progress) -> Reference:
     """From the cache's folder, where an earlier variant left it."""
-    digest = digest_of({"source": source.checkpoint.fingerprint, "windows": windows.digest, "stride": _STRIDE})
-    path = cache / f"reference-{digest[:16]}.safetensors"
-    if path.is_file():
-        found = load_file(path)
-        return Reference(found["final"], found["sampled"])
+    path = _cached(source.checkpoint.fingerprint, windows, cache)
+    kept = kept_reference(source.checkpoint.fingerprint, windows, cache)
+    if kept is not None:
+        return kept
     runner = LayerRunner(source, dtype=torch.float32, device=device())
     sampled: list[torch.Tensor] = []
     final = _run(runner, windows, None, lambda layer, hidden: sampled.append(hidden), progress, "running the source")
@@ -101,6 +112,20 @@ def reference_of(source: Source, windows: Windows, cache: Path, progress: Progre
     return reference
 
 
+def kept_reference(fingerprint: str, windows: Windows, cache: Path) -> Reference | None:
+    """What an earlier run of a model with this fingerprint left in the cache's folder."""
+    path = _cached(fingerprint, windows, cache)
+    if not path.is_file():
+        return None
+    found = load_file(path)
+    return Reference(found["final"], found["sampled"])
+
+
+def _cached(fingerprint: str, windows: Windows, cache: Path) -> Path:
+    digest = digest_of({"source": fingerprint, "windows": windows.digest, "stride": _STRIDE})
+    return cache / f"reference-{digest[:16]}.safetensors"
+
+
 def scored(
     source: Source,
     weights: Weights,
@@ -108,8 +133,10 @@ def scored(
     windows: Windows,
     reference: Reference,
     progress: Progress,
+    original: Reference | None = None,
 ) -> Scored:
-    """rules: how the inputs of Linears are rounded; {} for the weights alone."""
+    """rules: how the inputs of Linears are rounded; {} for the weights alone. original: the run of the unpruned model,
+    whose norm, head and vocabulary are the source's."""
 
     def read_into(name: str, out: torch.Tensor) -> None:
         out.copy_(weights.read(name).reshape(out.shape))
@@ -118,15 +145,21 @@ def scored(
     rounding = RoundedInputs(runner, rules) if rules else None
     if rounding is not None and hasattr(runner.model, "set_experts_implementation"):
         runner.model.set_experts_implementation("eager")
-    layers: list[float] = []
+    against = [reference] if original is None else [reference, original]
+    layers: list[list[float]] = [[] for _ in against]
 
     def observe(layer: int, hidden: torch.Tensor) -> None:
-        expected = reference.sampled[layer]
-        layers.append(float(((hidden - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-30)).mean()))
+        for errors, other in zip(layers, against, strict=True):
+            expected = other.sampled[layer]
+            errors.append(float(((hidden - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-30)).mean()))
 
     final = _run(runner, windows, rounding, observe, progress, "running the artifact")
-    found, kl = _compare(source, runner, rounding, windows, reference.final, final, tuple(layers))
-    return Scored(found, kl, dict(rounding.errors) if rounding is not None else {})
+    inputs = dict(rounding.errors) if rounding is not None else {}
+    (found, kl), *more = [
+        _compare(source, runner, rounding, windows, other.final, final, tuple(errors))
+        for errors, other in zip(layers, against, strict=True)
+    ]
+    return Scored(found, kl, inputs, more[0][0] if more else None)
 
 
 def device() -> torch.device:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -44,6 +44,9 @@ _GRIDS = {
 }
 """Types whose codes llama.cpp rounds to nearest, after whatever search of scales (ggml-quants.c; blocks of
 ggml-common.h). Q8_0 alone has its smallest number, -128, at another code than 0: its codes are signed bytes."""
+
+_OF_CHANGES = 2.0**-20
+"""float32 of one plus a norm's weight, or of an exponential, tells that weight or exponent to so much."""
 
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 
@@ -88,14 +91,20 @@ def _nearest(held: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
 class GgufWeights:
     """See verification.reading.weights.Weights."""
 
-    def __init__(self, file: Gguf) -> None:
+    def __init__(self, file: Gguf, decoder: Mapping[str, str] | None = None) -> None:
+        """decoder: beginnings of names as the table has them -> as the source does, where towers lie beside the
+        language model."""
         self._file = file
         self._sources: dict[str, _Source] = {}
         for name, tensor in file.tensors.items():
             place = place_of(file.arch, name)
             if place is None:
                 continue
-            if place.stacked and len(tensor.shape) == 3:
+            for begins, instead in (decoder or {}).items():
+                if place.name.startswith(begins):
+                    place = replace(place, name=instead + place.name.removeprefix(begins))
+                    break
+            if place.stacked:
                 for expert in range(tensor.shape[0]):
                     self._sources[place.name.format(expert)] = _Source((name,), place, expert)
             elif place.half:
@@ -114,6 +123,8 @@ class GgufWeights:
         if source.place.half:
             heads, k, v, rank = self._latent(source)
             return heads * (k + v), rank
+        if source.place.convolution:
+            return shape[0], 1, *shape[1:]
         return shape[1:] if source.expert is not None else shape
 
     def encoding(self, name: str) -> str:
@@ -162,6 +173,9 @@ class GgufWeights:
     def _importance(self) -> Mapping[str, MatrixEntry]:
         return importance_beside(self._file.path, self._file.keys.get("quantize.imatrix.file"))
 
+    def slack(self, name: str) -> float:
+        return _OF_CHANGES if self._sources[name].place.change else 0.0
+
     def alike(self, name: str) -> bool:
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
@@ -175,7 +189,7 @@ class GgufWeights:
         return True
 
     def codes(self, name: str) -> Codes | None:
-        if self._sources[name].place.half:
+        if self._sources[name].place.half or self._sources[name].place.change:
             return None
         return self._codes(self.dtype(name), lambda edit: self._read(name, 0, None, edit))
 
@@ -221,7 +235,27 @@ class GgufWeights:
             return matrix[start:stop]
         if source.place.rope:
             return self._paired(source, edit)[start:stop]
-        return self._floats(source.gguf[0], start, stop, edit)
+        if source.place.tiles:
+            return self._changed(source, self._untiled(source, edit))[start:stop]
+        return self._changed(source, self._floats(source.gguf[0], start, stop, edit))
+
+    def _changed(self, source: _Source, held: torch.Tensor) -> torch.Tensor:
+        """Undo what llama.cpp's converter does to values and to the shape of convolutions."""
+        if source.place.convolution:
+            held = held.unsqueeze(1)
+        if source.place.change == "minus exp":
+            return (-held).log()
+        return held - 1 if source.place.change == "plus one" else held
+
+    def _untiled(self, source: _Source, edit: _Edit) -> torch.Tensor:
+        """A delta net's values [value of a key, key, ...] as [key, value of a key, ...] again."""
+        held = self._floats(source.gguf[0], edit=edit)
+        keys, values = int(self._file.key("ssm.group_count")), int(self._file.key("ssm.time_step_rank"))
+        if source.place.tiles == "columns":
+            return held.unflatten(-1, (values // keys, keys, -1)).transpose(-3, -2).flatten(-3).contiguous()
+        first = 2 * keys * int(self._file.key("ssm.state_size")) if source.place.tiles == "rows behind keys" else 0
+        tail = held[first:].unflatten(0, (values // keys, keys, -1)).transpose(0, 1).flatten(0, 2)
+        return torch.cat([held[:first], tail])
 
     def _floats(self, gguf_name: str, start: int = 0, stop: int | None = None, edit: _Edit = _as_it_is) -> torch.Tensor:
         from gguf import GGMLQuantizationType

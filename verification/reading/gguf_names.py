@@ -8,7 +8,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-_OUTSIDE = {"token_embd": "model.embed_tokens", "output": "lm_head", "output_norm": "model.norm"}
+_OUTSIDE = {
+    "token_embd": "model.embed_tokens",
+    "output": "lm_head",
+    "output_norm": "model.norm",
+    "token_embd_norm": "model.embedding_norm",
+}
 
 _EVERY = {
     "attn_norm": "input_layernorm",
@@ -44,14 +49,83 @@ _LATENT = {
     "attn_kv_a_norm": "self_attn.kv_a_layernorm",
     "attn_kv_b": "self_attn.kv_b_proj",
 }
+_AFTER_ATTENTION = {
+    "post_attention_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+_NORMS_AFTER = {k: v for k, v in _EVERY.items() if k not in ("attn_norm", "ffn_norm")} | _AFTER_ATTENTION
+_SHARED_EXPERT = {f"ffn_{part}_shexp": f"mlp.shared_expert.{part}_proj" for part in ("gate", "up", "down")} | {
+    "ffn_gate_inp_shexp": "mlp.shared_expert_gate"
+}
+_GRANITE_EXPERTS = {f"ffn_{part}_exps": f"block_sparse_moe.experts.{{}}.{part}_proj" for part in ("gate", "up", "down")}
+_DELTA_NET = {k: v for k, v in _EVERY.items() if k != "ffn_norm"} | {
+    "post_attention_norm": "post_attention_layernorm",
+    "attn_qkv": "linear_attn.in_proj_qkv",
+    "attn_gate": "linear_attn.in_proj_z",
+    "ssm_alpha": "linear_attn.in_proj_a",
+    "ssm_beta": "linear_attn.in_proj_b",
+    "ssm_conv1d": "linear_attn.conv1d",
+    "ssm_norm": "linear_attn.norm",
+    "ssm_out": "linear_attn.out_proj",
+}
 _TABLES: Mapping[str, Mapping[str, str]] = {
     "llama": _EVERY | _MIXTRAL,
+    "arcee": _EVERY,
+    "smollm3": _EVERY,
+    "mistral3": _EVERY,
+    "granite": _EVERY,
+    "granitemoe": _EVERY | _GRANITE_EXPERTS | {"ffn_gate_inp": "block_sparse_moe.router.layer"},
+    "llama4": _EVERY
+    | {f"ffn_{part}": f"feed_forward.{part}_proj" for part in ("gate", "up", "down")}
+    | {f"ffn_{part}_exps": f"feed_forward.experts.{{}}.{part}_proj" for part in ("gate", "up", "down")}
+    | {f"ffn_{part}_shexp": f"feed_forward.shared_expert.{part}_proj" for part in ("gate", "up", "down")}
+    | {"ffn_gate_inp": "feed_forward.router"},
+    "gemma3": _EVERY | _AFTER_ATTENTION | {"ffn_norm": "pre_feedforward_layernorm"},
+    "gpt-oss": {k: v for k, v in _EVERY.items() if k != "ffn_norm"}
+    | {"post_attention_norm": "post_attention_layernorm", "attn_sinks": "self_attn.sinks"}
+    | _EXPERTS
+    | {"ffn_gate_inp": "mlp.router"},
+    "seed_oss": {k: v for k, v in _EVERY.items() if k != "ffn_norm"}
+    | {"post_attention_norm": "post_attention_layernorm"},
+    "starcoder2": _EVERY | {"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"},
+    "hunyuan-dense": _EVERY | {"attn_q_norm": "self_attn.query_layernorm", "attn_k_norm": "self_attn.key_layernorm"},
+    "command-r": _EVERY,
+    "olmo2": _NORMS_AFTER,
+    "exaone4": _NORMS_AFTER,
+    "exaone-moe": _EVERY | _EXPERTS | _SHARED,
+    "dots1": _EVERY | _EXPERTS | _SHARED,
+    "afmoe": _EVERY
+    | _EXPERTS
+    | _SHARED
+    | {
+        "ffn_norm": "pre_mlp_layernorm",
+        "post_attention_norm": "post_attention_layernorm",
+        "post_ffw_norm": "post_mlp_layernorm",
+        "attn_gate": "self_attn.gate_proj",
+        "ffn_gate_inp": "mlp.router.gate",
+    },
+    "lfm2": {f"attn_{part}": f"self_attn.{part}_proj" for part in ("q", "k", "v")}
+    | {
+        "attn_norm": "operator_norm",
+        "ffn_norm": "ffn_norm",
+        "attn_output": "self_attn.out_proj",
+        "attn_q_norm": "self_attn.q_layernorm",
+        "attn_k_norm": "self_attn.k_layernorm",
+        "shortconv.conv": "conv.conv",
+        "shortconv.in_proj": "conv.in_proj",
+        "shortconv.out_proj": "conv.out_proj",
+        "ffn_gate": "feed_forward.w1",
+        "ffn_down": "feed_forward.w2",
+        "ffn_up": "feed_forward.w3",
+    },
+    "qwen2vl": _EVERY,
+    "qwen3vl": _EVERY,
+    "qwen3vlmoe": _EVERY | _EXPERTS,
+    "qwen35": _DELTA_NET,
+    "qwen35moe": _DELTA_NET | _EXPERTS | _SHARED_EXPERT,
     "qwen2": _EVERY,
     "qwen3": _EVERY,
-    "qwen2moe": _EVERY
-    | _EXPERTS
-    | {f"ffn_{part}_shexp": f"mlp.shared_expert.{part}_proj" for part in ("gate", "up", "down")}
-    | {"ffn_gate_inp_shexp": "mlp.shared_expert_gate"},
+    "qwen2moe": _EVERY | _EXPERTS | _SHARED_EXPERT,
     "qwen3moe": _EVERY | _EXPERTS,
     "olmoe": _EVERY | _EXPERTS,
     "minimax-m2": _EVERY | _MIXTRAL,
@@ -65,33 +139,54 @@ _BIASES = {
     "minimax-m2": "block_sparse_moe.e_score_correction_bias",
     "glm4moe": "mlp.gate.e_score_correction_bias",
     "deepseek2": "mlp.gate.e_score_correction_bias",
+    "dots1": "mlp.gate.e_score_correction_bias",
+    "exaone-moe": "mlp.e_score_correction_bias",
+    "afmoe": "mlp.expert_bias",
 }
+_BARE = {"attn_sinks.weight": "self_attn.sinks", "ssm_a": "linear_attn.A_log", "ssm_dt.bias": "linear_attn.dt_bias"}
+"""Tensors of a block that are no weight or bias of a module on disk."""
+
 ARCHITECTURES = tuple(_TABLES)
 COMPUTED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 """Tensors that no checkpoint holds."""
 
-PAIRED_ROPE = ("llama",)
+PAIRED_ROPE = ("llama", "arcee", "smollm3", "mistral3", "granite", "granitemoe")
 """Architectures whose q and k rows llama.cpp takes interleaved: row 2i + j of a head is row i + j * D/2 on disk."""
 
-_BLOCK = re.compile(r"blk\.(\d+)\.(.+)\.(weight|bias)")
+_ONE_PLUS = {"gemma3": ("norm",), "qwen35": ("norm",), "qwen35moe": ("norm",)}
+"""Architectures that hold norms with the one that the model adds to them: the ends of their names."""
+
+_DELTA_NETS = ("qwen35", "qwen35moe")
+"""Architectures whose delta nets' values llama.cpp takes key by key: those of a key lie together on disk."""
+
+_OF_VALUES = {"attn_gate", "ssm_alpha", "ssm_beta", "ssm_a", "ssm_dt"}
+_BEHIND_KEYS = {"attn_qkv", "ssm_conv1d"}
+
+_BLOCK = re.compile(r"blk\.(\d+)\.(.+?)(?:\.(weight|bias))?")
 
 
 @dataclass(frozen=True)
 class Place:
     """name: on disk, with {} for the expert where `stacked`. half: "k" or "v" of a split kv_b_proj. rope: whether rows
-    are interleaved."""
+    are interleaved. change: what llama.cpp's values are of those on disk: "" the same, "plus one", "minus exp".
+    tiles: where the values of a delta net's heads lie in another order: "rows", "rows behind keys", "columns" or "".
+    convolution: whether the dimension of one channel is left out."""
 
     name: str
     stacked: bool = False
     half: str = ""
     rope: bool = False
+    change: str = ""
+    tiles: str = ""
+    convolution: bool = False
 
 
 def place_of(arch: str, name: str) -> Place | None:
     """None for a name that the architecture does not have."""
     stem, _, kind = name.rpartition(".")
-    if stem in _OUTSIDE and kind == "weight":
-        return Place(f"{_OUTSIDE[stem]}.weight")
+    if stem in _OUTSIDE and kind in ("weight", "bias"):
+        change = "plus one" if stem.endswith(_ONE_PLUS.get(arch, ("?",))) else ""
+        return Place(f"{_OUTSIDE[stem]}.{kind}", change=change)
     found = _BLOCK.fullmatch(name)
     if not found:
         return None
@@ -101,8 +196,27 @@ def place_of(arch: str, name: str) -> Place | None:
         return Place(prefix + _BIASES[arch]) if arch in _BIASES and kind == "bias" else None
     if arch == "deepseek2" and part in ("attn_k_b", "attn_v_b"):
         return Place(f"{prefix}self_attn.kv_b_proj.weight", half=part[5])
+    bare = _BARE.get(name.split(".", 2)[2])
+    tiles = _tiles(part) if arch in _DELTA_NETS else ""
+    if bare is not None:
+        held = arch in _DELTA_NETS or part in _TABLES.get(arch, {})
+        change = "minus exp" if part == "ssm_a" else ""
+        return Place(prefix + bare, change=change, tiles=tiles) if held else None
     known = _TABLES.get(arch, {}).get(part)
-    if known is None:
+    if known is None or kind is None:
         return None
-    rope = arch in PAIRED_ROPE and part in ("attn_q", "attn_k")
-    return Place(f"{prefix}{known}.{kind}", "{}" in known, rope=rope)
+    one_plus = kind == "weight" and part != "ssm_norm" and part.endswith(_ONE_PLUS.get(arch, ("?",)))
+    return Place(
+        f"{prefix}{known}.{kind}",
+        "{}" in known,
+        rope=arch in PAIRED_ROPE and part in ("attn_q", "attn_k"),
+        change="plus one" if one_plus else "",
+        tiles=tiles,
+        convolution=part in ("ssm_conv1d", "shortconv.conv") and kind == "weight",
+    )
+
+
+def _tiles(part: str) -> str:
+    if part == "ssm_out":
+        return "columns"
+    return "rows behind keys" if part in _BEHIND_KEYS else "rows" if part in _OF_VALUES else ""

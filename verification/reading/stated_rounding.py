@@ -6,6 +6,7 @@ weighted     scales were chosen by the importance of input channels: the weighte
 clipped      ranges of groups were narrowed where that hurts inputs less (AWQ): a weight at a group's end may lose much
              of itself, and the tensor as a whole no more than by rounding to nearest
 compensated  codes make up for the errors of those before them (GPTQ), and need not be the nearest
+rounded-inputs  the same, where what was rounded is not the weight but what is best for inputs that are rounded too
 """
 
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from sixfold.artifact.workspace import read_json
 from sixfold.errors import SixfoldError
 from sixfold.statistics.importance_matrix import MatrixEntry, open_importance_matrix
 
-Kind = Literal["nearest", "weighted", "clipped", "compensated"]
+Kind = Literal["nearest", "weighted", "clipped", "compensated", "rounded-inputs"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class Rounding:
 
 NEAREST = Rounding("nearest")
 
+ROUNDED_INPUTS = "NVFP4"
+"""The scheme in which something else than the weight is rounded where errors are compensated."""
+
 
 def stated_rounding(artifact: Path) -> Kind | None:
     """What the recipe in an artifact's manifest says; None without a manifest. artifact: a folder or a GGUF file."""
@@ -41,7 +45,7 @@ def stated_rounding(artifact: Path) -> Kind | None:
     if not isinstance(recipe, Mapping):
         return None
     if recipe.get("rounding") == "compensated":
-        return "compensated"
+        return "rounded-inputs" if recipe.get("scheme") == ROUNDED_INPUTS else "compensated"
     return "clipped" if recipe.get("exporter") == "awq" else "nearest"  # whichever layout it wrote
 
 

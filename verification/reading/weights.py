@@ -58,6 +58,10 @@ class CodedWeights(Weights, Protocol):
         """How it was rounded, as far as the artifact says."""
         ...
 
+    def slack(self, name: str) -> float:
+        """How far a plain value may be from the source's, as another number is stored that it is computed from."""
+        ...
+
     def alike(self, name: str) -> bool:
         """Whether all blocks of a quantized weight are stored alike, as those of zeros are. Raises as `read` does."""
         ...
@@ -129,7 +133,12 @@ class FolderWeights:
     def _rounding(self) -> Rounding:
         stated = stated_rounding(self.subject.folder.path)
         clips = self.subject.declared.method == AWQ or stated == "clipped"
-        return Rounding("compensated" if stated == "compensated" else "clipped" if clips else "nearest")
+        if stated in ("compensated", "rounded-inputs"):
+            return Rounding(stated)
+        return Rounding("clipped" if clips else "nearest")
+
+    def slack(self, name: str) -> float:
+        return 0.0
 
     def alike(self, name: str) -> bool:
         _, parts = self._parts(name)

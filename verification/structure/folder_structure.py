@@ -8,7 +8,7 @@ from sixfold.model.source import Source
 from verification.finding import Finding, run_checks
 from verification.reading.blueprint import Blueprint, blueprint_from_config, blueprint_of
 from verification.reading.declared import declared
-from verification.reading.folder import open_folder
+from verification.reading.folder import Folder, open_folder
 from verification.reading.subject import Subject
 from verification.structure import carried, config, doubles, drafts, files, names, parts, quantization_config, scales
 
@@ -64,14 +64,22 @@ CHECKS: tuple[Check, ...] = (
 def open_subject(path: Path, source: Source | None) -> Subject:
     """Raises SixfoldError where `path` is no folder of weights."""
     folder = open_folder(path)
-    return Subject(folder, declared(folder.config), _blueprint(folder.config, path, source), source)
+    return Subject(folder, declared(folder.config), _blueprint(folder, source), source)
 
 
-def _blueprint(found: object, path: Path, source: Source | None) -> Blueprint | None:
+def as_held(path: Path, source: Source | None) -> Source | None:
+    """The source with all experts of a layer in one tensor where a folder holds them so."""
+    if source is None or not source.checkpoint.slices or not path.is_dir():
+        return source
+    held = open_folder(path).tensors
+    return source.as_stored if any(cut.stack in held for cut in source.checkpoint.slices.values()) else source
+
+
+def _blueprint(folder: Folder, source: Source | None) -> Blueprint | None:
     if source is not None:
         return blueprint_of(source)
     try:
-        return blueprint_from_config(found, path) if isinstance(found, dict) and found else None
+        return blueprint_from_config(folder.config, folder.path, folder.tensors) if folder.config else None
     except SixfoldError:
         return None
 

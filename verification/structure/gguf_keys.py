@@ -37,7 +37,8 @@ _GENERAL_TYPES |= dict.fromkeys(("alignment", "file_type", "quantization_version
 def check_required(subject: GgufSubject) -> Iterator[Finding]:
     file = subject.file
     for key in _REQUIRED:
-        if file.key(key) is None:
+        other = key.replace("_rms_epsilon", "_epsilon")  # of norms that subtract the mean
+        if file.key(key) is None and file.key(other) is None:
             yield Finding("keys.missing", f"{file.arch}.{key}", "it is missing", _STOPS, EXPORT_AGAIN)
     moe = any("_exps." in name for name in file.tensors)
     for key in ("expert_count", "expert_used_count") if moe else ():
@@ -86,7 +87,8 @@ def _products(subject: GgufSubject) -> Iterator[tuple[str, str, int | None]]:
     width, heads = of("embedding_length"), of("attention.head_count")
     usual = width // heads if width and heads else None
     if file.key("attention.kv_lora_rank") is None:
-        groups = of("attention.head_count_kv") or heads
+        several = isinstance(file.key("attention.head_count_kv"), list)  # one number for each layer
+        groups = of("attention.head_count_kv") or (None if several else heads)
         key_size, value_size = of("attention.key_length") or usual, of("attention.value_length") or usual
         yield "attention.head_count", "blk.0.attn_q.weight", times(heads, key_size)
         yield "attention.head_count_kv", "blk.0.attn_k.weight", times(groups, key_size)

@@ -20,7 +20,17 @@ class GgufSubject:
 
     @cached_property
     def weights(self) -> GgufWeights:
-        return GgufWeights(self.file)
+        return GgufWeights(self.file, self._decoder)
+
+    @property
+    def _decoder(self) -> Mapping[str, str]:
+        """What stands before the names of the language model's tensors in the source, by what does in a text model."""
+        names = self.source.checkpoint.tensors if self.source is not None else ()
+        inside = next(
+            (n.removesuffix("embed_tokens.weight") for n in names if n.endswith("embed_tokens.weight")), "model."
+        )
+        head = next((n.removesuffix("weight") for n in names if n.endswith("lm_head.weight")), "lm_head.")
+        return {"model.": inside, "lm_head.": head}
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
@@ -29,4 +39,6 @@ class GgufSubject:
             return {}
         stated = self.source.checkpoint.config
         filled = completed(stated)
-        return {**filled, **{k: v for k, v in stated.items() if v is not None and not isinstance(v, Mapping)}}
+        text = filled.get("text_config") or {}
+        own = {k: v for k, v in stated.items() if v is not None and not isinstance(v, Mapping)}
+        return {**filled, **own, **text, "tie_word_embeddings": filled.get("tie_word_embeddings")}

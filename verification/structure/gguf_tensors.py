@@ -3,7 +3,7 @@ else."""
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from itertools import pairwise
 
 from sixfold.boundary.gguf_header import GgufTensor
@@ -53,10 +53,10 @@ def check_source(subject: GgufSubject) -> Iterator[Finding]:
     architecture = subject.source.architecture
     held = set(subject.weights.names())
     for name, tensor in subject.source.checkpoint.tensors.items():
-        if name in architecture.not_run or _RECOMPUTED.search(name):
+        if name in architecture.not_run or name in architecture.towers or _RECOMPUTED.search(name):
             continue
         if name not in held:
-            if architecture.tied_embeddings and name == "lm_head.weight":
+            if architecture.tied_embeddings and name.endswith("lm_head.weight"):
                 continue
             what = f"the source has {name}, and no tensor of the file holds it"
             yield Finding("names.missing", name, what, _NAMED_BY_CONSEQUENCE, EXPORT_AGAIN)
@@ -91,7 +91,7 @@ def check_names(subject: GgufSubject) -> Iterator[Finding]:
                 EXPORT_AGAIN,
             )
     for name in ("token_embd.weight", "output_norm.weight"):
-        if name not in file.tensors:
+        if name not in file.tensors and (name != "output_norm.weight" or "token_embd_norm.weight" not in file.tensors):
             yield Finding("names.missing", name, "it is missing", _NAMED_BY_CONSEQUENCE, EXPORT_AGAIN)
     count = file.key("block_count")
     if isinstance(count, int):
@@ -99,14 +99,19 @@ def check_names(subject: GgufSubject) -> Iterator[Finding]:
             where = f"blk.{layer}"
             what = f"block_count is {count}, and there is no tensor of this layer"
             yield Finding("names.missing", where, what, _NAMED_BY_CONSEQUENCE, EXPORT_AGAIN)
-    for kind in (True, False):
-        alike = {i: parts for i, parts in layers.items() if any("_exps" in part for part in parts) == kind}
+    for kind in {_layer_kind(parts) for parts in layers.values()}:
+        alike = {i: parts for i, parts in layers.items() if _layer_kind(parts) == kind}
         every = set().union(*alike.values()) if alike else set()
         for layer, parts in alike.items():
             for part in sorted(p for p in every - parts if not p.startswith("nextn.")):
                 where = f"blk.{layer}.{part}"
                 what = "other layers of its kind have it, this one does not"
                 yield Finding("names.missing", where, what, _NAMED_BY_CONSEQUENCE, EXPORT_AGAIN)
+
+
+def _layer_kind(parts: Set[str]) -> tuple[bool, bool]:
+    """Whether a layer has experts, and whether it has a recurrent mixer in attention's place."""
+    return any("_exps" in part for part in parts), any(part.startswith(("ssm_", "shortconv.")) for part in parts)
 
 
 def check_shapes(subject: GgufSubject) -> Iterator[Finding]:

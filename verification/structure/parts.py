@@ -11,9 +11,6 @@ from verification.reading.folder import CONFIG
 from verification.reading.stored_parts import CACHE_SCALES, FLOATS, QUANTIZED_PARTS, Part, parts_of
 from verification.reading.subject import Subject
 
-_IN_FLOAT32 = "e_score_correction_bias"
-"""Of MiniMax, DeepSeek and GLM, all of them published in float32; a source may know others."""
-
 
 def check_method(subject: Subject) -> Iterator[Finding]:
     method = subject.declared.method
@@ -170,23 +167,35 @@ def check_plain(subject: Subject) -> Iterator[Finding]:
             what = f"its shape is {list(stored.shape)}, {reason} {list(shape)}"
             yield Finding("plain.shape", name, what, "loading stops, or rows shift", EXPORT_AGAIN)
         yield from _plain_dtype(blueprint, name, stored.dtype)
+    yield from _correction_biases(subject, blueprint)
 
 
 def _plain_dtype(blueprint: Blueprint, name: str, dtype: str) -> Iterator[Finding]:
-    bias = name in blueprint.architecture.correction_biases
     source = blueprint.dtypes.get(name)
-    if bias and dtype != "F32" and (source == "F32" or (source is None and name.endswith(_IN_FLOAT32))):
+    if source in ("I64", "BOOL") and dtype != source:
+        yield Finding("plain.dtype", name, f"it is {dtype}, the source has {source}", "values change", EXPORT_AGAIN)
+    elif source not in ("I64", "BOOL") and dtype not in FLOATS and blueprint.dtypes:
+        yield Finding("plain.dtype", name, f"it is {dtype} without a scale", "bytes are not weights", EXPORT_AGAIN)
+
+
+def _correction_biases(subject: Subject, blueprint: Blueprint) -> Iterator[Finding]:
+    """Those that were rounded. Without a source, one among others in float32 was; where none is in float32, the source
+    may have had them so, as models that are saved in BF16 do."""
+    tensors = subject.folder.tensors
+    held = {name: tensors[name].dtype for name in blueprint.architecture.correction_biases if name in tensors}
+    for name, dtype in held.items():
+        source = blueprint.dtypes.get(name)
+        if dtype == "F32" or source not in ("F32", None):
+            continue
+        rounded = source == "F32" or "F32" in held.values()
         yield Finding(
             "plain.dtype",
             name,
             f"this correction bias is {dtype}, not F32",
             "rounded biases choose other experts",
-            "copy it from the source",
+            "copy it from the source" if rounded else "check with `--against` whether the source has it in F32",
+            "error" if rounded else "warning",
         )
-    elif source in ("I64", "BOOL") and dtype != source:
-        yield Finding("plain.dtype", name, f"it is {dtype}, the source has {source}", "values change", EXPORT_AGAIN)
-    elif source not in ("I64", "BOOL") and dtype not in FLOATS and blueprint.dtypes:
-        yield Finding("plain.dtype", name, f"it is {dtype} without a scale", "bytes are not weights", EXPORT_AGAIN)
 
 
 def check_ignore(subject: Subject) -> Iterator[Finding]:

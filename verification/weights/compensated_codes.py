@@ -19,6 +19,7 @@ import torch
 from sixfold.artifact.workspace import CALIBRATION
 from sixfold.statistics.input_moments import InputMoments
 from sixfold.statistics.statistics import Statistics, existing_statistics
+from verification.reading.stated_rounding import ROUNDED_INPUTS
 from verification.reading.stored_codes import Codes
 from verification.weights.code_check import Misplaced, steps_off, worst_of
 
@@ -32,18 +33,13 @@ _FINEST = 1 / 100
 _FEW = 0.05
 """Share of rows, one at least, that damage may touch; more are another way of rounding."""
 
-_ROUNDED_INPUTS = "NVFP4"
-"""The scheme in which something else than the weight was rounded: what is best for inputs that are rounded too."""
-
 
 @dataclass(frozen=True)
 class Targets:
-    """statistics: those that the artifact was made by; None where they are not at hand, or tell nothing of it. moved:
-    how much farther than to the nearest level weights may be moved, a tensor's and a block's."""
+    """statistics: those that the artifact was made by; None where they are not at hand, or tell nothing of it."""
 
     statistics: Statistics | None = None
     _known: InputMoments | None = field(default=None, repr=False)
-    moved: tuple[float, float] = (1.5, 5.0)
 
     def misplaced(self, linear: str, codes: Codes, held: torch.Tensor, source: torch.Tensor) -> Misplaced | None:
         """The worst code of a Linear; None where none is out of place, or nothing is known of its input.
@@ -56,8 +52,8 @@ class Targets:
 
 def targets_of(path: Path, manifest: Mapping[str, Any]) -> Targets:
     """path: of the artifact. The statistics are looked for beside its folder, where a run leaves them."""
-    if manifest["recipe"]["scheme"] == _ROUNDED_INPUTS:
-        return Targets(moved=(3.0, 20.0))
+    if manifest["recipe"]["scheme"] == ROUNDED_INPUTS:
+        return Targets()
     folder = (path.absolute() if path.is_dir() else path.absolute().parent).parent / CALIBRATION
     for candidate in (folder, *sorted(folder.glob("profile-*"))):
         found = existing_statistics(candidate)

@@ -124,18 +124,22 @@ def loosened(limit: Limit, kind: str) -> Limit:
 
     weighted: without the importance at hand, only what no choice of a scale makes of a block: a weight that is nearest
     under any scale worth choosing is off by no more than the block's largest. compensated: errors of a row make up for
-    one another, and a weight may be moved by a few steps to do so. clipped: a group's largest weight may be cut off.
+    one another, and a weight may be moved by a few steps to do so; rounded-inputs: and by more where channels stand in
+    for others, whose inputs an engine rounds away. clipped: a group's largest weight may be cut off.
     """
     if kind == "weighted":
         return replace(limit, relative=2 * limit.relative, block=max(limit.block, _ANY_SCALE))
     if kind == "clipped":
         return replace(limit, block=max(limit.block, _ANY_SCALE))
-    if kind == "compensated":
-        least = _MOVED if limit.by_range else 0.0
-        return replace(limit, relative=2 * limit.relative, block=max(2 * limit.block, least))
+    if kind in _MOVED:
+        of_tensor, of_block = _MOVED[kind]
+        least = _MOVED_INTEGERS if limit.by_range else 0.0
+        return replace(limit, relative=of_tensor * limit.relative, block=max(of_block * limit.block, least))
     return limit
 
 
 _ANY_SCALE = 1.01
-_MOVED = 1.5
-"""Of a block's largest weight: how far integers under searched scales may be moved to make up for others."""
+_MOVED = {"compensated": (2.0, 5.0), "rounded-inputs": (3.0, 20.0)}
+"""How much farther than to the nearest level weights may be moved, a tensor's and a block's."""
+_MOVED_INTEGERS = 1.5
+"""Of a block's largest weight: how far integers under searched scales may be moved at least."""

@@ -187,12 +187,7 @@ class _Comparison:
         if bad and (original.any() or bad[0].check != ZERO):
             self._findings += bad
             return
-        plain = LIMITS.get(encoding, _UNKNOWN)
-        limit = loosened(plain, self._kind(name))
-        if self._compensated is not None:
-            of_tensor, of_block = self._compensated.moved
-            relative = max(limit.relative, of_tensor * plain.relative)
-            limit = replace(limit, relative=relative, block=max(limit.block, of_block * plain.block))
+        limit = loosened(LIMITS.get(encoding, _UNKNOWN), self._kind(name))
         error, rescaled = measure(weight, original, limit), False
         linear = self._linears.get(name)
         if linear is not None and encoding in _SMOOTHED and (self._smoothed or error.exceeds(limit)):
@@ -343,6 +338,8 @@ class _Comparison:
             if bad:
                 self._findings += bad
                 return
+            if bool(((weight - original).abs() <= self._weights.slack(name)).all()):
+                continue
             equal = equal and self._is_rounding(name, weight, original)
             found = measure(weight, original, EXACT)
             worst = found if found.relative >= worst.relative else worst

@@ -64,6 +64,28 @@ def test_sizes_and_cost_are_those_of_the_files(tmp_path: Path) -> None:
     assert "- Something a reader should know." in text
 
 
+def test_a_healed_card_says_what_was_refitted_and_what_it_brought(tmp_path: Path) -> None:
+    assert "nothing was trained afterwards" in card(tmp_path)
+    fits = [
+        {"layer": 0, "damping": 0.3, "held_back": 0.8, "before": 0.4321, "after": 0.2109},
+        {"layer": 1, "damping": None, "held_back": 1.0, "before": 0.5, "after": 0.5},
+    ]
+    record = {"texts": {"tokens": 131072, "kinds": 6}, "layers": fits}
+    (tmp_path / "healing.json").write_text(json.dumps(record))
+    changes = [{"layer": n, "tensors": 3, "mean": 0.0456, "largest": 0.1} for n in (0, 1)]
+    plain = {**COST, "kl": 0.3456, "top1": 0.7}
+    healed = {"layers": changes, "errors": [], "plain": {"code": plain, "all": plain}}
+    text = card(tmp_path, healed=healed)
+    assert "were refitted in closed form" in text
+    assert "refitted to 131,072 tokens of calibration text" in text
+    assert "leaving each of 6 kinds of text out in turn" in text
+    assert "| 0 | 0.3 | 0.432 | 0.211 | 0.046 |" in text
+    assert "| 1 | not refitted | 0.500 | 0.500 | 0.046 |" in text
+    assert "Before the refit, every layer gives the same output" in text
+    assert "| code | 99 | 10.00 | 12.35 | 0.2512 | 72.5% | 0.3456 | 70.0% |" in text
+    assert not wrong_figures(text, tmp_path)
+
+
 def test_front_matter_carries_the_license(tmp_path: Path) -> None:
     data = ModelCard(card(tmp_path)).data
     assert (data.license, data.license_name, data.license_link) == ("other", "their-license", "LICENSE")

@@ -51,7 +51,7 @@ FORMATS: dict[str, Format] = {
 class OneStep:
     """Integers at a step of 0.01: a format without anything to search."""
 
-    group, span = 1, None
+    group, span, levels = 1, None, None
 
     def open(self, left: torch.Tensor, importance: torch.Tensor) -> None:
         return None
@@ -71,8 +71,11 @@ class OneStep:
     ) -> torch.Tensor:
         return held[:, :, None]
 
-    def nearest(self, values: torch.Tensor, parameters: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        return torch.mul((values / parameters[0]).round(), parameters[0], out=out)
+    def ready(self, parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (parameters[0],)
+
+    def nearest(self, values: torch.Tensor, ready: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
+        return torch.mul((values / ready[0]).round(), ready[0], out=out)
 
 
 def literal_gptq(rows: torch.Tensor, moments: torch.Tensor, step: float) -> torch.Tensor:
@@ -135,7 +138,7 @@ def test_values_are_levels_at_the_parameters_that_come_with_them(name: str) -> N
     for index in range(COLUMNS // form.group):
         part = found.values[:, :, index * form.group : (index + 1) * form.group].mT.contiguous()
         parameters = found.parameters[:, :, index, None]
-        again = form.nearest(part, parameters, torch.empty_like(part))
+        again = form.nearest(part, form.ready(parameters), torch.empty_like(part))
         assert torch.allclose(again, part, rtol=1e-6, atol=0)
 
 
@@ -187,7 +190,7 @@ def test_what_is_made_for_rounded_inputs_errs_less_on_them() -> None:
     moments = Moments(rows.t() @ rows / len(rows))
     rounding = torch.tensor([2688.0 / float(rows.abs().max())])
     weight = (torch.randn(32, 64, generator=draw) * 0.02).bfloat16()
-    (known, (target,)) = for_rounded_inputs(moments, rows[:128], rounding, [weight])
+    known, target = for_rounded_inputs(moments, rows[:128], rounding, [weight])
     form = Nvfp4(torch.tensor([2688 / float(weight.abs().max())]))
     fresh = torch.randn(4000, 12, generator=draw) @ mixing
     expected, read = fresh @ weight.float().t(), rounded(fresh, rounding)

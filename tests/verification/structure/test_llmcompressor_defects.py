@@ -13,9 +13,9 @@ from verification.verify import verify
 
 
 def found(path: Path, source: Source | None) -> dict[str, set[str]]:
-    """check -> where, of everything that failed."""
+    """check -> where, of everything that was found."""
     checks: dict[str, set[str]] = {}
-    for finding in verify(path, source, silent).failures:
+    for finding in verify(path, source, silent).findings:
         checks.setdefault(finding.check, set()).add(finding.where)
     return checks
 

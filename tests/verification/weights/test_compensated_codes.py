@@ -2,7 +2,7 @@
 
 import torch
 
-from exporters.numerics.compensated import nvfp4_group
+from exporters.numerics.compensated import nvfp4_groups
 from exporters.rounding.factor import factor
 from verification.reading.stored_codes import Codes, _float4
 from verification.weights.compensated_codes import misplaced
@@ -16,7 +16,7 @@ def made() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torc
     rows = torch.randn(2000, COLUMNS, generator=draw) @ torch.randn(COLUMNS, COLUMNS, generator=draw)
     known = factor((rows.t() @ rows / 2000)[None])
     weight = (torch.randn(ROWS, COLUMNS, generator=draw) * 0.02).bfloat16()
-    (packed,), whole = nvfp4_group([weight], ["w"], known)
+    (packed,), whole = nvfp4_groups([[weight]], [["w"]], known)[0]
     return weight.float(), known.moments[0], packed.packed, packed.scale, whole
 
 

@@ -1,0 +1,259 @@
+"""NVFP4 with FP8 or BF16 for what suffers most, to a budget of bytes: compressed-tensors' layout with several groups.
+
+What engines fuse, and all experts of a layer, have one type. NVFP4 leaves inputs in 16 bits (W4A16), FP8 rounds them
+token by token, as the formats by themselves do.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import cast
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from exporters import fp8, nvfp4
+from exporters.formats.compressed_tensors import mixed_texts
+from exporters.mix.choose import Option, choose, smallest
+from exporters.mix.choose import Options as Offered
+from exporters.mix.float_types import PLAIN, TYPES, roundings
+from exporters.mix.prepare import prepared
+from exporters.mix.prices import part_name, prices
+from exporters.protocol import Compensating, Decided, Decisions, Tokens
+from exporters.rounding.inputs import Inputs
+from exporters.selection import Selection, drafts, not_run_note, select, together
+from sixfold.artifact.plan import ExportPlan, Unit
+from sixfold.artifact.safetensors_layout import Draft, carried_texts, place
+from sixfold.errors import SixfoldError, UsageError
+from sixfold.model.architecture import Linear, require_quantizable
+from sixfold.model.source import Source
+from sixfold.name_lists import by_pattern
+from sixfold.progress import Progress
+from sixfold.recipes.recipe import Recipe
+from sixfold.sizes import size
+from sixfold.statistics.damages import damages_of
+from sixfold.statistics.statistics import Statistics
+
+_MAKERS: Mapping[str, tuple[str, Compensating]] = {
+    nvfp4.ENCODING: ("NVFP4A16", cast(Compensating, nvfp4.EXPORTER)),
+    fp8.ENCODING: ("FP8_DYNAMIC", cast(Compensating, fp8.EXPORTER)),
+}
+"""Encoding of a unit -> its scheme, and who makes it."""
+
+_PRIOR = {"NVFP4A16": 1.0, "FP8_DYNAMIC": 0.1, PLAIN: 0.0}
+"""Damage of a weight before anything is known of it."""
+
+
+class Options(BaseModel):
+    """None: the layout is compressed-tensors'."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MixedExporter:
+    Options: type[BaseModel] = Options
+
+    def needs_statistics(self, recipe: Recipe) -> bool:
+        return True
+
+    def compensates(self, recipe: Recipe) -> bool:
+        return recipe.compensates
+
+    def prepare(
+        self, source: Source, recipe: Recipe, statistics: Statistics, tokens: Tokens | None, progress: Progress
+    ) -> None:
+        """Foretells the damage that types are chosen by."""
+        every = roundings()
+        wanted = {part_name(linear): every for group in _select(source, recipe).groups for linear in group}
+        prepared(source, statistics, wanted, tokens, progress)
+
+    def offered(self, source: Source, recipe: Recipe, statistics: Statistics) -> Offered | None:
+        """By decision: what engines give one type."""
+        _check(recipe)
+        damages = damages_of(source, statistics)
+        decisions = _decisions(_select(source, recipe))
+        parts = {part_name(linear) for decision in decisions.values() for linear in decision.linears}
+        if any(damages.lacking(part, _types(recipe)) for part in parts):
+            return None
+        costs = prices(source, damages)
+
+        def damage(decision: _Decision, kind: str) -> float:
+            found = {part_name(linear): damages.parts[part_name(linear)].damages[kind] for linear in decision.linears}
+            return sum(costs[part] * (d.compensated if recipe.compensates else d.nearest) for part, d in found.items())
+
+        return _options(source, recipe, decisions, damage)
+
+    def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
+        _check(recipe)
+        require_quantizable(source.architecture, recipe.name)
+        selection = _select(source, recipe)
+        decisions = _decisions(selection)
+        known = self.offered(source, recipe, statistics) if statistics is not None else None
+        options, ready = known or _supposed(source, recipe, decisions), known is not None
+        least = {name: min(each, key=lambda kind: each[kind].nbytes) for name, each in options.items()}
+        lowest = _laid(source, recipe, selection, decisions, least)
+        budget = _budget(source, recipe, _file_bytes(lowest))
+        around = _file_bytes(lowest) - smallest(options)
+        for _ in range(3):  # headers grow with the names of scales
+            try:
+                chosen = choose(options, budget - around)
+            except ValueError:
+                raise SixfoldError(
+                    f"{recipe.name}: {source.checkpoint.name} takes {size(_file_bytes(lowest))} at least, and the"
+                    f" budget is {size(budget)}",
+                    "raise the budget, or keep less",
+                ) from None
+            plan = _laid(source, recipe, selection, decisions, chosen, ready=ready)
+            if (over := _file_bytes(plan) - budget) <= 0:
+                break
+            around += over
+        return plan
+
+    def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:
+        """Never called: no unit names a layer."""
+        return Decided({})
+
+    def encode(
+        self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe
+    ) -> Sequence[torch.Tensor]:
+        scheme, maker = _MAKERS[unit.encoding]
+        return maker.encode(unit, inputs, decisions, _as(recipe, scheme))
+
+    def compensate(
+        self,
+        units: Sequence[Unit],
+        inputs: Sequence[Sequence[torch.Tensor]],
+        decisions: Sequence[Decisions],
+        recipe: Recipe,
+        known: Inputs,
+    ) -> Sequence[Sequence[torch.Tensor]]:
+        scheme, maker = _MAKERS[units[0].encoding]
+        return maker.compensate(units, inputs, decisions, _as(recipe, scheme), known)
+
+
+EXPORTER = MixedExporter()
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """Groups that engines give one type. linears: of all of them."""
+
+    groups: tuple[tuple[Linear, ...], ...]
+
+    @property
+    def linears(self) -> tuple[Linear, ...]:
+        return tuple(linear for group in self.groups for linear in group)
+
+    @property
+    def weights(self) -> int:
+        return sum(linear.in_features * linear.out_features for linear in self.linears)
+
+
+def _as(recipe: Recipe, scheme: str) -> Recipe:
+    return recipe.model_copy(update={"scheme": scheme})
+
+
+def _check(recipe: Recipe) -> None:
+    if recipe.scheme != "NVFP4A16":
+        raise UsageError(f"{recipe.name}: the mixed exporter does not make {recipe.scheme}", "set `scheme: NVFP4A16`")
+    if recipe.budget is None:
+        raise UsageError(f"{recipe.name}: a mix needs a budget", "set budget.times, budget.bits or budget.bytes")
+    if unknown := [name for name in recipe.budget.types if name not in TYPES]:
+        raise UsageError(
+            f"{recipe.name}: budget.types has {', '.join(unknown)}, which no mix may have", f"choose from {TYPES}"
+        )
+
+
+def _select(source: Source, recipe: Recipe) -> Selection:
+    return select(source.architecture.linears, recipe, nvfp4.misfit)
+
+
+def _decisions(selection: Selection) -> dict[str, _Decision]:
+    found: dict[str, list[tuple[Linear, ...]]] = {}
+    for group in selection.groups:
+        found.setdefault(together(group[0]), []).append(group)
+    return {name: _Decision(tuple(groups)) for name, groups in found.items()}
+
+
+def _drafts_of(source: Source, recipe: Recipe, kind: str, group: tuple[Linear, ...]) -> list[Draft]:
+    if kind == PLAIN:
+        return []
+    if kind == "NVFP4A16":
+        return [nvfp4.draft(source, group, _as(recipe, kind))]
+    return [fp8.draft(source, (linear,), _as(recipe, kind)) for linear in group]
+
+
+def _types(recipe: Recipe) -> tuple[str, ...]:
+    assert recipe.budget is not None  # checked
+    return recipe.budget.types or TYPES
+
+
+def _supposed(source: Source, recipe: Recipe, decisions: Mapping[str, _Decision]) -> Offered:
+    return _options(source, recipe, decisions, lambda decision, kind: _PRIOR[kind] * decision.weights)
+
+
+def _options(
+    source: Source,
+    recipe: Recipe,
+    decisions: Mapping[str, _Decision],
+    damage: Callable[[_Decision, str], float],
+) -> dict[str, dict[str, Option]]:
+    found: dict[str, dict[str, Option]] = {}
+    for name, decision in decisions.items():
+        found[name] = {}
+        for kind in _types(recipe):
+            drafted = [draft for group in decision.groups for draft in _drafts_of(source, recipe, kind, group)]
+            nbytes = sum(out.nbytes for draft in drafted for out in draft.outputs) or 2 * decision.weights
+            found[name][kind] = Option(nbytes, damage(decision, kind))
+    return found
+
+
+def _laid(
+    source: Source,
+    recipe: Recipe,
+    selection: Selection,
+    decisions: Mapping[str, _Decision],
+    chosen: Mapping[str, str],
+    *,
+    ready: bool = False,
+) -> ExportPlan:
+    kinds = {linear.name: chosen[name] for name, decision in decisions.items() for linear in decision.linears}
+    groups: list[tuple[Linear, ...]] = []
+    for group in selection.groups:
+        kind = kinds[group[0].name]
+        groups += [] if kind == PLAIN else [group] if kind == "NVFP4A16" else [(linear,) for linear in group]
+    made = drafts(source, groups, lambda group: _drafts_of(source, recipe, kinds[group[0].name], group)[0])
+    quantized = {name: kind for name, kind in kinds.items() if kind != PLAIN}
+    return place(
+        made,
+        variant=recipe.name,
+        folder=f"{source.checkpoint.name}-{recipe.suffix}",
+        texts=carried_texts(source) | mixed_texts(source, quantized),
+        notes=(*_notes(kinds, ready=ready), *selection.notes, *not_run_note(source)),
+    )
+
+
+def _file_bytes(plan: ExportPlan) -> int:
+    return sum(file.nbytes for file in plan.files)
+
+
+def _budget(source: Source, recipe: Recipe, lowest: int) -> int:
+    budget = recipe.budget
+    assert budget is not None  # checked
+    if budget.bytes is not None:
+        return budget.bytes
+    if budget.times is not None:
+        return int(lowest * budget.times)
+    if budget.bits is None:
+        raise UsageError(
+            f"{recipe.name}: what fits on a machine is not known here", "set budget.bytes, or use `sixfold export`"
+        )
+    return int(budget.bits * sum(prod(tensor.shape) for tensor in source.checkpoint.tensors.values()) / 8)
+
+
+def _notes(kinds: Mapping[str, str], *, ready: bool) -> list[str]:
+    higher = {kind: [name for name, held in kinds.items() if held == kind] for kind in TYPES[1:]}
+    found = [f"in {kind}: {by_pattern(names)}" for kind, names in higher.items() if names]
+    if ready:
+        return [f"types were chosen by the damage that the calibration foretells; {'; '.join(found) or 'all in NVFP4'}"]
+    return [f"types are chosen once there are statistics, to the same budget; {'; '.join(found) or 'all in NVFP4'}"]

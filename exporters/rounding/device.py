@@ -1,0 +1,23 @@
+"""Where weights are rounded: on a GPU where there is one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+
+import torch
+
+_TURN = Lock()
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def turn(device: torch.device) -> Iterator[None]:
+    """On a GPU one batch at a time, as large as its memory allows; other threads read and write meanwhile."""
+    if device.type == "cpu":
+        yield
+        return
+    with _TURN:
+        yield

@@ -1,0 +1,38 @@
+"""healing.json of a healed checkpoint: how its kept experts were refitted, and what that did to the calibration text.
+
+schema    1
+method    version of the method, sweeps over the experts, the dampings that were tried
+texts     tokens, and kinds of text that were left out in turn
+device    "cpu" (in float32) or "cuda": its float sums decide the last bits
+layers    of each layer with experts:
+    layer
+    damping    that was chosen, null where the layer stayed as it was
+    held_back  squared error on the kinds of text that a fit had not seen, relative to what it was without the fit
+    before     norm of what the pruned block's output misses, relative to the original block's output
+    after      the same with the refitted weights
+"""
+
+from dataclasses import asdict
+
+from pruning.healing.heal import VERSION, Healed
+from pruning.healing.refit import DAMPINGS, SWEEPS
+from sixfold.artifact.workspace import json_bytes
+
+FILE = "healing.json"
+SCHEMA = 1
+
+
+def record_text(healed: Healed, tokens: int, device: str) -> bytes:
+    return json_bytes(
+        {
+            "schema": SCHEMA,
+            "method": {"version": VERSION, "sweeps": SWEEPS, "dampings": list(DAMPINGS)},
+            "texts": {"tokens": tokens, "kinds": healed.kinds},
+            "device": device,
+            "layers": [{"layer": layer, **_rounded(asdict(fit))} for layer, fit in healed.fits.items()],
+        }
+    )
+
+
+def _rounded(fit: dict[str, float | None]) -> dict[str, float | None]:
+    return {key: None if value is None else float(f"{value:.6g}") for key, value in fit.items()}

@@ -1,0 +1,215 @@
+"""The kept experts' down projections of one layer, refitted so that the block gives again what it gave before.
+
+    r = y - sum_e g_e W_e a_e       what is missing: y the original block's output for a token, a_e what expert e's down
+                                    projection reads in the pruned model, g_e its gate there
+    minimize over all W_e           sum |r|^2 + sum_e d m_e |W_e - V_e|^2      V_e: as it was; m_e: mean of the diagonal
+                                                                               of M_e = sum g_e^2 a_e a_e^T
+    W_e += (sum r g_e a_e^T - d m_e (W_e - V_e)) (M_e + d m_e I)^-1            for one expert, the others held
+
+Ridge regression of the whole block, solved expert after expert, SWEEPS times over all (block Gauss-Seidel); r follows
+each step. Sums run over the tokens that the pruned model routes to e.
+
+The damping d is one for the layer, and is chosen by text that a fit has not seen: each kind of calibration text is left
+out in turn, and that d is taken with which fits to the other kinds take most of the squared error on the one left out.
+Where none takes any, the layer stays as it is.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sixfold.runner.experts import inner_products
+
+SWEEPS = 4
+DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+JUDGES = 16
+"""Experts of a layer, evenly spaced, that the damping is chosen by."""
+
+_ROWS = 16384
+"""Tokens whose products are in memory together."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a layer's experts read and what is missing. inputs [tokens, hidden] in the model's dtype; index int64 and
+    gates float32 [tokens, top-k], as the pruned model's router gave them; missing float32 [tokens, hidden], changed in
+    place; kinds int64 [tokens], of text, from 0."""
+
+    inputs: torch.Tensor
+    index: torch.Tensor
+    gates: torch.Tensor
+    missing: torch.Tensor
+    kinds: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Fit:
+    """damping: None where the layer stayed as it was. held_back: squared error on kinds of text left out, relative to
+    what it was, over the experts that the damping was chosen by. before, after: norm of what is missing."""
+
+    damping: float | None
+    held_back: float
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class _Routed:
+    """Tokens of one expert, by kind of text, and their gates."""
+
+    tokens: torch.Tensor
+    gates: torch.Tensor
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Of one expert: square sum g^2 a a^T [kinds, C, C], cross sum r g a^T [kinds, hidden, C]; float64. energy: sum of
+    |r|^2 [kinds]."""
+
+    square: torch.Tensor
+    cross: torch.Tensor
+    energy: torch.Tensor
+
+
+def refit(module: Any, seen: Seen, stored: torch.dtype) -> Fit:
+    """Changes the experts' down projections, to values that `stored` holds, and `seen.missing` with them.
+
+    module: transformers' experts module with its weights. Runs where these are.
+    """
+    before = _norm(seen.missing)
+    routed = list(_by_expert(seen, int(module.num_experts)))
+    with _fast_products(seen.gates.device):
+        damping, held_back = _chosen(module, seen, routed)
+        if damping is not None:
+            anchors = module.down_proj.clone()
+            for _ in range(SWEEPS):
+                for expert, own in enumerate(routed):
+                    if len(own.tokens):
+                        _refit_one(module, anchors, expert, own, seen, damping, stored)
+    return Fit(damping, held_back, before, _norm(seen.missing))
+
+
+@contextmanager
+def _fast_products(device: torch.device) -> Iterator[None]:
+    """While open, a GPU multiplies float32 in TF32: eleven bits, where what is multiplied comes of eight."""
+    before = torch.get_float32_matmul_precision()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _by_expert(seen: Seen, experts: int) -> Iterator[_Routed]:
+    top_k, kinds = seen.index.shape[1], int(seen.kinds.max()) + 1
+    choice = seen.index.reshape(-1) * kinds + seen.kinds.repeat_interleave(top_k)
+    pairs = choice.sort(stable=True).indices
+    counts = torch.bincount(choice, minlength=experts * kinds).view(experts, kinds)
+    gates = seen.gates.reshape(-1)
+    for own, by_kind in zip(pairs.split(counts.sum(1).tolist()), counts.tolist(), strict=True):
+        yield _Routed(own // top_k, gates[own], tuple(by_kind))
+
+
+def _chosen(module: Any, seen: Seen, routed: Sequence[_Routed]) -> tuple[float | None, float]:
+    reached = [expert for expert, own in enumerate(routed) if sum(count > 0 for count in own.counts) > 1]
+    judges = reached[:: max(1, len(reached) // JUDGES)]
+    gains = torch.zeros(len(DAMPINGS), dtype=torch.float64)
+    energy = 0.0
+    for expert in judges:
+        found = _moments(module, expert, routed[expert], seen, by_kind=True)
+        energy += float(found.energy.sum())
+        gains += _gains(found).cpu()
+    best = int(gains.argmin()) if judges else 0
+    if not judges or not gains[best] < 0:
+        return None, 1.0
+    return DAMPINGS[best], 1 + float(gains[best]) / energy
+
+
+def _gains(found: _Moments) -> torch.Tensor:
+    """float64 [dampings]: by how much fits to all kinds but one change the squared error on that one, summed."""
+    square, cross = found.square.sum(0), found.cross.sum(0)
+    changes = [torch.zeros((), dtype=torch.float64, device=square.device) for _ in DAMPINGS]
+    for own_square, own_cross in zip(found.square, found.cross, strict=True):
+        if not own_square.any():
+            continue
+        for place, damping in enumerate(DAMPINGS):
+            change = _solved(square - own_square, cross - own_cross, damping)
+            changes[place] += ((change @ own_square) * change).sum() - 2 * (change * own_cross).sum()
+    return torch.stack(changes)
+
+
+def _solved(square: torch.Tensor, cross: torch.Tensor, damping: float) -> torch.Tensor:
+    """cross (square + damping * mean diagonal * I)^-1, [hidden, C]."""
+    shift = _shift(square, damping)
+    factor = torch.linalg.cholesky(square + shift * torch.eye(len(square), dtype=square.dtype, device=square.device))
+    return torch.cholesky_solve(cross.mT, factor).mT
+
+
+def _shift(square: torch.Tensor, damping: float) -> torch.Tensor:
+    return (damping * square.diagonal().mean()).clamp(min=torch.finfo(square.dtype).tiny)
+
+
+def _refit_one(
+    module: Any,
+    anchors: torch.Tensor,
+    expert: int,
+    own: _Routed,
+    seen: Seen,
+    damping: float,
+    stored: torch.dtype,
+) -> None:
+    """anchors: all experts' weights as they were."""
+    found = _moments(module, expert, own, seen, by_kind=False)
+    weight, anchor = (
+        values[expert].mT if module.is_transposed else values[expert] for values in (module.down_proj, anchors)
+    )  # [hidden, C]
+    before = weight.to(torch.float32, copy=True)
+    square = found.square[0]
+    pulled = found.cross[0] - _shift(square, damping) * (before - anchor).double()
+    change = _solved(square, pulled, damping)
+    weight.copy_((before.double() + change).to(stored))
+    moved = weight.float() - before
+    for tokens, read in _read(module, expert, own.tokens, own.gates, seen):
+        seen.missing.index_add_(0, tokens.to(seen.missing.device), (read @ -moved.mT).to(seen.missing.device))
+
+
+def _moments(module: Any, expert: int, own: _Routed, seen: Seen, *, by_kind: bool) -> _Moments:
+    """by_kind: whether sums are kept apart, or there is one."""
+    squares, crosses, energies = [], [], []
+    device = module.down_proj.device
+    counts = own.counts if by_kind else (len(own.tokens),)
+    hidden, channels = seen.missing.shape[1], module.down_proj.shape[1 if module.is_transposed else 2]
+    for tokens, gates in zip(own.tokens.split(counts), own.gates.split(counts), strict=True):
+        square = torch.zeros(channels, channels, dtype=torch.float64, device=device)
+        cross = torch.zeros(hidden, channels, dtype=torch.float64, device=device)
+        energy = torch.zeros((), dtype=torch.float64, device=device)
+        for some, read in _read(module, expert, tokens, gates, seen):
+            missing = seen.missing.index_select(0, some.to(seen.missing.device)).to(device)
+            square += read.mT @ read
+            cross += missing.mT @ read
+            energy += missing.square().sum(dtype=torch.float64)
+        squares.append(square)
+        crosses.append(cross)
+        energies.append(energy)
+    return _Moments(torch.stack(squares), torch.stack(crosses), torch.stack(energies))
+
+
+def _read(
+    module: Any, expert: int, tokens: torch.Tensor, gates: torch.Tensor, seen: Seen
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Some tokens after the other, with g a of each: float32 [N, C]."""
+    device = module.down_proj.device
+    for some, gate in zip(tokens.split(_ROWS), gates.split(_ROWS), strict=True):
+        if len(some):
+            rows = seen.inputs.index_select(0, some.to(seen.inputs.device)).to(device)
+            yield some, inner_products(module, rows, expert).float() * gate.to(device)[:, None]
+
+
+def _norm(values: torch.Tensor) -> float:
+    """In float64, some rows after the other."""
+    return float(sum(part.square().sum(dtype=torch.float64) for part in values.split(_ROWS)) ** 0.5)

@@ -1,0 +1,88 @@
+"""Single experts of a tensor that holds all experts of a layer, as tensors of their own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from sixfold.checkpoint.checkpoint import Checkpoint, Contents, SourceTensor
+from sixfold.checkpoint.tensor_slice import TensorSlice
+
+
+@dataclass(frozen=True)
+class StackLayout:
+    """How the matrices of one expert lie in a stack.
+
+    parts: matrices side by side along the output channels: 2 for gate and up, 1 for a matrix alone. interleaved:
+    gate and up take turns (gpt-oss) instead of following one another. transposed: stored [in, out], not [out, in].
+    """
+
+    parts: int
+    interleaved: bool
+    transposed: bool
+
+    def rows_of(self, expert: torch.Tensor, part: int) -> torch.Tensor:
+        """The view [out, in] of one part of an expert's matrices; [out] of its biases, which are never transposed."""
+        rows = expert.mT if self.transposed and expert.dim() == 2 else expert
+        if self.interleaved:
+            return rows[part :: self.parts]
+        height = len(rows) // self.parts
+        return rows[part * height : (part + 1) * height]
+
+    def shape_of(self, stack: tuple[int, ...]) -> tuple[int, ...]:
+        """Of one part, for a stack [experts, ...]."""
+        return tuple(self.rows_of(torch.empty(stack[1:], device="meta"), 0).shape)
+
+
+@dataclass(frozen=True)
+class ExpertSlice:
+    """One matrix (or bias) of one expert: where it lies in the tensor `stack`, whose rows are the experts."""
+
+    stack: str
+    expert: int
+    part: int
+    layout: StackLayout
+
+
+def with_slices(checkpoint: Checkpoint, slices: Mapping[str, ExpertSlice]) -> Checkpoint:
+    """The checkpoint with `slices` (by name) in place of the tensors that they are cut from."""
+    by_stack: dict[str, list[str]] = {}
+    for name, cut in slices.items():
+        by_stack.setdefault(cut.stack, []).append(name)
+    tensors: dict[str, SourceTensor] = {}
+    for name, tensor in checkpoint.tensors.items():
+        for own in by_stack.get(name, ()):
+            shape = slices[own].layout.shape_of(tensor.shape)
+            share = tensor.shape[0] * slices[own].layout.parts
+            tensors[own] = replace(tensor, name=own, shape=shape, nbytes=tensor.nbytes // share)
+        if name not in by_stack:
+            tensors[name] = tensor
+    plain = checkpoint.contents
+
+    def read(part: TensorSlice) -> torch.Tensor:
+        if part.name not in slices:
+            return plain.read(part)
+        cut = slices[part.name]
+        expert = plain.read(TensorSlice(cut.stack, cut.expert, cut.expert + 1))[0]
+        return cut.layout.rows_of(expert, cut.part)[part.start : part.stop].contiguous()
+
+    def read_into(name: str, out: torch.Tensor) -> None:
+        if name in slices:
+            out.copy_(read(TensorSlice(name, 0, len(out))))
+        else:
+            plain.read_into(name, out)
+
+    contents = Contents(read, read_into, plain.fingerprint, plain.files)
+    return replace(checkpoint, tensors=tensors, contents=contents, stored=checkpoint, slices=dict(slices))
+
+
+def stacked(checkpoint: Checkpoint, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """tensors (of `checkpoint`, by name) with slices put together again to the tensors that they were cut from."""
+    found = {name: tensor for name, tensor in tensors.items() if name not in checkpoint.slices}
+    for name, tensor in tensors.items():
+        cut = checkpoint.slices.get(name)
+        if cut is not None:
+            if cut.stack not in found:
+                found[cut.stack] = tensor.new_empty(checkpoint.as_stored.tensors[cut.stack].shape)
+            cut.layout.rows_of(found[cut.stack][cut.expert], cut.part).copy_(tensor)
+    return found

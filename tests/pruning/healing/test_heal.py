@@ -1,0 +1,143 @@
+"""A healed checkpoint: nearer to the original, equal to the pruned one but for what was refitted, resumable."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pruning.anatomy import dissect
+from pruning.healing import heal as walk
+from pruning.healing.refitted import check_refitted
+from pruning.pruned_view import pruned_view
+from pruning.run import prune, verify
+from sixfold.errors import SixfoldError
+from sixfold.model.source import open_source
+from sixfold.runner.whole_model import load_model
+from tests.moe_families import make_moe
+from tests.pruning.made import plan_of, silent, some_experts
+
+pytestmark = pytest.mark.arithmetic
+
+VOCABULARY = 96
+CPU = torch.device("cpu")
+
+
+def tokens() -> torch.Tensor:
+    return torch.randint(0, VOCABULARY, (12, 160), generator=torch.Generator().manual_seed(3))
+
+
+def healed(folder: Path, out: Path) -> Any:
+    """The verdict on `out`, pruned and healed."""
+    source = open_source(folder)
+    anatomy = dissect(source)
+    plan = replace(plan_of(source, anatomy, some_experts(anatomy)), healing={"profile": {"samples": 12, "length": 160}})
+    prune(source, anatomy, plan, "drop", out, threads=1, progress=silent, ids=tokens())
+    texts = {"noise": tuple(torch.randint(0, VOCABULARY, (4, 48), generator=torch.Generator().manual_seed(4)))}
+    return verify(source, anatomy, plan, "drop", out, texts, progress=silent)
+
+
+@pytest.mark.parametrize(
+    "model_type",
+    ["minimax_m2", "deepseek_v3", "gpt_oss"],
+    ids=["bias of the router", "shared experts and a dense layer", "experts stacked on disk, transposed, with biases"],
+)
+def test_every_block_is_nearer_to_the_original(model_type: str, tmp_path: Path) -> None:
+    folder = make_moe(model_type, tmp_path / "model")
+    verdict = healed(folder, tmp_path / "out")
+    assert verdict["passed"]
+    assert verdict["masked"]["sound"]
+    record = json.loads((tmp_path / "out" / "healing.json").read_text())
+    layers = [entry["layer"] for entry in record["layers"]]
+    assert layers == list(dissect(open_source(folder)).layers)
+    assert all(entry["after"] < entry["before"] for entry in record["layers"] if entry["damping"])
+    assert any(entry["damping"] for entry in record["layers"])
+    assert [change["layer"] for change in verdict["healed"]["layers"]] == layers
+    assert verdict["cost"]["all"]["kl"] < verdict["healed"]["plain"]["all"]["kl"]
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["device"] == "cpu"
+
+
+def test_the_cost_is_that_of_the_written_weights(tmp_path: Path) -> None:
+    folder = make_moe("minimax_m2", tmp_path / "model")
+    verdict = healed(folder, tmp_path / "out")
+    windows = torch.randint(0, VOCABULARY, (4, 48), generator=torch.Generator().manual_seed(4))
+    before, after = (load_model(open_source(f), dtype=torch.float32, device=CPU) for f in (folder, tmp_path / "out"))
+    with torch.inference_mode():
+        p, q = (m(input_ids=windows, use_cache=False).logits[:, :-1].log_softmax(-1) for m in (before, after))
+    kl = float((p.exp() * (p - q)).sum(-1).mean())
+    assert verdict["cost"]["noise"]["kl"] == pytest.approx(kl, rel=1e-3, abs=1e-5)
+
+
+def test_a_killed_walk_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_moe("minimax_m2", tmp_path / "model")
+    healed(folder, tmp_path / "out")
+    refit, seen = walk.refit, []
+
+    def dies_in_the_third_layer(*given: Any) -> Any:
+        seen.append(1)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return refit(*given)
+
+    monkeypatch.setattr(walk, "refit", dies_in_the_third_layer)
+    with pytest.raises(KeyboardInterrupt):
+        healed(folder, tmp_path / "again")
+    assert not (tmp_path / "again" / "manifest.json").exists()
+    healed(folder, tmp_path / "again")
+    assert len(seen) == 5, "the first two of four layers were not refitted again"
+    for name in ("model.safetensors", "healing.json", "config.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes(), name
+    assert not list((tmp_path / "again").glob(".*"))
+
+
+def _other(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        weights[name] = change(weights[name])
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+    return damage
+
+
+BLOCK = "model.layers.1.block_sparse_moe"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_other(f"{BLOCK}.gate.weight", lambda w: w.flip(0)), "gate.weight differs from the original's"),
+        (_other(f"{BLOCK}.experts.2.w1.weight", lambda w: -w), r"experts\.2\.w1\.weight differs"),
+        (_other(f"{BLOCK}.experts.2.w2.weight", lambda w: w * torch.nan), r"w2\.weight has values that are no numbers"),
+    ],
+)
+def test_only_down_projections_may_differ(damage: Callable[[Path], None], message: str, tmp_path: Path) -> None:
+    folder = make_moe("minimax_m2", tmp_path / "model")
+    source = open_source(folder)
+    anatomy = dissect(source)
+    plan = plan_of(source, anatomy, some_experts(anatomy))
+    prune(source, anatomy, plan, "drop", tmp_path / "out", threads=1, progress=silent)
+    view = pruned_view(source, anatomy, plan, "drop")
+    out = open_source(tmp_path / "out")
+    assert all(change.largest == 0 for change in check_refitted(out, view, dissect(out), silent))
+    damage(tmp_path / "out")
+    out = open_source(tmp_path / "out")
+    with pytest.raises(SixfoldError, match=message):
+        check_refitted(out, view, dissect(out), silent)
+
+
+def test_other_text_makes_it_stale(tmp_path: Path) -> None:
+    """What was refitted to other text is another checkpoint, and so is one that was not refitted."""
+    folder = make_moe("minimax_m2", tmp_path / "model")
+    healed(folder, tmp_path / "out")
+    source = open_source(folder)
+    anatomy = dissect(source)
+    plain = plan_of(source, anatomy, some_experts(anatomy))
+    again = replace(plain, healing={"profile": {"samples": 12, "length": 160}})
+    assert prune(source, anatomy, again, "drop", tmp_path / "out", threads=1, progress=silent, ids=tokens()).skipped
+    made = prune(source, anatomy, plain, "drop", tmp_path / "out", threads=1, progress=silent)
+    assert not made.skipped
+    assert not (tmp_path / "out" / "healing.json").exists()
