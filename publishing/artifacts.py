@@ -90,11 +90,15 @@ def unproven(artifact: Artifact) -> Refusal | None:
     if result["gates"] != artifact.manifest["recipe"]["gates"]:
         what = "it was verified under other gates than its recipe has now"
         return Refusal(artifact.variant, what, "run `sixfold verify --against MODEL` (or make verify)", gate=True)
-    failures = verdict_of(result).failures
+    verdict = verdict_of(result)
+    failures = verdict.failures
     if failures:
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
         what = f"it failed its checks: {failures[0]}{more}"
         return Refusal(artifact.variant, what, "fix what verification.json reports, and export it again", gate=True)
+    if verdict.unmeasured and any(gate is not None for gate in verdict.gates.values()):
+        what = f"its gates were not measured: {verdict.unmeasured}"
+        return Refusal(artifact.variant, what, "take the gates out of its recipe to publish it without", gate=True)
     return _unproven_answers(artifact)
 
 

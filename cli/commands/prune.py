@@ -145,7 +145,7 @@ def command(
         plan = _plan(source, anatomy, request, artifacts, profile, allowed, dry_run=dry_run, quiet=as_json)
     ids = None
     if heal or plan.healing is not None:
-        plan, ids = _with_healing(source, plan, profile)
+        plan, ids = _with_healing(source, plan, profile, dry_run=dry_run)
     folder = _folder(source, plan, out, artifacts)
     if dry_run:
         return _dry_run(source, anatomy, plan, mtp, folder, as_json)
@@ -165,8 +165,11 @@ class _Job:
     ids: "torch.Tensor | None"
 
 
-def _with_healing(source: "Source", plan: "PruningPlan", profile: "Calibration") -> "tuple[PruningPlan, torch.Tensor]":
-    """The plan that says what is refitted to: the texts that a given plan names, else the calibration's."""
+def _with_healing(
+    source: "Source", plan: "PruningPlan", profile: "Calibration", *, dry_run: bool
+) -> "tuple[PruningPlan, torch.Tensor | None]":
+    """The plan that says what is refitted to, and the tokens (none for a dry run): of the texts that a given plan
+    names, else of the calibration's."""
     from dataclasses import replace
 
     from calibration.texts.tokens import token_batches
@@ -175,9 +178,11 @@ def _with_healing(source: "Source", plan: "PruningPlan", profile: "Calibration")
 
     if plan.healing is not None:
         profile = Calibration.model_validate(plan.healing["profile"])
+    healing = {"profile": profile.model_dump(mode="json")}
+    if dry_run:
+        return replace(plan, healing=healing), None
     tokens = token_batches(profile, load_tokenizer(source.checkpoint.folder))
-    healing = {"profile": profile.model_dump(mode="json"), "ids_sha256": tokens.record["ids_sha256"]}
-    return replace(plan, healing=healing), tokens.ids
+    return replace(plan, healing={**healing, "ids_sha256": tokens.record["ids_sha256"]}), tokens.ids
 
 
 def _profile(overrides: tuple[str, ...]) -> "Calibration":
@@ -325,12 +330,12 @@ def _print_verdict(verdict: dict[str, Any], folder: Path, model: str, artifacts:
     else:
         largest = max(layer["largest"] for layer in verdict["masked"]["layers"])
         sound = "matches" if verdict["masked"]["sound"] else "DOES NOT match"
-        before = ", before healing," if verdict["healed"] else ""
+        before = ", before healing," if verdict.get("healed") else ""
         click.echo(
             f"Every layer{before} {sound} the original with the pruned experts masked"
             f" (largest difference {largest:.1e})."
         )
-        plain = verdict["healed"]["plain"] if verdict["healed"] else {}
+        plain = (verdict.get("healed") or {}).get("plain", {})
         rows = [
             (
                 domain,

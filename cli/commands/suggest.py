@@ -12,6 +12,7 @@ from cli.terminal import heading, print_json, print_table, program, progress
 from sixfold.sizes import size
 
 if TYPE_CHECKING:
+    from sixfold.model.source import Source
     from verification.divergence.attribution import Proposal
     from verification.suggest import Suggestion
 
@@ -37,6 +38,9 @@ def command(artifact: Path, against: str, revision: str, max_kl: float | None, a
 
     Runs the model once for each part over a quarter of the held-out text, with only this part as the artifact stores
     it. The table and a chart are written beside the artifact: attribution.json and attribution.svg.
+
+    Then the ladder: what each further megabyte buys where every tensor's type is chosen to a budget (gguf-auto, and
+    nvfp4-auto for folders), if the calibration has found that out; ladder.json and ladder.svg hold it.
     """
     from sixfold.checkpoint.location import check_artifact, check_location
 
@@ -51,8 +55,26 @@ def command(artifact: Path, against: str, revision: str, max_kl: float | None, a
     written = write_attribution(artifact, source, found)
     if as_json:
         print_json(as_data(artifact, source, found))
-    else:
-        _print(found, written, artifact, against)
+        return
+    _print(found, written, artifact, against)
+    _show_ladder(artifact, source)
+
+
+def _show_ladder(artifact: Path, source: "Source") -> None:
+    """Of mixes like the artifact, from the statistics of the folder that it was made in."""
+    from cli.ladder import show_ladder
+    from sixfold.artifact.workspace import Workspace
+    from sixfold.recipes.recipe import Recipe
+    from sixfold.statistics.statistics import existing_statistics
+    from verification.result import manifest_of
+
+    manifest = manifest_of(artifact)
+    if manifest is None:  # of another tool, which left no statistics
+        return
+    recipe = Recipe.model_validate(manifest["recipe"])
+    folder = artifact.absolute() if artifact.is_dir() else artifact.absolute().parent
+    workspace = Workspace(folder.parents[1], folder.parent.name)
+    show_ladder(artifact, source, existing_statistics(workspace.calibration(recipe.calibration)), recipe.exporter)
 
 
 def _print(found: "Suggestion", written: tuple[Path, Path], artifact: Path, against: str) -> None:
