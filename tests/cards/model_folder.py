@@ -6,7 +6,7 @@ from typing import Any
 
 from sixfold.artifact.verification_record import SCHEMA, content_digest
 
-SOURCE = {"name": "Tiny", "fingerprint": "f" * 64, "revision": ""}
+SOURCE = {"fingerprint": "f" * 64, "revision": ""}
 PROVENANCE = {
     "base_model": "someone/Original",
     "license": "other",
@@ -69,41 +69,22 @@ def source(root: Path, hub: str = "", **provenance: str) -> None:
     write(root / "source/config.json", {"max_position_embeddings": 4096})
 
 
-def artifact(of: dict[str, Any]) -> dict[str, Any]:
-    """Of which artifact a verification.json says that it is."""
-    files = {name: record["bytes"] for name, record in of["files"].items()}
-    return {"name": of["recipe"]["name"], "kind": "folder", "files": files, "content": content_digest(of)}
-
-
-def prompt(name: str, problem: str = "") -> dict[str, Any]:
-    """One of the smoke test's, as passed if there is no problem."""
-    texts = dict.fromkeys(("prompt", "rule", "source", "answer"), "")
-    return {
-        "name": name,
-        "problem": problem,
-        **texts,
-        "source_holds": True,
-        "holds": not problem,
-        "passed": not problem,
-    }
-
-
 def result(of: dict[str, Any], mean_kl: float = 0.0234567, **changes: Any) -> dict[str, Any]:
     """verification.json of a manifest's artifact."""
     weights = {
         "mean_kl": 0.01, "median_kl": 0.005, "p99_kl": 0.5, "top1": 0.99, "top5": 0.98,
-        "perplexity": 13.7, "source_perplexity": 13.6, "domains": {"code": 0.02}, "layers": [0.01, 0.02],
+        "perplexity": 13.7, "source_perplexity": 13.6, "domains": {"code": 0.02}, "layers": [0.01],
     }  # fmt: skip
     scores = {"weights": weights, "engine": {**weights, "mean_kl": mean_kl}}
     return {
         "schema": SCHEMA,
-        "artifact": artifact(of),
-        "source": SOURCE,
+        "artifact": {"name": "Tiny", "kind": "folder", "files": {}, "content": content_digest(of)},
+        "source": {"name": "Tiny", **SOURCE},
         "passed": True,
+        "weights": None,
         "gates": {"max_kl_ratio": 1.25, "max_mean_kl": None, "min_top1": None},
         "allowed": {"max_mean_kl": 0.03, "min_top1": None},
         "findings": [],
-        "weights": None,
         "divergence": {"tokens": 20000, "windows": 40, "window": 512, "dtype": "float32", "scores": scores},
         "smoke": None,
         "tensor_parallel": None,
@@ -138,5 +119,18 @@ def since_original(found: dict[str, Any], mean_kl: float) -> dict[str, Any]:
 
 def finding(what: str, severity: str) -> dict[str, str]:
     where, consequence = "gates.max_mean_kl", "it answers worse than it should"
-    named = {"check": "gate.failed", "where": where, "what": what, "consequence": consequence}
-    return {**named, "remedy": "choose a larger format", "severity": severity}
+    said = {"check": "gate.failed", "where": where, "what": what, "consequence": consequence, "remedy": ""}
+    return {**said, "severity": severity}
+
+
+def prompt(name: str, problem: str = "") -> dict[str, Any]:
+    """Of a smoke test; passed where there is no problem."""
+    texts = {"prompt": "p", "rule": "r", "source": "s", "answer": "a"}
+    return {
+        "name": name,
+        "problem": problem,
+        "passed": not problem,
+        "source_holds": True,
+        "holds": not problem,
+        **texts,
+    }

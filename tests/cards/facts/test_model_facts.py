@@ -9,16 +9,21 @@ import pytest
 from cards.facts.model_facts import is_model_folder, read_model
 from sixfold.errors import SixfoldError
 from sixfold.statistics.statistics import existing_statistics
-from tests.cards.model_folder import result, write
+from tests.cards.model_folder import result
 
 SOURCE = {"fingerprint": "f" * 64, "revision": ""}
+
+
+def write(path: Path, value: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
 
 
 def manifest(name: str, suffix: str, files: dict[str, int], statistics: str | None = None) -> dict[str, Any]:
     recipe = {"name": name, "suffix": suffix, "title": name.upper(), "exporter": name, "scheme": name.upper()}
     listed = {file: {"bytes": nbytes, "sha256": "a" * 64} for file, nbytes in files.items()}
-    of = {"variant": name, "model": "Tiny", "source": SOURCE, "versions": {}}
-    return {**of, "recipe": recipe, "statistics": statistics, "files": listed}
+    made = {"variant": name, "model": "Tiny", "source": SOURCE, "recipe": recipe, "statistics": statistics}
+    return {**made, "versions": {}, "files": listed}
 
 
 @pytest.fixture

@@ -169,7 +169,7 @@ def test_experts_in_the_computers_memory_leave_the_rest_to_the_gpu(root: Path) -
 
 def test_warnings_stand_beside_what_was_verified(root: Path) -> None:
     made = manifest("FP8")
-    smoke = {"engine": "transformers", "prompts": [prompt("prose", "it runs in a loop"), prompt("code")]}
+    smoke = {"not_run": "", "engine": "", "prompts": [prompt("prose", "it runs in a loop"), prompt("code")]}
     found = result(made, findings=[finding("it runs in a loop", "warning")], smoke=smoke)
     text = card(root, put(root, made, found))
     assert "| Verified | structure, divergence from BF16, gates; 1 warning (see the known limits) |" in text
@@ -528,7 +528,7 @@ def test_a_card_is_rendered_over_another_than_the_one_that_is_there(root: Path) 
 
 def test_verified_says_what_was(root: Path) -> None:
     made = manifest("FP8")
-    folder = put(root, made, result(made, weights={"formats": []}))
+    folder = put(root, made, result(made, weights={"formats": [], "groups": [], "worst": []}))
     assert "| Verified | structure, every weight against the checkpoint, divergence from BF16, gates |" in card(
         root, folder
     )
