@@ -227,8 +227,8 @@ def _settle_block(
 
 
 def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Of matrices so large that it takes most of the time. On a GPU its factors are read with ten bits behind the leading
-    one (TF32): what that moves a weight's target by is far below a hundredth of a step."""
+    """Of matrices so large that it takes most of the time. On a GPU they are read with ten bits behind the leading one
+    (TF32): what that moves a weight's target by is far below a step."""
     if not a.is_cuda:
         return a @ b
     before = torch.get_float32_matmul_precision()
