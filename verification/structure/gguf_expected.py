@@ -24,7 +24,41 @@ ARCHITECTURE_OF: Mapping[str, str] = {
     "deepseek_v2": "deepseek2",
     "deepseek_v3": "deepseek2",
 }
-"""transformers' model_type -> llama.cpp's architecture."""
+"""transformers' model_type -> llama.cpp's architecture, where every key is known here."""
+
+OTHERS: Mapping[str, str] = {
+    "afmoe": "afmoe",
+    "arcee": "arcee",
+    "cohere": "command-r",
+    "dots1": "dots1",
+    "exaone4": "exaone4",
+    "exaone_moe": "exaone-moe",
+    "gemma3": "gemma3",
+    "gemma3_text": "gemma3",
+    "gpt_oss": "gpt-oss",
+    "granite": "granite",
+    "granitemoe": "granitemoe",
+    "hunyuan_v1_dense": "hunyuan-dense",
+    "lfm2": "lfm2",
+    "llama4": "llama4",
+    "llama4_text": "llama4",
+    "ministral3": "mistral3",
+    "mistral3": "mistral3",
+    "olmo2": "olmo2",
+    "olmo3": "olmo2",
+    "qwen2_5_vl": "qwen2vl",
+    "qwen2_vl": "qwen2vl",
+    "qwen3_5": "qwen35",
+    "qwen3_5_moe": "qwen35moe",
+    "qwen3_5_moe_text": "qwen35moe",
+    "qwen3_5_text": "qwen35",
+    "qwen3_vl": "qwen3vl",
+    "qwen3_vl_moe": "qwen3vlmoe",
+    "seed_oss": "seed_oss",
+    "smollm3": "smollm3",
+    "starcoder2": "starcoder2",
+}
+"""The same, where those are that every decoder has (see `common_keys`)."""
 
 U32, F32, BOOL, STRING = "u32", "f32", "bool", "string"
 
@@ -98,6 +132,32 @@ def expected_keys(arch: str, config: Config, *, split_latents: bool, drafts: boo
     if _experts(config):
         found |= dict(_of_experts(arch, config))
     found |= dict(_rope(arch, config))
+    return found
+
+
+def common_keys(config: Config) -> dict[str, Expected]:
+    """What every decoder's file says of its size, its norms, its experts and its rotary base."""
+    heads = config["num_attention_heads"]
+    found = {
+        "block_count": Expected((config["num_hidden_layers"],)),
+        "context_length": Expected((config["max_position_embeddings"],)),
+        "embedding_length": Expected((config["hidden_size"],)),
+        "attention.head_count": Expected((heads,)),
+        "attention.head_count_kv": Expected((config.get("num_key_value_heads") or heads,)),
+    }
+    for key, names in (
+        ("attention.layer_norm_rms_epsilon", ("rms_norm_eps", "norm_eps")),
+        ("attention.layer_norm_epsilon", ("layer_norm_eps", "norm_epsilon")),
+    ):
+        value = next((config[name] for name in names if config.get(name) is not None), None)
+        if value is not None:
+            found[key] = Expected((value,))
+    if _experts(config):
+        found["expert_count"] = Expected((_experts(config),))
+        found["expert_used_count"] = Expected((config["num_experts_per_tok"],))
+    theta = rope_of(config).get("rope_theta")
+    if theta is not None:
+        found["rope.freq_base"] = Expected((theta,), missing=theta == 10000.0)
     return found
 
 
