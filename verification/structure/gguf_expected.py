@@ -21,6 +21,7 @@ ARCHITECTURE_OF: Mapping[str, str] = {
     "olmoe": "olmoe",
     "minimax_m2": "minimax-m2",
     "glm4_moe": "glm4moe",
+    "glm4_moe_lite": "deepseek2",
     "deepseek_v2": "deepseek2",
     "deepseek_v3": "deepseek2",
 }
@@ -31,10 +32,15 @@ OTHERS: Mapping[str, str] = {
     "arcee": "arcee",
     "cohere": "command-r",
     "dots1": "dots1",
+    "ernie4_5": "ernie4_5",
+    "ernie4_5_moe": "ernie4_5-moe",
     "exaone4": "exaone4",
     "exaone_moe": "exaone-moe",
+    "gemma": "gemma",
+    "gemma2": "gemma2",
     "gemma3": "gemma3",
     "gemma3_text": "gemma3",
+    "glm4": "glm4",
     "gpt_oss": "gpt-oss",
     "granite": "granite",
     "granitemoe": "granitemoe",
@@ -43,6 +49,7 @@ OTHERS: Mapping[str, str] = {
     "llama4": "llama4",
     "llama4_text": "llama4",
     "ministral3": "mistral3",
+    "phi3": "phi3",
     "mistral3": "mistral3",
     "olmo2": "olmo2",
     "olmo3": "olmo2",
@@ -107,7 +114,7 @@ KINDS: Mapping[str, str] = {
 """Every key of these architectures, and the type that llama.cpp refuses all others than."""
 
 _GATES = {"softmax": 1, "sigmoid": 2}
-_SIGMOID = ("minimax_m2", "glm4_moe", "deepseek_v3")
+_SIGMOID = ("minimax_m2", "glm4_moe", "glm4_moe_lite", "deepseek_v3")
 """Model types that score experts so where their config does not say."""
 
 _NEEDS_GATE = "minimax-m2"

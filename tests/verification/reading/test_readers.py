@@ -125,7 +125,7 @@ def test_the_table_of_names_agrees_with_gguf_pys(family: str, tmp_path: Path) ->
     "family",
     (
         "gemma3_text gpt_oss granitemoe llama4_text qwen3_5_moe_text exaone_moe afmoe lfm2 dots1 exaone4"
-        " hunyuan_v1_dense olmo2 seed_oss starcoder2"
+        " hunyuan_v1_dense olmo2 seed_oss starcoder2 gemma2 ernie4_5_moe glm4 phi3"
     ).split(),
 )
 def test_the_tables_agree_on_families_known_by_their_config_alone(family: str, tmp_path: Path) -> None:
