@@ -27,7 +27,7 @@ _E2M1_BOUNDS = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0])
 
 
 _PRODUCTS = (functional.linear, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
-"""What is called with inputs and weights; experts whose weights are stored transposed are multiplied by a plain product."""
+"""What is called with inputs and weights: a plain product with experts whose weights are stored transposed."""
 
 
 def fp8_dynamic(group: int | None) -> Rounding:
