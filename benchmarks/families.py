@@ -42,11 +42,11 @@ class Result:
         return self.verdict in ("ok", "refused")
 
 
-def recipes(formats: Sequence[str]) -> tuple[Recipe, ...]:
-    return tuple(recipe for name in formats for recipe in load_recipes(name, _SMALL))
+def recipes(formats: Sequence[str], rounding: str) -> tuple[Recipe, ...]:
+    return tuple(recipe for name in formats for recipe in load_recipes(name, (*_SMALL, f"rounding={rounding}")))
 
 
-def sweep(family: str, root: Path, formats: Sequence[str] = FORMATS) -> Iterator[Result]:
+def sweep(family: str, root: Path, formats: Sequence[str] = FORMATS, rounding: str = "compensated") -> Iterator[Result]:
     """Make the family's checkpoint in `root`, and take it through all stages of these formats."""
     folder = root / family
     if not folder.exists():
@@ -58,7 +58,7 @@ def sweep(family: str, root: Path, formats: Sequence[str] = FORMATS) -> Iterator
         return
     yield Result(family, "inspect", "ok")
     statistics: Statistics | Exception | None = None
-    for recipe in recipes(formats):
+    for recipe in recipes(formats, rounding):
         if _needs(recipe) and statistics is None and _planned(source, recipe) is None:
             statistics = _calibrated(source, recipe, root)
         yield _one(family, source, recipe, statistics, root)

@@ -39,14 +39,14 @@ def statistics(demo: Source, tmp_path_factory: pytest.TempPathFactory) -> Statis
 
 @pytest.fixture(scope="module")
 def make(demo: Source, statistics: Statistics, tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """The artifact of a format; each once, but for other numbers of threads."""
-    made: dict[tuple[str, str, int], Path] = {}
+    """The artifact of a format; each once."""
+    made: dict[tuple[str, str], Path] = {}
 
-    def artifact(name: str, rounding: str = "compensated", threads: int = 1) -> Path:
-        key = (name, rounding, threads)
+    def artifact(name: str, rounding: str = "compensated") -> Path:
+        key = (name, rounding)
         if key not in made:
             workspace = Workspace(tmp_path_factory.mktemp("out"), demo.checkpoint.name)
-            done = export(demo, recipe(name, rounding), workspace, statistics, threads=threads, progress=silent)
+            done = export(demo, recipe(name, rounding), workspace, statistics, threads=1, progress=silent)
             made[key] = artifact_of(done.folder, done.manifest)
         return made[key]
 
@@ -108,11 +108,6 @@ def test_files_have_the_names_shapes_and_sizes_of_nearest(name: str, make: Make)
     files = [manifest(make(name, rounding))["files"] for rounding in ("compensated", "nearest")]
     sizes = [{k: v["bytes"] for k, v in found.items() if not k.endswith(".json")} for found in files]  # type: ignore[attr-defined]
     assert sizes[0] == sizes[1] != {}
-
-
-@pytest.mark.parametrize("name", ["fp8", "nvfp4", "awq", "gguf-q4_k_m"])
-def test_the_number_of_threads_changes_no_byte(name: str, make: Make) -> None:
-    assert manifest(make(name))["files"] == manifest(make(name, threads=4))["files"]
 
 
 def test_rounding_to_nearest_needs_no_statistics_where_the_format_needs_none() -> None:

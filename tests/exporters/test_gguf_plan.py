@@ -229,5 +229,5 @@ def test_every_supported_family_has_an_entry() -> None:
 
 
 def test_a_config_that_keeps_its_numbers_elsewhere_is_refused_by_its_family() -> None:
-    with pytest.raises(SixfoldError, match="no GGUF layout is known for model_type gemma4"):
-        gguf_tensor_names({"model_type": "gemma4", "text_config": {"num_hidden_layers": 2}}, [])
+    with pytest.raises(SixfoldError, match="no GGUF layout is known for model_type florence2"):
+        gguf_tensor_names({"model_type": "florence2", "text_config": {"num_hidden_layers": 2}}, [])
