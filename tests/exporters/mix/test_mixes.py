@@ -199,19 +199,22 @@ def test_a_budget_where_nothing_is_mixed_is_refused(demo: Source) -> None:
         plan_of(demo, recipe("awq", "budget.bits=4.5"), None)
 
 
-def test_nvfp4_with_fp8_for_what_suffers_is_sound_and_one_decision_for_what_engines_fuse(
-    demo: Source, statistics: Statistics, damages: Damages, tmp_path: Path
+@pytest.mark.parametrize(
+    ("name", "scheme", "layout"),
+    [("nvfp4", "NVFP4A16", "nvfp4-pack-quantized"), ("awq", "W4A16_ASYM", "pack-quantized")],
+)
+def test_four_bits_with_fp8_for_what_suffers_are_sound(
+    name: str, scheme: str, layout: str, demo: Source, statistics: Statistics, damages: Damages, tmp_path: Path
 ) -> None:
-    path, _ = made(demo, statistics, recipe("nvfp4-auto", "budget.times=1.1"), tmp_path)
-    plain = plan_of(demo, recipe("nvfp4"), None)
+    of = recipe("nvfp4-auto", "budget.times=1.1", f"scheme={scheme}")
+    prepare(demo, of, statistics, None, silent)
+    path, _ = made(demo, statistics, of, tmp_path)
+    plain = plan_of(demo, recipe(name, *(["options.layout=pack-quantized"] if name == "awq" else [])), None)
     assert plain is not None
     assert 1.05 * plain.files[0].nbytes < (path / "model.safetensors").stat().st_size <= 1.1 * plain.files[0].nbytes
     config = json.loads((path / "config.json").read_text())["quantization_config"]
     assert config["format"] == "mixed-precision"
-    assert {group["format"] for group in config["config_groups"].values()} == {
-        "nvfp4-pack-quantized",
-        "float-quantized",
-    }
+    assert {group["format"] for group in config["config_groups"].values()} == {layout, "float-quantized"}
     with few_windows("verification.judge.held_out"):
         checked = verify(path, demo, silent)
     assert checked.passed, [str(finding) for finding in checked.findings]
