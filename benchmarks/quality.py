@@ -59,6 +59,7 @@ VARIANTS = (
     "fp8", "nvfp4", "nvfp4-gb10", "awq", "gguf-q8_0", "gguf-q6_k", "gguf-q4_k_m", "gguf-iq4_xs", "gguf-q3_k_m"
 )  # fmt: skip
 BUILTIN = "built-in"
+PEER = "llmcompressor"
 
 
 @dataclass(frozen=True)
@@ -122,10 +123,10 @@ def peers_of(variant: str, overrides: Sequence[str]) -> dict[str, Recipe]:
         ways["AutoRoundModifier"] = {"AutoRoundModifier": {**scheme, "iters": 200}}
     (own,) = load_recipes(variant, (*overrides, "rounding=nearest"))
     return {
-        f"llmcompressor {name}": _apart(
+        f"{PEER} {name}": _apart(
             own,
             name.lower(),
-            exporter="llmcompressor",
+            exporter=PEER,
             scheme=schemes[variant],
             options={
                 "recipe": {"quantization_stage": {"quantization_modifiers": modifiers}},
@@ -247,7 +248,8 @@ class Bench:
         tokens = partial(self._tokens, recipe)
         made = export(self.source, recipe, self.workspace, statistics, threads=2, progress=unseen, tokens=tokens)
         path = artifact_of(made.folder, made.manifest)
-        if checked and not (found := verify(path, self.source, unseen)).passed:
+        # A peer may carry errors farther than our limits allow.
+        if checked and recipe.exporter != PEER and not (found := verify(path, self.source, unseen)).passed:
             raise RuntimeError(f"{recipe.name} is not sound: {found.failures[0]}")
         weights, runs = runs_of(path, self.source)
         runs_by_text = {}

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,16 +10,16 @@ from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.errors import SixfoldError
 from sixfold.model.source import Source
 from sixfold.progress import Progress
-from sixfold.texts.held_out_text import held_out
+from sixfold.texts.held_out_text import Windows, held_out
 from verification.divergence.activations import Rule
-from verification.divergence.divergence import Divergence, SinceOriginal, reference_of, scored
+from verification.divergence.divergence import Divergence, Reference, SinceOriginal, reference_of, scored
 from verification.divergence.engine_inputs import can_collapse, check_inputs, folder_rules, gguf_rules
 from verification.divergence.plain_run import plain_score
 from verification.divergence.unpruned import unpruned_run
 from verification.finding import Finding, Severity
 from verification.gates import check_gates
 from verification.reading.weights import CodedWeights, FolderWeights
-from verification.result import Verification, gates_of
+from verification.result import Verification, gated_by_recipe, gates_of
 from verification.smoke.smoke_test import Smoke, smoke
 from verification.structure.folder_structure import as_held, open_subject
 from verification.structure.gguf_structure import open_gguf_subject
@@ -26,6 +27,10 @@ from verification.verify import verify
 
 CACHE = "verification-reference"
 """Folder beside the artifacts of a model that keeps the source's own run for the next variant."""
+
+
+class SourceNotRunError(SixfoldError):
+    """The source itself cannot be run here: that a variant was not measured says nothing against it."""
 
 
 def judge(path: Path, source: Source | None, progress: Progress) -> Verification:
@@ -50,8 +55,8 @@ def judge(path: Path, source: Source | None, progress: Progress) -> Verification
 
 
 def _not_measured(path: Path, error: SixfoldError) -> Finding:
-    """An error where the recipe has a gate: what was not measured holds none."""
-    gated = any(gate is not None for gate in gates_of(path).values())
+    """An error where the recipe has a gate, which what was not measured does not hold, unless no variant can be."""
+    gated = gated_by_recipe(path) and not isinstance(error, SourceNotRunError)
     remedy = f"{error.remedy}, or take the gates out of the recipe" if gated else error.remedy
     what = f"divergence was not measured: {error.what}"
     severity: Severity = "error" if gated else "warning"
@@ -63,10 +68,11 @@ def _measure(path: Path, source: Source, progress: Progress) -> tuple[Divergence
     tokenizer = load_tokenizer(source.checkpoint.folder)
     windows = held_out(tokenizer)
     cache = cache_of(path)
-    reference = reference_of(source, windows, cache, progress)
+    reference = _run_of(source, windows, cache, progress)
     plain = None
     if gates_of(path).get("max_kl_ratio") is not None:
-        plain = plain_score(source, weights, plain_rules(path, source), windows, reference, cache, progress)
+        with nullcontext() if gated_by_recipe(path) else suppress(SixfoldError):  # formats that cannot be rounded here
+            plain = plain_score(source, weights, plain_rules(path, source), windows, reference, cache, progress)
     unpruned = unpruned_run(source, windows, cache, progress)
     before = None if unpruned is None else unpruned.run
     found = {name: scored(source, weights, rules, windows, reference, progress, before) for name, rules in runs.items()}
@@ -80,6 +86,21 @@ def _measure(path: Path, source: Source, progress: Progress) -> tuple[Divergence
         lost = {name: run.original for name, run in found.items() if run.original is not None}
         since = SinceOriginal(unpruned.of.name, unpruned.of.fingerprint, lost)
     return Divergence(scores, windows.tokens, len(windows.ids), plain, since), smoked, inputs
+
+
+def _run_of(source: Source, windows: Windows, cache: Path, progress: Progress) -> Reference:
+    """Raises SourceNotRunError where transformers cannot run the source's model, or not one layer at a time."""
+    try:
+        return reference_of(source, windows, cache, progress)
+    except SixfoldError as error:
+        raise SourceNotRunError(error.what, error.remedy) from error
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        # The family's own code is transformers', and fails on configs that it was not tried with.
+        said = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
+        raise SourceNotRunError(
+            f"transformers' own forward of {source.checkpoint.name} fails ({said})",
+            "use a release of transformers that runs the model, and measure again",
+        ) from error
 
 
 def cache_of(path: Path) -> Path:

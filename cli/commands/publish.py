@@ -1,5 +1,6 @@
 """sixfold publish: put a model's variants on the Hugging Face Hub."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from functools import cache, partial
@@ -9,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.options import json_option, out_option
-from cli.terminal import heading, print_json, print_table, progress
+from cli.terminal import heading, print_json, print_table, program, progress
 from sixfold.sizes import size
 
 if TYPE_CHECKING:
+    from cards.model_card.card import Rendered
     from publishing.plan import Plan
     from publishing.prepare import Edition
     from publishing.publication import Publication
     from publishing.publish import Published
 
+_PREVIEW = "publishing-cards"
+"""Folder in a model's folder that holds the cards of the last plan."""
 _KINDS = ("new", "changed", "unchanged", "deleted", "kept")
 
 
@@ -35,7 +39,11 @@ _KINDS = ("new", "changed", "unchanged", "deleted", "kept")
 )
 @click.option("--name", default="", metavar="TEXT", help="Name of MODEL's outputs, if they were given one.")
 @out_option
-@click.option("--dry-run", is_flag=True, help="Print the plan and the cards; create and change nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print the plan, and leave the cards beside the artifacts to be read; send nothing. Needs no token.",
+)
 @click.option("--public", is_flag=True, help="Make the repositories public once they are complete; private by default.")
 @click.option("--release", is_flag=True, help="Make public what was published privately and reviewed.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
@@ -58,23 +66,38 @@ def command(
     and match their manifests are published. The plan is shown first. An interrupted run resumes; files that are on the
     Hub already are not sent again; card sections that were written by hand are kept.
     """
-    from publishing.hub import log_in
-    from publishing.prepare import edition_of, plan_all
+    from publishing.access import check_access
+    from publishing.artifacts import chosen, find_artifacts
+    from publishing.hub import has_token, log_in
+    from publishing.prepare import Cards, edition_of, plan_all
+    from publishing.publication import repository_name
     from publishing.publish import check_releasable
     from publishing.publish import release as make_public
-    from sixfold.errors import UsageError
+    from sixfold.errors import SixfoldError, UsageError
 
     if release and public:
         raise UsageError("--release only makes public what was published", "leave --public out")
     root = _model_folder(out, name or _name_of(model))
+    wanted = _expanded(variants, root)
+    artifacts = chosen(find_artifacts(root), wanted)  # a wrong name is told before anything else
     org = org or _last_org(root)
     if not (yes or dry_run) and (as_json or not sys.stdin.isatty()):
         raise UsageError(
             "publishing asks for confirmation in a terminal",
             "give --yes, or --dry-run to see only the plan",
         )
-    hub = log_in(partial(_say, quiet=True))
-    edition = edition_of(hub, org, root, _expanded(variants, root), _card, _problems, _today())
+    for artifact in artifacts:
+        repository_name(org, artifact.folder)
+    hub = log_in(partial(_say, quiet=True)) if has_token() or not dry_run or release else None
+    refusal = ""
+    if hub is not None:
+        try:
+            check_access(hub, org)
+        except SixfoldError as error:
+            if not dry_run:
+                raise
+            refusal = str(error)
+    edition = edition_of(hub, org, root, wanted, Cards(_card, _figures, _problems), _today())
     if release:
         releasable = check_releasable(edition)
         _print_release(edition, releasable, as_json=as_json, dry_run=dry_run)
@@ -90,8 +113,12 @@ def command(
         print_json([_plan_as_data(plan, public) for plan in plans])
     elif not as_json:
         if dry_run or not yes:
-            _print_details(plans, public)
+            _print_details(plans, public, edition.root / _PREVIEW)
         _print_summary(edition, plans, public)
+        if hub is None:
+            click.echo("  The Hub was not asked, as there is no token: what is there already is planned as new.")
+        if refusal:
+            click.echo(f"  This token could not publish it: {refusal}")
     if dry_run:
         return 0
     if not (yes or _agreed(f"Publish to {org}?")):
@@ -115,7 +142,17 @@ def _publish(edition: "Edition", plans: "Sequence[Plan]", *, public: bool, as_js
         return
     click.echo(f"\nComplete: {_counted(done)} of {edition.org}. Collection: {collection}")
     if not public and any(p.after.remote is not None and p.after.remote.private for p in done):
-        click.echo("Private until you have read the cards there and run `sixfold publish --release`.")
+        words = [
+            "publish",
+            "--release",
+            "--model",
+            edition.model,
+            "--org",
+            edition.org,
+            "--out",
+            str(edition.root.parent),
+        ]
+        click.echo(f"Private until you have read the cards there. Then: {program()} {shlex.join(words)}")
 
 
 def _told(published: "Published") -> str:
@@ -129,9 +166,10 @@ def _told(published: "Published") -> str:
     return f"{after.repo} {did}; {'released as' if published.tagged else 'release'} {after.tag}"
 
 
-def _print_details(plans: "Sequence[Plan]", public: bool) -> None:
-    """Files, the changelog entry of the release, and the cards."""
+def _print_details(plans: "Sequence[Plan]", public: bool, previews: Path) -> None:
+    """Files, the changelog entry of the release, and where the card is to be read as it would be sent."""
     from cards.facts.origins import without_block
+    from sixfold.artifact.workspace import write_if_changed
 
     for plan in plans:
         heading(f"{plan.repo} ({_visibility(plan, public)})")
@@ -140,9 +178,10 @@ def _print_details(plans: "Sequence[Plan]", public: bool) -> None:
             click.echo(f"  {sentence}")
         if plan.entry:
             click.echo(f"\n  CHANGELOG.md, new entry:\n{_indented(plan.entry)}")
-        if plan.remote is None or not plan.remote.card:
-            click.echo(f"\n  README.md:\n{_indented(without_block(plan.card))}")
-        elif difference := plan.card_diff(without_block):
+        preview = previews / f"{plan.publication.folder.name}.md"
+        write_if_changed(preview, without_block(plan.card).encode())
+        click.echo(f"\n  README.md, as it would be sent: {preview}")
+        if plan.remote is not None and plan.remote.card and (difference := plan.card_diff(without_block)):
             click.echo(f"\n  README.md, what changes:\n{_indented(difference)}")
 
 
@@ -212,10 +251,12 @@ def _plan_as_data(plan: "Plan", public: bool) -> dict[str, Any]:
 
 
 def _published_as_data(published: "Published", edition: "Edition") -> dict[str, Any]:
+    from publishing.publish import reached
+
     before, after = published.before, published.after
     return {
         "repository": after.repo,
-        "url": f"{edition.hub.api.endpoint}/{after.repo}",
+        "url": f"{reached(edition).api.endpoint}/{after.repo}",
         "release": after.tag,
         "is_new_release": published.tagged,
         "sent": list(before.to_send),
@@ -250,16 +291,20 @@ def _today() -> str:
 
 
 def _card(publication: "Publication", old: str) -> str:
-    return _rendered(publication.folder, publication.owner, old)
+    return _rendered(publication.folder, publication.owner, old).text
+
+
+def _figures(publication: "Publication") -> str:
+    return _rendered(publication.folder, publication.owner, "").figures
 
 
 @cache
-def _rendered(folder: Path, owner: str, old: str) -> str:
+def _rendered(folder: Path, owner: str, old: str) -> "Rendered":
     """Cached: the Hub is read several times while a repository is sent, and the facts do not change meanwhile."""
     from cards.facts.model_facts import read_model
-    from cards.model_card.card import card_text
+    from cards.model_card.card import card_of
 
-    return card_text(read_model(folder.parent), folder, owner, old)
+    return card_of(read_model(folder.parent), folder, owner, old)
 
 
 def _problems(card: str) -> tuple[str, ...]:

@@ -32,7 +32,6 @@ _SHARE = 0.3
 """Of a GPU's free memory that one record of all tokens may take."""
 _TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
-
 VERSION = 1
 """Of the method: another one makes other weights of the same texts."""
 
@@ -106,12 +105,14 @@ class _Walk:
     def begin(self) -> int:
         """The layer to go on with. The hidden states are what an earlier walk left, or the embeddings."""
         shapes: list[tuple[int, ...]] = []
-        segments = []
-        for runner in self._runners:
+        segments: list[torch.Tensor] = []
+        for runner in self._runners:  # both must have seen every batch's shape, and both embed alike
+            shapes, segments = [], []
             with runner.outside():
-                started = [runner.start(batch) for batch in self._batches]
-                shapes = [tuple(hidden.shape) for hidden in started]
-                segments = [segment_means(hidden) for hidden in started]
+                for batch in self._batches:
+                    embedded = runner.start(batch)
+                    shapes.append(tuple(embedded.shape))
+                    segments.append(segment_means(embedded))
         self._kinds = self._kinds_of(segments)
         dtype = self._runners[0].dtype
         places = [self._work / name for name in ("original", "pruned")]
@@ -171,7 +172,8 @@ class _Walk:
         module = self._watched(after, layer, Watch(record.reads), self._hidden[1], keep=False)
         names = _stored(after, layer, module)
         fit = refit(module, record.seen(self._kinds.to(after.device)), names.dtype)
-        self._fits[layer] = replace(fit, before=fit.before / record.given, after=fit.after / record.given)
+        given = record.given or 1.0
+        self._fits[layer] = replace(fit, before=fit.before / given, after=fit.after / given)
         record.close()
         self._watched(after, layer, Watch(), self._hidden[1], keep=True)
         if fit.damping is not None:

@@ -141,6 +141,8 @@ def state_of(folder: Path, manifest_name: str, inputs: Mapping[str, Any] | None,
     if manifest is None:
         unfinished = (begun or folder).is_dir()
         return State("partial", ("no manifest: the run did not finish",)) if unfinished else State("missing")
+    if not isinstance(manifest.get("files"), dict):
+        return State("damaged", (f"{manifest_name} is no manifest",))
     changed = changed_inputs(manifest, inputs) if inputs is not None else []
     if changed:
         return State("stale", tuple(f"{key} changed" for key in changed))

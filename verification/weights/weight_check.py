@@ -17,8 +17,9 @@ from sixfold.model.architecture import Linear
 from sixfold.model.source import Source
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.stated_rounding import Kind
+from verification.reading.stored_codes import Codes
 from verification.reading.weights import CodedWeights
-from verification.weights.code_check import at_an_end, misplaced
+from verification.weights.code_check import Placement, at_an_end, placement
 from verification.weights.compensated_codes import Targets
 from verification.weights.format_error import EXACT, LIMITS, Limit, WeightError, loosened, measure
 from verification.weights.recomputed_scales import Scales
@@ -65,6 +66,10 @@ _SMOOTHED_CHANNELS = 0.5
 
 _UNKNOWN = Limit(0.5, 1.0, 0)
 """Of types that are in no table: wrong matrices still show."""
+
+_COMPARED = 8
+_ODD = 0.1
+"""Of the weights of an encoding, so many at least, that may be unlike the others to be named for it."""
 
 _LOOK_FOR = 12
 """Findings for which the whole layer is searched for what the tensor holds instead."""
@@ -116,6 +121,7 @@ class _Comparison:
         self._errors: list[TensorError] = []
         self._findings: list[Finding] = []
         self._scales = Scales()
+        self._placements: dict[str, list[tuple[str, Placement]]] = {}
         self._searched = 0
 
     def run(self, advance: Callable[[int], None]) -> WeightReport:
@@ -133,6 +139,7 @@ class _Comparison:
             if ratios or factors:
                 self._complete(layer, factors)
                 self._findings += check_cancels(self._source.architecture, layer, ratios, factors, self._heads)
+        self._findings += self._made_of_others()
         named = {finding.where for finding in self._findings}
         linears = {linear.name: linear for linear in self._linears.values()}
         self._findings += [odd for odd in self._scales.findings(linears) if odd.where not in named]
@@ -211,9 +218,12 @@ class _Comparison:
         self, name: str, weight: torch.Tensor, original: torch.Tensor, smoothed: Linear | None
     ) -> Iterator[Finding]:
         """smoothed: the Linear, where factors were moved between norms and Linears."""
-        codes = self._weights.codes(name)
-        if codes is None:
-            return
+        for codes, original_part in self._weights.code_parts(name, original):
+            yield from self._check_part(name, codes, weight, original_part, smoothed)
+
+    def _check_part(
+        self, name: str, codes: Codes, weight: torch.Tensor, original: torch.Tensor, smoothed: Linear | None
+    ) -> Iterator[Finding]:
         uncertain = None
         if smoothed is not None:
             inner = ~at_an_end(codes)  # what was clipped is no measure of a factor
@@ -222,7 +232,10 @@ class _Comparison:
             original = applied(found, original)
         else:
             self._scales.add(name, codes, original)
-        worst = misplaced(codes, original, uncertain)
+        lies = placement(codes, original, uncertain)
+        worst = lies.misplaced
+        if worst is None and smoothed is None:
+            self._placements.setdefault(self._weights.encoding(name), []).append((name, lies))
         if worst is not None:
             others = f", and so do {worst.count - 1} more" if worst.count > 1 else ""
             what = (
@@ -231,6 +244,20 @@ class _Comparison:
             )
             consequence = "a few weights are wrong: bits changed after they were rounded, here or in the source"
             yield Finding("weights.code", name, what, consequence, EXPORT_AGAIN)
+
+    def _made_of_others(self) -> Iterator[Finding]:
+        """Where all codes of nearly all weights are the nearest, one with many that are not was made of other
+        weights: those of another checkpoint, or of one step of training later."""
+        for found in self._placements.values():
+            odd = [(name, lies) for name, lies in found if lies.count + lies.nearly]
+            if len(found) < _COMPARED or len(odd) > _ODD * len(found):
+                continue
+            for name, lies in odd:
+                what = (
+                    f"{lies.count + lies.nearly} of {lies.size} codes are not the nearest to the source's weights, and"
+                    " all codes of nearly all other weights are"
+                )
+                yield Finding("weights.code", name, what, "it was made of other weights", EXPORT_AGAIN)
 
     def _check_compensated(
         self, targets: Targets, linear: Linear, weight: torch.Tensor, original: torch.Tensor
