@@ -10,6 +10,7 @@ from gguf import GGUFReader
 from calibration.calibrate import calibrate
 from calibration.texts.tokens import token_batches
 from cli.verdicts import artifact_of
+from exporters.mix.ladder import ladder
 from exporters.mix.probe import LENGTH, SAMPLES, TYPE, ProbeRounding
 from exporters.rounding.compensate import compensate
 from exporters.rounding.inputs import Inputs
@@ -176,6 +177,19 @@ def test_only_the_types_that_a_recipe_allows_are_used(demo: Source, statistics: 
     plan = plan_of(demo, recipe("gguf-auto", "budget.types=[Q4_K, Q6_K]", "budget.bits=5.5"), statistics)
     assert plan is not None
     assert {tensor.dtype for tensor in plan.tensors} == {"F32", "Q4_K", "Q6_K"}
+
+
+@pytest.mark.parametrize("name", ["gguf-auto", "nvfp4-auto"])
+def test_each_rung_of_the_ladder_is_what_a_budget_of_its_bytes_makes(
+    name: str, demo: Source, statistics: Statistics, damages: Damages
+) -> None:
+    rungs = ladder(demo, recipe(name), statistics, 5)
+    assert [rung.nbytes for rung in rungs] == sorted(rung.nbytes for rung in rungs)
+    assert [rung.kl for rung in rungs] == sorted((rung.kl for rung in rungs), reverse=True)
+    for rung in rungs:
+        plan = plan_of(demo, recipe(name, f"budget.bytes={rung.nbytes + 4096}"), statistics)
+        assert plan is not None
+        assert rung.nbytes - 4096 <= plan.files[0].nbytes <= rung.nbytes + 4096
 
 
 @pytest.mark.parametrize(
