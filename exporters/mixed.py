@@ -89,7 +89,7 @@ class MixedExporter:
         lowest = _laid(source, recipe, selection, decisions, least)
         budget = _budget(source, recipe, _file_bytes(lowest))
         around = _file_bytes(lowest) - smallest(options)
-        for _ in range(3):  # headers grow with the names of scales
+        while True:  # headers grow with the names of scales
             try:
                 chosen = choose(options, budget - around)
             except ValueError:
@@ -100,9 +100,8 @@ class MixedExporter:
                 ) from None
             plan = _laid(source, recipe, selection, decisions, chosen, ready=ready)
             if (over := _file_bytes(plan) - budget) <= 0:
-                break
+                return plan
             around += over
-        return plan
 
     def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:
         """Never called: no unit names a layer."""
