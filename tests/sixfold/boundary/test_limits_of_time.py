@@ -10,12 +10,12 @@ from sixfold.errors import SixfoldError
 
 
 def test_an_expression_that_backtracks() -> None:
-    slow = Pattern(r"(x+x+)+y")
+    slow = Pattern(r"(a|aa)+$")
     started = time.monotonic()
     for _ in range(100):  # as many names as ask, the time is spent once
         with pytest.raises(SixfoldError, match="takes more than"):
-            slow.match("x" * 60)
-    assert time.monotonic() - started < 10
+            slow.match("a" * 60 + "b")
+    assert time.monotonic() - started < 60  # of a busy machine; the limit counts the time of the process
 
 
 def test_expressions_as_python_reads_them() -> None:
