@@ -4,7 +4,7 @@ What engines fuse, and all experts of a layer, have one type. NVFP4 leaves input
 token by token, as the formats by themselves do.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import cast
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from exporters import fp8, nvfp4
 from exporters.formats.compressed_tensors import mixed_texts
 from exporters.mix.choose import Option, choose, smallest
+from exporters.mix.choose import Options as Offered
 from exporters.mix.float_types import PLAIN, TYPES, roundings
 from exporters.mix.prepare import prepared
 from exporters.mix.prices import part_name, prices
@@ -66,12 +67,29 @@ class MixedExporter:
         wanted = {part_name(linear): every for group in _select(source, recipe).groups for linear in group}
         prepared(source, statistics, wanted, tokens, progress)
 
+    def offered(self, source: Source, recipe: Recipe, statistics: Statistics) -> Offered | None:
+        """By decision: what engines give one type."""
+        _check(recipe)
+        damages = damages_of(source, statistics)
+        decisions = _decisions(_select(source, recipe))
+        parts = {part_name(linear) for decision in decisions.values() for linear in decision.linears}
+        if any(damages.lacking(part, _types(recipe)) for part in parts):
+            return None
+        costs = prices(source, damages)
+
+        def damage(decision: _Decision, kind: str) -> float:
+            found = {part_name(linear): damages.parts[part_name(linear)].damages[kind] for linear in decision.linears}
+            return sum(costs[part] * (d.compensated if recipe.compensates else d.nearest) for part, d in found.items())
+
+        return _options(source, recipe, decisions, damage)
+
     def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
         _check(recipe)
         require_quantizable(source.architecture, recipe.name)
         selection = _select(source, recipe)
         decisions = _decisions(selection)
-        options, ready = _options(source, recipe, statistics, decisions)
+        known = self.offered(source, recipe, statistics) if statistics is not None else None
+        options, ready = known or _supposed(source, recipe, decisions), known is not None
         least = {name: min(each, key=lambda kind: each[kind].nbytes) for name, each in options.items()}
         lowest = _laid(source, recipe, selection, decisions, least)
         budget = _budget(source, recipe, _file_bytes(lowest))
@@ -126,6 +144,10 @@ class _Decision:
     def linears(self) -> tuple[Linear, ...]:
         return tuple(linear for group in self.groups for linear in group)
 
+    @property
+    def weights(self) -> int:
+        return sum(linear.in_features * linear.out_features for linear in self.linears)
+
 
 def _as(recipe: Recipe, scheme: str) -> Recipe:
     return recipe.model_copy(update={"scheme": scheme})
@@ -161,31 +183,29 @@ def _drafts_of(source: Source, recipe: Recipe, kind: str, group: tuple[Linear, .
     return [fp8.draft(source, (linear,), _as(recipe, kind)) for linear in group]
 
 
-def _options(
-    source: Source, recipe: Recipe, statistics: Statistics | None, decisions: Mapping[str, _Decision]
-) -> tuple[dict[str, dict[str, Option]], bool]:
-    """By decision and type; and whether damage was foretold, and not supposed."""
+def _types(recipe: Recipe) -> tuple[str, ...]:
     assert recipe.budget is not None  # checked
-    types = recipe.budget.types or TYPES
-    parts = {part_name(linear) for decision in decisions.values() for linear in decision.linears}
-    known = damages_of(source, statistics) if statistics is not None else None
-    ready = known is not None and not any(known.lacking(part, types) for part in parts)
-    costs = prices(source, known) if ready and known is not None else {}
+    return recipe.budget.types or TYPES
+
+
+def _supposed(source: Source, recipe: Recipe, decisions: Mapping[str, _Decision]) -> Offered:
+    return _options(source, recipe, decisions, lambda decision, kind: _PRIOR[kind] * decision.weights)
+
+
+def _options(
+    source: Source,
+    recipe: Recipe,
+    decisions: Mapping[str, _Decision],
+    damage: Callable[[_Decision, str], float],
+) -> dict[str, dict[str, Option]]:
     found: dict[str, dict[str, Option]] = {}
     for name, decision in decisions.items():
-        own = {part_name(linear) for linear in decision.linears}
-        weights = sum(linear.in_features * linear.out_features for linear in decision.linears)
         found[name] = {}
-        for kind in types:
-            if ready and known is not None:
-                each = [(costs[part], known.parts[part].damages[kind]) for part in own]
-                cost = sum(price * (d.compensated if recipe.compensates else d.nearest) for price, d in each)
-            else:
-                cost = _PRIOR[kind] * weights
+        for kind in _types(recipe):
             drafted = [draft for group in decision.groups for draft in _drafts_of(source, recipe, kind, group)]
-            nbytes = sum(out.nbytes for draft in drafted for out in draft.outputs) if drafted else 2 * weights
-            found[name][kind] = Option(nbytes, cost)
-    return found, ready
+            nbytes = sum(out.nbytes for draft in drafted for out in draft.outputs) or 2 * decision.weights
+            found[name][kind] = Option(nbytes, damage(decision, kind))
+    return found
 
 
 def _laid(

@@ -13,6 +13,7 @@ from sixfold.artifact.verification_record import stored_result, verdict_of
 from sixfold.errors import SixfoldError
 from sixfold.name_lists import some
 from sixfold.progress import Progress
+from sixfold.recipes.recipe_files import closest
 
 MANIFEST = "manifest.json"
 _PIECE = 1 << 24
@@ -74,7 +75,8 @@ def chosen(artifacts: Sequence[Artifact], variants: Sequence[str]) -> tuple[Arti
     if missing:
         raise SixfoldError(
             f"{artifacts[0].folder.parent} holds no {some(missing)}",
-            f"make it with `sixfold export`, or name one of {', '.join(a.variant for a in artifacts)}",
+            closest(missing[0], [a.variant for a in artifacts])
+            or f"make it with `sixfold export`, or name one of {', '.join(a.variant for a in artifacts)}",
         )
     return tuple(a for a in artifacts if not variants or a.variant in variants)
 
@@ -88,11 +90,15 @@ def unproven(artifact: Artifact) -> Refusal | None:
     if result["gates"] != artifact.manifest["recipe"]["gates"]:
         what = "it was verified under other gates than its recipe has now"
         return Refusal(artifact.variant, what, "run `sixfold verify --against MODEL` (or make verify)", gate=True)
-    failures = verdict_of(result).failures
+    verdict = verdict_of(result)
+    failures = verdict.failures
     if failures:
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
         what = f"it failed its checks: {failures[0]}{more}"
         return Refusal(artifact.variant, what, "fix what verification.json reports, and export it again", gate=True)
+    if verdict.unmeasured and any(gate is not None for gate in verdict.gates.values()):
+        what = f"its gates were not measured: {verdict.unmeasured}"
+        return Refusal(artifact.variant, what, "take the gates out of its recipe to publish it without", gate=True)
     return _unproven_answers(artifact)
 
 

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import Model, json_option, memory_options, model_argument, overrides_option, threads_option
+from cli.options import (
+    Model,
+    json_option,
+    memory_options,
+    model_argument,
+    overrides_option,
+    provenance_options,
+    threads_option,
+)
 from cli.terminal import print_json, print_table, program, progress
 from pruning.criteria import CRITERIA, DEFAULT, names
 from sixfold.errors import GateError
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
     short_help="Remove the least salient experts, and prove the result.",
     epilog="Example: sixfold prune MiniMaxAI/MiniMax-M2.7 --ratio 0.4 --heal --out /models/MiniMax-M2.7-154",
 )
+@provenance_options
 @model_argument
 @click.option("--ratio", type=float, metavar="SHARE", help="Share of the experts to prune; 0.4 keeps 154 of 256.")
 @click.option("--keep", type=int, metavar="N", help="Number of experts to keep in each layer, instead of --ratio.")
@@ -284,7 +293,8 @@ def _carry_out(job: _Job, artifacts: Path, threads: int, *, proof: bool, quiet: 
     if quiet:
         print_json({"folder": str(folder), "state": "current" if done.skipped else "made", **verdict})
     else:
-        _print_verdict(verdict, folder, str(source.checkpoint.folder) if not source.checkpoint.revision else "")
+        model = str(source.checkpoint.folder) if not source.checkpoint.revision else ""
+        _print_verdict(verdict, folder, model, artifacts)
     return 0 if verdict["passed"] else GateError.exit_code
 
 
@@ -308,7 +318,7 @@ def _counts(plan: "PruningPlan") -> str:
     return f"{number} of {plan.layers[0].experts} experts in each of {len(plan.layers)} layers"
 
 
-def _print_verdict(verdict: dict[str, Any], folder: Path, model: str) -> None:
+def _print_verdict(verdict: dict[str, Any], folder: Path, model: str, artifacts: Path) -> None:
     """model: the original's folder, "" of one on the Hub."""
     before, after = verdict["before"], verdict["after"]
     click.echo(
@@ -340,7 +350,8 @@ def _print_verdict(verdict: dict[str, Any], folder: Path, model: str) -> None:
         ]
         head = ("held-out texts", "tokens", "perplexity", "pruned", "KL", "top-1")
         print_table((*head, "KL, not healed", "top-1, not healed") if plain else head, rows)
-    click.echo(f"Next: {program()} export {shlex.quote(str(folder))} all-formats")
+    out = "" if artifacts == Path("artifacts") else f" --out {shlex.quote(str(artifacts))}"
+    click.echo(f"Next: {program()} export {shlex.quote(str(folder))} all-formats{out}")
     if model:
         pair = f"{shlex.quote(str(folder))} --baseline {shlex.quote(model)}"
         click.echo(f"Whether its answers still end: {program()} evaluate {pair} --task answers --max-more-looping 0.02")

@@ -6,7 +6,7 @@ than one value is a small function. Keys are those that llama.cpp's converter wr
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -86,6 +86,11 @@ def _without_scaling(writer: GGUFWriter, config: Config) -> None:
     writer.add_rope_scaling_type(RopeScalingType.NONE)
 
 
+def _afmoe(writer: GGUFWriter, config: Config) -> None:
+    _llama(writer, config)
+    writer.add_expert_weights_norm(bool(config.get("route_norm", True)))
+
+
 def _exaone_moe(writer: GGUFWriter, config: Config) -> None:
     _windows(writer, config)
     _without_scaling(writer, config)
@@ -113,6 +118,12 @@ def _mistral3(writer: GGUFWriter, config: Config) -> None:
         writer.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
 
 
+def _gemma3_scale(config: Config) -> int:
+    """62 layers are the 27B, whose queries are scaled by another size than a head's."""
+    heads = int(config["hidden_size"] // config["num_attention_heads"])
+    return heads if config["num_hidden_layers"] == 62 else _head_size(config)
+
+
 def _granite(writer: GGUFWriter, config: Config) -> None:
     writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
 
@@ -125,13 +136,16 @@ def _llama4(writer: GGUFWriter, config: Config) -> None:
 
 def _delta_net(writer: GGUFWriter, config: Config) -> None:
     writer.add_ssm_inner_size(config["linear_value_head_dim"] * config["linear_num_value_heads"])
-    writer.add_full_attention_interval(config.get("full_attention_interval") or 4)
+    kinds = [*config["layer_types"], "full_attention"]
+    writer.add_full_attention_interval(kinds.index("full_attention") + 1)
     writer.add_rope_dimension_count(_rotary_size(config, 0.25))
     if not rope_of(config).get("mrope_section"):
         writer.add_rope_dimension_sections([11, 11, 10, 0])
 
 
 def _deepstack(writer: GGUFWriter, config: Config) -> None:
+    if not rope_of(config).get("mrope_section"):
+        writer.add_rope_dimension_sections([24, 20, 20, 0])
     writer.add_num_deepstack_layers(len((config.get("vision_config") or {}).get("deepstack_visual_indexes") or ()))
 
 
@@ -166,6 +180,7 @@ class Entry:
     asks the file, or does as transformers does).
     paired_rope: q and k rows are interleaved, as in the LLaMA of 2023.
     rope_factors: whether Llama 3's scaling of rotary frequencies is held as a tensor.
+    fixed: config fields whose value llama.cpp takes for given -> that value.
     one_plus: norms (an expression on GGUF names) that the file holds with the one that the model adds to them.
     delta_net: the file holds a delta net's values head by head of the keys' (see exporters.ggml.tensors).
     """
@@ -177,6 +192,7 @@ class Entry:
     renormalized: bool | None = None
     paired_rope: bool = False
     rope_factors: bool = False
+    fixed: Mapping[str, Callable[[Config], Any]] = field(default_factory=dict)
     one_plus: str = ""
     delta_net: bool = False
 
@@ -202,7 +218,9 @@ ENTRIES: Mapping[str, Entry] = {
         _llama4,
         rope_factors=True,
     ),
-    "gemma3": Entry((), _gemma3, one_plus=_NORMS),
+    "gemma3": Entry(
+        (), _gemma3, one_plus=_NORMS, fixed={"query_pre_attn_scalar": lambda config: _gemma3_scale(config)}
+    ),
     "gpt-oss": Entry((*_WINDOW, ("add_expert_feed_forward_length", ("intermediate_size",)))),
     "seed_oss": Entry(),
     "afmoe": Entry(
@@ -212,13 +230,17 @@ ENTRIES: Mapping[str, Entry] = {
             ("add_expert_feed_forward_length", ("moe_intermediate_size",)),
             ("add_expert_shared_count", ("num_shared_experts",)),
             ("add_expert_weights_scale", ("route_scale",)),
-            ("add_expert_weights_norm", ("route_norm",)),
             ("add_leading_dense_block_count", ("num_dense_layers",)),
         ),
-        _llama,
+        _afmoe,
+        fixed={"mup_enabled": lambda config: True},
     ),
     "command-r": Entry((("add_logit_scale", ("logit_scale",)),), _without_scaling),
-    "exaone-moe": Entry((*_VOCAB, *_SHARED_EXPERTS, ("add_expert_shared_count", ("num_shared_experts",))), _exaone_moe),
+    "exaone-moe": Entry(
+        (*_VOCAB, *_SHARED_EXPERTS, ("add_expert_shared_count", ("num_shared_experts",))),
+        _exaone_moe,
+        gating={"exaone_moe": "sigmoid"},
+    ),
     "lfm2": Entry((*_VOCAB, ("add_shortconv_l_cache", ("conv_L_cache",))), _lfm2, _LFM2),
     "mistral3": Entry(_VOCAB, _mistral3, paired_rope=True, rope_factors=True),
     "qwen2vl": Entry(),
@@ -289,6 +311,12 @@ def as_stated(arch: str, config: Config) -> Config:
 def differences(arch: str, config: Config) -> Iterable[str]:
     """Where llama.cpp will compute something else than transformers, a sentence each."""
     renormalized = ENTRIES[arch].renormalized
+    for name, given in ENTRIES[arch].fixed.items():
+        if config.get(name) is not None and config[name] != given(config):
+            yield (
+                f"llama.cpp computes {arch} with {name} = {given(config)}, this checkpoint says {config[name]}:"
+                " answers will differ from the source's"
+            )
     asked = config.get("norm_topk_prob")
     if renormalized is not None and asked is not None and bool(asked) != renormalized:
         does = "always" if renormalized else "never"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from exporters.rounding.device import device
 from sixfold.model.source import Source
 from sixfold.progress import Progress
 from sixfold.runner.layer_runner import LayerRunner
@@ -58,8 +59,8 @@ def measured_prices(
     damage: of each part at TYPE. ids: int64 [samples, length]. Parts whose weights transformers converts on loading are
     left out.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    runner = LayerRunner(source, dtype=torch.float32, device=device)
+    # One tensor an expert, also where a layer's are stored as one: probes name them so.
+    runner = LayerRunner(source, dtype=torch.float32, device=device(), read_into=source.checkpoint.read_into)
     probes = _probes(parts, source.architecture.layers)
     step = max(1, len(ids) // SAMPLES)
     batches = [row[None, :LENGTH] for row in ids[::step][:SAMPLES]]

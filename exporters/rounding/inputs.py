@@ -26,6 +26,7 @@ class Inputs:
         self._statistics = statistics
         self._moments = InputMoments(statistics, device)
         self._factors = lru_cache(max(_FACTORS, _held(device) // self._largest()))(self._make_factor)
+        self._rows = lru_cache(2)(self._rows_of_layer)
 
     def moments(self, linear: str) -> Moments | None:
         return self._moments.of(linear)
@@ -34,9 +35,16 @@ class Inputs:
         return self._factors(*self._statistics.place_of(linear)) if self._statistics.has(linear) else None
 
     def sample(self, linear: str) -> torch.Tensor:
-        """Rows of the input, [S, C]; of what stands in where too few tokens were seen."""
-        instead = stand_in(self._statistics, linear)
-        return (self._statistics.of_linear(linear) if instead is None else instead).sample
+        """Rows of the input, [S, C], as they came: of the layer's other experts' where too few tokens were seen.
+
+        What stands in for their sums (sixfold.statistics.starved_experts) has one channel a row, larger than any that
+        came, which says nothing of how rows are rounded.
+        """
+        site, expert = self._statistics.place_of(linear)
+        if expert not in self._statistics.starved_of(site):
+            return self._statistics.of_linear(linear).sample
+        instead = stand_in(self._statistics, linear) if self._statistics.widened else None
+        return instead.sample if instead is not None and len(instead.sample) else self._rows(site)
 
     def one(self, linears: Sequence[str]) -> bool:
         """Whether all of them read one input, of which something is known."""
@@ -51,6 +59,13 @@ class Inputs:
     def _make_factor(self, site: str, expert: int | None) -> Factor | None:
         moments = self._moments.of_place(site, expert)
         return None if moments is None else factor(moments.mean[None], moments.damping)
+
+    def _rows_of_layer(self, site: str) -> torch.Tensor:
+        """As many as of one expert, from all that saw any, the same number of each: [S, C]."""
+        found = self._statistics.site(site, ["sample", "sampled"])
+        seen = [rows[: int(number)] for rows, number in zip(found["sample"], found["sampled"], strict=True) if number]
+        each = max(1, found["sample"].shape[1] // max(1, len(seen)))
+        return torch.cat([rows[:each] for rows in seen])
 
 
 def _held(device: torch.device) -> int:

@@ -48,9 +48,9 @@ def check_refitted(healed: Source, plain: Source, anatomy: Anatomy, progress: Pr
 
 
 def _read(source: Source, name: str) -> torch.Tensor:
-    stored = source.checkpoint.as_stored
-    shape = stored.tensors[name].shape
-    return stored.read(TensorSlice(name, 0, shape[0] if shape else 1))
+    checkpoint = source.checkpoint.as_stored
+    shape = checkpoint.tensors[name].shape
+    return checkpoint.read(TensorSlice(name, 0, shape[0] if shape else 1))
 
 
 def _moved(before: torch.Tensor, after: torch.Tensor, *, one_by_one: bool) -> list[float]:

@@ -78,6 +78,7 @@ LATENT_HALVES: Mapping[str, str] = {"attn_k_b": "query", "attn_v_b": "attended"}
 """What each half reads, as sixfold.model.latent_attention calls it."""
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_EXPERT = re.compile(r"\.experts\.\d+\.")
 _NEVER_STORED = (".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias")
 """Buffers that some checkpoints carry and that llama.cpp computes itself."""
 
@@ -134,23 +135,34 @@ def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Iterable[str]) ->
     layers = config["num_hidden_layers"]
     mapping = gguf.get_tensor_name_map(name_of_arch[architecture], layers)
     tied = bool(config.get("tie_word_embeddings"))
-    names: dict[str, str] = {}
-    for name in tensor_names:
+
+    def found(name: str) -> str | None:
+        """None for what is left out."""
         layer = _LAYER.search(name)
         if (layer and int(layer[1]) >= layers) or "mtp" in name.split("."):
-            continue
+            return None
         if name.endswith(_NEVER_STORED) or (tied and name.endswith("lm_head.weight")):
-            continue
+            return None
         if sees and not _DECODER.match(name):
-            continue
+            return None
         known = name
         for pattern, replacement in _RENAMED:
             known = re.sub(pattern, replacement, known)
-        found = mapping.get_name(known, try_suffixes=(".weight", ".bias"))
-        if found is None:
+        gguf_name: str | None = mapping.get_name(known, try_suffixes=(".weight", ".bias"))
+        if gguf_name is None:
             raise SixfoldError(
                 f"GGUF architecture {architecture} has no name for tensor {name}",
                 "leave the gguf recipes out for this model",
             )
-        names[name] = found
+        return gguf_name
+
+    names: dict[str, str] = {}
+    of_any_expert: dict[str, str | None] = {}
+    for name in tensor_names:
+        stacked = _EXPERT.sub(".experts.", name, count=1)
+        if stacked not in of_any_expert:
+            of_any_expert[stacked] = found(name)
+        gguf_name = of_any_expert[stacked]
+        if gguf_name is not None:
+            names[name] = gguf_name
     return names

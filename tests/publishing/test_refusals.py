@@ -9,7 +9,7 @@ from sixfold.artifact.verification_record import content_digest
 from sixfold.artifact.workspace import read_json, write_json
 from tests.publishing.conftest import TOKEN, Printed, Publish
 from tests.publishing.hub_state import Account, Fault, Hub, Repository
-from tests.publishing.made import CARD, MODEL, make_model, make_variant
+from tests.publishing.made import CARD, MODEL, make_model, make_variant, pass_verification
 
 
 @pytest.fixture
@@ -59,6 +59,16 @@ def test_verified_under_other_gates(refused: Refused, tmp_path: Path) -> None:
     root = make_model(tmp_path / "out", ("awq",))
     make_variant(root, "awq", overrides=("gates.max_mean_kl=0.001",), verified=False)
     assert "verified under other gates than its recipe has now" in refused(code=3).err
+
+
+def test_gates_that_were_not_measured(refused: Refused, publish: Publish, tmp_path: Path) -> None:
+    """As of a model that cannot be run here; without gates nothing needs to be measured."""
+    root = make_model(tmp_path / "out", ("awq",))
+    pass_verification(root / f"{MODEL}-AWQ", "manifest.json", measured=False)
+    assert "awq cannot be published: its gates were not measured" in refused(code=3).err
+    make_variant(root, "awq", overrides=("gates.max_kl_ratio=null",), verified=False)
+    pass_verification(root / f"{MODEL}-AWQ", "manifest.json", measured=False)
+    assert publish("--dry-run").code == 0
 
 
 def test_gates_on_answers(refused: Refused, publish: Publish, tmp_path: Path) -> None:

@@ -87,7 +87,8 @@ def _products(subject: GgufSubject) -> Iterator[tuple[str, str, int | None]]:
     width, heads = of("embedding_length"), of("attention.head_count")
     usual = width // heads if width and heads else None
     if file.key("attention.kv_lora_rank") is None:
-        groups = of("attention.head_count_kv") or heads
+        several = isinstance(file.key("attention.head_count_kv"), list)  # one number for each layer
+        groups = of("attention.head_count_kv") or (None if several else heads)
         key_size, value_size = of("attention.key_length") or usual, of("attention.value_length") or usual
         yield "attention.head_count", "blk.0.attn_q.weight", times(heads, key_size)
         yield "attention.head_count_kv", "blk.0.attn_k.weight", times(groups, key_size)

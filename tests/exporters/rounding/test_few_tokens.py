@@ -1,6 +1,8 @@
 """Experts that few tokens reached: compensated by what is known of them, none is worse than rounded to nearest."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from exporters.numerics.nvfp4 import PackedWeight, quantize_group
 from exporters.rounding.factor import side_by_side
 from exporters.rounding.inputs import Inputs
 from exporters.rounding.notes import few_tokens
+from exporters.rounding.rounded_inputs import for_rounded_inputs
 from sixfold.statistics.moments import pack
 from sixfold.statistics.statistics import Statistics, layer_file
 from verification.reading.packing import e2m1
@@ -23,15 +26,20 @@ TOKENS = (0, 3, *range(6, 64, 3), *range(70, 400, 11), 400, 600, 800, 1000, 1200
 SITE = "model.layers.0.mlp.experts.*.up_proj"
 
 
+NOTHING: Mapping[str, torch.Tensor] = MappingProxyType({})
+
+
 def name(expert: int) -> str:
     return SITE.replace("*", str(expert))
 
 
-def statistics_of(folder: Path, sums: torch.Tensor, starved: list[int]) -> Statistics:
-    """A finished calibration with one stacked site. sums: float32 [E, C, C], over TOKENS."""
+def statistics_of(
+    folder: Path, sums: torch.Tensor, starved: list[int], more: Mapping[str, torch.Tensor] = NOTHING
+) -> Statistics:
+    """A finished calibration with one stacked site. sums: float32 [E, C, C], over TOKENS. more: other statistics."""
     count = torch.tensor(TOKENS)
     found = {"count": count, "sum_sq": sums.diagonal(dim1=1, dim2=2), "moments": pack(sums)}
-    found |= common_moments(sums, count)
+    found |= common_moments(sums, count) | dict(more)
     save_file({f"{SITE}/{key}": value.contiguous() for key, value in found.items()}, folder / layer_file(0))
     profile = {"starved": "average", "moments": True, "min_tokens": 8}
     sites = {SITE: {"layer": 0, "experts": len(TOKENS), "linears": [SITE]}}
@@ -83,6 +91,29 @@ def test_what_few_tokens_say_is_left_where_there_are_many(tmp_path: Path) -> Non
     chance = [moments.chance for moments in found if moments is not None]
     assert chance[:2] == [1, 1]
     assert max(chance[-5:]) < 0.1
-    assert chance[:-5] == sorted(chance[:-5], reverse=True)
+    apart = [chance[TOKENS.index(number)] for number in (0, 9, 30, 60, 147, 400, 1200)]
+    assert apart == sorted(apart, reverse=True)
     (note,) = few_tokens(statistics)
     assert note.startswith(f"{SITE}: experts 0, 1, 2")
+
+
+@pytest.mark.parametrize("expert", [0, 2, TOKENS.index(2000)])
+def test_weights_for_rounded_inputs_stay_what_they_are_but_for_the_noise(expert: int, tmp_path: Path) -> None:
+    """The average over other experts stands in for expert 0, whose sums are no rows that an engine ever rounds."""
+    draw = torch.Generator().manual_seed(1)
+    rows = [torch.randn(number, CHANNELS, generator=draw) for number in TOKENS]
+    sample = torch.stack([torch.nn.functional.pad(x[:32], (0, 0, 0, 32 - len(x[:32]))) for x in rows])
+    sums = {
+        "sample": sample.bfloat16(),
+        "sampled": torch.tensor([min(32, number) for number in TOKENS]),
+        "sum_abs": torch.stack([x.abs().sum(0) for x in rows]),
+        "abs_max": torch.stack([x.abs().amax(0) if len(x) else torch.zeros(CHANNELS) for x in rows]),
+    }
+    known = Inputs(statistics_of(tmp_path, torch.stack([x.t() @ x for x in rows]), [0, 1], sums), CPU)
+    moments = known.moments(name(expert))
+    assert moments is not None
+    weight = torch.randn(ROWS, CHANNELS, generator=draw) * 0.02
+    largest = max(float(x.abs().max()) for x in rows if len(x))
+    scale = torch.tensor([448 * 6 / largest])
+    _, target = for_rounded_inputs(moments, known.sample(name(expert)), scale, [weight])
+    assert float((target - weight).norm() / weight.norm()) < 0.1
