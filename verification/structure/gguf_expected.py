@@ -126,6 +126,46 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 """Values that change nothing: a file may state them where its model has nothing of the kind."""
 
 
+_COMMON: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("context_length", ("max_position_embeddings",)),
+    ("embedding_length", ("hidden_size",)),
+    ("attention.head_count", ("num_attention_heads",)),
+    ("attention.head_count_kv", ("num_key_value_heads",)),
+    ("attention.key_length", ("head_dim",)),
+    ("attention.value_length", ("head_dim",)),
+    ("attention.layer_norm_rms_epsilon", ("rms_norm_eps", "norm_eps")),
+    ("attention.layer_norm_epsilon", ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")),
+    ("attention.sliding_window", ("sliding_window",)),
+    ("attn_logit_softcapping", ("attn_logit_softcapping",)),
+    ("final_logit_softcapping", ("final_logit_softcapping",)),
+    ("expert_count", ("num_local_experts", "num_experts", "n_routed_experts")),
+    ("expert_used_count", ("num_experts_per_tok", "top_k_experts")),
+    ("expert_feed_forward_length", ("moe_intermediate_size",)),
+    ("expert_group_count", ("n_group",)),
+    ("expert_group_used_count", ("topk_group",)),
+)
+"""What llama.cpp's converter writes of every architecture (conversion/base.py)."""
+
+_NEEDED = ("context_length", "embedding_length", "attention.head_count")
+
+
+def common_keys(config: Config) -> dict[str, Expected]:
+    """The same of an architecture whose own keys are not known here: what all have, and may be left out but for a few.
+    config: as of `expected_keys`, whatever language model it is of."""
+    text = config.get("text_config")
+    config = {**config, **text} if isinstance(text, Mapping) else config
+    layers, drafts = config["num_hidden_layers"], config.get("num_nextn_predict_layers") or 0
+    found = {"block_count": Expected((layers, layers + drafts))}
+    for key, names in _COMMON:
+        value = next((config[name] for name in names if config.get(name) is not None), None)
+        if value is not None:
+            found[key] = Expected((value,), missing=key not in _NEEDED)
+    theta = rope_of(config).get("rope_theta")
+    if theta is not None:
+        found["rope.freq_base"] = Expected((theta,), missing=True)
+    return found
+
+
 def _experts(config: Config) -> int:
     names = ("num_local_experts", "num_experts", "n_routed_experts")
     return int(next((config[name] for name in names if config.get(name)), 0))
