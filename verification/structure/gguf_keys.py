@@ -1,6 +1,6 @@
 """Whether a GGUF file's keys agree with its tensors, its source and what llama.cpp needs."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any
 
@@ -11,9 +11,9 @@ from verification.structure.gguf_expected import (
     ARCHITECTURE_OF,
     KINDS,
     NEUTRAL,
+    OTHERS,
     STRING,
     U32,
-    Expected,
     common_keys,
     expected_keys,
 )
@@ -185,35 +185,33 @@ def check_against_source(subject: GgufSubject) -> Iterator[Finding]:
     file, config = subject.file, subject.config
     if subject.source is None or not config:
         return
-    wanted = ARCHITECTURE_OF.get(str(subject.source.checkpoint.config.get("model_type")))  # of all, towers included
+    model_type = str(subject.source.checkpoint.config.get("model_type"))  # of the whole, towers included
+    wanted = ARCHITECTURE_OF.get(model_type) or OTHERS.get(model_type)
     if wanted is None:
-        yield from _compared(subject, common_keys(config))
         return
     if file.arch != wanted:
-        what = f"it is {file.arch!r}, and a {config['model_type']} is what llama.cpp calls {wanted!r}"
+        what = f"it is {file.arch!r}, and a {model_type} is what llama.cpp calls {wanted!r}"
         yield Finding("keys.value", "general.architecture", what, "llama.cpp refuses the file", EXPORT_AGAIN)
         return
     split = not any(".attn_kv_b." in name for name in file.tensors)
     drafts = any(".nextn." in name for name in file.tensors)
-    expected = expected_keys(file.arch, config, split_latents=split, drafts=drafts)
-    yield from _compared(subject, expected)
-    for name, held in file.keys.items():
+    every = model_type in ARCHITECTURE_OF
+    latents = {"split_latents": split, "drafts": drafts}
+    expected = expected_keys(file.arch, config, **latents) if every else common_keys(config)
+    for key, value in expected.items():
+        held = file.key(key)
+        if held is None and value.missing:
+            continue
+        if not any(_equal(held, one) for one in value.values):
+            check = "keys.gating" if key == "expert_gating_func" else "keys.value"
+            yield _value(file.arch, key, held, " or ".join(map(str, value.values)), check)
+    for name, held in file.keys.items() if every else ():
         key = name.removeprefix(f"{file.arch}.")
         if key == name or key in expected or any(_equal(held, one) for one in NEUTRAL.get(key, ())):
             continue
         shown = "a list" if isinstance(held, list) else held
         what = f"it is {shown}, and the source has nothing of the kind"
         yield Finding("keys.added", name, what, _WRONG, "remove the key, or export the variant again")
-
-
-def _compared(subject: GgufSubject, expected: Mapping[str, Expected]) -> Iterator[Finding]:
-    for key, value in expected.items():
-        held = subject.file.key(key)
-        if held is None and value.missing:
-            continue
-        if not any(_equal(held, one) for one in value.values):
-            check = "keys.gating" if key == "expert_gating_func" else "keys.value"
-            yield _value(subject.file.arch, key, held, " or ".join(map(str, value.values)), check)
 
 
 def check_namespaces(subject: GgufSubject) -> Iterator[Finding]:
