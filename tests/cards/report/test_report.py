@@ -25,7 +25,7 @@ from cli.main import run
 from sixfold.artifact.verification_record import content_digest
 from sixfold.drawing.svg_document import DARK
 from tests.cards.model_card.test_card import evaluation
-from tests.cards.model_folder import finding
+from tests.cards.model_folder import finding, prompt
 from tests.cards.model_folder import write as write_json
 from tests.cards.report import chromium
 from tests.cards.reported import KL, SIZES, model_folder
@@ -123,7 +123,7 @@ def test_a_badge_counts_warnings_and_says_what_a_prompt_is(tmp_path: Path) -> No
     path = root / "Tiny-FP8/verification.json"
     written = json.loads(path.read_text())
     written["findings"] = [finding("it runs in a loop", "warning"), finding("again", "warning")]
-    written["smoke"] = {"not_run": "", "prompts": [{"name": "prose", "passed": False, "problem": "it runs in a loop"}]}
+    written["smoke"] = {"not_run": "", "engine": "", "prompts": [prompt("prose", "it runs in a loop")]}
     write_json(path, written)
     page = Elements(write(root).read_text(encoding="utf-8"))
     assert "passed, 2 warnings" in row_of(page, "FP8")["text"]
