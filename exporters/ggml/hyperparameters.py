@@ -118,6 +118,26 @@ def _mistral3(writer: GGUFWriter, config: Config) -> None:
         writer.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
 
 
+def _ernie(writer: GGUFWriter, config: Config) -> None:
+    """llama.cpp's converter takes the shared experts' width from fields that give the same in ERNIE's own sizes."""
+    if config.get("moe_num_shared_experts"):
+        width = config["moe_intermediate_size"] * config["moe_num_shared_experts"]
+        writer.add_expert_shared_feed_forward_length(width)
+
+
+def _phi3(writer: GGUFWriter, config: Config) -> None:
+    writer.add_sliding_window(config.get("sliding_window") or 0)
+    writer.add_rope_dimension_count(_rotary_size(config))
+    before = config.get("original_max_position_embeddings") or config["max_position_embeddings"]
+    writer.add_rope_scaling_orig_ctx_len(before)
+
+
+def _gemma2_scale(config: Config) -> int:
+    """46 layers are the 27B, whose queries are scaled by another size than a head's."""
+    heads = int(config["hidden_size"] // config["num_attention_heads"])
+    return heads if config["num_hidden_layers"] == 46 else _head_size(config)
+
+
 def _gemma3_scale(config: Config) -> int:
     """62 layers are the 27B, whose queries are scaled by another size than a head's."""
     heads = int(config["hidden_size"] // config["num_attention_heads"])
@@ -139,6 +159,7 @@ def _delta_net(writer: GGUFWriter, config: Config) -> None:
     kinds = [*config["layer_types"], "full_attention"]
     writer.add_full_attention_interval(kinds.index("full_attention") + 1)
     writer.add_rope_dimension_count(_rotary_size(config, 0.25))
+
     if not rope_of(config).get("mrope_section"):
         writer.add_rope_dimension_sections([11, 11, 10, 0])
 
@@ -165,6 +186,9 @@ def _latent_attention(writer: GGUFWriter, config: Config) -> None:
     writer.add_key_length_mla(config["qk_nope_head_dim"] + rope)
     writer.add_value_length_mla(config["v_head_dim"])
     writer.add_rope_dimension_count(rope)
+    kinds = config.get("mlp_layer_types")
+    if kinds and config.get("first_k_dense_replace") is None:
+        writer.add_leading_dense_block_count([*kinds, "sparse"].index("sparse"))
     mscale = rope_of(config).get("mscale_all_dim")
     if mscale is not None:
         writer.add_rope_scaling_yarn_log_mul(0.1 * mscale)
@@ -251,6 +275,30 @@ ENTRIES: Mapping[str, Entry] = {
     "dots1": Entry(_SHARED_EXPERTS),
     "qwen3vl": Entry((), _deepstack),
     "qwen3vlmoe": Entry(_EXPERT_SIZES, _deepstack, renormalized=True),
+    "gemma": Entry((), one_plus=_NORMS),
+    "gemma2": Entry(
+        (
+            *_WINDOW,
+            ("add_attn_logit_softcapping", ("attn_logit_softcapping",)),
+            ("add_final_logit_softcapping", ("final_logit_softcapping",)),
+        ),
+        one_plus=_NORMS,
+        fixed={"query_pre_attn_scalar": lambda config: _gemma2_scale(config)},
+    ),
+    "ernie4_5": Entry(),
+    "ernie4_5-moe": Entry(
+        (
+            ("add_expert_count", ("moe_num_experts",)),
+            ("add_expert_used_count", ("moe_k",)),
+            ("add_expert_feed_forward_length", ("moe_intermediate_size",)),
+            ("add_expert_shared_count", ("moe_num_shared_experts",)),
+            ("add_interleave_moe_layer_step", ("moe_layer_interval",)),
+            ("add_leading_dense_block_count", ("moe_layer_start_index",)),
+        ),
+        _ernie,
+    ),
+    "glm4": Entry((), _glm4),
+    "phi3": Entry((), _phi3),
     "qwen35": Entry(_DELTA_NET, _delta_net, one_plus=_NORMS_OUTSIDE_DELTA_NETS, delta_net=True),
     "qwen35moe": Entry((*_EXPERT_SIZES, *_DELTA_NET), _delta_net, one_plus=_NORMS_OUTSIDE_DELTA_NETS, delta_net=True),
     "qwen2": Entry(),
@@ -271,7 +319,7 @@ ENTRIES: Mapping[str, Entry] = {
         ),
         _latent_attention,
         replaced={"num_key_value_heads": 1, "head_dim": None},
-        gating={"deepseek_v3": "sigmoid"},
+        gating={"deepseek_v3": "sigmoid", "glm4_moe_lite": "sigmoid"},
     ),
 }
 """By llama.cpp's architecture name."""

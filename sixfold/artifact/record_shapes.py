@@ -27,7 +27,8 @@ _GATES = Each(Maybe(NUMBER))
 _SCORE = {"mean_kl": NUMBER, "top1": NUMBER, "domains": Each(NUMBER), "layers": Each(NUMBER)}
 _PROMPT = {
     **dict.fromkeys(("name", "prompt", "rule", "source", "answer", "problem"), str),
-    **dict.fromkeys(("source_holds", "holds", "passed"), bool),
+    **dict.fromkeys(("source_holds", "holds"), Maybe(bool)),
+    "passed": bool,
 }
 _RECIPE = {
     **dict.fromkeys(("name", "suffix", "title", "exporter", "scheme"), Maybe(str)),
@@ -74,8 +75,8 @@ def is_sound(file: str, value: Mapping[str, Any]) -> bool:
     """Whether a record read from a file of this name has the shape of its kind. Others have none to hold to."""
     if file.endswith("manifest.json") and ("recipe" in value or "variant" in value):
         return _has(value, _PRUNED if value.get("variant") == "pruned" else _MANIFEST)
-    if file.endswith("verification.json") and (value.get("schema") == _SCHEMA or "artifact" in value):
-        return value.get("schema") != _SCHEMA or _has(value, _VERIFICATION)
+    if file.endswith("verification.json") and value.get("schema") == _SCHEMA:
+        return value.keys() >= _VERIFICATION.keys() and _has(value, _VERIFICATION)
     return not file.endswith("run.json") or _has(value, _RUN)
 
 

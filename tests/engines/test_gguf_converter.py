@@ -39,6 +39,7 @@ MEANT: dict[str, set[str]] = {
     # The converter counts the layers of multi-token prediction in, even where the checkpoint does not have them.
     "glm4_moe": {"glm4moe.block_count", "glm4moe.nextn_predict_layers"},
     "exaone_moe": {"exaone-moe.expert_gating_func"},
+    "glm4_moe_lite": {"deepseek2.expert_gating_func", "deepseek2.leading_dense_block_count"},
     # transformers divides the chosen experts' weights by their sum whatever its config says.
     "afmoe": {"afmoe.expert_weights_norm"},
     # Which layers have full attention, where the converter knows one pattern alone.
@@ -56,6 +57,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "exaone4": {},
     "exaone_moe": {},
     "gemma3_text": {"vocab_size": 300},  # the converter cuts the embedding off at the vocabulary
+    "glm4_moe_lite": {},
     "gpt_oss": {},
     "granite": {},
     "granitemoe": {},
@@ -131,7 +133,10 @@ def test_other_families(family: str, converter: Path, tmp_path: Path) -> None:
     """Experts in stacks, norms plus one, delta nets, decoders of models that see."""
     folder = every_family.make_family(family, tmp_path / "a-model-7B-instruct", **OTHERS[family])
     spread(folder)
-    save_tokenizer(byte_level_tokenizer([], size=300), folder)
+    tokenizer = byte_level_tokenizer([], size=300)
+    if family.startswith("glm"):
+        tokenizer.add_special_tokens(["[gMASK]", "<|user|>", "<|observation|>"])
+    save_tokenizer(tokenizer, folder)
     flags = ("--no-mtp",) if family.startswith("qwen3_5") else ()
     compare(converter, folder, "BF16", tmp_path, MEANT.get(family, set()), *flags)
 

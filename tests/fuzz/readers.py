@@ -19,7 +19,7 @@ from cards.budget.stored_weights import read_config as budget_config
 from exporters.ggml.tokenizer import write_tokenizer
 from exporters.registry import exporter_named
 from sixfold.artifact.manifest import damaged_files, state_of
-from sixfold.artifact.verification_record import stored_result, verdict_of
+from sixfold.artifact.verification_record import SCHEMA, stored_result, verdict_of
 from sixfold.artifact.workspace import read_json
 from sixfold.boundary.gguf_header import read_gguf_header
 from sixfold.checkpoint.checkpoint import read_config
@@ -109,7 +109,7 @@ def _records(path: Path) -> None:
 def _verdict(path: Path) -> None:
     found = read_json(path)
     stored_result(path.parent, "manifest.json")
-    if found is not None and found.get("schema") == 3 and "artifact" in found:
+    if found is not None and found.get("schema") == SCHEMA and "artifact" in found:
         verdict_of(found)
 
 
@@ -154,7 +154,7 @@ def readers(folder: Path) -> dict[str, Reader]:
     }
     score = {"mean_kl": 0.1, "top1": 0.9, "domains": {"code": 0.1}, "layers": [0.1]}
     verification = {
-        "schema": 3,
+        "schema": SCHEMA,
         "artifact": {"name": "a", "kind": "folder", "files": {"a": 1}, "content": "c"},
         "source": {"name": "s", "fingerprint": "f"},
         "passed": True,

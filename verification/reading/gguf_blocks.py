@@ -167,7 +167,9 @@ class GgufWeights:
             return NEAREST
         source = self._sources[name]
         entry = None if source.place.half else self._importance.get(source.gguf[0])
-        return Rounding("weighted", importance_of(entry, source.expert or 0))
+        importance = importance_of(entry, source.expert or 0)
+        tiled = importance is not None and source.place.tiles == "columns"
+        return Rounding("weighted", self._key_by_key(importance) if tiled and importance is not None else importance)
 
     @cached_property
     def _importance(self) -> Mapping[str, MatrixEntry]:
@@ -247,12 +249,17 @@ class GgufWeights:
             return (-held).log()
         return held - 1 if source.place.change == "plus one" else held
 
+    def _key_by_key(self, held: torch.Tensor) -> torch.Tensor:
+        """[..., channels of values], those of a key together again."""
+        keys, values = int(self._file.key("ssm.group_count")), int(self._file.key("ssm.time_step_rank"))
+        return held.unflatten(-1, (values // keys, keys, -1)).transpose(-3, -2).flatten(-3)
+
     def _untiled(self, source: _Source, edit: _Edit) -> torch.Tensor:
         """A delta net's values [value of a key, key, ...] as [key, value of a key, ...] again."""
         held = self._floats(source.gguf[0], edit=edit)
-        keys, values = int(self._file.key("ssm.group_count")), int(self._file.key("ssm.time_step_rank"))
         if source.place.tiles == "columns":
-            return held.unflatten(-1, (values // keys, keys, -1)).transpose(-3, -2).flatten(-3).contiguous()
+            return self._key_by_key(held).contiguous()
+        keys, values = int(self._file.key("ssm.group_count")), int(self._file.key("ssm.time_step_rank"))
         first = 2 * keys * int(self._file.key("ssm.state_size")) if source.place.tiles == "rows behind keys" else 0
         tail = held[first:].unflatten(0, (values // keys, keys, -1)).transpose(0, 1).flatten(0, 2)
         return torch.cat([held[:first], tail])

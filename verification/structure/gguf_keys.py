@@ -11,8 +11,10 @@ from verification.structure.gguf_expected import (
     ARCHITECTURE_OF,
     KINDS,
     NEUTRAL,
+    OTHERS,
     STRING,
     U32,
+    common_keys,
     expected_keys,
 )
 from verification.structure.gguf_subject import GgufSubject
@@ -181,7 +183,8 @@ def check_against_source(subject: GgufSubject) -> Iterator[Finding]:
     """Every key of the architecture is what the source's config.json makes it, and there is no other that changes
     anything."""
     file, config = subject.file, subject.config
-    wanted = ARCHITECTURE_OF.get(str(config.get("model_type")))
+    model_type = str(config.get("model_type"))
+    wanted = ARCHITECTURE_OF.get(model_type) or OTHERS.get(model_type)
     if not config or wanted is None:
         return
     if file.arch != wanted:
@@ -190,7 +193,9 @@ def check_against_source(subject: GgufSubject) -> Iterator[Finding]:
         return
     split = not any(".attn_kv_b." in name for name in file.tensors)
     drafts = any(".nextn." in name for name in file.tensors)
-    expected = expected_keys(file.arch, config, split_latents=split, drafts=drafts)
+    every = model_type in ARCHITECTURE_OF
+    latents = {"split_latents": split, "drafts": drafts}
+    expected = expected_keys(file.arch, config, **latents) if every else common_keys(config)
     for key, value in expected.items():
         held = file.key(key)
         if held is None and value.missing:
@@ -198,7 +203,7 @@ def check_against_source(subject: GgufSubject) -> Iterator[Finding]:
         if not any(_equal(held, one) for one in value.values):
             check = "keys.gating" if key == "expert_gating_func" else "keys.value"
             yield _value(file.arch, key, held, " or ".join(map(str, value.values)), check)
-    for name, held in file.keys.items():
+    for name, held in file.keys.items() if every else ():
         key = name.removeprefix(f"{file.arch}.")
         if key == name or key in expected or any(_equal(held, one) for one in NEUTRAL.get(key, ())):
             continue

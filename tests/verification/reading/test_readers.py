@@ -123,8 +123,10 @@ def test_the_table_of_names_agrees_with_gguf_pys(family: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     "family",
-    "gemma3_text gpt_oss granitemoe llama4_text qwen3_5_moe_text exaone_moe afmoe lfm2 dots1 exaone4"
-    " hunyuan_v1_dense olmo2 seed_oss starcoder2".split(),
+    (
+        "gemma3_text gpt_oss granitemoe llama4_text qwen3_5_moe_text exaone_moe afmoe lfm2 dots1 exaone4"
+        " hunyuan_v1_dense olmo2 seed_oss starcoder2 gemma2 ernie4_5_moe glm4 phi3"
+    ).split(),
 )
 def test_the_tables_agree_on_families_known_by_their_config_alone(family: str, tmp_path: Path) -> None:
     config = json.loads(tiny_config(family).to_json_string())
@@ -149,7 +151,7 @@ def test_what_is_computed_of_a_delta_nets_weights_comes_back(tmp_path: Path) -> 
         assert torch.equal(held, original.float()) or weights.slack(name), name
         torch.testing.assert_close(held, original.float(), rtol=0, atol=2**-20)
         changed.append(bool(weights.slack(name)))
-    assert set(changed) == {True, False}
+    assert 0 < sum(changed) < len(changed)
 
 
 @pytest.mark.parametrize("family", ["llama", "deepseek_v3"])
