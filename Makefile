@@ -25,9 +25,11 @@ DEFAULT_TORCH := $(if $(filter Linux,$(shell uname -s)),cpu,pypi)
 
 VENV := .venv
 BIN := $(VENV)/bin
+# Values may have spaces: sixfold finds where the next key begins.
+SETTINGS := $(if $(SET),--set-all '$(subst ','\'',$(SET))')
 # The budget of gguf-auto.
 BUDGET := $(if $(FIT),--set 'budget.fits=$(FIT)' $(if $(CONTEXT),--set 'budget.context=$(CONTEXT)'),$(if $(BYTES),--set 'budget.bytes=$(BYTES)',$(if $(BITS),--set 'budget.bits=$(BITS)')))
-EXPORT_OPTIONS := --out "$(OUT)" $(if $(NAME),--name "$(NAME)") $(foreach pair,$(SET),--set '$(pair)')
+EXPORT_OPTIONS := --out "$(OUT)" $(if $(NAME),--name "$(NAME)") $(SETTINGS)
 
 # What `make test-processors` pretends to run on: ATen's instructions (native: this processor's own), oneDNN's at most,
 # and threads.
@@ -62,7 +64,7 @@ publish: $(VENV)/.ready
 prune: $(VENV)/.ready
 	@test -n "$(RATIO)$(KEEP)" || { echo "make prune needs RATIO=, such as 0.4, or KEEP=, such as 154"; exit 2; }
 	@$(BIN)/sixfold prune "$(if $(filter file,$(origin MODEL)),demo/minimax-m2-4.6m,$(MODEL))" $(if $(RATIO),--ratio "$(RATIO)") $(if $(KEEP),--keep "$(KEEP)") \
-		$(if $(HEAL),--heal) $(if $(filter file,$(origin OUT)),,--out "$(OUT)") $(if $(NAME),--name "$(NAME)") $(foreach pair,$(SET),--set '$(pair)')
+		$(if $(HEAL),--heal) $(if $(filter file,$(origin OUT)),,--out "$(OUT)") $(if $(NAME),--name "$(NAME)") $(SETTINGS)
 
 test: $(VENV)/.ready-dev
 	@$(BIN)/python -m pytest

@@ -2,17 +2,20 @@
 
     python -m benchmarks.compensated_layer [--experts 154] [--hidden 3072] [--intermediate 1536] [--tokens 512]
 
-Experts' weights are normal BF16 matrices in host memory, from which they are read as an export reads them; every expert
-has seen --tokens tokens, whose channels differ in size and are related. Timed are the second moments of what both
-projections read, their factors (one for all formats but nvfp4-gb10, whose inputs are rounded and which makes its own),
-and then each format: to the device, rounding, packing and back, in batches as large as an export's. Prints a Markdown
-table, with what each leaves of the outputs' error that the same format leaves where channels count as unrelated.
+Experts' weights are normal BF16 matrices; every expert has seen --tokens tokens, whose channels differ in size and are
+related. Timed are the second moments of what both projections read, their factors (one for all formats but nvfp4-gb10,
+whose inputs are rounded and which makes its own), the weights' way to the device, and then each format: rounding,
+packing and the way back, in batches as large as an export's. Prints a Markdown table, with what each leaves of the
+outputs' error that the same format leaves where channels count as unrelated. An export moves the weights to the device
+for each format.
 """
 
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
+from typing import TypeVar
 
 import torch
 from gguf import GGMLQuantizationType as Type
@@ -29,6 +32,7 @@ from exporters.rounding.nvfp4 import Nvfp4
 from exporters.rounding.rounded_inputs import for_rounded_inputs
 from sixfold.statistics.input_moments import Moments
 
+Made = TypeVar("Made")
 GGUF = (Type.Q3_K, Type.IQ4_XS, Type.Q4_K, Type.Q6_K)
 SAMPLE = 128
 
@@ -53,18 +57,23 @@ def site(experts: int, channels: int, outputs: Sequence[int], tokens: int, devic
     return Site(weights, rows, [])
 
 
+def moved(found: Site, device: torch.device) -> Site:
+    return Site([[weight.to(device) for weight in group] for group in found.weights], found.rows, [])
+
+
 def summed(found: Site) -> Site:
     """With the mean second moments of each expert's rows, float32 [channels, channels]."""
     moments = [(rows.float().mT @ rows.float()) / len(rows) for rows in found.rows]
     return Site(found.weights, found.rows, moments)
 
 
-def timed(work: Callable[[], object], device: torch.device) -> float:
+def timed(work: Callable[[], Made], device: torch.device) -> tuple[Made, float]:
+    """What it gives, and the seconds it took."""
     _synchronize(device)
     start = perf_counter()
-    work()
+    made = work()
     _synchronize(device)
-    return perf_counter() - start
+    return made, perf_counter() - start
 
 
 def _synchronize(device: torch.device) -> None:
@@ -72,13 +81,13 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def in_batches(found: Site, factors: Sequence[Factor], batch: int, make: Callable[[list[int], Factor], object]) -> None:
+def in_batches(factors: Sequence[Factor], batch: int, make: Callable[[list[int], Factor], object]) -> None:
     for start in range(0, len(factors), batch):
         places = list(range(start, min(start + batch, len(factors))))
         make(places, side_by_side([factors[n] for n in places]))
 
 
-def formats(found: Site, device: torch.device) -> dict[str, Callable[[list[int], Factor], object]]:
+def formats(found: Site) -> dict[str, Callable[[list[int], Factor], object]]:
     """By name, what rounds the weights of some experts."""
 
     def flat(places: list[int]) -> list[torch.Tensor]:
@@ -116,8 +125,9 @@ def formats(found: Site, device: torch.device) -> dict[str, Callable[[list[int],
     }
 
 
-def left_of_error(found: Site, name: str, known: Factor, device: torch.device) -> float:
+def left_of_error(found: Site, name: str, known: Factor) -> float:
     """The outputs' error over what it is without the inputs' moments, of one expert."""
+    device = known.upper.device
     weight = torch.cat(found.weights[0]).to(device, torch.float32)[None]
     forms: dict[str, Format] = {
         "fp8": Fp8.of(torch.bfloat16, weight.shape[-1]),
@@ -145,30 +155,30 @@ def main() -> None:
     sizes = ((options.hidden, [options.intermediate] * 2), (options.intermediate, [options.hidden]))
     sites = [site(options.experts, channels, outputs, options.tokens, device) for channels, outputs in sizes]
     warm = summed(site(1, 256, [64], 256, device))
-    for make in formats(warm, device).values():  # compiles the kernels
+    for make in formats(warm).values():  # compiles the kernels
         make([0], factor(warm.moments[0][None]))
-    seconds: dict[str, float] = {}
-    seconds["second moments"] = timed(lambda: sites.__setitem__(slice(None), [summed(each) for each in sites]), device)
-    factors: list[list[Factor]] = []
-    seconds["factors"] = timed(
-        lambda: factors.extend([[factor(mean[None]) for mean in each.moments] for each in sites]), device
-    )
     print(f"{torch.cuda.get_device_name() if device.type == 'cuda' else device.type}, {options.experts} experts\n")
     print("| | seconds | error left |\n|---|---:|---:|")
-    for name, took in seconds.items():
-        print(f"| {name} | {took:.2f} | |", flush=True)
-    for name in formats(sites[0], device):
-        took = sum(
-            timed(
-                lambda each=each, of=of, name=name: in_batches(each, of, options.batch, formats(each, device)[name]),
-                device,
-            )
-            for each, of in zip(sites, factors, strict=True)
-        )
-        seconds[name] = took
-        left = "" if name == "nvfp4-gb10" else f"{left_of_error(sites[0], name, factors[0][0], device):.2f}"
-        print(f"| {name} | {took:.2f} | {left} |", flush=True)
-    print(f"| together | {sum(seconds.values()):.2f} | |")
+    spent = 0.0
+
+    def line(name: str, seconds: float, left: str = "") -> None:
+        nonlocal spent
+        spent += seconds
+        print(f"| {name} | {seconds:.2f} | {left} |", flush=True)
+
+    sites, seconds = timed(lambda: [moved(each, device) for each in sites], device)
+    line("weights to the device", seconds)
+    sites, seconds = timed(lambda: [summed(each) for each in sites], device)
+    line("second moments", seconds)
+    factors, seconds = timed(lambda: [[factor(mean[None]) for mean in each.moments] for each in sites], device)
+    line("factors", seconds)
+    every = [formats(each) for each in sites]
+    for name in every[0]:
+        seconds = 0.0
+        for makers, of in zip(every, factors, strict=True):
+            seconds += timed(partial(in_batches, of, options.batch, makers[name]), device)[1]
+        line(name, seconds, "" if name == "nvfp4-gb10" else f"{left_of_error(sites[0], name, factors[0][0]):.2f}")
+    print(f"| together | {spent:.2f} | |")
     if device.type == "cuda":
         print(f"\nAt most {torch.cuda.max_memory_allocated() / 1e9:.1f} GB of device memory.")
 

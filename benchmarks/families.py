@@ -10,7 +10,7 @@ import sys
 import tempfile
 import traceback
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,12 +42,12 @@ class Result:
         return self.verdict in ("ok", "refused")
 
 
-def recipes(rounding: str) -> tuple[Recipe, ...]:
-    return tuple(recipe for name in FORMATS for recipe in load_recipes(name, (*_SMALL, f"rounding={rounding}")))
+def recipes(formats: Sequence[str], rounding: str) -> tuple[Recipe, ...]:
+    return tuple(recipe for name in formats for recipe in load_recipes(name, (*_SMALL, f"rounding={rounding}")))
 
 
-def sweep(family: str, root: Path, rounding: str = "compensated") -> Iterator[Result]:
-    """Make the family's checkpoint in `root`, and take it through all stages."""
+def sweep(family: str, root: Path, formats: Sequence[str] = FORMATS, rounding: str = "compensated") -> Iterator[Result]:
+    """Make the family's checkpoint in `root`, and take it through all stages of these formats."""
     folder = root / family
     if not folder.exists():
         make_family(family, folder)
@@ -58,7 +58,7 @@ def sweep(family: str, root: Path, rounding: str = "compensated") -> Iterator[Re
         return
     yield Result(family, "inspect", "ok")
     statistics: Statistics | Exception | None = None
-    for recipe in recipes(rounding):
+    for recipe in recipes(formats, rounding):
         if _needs(recipe) and statistics is None and _planned(source, recipe) is None:
             statistics = _calibrated(source, recipe, root)
         yield _one(family, source, recipe, statistics, root)

@@ -18,7 +18,7 @@ from calibration.forward_pass.coverage import Coverage, coverage_of, coverage_to
 from sixfold.artifact.manifest import FileRecord, file_record
 from sixfold.artifact.workspace import write_atomically
 from sixfold.errors import SixfoldError
-from sixfold.model.gguf_names import latent_half
+from sixfold.model.gguf_names import ValueHeads, latent_half, tiled_inputs
 from sixfold.model.source import Source
 from sixfold.statistics.gguf_weights import Weight, weights_of
 from sixfold.statistics.importance_matrix import ImportanceMatrix
@@ -40,7 +40,12 @@ def take_over(matrix: ImportanceMatrix, source: Source, folder: Path, min_tokens
     ordered = sorted(layers.items(), key=lambda item: (item[0] is None, item[0] or 0))
     files: dict[str, FileRecord] = {}
     for layer, held in ordered:
-        tensors = {key: tensor for name, weight in held.items() for key, tensor in _tensors(matrix, name, weight)}
+        config = source.checkpoint.config
+        tensors = {
+            key: tensor
+            for name, weight in held.items()
+            for key, tensor in _tensors(matrix, name, weight, tiled_inputs(config, name))
+        }
         file = folder / layer_file(layer)
         write_atomically(file, save(tensors, {"format": "pt"}))
         files[file.name] = file_record(file)
@@ -57,7 +62,9 @@ def take_over(matrix: ImportanceMatrix, source: Source, folder: Path, min_tokens
     }
 
 
-def _tensors(matrix: ImportanceMatrix, name: str, weight: Weight) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(
+    matrix: ImportanceMatrix, name: str, weight: Weight, heads: ValueHeads | None
+) -> Iterator[tuple[str, torch.Tensor]]:
     entry = matrix.entries[name]
     if not (np.isfinite(entry.sums).all() and np.isfinite(entry.counts).all()):
         raise SixfoldError(
@@ -65,6 +72,7 @@ def _tensors(matrix: ImportanceMatrix, name: str, weight: Weight) -> Iterator[tu
             "make it again, or leave calibration.imatrix out",
         )
     sums = torch.from_numpy(np.array(entry.sums, np.float32)).view(weight.matrices, weight.columns)
+    sums = sums if heads is None else heads.untiled(sums)
     counts = torch.from_numpy(np.rint(entry.counts).astype(np.int64)).expand(weight.matrices).contiguous()
     half, linear = latent_half(name), weight.linears[0]
     if half:

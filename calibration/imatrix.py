@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sixfold.artifact.workspace import replacing
 from sixfold.errors import SixfoldError
 from sixfold.model.architecture import Linear
-from sixfold.model.gguf_names import gguf_tensor_names, latent_half, latent_halves
+from sixfold.model.gguf_names import ValueHeads, gguf_tensor_names, latent_half, latent_halves, tiled_inputs
 from sixfold.model.latent_attention import latent_heads
 from sixfold.model.source import Source
 from sixfold.statistics.starved_experts import filled
@@ -77,16 +77,17 @@ def _entries(statistics: Statistics, source: Source) -> dict[str, _Entry]:
         if halves := latent_halves(config, name):
             entries |= {half: _of_heads(statistics, source, linear, half) for half in halves}
         elif name not in NOT_COLLECTED and name not in entries:
-            entries[name] = _of_site(statistics, statistics.site_of[linear.name][0])
+            entries[name] = _of_site(statistics, statistics.site_of[linear.name][0], tiled_inputs(config, name))
     return entries
 
 
-def _of_site(statistics: Statistics, site: str) -> _Entry:
+def _of_site(statistics: Statistics, site: str, heads: ValueHeads | None) -> _Entry:
     matrices, columns = statistics.shape_of(site)
 
     def read() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         found = filled(statistics, site, ("sum_sq", "count"))
-        return found["sum_sq"].reshape(matrices, columns).numpy(), found["count"].reshape(matrices, 1).float().numpy()
+        sums = found["sum_sq"] if heads is None else heads.tiled(found["sum_sq"])
+        return sums.reshape(matrices, columns).numpy(), found["count"].reshape(matrices, 1).float().numpy()
 
     return _Entry(((matrices, columns), (matrices, 1)), read)
 

@@ -4,10 +4,12 @@ Exit codes: 0 done, 1 failed, 2 bad usage, 3 a quality gate failed, 130 interrup
 Each command is a module of cli.commands that is imported when it is called, so that `--help` is instant.
 """
 
+import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from types import FrameType
 from typing import NoReturn
@@ -32,6 +34,7 @@ COMMANDS = (
     "publish",
     "status",
     "recipes",
+    "doctor",
 )
 """In the order in which they are used; each is `command` in the module cli.commands.<name>."""
 
@@ -48,6 +51,15 @@ class _Commands(click.Group):
         command: click.Command = import_module(f"cli.commands.{cmd_name}").command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(COMMANDS)}"
+            ctx.fail(f"No such command {args[0]!r}: {hint}")
+        return super().resolve_command(ctx, args)
+
 
 @click.group(
     cls=_Commands,
@@ -55,8 +67,12 @@ class _Commands(click.Group):
     epilog="Example: sixfold export demo/minimax-m2-4.6m all-formats --out artifacts",
 )
 @click.version_option(__version__, prog_name="sixfold")
-def cli() -> None:
+@click.option("-v", "--verbose", is_flag=True, help="Also say what the libraries say, in the log and on the terminal.")
+def cli(verbose: bool) -> None:
     """Turn one BF16 checkpoint into every quantized format that people run."""
+    if verbose:
+        os.environ["TRANSFORMERS_VERBOSITY"] = "info"
+        logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
 
 
 class _Terminated(KeyboardInterrupt):

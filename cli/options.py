@@ -1,6 +1,7 @@
 """Options that several commands share, and what they open."""
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from cli.fast_imports import fast_imports
 
 if TYPE_CHECKING:
     from sixfold.checkpoint.provenance import Provenance
@@ -37,24 +40,26 @@ class Model:
 
     def open(self, *, headers_only: bool = False) -> "Source":
         """headers_only: do not download a hub id's weights (`read` then raises)."""
-        from sixfold.model.source import open_source
+        with fast_imports():
+            from sixfold.model.source import open_source
 
-        return open_source(
-            self.location,
-            revision=self.revision,
-            name=self.name,
-            provenance=self._provenance(),
-            headers_only=headers_only,
-        )
+            return open_source(
+                self.location,
+                revision=self.revision,
+                name=self.name,
+                provenance=self._provenance(),
+                headers_only=headers_only,
+            )
 
     def describe(self, experts: int | None = None) -> "Source":
         """What is known before any weight is downloaded. experts: for a bare config.json, instead of its own number of
         experts."""
-        from sixfold.model.source import describe_source
+        with fast_imports():
+            from sixfold.model.source import describe_source
 
-        return describe_source(
-            self.location, revision=self.revision, name=self.name, provenance=self._provenance(), experts=experts
-        )
+            return describe_source(
+                self.location, revision=self.revision, name=self.name, provenance=self._provenance(), experts=experts
+            )
 
     def _provenance(self) -> "Provenance | None":
         from sixfold.checkpoint.provenance import Provenance
@@ -63,35 +68,59 @@ class Model:
 
 
 def model_argument(command: Command) -> Command:
-    """MODEL and the options that describe it; the command gets one `model: Model`."""
+    """MODEL and the options that say which; the command gets one `model: Model`."""
 
     @wraps(command)
     def call(*args: Any, location: str, revision: str, name: str, **rest: Any) -> Any:
         from sixfold.checkpoint.location import check_location
 
         check_location(location)  # before anything that takes long to import
-        stated = {key: value for key in _PROVENANCE if (value := rest.pop(key))}
+        stated = {key: value for key in _PROVENANCE if (value := rest.pop(key, ""))}
         return command(*args, model=Model(location, revision, name, stated), **rest)
 
-    # click shows options in reverse order of its list: those that few runs need come after the command's own.
-    call.__dict__.setdefault("__click_params__", [])[:0] = [
-        click.Option([f"--{key.replace('_', '-')}"], default="", metavar="TEXT", help=text)
-        for key, text in reversed(_PROVENANCE.items())
-    ]
     call = click.option("--name", default="", metavar="TEXT", help="Name for outputs, instead of MODEL's own.")(call)
     call = click.option("--revision", default="", metavar="TEXT", help="Branch, tag or commit of a hub id.")(call)
     return click.argument("location", metavar="MODEL")(call)
 
 
+def provenance_options(command: Command) -> Command:
+    """What a card says of the checkpoint, for commands that write cards; over `model_argument`, whose Model gets it."""
+    # click shows options in reverse order of its list: those that few runs need come after the command's own.
+    command.__dict__.setdefault("__click_params__", [])[:0] = [
+        click.Option([f"--{key.replace('_', '-')}"], default="", metavar="TEXT", help=text)
+        for key, text in reversed(_PROVENANCE.items())
+    ]
+    return command
+
+
+PROVENANCE_OPTIONS = tuple(f"--{key.replace('_', '-')}" for key in _PROVENANCE)
+
+
+_KEY = re.compile(r"(?:^|\s)(?=[A-Za-z_][\w.-]*=)")
+
+
 def overrides_option(command: Command) -> Command:
-    """--set KEY=VALUE, repeatable; the command gets `overrides: tuple[str, ...]`."""
+    """--set KEY=VALUE, repeatable; the command gets `overrides: tuple[str, ...]`. --set-all takes several in one text,
+    as `make SET=` has them."""
+
+    @wraps(command)
+    def call(*args: Any, overrides: tuple[str, ...], together: str, **rest: Any) -> Any:
+        return command(*args, overrides=(*overrides, *separated(together)), **rest)
+
+    call = click.option("--set-all", "together", default="", hidden=True)(call)
     return click.option(
         "--set",
         "overrides",
         multiple=True,
         metavar="KEY=VALUE",
         help="Override a recipe's key, such as calibration.samples=128; can be repeated.",
-    )(command)
+    )(call)
+
+
+def separated(together: str) -> tuple[str, ...]:
+    """ "a=1 keep=[b, c]" -> its overrides: a new one begins where a key and "=" follow a space, so that values may have
+    spaces."""
+    return tuple(pair for part in _KEY.split(together) if (pair := part.strip()))
 
 
 def formats_argument(command: Command) -> Command:
@@ -179,11 +208,17 @@ def load_formats(formats: tuple[str, ...], overrides: tuple[str, ...]) -> "tuple
     for name in formats:  # before exporters are imported, which takes long
         recipe_files.check_name(name)
 
-    from exporters.registry import exporter_named
-    from sixfold.errors import UsageError
-    from sixfold.recipes.recipe import load_recipes
+    with fast_imports():
+        from exporters.registry import exporter_named
+        from exporters.schemes import schemes_of
+        from sixfold.errors import UsageError
+        from sixfold.recipes.recipe import load_recipes
 
-    recipes = [r for name in formats for r in load_recipes(name, overrides, lambda e: exporter_named(e).Options)]
+        recipes = [
+            recipe
+            for name in formats
+            for recipe in load_recipes(name, overrides, lambda e: exporter_named(e).Options, schemes_of)
+        ]
     names = [recipe.name for recipe in recipes]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:

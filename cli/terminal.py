@@ -58,6 +58,7 @@ def this_command(command: str, instead: str, *, without: Mapping[str, int]) -> s
     and run. without: options that the other command does not have, with the number of words that each takes."""
     words = [instead if word == command else word for word in sys.argv[1:]]
     for option, length in without.items():
+        words = [word for word in words if not word.startswith(f"{option}=")]
         while option in words:
             at = words.index(option)
             del words[at : at + length]
@@ -81,11 +82,18 @@ def _lines(description: str, total: int, unit: str) -> Callable[[int], None]:
             left = (now - started) * (total - done) / done
             click.echo(
                 f"{description}: {done / total:.0%} of {_amount(total, unit)},"
-                f" {_amount(done / max(now - started, 1e-6), unit)}/s, {_duration(left)} left",
+                f" {_rate(done / max(now - started, 1e-6), unit)}, {_duration(left)} left",
                 err=True,
             )
 
     return advance
+
+
+def _rate(per_second: float, unit: str) -> str:
+    """ "3 layers/s"; of what takes longer than a second, "12 s/layer"."""
+    if unit == "B" or per_second >= 1 or per_second == 0:
+        return f"{_amount(per_second, unit)}/s"
+    return f"{1 / per_second:.3g} s/{unit.removesuffix('s')}"
 
 
 def _amount(number: float, unit: str) -> str:
@@ -142,6 +150,6 @@ def progress(description: str, total: int, unit: str) -> Iterator[Callable[[int]
             with lock:
                 done += amount
                 rate = done / max(time.monotonic() - started, 1e-6)
-            display.update(task, completed=done, rate=f"{_amount(rate, unit)}/s")
+            display.update(task, completed=done, rate=_rate(rate, unit))
 
         yield advance

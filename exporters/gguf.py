@@ -23,7 +23,8 @@ from exporters.ggml.pre_tokenizer_names import known_name
 from exporters.ggml.tensors import Tensor, expert_of, gguf_tensors
 from exporters.ggml.transforms import changes_columns, head_rows, tiled_columns, transformed, values
 from exporters.ggml.type_mix import PRESETS, Choice, Shape, needs_importance, tensor_types
-from exporters.mix.gguf_mix import AUTO, check_budget, mixed_types, wanted_roundings
+from exporters.mix.choose import Options as Offered
+from exporters.mix.gguf_mix import AUTO, check_budget, mixed_types, offered_types, wanted_roundings
 from exporters.mix.prepare import prepared
 from exporters.protocol import Decided, Decisions, Tokens
 from exporters.rounding.device import device, turn
@@ -86,10 +87,13 @@ class GgufExporter:
         """Foretells the damage that a mix is chosen by."""
         if _scheme(recipe) == AUTO:
             check_budget(recipe)
-            config = decoder_config(completed(source.checkpoint.config))
-            tensors = {tensor.name: tensor for tensor in gguf_tensors(config, source.checkpoint.tensors)}
-            kept = _kept(source, recipe, tensors)
-            prepared(source, statistics, wanted_roundings(source, recipe, tensors, kept), tokens, progress)
+            tensors = _tensors(source)
+            wanted = wanted_roundings(source, recipe, tensors, _kept(source, recipe, tensors))
+            prepared(source, statistics, wanted, tokens, progress)
+
+    def offered(self, source: Source, recipe: Recipe, statistics: Statistics) -> Offered | None:
+        tensors = _tensors(source)
+        return offered_types(source, recipe, statistics, tensors, _kept(source, recipe, tensors))
 
     def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
         checkpoint, scheme, options = source.checkpoint, _scheme(recipe), _options(recipe)
@@ -101,7 +105,7 @@ class GgufExporter:
             )
         arch = gguf_architecture(checkpoint.config)
         config = decoder_config(completed(checkpoint.config))
-        tensors = {tensor.name: tensor for tensor in gguf_tensors(config, checkpoint.tensors)}
+        tensors = _tensors(source)
         matrix = _matrix(source, recipe) if self.needs_statistics(recipe) else None
         weighted = weighted_linears(source).keys() & tensors.keys() if self.needs_statistics(recipe) else set()
         weighted = weighted if matrix is None else weighted & matrix.entries.keys()
@@ -224,6 +228,11 @@ def _options(recipe: Recipe) -> Options:
     return Options.model_validate(recipe.options)
 
 
+def _tensors(source: Source) -> dict[str, Tensor]:
+    found = gguf_tensors(decoder_config(completed(source.checkpoint.config)), source.checkpoint.tensors)
+    return {tensor.name: tensor for tensor in found}
+
+
 def _scheme(recipe: Recipe) -> str:
     if recipe.scheme not in (*PRESETS, AUTO):
         raise UsageError(
@@ -249,7 +258,8 @@ def _recorded(source: Source, recipe: Recipe, matrix: ImportanceMatrix | None) -
         dataset = next(iter(matrix.datasets), "").encode()[:_KEY_BYTES].decode(errors="ignore")
         return Importance(matrix.copy_name, dataset, len(matrix.entries), matrix.chunks)
     config = source.checkpoint.config
-    weights = [linear.weight for linear in source.architecture.linears if linear.layer is not None]
+    observed = [li for li in source.architecture.linears if li.layer is not None and li.role != "other"]
+    weights = [linear.weight for linear in observed]
     names = gguf_tensor_names(config, weights).values()
     entries = {part for name in names for part in latent_halves(config, name) or (name,)}
     texts = ", ".join(text.name for text in recipe.calibration.texts)

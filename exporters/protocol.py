@@ -8,14 +8,20 @@ from typing import Protocol
 import torch
 from pydantic import BaseModel
 
+from exporters.mix.choose import Options
 from exporters.rounding.inputs import Inputs
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.model.source import Source
+from sixfold.progress import Progress
 from sixfold.recipes.recipe import Recipe
 from sixfold.statistics.statistics import Statistics
 
 Decisions = Mapping[str, torch.Tensor]
 """What `decide` found for one decoder layer, by name; saved as one safetensors file."""
+
+
+Tokens = Callable[[], torch.Tensor]
+"""The token ids of a recipe's calibration profile, int64 [samples, length]; drawn when called."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +42,7 @@ class Exporter(Protocol):
     only carry out what is defined to the bit, such as numpy's integers.
     importance_suffices: optional; whether statistics may be what an importance matrix holds, `count` and `sum_sq`, with
     the recipe's `calibration.imatrix` set. False where an exporter does not say.
-    Two more are optional, and belong together (see Compensating), and so is one that recipes with a `budget` need:
-    `prepare(source, recipe, statistics, tokens, progress)` makes what `plan` reads beside the statistics to choose
-    types by. It may read weights and run the model, and does nothing where that is there; before it, bytes are
-    planned to the same budget.
+    More are optional, and belong together: see Compensating and Mixing.
     """
 
     Options: type[BaseModel]
@@ -97,8 +100,19 @@ class Compensating(Exporter, Protocol):
         ...
 
 
-Tokens = Callable[[], torch.Tensor]
-"""The token ids of a recipe's calibration profile, int64 [samples, length]; drawn when called."""
+class Mixing(Exporter, Protocol):
+    """A native target that chooses types to a recipe's budget (see exporters/mix)."""
+
+    def prepare(
+        self, source: Source, recipe: Recipe, statistics: Statistics, tokens: Tokens | None, progress: Progress
+    ) -> None:
+        """Makes what `plan` chooses by, beside the statistics; does nothing where that is there. May read weights and
+        run the model. Before it, `plan` plans types that are no particular model's, to the same budget."""
+        ...
+
+    def offered(self, source: Source, recipe: Recipe, statistics: Statistics) -> Options | None:
+        """What may be chosen, with its damage; None where `prepare` has not been called."""
+        ...
 
 
 class ExternalExporter(Protocol):

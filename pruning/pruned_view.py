@@ -24,7 +24,7 @@ def pruned_view(
 ) -> Source:
     """healed: what was refitted; None for the pruned experts' rest as it was. Fingerprint, provenance and extras are
     the original's."""
-    checkpoint = source.checkpoint
+    checkpoint = source.checkpoint.as_stored
     plain = replace(plan, healing=None)
     export = export_plan(source, anatomy, plain, folder="", mtp=mtp, provenance=checkpoint.provenance)
     units: Mapping[str, Unit] = {unit.outputs[0].name: unit for unit in export.units}

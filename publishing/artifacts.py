@@ -13,6 +13,7 @@ from sixfold.artifact.verification_record import stored_result, verdict_of
 from sixfold.errors import SixfoldError
 from sixfold.name_lists import some
 from sixfold.progress import Progress
+from sixfold.recipes.recipe_files import closest
 
 MANIFEST = "manifest.json"
 _PIECE = 1 << 24
@@ -74,7 +75,8 @@ def chosen(artifacts: Sequence[Artifact], variants: Sequence[str]) -> tuple[Arti
     if missing:
         raise SixfoldError(
             f"{artifacts[0].folder.parent} holds no {some(missing)}",
-            f"make it with `sixfold export`, or name one of {', '.join(a.variant for a in artifacts)}",
+            closest(missing[0], [a.variant for a in artifacts])
+            or f"make it with `sixfold export`, or name one of {', '.join(a.variant for a in artifacts)}",
         )
     return tuple(a for a in artifacts if not variants or a.variant in variants)
 

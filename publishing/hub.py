@@ -81,6 +81,11 @@ class Hub:
         return SixfoldError(f"could not {what}: {reason}", f"check the connection and {_AGAIN}")
 
 
+def has_token() -> bool:
+    """Whether there is one, and the Hub may be asked."""
+    return get_token() is not None and not constants.HF_HUB_OFFLINE
+
+
 def log_in(tell: Callable[[str], None]) -> Hub:
     """With the token that huggingface_hub knows. Raises SixfoldError where there is none."""
     token = get_token()

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from publishing.changelog import Step, entry_of, latest_version, with_entry
 from publishing.publication import Publication, git_oid
-from publishing.remote import CARD, CHANGELOG, GITATTRIBUTES, Remote, RemoteFile
+from publishing.remote import CARD, CHANGELOG, FIGURES, GITATTRIBUTES, Remote, RemoteFile
 
 Kind = Literal["new", "changed", "unchanged", "deleted", "kept"]
 
@@ -23,12 +23,14 @@ class Change:
 
 @dataclass(frozen=True)
 class Plan:
-    """One repository. remote: None where it is to be created. card, changelog: whole texts. entry: what this release
+    """One repository. remote: None where it is to be created. card, figures, changelog: whole texts, figures
+    "" for none. entry: what this release
     adds to the changelog, "" where nothing is new. version: of the release afterwards."""
 
     publication: Publication
     remote: Remote | None
     card: str
+    figures: str
     changelog: str
     entry: str
     version: int
@@ -78,7 +80,7 @@ class Plan:
         return tuple(str(manifest["variant"]) for manifest in there if manifest["variant"] not in known)
 
 
-def plan_of(publication: Publication, remote: Remote | None, card: str, date: str) -> Plan:
+def plan_of(publication: Publication, remote: Remote | None, card: str, figures: str, date: str) -> Plan:
     """date: of the release, YYYY-MM-DD."""
     before = remote.manifests if remote else {}
     changelog = remote.changelog if remote else ""
@@ -86,8 +88,9 @@ def plan_of(publication: Publication, remote: Remote | None, card: str, date: st
     steps = [Step(before.get(a.manifest_name) if latest else None, a.manifest) for a in publication.artifacts]
     entry = entry_of(latest + 1, date, steps) if any(step.is_change for step in steps) else ""
     text = with_entry(changelog, entry) if entry else changelog
-    changes = _changes(publication, remote, {CARD: card, CHANGELOG: text})
-    return Plan(publication, remote, card, text, entry, latest + bool(entry), changes)
+    texts = {CARD: card, CHANGELOG: text} | ({FIGURES: figures} if figures else {})
+    changes = _changes(publication, remote, texts)
+    return Plan(publication, remote, card, figures, text, entry, latest + bool(entry), changes)
 
 
 def _changes(publication: Publication, remote: Remote | None, texts: Mapping[str, str]) -> tuple[Change, ...]:

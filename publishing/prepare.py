@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from publishing.access import check_access
 from publishing.artifacts import Artifact, Refusal, chosen, damaged, find_artifacts, unproven
 from publishing.card import check_license, with_base_model
 from publishing.hub import Hub
@@ -22,23 +21,31 @@ from sixfold.sizes import size
 _LARGEST = 500 * 10**9
 """Largest file in bytes that the Hub allows."""
 
-Problems = Callable[[str], Sequence[str]]
-"""A card's text -> what the Hub would refuse or ignore of its front matter, found out offline."""
+
+@dataclass(frozen=True)
+class Cards:
+    """What this project's cards are made with. text: README.md. figures: of a publication, the record of where that
+    card's figures come from ("" for none). problems: a card's text -> what the Hub would refuse or ignore of its front
+    matter, found out offline."""
+
+    text: Card
+    figures: Callable[[Publication], str]
+    problems: Callable[[str], Sequence[str]]
 
 
 @dataclass(frozen=True)
 class Edition:
-    """What is published together. root: <out>/<model>. every: all artifacts of the model, in order. base: repository of
+    """What is published together. hub: None where the plan is made without asking it, as if nothing were there. root:
+    <out>/<model>. every: all artifacts of the model, in order. base: repository of
     the BF16 weights, "" where there is none. date: of the releases, YYYY-MM-DD."""
 
-    hub: Hub
+    hub: Hub | None
     root: Path
     org: str
     every: tuple[Artifact, ...]
     publications: tuple[Publication, ...]
     base: str
-    card: Card
-    problems: Problems
+    cards: Cards
     date: str
 
     @property
@@ -52,17 +59,20 @@ class Edition:
 
     def absent(self) -> tuple[str, ...]:
         """Repositories of the model's other artifacts that are not on the Hub; cards tell of them and link to them."""
+        hub = self.hub
+        if hub is None:
+            return ()
         others = [repo for repo in self.order if repo not in {p.repo for p in self.publications}]
-        return tuple(r for r in others if not self.hub.ask(f"look for {r}", partial(self.hub.api.repo_exists, r)))
+        return tuple(r for r in others if not hub.ask(f"look for {r}", partial(hub.api.repo_exists, r)))
 
     def plan(self, publication: Publication) -> Plan:
         """As the Hub is now. Raises SixfoldError where somebody else made the repository, or the Hub would reject the
         card."""
-        remote = read_remote(self.hub, publication.repo)
+        remote = read_remote(self.hub, publication.repo) if self.hub is not None else None
         card = self._card(publication, remote.card if remote is not None and not remote.is_empty else "")
         if self.base and not publication.is_base:
             card = with_base_model(card, self.base)
-        plan = plan_of(publication, remote, card, self.date)
+        plan = plan_of(publication, remote, card, self.cards.figures(publication), self.date)
         check_ours(plan)
         self.check_card(publication, card)
         return plan
@@ -70,16 +80,18 @@ class Edition:
     def _card(self, publication: Publication, there: str) -> str:
         """Rendered again, with what people wrote into the card here and into the one on the Hub since it was sent."""
         path = publication.folder / CARD
-        ours = self.card(publication, path.read_text(encoding="utf-8") if path.is_file() else "")
+        ours = self.cards.text(publication, path.read_text(encoding="utf-8") if path.is_file() else "")
         sent = sent_card(self.root, publication.repo)
         if there in ("", sent):
             return ours
-        return merged(self.card(publication, sent), ours, self.card(publication, there))
+        return merged(self.cards.text(publication, sent), ours, self.cards.text(publication, there))
 
     def check_card(self, publication: Publication, card: str) -> None:
         """Raises SixfoldError where the card states no license, or the Hub would reject it."""
         check_license(publication.repo, card, publication.files)
-        found = [*self.problems(card)] or [*self.hub.card_problems(card)]
+        found = [*self.cards.problems(card)]
+        if not found and self.hub is not None:
+            found = [*self.hub.card_problems(card)]
         if found:
             raise SixfoldError(
                 f"the Hub would reject the card of {publication.repo}: {'; '.join(found)}",
@@ -87,22 +99,18 @@ class Edition:
             )
 
 
-def edition_of(
-    hub: Hub, org: str, root: Path, variants: Sequence[str], card: Card, problems: Problems, date: str
-) -> Edition:
-    """root: <out>/<model>. variants: names of recipes; all that are there where none is named.
+def edition_of(hub: Hub | None, org: str, root: Path, variants: Sequence[str], cards: Cards, date: str) -> Edition:
+    """hub: None to plan without it. root: <out>/<model>. variants: names of recipes; all that are there where none is
+    named.
 
     Raises GateError where a gate of one does not hold, UsageError where the Hub would reject a name, SixfoldError
-    where one is not there or the account may not write to `org`.
+    where one is not there.
     """
     every = find_artifacts(root)
     wanted = chosen(every, variants)
     _refuse([refusal for artifact in wanted if (refusal := unproven(artifact))], len(wanted))
-    for artifact in wanted:
-        repository_name(org, artifact.folder)
-    check_access(hub, org)
     found = publications(org, wanted, every)
-    return Edition(hub, root, org, every, found, _base(hub, org, found, every), card, problems, date)
+    return Edition(hub, root, org, every, found, _base(hub, org, found, every), cards, date)
 
 
 def plan_all(edition: Edition, progress: Progress) -> tuple[Plan, ...]:
@@ -128,11 +136,11 @@ def _check_sizes(publication: Publication) -> None:
             )
 
 
-def _base(hub: Hub, org: str, found: Sequence[Publication], every: Sequence[Artifact]) -> str:
+def _base(hub: Hub | None, org: str, found: Sequence[Publication], every: Sequence[Artifact]) -> str:
     """The BF16 repository that is published now, or was before."""
     now = next((publication.repo for publication in found if publication.is_base), "")
     base = next((artifact for artifact in every if artifact.is_base), None)
-    if now or base is None:
+    if now or base is None or hub is None:
         return now
     remote: Remote | None = read_remote(hub, repository_name(org, base.folder))
     return remote.repo if remote is not None and remote.manifests and remote.is_of(base.manifest["model"]) else ""

@@ -11,7 +11,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from publishing.artifacts import Artifact, listed
-from publishing.remote import CARD, CHANGELOG, RemoteFile
+from publishing.remote import CARD, CHANGELOG, FIGURES, RemoteFile
 from sixfold.artifact.workspace import sha256_of
 from sixfold.errors import UsageError
 
@@ -38,8 +38,8 @@ class LocalFile:
 
 @dataclass(frozen=True)
 class Publication:
-    """files: all but card and changelog, by name in the repository. left_out: names that stay here, as they are in no
-    manifest and nothing that a reader needs. others: artifacts of the folder that were not chosen."""
+    """files: all but card, its figures and changelog, by name in the repository. left_out: names that stay here, as
+    they are in no manifest and nothing that a reader needs. others: artifacts of the folder that were not chosen."""
 
     repo: str
     folder: Path
@@ -107,7 +107,7 @@ def _publication(repo: str, artifacts: tuple[Artifact, ...], others: tuple[Artif
     left_out = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder).as_posix()
-        if name in files or name in elsewhere or name in (CARD, CHANGELOG) or _is_of_the_run(name):
+        if name in files or name in elsewhere or name in (CARD, CHANGELOG, FIGURES) or _is_of_the_run(name):
             continue
         if any(name in _companions(artifact) for artifact in artifacts) or _matches(path.name, _BESIDE):
             files[name] = LocalFile(path, path.stat().st_size, sha256_of(path))

@@ -6,6 +6,7 @@ from functools import partial
 
 from publishing.artifacts import Artifact
 from publishing.collection import Item, find_collection, keep_collection, make_collection_public
+from publishing.hub import Hub
 from publishing.plan import Plan, plan_of
 from publishing.prepare import Edition
 from publishing.publication import Publication
@@ -36,7 +37,7 @@ def publish(
     Each repository is created private, filled, checked and tagged, and only then made public if it is to be. tell:
     called for each that is finished. If interrupted, the same call again does the rest.
     """
-    hub = edition.hub
+    hub = reached(edition)
     record_org(edition.root, edition.org)
     items = []
     for plan in plans:
@@ -55,6 +56,12 @@ def publish(
     return url
 
 
+def reached(edition: Edition) -> Hub:
+    """Of an edition that was not planned without the Hub."""
+    assert edition.hub is not None
+    return edition.hub
+
+
 def check_releasable(edition: Edition) -> tuple[Plan, ...]:
     """The plans of a set that is on the Hub as it is here. Raises SixfoldError for a repository that is not there, is
     incomplete or older than what is here, or whose card (which may have been edited since) the Hub would reject."""
@@ -64,15 +71,15 @@ def check_releasable(edition: Edition) -> tuple[Plan, ...]:
 def release(edition: Edition, plans: Sequence[Plan]) -> None:
     """Make the repositories and their collection public; done again, it changes nothing."""
     for plan in plans:
-        make_public(edition.hub, plan.repo)
+        make_public(reached(edition), plan.repo)
     _open_collection(edition)
 
 
 def _releasable(edition: Edition, publication: Publication) -> Plan:
-    remote = read_remote(edition.hub, publication.repo)
+    remote = read_remote(reached(edition), publication.repo)
     if remote is None:
         raise SixfoldError(f"{publication.repo} is not on the Hub", "publish it first")
-    plan = plan_of(publication, remote, remote.card, edition.date)
+    plan = plan_of(publication, remote, remote.card, edition.cards.figures(publication), edition.date)
     check_ours(plan)
     if not plan.is_done or not plan.is_tagged:
         other = some(plan.to_send) or plan.tag
@@ -82,9 +89,9 @@ def _releasable(edition: Edition, publication: Publication) -> Plan:
 
 
 def _open_collection(edition: Edition) -> None:
-    collection = find_collection(edition.hub, edition.org, edition.model)
+    collection = find_collection(reached(edition), edition.org, edition.model)
     if collection is not None:
-        make_collection_public(edition.hub, collection.slug)
+        make_collection_public(reached(edition), collection.slug)
 
 
 def _note(edition: Edition, plan: Plan) -> str:

@@ -13,6 +13,8 @@ from sixfold.artifact.manifest import SCHEMA
 
 CARD = "README.md"
 CHANGELOG = "CHANGELOG.md"
+FIGURES = "README.figures.json"
+"""Where each figure of the card comes from."""
 MAIN = "main"
 GITATTRIBUTES = ".gitattributes"
 """The Hub's own: which files are large."""

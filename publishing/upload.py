@@ -11,7 +11,7 @@ from huggingface_hub.utils import logging
 from publishing.hub import Hub
 from publishing.plan import Plan
 from publishing.reading import watched
-from publishing.remote import CARD, CHANGELOG, MAIN
+from publishing.remote import CARD, CHANGELOG, FIGURES, MAIN
 from sixfold.artifact.workspace import write_if_changed
 from sixfold.errors import SixfoldError
 from sixfold.name_lists import some
@@ -63,6 +63,8 @@ def send(hub: Hub, repo: str, plan_now: Callable[[], Plan], progress: Progress) 
 def _upload(hub: Hub, plan: Plan, progress: Progress) -> None:
     folder, files = plan.publication.folder, plan.publication.files
     write_if_changed(folder / CARD, plan.card.encode())
+    if plan.figures:
+        write_if_changed(folder / FIGURES, plan.figures.encode())
     write_if_changed(folder / CHANGELOG, plan.changelog.encode())
     assert plan.remote is not None
     sizes = {files[name].path.resolve(): files[name].bytes for name in plan.to_send if name in files}
@@ -82,7 +84,7 @@ def _upload(hub: Hub, plan: Plan, progress: Progress) -> None:
 
 def _message(plan: Plan) -> str:
     if not plan.entry:
-        return "Update the card" if plan.to_send == (CARD,) else "Update the description of the files"
+        return "Update the card" if set(plan.to_send) <= {CARD, FIGURES} else "Update the description of the files"
     variants = ", ".join(artifact.variant for artifact in plan.publication.artifacts)
     return f"{plan.tag}: {variants}"
 

@@ -20,7 +20,7 @@ from tests.pruning.made import DEMO, silent
 pytestmark = pytest.mark.arithmetic
 
 PRUNED = DEMO.parent / "minimax-m2-4.6m-REAP-6"
-ABOUT = {"README.md", "verification.json", "manifest.json"}
+ABOUT = {"README.md", "README.figures.json", "verification.json", "manifest.json"}
 """Beside the checkpoint itself: what was said of it when it was made, by the versions of then."""
 
 

@@ -5,23 +5,35 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.families import Result, sweep
+from benchmarks.families import FORMATS, Result, sweep
 from sixfold.model.source import open_source
 from tests import families
 from tests.every_family import families as every_family
 
-QUICK = {"qwen3_5_moe": 6, "glm_moe_dsa": 6, "jamba": 6, "qwen3": 7, "longcat_flash": 3, "gpt_oss": 2, "dbrx": 2}
+QUICK: dict[str, tuple[int, tuple[str, ...]]] = {
+    "qwen3_5_moe": (7, FORMATS),
+    "glm_moe_dsa": (6, FORMATS),
+    "jamba": (6, FORMATS),
+    "qwen3": (7, FORMATS),
+    "longcat_flash": (3, FORMATS),
+    "gpt_oss": (3, ("bf16", "nvfp4")),
+    "dbrx": (2, FORMATS),
+}
 """A tower and a delta net; layers that hand on what they chose; Mamba; a tied head; experts out of sight; stacks; a
-forward that fails as its config says. How many of the stages they pass: refusals alone would be no defects either."""
+forward that fails as its config says. How many of the stages they pass, as refusals alone would be no defects either,
+and of which formats."""
 
 
 def defects(results: list[Result]) -> list[Result]:
     return [result for result in results if not result.sound]
 
 
-@pytest.mark.parametrize(("family", "passed"), QUICK.items())
-def test_a_family_passes_or_is_refused_in_a_sentence(family: str, passed: int, tmp_path: Path) -> None:
-    results = list(sweep(family, tmp_path, "compensated" if family == "qwen3" else "nearest"))
+@pytest.mark.parametrize(("family", "expected"), QUICK.items())
+def test_a_family_passes_or_is_refused_in_a_sentence(
+    family: str, expected: tuple[int, tuple[str, ...]], tmp_path: Path
+) -> None:
+    passed, formats = expected
+    results = list(sweep(family, tmp_path, formats, "compensated" if family == "qwen3" else "nearest"))
     assert defects(results) == []
     assert sum(result.verdict == "ok" for result in results) == passed
 

@@ -143,6 +143,8 @@ def test_a_dry_run_tells_the_bytes_and_does_nothing(root: Path, tmp_path: Path) 
     verdict = json.loads((folder_of(root) / "verification.json").read_text())
     assert (told["bytes_before"], told["bytes_after"]) == (verdict["before"]["bytes"], verdict["after"]["bytes"])
     assert told["kept"] == [6]
+    healed = prune(str(DEMO), "--ratio", "0.25", "--heal", "--dry-run", "--artifacts", str(tmp_path / "none"))
+    assert healed["bytes_after"] == told["bytes_after"]
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def check_gates(divergence: Divergence, gates: Mapping[str, Any]) -> Iterator[Fi
     if not held.mean_kl <= ratio * plain.mean_kl + NOISE:
         what = (
             f"the mean KL is {held.mean_kl:.5f}, and rounding the same weights plainly to the same format costs"
-            f" {plain.mean_kl:.5f}, of which the recipe allows {ratio:g} times"
+            f" {plain.mean_kl:.5f}, of which {ratio:g} times are allowed"
         )
         yield _failed("gates.max_kl_ratio", what)
         return
@@ -50,7 +50,7 @@ def check_gates(divergence: Divergence, gates: Mapping[str, Any]) -> Iterator[Fi
         if not error <= ratio * expected + _LAYER_NOISE:
             what = (
                 f"behind layer {layer} hidden states are off by {error:.4g} of their size, and plain rounding to the"
-                f" same format makes it {expected:.4g}, of which the recipe allows {ratio:g} times"
+                f" same format makes it {expected:.4g}, of which {ratio:g} times are allowed"
             )
             yield _failed("gates.max_kl_ratio", what)
             return

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from verification.divergence.unpruned import unpruned_run
 from verification.finding import Finding, Severity
 from verification.gates import check_gates
 from verification.reading.weights import CodedWeights, FolderWeights
-from verification.result import Verification, gates_of
+from verification.result import Verification, gated_by_recipe, gates_of
 from verification.smoke.smoke_test import Smoke, smoke
 from verification.structure.folder_structure import as_held, open_subject
 from verification.structure.gguf_structure import open_gguf_subject
@@ -51,7 +52,7 @@ def judge(path: Path, source: Source | None, progress: Progress) -> Verification
 
 def _not_measured(path: Path, error: SixfoldError) -> Finding:
     """An error where the recipe has a gate, which what was not measured does not hold, unless no variant can be."""
-    gated = any(gate is not None for gate in gates_of(path).values()) and not isinstance(error, SourceNotRunError)
+    gated = gated_by_recipe(path) and not isinstance(error, SourceNotRunError)
     remedy = f"{error.remedy}, or take the gates out of the recipe" if gated else error.remedy
     what = f"divergence was not measured: {error.what}"
     severity: Severity = "error" if gated else "warning"
@@ -66,7 +67,8 @@ def _measure(path: Path, source: Source, progress: Progress) -> tuple[Divergence
     reference = reference_of(source, windows, cache, progress)
     plain = None
     if gates_of(path).get("max_kl_ratio") is not None:
-        plain = plain_score(source, weights, plain_rules(path, source), windows, reference, cache, progress)
+        with nullcontext() if gated_by_recipe(path) else suppress(SixfoldError):  # formats that cannot be rounded here
+            plain = plain_score(source, weights, plain_rules(path, source), windows, reference, cache, progress)
     unpruned = unpruned_run(source, windows, cache, progress)
     before = None if unpruned is None else unpruned.run
     found = {name: scored(source, weights, rules, windows, reference, progress, before) for name, rules in runs.items()}

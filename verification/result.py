@@ -5,7 +5,8 @@ artifact      name, kind ("folder" or "gguf"), files with their bytes, content: 
               lists ("" without one)
 source        name and fingerprint of the checkpoint it was compared with; null without one
 passed        whether no check found an error and every gate holds
-gates         of the recipe: max_kl_ratio, max_mean_kl and min_top1, null where there is none; {} without a manifest
+gates         of the recipe: max_kl_ratio, max_mean_kl and min_top1, null where there is none; a default without a
+              manifest
 allowed       the largest max_mean_kl and the smallest min_top1 that these gates leave, null where there is none
 findings      every Finding: check, where, what, consequence, remedy, severity
 weights       null without a source; else
@@ -127,10 +128,21 @@ def manifest_of(path: Path) -> dict[str, Any] | None:
     return read_json(manifest_path(path))
 
 
+DEFAULT_GATES: Mapping[str, float] = {"max_kl_ratio": 2.0}
+"""Of artifacts that no recipe of ours made: see docs/gates.md."""
+
+
 def gates_of(path: Path) -> Mapping[str, Any]:
-    """Of the recipe in the artifact's manifest; {} without one."""
-    gates = ((manifest_of(path) or {}).get("recipe") or {}).get("gates")
+    """Of the recipe in the artifact's manifest; the default without a manifest."""
+    manifest = manifest_of(path)
+    if manifest is None:
+        return DEFAULT_GATES
+    gates = (manifest.get("recipe") or {}).get("gates")
     return gates if isinstance(gates, Mapping) else {}
+
+
+def gated_by_recipe(path: Path) -> bool:
+    return manifest_of(path) is not None and any(gate is not None for gate in gates_of(path).values())
 
 
 def divergence_of(data: Mapping[str, Any]) -> Divergence:

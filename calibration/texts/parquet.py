@@ -44,13 +44,21 @@ class ParquetRows:
         for batch in self._batches(file, group):
             for number in wanted:
                 if first <= number < first + len(batch):
-                    (row,) = batch.slice(number - first, 1).to_pylist()
+                    row = self._row(batch, number - first)
                     piece = piece_of(row)
                     where = f"{self._path}, row {number + 1},"
                     found[number] = unusable(piece, where) if isinstance(piece, Unreadable) else piece
             first += len(batch)
             if first > wanted[-1]:
                 break
+        return found
+
+    def _row(self, batch: Any, number: int) -> dict[str, Any]:
+        try:
+            (row,) = batch.slice(number, 1).to_pylist()
+        except (ValueError, OverflowError) as error:  # a text that is no UTF-8, a date that is none
+            raise _damaged(self._path, error) from None
+        found: dict[str, Any] = row
         return found
 
     def _batches(self, file: Any, group: int) -> Iterator[Any]:

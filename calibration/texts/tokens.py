@@ -32,7 +32,8 @@ def token_batches(profile: Calibration, tokenizer: Any) -> TokenBatches:
     """`profile.samples` windows of `profile.length` tokens, drawn with `profile.seed`, domain by domain by weight.
 
     Conversations go through the chat template; calibration.texts.draw says how rows become windows. A domain that
-    runs out leaves its turns to the others, which the record says. Raises SixfoldError where all of them run out.
+    runs out leaves its turns to the others, which the record says. Raises SixfoldError where all of them run out, or
+    one fills no window at all.
     """
     texts = text_files(profile.texts)
     bos = _bos(tokenizer)
@@ -75,12 +76,20 @@ def token_batches(profile: Calibration, tokenizer: Any) -> TokenBatches:
 
 
 def _check_enough(profile: Calibration, domains: list[Domain], texts: tuple[Texts, ...], tally: Tally) -> None:
-    found = sum(domain.drawn for domain in domains)
-    if found == profile.samples:
-        return
     reasons = [
         f"{len(why)} rows of {texts[index].name} could not be used: {why[0]}" for index, why in tally.unusable.items()
     ]
+    # A text that is named and never read would leave a calibration on other texts than its user means.
+    empty = [domain.name for domain in domains if domain.exhausted and not domain.drawn]
+    if empty and len(empty) < len(domains):
+        raise SixfoldError(
+            f"the calibration text {empty[0]} fills no window of {profile.length} tokens"
+            f"{''.join(f' ({reason})' for reason in reasons)}",
+            "name a longer text, or ask for shorter windows, such as --set calibration.length=128",
+        )
+    found = sum(domain.drawn for domain in domains)
+    if found == profile.samples:
+        return
     raise SixfoldError(
         f"the calibration texts ({', '.join(text.name for text in profile.texts)}) hold {found} samples"
         f" of {profile.length} tokens, {profile.samples} are asked for{''.join(f' ({reason})' for reason in reasons)}",

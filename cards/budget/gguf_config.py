@@ -1,6 +1,7 @@
 """What a budget needs from a GGUF file: bytes of its tensors, and its hyperparameters as fields of a config.json."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,18 @@ _FIELDS = {
     "expert_used_count": "num_experts_per_tok",
     "expert_feed_forward_length": "moe_intermediate_size",
 }
+
+
+def tensor_bytes(path: Path) -> dict[str, int]:
+    """Name -> bytes of every tensor of a file, which may be a part. Raises SixfoldError where it cannot be read."""
+    stat = path.stat()
+    return _tensor_bytes(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _tensor_bytes(path: Path, nbytes: int, changed: int) -> dict[str, int]:
+    """Each state of a file is read once: its header holds all of the vocabulary."""
+    return {tensor.name: tensor.nbytes for tensor in read_gguf_header(path).tensors}
 
 
 def gguf_weights(path: Path) -> tuple[dict[str, Any], int]:

@@ -1,7 +1,9 @@
 """Machines by name, from hardware.yaml: how much memory each device has, and how much of it an engine may use."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ VLLM_UTILIZATION = 0.92
 LLAMA_CPP_MARGIN = 1024**3
 """Bytes of each device that llama.cpp leaves free when it fits a model by itself (its --fit-target)."""
 
-_FIELDS = {"name", "also", "title", "memory", "utilization", "engines", "devices", "note"}
+_FIELDS = {"name", "also", "title", "memory", "utilization", "source", "engines", "devices", "note"}
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,29 @@ def hardware() -> tuple[Hardware, ...]:
 
 
 def hardware_named(name: str) -> Hardware:
-    """Raises UsageError, listing the known names, if there is none."""
-    for machine in hardware():
-        if name.lower() in (machine.name, *machine.also):
-            return machine
+    """Of a machine that may have several devices any number is known: "8x-h100". Raises UsageError if there is none,
+    with the nearest name, or all of them."""
+    known = {called: machine for machine in hardware() for called in (machine.name, *machine.also)}
+    counted = _COUNTED.fullmatch(name.lower())
+    several = {m.name.split("x-", 1)[1] for m in known.values() if m.devices > 1}
+    if name.lower() in known:
+        return known[name.lower()]
+    if counted and counted[2] in several and int(counted[1]) > 0:
+        one, count = known[counted[2]], int(counted[1])
+        if name.lower() == f"{count}x-{one.name}":
+            return replace(one, name=name.lower(), title=f"{count} x {one.title}", devices=count)
+        raise UsageError(f"there is no hardware {name!r}", f"did you mean {count}x-{one.name}")
+    near = get_close_matches(name.lower(), known, n=1, cutoff=0.7)
+    singles = [machine.name for machine in known.values() if machine.devices == 1]
     raise UsageError(
-        f"there is no hardware {name!r}", f"choose from {', '.join(m.name for m in hardware())}, or add it to {FILE}"
+        f"there is no hardware {name!r}",
+        f"did you mean {near[0]}"
+        if near
+        else f"choose from {', '.join(singles)}, with 2x- or more before a GPU's, or add it to {FILE}",
     )
+
+
+_COUNTED = re.compile(r"(\d+)x-?(.+)")
 
 
 def _machines(entry: Any) -> list[Hardware]:

@@ -23,7 +23,7 @@ class DomainRow:
 def kl_by_domain(model: str, rows: Sequence[DomainRow], *, width: int = 760) -> str:
     """The SVG's text. rows: at least one, drawn in their order."""
     domains = sorted({domain for row in rows for domain in row.kl})
-    title = f"{model}: distance from the source by kind of text"
+    title = "Distance from the source by kind of text"
     left = max(marks.width_of(row.label) for row in rows) + 26.0
     right = width - 18.0
     top = marks.heading_height(title, _NOTE, 12, width)
@@ -39,7 +39,7 @@ def kl_by_domain(model: str, rows: Sequence[DomainRow], *, width: int = 760) -> 
         body += _marks(row, domains, xs, middle)
     middle = (left + right) / 2
     body.append(text(middle, bottom + 44, "mean KL per token, nats", anchor="middle", css="quiet", size=marks.SMALL))
-    return document(width, int(bottom + 56), title, style(marks.rules), body, described=_described(rows))
+    return document(width, int(bottom + 56), f"{model}: {title}", style(marks.rules), body, described=_described(rows))
 
 
 def _marks(row: DomainRow, domains: Sequence[str], xs: Log, middle: float) -> list[str]:

@@ -24,7 +24,7 @@ class LayerLine:
 
 def layer_errors(model: str, lines: Sequence[LayerLine], *, width: int = 760) -> str:
     """The SVG's text. lines: at least one, of equally many layers."""
-    title = f"{model}: error from layer to layer"
+    title = "Error from layer to layer"
     layers = max(len(line.errors) for line in lines)
     names = max(marks.width_of(line.label) for line in lines)
     left, right = 62.0, width - names - 30.0
@@ -59,7 +59,7 @@ def layer_errors(model: str, lines: Sequence[LayerLine], *, width: int = 760) ->
     body.append(text(middle, bottom + 42, "decoder layer", anchor="middle", css="quiet", size=marks.SMALL))
     y = (top + bottom) / 2
     body.append(text(16, y, "relative error", anchor="middle", css="quiet", size=marks.SMALL, turned=True))
-    return document(width, height, title, style(marks.rules), body, described=_described(lines))
+    return document(width, height, f"{model}: {title}", style(marks.rules), body, described=_described(lines))
 
 
 def layer_ticks(xs: Linear, layers: int) -> list[int]:

@@ -36,8 +36,9 @@ def rules(theme: Theme) -> list[str]:
 
 
 def hue(number: int) -> int:
-    """Of a series: there are six, and a seventh series has the first one's again."""
-    return number % 6
+    """Color of a series, of six. Series 0 to 5 have one each; 6 to 11 have their shapes (a series' shape is its number
+    modulo 6) and each the next color, and so on: two series of one shape differ in color."""
+    return (number + number // 6) % 6
 
 
 def px(value: float) -> str:
@@ -73,12 +74,13 @@ def path(points: Sequence[tuple[float, float]], css: str, dashes: str = "") -> s
 def dashes_of(series: Sequence[int]) -> list[str]:
     """Of lines in order, so that those of one color differ: the first whole, the others dashed each in its way."""
     patterns = ("", "7 3", "2 3", "8 3 2 3", "14 4")
-    return [patterns[list(series[:n]).count(number) % len(patterns)] for n, number in enumerate(series)]
+    hues = [hue(number) for number in series]
+    return [patterns[hues[:n].count(color) % len(patterns)] for n, color in enumerate(hues)]
 
 
 def marker(x: float, y: float, number: int, said: str, radius: float = RADIUS) -> str:
     """A series's shape in its color; said: its tooltip."""
-    d = _outline(_SHAPES[hue(number)], x, y, radius)
+    d = _outline(_SHAPES[number % 6], x, y, radius)
     return (
         f'<path class="h{hue(number)}" data-x="{px(x)}" data-y="{px(y)}" d="{d}"><title>{escape(said)}</title></path>'
     )

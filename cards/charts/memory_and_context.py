@@ -40,7 +40,7 @@ def memory_and_context(
     largest = max(nbytes for line in lines for _, nbytes in line.points)
     unit = unit_for(largest)
     shown = _in_range(machines, lines)
-    title = f"{model}: memory against context in {engine}"
+    title = f"Memory against context in {engine}"
     note = _note(engine, machines, shown)
     names = max(marks.width_of(line.label) for line in lines)
     left, right = 62.0, width - names - 30.0
@@ -66,7 +66,7 @@ def memory_and_context(
     body += _limit_names(
         shown, limits, Box(left, top, right, bottom), [box for curve in curves for box in along(curve)]
     )
-    return document(width, height, title, style(marks.rules), body, described=_described(lines, shown))
+    return document(width, height, f"{model}: {title}", style(marks.rules), body, described=_described(lines, shown))
 
 
 def _in_range(machines: Sequence[Machine], lines: Sequence[MemoryLine]) -> list[Machine]:

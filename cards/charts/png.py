@@ -1,4 +1,6 @@
-"""A picture as PNG, for where SVG is not shown: in its light colors, on opaque paper, the same on every machine."""
+"""A picture as PNG, for where SVG is not shown: on opaque paper, light or dark, the same on every machine."""
+
+import re
 
 import font_source_sans_pro
 from resvg_py import svg_to_bytes
@@ -6,7 +8,12 @@ from resvg_py import svg_to_bytes
 _FAMILY = "Source Sans Pro"
 
 
-def png(svg: str, *, scale: float = 2) -> bytes:
-    """scale: pixels for one of the SVG's. The font comes with the project's dependencies: a machine may have none."""
+_DARK = re.compile(r"@media \(prefers-color-scheme: dark\) \{(.*)\}(?=\s*</style>)", re.DOTALL)
+
+
+def png(svg: str, *, dark: bool = False, scale: float = 2) -> bytes:
+    """dark: in the colors that the picture has for a dark page. scale: pixels for one of the SVG's. The font comes with
+    the project's dependencies: a machine may have none."""
+    svg = _DARK.sub(r"\1" if dark else "", svg)
     fonts = [font_source_sans_pro.font_files_ttf["SourceSansPro"]]
     return svg_to_bytes(svg_string=svg, skip_system_fonts=True, font_files=fonts, sans_serif_family=_FAMILY, zoom=scale)

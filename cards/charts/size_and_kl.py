@@ -29,7 +29,7 @@ class Measured:
 def size_and_kl(model: str, variants: Sequence[Measured], *, width: int = 760) -> str:
     """The SVG's text. variants: at least one."""
     unit = unit_for(max(v.nbytes for v in variants))
-    title = f"{model}: size and distance from the source"
+    title = "Size and distance from the source"
     left, right = 62.0, width - 18.0
     note = _NOTE + ("" if all(v.sound for v in variants) else " A ring marks what failed a check or a gate.")
     top = marks.heading_height(title, note, 12, width) + 12
@@ -54,7 +54,7 @@ def size_and_kl(model: str, variants: Sequence[Measured], *, width: int = 760) -
         body.append(marks.marker(x, y, variant.series, variant.said))
         body.append(text(placed.x, placed.y, variant.label, anchor=placed.anchor, css="label"))
     described = f"{note} {'; '.join(v.said for v in variants)}."
-    return document(width, height, title, style(marks.rules), body, described=described)
+    return document(width, height, f"{model}: {title}", style(marks.rules), body, described=described)
 
 
 def _sizes(values: Sequence[float], start: float, end: float) -> Log:

@@ -130,9 +130,12 @@ RULES: dict[str, Callable[..., Any]] = {
     "memory": lambda *asked: _memory(*asked).total,
     "kv_cache": lambda *asked: _memory(*asked).kv_cache,
     "buffers": lambda *asked: _memory(*asked).compute + _memory(*asked).reserve,
+    "expert_bytes": lambda *files: sum(n for file in files for name, n in file.items() if "_exps." in name),
+    "memory_beside_experts": lambda config, weights, experts, *asked: _memory(config, weights - experts, *asked).total,
     "cache_of_type": lambda config, engine, context, cache: kv_cache(config, engine, context, cache_type=cache),
     "cache_per_token": _cache_per_token,
     "estimates": _estimates,
+    "warnings": lambda *findings: sum(f["severity"] == "warning" for found in findings for f in found),
     "mix_label": _mix_label,
     "passed": lambda prompts: sum(1 for prompt in prompts if prompt["passed"]),
 }

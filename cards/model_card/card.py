@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from cards.facts.model_facts import ModelFacts
-from cards.facts.origins import block
+from cards.facts.origins import FIGURES, block, record
 from cards.model_card.context import context_of, license_file_in, names_of
 from cards.model_card.front_matter import problems
 from cards.model_card.hand_written import changed_sections, digests, front_matter_text, is_ours, kept_fields, kept_text
 from cards.model_card.images import bring_charts
 from cards.model_card.metadata import metadata
 from cards.model_card.rendering import render
-from sixfold.artifact.workspace import write_atomically
+from sixfold.artifact.workspace import write_atomically, write_if_changed
 
 CARD = "README.md"
 BEFORE = "README.before.md"
@@ -39,7 +39,15 @@ class Written:
         return self.folder / CARD
 
 
-def card_text(model: ModelFacts, folder: Path, owner: str = "", old: str | None = None) -> str:
+@dataclass(frozen=True)
+class Rendered:
+    """text: of README.md. figures: of README.figures.json."""
+
+    text: str
+    figures: str
+
+
+def card_of(model: ModelFacts, folder: Path, owner: str = "", old: str | None = None) -> Rendered:
     """The card of one of the model's folders as it should be now, with what a person wrote into the present one.
 
     owner: user or organization whose repositories <owner>/<model>-<suffix> the card links to, "" where none is known.
@@ -50,14 +58,17 @@ def card_text(model: ModelFacts, folder: Path, owner: str = "", old: str | None 
     names = names_of(model, folder, owner)
     languages = names.source.language
     fields = metadata(context["mine"], names, license_file_in(folder), languages)
-    return assembled(fields, body, figures, read_card(folder / CARD) if old is None else old)
+    repositories = {other.name: f"{owner}/{other.name}" for other in model.folders if owner}
+    return assembled(fields, body, record(figures, repositories), read_card(folder / CARD) if old is None else old)
 
 
-def assembled(fields: Mapping[str, Any], body: str, figures: list[dict[str, Any]], old: str) -> str:
-    """Front matter, text and the record of its figures, with what a person wrote in the old card ("" for none)."""
+def assembled(fields: Mapping[str, Any], body: str, figures: str, old: str) -> Rendered:
+    """Front matter and text, with what a person wrote in the old card ("" for none), beside the record of its
+    figures."""
     sections, tags = digests(body), list(fields["tags"])
     kept = kept_fields(old, fields) if is_ours(old) else fields
-    return f"{front_matter_text(kept)}{kept_text(old, body)}\n{block(figures, sections, tags)}"
+    text = f"{front_matter_text(kept)}{kept_text(old, body)}\n{block(figures, sections, tags)}"
+    return Rendered(text, figures)
 
 
 def write_cards(model: ModelFacts) -> tuple[Written, ...]:
@@ -68,18 +79,19 @@ def write_cards(model: ModelFacts) -> tuple[Written, ...]:
 def render_card(model: ModelFacts, folder: Path) -> Written:
     """One of them, with the charts that it shows."""
     bring_charts(model, folder)
-    return write_card(folder, card_text(model, folder))
+    return write_card(folder, card_of(model, folder))
 
 
-def write_card(folder: Path, text: str) -> Written:
+def write_card(folder: Path, card: Rendered) -> Written:
     """A card that a person edited in rendered parts, or that is not ours, is kept as README.before.md."""
-    path = folder / CARD
+    path, text = folder / CARD, card.text
     old = read_card(path)
     changed = text != old
     lost = (ALL_OF_IT,) if UNREADABLE in old else lost_sections(old)
     before = ""
     if changed and lost:
         before = _keep_before(folder)
+    write_if_changed(folder / FIGURES, card.figures.encode())
     if changed:
         write_atomically(path, text.encode())
     return Written(folder, changed, problems(text), lost if changed else (), before)
@@ -93,7 +105,8 @@ def lost_sections(old: str) -> tuple[str, ...]:
 
 
 def is_current(model: ModelFacts, folder: Path) -> bool:
-    return read_card(folder / CARD) == card_text(model, folder)
+    card = card_of(model, folder)
+    return (read_card(folder / CARD), read_card(folder / FIGURES)) == (card.text, card.figures)
 
 
 def read_card(path: Path) -> str:

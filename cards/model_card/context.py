@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from cards.evaluation_section import benchmarks_of
+from cards.facts.choice import best_of
 from cards.facts.model_facts import ModelFacts
 from cards.facts.readers import reader_of
-from cards.facts.traced import Fact, derived, shown
+from cards.facts.traced import Derived, Fact, derived, shown
 from cards.facts.variant import Variant, fact_of, table, variants_of
 from cards.model_card.images import attributions_of, charts_of
 from cards.model_card.limits import limits_of
@@ -37,10 +38,23 @@ class Row:
     """One line of the table to choose from."""
 
     link: str
-    weights: Any
+    size: Derived
     as_run: Fact
     since_original: Fact
     remarks: tuple[str, ...]
+    is_source: bool
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to take if unsure, in an engine. smaller, larger: its measured neighbors by size, None where there is
+    none."""
+
+    engine: str
+    link: str
+    best: Variant
+    smaller: Variant | None
+    larger: Variant | None
 
 
 @dataclass(frozen=True)
@@ -95,6 +109,7 @@ def context_of(model: ModelFacts, folder: Path, owner: str) -> dict[str, Any]:
         "verified": _verified(mine),
         "rows": _rows(mine, every, names),
         "elsewhere": [names.linked(v) for v in every if v.artifact.folder != folder and names.owner],
+        "advised": list(_advised(mine, every, names)),
         "suggested": _suggested(mine),
         "memory": memory_section(mine, reader.engines),
         "engines": engines,
@@ -149,12 +164,14 @@ def _license(provenance: Fact, license_file: str) -> str:
 def _verified(mine: Sequence[Variant]) -> str:
     if not any(variant.verification for variant in mine):
         return "not yet"
+    warnings = derived("warnings", *(variant.verification.findings for variant in mine if variant.verification))
+    warned = f"; {counted(warnings, 'warning')} (see the known limits)" if warnings else ""
     failed = [variant.label for variant in mine if variant.verification and not variant.passed]
     if failed:
         return f"**failed**: {', '.join(failed)} (see the known limits)"
     missing = [variant.label for variant in mine if not variant.verification]
     passed = _checked([variant for variant in mine if variant.verification])
-    return f"{passed}; not yet: {', '.join(missing)}" if missing else passed
+    return f"{passed}; not yet: {', '.join(missing)}{warned}" if missing else f"{passed}{warned}"
 
 
 def _checked(verified: Sequence[Variant]) -> str:
@@ -173,8 +190,6 @@ def _rows(mine: Sequence[Variant], every: Sequence[Variant], names: Names) -> li
     """For a GGUF folder its files, for another folder all variants, smallest first."""
     apart = mine[0].artifact.file is not None
     listed = mine if apart else every
-    lossy = [v for v in listed if v.as_run and not v.is_bf16]
-    closest = min(lossy, key=lambda v: float(v.as_run.mean_kl.value), default=None)
     rows = []
     for variant in listed:
         remarks = []
@@ -182,10 +197,9 @@ def _rows(mine: Sequence[Variant], every: Sequence[Variant], names: Names) -> li
             remarks.append("**failed its checks**")
         if variant.is_bf16:
             remarks.append("the checkpoint itself")
-        if variant is listed[0]:
-            remarks.append("smallest")
-        if variant is closest and len(lossy) > 1:
-            remarks.append("closest to BF16")
+        use = table("formats.yaml").schemes[variant.artifact.scheme]
+        if use:
+            remarks.append(shown(use))
         if apart and variant.parts.value > 1:
             link = file_link(variant.first_file, f"{variant.label}, {counted(variant.parts, 'file')}")
         elif apart:
@@ -194,14 +208,31 @@ def _rows(mine: Sequence[Variant], every: Sequence[Variant], names: Names) -> li
             link = f"**{variant.label}** (this one)"
         else:
             link = names.linked(variant)
-        rows.append(Row(link, variant.weights, variant.as_run, variant.since_original, tuple(remarks)))
+        rows.append(Row(link, variant.size, variant.as_run, variant.since_original, tuple(remarks), variant.is_bf16))
     return rows
 
 
 def _suggested(mine: Sequence[Variant]) -> Variant:
-    """The file that commands name: of those that passed the one in the middle by size."""
-    sound = [variant for variant in mine if variant.passed] or list(mine)
-    return sound[len(sound) // 2]
+    """The file that commands name: the one to take if unsure; where none was measured, the one in the middle by size,
+    of those that passed if there are any."""
+    passed = [variant for variant in mine if variant.passed] or list(mine)
+    return best_of(mine) or passed[len(passed) // 2]
+
+
+def _advised(mine: Sequence[Variant], every: Sequence[Variant], names: Names) -> Iterator[Advice]:
+    """For llama.cpp, and on the cards of folders for vLLM too: everything else reads what one of them does."""
+    apart = mine[0].artifact.file is not None
+    for engine in ("llama.cpp",) if apart else ("vllm", "llama.cpp"):
+        readable = [v for v in (mine if apart else every) if engine in reader_of(v).engines]
+        measured = [v for v in readable if v.passed and v.as_run]
+        best = best_of(measured)
+        if best is None or len(measured) < 2:
+            continue
+        at = measured.index(best)
+        link = file_link(best.first_file) if apart else best.label if best in mine else names.linked(best)
+        smaller = measured[at - 1] if at else None
+        larger = measured[at + 1] if at + 1 < len(measured) else None
+        yield Advice(_TITLES[engine], link, best, smaller, larger)
 
 
 def _parser_flags(variant: Variant, folder: Path, engine: str) -> str:

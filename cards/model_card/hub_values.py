@@ -39,7 +39,7 @@ LIBRARIES = frozenset(
     """
     transformers gguf adapter-transformers cartesia_mlx cartesia_pytorch diffusers gemma.cpp granite-library keras
     keras-hub litert litert-lm llama-cpp-python mamba-ssm mlc-llm mlx mobilint nemo onnx openvino paddlenlp peft rkllm
-    rwkv sentence-transformers tensorrt tf-keras timm transformers.js
+    rwkv sentence-transformers tensorrt tf-keras timm transformers.js vllm
     """.split()
 )
 """Of library_name: those that language models and their tools use. The Hub accepts others, but shows no way

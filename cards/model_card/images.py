@@ -4,6 +4,7 @@ The Hub does not show SVG files as images, so a card shows the PNG and leads to 
 """
 
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 
 from cards.facts.model_facts import ModelFacts
@@ -14,6 +15,8 @@ from sixfold.artifact.workspace import read_json, write_if_changed
 
 CHARTS = "charts"
 """Folder in a model's folder where `sixfold report` draws them, and beside a card."""
+DARK = "-dark"
+"""Ends the name of a PNG in the colors of a dark page."""
 _NAMES = {
     "choose": {"size-and-kl": "Size of each variant against its divergence from BF16"},
     "memory": {
@@ -24,8 +27,8 @@ _NAMES = {
         "kl-by-domain": "Divergence by kind of text",
         "layer-errors": "Error of the hidden states after each layer",
     },
-    "calibration": {"coverage": "Calibration tokens that reached each expert"},
-    "pruning": {"saliency": "Saliency of every expert of the original, and which stayed"},
+    "calibration": {"expert-tokens": "Calibration tokens that reached the experts of each layer"},
+    "pruning": {"expert-saliency": "Saliency of the experts of each layer, and which stayed"},
 }
 """Section of a card -> names of its charts, with what they show."""
 
@@ -39,7 +42,7 @@ def bring_charts(model: ModelFacts, folder: Path) -> None:
     names = {name for section in _NAMES for name in _names(section, engines)}
     if not any(artifact.statistics for artifact in artifacts):
         names -= set(_NAMES["calibration"])
-    files = {f"{name}.{end}" for name in names for end in ("svg", "png")}
+    files = {f"{name}{end}" for name in names for end in (".svg", ".png", f"{DARK}.png")}
     for file in files:
         if (model.root / CHARTS / file).is_file():
             write_if_changed(folder / CHARTS / file, (model.root / CHARTS / file).read_bytes())
@@ -65,12 +68,13 @@ def _names(section: str, engines: Sequence[str]) -> dict[str, str]:
 
 
 def _image(folder: Path, name: str, shows: str) -> str:
-    """ "" where there is none."""
-    there = [file for end in ("png", "svg") if (folder / (file := f"{CHARTS}/{name}.{end}")).is_file()]
-    if not there:
-        return ""
-    image = f"![{shows}]({there[0]})"
-    return f"[{image}]({there[1]})" if len(there) > 1 else image
+    """ "" where there is none. A page that leaves <source> out, or is light, shows the light one."""
+    light, dark, drawing = (f"{CHARTS}/{name}{end}" for end in (".png", f"{DARK}.png", ".svg"))
+    if not (folder / light).is_file():
+        return f"![{shows}]({drawing})" if (folder / drawing).is_file() else ""
+    source = f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">' if (folder / dark).is_file() else ""
+    image = f'<picture>{source}<img alt="{escape(shows)}" src="{light}"></picture>'
+    return f'<a href="{drawing}">{image}</a>' if (folder / drawing).is_file() else image
 
 
 def _file_names(engines: Sequence[str]) -> set[str]:

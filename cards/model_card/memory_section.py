@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from cards.budget.gguf_config import tensor_bytes
 from cards.budget.hardware import ENGINES
 from cards.facts.traced import Derived, Fact, Value, derived, shown
 from cards.facts.variant import Variant, table
@@ -29,10 +30,21 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class Offload:
+    """What it takes to leave all experts in the computer's memory, at the shortest context listed. flags: of
+    memory.yaml. rows: for each variant, bytes of its experts, and bytes on the GPU."""
+
+    flags: Fact
+    context: Value
+    rows: tuple[tuple[Variant, Derived, Derived], ...]
+
+
+@dataclass(frozen=True)
 class MemorySection:
     """engine: that the figures are of. amounts: for each variant, at the same contexts. per_token: what a token more
     takes. smaller: the cache at the longest context in another type, with the flags for it; None where the engine has
-    none. note: which parts are estimates."""
+    none. note: which parts are estimates. offload: None of models without experts, and in other engines than
+    llama.cpp."""
 
     engine: Fact
     contexts: tuple[Value, ...]
@@ -41,6 +53,7 @@ class MemorySection:
     smaller: tuple[Derived, Fact] | None
     machines: tuple[Machine, ...]
     note: Derived
+    offload: Offload | None
 
     @property
     def fits_everywhere(self) -> bool:
@@ -76,6 +89,7 @@ def _section(mine: Sequence[Variant], config: Fact, engine: Fact) -> MemorySecti
         smaller=_smaller(config, engine, longest, cache),
         machines=tuple(_machines(mine, config, engine)),
         note=derived("estimates", config, mine[0].weights, engine, longest),
+        offload=_offload(mine, config, engine, contexts[0]),
     )
 
 
@@ -84,6 +98,22 @@ def _amount(variant: Variant, config: Fact, engine: Fact, context: Value) -> Amo
     return Amount(
         context, variant.weights, derived("kv_cache", *asked), derived("buffers", *asked), derived("memory", *asked)
     )
+
+
+def _offload(mine: Sequence[Variant], config: Fact, engine: Fact, context: Value) -> Offload | None:
+    if engine != "llama.cpp":
+        return None
+    rows = []
+    for variant in mine:
+        paths = [variant.artifact.folder / name for name in variant.artifact.weight_files]
+        if not all(path.is_file() for path in paths):
+            return None
+        experts = derived("expert_bytes", *(Fact(tensor_bytes(path), path.name) for path in paths))
+        if not experts:
+            return None
+        beside = derived("memory_beside_experts", config, variant.weights, experts, engine, context)
+        rows.append((variant, experts, beside))
+    return Offload(table("memory.yaml").offload, context, tuple(rows))
 
 
 def _smaller(config: Fact, engine: Fact, context: Value, cache: Fact) -> tuple[Derived, Fact] | None:

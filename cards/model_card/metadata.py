@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cards.facts.readers import reader_of
 from cards.facts.traced import Fact, without_marks
 from cards.facts.variant import Variant
 from cards.model_card.repository_names import Names
@@ -39,7 +40,7 @@ def metadata(mine: Sequence[Variant], names: Names, license_file: str, languages
         **license_fields(names.source.provenance, license_file),
         "base_model": read(base),
         "base_model_relation": "quantized" if _is_quantization_of(first, base, names) else "",
-        "library_name": "gguf" if first.artifact.file is not None else "transformers",
+        "library_name": reader_of(first).library.value,
         "pipeline_tag": "text-generation",
         "language": languages.value,
         "datasets": sorted({text.dataset.value for text in texts if isinstance(text.value, dict) and text.dataset}),

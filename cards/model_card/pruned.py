@@ -5,9 +5,10 @@ from pathlib import Path
 import yaml
 
 from cards.evaluation_section import benchmarks_of, checkpoint_in
+from cards.facts.origins import record
 from cards.facts.traced import Fact, derived, shown
 from cards.facts.variant import fact_of, table
-from cards.model_card.card import CARD, assembled, write_card
+from cards.model_card.card import CARD, Rendered, assembled, write_card
 from cards.model_card.context import license_file_in
 from cards.model_card.metadata import license_fields, stated
 from cards.model_card.rendering import hub_link, render
@@ -21,10 +22,10 @@ def write_pruned_card(folder: Path, statistics: Statistics | None) -> Path:
 
     statistics: the calibration that the plan names, None if it is not available; its texts are left out then.
     """
-    return write_card(folder, pruned_card_text(folder, statistics)).path
+    return write_card(folder, pruned_card(folder, statistics)).path
 
 
-def pruned_card_text(folder: Path, statistics: Statistics | None) -> str:
+def pruned_card(folder: Path, statistics: Statistics | None) -> Rendered:
     """The card as it should be, with what a person wrote into the present one."""
     manifest, plan, verification = (
         fact_of(read_json(folder / name) or {}, folder / name, folder)
@@ -60,4 +61,5 @@ def pruned_card_text(folder: Path, statistics: Statistics | None) -> str:
         "tags": sorted({"sixfold", "pruned", "moe", plan.criterion.value}),
     }
     path = folder / CARD
-    return assembled(stated(fields), body, figures, path.read_text(encoding="utf-8") if path.is_file() else "")
+    old = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return assembled(stated(fields), body, record(figures, {}), old)

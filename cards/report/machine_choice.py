@@ -11,6 +11,7 @@ from typing import Any
 from cards.budget.device_memory import longest_trained, memory
 from cards.budget.hardware import ENGINES, LLAMA_CPP_MARGIN, VLLM_UTILIZATION, Hardware, hardware
 from cards.budget.kv_cache import GPU_80_GB
+from cards.facts.choice import POWER
 from cards.facts.model_facts import ModelFacts
 from cards.facts.readers import TITLES, budgeted
 from cards.facts.standing import standing_of
@@ -20,6 +21,12 @@ from sixfold.errors import SixfoldError
 
 CACHES = {"vllm": ("bf16", "fp8"), "sglang": ("bf16", "fp8"), "llama.cpp": ("bf16", "q8_0", "q4_0")}
 """The types of KV cache of each engine."""
+FLAGS = {
+    "vllm": {"fp8": "--kv-cache-dtype fp8"},
+    "sglang": {"fp8": "--kv-cache-dtype fp8_e4m3"},
+    "llama.cpp": {c: f"--flash-attn on --cache-type-k {c} --cache-type-v {c}" for c in ("q8_0", "q4_0")},
+}
+HEADROOM = 0.1
 OWN_DEVICES = (1, 2, 4, 8)
 """Numbers of devices of a machine that the reader describes; of 80 GB each where buffers depend on it."""
 
@@ -28,11 +35,16 @@ def machine_choice(model: ModelFacts) -> dict[str, Any]:
     """
     contexts   tokens, ascending
     engines    [{name, title, caches}]
-    machines   [{name, title, devices, chips, note, usable: {engine: bytes of one device}, overhead: {engine: key}}]
+    machines   [{name, title, devices, chips, note, utilization, usable: {engine: bytes of one device},
+               overhead: {engine: key}}]
     own        for a machine that readers describe: {devices, utilization, margin, overhead: {"engine|devices": key}}
+    flags      engine -> cache type -> what asks for that cache on the command line
+    headroom   share of what an engine may use that a comfortable variant leaves free
+    power      of top-1 in cards.facts.choice.rating
     overhead   key -> per cache type per context: [KV cache, compute buffers, reserve] in bytes on one device
-    variants   smallest first: [{label, recipe, link, series, engines, hardware, weights: {devices: bytes on each},
-               kl, top1, state, why}]; kl null where it was not measured; state and why of cards.facts.standing
+    variants   smallest first: [{label, recipe, link, path, series, engines, hardware, weights: {devices: bytes on
+               each}, kl, top1, state, why, warnings}]; path: from the page's folder; kl null where it was not measured;
+               state, why and warnings of cards.facts.standing
     refused    why there is no budget, "" where there is one
     """
     every = [variant for variant in variants_of(model, model.root) if budgeted(variant)]
@@ -43,6 +55,9 @@ def machine_choice(model: ModelFacts) -> dict[str, Any]:
         "engines": [{"name": e, "title": TITLES[e], "caches": list(CACHES[e])} for e in engines],
         "machines": [],
         "own": {"devices": list(OWN_DEVICES), "utilization": VLLM_UTILIZATION, "margin": LLAMA_CPP_MARGIN},
+        "flags": {engine: FLAGS[engine] for engine in engines},
+        "headroom": HEADROOM,
+        "power": POWER,
         "overhead": {},
         "variants": [],
         "refused": "",
@@ -119,6 +134,7 @@ def _machine(machine: Hardware, engines: Sequence[str], overhead: Overhead) -> d
         "devices": machine.devices,
         "chips": _chips(machine),
         "note": machine.note,
+        "utilization": machine.utilization,
         "usable": {engine: machine.usable(engine) for engine in runs},
         "overhead": {engine: key for engine, key in keys.items() if key is not None},
     }
@@ -147,6 +163,7 @@ def _variant(variant: Variant, series: Mapping[str, int], context: int, counts: 
         "label": artifact.label,
         "recipe": artifact.recipe,
         "link": f"#files-{artifact.recipe}",
+        "path": f"{artifact.folder.name}/{artifact.weight_files[0]}" if artifact.file else artifact.folder.name,
         "series": series[artifact.recipe],
         "engines": list(budgeted(variant)),
         "hardware": list(artifact.manifest["recipe"]["hardware"]),
@@ -155,4 +172,5 @@ def _variant(variant: Variant, series: Mapping[str, int], context: int, counts: 
         "top1": variant.as_run.top1.value,
         "state": standing.state,
         "why": standing.why,
+        "warnings": standing.warnings,
     }

@@ -15,10 +15,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from cards.charts.marks import hue
 from cards.facts.model_facts import ModelFacts
 from cards.facts.standing import STATES, Standing, standing_of
 from cards.facts.traced import Derived, Fact, derived
 from cards.facts.variant import Variant, fact_of, variants_of
+from cards.model_card.images import CHARTS
 from cards.report.html_figures import absent, figure, raw, words
 from cards.report.machine_choice import machine_choice
 from cards.report.pictures import Picture, series_of
@@ -31,15 +33,9 @@ from sixfold.errors import SixfoldError
 from sixfold.statistics.statistics import MANIFEST, existing_statistics
 
 REPORT = "report.html"
+MAPS = ("coverage", "saliency")
+"""Drawings of every expert that `sixfold report` leaves in charts/."""
 TEMPLATES = Path(__file__).parents[1] / "templates" / "report"
-
-
-@dataclass(frozen=True)
-class HeatMap:
-    """svg: "" where there is nothing to draw, and `missing` says why."""
-
-    svg: str
-    missing: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,17 +57,16 @@ class Row:
         return f"{artifact.folder.name}/{artifact.file or ''}"
 
 
-def write_report(model: ModelFacts, charts: Sequence[Picture], coverage: HeatMap, saliency: HeatMap) -> Path:
+def write_report(model: ModelFacts, charts: Sequence[Picture], experts: tuple[Picture, Picture]) -> Path:
     """In the model's folder; left alone where nothing changed. Returns its path."""
     path = model.root / REPORT
-    write_if_changed(path, report_html(model, charts, coverage, saliency).encode())
+    write_if_changed(path, report_html(model, charts, experts).encode())
     return path
 
 
-def report_html(model: ModelFacts, charts: Sequence[Picture], coverage: HeatMap, saliency: HeatMap) -> str:
-    """The page. charts: of cards.report.pictures. coverage, saliency: heat maps of the tokens that reached each
-    expert, and of which experts stayed."""
-    return _environment().get_template("page.html.j2").render(_context(model, charts, coverage, saliency))
+def report_html(model: ModelFacts, charts: Sequence[Picture], experts: tuple[Picture, Picture]) -> str:
+    """The page. charts, experts: of cards.report.pictures."""
+    return _environment().get_template("page.html.j2").render(_context(model, charts, experts))
 
 
 @cache
@@ -86,11 +81,11 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {"figure": figure, "words": words, "raw": raw}
-    environment.globals |= {"absent": absent, "derived": derived}
+    environment.globals |= {"absent": absent, "derived": derived, "hue": hue}
     return environment
 
 
-def _context(model: ModelFacts, charts: Sequence[Picture], coverage: HeatMap, saliency: HeatMap) -> dict[str, Any]:
+def _context(model: ModelFacts, charts: Sequence[Picture], experts: tuple[Picture, Picture]) -> dict[str, Any]:
     every = variants_of(model, model.root)
     rows = _rows(model, every)
     first = every[0]
@@ -113,8 +108,9 @@ def _context(model: ModelFacts, charts: Sequence[Picture], coverage: HeatMap, sa
         ),
         "pruning": _pruning(model),
         "charts": charts,
-        "coverage": coverage,
-        "saliency": saliency,
+        "coverage": experts[0],
+        "saliency": experts[1],
+        "maps": {name: f"{CHARTS}/{name}.svg" for name in MAPS if (model.root / CHARTS / f"{name}.svg").is_file()},
         "choice": machine_choice(model),
         "script_data": script_data,
         "svg": lambda picture: Markup(picture),

@@ -11,13 +11,14 @@ from click.core import ParameterSource
 
 from cli.options import Model, experts_option, formats_argument, json_option, model_argument
 from cli.terminal import heading, print_json, print_table
+from sixfold.sizes import size
 
 if TYPE_CHECKING:
+    from cards.budget.hardware import Hardware
     from cards.budget.stored_weights import Artifact
     from cards.budget.variant_budgets import Asked, CacheBudget, VariantBudget
     from sixfold.recipes.recipe import Recipe
 
-_MIB = 1024**2
 _ENGINES = ("vllm", "sglang", "llama.cpp")
 _DEFAULT_CONTEXTS = (8192, 32768, 131072)
 
@@ -35,6 +36,16 @@ class _Contexts(click.ParamType):
         return contexts
 
 
+class _Machine(click.ParamType):
+    name = "machine"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Before anything else is looked at: a wrong name is told at once."""
+        from cards.budget.hardware import hardware_named
+
+        return hardware_named(value) if isinstance(value, str) else value
+
+
 @click.command(
     short_help="Print the memory that running a model takes.",
     epilog="Example: sixfold budget Qwen/Qwen3-30B-A3B nvfp4 gguf --context 8k,32k --hardware gb10",
@@ -44,7 +55,14 @@ class _Contexts(click.ParamType):
 @click.option(
     "--context", type=_Contexts(), metavar="8k,32k", help="Tokens of each sequence; 8k is 8192.  [8k,32k,128k]"
 )
-@click.option("--hardware", multiple=True, metavar="NAME", help="A machine of cards/hardware.yaml; can be repeated.")
+@click.option(
+    "--hardware",
+    "machines",
+    type=_Machine(),
+    multiple=True,
+    metavar="NAME",
+    help="A machine of cards/hardware.yaml, or several GPUs (8x-h100); can be repeated.",
+)
 @click.option("--engine", type=click.Choice(_ENGINES), help="Only this engine, instead of all that read a format.")
 @click.option(
     "--cache-type",
@@ -67,29 +85,28 @@ def command(
     model: Model,
     recipes: "Sequence[Recipe]",
     context: tuple[int, ...] | None,
-    hardware: tuple[str, ...],
+    machines: "tuple[Hardware, ...]",
     engine: str | None,
     cache_type: str,
     sequences: int,
     tensor_parallel: int,
     experts: int | None,
     as_json: bool,
-) -> None:
+) -> int:
     """Print the memory that each FORMAT of MODEL takes by context, and the longest context that fits on a machine.
 
     MODEL is a checkpoint (a folder or hub id, whose formats are planned to the byte), an artifact (a quantized folder,
-    or a GGUF file), or a config.json alone. All sizes are per device.
+    or a GGUF file), or a config.json alone. All sizes are per device. A FORMAT that cannot be made from MODEL is listed
+    with the reason, and the exit code is not 0 if it was named.
     """
     from cards.budget.attention import notes
     from cards.budget.device_memory import longest_trained
     from cards.budget.engine_caches import CACHE_TYPES
-    from cards.budget.hardware import hardware_named
     from cards.budget.variant_budgets import Asked, cache_budgets, engines_of, variant_budget
 
-    config, artifacts, known_how = _what_weighs(model, recipes, experts)
+    config, artifacts, known_how, code = _what_weighs(model, recipes, experts)
     trained = longest_trained(config)
     contexts = context or tuple(c for c in _DEFAULT_CONTEXTS if c <= trained) or (trained,)
-    machines = tuple(hardware_named(name) for name in hardware)
     asked = Asked(contexts, machines, cache_type, sequences, tensor_parallel)
     known = tuple(e for e in _ENGINES if cache_type in CACHE_TYPES[e])
     if engine is not None:
@@ -115,7 +132,7 @@ def command(
     ]
     if as_json:
         print_json(_as_data(asked, caches, variants, remarks, trained))
-        return
+        return code
     _show_caches(asked, caches)
     _show_variants(asked, variants)
     _show_longest(asked, variants, trained)
@@ -125,14 +142,18 @@ def command(
         heading("Notes")
     for remark in remarks:
         click.echo(f"  {remark}.")
+    return code
 
 
 def _what_weighs(
     model: Model, recipes: "Sequence[Recipe]", experts: int | None
-) -> "tuple[Mapping[str, Any], list[Artifact], list[str]]":
-    """The config; every variant with the bytes of its tensors, read from an artifact or planned; and notes on what is
-    not known. For a config.json that says too little to plan formats, only the cache is known."""
+) -> "tuple[Mapping[str, Any], list[Artifact], list[str], int]":
+    """The config; every variant with the bytes of its tensors, read from an artifact or planned; notes on what is not
+    known; and an exit code, not 0 where a format that was named cannot be made. For a config.json that says too little
+    to plan formats, only the cache is known."""
+    from cards.budget.as_shipped import mxfp4_bytes
     from cards.budget.stored_weights import Artifact, artifacts_at, read_config
+    from cli.error_sentence import exit_code
     from cli.fitted import fitted
     from exporters.run import plan_all
     from sixfold.errors import SixfoldError, UsageError
@@ -140,30 +161,38 @@ def _what_weighs(
 
     place = Path(model.location).expanduser()
     found = artifacts_at(place)
+    named = click.get_current_context().get_parameter_source("formats") is ParameterSource.COMMANDLINE
     if found is not None:
-        if (
-            experts is not None
-            or click.get_current_context().get_parameter_source("formats") is ParameterSource.COMMANDLINE
-        ):
+        if experts is not None or named:
             raise UsageError(
                 f"{place} is an artifact, whose format and experts are fixed", "leave FORMAT and --experts out"
             )
-        return *found, []
+        return *found, [], 0
     try:
         source = model.describe(experts)
     except SixfoldError as error:
         config = read_config(place)
         if config is None or experts is not None:
             raise
-        return config, [], [f"Weights are not counted: {error}".rstrip(".")]
+        return config, [], [f"Weights are not counted: {error}".rstrip(".")], 0
     variants = []
+    if (shipped := mxfp4_bytes(source.checkpoint)) is not None:
+        variants.append(Artifact("as it ships (MXFP4)", shipped, ("vLLM", "SGLang")))
+    refusals: dict[str, list[str]] = {}
+    code = 0
     for entry in plan_all(source, fitted(source, recipes)):
         if entry.refusal is not None:
-            click.echo(f"{entry.recipe.name} cannot be made: {entry.refusal}", err=True)
+            why = (
+                str(entry.refusal).removeprefix(f"{entry.recipe.name}: ").removeprefix(f"recipe {entry.recipe.name}: ")
+            )
+            refusals.setdefault(why.rstrip("."), []).append(entry.recipe.name)
+            code = max(code, exit_code(entry.refusal) if named else 0)
         elif entry.plan is not None:
             weights = sum(tensor.nbytes for tensor in entry.plan.tensors)
             variants.append(Artifact(entry.recipe.name, weights, entry.recipe.engines))
-    return source.checkpoint.config, variants, [_sentence(note) for note in config_notes(source.checkpoint)]
+    notes = [_sentence(note) for note in config_notes(source.checkpoint)]
+    notes += [f"Cannot be made: {', '.join(names)}: {why}" for why, names in refusals.items()]
+    return source.checkpoint.config, variants, notes, code
 
 
 def _sentence(note: str) -> str:
@@ -191,12 +220,12 @@ def _show_caches(asked: "Asked", caches: "Sequence[CacheBudget]") -> None:
 def _show_variants(asked: "Asked", variants: "Sequence[VariantBudget]") -> None:
     if not variants:
         return
-    heading(f"Total memory, 1 GiB = 1,024 MiB = 1,073,741,824 bytes{_each(asked)}")
+    heading(f"Total memory, decimal: a GB is 1,000,000,000 bytes{_each(asked)}")
     columns = ("variant", "engine", "weights", *(f"{c:,} tokens" for c in asked.contexts))
     print_table(
         columns,
         [
-            (v.name, v.engine, _binary(v.weights / asked.tensor_parallel), *(_binary(m.total) for m in v.by_context))
+            (v.name, v.engine, size(v.weights / asked.tensor_parallel), *(size(m.total) for m in v.by_context))
             for v in variants
         ],
     )
@@ -221,11 +250,6 @@ def _longest(variant: "VariantBudget", machine: str) -> str | int:
 
 def _each(asked: "Asked") -> str:
     return f", on each of {asked.tensor_parallel} devices" if asked.tensor_parallel > 1 else ""
-
-
-def _binary(nbytes: float) -> str:
-    """Binary units, as memory is counted."""
-    return f"{nbytes / _MIB:.3g} MiB" if nbytes < 999.5 * _MIB else f"{nbytes / _MIB / 1024:.4g} GiB"
 
 
 def _as_data(

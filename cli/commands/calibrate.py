@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.options import Model, formats_argument, json_option, memory_options, model_argument, out_option
+from cli.run_log import logged
 from cli.terminal import print_json, print_table, progress, this_command
 from sixfold.sizes import size
 
@@ -64,10 +65,11 @@ def command(
     results = []
     for profile in dict.fromkeys(recipe.calibration.model_copy(update=stated) for recipe in recipes):
         click.echo(_announced(source, profile), err=as_json)
-        done = calibrate(source, profile, workspace.calibration(profile), progress=progress, allowed=allowed)
-        for recipe in recipes:
-            if recipe.budget is not None and recipe.calibration.model_copy(update=stated) == profile:
-                prepare(source, recipe, done.statistics, partial(tokens_of, source, recipe, as_json), progress)
+        with logged(workspace.folder):
+            done = calibrate(source, profile, workspace.calibration(profile), progress=progress, allowed=allowed)
+            for recipe in recipes:
+                if recipe.budget is not None and recipe.calibration.model_copy(update=stated) == profile:
+                    prepare(source, recipe, done.statistics, partial(tokens_of, source, recipe, as_json), progress)
         results.append(_as_data(done))
         if not as_json:
             _print(done)

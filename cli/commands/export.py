@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.commands.card import render_cards, tell
-from cli.options import Model, formats_argument, json_option, memory_options, model_argument, out_option, threads_option
+from cli.options import (
+    PROVENANCE_OPTIONS,
+    Model,
+    formats_argument,
+    json_option,
+    memory_options,
+    model_argument,
+    out_option,
+    provenance_options,
+    threads_option,
+)
+from cli.run_log import logged
 from cli.terminal import print_json, print_notes, print_table, progress, share, this_command
 from cli.verdicts import Row, artifact_of, as_data, failures, print_verdicts
 from sixfold.errors import GateError
@@ -28,13 +39,17 @@ if TYPE_CHECKING:
     from sixfold.statistics.statistics import Statistics
 
 
-_NOT_OF_STATUS = {"--threads": 2, "--host-memory": 2, "--device-memory": 2, "--no-verify": 1}
+_NOT_OF_STATUS = {
+    **dict.fromkeys(("--threads", "--host-memory", "--device-memory", *PROVENANCE_OPTIONS), 2),
+    "--no-verify": 1,
+}
 
 
 @click.command(
     short_help="Make artifacts, and verify each.",
     epilog="Example: sixfold export demo/minimax-m2-4.6m fp8 nvfp4 --out artifacts",
 )
+@provenance_options
 @model_argument
 @formats_argument
 @out_option
@@ -60,20 +75,21 @@ def command(
 
     source = model.open()
     workspace = Workspace(out, source.checkpoint.name)
-    outcomes = make_all(
-        source,
-        recipes,
-        workspace,
-        threads,
-        allowed,
-        stated=model.stated,
-        verify=not no_verify,
-        quiet=as_json,
-    )
-    if as_json:
-        print_json([_as_data(outcome) for outcome in outcomes])
-    else:
-        _print_summary(outcomes, workspace)
+    with logged(workspace.folder):
+        outcomes = make_all(
+            source,
+            recipes,
+            workspace,
+            threads,
+            allowed,
+            stated=model.stated,
+            verify=not no_verify,
+            quiet=as_json,
+        )
+        if as_json:
+            print_json([_as_data(outcome) for outcome in outcomes])
+        else:
+            _print_summary(outcomes, workspace)
     return max(outcome.exit_code for outcome in outcomes) or (GateError.exit_code if failures(_rows(outcomes)) else 0)
 
 

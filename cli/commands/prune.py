@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import Model, json_option, memory_options, model_argument, overrides_option, threads_option
+from cli.options import (
+    Model,
+    json_option,
+    memory_options,
+    model_argument,
+    overrides_option,
+    provenance_options,
+    threads_option,
+)
 from cli.terminal import print_json, print_table, program, progress
 from pruning.criteria import CRITERIA, DEFAULT, names
 from sixfold.errors import GateError
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
     short_help="Remove the least salient experts, and prove the result.",
     epilog="Example: sixfold prune MiniMaxAI/MiniMax-M2.7 --ratio 0.4 --heal --out /models/MiniMax-M2.7-154",
 )
+@provenance_options
 @model_argument
 @click.option("--ratio", type=float, metavar="SHARE", help="Share of the experts to prune; 0.4 keeps 154 of 256.")
 @click.option("--keep", type=int, metavar="N", help="Number of experts to keep in each layer, instead of --ratio.")
@@ -136,7 +145,7 @@ def command(
         plan = _plan(source, anatomy, request, artifacts, profile, allowed, dry_run=dry_run, quiet=as_json)
     ids = None
     if heal or plan.healing is not None:
-        plan, ids = _with_healing(source, plan, profile)
+        plan, ids = _with_healing(source, plan, profile, dry_run=dry_run)
     folder = _folder(source, plan, out, artifacts)
     if dry_run:
         return _dry_run(source, anatomy, plan, mtp, folder, as_json)
@@ -156,8 +165,11 @@ class _Job:
     ids: "torch.Tensor | None"
 
 
-def _with_healing(source: "Source", plan: "PruningPlan", profile: "Calibration") -> "tuple[PruningPlan, torch.Tensor]":
-    """The plan that says what is refitted to: the texts that a given plan names, else the calibration's."""
+def _with_healing(
+    source: "Source", plan: "PruningPlan", profile: "Calibration", *, dry_run: bool
+) -> "tuple[PruningPlan, torch.Tensor | None]":
+    """The plan that says what is refitted to, and the tokens (none for a dry run): of the texts that a given plan
+    names, else of the calibration's."""
     from dataclasses import replace
 
     from calibration.texts.tokens import token_batches
@@ -166,9 +178,11 @@ def _with_healing(source: "Source", plan: "PruningPlan", profile: "Calibration")
 
     if plan.healing is not None:
         profile = Calibration.model_validate(plan.healing["profile"])
+    healing = {"profile": profile.model_dump(mode="json")}
+    if dry_run:
+        return replace(plan, healing=healing), None
     tokens = token_batches(profile, load_tokenizer(source.checkpoint.folder))
-    healing = {"profile": profile.model_dump(mode="json"), "ids_sha256": tokens.record["ids_sha256"]}
-    return replace(plan, healing=healing), tokens.ids
+    return replace(plan, healing={**healing, "ids_sha256": tokens.record["ids_sha256"]}), tokens.ids
 
 
 def _profile(overrides: tuple[str, ...]) -> "Calibration":
@@ -279,7 +293,8 @@ def _carry_out(job: _Job, artifacts: Path, threads: int, *, proof: bool, quiet: 
     if quiet:
         print_json({"folder": str(folder), "state": "current" if done.skipped else "made", **verdict})
     else:
-        _print_verdict(verdict, folder, str(source.checkpoint.folder) if not source.checkpoint.revision else "")
+        model = str(source.checkpoint.folder) if not source.checkpoint.revision else ""
+        _print_verdict(verdict, folder, model, artifacts)
     return 0 if verdict["passed"] else GateError.exit_code
 
 
@@ -303,7 +318,7 @@ def _counts(plan: "PruningPlan") -> str:
     return f"{number} of {plan.layers[0].experts} experts in each of {len(plan.layers)} layers"
 
 
-def _print_verdict(verdict: dict[str, Any], folder: Path, model: str) -> None:
+def _print_verdict(verdict: dict[str, Any], folder: Path, model: str, artifacts: Path) -> None:
     """model: the original's folder, "" of one on the Hub."""
     before, after = verdict["before"], verdict["after"]
     click.echo(
@@ -315,12 +330,12 @@ def _print_verdict(verdict: dict[str, Any], folder: Path, model: str) -> None:
     else:
         largest = max(layer["largest"] for layer in verdict["masked"]["layers"])
         sound = "matches" if verdict["masked"]["sound"] else "DOES NOT match"
-        before = ", before healing," if verdict["healed"] else ""
+        before = ", before healing," if verdict.get("healed") else ""
         click.echo(
             f"Every layer{before} {sound} the original with the pruned experts masked"
             f" (largest difference {largest:.1e})."
         )
-        plain = verdict["healed"]["plain"] if verdict["healed"] else {}
+        plain = (verdict.get("healed") or {}).get("plain", {})
         rows = [
             (
                 domain,
@@ -335,7 +350,8 @@ def _print_verdict(verdict: dict[str, Any], folder: Path, model: str) -> None:
         ]
         head = ("held-out texts", "tokens", "perplexity", "pruned", "KL", "top-1")
         print_table((*head, "KL, not healed", "top-1, not healed") if plain else head, rows)
-    click.echo(f"Next: {program()} export {shlex.quote(str(folder))} all-formats")
+    out = "" if artifacts == Path("artifacts") else f" --out {shlex.quote(str(artifacts))}"
+    click.echo(f"Next: {program()} export {shlex.quote(str(folder))} all-formats{out}")
     if model:
         pair = f"{shlex.quote(str(folder))} --baseline {shlex.quote(model)}"
         click.echo(f"Whether its answers still end: {program()} evaluate {pair} --task answers --max-more-looping 0.02")

@@ -44,6 +44,7 @@ def schema_of_all() -> dict[str, Any]:
 
 
 def _list(as_json: bool) -> None:
+    from exporters.schemes import SCHEMES
     from sixfold.recipes.recipe import load_recipes, shipped_profiles, shipped_recipes
 
     profiles = [path.stem for path in shipped_profiles()]
@@ -52,11 +53,14 @@ def _list(as_json: bool) -> None:
     sets = {name: [m.name for m in members] for name, members in recipes.items() if [m.name for m in members] != [name]}
     if as_json:
         resolved = [recipe.model_dump(mode="json") for recipe in single]
-        print_json({"recipes": resolved, "sets": sets, "calibration_profiles": profiles})
+        print_json({"recipes": resolved, "sets": sets, "calibration_profiles": profiles, "schemes": SCHEMES})
         return
     rows = [(r.name, r.exporter, r.scheme, f"-{r.suffix}", r.title) for r in single]
     rows += [(name, "set", "", "", ", ".join(members)) for name, members in sets.items()]
     print_table(("name", "exporter", "scheme", "suffix", "what it is"), rows)
+    click.echo("\nSchemes that a recipe of your own may name, by exporter:")
+    for exporter, schemes in SCHEMES.items():
+        click.echo(f"  {exporter}: {', '.join(schemes)}")
     click.echo(f"\nCalibration profiles (--set calibration.profile=NAME): {', '.join(profiles)}.")
 
 

@@ -10,7 +10,6 @@ from cli.options import out_option
 if TYPE_CHECKING:
     from cards.facts.model_facts import ModelFacts
     from cards.report.pictures import Picture
-    from cards.report.report import HeatMap
 
 
 @click.command(
@@ -31,13 +30,14 @@ def command(location: str | None, name: str, out: Path) -> None:
         click.echo(f"report: {write(root)}")
 
 
-def draw(model: "ModelFacts") -> "tuple[tuple[Picture, ...], HeatMap, HeatMap]":
-    """A model's charts and heat maps, written to charts/ in its folder."""
-    from cards.report.pictures import pictures, write_pictures
+def draw(model: "ModelFacts") -> "tuple[tuple[Picture, ...], tuple[Picture, Picture]]":
+    """A model's charts, those of its variants and those of its experts, written to charts/ in its folder, and beside
+    them the heat maps that show every expert."""
+    from cards.report.pictures import expert_pictures, pictures, write_pictures
 
-    charts, coverage, saliency = pictures(model), _coverage(model), _saliency(model)
-    write_pictures(model, charts, {"coverage": coverage.svg, "saliency": saliency.svg})
-    return charts, coverage, saliency
+    charts, experts = pictures(model), expert_pictures(model)
+    write_pictures(model, (*charts, *experts), {"coverage": _coverage(model), "saliency": _saliency(model)})
+    return charts, experts
 
 
 def write(root: Path) -> Path:
@@ -67,30 +67,25 @@ def _roots(location: str | None, name: str, out: Path) -> list[Path]:
     return roots
 
 
-def _coverage(model: "ModelFacts") -> "HeatMap":
-    """The map of the default calibration. Calibration draws it, since no other stage knows what it counts."""
+def _coverage(model: "ModelFacts") -> str:
+    """The map of the default calibration, "" where there is none. Calibration draws it, since no other stage knows what
+    it counts."""
     from calibration.coverage_map import coverage_map
     from calibration.forward_pass.coverage import coverage_from_json
-    from cards.report.report import HeatMap
     from sixfold.artifact.workspace import CALIBRATION
     from sixfold.statistics.statistics import existing_statistics
 
     statistics = existing_statistics(model.root / CALIBRATION)
-    if statistics is None:
-        return HeatMap("", "no calibration of this version is beside the artifacts")
-    manifest = dict(statistics.manifest)
-    if not manifest.get("coverage"):
-        imatrix = "imatrix" in manifest
-        return HeatMap("", "an importance matrix does not say" if imatrix else "the model has no experts")
-    coverage = coverage_from_json(manifest["coverage"])
-    return HeatMap(coverage_map(model.name, coverage, manifest["profile"]["min_tokens"]))
+    if statistics is None or not statistics.manifest.get("coverage"):
+        return ""
+    coverage = coverage_from_json(statistics.manifest["coverage"])
+    return coverage_map(model.name, coverage, statistics.manifest["profile"]["min_tokens"])
 
 
-def _saliency(model: "ModelFacts") -> "HeatMap":
-    from cards.report.report import HeatMap
+def _saliency(model: "ModelFacts") -> str:
     from pruning.plan_file import read_plan
     from pruning.saliency_map import heat_map
 
     if model.pruning is None:
-        return HeatMap("", "No pruning plan is known for this checkpoint.")
-    return HeatMap(heat_map(read_plan(model.pruning.folder / "plan.json")))
+        return ""
+    return heat_map(read_plan(model.pruning.folder / "plan.json"))

@@ -7,6 +7,7 @@ import click
 
 from cli.commands.card import render_cards
 from cli.options import Model, json_option, out_option
+from cli.run_log import logged
 from cli.terminal import heading, print_json, print_table, progress, share
 from cli.verdicts import Row, failures, print_verdicts, rows_in
 from cli.verdicts import as_data as row_as_data
@@ -73,7 +74,8 @@ def _verify_all(source: "Source", out: Path, as_json: bool) -> int:
     found = rows_in(folder)
     if not found:
         raise SixfoldError(f"there is no variant of {source.checkpoint.name} in {folder}", "make some: sixfold export")
-    rows = [Row(variant, path, nbytes, verdict_of(judged(path, source, progress))) for variant, path, nbytes in found]
+    with logged(folder):
+        rows = [Row(name, path, nbytes, verdict_of(judged(path, source, progress))) for name, path, nbytes in found]
     render_cards(folder, quiet=as_json)
     if as_json:
         print_json([row_as_data(row) for row in rows])
@@ -94,7 +96,9 @@ def _verify(artifact: Path, source: "Source | None", as_json: bool) -> int:
 
     verification = judge(artifact, source, progress)
     manifest = manifest_path(artifact)
-    if source is None and verification.passed and stored_result(manifest.parent, manifest.name) is not None:
+    if not (manifest.is_file() or _is_artifact(artifact)):
+        written = "Nothing was written, as this is no model's artifact."
+    elif source is None and verification.passed and stored_result(manifest.parent, manifest.name) is not None:
         written = f"{result_path(artifact)} keeps the earlier measurements against its source"
     else:
         try:
@@ -108,6 +112,14 @@ def _verify(artifact: Path, source: "Source | None", as_json: bool) -> int:
     else:
         _print(verification, written)
     return 0 if verification.passed else GateError.exit_code
+
+
+def _is_artifact(path: Path) -> bool:
+    """A GGUF file, or a folder with weights: what it can be useful to find a verdict beside."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return file.read(4) == b"GGUF"
+    return any(path.glob("*.safetensors")) or any(path.glob("*.safetensors.index.json"))
 
 
 def _show_in_cards(root: Path, *, quiet: bool) -> None:

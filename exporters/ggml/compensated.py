@@ -22,13 +22,13 @@ def quantize_compensated(
 ) -> list[torch.Tensor]:
     """weights: [R, C] each, C a multiple of 256 -> uint8 [R * bytes of a row] each. Raises SixfoldError, with its name,
     where one is infinite or NaN."""
-    for weight, name in zip(weights, names, strict=True):
-        if not bool(torch.isfinite(weight).all()):
+    form = FORMS[qtype.name]
+    rows = torch.stack([weight.to(known.upper.device) for weight in weights]).float()
+    for name, sound in zip(names, torch.isfinite(rows).flatten(1).all(1).tolist(), strict=True):
+        if not sound:
             raise SixfoldError(
                 f"{name} has weights that are infinite or not a number", "download or prune the model again"
             )
-    form = FORMS[qtype.name]
-    rows = torch.stack([weight.to(known.upper.device, torch.float32) for weight in weights])
     found = compensate(rows, known, form)
     assert found.spans is not None  # every one of these types has a d
     blocks = rows.numel() // SPAN

@@ -6,7 +6,7 @@ than one value is a small function. Keys are those that llama.cpp's converter wr
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -86,6 +86,11 @@ def _without_scaling(writer: GGUFWriter, config: Config) -> None:
     writer.add_rope_scaling_type(RopeScalingType.NONE)
 
 
+def _afmoe(writer: GGUFWriter, config: Config) -> None:
+    _llama(writer, config)
+    writer.add_expert_weights_norm(bool(config.get("route_norm", True)))
+
+
 def _exaone_moe(writer: GGUFWriter, config: Config) -> None:
     _windows(writer, config)
     _without_scaling(writer, config)
@@ -113,6 +118,32 @@ def _mistral3(writer: GGUFWriter, config: Config) -> None:
         writer.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
 
 
+def _ernie(writer: GGUFWriter, config: Config) -> None:
+    """llama.cpp's converter takes the shared experts' width from fields that give the same in ERNIE's own sizes."""
+    if config.get("moe_num_shared_experts"):
+        width = config["moe_intermediate_size"] * config["moe_num_shared_experts"]
+        writer.add_expert_shared_feed_forward_length(width)
+
+
+def _phi3(writer: GGUFWriter, config: Config) -> None:
+    writer.add_sliding_window(config.get("sliding_window") or 0)
+    writer.add_rope_dimension_count(_rotary_size(config))
+    before = config.get("original_max_position_embeddings") or config["max_position_embeddings"]
+    writer.add_rope_scaling_orig_ctx_len(before)
+
+
+def _gemma2_scale(config: Config) -> int:
+    """46 layers are the 27B, whose queries are scaled by another size than a head's."""
+    heads = int(config["hidden_size"] // config["num_attention_heads"])
+    return heads if config["num_hidden_layers"] == 46 else _head_size(config)
+
+
+def _gemma3_scale(config: Config) -> int:
+    """62 layers are the 27B, whose queries are scaled by another size than a head's."""
+    heads = int(config["hidden_size"] // config["num_attention_heads"])
+    return heads if config["num_hidden_layers"] == 62 else _head_size(config)
+
+
 def _granite(writer: GGUFWriter, config: Config) -> None:
     writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
 
@@ -125,13 +156,17 @@ def _llama4(writer: GGUFWriter, config: Config) -> None:
 
 def _delta_net(writer: GGUFWriter, config: Config) -> None:
     writer.add_ssm_inner_size(config["linear_value_head_dim"] * config["linear_num_value_heads"])
-    writer.add_full_attention_interval(config.get("full_attention_interval") or 4)
+    kinds = [*config["layer_types"], "full_attention"]
+    writer.add_full_attention_interval(kinds.index("full_attention") + 1)
     writer.add_rope_dimension_count(_rotary_size(config, 0.25))
+
     if not rope_of(config).get("mrope_section"):
         writer.add_rope_dimension_sections([11, 11, 10, 0])
 
 
 def _deepstack(writer: GGUFWriter, config: Config) -> None:
+    if not rope_of(config).get("mrope_section"):
+        writer.add_rope_dimension_sections([24, 20, 20, 0])
     writer.add_num_deepstack_layers(len((config.get("vision_config") or {}).get("deepstack_visual_indexes") or ()))
 
 
@@ -151,6 +186,9 @@ def _latent_attention(writer: GGUFWriter, config: Config) -> None:
     writer.add_key_length_mla(config["qk_nope_head_dim"] + rope)
     writer.add_value_length_mla(config["v_head_dim"])
     writer.add_rope_dimension_count(rope)
+    kinds = config.get("mlp_layer_types")
+    if kinds and config.get("first_k_dense_replace") is None:
+        writer.add_leading_dense_block_count([*kinds, "sparse"].index("sparse"))
     mscale = rope_of(config).get("mscale_all_dim")
     if mscale is not None:
         writer.add_rope_scaling_yarn_log_mul(0.1 * mscale)
@@ -166,6 +204,7 @@ class Entry:
     asks the file, or does as transformers does).
     paired_rope: q and k rows are interleaved, as in the LLaMA of 2023.
     rope_factors: whether Llama 3's scaling of rotary frequencies is held as a tensor.
+    fixed: config fields whose value llama.cpp takes for given -> that value.
     one_plus: norms (an expression on GGUF names) that the file holds with the one that the model adds to them.
     delta_net: the file holds a delta net's values head by head of the keys' (see exporters.ggml.tensors).
     """
@@ -177,6 +216,7 @@ class Entry:
     renormalized: bool | None = None
     paired_rope: bool = False
     rope_factors: bool = False
+    fixed: Mapping[str, Callable[[Config], Any]] = field(default_factory=dict)
     one_plus: str = ""
     delta_net: bool = False
 
@@ -202,7 +242,9 @@ ENTRIES: Mapping[str, Entry] = {
         _llama4,
         rope_factors=True,
     ),
-    "gemma3": Entry((), _gemma3, one_plus=_NORMS),
+    "gemma3": Entry(
+        (), _gemma3, one_plus=_NORMS, fixed={"query_pre_attn_scalar": lambda config: _gemma3_scale(config)}
+    ),
     "gpt-oss": Entry((*_WINDOW, ("add_expert_feed_forward_length", ("intermediate_size",)))),
     "seed_oss": Entry(),
     "afmoe": Entry(
@@ -212,13 +254,17 @@ ENTRIES: Mapping[str, Entry] = {
             ("add_expert_feed_forward_length", ("moe_intermediate_size",)),
             ("add_expert_shared_count", ("num_shared_experts",)),
             ("add_expert_weights_scale", ("route_scale",)),
-            ("add_expert_weights_norm", ("route_norm",)),
             ("add_leading_dense_block_count", ("num_dense_layers",)),
         ),
-        _llama,
+        _afmoe,
+        fixed={"mup_enabled": lambda config: True},
     ),
     "command-r": Entry((("add_logit_scale", ("logit_scale",)),), _without_scaling),
-    "exaone-moe": Entry((*_VOCAB, *_SHARED_EXPERTS, ("add_expert_shared_count", ("num_shared_experts",))), _exaone_moe),
+    "exaone-moe": Entry(
+        (*_VOCAB, *_SHARED_EXPERTS, ("add_expert_shared_count", ("num_shared_experts",))),
+        _exaone_moe,
+        gating={"exaone_moe": "sigmoid"},
+    ),
     "lfm2": Entry((*_VOCAB, ("add_shortconv_l_cache", ("conv_L_cache",))), _lfm2, _LFM2),
     "mistral3": Entry(_VOCAB, _mistral3, paired_rope=True, rope_factors=True),
     "qwen2vl": Entry(),
@@ -229,6 +275,30 @@ ENTRIES: Mapping[str, Entry] = {
     "dots1": Entry(_SHARED_EXPERTS),
     "qwen3vl": Entry((), _deepstack),
     "qwen3vlmoe": Entry(_EXPERT_SIZES, _deepstack, renormalized=True),
+    "gemma": Entry((), one_plus=_NORMS),
+    "gemma2": Entry(
+        (
+            *_WINDOW,
+            ("add_attn_logit_softcapping", ("attn_logit_softcapping",)),
+            ("add_final_logit_softcapping", ("final_logit_softcapping",)),
+        ),
+        one_plus=_NORMS,
+        fixed={"query_pre_attn_scalar": lambda config: _gemma2_scale(config)},
+    ),
+    "ernie4_5": Entry(),
+    "ernie4_5-moe": Entry(
+        (
+            ("add_expert_count", ("moe_num_experts",)),
+            ("add_expert_used_count", ("moe_k",)),
+            ("add_expert_feed_forward_length", ("moe_intermediate_size",)),
+            ("add_expert_shared_count", ("moe_num_shared_experts",)),
+            ("add_interleave_moe_layer_step", ("moe_layer_interval",)),
+            ("add_leading_dense_block_count", ("moe_layer_start_index",)),
+        ),
+        _ernie,
+    ),
+    "glm4": Entry((), _glm4),
+    "phi3": Entry((), _phi3),
     "qwen35": Entry(_DELTA_NET, _delta_net, one_plus=_NORMS_OUTSIDE_DELTA_NETS, delta_net=True),
     "qwen35moe": Entry((*_EXPERT_SIZES, *_DELTA_NET), _delta_net, one_plus=_NORMS_OUTSIDE_DELTA_NETS, delta_net=True),
     "qwen2": Entry(),
@@ -249,7 +319,7 @@ ENTRIES: Mapping[str, Entry] = {
         ),
         _latent_attention,
         replaced={"num_key_value_heads": 1, "head_dim": None},
-        gating={"deepseek_v3": "sigmoid"},
+        gating={"deepseek_v3": "sigmoid", "glm4_moe_lite": "sigmoid"},
     ),
 }
 """By llama.cpp's architecture name."""
@@ -289,6 +359,12 @@ def as_stated(arch: str, config: Config) -> Config:
 def differences(arch: str, config: Config) -> Iterable[str]:
     """Where llama.cpp will compute something else than transformers, a sentence each."""
     renormalized = ENTRIES[arch].renormalized
+    for name, given in ENTRIES[arch].fixed.items():
+        if config.get(name) is not None and config[name] != given(config):
+            yield (
+                f"llama.cpp computes {arch} with {name} = {given(config)}, this checkpoint says {config[name]}:"
+                " answers will differ from the source's"
+            )
     asked = config.get("norm_topk_prob")
     if renormalized is not None and asked is not None and bool(asked) != renormalized:
         does = "always" if renormalized else "never"

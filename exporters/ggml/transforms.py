@@ -2,6 +2,8 @@
 
 import torch
 
+from sixfold.model.gguf_names import ValueHeads
+
 
 def transformed(rows: torch.Tensor, transform: str) -> torch.Tensor:
     """rows: [R, C] (or [R] of a bias), whole heads. See exporters.ggml.tensors.Tensor for the transforms."""
@@ -35,8 +37,7 @@ def tiled_columns(rows: torch.Tensor, transform: str) -> torch.Tensor:
     """rows [..., C] in the order of columns that a transform "columns:K:P:D" gives; as they are for any other."""
     if not transform.startswith("columns:"):
         return rows
-    keys, each, size = map(int, transform.split(":")[1:])
-    return rows.unflatten(-1, (keys, each, size)).transpose(-3, -2).flatten(-3).contiguous()
+    return ValueHeads(*map(int, transform.split(":")[1:])).tiled(rows).contiguous()
 
 
 def head_rows(transform: str) -> int:

@@ -8,6 +8,7 @@ That needs no compensated rounding either. Rows do not depend on one another, so
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -16,8 +17,9 @@ from exporters.rounding.factor import factor
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.model.source import Source
 from sixfold.statistics.damages import Damage, Part
-from sixfold.statistics.input_moments import InputMoments, Moments
+from sixfold.statistics.input_moments import InputMoments
 from sixfold.statistics.starved_experts import filled
+from sixfold.statistics.statistics import Statistics
 
 MATRICES = 16
 """Experts of a stack that are looked at, evenly spaced."""
@@ -47,9 +49,40 @@ class Input:
     importance: torch.Tensor | None
 
 
+class Known:
+    """What is known of every input, by the on-disk name of a Linear that reads it."""
+
+    def __init__(self, statistics: Statistics, device: torch.device) -> None:
+        self._statistics = statistics
+        self._moments = InputMoments(statistics, device)
+        self._remaining = lru_cache(512)(self._find_remaining)  # of parts that read the same experts' inputs
+
+    def input(self, linear: str, columns: int) -> Input:
+        if not self._statistics.has(linear):
+            return Input(torch.eye(columns), torch.ones(columns), None)
+        site, expert = self._statistics.place_of(linear)
+        found = self._moments.of_place(site, expert) if self._statistics.has_moments else None
+        if found is not None:
+            mean = found.mean.cpu()
+            return Input(mean, self._remaining(site, expert), _importance(mean.diagonal()))
+        squares = filled(self._statistics, site, ("sum_sq", "count"))
+        mean = squares["sum_sq"] / squares["count"].clamp(min=1)[..., None]
+        importance = _importance(mean if expert is None else mean[expert])
+        diagonal = importance if importance is not None else torch.ones(columns)
+        return Input(torch.diag(diagonal), diagonal, importance)
+
+    def _find_remaining(self, site: str, expert: int | None) -> torch.Tensor:
+        """float32 [C]; of an input with moments."""
+        found = self._moments.of_place(site, expert)
+        assert found is not None  # by the caller
+        made = factor(found.mean[None], found.damping)
+        unit = found.mean.diagonal().mean().clamp(min=1e-30)  # `factor` makes that 1
+        return (made.upper[0].diagonal().square().reciprocal() * unit).cpu()
+
+
 def part_of(
     source: Source,
-    known: InputMoments | None,
+    known: Known,
     weights: Sequence[str],
     shares: Sequence[float],
     roundings: Mapping[str, Rounding],
@@ -65,7 +98,7 @@ def part_of(
     looked_at = list(zip(weights[::step], shares[::step], strict=True))
     for name, share in looked_at:
         rows = _sample(source, name, -(-ROWS // len(looked_at)))
-        found = _input(known, name.removesuffix(".weight"), rows.shape[1])
+        found = known.input(name.removesuffix(".weight"), rows.shape[1])
         own = max(float((rows @ found.moments * rows).sum()), 1e-30)
         even = float(found.moments.diagonal().mean() * rows.square().sum())
         total += share
@@ -84,7 +117,7 @@ def part_of(
 def _sample(source: Source, name: str, rows: int) -> torch.Tensor:
     """float32 [about `rows`, C]; all of them where there are few."""
     total = source.checkpoint.tensors[name].shape[0]
-    return torch.cat([source.checkpoint.read(part).float() for part in _runs(name, total, rows)])
+    return torch.cat([source.checkpoint.read(part).float().flatten(1) for part in _runs(name, total, rows)])
 
 
 def _runs(name: str, total: int, rows: int) -> Iterator[TensorSlice]:
@@ -97,27 +130,5 @@ def _runs(name: str, total: int, rows: int) -> Iterator[TensorSlice]:
         yield TensorSlice(name, start, start + _RUN)
 
 
-def _input(known: InputMoments | None, linear: str, columns: int) -> Input:
-    if known is None or not known.statistics.has(linear):
-        return Input(torch.eye(columns), torch.ones(columns), None)
-    site, expert = known.statistics.place_of(linear)
-    found = known.of_place(site, expert) if known.statistics.has_moments else None
-    if found is not None:
-        mean = found.mean.cpu()
-        return Input(mean, _remaining(found), _importance(mean.diagonal()))
-    squares = filled(known.statistics, site, ("sum_sq", "count"))
-    mean = squares["sum_sq"] / squares["count"].clamp(min=1)[..., None]
-    importance = _importance(mean if expert is None else mean[expert])
-    diagonal = importance if importance is not None else torch.ones(columns)
-    return Input(torch.diag(diagonal), diagonal, importance)
-
-
 def _importance(squares: torch.Tensor) -> torch.Tensor | None:
     return squares.contiguous() if bool((squares > 0).any()) else None
-
-
-def _remaining(found: Moments) -> torch.Tensor:
-    """float32 [C]."""
-    made = factor(found.mean[None], found.damping)
-    unit = found.mean.diagonal().mean().clamp(min=1e-30)  # `factor` makes that 1
-    return (made.upper[0].diagonal().square().reciprocal() * unit).cpu()

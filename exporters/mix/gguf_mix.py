@@ -1,5 +1,6 @@
 """The types of a GGUF file's tensors, chosen to a budget: what exporters/gguf.py takes in place of a preset's rules."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from math import prod
 
@@ -9,7 +10,7 @@ from exporters.ggml.kernels import row_bytes
 from exporters.ggml.metadata import padded
 from exporters.ggml.tensors import Tensor
 from exporters.ggml.type_mix import Choice, file_order, stays_float32
-from exporters.mix.choose import Option, choose, smallest
+from exporters.mix.choose import Option, Options, choose, smallest
 from exporters.mix.estimate import Rounding
 from exporters.mix.ggml_types import ALLOWED, SMALL_BLOCKS, TYPES, bits, fitting, roundings
 from exporters.mix.prices import part_name, prices
@@ -17,7 +18,7 @@ from sixfold.errors import SixfoldError, UsageError
 from sixfold.model.source import Source
 from sixfold.recipes.recipe import Recipe
 from sixfold.sizes import size
-from sixfold.statistics.damages import Damages, damages_of
+from sixfold.statistics.damages import damages_of
 from sixfold.statistics.statistics import Statistics
 
 AUTO = "AUTO"
@@ -27,8 +28,6 @@ Kept = Mapping[str, Type]
 """Tensors that the recipe keeps, by GGUF name, and in what."""
 Laid = Callable[[Mapping[str, Choice]], int]
 """Bytes of all files for a choice."""
-
-_TRIES = 3
 
 
 def check_budget(recipe: Recipe) -> None:
@@ -72,22 +71,17 @@ def mixed_types(
 ) -> tuple[dict[str, Choice], tuple[str, ...]]:
     """The type of every tensor by GGUF name, in file order, and what a reader should know of the choice.
 
-    laid: how large the files of a choice are; at most the budget. Without statistics, or before their damages were
-    foretold, the larger half of the bits goes where it goes in no particular model, and a note says so. Raises
-    SixfoldError where the budget is too small.
+    laid: how large the files of a choice are; at most the budget. Without statistics, or before damage was foretold
+    from them, every weight is taken as equally sensitive, and a note says so. Raises SixfoldError where the budget is
+    too small.
     """
-    known = damages_of(source, statistics) if statistics is not None else Damages({})
-    ready = statistics is not None and not any(
-        known.lacking(part, kinds) for part, kinds in wanted_roundings(source, recipe, tensors, kept).items()
-    )
-    costs = prices(source, known) if ready else {}
-    parts = _parts(source)
-    options = {
-        name: _options(tensor, _part(tensor, parts), recipe, known if ready else None, costs)
+    known = offered_types(source, recipe, statistics, tensors, kept) if statistics is not None else None
+    options, ready = known or _supposed(recipe, tensors, kept), known is not None
+    plain = {
+        name: Type.F32 if stays_float32(name, tensor.shape) else kept.get(name, Type.F32)
         for name, tensor in tensors.items()
-        if _is_chosen(name, tensor, kept)
+        if name not in options
     }
-    plain = {name: kept.get(name, Type.F32) for name in tensors if name not in options}
 
     def choices(picked: Mapping[str, str]) -> dict[str, Choice]:
         return {name: Choice(plain[name] if name in plain else Type[picked[name]]) for name in file_order(tensors)}
@@ -96,7 +90,7 @@ def mixed_types(
     lowest = laid(choices(least))
     budget = budget_bytes(recipe, tensors, lowest)
     around = lowest - smallest(options)  # headers, and tensors that are not chosen
-    for _ in range(_TRIES):
+    while True:
         try:
             found = choices(choose(options, budget - around))
         except ValueError:
@@ -106,9 +100,8 @@ def mixed_types(
                 "raise the budget, add smaller types to budget.types, or prune more experts",
             ) from None
         if (over := laid(found) - budget) <= 0:  # more than expected where files are split
-            break
+            return found, tuple(_notes(found, tensors, ready=ready))
         around += over
-    return found, tuple(_notes(found, tensors, ready=ready))
 
 
 def budget_bytes(recipe: Recipe, tensors: Mapping[str, Tensor], lowest: int) -> int:
@@ -145,19 +138,42 @@ def _types(recipe: Recipe, tensor: Tensor) -> tuple[str, ...]:
     return fitting(recipe.budget.types or TYPES, columns) or fitting(SMALL_BLOCKS, columns) or ("F16",)
 
 
+def offered_types(
+    source: Source, recipe: Recipe, statistics: Statistics, tensors: Mapping[str, Tensor], kept: Kept
+) -> Options | None:
+    """By GGUF name; None where damage was not foretold yet."""
+    known = damages_of(source, statistics)
+    wanted = wanted_roundings(source, recipe, tensors, kept)
+    if any(known.lacking(part, kinds) for part, kinds in wanted.items()):
+        return None
+    parts, costs = _parts(source), prices(source, known)
+    halves = Counter(_part(tensor, parts) for name, tensor in tensors.items() if _is_chosen(name, tensor, kept))
+
+    def damage(tensor: Tensor, kind: str) -> float:
+        part = _part(tensor, parts)
+        found = known.parts[part].damages[kind]
+        return costs[part] * (found.compensated if recipe.compensates else found.nearest) / halves[part]
+
+    return _options(recipe, tensors, kept, damage)
+
+
+def _supposed(recipe: Recipe, tensors: Mapping[str, Tensor], kept: Kept) -> Options:
+    return _options(recipe, tensors, kept, lambda tensor, kind: prod(tensor.shape) * 4.0 ** -bits(kind))
+
+
 def _options(
-    tensor: Tensor, part: str, recipe: Recipe, damages: Damages | None, costs: Mapping[str, float]
-) -> dict[str, Option]:
-    found = {}
-    for kind in _types(recipe, tensor):
-        nbytes = padded(prod(tensor.shape[:-1]) * row_bytes(Type[kind], tensor.shape[-1]))
-        if damages is None:
-            cost = prod(tensor.shape) * 4.0 ** -bits(kind)
-        else:
-            damage = damages.parts[part].damages[kind]
-            cost = costs[part] * (damage.compensated if recipe.compensates else damage.nearest)
-        found[kind] = Option(nbytes, cost)
-    return found
+    recipe: Recipe, tensors: Mapping[str, Tensor], kept: Kept, damage: Callable[[Tensor, str], float]
+) -> dict[str, dict[str, Option]]:
+    return {
+        name: {kind: Option(_nbytes(tensor, Type[kind]), damage(tensor, kind)) for kind in _types(recipe, tensor)}
+        for name, tensor in tensors.items()
+        if _is_chosen(name, tensor, kept)
+    }
+
+
+def _nbytes(tensor: Tensor, qtype: Type) -> int:
+    """In the file, with what pads it."""
+    return padded(prod(tensor.shape[:-1]) * row_bytes(qtype, tensor.shape[-1]))
 
 
 def _notes(choices: Mapping[str, Choice], tensors: Mapping[str, Tensor], *, ready: bool) -> list[str]:
@@ -165,10 +181,7 @@ def _notes(choices: Mapping[str, Choice], tensors: Mapping[str, Tensor], *, read
     for name, choice in choices.items():
         weights[choice.qtype.name] = weights.get(choice.qtype.name, 0) + prod(tensors[name].shape)
     total = sum(weights.values())
-    held = sum(
-        prod(tensors[name].shape[:-1]) * row_bytes(choice.qtype, tensors[name].shape[-1])
-        for name, choice in choices.items()
-    )
+    held = sum(_nbytes(tensors[name], choice.qtype) for name, choice in choices.items())
     mix = ", ".join(f"{share / total:.1%} {kind}" for kind, share in sorted(weights.items(), key=lambda each: -each[1]))
     note = f"{8 * held / total:.2f} bits a weight, by weights: {mix}"
     if ready:

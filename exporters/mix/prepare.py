@@ -3,16 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import torch
-
-from exporters.mix.estimate import Rounding, part_of
+from exporters.mix.estimate import Known, Rounding, part_of
 from exporters.mix.prices import expert_shares, part_name
 from exporters.mix.probe import TYPE, Probed, ProbeRounding, measured_prices
 from exporters.protocol import Tokens
+from exporters.rounding.device import device
 from sixfold.model.source import Source
 from sixfold.progress import Progress
 from sixfold.statistics.damages import Damages, damages_of, write_damages
-from sixfold.statistics.input_moments import InputMoments
 from sixfold.statistics.statistics import Statistics
 
 
@@ -26,7 +24,7 @@ def prepared(
     """wanted: roundings by type, of each part. tokens: the calibration's, for probes; None where there are no texts."""
     found = damages_of(source, statistics)
     parts = _parts(source, wanted)
-    known = InputMoments(statistics, torch.device("cpu"))
+    known = Known(statistics, device())
     todo = [part for part in parts if found.lacking(part.name, (TYPE, *wanted[part.name]))]
     if todo:
         with progress("foretelling damage", len(todo), "parts") as advance:
@@ -38,11 +36,12 @@ def prepared(
                 if number + 1 == len(todo) or todo[number + 1].layer != part.layer:
                     write_damages(statistics.folder, found)
                 advance(1)
-    if tokens is not None and statistics.imatrix is None and not any(p.price for p in found.parts.values()):
-        damage = {name: part.damages[TYPE].nearest for name, part in found.parts.items()}
-        measured = measured_prices(source, parts, damage, tokens(), progress)
-        priced = {name: replace(part, price=measured.get(name)) for name, part in found.parts.items()}
-        found = Damages(found.made_of, priced)
+    unpriced = [part for part in parts if found.parts[part.name].price is None]
+    if tokens is not None and statistics.imatrix is None and unpriced:
+        damage = {part.name: found.parts[part.name].damages[TYPE].nearest for part in unpriced}
+        measured = measured_prices(source, unpriced, damage, tokens(), progress)
+        priced = {name: replace(found.parts[name], price=measured.get(name, 0.0)) for name in damage}
+        found = Damages(found.made_of, {**found.parts, **priced})
         write_damages(statistics.folder, found)
     return found
 

@@ -18,14 +18,19 @@ from exporters.rounding.nvfp4 import GROUP, Nvfp4
 from sixfold.errors import SixfoldError
 
 
-def finite(weight: torch.Tensor, name: str) -> torch.Tensor:
-    """The weight. Raises SixfoldError, with its name, where it holds NaN or infinity."""
-    if not bool(torch.isfinite(weight).all()):
+def stacked(weights: Sequence[torch.Tensor], names: Sequence[str], device: torch.device) -> torch.Tensor:
+    """Weights of one shape as float32 [B, ...] on the device, which is where they are converted.
+
+    Raises SixfoldError, with its name, where one holds NaN or infinity.
+    """
+    rows = torch.stack([weight.to(device) for weight in weights]).float()
+    sound = torch.isfinite(rows).flatten(1).all(1).tolist()
+    if not all(sound):
         raise SixfoldError(
-            f"{name} holds NaN or infinite weights, which no scale can represent",
+            f"{names[sound.index(False)]} holds NaN or infinite weights, which no scale can represent",
             "the source is damaged: download it again or find the step that broke it",
         )
-    return weight
+    return rows
 
 
 def nvfp4_groups(
@@ -39,25 +44,29 @@ def nvfp4_groups(
     targets: float32 [rows of a group, in], what is rounded in place of the weights (which give the global scale).
     """
     device = known.upper.device
-    scales = torch.cat([_global_scale(group, of) for group, of in zip(groups, names, strict=True)])
-    if targets is None:
-        targets = [torch.cat([w.to(device, torch.float32) for w in group]) for group in groups]
-    rounded = compensate(torch.stack(list(targets)), known, Nvfp4(scales.to(device)))
-    whole = scales.to(device)[:, None, None]
+    parts = [
+        stacked(alike, of, device)
+        for alike, of in zip(zip(*groups, strict=True), zip(*names, strict=True), strict=True)
+    ]
+    scales = _global_scales(parts, {weight.dtype for weight in groups[0]})
+    rows = torch.cat(parts, 1) if targets is None else torch.stack(list(targets))
+    rounded = compensate(rows, known, Nvfp4(scales))
+    whole = scales[:, None, None]
     scale = (rounded.parameters[0].mT * whole).to(torch.float8_e4m3fn)  # [B, R, C / 16]
     packed = _e2m1_codes(rounded.values, scale.float() / whole).cpu()
-    parts = [len(weight) for weight in groups[0]]
+    lengths = [part.shape[1] for part in parts]
     return [
-        ([PackedWeight(*of) for of in zip(codes.split(parts), stored.split(parts), strict=True)], one)
-        for codes, stored, one in zip(packed, scale.cpu(), scales.split(1), strict=True)
+        ([PackedWeight(*of) for of in zip(codes.split(lengths), stored.split(lengths), strict=True)], one)
+        for codes, stored, one in zip(packed, scale.cpu(), scales.cpu().split(1), strict=True)
     ]
 
 
-def _global_scale(weights: Sequence[torch.Tensor], names: Sequence[str]) -> torch.Tensor:
-    dtypes = {weight.dtype for weight in weights}
-    own = [weight.to(torch.float32 if len(dtypes) > 1 else weight.dtype) for weight in weights]
-    largest = torch.stack([finite(w, name).abs().amax() for w, name in zip(own, names, strict=True)]).amax()
-    return weight_global_scale(largest)
+def _global_scales(parts: Sequence[torch.Tensor], dtypes: set[torch.dtype]) -> torch.Tensor:
+    """Of each group, float32 [B]. parts: float32 [B, out, in]. dtypes: that the weights of a group are stored in."""
+    largest = torch.stack([part.abs().amax((1, 2)) for part in parts]).amax(0)
+    if len(dtypes) == 1:
+        largest = largest.to(next(iter(dtypes)))
+    return torch.cat([weight_global_scale(one) for one in largest])
 
 
 def _e2m1_codes(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -76,8 +85,7 @@ def fp8_channels(
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Of each weight what exporters.numerics.fp8.quantize_channels gives for it."""
     device, dtype = known.upper.device, weights[0].dtype
-    rows = [finite(w, name).to(device, torch.float32) for w, name in zip(weights, names, strict=True)]
-    rounded = compensate(torch.stack(rows), known, Fp8.of(dtype, weights[0].shape[1]))
+    rounded = compensate(stacked(weights, names, device), known, Fp8.of(dtype, weights[0].shape[1]))
     scale = rounded.parameters[0, :, 0, :, None]  # one for all groups of a row
     codes = (rounded.values / scale).to(torch.float8_e4m3fn)
     return list(zip(codes.cpu(), scale.to(dtype).cpu(), strict=True))
@@ -88,15 +96,15 @@ def int4_groups(weights: Sequence[torch.Tensor], names: Sequence[str], group: in
 
     Raises SixfoldError, with its name, where one holds inf or NaN, or values beyond FP16's scales.
     """
-    rows = [weight.to(known.upper.device, torch.float32) for weight in weights]
-    for weight, name in zip(rows, names, strict=True):
-        if not bool(torch.isfinite(awq_packing.storable(weight.abs().amax() * 2 / awq_packing.LEVELS))):
+    rows = torch.stack([weight.to(known.upper.device) for weight in weights]).float()
+    largest = awq_packing.storable(rows.abs().amax((1, 2)) * 2 / awq_packing.LEVELS)
+    for name, sound in zip(names, torch.isfinite(largest).tolist(), strict=True):
+        if not sound:
             raise SixfoldError(
                 f"{name}: weights are not finite or too large for FP16 scales",
                 "check the source checkpoint, or `keep` this Linear",
             )
-    form = Integers(awq_packing.LEVELS, awq_packing.storable, group)
-    rounded = compensate(torch.stack(rows), known, form)
+    rounded = compensate(rows, known, Integers(awq_packing.LEVELS, awq_packing.storable, group))
     scales, zeros = rounded.parameters.mT  # [B, R, C / group] each
     levels = rounded.values.unflatten(2, (-1, group)) / scales[..., None] + zeros[..., None]
     codes = levels.round().clamp(0, awq_packing.LEVELS).flatten(2).to(torch.uint8)

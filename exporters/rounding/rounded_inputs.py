@@ -45,7 +45,7 @@ def for_rounded_inputs(
     both = both / mean.diagonal().mean().clamp(min=1e-30)  # the factor's matrices are in that unit
     both.diagonal().add_(moments.damping)
     upper = found.upper[0]
-    rows = torch.cat([weight.to(device, torch.float32) for weight in weights])
+    rows = torch.cat([weight.to(device).float() for weight in weights])
     return found, ((rows @ both) @ upper.mT) @ upper
 
 

@@ -2,11 +2,12 @@
 
     r = y - sum_e g_e W_e a_e       what is missing: y the original block's output for a token, a_e what expert e's down
                                     projection reads in the pruned model, g_e its gate there
-    D_e = (sum r g_e a_e^T) (sum g_e^2 a_e a_e^T + d m I)^-1      m: mean of the diagonal of the first sum
-    W_e += D_e,  r -= g_e D_e a_e
+    minimize over all W_e           sum |r|^2 + sum_e d m_e |W_e - V_e|^2      V_e: as it was; m_e: mean of the diagonal
+                                                                               of M_e = sum g_e^2 a_e a_e^T
+    W_e += (sum r g_e a_e^T - d m_e (W_e - V_e)) (M_e + d m_e I)^-1            for one expert, the others held
 
-Ridge regression of one expert's residual with the others held, expert after expert, SWEEPS times over all (block
-Gauss-Seidel on the least squares of the whole block). Sums run over the tokens that the pruned model routes to e.
+Ridge regression of the whole block, solved expert after expert, SWEEPS times over all (block Gauss-Seidel); r follows
+each step. Sums run over the tokens that the pruned model routes to e.
 
 The damping d is one for the layer, and is chosen by text that a fit has not seen: each kind of calibration text is left
 out in turn, and that d is taken with which fits to the other kinds take most of the squared error on the one left out.
@@ -14,6 +15,7 @@ Where none takes any, the layer stays as it is.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +23,7 @@ import torch
 
 from sixfold.runner.experts import inner_products
 
-SWEEPS = 2
+SWEEPS = 4
 DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 JUDGES = 16
 """Experts of a layer, evenly spaced, that the damping is chosen by."""
@@ -34,7 +36,8 @@ _ROWS = 16384
 class Seen:
     """What a layer's experts read and what is missing. inputs [tokens, hidden] in the model's dtype; index int64 and
     gates float32 [tokens, top-k], as the pruned model's router gave them; missing float32 [tokens, hidden], changed in
-    place; kinds int64 [tokens], of text, from 0."""
+    place; kinds int64 [tokens], of text, from 0. A token that counts more or less has gates and what is missing
+    multiplied by the same number."""
 
     inputs: torch.Tensor
     index: torch.Tensor
@@ -80,13 +83,27 @@ def refit(module: Any, seen: Seen, stored: torch.dtype) -> Fit:
     """
     before = _norm(seen.missing)
     routed = list(_by_expert(seen, int(module.num_experts)))
-    damping, held_back = _chosen(module, seen, routed)
-    if damping is not None:
-        for _ in range(SWEEPS):
-            for expert, own in enumerate(routed):
-                if len(own.tokens):
-                    _refit_one(module, expert, own, seen, damping, stored)
+    with _fast_products(seen.gates.device):
+        damping, held_back = _chosen(module, seen, routed)
+        if damping is not None:
+            anchors = module.down_proj.clone()
+            for _ in range(SWEEPS):
+                for expert, own in enumerate(routed):
+                    if len(own.tokens):
+                        _refit_one(module, anchors, expert, own, seen, damping, stored)
     return Fit(damping, held_back, before, _norm(seen.missing))
+
+
+@contextmanager
+def _fast_products(device: torch.device) -> Iterator[None]:
+    """While open, a GPU multiplies float32 in TF32: eleven bits, where what is multiplied comes of eight."""
+    before = torch.get_float32_matmul_precision()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _by_expert(seen: Seen, experts: int) -> Iterator[_Routed]:
@@ -129,16 +146,33 @@ def _gains(found: _Moments) -> torch.Tensor:
 
 def _solved(square: torch.Tensor, cross: torch.Tensor, damping: float) -> torch.Tensor:
     """cross (square + damping * mean diagonal * I)^-1, [hidden, C]."""
-    shift = (damping * square.diagonal().mean()).clamp(min=torch.finfo(square.dtype).tiny)
+    shift = _shift(square, damping)
     factor = torch.linalg.cholesky(square + shift * torch.eye(len(square), dtype=square.dtype, device=square.device))
     return torch.cholesky_solve(cross.mT, factor).mT
 
 
-def _refit_one(module: Any, expert: int, own: _Routed, seen: Seen, damping: float, stored: torch.dtype) -> None:
+def _shift(square: torch.Tensor, damping: float) -> torch.Tensor:
+    return (damping * square.diagonal().mean()).clamp(min=torch.finfo(square.dtype).tiny)
+
+
+def _refit_one(
+    module: Any,
+    anchors: torch.Tensor,
+    expert: int,
+    own: _Routed,
+    seen: Seen,
+    damping: float,
+    stored: torch.dtype,
+) -> None:
+    """anchors: all experts' weights as they were."""
     found = _moments(module, expert, own, seen, by_kind=False)
-    weight = module.down_proj[expert].mT if module.is_transposed else module.down_proj[expert]  # [hidden, C]
+    weight, anchor = (
+        values[expert].mT if module.is_transposed else values[expert] for values in (module.down_proj, anchors)
+    )  # [hidden, C]
     before = weight.to(torch.float32, copy=True)
-    change = _solved(found.square[0], found.cross[0], damping)
+    square = found.square[0]
+    pulled = found.cross[0] - _shift(square, damping) * (before - anchor).double()
+    change = _solved(square, pulled, damping)
     weight.copy_((before.double() + change).to(stored))
     moved = weight.float() - before
     for tokens, read in _read(module, expert, own.tokens, own.gates, seen):

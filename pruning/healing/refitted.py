@@ -30,7 +30,7 @@ def check_refitted(healed: Source, plain: Source, anatomy: Anatomy, progress: Pr
     Raises SixfoldError where a tensor differs that healing does not change, or one that it does is not finite.
     """
     changes: dict[int, list[float]] = defaultdict(list)
-    tensors = healed.checkpoint.tensors
+    tensors = healed.checkpoint.as_stored.tensors
     with progress("comparing", sum(tensor.nbytes for tensor in tensors.values()), "B") as advance:
         for name, tensor in tensors.items():
             after, before = (_read(source, name) for source in (healed, plain))
@@ -48,8 +48,9 @@ def check_refitted(healed: Source, plain: Source, anatomy: Anatomy, progress: Pr
 
 
 def _read(source: Source, name: str) -> torch.Tensor:
-    shape = source.checkpoint.tensors[name].shape
-    return source.checkpoint.read(TensorSlice(name, 0, shape[0] if shape else 1))
+    checkpoint = source.checkpoint.as_stored
+    shape = checkpoint.tensors[name].shape
+    return checkpoint.read(TensorSlice(name, 0, shape[0] if shape else 1))
 
 
 def _moved(before: torch.Tensor, after: torch.Tensor, *, one_by_one: bool) -> list[float]:

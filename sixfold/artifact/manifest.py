@@ -118,10 +118,17 @@ def damaged_files(folder: Path, manifest: Mapping[str, Any], run: Mapping[str, A
     bad = []
     for name, record in manifest["files"].items():
         path = folder / name
-        sound = path.is_file() and path.stat().st_size == record["bytes"]
-        if not (sound and (path.stat().st_mtime_ns == times.get(name) or sha256_of(path) == record["sha256"])):
+        known = _is_inside(name) and isinstance(record, dict)
+        sound = known and path.is_file() and path.stat().st_size == record.get("bytes")
+        if not (sound and (path.stat().st_mtime_ns == times.get(name) or sha256_of(path) == record.get("sha256"))):
             bad.append(name)
     return bad
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a name that a manifest lists can be that of a file in its folder."""
+    parts = name.split("/")
+    return all(part not in ("", ".", "..") and len(part.encode()) <= 255 for part in parts) and len(name) <= 4096
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,8 @@ def state_of(folder: Path, manifest_name: str, inputs: Mapping[str, Any] | None,
     if manifest is None:
         unfinished = (begun or folder).is_dir()
         return State("partial", ("no manifest: the run did not finish",)) if unfinished else State("missing")
+    if not isinstance(manifest.get("files"), dict):
+        return State("damaged", (f"{manifest_name} is no manifest",))
     changed = changed_inputs(manifest, inputs) if inputs is not None else []
     if changed:
         return State("stale", tuple(f"{key} changed" for key in changed))

@@ -27,7 +27,8 @@ _GATES = Each(Maybe(NUMBER))
 _SCORE = {"mean_kl": NUMBER, "top1": NUMBER, "domains": Each(NUMBER), "layers": Each(NUMBER)}
 _PROMPT = {
     **dict.fromkeys(("name", "prompt", "rule", "source", "answer", "problem"), str),
-    **dict.fromkeys(("source_holds", "holds", "passed"), bool),
+    **dict.fromkeys(("source_holds", "holds"), Maybe(bool)),
+    "passed": bool,
 }
 _RECIPE = {
     **dict.fromkeys(("name", "suffix", "title", "exporter", "scheme"), Maybe(str)),
@@ -50,6 +51,9 @@ _MANIFEST = {
     "provenance": Maybe(dict),
     "files": Each({"bytes": int, "sha256": str}),
 }
+_PRUNED = {key: shape for key, shape in _MANIFEST.items() if key != "recipe"}
+"""Of what `sixfold prune` made, without a recipe."""
+_SINCE = {"name": str, "fingerprint": str, "scores": Each(_SCORE)}
 _VERIFICATION = {
     "artifact": {"name": str, "kind": str, "files": Each(int), "content": str},
     "source": Maybe({"name": str, "fingerprint": str}),
@@ -58,7 +62,9 @@ _VERIFICATION = {
     "allowed": _GATES,
     "findings": Each(_FINDING),
     "weights": Maybe({"formats": Each(dict), "groups": Each(dict), "worst": Each(dict)}),
-    "divergence": Maybe({"tokens": int, "windows": int, "scores": Each(_SCORE), "plain": Maybe(_SCORE)}),
+    "divergence": Maybe(
+        {"tokens": int, "windows": int, "scores": Each(_SCORE), "plain": Maybe(_SCORE), "original": Maybe(_SINCE)}
+    ),
     "smoke": Maybe({"engine": str, "prompts": Each(_PROMPT)}),
     "tensor_parallel": Maybe(Each(Each(str))),
 }
@@ -68,13 +74,13 @@ _RUN = {"modified_ns": Maybe(Each(int)), "seconds": Maybe(NUMBER)}
 def is_sound(file: str, value: Mapping[str, Any]) -> bool:
     """Whether a record read from a file of this name has the shape of its kind. Others have none to hold to."""
     if file.endswith("manifest.json") and ("recipe" in value or "variant" in value):
-        return _has(value, _MANIFEST)
-    if file.endswith("verification.json") and "artifact" in value:
-        return value.get("schema") != _SCHEMA or _has(value, _VERIFICATION)
+        return _has(value, _PRUNED if value.get("variant") == "pruned" else _MANIFEST)
+    if file.endswith("verification.json") and value.get("schema") == _SCHEMA:
+        return value.keys() >= _VERIFICATION.keys() and _has(value, _VERIFICATION)
     return not file.endswith("run.json") or _has(value, _RUN)
 
 
-_SCHEMA = 3
+_SCHEMA = 4
 """Of verification.json: others are read by nobody."""
 
 

@@ -74,3 +74,15 @@ def with_slices(checkpoint: Checkpoint, slices: Mapping[str, ExpertSlice]) -> Ch
 
     contents = Contents(read, read_into, plain.fingerprint, plain.files)
     return replace(checkpoint, tensors=tensors, contents=contents, stored=checkpoint, slices=dict(slices))
+
+
+def stacked(checkpoint: Checkpoint, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """tensors (of `checkpoint`, by name) with slices put together again to the tensors that they were cut from."""
+    found = {name: tensor for name, tensor in tensors.items() if name not in checkpoint.slices}
+    for name, tensor in tensors.items():
+        cut = checkpoint.slices.get(name)
+        if cut is not None:
+            if cut.stack not in found:
+                found[cut.stack] = tensor.new_empty(checkpoint.as_stored.tensors[cut.stack].shape)
+            cut.layout.rows_of(found[cut.stack][cut.expert], cut.part).copy_(tensor)
+    return found

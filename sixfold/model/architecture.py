@@ -11,7 +11,7 @@ from sixfold.checkpoint.checkpoint import Checkpoint
 from sixfold.checkpoint.config_fields import COUNT, TOP_K, largest
 from sixfold.errors import SixfoldError
 from sixfold.model import dataflow
-from sixfold.model.decoder import Decoder, decoder_of, is_run
+from sixfold.model.decoder import Decoder, decoder_of
 from sixfold.model.experts_module import experts_per_layer, multiplies_up
 from sixfold.model.layer_by_layer import keeps_norms_in_float32, why_not_layered
 from sixfold.model.meta_model import meta_model
@@ -181,7 +181,7 @@ def derive_architecture(checkpoint: Checkpoint) -> Architecture:
         unlayered=why_not_layered(model, decoder, experts, untraced),
         in_float32=keeps_norms_in_float32(model, decoder),
         tied_copies=_tied_copies(model, placements),
-        towers=tuple(name for name, place in placements.items() if not is_run(model, decoder, place.parameter)),
+        towers=tuple(name for name, place in placements.items() if not decoder.runs(place.parameter)),
     )
 
 

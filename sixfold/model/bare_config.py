@@ -133,7 +133,15 @@ def _tensors(checkpoint: Checkpoint) -> dict[str, SourceTensor]:
         if name not in tied
     }
     found = {}
-    for name, tensor in revert_weight_conversion(model, state).items():
+    try:
+        stored = revert_weight_conversion(model, state)
+    except (RuntimeError, ValueError, IndexError, ZeroDivisionError, KeyError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+        raise SixfoldError(
+            f"{checkpoint.config_location} describes no model that could be saved ({reason})",
+            "compare it with the original model's config.json",
+        ) from None
+    for name, tensor in stored.items():
         dtype, shape = _DTYPES[tensor.dtype], tuple(tensor.shape)
         found[name] = SourceTensor(name, dtype, shape, tensor_nbytes(dtype, shape))
     return found

@@ -14,14 +14,20 @@ _LISTS = re.compile(r"(^|\.)(layers|h|blocks)$")
 @dataclass(frozen=True)
 class Decoder:
     """name: of the module that holds the language model, "" where that is all of it. layers: module names of its
-    layers, in order; () where it has no list of them."""
+    layers, in order; () where it has no list of them. head: of the module that makes the logits, None where there is
+    none."""
 
     name: str
     layers: tuple[str, ...]
+    head: str | None = None
 
     def holds(self, name: str) -> bool:
         """Whether a parameter or module belongs to the language model."""
         return not self.name or name.startswith(self.name + ".")
+
+    def runs(self, parameter: str) -> bool:
+        """Whether text alone passes through a parameter: not through towers beside it, nor their projectors."""
+        return self.holds(parameter) or (self.head is not None and parameter.startswith(self.head + "."))
 
     def layer_of(self, name: str) -> int | None:
         """The decoder layer that a parameter or module belongs to."""
@@ -41,18 +47,15 @@ def decoder_of(model: nn.Module) -> Decoder:
         if isinstance(module, nn.ModuleList) and _LISTS.search(name) and len(module)
     }
     found: Any = model.get_decoder() if hasattr(model, "get_decoder") else None  # type: ignore[operator]
-    named = next((name for name, module in model.named_modules() if module is found), "")
+    named = _name_of(model, found) or ""
     inside = [name for name in lists if name.startswith(named + ".")]
     if not inside:  # some families give their head for a decoder
         named, inside = "", list(lists)
     count = model.config.get_text_config().num_hidden_layers  # type: ignore[union-attr,operator]
     inside.sort(key=lambda name: (len(lists[name]) != count, name.count(".")))
     layers = tuple(f"{inside[0]}.{number}" for number in range(len(lists[inside[0]]))) if inside else ()
-    return Decoder(named, layers)
+    return Decoder(named, layers, _name_of(model, model.get_output_embeddings()))  # type: ignore[operator]
 
 
-def is_run(model: nn.Module, decoder: Decoder, parameter: str) -> bool:
-    """Whether text alone passes through a parameter: all but the towers beside the decoder, and their projectors."""
-    head = model.get_output_embeddings()  # type: ignore[operator]  # it is a PreTrainedModel
-    inside = next((name for name, module in model.named_modules() if module is head), None)
-    return decoder.holds(parameter) or (inside is not None and parameter.startswith(inside + "."))
+def _name_of(model: nn.Module, sought: Any) -> str | None:
+    return next((name for name, module in model.named_modules() if module is sought), None)

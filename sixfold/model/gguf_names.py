@@ -6,7 +6,10 @@ architectures. That table is here, and nothing else about an architecture (expor
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from sixfold.errors import SixfoldError
 
@@ -17,11 +20,17 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "deepseek_v2": "deepseek2",
     "deepseek_v3": "deepseek2",
     "dots1": "dots1",
+    "ernie4_5": "ernie4_5",
+    "ernie4_5_moe": "ernie4_5-moe",
     "exaone4": "exaone4",
     "exaone_moe": "exaone-moe",
+    "gemma": "gemma",
+    "gemma2": "gemma2",
     "gemma3": "gemma3",
     "gemma3_text": "gemma3",
+    "glm4": "glm4",
     "glm4_moe": "glm4moe",
+    "glm4_moe_lite": "deepseek2",
     "gpt_oss": "gpt-oss",
     "granite": "granite",
     "granitemoe": "granitemoe",
@@ -38,6 +47,7 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "olmo2": "olmo2",
     "olmo3": "olmo2",
     "olmoe": "olmoe",
+    "phi3": "phi3",
     "qwen2": "qwen2",
     "qwen2_5_vl": "qwen2vl",
     "qwen2_moe": "qwen2moe",
@@ -74,10 +84,14 @@ _DECODER = re.compile(r"(model\.)?language_model\.|model\.(layers|embed_tokens|n
 SPLIT_LATENTS = ("deepseek2",)
 """Architectures that hold kv_b_proj as attn_k_b (transposed) and attn_v_b (see sixfold.model.latent_attention)."""
 
+DELTA_NETS = ("qwen35", "qwen35moe")
+"""Architectures whose delta nets have their values in another order than on disk."""
+
 LATENT_HALVES: Mapping[str, str] = {"attn_k_b": "query", "attn_v_b": "attended"}
 """What each half reads, as sixfold.model.latent_attention calls it."""
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_EXPERT = re.compile(r"\.experts\.\d+\.")
 _NEVER_STORED = (".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias")
 """Buffers that some checkpoints carry and that llama.cpp computes itself."""
 
@@ -116,6 +130,33 @@ def latent_half(gguf_name: str) -> str | None:
     return LATENT_HALVES.get(gguf_name.split(".")[-2])
 
 
+@dataclass(frozen=True)
+class ValueHeads:
+    """Of a delta net that has several values for each key: transformers keeps those of a key together, llama.cpp has
+    the first of every key, then the second."""
+
+    keys: int
+    each: int
+    channels: int
+
+    def tiled(self, values: torch.Tensor) -> torch.Tensor:
+        """[..., keys * each * channels], from transformers' order to llama.cpp's."""
+        return values.unflatten(-1, (self.keys, self.each, self.channels)).transpose(-3, -2).flatten(-3)
+
+    def untiled(self, values: torch.Tensor) -> torch.Tensor:
+        """Back again."""
+        return ValueHeads(self.each, self.keys, self.channels).tiled(values)
+
+
+def tiled_inputs(config: Mapping[str, Any], gguf_name: str) -> ValueHeads | None:
+    """How the input channels of a tensor are ordered otherwise than on disk; None where they are not."""
+    if gguf_architecture(config) not in DELTA_NETS or not gguf_name.endswith(".ssm_out.weight"):
+        return None
+    config = decoder_config(config)
+    keys, values = config["linear_num_key_heads"], config["linear_num_value_heads"]
+    return ValueHeads(keys, values // keys, config["linear_value_head_dim"]) if values > keys else None
+
+
 def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Iterable[str]) -> dict[str, str]:
     """On-disk tensor name -> GGUF tensor name, in the order given; all experts of a layer share one stacked name.
 
@@ -134,23 +175,34 @@ def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Iterable[str]) ->
     layers = config["num_hidden_layers"]
     mapping = gguf.get_tensor_name_map(name_of_arch[architecture], layers)
     tied = bool(config.get("tie_word_embeddings"))
-    names: dict[str, str] = {}
-    for name in tensor_names:
+
+    def found(name: str) -> str | None:
+        """None for what is left out."""
         layer = _LAYER.search(name)
         if (layer and int(layer[1]) >= layers) or "mtp" in name.split("."):
-            continue
+            return None
         if name.endswith(_NEVER_STORED) or (tied and name.endswith("lm_head.weight")):
-            continue
+            return None
         if sees and not _DECODER.match(name):
-            continue
+            return None
         known = name
         for pattern, replacement in _RENAMED:
             known = re.sub(pattern, replacement, known)
-        found = mapping.get_name(known, try_suffixes=(".weight", ".bias"))
-        if found is None:
+        gguf_name: str | None = mapping.get_name(known, try_suffixes=(".weight", ".bias"))
+        if gguf_name is None:
             raise SixfoldError(
                 f"GGUF architecture {architecture} has no name for tensor {name}",
                 "leave the gguf recipes out for this model",
             )
-        names[name] = found
+        return gguf_name
+
+    names: dict[str, str] = {}
+    of_any_expert: dict[str, str | None] = {}
+    for name in tensor_names:
+        stacked = _EXPERT.sub(".experts.", name, count=1)
+        if stacked not in of_any_expert:
+            of_any_expert[stacked] = found(name)
+        gguf_name = of_any_expert[stacked]
+        if gguf_name is not None:
+            names[name] = gguf_name
     return names

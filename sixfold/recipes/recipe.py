@@ -15,12 +15,15 @@ from sixfold.boundary.patterns import pattern
 from sixfold.errors import UsageError
 from sixfold.recipes import recipe_files
 from sixfold.recipes.budget import Budget
+from sixfold.recipes.plain_words import wrong_value
 from sixfold.recipes.recipe_files import OVERRIDE, Draft, Problem, closest
 from sixfold.recipes.text_source import BUILTIN, Text, TextSource
 
 OptionsOf = Callable[[str], type[BaseModel]]
 """Exporter name -> the pydantic model that `options:` must satisfy (UsageError where there is no such exporter).
 The command line passes what the registry knows; the spine knows no exporter."""
+SchemesOf = Callable[[str], Sequence[str]]
+"""Exporter name -> the schemes that it makes, () where any may be meant."""
 
 
 def _regular_expression(text: str) -> str:
@@ -36,6 +39,9 @@ def _at_least_one(texts: tuple[TextSource, ...]) -> tuple[TextSource, ...]:
         raise ValueError("names no text")
     return texts
 
+
+_OF_FILES = ("extends", "recipes")
+"""Keys of a recipe's file beside those of a recipe."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -137,12 +143,15 @@ class Recipe(_Strict):
         return self.rounding == "compensated" and self.calibration.imatrix is None
 
 
-def load_recipes(name: str, overrides: Sequence[str] = (), options_of: OptionsOf | None = None) -> tuple[Recipe, ...]:
+def load_recipes(
+    name: str, overrides: Sequence[str] = (), options_of: OptionsOf | None = None, schemes_of: SchemesOf | None = None
+) -> tuple[Recipe, ...]:
     """A shipped name, a set's name or a path of a YAML file -> the resolved recipe, or a set's recipes in its order.
 
     overrides: "key=value" with dotted keys and YAML values. On a set they hold for every recipe in it; an exporter's
     option (`options.x`) for those whose exporter has it, which must be at least one.
-    options_of: where given, exporter options are checked, and filled up with their defaults.
+    options_of: where given, exporter options are checked, and filled up with their defaults. schemes_of: where given,
+    schemes are checked.
     Raises UsageError that lists every error of every file at once.
     """
     drafts, problems = recipe_files.read(name)
@@ -161,12 +170,12 @@ def load_recipes(name: str, overrides: Sequence[str] = (), options_of: OptionsOf
     recipes = []
     for draft in drafts:
         recipe, more = _checked(draft, models)
-        problems += more
+        problems += [*more, *_wrong_scheme(draft, schemes_of)]
         recipes += [recipe] if recipe else []
     problems += _clashes(recipes)
     if problems:
         # Problems in a file that several recipes extend are reported once.
-        raise UsageError(_listing(name, list(dict.fromkeys(problems))))
+        raise UsageError(_listing(name, _in_order(_without_consequences(list(dict.fromkeys(problems))))))
     return tuple(recipes)
 
 
@@ -264,6 +273,15 @@ def _checked(draft: Draft, models: Mapping[str, type[BaseModel]]) -> tuple[Recip
     return recipe, [*problems, *more]
 
 
+def _wrong_scheme(draft: Draft, schemes_of: SchemesOf | None) -> list[Problem]:
+    exporter, scheme = (draft.values.get(key) for key in ("exporter", "scheme"))
+    known = schemes_of(exporter) if schemes_of and isinstance(exporter, str) else ()
+    if not known or not isinstance(scheme, str) or scheme in known:
+        return []
+    remedy = closest(scheme, known) or f"use one of {', '.join(known)}"
+    return [Problem(*draft.origin(("scheme",)), f"the exporter {exporter} makes no {scheme!r}", remedy)]
+
+
 def _validated(
     model: type[Model], draft: Draft, values: Mapping[str, Any], prefix: tuple[str, ...]
 ) -> tuple[Model | None, list[Problem]]:
@@ -280,14 +298,24 @@ def _validated(
 def _explained(model: type[BaseModel], entry: Mapping[str, Any], path: tuple[str, ...]) -> tuple[str, str]:
     """What is wrong and what to do, from one of pydantic's errors."""
     if entry["type"] == "extra_forbidden":
-        known = _known_keys(model, entry["loc"])
+        known = [*_known_keys(model, entry["loc"]), *(_OF_FILES if len(path) == 1 and model is Recipe else ())]
         return "unknown key", closest(path[-1], known) or f"the keys here are {', '.join(sorted(known)) or 'none'}"
     if entry["type"] == "missing":
         return "is missing", "add it, or take it from another recipe with `extends:`"
-    message = entry["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    message = message.replace("a valid tuple", "a list")  # YAML has only lists
-    given = entry["input"]
-    return f"{given!r}: {message}", ""
+    what, remedy = wrong_value(entry["type"], entry.get("ctx") or {}, entry["msg"])
+    return f"{entry['input']!r}: {what}", remedy
+
+
+def _without_consequences(problems: Sequence[Problem]) -> list[Problem]:
+    """Where `extends:` is misspelt, keys are missing that it would have brought."""
+    misspelt = {p.file for p in problems if p.what == "unknown key" and "extends" in p.remedy}
+    return [p for p in problems if not (p.what == "is missing" and p.file in misspelt)]
+
+
+def _in_order(problems: Sequence[Problem]) -> list[Problem]:
+    """File by file as they were read, in the order of their lines."""
+    files = list(dict.fromkeys(p.file for p in problems))
+    return sorted(problems, key=lambda p: (files.index(p.file), p.line or 0))
 
 
 def _known_keys(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:

@@ -5,6 +5,7 @@ Nothing here knows what a recipe means; sixfold.recipes.recipe checks that.
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,8 +154,9 @@ def _locate(
         names = [p.stem for p in shipped(folder)]
         what = f"there is no {kind} {name!r}"
         remedy = closest(name, names) or f"the names are {', '.join(names)}; a path ends in .yaml"
-    if path.is_file():
-        return path, None
+    with suppress(OSError, ValueError):  # a name that no file can have
+        if path.is_file():
+            return path, None
     return None, Problem(asker.file, asker.line, asker.key, what, remedy)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from sixfold.errors import SixfoldError
-from sixfold.model.decoder import decoder_of, is_run
+from sixfold.model.decoder import decoder_of
 from sixfold.model.layer_calls import RETURNED, Call, Calls, Handed, record_calls, same
 from sixfold.model.meta_model import meta_model
 from sixfold.model.module_map import map_tensors, tied_parameters
@@ -52,13 +52,13 @@ class LayerRunner:
         ahead: bool = True,
         team: Team = ALONE,
     ) -> None:
-        self.checkpoint = source.checkpoint
         self.device = device
         self.dtype = dtype
         self.ahead = ahead
         self.team = team
         # Where all experts of a layer are one tensor, it is read at once.
         checkpoint = source.checkpoint.as_stored if read_into is None else source.checkpoint
+        self.checkpoint = checkpoint
         self.model: Any = meta_model(checkpoint, dtype=dtype).eval()
         placements, _ = map_tensors(self.model, checkpoint)
         strict = set(getattr(self.model, "_keep_in_fp32_modules_strict", None) or ())
@@ -73,9 +73,7 @@ class LayerRunner:
         self._lengths: tuple[int, ...] = RETURNED
         decoder = decoder_of(self.model)
         tied = tied_parameters(self.model)
-        self._sources = {
-            name: s for name, s in self._sources.items() if name not in tied and is_run(self.model, decoder, name)
-        }
+        self._sources = {name: s for name, s in self._sources.items() if name not in tied and decoder.runs(name)}
         self.layer_names = _layer_names(self.model)
         self.layers = [self.model.get_submodule(name) for name in self.layer_names]
         _compute_buffers(self.model, device)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from sixfold.checkpoint.expert_slice import stacked
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError
 from sixfold.model.meta_model import meta_model
@@ -39,7 +40,7 @@ def load_model(source: Source, *, dtype: torch.dtype, device: torch.device) -> A
     bias routes other tokens. Raises SixfoldError where the model does not fit into memory.
     """
     check_host_memory(source)
-    checkpoint, architecture = source.checkpoint.as_stored, source.architecture
+    checkpoint, architecture = source.checkpoint, source.architecture
     empty: Any = meta_model(checkpoint)
     base: Any = type(empty)
     in_float32 = {name.rsplit(".", 1)[-1] for name in architecture.correction_biases}
@@ -54,6 +55,7 @@ def load_model(source: Source, *, dtype: torch.dtype, device: torch.device) -> A
 
     with ThreadPoolExecutor(4) as threads:
         weights = dict(zip(names, threads.map(read, names), strict=True))
+    weights = stacked(checkpoint, weights)
     with _without_progress_bar():
         model = cls.from_pretrained(None, config=empty.config, state_dict=weights, dtype=dtype)
     return model.eval().to(device)

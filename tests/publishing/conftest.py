@@ -20,9 +20,9 @@ from cli.main import run
 from publishing import retries
 from tests.publishing.hub_server import serve
 from tests.publishing.hub_state import Account, Fault, Hub
-from tests.publishing.plain_cards import plain_card
+from tests.publishing.plain_cards import no_figures, plain_card
 
-_REAL_CARD = publish_command._card
+_REAL_CARD, _REAL_FIGURES = publish_command._card, publish_command._figures
 TOKEN = "hf_SecretSecretSecretSecret1234"
 
 
@@ -60,6 +60,7 @@ Publish = Callable[..., Printed]
 def publish(hub: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Publish:
     """`sixfold publish` with these arguments, to the organization lab, of what is in tmp_path/out; with plain cards."""
     monkeypatch.setattr(publish_command, "_card", plain_card)
+    monkeypatch.setattr(publish_command, "_figures", no_figures)
 
     def call(*arguments: str, ask: bool = False, org: str = "lab") -> Printed:
         words = ["publish", *arguments, "--out", str(tmp_path / "out"), *(["--org", org] if org else [])]
@@ -75,6 +76,7 @@ def publish(hub: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeyp
 def real_cards(publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
     """`publish` with the cards that a user gets."""
     monkeypatch.setattr(publish_command, "_card", _REAL_CARD)
+    monkeypatch.setattr(publish_command, "_figures", _REAL_FIGURES)
 
 
 @dataclass(frozen=True)

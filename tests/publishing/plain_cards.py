@@ -15,6 +15,11 @@ def plain_card(publication: Publication, old: str) -> str:
     return old or (publication.folder / "README.md").read_text()
 
 
+def no_figures(publication: Publication) -> str:
+    return ""
+
+
 if __name__ == "__main__":
     publish._card = plain_card
+    publish._figures = no_figures
     sys.exit(run())

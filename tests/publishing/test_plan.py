@@ -8,7 +8,7 @@ import click
 import pytest
 
 from tests.publishing.conftest import Publish
-from tests.publishing.hub_state import Hub
+from tests.publishing.hub_state import Account, Hub
 from tests.publishing.made import CARD, MODEL, VARIANTS, assert_whole, make_model, make_variant, published_files
 
 
@@ -20,14 +20,48 @@ def test_a_dry_run_tells_everything_and_does_nothing(hub: Hub, publish: Publish,
     assert [line for line in hub.log if not line.startswith("GET")] == ["POST /api/validate-yaml"] * 4
     assert not hub.repositories
     assert not hub.collections
-    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+    previews = root / "publishing-cards"
+    after = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    assert {path: data for path, data in after.items() if path.parent != previews} == before
     for repository in ("BF16", "FP8", "AWQ", "GGUF"):
         assert f"lab/{MODEL}-{repository} (new, private)" in printed.out
+        assert f"README.md, as it would be sent: {previews / f'{MODEL}-{repository}.md'}" in printed.out
     rows = [" ".join(line.split()) for line in printed.out.splitlines()]
     assert "model-00001-of-00002.safetensors new 6 kB" in rows
-    assert "# tiny-REAP-AWQ" in rows
-    assert "base_model: lab/tiny-REAP-BF16" in rows
+    assert not any(row.startswith("# tiny") for row in rows)  # cards are read in a viewer, not in a terminal
+    card = (previews / f"{MODEL}-AWQ.md").read_text()
+    assert "# tiny-REAP-AWQ" in card
+    assert "base_model: lab/tiny-REAP-BF16" in card
     assert "run.json" not in printed.out
+
+
+def test_a_dry_run_needs_no_token(hub: Hub, publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_model(tmp_path / "out")
+    monkeypatch.setattr("publishing.hub.get_token", lambda: None)
+    printed = publish("--dry-run")
+    assert printed.code == 0
+    assert f"lab/{MODEL}-AWQ (new, private)" in printed.out
+    assert "The Hub was not asked, as there is no token" in printed.out
+    assert hub.log == []
+
+
+def test_a_dry_run_says_what_a_token_may_not(hub: Hub, publish: Publish, tmp_path: Path) -> None:
+    make_model(tmp_path / "out", ("awq",))
+    hub.tokens[next(iter(hub.tokens))] = Account(role="read")
+    printed = publish("--dry-run")
+    assert printed.code == 0
+    assert "This token could not publish it: the token of tester may read only" in printed.out
+    assert publish().code == 1
+
+
+def test_a_wrong_name_is_told_before_anything_else(
+    hub: Hub, publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the organization and the token, which are missing here too."""
+    make_model(tmp_path / "out")
+    monkeypatch.setattr("publishing.hub.get_token", lambda: None)
+    assert "perhaps awq is meant" in publish("aqw", org="").err
+    assert hub.log == []
 
 
 def test_the_plan_as_data_is_what_happens(hub: Hub, publish: Publish, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ def visibility(hub: Hub) -> set[bool]:
 
 def test_private_until_released(hub: Hub, publish: Publish, tmp_path: Path) -> None:
     root = make_model(tmp_path / "out")
-    assert "and run `sixfold publish --release`" in publish().out
+    assert f"publish --release --model {MODEL} --org lab --out {tmp_path / 'out'}" in publish().out
     assert visibility(hub) == {True}
     assert "private, made public" in publish("--release", "--dry-run").out
     assert visibility(hub) == {True}

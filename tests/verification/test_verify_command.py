@@ -117,6 +117,15 @@ def test_what_is_no_artifact_is_one_sentence(tmp_path: Path, capsys: pytest.Capt
         assert len(err.splitlines()) == 1
 
 
+def test_nothing_is_left_beside_a_file_that_is_no_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "notes.gguf"
+    path.write_text("no model")
+    code, out, _ = run(capsys, str(path))
+    assert code == 3
+    assert "Nothing was written, as this is no model's artifact." in out
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_several_models_are_one_sentence_and_get_no_result(
     artifacts: Artifacts, capsys: pytest.CaptureFixture[str]
 ) -> None:

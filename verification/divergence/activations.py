@@ -26,6 +26,10 @@ _E4M3, _E2M1 = 448.0, 6.0
 _E2M1_BOUNDS = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0])
 
 
+_PRODUCTS = (functional.linear, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
+"""What is called with inputs and weights: a plain product with experts whose weights are stored transposed."""
+
+
 def fp8_dynamic(group: int | None) -> Rounding:
     """group: channels that share a scale, None for the whole token."""
 
@@ -149,7 +153,7 @@ class RoundedInputs(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is functional.linear and (self._parameters or self._of_latents):
+        if func in _PRODUCTS and (self._parameters or self._of_latents):
             x, weight, *others = args
             if weight.data_ptr() in self._of_latents:
                 self._of_latents[weight.data_ptr()].latent = x

@@ -201,3 +201,10 @@ def propose(costs: Sequence[Cost], total: float, target: float) -> Proposal | No
     ]
     fitting = [proposal for proposal in enough if proposal.kl <= target]
     return min(fitting, key=lambda proposal: proposal.extra, default=None)
+
+
+def ladder(costs: Sequence[Cost], total: float) -> tuple[Proposal, ...]:
+    """The cheapest ways to bring the mean KL to four fifths of `total`, to three, and so on; each once, the smallest
+    first."""
+    found = (propose(costs, total, total * fifths / 5) for fifths in (4, 3, 2, 1))
+    return tuple(dict.fromkeys(proposal for proposal in found if proposal is not None))

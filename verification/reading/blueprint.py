@@ -86,7 +86,7 @@ def blueprint_from_config(config: Mapping[str, Any], where: Path, held: Collecti
 
 
 def _as_held(checkpoint: Checkpoint, held: Collection[str]) -> Checkpoint:
-    """With or without a tensor for each expert, as the folder has it: transformers reads both."""
+    """With or without a tensor for each expert, as the folder has it: transformers reads either."""
     single = with_single_experts(checkpoint)
     if single.slices:
         return checkpoint if any(cut.stack in held for cut in single.slices.values()) else single

@@ -1,9 +1,9 @@
 """A GGUF file as float32 weights under names on disk: dequantized by gguf-py, stacks and permutations undone."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -31,6 +31,11 @@ class _Grid:
 _IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 _GRIDS = {
     "Q8_0": _Grid(34, (2, 34), 1, (2, 2), tuple(range(-128, 128))),
+    "Q4_0": _Grid(18, (2, 18), 0x11, (2, 2), tuple(range(-8, 8))),
+    "Q4_1": _Grid(20, (4, 20), 0x11, (4, 4), tuple(range(16))),
+    "Q5_0": _Grid(22, (6, 22), 0x11, (2, 6), tuple(range(-16, 16))),
+    "Q5_1": _Grid(24, (8, 24), 0x11, (4, 8), tuple(range(32))),
+    "IQ4_NL": _Grid(18, (2, 18), 0x11, (2, 2), _IQ4),
     "Q3_K": _Grid(110, (32, 96), 0x55, (0, 32), tuple(range(-4, 4))),
     "Q4_K": _Grid(144, (16, 144), 0x11, (16, 16), tuple(range(16))),
     "Q5_K": _Grid(176, (48, 176), 0x11, (16, 48), tuple(range(32))),
@@ -162,7 +167,9 @@ class GgufWeights:
             return NEAREST
         source = self._sources[name]
         entry = None if source.place.half else self._importance.get(source.gguf[0])
-        return Rounding("weighted", importance_of(entry, source.expert or 0))
+        importance = importance_of(entry, source.expert or 0)
+        tiled = importance is not None and source.place.tiles == "columns"
+        return Rounding("weighted", self._key_by_key(importance) if tiled and importance is not None else importance)
 
     @cached_property
     def _importance(self) -> Mapping[str, MatrixEntry]:
@@ -184,16 +191,41 @@ class GgufWeights:
         return True
 
     def codes(self, name: str) -> Codes | None:
-        """What the numbers stand for is found by dequantizing the same blocks with other codes in them."""
-        grid = _GRIDS.get(self.dtype(name))
-        if grid is None or self._sources[name].place.half or self._sources[name].place.change:
+        if self._sources[name].place.half or self._sources[name].place.change:
             return None
-        first, second = (self._read(name, 0, None, _filled(grid, byte)) for byte in (0, grid.second))
+        return self._codes(self.dtype(name), lambda edit: self._read(name, 0, None, edit))
+
+    def code_parts(self, name: str, weight: torch.Tensor) -> Iterator[tuple[Codes, torch.Tensor]]:
+        source = self._sources[name]
+        if not source.place.half:
+            codes = self.codes(name)
+            if codes is not None:
+                yield codes, weight
+            return
+        heads, k, v, rank = self._latent(source)
+        whole = weight.view(heads, k + v, rank)
+        halves = {"attn_k_b": whole[:, :k].transpose(1, 2).reshape(-1, k), "attn_v_b": whole[:, k:].reshape(-1, rank)}
+        for gguf_name in source.gguf:
+            part = next(part for half, part in halves.items() if half in gguf_name)
+            kind = self._file.tensors[gguf_name].type_name
+            codes = self._codes(kind, partial(self._flat, gguf_name, part.shape[1]))
+            if codes is not None:
+                yield codes, part
+
+    def _flat(self, gguf_name: str, columns: int, edit: _Edit) -> torch.Tensor:
+        return self._floats(gguf_name, edit=edit).reshape(-1, columns)
+
+    def _codes(self, kind: str, read: Callable[[_Edit], torch.Tensor]) -> Codes | None:
+        """What the numbers stand for is found by dequantizing the same blocks with other codes in them."""
+        grid = _GRIDS.get(kind)
+        if grid is None:
+            return None
+        first, second = (read(_filled(grid, byte)) for byte in (0, grid.second))
         at = grid.numbers.index(0) if grid.second == 1 else 0  # signed bytes: code 0 is the number 0
         numbers = torch.tensor(grid.numbers, dtype=torch.float32)
         scale = (second - first) / (numbers[at + 1] - numbers[at])
         base = first - numbers[at] * scale
-        held = torch.where(scale != 0, (self._read(name, 0, None) - base) / scale, numbers[at])
+        held = torch.where(scale != 0, (read(_as_it_is) - base) / scale, numbers[at])
         return Codes(_nearest(held, numbers), numbers, scale, base)
 
     def _read(self, name: str, start: int, stop: int | None, edit: _Edit = _as_it_is) -> torch.Tensor:
@@ -217,12 +249,17 @@ class GgufWeights:
             return (-held).log()
         return held - 1 if source.place.change == "plus one" else held
 
+    def _key_by_key(self, held: torch.Tensor) -> torch.Tensor:
+        """[..., channels of values], those of a key together again."""
+        keys, values = int(self._file.key("ssm.group_count")), int(self._file.key("ssm.time_step_rank"))
+        return held.unflatten(-1, (values // keys, keys, -1)).transpose(-3, -2).flatten(-3)
+
     def _untiled(self, source: _Source, edit: _Edit) -> torch.Tensor:
         """A delta net's values [value of a key, key, ...] as [key, value of a key, ...] again."""
         held = self._floats(source.gguf[0], edit=edit)
-        keys, values = int(self._file.key("ssm.group_count")), int(self._file.key("ssm.time_step_rank"))
         if source.place.tiles == "columns":
-            return held.unflatten(-1, (values // keys, keys, -1)).transpose(-3, -2).flatten(-3).contiguous()
+            return self._key_by_key(held).contiguous()
+        keys, values = int(self._file.key("ssm.group_count")), int(self._file.key("ssm.time_step_rank"))
         first = 2 * keys * int(self._file.key("ssm.state_size")) if source.place.tiles == "rows behind keys" else 0
         tail = held[first:].unflatten(0, (values // keys, keys, -1)).transpose(0, 1).flatten(0, 2)
         return torch.cat([held[:first], tail])

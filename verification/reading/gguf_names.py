@@ -80,6 +80,17 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     | {f"ffn_{part}_exps": f"feed_forward.experts.{{}}.{part}_proj" for part in ("gate", "up", "down")}
     | {f"ffn_{part}_shexp": f"feed_forward.shared_expert.{part}_proj" for part in ("gate", "up", "down")}
     | {"ffn_gate_inp": "feed_forward.router"},
+    "gemma": _EVERY,
+    "gemma2": _EVERY | _AFTER_ATTENTION | {"ffn_norm": "pre_feedforward_layernorm"},
+    "ernie4_5": _EVERY,
+    "ernie4_5-moe": _EVERY | _EXPERTS | _SHARED,
+    "glm4": _EVERY
+    | {
+        "post_attention_norm": "post_self_attn_layernorm",
+        "post_ffw_norm": "post_mlp_layernorm",
+        "ffn_up": "mlp.gate_up_proj",
+    },
+    "phi3": _EVERY | {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"},
     "gemma3": _EVERY | _AFTER_ATTENTION | {"ffn_norm": "pre_feedforward_layernorm"},
     "gpt-oss": {k: v for k, v in _EVERY.items() if k != "ffn_norm"}
     | {"post_attention_norm": "post_attention_layernorm", "attn_sinks": "self_attn.sinks"}
@@ -142,6 +153,7 @@ _BIASES = {
     "dots1": "mlp.gate.e_score_correction_bias",
     "exaone-moe": "mlp.e_score_correction_bias",
     "afmoe": "mlp.expert_bias",
+    "ernie4_5-moe": "mlp.moe_statics.e_score_correction_bias",
 }
 _BARE = {"attn_sinks.weight": "self_attn.sinks", "ssm_a": "linear_attn.A_log", "ssm_dt.bias": "linear_attn.dt_bias"}
 """Tensors of a block that are no weight or bias of a module on disk."""
@@ -153,7 +165,7 @@ COMPUTED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short
 PAIRED_ROPE = ("llama", "arcee", "smollm3", "mistral3", "granite", "granitemoe")
 """Architectures whose q and k rows llama.cpp takes interleaved: row 2i + j of a head is row i + j * D/2 on disk."""
 
-_ONE_PLUS = {"gemma3": ("norm",), "qwen35": ("norm",), "qwen35moe": ("norm",)}
+_ONE_PLUS = {"gemma": ("norm",), "gemma2": ("norm",), "gemma3": ("norm",), "qwen35": ("norm",), "qwen35moe": ("norm",)}
 """Architectures that hold norms with the one that the model adds to them: the ends of their names."""
 
 _DELTA_NETS = ("qwen35", "qwen35moe")

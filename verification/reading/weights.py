@@ -1,6 +1,6 @@
 """An artifact seen as float32 weights under the architecture's own names on disk, read tensor by tensor."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Protocol
 
@@ -43,6 +43,11 @@ class CodedWeights(Weights, Protocol):
 
     def codes(self, name: str) -> Codes | None:
         """Of a whole quantized weight; None where its codes need not be the nearest. Raises as `read` does."""
+        ...
+
+    def code_parts(self, name: str, weight: torch.Tensor) -> Iterator[tuple[Codes, torch.Tensor]]:
+        """The codes of what a weight is stored as, each beside its part of `weight` (float32, of its whole shape) in
+        the same layout: of most one, of a split kv_b_proj two. Raises as `read` does."""
         ...
 
     def layout(self, name: str) -> Layout | None:
@@ -111,6 +116,11 @@ class FolderWeights:
 
     def codes(self, name: str) -> Codes | None:
         return codes_of(*self._parts(name))
+
+    def code_parts(self, name: str, weight: torch.Tensor) -> Iterator[tuple[Codes, torch.Tensor]]:
+        codes = self.codes(name)
+        if codes is not None:
+            yield codes, weight
 
     def layout(self, name: str) -> Layout | None:
         scheme = self.subject.declared.scheme_of(name.removesuffix(".weight"))

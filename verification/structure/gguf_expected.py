@@ -21,10 +21,51 @@ ARCHITECTURE_OF: Mapping[str, str] = {
     "olmoe": "olmoe",
     "minimax_m2": "minimax-m2",
     "glm4_moe": "glm4moe",
+    "glm4_moe_lite": "deepseek2",
     "deepseek_v2": "deepseek2",
     "deepseek_v3": "deepseek2",
 }
-"""transformers' model_type -> llama.cpp's architecture."""
+"""transformers' model_type -> llama.cpp's architecture, where every key is known here."""
+
+OTHERS: Mapping[str, str] = {
+    "afmoe": "afmoe",
+    "arcee": "arcee",
+    "cohere": "command-r",
+    "dots1": "dots1",
+    "ernie4_5": "ernie4_5",
+    "ernie4_5_moe": "ernie4_5-moe",
+    "exaone4": "exaone4",
+    "exaone_moe": "exaone-moe",
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3",
+    "gemma3_text": "gemma3",
+    "glm4": "glm4",
+    "gpt_oss": "gpt-oss",
+    "granite": "granite",
+    "granitemoe": "granitemoe",
+    "hunyuan_v1_dense": "hunyuan-dense",
+    "lfm2": "lfm2",
+    "llama4": "llama4",
+    "llama4_text": "llama4",
+    "ministral3": "mistral3",
+    "phi3": "phi3",
+    "mistral3": "mistral3",
+    "olmo2": "olmo2",
+    "olmo3": "olmo2",
+    "qwen2_5_vl": "qwen2vl",
+    "qwen2_vl": "qwen2vl",
+    "qwen3_5": "qwen35",
+    "qwen3_5_moe": "qwen35moe",
+    "qwen3_5_moe_text": "qwen35moe",
+    "qwen3_5_text": "qwen35",
+    "qwen3_vl": "qwen3vl",
+    "qwen3_vl_moe": "qwen3vlmoe",
+    "seed_oss": "seed_oss",
+    "smollm3": "smollm3",
+    "starcoder2": "starcoder2",
+}
+"""The same, where those are that every decoder has (see `common_keys`)."""
 
 U32, F32, BOOL, STRING = "u32", "f32", "bool", "string"
 
@@ -73,7 +114,7 @@ KINDS: Mapping[str, str] = {
 """Every key of these architectures, and the type that llama.cpp refuses all others than."""
 
 _GATES = {"softmax": 1, "sigmoid": 2}
-_SIGMOID = ("minimax_m2", "glm4_moe", "deepseek_v3")
+_SIGMOID = ("minimax_m2", "glm4_moe", "glm4_moe_lite", "deepseek_v3")
 """Model types that score experts so where their config does not say."""
 
 _NEEDS_GATE = "minimax-m2"
@@ -98,6 +139,32 @@ def expected_keys(arch: str, config: Config, *, split_latents: bool, drafts: boo
     if _experts(config):
         found |= dict(_of_experts(arch, config))
     found |= dict(_rope(arch, config))
+    return found
+
+
+def common_keys(config: Config) -> dict[str, Expected]:
+    """What every decoder's file says of its size, its norms, its experts and its rotary base."""
+    heads = config["num_attention_heads"]
+    found = {
+        "block_count": Expected((config["num_hidden_layers"],)),
+        "context_length": Expected((config["max_position_embeddings"],)),
+        "embedding_length": Expected((config["hidden_size"],)),
+        "attention.head_count": Expected((heads,)),
+        "attention.head_count_kv": Expected((config.get("num_key_value_heads") or heads,)),
+    }
+    for key, names in (
+        ("attention.layer_norm_rms_epsilon", ("rms_norm_eps", "norm_eps")),
+        ("attention.layer_norm_epsilon", ("layer_norm_eps", "norm_epsilon")),
+    ):
+        value = next((config[name] for name in names if config.get(name) is not None), None)
+        if value is not None:
+            found[key] = Expected((value,))
+    if _experts(config):
+        found["expert_count"] = Expected((_experts(config),))
+        found["expert_used_count"] = Expected((config["num_experts_per_tok"],))
+    theta = rope_of(config).get("rope_theta")
+    if theta is not None:
+        found["rope.freq_base"] = Expected((theta,), missing=theta == 10000.0)
     return found
 
 

@@ -11,8 +11,10 @@ from verification.structure.gguf_expected import (
     ARCHITECTURE_OF,
     KINDS,
     NEUTRAL,
+    OTHERS,
     STRING,
     U32,
+    common_keys,
     expected_keys,
 )
 from verification.structure.gguf_subject import GgufSubject
@@ -87,7 +89,8 @@ def _products(subject: GgufSubject) -> Iterator[tuple[str, str, int | None]]:
     width, heads = of("embedding_length"), of("attention.head_count")
     usual = width // heads if width and heads else None
     if file.key("attention.kv_lora_rank") is None:
-        groups = of("attention.head_count_kv") or heads
+        several = isinstance(file.key("attention.head_count_kv"), list)  # one number for each layer
+        groups = of("attention.head_count_kv") or (None if several else heads)
         key_size, value_size = of("attention.key_length") or usual, of("attention.value_length") or usual
         yield "attention.head_count", "blk.0.attn_q.weight", times(heads, key_size)
         yield "attention.head_count_kv", "blk.0.attn_k.weight", times(groups, key_size)
@@ -180,16 +183,21 @@ def check_against_source(subject: GgufSubject) -> Iterator[Finding]:
     """Every key of the architecture is what the source's config.json makes it, and there is no other that changes
     anything."""
     file, config = subject.file, subject.config
-    wanted = ARCHITECTURE_OF.get(str(config.get("model_type")))
-    if not config or wanted is None:
+    if subject.source is None or not config:
+        return
+    model_type = str(subject.source.checkpoint.config.get("model_type"))  # of the whole, towers included
+    wanted = ARCHITECTURE_OF.get(model_type) or OTHERS.get(model_type)
+    if wanted is None:
         return
     if file.arch != wanted:
-        what = f"it is {file.arch!r}, and a {config['model_type']} is what llama.cpp calls {wanted!r}"
+        what = f"it is {file.arch!r}, and a {model_type} is what llama.cpp calls {wanted!r}"
         yield Finding("keys.value", "general.architecture", what, "llama.cpp refuses the file", EXPORT_AGAIN)
         return
     split = not any(".attn_kv_b." in name for name in file.tensors)
     drafts = any(".nextn." in name for name in file.tensors)
-    expected = expected_keys(file.arch, config, split_latents=split, drafts=drafts)
+    every = model_type in ARCHITECTURE_OF
+    latents = {"split_latents": split, "drafts": drafts}
+    expected = expected_keys(file.arch, config, **latents) if every else common_keys(config)
     for key, value in expected.items():
         held = file.key(key)
         if held is None and value.missing:
@@ -197,7 +205,7 @@ def check_against_source(subject: GgufSubject) -> Iterator[Finding]:
         if not any(_equal(held, one) for one in value.values):
             check = "keys.gating" if key == "expert_gating_func" else "keys.value"
             yield _value(file.arch, key, held, " or ".join(map(str, value.values)), check)
-    for name, held in file.keys.items():
+    for name, held in file.keys.items() if every else ():
         key = name.removeprefix(f"{file.arch}.")
         if key == name or key in expected or any(_equal(held, one) for one in NEUTRAL.get(key, ())):
             continue

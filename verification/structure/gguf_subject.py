@@ -41,4 +41,10 @@ class GgufSubject:
         filled = completed(stated)
         text = filled.get("text_config") or {}
         own = {k: v for k, v in stated.items() if v is not None and not isinstance(v, Mapping)}
-        return {**filled, **own, **text, "tie_word_embeddings": filled.get("tie_word_embeddings")}
+        return {
+            **filled,
+            **own,
+            **text,
+            "model_type": filled.get("model_type"),
+            "tie_word_embeddings": filled.get("tie_word_embeddings"),
+        }

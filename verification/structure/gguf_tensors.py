@@ -134,7 +134,8 @@ def _expected(
     """(key, dimension, its value) wherever a dimension differs from it."""
     shape = tensor.shape
     if isinstance(experts, int) and ("_exps." in name or "ffn_gate_inp.weight" in name or "exp_probs_b" in name):
-        if shape and shape[0] != experts:
+        wide = shape[1:] if len(shape) == 2 and shape[0] == 1 else shape  # ERNIE's correction biases are one row
+        if wide and wide[0] != experts:
             yield "expert_count", 0, experts
     if isinstance(width, int) and name.endswith(("attn_norm.weight", "token_embd.weight", "output_norm.weight")):
         if shape and shape[-1] != width:

@@ -41,8 +41,30 @@ class Misplaced:
     count: int
 
 
+@dataclass(frozen=True)
+class Placement:
+    """How the codes of one weight lie. worst: None where none is out of place. count: of those that are. nearly: of
+    those that nearly are. size: of all."""
+
+    worst: Misplaced | None
+    count: int
+    nearly: int
+    size: int
+
+    @property
+    def misplaced(self) -> Misplaced | None:
+        """None where every code is nearest, or where so many are not that they were not rounded to nearest."""
+        few = self.count <= _FEW * self.size and self.nearly <= self.count
+        return self.worst if few else None
+
+
 def misplaced(codes: Codes, source: torch.Tensor, uncertain: torch.Tensor | None = None) -> Misplaced | None:
-    """None where every code is nearest, or where so many are not that they were not rounded to nearest.
+    """See `Placement.misplaced`, and `placement`."""
+    return placement(codes, source, uncertain).misplaced
+
+
+def placement(codes: Codes, source: torch.Tensor, uncertain: torch.Tensor | None = None) -> Placement:
+    """How far each code is from where its weight lies.
 
     source: float32 [out, in], with scales that were moved into the artifact's weight already applied. uncertain:
     relative standard error of these scales, float32 that broadcasts to it.
@@ -56,9 +78,8 @@ def misplaced(codes: Codes, source: torch.Tensor, uncertain: torch.Tensor | None
     wrong = (steps > allowed) & (scale != 0)
     count = int(wrong.sum())
     nearly = int(((steps > allowed - _JUST_BEYOND) & (scale != 0)).sum()) - count
-    if not count or count > _FEW * source.numel() or nearly > count:
-        return None
-    return worst_of(codes, source, scale, steps, wrong, count)
+    worst = worst_of(codes, source, scale, steps, wrong, count) if count else None
+    return Placement(worst, count, nearly, source.numel())
 
 
 def worst_of(

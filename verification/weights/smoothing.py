@@ -170,8 +170,11 @@ def check_cancels(
             continue
         wrong = [f for reader in norm.readers for f in _check_reader(norm, ratio, reader, factors.get(reader))]
         unmoved = ratio is None or not _differs(ratio, EXACT)
-        if len(wrong) < len(norm.readers) or unmoved:
+        sure = [reader for reader in norm.readers if reader not in factors or factors[reader].rows is None]
+        if norm.readers and (len(wrong) < max(1, len(sure)) or unmoved):
             yield from wrong
+        elif ratio is None:
+            continue
         else:
             yield _finding(norm.weight, "it and what reads it were not scaled together: no reader compensates for it")
     read: set[str] = set()

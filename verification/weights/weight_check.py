@@ -17,11 +17,13 @@ from sixfold.model.architecture import Linear
 from sixfold.model.source import Source
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.stated_rounding import Kind
+from verification.reading.stored_codes import Codes
 from verification.reading.weights import CodedWeights
-from verification.weights.code_check import at_an_end, misplaced
+from verification.weights.code_check import Placement, at_an_end, placement
 from verification.weights.compensated_codes import Targets
 from verification.weights.format_error import EXACT, LIMITS, Limit, WeightError, loosened, measure
 from verification.weights.recomputed_scales import Scales
+from verification.weights.reordered import Places
 from verification.weights.smoothing import (
     COARSE,
     FINE,
@@ -65,6 +67,13 @@ _SMOOTHED_CHANNELS = 0.5
 
 _UNKNOWN = Limit(0.5, 1.0, 0)
 """Of types that are in no table: wrong matrices still show."""
+
+_SHIFT = 1e-5
+"""Of a bias's largest value: what float32 makes of one number added to all."""
+
+_COMPARED = 8
+_ODD = 0.1
+"""Of the weights of an encoding, so many at least, that may be unlike the others to be named for it."""
 
 _LOOK_FOR = 12
 """Findings for which the whole layer is searched for what the tensor holds instead."""
@@ -116,6 +125,8 @@ class _Comparison:
         self._errors: list[TensorError] = []
         self._findings: list[Finding] = []
         self._scales = Scales()
+        self._places = Places(weights, source)
+        self._placements: dict[str, list[tuple[str, Placement]]] = {}
         self._searched = 0
 
     def run(self, advance: Callable[[int], None]) -> WeightReport:
@@ -133,6 +144,8 @@ class _Comparison:
             if ratios or factors:
                 self._complete(layer, factors)
                 self._findings += check_cancels(self._source.architecture, layer, ratios, factors, self._heads)
+        self._findings += self._made_of_others() if not self._smoothed else ()
+        self._findings += self._places.findings()
         named = {finding.where for finding in self._findings}
         linears = {linear.name: linear for linear in self._linears.values()}
         self._findings += [odd for odd in self._scales.findings(linears) if odd.where not in named]
@@ -169,7 +182,7 @@ class _Comparison:
 
     def _compare_quantized(self, name: str, factors: dict[str, Factors]) -> None:
         encoding = self._weights.encoding(name)
-        weight, original = self._weights.read(name), _read(self._source, name)
+        weight, original = self._weights.read(name), self._original(name)
         bad = list(numbers_of(name, encoding, weight))
         if bad and (original.any() or bad[0].check != ZERO):
             self._findings += bad
@@ -211,9 +224,12 @@ class _Comparison:
         self, name: str, weight: torch.Tensor, original: torch.Tensor, smoothed: Linear | None
     ) -> Iterator[Finding]:
         """smoothed: the Linear, where factors were moved between norms and Linears."""
-        codes = self._weights.codes(name)
-        if codes is None:
-            return
+        for codes, original_part in self._weights.code_parts(name, original):
+            yield from self._check_part(name, codes, weight, original_part, smoothed)
+
+    def _check_part(
+        self, name: str, codes: Codes, weight: torch.Tensor, original: torch.Tensor, smoothed: Linear | None
+    ) -> Iterator[Finding]:
         uncertain = None
         if smoothed is not None:
             inner = ~at_an_end(codes)  # what was clipped is no measure of a factor
@@ -222,7 +238,10 @@ class _Comparison:
             original = applied(found, original)
         else:
             self._scales.add(name, codes, original)
-        worst = misplaced(codes, original, uncertain)
+        lies = placement(codes, original, uncertain)
+        worst = lies.misplaced
+        if worst is None and smoothed is None:
+            self._placements.setdefault(self._weights.encoding(name), []).append((name, lies))
         if worst is not None:
             others = f", and so do {worst.count - 1} more" if worst.count > 1 else ""
             what = (
@@ -231,6 +250,20 @@ class _Comparison:
             )
             consequence = "a few weights are wrong: bits changed after they were rounded, here or in the source"
             yield Finding("weights.code", name, what, consequence, EXPORT_AGAIN)
+
+    def _made_of_others(self) -> Iterator[Finding]:
+        """Where all codes of nearly all weights are the nearest, one with many that are not was made of other
+        weights: those of another checkpoint, or of one step of training later."""
+        for found in self._placements.values():
+            odd = [(name, lies) for name, lies in found if lies.count + lies.nearly]
+            if len(found) < _COMPARED or len(odd) > _ODD * len(found):
+                continue
+            for name, lies in odd:
+                what = (
+                    f"{lies.count + lies.nearly} of {lies.size} codes are not the nearest to the source's weights, and"
+                    " all codes of nearly all other weights are"
+                )
+                yield Finding("weights.code", name, what, "it was made of other weights", EXPORT_AGAIN)
 
     def _check_compensated(
         self, targets: Targets, linear: Linear, weight: torch.Tensor, original: torch.Tensor
@@ -262,7 +295,7 @@ class _Comparison:
 
     def _fitted(self, linear: Linear) -> Factors:
         name = linear.weight
-        return self._factors(linear, self._weights.read(name), _read(self._source, name))[0]
+        return self._factors(linear, self._weights.read(name), self._original(name))[0]
 
     def _factors(self, linear: Linear, weight: torch.Tensor, original: torch.Tensor) -> tuple[Factors, torch.Tensor]:
         """What was moved into a quantized Linear, how surely, and its weight without."""
@@ -287,7 +320,7 @@ class _Comparison:
         norm = self._norms.get(linear.norm or "")
         if norm is None or norm.weight not in self._weights.names():
             return torch.ones(linear.in_features)
-        return norm_ratio(norm, self._weights.read(norm.weight), _read(self._source, norm.weight))
+        return norm_ratio(norm, self._weights.read(norm.weight), self._original(norm.weight))
 
     def _compare_plain(self, name: str, ratios: dict[str, torch.Tensor], factors: dict[str, Factors]) -> None:
         """In pieces; only what differs is looked at whole."""
@@ -297,7 +330,7 @@ class _Comparison:
         worst, equal = EXACT_ERROR, True
         for start in range(0, rows, step):
             stop = min(start + step, rows)
-            original = self._source.checkpoint.read(TensorSlice(name, start, stop)).float()
+            original = self._original(name, start, stop)
             weight = self._weights.read(name, start, stop).reshape(original.shape)
             if torch.equal(weight, original):
                 continue
@@ -315,7 +348,28 @@ class _Comparison:
             TensorError(name, "", worst.relative if left is None else left, worst.block, left is not None)
         )
         if not equal and left is None:
-            self._findings.append(self._finding(name, "", worst, EXACT, None))
+            self._findings.append(self._shifted(name) or self._finding(name, "", worst, EXACT, None))
+
+    def _shifted(self, name: str) -> Finding | None:
+        """One number added to all of a correction bias chooses the same experts: tools take its mean out."""
+        if name not in self._source.architecture.correction_biases:
+            return None
+        shift = self._weights.read(name) - self._original(name)
+        spread = float((shift - shift.mean()).abs().max())
+        if spread > _SHIFT * float(self._original(name).abs().max()):
+            return None
+        what = f"all of it is larger by {float(shift.mean()):.4g} than in the source: the same experts are chosen"
+        return Finding("weights.shifted", name, what, "none", "nothing, if meant", "warning")
+
+    def _original(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """float32: what the source has in the place of an artifact's tensor, rows [start, stop)."""
+        there = self._places.name(name)
+        shape = self._source.checkpoint.tensors[there].shape
+        stop = (shape[0] if shape else 1) if stop is None else stop
+        rows = self._places.rows(name)
+        if rows is not None:
+            return self._source.checkpoint.read(TensorSlice(there, 0, shape[0])).float()[rows[start:stop]]
+        return self._source.checkpoint.read(TensorSlice(there, start, stop)).float()
 
     def _is_rounding(self, name: str, weight: torch.Tensor, original: torch.Tensor) -> bool:
         """Whether the values differ by no more than a narrower type makes them."""
@@ -329,7 +383,7 @@ class _Comparison:
         norm, linear = self._norms.get(name), self._linears.get(name)
         if not self._smoothed:
             return None
-        weight, original = self._weights.read(name), _read(self._source, name)
+        weight, original = self._weights.read(name), self._original(name)
         if name.endswith(".bias"):
             return self._bias_after_rescaling(name.removesuffix("bias") + "weight", weight, original)
         if norm is not None:
@@ -351,7 +405,7 @@ class _Comparison:
         owner: the weight's name."""
         norm, linear = self._norms.get(owner), self._linears.get(owner)
         if norm is not None and owner in self._weights.names():
-            ratio = norm_ratio(norm, self._weights.read(owner), _read(self._source, owner))
+            ratio = norm_ratio(norm, self._weights.read(owner), self._original(owner))
             left = measure(bias * ratio.nan_to_num(1.0), original, EXACT).relative
             return left if left <= 2 * _ROUNDED else None
         if linear is None or owner not in self._weights.names() or not is_producer(linear):
@@ -373,7 +427,7 @@ class _Comparison:
         producers = {found.weight for linear in readers if (found := producer_of(linear, linears)) is not None}
         movable = (self._norms.keys() | producers) & held - quantized if quantized else set()
         return any(
-            self._fits(name) and not torch.equal(self._weights.read(name), _read(self._source, name))
+            self._fits(name) and not torch.equal(self._weights.read(name), self._original(name))
             for name in sorted(movable)
         )
 
@@ -417,11 +471,6 @@ class _Comparison:
 
 
 EXACT_ERROR = WeightError(0.0, 0.0, 0, 0, 0.0)
-
-
-def _read(source: Source, name: str) -> torch.Tensor:
-    shape = source.checkpoint.tensors[name].shape
-    return source.checkpoint.read(TensorSlice(name, 0, shape[0] if shape else 1)).float()
 
 
 def _count(shape: tuple[int, ...]) -> int:

@@ -27,7 +27,10 @@ for (const button of comparison.querySelectorAll("thead button")) {
 
 function unfold() {
   const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  if (target instanceof HTMLDetailsElement) target.open = true;
+  for (let part = target; part; part = part.parentElement) {
+    if (part instanceof HTMLDetailsElement) part.open = true;
+  }
+  if (target) target.scrollIntoView();
 }
 window.addEventListener("hashchange", unfold);
 window.addEventListener("beforeprint", () => {
@@ -73,7 +76,7 @@ function chosenMachine() {
     const key = budget.own.overhead[`${engine}|${devices}`];
     if (key) overhead[engine] = key;
   }
-  return { title: "Your machine", devices, chips: [], note: "", usable, overhead };
+  return { title: "Your machine", devices, chips: [], note: "", utilization: null, usable, overhead };
 }
 
 // What a variant needs of each device in one engine; null where the engine has no such cache or cannot split it so.
@@ -83,10 +86,11 @@ function needs(variant, engine, machine, place, bits) {
   const key = machine.overhead[engine];
   if (!cache || !key || weights === undefined) return null;
   const [kv, compute, reserve] = budget.overhead[key][cache][place];
-  return { engine, weights, kv, compute, reserve, total: weights + kv + compute + reserve, usable: machine.usable[engine] };
+  return { engine, cache, weights, kv, compute, reserve, total: weights + kv + compute + reserve, usable: machine.usable[engine] };
 }
 
-// {variant, need, rank, reason}; rank 0: fits and was measured, 1: fits, 2: does not fit, 3: not for this machine.
+// {variant, need, rank, reason}; rank 0: fits and was measured, 0.5: the same with little room, 1: fits, 2: does not
+// fit, 3: not for this machine.
 function judge(variant, machine, place, engine, bits) {
   const out = (reason, need = null) => ({ variant, need, rank: 3, reason });
   const wanted = variant.engines.filter((e) => engine === "any" || e === engine);
@@ -105,12 +109,22 @@ function judge(variant, machine, place, engine, bits) {
   const takes = `${size(need.total)} of ${size(need.usable)}${each} in ${titleOf(need.engine)}`;
   if (spare < 0) return { variant, need, rank: 2, reason: `does not fit: ${takes}, ${size(-spare)} too much` };
   const kl = variant.kl === null ? "its distance from the source was not measured" : `mean KL ${variant.kl.toFixed(5)}`;
-  const unverified = variant.state === "unverified" ? ", not verified" : "";
-  return { variant, need, rank: variant.kl === null ? 1 : 0, reason: `${kl}${unverified}; ${takes}, ${size(spare)} to spare` };
+  const warned = variant.warnings ? `, ${variant.warnings} warning${variant.warnings === 1 ? "" : "s"}` : "";
+  const unverified = variant.state === "unverified" ? ", not verified" : warned;
+  const tight = spare < budget.headroom * need.usable;
+  const rank = variant.kl === null ? 1 : tight ? 0.5 : 0;
+  return { variant, need, rank, reason: `${kl}${unverified}; ${takes}, ${tight ? "only " : ""}${size(spare)} to spare` };
 }
 
-function ranked(machine, place, engine, bits) {
-  const order = { 0: (j) => j.variant.kl, 1: (j) => -j.need.weights, 2: (j) => j.need.total - j.need.usable, 3: () => 0 };
+// What comes first among measured variants that fit: the less, the better.
+const PREFERENCES = {
+  balance: (j) => -(j.variant.top1 ** budget.power) / j.need.weights,
+  close: (j) => j.variant.kl,
+  speed: (j) => j.need.weights,
+};
+
+function ranked(machine, place, engine, bits, prefer) {
+  const order = { 0: PREFERENCES[prefer], 0.5: PREFERENCES[prefer], 1: (j) => -j.need.weights, 2: (j) => j.need.total - j.need.usable, 3: () => 0 };
   return budget.variants
     .map((variant) => judge(variant, machine, place, engine, bits))
     .sort((a, b) => a.rank - b.rank || order[a.rank](a) - order[b.rank](b) || (a.need && b.need ? a.need.total - b.need.total : 0));
@@ -147,7 +161,19 @@ function noteOf(note) {
   return made;
 }
 
-function answerOf(best, all, machine, engine, bits, context) {
+// The command that runs it, in the folder of this page.
+function commandOf({ variant, need }, machine, context) {
+  const share = machine.utilization;
+  const several = machine.devices > 1;
+  const words = {
+    vllm: ["vllm serve", variant.path, `--max-model-len ${context}`, several && `--tensor-parallel-size ${machine.devices}`, share && `--gpu-memory-utilization ${share}`],
+    sglang: ["python -m sglang.launch_server --model-path", variant.path, `--context-length ${context}`, several && `--tp ${machine.devices}`, share && `--mem-fraction-static ${share}`],
+    "llama.cpp": ["llama-server -m", variant.path, `-c ${context}`],
+  }[need.engine];
+  return [...words, budget.flags[need.engine][need.cache]].filter(Boolean).join(" ");
+}
+
+function answerOf(best, all, machine, engine, bits, context, prefer) {
   const box = byId("answer");
   box.replaceChildren();
   box.classList.toggle("none", !best);
@@ -172,7 +198,7 @@ function answerOf(best, all, machine, engine, bits, context) {
     variant.kl === null
       ? `The largest of the ${number} that fit; their distance from the source was not measured.`
       : number > 1
-        ? `Closest to the source of the ${number} variants that fit: mean KL ${variant.kl.toFixed(5)}, top-1 ${(100 * variant.top1).toFixed(1)} %.`
+        ? `${FIRST[prefer]} of the ${number} variants that fit: mean KL ${variant.kl.toFixed(5)}, top-1 ${(100 * variant.top1).toFixed(1)} %.`
         : `The only one that fits: mean KL ${variant.kl.toFixed(5)}, top-1 ${(100 * variant.top1).toFixed(1)} %.`;
   const each = machine.devices > 1 ? " on each device" : "";
   const parts = `weights ${size(need.weights)}, KV cache ${size(need.kv)}, compute buffers ${size(need.compute)}, reserve ${size(need.reserve)}`;
@@ -180,6 +206,7 @@ function answerOf(best, all, machine, engine, bits, context) {
     heading,
     element("p", "", why),
     element("p", "", `Takes ${size(need.total)} of the ${size(need.usable)} that ${titleOf(need.engine)} may use${each} at ${count(context)} tokens: ${parts}.`),
+    element("pre", "", commandOf(best, machine, context)),
     element("p", "", `Its longest listed context there: ${count(longest(variant, machine, engine, bits))} tokens.`),
   );
   if (machine.note) box.append(noteOf(machine.note));
@@ -200,15 +227,16 @@ function rankingOf(all) {
   }
 }
 
-const FIELDS = ["machine", "context", "engine", "cache", "own-memory", "own-unit", "own-devices"];
+const FIRST = { balance: "Agrees most with the source for its bytes", close: "Closest to the source", speed: "Smallest" };
+const FIELDS = ["machine", "context", "engine", "cache", "prefer", "own-memory", "own-unit", "own-devices"];
 
 function update() {
   byId("own").hidden = byId("machine").value !== "own";
   const machine = chosenMachine();
   const place = budget.contexts.indexOf(Number(byId("context").value));
-  const [engine, bits] = [byId("engine").value, byId("cache").value];
-  const all = ranked(machine, place, engine, bits);
-  answerOf(all.find(fits), all, machine, engine, bits, budget.contexts[place]);
+  const [engine, bits, prefer] = ["engine", "cache", "prefer"].map((id) => byId(id).value);
+  const all = ranked(machine, place, engine, bits, prefer);
+  answerOf(all.find(fits), all, machine, engine, bits, budget.contexts[place], prefer);
   rankingOf(all);
 }
 

@@ -1,4 +1,4 @@
-"""A model that stores all experts of a layer as one array (gpt-oss): what its attention reads and its experts give."""
+"""A model that stores all experts of a layer as one array (gpt-oss): what its Linears read and its experts give."""
 
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ CPU = torch.device("cpu")
 
 
 def test_starved_stacked_experts_are_not_widened(tmp_path: Path) -> None:
-    """Nothing is gathered of what they read, so there is nothing to widen; the pass goes on."""
-    source = open_source(make_family("gpt_oss", tmp_path / "model"))
+    """Where a stack is not split, nothing is gathered of what its experts read, so there is nothing to widen; the pass
+    goes on."""
+    source = open_source(make_family("gpt_oss", tmp_path / "model")).as_stored
     profile = Calibration(samples=1, length=8, starved="all_experts")
     work = tmp_path / "work"
     reached = run_pass(source, batched(ids_for(source, 1, 8), 0), profile, work, key="", device=CPU, progress=silent)
@@ -47,10 +48,11 @@ def test_statistics_of_gpt_oss_are_those_of_a_plain_forward(tmp_path: Path) -> N
     ids = ids_for(source)
     found = pass_over(source, ids, tmp_path / "work")
     model = load_model(source, dtype=torch.bfloat16, device=CPU)
-    stacks = source.architecture.stacks
+    stacks = source.as_stored.architecture.stacks
     unread = Observation((), ranks=torch.arange(ids.numel()), rows=1, device=CPU, stacks=stacks)
     read: dict[str, torch.Tensor] = {}
     given: dict[int, dict[str, Any]] = {}
+    squares: dict[int, torch.Tensor] = {}
 
     def remember(name: str) -> Any:
         return lambda module, args, out: read.__setitem__(name, args[0].reshape(-1, args[0].shape[-1]).float())
@@ -60,12 +62,15 @@ def test_statistics_of_gpt_oss_are_those_of_a_plain_forward(tmp_path: Path) -> N
             hidden, index, weights = (*args, *kwargs.values())[:3]
             hidden = hidden.reshape(-1, hidden.shape[-1])
             norms: dict[int, list[tuple[float, float]]] = {expert: [] for expert in range(4)}
+            squares[layer] = torch.zeros(2, 4, 1024)
             for token in range(len(hidden)):
                 for expert, gate in zip(index[token].tolist(), weights[token].tolist(), strict=True):
                     inner = module._apply_gate(
                         hidden[token] @ module.gate_up_proj[expert] + module.gate_up_proj_bias[expert]
                     )
                     output = inner @ module.down_proj[expert] + module.down_proj_bias[expert]
+                    squares[layer][0, expert, : len(hidden[token])] += hidden[token].float().square()
+                    squares[layer][1, expert, : len(inner)] += inner.float().square()
                     norms[expert].append((gate, float(output.float().norm())))
             given[layer] = norms
 
@@ -87,6 +92,10 @@ def test_statistics_of_gpt_oss_are_those_of_a_plain_forward(tmp_path: Path) -> N
         torch.testing.assert_close(found[f"{site}/sum_abs"], want.abs().sum(0), rtol=1e-5, atol=0)
     for number, norms in given.items():
         prefix = f"model.layers.{number}.mlp.experts"
+        for place, part in enumerate(("gate_proj", "down_proj")):
+            want = squares[number][place]
+            held = found[f"{prefix}.*.{part}/sum_sq"]
+            torch.testing.assert_close(held, want[:, : held.shape[1]], rtol=2**-6, atol=1e-4)
         for expert, pairs in norms.items():
             assert int(found[f"{prefix}/routed"][expert]) == len(pairs)
             for key, want_sum in (

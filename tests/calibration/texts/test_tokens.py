@@ -50,6 +50,16 @@ def test_a_domain_that_runs_out_is_recorded_and_all_of_them_are_an_error(tmp_pat
         token_batches(profile.model_copy(update={"samples": 9999}), tokenizer)
 
 
+def test_a_text_that_fills_no_window_is_an_error_and_not_left_out(tmp_path: Path, tokenizer: Any) -> None:
+    own = tmp_path / "own.txt"
+    own.write_text("Two words.")
+    profile = Calibration(texts=("builtin", str(own)), samples=20, length=64)
+    with pytest.raises(
+        SixfoldError, match=r"own.txt fills no window of 64 tokens; name a longer text, or ask for shorter"
+    ):
+        token_batches(profile, tokenizer)
+
+
 def test_every_window_starts_with_bos_where_the_tokenizer_puts_one(tmp_path: Path) -> None:
     text = tmp_path / "words.txt"
     text.write_text(" ".join(f"w{i % 200}" for i in range(1000)))

@@ -40,8 +40,12 @@ def test_several_devices_are_one_machine() -> None:
 
 
 def test_an_unknown_name_is_answered_with_those_there_are() -> None:
+    assert hardware_named("8x-h200").devices == 8
     with pytest.raises(UsageError, match="choose from mac-studio-64"):
         hardware_named("abacus")
+    for wrong, meant in (("2xh100", "2x-h100"), ("h1000", "h100"), ("2x-h1oo", "2x-h100")):
+        with pytest.raises(UsageError, match=f"did you mean {meant}"):
+            hardware_named(wrong)
 
 
 GOOD = "name: box, title: A box 8 GB, memory: 8 GiB, engines: [llama.cpp]"

@@ -2,17 +2,22 @@
 
 import random
 import re
+import zlib
 from itertools import combinations
 from math import hypot
+from xml.etree import ElementTree
 
 import pytest
 
+from cards.charts.expert_spans import Group, expert_spans, quantile
 from cards.charts.kl_by_domain import DomainRow, kl_by_domain
 from cards.charts.layer_errors import LayerLine, layer_errors
+from cards.charts.marks import marker, rules
 from cards.charts.memory_and_context import Machine, MemoryLine, memory_and_context
+from cards.charts.png import png
 from cards.charts.scales import Linear, Log, log_around, spread
 from cards.charts.size_and_kl import Measured, size_and_kl
-from sixfold.drawing.svg_document import DARK, LIGHT, Theme
+from sixfold.drawing.svg_document import DARK, LIGHT, Theme, document, style
 from tests.cards.drawn import SVG, labels, linear, logarithmic, marks, root_of, ticks
 
 GB = 10**9
@@ -261,3 +266,32 @@ def test_series_are_told_apart_by_the_color_blind(theme: Theme, vision: str) -> 
     ]
     nearest = min(hypot(a[0] - b[0], a[1] - b[1], a[2] - b[2]) for a, b in combinations(seen, 2))
     assert nearest > 20
+
+
+def test_series_of_one_shape_differ_in_color() -> None:
+    """The GGUF files of a model: one exporter, five colors."""
+    series = [4 + 6 * n for n in range(5)]
+    drawn = [ElementTree.fromstring(marker(0, 0, number, "")) for number in series]
+    assert len({path.attrib["d"] for path in drawn}) == 1
+    assert len({path.attrib["class"] for path in drawn}) == 5
+
+
+def test_a_dark_picture_has_the_colors_of_a_dark_page() -> None:
+    """Paper fills a picture's corner: its first pixel, which no filter of PNG changes, behind that filter's byte."""
+    svg = document(8, 8, "t", style(rules), [])
+    for dark, theme in ((False, LIGHT), (True, DARK)):
+        data = png(svg, dark=dark)
+        start = data.index(b"IDAT")
+        pixels = zlib.decompressobj().decompress(data[start + 4 :])
+        assert pixels[1:4].hex() == theme.paper[1:]
+
+
+def test_spans_of_experts_reach_from_the_least_to_the_most() -> None:
+    """Two layers of five experts in two groups; the pruned ones of layer 7 are below those that stay."""
+    groups = [Group("stay", 0, ((1.0, 2.0, 4.0), (1.0,))), Group("pruned", 1, ((0.0, 0.5), ()))]
+    root = ElementTree.fromstring(expert_spans("m", "Saliency", "n.", "to the mean", [7, 8], groups))
+    said = [title.text for title in root.iter(f"{SVG}title")]
+    assert "stay of layer 7: 1 to 4, median 2" in said
+    assert "pruned of layer 7: 0 to 0.5, median 0" in said
+    assert len([text for text in said if text and text.startswith("pruned of")]) == 1
+    assert quantile(range(101), 0.9) == 90

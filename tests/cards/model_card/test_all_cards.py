@@ -1,5 +1,6 @@
 """The cards of all ten artifacts of a pruned model: every figure is what a file says, and no other is there."""
 
+import hashlib
 import io
 import json
 import re
@@ -10,13 +11,14 @@ from typing import Any
 
 import pytest
 import yaml
+from gguf import GGUFReader
 from jinja2 import Environment, nodes
 
 from cards.budget.device_memory import longest_context, memory
 from cards.budget.hardware import hardware
 from cards.facts.model_facts import read_model
-from cards.facts.origins import read_block, without_block, wrong_figures
-from cards.model_card.card import card_text
+from cards.facts.origins import FIGURES, without_block, wrong_figures
+from cards.model_card.card import card_of
 from cards.model_card.front_matter import fields, problems, split
 from cards.model_card.rendering import NAMES, TEMPLATES
 from cli.main import run
@@ -47,16 +49,16 @@ def cards(root: Path) -> dict[Path, str]:
     return {path.parent: path.read_text() for path in sorted(root.glob("*/README.md"))}
 
 
-def figures(card: str) -> list[dict[str, Any]]:
-    block = read_block(card)
-    assert block is not None
-    found: list[dict[str, Any]] = block["figures"]
+def figures(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / FIGURES).read_text())["figures"]
     return found
 
 
 def content(name: str, folder: Path) -> Any:
     own = name.startswith("sixfold:")
     path = PROJECT / name.removeprefix("sixfold:") if own else folder / name
+    if path.suffix == ".gguf":
+        return {tensor.name: int(tensor.n_bytes) for tensor in GGUFReader(path).tensors}
     return yaml.safe_load(path.read_text()) if path.suffix == ".yaml" else json.loads(path.read_text())
 
 
@@ -95,6 +97,9 @@ LITERAL: dict[str, Callable[..., Any]] = {
     "cache_of_type": lambda config, engine, context, cache: cache_per_token(config) * context * (
         1 / 2 if cache == "fp8" else 34 / 64),
     "memory": lambda *asked: memory(*asked).total,
+    "expert_bytes": lambda *files: sum(n for file in files for name, n in file.items() if "exps.weight" in name),
+    "memory_beside_experts": lambda config, weights, experts, *asked: memory(config, weights - experts, *asked).total,
+    "warnings": lambda *lists: [finding["severity"] for found in lists for finding in found].count("warning"),
     "buffers": lambda *asked: memory(*asked).total - memory(*asked).weights - memory(*asked).kv_cache,
     "longest_context": lambda config, weights, engine, name: longest_context(
         config, weights, engine, next(machine for machine in hardware() if machine.name == name)),
@@ -138,11 +143,33 @@ def test_the_hub_takes_every_card(cards: dict[Path, str]) -> None:
         assert fields(card)["license"] == "apache-2.0"
 
 
+def test_the_hub_offers_an_engine_that_the_card_says_how_to_run(cards: dict[Path, str]) -> None:
+    """The Hub prints a snippet for `library_name` beside the card."""
+    headings = {"vllm": "### vLLM", "transformers": "### transformers", "gguf": "### llama.cpp"}
+    for card in cards.values():
+        library = fields(card)["library_name"]
+        assert headings[library] in card.split("## How to run it")[1].split("\n## ")[0]
+        assert f"**Not with {library}**" not in card
+
+
+def test_a_card_names_the_record_of_its_figures(cards: dict[Path, str]) -> None:
+    """By name and hash; the record says what of it is published where, and the card itself stays readable."""
+    for folder, card in cards.items():
+        comment = json.loads(card.split("<!-- figures\n")[1].split("\n-->")[0])
+        assert comment["sha256"] == hashlib.sha256((folder / comment["file"]).read_bytes()).hexdigest()
+        assert "../source/source.json" in json.loads((folder / comment["file"]).read_text())["unpublished"]
+        assert len(without_block(card)) > 0.85 * len(card)
+        damaged = card.replace(comment["sha256"][:8], "0" * 8)
+        assert wrong_figures(damaged, folder) == (
+            f"{comment['file']} is not the record that the card was rendered with",
+        )
+
+
 def test_every_figure_is_what_its_file_says(cards: dict[Path, str]) -> None:
     walked = 0
     for folder, card in cards.items():
         body = without_block(card)
-        for figure in figures(card):
+        for figure in figures(folder):
             assert figure["value"] == literal(figure, folder), figure
             assert figure["shown"] in body
             walked += 1
@@ -151,13 +178,12 @@ def test_every_figure_is_what_its_file_says(cards: dict[Path, str]) -> None:
 
 
 def test_every_digit_on_a_card_belongs_to_a_figure(cards: dict[Path, str]) -> None:
-    """What is left of the text without all that figures show, longest first, has none but in the names of formats."""
-    for card in cards.values():
+    """What is left of the text without all that figures show and the names of formats, longest first, has none."""
+    for folder, card in cards.items():
         rest = without_block(split(card)[1])
-        for shown in sorted({figure["shown"] for figure in figures(card)}, key=len, reverse=True):
+        known = {*(figure["shown"] for figure in figures(folder)), *NAMES}
+        for shown in sorted(known, key=len, reverse=True):
             rest = rest.replace(shown, "")
-        for name in NAMES:
-            rest = rest.replace(name, "")
         assert re.findall(r"[^\n]*\d[^\n]*", rest) == []
 
 
@@ -179,11 +205,11 @@ def inject(path: Path, pointer: str) -> None:
     path.write_text(json.dumps(document))
 
 
-def places(card: str) -> dict[str, list[str]]:
+def places(folder: Path) -> dict[str, list[str]]:
     """Fact file -> the pointers of the figures that are read from it. Keys' names and tables of the project are left
     out."""
     found: dict[str, list[str]] = {}
-    for figure in figures(card):
+    for figure in figures(folder):
         if "file" in figure and not figure["at"].endswith("#") and not figure["file"].startswith("sixfold:"):
             found.setdefault(figure["file"], []).append(figure["at"])
     return found
@@ -192,7 +218,7 @@ def places(card: str) -> dict[str, list[str]]:
 def test_a_wrong_number_in_any_fact_file_is_noticed(root: Path, cards: dict[Path, str]) -> None:
     """Each one makes the card that is there wrong, and of each file three make another card."""
     for folder, card in cards.items():
-        for name, pointers in places(card).items():
+        for name, pointers in places(folder).items():
             path = folder / name
             sound = path.read_bytes()
             for number, pointer in enumerate(dict.fromkeys(pointers)):
@@ -200,13 +226,13 @@ def test_a_wrong_number_in_any_fact_file_is_noticed(root: Path, cards: dict[Path
                 try:
                     assert wrong_figures(card, folder), f"{name}{pointer}"
                     if number < 3:
-                        assert card_text(read_model(root), folder) != card, f"{name}{pointer}"
+                        assert card_of(read_model(root), folder).text != card, f"{name}{pointer}"
                 finally:
                     path.write_bytes(sound)
 
 
 def test_every_kind_of_file_is_read(cards: dict[Path, str]) -> None:
-    read = {Path(name).name.split(".gguf.")[-1] for card in cards.values() for name in places(card)}
+    read = {Path(name).name.split(".gguf.")[-1] for folder in cards for name in places(folder)}
     assert {"manifest.json", "verification.json", "config.json", "plan.json", "source.json"} <= read
 
 

@@ -4,15 +4,31 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from gguf import GGUFWriter
 from huggingface_hub import ModelCard
 
+from cards.budget.device_memory import memory
 from cards.facts.model_facts import read_model
 from cards.facts.origins import wrong_figures
-from cards.model_card.card import card_text, write_cards
+from cards.model_card.card import card_of, write_cards
 from sixfold.artifact.verification_record import content_digest
+from sixfold.sizes import size
 from sixfold.statistics.statistics import existing_statistics
-from tests.cards.model_folder import PROVENANCE, finding, manifest, pruned, put, result, since_original, source, write
+from tests.cards.model_folder import (
+    PROVENANCE,
+    finding,
+    manifest,
+    prompt,
+    pruned,
+    put,
+    result,
+    since_original,
+    source,
+    write,
+)
+from tests.cards.reported import CONFIG
 
 
 @pytest.fixture
@@ -22,21 +38,22 @@ def root(tmp_path: Path) -> Path:
 
 
 def card(root: Path, folder: Path, owner: str = "") -> str:
-    return card_text(read_model(root), folder, owner)
+    return card_of(read_model(root), folder, owner).text
 
 
 def test_every_file_with_its_size_and_every_note(root: Path) -> None:
     text = card(root, put(root, manifest("FP8")))
     assert f"| `model.safetensors` | 1,234,567,890 | `{'a' * 64}` |" in text
-    assert "| Weights | 1.23 GB |" in text
+    assert "| Size | 1.23 GB |" in text
     assert "2 Linears stay in BF16." in text
 
 
 def test_front_matter_is_what_the_hub_reads(root: Path) -> None:
-    data = ModelCard(card(root, put(root, manifest("FP8")))).data
+    quantized = {"quantization_config": {"quant_method": "compressed-tensors"}}
+    data = ModelCard(card(root, put(root, manifest("FP8"), **quantized))).data
     assert (data.license, data.license_name, data.license_link) == ("other", "their-license", "LICENSE")
-    assert (data.library_name, data.pipeline_tag) == ("transformers", "text-generation")
-    assert data.tags == ["fp8_dynamic", "sixfold"]
+    assert (data.library_name, data.pipeline_tag) == ("vllm", "text-generation")
+    assert data.tags == ["compressed-tensors", "fp8_dynamic", "sixfold"]
 
 
 def base_of(text: str) -> tuple[str | None, str | None]:
@@ -92,8 +109,8 @@ def test_one_card_for_all_gguf_files_smallest_first(root: Path) -> None:
     put(root, large, result(large, 0.001))
     small = manifest("GGUF", "Q3_K_M", {"Tiny-Q3_K_M.gguf": 10})
     text = card(root, put(root, small, result(small, 0.5)))
-    assert "| [Tiny-Q3_K_M.gguf](Tiny-Q3_K_M.gguf) | 10 B | 0.5000 | 99.0% | smallest |" in text
-    assert "| [Tiny-Q8_0.gguf](Tiny-Q8_0.gguf) | 20 B | 0.0010 | 99.0% | closest to BF16 |" in text
+    assert "| [Tiny-Q3_K_M.gguf](Tiny-Q3_K_M.gguf) | 10 B | 0.5000 | 99.0% | where nothing larger fits |" in text
+    assert "| [Tiny-Q8_0.gguf](Tiny-Q8_0.gguf) | 20 B | 0.0010 | 99.0% | where memory is no question |" in text
     assert text.index("[Tiny-Q3_K_M.gguf]") < text.index("[Tiny-Q8_0.gguf]")
     assert ModelCard(text).data.tags == ["gguf", "q3_k_m", "q8_0", "sixfold"]
 
@@ -104,7 +121,69 @@ def test_siblings_are_told_with_size_and_quality(root: Path) -> None:
     nvfp4 = put(root, manifest("NVFP4", files={"model.safetensors": 600_000_000}))
     assert "| FP8 | 1.23 GB | 0.0235 | 99.0% |" in card(root, nvfp4)
     assert "| [FP8](https://huggingface.co/lab/Tiny-FP8) | 1.23 GB |" in card(root, nvfp4, "lab")
-    assert "| **NVFP4** (this one) | 600 MB | - | - | smallest |" in card(root, nvfp4)
+    assert "| **NVFP4** (this one) | 600 MB | - | - | four bits on NVIDIA GPUs" in card(root, nvfp4)
+
+
+def test_what_to_take_if_unsure_is_what_agrees_most_for_its_bytes(root: Path) -> None:
+    """Top-1 to the fourth power for each byte of the three that passed; one that failed is never named."""
+    for scheme, nbytes, top1, failed in (
+        ("Q8_0", 30, 1.0, False),
+        ("Q6_K", 20, 0.95, False),
+        ("Q4_K_M", 15, 0.99, True),
+        ("Q3_K_M", 10, 0.69, False),
+    ):
+        made = manifest("GGUF", scheme, {f"Tiny-{scheme}.gguf": nbytes})
+        verdict = result(made, findings=[finding("it failed", "error")] if failed else [])
+        for score in verdict["divergence"]["scores"].values():
+            score["top1"] = top1
+        folder = put(root, made, verdict)
+    text = card(root, folder)
+    assert "**If unsure: [Tiny-Q6_K.gguf](Tiny-Q6_K.gguf).** Of the files that passed, it agrees most" in text
+    assert "The next smaller, Q3_K_M, has 10 B and top-1 69.0%; the next larger, Q8_0, 30 B and 100.0%." in text
+    assert "llama-server -m Tiny-Q6_K.gguf" in text
+
+
+def test_experts_in_the_computers_memory_leave_the_rest_to_the_gpu(root: Path) -> None:
+    """Two tensors of experts of 64 bytes, one of another kind of 32; the file has what its tensors have, in whole."""
+    folder = root / "Tiny-GGUF"
+    folder.mkdir(parents=True)
+    writer = GGUFWriter(folder / "Tiny-Q8_0.gguf", "llama")
+    for name, rows in (("blk.0.ffn_up_exps.weight", 4), ("blk.1.ffn_up_exps.weight", 4), ("blk.0.attn_q.weight", 2)):
+        writer.add_tensor(name, np.zeros((rows, 4), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    source(root, **PROVENANCE)
+    write(root / "source/config.json", CONFIG)
+    made = manifest("GGUF", "Q8_0", {"Tiny-Q8_0.gguf": 31 * 10**9})
+    put(root, made, result(made))
+    text = card(root, folder)
+    needed = memory(CONFIG, 31 * 10**9 - 128, "llama.cpp", 8192).total
+    assert "with `--cpu-moe` llama.cpp leaves all experts" in text
+    assert "At 8,192 tokens that takes:\n\n| file | experts, in the computer's memory | the rest, on the GPU |" in text
+    assert f"| Q8_0 | 128 B | {size(needed)} |" in text
+    write_cards(read_model(root))
+    assert wrong_figures(text, folder) == ()
+
+
+def test_warnings_stand_beside_what_was_verified(root: Path) -> None:
+    made = manifest("FP8")
+    smoke = {"not_run": "", "engine": "", "prompts": [prompt("prose", "it runs in a loop"), prompt("code")]}
+    found = result(made, findings=[finding("it runs in a loop", "warning")], smoke=smoke)
+    text = card(root, put(root, made, found))
+    assert "| Verified | structure, divergence from BF16, gates; 1 warning (see the known limits) |" in text
+    assert "- FP8: 1 of 2 passed; prose: it runs in a loop\n" in text
+    assert "it does not say that the answer is right" in text
+
+
+def test_the_card_of_the_checkpoint_itself_has_no_table_of_zeros(root: Path) -> None:
+    made = manifest("BF16")
+    text = card(root, put(root, made, result(made, 0.0)))
+    assert "**The checkpoint itself, in BF16**: not quantized" in text
+    assert "Its perplexity there is 13.70." in text
+    assert "Quality compared with BF16" not in text
+    assert "of Tiny" not in text.split("<!-- yours: introduction")[0]
 
 
 def test_a_figure_says_whether_it_is_from_the_pruned_or_from_the_unpruned_model(root: Path) -> None:
@@ -126,7 +205,7 @@ def test_a_figure_says_whether_it_is_from_the_pruned_or_from_the_unpruned_model(
 def test_quality_is_what_was_measured_of_these_files(root: Path) -> None:
     made = manifest("FP8")
     folder = put(root, made, result(made))
-    row = "| FP8 | 0.02346 | 0.03 | 0.01000 | 0.00500 | 0.500 | 99.0% | - | 98.0% | 13.70 |"
+    row = "| FP8 | 0.02346 | 0.03000 | 0.01000 | 0.00500 | 0.500 | 99.0% | - | 98.0% | 13.70 |"
     assert row in card(root, folder)
     put(root, manifest("FP8", files={"model.safetensors": 1}))
     assert "0.02346" not in card(root, folder)
@@ -229,7 +308,7 @@ def test_the_flags_that_a_model_and_a_machine_need(root: Path) -> None:
     folder = put(root, manifest("BF16"), **config)
     text = card(root, folder)
     assert "vllm serve Tiny-BF16 --trust-remote-code\n" in text
-    assert "On a DGX Spark (GB10) 128 GB add `--gpu-memory-utilization 0.85`." in text
+    assert "On a DGX Spark (GB10) 128 GB add `--gpu-memory-utilization 0.85` ([why](https://github.com/vllm" in text
     (folder / "chat_template.jinja").write_text("{% for tool in tools %}{% endfor %}")
     assert "--trust-remote-code --enable-auto-tool-choice --tool-call-parser minimax_m2" in card(root, folder)
 
@@ -268,6 +347,7 @@ def test_an_evaluation_is_told_with_its_method(root: Path) -> None:
         "- FP8: 51.2 tokens a second written, 800.0 read, 12.3 GB of memory at its peak, 1 request at a time;" in text
     )
     assert "on a chip, 16 cores, a GPU: `vllm serve Tiny-FP8`" in text
+    write_cards(read_model(root))
     assert not wrong_figures(text, folder)
     put(root, manifest("FP8", files={"model.safetensors": 1}))
     assert "HumanEval" not in card(root, folder)
@@ -406,15 +486,20 @@ def test_charts_are_shown_where_they_are(root: Path) -> None:
     made = manifest("FP8")
     folder = put(root, made, result(made))
     (root / "charts").mkdir()
+    drawn = {"kl-by-domain.svg", "kl-by-domain.png", "kl-by-domain-dark.png"}
     assert "![" not in card(root, folder)
-    for name in ("kl-by-domain.svg", "kl-by-domain.png", "memory-vllm.svg", "memory-llama-cpp.svg", "another.svg"):
+    for name in (*drawn, "memory-vllm.svg", "memory-llama-cpp.svg", "another.svg"):
         (root / "charts" / name).write_text("<svg/>")
     write_cards(read_model(root))
     text = (folder / "README.md").read_text()
-    assert "\n[![Divergence by kind of text](charts/kl-by-domain.png)](charts/kl-by-domain.svg)\n" in text
+    assert (
+        '\n<a href="charts/kl-by-domain.svg"><picture><source media="(prefers-color-scheme: dark)"'
+        ' srcset="charts/kl-by-domain-dark.png"><img alt="Divergence by kind of text" src="charts/kl-by-domain.png">'
+        "</picture></a>\n"
+    ) in text
     assert (folder / "charts/kl-by-domain.svg").read_text() == "<svg/>"
     there = {path.name for path in (folder / "charts").iterdir()}
-    assert there == {"kl-by-domain.svg", "kl-by-domain.png", "memory-vllm.svg"}
+    assert there == {*drawn, "memory-vllm.svg"}
     (root / "charts/memory-vllm.svg").unlink()
     write_cards(read_model(root))
     assert not (folder / "charts/memory-vllm.svg").exists()
@@ -437,13 +522,13 @@ def test_a_card_is_rendered_over_another_than_the_one_that_is_there(root: Path) 
     write_cards(read_model(root))
     there = (folder / "README.md").read_text()
     edited = there.replace("<!-- yours: notes -->\n", "<!-- yours: notes -->\nFrom the Hub.\n")
-    assert card_text(read_model(root), folder, "", edited) == edited
+    assert card_of(read_model(root), folder, "", edited).text == edited
     assert "From the Hub." not in card(root, folder)
 
 
 def test_verified_says_what_was(root: Path) -> None:
     made = manifest("FP8")
-    folder = put(root, made, result(made, weights={"formats": []}))
+    folder = put(root, made, result(made, weights={"formats": [], "groups": [], "worst": []}))
     assert "| Verified | structure, every weight against the checkpoint, divergence from BF16, gates |" in card(
         root, folder
     )

@@ -6,7 +6,7 @@ import pytest
 
 from cards.facts.model_facts import read_model
 from cards.facts.origins import wrong_figures
-from cards.model_card.card import BEFORE, Written, card_text, write_card
+from cards.model_card.card import BEFORE, Written, card_of, write_card
 from cards.model_card.front_matter import fields, problems
 from tests.cards.model_folder import PROVENANCE, manifest, put, source
 
@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def render(folder: Path) -> Written:
-    return write_card(folder, card_text(read_model(folder.parent), folder))
+    return write_card(folder, card_of(read_model(folder.parent), folder))
 
 
 def edit(folder: Path, old: str, new: str) -> str:
@@ -39,7 +39,7 @@ def test_what_stands_in_a_place_for_it_stays(folder: Path) -> None:
     put(folder.parent, manifest("FP8", files={"model.safetensors": 42}))
     assert render(folder) == Written(folder, True, (), (), "")
     text = (folder / "README.md").read_text()
-    assert "| Weights | 42 B |" in text
+    assert "| Size | 42 B |" in text
     assert "<!-- yours: notes -->\n## Thanks\n\nTo all 7 of you.\n\n<!-- /yours -->" in text
     assert wrong_figures(text, folder) == ()
 
@@ -99,10 +99,10 @@ def test_a_field_that_the_hub_refuses_is_reported(folder: Path) -> None:
 
 
 def test_a_change_that_does_not_last_is_kept_beside(folder: Path) -> None:
-    edited = edit(folder, "| Weights | 1.23 GB |", "| Weights | tiny |")
+    edited = edit(folder, "| Size | 1.23 GB |", "| Size | tiny |")
     assert render(folder).lost == ("the introduction",)
     assert (folder / BEFORE).read_text() == edited
-    assert "| Weights | 1.23 GB |" in (folder / "README.md").read_text()
+    assert "| Size | 1.23 GB |" in (folder / "README.md").read_text()
     assert not render(folder).changed
 
 

@@ -25,6 +25,7 @@ from cli.main import run
 from sixfold.artifact.verification_record import content_digest
 from sixfold.drawing.svg_document import DARK
 from tests.cards.model_card.test_card import evaluation
+from tests.cards.model_folder import finding, prompt
 from tests.cards.model_folder import write as write_json
 from tests.cards.report import chromium
 from tests.cards.reported import KL, SIZES, model_folder
@@ -117,6 +118,30 @@ def test_figures_that_are_computed_say_of_what(root: Path, page: Elements) -> No
     }
 
 
+def test_a_badge_counts_warnings_and_says_what_a_prompt_is(tmp_path: Path) -> None:
+    root = model_folder(tmp_path / "Tiny")
+    path = root / "Tiny-FP8/verification.json"
+    written = json.loads(path.read_text())
+    written["findings"] = [finding("it runs in a loop", "warning"), finding("again", "warning")]
+    written["smoke"] = {"not_run": "", "engine": "", "prompts": [prompt("prose", "it runs in a loop")]}
+    write_json(path, written)
+    page = Elements(write(root).read_text(encoding="utf-8"))
+    assert "passed, 2 warnings" in row_of(page, "FP8")["text"]
+    assert "0 of 1 passed" in page.by_id("checks-fp8")["text"]
+    assert "does not say that the answer is right" in page.by_id("checks-fp8")["text"]
+    budget = json.loads(page.by_id("budget")["text"])
+    assert {v["recipe"]: v["warnings"] for v in budget["variants"]}["fp8"] == 2
+
+
+def test_what_passed_and_checksums_are_folded(page: Elements) -> None:
+    """A reader unfolds them, or a link to one of them does; what failed is open."""
+    folds = [element for element in page.named("details") if "fold" in element.get("class", "").split()]
+    assert len(folds) == 2
+    assert not any("open" in fold for fold in folds)
+    assert "open" in page.by_id("checks-nvfp4")
+    assert not any("class='card check' id='checks-nvfp4'" in fold["text"] for fold in folds)
+
+
 def test_every_variant_has_its_row(page: Elements) -> None:
     """Sizes and KL as they were written, smallest first; nothing that was not measured is a number."""
     rows = [element for element in page.named("tr") if "data-label" in element]
@@ -136,7 +161,7 @@ def test_what_is_missing_says_why_and_is_never_nought(page: Elements) -> None:
     assert "not verified" in row["text"]
     assert not re.search(r"0\.0+\b|0%", row["text"])
     assert "not counted" in row["text"]  # the weights here are holes: no header to count parameters in
-    assert "No pruning plan is known" in page.by_id("pruning")["text"]
+    assert "no pruning plan is known" in page.by_id("pruning")["text"]
     assert "not stated" in page.by_id("provenance")["text"]  # its authors
 
 
@@ -164,6 +189,16 @@ def test_a_changed_file_changes_the_page(tmp_path: Path) -> None:
     after = write(root).read_text(encoding="utf-8")
     assert row_of(Elements(after), "FP8")["data-mean"] == "0.0345678"
     assert "0.03457" in row_of(Elements(after), "FP8")["text"]
+
+
+def test_what_plain_rounding_costs_stands_beside_what_the_variant_does(tmp_path: Path) -> None:
+    root = model_folder(tmp_path / "Tiny")
+    path = root / "Tiny-FP8/verification.json"
+    measured = json.loads(path.read_text())
+    measured["divergence"]["plain"] = {**measured["divergence"]["scores"]["engine"], "mean_kl": 0.0456789}
+    write_json(path, measured)
+    text = Elements(write(root).read_text(encoding="utf-8")).by_id("checks-fp8")["text"]
+    assert "Rounding the same weights plainly to the same format costs, as run, a mean KL of 0.04568" in text
 
 
 def test_a_lost_file_is_named(tmp_path: Path) -> None:
@@ -212,7 +247,7 @@ def test_it_loads_nothing(root: Path, page: Elements) -> None:
         assert not {"src", "srcset", "data", "action", "poster", "background", "xlink:href"} & set(element), element
         target = element.get("href", "#")
         if element[""] == "a":
-            assert target.startswith(("#", "https://huggingface.co/", "Tiny-")), target
+            assert target.startswith(("#", "https://huggingface.co/", "Tiny-", "charts/")), target
         else:
             assert target == "#" or target.startswith("data:"), element
     assert not re.search(r"url\(|@import|@font-face|fetch\(|XMLHttpRequest|WebSocket|import\(|sendBeacon", text)
@@ -242,12 +277,15 @@ def test_controls_have_names_and_columns_say_how_they_are_sorted(page: Elements)
 
 
 def test_charts_are_files_too(root: Path) -> None:
-    names = {"size-and-kl", "kl-by-domain", "layer-errors", "memory-vllm", "memory-llama-cpp", "coverage"}
-    assert {path.name for path in (root / "charts").iterdir()} == {f"{n}.{e}" for n in names for e in ("svg", "png")}
-    for path in (root / "charts").glob("*.svg"):
+    """In light and in dark; the map of every expert is for a click, and a drawing alone."""
+    names = {"size-and-kl", "kl-by-domain", "layer-errors", "memory-vllm", "memory-llama-cpp", "expert-tokens"}
+    files = {f"{n}{e}" for n in names for e in (".svg", ".png", "-dark.png")}
+    assert {path.name for path in (root / "charts").iterdir()} == {*files, "coverage.svg"}
+    for path in (root / "charts" / f"{name}.svg" for name in names):
         width, height = (float(n) for n in re.search(r'width="([\d.]+)" height="([\d.]+)"', path.read_text()).groups())  # type: ignore[union-attr]
         image = path.with_suffix(".png").read_bytes()
         assert image[:8] == b"\x89PNG\r\n\x1a\n"
+        assert image != path.with_name(f"{path.stem}-dark.png").read_bytes()
         assert struct.unpack(">II", image[16:24]) == (2 * width, 2 * height)
 
 
@@ -281,9 +319,9 @@ def test_a_pruned_checkpoint_shows_which_experts_stayed_and_what_it_cost(tmp_pat
     assert "12 of 16 experts stay" in said
     cost = json.loads((PRUNED / "verification.json").read_text())["cost"]["norwegian"]
     assert f"{cost['kl']:.4f}" in said
-    assert len(page.named("rect")) > 16
     assert (root / "charts/saliency.svg").read_text() == (PRUNED / "saliency.svg").read_text()
-    assert (root / "charts/saliency.png").is_file()
+    assert "charts/saliency.svg" in {link["href"] for link in page.named("a")}
+    assert (root / "charts/expert-saliency.png").is_file()
 
 
 def test_a_model_without_artifacts_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -331,6 +369,7 @@ def expected(root: Path, machine_name: str, context: int, engine: str, bits: str
     """(recipe of the variant to take, "" for none; bytes that each one takes that fits)."""
     machine = next(m for m in hardware() if m.name == machine_name)
     fitting: dict[str, int] = {}
+    usable: dict[str, int] = {}
     for artifact in read_model(root).artifacts:
         label = artifact.label
         if label == "NVFP4" or (label == "FP8" and re.sub(r"^\dx-", "", machine_name) not in ON_FP8):
@@ -349,10 +388,14 @@ def expected(root: Path, machine_name: str, context: int, engine: str, bits: str
                 device_bytes=machine.bytes_each,
             ).total
             if needed <= machine.usable(name):
-                best = fitting.get(label)
-                fitting[label] = needed if best is None else min(best, needed)
+                room, best = machine.usable(name), fitting.get(label)
+                if best is None or room - needed > usable[label] - best:
+                    fitting[label], usable[label] = needed, room
     measured = [label for label in fitting if label in KL]
-    chosen = min(measured, key=lambda label: KL[label], default=next(iter(fitting), ""))
+    roomy = [label for label in measured if usable[label] - fitting[label] >= 0.1 * usable[label]]
+    chosen = max(
+        roomy or measured, key=lambda label: (1 - KL[label]) ** 4 / SIZES[label], default=next(iter(fitting), "")
+    )
     return RECIPES.get(chosen, ""), {RECIPES[label]: needed for label, needed in fitting.items()}
 
 
@@ -406,7 +449,13 @@ def test_the_chooser_takes_a_machine_of_ones_own_and_an_address(root: Path, tab:
         + "#choose?machine=own&own-memory=24&own-devices=1&context=4096&engine=llama.cpp"
     )
     assert tab.run(RECOMMENDED) == "gguf-q4_k_m"
-    choose(tab, own_memory="15")
+    command = tab.run("document.querySelector('#answer pre').innerText")
+    assert command == "llama-server -m Tiny-GGUF/Tiny-Q4_K_M.gguf -c 4096"
+    choose(tab, own_memory="40", prefer="close")
+    assert tab.run(RECOMMENDED) == "gguf-q8_0"
+    choose(tab, prefer="speed")
+    assert tab.run(RECOMMENDED) == "gguf-q4_k_m"
+    choose(tab, own_memory="15", prefer="balance")
     assert tab.run(RECOMMENDED) == "gguf-q3_k_m"
     assert "was not measured" in tab.run("document.getElementById('answer').innerText")
     choose(tab, own_memory="8")

@@ -17,7 +17,7 @@ from sixfold.artifact import concurrent_file
 from sixfold.artifact.manifest import FileRecord
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.safetensors_layout import Draft, DraftTensor, place, whole
-from sixfold.artifact.stream import Encode, write_files
+from sixfold.artifact.stream import Batched, Encode, write_files
 from sixfold.artifact.workspace import sha256_of
 from sixfold.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from sixfold.errors import SixfoldError
@@ -55,7 +55,12 @@ def double(unit: Unit, inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]
 
 
 def run(
-    plan: ExportPlan, checkpoint: Checkpoint, folder: Path, encode: Encode = double, threads: int = 1, key: str = "k"
+    plan: ExportPlan,
+    checkpoint: Checkpoint,
+    folder: Path,
+    encode: Encode | Batched = double,
+    threads: int = 1,
+    key: str = "k",
 ) -> tuple[dict[str, FileRecord], int]:
     """(records, bytes reported as finished)."""
     total = 0
@@ -184,6 +189,29 @@ def _wait_for_prefix(folder: Path, plan: ExportPlan) -> Callable[[Encode, str], 
         return held
 
     return wrap
+
+
+def test_a_rerun_encodes_a_batch_as_before_and_writes_what_is_missing_of_it(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands beside a unit may change its last bits, so a resumed batch is as large as it was."""
+    plan = doubled_plan(checkpoint, shard_bytes=10**9)
+    last = stop_before_the_last_unit(plan, checkpoint, tmp_path / "out", monkeypatch)
+    seen: list[list[str]] = []
+
+    def pairs(units: Sequence[Unit]) -> list[Sequence[Unit]]:
+        return [units[start : start + 2] for start in range(0, len(units), 2)]
+
+    def encode(units: Sequence[Unit], inputs: Sequence[Sequence[torch.Tensor]]) -> list[Sequence[torch.Tensor]]:
+        seen.append([unit.outputs[0].name for unit in units])
+        return [double(unit, of) for unit, of in zip(units, inputs, strict=True)]
+
+    resumed, total = run(plan, checkpoint, tmp_path / "out", Batched(pairs, encode))
+    assert [len(batch) for batch in seen] == [2]
+    assert last in seen[0]
+    fresh, _ = run(plan, checkpoint, tmp_path / "fresh")
+    assert resumed == fresh
+    assert total == plan.files[0].nbytes
 
 
 def test_another_key_makes_everything_anew(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Recipes: what ships resolves, `extends:` and overrides do what they say, and every mistake is named at once."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def test_a_set_may_say_how_all_its_recipes_round() -> None:
     assert [recipe.rounding for recipe in load_recipes("./set.yaml")] == ["compensated"] * 2
     assert [recipe.rounding for recipe in load_recipes("./set.yaml", ["rounding=nearest"])] == ["nearest"] * 2
     write("wrong.yaml", "name: set\nrounding: exact\nrecipes: [fp8]\n")
-    assert "wrong.yaml:2: rounding: 'exact': should be 'nearest' or 'compensated'" in refusal("./wrong.yaml")
+    assert "wrong.yaml:2: rounding: 'exact': is not known here; write nearest or compensated" in refusal("./wrong.yaml")
 
 
 def test_shipped_recipes_compensate_where_they_calibrate() -> None:
@@ -141,13 +142,35 @@ def test_every_error_is_listed_with_file_line_key_and_remedy() -> None:
         "bad.yaml:3: sufix: unknown key; perhaps suffix is meant",
         "bad.yaml:4: keep.0: '[a': is not a regular expression",
         "bad.yaml:6: calibration.samplez: unknown key; perhaps samples is meant",
-        "bad.yaml:7: calibration.length: -1: should be greater than 0",
-        "bad.yaml:8: gates.max_mean_kl: 'high': should be a valid number",
+        "bad.yaml:7: calibration.length: -1: is not more than 0; write a number within the bounds",
+        "bad.yaml:8: gates.max_mean_kl: 'high': is no number; write a number, such as 0.05",
         "bad.yaml:9: options.layot: unknown key; perhaps layout is meant",
-        "--set: calibration.samples: 'x': should be a valid integer",
+        "--set: calibration.samples: 'x': is no whole number; write one, such as 64",
         "--set 'nonsense' is not an override; write key=value",
     ):
         assert part in text
+    places = [int(found[1]) for found in re.finditer(r"bad\.yaml:(\d+):", text)]
+    assert places == sorted(places)
+
+
+def test_a_misspelt_extends_is_one_error_and_not_five() -> None:
+    """What the other recipe would have brought is not missing by itself."""
+    said = refusal(write("x.yaml", "name: x\nextend: fp8\nsuffix: X\n"))
+    assert said == "x.yaml:2: extend: unknown key; perhaps extends is meant."
+
+
+def test_no_error_speaks_of_python() -> None:
+    """Every kind of value, wrong in every recipe key that has it."""
+    said = refusal(
+        write(
+            "x.yaml",
+            "name: 'a b'\nsuffix: ''\ntitle: []\nexporter: fp8\nscheme: 3\nkeep: {a: 1}\nrounding: 7\nindivisible: no\n"
+            "calibration: {moments: maybe, seed: 1.5, imatrix: '', texts: x}\ngates: [1]\noptions: 4\nengines: vLLM\n",
+        )
+    )
+    for foreign in ("Input", "valid", "dictionary", "tuple", "instance", "integer", "string", "boolean", "parse"):
+        assert foreign not in said, said
+    assert all(";" in line for line in said.splitlines()[1:])
 
 
 def test_an_error_in_an_extended_file_names_that_file() -> None:
@@ -179,7 +202,7 @@ def test_a_circle_is_refused() -> None:
         ("- x\n", "is not a list of `key: value` lines"),
         ("", "is not a list of `key: value` lines"),
         ("name: x\x00\n", "x.yaml is not valid YAML: unacceptable character #x0000"),
-        (WHOLE + "keep: attention\n", "x.yaml:6: keep: 'attention': should be a list"),
+        (WHOLE + "keep: attention\n", "x.yaml:6: keep: 'attention': is no list; write it in brackets: [a, b]"),
     ],
 )
 def test_refusals(text: str, message: str) -> None:
@@ -241,7 +264,7 @@ def test_texts_are_paths_and_datasets_and_are_dumped_as_short_as_they_can_be() -
         ("[{weight: 2}]", "texts.0: {'weight': 2}: name a path or a dataset"),
         ("[{path: a.txt, split: test}]", "a path has no split"),
         ("[{datset: lab/set}]", "texts.0.datset: unknown key; perhaps dataset is meant"),
-        ("[{dataset: lab/set, weight: 0}]", "texts.0.weight: 0: should be greater than 0"),
+        ("[{dataset: lab/set, weight: 0}]", "texts.0.weight: 0: is not more than 0"),
     ],
 )
 def test_what_is_wrong_with_an_entry_of_texts_is_said_once(texts: str, message: str) -> None:

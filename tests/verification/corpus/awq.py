@@ -18,7 +18,7 @@ from tests.verification.corpus.changes import (
     ignore,
     tensors,
 )
-from tests.verification.damage import EXPERT, Tensors
+from tests.verification.damage import EXPERT, LAYER, Tensors
 
 
 def _awq_order(t: Tensors) -> None:
@@ -35,6 +35,15 @@ def _zero_point(t: Tensors) -> None:
     zeros = t[W2 + "qzeros"]
     code = (zeros[0, 3] >> 8) & 15
     zeros[0, 3] += 0x100 if code < 15 else -0x100
+
+
+NORM = LAYER.format(1) + "post_attention_layernorm.weight"
+V = LAYER.format(0) + "self_attn.v_proj."
+
+
+def _half_of_values(t: Tensors) -> None:
+    rows = t[V + "scales"].shape[1] // 2
+    t[V + "scales"][:, :rows] *= 3
 
 
 AWQ = [
@@ -90,5 +99,7 @@ AWQ = [
         W2 + "weight",
         False,
     ),
+    Damage("twelve channels of a norm times ten", "awq", tensors(lambda t: t[NORM][:12].mul_(10)), NORM, False),
+    Damage("half of a value projection times three", "awq", tensors(_half_of_values), V + "weight", False),
     Damage("one zero point flipped", "awq-packed", bit(W2 + "weight_zero_point", (0, 0), 0), W2 + "weight", False),
 ]

@@ -142,6 +142,13 @@ FP8 = [
     ),
     Damage("a square matrix transposed", "fp8", tensors(_transposed), W2 + "weight", False),
     Damage("rows of heads interleaved", "fp8", tensors(_interleaved), Q + "weight", False),
+    Damage(
+        "a norm off by three percent",
+        "fp8",
+        scaled(LAYER.format(0) + "input_layernorm.weight", 1.03),
+        "layers.0.input_layernorm.weight",
+        False,
+    ),
     Damage("correction bias of zeros", "fp8", tensors(lambda t: t[BIAS].zero_()), BIAS, False),
     Damage("correction bias rolled", "fp8", changed(BIAS, lambda x: x.roll(1)), BIAS, False),
     Damage(

@@ -13,10 +13,16 @@ from gguf import GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
 from safetensors.torch import load_file
 
-from sixfold.model.gguf_names import gguf_tensor_names
+from sixfold.model.bare_config import described
+from sixfold.model.expert_stacks import with_single_experts
+from sixfold.model.gguf_names import GGUF_ARCHITECTURES, gguf_tensor_names
+from sixfold.model.meta_model import completed
 from sixfold.model.source import open_source
+from tests import every_family
+from tests.every_family import tiny_config
 from tests.exporters.autoawq_library import packing_utils
 from tests.exporters.exported import DEMO
+from tests.exporters.gguf_tools import byte_level_tokenizer, export, recipe, save_tokenizer
 from tests.families import make_family
 from tests.verification.artifacts import Artifacts, make_all
 from verification.reading.gguf_blocks import GgufWeights
@@ -113,6 +119,39 @@ def test_the_table_of_names_agrees_with_gguf_pys(family: str, tmp_path: Path) ->
         assert place is not None, gguf_name
         number = name.split(".experts.")[1].split(".")[0] if place.stacked else ""
         assert place.name.format(number) == name
+
+
+@pytest.mark.parametrize(
+    "family",
+    (
+        "gemma3_text gpt_oss granitemoe llama4_text qwen3_5_moe_text exaone_moe afmoe lfm2 dots1 exaone4"
+        " hunyuan_v1_dense olmo2 seed_oss starcoder2 gemma2 ernie4_5_moe glm4 phi3"
+    ).split(),
+)
+def test_the_tables_agree_on_families_known_by_their_config_alone(family: str, tmp_path: Path) -> None:
+    config = json.loads(tiny_config(family).to_json_string())
+    checkpoint = with_single_experts(described(config, family, tmp_path, name=family))
+    for name, gguf_name in gguf_tensor_names(completed(config), checkpoint.tensors).items():
+        place = place_of(GGUF_ARCHITECTURES[family], gguf_name)
+        assert place is not None, gguf_name
+        number = name.split(".experts.")[1].split(".")[0] if place.stacked else ""
+        assert place.name.format(number) == name
+
+
+def test_what_is_computed_of_a_delta_nets_weights_comes_back(tmp_path: Path) -> None:
+    """Norms plus one, minus exponentials, convolutions without their one channel, and two values for each key, which
+    llama.cpp takes key by key."""
+    folder = every_family.make_family("qwen3_5_moe_text", tmp_path / "model", linear_num_value_heads=4)
+    save_tokenizer(byte_level_tokenizer([], size=300), folder)
+    _, path = export(open_source(folder), recipe("F32"), tmp_path)
+    weights = GgufWeights(open_gguf(path))
+    changed = []
+    for name, original in load_file(folder / "model.safetensors").items():
+        held = weights.read(name)
+        assert torch.equal(held, original.float()) or weights.slack(name), name
+        torch.testing.assert_close(held, original.float(), rtol=0, atol=2**-20)
+        changed.append(bool(weights.slack(name)))
+    assert 0 < sum(changed) < len(changed)
 
 
 @pytest.mark.parametrize("family", ["llama", "deepseek_v3"])

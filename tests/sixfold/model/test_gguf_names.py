@@ -1,0 +1,41 @@
+"""What llama.cpp calls the tensors of a checkpoint, and in which order it has their channels."""
+
+import torch
+
+from sixfold.model.gguf_names import ValueHeads, gguf_tensor_names, tiled_inputs
+
+DELTA = {
+    "model_type": "qwen3_5_moe",
+    "text_config": {
+        "num_hidden_layers": 2,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 6,
+        "linear_value_head_dim": 4,
+    },
+}
+
+
+def test_values_of_a_delta_net_by_their_definition() -> None:
+    """Channel c of the value e of key k: on disk at (k * 3 + e) * 4 + c, for llama.cpp at (e * 2 + k) * 4 + c."""
+    on_disk = torch.arange(24.0)
+    expected = torch.tensor([on_disk[(k * 3 + e) * 4 + c] for e in range(3) for k in range(2) for c in range(4)])
+    heads = ValueHeads(2, 3, 4)
+    assert torch.equal(heads.tiled(on_disk), expected)
+    assert torch.equal(heads.untiled(expected), on_disk)
+    assert tiled_inputs(DELTA, "blk.0.ssm_out.weight") == heads
+    assert tiled_inputs(DELTA, "blk.0.ssm_alpha.weight") is None
+
+
+def test_the_decoder_of_a_checkpoint_that_sees() -> None:
+    names = [
+        "model.language_model.layers.0.linear_attn.dt_bias",
+        "model.language_model.layers.1.mlp.experts.3.up_proj.weight",
+        "model.visual.blocks.0.mlp.linear_fc1.weight",
+        "mtp.layers.0.mlp.gate.weight",
+        "lm_head.weight",
+    ]
+    assert gguf_tensor_names(DELTA, names) == {
+        names[0]: "blk.0.ssm_dt.bias",
+        names[1]: "blk.1.ffn_up_exps.weight",
+        names[4]: "output.weight",
+    }
