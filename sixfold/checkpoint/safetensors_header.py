@@ -86,8 +86,9 @@ def parse_header(file: str, raw: bytes, size: int) -> FileHeader:
     try:
         entries = parse_json(raw[8:], "it", _unique_keys)
     except SixfoldError as error:
-        what = f"{file} has a safetensors header that is not valid JSON: {error.what}"
-        raise SixfoldError(what, _DOWNLOAD_AGAIN) from None
+        _, _, twice = error.what.removesuffix(" twice").rpartition(": ")
+        detail = f" ({twice} twice)" if error.what.endswith(" twice") else ""
+        raise SixfoldError(f"{file} has a safetensors header that is not valid JSON{detail}", _DOWNLOAD_AGAIN) from None
     if not isinstance(entries, dict):
         raise SixfoldError(f"{file} has a safetensors header that is not a JSON object", _DOWNLOAD_AGAIN)
     metadata = entries.pop("__metadata__", {})
