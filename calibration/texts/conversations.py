@@ -9,13 +9,14 @@ One row is a mapping. Known layouts, tried in this order:
 - "text": plain text.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sixfold.boundary.json_text import NotJsonError, parse_json
+from sixfold.boundary.json_text import parse_json
 from sixfold.errors import SixfoldError
 from sixfold.texts.chat_template import Chat
 
@@ -72,6 +73,8 @@ def piece_of(row: Mapping[str, Any]) -> Piece | Unreadable:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"no JSON where JSON text is expected: {error.msg}"
     return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
 
 
@@ -116,8 +119,6 @@ def _parsed(text: str) -> Any:
     """Raises ValueError."""
     try:
         return parse_json(text, "it")
-    except NotJsonError:
-        raise ValueError("no JSON where JSON text is expected") from None
     except SixfoldError as error:
         raise ValueError(error.what) from None
 

@@ -18,14 +18,6 @@ _MAYBE_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _AGAIN = "copy or download the file again, or correct it"
 
 
-class NotJsonError(SixfoldError):
-    """What is no JSON at all. line: where, 0 where that is not known."""
-
-    def __init__(self, what: str, line: int = 0) -> None:
-        super().__init__(what, _AGAIN)
-        self.line = line
-
-
 def parse_json(data: bytes | str, name: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """Raises SixfoldError, which calls the text `name`, for what is no JSON, and for what no reader would be safe with:
     invalid UTF-8, half of a surrogate pair, numbers of thousands of digits, and deep nesting.
@@ -36,12 +28,11 @@ def parse_json(data: bytes | str, name: str, pairs: Callable[[list[tuple[str, An
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
         value = json.loads(text, parse_int=_integer, object_pairs_hook=pairs)
     except UnicodeDecodeError as error:
-        raise NotJsonError(f"{name} is not UTF-8: byte {error.start} begins no character") from None
+        raise SixfoldError(f"{name} is not UTF-8: byte {error.start} begins no character", _AGAIN) from None
     except RecursionError:
         raise SixfoldError(f"{name} is nested too deeply for JSON", _AGAIN) from None
     except ValueError as error:
-        line = error.lineno if isinstance(error, json.JSONDecodeError) else 0
-        raise NotJsonError(f"{name} is not valid JSON: {error}", line) from None
+        raise SixfoldError(f"{name} is not valid JSON: {error}", _AGAIN) from None
     _check(value, name, bool(_MAYBE_SURROGATE.search(text)))
     return value
 

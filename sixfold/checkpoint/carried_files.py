@@ -36,7 +36,7 @@ def check_links(folder: Path, names: Iterable[str]) -> None:
     published. The Hub's cache links a snapshot to the blobs beside it."""
     inside = [folder.resolve()]
     if folder.parent.name == "snapshots":
-        inside += [place.resolve() / "blobs" for place in folder.parents[1:3]]
+        inside.append(folder.parent.parent.resolve() / "blobs")
     for name in names:
         target = (folder / name).resolve()
         if not any(target.is_relative_to(place) for place in inside):

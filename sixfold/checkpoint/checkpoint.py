@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
-from sixfold.boundary.json_text import NotJsonError, parse_json
+from sixfold.boundary.json_text import parse_json
 from sixfold.checkpoint import hub
 from sixfold.checkpoint.carried_files import carried_files, check_links
 from sixfold.checkpoint.config_bounds import check_bounds
@@ -88,6 +88,14 @@ class Checkpoint:
     def config_location(self) -> str:
         """Of config.json, for messages."""
         return self.location if self.bare and self.location.endswith(".json") else f"{self.location}/{CONFIG}"
+
+    @cached_property
+    def main_dtype(self) -> str:
+        """The dtype that most of its bytes are in ("BF16", "F16", "F32")."""
+        totals: dict[str, int] = {}
+        for tensor in self.tensors.values():
+            totals[tensor.dtype] = totals.get(tensor.dtype, 0) + tensor.nbytes
+        return max(totals, key=lambda dtype: totals[dtype])
 
     def read(self, part: TensorSlice) -> torch.Tensor:
         """Rows [start, stop) of a logical tensor along its first dimension, in the tensor's own dtype, dequantized if
@@ -252,12 +260,7 @@ def read_config(path: Path, where: str) -> dict[str, Any]:
     """The JSON object that a config.json holds. where: the model, for messages."""
     if not path.is_file():
         raise SixfoldError(f"there is no {CONFIG} in {where}", "give a model folder as transformers saves it")
-    name, remedy = f"{CONFIG} in {where}", "correct it or download it again"
-    try:
-        config = parse_json(_bytes(path), name)
-    except NotJsonError as error:
-        line = f", line {error.line}" if error.line else ""
-        raise SixfoldError(f"{name} is not valid JSON{line}", remedy) from None
+    config = parse_json(_bytes(path), f"{CONFIG} in {where}")
     if not isinstance(config, dict):
         raise SixfoldError(f"{CONFIG} in {where} is not a JSON object", "correct it or download it again")
     check_bounds(config, f"{CONFIG} in {where}")

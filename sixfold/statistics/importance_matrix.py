@@ -79,7 +79,7 @@ def open_importance_matrix(location: str) -> ImportanceMatrix:
             raise _damaged(path, f"{name} has {len(entry.sums)} sums and {len(entry.counts)} counts")
         for values, kind in ((entry.sums, "sums of squares"), (entry.counts, "counts")):
             if not (np.isfinite(values).all() and (values >= 0).all()):
-                raise _damaged(path, f"some {kind} are negative, infinite or not a number for {name}")
+                raise _damaged(path, f"some of the {kind} of {name} are negative, or not finite")
     return found
 
 
