@@ -2,11 +2,12 @@
 
     python -m benchmarks.compensated_layer [--experts 154] [--hidden 3072] [--intermediate 1536] [--tokens 512]
 
-Experts' weights are normal BF16 matrices in host memory, from which they are read as an export reads them; every expert
-has seen --tokens tokens, whose channels differ in size and are related. Timed are the second moments of what both
-projections read, their factors (one for all formats but nvfp4-gb10, whose inputs are rounded and which makes its own),
-and then each format: to the device, rounding, packing and back, in batches as large as an export's. Prints a Markdown
-table, with what each leaves of the outputs' error that the same format leaves where channels count as unrelated.
+Experts' weights are normal BF16 matrices; every expert has seen --tokens tokens, whose channels differ in size and are
+related. Timed are the second moments of what both projections read, their factors (one for all formats but nvfp4-gb10,
+whose inputs are rounded and which makes its own), the weights' way to the device, and then each format: rounding,
+packing and the way back, in batches as large as an export's. Prints a Markdown table, with what each leaves of the
+outputs' error that the same format leaves where channels count as unrelated. An export moves the weights to the device
+for each format.
 """
 
 import argparse
@@ -54,6 +55,10 @@ def site(experts: int, channels: int, outputs: Sequence[int], tokens: int, devic
     mixing = torch.randn(channels // 2, channels, device=device) * torch.logspace(-1, 0.5, channels, device=device)
     rows = (torch.randn(experts, tokens, channels // 2, device=device) @ mixing).bfloat16()
     return Site(weights, rows, [])
+
+
+def moved(found: Site, device: torch.device) -> Site:
+    return Site([[weight.to(device) for weight in group] for group in found.weights], found.rows, [])
 
 
 def summed(found: Site) -> Site:
@@ -161,6 +166,8 @@ def main() -> None:
         spent += seconds
         print(f"| {name} | {seconds:.2f} | {left} |", flush=True)
 
+    sites, seconds = timed(lambda: [moved(each, device) for each in sites], device)
+    line("weights to the device", seconds)
     sites, seconds = timed(lambda: [summed(each) for each in sites], device)
     line("second moments", seconds)
     factors, seconds = timed(lambda: [[factor(mean[None]) for mean in each.moments] for each in sites], device)

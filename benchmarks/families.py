@@ -2,8 +2,8 @@
 
 A cell is "ok", "refused" in a sentence, or a defect: a finding about a sound artifact ("FALSE"), an export that fails
 where `plan` promised it ("BROKEN PROMISE"), or an error that is no sentence ("TRACEBACK"). The table is followed by
-every sentence once, with the families that it was said of. Divergence is measured on some hundred tokens; gates and
-prompts, which mean nothing for random weights, are left out.
+every sentence once, with the families that it was said of; one beside an "ok" says why divergence was not measured.
+Divergence is measured on some hundred tokens; gates and prompts, which mean nothing for random weights, are left out.
 """
 
 import sys
@@ -118,10 +118,12 @@ def _verified(family: str, recipe: Recipe, source: Source, path: Path) -> Result
 
     judging.held_out = partial(held_out, tokens=_WINDOWS)
     judging.smoke = lambda *_: Smoke((), "its text means nothing")
+    unmeasured = ""
     try:
         for against in (None, source):
             found = judging.judge(path, against, silent) if against is not None else verify(path, None, silent)
             wrong = [f for f in found.findings if f.severity == "error" and f.check != "gate.failed"]
+            unmeasured = next((f.what for f in found.findings if f.check == "divergence.not-measured"), "")
             if wrong:
                 more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
                 alone = "" if against is not None else " without --against"
@@ -130,7 +132,7 @@ def _verified(family: str, recipe: Recipe, source: Source, path: Path) -> Result
                 )
     except Exception as error:
         return _failed(family, recipe.name, error)
-    return Result(family, recipe.name, "ok")
+    return Result(family, recipe.name, "ok", unmeasured)
 
 
 def _failed(family: str, stage: str, error: Exception) -> Result:

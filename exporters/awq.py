@@ -79,7 +79,7 @@ class AwqExporter:
 
     def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
         require_quantizable(source.architecture, recipe.name)
-        options = _options(source, recipe)
+        options = options_of(source, recipe)
         linears = source.architecture.linears
         selection = select(linears, recipe, misfit_of(options.group_size))
         groups = smoothing_groups(source, linears, selection.quantized)
@@ -89,7 +89,7 @@ class AwqExporter:
         for tensor in source.checkpoint.tensors.values():
             linear = by_weight.get(tensor.name)
             if linear is not None and linear.name in selection.quantized:
-                drafts.append(Draft(QUANTIZED, (whole(tensor),), _outputs(linear, options), linear.layer))
+                drafts.append(Draft(QUANTIZED, (whole(tensor),), outputs_of(linear, options), linear.layer))
             elif tensor.name in rescaled:
                 encoding, layer = rescaled[tensor.name]
                 drafts.append(Draft(encoding, (whole(tensor),), kept_draft(source, tensor).outputs, layer))
@@ -116,7 +116,7 @@ class AwqExporter:
         if self.compensates(recipe):
             # No scales are moved: on top of them compensation gains nothing that it does not gain without.
             return Decided({}, note(statistics, layer))
-        options = _options(source, recipe)
+        options = options_of(source, recipe)
         linears = [linear for linear in source.architecture.linears if linear.layer == layer]
         quantized = select(linears, recipe, misfit_of(options.group_size)).quantized
         groups = smoothing_groups(source, linears, quantized)
@@ -210,7 +210,7 @@ def fitting_group(linears: Sequence[Linear], recipe: Recipe, largest: int) -> in
     return next(size for size in sizes if all(channels % size == 0 for channels in rows))
 
 
-def _options(source: Source, recipe: Recipe) -> Options:
+def options_of(source: Source, recipe: Recipe) -> Options:
     """With the size that groups have in this model."""
     options = Options.model_validate(recipe.options)
     group = fitting_group(source.architecture.linears, recipe, options.group_size)
@@ -225,7 +225,7 @@ def _smaller_groups(source: Source, recipe: Recipe, options: Options) -> tuple[s
     return (f"groups of {options.group_size}, since {asked} does not divide rows of {', '.join(map(str, rows))}",)
 
 
-def _outputs(linear: Linear, options: Options) -> tuple[DraftTensor, ...]:
+def outputs_of(linear: Linear, options: Options) -> tuple[DraftTensor, ...]:
     """What `encode` returns for a quantized Linear, in its order."""
     out_features, in_features = linear.out_features, linear.in_features
     groups = in_features // options.group_size

@@ -1,25 +1,23 @@
-"""NVFP4 with FP8 or BF16 for what suffers most, to a budget of bytes: compressed-tensors' layout with several groups.
+"""NVFP4 or INT4 with FP8 or BF16 for what suffers most, to a budget: compressed-tensors' layout with several groups.
 
-What engines fuse, and all experts of a layer, have one type. NVFP4 leaves inputs in 16 bits (W4A16), FP8 rounds them
-token by token, as the formats by themselves do.
+What engines fuse, and all experts of a layer, have one type. Four bits leave inputs in 16 bits (W4A16), FP8 rounds them
+token by token, as the formats by themselves do. INT4 is rounded without AWQ's search.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import cast
 
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from exporters import fp8, nvfp4
 from exporters.formats.compressed_tensors import mixed_texts
 from exporters.mix.choose import Option, choose, smallest
 from exporters.mix.choose import Options as Offered
-from exporters.mix.float_types import PLAIN, TYPES, roundings
+from exporters.mix.folder_types import BASES, FP8, HIGHER, MAKERS, PLAIN, Group, Plain, as_recipe, kinds_of
 from exporters.mix.prepare import prepared
 from exporters.mix.prices import part_name, prices
-from exporters.protocol import Compensating, Decided, Decisions, Tokens
+from exporters.protocol import Decided, Decisions, Tokens
 from exporters.rounding.inputs import Inputs
 from exporters.selection import Selection, drafts, not_run_note, select, together
 from sixfold.artifact.plan import ExportPlan, Unit
@@ -34,14 +32,8 @@ from sixfold.sizes import size
 from sixfold.statistics.damages import damages_of
 from sixfold.statistics.statistics import Statistics
 
-_MAKERS: Mapping[str, tuple[str, Compensating]] = {
-    nvfp4.ENCODING: ("NVFP4A16", cast(Compensating, nvfp4.EXPORTER)),
-    fp8.ENCODING: ("FP8_DYNAMIC", cast(Compensating, fp8.EXPORTER)),
-}
-"""Encoding of a unit -> its scheme, and who makes it."""
-
-_PRIOR = {"NVFP4A16": 1.0, "FP8_DYNAMIC": 0.1, PLAIN: 0.0}
-"""Damage of a weight before anything is known of it."""
+_PRIOR = {FP8: 0.1, PLAIN: 0.0}
+"""Damage of a weight before anything is known of it, as a part of what four bits do."""
 
 
 class Options(BaseModel):
@@ -63,7 +55,8 @@ class MixedExporter:
         self, source: Source, recipe: Recipe, statistics: Statistics, tokens: Tokens | None, progress: Progress
     ) -> None:
         """Foretells the damage that types are chosen by."""
-        every = roundings()
+        _check(recipe)
+        every = {kind.damage: kind.rounding for kind in kinds_of(source, recipe).values()} | {PLAIN: Plain()}
         wanted = {part_name(linear): every for group in _select(source, recipe).groups for linear in group}
         prepared(source, statistics, wanted, tokens, progress)
 
@@ -73,13 +66,15 @@ class MixedExporter:
         damages = damages_of(source, statistics)
         decisions = _decisions(_select(source, recipe))
         parts = {part_name(linear) for decision in decisions.values() for linear in decision.linears}
-        if any(damages.lacking(part, _types(recipe)) for part in parts):
+        names = {name: kind.damage for name, kind in kinds_of(source, recipe).items()} | {PLAIN: PLAIN}
+        if any(damages.lacking(part, names.values()) for part in parts):
             return None
         costs = prices(source, damages)
 
         def damage(decision: _Decision, kind: str) -> float:
-            found = {part_name(linear): damages.parts[part_name(linear)].damages[kind] for linear in decision.linears}
-            return sum(costs[part] * (d.compensated if recipe.compensates else d.nearest) for part, d in found.items())
+            own = {part_name(linear) for linear in decision.linears}
+            each = ((costs[part], damages.parts[part].damages[names[kind]]) for part in own)
+            return sum(price * (d.compensated if recipe.compensates else d.nearest) for price, d in each)
 
         return _options(source, recipe, decisions, damage)
 
@@ -94,7 +89,7 @@ class MixedExporter:
         lowest = _laid(source, recipe, selection, decisions, least)
         budget = _budget(source, recipe, _file_bytes(lowest))
         around = _file_bytes(lowest) - smallest(options)
-        for _ in range(3):  # headers grow with the names of scales
+        while True:  # headers grow with the names of scales
             try:
                 chosen = choose(options, budget - around)
             except ValueError:
@@ -105,9 +100,8 @@ class MixedExporter:
                 ) from None
             plan = _laid(source, recipe, selection, decisions, chosen, ready=ready)
             if (over := _file_bytes(plan) - budget) <= 0:
-                break
+                return plan
             around += over
-        return plan
 
     def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:
         """Never called: no unit names a layer."""
@@ -116,8 +110,8 @@ class MixedExporter:
     def encode(
         self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe
     ) -> Sequence[torch.Tensor]:
-        scheme, maker = _MAKERS[unit.encoding]
-        return maker.encode(unit, inputs, decisions, _as(recipe, scheme))
+        maker, kind = MAKERS[unit.encoding]
+        return maker.encode(unit, inputs, decisions, as_recipe(recipe, kind))
 
     def compensate(
         self,
@@ -127,8 +121,8 @@ class MixedExporter:
         recipe: Recipe,
         known: Inputs,
     ) -> Sequence[Sequence[torch.Tensor]]:
-        scheme, maker = _MAKERS[units[0].encoding]
-        return maker.compensate(units, inputs, decisions, _as(recipe, scheme), known)
+        maker, kind = MAKERS[units[0].encoding]
+        return maker.compensate(units, inputs, decisions, as_recipe(recipe, kind), known)
 
 
 EXPORTER = MixedExporter()
@@ -149,23 +143,23 @@ class _Decision:
         return sum(linear.in_features * linear.out_features for linear in self.linears)
 
 
-def _as(recipe: Recipe, scheme: str) -> Recipe:
-    return recipe.model_copy(update={"scheme": scheme})
-
-
 def _check(recipe: Recipe) -> None:
-    if recipe.scheme != "NVFP4A16":
-        raise UsageError(f"{recipe.name}: the mixed exporter does not make {recipe.scheme}", "set `scheme: NVFP4A16`")
+    if recipe.scheme not in BASES:
+        raise UsageError(
+            f"{recipe.name}: the mixed exporter does not make {recipe.scheme}", f"set `scheme: {' or '.join(BASES)}`"
+        )
     if recipe.budget is None:
         raise UsageError(f"{recipe.name}: a mix needs a budget", "set budget.times, budget.bits or budget.bytes")
-    if unknown := [name for name in recipe.budget.types if name not in TYPES]:
+    allowed = (recipe.scheme, *HIGHER)
+    if unknown := [name for name in recipe.budget.types if name not in allowed]:
         raise UsageError(
-            f"{recipe.name}: budget.types has {', '.join(unknown)}, which no mix may have", f"choose from {TYPES}"
+            f"{recipe.name}: budget.types has {', '.join(unknown)}, which this mix may not have",
+            f"choose from {', '.join(allowed)}",
         )
 
 
 def _select(source: Source, recipe: Recipe) -> Selection:
-    return select(source.architecture.linears, recipe, nvfp4.misfit)
+    return select(source.architecture.linears, recipe, kinds_of(source, recipe)[recipe.scheme].misfit)
 
 
 def _decisions(selection: Selection) -> dict[str, _Decision]:
@@ -175,21 +169,13 @@ def _decisions(selection: Selection) -> dict[str, _Decision]:
     return {name: _Decision(tuple(groups)) for name, groups in found.items()}
 
 
-def _drafts_of(source: Source, recipe: Recipe, kind: str, group: tuple[Linear, ...]) -> list[Draft]:
-    if kind == PLAIN:
-        return []
-    if kind == "NVFP4A16":
-        return [nvfp4.draft(source, group, _as(recipe, kind))]
-    return [fp8.draft(source, (linear,), _as(recipe, kind)) for linear in group]
-
-
 def _types(recipe: Recipe) -> tuple[str, ...]:
     assert recipe.budget is not None  # checked
-    return recipe.budget.types or TYPES
+    return recipe.budget.types or (recipe.scheme, *HIGHER)
 
 
 def _supposed(source: Source, recipe: Recipe, decisions: Mapping[str, _Decision]) -> Offered:
-    return _options(source, recipe, decisions, lambda decision, kind: _PRIOR[kind] * decision.weights)
+    return _options(source, recipe, decisions, lambda decision, kind: _PRIOR.get(kind, 1.0) * decision.weights)
 
 
 def _options(
@@ -198,14 +184,18 @@ def _options(
     decisions: Mapping[str, _Decision],
     damage: Callable[[_Decision, str], float],
 ) -> dict[str, dict[str, Option]]:
-    found: dict[str, dict[str, Option]] = {}
-    for name, decision in decisions.items():
-        found[name] = {}
-        for kind in _types(recipe):
-            drafted = [draft for group in decision.groups for draft in _drafts_of(source, recipe, kind, group)]
-            nbytes = sum(out.nbytes for draft in drafted for out in draft.outputs) or 2 * decision.weights
-            found[name][kind] = Option(nbytes, damage(decision, kind))
-    return found
+    known = kinds_of(source, recipe)
+
+    def nbytes(decision: _Decision, kind: str) -> int:
+        if kind == PLAIN:
+            return 2 * decision.weights
+        drafted = (draft for group in decision.groups for draft in known[kind].drafts(group))
+        return sum(out.nbytes for draft in drafted for out in draft.outputs)
+
+    return {
+        name: {kind: Option(nbytes(decision, kind), damage(decision, kind)) for kind in _types(recipe)}
+        for name, decision in decisions.items()
+    }
 
 
 def _laid(
@@ -217,19 +207,21 @@ def _laid(
     *,
     ready: bool = False,
 ) -> ExportPlan:
+    known = kinds_of(source, recipe)
     kinds = {linear.name: chosen[name] for name, decision in decisions.items() for linear in decision.linears}
-    groups: list[tuple[Linear, ...]] = []
+    quantized = {name: kind for name, kind in kinds.items() if kind != PLAIN}
+    made: dict[Group, Draft] = {}
     for group in selection.groups:
         kind = kinds[group[0].name]
-        groups += [] if kind == PLAIN else [group] if kind == "NVFP4A16" else [(linear,) for linear in group]
-    made = drafts(source, groups, lambda group: _drafts_of(source, recipe, kinds[group[0].name], group)[0])
-    quantized = {name: kind for name, kind in kinds.items() if kind != PLAIN}
+        drafted = [] if kind == PLAIN else known[kind].drafts(group)
+        made |= zip([group] if len(drafted) == 1 else [(linear,) for linear in group], drafted, strict=bool(drafted))
+    presets = {name: kind.preset for name, kind in known.items()}
     return place(
-        made,
+        drafts(source, list(made), made.__getitem__),
         variant=recipe.name,
         folder=f"{source.checkpoint.name}-{recipe.suffix}",
-        texts=carried_texts(source) | mixed_texts(source, quantized),
-        notes=(*_notes(kinds, ready=ready), *selection.notes, *not_run_note(source)),
+        texts=carried_texts(source) | mixed_texts(source, presets, quantized),
+        notes=(*_notes(kinds, recipe.scheme, ready=ready), *selection.notes, *not_run_note(source)),
     )
 
 
@@ -251,9 +243,10 @@ def _budget(source: Source, recipe: Recipe, lowest: int) -> int:
     return int(budget.bits * sum(prod(tensor.shape) for tensor in source.checkpoint.tensors.values()) / 8)
 
 
-def _notes(kinds: Mapping[str, str], *, ready: bool) -> list[str]:
-    higher = {kind: [name for name, held in kinds.items() if held == kind] for kind in TYPES[1:]}
+def _notes(kinds: Mapping[str, str], base: str, *, ready: bool) -> list[str]:
+    higher = {kind: [name for name, held in kinds.items() if held == kind] for kind in HIGHER}
     found = [f"in {kind}: {by_pattern(names)}" for kind, names in higher.items() if names]
+    mix = "; ".join(found) or f"all in {base}"
     if ready:
-        return [f"types were chosen by the damage that the calibration foretells; {'; '.join(found) or 'all in NVFP4'}"]
-    return [f"types are chosen once there are statistics, to the same budget; {'; '.join(found) or 'all in NVFP4'}"]
+        return [f"types were chosen by the damage that the calibration foretells; {mix}"]
+    return [f"types are chosen once there are statistics, to the same budget; {mix}"]

@@ -21,7 +21,8 @@ KEPT_ROLES: Mapping[str, frozenset[str]] = {
 
 As in NVIDIA's releases of hybrid models: what a delta net or Mamba layer reads and gives is FP8 where a release is FP8
 or mixed (Qwen3.6-35B-A3B-NVFP4), and in BF16 where the rest is NVFP4 (Qwen3.5-122B-A10B-NVFP4); 4-bit weights of such
-layers are accumulated in their state over the whole sequence.
+layers are accumulated in their state over the whole sequence. Attention, which most of those releases keep too, is
+the recipe's choice (`keep`): docs/rounding.md says what it costs and brings.
 """
 
 

@@ -28,7 +28,7 @@ def commands(page: Path) -> Iterator[list[str]]:
     for language, block in _FENCE.findall(page.read_text()):
         for line in block.splitlines() if language == "" else ():
             if line.startswith((".venv/bin/sixfold ", "make ")):
-                yield shlex.split(line)
+                yield shlex.split(line, comments=True)
 
 
 def called(words: list[str]) -> list[list[str]]:

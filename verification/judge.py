@@ -10,9 +10,9 @@ from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.errors import SixfoldError
 from sixfold.model.source import Source
 from sixfold.progress import Progress
-from sixfold.texts.held_out_text import Windows, held_out
+from sixfold.texts.held_out_text import held_out
 from verification.divergence.activations import Rule
-from verification.divergence.divergence import Divergence, Reference, SinceOriginal, reference_of, scored
+from verification.divergence.divergence import Divergence, SinceOriginal, SourceNotRunError, reference_of, scored
 from verification.divergence.engine_inputs import can_collapse, check_inputs, folder_rules, gguf_rules
 from verification.divergence.plain_run import plain_score
 from verification.divergence.unpruned import unpruned_run
@@ -27,10 +27,6 @@ from verification.verify import verify
 
 CACHE = "verification-reference"
 """Folder beside the artifacts of a model that keeps the source's own run for the next variant."""
-
-
-class SourceNotRunError(SixfoldError):
-    """The source itself cannot be run here: that a variant was not measured says nothing against it."""
 
 
 def judge(path: Path, source: Source | None, progress: Progress) -> Verification:
@@ -68,7 +64,7 @@ def _measure(path: Path, source: Source, progress: Progress) -> tuple[Divergence
     tokenizer = load_tokenizer(source.checkpoint.folder)
     windows = held_out(tokenizer)
     cache = cache_of(path)
-    reference = _run_of(source, windows, cache, progress)
+    reference = reference_of(source, windows, cache, progress)
     plain = None
     if gates_of(path).get("max_kl_ratio") is not None:
         with nullcontext() if gated_by_recipe(path) else suppress(SixfoldError):  # formats that cannot be rounded here
@@ -86,21 +82,6 @@ def _measure(path: Path, source: Source, progress: Progress) -> tuple[Divergence
         lost = {name: run.original for name, run in found.items() if run.original is not None}
         since = SinceOriginal(unpruned.of.name, unpruned.of.fingerprint, lost)
     return Divergence(scores, windows.tokens, len(windows.ids), plain, since), smoked, inputs
-
-
-def _run_of(source: Source, windows: Windows, cache: Path, progress: Progress) -> Reference:
-    """Raises SourceNotRunError where transformers cannot run the source's model, or not one layer at a time."""
-    try:
-        return reference_of(source, windows, cache, progress)
-    except SixfoldError as error:
-        raise SourceNotRunError(error.what, error.remedy) from error
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        # The family's own code is transformers', and fails on configs that it was not tried with.
-        said = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
-        raise SourceNotRunError(
-            f"transformers' own forward of {source.checkpoint.name} fails ({said})",
-            "use a release of transformers that runs the model, and measure again",
-        ) from error
 
 
 def cache_of(path: Path) -> Path:

@@ -5,7 +5,7 @@ from math import prod
 
 from sixfold.checkpoint.checkpoint import Checkpoint
 
-_EXPERTS = re.compile(r"\.experts\.(gate_up_proj|down_proj)$")
+_EXPERTS = re.compile(r"\.experts\.(\d+\.)?(gate_up|gate|up|down)_proj(\.weight)?$")
 _BLOCK, _BLOCK_BYTES = 32, 17
 """MXFP4: 32 codes of four bits and a scale of eight."""
 

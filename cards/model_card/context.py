@@ -110,7 +110,7 @@ def context_of(model: ModelFacts, folder: Path, owner: str) -> dict[str, Any]:
         "rows": _rows(mine, every, names),
         "elsewhere": [names.linked(v) for v in every if v.artifact.folder != folder and names.owner],
         "advised": list(_advised(mine, every, names)),
-        "suggested": best_of(mine) or mine[len(mine) // 2],
+        "suggested": _suggested(mine),
         "memory": memory_section(mine, reader.engines),
         "engines": engines,
         "titles": _TITLES,
@@ -210,6 +210,13 @@ def _rows(mine: Sequence[Variant], every: Sequence[Variant], names: Names) -> li
             link = names.linked(variant)
         rows.append(Row(link, variant.size, variant.as_run, variant.since_original, tuple(remarks), variant.is_bf16))
     return rows
+
+
+def _suggested(mine: Sequence[Variant]) -> Variant:
+    """The file that commands name: the one to take if unsure; where none was measured, the one in the middle by size,
+    of those that passed if there are any."""
+    passed = [variant for variant in mine if variant.passed] or list(mine)
+    return best_of(mine) or passed[len(passed) // 2]
 
 
 def _advised(mine: Sequence[Variant], every: Sequence[Variant], names: Names) -> Iterator[Advice]:

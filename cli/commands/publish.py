@@ -5,13 +5,22 @@ import sys
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from cli.options import json_option, out_option
-from cli.terminal import heading, print_json, print_table, program, progress
-from sixfold.sizes import size
+from cli.publishing_text import (
+    PREVIEW,
+    counted,
+    plan_as_data,
+    print_details,
+    print_release,
+    print_summary,
+    published_as_data,
+    told,
+)
+from cli.terminal import print_json, program, progress
 
 if TYPE_CHECKING:
     from cards.model_card.card import Rendered
@@ -19,10 +28,6 @@ if TYPE_CHECKING:
     from publishing.prepare import Edition
     from publishing.publication import Publication
     from publishing.publish import Published
-
-_PREVIEW = "publishing-cards"
-"""Folder in a model's folder that holds the cards of the last plan."""
-_KINDS = ("new", "changed", "unchanged", "deleted", "kept")
 
 
 @click.command(
@@ -100,21 +105,21 @@ def command(
     edition = edition_of(hub, org, root, wanted, Cards(_card, _figures, _problems), _today())
     if release:
         releasable = check_releasable(edition)
-        _print_release(edition, releasable, as_json=as_json, dry_run=dry_run)
+        print_release(edition, releasable, as_json=as_json, dry_run=dry_run)
         if dry_run:
             return 0
-        if not (yes or _agreed(f"Make {_counted(releasable)} and the collection public?")):
+        if not (yes or _agreed(f"Make {counted(releasable)} and the collection public?")):
             return 1
         make_public(edition, releasable)
-        _say(f"Public now: {_counted(releasable)} of {org}.", as_json)
+        _say(f"Public now: {counted(releasable)} of {org}.", as_json)
         return 0
     plans = plan_all(edition, progress)
     if dry_run and as_json:
-        print_json([_plan_as_data(plan, public) for plan in plans])
+        print_json([plan_as_data(plan, public) for plan in plans])
     elif not as_json:
         if dry_run or not yes:
-            _print_details(plans, public, edition.root / _PREVIEW)
-        _print_summary(edition, plans, public)
+            print_details(plans, public, edition.root / PREVIEW)
+        print_summary(edition, plans, public)
         if hub is None:
             click.echo("  The Hub was not asked, as there is no token: what is there already is planned as new.")
         if refusal:
@@ -134,13 +139,13 @@ def _publish(edition: "Edition", plans: "Sequence[Plan]", *, public: bool, as_js
 
     def tell(published: "Published") -> None:
         done.append(published)
-        _say(_told(published), as_json)
+        _say(told(published), as_json)
 
     collection = publish(edition, plans, public=public, progress=progress, tell=tell)
     if as_json:
-        print_json({"collection": collection, "repositories": [_published_as_data(p, edition) for p in done]})
+        print_json({"collection": collection, "repositories": [published_as_data(p, edition) for p in done]})
         return
-    click.echo(f"\nComplete: {_counted(done)} of {edition.org}. Collection: {collection}")
+    click.echo(f"\nComplete: {counted(done)} of {edition.org}. Collection: {collection}")
     if not public and any(p.after.remote is not None and p.after.remote.private for p in done):
         words = [
             "publish",
@@ -153,124 +158,6 @@ def _publish(edition: "Edition", plans: "Sequence[Plan]", *, public: bool, as_js
             str(edition.root.parent),
         ]
         click.echo(f"Private until you have read the cards there. Then: {program()} {shlex.join(words)}")
-
-
-def _told(published: "Published") -> str:
-    """The result for one repository, on one line."""
-    before, after = published.before, published.after
-    if before.is_done:
-        did = "is current"
-    else:
-        deleted = f", {len(before.to_delete)} deleted" if before.to_delete else ""
-        did = f"holds all files: {len(before.to_send)} sent ({size(before.bytes_to_send)}){deleted}"
-    return f"{after.repo} {did}; {'released as' if published.tagged else 'release'} {after.tag}"
-
-
-def _print_details(plans: "Sequence[Plan]", public: bool, previews: Path) -> None:
-    """Files, the changelog entry of the release, and where the card is to be read as it would be sent."""
-    from cards.facts.origins import without_block
-    from sixfold.artifact.workspace import write_if_changed
-
-    for plan in plans:
-        heading(f"{plan.repo} ({_visibility(plan, public)})")
-        print_table(("file", "on the Hub", "size"), [(c.name, c.kind, size(c.bytes)) for c in plan.changes])
-        for sentence in _remarks(plan):
-            click.echo(f"  {sentence}")
-        if plan.entry:
-            click.echo(f"\n  CHANGELOG.md, new entry:\n{_indented(plan.entry)}")
-        preview = previews / f"{plan.publication.folder.name}.md"
-        write_if_changed(preview, without_block(plan.card).encode())
-        click.echo(f"\n  README.md, as it would be sent: {preview}")
-        if plan.remote is not None and plan.remote.card and (difference := plan.card_diff(without_block)):
-            click.echo(f"\n  README.md, what changes:\n{_indented(difference)}")
-
-
-def _print_summary(edition: "Edition", plans: "Sequence[Plan]", public: bool) -> None:
-    heading(f"Plan for {edition.org}: {_counted(plans)}, collection {edition.model}")
-    print_table(
-        ("repository", "release", "new", "changed", "unchanged", "deleted", "kept", "to send", "visibility"),
-        [
-            (
-                plan.repo,
-                plan.tag,
-                *(sum(c.kind == kind for c in plan.changes) for kind in _KINDS),
-                size(plan.bytes_to_send),
-                _visibility(plan, public),
-            )
-            for plan in plans
-        ],
-    )
-    click.echo(f"  {size(sum(plan.bytes_to_send for plan in plans))} to send in total.")
-    if absent := edition.absent():
-        click.echo(f"  Made here and not on the Hub, where cards may link to them: {', '.join(absent)}")
-
-
-def _remarks(plan: "Plan") -> list[str]:
-    """What else a reader of the plan should know."""
-    from sixfold.name_lists import some
-
-    remarks = []
-    if plan.publication.left_out:
-        remarks.append(f"Stays here (no manifest lists it): {some(plan.publication.left_out)}")
-    if plan.not_here():
-        remarks.append(f"On the Hub and not here, so the card no longer lists it: {some(plan.not_here())}")
-    return remarks
-
-
-def _visibility(plan: "Plan", public: bool) -> str:
-    if plan.remote is None:
-        return "new, public" if public else "new, private"
-    if plan.remote.private:
-        return "private, made public" if public else "private"
-    return "public"
-
-
-def _counted(repositories: "Sequence[object]") -> str:
-    return f"{len(repositories)} {'repository' if len(repositories) == 1 else 'repositories'}"
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"    {line}".rstrip() for line in text.splitlines())
-
-
-def _plan_as_data(plan: "Plan", public: bool) -> dict[str, Any]:
-    from cards.facts.origins import without_block
-
-    return {
-        "repository": plan.repo,
-        "variants": [artifact.variant for artifact in plan.publication.artifacts],
-        "release": plan.tag,
-        "visibility": _visibility(plan, public),
-        "bytes_to_send": plan.bytes_to_send,
-        "files": [{"name": c.name, "change": c.kind, "bytes": c.bytes} for c in plan.changes],
-        "left_out": list(plan.publication.left_out),
-        "changelog": plan.entry,
-        "card": plan.card,
-        "card_diff": plan.card_diff(without_block),
-    }
-
-
-def _published_as_data(published: "Published", edition: "Edition") -> dict[str, Any]:
-    from publishing.publish import reached
-
-    before, after = published.before, published.after
-    return {
-        "repository": after.repo,
-        "url": f"{reached(edition).api.endpoint}/{after.repo}",
-        "release": after.tag,
-        "is_new_release": published.tagged,
-        "sent": list(before.to_send),
-        "bytes_sent": before.bytes_to_send,
-        "deleted": list(before.to_delete),
-    }
-
-
-def _print_release(edition: "Edition", plans: "Sequence[Plan]", *, as_json: bool, dry_run: bool) -> None:
-    if as_json:
-        print_json([{"repository": p.repo, "release": p.tag, "visibility": _visibility(p, True)} for p in plans])
-        return
-    heading(f"Release of {edition.model} by {edition.org}{' (nothing is changed)' if dry_run else ''}")
-    print_table(("repository", "release", "visibility"), [(p.repo, p.tag, _visibility(p, True)) for p in plans])
 
 
 def _agreed(question: str) -> bool:

@@ -103,21 +103,22 @@ def config_of(name: str, preset: Scheme, ignore: Sequence[str]) -> dict[str, Any
     }
 
 
-def mixed_texts(source: Source, schemes: Mapping[str, str]) -> dict[str, bytes]:
-    """config.json of Linears that have different schemes. schemes: name of each quantized Linear -> one of SCHEMES.
+def mixed_texts(source: Source, presets: Mapping[str, Scheme], chosen: Mapping[str, str]) -> dict[str, bytes]:
+    """config.json of Linears that have different schemes. presets: by name. chosen: of each quantized Linear the name
+    of its preset.
 
     Every group names its modules: vLLM looks for a class of modules before it looks into fused ones, so that a group
     for `Linear` would take attention from the others.
     """
     groups = {}
-    for scheme in dict.fromkeys(schemes.values()):
-        members = [linear for linear in source.architecture.linears if schemes.get(linear.name) == scheme]
-        (group,) = config_of(scheme, SCHEMES[scheme], ())["config_groups"].values()
-        groups[scheme] = {**group, "targets": _entries(unquantized_modules(members, frozenset(), ()))}
-    ignore = ignore_list(source.architecture, frozenset(schemes))
-    one = SCHEMES[next(iter(groups))].format
-    layout = {"config_groups": groups, "format": "mixed-precision" if len(groups) > 1 else one}
-    return {"config.json": config_text(source, {**config_of("", SCHEMES[next(iter(groups))], ignore), **layout})}
+    for name in dict.fromkeys(chosen.values()):
+        members = [linear for linear in source.architecture.linears if chosen.get(linear.name) == name]
+        (group,) = config_of(name, presets[name], ())["config_groups"].values()
+        groups[name] = {**group, "targets": _entries(unquantized_modules(members, frozenset(), ()))}
+    first = presets[next(iter(groups), next(iter(presets)))]
+    config = config_of("", first, ignore_list(source.architecture, frozenset(chosen)))
+    layout = {"config_groups": groups, "format": "mixed-precision" if len(groups) > 1 else first.format}
+    return {"config.json": config_text(source, {**config, **layout})}
 
 
 def ignore_list(architecture: Architecture, quantized: frozenset[str]) -> list[str]:

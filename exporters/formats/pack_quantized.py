@@ -16,5 +16,9 @@ SCHEME = "W4A16_ASYM"
 
 def quantization_config(bits: int, group_size: int, ignore: Sequence[str]) -> dict[str, Any]:
     """ignore: as exporters.formats.compressed_tensors.ignore_list makes it."""
+    return config_of(SCHEME, scheme(bits, group_size), ignore)
+
+
+def scheme(bits: int, group_size: int) -> Scheme:
     weights = arguments(bits, "group", group_size=group_size, symmetric=False, type="int", zp_dtype="torch.int8")
-    return config_of(SCHEME, Scheme(FORMAT, weights, None), ignore)
+    return Scheme(FORMAT, weights, None)

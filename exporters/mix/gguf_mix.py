@@ -29,8 +29,6 @@ Kept = Mapping[str, Type]
 Laid = Callable[[Mapping[str, Choice]], int]
 """Bytes of all files for a choice."""
 
-_TRIES = 3
-
 
 def check_budget(recipe: Recipe) -> None:
     """Raises UsageError where scheme and budget do not go together, or a type is none that a mix may have."""
@@ -73,13 +71,17 @@ def mixed_types(
 ) -> tuple[dict[str, Choice], tuple[str, ...]]:
     """The type of every tensor by GGUF name, in file order, and what a reader should know of the choice.
 
-    laid: how large the files of a choice are; at most the budget. Without statistics, or before their damages were
-    foretold, the larger half of the bits goes where it goes in no particular model, and a note says so. Raises
-    SixfoldError where the budget is too small.
+    laid: how large the files of a choice are; at most the budget. Without statistics, or before damage was foretold
+    from them, every weight is taken as equally sensitive, and a note says so. Raises SixfoldError where the budget is
+    too small.
     """
     known = offered_types(source, recipe, statistics, tensors, kept) if statistics is not None else None
     options, ready = known or _supposed(recipe, tensors, kept), known is not None
-    plain = {name: kept.get(name, Type.F32) for name in tensors if name not in options}
+    plain = {
+        name: Type.F32 if stays_float32(name, tensor.shape) else kept.get(name, Type.F32)
+        for name, tensor in tensors.items()
+        if name not in options
+    }
 
     def choices(picked: Mapping[str, str]) -> dict[str, Choice]:
         return {name: Choice(plain[name] if name in plain else Type[picked[name]]) for name in file_order(tensors)}
@@ -88,7 +90,7 @@ def mixed_types(
     lowest = laid(choices(least))
     budget = budget_bytes(recipe, tensors, lowest)
     around = lowest - smallest(options)  # headers, and tensors that are not chosen
-    for _ in range(_TRIES):
+    while True:
         try:
             found = choices(choose(options, budget - around))
         except ValueError:
@@ -98,9 +100,8 @@ def mixed_types(
                 "raise the budget, add smaller types to budget.types, or prune more experts",
             ) from None
         if (over := laid(found) - budget) <= 0:  # more than expected where files are split
-            break
+            return found, tuple(_notes(found, tensors, ready=ready))
         around += over
-    return found, tuple(_notes(found, tensors, ready=ready))
 
 
 def budget_bytes(recipe: Recipe, tensors: Mapping[str, Tensor], lowest: int) -> int:

@@ -36,11 +36,12 @@ def prepared(
                 if number + 1 == len(todo) or todo[number + 1].layer != part.layer:
                     write_damages(statistics.folder, found)
                 advance(1)
-    if tokens is not None and statistics.imatrix is None and not any(p.price for p in found.parts.values()):
-        damage = {name: part.damages[TYPE].nearest for name, part in found.parts.items()}
-        measured = measured_prices(source, parts, damage, tokens(), progress)
-        priced = {name: replace(part, price=measured.get(name)) for name, part in found.parts.items()}
-        found = Damages(found.made_of, priced)
+    unpriced = [part for part in parts if found.parts[part.name].price is None]
+    if tokens is not None and statistics.imatrix is None and unpriced:
+        damage = {part.name: found.parts[part.name].damages[TYPE].nearest for part in unpriced}
+        measured = measured_prices(source, unpriced, damage, tokens(), progress)
+        priced = {name: replace(found.parts[name], price=measured.get(name, 0.0)) for name in damage}
+        found = Damages(found.made_of, {**found.parts, **priced})
         write_damages(statistics.folder, found)
     return found
 

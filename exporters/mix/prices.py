@@ -15,7 +15,7 @@ _LAYERS = 0.4
 
 def prices(source: Source, damages: Damages) -> dict[str, float]:
     """Of every part of `damages`: damage times price adds up over parts."""
-    found = {name: part.price for name, part in damages.parts.items() if part.price is not None}
+    found = {name: part.price for name, part in damages.parts.items() if part.price}
     if found:
         usual = sorted(found.values())[len(found) // 2]
         return {name: found.get(name, usual) for name in damages.parts}

@@ -79,7 +79,8 @@ def _first_pass(
     upper, group = factor.upper, form.group
     left = target.clone()
     values = torch.empty_like(target)
-    importance = upper.diagonal(dim1=-2, dim2=-1).square().reciprocal()  # of each column's error, once it is rounded
+    # Of each column's error, once it is rounded.
+    importance = upper.diagonal(dim1=-2, dim2=-1).square().reciprocal().expand(batch, channels)
     found, shared = [], []
     span = form.span or channels
     block = max(BLOCK, form.span or 0)

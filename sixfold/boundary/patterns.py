@@ -12,7 +12,7 @@ import regex
 
 from sixfold.errors import SixfoldError
 
-_SECONDS = 2.0
+_SECONDS = 1.0
 """For all slow matches of one expression together."""
 
 _SLOW = 0.01

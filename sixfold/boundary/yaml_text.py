@@ -38,7 +38,10 @@ class PlainLoader(yaml.SafeLoader):
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         if node.tag not in _TAGS:
             raise yaml.constructor.ConstructorError(
-                None, None, f"the tag !!{node.tag.rpartition(':')[2]} is not known here", node.start_mark
+                None,
+                None,
+                f"the tag !!{node.tag.removeprefix('tag:yaml.org,2002:')} is not known here",
+                node.start_mark,
             )
         if isinstance(node, yaml.ScalarNode) and any("\ud800" <= letter <= "\udfff" for letter in node.value):
             what = "half of a surrogate pair is no character"

@@ -33,8 +33,8 @@ class Damage:
 @dataclass(frozen=True)
 class Part:
     """alignment: by how much the energy of its outputs exceeds what inputs without correlations would give. price: KL
-    divergence of the model in nats per token for each unit of damage; None where it was not measured. damages: by
-    type."""
+    divergence of the model in nats per token for each unit of damage; None where it was not measured, 0 where it could
+    not be. damages: by type."""
 
     alignment: float
     price: float | None

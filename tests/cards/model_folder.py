@@ -73,13 +73,15 @@ def result(of: dict[str, Any], mean_kl: float = 0.0234567, **changes: Any) -> di
     """verification.json of a manifest's artifact."""
     weights = {
         "mean_kl": 0.01, "median_kl": 0.005, "p99_kl": 0.5, "top1": 0.99, "top5": 0.98,
-        "perplexity": 13.7, "source_perplexity": 13.6, "domains": {"code": 0.02},
+        "perplexity": 13.7, "source_perplexity": 13.6, "domains": {"code": 0.02}, "layers": [0.01],
     }  # fmt: skip
     scores = {"weights": weights, "engine": {**weights, "mean_kl": mean_kl}}
     return {
         "schema": SCHEMA,
-        "artifact": {"content": content_digest(of)},
-        "source": SOURCE,
+        "artifact": {"name": "Tiny", "kind": "folder", "files": {}, "content": content_digest(of)},
+        "source": {"name": "Tiny", **SOURCE},
+        "passed": True,
+        "weights": None,
         "gates": {"max_kl_ratio": 1.25, "max_mean_kl": None, "min_top1": None},
         "allowed": {"max_mean_kl": 0.03, "min_top1": None},
         "findings": [],
@@ -117,4 +119,18 @@ def since_original(found: dict[str, Any], mean_kl: float) -> dict[str, Any]:
 
 def finding(what: str, severity: str) -> dict[str, str]:
     where, consequence = "gates.max_mean_kl", "it answers worse than it should"
-    return {"check": "gate.failed", "where": where, "what": what, "consequence": consequence, "severity": severity}
+    said = {"check": "gate.failed", "where": where, "what": what, "consequence": consequence, "remedy": ""}
+    return {**said, "severity": severity}
+
+
+def prompt(name: str, problem: str = "") -> dict[str, Any]:
+    """Of a smoke test; passed where there is no problem."""
+    texts = {"prompt": "p", "rule": "r", "source": "s", "answer": "a"}
+    return {
+        "name": name,
+        "problem": problem,
+        "passed": not problem,
+        "source_holds": True,
+        "holds": not problem,
+        **texts,
+    }

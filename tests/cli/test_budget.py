@@ -95,11 +95,13 @@ def test_gpt_oss_is_budgeted_as_it_ships(capsys: pytest.CaptureFixture[str], tmp
 
 def test_what_cannot_be_made_has_the_exit_code_of_plan(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Where it was named; by default everything that can be made is told, and the same reason once."""
-    recipe_file = tmp_path / "kept.yaml"
-    recipe_file.write_text("name: kept\nextends: fp8\nsuffix: KEPT\ntitle: t\nkeep: ['.']\n")
+    recipe_file = tmp_path / "blocks.yaml"
+    recipe_file.write_text(
+        "name: blocks\nextends: fp8\nsuffix: BLOCKS\nscheme: FP8_BLOCK\noptions: {layout: modelopt}\n"
+    )
     code, out, _ = run(capsys, DEMO, str(recipe_file), "bf16")
     assert cli.run(("plan", DEMO, str(recipe_file), "bf16")) == code != 0
-    assert "Cannot be made: kept: " in out
+    assert "Cannot be made: blocks: " in out
 
 
 def test_a_config_alone_is_planned_as_its_checkpoint_would_be(capsys: pytest.CaptureFixture[str], config: str) -> None:

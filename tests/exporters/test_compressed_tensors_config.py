@@ -118,7 +118,7 @@ def test_every_module_of_a_mix_is_matched_by_its_own_group_alone(family: str, tm
         for linear in source.architecture.linears
         if linear.name in quantized
     }
-    config = json.loads(mixed_texts(source, schemes)["config.json"])["quantization_config"]
+    config = json.loads(mixed_texts(source, SCHEMES, schemes)["config.json"])["quantization_config"]
     parsed = QuantizationConfig.model_validate({k: v for k, v in config.items() if k != "version"})
     assert parsed.format == "mixed-precision"
     assert {group.format for group in parsed.config_groups.values()} == {"nvfp4-pack-quantized", "float-quantized"}

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sixfold.artifact.workspace import digest_of, replacing
+from sixfold.errors import SixfoldError
 from sixfold.model.source import Source
 from sixfold.progress import Progress
 from sixfold.runner.layer_runner import LayerRunner, batches_of
@@ -96,15 +97,32 @@ class Reference:
     sampled: torch.Tensor
 
 
+class SourceNotRunError(SixfoldError):
+    """The source itself cannot be run here: that a variant was not measured says nothing against it."""
+
+
 def reference_of(source: Source, windows: Windows, cache: Path, progress: Progress) -> Reference:
-    """From the cache's folder, where an earlier variant left it."""
+    """From the cache's folder, where an earlier variant left it. Raises SourceNotRunError where transformers cannot run
+    the model, or not one layer at a time."""
     path = _cached(source.checkpoint.fingerprint, windows, cache)
     kept = kept_reference(source.checkpoint.fingerprint, windows, cache)
     if kept is not None:
         return kept
-    runner = LayerRunner(source, dtype=torch.float32, device=device())
     sampled: list[torch.Tensor] = []
-    final = _run(runner, windows, None, lambda layer, hidden: sampled.append(hidden), progress, "running the source")
+    try:
+        runner = LayerRunner(source, dtype=torch.float32, device=device())
+        final = _run(runner, windows, None, lambda _, hidden: sampled.append(hidden), progress, "running the source")
+    except SixfoldError as error:
+        raise SourceNotRunError(error.what, error.remedy) from error
+    except torch.OutOfMemoryError:  # of this machine, not of the model
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        # The family's own code is transformers', and fails on configs that it was not tried with.
+        said = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
+        raise SourceNotRunError(
+            f"transformers' own forward of {source.checkpoint.name} fails ({said})",
+            "use a release of transformers that runs the model, and measure again",
+        ) from error
     reference = Reference(final, torch.stack(sampled))
     with suppress(OSError):  # a folder that cannot be written only costs the next variant a run of the source
         with replacing(path) as temporary:

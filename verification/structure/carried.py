@@ -8,6 +8,7 @@ from sixfold.checkpoint.carried_files import carried_files
 from verification.finding import Finding, Severity
 from verification.reading.folder import json_value
 from verification.reading.subject import Subject
+from verification.structure.chat_template import syntax_error
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "spiece.model")
 
@@ -127,6 +128,68 @@ def check_tokenizer(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             "files.tokenizer", "tokenizer.json", what, "an index out of range on the GPU", "copy the source's"
         )
+
+
+def check_templates(subject: Subject) -> Iterator[Finding]:
+    """Chat templates can be read."""
+    config = json_value(subject.folder.path / "tokenizer_config.json")
+    stated = config.get("chat_template") if isinstance(config, dict) else None
+    texts = {"tokenizer_config.json": stated} if isinstance(stated, str) else {}
+    for name in subject.folder.files:
+        if name.endswith(".jinja"):
+            texts[name] = (subject.folder.path / name).read_text(encoding="utf-8", errors="replace")
+    for name, text in texts.items():
+        wrong = syntax_error(text)
+        if wrong is not None:
+            what = f"the chat template cannot be read: {wrong}"
+            yield Finding("files.chat-template", name, what, "chats cannot start", "copy the source's")
+
+
+def check_ends(subject: Subject) -> Iterator[Finding]:
+    """An answer ends with a token that config.json or the tokenizer ends with, or that is no part of a text."""
+    path = subject.folder.path
+    text = subject.folder.config.get("text_config")
+    config = {**(text if isinstance(text, Mapping) else {}), **subject.folder.config}
+    generation, tokenizer = json_value(path / "generation_config.json"), json_value(path / "tokenizer.json")
+    named = json_value(path / "tokenizer_config.json")
+    ends = _text(named.get("eos_token")) if isinstance(named, dict) else None
+    by_tokenizer = _number(tokenizer, ends) if isinstance(tokenizer, dict) else None
+    by_generation = _ids(generation.get("eos_token_id")) if isinstance(generation, dict) else set()
+    others = _ids(config.get("eos_token_id")) | ({by_tokenizer} if by_tokenizer is not None else set())
+    added = tokenizer.get("added_tokens") if isinstance(tokenizer, dict) else None
+    special = {t.get("id") for t in added if isinstance(t, Mapping)} if isinstance(added, list) else set()
+    if by_generation and others and not by_generation & (others | special):
+        what = f"it ends with {_shown(by_generation)}, config.json and the tokenizer with {_shown(others)}"
+        where = "generation_config.json"
+        yield Finding("files.generation", where, what, "answers never end", "copy the source's")
+    decoder = named.get("added_tokens_decoder") if isinstance(named, dict) else None
+    later = {_text(token) for token in decoder.values()} if isinstance(decoder, dict) else set()
+    if isinstance(ends, str) and isinstance(tokenizer, dict) and by_tokenizer is None and ends not in later:
+        what = f"its eos_token {ends!r} is no token of tokenizer.json"
+        yield Finding("files.tokenizer", "tokenizer_config.json", what, "answers never end", "copy the source's")
+
+
+def _number(tokenizer: Mapping[str, Any], text: Any) -> int | None:
+    model = tokenizer.get("model")
+    vocab = model.get("vocab") if isinstance(model, Mapping) else None
+    added = tokenizer.get("added_tokens")
+    known = dict(vocab) if isinstance(vocab, Mapping) else {}
+    if isinstance(vocab, list):  # of Unigram: pairs of a token and its score
+        known = {entry[0]: place for place, entry in enumerate(vocab) if isinstance(entry, list) and entry}
+    for token in added if isinstance(added, list) else []:
+        if isinstance(token, Mapping):
+            known[token.get("content")] = token.get("id")
+    found = known.get(text) if isinstance(text, str) else None
+    return found if isinstance(found, int) else None
+
+
+def _ids(value: Any) -> set[int]:
+    listed = value if isinstance(value, list) else [value]
+    return {one for one in listed if isinstance(one, int) and not isinstance(one, bool)}
+
+
+def _shown(numbers: set[int]) -> str:
+    return " or ".join(map(str, sorted(numbers)))
 
 
 def check_generation(subject: Subject) -> Iterator[Finding]:

@@ -34,6 +34,8 @@ CHECKS: tuple[Check, ...] = (
     carried.check_added_files,
     carried.check_tokenizer,
     carried.check_generation,
+    carried.check_templates,
+    carried.check_ends,
     drafts.check_drafts,
     names.check_missing,
     names.check_unknown,

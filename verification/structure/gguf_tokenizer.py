@@ -9,6 +9,7 @@ from typing import Any
 
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.folder import json_value
+from verification.structure.chat_template import syntax_error
 from verification.structure.gguf_pre_tokenizer import NAMES, mistaken
 from verification.structure.gguf_special_tokens import check_special_tokens
 from verification.structure.gguf_subject import GgufSubject
@@ -80,7 +81,27 @@ def check_tokenizer(subject: GgufSubject) -> Iterator[Finding]:
         what = f"it is {size}, and there are {len(tokens)} tokens"
         where = f"{subject.file.arch}.vocab_size"
         yield Finding("keys.tokenizer", where, what, "llama.cpp stops: wrong shape", EXPORT_AGAIN)
+    yield from _consistent(keys, tokens)
     yield from _of_source(subject, tokens)
+
+
+def _consistent(keys: Mapping[str, Any], tokens: list[Any]) -> Iterator[Finding]:
+    """What the tokenizer's keys say of each other."""
+    merges, known = keys.get("tokenizer.ggml.merges"), set(map(str, tokens))
+    if isinstance(merges, list):
+        lost = next((m for m in merges if not isinstance(m, str) or "".join(m.split(" ", 1)) not in known), None)
+        if lost is not None:
+            what = f"the merge {lost!r} makes no token of the list"
+            yield Finding("keys.tokenizer", "tokenizer.ggml.merges", what, "text turns into other tokens", EXPORT_AGAIN)
+    end, kinds = keys.get("tokenizer.ggml.eos_token_id"), keys.get("tokenizer.ggml.token_type")
+    if isinstance(end, int) and isinstance(kinds, list) and 0 <= end < len(kinds) and kinds[end] in (_NORMAL, _BYTE):
+        what = f"it is {end}, an ordinary token ({str(tokens[end])[:20]!r})"
+        yield Finding("keys.tokenizer", "tokenizer.ggml.eos_token_id", what, "answers end early", EXPORT_AGAIN)
+    template = keys.get("tokenizer.chat_template")
+    wrong = syntax_error(template) if isinstance(template, str) else None
+    if wrong is not None:
+        where = "tokenizer.chat_template"
+        yield Finding("keys.chat-template", where, f"it cannot be read: {wrong}", "chats cannot start", EXPORT_AGAIN)
 
 
 def _of_source(subject: GgufSubject, tokens: list[Any]) -> Iterator[Finding]:

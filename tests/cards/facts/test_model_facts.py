@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from cards.facts.model_facts import is_model_folder, read_model
-from sixfold.artifact.verification_record import SCHEMA, content_digest
 from sixfold.errors import SixfoldError
 from sixfold.statistics.statistics import existing_statistics
+from tests.cards.model_folder import result
 
 SOURCE = {"fingerprint": "f" * 64, "revision": ""}
 
@@ -22,7 +22,8 @@ def write(path: Path, value: dict[str, Any]) -> None:
 def manifest(name: str, suffix: str, files: dict[str, int], statistics: str | None = None) -> dict[str, Any]:
     recipe = {"name": name, "suffix": suffix, "title": name.upper(), "exporter": name, "scheme": name.upper()}
     listed = {file: {"bytes": nbytes, "sha256": "a" * 64} for file, nbytes in files.items()}
-    return {"model": "Tiny", "source": SOURCE, "recipe": recipe, "statistics": statistics, "files": listed}
+    made = {"variant": name, "model": "Tiny", "source": SOURCE, "recipe": recipe, "statistics": statistics}
+    return {**made, "versions": {}, "files": listed}
 
 
 @pytest.fixture
@@ -60,18 +61,11 @@ def test_a_gguf_file_takes_the_config_of_its_source(root: Path) -> None:
 
 def test_a_verdict_on_other_files_is_as_none(root: Path) -> None:
     written = json.loads((root / "Tiny-FP8/manifest.json").read_text())
-    verdict = {
-        "schema": SCHEMA,
-        "artifact": {"content": content_digest(written)},
-        "source": SOURCE,
-        "gates": {},
-        "allowed": {},
-        "findings": [],
-        "divergence": None,
-    }
+    verdict = result(written)
     write(root / "Tiny-FP8/verification.json", verdict)
     assert read_model(root).artifacts[0].verdict is not None
-    write(root / "Tiny-FP8/verification.json", {**verdict, "artifact": {"content": "of other files"}})
+    other = {**verdict["artifact"], "content": "of other files"}
+    write(root / "Tiny-FP8/verification.json", {**verdict, "artifact": other})
     assert read_model(root).artifacts[0].verdict is None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from gguf import GGUFReader
 from jinja2 import Environment, nodes
 
 from cards.budget.device_memory import longest_context, memory
@@ -56,6 +57,8 @@ def figures(folder: Path) -> list[dict[str, Any]]:
 def content(name: str, folder: Path) -> Any:
     own = name.startswith("sixfold:")
     path = PROJECT / name.removeprefix("sixfold:") if own else folder / name
+    if path.suffix == ".gguf":
+        return {tensor.name: int(tensor.n_bytes) for tensor in GGUFReader(path).tensors}
     return yaml.safe_load(path.read_text()) if path.suffix == ".yaml" else json.loads(path.read_text())
 
 
@@ -94,6 +97,9 @@ LITERAL: dict[str, Callable[..., Any]] = {
     "cache_of_type": lambda config, engine, context, cache: cache_per_token(config) * context * (
         1 / 2 if cache == "fp8" else 34 / 64),
     "memory": lambda *asked: memory(*asked).total,
+    "expert_bytes": lambda *files: sum(n for file in files for name, n in file.items() if "exps.weight" in name),
+    "memory_beside_experts": lambda config, weights, experts, *asked: memory(config, weights - experts, *asked).total,
+    "warnings": lambda *lists: [finding["severity"] for found in lists for finding in found].count("warning"),
     "buffers": lambda *asked: memory(*asked).total - memory(*asked).weights - memory(*asked).kv_cache,
     "longest_context": lambda config, weights, engine, name: longest_context(
         config, weights, engine, next(machine for machine in hardware() if machine.name == name)),

@@ -16,7 +16,18 @@ from cards.model_card.card import card_of, write_cards
 from sixfold.artifact.verification_record import content_digest
 from sixfold.sizes import size
 from sixfold.statistics.statistics import existing_statistics
-from tests.cards.model_folder import PROVENANCE, finding, manifest, pruned, put, result, since_original, source, write
+from tests.cards.model_folder import (
+    PROVENANCE,
+    finding,
+    manifest,
+    prompt,
+    pruned,
+    put,
+    result,
+    since_original,
+    source,
+    write,
+)
 from tests.cards.reported import CONFIG
 
 
@@ -158,8 +169,8 @@ def test_experts_in_the_computers_memory_leave_the_rest_to_the_gpu(root: Path) -
 
 def test_warnings_stand_beside_what_was_verified(root: Path) -> None:
     made = manifest("FP8")
-    prompts = [{"name": "prose", "passed": False, "problem": "it runs in a loop"}, {"name": "code", "passed": True}]
-    found = result(made, findings=[finding("it runs in a loop", "warning")], smoke={"prompts": prompts})
+    smoke = {"not_run": "", "engine": "", "prompts": [prompt("prose", "it runs in a loop"), prompt("code")]}
+    found = result(made, findings=[finding("it runs in a loop", "warning")], smoke=smoke)
     text = card(root, put(root, made, found))
     assert "| Verified | structure, divergence from BF16, gates; 1 warning (see the known limits) |" in text
     assert "- FP8: 1 of 2 passed; prose: it runs in a loop\n" in text
@@ -517,7 +528,7 @@ def test_a_card_is_rendered_over_another_than_the_one_that_is_there(root: Path) 
 
 def test_verified_says_what_was(root: Path) -> None:
     made = manifest("FP8")
-    folder = put(root, made, result(made, weights={"formats": []}))
+    folder = put(root, made, result(made, weights={"formats": [], "groups": [], "worst": []}))
     assert "| Verified | structure, every weight against the checkpoint, divergence from BF16, gates |" in card(
         root, folder
     )

@@ -25,7 +25,7 @@ from cli.main import run
 from sixfold.artifact.verification_record import content_digest
 from sixfold.drawing.svg_document import DARK
 from tests.cards.model_card.test_card import evaluation
-from tests.cards.model_folder import finding
+from tests.cards.model_folder import finding, prompt
 from tests.cards.model_folder import write as write_json
 from tests.cards.report import chromium
 from tests.cards.reported import KL, SIZES, model_folder
@@ -123,7 +123,7 @@ def test_a_badge_counts_warnings_and_says_what_a_prompt_is(tmp_path: Path) -> No
     path = root / "Tiny-FP8/verification.json"
     written = json.loads(path.read_text())
     written["findings"] = [finding("it runs in a loop", "warning"), finding("again", "warning")]
-    written["smoke"] = {"not_run": "", "prompts": [{"name": "prose", "passed": False, "problem": "it runs in a loop"}]}
+    written["smoke"] = {"not_run": "", "engine": "", "prompts": [prompt("prose", "it runs in a loop")]}
     write_json(path, written)
     page = Elements(write(root).read_text(encoding="utf-8"))
     assert "passed, 2 warnings" in row_of(page, "FP8")["text"]
@@ -189,6 +189,16 @@ def test_a_changed_file_changes_the_page(tmp_path: Path) -> None:
     after = write(root).read_text(encoding="utf-8")
     assert row_of(Elements(after), "FP8")["data-mean"] == "0.0345678"
     assert "0.03457" in row_of(Elements(after), "FP8")["text"]
+
+
+def test_what_plain_rounding_costs_stands_beside_what_the_variant_does(tmp_path: Path) -> None:
+    root = model_folder(tmp_path / "Tiny")
+    path = root / "Tiny-FP8/verification.json"
+    measured = json.loads(path.read_text())
+    measured["divergence"]["plain"] = {**measured["divergence"]["scores"]["engine"], "mean_kl": 0.0456789}
+    write_json(path, measured)
+    text = Elements(write(root).read_text(encoding="utf-8")).by_id("checks-fp8")["text"]
+    assert "Rounding the same weights plainly to the same format costs, as run, a mean KL of 0.04568" in text
 
 
 def test_a_lost_file_is_named(tmp_path: Path) -> None:

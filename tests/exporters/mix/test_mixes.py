@@ -10,6 +10,7 @@ from gguf import GGUFReader
 from calibration.calibrate import calibrate
 from calibration.texts.tokens import token_batches
 from cli.verdicts import artifact_of
+from exporters.mix.ladder import ladder
 from exporters.mix.probe import LENGTH, SAMPLES, TYPE, ProbeRounding
 from exporters.rounding.compensate import compensate
 from exporters.rounding.inputs import Inputs
@@ -56,7 +57,7 @@ def statistics(demo: Source, tmp_path_factory: pytest.TempPathFactory) -> Statis
 
 @pytest.fixture(scope="module")
 def damages(demo: Source, statistics: Statistics) -> Damages:
-    for name in ("gguf-auto", "nvfp4-auto"):
+    for name in ("nvfp4-auto", "gguf-auto"):  # the second adds embeddings and head
         prepare(demo, recipe(name), statistics, lambda: tokens(demo), silent)
     return damages_of(demo, statistics)
 
@@ -178,6 +179,19 @@ def test_only_the_types_that_a_recipe_allows_are_used(demo: Source, statistics: 
     assert {tensor.dtype for tensor in plan.tensors} == {"F32", "Q4_K", "Q6_K"}
 
 
+@pytest.mark.parametrize("name", ["gguf-auto", "nvfp4-auto"])
+def test_each_rung_of_the_ladder_is_what_a_budget_of_its_bytes_makes(
+    name: str, demo: Source, statistics: Statistics, damages: Damages
+) -> None:
+    rungs = ladder(demo, recipe(name), statistics, 5)
+    assert [rung.nbytes for rung in rungs] == sorted(rung.nbytes for rung in rungs)
+    assert [rung.kl for rung in rungs] == sorted((rung.kl for rung in rungs), reverse=True)
+    for rung in rungs:
+        plan = plan_of(demo, recipe(name, f"budget.bytes={rung.nbytes + 4096}"), statistics)
+        assert plan is not None
+        assert rung.nbytes - 4096 <= plan.files[0].nbytes <= rung.nbytes + 4096
+
+
 @pytest.mark.parametrize(
     ("overrides", "error", "says"),
     [
@@ -199,19 +213,22 @@ def test_a_budget_where_nothing_is_mixed_is_refused(demo: Source) -> None:
         plan_of(demo, recipe("awq", "budget.bits=4.5"), None)
 
 
-def test_nvfp4_with_fp8_for_what_suffers_is_sound_and_one_decision_for_what_engines_fuse(
-    demo: Source, statistics: Statistics, damages: Damages, tmp_path: Path
+@pytest.mark.parametrize(
+    ("name", "scheme", "layout"),
+    [("nvfp4", "NVFP4A16", "nvfp4-pack-quantized"), ("awq", "W4A16_ASYM", "pack-quantized")],
+)
+def test_four_bits_with_fp8_for_what_suffers_are_sound(
+    name: str, scheme: str, layout: str, demo: Source, statistics: Statistics, damages: Damages, tmp_path: Path
 ) -> None:
-    path, _ = made(demo, statistics, recipe("nvfp4-auto", "budget.times=1.1"), tmp_path)
-    plain = plan_of(demo, recipe("nvfp4"), None)
+    of = recipe("nvfp4-auto", "budget.times=1.1", f"scheme={scheme}")
+    prepare(demo, of, statistics, None, silent)
+    path, _ = made(demo, statistics, of, tmp_path)
+    plain = plan_of(demo, recipe(name, *(["options.layout=pack-quantized"] if name == "awq" else [])), None)
     assert plain is not None
     assert 1.05 * plain.files[0].nbytes < (path / "model.safetensors").stat().st_size <= 1.1 * plain.files[0].nbytes
     config = json.loads((path / "config.json").read_text())["quantization_config"]
     assert config["format"] == "mixed-precision"
-    assert {group["format"] for group in config["config_groups"].values()} == {
-        "nvfp4-pack-quantized",
-        "float-quantized",
-    }
+    assert {group["format"] for group in config["config_groups"].values()} == {layout, "float-quantized"}
     with few_windows("verification.judge.held_out"):
         checked = verify(path, demo, silent)
     assert checked.passed, [str(finding) for finding in checked.findings]
