@@ -36,8 +36,7 @@ _ROWS = 16384
 class Seen:
     """What a layer's experts read and what is missing. inputs [tokens, hidden] in the model's dtype; index int64 and
     gates float32 [tokens, top-k], as the pruned model's router gave them; missing float32 [tokens, hidden], changed in
-    place; kinds int64 [tokens], of text, from 0. A token that counts more or less has gates and what is missing
-    multiplied by the same number."""
+    place; kinds int64 [tokens], of text, from 0."""
 
     inputs: torch.Tensor
     index: torch.Tensor
