@@ -5,9 +5,9 @@
     D_e = (sum r g_e a_e^T) (M_e + d m_e I)^-1      M_e = sum g_e^2 a_e a_e^T, m_e: mean of its diagonal
     W_e += D_e,  r -= g_e D_e a_e
 
-Ridge regression of what is missing on one expert, the others held, expert after expert, SWEEPS times over all. Each step
-is damped by itself, so that more sweeps would undo the damping. Sums run over the tokens that the pruned model routes
-to e.
+Ridge regression of what is missing on one expert, the others held, expert after expert, SWEEPS times over all. Each
+step is damped by itself, so that many more sweeps would undo the damping. Sums run over the tokens that the pruned
+model routes to e.
 
 The damping d is one for the layer, and is chosen by text that a fit has not seen: each kind of calibration text is left
 out in turn, and that d is taken with which fits to the other kinds take most of the squared error on the one left out.
