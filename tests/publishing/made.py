@@ -81,11 +81,15 @@ def make_variant(
 def pass_verification(
     folder: Path, manifest_name: str, failures: tuple[str, ...] = (), *, measured: bool = True
 ) -> None:
-    """What `sixfold verify` leaves of an artifact, as far as sixfold.artifact.verification_record reads it; of one
-    that was not `measured`, as far as cards do."""
+    """What `sixfold verify` leaves of an artifact, as far as publishing and cards read it; measured: of its divergence
+    too."""
     manifest = read_json(folder / manifest_name)
     assert manifest is not None
-    score = {"mean_kl": 0.0125, "top1": 0.97, "domains": {}, "layers": []}
+    score = {
+        "mean_kl": 0.0125, "median_kl": 0.01, "p99_kl": 0.2, "max_kl": 1.0, "top1": 0.97, "top5": 0.99,
+        "perplexity": 8.1, "source_perplexity": 8.0, "domains": {"code": 0.01}, "layers": [0.1],
+    }  # fmt: skip
+    divergence = {"tokens": 100, "windows": 1, "window": 100, "dtype": "float32", "scores": {"weights": score}}
     said = {"check": "c", "where": "here", "consequence": "", "remedy": "", "severity": "error"}
     result = {
         "schema": SCHEMA,
@@ -95,7 +99,7 @@ def pass_verification(
         "gates": manifest["recipe"]["gates"],
         "allowed": {},
         "findings": [{**said, "what": what} for what in failures],
-        "divergence": {"tokens": 100, "windows": 1, "scores": {"weights": score}} if measured else None,
+        "divergence": divergence if measured else None,
         "smoke": None,
         "weights": None,
         "tensor_parallel": None,

@@ -34,7 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("made")
     sixfold("export", str(DEMO), "--out", str(out), "--threads", "1", "--license", "apache-2.0", "--no-verify", *SMALL)
     for manifest in out.glob(f"{DEMO.name}/{DEMO.name}-*/*manifest.json"):
-        pass_verification(manifest.parent, manifest.name, measured=False)
+        pass_verification(manifest.parent, manifest.name)
     return out
 
 
