@@ -27,6 +27,14 @@ _STEPS = 3.0
 _SPREAD = 4.0
 """A code is out of place beyond so many steps, and so many times the worst code of half the rows."""
 
+_CONVERGED = 1.5
+"""Steps, of the worst code of half the rows, beyond which a tensor was not compensated, whatever others of its artifact
+were: ggml's types for rows that 256 does not divide, say."""
+
+_OUTLYING = 2.0
+"""Times the largest weight of all but a hundredth of the rows. Rows with larger ones write the massive activations of a
+trained model, and are left farther from their best than all others by any order of rounding."""
+
 _FINEST = 1 / 100
 """Of the largest number: floating-point codes near zero have steps so small that nothing is nearest to anything."""
 
@@ -68,7 +76,12 @@ def misplaced(codes: Codes, held: torch.Tensor, source: torch.Tensor, moments: t
     scale = codes.scale.expand(source.shape)
     places = torch.where(scale != 0, (target - codes.base) / scale, codes.numbers)
     steps, _ = steps_off(codes, places, _FINEST * float(codes.grid[-1]))
-    wrong = steps > max(_STEPS, _SPREAD * float(steps.amax(1).median()))
+    typical = float(steps.amax(1).median())
+    if typical > _CONVERGED:
+        return None
+    largest = source.abs().amax(1, keepdim=True)
+    usual = largest.quantile(0.99, interpolation="lower")
+    wrong = (steps > max(_STEPS, _SPREAD * typical)) & (largest <= _OUTLYING * usual)
     rows = int(wrong.any(1).sum())
     if not rows or rows > max(1, _FEW * len(wrong)):
         return None
