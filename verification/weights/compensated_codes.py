@@ -25,7 +25,17 @@ from verification.weights.code_check import Misplaced, steps_off, worst_of
 
 _STEPS = 3.0
 _SPREAD = 4.0
-"""A code is out of place beyond so many steps, and so many times the worst code of half the rows."""
+_TAIL = 3.5
+"""A code is out of place beyond so many steps, so many times the worst code of half the rows, and so many times that of
+all but a hundredth: inputs with a few channels of hundreds of times the others' size leave single rows behind."""
+
+_CONVERGED = 1.5
+"""Steps, of the worst code of half the rows, beyond which a tensor was not compensated, whatever others of its artifact
+were: ggml's types for rows that 256 does not divide, say."""
+
+_OUTLYING = 2.0
+"""Times the largest weight of all but a hundredth of the rows. Rows with larger ones write the massive activations of a
+trained model, and are left farther from their best than all others by any order of rounding."""
 
 _FINEST = 1 / 100
 """Of the largest number: floating-point codes near zero have steps so small that nothing is nearest to anything."""
@@ -68,7 +78,13 @@ def misplaced(codes: Codes, held: torch.Tensor, source: torch.Tensor, moments: t
     scale = codes.scale.expand(source.shape)
     places = torch.where(scale != 0, (target - codes.base) / scale, codes.numbers)
     steps, _ = steps_off(codes, places, _FINEST * float(codes.grid[-1]))
-    wrong = steps > max(_STEPS, _SPREAD * float(steps.amax(1).median()))
+    worst = steps.amax(1)
+    typical, tail = float(worst.median()), float(worst.quantile(0.99, interpolation="lower"))
+    if typical > _CONVERGED:
+        return None
+    largest = source.abs().amax(1, keepdim=True)
+    usual = largest.quantile(0.99, interpolation="lower")
+    wrong = (steps > max(_STEPS, _SPREAD * typical, _TAIL * tail)) & (largest <= _OUTLYING * usual)
     rows = int(wrong.any(1).sum())
     if not rows or rows > max(1, _FEW * len(wrong)):
         return None

@@ -62,6 +62,9 @@ _SMOOTHED = ("int4", "int8", "fp8")
 _FINE = ("int8", "fp8")
 """Those of eight bits."""
 
+_NOTHING_TO_COMPENSATE = ("Q8_0",)
+"""Types that are rounded to nearest in compensated files, too."""
+
 _SMOOTHED_CHANNELS = 0.5
 """Share of a norm's channels that moving scales changes at least; fewer are damage."""
 
@@ -209,7 +212,7 @@ class _Comparison:
             self._findings.append(self._finding(name, encoding, error, limit, weight))
         else:
             moved = linear if encoding in _SMOOTHED and self._smoothed else None
-            if self._compensated is None:
+            if self._compensated is None or encoding in _NOTHING_TO_COMPENSATE:
                 self._findings += self._check_codes(name, weight, original, moved)
             elif linear is not None and not rescaled:
                 self._findings += self._check_compensated(self._compensated, linear, weight, original)

@@ -3,6 +3,7 @@
 import torch
 
 from exporters.numerics.compensated import nvfp4_groups
+from exporters.numerics.nvfp4 import quantize_group
 from exporters.rounding.factor import factor
 from verification.reading.stored_codes import Codes, _float4
 from verification.weights.compensated_codes import misplaced
@@ -51,3 +52,24 @@ def test_a_scale_of_twice_the_size_is_found_in_its_row() -> None:
     found = misplaced(codes, held, weight, moments)
     assert found is not None
     assert found.row == 7
+
+
+def test_nothing_is_said_of_a_weight_that_was_rounded_to_nearest() -> None:
+    """As some types are in a file whose others were compensated: no code is where compensation would have it."""
+    weight, moments, *_ = made()
+    (packed,), whole = quantize_group([weight.bfloat16()], ["w"])
+    row, column = divmod(int(weight.abs().argmax()), COLUMNS)
+    packed.packed[row, column // 2] ^= 0x80 if column % 2 else 0x08
+    codes, held = codes_of(packed.packed, packed.scale, whole)
+    assert misplaced(codes, held, weight, moments) is None
+
+
+def test_nothing_is_said_of_a_row_that_writes_massive_activations() -> None:
+    weight, moments, packed, scale, whole = made()
+    row, column = divmod(int(codes_of(packed, scale, whole)[0].numbers.abs().argmax()), COLUMNS)
+    packed[row, column // 2] ^= 0x80 if column % 2 else 0x08
+    codes, _ = codes_of(packed, scale, whole)
+    massive = weight.clone()
+    massive[row] *= 4
+    enlarged = Codes(**{**vars(codes), "scale": codes.scale * (1 + 3 * (torch.arange(ROWS) == row))[:, None]})
+    assert misplaced(enlarged, enlarged.numbers * enlarged.scale, massive, moments) is None
