@@ -82,13 +82,27 @@ def transformers_config(config: Mapping[str, Any]) -> Any:
     says how the weights are stored (they arrive dequantized) and what a forward returns beside its logits."""
     from transformers import CONFIG_MAPPING
 
-    return CONFIG_MAPPING[config["model_type"]].from_dict(_plain(config))
+    known = known_type(config)
+    return CONFIG_MAPPING[known].from_dict({**_plain(config), "model_type": known})
+
+
+def known_type(config: Mapping[str, Any]) -> str:
+    """transformers' name of the model type: config.json's own, or that of the architecture that it names, where a
+    publisher calls another's by a name of its own (Kimi-K2: "kimi_k2", of DeepseekV3ForCausalLM)."""
+    from transformers import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    model_type = str(config["model_type"])
+    if model_type in CONFIG_MAPPING:
+        return model_type
+    named = config.get("architectures") or ()
+    return next((known for known, name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items() if name in named), model_type)
 
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     """config.json with every value that transformers would fill in, and every field that it would drop."""
     known = {key: value for key, value in _plain(config).items() if key != "auto_map"}
-    filled = transformers_config(known).to_dict()
+    filled = {**transformers_config(known).to_dict(), "model_type": config["model_type"]}
     return {**{key: value for key, value in known.items() if key not in filled}, **filled}
 
 

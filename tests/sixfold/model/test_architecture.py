@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from sixfold.checkpoint.checkpoint import open_checkpoint
 from sixfold.errors import SixfoldError
 from sixfold.model.architecture import Architecture, Linear, derive_architecture, require_quantizable
+from sixfold.model.source import open_source
 from tests.families import make_family
 
 DEMO = Path(__file__).parents[3] / "demo" / "minimax-m2-4.6m"
@@ -259,15 +261,15 @@ def edit(folder: Path, change: str) -> None:
     save_file(weights, path, metadata={"format": "pt"})
     if change in ("fewer experts", "model type", "layers", "no model type", "no language model", "fewer layers"):
         config = json.loads((folder / "config.json").read_text())
-        key, value = {
-            "fewer experts": ("num_local_experts", 3),
-            "model type": ("model_type", "mixtral_9000"),
-            "layers": ("num_hidden_layers", 3),
-            "no model type": ("model_type", None),
-            "no language model": ("model_type", "clip"),
-            "fewer layers": ("num_hidden_layers", 1),
+        changed = {
+            "fewer experts": {"num_local_experts": 3},
+            "model type": {"model_type": "mixtral_9000", "architectures": ["Mixtral9000ForCausalLM"]},
+            "layers": {"num_hidden_layers": 3},
+            "no model type": {"model_type": None},
+            "no language model": {"model_type": "clip"},
+            "fewer layers": {"num_hidden_layers": 1},
         }[change]
-        (folder / "config.json").write_text(json.dumps({**config, key: value}))
+        (folder / "config.json").write_text(json.dumps(config | changed))
 
 
 @pytest.mark.parametrize(
@@ -303,3 +305,12 @@ def test_refusals_name_the_tensor_and_the_remedy(tmp_path: Path, change: str, me
     edit(folder, change)
     with pytest.raises(SixfoldError, match=message):
         derive_architecture(open_checkpoint(str(folder)))
+
+
+def test_an_architecture_under_a_publishers_own_name(tmp_path: Path) -> None:
+    """As Kimi-K2 is a DeepSeek-V3: config.json names the class that runs it."""
+    folder = make_family("deepseek_v3", tmp_path)
+    known = open_source(folder).architecture
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "kimi_k2"}))
+    assert replace(open_source(folder).architecture, model_type=known.model_type) == known
