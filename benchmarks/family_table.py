@@ -1,7 +1,7 @@
 """Which families of the installed transformers go into which format, as `plan` says.
 
-`python -m benchmarks.family_table` writes docs/families.md. Nothing is computed with weights here; the same families go
-through everything that is promised in `benchmarks.families`.
+`python -m benchmarks.family_table` writes docs/families.md. Nothing is computed with weights here;
+`benchmarks.families` takes the same families through everything that is promised.
 """
 
 import json

@@ -32,7 +32,7 @@ def test_every_family_has_a_row(committed: Mapping[str, Mapping[str, str]]) -> N
     assert page(committed) == FILE.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("family", ["qwen3_5_moe", "gpt_oss", "jetmoe", "phi3", "longcat_flash"])
+@pytest.mark.parametrize("family", ["gpt_oss", "jetmoe"])
 def test_a_row_says_what_is_planned(family: str, committed: Mapping[str, Mapping[str, str]], tmp_path: Path) -> None:
     assert row_of(family, tmp_path) == committed[family]
 

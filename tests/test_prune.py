@@ -50,7 +50,8 @@ def test_the_folder_is_complete(root: Path) -> None:
     folder = folder_of(root)
     assert {path.name for path in folder.iterdir()} == {
         *{path.name for path in DEMO.iterdir()},
-        "README.md", "manifest.json", "plan.json", "run.json", "saliency.svg", "verification.json",
+        "README.md", "README.figures.json", "manifest.json", "plan.json", "run.json", "saliency.svg",
+        "verification.json",
     }  # fmt: skip
 
 

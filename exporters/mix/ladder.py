@@ -17,8 +17,9 @@ RUNGS = 12
 
 @dataclass(frozen=True)
 class Rung:
-    """nbytes: of all weight files. kl: that is expected, nats per token (weights alone, errors of parts added up).
-    raised: parts that have another type than on the rung below, with it."""
+    """nbytes: of all weight files, with headers as long as those of the smallest mix. kl: that is expected, nats per
+    token (weights alone, errors of parts added up). raised: parts that have another type than on the rung below, with
+    it."""
 
     nbytes: int
     kl: float

@@ -17,12 +17,10 @@ Take = Callable[[slice, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
 class Watch:
     """Runs the experts, and hands on what passes. module: whose experts they are, None until they ran. seen: tokens."""
 
-    def __init__(self, take: Take | None = None, passed: Callable[[torch.Tensor], None] | None = None) -> None:
-        """passed: gets what the layer gives for each batch."""
+    def __init__(self, take: Take | None = None) -> None:
         self.module: Any = None
         self.seen = 0
         self._take = take
-        self._passed = passed
 
     def __call__(self, module: Any, hidden: torch.Tensor, index: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
         self.module = module
@@ -32,10 +30,6 @@ class Watch:
             self._take(place, hidden, index, gates, output)
         self.seen = place.stop
         return output
-
-    def layer_gave(self, hidden: torch.Tensor) -> None:
-        if self._passed is not None:
-            self._passed(hidden)
 
 
 def run_layer(
@@ -52,7 +46,6 @@ def run_layer(
     with experts_run_by(runner.model, watch), transfer(hidden, range(len(batches)), runner.device) as moving:
         for number, values in moving:
             given = runner.run(layer, batches[number], values)
-            watch.layer_gave(given)
             if keep:
                 moving.write(number, given)
             advance(batches[number].numel())

@@ -168,13 +168,12 @@ class _Walk:
     def _heal(self, layer: int) -> None:
         before, after = self._runners
         record = _Record(self._tokens, self._work, after.device)
-        self._watched(before, layer, Watch(record.gave, record.layer_gave), self._hidden[0], keep=True)
+        self._watched(before, layer, Watch(record.gave), self._hidden[0], keep=True)
         module = self._watched(after, layer, Watch(record.reads), self._hidden[1], keep=False)
         names = _stored(after, layer, module)
-        seen, given = record.seen(self._kinds.to(after.device))
-        fit = refit(module, seen, names.dtype)
+        fit = refit(module, record.seen(self._kinds.to(after.device)), names.dtype)
+        given = record.given or 1.0
         self._fits[layer] = replace(fit, before=fit.before / given, after=fit.after / given)
-        del seen
         record.close()
         self._watched(after, layer, Watch(), self._hidden[1], keep=True)
         if fit.damping is not None:
@@ -197,19 +196,14 @@ class _Walk:
 
 class _Record:
     """What one layer's experts gave before and read now, of all tokens: on the GPU where it has room, else in files
-    that are mapped into memory.
-
-    A token counts by the inverse of its hidden state's norm behind the original's layer, as the norm that reads it next
-    divides by that: a few tokens, hundreds of times as large as all others, would decide the fit.
-    """
+    that are mapped into memory. given: norm of all that the original's experts gave."""
 
     def __init__(self, tokens: int, work: Path, device: torch.device) -> None:
         self._tokens, self._work, self._device = tokens, work, device
         self._missing = self._inputs = torch.empty(0)
         self._index: list[torch.Tensor] = []
         self._gates: list[torch.Tensor] = []
-        self._given: list[torch.Tensor] = []
-        self._sizes: list[torch.Tensor] = []
+        self.given = 0.0
 
     def gave(
         self, place: slice, hidden: torch.Tensor, index: torch.Tensor, gates: torch.Tensor, out: torch.Tensor
@@ -217,10 +211,7 @@ class _Record:
         if not len(self._missing):
             self._missing = self._rows("missing.bin", out.shape[1], torch.float32)
         self._missing[place] = out.to(self._missing.device, torch.float32)
-        self._given.append(out.float().norm(dim=1))
-
-    def layer_gave(self, hidden: torch.Tensor) -> None:
-        self._sizes.append(hidden.flatten(2).float().norm(dim=2).flatten())
+        self.given = (self.given**2 + float(out.double().square().sum())) ** 0.5
 
     def reads(
         self, place: slice, hidden: torch.Tensor, index: torch.Tensor, gates: torch.Tensor, out: torch.Tensor
@@ -232,14 +223,8 @@ class _Record:
         self._index.append(index.clone())
         self._gates.append(gates.float())
 
-    def seen(self, kinds: torch.Tensor) -> tuple[Seen, float]:
-        """With the norm of all that the original's experts gave."""
-        weights = token_weights(torch.cat(self._sizes))
-        for rows, part in zip(self._missing.split(BATCH_TOKENS), weights.split(BATCH_TOKENS), strict=True):
-            rows *= part.to(rows.device)[:, None]
-        gates = torch.cat(self._gates) * weights[:, None]
-        given = float((torch.cat(self._given) * weights).double().norm()) or 1.0
-        return Seen(self._inputs, torch.cat(self._index), gates, self._missing, kinds), given
+    def seen(self, kinds: torch.Tensor) -> Seen:
+        return Seen(self._inputs, torch.cat(self._index), torch.cat(self._gates), self._missing, kinds)
 
     def close(self) -> None:
         self._missing = self._inputs = torch.empty(0)
@@ -249,11 +234,6 @@ class _Record:
         if self._device.type == "cuda" and nbytes < _SHARE * torch.cuda.mem_get_info(self._device)[0]:
             return torch.empty((self._tokens, width), dtype=dtype, device=self._device)
         return mapped(self._work / name, (self._tokens, width), dtype)
-
-
-def token_weights(sizes: torch.Tensor) -> torch.Tensor:
-    """Inverse of each token's norm, relative to the median; float32 [tokens]."""
-    return sizes.median() / sizes.clamp(min=torch.finfo(torch.float32).tiny)
 
 
 @dataclass(frozen=True)

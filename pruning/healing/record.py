@@ -8,8 +8,7 @@ layers    of each layer with experts:
     layer
     damping    that was chosen, null where the layer stayed as it was
     held_back  squared error on the kinds of text that a fit had not seen, relative to what it was without the fit
-    before     norm of what the pruned experts' output misses, relative to the original's; tokens count by the inverse
-               of their hidden state's norm
+    before     norm of what the pruned block's output misses, relative to the original block's output
     after      the same with the refitted weights
 """
 

@@ -1,13 +1,13 @@
 """The kept experts' down projections of one layer, refitted so that the block gives again what it gave before.
 
-    r = y - sum_e g_e W_e a_e       what is missing: y the original block's output for a token, a_e what expert e's down
-                                    projection reads in the pruned model, g_e its gate there
-    minimize over all W_e           sum |r|^2 + sum_e d m_e |W_e - V_e|^2      V_e: as it was; m_e: mean of the diagonal
-                                                                               of M_e = sum g_e^2 a_e a_e^T
-    W_e += (sum r g_e a_e^T - d m_e (W_e - V_e)) (M_e + d m_e I)^-1            for one expert, the others held
+    r = y - sum_e g_e W_e a_e     what is missing: y the original block's output for a token, a_e what expert e's down
+                                  projection reads in the pruned model, g_e its gate there
+    D_e = (sum r g_e a_e^T) (M_e + d m_e I)^-1      M_e = sum g_e^2 a_e a_e^T, m_e: mean of its diagonal
+    W_e += D_e,  r -= g_e D_e a_e
 
-Ridge regression of the whole block, solved expert after expert, SWEEPS times over all (block Gauss-Seidel); r follows
-each step. Sums run over the tokens that the pruned model routes to e.
+Ridge regression of what is missing on one expert, the others held, expert after expert, SWEEPS times over all. Each
+step is damped by itself, so that many more sweeps would undo the damping. Sums run over the tokens that the pruned
+model routes to e.
 
 The damping d is one for the layer, and is chosen by text that a fit has not seen: each kind of calibration text is left
 out in turn, and that d is taken with which fits to the other kinds take most of the squared error on the one left out.
@@ -23,7 +23,7 @@ import torch
 
 from sixfold.runner.experts import inner_products
 
-SWEEPS = 4
+SWEEPS = 2
 DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 JUDGES = 16
 """Experts of a layer, evenly spaced, that the damping is chosen by."""
@@ -36,8 +36,7 @@ _ROWS = 16384
 class Seen:
     """What a layer's experts read and what is missing. inputs [tokens, hidden] in the model's dtype; index int64 and
     gates float32 [tokens, top-k], as the pruned model's router gave them; missing float32 [tokens, hidden], changed in
-    place; kinds int64 [tokens], of text, from 0. A token that counts more or less has gates and what is missing
-    multiplied by the same number."""
+    place; kinds int64 [tokens], of text, from 0."""
 
     inputs: torch.Tensor
     index: torch.Tensor
@@ -86,11 +85,10 @@ def refit(module: Any, seen: Seen, stored: torch.dtype) -> Fit:
     with _fast_products(seen.gates.device):
         damping, held_back = _chosen(module, seen, routed)
         if damping is not None:
-            anchors = module.down_proj.clone()
             for _ in range(SWEEPS):
                 for expert, own in enumerate(routed):
                     if len(own.tokens):
-                        _refit_one(module, anchors, expert, own, seen, damping, stored)
+                        _refit_one(module, expert, own, seen, damping, stored)
     return Fit(damping, held_back, before, _norm(seen.missing))
 
 
@@ -146,33 +144,16 @@ def _gains(found: _Moments) -> torch.Tensor:
 
 def _solved(square: torch.Tensor, cross: torch.Tensor, damping: float) -> torch.Tensor:
     """cross (square + damping * mean diagonal * I)^-1, [hidden, C]."""
-    shift = _shift(square, damping)
+    shift = (damping * square.diagonal().mean()).clamp(min=torch.finfo(square.dtype).tiny)
     factor = torch.linalg.cholesky(square + shift * torch.eye(len(square), dtype=square.dtype, device=square.device))
     return torch.cholesky_solve(cross.mT, factor).mT
 
 
-def _shift(square: torch.Tensor, damping: float) -> torch.Tensor:
-    return (damping * square.diagonal().mean()).clamp(min=torch.finfo(square.dtype).tiny)
-
-
-def _refit_one(
-    module: Any,
-    anchors: torch.Tensor,
-    expert: int,
-    own: _Routed,
-    seen: Seen,
-    damping: float,
-    stored: torch.dtype,
-) -> None:
-    """anchors: all experts' weights as they were."""
+def _refit_one(module: Any, expert: int, own: _Routed, seen: Seen, damping: float, stored: torch.dtype) -> None:
     found = _moments(module, expert, own, seen, by_kind=False)
-    weight, anchor = (
-        values[expert].mT if module.is_transposed else values[expert] for values in (module.down_proj, anchors)
-    )  # [hidden, C]
+    weight = module.down_proj[expert].mT if module.is_transposed else module.down_proj[expert]  # [hidden, C]
     before = weight.to(torch.float32, copy=True)
-    square = found.square[0]
-    pulled = found.cross[0] - _shift(square, damping) * (before - anchor).double()
-    change = _solved(square, pulled, damping)
+    change = _solved(found.square[0], found.cross[0], damping)
     weight.copy_((before.double() + change).to(stored))
     moved = weight.float() - before
     for tokens, read in _read(module, expert, own.tokens, own.gates, seen):

@@ -178,6 +178,10 @@ def _plain_dtype(blueprint: Blueprint, name: str, dtype: str) -> Iterator[Findin
         yield Finding("plain.dtype", name, f"it is {dtype} without a scale", "bytes are not weights", EXPORT_AGAIN)
 
 
+_IN_FLOAT32 = "e_score_correction_bias"
+"""Of MiniMax, DeepSeek and GLM, all of them published in float32; others may be published in BF16."""
+
+
 def _correction_biases(subject: Subject, blueprint: Blueprint) -> Iterator[Finding]:
     """Those that were rounded. Without a source, one among others in float32 was; where none is in float32, the source
     may have had them so, as models that are saved in BF16 do."""
@@ -188,6 +192,8 @@ def _correction_biases(subject: Subject, blueprint: Blueprint) -> Iterator[Findi
         if dtype == "F32" or source not in ("F32", None):
             continue
         rounded = source == "F32" or "F32" in held.values()
+        if not rounded and not name.endswith(_IN_FLOAT32):
+            continue
         yield Finding(
             "plain.dtype",
             name,

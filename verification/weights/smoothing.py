@@ -169,13 +169,11 @@ def check_cancels(
         if norm.layer != layer:
             continue
         wrong = [f for reader in norm.readers for f in _check_reader(norm, ratio, reader, factors.get(reader))]
-        unmoved = ratio is None or not _differs(ratio, EXACT)
         sure = [reader for reader in norm.readers if reader not in factors or factors[reader].rows is None]
-        if norm.readers and (len(wrong) < max(1, len(sure)) or unmoved):
+        unmoved = ratio is None or not _differs(ratio, EXACT)
+        if norm.readers and (len(wrong) < max(1, len(sure)) or (unmoved and not _agree(norm, factors))):
             yield from wrong
-        elif ratio is None:
-            continue
-        else:
+        elif ratio is not None or wrong:
             yield _finding(norm.weight, "it and what reads it were not scaled together: no reader compensates for it")
     read: set[str] = set()
     for name, found in factors.items():
@@ -190,6 +188,15 @@ def check_cancels(
     for name, found in factors.items():
         if found.rows is not None and _differs(found.rows, found.tolerance, found.row_error) and name not in read:
             yield _finding(f"{name}.weight", "its rows are scaled, and no Linear that reads them compensates for it")
+
+
+def _agree(norm: Norm, factors: Mapping[str, Factors]) -> bool:
+    """Whether several readers are scaled alike: then it is the norm that was not divided."""
+    found = [factors[reader] for reader in norm.readers if reader in factors]
+    if len(found) < 2 or len(found) < len(norm.readers):
+        return False
+    first = found[0].columns
+    return not any(_differs(one.columns / first / middle(one.columns / first), one.tolerance) for one in found[1:])
 
 
 def _check_reader(norm: Norm, ratio: torch.Tensor | None, reader: str, found: Factors | None) -> Iterator[Finding]:

@@ -61,13 +61,12 @@ def rows_of(module: Any, seen: Seen, expert: int) -> tuple[list[int], torch.Tens
     return tokens, torch.stack(rows).double()
 
 
-def ridge(rows: torch.Tensor, missing: torch.Tensor, damping: float, moved: torch.Tensor | None = None) -> torch.Tensor:
-    """As least squares over the rows and, for the damping, one more row for each channel, which asks that weights that
-    were moved before go back."""
+def ridge(rows: torch.Tensor, missing: torch.Tensor, damping: float) -> torch.Tensor:
+    """As least squares over the rows and, for the damping, one more row for each channel."""
     weight = (damping * rows.square().sum(0).mean()).sqrt()
     extended = torch.cat([rows, weight * torch.eye(INNER, dtype=torch.float64)])
-    back = torch.zeros(INNER, HIDDEN, dtype=torch.float64) if moved is None else -weight * moved.T
-    return torch.linalg.lstsq(extended, torch.cat([missing.double(), back])).solution.T
+    wanted = torch.cat([missing.double(), torch.zeros(INNER, HIDDEN, dtype=torch.float64)])
+    return torch.linalg.lstsq(extended, wanted).solution.T
 
 
 def literal_damping(module: Any, seen: Seen) -> tuple[float, float]:
@@ -93,12 +92,11 @@ def test_it_is_ridge_regression_expert_after_expert(transposed: bool) -> None:
     seen = seen_by(module, noise=1.0)
     damping, error = literal_damping(module, seen)
     expected = [(d.mT if transposed else d).double() for d in module.down_proj.clone()]
-    start = [weight.clone() for weight in expected]
     missing = seen.missing.clone()
     for _ in range(SWEEPS):
         for expert in range(EXPERTS):
             tokens, rows = rows_of(module, seen, expert)
-            change = ridge(rows, missing[tokens], damping, expected[expert] - start[expert])
+            change = ridge(rows, missing[tokens], damping)
             expected[expert] += change
             missing[tokens] -= (rows @ change.T).float()
     before = float(seen.missing.norm())
