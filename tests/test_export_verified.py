@@ -63,7 +63,7 @@ def test_every_artifact_has_a_result_and_a_card_with_it(root: Path) -> None:
     (card,) = root.glob("*/*-FP8/README.md")
     scores = found["verification.json"]["divergence"]["scores"]
     allowed = found["verification.json"]["allowed"]["max_mean_kl"]
-    row = f"| FP8 | {scores['engine']['mean_kl']:.5f} | {allowed} | {scores['weights']['mean_kl']:.5f} |"
+    row = f"| FP8 | {scores['engine']['mean_kl']:.5f} | {allowed:.5f} | {scores['weights']['mean_kl']:.5f} |"
     assert row in card.read_text()
 
 

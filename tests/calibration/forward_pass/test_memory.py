@@ -51,7 +51,9 @@ print(max(peak))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
 @pytest.mark.parametrize(
-    ("moments", "limit", "layers"), [(False, 900_000_000, 18), (True, 1_400_000_000, 10)], ids=["sums", "moments"]
+    ("moments", "limit", "layers"),
+    [pytest.param(False, 900_000_000, 18, marks=pytest.mark.bench), (True, 1_400_000_000, 10)],
+    ids=["sums", "moments"],
 )
 def test_a_checkpoint_larger_than_the_allowed_memory(moments: bool, limit: int, layers: int, tmp_path: Path) -> None:
     """Four times as large without second moments, which are of the layer that is run, as its weights are."""

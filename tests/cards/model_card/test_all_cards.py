@@ -219,12 +219,12 @@ def places(folder: Path) -> dict[str, list[str]]:
 
 
 def test_a_wrong_number_in_any_fact_file_is_noticed(root: Path, cards: dict[Path, str]) -> None:
-    """Each one makes the card that is there wrong, and of each file three make another card."""
+    """Every third is tried: it makes the card that is there wrong; and of each file three make another card."""
     for folder, card in cards.items():
         for name, pointers in places(folder).items():
             path = folder / name
             sound = path.read_bytes()
-            for number, pointer in enumerate(dict.fromkeys(pointers)):
+            for number, pointer in enumerate(list(dict.fromkeys(pointers))[::3]):
                 inject(path, pointer)
                 try:
                     assert wrong_figures(card, folder), f"{name}{pointer}"
