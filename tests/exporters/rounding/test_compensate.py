@@ -209,3 +209,17 @@ def test_what_is_made_for_rounded_inputs_errs_less_on_them() -> None:
     made = compensate(target[None], known, form).values[0]
     errors = [float((read @ values.t() - expected).square().sum()) for values in (made, plain)]
     assert errors[0] < 0.7 * errors[1]
+
+
+def test_massive_activations_are_not_laid_on_other_channels() -> None:
+    """A token in five hundred holds nearly all of the input's power, and the sample has none of them."""
+    draw = torch.Generator().manual_seed(5)
+    rows = torch.randn(4000, 64, generator=draw) * 0.2
+    rows[::500] = 3 * rows[0]
+    rows[::500, 5] = 3000.0
+    weight = torch.randn(32, 64, generator=draw) * 0.02
+    weight[:, 5] *= 10
+    moments, rounding = Moments(rows.t() @ rows / len(rows)), torch.tensor([2688.0 / 3000.0])
+    known, target = for_rounded_inputs(moments, rows[510:638], rounding, [weight])
+    assert torch.equal(target, weight)
+    assert torch.equal(known.moments, factor(moments.mean[None], moments.damping).moments)
