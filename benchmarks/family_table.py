@@ -1,7 +1,7 @@
 """Which families of the installed transformers go into which format, as `plan` says.
 
-`python -m benchmarks.family_table` writes docs/families.md. Nothing is computed with weights here; `benchmarks.families`
-takes the same families through everything that is promised.
+`python -m benchmarks.family_table` writes docs/families.md. Nothing is computed with weights here; the same families go
+through everything that is promised in `benchmarks.families`.
 """
 
 import json
@@ -42,7 +42,7 @@ def row_of(family: str, folder: Path) -> dict[str, str]:
         source = Source(checkpoint, derive_architecture(checkpoint))
     except SixfoldError as error:
         return dict.fromkeys(STAGES, _said(error, family))
-    planned = plan_all(source, recipes(FORMATS))
+    planned = plan_all(source, recipes(FORMATS, "nearest"))
     found = {p.recipe.name: YES if p.refusal is None else _said(p.refusal, family) for p in planned}
     found["prune"] = DENSE
     if source.architecture.experts > 1:

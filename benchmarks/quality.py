@@ -44,6 +44,7 @@ from cli.verdicts import artifact_of
 from exporters.run import export, needs_statistics
 from sixfold.artifact.workspace import Workspace
 from sixfold.checkpoint.tokenizer import load_tokenizer
+from sixfold.errors import SixfoldError
 from sixfold.model.source import open_source
 from sixfold.progress import unseen
 from sixfold.recipes.recipe import Recipe, load_recipes
@@ -216,7 +217,14 @@ class Bench:
         (recipe,) = load_recipes(variant, (*self.overrides, "rounding=compensated"))
         own = self.run(recipe)
         others = others_of(variant, self.overrides, only_rounding=self.only_rounding, peers=self.peers)
-        made = {label: self.run(other) for label, other in others.items()}
+        made: dict[str, dict[str, Run]] = {}
+        for label, other in others.items():
+            try:
+                made[label] = self.run(other)
+            except SixfoldError as error:
+                if other.exporter != PEER:
+                    raise
+                print(f"{label}: {error}", file=sys.stderr)
         return [self._row(variant, name, own[name], {k: runs[name] for k, runs in made.items()}) for name in self.texts]
 
     def _row(self, variant: str, texts: str, own: Run, others: Mapping[str, Run]) -> Row:

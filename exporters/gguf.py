@@ -258,7 +258,8 @@ def _recorded(source: Source, recipe: Recipe, matrix: ImportanceMatrix | None) -
         dataset = next(iter(matrix.datasets), "").encode()[:_KEY_BYTES].decode(errors="ignore")
         return Importance(matrix.copy_name, dataset, len(matrix.entries), matrix.chunks)
     config = source.checkpoint.config
-    weights = [linear.weight for linear in source.architecture.linears if linear.layer is not None]
+    observed = [li for li in source.architecture.linears if li.layer is not None and li.role != "other"]
+    weights = [linear.weight for linear in observed]
     names = gguf_tensor_names(config, weights).values()
     entries = {part for name in names for part in latent_halves(config, name) or (name,)}
     texts = ", ".join(text.name for text in recipe.calibration.texts)

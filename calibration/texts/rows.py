@@ -68,10 +68,10 @@ class JsonRows:
     def _row(self, file: BinaryIO, number: int) -> Piece | Unreadable:
         text = _decoded(self._path, _bytes(file, self._places, number))
         try:
-            row = parse_json(text, "it")
+            row = parse_json(text, "")
         except SixfoldError as error:
             where = f"{self._path}:{_line(file, self._places[2 * number])}"
-            raise SixfoldError(f"{where} cannot be read: {error.what}", "correct that line") from None
+            raise SixfoldError(f"{where}{error.what}", "correct that line") from None
         found = piece_of(row) if isinstance(row, dict) else Unreadable("is not a JSON object", known=False)
         if isinstance(found, Unreadable):
             return unusable(found, f"{self._path}:{_line(file, self._places[2 * number])}")

@@ -65,7 +65,7 @@ def _compensate(weight: torch.Tensor, factor: Factor, own: torch.Tensor, form: F
     target = weight.mT.contiguous()  # [B, C, R]
     values, parameters, spans = _first_pass(target, factor, form)
     if sweeps:
-        gradient = _product(factor.moments, values - target)  # [B, C, R]
+        gradient = factor.moments @ (values - target)  # [B, C, R]
         for _ in range(sweeps):
             _sweep(gradient, values, parameters, spans, factor.moments, own, form)
         _settle(gradient, values, parameters, factor.moments, form)
@@ -79,7 +79,8 @@ def _first_pass(
     upper, group = factor.upper, form.group
     left = target.clone()
     values = torch.empty_like(target)
-    importance = upper.diagonal(dim1=-2, dim2=-1).square().reciprocal()  # of each column's error, once it is rounded
+    # Of each column's error, once it is rounded.
+    importance = upper.diagonal(dim1=-2, dim2=-1).square().reciprocal().expand(batch, channels)
     found, shared = [], []
     span = form.span or channels
     block = max(BLOCK, form.span or 0)
@@ -102,7 +103,7 @@ def _first_pass(
             if last < stop:
                 left[:, last:stop] -= upper[:, first:last, last:stop].mT @ error
         if stop < channels:
-            left[:, stop:] -= _product(upper[:, start:stop, stop:].mT, errors)
+            left[:, stop:] -= upper[:, start:stop, stop:].mT @ errors
     return values, torch.stack(found, 2), torch.stack(shared, 2) if shared else None
 
 
@@ -177,7 +178,7 @@ def _sweep(
             gradient[:, start:stop] += moments[:, start:stop, first:last] @ moved
         moved = values[:, start:stop] - changed
         for rest in (slice(0, start), slice(stop, channels)):
-            gradient[:, rest] += _product(moments[:, rest, start:stop], moved)
+            gradient[:, rest] += moments[:, rest, start:stop] @ moved
 
 
 def _settle(
@@ -189,7 +190,7 @@ def _settle(
         stop = min(start + BLOCK, channels)
         moved = _settle_block(gradient, values, parameters, moments, form, start, stop)
         if stop < channels:
-            gradient[:, stop:] += _product(moments[:, stop:, start:stop], moved)
+            gradient[:, stop:] += moments[:, stop:, start:stop] @ moved
 
 
 def _settle_block(
@@ -224,19 +225,6 @@ def _settle_block(
         torch.sub(new, held, out=moved[:, column - start, None])
         values[:, column, None] = new
     return moved
-
-
-def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Of matrices so large that it takes most of the time. On a GPU they are read with ten bits behind the leading one
-    (TF32): what that moves a weight's target by is far below a step."""
-    if not a.is_cuda:
-        return a @ b
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        return a @ b
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 @cache

@@ -54,19 +54,11 @@ def kept_draft(source: Source, tensor: SourceTensor) -> Draft:
     encodings itself; an exporter's `encode` never sees them.
     """
     dtype = tensor.dtype
-    if dtype == "F16" or (dtype == "F32" and stored_in(source) == "F32"):
+    if dtype == "F16" or (dtype == "F32" and source.checkpoint.main_dtype == "F32"):
         if tensor.name not in source.architecture.correction_biases:
             dtype = "BF16"
     encoding = COPY if dtype == tensor.dtype else CAST
     return Draft(encoding, (whole(tensor),), (DraftTensor(tensor.name, dtype, tensor.shape),))
-
-
-def stored_in(source: Source) -> str:
-    """The dtype that most bytes of the checkpoint are in ("BF16", "F16", "F32")."""
-    totals: dict[str, int] = {}
-    for tensor in source.checkpoint.tensors.values():
-        totals[tensor.dtype] = totals.get(tensor.dtype, 0) + tensor.nbytes
-    return max(totals, key=lambda dtype: totals[dtype])
 
 
 def place(

@@ -1,9 +1,10 @@
 """<model>/source/: what cards, reports and publishing must know about the checkpoint that artifacts were made from,
 kept beside them, so that they can be rendered where the checkpoint is not.
 
-source.json   name, hub (its id there, "" of a folder), folder (on this machine), revision, fingerprint, provenance (see
+source.json   name, hub (its id there, "" of a folder), revision, fingerprint, provenance (see
               sixfold.checkpoint.provenance), stated: the part of it that came from options, which is kept until other
               options are given
+place.json    folder: where the checkpoint was on this machine, which is nobody else's business
 config.json   the checkpoint's own, which a GGUF folder lacks
 pruning/      manifest.json, plan.json and verification.json of a checkpoint that `sixfold prune` made
 """
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 FOLDER = "source"
 FILE = "source.json"
+PLACE = "place.json"
 PRUNING = "pruning"
 _PRUNED_FILES = ("manifest.json", "plan.json", "verification.json")
 
@@ -42,7 +44,6 @@ def record_source(checkpoint: "Checkpoint", stated: Mapping[str, str], model_fol
         "schema": 1,
         "name": checkpoint.name,
         "hub": "" if Path(checkpoint.location).expanduser().is_dir() else checkpoint.location,
-        "folder": str(checkpoint.folder.absolute()),
         "revision": checkpoint.revision,
         "fingerprint": checkpoint.fingerprint,
         "provenance": {key: value for key, value in asdict(provenance).items() if value},
@@ -50,6 +51,7 @@ def record_source(checkpoint: "Checkpoint", stated: Mapping[str, str], model_fol
         "language": _languages(checkpoint.folder / "README.md"),
     }
     write_if_changed(folder / FILE, json_bytes(record))
+    write_if_changed(folder / PLACE, json_bytes({"folder": str(checkpoint.folder.absolute())}))
     write_if_changed(folder / "config.json", json_bytes(dict(checkpoint.config)))
     pruned = _is_pruned_folder(checkpoint.folder)
     for name in _PRUNED_FILES:
@@ -62,7 +64,7 @@ def record_source(checkpoint: "Checkpoint", stated: Mapping[str, str], model_fol
 
 def checkpoint_folder(model_folder: Path) -> Path | None:
     """Where the checkpoint was when its artifacts were made; None where that is not known or it is gone."""
-    found = (read_json(model_folder / FOLDER / FILE) or {}).get("folder")
+    found = (read_json(model_folder / FOLDER / PLACE) or {}).get("folder")
     return Path(found) if found and Path(found).is_dir() else None
 
 

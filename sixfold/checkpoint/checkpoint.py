@@ -89,6 +89,14 @@ class Checkpoint:
         """Of config.json, for messages."""
         return self.location if self.bare and self.location.endswith(".json") else f"{self.location}/{CONFIG}"
 
+    @cached_property
+    def main_dtype(self) -> str:
+        """The dtype that most of its bytes are in ("BF16", "F16", "F32")."""
+        totals: dict[str, int] = {}
+        for tensor in self.tensors.values():
+            totals[tensor.dtype] = totals.get(tensor.dtype, 0) + tensor.nbytes
+        return max(totals, key=lambda dtype: totals[dtype])
+
     def read(self, part: TensorSlice) -> torch.Tensor:
         """Rows [start, stop) of a logical tensor along its first dimension, in the tensor's own dtype, dequantized if
         stored quantized; a 0-d tensor is rows 0 to 1. A fresh tensor each time; safe to call from many threads."""

@@ -84,10 +84,9 @@ def header_length(file: str, first: bytes, size: int) -> int:
 def parse_header(file: str, raw: bytes, size: int) -> FileHeader:
     """The header of `file` from every byte before its data; SixfoldError wherever safetensors' rules do not hold."""
     try:
-        entries = parse_json(raw[8:], "it", _unique_keys)
+        entries = parse_json(raw[8:], "that", _unique_keys)
     except SixfoldError as error:
-        what = f"{file} has a safetensors header that is not valid JSON: {error.what}"
-        raise SixfoldError(what, _DOWNLOAD_AGAIN) from None
+        raise SixfoldError(f"{file} has a safetensors header {error.what}", _DOWNLOAD_AGAIN) from None
     if not isinstance(entries, dict):
         raise SixfoldError(f"{file} has a safetensors header that is not a JSON object", _DOWNLOAD_AGAIN)
     metadata = entries.pop("__metadata__", {})

@@ -17,7 +17,8 @@ class Weight:
 
     linears: on disk, experts in order; both halves of a kv_b_proj have that one. matrices: one per expert, or per head
     of a half. weighted: whether its rounding is weighted, as llama-quantize does it with what llama-imatrix records
-    unless told otherwise: not embeddings and output, nor routers.
+    unless told otherwise: not embeddings and output, nor routers; nor what calibration does not observe (the small
+    projections of a delta net).
     """
 
     linears: tuple[Linear, ...]
@@ -38,7 +39,8 @@ def weights_of(source: Source, layer: int | None = None) -> dict[str, Weight]:
         ordered = tuple(sorted(parts, key=lambda linear: linear.expert or 0))
         first = ordered[0]
         heads, halves = latent_heads(config, first), latent_halves(config, name)
-        weighted = first.layer is not None and name.split(".")[-2] not in _KEPT and not halves
+        observed = first.layer is not None and first.role != "other"
+        weighted = observed and name.split(".")[-2] not in _KEPT and not halves
         found[name] = Weight(ordered, len(ordered), first.in_features, weighted)
         if heads is not None:
             for half in halves:

@@ -375,9 +375,8 @@ def test_sizes_are_decimal(nbytes: float, text: str) -> None:
 
 
 def test_a_termination_is_told_as_an_interruption_is() -> None:
-    script = "import os, signal; from cli import main; main.cli.callback = lambda: os.kill(os.getpid(), signal.SIGTERM)"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{script}; main.main(['recipes', '--names'])"], capture_output=True, text=True
-    )
+    kill = "import os, signal; kill = lambda **options: os.kill(os.getpid(), signal.SIGTERM)"
+    script = f"{kill}; from cli import main; main.cli.callback = kill; main.main(['recipes', '--names'])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 143
     assert done.stderr.strip() == "sixfold: terminated; run the same command again to resume."

@@ -22,9 +22,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     variant = root / "artifacts" / "small" / "small-FP8"
     variant.mkdir(parents=True)
     (variant / "config.json").write_text("{}")
-    (variant / "manifest.json").write_text(json.dumps({"model": "small", "recipe": {"name": "fp8"}, "files": {}}))
+    manifest = {"variant": "fp8", "recipe": {"name": "fp8"}, "source": {"fingerprint": ""}, "versions": {}, "files": {}}
+    (variant / "manifest.json").write_text(json.dumps(manifest))
     (variant.parent / "source").mkdir()
-    (variant.parent / "source" / "source.json").write_text(json.dumps({"folder": str(root / "small")}))
+    (variant.parent / "source" / "place.json").write_text(json.dumps({"folder": str(root / "small")}))
     return root
 
 

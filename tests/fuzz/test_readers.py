@@ -49,7 +49,7 @@ def test_damaged_files(all_readers: dict[str, Reader], tmp_path: Path) -> None:
     for name, reader in all_readers.items():
         folder = tmp_path / name
         folder.mkdir()
-        feed(reader, folder, max(2, 40 // reader.costly), seed=0)
+        feed(reader, folder, max(2, 20 // reader.costly), seed=0)
 
 
 @pytest.mark.bench

@@ -146,7 +146,7 @@ def check_templates(subject: Subject) -> Iterator[Finding]:
 
 
 def check_ends(subject: Subject) -> Iterator[Finding]:
-    """config.json, generation_config.json and the tokenizer agree on at least one token that ends an answer."""
+    """An answer ends with a token that config.json or the tokenizer ends with, or that is no part of a text."""
     path = subject.folder.path
     text = subject.folder.config.get("text_config")
     config = {**(text if isinstance(text, Mapping) else {}), **subject.folder.config}
@@ -156,7 +156,9 @@ def check_ends(subject: Subject) -> Iterator[Finding]:
     by_tokenizer = _number(tokenizer, ends) if isinstance(tokenizer, dict) else None
     by_generation = _ids(generation.get("eos_token_id")) if isinstance(generation, dict) else set()
     others = _ids(config.get("eos_token_id")) | ({by_tokenizer} if by_tokenizer is not None else set())
-    if by_generation and others and not by_generation & others:
+    added = tokenizer.get("added_tokens") if isinstance(tokenizer, dict) else None
+    special = {t.get("id") for t in added if isinstance(t, Mapping)} if isinstance(added, list) else set()
+    if by_generation and others and not by_generation & (others | special):
         what = f"it ends with {_shown(by_generation)}, config.json and the tokenizer with {_shown(others)}"
         where = "generation_config.json"
         yield Finding("files.generation", where, what, "answers never end", "copy the source's")

@@ -183,12 +183,14 @@ def check_against_source(subject: GgufSubject) -> Iterator[Finding]:
     """Every key of the architecture is what the source's config.json makes it, and there is no other that changes
     anything."""
     file, config = subject.file, subject.config
-    model_type = str(config.get("model_type"))
+    if subject.source is None or not config:
+        return
+    model_type = str(subject.source.checkpoint.config.get("model_type"))  # of the whole, towers included
     wanted = ARCHITECTURE_OF.get(model_type) or OTHERS.get(model_type)
-    if not config or wanted is None:
+    if wanted is None:
         return
     if file.arch != wanted:
-        what = f"it is {file.arch!r}, and a {config['model_type']} is what llama.cpp calls {wanted!r}"
+        what = f"it is {file.arch!r}, and a {model_type} is what llama.cpp calls {wanted!r}"
         yield Finding("keys.value", "general.architecture", what, "llama.cpp refuses the file", EXPORT_AGAIN)
         return
     split = not any(".attn_kv_b." in name for name in file.tensors)

@@ -122,7 +122,7 @@ def test_plain_text() -> None:
     [
         ({"messages": []}, "holds no text"),
         ({"text": None}, "holds no text"),
-        ({"messages": "[{"}, "no JSON where JSON text is expected"),
+        ({"messages": "[{"}, "it is not valid JSON"),
         ({"messages": [{"content": "x"}]}, "'from' is missing"),
         ({"messages": [{"role": "user", "content": {"a": 1}}]}, "content is text, not dict"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "list without text"),

@@ -191,6 +191,16 @@ def test_a_changed_file_changes_the_page(tmp_path: Path) -> None:
     assert "0.03457" in row_of(Elements(after), "FP8")["text"]
 
 
+def test_what_plain_rounding_costs_stands_beside_what_the_variant_does(tmp_path: Path) -> None:
+    root = model_folder(tmp_path / "Tiny")
+    path = root / "Tiny-FP8/verification.json"
+    measured = json.loads(path.read_text())
+    measured["divergence"]["plain"] = {**measured["divergence"]["scores"]["engine"], "mean_kl": 0.0456789}
+    write_json(path, measured)
+    text = Elements(write(root).read_text(encoding="utf-8")).by_id("checks-fp8")["text"]
+    assert "Rounding the same weights plainly to the same format costs, as run, a mean KL of 0.04568" in text
+
+
 def test_a_lost_file_is_named(tmp_path: Path) -> None:
     root = model_folder(tmp_path / "Tiny")
     (root / "Tiny-FP8/model.safetensors").unlink()

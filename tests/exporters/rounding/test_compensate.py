@@ -165,6 +165,17 @@ def test_experts_side_by_side_are_rounded_as_each_by_itself() -> None:
         assert torch.allclose(together.values[one], alone.values, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_weights_that_read_one_input_share_its_factor(name: str) -> None:
+    known, rows = factor(correlated(COLUMNS)[None]), torch.cat([weight(rows=8), weight(rows=8) * 0.7])
+    form, each = FORMATS[name], FORMATS[name]
+    if isinstance(form, Nvfp4):
+        form = Nvfp4(form.global_scale.expand(2))
+    together = compensate(rows, known, form).values
+    alone = torch.cat([compensate(one[None], known, each).values for one in rows])
+    assert torch.allclose(together, alone, atol=1e-6)
+
+
 def test_group_factors_are_those_of_the_diagonal_blocks() -> None:
     moments = factor(correlated(32)[None]).moments
     found = group_factors(moments, 8)

@@ -111,9 +111,10 @@ def test_a_file_that_shrinks_under_the_reader(tmp_path: Path) -> None:
 
 def test_a_snapshot_of_symbolic_links(tmp_path: Path) -> None:
     """As huggingface_hub's cache holds a model; it is named after the repository."""
-    blobs = save_model(tmp_path / "blobs", [{"a": torch.ones(3)}, {"b": torch.ones(3)}], {"tokenizer.json": "{}"})
-    snapshot = tmp_path / "models--lab--Tiny-4B" / "snapshots" / "0123abc"
+    cached = tmp_path / "models--lab--Tiny-4B"
+    snapshot = cached / "snapshots" / "0123abc"
     snapshot.mkdir(parents=True)
+    blobs = save_model(cached / "blobs", [{"a": torch.ones(3)}, {"b": torch.ones(3)}], {"tokenizer.json": "{}"})
     for file in blobs.iterdir():
         (snapshot / file.name).symlink_to(file)
     checkpoint = open_checkpoint(str(snapshot))

@@ -85,8 +85,8 @@ def test_a_name_that_cannot_be_one(folder: Path) -> None:
     ("text", "expected"),
     [
         (None, "there is no config.json in ./m; give a model folder as transformers saves it."),
-        ('{\n"a": 1,}', "config.json in ./m is not valid JSON, line 2; correct it or download it again."),
-        (b'{"a": "\xff"}', "config.json in ./m is not valid JSON; correct it or download it again."),
+        ('{\n"a": 1,}', "config.json in ./m is not valid JSON: "),
+        (b'{"a": "\xff"}', "config.json in ./m is not UTF-8: byte 7 begins no character"),
         ("[]", "config.json in ./m is not a JSON object; correct it or download it again."),
     ],
 )
@@ -94,7 +94,7 @@ def test_the_config(folder: Path, text: str | bytes | None, expected: str) -> No
     (folder / "config.json").unlink()
     if text is not None:
         (folder / "config.json").write_bytes(text.encode() if isinstance(text, str) else text)
-    assert message() == expected
+    assert message().startswith(expected)
 
 
 def without_weights(folder: Path, *others: str) -> None:
@@ -259,9 +259,9 @@ V = '"v": {"dtype": "F32", "shape": [2], "data_offsets": [%d, %d]}'
 @pytest.mark.parametrize(
     ("header", "data", "expected"),
     [
-        ("{nonsense", 0, f"has a safetensors header that is not valid JSON; {AGAIN}"),
-        (b'{"\xff": 1}', 0, f"has a safetensors header that is not valid JSON; {AGAIN}"),
-        (f"{{{W}, {W}}}", 8, f"has a safetensors header that is not valid JSON (w twice); {AGAIN}"),
+        ("{nonsense", 0, "has a safetensors header that is not valid JSON: "),
+        (b'{"\xff": 1}', 0, f"has a safetensors header that is not UTF-8: byte 2 begins no character; {AGAIN}"),
+        (f"{{{W}, {W}}}", 8, f"has a safetensors header that is not valid JSON: w twice; {AGAIN}"),
         ('{"w": 3}', 0, f"has a malformed safetensors header: entry w; {AGAIN}"),
         ('{"w": {"dtype": "F32", "shape": [2]}}', 8, f"has a malformed safetensors header: entry w; {AGAIN}"),
         (f"{{{W.replace('[2]', '[-2]')}}}", 8, f"has a malformed safetensors header: entry w; {AGAIN}"),
@@ -279,7 +279,7 @@ V = '"v": {"dtype": "F32", "shape": [2], "data_offsets": [%d, %d]}'
 )
 def test_a_header_against_the_rules(folder: Path, header: str | bytes, data: int, expected: str) -> None:
     single(folder, header, data)
-    assert message() == f"model.safetensors {expected}"
+    assert message().startswith(f"model.safetensors {expected}")
 
 
 @pytest.mark.parametrize("method", ["compressed-tensors", "awq", "gptq", "bitsandbytes", "modelopt", "fbgemm_fp8"])

@@ -67,8 +67,8 @@ def test_a_limit_leaves_the_types_of_what_a_recipe_extends(tmp_path: Path) -> No
         ("fits: gb10", "needs `context` beside `fits`"),
         ("bits: 4, context: 8k", "has a context, which only `fits` is for"),
         ("bytes: 84XB", "'84XB' is not a size; write it like 24GB or 80GiB"),
-        ("bits: 0", "greater than 0"),
-        ("times: 0.9", "greater than or equal to 1"),
+        ("bits: 0", "is not more than 0"),
+        ("times: 0.9", "is less than 1"),
         ("bit: 4", "perhaps bits is meant"),
     ],
 )

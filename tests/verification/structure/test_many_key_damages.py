@@ -5,11 +5,13 @@ The damages are made on what was read of one file, so that hundreds of them take
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sixfold.model.source import Source, open_source
+from tests import every_family
 from tests.exporters.exported import silent
 from tests.exporters.gguf_tools import byte_level_tokenizer, export, recipe, save_tokenizer
 from tests.families import make_family
@@ -193,6 +195,18 @@ def test_what_the_file_contradicts_by_itself(key: str, value: object, minimax: G
     alone = replace(minimax, source=None)
     assert named(alone, key) == set()
     assert f"minimax-m2.{key}" in named(changed(alone, {f"minimax-m2.{key}": value}), key)
+
+
+def test_an_architecture_of_which_only_the_common_keys_are_known(tmp_path: Path) -> None:
+    folder = every_family.make_family("olmo2", tmp_path / "model")
+    save_tokenizer(byte_level_tokenizer([], size=300), folder)
+    source = open_source(folder)
+    _, file = export(source, recipe("BF16"), tmp_path)
+    subject = open_gguf_subject(file, source)
+    assert named(subject, "olmo2") == set()
+    for key in ("block_count", "context_length", "embedding_length", "attention.head_count", "rope.freq_base"):
+        name = f"olmo2.{key}"
+        assert name in named(changed(subject, {name: subject.file.keys[name] * 2 + 1}), name)
 
 
 def test_token_types_and_a_first_offset(minimax: GgufSubject) -> None:
