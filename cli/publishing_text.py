@@ -37,7 +37,7 @@ def print_details(plans: "Sequence[Plan]", public: bool, previews: Path) -> None
 
     for plan in plans:
         heading(f"{plan.repo} ({_visibility(plan, public)})")
-        print_table(("file", "on the Hub", "size"), [(c.name, c.kind, size(c.bytes)) for c in plan.changes])
+        print_table(("file", "on the Hub", "size"), _file_rows(plan))
         for sentence in _remarks(plan):
             click.echo(f"  {sentence}")
         if plan.entry:
@@ -47,6 +47,18 @@ def print_details(plans: "Sequence[Plan]", public: bool, previews: Path) -> None
         click.echo(f"\n  README.md, as it would be sent: {preview}")
         if plan.remote is not None and plan.remote.card and (difference := plan.card_diff(without_block)):
             click.echo(f"\n  README.md, what changes:\n{_indented(difference)}")
+
+
+def _file_rows(plan: "Plan") -> list[tuple[str, str, str]]:
+    """One for each file; those of a folder (charts) together, by what happens to them."""
+    together: dict[tuple[str, str], list[int]] = {}
+    for change in plan.changes:
+        folder, slash, _ = change.name.partition("/")
+        together.setdefault((f"{folder}/" if slash else change.name, change.kind), []).append(change.bytes)
+    return [
+        (f"{name} ({len(sizes)} files)" if name.endswith("/") else name, kind, size(sum(sizes)))
+        for (name, kind), sizes in together.items()
+    ]
 
 
 def print_summary(edition: "Edition", plans: "Sequence[Plan]", public: bool) -> None:

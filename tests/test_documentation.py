@@ -20,7 +20,7 @@ PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _MAKE = ("all-formats", "format", "verify", "evaluate", "report", "publish", "prune")
 """Targets that call sixfold; the others set up tests, which are what runs here."""
-CHEAP = ("inspect", "plan", "budget", "recipes", "doctor", "report", "card")
+CHEAP = ("inspect", "plan", "budget", "recipes", "report", "card")
 
 
 def commands(page: Path) -> Iterator[list[str]]:
