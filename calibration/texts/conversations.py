@@ -9,7 +9,6 @@ One row is a mapping. Known layouts, tried in this order:
 - "text": plain text.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -73,8 +72,6 @@ def piece_of(row: Mapping[str, Any]) -> Piece | Unreadable:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"no JSON where JSON text is expected: {error.msg}"
     return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
 
 

@@ -1,11 +1,8 @@
 """YAML that somebody wrote by hand, or to do harm: plain values, without aliases and tags."""
 
-from pathlib import Path
 from typing import Any
 
 import yaml
-
-from sixfold.errors import SixfoldError
 
 _DEEPEST = 32
 _LONGEST = 1 << 20
@@ -77,18 +74,6 @@ def loader_of(text: str) -> PlainLoader:
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         raise yaml.YAMLError("it is not UTF-8")
     return PlainLoader(text)
-
-
-def read_yaml_file(path: Path) -> Any:
-    """Raises SixfoldError where the file cannot be read, is not UTF-8, or is no plain YAML."""
-    try:
-        return parse_yaml(path.read_bytes().decode("utf-8"))
-    except OSError as error:
-        raise SixfoldError(f"{path} cannot be read: {error.strerror}", "check the path and its permissions") from None
-    except UnicodeDecodeError:
-        raise SixfoldError(f"{path} is not UTF-8", "save it as UTF-8") from None
-    except yaml.YAMLError as error:
-        raise SixfoldError(f"{path} is not plain YAML: {problem_of(error)}", "correct it") from None
 
 
 def problem_of(error: yaml.YAMLError) -> str:

@@ -86,10 +86,6 @@ class LayerRunner:
         prefixes = tuple(name + "." for name in self.layer_names)
         return tuple(s for name, s in self._sources.items() if not name.startswith(prefixes))
 
-    def layer_nbytes(self) -> int:
-        """Of the largest layer, as it is held."""
-        return max(sum(s.nbytes for s in self.sources_of(layer)) for layer in range(len(self.layers)))
-
     @contextmanager
     def outside(self) -> Iterator[None]:
         """While open, what is outside of the layers has its weights; `start` and `finish` need it.
