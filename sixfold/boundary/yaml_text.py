@@ -76,8 +76,9 @@ def loader_of(text: str) -> PlainLoader:
     return PlainLoader(text)
 
 
-def problem_of(error: yaml.YAMLError) -> str:
-    """What is wrong, with the line where it is known."""
-    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
-    problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else str(error).splitlines()[0]
-    return f"line {mark.line + 1}: {problem}" if mark is not None else str(problem)
+def line_and_problem(error: yaml.YAMLError) -> tuple[int | None, str]:
+    """Where the text is wrong, counted from 1, None where that is not known, and what is wrong there."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return None, str(error).splitlines()[0]
+    mark = error.problem_mark
+    return None if mark is None else mark.line + 1, str(error.problem)

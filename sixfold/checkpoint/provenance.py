@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from sixfold.boundary.yaml_text import parse_yaml
+from sixfold.boundary.yaml_text import line_and_problem, parse_yaml
 from sixfold.errors import SixfoldError
 
 FILE = "provenance.yaml"
@@ -43,12 +43,9 @@ def parse_provenance(where: str, text: bytes) -> Provenance:
     try:
         entries = parse_yaml(text.decode("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = (
-            f", line {error.problem_mark.line + 1}"
-            if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark
-            else ""
-        )
-        raise SixfoldError(f"{where} is not valid YAML{line}", "correct it or remove it") from None
+        line = line_and_problem(error)[0] if isinstance(error, yaml.YAMLError) else None
+        place = "" if line is None else f", line {line}"
+        raise SixfoldError(f"{where} is not valid YAML{place}", "correct it or remove it") from None
     if entries is None:
         return Provenance()
     if not isinstance(entries, dict):

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from sixfold.boundary.yaml_text import loader_of, parse_yaml
+from sixfold.boundary.yaml_text import line_and_problem, loader_of, parse_yaml
 from sixfold.errors import UsageError
 
 FOLDER = Path(__file__).parents[2] / "recipes"
@@ -266,9 +266,8 @@ def _read_one(path: Path, problems: list[Problem]) -> Draft | None:
         repeated = _places(node, (), shown, draft.places)
         draft.values = loader.construct_document(node)
     except yaml.YAMLError as error:
-        mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
-        what = error.problem if isinstance(error, yaml.MarkedYAMLError) else str(error).splitlines()[0]
-        problems.append(Problem(shown, mark.line + 1 if mark else None, "", f"is not valid YAML: {what}", "correct it"))
+        line, what = line_and_problem(error)
+        problems.append(Problem(shown, line, "", f"is not valid YAML: {what}", "correct it"))
         return None
     except OSError as error:
         problems.append(Problem(shown, None, "", f"cannot be read: {error.strerror}", "check its permissions"))

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from sixfold.boundary.yaml_text import parse_yaml, problem_of
+from sixfold.boundary.yaml_text import line_and_problem, parse_yaml
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,8 @@ from sixfold.boundary.yaml_text import parse_yaml, problem_of
 def test_what_is_refused(text: str, says: str) -> None:
     with pytest.raises(yaml.YAMLError) as raised:
         parse_yaml(text)
-    assert says in problem_of(raised.value)
+    line, problem = line_and_problem(raised.value)
+    assert says in f"line {line}: {problem}"
 
 
 def test_what_is_read() -> None:
