@@ -14,7 +14,7 @@ def device() -> torch.device:
 
 
 def to_host(tensor: torch.Tensor) -> torch.Tensor:
-    """From a GPU into pinned memory, which PyTorch keeps for the next: several times as fast as into pages never seen."""
+    """From a GPU into pinned memory, which PyTorch keeps for the next: several times as fast as new pages."""
     if not tensor.is_cuda:
         return tensor
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor)
