@@ -87,9 +87,7 @@ def _agrees(folder: Path, source: Path, name: str) -> bool:
     if not isinstance(held, dict):
         return False
     if name == "vocab.json":
-        tokenizer = json_value(source / "tokenizer.json")
-        model = tokenizer.get("model") if isinstance(tokenizer, dict) else None
-        return not isinstance(model, dict) or held.items() <= dict(model.get("vocab") or {}).items() or not held
+        return held.items() <= _numbers(json_value(source / "tokenizer.json")).items()
     if name == _MAP:
         return all(_text(config.get(key)) == _text(value) for key, value in held.items() if key in config or value)
     if name == "added_tokens.json":
@@ -148,7 +146,7 @@ def _unreadable(path: Path) -> Iterator[Finding]:
         yield Finding("files.tokenizer", path.name, what, "loading stops", "copy the source's")
         return
     vocab = parsed["model"].get("vocab")
-    if not tokenizer.get_vocab_size():
+    if not vocab or not tokenizer.get_vocab_size():
         yield Finding("files.tokenizer", path.name, "it has no tokens", "no text can be read", "copy the source's")
     elif isinstance(vocab, dict) and len(set(vocab.values())) < len(vocab):
         twice = next(number for number, count in Counter(vocab.values()).items() if count > 1)
@@ -198,6 +196,14 @@ def check_ends(subject: Subject) -> Iterator[Finding]:
 
 
 def _number(tokenizer: Mapping[str, Any], text: Any) -> int | None:
+    found = _numbers(tokenizer).get(text) if isinstance(text, str) else None
+    return found if isinstance(found, int) else None
+
+
+def _numbers(tokenizer: Any) -> dict[Any, Any]:
+    """Of every token by its text; {} where the file does not say."""
+    if not isinstance(tokenizer, Mapping):
+        return {}
     model = tokenizer.get("model")
     vocab = model.get("vocab") if isinstance(model, Mapping) else None
     added = tokenizer.get("added_tokens")
@@ -207,8 +213,7 @@ def _number(tokenizer: Mapping[str, Any], text: Any) -> int | None:
     for token in added if isinstance(added, list) else []:
         if isinstance(token, Mapping):
             known[token.get("content")] = token.get("id")
-    found = known.get(text) if isinstance(text, str) else None
-    return found if isinstance(found, int) else None
+    return known
 
 
 def _ids(value: Any) -> set[int]:

@@ -48,7 +48,7 @@ from verification.weights.smoothing import (
 )
 from verification.weights.smoothing import EXACT as EXACT_FACTORS
 from verification.weights.weight_numbers import UNREADABLE, ZERO, numbers_of, unreadable
-from verification.weights.weighted_error import unexplained
+from verification.weights.weighted_error import lost_group, unexplained
 
 _ROWS_BYTES = 64 << 20
 """About how much of a plain tensor is compared at a time."""
@@ -215,8 +215,13 @@ class _Comparison:
         if unsound and how.importance is not None and layout is not None:
             left = unexplained(weight, original, limit, layout, how.importance)
             unsound, error = left is not None, left or error
+        lost = lost_group(weight, original, limit) if how.kind == "weighted" and not unsound else None
         if unsound:
             self._findings.append(self._finding(name, encoding, error, limit, weight))
+        elif lost is not None:
+            what = f"the group at row {lost[0]}, column {lost[1]} is all zeros, and its weights are not small"
+            consequence = "these weights are gone: a scale is damaged"
+            self._findings.append(Finding("weights.error", name, what, consequence, EXPORT_AGAIN))
         else:
             moved = linear if encoding in _SMOOTHED and self._smoothed else None
             if self._compensated is None or encoding in _NOTHING_TO_COMPENSATE:
