@@ -3,10 +3,10 @@
 Usage: python -m benchmarks.damages [--artifacts FOLDER] [--processes N] [--only WORD ...]
 
 Makes every format of the bundled model, and some of a small random DeepSeek-V3, in FOLDER (kept for the next run; a
-temporary one without it). Every damage is done to a copy, which is verified with its source and, where the artifact
-contradicts itself, without. Prints each miss, and three rates: found with the source, found alone, and of those found
-the share of which a finding names the damaged tensor, file or key. --only: damages whose name or variant has one of the
-words in it.
+temporary one without it). Every damage is done to a copy, which is verified with its source (and run, if nothing is
+found before) and, where the artifact contradicts itself, without. Prints each miss, and three rates: found with the
+source, found alone, and of those found the share of which a finding names the damaged tensor, file or key. --only:
+damages whose name or variant has one of the words in it.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from uuid import uuid4
 
 from sixfold.model.source import Source, open_source
 from sixfold.progress import unseen
@@ -31,8 +32,10 @@ from tests.verification.corpus.changes import Damage
 from tests.verification.corpus.rare import RARE
 from tests.verification.damage import copy_folder, copy_gguf
 from verification.finding import Finding
+from verification.judge import judge
 from verification.verify import verify
 
+DAMAGES = (*CORPUS, *RARE)
 _FAMILY = "deepseek"
 _FORMATS = ("bf16", "fp8", "nvfp4", "awq", "gguf-q8_0")
 _YARN = {
@@ -47,12 +50,17 @@ _YARN = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """with_source, alone: what was found; None where it was not asked. named: whether the place was, in all of them."""
+    """number: of the damage. with_source, alone: what was found; None where it was not asked. named: whether the place
+    was, in all of them."""
 
-    damage: Damage
+    number: int
     with_source: tuple[Finding, ...]
     alone: tuple[Finding, ...] | None
     named: bool
+
+    @property
+    def damage(self) -> Damage:
+        return DAMAGES[self.number]
 
 
 def main(arguments: list[str]) -> int:
@@ -61,12 +69,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--only", nargs="+", default=[""])
     options = parser.parse_args(arguments)
-    damages = [d for d in (*CORPUS, *RARE) if any(word in f"{d.name} {d.variant}" for word in options.only)]
+    chosen = [n for n, d in enumerate(DAMAGES) if any(word in f"{d.name} {d.variant}" for word in options.only)]
     with tempfile.TemporaryDirectory() as scratch:
         folder = (options.artifacts or Path(scratch) / "artifacts").absolute()
         made(folder)
         with ProcessPoolExecutor(options.processes) as pool:
-            outcomes = list(pool.map(partial(tried, folder, Path(scratch)), damages))
+            outcomes = list(pool.map(partial(tried, folder, Path(scratch)), chosen))
     report(outcomes)
     return 0
 
@@ -89,17 +97,22 @@ def _opened(folder: Path) -> Source:
     return open_source(folder)
 
 
-def tried(folder: Path, scratch: Path, damage: Damage) -> Outcome:
+def tried(folder: Path, scratch: Path, number: int) -> Outcome:
+    """number: of a damage among DAMAGES, whose changes cannot be sent to another process."""
+    damage = DAMAGES[number]
     sound = Path(json.loads((folder / "made.json").read_text())[damage.variant])
     source = _opened(folder / _FAMILY / "model" if damage.variant.startswith(_FAMILY) else DEMO)
-    place = Path(tempfile.mkdtemp(dir=scratch))
-    path = copy_folder(sound, place / "x") if sound.is_dir() else copy_gguf(sound, place / "x.gguf")
+    path = scratch / f"{uuid4()}{'' if sound.is_dir() else '.gguf'}"
+    (copy_folder if sound.is_dir() else copy_gguf)(sound, path)
     damage.do(path)
-    found = verify(path, source, unseen).findings
+    found = verify(path, source, unseen).findings or judge(path, source, unseen).findings
     alone = verify(path, None, unseen).findings if damage.alone else None
-    shutil.rmtree(place)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
     named = all(any(damage.is_named(finding.where) for finding in group) for group in (found, alone) if group)
-    return Outcome(damage, found, alone, named)
+    return Outcome(number, found, alone, named)
 
 
 def report(outcomes: Sequence[Outcome]) -> None:

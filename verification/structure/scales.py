@@ -91,7 +91,7 @@ def _shared(folder: Folder, linear: Linear, group: Sequence[str]) -> Iterator[Fi
 
 
 def check_outliers(subject: Subject) -> Iterator[Finding]:
-    """A global or input scale, or the middle of a matrix's scales, that is thousands of times its siblings'."""
+    """A global or input scale that is thousands of times its siblings', or such scales of a matrix's rows or groups."""
     if subject.blueprint is None:
         return
     siblings: dict[tuple[str, str, str], list[tuple[str, float]]] = {}
@@ -107,6 +107,8 @@ def check_outliers(subject: Subject) -> Iterator[Finding]:
             continue
         middle = sorted(value for _, value in found)[len(found) // 2]
         for name, value in found:
+            if subject.folder.tensors[name].nbytes > 4 and value < 1:
+                continue  # of zeros, or of a model of which most are zeros
             if not 1 / _OUTLIER < value / middle < _OUTLIER and not _of_zeros(subject, name.rpartition(".")[0]):
                 what = f"it is {value:.4g}, {value / middle:.3g} times the median of its {len(found)} siblings"
                 yield Finding("scales.outlier", name, what, "weights or inputs are off by that factor", EXPORT_AGAIN)

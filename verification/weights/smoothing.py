@@ -206,8 +206,15 @@ def _agree(norm: Norm, factors: Mapping[str, Factors]) -> bool:
     found = [factors[reader] for reader in norm.readers if reader in factors]
     if len(found) < 2 or len(found) < len(norm.readers):
         return False
-    first = found[0].columns
-    return not any(_differs(one.columns / first / middle(one.columns / first), one.tolerance) for one in found[1:])
+    return not any(_differ_from_each_other(found[0], other) for other in found[1:])
+
+
+def _differ_from_each_other(one: Factors, other: Factors) -> bool:
+    ratio = other.columns / one.columns
+    errors = None
+    if one.column_error is not None and other.column_error is not None:
+        errors = one.column_error + other.column_error
+    return _differs(ratio / middle(ratio), other.tolerance, errors)
 
 
 def _check_reader(norm: Norm, ratio: torch.Tensor | None, reader: str, found: Factors | None) -> Iterator[Finding]:

@@ -31,7 +31,7 @@ class Damage:
 
     name: str
     variant: str
-    do: Callable[[Path], None]
+    do: Callable[[Path], object]
     where: str
     alone: bool = True
 
