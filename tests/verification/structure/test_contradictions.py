@@ -14,25 +14,20 @@ from verification.structure.gguf_structure import check_gguf_structure, open_ggu
 
 KINDS = {
     "rope base in rope_parameters alone",
-    "partial rotary factor in rope_parameters",
     "epsilon zero",
-    "epsilon is not a number",
     "types of one layer too few",
     "experts chosen as text",
-    "more experts chosen than there are",
     "a key twice in config.json",
     "group of another format",
     "cache scales that nothing declares",
     "weights as Mistral names them",
     "two tokens of one number",
     "a merge of tokens that are not there",
-    "tokenizer.json of nothing",
     "template that calls what is not there",
     "correction bias of the other layer",
     "another embedding length",
     "head length halved",
     "one token twice",
-    "a merge of three",
 }
 DAMAGES = [damage for damage in RARE if damage.name in KINDS]
 

@@ -17,7 +17,7 @@ from verification.verify import verify
 NORM = LAYER.format(1) + "post_attention_layernorm.weight"
 GATE = MOE.format(1) + "gate.weight"
 W1, W2, W3 = (EXPERT.format(1, 3, part) for part in ("w1", "w2", "w3"))
-V, O_PROJ = (LAYER.format(0) + f"self_attn.{part}_proj." for part in "vo")
+V = LAYER.format(0) + "self_attn.v_proj."
 ALL = slice(None)
 
 
@@ -27,17 +27,11 @@ def part(name: str, columns: slice, factor: float, rows: slice = ALL) -> Callabl
 
 DAMAGES = {
     "one channel of a norm": (NORM, part(NORM, slice(5, 6), 1.1)),
-    "a fifth of a norm": (NORM, part(NORM, slice(0, 50), 4.0)),
     "a norm three hundredths off": (NORM, part(NORM, ALL, 1.03)),
-    "a router's column": (GATE, part(GATE, slice(7, 8), 1.1)),
-    "a gate projection": (W1, part(W1 + "scales", ALL, 1.05)),
     "half of an up projection's rows": (W3, part(W3 + "scales", slice(0, 128), 1.2)),
-    "all of an up projection": (W3, part(W3 + "scales", ALL, 1.1)),
     "a group of a down projection": (W2, part(W2 + "scales", ALL, 1.15, slice(0, 1))),
     "rows of a down projection": (W2, part(W2 + "scales", slice(0, 8), 1.5)),
     "all of the values": (V, part(V + "scales", ALL, 3.0)),
-    "some of the values": (V, part(V + "scales", slice(0, 24), 1.3)),
-    "a group of an output projection": (O_PROJ, part(O_PROJ + "scales", ALL, 1.2, slice(1, 2))),
 }
 
 
@@ -58,7 +52,7 @@ def test_what_does_not_cancel_is_named(name: str, damaged: Path, artifacts: Arti
     tensors(change)(damaged)
     assert {where in found for found in named(damaged, demo)} == {True}
     shutil.copy(artifacts["awq"] / "manifest.json", damaged)
-    assert set(named(damaged, demo)) == {where if where in (NORM, GATE) else f"{where}weight"}
+    assert set(named(damaged, demo)) == {where if where == NORM else f"{where}weight"}
 
 
 def test_scales_moved_otherwise_than_recorded(damaged: Path, artifacts: Artifacts, demo: Source) -> None:
