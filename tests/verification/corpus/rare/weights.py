@@ -155,24 +155,10 @@ WEIGHTS = [
         "codes of another expert", "nvfp4", copied(W2 + "weight_packed", OTHER + "weight_packed"), W2 + "weight", False
     ),
     Damage(
-        "the input scale of a third of the size",
+        "the input scale of a thirtieth of the size",
         "nvfp4-gb10",
-        scaled(W2 + "input_global_scale", 3.0),
+        scaled(W2 + "input_global_scale", 30.0),
         W2 + "input_global_scale",
-        False,
-    ),
-    Damage(
-        "the input scale ten times",
-        "nvfp4-gb10",
-        scaled(OUT + "input_global_scale", 0.1),
-        OUT + "input_global_scale",
-        False,
-    ),
-    Damage(
-        "the input scale of another kind",
-        "nvfp4-modelopt",
-        copied(W2 + "input_scale", W1 + "input_scale"),
-        W2 + "input_scale",
         False,
     ),
     Damage(
