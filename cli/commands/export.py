@@ -116,32 +116,55 @@ def make_all(
     verify: bool,
     quiet: bool,
 ) -> list[Outcome]:
-    """Make every recipe in turn. One that fails is reported and does not stop the others.
+    """Make every recipe, all in one walk. One that fails is reported and does not stop the others.
 
     stated: provenance from the command line's options, for cards.
     """
     from cli.error_sentence import exit_code, sentence
     from cli.fitted import fitted, known_statistics
-    from exporters.run import check_disk, export, plan_all
+    from exporters.planning import check_disk, plan_all
+    from exporters.run import Wanted, export_all
     from sixfold.artifact.source_record import record_source
+    from sixfold.runner.available_memory import available_memory
 
     recipes = fitted(source, recipes)
     planned = plan_all(source, recipes, known_statistics(workspace))
     check_disk(source, planned, workspace, _calibration_bytes(source, recipes, workspace))
     _warn(source, record_source(source.checkpoint, stated, workspace.folder), quiet=quiet)
     statistics: dict[Calibration, Statistics] = {}
+    results: dict[str, Exported | Exception] = {}
+    needed: dict[str, Statistics | None] = {}
+    wanted = []
+    for entry in planned:
+        try:
+            if entry.refusal is not None:
+                raise entry.refusal
+            found = _statistics(source, entry.recipe, workspace, statistics, allowed, quiet)
+            wanted.append(Wanted(entry.recipe, found, partial(tokens_of, source, entry.recipe, quiet)))
+            needed[entry.recipe.name] = found
+        except Exception as error:  # a defect in one format must not cost the others of a long run
+            results[entry.recipe.name] = error
+    made = export_all(
+        source,
+        wanted,
+        workspace,
+        threads=threads,
+        progress=progress,
+        memory=allowed.host if allowed.host is not None else available_memory(),
+        say=partial(_say, quiet=quiet),
+    )
+    results |= {want.recipe.name: result for want, result in zip(wanted, made, strict=True)}
     outcomes = []
-    for recipe, refusal in ((entry.recipe, entry.refusal) for entry in planned):
+    for recipe in recipes:
         done = verdict = None
         try:
-            if refusal is not None:
-                raise refusal
-            found = _statistics(source, recipe, workspace, statistics, allowed, quiet)
-            tokens = partial(tokens_of, source, recipe, quiet)
-            done = export(source, recipe, workspace, found, threads=threads, progress=progress, tokens=tokens)
+            result = results[recipe.name]
+            if isinstance(result, Exception):
+                raise result
+            done = result
             verdict = _verify(source, done) if verify else None
-            _complete(recipe, workspace, done, found, quiet)
-        except Exception as error:  # a defect in one format must not cost the others of a long run
+            _complete(recipe, workspace, done, needed[recipe.name], quiet)
+        except Exception as error:
             outcomes.append(Outcome(recipe.name, done, sentence(error), exit_code(error)))
             _say(f"{recipe.name} failed: {outcomes[-1].error}", quiet)
             continue
@@ -196,7 +219,7 @@ def _statistics(
     from calibration.calibrate import calibrate
     from calibration.forward_pass.coverage import summary
     from calibration.texts.text_notes import text_notes
-    from exporters.run import needs_statistics
+    from exporters.planning import needs_statistics
 
     if not needs_statistics(recipe):
         return None
@@ -216,7 +239,7 @@ def _statistics(
 def _calibration_bytes(source: "Source", recipes: "Sequence[Recipe]", workspace: "Workspace") -> int:
     """What the calibrations that are not there yet will take, and what unfinished ones have taken already."""
     from calibration.forward_pass.memory import disk_bytes
-    from exporters.run import needs_statistics
+    from exporters.planning import needs_statistics
     from sixfold.artifact.workspace import PARTIAL
     from sixfold.statistics.statistics import existing_statistics
 

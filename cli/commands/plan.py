@@ -15,7 +15,7 @@ from sixfold.sizes import size
 
 if TYPE_CHECKING:
     from calibration.forward_pass.memory import PassMemory
-    from exporters.run import Planned
+    from exporters.planning import Planned
     from sixfold.artifact.plan import ExportPlan
     from sixfold.model.source import Source
     from sixfold.recipes.recipe import Calibration, Recipe
@@ -44,7 +44,7 @@ def command(
     from calibration.forward_pass.memory import statistics_bytes
     from cli.error_sentence import exit_code, sentence
     from cli.fitted import fitted, known_statistics
-    from exporters.run import needs_statistics, plan_all
+    from exporters.planning import needs_statistics, plan_all
     from sixfold.artifact.workspace import Workspace
     from sixfold.model.bare_config import config_notes
 
@@ -94,7 +94,7 @@ def _passes(source: "Source", recipes: "Sequence[Recipe]") -> "dict[Calibration,
     import torch
 
     from calibration.forward_pass.memory import predict
-    from exporters.run import needs_statistics
+    from exporters.planning import needs_statistics
 
     on_gpu = torch.cuda.is_available()
     needed = [recipe.calibration for recipe in recipes if needs_statistics(recipe)]

@@ -9,7 +9,8 @@ What is decided, by name ("*" stands for every expert of the layer):
                        they saw, rounded plainly and with the chosen scale
     <reader>.rounding  float64 []: relative change of an unquantized reader's outputs by rounding its rescaled weights
 
-Sums over Linears are taken in source order and each Linear by one thread, so the number of threads changes nothing.
+Sums over Linears are taken in source order and each Linear by one thread, so the number of threads changes nothing. On
+a GPU experts of the same shapes are searched side by side.
 """
 
 import re
@@ -17,12 +18,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
 
 from exporters.numerics.awq_candidates import PLAIN, GridPoint, candidate_scales, losses, output_energy, weight_sum
 from exporters.protocol import Decided, Decisions
+from exporters.rounding.device import turn
 from exporters.smoothing.smoothing_groups import SmoothingGroup
 from sixfold.artifact.safetensors_layout import whole
 from sixfold.checkpoint.checkpoint import Checkpoint
@@ -36,7 +39,7 @@ _EXPERT = re.compile(r"(?<=\.experts\.)\d+(?=\.)")
 @dataclass(frozen=True)
 class Search:
     """quantized: names of the Linears whose error counts. stored: dtype that unquantized tensors are written in.
-    averages: replacement statistics of Linears that too few tokens reached, by name."""
+    averages: replacement statistics of Linears that too few tokens reached, by name. device: that is searched on."""
 
     checkpoint: Checkpoint
     statistics: Statistics
@@ -46,13 +49,26 @@ class Search:
     group_size: int
     clip: bool
     averages: Mapping[str, InputStatistics]
+    device: torch.device
 
     def weight(self, name: str) -> torch.Tensor:
         return self.checkpoint.read(whole(self.checkpoint.tensors[name + ".weight"]))
 
     def seen(self, linear: Linear) -> InputStatistics:
         average = self.averages.get(linear.name)
-        return self.statistics.of_linear(linear.name) if average is None else average
+        return self._seen(*self.statistics.place_of(linear.name), linear.name) if average is None else average
+
+    @cached_property
+    def _seen(self) -> Callable[[str, int | None, str], InputStatistics]:
+        """Read once for all that ask: of a layer it is small beside the weights."""
+        known: dict[tuple[str, int | None], InputStatistics] = {}
+
+        def seen(site: str, expert: int | None, name: str) -> InputStatistics:
+            if (site, expert) not in known:
+                known[site, expert] = self.statistics.of_linear(name)
+            return known[site, expert]
+
+        return seen
 
 
 @dataclass(frozen=True)
@@ -64,21 +80,28 @@ class Found:
 
 
 _Linears: TypeAlias = tuple[Linear, ...]
-_Each: TypeAlias = Callable[[Callable[[_Linears], torch.Tensor], Iterable[_Linears]], Iterable[torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Quantized Linears that read one input of group number `group`."""
+
+    group: int
+    linears: _Linears
+
+
+_Parts: TypeAlias = tuple[_Part, ...]
+_Each: TypeAlias = Callable[[Callable[[_Parts], torch.Tensor], Iterable[_Parts]], Iterable[torch.Tensor]]
 
 
 def decide_layer(search: Search, linears: Sequence[Linear], groups: Sequence[SmoothingGroup]) -> Decided:
     """linears, groups: all of one decoder layer's; `search.averages` is filled in here."""
     quantized = [linear for linear in linears if linear.name in search.quantized]
     search, notes = _with_averages(search, quantized)
-    alone = [group for group in groups if len(group.readers) == 1]
-    found: dict[str, Found | None] = {}
     with _pool() as pool:
-        found |= zip([g.source for g in alone], pool.map(lambda g: find_scale(search, g, map), alone), strict=True)
-        found |= {g.source: find_scale(search, g, pool.map) for g in groups if g.source not in found}
+        found = find_scales(search, groups, pool.map if search.device.type == "cpu" else map)
     tensors: dict[str, torch.Tensor] = {}
-    for group in groups:
-        result = found[group.source]
+    for group, result in zip(groups, found, strict=True):
         if result is None:
             continue
         scale = _storable(search, group, result.scale)
@@ -98,49 +121,114 @@ def _reached(search: Search, linear: Linear) -> bool:
     return search.statistics.has(linear.name) and search.seen(linear).count > 0
 
 
-def find_scale(search: Search, group: SmoothingGroup, each: _Each) -> Found | None:
-    """The best scale of the grid; None where calibration saw nothing of the group's input.
+def find_scales(search: Search, groups: Sequence[SmoothingGroup], each: _Each) -> list[Found | None]:
+    """The best scale of the grid for every group; None where calibration saw nothing of its input.
 
     each: `map`, or one that works on several threads.
     """
-    readers = [r for r in group.readers if r.name in search.quantized and search.statistics.has(r.name)]
-    inputs = _by_input(readers)
-    inputs = [same for same in inputs if same[0].name not in search.averages] or inputs
-    x_mean = _mean_input([linears[0] for linears in inputs], search)
-    if x_mean is None:
-        return None
+    parts: list[_Part] = []
+    x_means: dict[int, torch.Tensor] = {}
+    for number, group in enumerate(groups):
+        readers = [r for r in group.readers if r.name in search.quantized and search.statistics.has(r.name)]
+        inputs = _by_input(readers)
+        inputs = [same for same in inputs if same[0].name not in search.averages] or inputs
+        x_mean = _mean_input([linears[0] for linears in inputs], search)
+        if x_mean is not None:
+            x_means[number] = x_mean
+            parts += [_Part(number, linears) for linears in inputs]
+    batches = _alike(search, parts)
 
-    def magnitudes(linears: _Linears) -> torch.Tensor:
-        return torch.stack([weight_sum(search.weight(x.name), search.group_size) for x in linears]).sum(0)
+    def summed(measure: Callable[[_Parts], torch.Tensor]) -> dict[int, torch.Tensor]:
+        """Of every group, over its parts in their order."""
+        made = [one for batch in each(_in_turn(search, measure), batches) for one in batch]
+        by_part = dict(zip((part for batch in batches for part in batch), made, strict=True))
+        return {n: torch.stack([by_part[part] for part in parts if part.group == n]).sum(0) for n in x_means}
 
-    w_sum = torch.stack(list(each(magnitudes, inputs))).sum(0)
-    w_mean = (w_sum / sum(linear.out_features for same in inputs for linear in same)).float()
-    scales = candidate_scales(search.points, x_mean, w_mean)
-    total = torch.stack(list(each(lambda linears: _losses(search, linears, scales, clip=False), inputs))).sum(0)
-    ends = [search.points.index(PLAIN), int(total.argmin())]
-    scales, total = scales[ends], total[ends]
+    scales: dict[int, torch.Tensor] = {}
+    for number, w_sum in summed(lambda batch: weight_sum(_weights(search, batch), search.group_size)).items():
+        rows = sum(linear.out_features for part in parts if part.group == number for linear in part.linears)
+        scales[number] = candidate_scales(search.points, x_means[number], (w_sum / rows).float())
+    total = summed(lambda batch: _losses(search, batch, scales, clip=False))
+    ends = {n: [search.points.index(PLAIN), int(losses.argmin())] for n, losses in total.items()}
+    scales = {n: scales[n][ends[n]] for n in scales}
+    total = {n: total[n][ends[n]] for n in total}
     if search.clip:
         # Clipped ranges cost several times as much to find, and take a part of the gain: is the best still better?
-        total = torch.stack(list(each(lambda linears: _losses(search, linears, scales, clip=True), inputs))).sum(0)
-    best = int(total.argmin())
-    return Found(scales[best], torch.stack([total[0], total[best]]))
+        total = summed(lambda batch: _losses(search, batch, scales, clip=True))
+    best = {n: int(losses.argmin()) for n, losses in total.items()}
+    found = {n: Found(scales[n][best[n]], torch.stack([total[n][0], total[n][best[n]]])) for n in total}
+    return [found.get(number) for number in range(len(groups))]
 
 
-def _losses(search: Search, linears: _Linears, scales: torch.Tensor, *, clip: bool) -> torch.Tensor:
-    """Error per candidate of Linears with one input, times the tokens that they saw: float64 [candidates].
+_AT_GPU = 1 << 27
+"""Weights, or candidates' rows, that stand side by side on a GPU."""
+
+
+def _alike(search: Search, parts: Sequence[_Part]) -> list[_Parts]:
+    """One by one on the processor; on a GPU parts of the same shapes and numbers of sample rows side by side."""
+    if search.device.type == "cpu":
+        return [(part,) for part in parts]
+    alike: dict[tuple[object, ...], list[_Part]] = {}
+    for part in parts:
+        shapes = tuple((linear.out_features, linear.in_features) for linear in part.linears)
+        alike.setdefault((shapes, len(search.seen(part.linears[0]).sample)), []).append(part)
+    found: list[_Parts] = []
+    for (_, sampled), same in alike.items():
+        columns = same[0].linears[0].in_features
+        weights = sum(linear.out_features for linear in same[0].linears) * columns
+        rows = len(search.points) * int(sampled) * columns  # type: ignore[call-overload]
+        number = max(1, _AT_GPU // max(weights, rows, 1))
+        found += [tuple(same[start : start + number]) for start in range(0, len(same), number)]
+    return found
+
+
+def _in_turn(search: Search, measure: Callable[[_Parts], torch.Tensor]) -> Callable[[_Parts], torch.Tensor]:
+    def measured(batch: _Parts) -> torch.Tensor:
+        with turn(search.device):
+            return measure(batch).cpu()
+
+    return measured
+
+
+def _weights(search: Search, batch: _Parts) -> torch.Tensor:
+    """[parts, out, in], on the device; the Linears of a part below one another."""
+    first = batch[0].linears
+    columns, rows = first[0].in_features, [linear.out_features for linear in first]
+    if len(batch) == len(first) == 1:
+        return search.weight(first[0].name).to(search.device)[None]
+    held = None
+    for place, part in enumerate(batch):
+        start = 0
+        for linear, height in zip(part.linears, rows, strict=True):
+            weight = search.weight(linear.name)
+            if held is None:
+                held = torch.empty((len(batch), sum(rows), columns), dtype=weight.dtype, device=search.device)
+            held[place, start : start + height].copy_(weight)
+            start += height
+    assert held is not None  # a part has a Linear
+    return held
+
+
+def _losses(search: Search, batch: _Parts, scales: Mapping[int, torch.Tensor], *, clip: bool) -> torch.Tensor:
+    """Error per candidate of the Linears of each part, times the tokens that they saw: float64 [parts, candidates].
 
     Each Linear's error is relative to its own outputs: what reads them (a norm, an activation function, a product)
     makes their magnitudes incomparable, and the larger outputs would decide for all.
     """
-    seen = search.seen(linears[0])
-    if not len(seen.sample):
-        return torch.zeros(len(scales), dtype=torch.float64)
-    weight = torch.cat([search.weight(linear.name) for linear in linears])
-    found = losses(weight, seen.sample, scales, search.group_size, mean_square(seen) if clip else None)
-    sizes = [linear.out_features for linear in linears]
-    errors = torch.stack([part.sum(1, dtype=torch.float64) for part in found.split(sizes, 1)])
-    outputs = torch.stack([part.sum(dtype=torch.float64) for part in output_energy(weight, seen.sample).split(sizes)])
-    return (errors / outputs.clamp(min=1e-30)[:, None]).sum(0) * seen.count
+    seen = [search.seen(part.linears[0]) for part in batch]
+    candidates = torch.stack([scales[part.group] for part in batch]).to(search.device)
+    if not len(seen[0].sample):
+        return torch.zeros(candidates.shape[:2], dtype=torch.float64)
+    weight = _weights(search, batch)
+    rows = torch.stack([of.sample for of in seen]).to(search.device)
+    importance = torch.stack([mean_square(of) for of in seen]).to(search.device) if clip else None
+    found = losses(weight, rows, candidates, search.group_size, importance)
+    sizes = [linear.out_features for linear in batch[0].linears]
+    errors = torch.stack([part.sum(-1, dtype=torch.float64) for part in found.split(sizes, -1)])
+    energy = output_energy(weight, rows).split(sizes, -1)
+    outputs = torch.stack([part.sum(-1, dtype=torch.float64) for part in energy])
+    counts = torch.tensor([of.count for of in seen], device=search.device)
+    return (errors / outputs.clamp(min=1e-30)[..., None]).sum(0) * counts[:, None]
 
 
 def mean_square(seen: InputStatistics) -> torch.Tensor:

@@ -1,142 +1,311 @@
-"""Execute a plan: read, encode and write unit by unit, on several threads, in memory that does not grow with the model.
+"""Execute plans: read, encode and write unit by unit, on several threads, in memory that does not grow with the model.
 
-Every output byte's place is known before the first weight is read, so threads write where they like, in the plan's
-order and from one file on into the next; `concurrent_file.py` follows them.
+One walk over the source for all plans (`walk.py`): what one has read is there for the others. Every output byte's place
+is known before the first weight is read, so threads write where they like, and from one file on into the next;
+`concurrent_file.py` follows them. What stops one plan leaves the others alone.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from sixfold.artifact.concurrent_file import GrowingFile
 from sixfold.artifact.manifest import FileRecord
-from sixfold.artifact.plan import ExportPlan, PlannedFile, PlannedTensor, Unit
+from sixfold.artifact.pieces import Pieces
+from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.safetensors_layout import CAST, COPY
-from sixfold.artifact.workspace import read_json, sync_folder
+from sixfold.artifact.variant_files import VariantFiles
+from sixfold.artifact.walk import AHEAD, Job, Piece, Walk, most_held
 from sixfold.checkpoint.checkpoint import Checkpoint
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError
 
+_BLOCK = 16 << 20  # bytes copied at a time
+_TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+_CLOCK = threading.Lock()
+
 Encode = Callable[[Unit, Sequence[torch.Tensor]], Sequence[torch.Tensor]]
 
 
-@dataclass(frozen=True)
-class Batched:
-    """For units that are encoded side by side.
+def _nothing(layer: int, checkpoint: Checkpoint) -> None:
+    pass
 
-    split: a file's units in batches, by what the plan says of them alone: a resumed run must have the same, as what
-    stands beside a unit may change the last bits of its sums. encode: the outputs of each unit of a batch.
+
+@dataclass(frozen=True)
+class Writing:
+    """A plan to be executed, into `folder`.
+
+    key: digest of all that decides the bytes. Files and prefixes that an earlier run with the same key left in
+    `folder` are kept; anything else there is written again. split: a file's units in batches that are encoded side by
+    side, by what the plan says of them alone: a resumed run must have the same, as what stands beside a unit may change
+    the last bits of its sums. encode: the outputs of each unit of a batch; inputs are shared, and not to be changed.
+    decide: called once with each layer that a unit names, before its units are encoded, and with the checkpoint that
+    it is to read by. searched: what of the source that reads, of each layer. at_gpu: whether `encode`
+    takes turns at a GPU.
     """
 
+    plan: ExportPlan
+    folder: Path
+    key: str
     split: Callable[[Sequence[Unit]], Sequence[Sequence[Unit]]]
     encode: Callable[[Sequence[Unit], Sequence[Sequence[torch.Tensor]]], Sequence[Sequence[torch.Tensor]]]
+    decide: Callable[[int, Checkpoint], None] = _nothing
+    searched: Mapping[int, Sequence[TensorSlice]] = field(default_factory=dict)
+    at_gpu: bool = False
 
 
 @dataclass(frozen=True)
-class _Job:
-    """todo: those of the batch that are still to be written."""
+class Written:
+    """files: sizes and hashes by name, {} where `error` stopped the writing. seconds: of "decide", "encode" and
+    "write", added up over threads."""
 
-    file: GrowingFile
-    batch: Sequence[Unit]
-    todo: frozenset[Unit]
+    files: Mapping[str, FileRecord]
+    error: Exception | None
+    seconds: Mapping[str, float]
+
+    def whole(self) -> Mapping[str, FileRecord]:
+        """The files; raises what stopped the writing."""
+        if self.error is not None:
+            raise self.error
+        return self.files
 
 
-_BLOCK = 16 << 20  # bytes copied at a time
-_GROWING = 3
-"""Files that are begun and not on disk yet: workers need not wait for the end of one, unless the disk is slow."""
-_TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+@dataclass(frozen=True)
+class Walked:
+    """each: of every writing, in order. seconds: that the walk took. read_bytes, read_seconds: of the source, for all
+    writings together; these seconds are added up over threads."""
+
+    each: tuple[Written, ...]
+    seconds: float
+    read_bytes: int
+    read_seconds: float
+
+
+def singly(units: Sequence[Unit]) -> list[tuple[Unit, ...]]:
+    """A `split` for units that are encoded one by one."""
+    return [(unit,) for unit in units]
+
+
+def one_by_one(
+    encode: Encode,
+) -> Callable[[Sequence[Unit], Sequence[Sequence[torch.Tensor]]], Sequence[Sequence[torch.Tensor]]]:
+    return lambda units, inputs: [encode(*one) for one in zip(units, inputs, strict=True)]
 
 
 def write_files(
-    plan: ExportPlan,
+    writings: Sequence[Writing],
     checkpoint: Checkpoint,
-    encode: Encode | Batched,
-    folder: Path,
     *,
-    key: str,
     threads: int,
     advance: Callable[[int], None],
-) -> dict[str, FileRecord]:
-    """Write every weight file of `plan` into `folder` and return their sizes and hashes.
+    memory: int | None = None,
+    in_groups: Callable[[Sequence[Sequence[Writing]]], None] = lambda groups: None,
+) -> Walked:
+    """Write every weight file of every plan. advance: called with numbers of finished bytes.
 
-    key: digest of all that decides the bytes. Files and prefixes that an earlier run with the same key left in
-    `folder` are kept; anything else there is written again. advance: called with numbers of finished bytes.
+    memory: bytes that pieces, and what is made of them, should take at most (see `_needed`). Where all writings at once
+    take more, they are done in groups, each with a walk of its own; `in_groups` is told which.
+    What stops one writing is in its result; only what is no Exception (an interrupt) is raised. Finished prefixes are
+    kept for the next run either way.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {t.name: t for t in plan.tensors}
-    by_file: dict[str, list[Unit]] = {file.name: [] for file in plan.files}
-    for unit in plan.units:
-        by_file[tensors[unit.outputs[0].name].file].append(unit)
-    batched = encode if isinstance(encode, Batched) else _one_by_one(encode)
-    records: dict[str, FileRecord] = {}
-    growing: list[GrowingFile] = []
-
-    def units() -> Iterator[_Job]:
-        """Opens each incomplete file when its first unit is next."""
-        for file in plan.files:
-            done = _left_by_earlier_run(file, folder, key)
-            if done is not None:
-                records[file.name] = done
-                advance(file.nbytes)
-                continue
-            if len(growing) >= _GROWING:
-                growing[-_GROWING].whole()
-            growing.append(GrowingFile(file, folder, key))
-            growing[-1].write(memoryview(file.header), 0)
-            advance(len(file.header))
-            todo, finished = _unfinished(by_file[file.name], tensors, growing[-1].safe)
-            for start, nbytes in (*finished, *_padding(file, tensors)):
-                growing[-1].finished(start, nbytes)
-                advance(nbytes)
-            for batch in batched.split(by_file[file.name]):
-                if not todo.isdisjoint(batch):
-                    yield _Job(growing[-1], batch, frozenset(todo.intersection(batch)))
-
-    def work(job: _Job) -> None:
-        for nbytes in _run(job, tensors, checkpoint, batched):
-            advance(nbytes)
-
+    pieces = Pieces(checkpoint, _read_together(writings))
+    works = [_Work(writing, pieces.checkpoint, advance) for writing in writings]
+    jobs = _in_order(works, pieces)
+    groups = _groups(works, jobs, threads, memory)
+    if len(groups) > 1:
+        in_groups([[work.writing for work in group] for group in groups])
+    begun, nbytes, seconds = time.monotonic(), 0, 0.0
     try:
-        with _one_torch_thread():
-            _each(units(), work, threads)
-        for file in growing:
-            records[file.name] = FileRecord(file.nbytes, file.whole())
+        for group in groups:
+            walk = Walk([job for job in jobs if job.owner in group], pieces.fetch)
+            with _one_torch_thread():
+                walk.run(threads)
+            nbytes, seconds = nbytes + walk.read_bytes, seconds + walk.read_seconds
+        each = tuple(work.result() for work in works)
     except BaseException:
-        for file in growing:
-            file.abandon()
+        for work in works:
+            work.files.abandon()
         raise
-    return {file.name: records[file.name] for file in plan.files}
+    return Walked(each, time.monotonic() - begun, nbytes, seconds)
 
 
-def _one_by_one(encode: Encode) -> Batched:
-    return Batched(
-        lambda units: [(unit,) for unit in units],
-        lambda units, inputs: [encode(*one) for one in zip(units, inputs, strict=True)],
-    )
+_MADE = 4
+"""Bytes that encoding takes for each byte of BF16 that it is given."""
 
 
-def _left_by_earlier_run(file: PlannedFile, folder: Path, key: str) -> FileRecord | None:
-    """What a run with the same key finished; what another key left of the file is dropped."""
-    done = read_json(folder / f"{file.name}.json")
-    if done is None or done.get("key") != key:
-        _forget(folder, file)
-        return None
-    if "sha256" in done and (folder / file.name).is_file():
-        return FileRecord(int(done["bytes"]), str(done["sha256"]))
-    return None
+@dataclass(frozen=True)
+class _Batch:
+    """todo: units of its file that are still to be written."""
+
+    units: Sequence[Unit]
+    todo: frozenset[Unit]
 
 
-def _forget(folder: Path, file: PlannedFile) -> None:
-    """Drop what a run with another key left of a file. The note goes first: while the bytes under it change, nobody may
-    believe it; and a new file holds zeros where the old one, laid out differently, has weights in the padding."""
-    (folder / f"{file.name}.json").unlink(missing_ok=True)
-    sync_folder(folder)
-    (folder / f"{file.name}.tmp").unlink(missing_ok=True)
+@dataclass(frozen=True)
+class _Rows:
+    """Of a unit that is copied: the rows that a piece has."""
+
+    unit: Unit
+    piece: Piece
+
+
+class _Work:
+    """One writing, and how far it is. See sixfold.artifact.walk.Owner."""
+
+    def __init__(self, writing: Writing, checkpoint: Checkpoint, advance: Callable[[int], None]) -> None:
+        self.failed: Exception | None = None
+        self.writing = writing
+        self.files = VariantFiles(writing.plan, writing.folder, writing.key, advance)
+        self._checkpoint = checkpoint
+        self.seconds = dict.fromkeys(("decide", "encode", "write"), 0.0)
+
+    def do(self, what: object) -> None:
+        """what: a layer to be decided, a _Batch to be encoded, or _Rows to be copied."""
+        if isinstance(what, int):
+            with self._timed("decide"):
+                self.writing.decide(what, self._checkpoint)
+        elif isinstance(what, _Rows):
+            self._copy(what.unit, what.piece)
+        elif isinstance(what, _Batch):
+            self._encode(what)
+
+    def result(self) -> Written:
+        files: Mapping[str, FileRecord] = {}
+        if self.failed is None:
+            try:
+                files = self.files.whole()
+            except Exception as error:  # of this writing alone
+                self.failed = error
+        if self.failed is not None:
+            self.files.abandon()
+        return Written(files, self.failed, self.seconds)
+
+    def _encode(self, batch: _Batch) -> None:
+        inputs = [[self._checkpoint.read(part) for part in unit.inputs] for unit in batch.units]
+        with self._timed("encode"):
+            encoded = self.writing.encode(batch.units, inputs)
+        for unit, outputs in zip(batch.units, encoded, strict=True):
+            for planned, output in zip(unit.outputs, outputs, strict=True):
+                data = _bytes_of(output)
+                if len(data) != planned.nbytes:
+                    raise SixfoldError(
+                        f"{planned.name} was planned with {planned.nbytes} bytes, but its exporter made {len(data)}",
+                        "this is a defect of the exporter: report it with the recipe",
+                    )
+                if unit in batch.todo:
+                    with self._timed("write"):
+                        self.files.write(planned.name, planned.start, data)
+        self.files.one_job_less(batch.units[0])
+
+    def _copy(self, unit: Unit, piece: Piece) -> None:
+        """Its rows of each input of that name."""
+        out = unit.outputs[0]
+        rows = sum(part.stop - part.start for part in unit.inputs)
+        row_bytes = out.nbytes // max(1, rows)
+        step = max(1, _BLOCK // max(1, row_bytes))
+        before = 0
+        for part in unit.inputs:
+            start, stop = max(part.start, piece.start), min(part.stop, piece.stop)
+            for first in range(start, stop, step) if part.name == piece.name else ():
+                block = self._checkpoint.read(TensorSlice(part.name, first, min(first + step, stop)))
+                with self._timed("write"):
+                    if unit.encoding == CAST:
+                        block = block.to(_TORCH_DTYPES[self.files.dtype(out.name)])
+                    data = _bytes_of(block)
+                    self.files.write(out.name, out.start + (before + first - part.start) * row_bytes, data)
+            before += part.stop - part.start
+        self.files.one_job_less(unit)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            with _CLOCK:
+                self.seconds[stage] += time.monotonic() - begun
+
+
+def _read_together(writings: Sequence[Writing]) -> Iterator[TensorSlice]:
+    for writing in writings:
+        for unit in writing.plan.units:
+            if unit.encoding not in (COPY, CAST):
+                yield from unit.inputs
+        for parts in writing.searched.values():
+            yield from parts
+
+
+def _in_order(works: Sequence[_Work], pieces: Pieces) -> list[Job]:
+    """Every job, where the last of what it reads is in the source; what is decided before what it is decided for."""
+    keyed: list[tuple[_Key, Job]] = []
+    for place, work in enumerate(works):
+        try:
+            keyed += list(_jobs_of(work, place, pieces))
+        except Exception as error:  # costs this writing alone
+            work.failed = error
+    return [job for _, job in sorted(keyed, key=lambda entry: entry[0])]
+
+
+_Key = tuple[tuple[int, int], int, int]
+"""Place in the source, of the writing, and of the job among those of the writing."""
+
+
+def _jobs_of(work: _Work, writing: int, pieces: Pieces) -> Iterator[tuple[_Key, Job]]:
+    encoding: list[tuple[tuple[int, int], Job, frozenset[int]]] = []
+    for file, units, todo in work.files.unfinished():
+        for batch in work.writing.split(units):
+            if todo.isdisjoint(batch):
+                continue
+            layers = frozenset(unit.layer for unit in batch if unit.layer is not None)
+            if batch[0].encoding in (COPY, CAST):
+                each = ((unit, piece) for unit in batch for piece in pieces.of(unit.inputs))
+                made = [Job(work, _Rows(unit, piece), (piece,)) for unit, piece in each]
+            else:
+                held = pieces.of(part for unit in batch for part in unit.inputs)
+                made = [Job(work, _Batch(batch, todo), held, narrow=work.writing.at_gpu)]
+            for job in made:
+                work.files.expect_job(file)
+                encoding.append((_last(pieces, job.pieces), job, layers))
+    first: dict[int, tuple[int, int]] = {}
+    for place, _, layers in encoding:
+        first |= {layer: min(place, first.get(layer, place)) for layer in layers}
+    deciding: dict[int, tuple[tuple[int, int], Job]] = {}
+    for layer in sorted({unit.layer for unit in work.writing.plan.units if unit.layer is not None}):
+        held = pieces.of(work.writing.searched.get(layer, ()))
+        deciding[layer] = (_last(pieces, held) if held else first.get(layer, (-1, 0)), Job(work, layer, held))
+    for number, (place, job) in enumerate(deciding.values()):
+        yield (place, writing, number), job
+    for number, (place, job, layers) in enumerate(encoding, len(deciding)):
+        job.after = tuple(deciding[layer][1] for layer in sorted(layers))
+        yield (max((place, *(deciding[layer][0] for layer in layers))), writing, number), job
+
+
+def _last(pieces: Pieces, held: Sequence[Piece]) -> tuple[int, int]:
+    return max(map(pieces.place, held), default=(-1, 0))
+
+
+def _groups(works: Sequence[_Work], jobs: Sequence[Job], threads: int, memory: int | None) -> list[list[_Work]]:
+    """All together where that fits; else as many as fit one after the other, one at least."""
+    if memory is None or _needed(jobs, threads) <= memory:
+        return [list(works)]
+    groups: list[list[_Work]] = [[]]
+    for work in works:
+        together = [*groups[-1], work]
+        if groups[-1] and _needed([job for job in jobs if job.owner in together], threads) > memory:
+            groups.append([])
+        groups[-1].append(work)
+    return groups
+
+
+def _needed(jobs: Sequence[Job], threads: int) -> int:
+    """About how many bytes of host memory a walk takes: pieces that are held at once, and what threads make of theirs
+    in float32."""
+    largest = max((sum(p.nbytes for p in job.pieces) for job in jobs if not isinstance(job.what, int)), default=0)
+    return most_held(jobs) + AHEAD + threads * _MADE * largest
 
 
 @contextmanager
@@ -148,90 +317,6 @@ def _one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _unfinished(
-    units: Sequence[Unit], tensors: Mapping[str, PlannedTensor], safe: int
-) -> tuple[set[Unit], list[tuple[int, int]]]:
-    """Units with an output beyond the first `safe` bytes, and the (offset, bytes) of the others' outputs."""
-    todo, finished = set(), []
-    for unit in units:
-        ranges = [(tensors[o.name].offset + o.start, o.nbytes) for o in unit.outputs]
-        if all(start + nbytes <= safe for start, nbytes in ranges):
-            finished.extend(ranges)
-        else:
-            todo.add(unit)
-    return todo, finished
-
-
-def _padding(file: PlannedFile, tensors: Mapping[str, PlannedTensor]) -> list[tuple[int, int]]:
-    """Gaps between tensors (GGUF aligns them); a file that was made longer already holds zeros there."""
-    spans = sorted((t.offset, t.offset + t.nbytes) for t in tensors.values() if t.file == file.name)
-    edges = [(len(file.header), len(file.header)), *spans, (file.nbytes, file.nbytes)]
-    return [(stop, start - stop) for (_, stop), (start, _) in pairwise(edges) if start > stop]
-
-
-def _each(jobs: Iterator[_Job], work: Callable[[_Job], None], threads: int) -> None:
-    """Run `work` on every job; the first error stops the others at their next job and is raised here."""
-    lock = threading.Lock()
-    errors: list[BaseException] = []
-
-    def loop() -> None:
-        while not errors:
-            try:
-                with lock:
-                    job = next(jobs, None)
-                if job is None:
-                    return
-                work(job)
-            except BaseException as error:  # carried to the caller's thread, whatever it is
-                errors.append(error)
-
-    helpers = [threading.Thread(target=loop, daemon=True) for _ in range(threads - 1)]
-    for helper in helpers:
-        helper.start()
-    try:
-        loop()
-    except KeyboardInterrupt as error:
-        errors.append(error)
-    for helper in helpers:
-        helper.join()
-    if errors:
-        raise errors[0]
-
-
-def _run(job: _Job, tensors: Mapping[str, PlannedTensor], checkpoint: Checkpoint, batched: Batched) -> Iterator[int]:
-    """Yields the bytes of every range as it is written."""
-    if job.batch[0].encoding in (COPY, CAST):
-        for unit in job.batch:
-            yield from _copy(unit, tensors[unit.outputs[0].name], checkpoint, job.file)
-        return
-    encoded = batched.encode(job.batch, [[checkpoint.read(part) for part in unit.inputs] for unit in job.batch])
-    for unit, outputs in zip(job.batch, encoded, strict=True):
-        for planned, output in zip(unit.outputs, outputs, strict=True):
-            data = _bytes_of(output)
-            if len(data) != planned.nbytes:
-                raise SixfoldError(
-                    f"{planned.name} was planned with {planned.nbytes} bytes, but its exporter made {len(data)}",
-                    "this is a defect of the exporter: report it with the recipe",
-                )
-            if unit in job.todo:
-                job.file.write(data, tensors[planned.name].offset + planned.start)
-                yield len(data)
-
-
-def _copy(unit: Unit, tensor: PlannedTensor, checkpoint: Checkpoint, file: GrowingFile) -> Iterator[int]:
-    """The rows of all inputs, one after the other."""
-    row_bytes = max(1, unit.outputs[0].nbytes // max(1, sum(part.stop - part.start for part in unit.inputs)))
-    step = max(1, _BLOCK // row_bytes)
-    position = tensor.offset + unit.outputs[0].start
-    for part in unit.inputs:
-        for start in range(part.start, part.stop, step):
-            block = checkpoint.read(TensorSlice(part.name, start, min(start + step, part.stop)))
-            data = _bytes_of(block.to(_TORCH_DTYPES[tensor.dtype]) if unit.encoding == CAST else block)
-            file.write(data, position)
-            yield len(data)
-            position += len(data)
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:

@@ -1,5 +1,6 @@
 """Moving scales between weights must leave the model what it is, and touch nothing where it would not."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,12 @@ def scale_at_random(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every group gets a scale from 1/4 to 4 that no search chose."""
     generator = torch.Generator().manual_seed(0)
 
-    def find(search: object, group: SmoothingGroup, each: object) -> Found:
-        channels = group.readers[0].in_features
-        return Found(torch.rand(channels, generator=generator).mul_(4).sub_(2).exp2(), torch.zeros(2))
+    def find(search: object, groups: Sequence[SmoothingGroup], each: object) -> list[Found]:
+        channels = [group.readers[0].in_features for group in groups]
+        scales = [torch.rand(number, generator=generator).mul_(4).sub_(2).exp2() for number in channels]
+        return [Found(scale, torch.zeros(2)) for scale in scales]
 
-    monkeypatch.setattr(awq_search, "find_scale", find)
+    monkeypatch.setattr(awq_search, "find_scales", find)
 
 
 def smoothed(source: Source) -> dict[str, torch.Tensor]:
