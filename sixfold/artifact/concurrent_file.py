@@ -85,7 +85,10 @@ class GrowingFile:
             self._changed.notify()
 
     def whole(self) -> str:
-        """Waits until the file is on disk under its name, and returns its sha256."""
+        """Waits until the file is on disk under its name, and returns its sha256. To be called when all was written."""
+        with self._changed:
+            if self._prefix < self.nbytes and self._error is None:
+                raise RuntimeError(f"{self.name}: nothing was written from byte {self._prefix} on")
         self._thread.join()
         if self._error is not None:
             raise self._error

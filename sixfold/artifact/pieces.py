@@ -43,6 +43,14 @@ class Pieces:
                 found[id(piece)] = piece
         return tuple(found.values())
 
+    def rows(self, part: TensorSlice, piece: Piece) -> tuple[int, int]:
+        """Those of `part` that the piece has, from the first to the one behind the last."""
+        stored = self._as_stored(part)
+        start, stop = max(stored.start, piece.start), min(stored.stop, piece.stop)
+        if stored.name != piece.name or stop <= start:
+            return part.start, part.start
+        return (start, stop) if stored is part else (part.start, part.stop)
+
     def place(self, piece: Piece) -> tuple[int, int]:
         """Where it is in the source: pieces in this order are read one after the other."""
         return self._place[piece.name], piece.start

@@ -113,7 +113,7 @@ def write_files(
     kept for the next run either way.
     """
     pieces = Pieces(checkpoint, _read_together(writings))
-    works = [_Work(writing, pieces.checkpoint, advance) for writing in writings]
+    works = [_Work(writing, pieces, advance) for writing in writings]
     jobs = _in_order(works, pieces)
     groups = _groups(works, jobs, threads, memory)
     if len(groups) > 1:
@@ -156,11 +156,11 @@ class _Rows:
 class _Work:
     """One writing, and how far it is. See sixfold.artifact.walk.Owner."""
 
-    def __init__(self, writing: Writing, checkpoint: Checkpoint, advance: Callable[[int], None]) -> None:
+    def __init__(self, writing: Writing, pieces: Pieces, advance: Callable[[int], None]) -> None:
         self.failed: Exception | None = None
         self.writing = writing
         self.files = VariantFiles(writing.plan, writing.folder, writing.key, advance)
-        self._checkpoint = checkpoint
+        self._pieces, self._checkpoint = pieces, pieces.checkpoint
         self.seconds = dict.fromkeys(("decide", "encode", "write"), 0.0)
 
     def do(self, what: object) -> None:
@@ -209,8 +209,8 @@ class _Work:
         step = max(1, _BLOCK // max(1, row_bytes))
         before = 0
         for part in unit.inputs:
-            start, stop = max(part.start, piece.start), min(part.stop, piece.stop)
-            for first in range(start, stop, step) if part.name == piece.name else ():
+            start, stop = self._pieces.rows(part, piece)
+            for first in range(start, stop, step):
                 block = self._checkpoint.read(TensorSlice(part.name, first, min(first + step, stop)))
                 with self._timed("write"):
                     if unit.encoding == CAST:

@@ -1,6 +1,7 @@
 """Several formats of one walk: the bytes of each alone, from one read of the source, and none at another's cost."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +20,18 @@ from sixfold.checkpoint.positional_reads import WeightFolder
 from sixfold.errors import SixfoldError
 from sixfold.model.source import Source, open_source
 from sixfold.recipes.recipe import Recipe, load_recipes
-from tests.exporters.exported import silent
+from tests.exporters.exported import DEMO, silent
 from tests.families import make_family
 
 NAMES = ("bf16", "fp8", "nvfp4", "gguf-q8_0")
+
+
+def model(family: str, folder: Path, **changes: int) -> Path:
+    """Random weights, with the tokenizer that a GGUF holds."""
+    made = make_family(family, folder, vocab_size=2048, **changes)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(DEMO / name, made / name)
+    return made
 
 
 def recipes(names: tuple[str, ...] = NAMES) -> list[Recipe]:
@@ -81,7 +90,7 @@ def counted_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 def test_the_source_is_read_once_and_each_format_has_the_bytes_that_it_has_alone(
     family: str, names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = open_source(make_family(family, tmp_path / family))
+    source = open_source(model(family, tmp_path / family))
     with counted_reads(monkeypatch) as counts:
         made = together(source, tmp_path / "together", names)
     assert sum(counts) == sum(tensor.nbytes for tensor in source.checkpoint.as_stored.tensors.values())
@@ -93,7 +102,7 @@ def test_the_source_is_read_once_and_each_format_has_the_bytes_that_it_has_alone
 
 def test_what_one_format_does_to_shared_weights_no_other_sees(tmp_path: Path) -> None:
     """Of a float32 source: there a cast to float32 is the tensor itself."""
-    folder = make_family("qwen3_moe", tmp_path / "tiny")
+    folder = model("qwen3_moe", tmp_path / "tiny")
     path = folder / "model.safetensors"
     save_file({name: tensor.float() for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
     source = open_source(folder)
@@ -102,7 +111,7 @@ def test_what_one_format_does_to_shared_weights_no_other_sees(tmp_path: Path) ->
 
 
 def test_a_format_that_fails_midway_costs_no_other_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = open_source(make_family("qwen3_moe", tmp_path / "tiny"))
+    source = open_source(model("qwen3_moe", tmp_path / "tiny"))
     encode, calls = type(FP8).encode, 0
 
     def failing(*arguments: object) -> object:
@@ -124,7 +133,7 @@ def test_a_format_that_fails_midway_costs_no_other_and_resumes(tmp_path: Path, m
 
 
 def test_a_format_that_is_busy_elsewhere_costs_no_other(tmp_path: Path) -> None:
-    source = open_source(make_family("qwen3_moe", tmp_path / "tiny"))
+    source = open_source(model("qwen3_moe", tmp_path / "tiny"))
     folder = Workspace(tmp_path / "out", "tiny").variant("FP8")
     with run_module.locked(folder / PARTIAL, "fp8"):
         made = together(source, tmp_path / "out")
@@ -135,7 +144,7 @@ def test_a_format_that_is_busy_elsewhere_costs_no_other(tmp_path: Path) -> None:
 def test_too_little_memory_for_all_takes_them_in_groups_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = open_source(make_family("qwen3_moe", tmp_path / "tiny"))
+    source = open_source(model("qwen3_moe", tmp_path / "tiny"))
     said: list[str] = []
     with counted_reads(monkeypatch) as counts:
         made = together(source, tmp_path / "out", ("bf16", "fp8"), memory=1, say=said.append)
@@ -154,7 +163,7 @@ def test_memory_is_flat_in_the_number_of_layers(
     monkeypatch.setattr(walk, "AHEAD", 0)
     most = {}
     for layers in (2, 8):
-        folder = make_family("qwen3_moe", tmp_path / f"{layers}", num_hidden_layers=layers)
+        folder = model("qwen3_moe", tmp_path / f"{layers}", num_hidden_layers=layers)
         source = open_source(folder)
         with held_at_most(monkeypatch) as held:
             together(source, tmp_path / f"out-{layers}", names)
