@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from functools import partial as partial_of
 from pathlib import Path
@@ -24,7 +24,7 @@ from exporters.rounding.inputs import Inputs
 from exporters.rounding.notes import few_tokens
 from sixfold.artifact.manifest import FileRecord, described_anew, file_record, manifest_of, state_of
 from sixfold.artifact.plan import ExportPlan, Unit
-from sixfold.artifact.stream import Walked, Writing, one_by_one, singly, write_files
+from sixfold.artifact.stream import Walked, Writing, Written, one_by_one, singly, write_files
 from sixfold.artifact.work_folder import Made, begun_mark, check_source, locked, put_in_place, reclaim
 from sixfold.artifact.workspace import PARTIAL, Workspace, digest_of, json_bytes, read_json, write_atomically
 from sixfold.checkpoint.checkpoint import Checkpoint
@@ -32,6 +32,7 @@ from sixfold.errors import SixfoldError
 from sixfold.model.source import Source
 from sixfold.progress import Progress
 from sixfold.recipes.recipe import Recipe
+from sixfold.runner.machine_speed import measured_speed
 from sixfold.statistics.statistics import Statistics, open_statistics
 
 
@@ -47,7 +48,8 @@ class Wanted:
 @dataclass(frozen=True)
 class Exported:
     """skipped: the artifact was current, no weight was written. reasons: why it was (re)done.
-    described: whether the manifest changed, and with it what a card shows."""
+    described: whether the manifest changed, and with it what a card shows. took: as run.json says it, {} where nothing
+    was done."""
 
     variant: str
     folder: Path
@@ -57,6 +59,7 @@ class Exported:
     reasons: tuple[str, ...]
     notes: tuple[str, ...]
     described: bool = True
+    took: Mapping[str, Any] = field(default_factory=dict)
 
 
 def export_all(
@@ -93,7 +96,7 @@ def export_all(
                 check_source(source.checkpoint, one.partial, workspace.decisions(one.wanted.recipe.name))
                 if made is None:
                     made = _made(source, one, written[number].whole())
-                took = {} if number not in written else _took(walked, written[number].seconds, names)
+                took = {} if number not in written else _took(walked, written[number], names)
                 results[number] = _finish(source, one, made, threads, took)
             except Exception as error:
                 results[number] = error
@@ -249,15 +252,21 @@ def _made(source: Source, one: _Begun, records: Mapping[str, FileRecord]) -> Mad
     return Made(one.partial, {**records, **texts}, native.plan.texts, native.store.digest, notes, used)
 
 
-def _took(walked: Walked, seconds: Mapping[str, float], formats: Sequence[str]) -> dict[str, Any]:
-    """What run.json says of the walk that an artifact was made in, and of its own share of the work."""
+def _took(walked: Walked, written: Written, formats: Sequence[str]) -> dict[str, Any]:
+    """What run.json says of the walk that an artifact was made in, and of its own share of the work: seconds added up
+    over threads. disk_share: of the walk's seconds, those that the disk alone takes, where it was measured."""
+    nbytes = sum(file.bytes for each in walked.each for file in each.files.values())
+    speed = measured_speed()
+    share = speed.disk_seconds(walked.read_bytes, nbytes) / max(walked.seconds, 1e-6) if speed is not None else None
     return {
-        "stages": {stage: round(of, 2) for stage, of in seconds.items()},
+        "stages": {stage: round(of, 2) for stage, of in written.seconds.items()},
         "walk": {
             "formats": list(formats),
             "seconds": round(walked.seconds, 2),
             "read_seconds": round(walked.read_seconds, 2),
             "read_bytes": walked.read_bytes,
+            "written_bytes": nbytes,
+            "disk_share": None if share is None else round(share, 3),
         },
     }
 
@@ -270,7 +279,7 @@ def _finish(source: Source, one: _Begun, made: Made, threads: int, took: Mapping
     put_in_place(one.folder, one.manifest, manifest, made, one.partial, one.started, threads, took)
     shutil.rmtree(one.partial)
     nbytes = sum(record.bytes for record in made.files.values())
-    return Exported(recipe.name, one.folder, one.manifest, nbytes, False, one.reasons, made.notes)
+    return Exported(recipe.name, one.folder, one.manifest, nbytes, False, one.reasons, made.notes, took=took)
 
 
 @lru_cache(1)
