@@ -25,7 +25,8 @@ from exporters.rounding.factor import Factor
 from exporters.rounding.inputs import Inputs
 from exporters.rounding.known import each
 from exporters.selection import not_run_note, select
-from exporters.smoothing.awq_search import Search, decide_layer, decided
+from exporters.smoothing.awq_search import decide_layer, decided
+from exporters.smoothing.scale_search import Search
 from exporters.smoothing.smoothing_groups import SmoothingGroup, misfit_of, smoothing_groups
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.safetensors_layout import Draft, DraftTensor, carried_texts, config_text, kept_draft, place, whole

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 from exporters.awq import EXPORTER, QUANTIZED, RESCALED, RESCALED_ONE_PLUS, rescale
 from exporters.selection import select
 from exporters.smoothing import awq_search
-from exporters.smoothing.awq_search import Found, decided
+from exporters.smoothing.awq_search import decided
+from exporters.smoothing.scale_search import Found
 from exporters.smoothing.smoothing_groups import SmoothingGroup, misfit_of, smoothing_groups
 from sixfold.artifact.safetensors_layout import whole
 from sixfold.errors import SixfoldError
