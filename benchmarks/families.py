@@ -1,164 +1,134 @@
-"""Every family through every stage, and what became of it: `python -m benchmarks.families [FAMILY]...`.
+"""Every family through every stage, and what became of it.
 
-A cell is "ok", "refused" in a sentence, or a defect: a finding about a sound artifact ("FALSE"), an export that fails
-where `plan` promised it ("BROKEN PROMISE"), or an error that is no sentence ("TRACEBACK"). The table is followed by
-every sentence once, with the families that it was said of; one beside an "ok" says why divergence was not measured.
-Divergence is measured on some hundred tokens; gates and prompts, which mean nothing for random weights, are left out.
+Usage: python -m benchmarks.families [FAMILY]... [--formats NAME...] [--shard I/N] [--timeout SECONDS] [--results FILE]
+       python -m benchmarks.families --show FILE...
+
+Each family runs in a process of its own, with a time limit. Every result is appended to FILE as a line of JSON as soon
+as there is one; families that FILE has in full are not run again. --shard: of the families every N-th, beginning with
+the I-th, for N processes of which each has a FILE; --show then prints the table of them all. The table is followed by
+every sentence once, with the families that it was said of.
 """
 
+import argparse
+import json
+import multiprocessing
+import os
+import signal
 import sys
 import tempfile
-import traceback
+import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
-from sixfold.artifact.workspace import Workspace
-from sixfold.errors import SixfoldError
-from sixfold.model.source import Source, open_source
-from sixfold.progress import unseen as silent
-from sixfold.recipes.recipe import Recipe, load_recipes
-from sixfold.statistics.statistics import Statistics
-from tests.every_family import families, make_family
+from benchmarks.family_stages import FORMATS, Result, sweep
+from tests.every_family import families
 
-FORMATS = ("bf16", "fp8", "nvfp4", "nvfp4-gb10", "awq", "gguf-q4_k_m")
-_SMALL = ("calibration.samples=4", "calibration.length=64", "calibration.sample_rows=32")
-_WINDOWS = 32  # tokens of each held-out text that divergence is measured on
+DONE = "done"
+"""Stage of the line behind a family's last one."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """verdict: "ok", "refused", or the kind of defect in capitals. sentence: of a refusal or a defect."""
-
-    family: str
-    stage: str
-    verdict: str
-    sentence: str = ""
-
-    @property
-    def sound(self) -> bool:
-        return self.verdict in ("ok", "refused")
-
-
-def recipes(formats: Sequence[str], rounding: str) -> tuple[Recipe, ...]:
-    return tuple(recipe for name in formats for recipe in load_recipes(name, (*_SMALL, f"rounding={rounding}")))
-
-
-def sweep(family: str, root: Path, formats: Sequence[str] = FORMATS, rounding: str = "compensated") -> Iterator[Result]:
-    """Make the family's checkpoint in `root`, and take it through all stages of these formats."""
-    folder = root / family
-    if not folder.exists():
-        make_family(family, folder)
-    try:
-        source = open_source(str(folder))
-    except Exception as error:
-        yield _failed(family, "inspect", error)
-        return
-    yield Result(family, "inspect", "ok")
-    statistics: Statistics | Exception | None = None
-    for recipe in recipes(formats, rounding):
-        if _needs(recipe) and statistics is None and _planned(source, recipe) is None:
-            statistics = _calibrated(source, recipe, root)
-        yield _one(family, source, recipe, statistics, root)
-
-
-def _planned(source: Source, recipe: Recipe) -> Exception | None:
-    from exporters.planning import plan_all
-
-    return plan_all(source, [recipe])[0].refusal
-
-
-def _needs(recipe: Recipe) -> bool:
-    from exporters.planning import needs_statistics
-
-    return needs_statistics(recipe)
-
-
-def _calibrated(source: Source, recipe: Recipe, root: Path) -> Statistics | Exception:
-    from calibration.calibrate import calibrate
-
-    workspace = Workspace(root / "out", source.checkpoint.name)
-    try:
-        return calibrate(
-            source, recipe.calibration, workspace.calibration(recipe.calibration), progress=silent
-        ).statistics
-    except Exception as error:
-        return error
-
-
-def _one(family: str, source: Source, recipe: Recipe, statistics: Statistics | Exception | None, root: Path) -> Result:
-    from exporters.run import export
-
-    refusal = _planned(source, recipe)
-    if refusal is not None:
-        return _failed(family, recipe.name, refusal)
-    workspace = Workspace(root / "out", source.checkpoint.name)
-    try:
-        if isinstance(statistics, Exception) and _needs(recipe):
-            raise statistics
-        known = statistics if isinstance(statistics, Statistics) else None
-        done = export(source, recipe, workspace, known, threads=2, progress=silent)
-    except SixfoldError as error:
-        return Result(family, recipe.name, "BROKEN PROMISE", str(error))
-    except Exception as error:
-        return _failed(family, recipe.name, error)
-    path = (
-        done.folder if done.manifest == "manifest.json" else done.folder / done.manifest.removesuffix(".manifest.json")
-    )
-    return _verified(family, recipe, source, path)
-
-
-def _verified(family: str, recipe: Recipe, source: Source, path: Path) -> Result:
-    from sixfold.texts.held_out_text import held_out
-    from verification import judge as judging
-    from verification.smoke.smoke_test import Smoke
-    from verification.verify import verify
-
-    judging.held_out = partial(held_out, tokens=_WINDOWS)
-    judging.smoke = lambda *_: Smoke((), "its text means nothing")
-    unmeasured = ""
-    try:
-        for against in (None, source):
-            found = judging.judge(path, against, silent) if against is not None else verify(path, None, silent)
-            wrong = [f for f in found.findings if f.severity == "error" and f.check != "gate.failed"]
-            unmeasured = next((f.what for f in found.findings if f.check == "divergence.not-measured"), "")
-            if wrong:
-                more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-                alone = "" if against is not None else " without --against"
-                return Result(
-                    family, recipe.name, "FALSE", f"{wrong[0].check}{alone}: {wrong[0].where}: {wrong[0].what}{more}"
-                )
-    except Exception as error:
-        return _failed(family, recipe.name, error)
-    return Result(family, recipe.name, "ok", unmeasured)
-
-
-def _failed(family: str, stage: str, error: Exception) -> Result:
-    if isinstance(error, SixfoldError):
-        return Result(family, stage, "refused", str(error))
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return Result(family, stage, "TRACEBACK", f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})")
-
-
-def main(names: list[str]) -> int:
-    sentences: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    defects = 0
+def apart(family: str, formats: tuple[str, ...], timeout: float) -> Iterator[Result]:
+    """`sweep` in a process of its own, which is killed with all that it started when its time is over."""
+    context = multiprocessing.get_context("fork")
+    results, sender = context.Pipe(duplex=False)
     with tempfile.TemporaryDirectory() as root:
-        for family in names or families():
-            row = list(sweep(family, Path(root)))
-            defects += sum(not result.sound for result in row)
-            print(f"{family:24}", "  ".join(f"{r.stage} {r.verdict}" for r in row), flush=True)
-            for result in row:
-                if result.sentence:
-                    said = result.sentence.replace(str(Path(root) / family), "MODEL").replace(family, "FAMILY")
-                    sentences[result.stage, result.verdict, said].append(family)
+        process = context.Process(target=_send, args=(family, formats, root, sender))
+        process.start()
+        sender.close()
+        try:
+            yield from _received(family, results, time.monotonic() + timeout)
+        finally:
+            if process.is_alive() and process.pid is not None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.join()
+
+
+def _received(family: str, results: Connection, ends: float) -> Iterator[Result]:
+    stage = "inspect"
+    try:
+        while results.poll(max(0.0, ends - time.monotonic())):
+            result: Result = results.recv()
+            yield result
+            if result.stage == DONE:
+                return
+            stage = f"after {result.stage}"
+        yield Result(family, stage, "UNFINISHED", "its time was over")
+    except EOFError:
+        yield Result(family, stage, "UNFINISHED", "its process died")
+
+
+def _send(family: str, formats: tuple[str, ...], root: str, results: Connection) -> None:
+    from transformers.utils import logging
+
+    os.setsid()
+    logging.disable_progress_bar()
+    for result in sweep(family, Path(root), formats):
+        results.send(replace(result, sentence=result.sentence.replace(f"{root}/{family}", "MODEL")))
+    results.send(Result(family, DONE, "ok"))
+
+
+def recorded(files: Iterable[Path]) -> dict[str, list[Result]]:
+    """By family; where one was begun again, the last time."""
+    rows: dict[str, list[Result]] = {}
+    for line in [line for path in files if path.exists() for line in path.read_text().splitlines()]:
+        result = Result(**{name: value for name, value in json.loads(line).items() if name != "seconds"})
+        if result.stage == "inspect":
+            rows[result.family] = []
+        rows[result.family].append(result)
+    return rows
+
+
+def complete(row: list[Result]) -> bool:
+    return row[-1].stage == DONE
+
+
+def show(rows: Mapping[str, list[Result]]) -> int:
+    """Print the table and all sentences; the number of defects."""
+    sentences: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for family, row in sorted(rows.items()):
+        print(f"{family:24}", "  ".join(f"{r.stage} {r.verdict}" for r in row if r.stage != DONE))
+        for result in row:
+            if result.sentence:
+                said = result.sentence.replace(family, "FAMILY")
+                sentences[result.stage, result.verdict, said].append(family)
     for (stage, verdict, said), of in sorted(sentences.items()):
         print(f"\n{stage}, {verdict}: {', '.join(of)}\n  {said}")
-    print(f"\n{defects} defects")
-    return 1 if defects else 0
+    defects = sum(not result.sound for row in rows.values() for result in row)
+    print(f"\n{len(rows)} families, {sum(map(complete, rows.values()))} of them in full: {defects} defects")
+    return defects
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("families", nargs="*", metavar="FAMILY")
+    parser.add_argument("--formats", nargs="+", default=FORMATS, metavar="NAME")
+    parser.add_argument("--shard", default="1/1", metavar="I/N")
+    parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS")
+    parser.add_argument("--results", type=Path, metavar="FILE")
+    parser.add_argument("--show", nargs="+", type=Path, metavar="FILE")
+    given = parser.parse_args()
+    if given.show:
+        return 1 if show(recorded(given.show)) else 0
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    index, count = map(int, given.shard.split("/"))
+    rows = recorded([given.results] if given.results else [])
+    for family in (given.families or families())[index - 1 :: count]:
+        if family in rows and complete(rows[family]):
+            continue
+        rows[family] = []
+        started = time.monotonic()
+        for result in apart(family, tuple(given.formats), given.timeout):
+            rows[family].append(result)
+            seconds = time.monotonic() - started
+            print(f"{seconds:6.1f} s  {family} {result.stage} {result.verdict} {result.sentence}", flush=True)
+            if given.results:
+                with given.results.open("a") as out:
+                    out.write(json.dumps({**asdict(result), "seconds": round(seconds, 1)}) + "\n")
+    return 1 if show(rows) else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks.families import FORMATS, recipes
+from benchmarks.family_stages import FORMATS, recipes
 from exporters.planning import plan_all
 from pruning.anatomy import dissect
 from sixfold.errors import SixfoldError

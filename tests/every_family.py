@@ -41,6 +41,7 @@ _TEXT: Sizes = (
     (r"linear_(key_|value_)?head_dim", 64),
     (r"linear_num_heads", 4),
     (r"router_hidden_size", 64),
+    (r"(mamba_)?chunk_size", 16),
     (r"num_nextn_predict_layers|num_mtp_modules|mtp_num_hidden_layers", 0),
 )
 _TOWER: Sizes = (
@@ -63,7 +64,7 @@ _ALTERNATING = ["linear_attention", "full_attention"] * 2
 CORRECTIONS: dict[str, dict[str, Any]] = {
     "axk1": {"head_dim": 32},
     "axk2": {"head_dim": 32},
-    "bamba": {"mamba_chunk_size": 16, "mamba_n_heads": 8, "mamba_d_head": 64, "mamba_d_state": 16},
+    "bamba": {"mamba_n_heads": 8, "mamba_d_head": 64, "mamba_d_state": 16},
     "cohere_compass_text": {"rope_parameters": {"full_attention": _AXIAL}},
     "cosmos3_edge_text": {"rope_parameters": _AXIAL},
     "dbrx": {
@@ -80,13 +81,7 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
         "moe_intermediate_size": [256, 128],
         "moe_k": TOP_K,
     },
-    "falcon_h1": {
-        "mamba_chunk_size": 16,
-        "mamba_d_ssm": 256,
-        "mamba_n_heads": 4,
-        "mamba_d_head": 64,
-        "mamba_d_state": 16,
-    },
+    "falcon_h1": {"mamba_d_ssm": 256, "mamba_n_heads": 4, "mamba_d_head": 64, "mamba_d_state": 16},
     "gemma3n_text": {"num_kv_shared_layers": 1, "layer_types": ["sliding_attention", "full_attention"] * 2},
     "gemma4_text": {"enable_moe_block": True, "num_experts": EXPERTS, "top_k_experts": TOP_K, "global_head_dim": 64},
     "gemma4_unified_text": {"global_head_dim": 64},

@@ -10,10 +10,14 @@ import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.engines.llama_cpp_tools import Unavailable, run
 
 FOLDER = Path(__file__).parents[2] / ".venv-engines"
+
+_ADDED = (3, 4)
+"""Token types of a GGUF that its vocabulary's merges do not make: control, and defined by the user."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,39 @@ def _convert(gguf: Path, folder: Path) -> None:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    if type(tokenizer.backend_tokenizer.model).__name__ == "Unigram":
+        tokenizer = _as_published(gguf, tokenizer)
+    tokenizer.save_pretrained(folder)
+
+
+def _as_published(gguf: Path, read: Any) -> Any:
+    """SentencePiece's scores as ranks of merges, as in the tokenizer.json that Gemma is published with; transformers
+    takes them for the scores of a Unigram model, which cuts text otherwise.
+
+    read: transformers' tokenizer of the file.
+    """
+    from gguf import GGUFReader, TokenType
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import generate_merges
+
+    fields = GGUFReader(gguf).fields
+    tokens, scores, types = (fields[f"tokenizer.ggml.{key}"].contents() for key in ("tokens", "scores", "token_type"))
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    added = {token: kind for token, kind in zip(tokens, types, strict=True) if kind in _ADDED}
+    merges = generate_merges(vocabulary, dict(zip(tokens, scores, strict=True)), added)
+    unknown = read.unk_token
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.add_tokens(
+        [AddedToken(token, special=kind == TokenType.CONTROL, normalized=False) for token, kind in added.items()]
+    )
+    begin = (read.bos_token, vocabulary[read.bos_token])
+    tokenizer.post_processor = processors.TemplateProcessing(f"{begin[0]} $A", special_tokens=[begin])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **read.special_tokens_map)
 
 
 if __name__ == "__main__":
