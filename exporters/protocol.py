@@ -33,7 +33,7 @@ class Decided:
 
 
 class Exporter(Protocol):
-    """A native target: three functions, no state. The stream (sixfold/artifact/stream.py) does the reading and writing.
+    """A native target: three functions, no state. sixfold/artifact/streaming/ does the reading and writing.
 
     Options: the pydantic model that a recipe's `options:` must satisfy.
     provenance: fields of the checkpoint's provenance that weight files state. May be missing where there are none.

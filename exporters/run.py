@@ -24,7 +24,8 @@ from exporters.rounding.inputs import Inputs
 from exporters.rounding.notes import few_tokens
 from sixfold.artifact.manifest import FileRecord, described_anew, file_record, manifest_of, state_of
 from sixfold.artifact.plan import ExportPlan, Unit
-from sixfold.artifact.stream import Walked, Writing, Written, one_by_one, singly, write_files
+from sixfold.artifact.streaming.stream import Walked, write_files
+from sixfold.artifact.streaming.writing import Writing, Written, one_by_one, singly
 from sixfold.artifact.work_folder import Made, begun_mark, check_source, locked, put_in_place, reclaim
 from sixfold.artifact.workspace import PARTIAL, Workspace, digest_of, json_bytes, read_json, write_atomically
 from sixfold.checkpoint.checkpoint import Checkpoint

@@ -31,7 +31,8 @@ from sixfold import __version__
 from sixfold.artifact.manifest import FileRecord, manifest_of, state_of
 from sixfold.artifact.original_model import FOLDER
 from sixfold.artifact.plan import ExportPlan
-from sixfold.artifact.stream import Writing, one_by_one, singly, write_files
+from sixfold.artifact.streaming.stream import write_files
+from sixfold.artifact.streaming.writing import Writing, one_by_one, singly
 from sixfold.artifact.work_folder import Made, check_source, locked, put_in_place, reclaim
 from sixfold.artifact.workspace import PARTIAL, digest_of, json_bytes, read_json, write_if_changed
 from sixfold.checkpoint.provenance import FILE as PROVENANCE

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from calibration.imatrix import write_imatrix
 from exporters.gguf import EXPORTER
 from sixfold.artifact.plan import ExportPlan
-from sixfold.artifact.stream import write_files
+from sixfold.artifact.streaming.stream import write_files
 from sixfold.model.latent_attention import HALVES, latent_linears
 from sixfold.model.source import Source
 from sixfold.recipes.recipe import Recipe

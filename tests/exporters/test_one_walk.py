@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from exporters import run as run_module
 from exporters.fp8 import EXPORTER as FP8
 from exporters.run import Exported, Wanted, export, export_all
-from sixfold.artifact import walk
-from sixfold.artifact.stream import Walked
+from sixfold.artifact.streaming import walk
+from sixfold.artifact.streaming.stream import Walked
 from sixfold.artifact.workspace import PARTIAL, Workspace
 from sixfold.checkpoint.positional_reads import WeightFolder
 from sixfold.errors import SixfoldError

@@ -13,11 +13,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from sixfold.artifact import concurrent_file
 from sixfold.artifact.manifest import FileRecord
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.safetensors_layout import Draft, DraftTensor, place, whole
-from sixfold.artifact.stream import Encode, Writing, one_by_one, singly, write_files
+from sixfold.artifact.streaming import concurrent_file
+from sixfold.artifact.streaming.stream import write_files
+from sixfold.artifact.streaming.writing import Encode, Writing, one_by_one, singly
 from sixfold.artifact.workspace import sha256_of
 from sixfold.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from sixfold.errors import SixfoldError

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from sixfold.artifact.concurrent_file import GrowingFile
 from sixfold.artifact.manifest import FileRecord
 from sixfold.artifact.plan import ExportPlan, PlannedFile, PlannedTensor, Unit
+from sixfold.artifact.streaming.concurrent_file import GrowingFile
 from sixfold.artifact.workspace import read_json, sync_folder
 
 _GROWING = 3

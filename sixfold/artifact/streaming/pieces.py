@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from sixfold.artifact.walk import Piece
+from sixfold.artifact.streaming.walk import Piece
 from sixfold.checkpoint.checkpoint import Checkpoint
 from sixfold.checkpoint.expert_slice import reading_by
 from sixfold.checkpoint.tensor_slice import TensorSlice
