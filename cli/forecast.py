@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.terminal import duration, print_table
+from cli.terminal import print_table, seconds_text
 from sixfold.sizes import size
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ def print_forecast(stages: Sequence[Stage], price: float | None) -> None:
         click.echo("To have the time foretold, measure this machine once with `sixfold plan MODEL --measure`.")
         return
     print_table(
-        ("stage", "foretold", "bound by"), [(stage.name, duration(stage.seconds), stage.bound_by) for stage in stages]
+        ("stage", "foretold", "bound by"),
+        [(stage.name, seconds_text(stage.seconds), stage.bound_by) for stage in stages],
     )
     hours = sum(stage.seconds for stage in stages) / 3600
     cost = "" if price is None else f", {hours * price:.2f} at {price:g} an hour"

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from cli.terminal import duration, print_table
+from cli.terminal import print_table, seconds_text
 from sixfold.sizes import size
 
 
@@ -50,5 +50,5 @@ def print_stage_times(stages: Sequence[StageTime]) -> None:
         moved = speed is not None and stage.read + stage.written > 0 and stage.seconds > 0
         alone = speed.disk_seconds(stage.read, stage.written) / stage.seconds if speed is not None and moved else None
         cells = [size(stage.read) if stage.read else "-", size(stage.written) if stage.written else "-"]
-        rows.append((stage.name, duration(stage.seconds), *cells, "-" if alone is None else f"{alone:.0%}"))
+        rows.append((stage.name, seconds_text(stage.seconds), *cells, "-" if alone is None else f"{alone:.0%}"))
     print_table(("stage", "took", "read", "written", "of the disk's speed"), rows)

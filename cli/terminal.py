@@ -82,7 +82,7 @@ def _lines(description: str, total: int, unit: str) -> Callable[[int], None]:
             left = (now - started) * (total - done) / done
             click.echo(
                 f"{description}: {done / total:.0%} of {_amount(total, unit)},"
-                f" {_rate(done / max(now - started, 1e-6), unit)}, {duration(left)} left",
+                f" {_rate(done / max(now - started, 1e-6), unit)}, {_duration(left)} left",
                 err=True,
             )
 
@@ -102,7 +102,12 @@ def _amount(number: float, unit: str) -> str:
     return f"{number:.2g} {unit}" if 0 < number < 1 else f"{number:,.0f} {unit}"
 
 
-def duration(seconds: float) -> str:
+def seconds_text(seconds: float) -> str:
+    """ "4.2 s", "1,240 s"."""
+    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds:,.0f} s"
+
+
+def _duration(seconds: float) -> str:
     minutes = round(seconds / 60)
     if minutes < 1:
         return f"{seconds:.0f} s"
