@@ -137,21 +137,23 @@ def make_all(
     recipes = fitted(source, recipes)
     planned = plan_all(source, recipes, known_statistics(workspace))
     check_disk(source, planned, workspace, _calibration_bytes(source, recipes, workspace))
+    refusals = {entry.recipe.name: entry.refusal for entry in planned}
+    del planned  # plans of large models are large, and are made again with what calibration finds
     _warn(source, record_source(source.checkpoint, stated, workspace.folder), quiet=quiet)
     statistics: dict[Calibration, Statistics] = {}
     results: dict[str, Exported | Exception] = {}
     needed: dict[str, Statistics | None] = {}
     wanted = []
-    for entry in planned:
+    for recipe in recipes:
         try:
-            if entry.refusal is not None:
-                raise entry.refusal
+            if (refusal := refusals[recipe.name]) is not None:
+                raise refusal
             with times.timed("calibration"):
-                found = _statistics(source, entry.recipe, workspace, statistics, allowed, quiet)
-            wanted.append(Wanted(entry.recipe, found, partial(tokens_of, source, entry.recipe, quiet)))
-            needed[entry.recipe.name] = found
+                found = _statistics(source, recipe, workspace, statistics, allowed, quiet)
+            wanted.append(Wanted(recipe, found, partial(tokens_of, source, recipe, quiet)))
+            needed[recipe.name] = found
         except Exception as error:  # a defect in one format must not cost the others of a long run
-            results[entry.recipe.name] = error
+            results[recipe.name] = error
     with times.timed("export") as walk:
         made = export_all(
             source,

@@ -14,7 +14,7 @@ import torch
 
 from sixfold.artifact.safetensors_layout import CAST, COPY
 from sixfold.artifact.streaming.pieces import Pieces
-from sixfold.artifact.streaming.walk import AHEAD, Job, Piece, Walk, most_held
+from sixfold.artifact.streaming.walk import AHEAD, NARROW, Job, Piece, Walk, most_held
 from sixfold.artifact.streaming.writing import Batch, Rows, Work, Writing, Written
 from sixfold.checkpoint.checkpoint import Checkpoint
 from sixfold.checkpoint.tensor_slice import TensorSlice
@@ -144,10 +144,13 @@ def _groups(works: Sequence[Work], jobs: Sequence[Job], threads: int, memory: in
 
 
 def _needed(jobs: Sequence[Job], threads: int) -> int:
-    """About how many bytes of host memory a walk takes: pieces that are held at once, and what threads make of theirs
-    in float32."""
-    largest = max((sum(p.nbytes for p in job.pieces) for job in jobs if not isinstance(job.what, int)), default=0)
-    return most_held(jobs) + AHEAD + threads * _MADE * largest
+    """About how many bytes of host memory a walk takes: pieces that are held at once, and what threads make of theirs,
+    in float32 on the processor; what a GPU makes comes back no larger than it went."""
+    largest = {False: 0, True: 0}
+    for job in jobs:
+        if isinstance(job.what, Batch):
+            largest[job.narrow] = max(largest[job.narrow], sum(piece.nbytes for piece in job.pieces))
+    return most_held(jobs) + AHEAD + threads * _MADE * largest[False] + NARROW * largest[True]
 
 
 @contextmanager
