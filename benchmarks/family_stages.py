@@ -67,13 +67,13 @@ def sweep(family: str, root: Path, formats: Sequence[str] = FORMATS, rounding: s
 
 
 def _planned(source: Source, recipe: Recipe) -> Exception | None:
-    from exporters.run import plan_all
+    from exporters.planning import plan_all
 
     return plan_all(source, [recipe])[0].refusal
 
 
 def _needs(recipe: Recipe) -> bool:
-    from exporters.run import needs_statistics
+    from exporters.planning import needs_statistics
 
     return needs_statistics(recipe)
 
