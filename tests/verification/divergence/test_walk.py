@@ -1,26 +1,23 @@
 """Runs side by side against each run by itself, and what is in memory meanwhile."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import pytest
 import torch
 
+from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.errors import SixfoldError
 from sixfold.model.source import Source
 from sixfold.progress import unseen
 from sixfold.runner.layer_runner import LayerRunner
 from sixfold.runner.layer_weights import HostBuffers
-from sixfold.texts.held_out_text import Windows
+from sixfold.texts.held_out_text import Windows, held_out
 from tests.verification.artifacts import Artifacts
-from tests.verification.divergence.test_divergence import windows
 from verification.divergence import comparison, divergence
-from verification.divergence.divergence import Scored, reference_of, scored, scored_together
+from verification.divergence.divergence import Reference, Scored, reference_of, scored, scored_together
 from verification.divergence.walk import Run, walk
 from verification.measure import runs_of
 from verification.reading.weights import CodedWeights
-
-__all__ = ["windows"]  # a fixture
 
 pytestmark = pytest.mark.arithmetic
 
@@ -59,25 +56,45 @@ def runs_of_variants(artifacts: Artifacts, demo: Source, *variants: str) -> list
     return found
 
 
+@pytest.fixture(scope="module")
+def windows(demo: Source) -> Windows:
+    """Two, of different lengths."""
+    found = held_out(load_tokenizer(demo.checkpoint.folder))
+    return Windows((found.ids[0], found.ids[-1]), (found.domains[0], found.domains[-1]), "two")
+
+
+@pytest.fixture(scope="module")
+def reference(demo: Source, windows: Windows, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    return reference_of(demo, windows, tmp_path_factory.mktemp("cache"), unseen)
+
+
+@pytest.fixture(scope="module")
+def alone(artifacts: Artifacts, demo: Source, windows: Windows, reference: Reference) -> list[tuple[Run, Scored]]:
+    """Weights alone and as run, each by itself."""
+    runs = runs_of_variants(artifacts, demo, "nvfp4-gb10", "gguf-q4_k_m")
+    return [
+        (run, scored(demo, run.weights, run.rules, windows, reference, unseen))
+        for run in runs
+        if run.weights is not None
+    ]
+
+
 @pytest.mark.parametrize(
-    ("heads", "memory"),
-    [(0, 1 << 40), (1 << 30, 1 << 40), (1 << 30, 12 << 20)],
-    ids=["a head at a time", "all heads at once", "memory for few"],
+    ("heads", "memory"), [(0, 1 << 40), (1 << 30, 1 << 40), (1 << 30, 0)], ids=["a head at a time", "all", "one run"]
 )
 def test_side_by_side_as_each_by_itself(
-    artifacts: Artifacts,
+    alone: list[tuple[Run, Scored]],
     demo: Source,
     windows: Windows,
-    tmp_path: Path,
+    reference: Reference,
     monkeypatch: pytest.MonkeyPatch,
     heads: int,
     memory: int,
 ) -> None:
-    """Whether memory holds one head or all, and the hidden states of all runs or of one or two."""
+    """Whatever memory holds at once."""
     monkeypatch.setattr(comparison, "_HEADS", heads)
     monkeypatch.setattr(divergence, "available_memory", lambda: memory)
-    reference = reference_of(demo, windows, tmp_path, unseen)
-    runs = runs_of_variants(artifacts, demo, "nvfp4-gb10", "gguf-q4_k_m")
+    runs = [run for run, _ in alone]
     broken = Run(Unreadable(runs[0].weights, "model.layers.1.self_attn.q_proj.weight"))  # type: ignore[arg-type]
     *together, failed, source = scored_together(demo, [*runs, broken, Run()], windows, reference, unseen)
     assert isinstance(failed, SixfoldError)
@@ -86,43 +103,32 @@ def test_side_by_side_as_each_by_itself(
     assert source.score.mean_kl == 0
     assert source.score.top1 == source.score.top5 == 1
     assert len(together) == 5
-    for run, found in zip(runs, together, strict=True):
+    for found, (_, expected) in zip(together, alone, strict=True):
         assert isinstance(found, Scored)
-        assert run.weights is not None
-        alone = scored(demo, run.weights, run.rules, windows, reference, unseen)
-        assert torch.equal(found.kl, alone.kl)  # the same operations in the same order
-        assert found.inputs == alone.inputs
-        assert found.score == alone.score
+        assert torch.equal(found.kl, expected.kl)  # the same operations in the same order
+        assert found.inputs == expected.inputs
+        assert found.score == expected.score
 
 
 def test_two_layers_are_in_memory_however_many_runs_there_are(
     artifacts: Artifacts, demo: Source, windows: Windows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner = LayerRunner(demo, dtype=torch.float32, device=torch.device("cpu"))
-    layer = max(sum(s.nbytes for s in runner.sources_of(n)) for n in range(len(runner.layers)))
-    out, peak = 0, 0
-    take, give_back = HostBuffers.take, HostBuffers.give_back
+    held, peak = 0, 0
+    read, give_back = LayerRunner.read_layer, HostBuffers.give_back
 
-    def counted(self: HostBuffers, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        nonlocal out, peak
-        found = take(self, shape, dtype)
-        out += found.nbytes
-        peak = max(peak, out)
-        return found
+    def counted(self: LayerRunner, number: int) -> dict[str, torch.Tensor]:
+        nonlocal held, peak
+        held += 1
+        peak = max(peak, held)
+        return read(self, number)
 
     def returned(self: HostBuffers, tensors: Iterable[torch.Tensor]) -> None:
-        nonlocal out
-        held = list(tensors)
-        out -= sum(tensor.nbytes for tensor in held)
-        give_back(self, held)
+        nonlocal held
+        held -= 1
+        give_back(self, tensors)
 
-    def observe(run: int, number: int, hidden: torch.Tensor) -> None:
-        nonlocal out, peak
-        if (run, number) == (0, 0):  # embeddings and head, which are not given back, are gone
-            out, peak = layer, layer
-
-    monkeypatch.setattr(HostBuffers, "take", counted)
+    monkeypatch.setattr(LayerRunner, "read_layer", counted)
     monkeypatch.setattr(HostBuffers, "give_back", returned)
     runs = runs_of_variants(artifacts, demo, "fp8", "nvfp4", "gguf-q8_0", "gguf-q3_k_m")
-    walk(demo, runs, windows, observe, unseen, "")
-    assert layer < peak <= 2 * layer
+    walk(demo, runs, windows, lambda *_: None, unseen, "")
+    assert (held, peak) == (0, 2)
