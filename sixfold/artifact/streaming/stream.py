@@ -43,7 +43,8 @@ def write_files(
     """Write every weight file of every plan. advance: called with numbers of finished bytes.
 
     memory: bytes that pieces, and what is made of them, should take at most (see `_needed`). Where all writings at once
-    take more, they are done in groups, each with a walk of its own; `in_groups` is told which.
+    take more, and more than the neediest alone, they are done in groups, each with a walk of its own; `in_groups` is
+    told which.
     What stops one writing is in its result; only what is no Exception (an interrupt) is raised. Finished prefixes are
     kept for the next run either way.
     """
@@ -131,9 +132,10 @@ def _last(pieces: Pieces, held: Sequence[Piece]) -> tuple[int, int]:
 
 
 def _groups(works: Sequence[Work], jobs: Sequence[Job], threads: int, memory: int | None) -> list[list[Work]]:
-    """All together where that fits; else as many as fit one after the other, one at least."""
+    """All together where that fits, or takes no more than one of them does alone; else as many as fit, in turn."""
     if memory is None or _needed(jobs, threads) <= memory:
         return [list(works)]
+    memory = max(memory, *(_needed([job for job in jobs if job.owner is work], threads) for work in works))
     groups: list[list[Work]] = [[]]
     for work in works:
         together = [*groups[-1], work]
