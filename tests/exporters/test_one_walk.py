@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,13 @@ from safetensors.torch import load_file, save_file
 
 from exporters import run as run_module
 from exporters.fp8 import EXPORTER as FP8
+from exporters.planning import plan_of
+from exporters.registry import exporter_named
 from exporters.run import Exported, Wanted, export, export_all
 from sixfold.artifact.streaming import stream, walk
+from sixfold.artifact.streaming.pieces import Pieces
 from sixfold.artifact.streaming.stream import Walked
+from sixfold.artifact.streaming.writing import Work, Writing, one_by_one, singly
 from sixfold.artifact.workspace import PARTIAL, Workspace
 from sixfold.checkpoint.positional_reads import WeightFolder
 from sixfold.errors import SixfoldError
@@ -35,7 +40,7 @@ def model(family: str, folder: Path, **changes: int) -> Path:
 
 
 def recipes(names: tuple[str, ...] = NAMES) -> list[Recipe]:
-    return [load_recipes(name, ["rounding=nearest"])[0] for name in names]
+    return [recipe for name in names for recipe in load_recipes(name, ["rounding=nearest"])]
 
 
 def together(
@@ -190,3 +195,25 @@ def held_at_most(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     with monkeypatch.context() as patch:
         patch.setattr(walk.Walk, "_fetch", watching)
         yield most
+
+
+def test_ten_formats_hold_no_more_of_eight_layers_than_of_two(tmp_path: Path) -> None:
+    """AWQ's search holds a layer, and the others no more than what they are rounding."""
+    held = {}
+    for layers in (2, 8):
+        source = open_source(model("qwen3_moe", tmp_path / f"{layers}", num_hidden_layers=layers))
+        writings = []
+        for recipe in recipes(("all-formats",)):
+            exporter = exporter_named(recipe.exporter)
+            searched = getattr(exporter, "searched", lambda source, recipe, layer: ())
+            reads = {layer: searched(source, recipe, layer) for layer in range(layers)}
+            plan = plan_of(source, recipe, None)
+            assert plan is not None
+            writing = Writing(plan, tmp_path / f"{recipe.name}-{layers}", "k", singly, one_by_one(FP8.encode))
+            writings.append(replace(writing, searched=reads))
+        assert len(writings) == 10
+        pieces = Pieces(source.checkpoint, stream._read_together(writings))
+        held[layers] = walk.most_held(stream._in_order([Work(w, pieces, lambda n: None) for w in writings], pieces))
+        tensors = source.checkpoint.tensors
+        layer = sum(tensor.nbytes for name, tensor in tensors.items() if name.startswith("model.layers.0."))
+    assert layer / 2 < held[8] == held[2] < layer + max(tensor.nbytes for tensor in tensors.values())

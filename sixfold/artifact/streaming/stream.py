@@ -22,8 +22,8 @@ from sixfold.checkpoint.tensor_slice import TensorSlice
 
 @dataclass(frozen=True)
 class Walked:
-    """each: of every writing, in order. seconds: that the walk took. read_bytes, read_seconds: of the source, for all
-    writings together; these seconds are added up over threads."""
+    """each: of every writing, in order. seconds: that the walk took. read_bytes, read_seconds: of the source, as it is
+    once dequantized, for all writings together; these seconds are added up over threads."""
 
     each: tuple[Written, ...]
     seconds: float

@@ -123,10 +123,10 @@ def test_nothing_appears_under_its_name_before_it_is_whole(
     broken = next(t.name for t in plan.tensors if t.file == plan.files[1].name)
     with pytest.raises(SixfoldError, match="no such luck"):
         run(plan, checkpoint, tmp_path / "out", failing_at(broken, SixfoldError("no such luck")), threads)
-    assert (tmp_path / "out" / plan.files[0].name).exists()
+    assert threads > 1 or (tmp_path / "out" / plan.files[0].name).exists()
     assert not (tmp_path / "out" / plan.files[1].name).exists()
     fresh, _ = run(plan, checkpoint, tmp_path / "fresh")
-    for file in (plan.files[0], plan.files[2]):  # other threads may have been in the next file, and finished it
+    for file in (plan.files[0], plan.files[2]):  # several threads read in no order of their own
         path = tmp_path / "out" / file.name
         assert not path.exists() or sha256_of(path) == fresh[file.name].sha256
 
