@@ -18,13 +18,12 @@ from exporters.registry import exporter_named
 from exporters.run import Exported, Wanted, export, export_all
 from sixfold.artifact.streaming import stream, walk
 from sixfold.artifact.streaming.pieces import Pieces
-from sixfold.artifact.streaming.stream import Walked
 from sixfold.artifact.streaming.writing import Work, Writing, one_by_one, singly
 from sixfold.artifact.workspace import PARTIAL, Workspace
-from sixfold.checkpoint.positional_reads import WeightFolder
 from sixfold.errors import SixfoldError
 from sixfold.model.source import Source, open_source
 from sixfold.recipes.recipe import Recipe, load_recipes
+from tests.exporters.counted_reads import counted_reads
 from tests.exporters.exported import DEMO, silent
 from tests.families import make_family
 
@@ -59,32 +58,6 @@ def files(result: Exported | Exception) -> dict[str, dict[str, object]]:
 def alone(source: Source, root: Path, names: tuple[str, ...] = NAMES) -> list[dict[str, dict[str, object]]]:
     workspace = Workspace(root, source.checkpoint.name)
     return [files(export(source, r, workspace, None, threads=1, progress=silent)) for r in recipes(names)]
-
-
-@contextmanager
-def counted_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Bytes that the walk reads of the source's files: the headers and the fingerprint's samples were read before."""
-    read, write = WeightFolder.read_into, run_module.write_files
-    counts: list[int] = []
-    walking = False
-
-    def reading(self: WeightFolder, file: str, offset: int, buffer: memoryview) -> None:
-        if walking:
-            counts.append(len(buffer))
-        read(self, file, offset, buffer)
-
-    def writing(*arguments, **options) -> Walked:  # type: ignore[no-untyped-def]
-        nonlocal walking
-        walking = True
-        try:
-            return write(*arguments, **options)
-        finally:
-            walking = False
-
-    with monkeypatch.context() as patch:
-        patch.setattr(WeightFolder, "read_into", reading)
-        patch.setattr(run_module, "write_files", writing)
-        yield counts
 
 
 @pytest.mark.parametrize(
