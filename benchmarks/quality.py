@@ -52,7 +52,7 @@ from sixfold.recipes.recipe import Recipe, load_recipes
 from sixfold.sizes import size
 from sixfold.texts.held_out_text import TEXTS, TOKENS, Windows, held_out
 from verification.divergence.divergence import Reference, reference_of, scored
-from verification.judge import runs_of
+from verification.measure import runs_of
 from verification.verify import verify
 
 NEAREST = "to nearest"

@@ -40,7 +40,7 @@ def test_every_format_is_sound(model: Packaged, tmp_path: Path, monkeypatch: pyt
         folder = bf16_folder(model)
     except Unavailable as reason:
         pytest.skip(str(reason))
-    monkeypatch.setattr("verification.judge.held_out", _some)
+    monkeypatch.setattr("verification.measure.held_out", _some)
     options = ("--out", str(tmp_path), "--no-verify", "--license", model.license)
     assert run(["export", str(folder), *FORMATS[model], *options]) == 0
     source = open_source(folder)

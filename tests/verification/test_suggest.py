@@ -18,7 +18,7 @@ from tests.exporters.exported import DEMO, silent
 from tests.verification.artifacts import Artifacts
 from tests.verification.damage import copy_folder, copy_gguf
 from verification.divergence.attribution import Cost, Part, parts_of_model, propose
-from verification.judge import runs_of
+from verification.measure import runs_of
 from verification.suggest import _nbytes, suggest
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -166,7 +166,7 @@ def test_a_mix_fills_its_budget_is_planned_and_sound(
     assert "general.file_type" not in file.fields  # llama.cpp names it by the type of most tensors
     assert len({tensor.tensor_type for tensor in file.tensors}) > 3
     assert any("bits a weight" in note and "the damage that the calibration foretells" in note for note in done.notes)
-    with few_windows("verification.judge.held_out"):
+    with few_windows("verification.measure.held_out"):
         checked = verify(path, demo, silent)
     assert checked.passed
     assert checked.findings == (), [str(finding) for finding in checked.findings]
@@ -231,6 +231,6 @@ def test_four_bits_with_fp8_for_what_suffers_are_sound(
     config = json.loads((path / "config.json").read_text())["quantization_config"]
     assert config["format"] == "mixed-precision"
     assert {group["format"] for group in config["config_groups"].values()} == {layout, "float-quantized"}
-    with few_windows("verification.judge.held_out"):
+    with few_windows("verification.measure.held_out"):
         checked = verify(path, demo, silent)
     assert checked.passed, [str(finding) for finding in checked.findings]
