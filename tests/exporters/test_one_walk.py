@@ -140,7 +140,7 @@ def test_memory_is_flat_in_the_number_of_layers(
     names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is held of the source at once, which is all that could grow: with no reading ahead, and counted by torch."""
-    monkeypatch.setattr(walk, "AHEAD", 0)
+    monkeypatch.setattr(stream, "AHEAD", 0)
     most = {}
     for layers in (2, 8):
         folder = model("qwen3_moe", tmp_path / f"{layers}", num_hidden_layers=layers)

@@ -14,7 +14,7 @@ import torch
 
 from sixfold.artifact.safetensors_layout import CAST, COPY
 from sixfold.artifact.streaming.pieces import Pieces
-from sixfold.artifact.streaming.walk import AHEAD, NARROW, Job, Piece, Walk, most_held
+from sixfold.artifact.streaming.walk import NARROW, Job, Piece, Walk, most_held
 from sixfold.artifact.streaming.writing import Batch, Rows, Work, Writing, Written
 from sixfold.checkpoint.checkpoint import Checkpoint
 from sixfold.checkpoint.tensor_slice import TensorSlice
@@ -57,7 +57,8 @@ def write_files(
     begun, nbytes, seconds = time.monotonic(), 0, 0.0
     try:
         for group in groups:
-            walk = Walk([job for job in jobs if job.owner in group], pieces.fetch)
+            own = [job for job in jobs if job.owner in group]
+            walk = Walk(own, pieces.fetch, _ahead(own, threads, memory))
             with _one_torch_thread():
                 walk.run(threads)
             nbytes, seconds = nbytes + walk.read_bytes, seconds + walk.read_seconds
@@ -69,6 +70,8 @@ def write_files(
     return Walked(each, time.monotonic() - begun, nbytes, seconds)
 
 
+AHEAD = 64 << 20
+"""Bytes that are read ahead where jobs are small."""
 _MADE = 4
 """Bytes that encoding takes for each byte of BF16 that it is given."""
 
@@ -153,6 +156,13 @@ def _needed(jobs: Sequence[Job], threads: int) -> int:
         if isinstance(job.what, Batch):
             largest[job.narrow] = max(largest[job.narrow], sum(piece.nbytes for piece in job.pieces))
     return most_held(jobs) + AHEAD + threads * _MADE * largest[False] + NARROW * largest[True]
+
+
+def _ahead(jobs: Sequence[Job], threads: int, memory: int | None) -> int:
+    """Bytes to read ahead: what the largest job needs, where there is memory for that."""
+    largest = max((sum(piece.nbytes for piece in job.pieces) for job in jobs), default=0)
+    room = largest if memory is None else memory - _needed(jobs, threads) + AHEAD
+    return max(AHEAD, min(largest, room))
 
 
 @contextmanager
