@@ -7,6 +7,7 @@ from gguf import GGMLQuantizationType as Type
 
 from exporters.ggml.packing import Blocks, pack
 from exporters.rounding.compensate import compensate
+from exporters.rounding.device import to_host
 from exporters.rounding.factor import Factor
 from exporters.rounding.kquants import FORMS, SPAN, Scaled, ScaledWithMinimum
 from sixfold.errors import SixfoldError
@@ -43,7 +44,7 @@ def quantize_compensated(
         packed = Blocks(d.half(), codes, dmin.half(), scales, multiples[-1].to(torch.int32))
     else:
         packed = Blocks(d.half(), codes, scales=scales if qtype == Type.Q6_K else scales + 32)
-    return list(pack(qtype, packed).view(len(weights), -1).cpu())
+    return list(to_host(pack(qtype, packed).view(len(weights), -1)))
 
 
 def _codes(form: Scaled | ScaledWithMinimum, values: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:

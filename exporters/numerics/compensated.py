@@ -11,6 +11,7 @@ from exporters.numerics import awq_packing
 from exporters.numerics.awq_packing import Quantized
 from exporters.numerics.nvfp4 import PackedWeight, weight_global_scale
 from exporters.rounding.compensate import compensate
+from exporters.rounding.device import to_host
 from exporters.rounding.factor import Factor
 from exporters.rounding.fp8 import Fp8
 from exporters.rounding.int4 import Integers
@@ -53,11 +54,11 @@ def nvfp4_groups(
     rounded = compensate(rows, known, Nvfp4(scales))
     whole = scales[:, None, None]
     scale = (rounded.parameters[0].mT * whole).to(torch.float8_e4m3fn)  # [B, R, C / 16]
-    packed = _e2m1_codes(rounded.values, scale.float() / whole).cpu()
+    packed = to_host(_e2m1_codes(rounded.values, scale.float() / whole))
     lengths = [part.shape[1] for part in parts]
     return [
         ([PackedWeight(*of) for of in zip(codes.split(lengths), stored.split(lengths), strict=True)], one)
-        for codes, stored, one in zip(packed, scale.cpu(), scales.cpu().split(1), strict=True)
+        for codes, stored, one in zip(packed, to_host(scale), to_host(scales).split(1), strict=True)
     ]
 
 
@@ -88,7 +89,7 @@ def fp8_channels(
     rounded = compensate(stacked(weights, names, device), known, Fp8.of(dtype, weights[0].shape[1]))
     scale = rounded.parameters[0, :, 0, :, None]  # one for all groups of a row
     codes = (rounded.values / scale).to(torch.float8_e4m3fn)
-    return list(zip(codes.cpu(), scale.to(dtype).cpu(), strict=True))
+    return list(zip(to_host(codes), to_host(scale.to(dtype)), strict=True))
 
 
 def int4_groups(weights: Sequence[torch.Tensor], names: Sequence[str], group: int, known: Factor) -> list[Quantized]:
@@ -108,5 +109,5 @@ def int4_groups(weights: Sequence[torch.Tensor], names: Sequence[str], group: in
     scales, zeros = rounded.parameters.mT  # [B, R, C / group] each
     levels = rounded.values.unflatten(2, (-1, group)) / scales[..., None] + zeros[..., None]
     codes = levels.round().clamp(0, awq_packing.LEVELS).flatten(2).to(torch.uint8)
-    made = zip(codes.cpu(), zeros.to(torch.uint8).contiguous().cpu(), scales.contiguous().cpu(), strict=True)
+    made = zip(*map(to_host, (codes, zeros.to(torch.uint8).contiguous(), scales.contiguous())), strict=True)
     return [Quantized(*of) for of in made]

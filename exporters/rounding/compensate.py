@@ -25,7 +25,8 @@ from exporters.rounding.factor import Factor, group_factors
 from exporters.rounding.format import Format
 
 BLOCK = 128
-"""Columns whose errors are gathered before they are carried into all columns behind them in one product."""
+"""Columns whose errors are gathered before they are carried into all others in one product; among themselves they are
+carried when a column's turn comes."""
 
 SWEEPS = 2
 
@@ -95,15 +96,15 @@ def _first_pass(
             if opened is not None and first % span == 0:
                 shared.append(opened)
             part = left[:, first:last]
+            if first > start:
+                part = part - upper[:, start:first, first:last].mT @ errors[:, : first - start]
             candidates = form.candidates(part, importance[:, first:last], opened, (first % span) // group)
             own = upper[:, first:last, first:last]
             values[:, first:last], error, chosen = round_group(part, own, form, candidates)
             found.append(chosen)
             errors[:, first - start : last - start] = error
-            if last < stop:
-                left[:, last:stop] -= upper[:, first:last, last:stop].mT @ error
         if stop < channels:
-            left[:, stop:] -= upper[:, start:stop, stop:].mT @ errors
+            _add_product(left[:, stop:], upper[:, start:stop, stop:].mT, errors, -1)
     return values, torch.stack(found, 2), torch.stack(shared, 2) if shared else None
 
 
@@ -159,12 +160,15 @@ def _sweep(
     block = max(BLOCK, group)
     for start in range(0, channels, block):
         stop = min(start + block, channels)
-        changed = values[:, start:stop].clone()
+        moved = values.new_empty(len(values), stop - start, values.shape[2])
         for first in range(start, stop, group):
             last, index = first + group, first // group
             upper, held = own[:, index], values[:, first:last]
+            slope = gradient[:, first:last]
+            if first > start:
+                slope = slope + moments[:, first:last, start:first] @ moved[:, : first - start]
             # H_gg^-1 g = U^T (U g): how far from the held values the best ones are while all others stay.
-            reduced = upper @ gradient[:, first:last]
+            reduced = upper @ slope
             best = held - upper.mT @ reduced
             before = parameters[:, :, index]
             shared = None if spans is None else spans[:, :, first // span]
@@ -173,12 +177,9 @@ def _sweep(
             better = error.square().sum(1) < reduced.square().sum(1)
             parameters[:, :, index] = torch.where(better, chosen, before)
             new = torch.where(better[:, None], new, held)
-            moved = new - held
+            torch.sub(new, held, out=moved[:, first - start : last - start])
             values[:, first:last] = new
-            gradient[:, start:stop] += moments[:, start:stop, first:last] @ moved
-        moved = values[:, start:stop] - changed
-        for rest in (slice(0, start), slice(stop, channels)):
-            gradient[:, rest] += moments[:, rest, start:stop] @ moved
+        _add_product(gradient, moments[:, :, start:stop], moved, 1)
 
 
 def _settle(
@@ -190,7 +191,15 @@ def _settle(
         stop = min(start + BLOCK, channels)
         moved = _settle_block(gradient, values, parameters, moments, form, start, stop)
         if stop < channels:
-            gradient[:, stop:] += moments[:, stop:, start:stop] @ moved
+            _add_product(gradient[:, stop:], moments[:, stop:, start:stop], moved, 1)
+
+
+def _add_product(into: torch.Tensor, left: torch.Tensor, right: torch.Tensor, sign: int) -> None:
+    """into [B, N, R] += sign * left @ right, in place; left broadcasts over B."""
+    if into.is_cuda:  # the processor's has no way to do so at once
+        into.baddbmm_(left.expand(len(into), -1, -1), right, alpha=sign)
+    else:
+        into.add_(left @ right, alpha=sign)
 
 
 def _settle_block(
