@@ -64,7 +64,8 @@ class PlainWeights:
         layout = self._layouts.get(name)
         if layout is not None:
             return rounded_plainly(original, layout)[start:stop]
-        return rounded_to_dtype(original, self.dtype(name))[start:stop]
+        rounded = rounded_to_dtype(original, self.dtype(name))
+        return rounded[start:stop] if shape else rounded
 
     def digest(self, source: Source, windows: Windows, rules: Mapping[str, Any]) -> str:
         """Of all that decides what a run of them gives."""
