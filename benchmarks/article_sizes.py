@@ -11,8 +11,8 @@ it rounds to the published figure. GGUF sizes are without the tokenizer, of whic
 import argparse
 from collections.abc import Mapping
 
+from exporters.planning import plan_of
 from exporters.registry import exporter_named
-from exporters.run import plan_of
 from sixfold.artifact.plan import ExportPlan
 from sixfold.model.source import describe_source
 from sixfold.recipes.recipe import Recipe, load_recipes

@@ -67,13 +67,13 @@ def sweep(family: str, root: Path, formats: Sequence[str] = FORMATS, rounding: s
 
 
 def _planned(source: Source, recipe: Recipe) -> Exception | None:
-    from exporters.run import plan_all
+    from exporters.planning import plan_all
 
     return plan_all(source, [recipe])[0].refusal
 
 
 def _needs(recipe: Recipe) -> bool:
-    from exporters.run import needs_statistics
+    from exporters.planning import needs_statistics
 
     return needs_statistics(recipe)
 
@@ -114,16 +114,17 @@ def _one(family: str, source: Source, recipe: Recipe, statistics: Statistics | E
 
 def _verified(family: str, recipe: Recipe, source: Source, path: Path) -> Result:
     from sixfold.texts.held_out_text import held_out
-    from verification import judge as judging
+    from verification import measure
+    from verification.judge import judge
     from verification.smoke.smoke_test import Smoke
     from verification.verify import verify
 
-    judging.held_out = partial(held_out, tokens=_WINDOWS)
-    judging.smoke = lambda *_: Smoke((), "its text means nothing")
+    measure.held_out = partial(held_out, tokens=_WINDOWS)
+    measure.smoke = lambda *_: Smoke((), "its text means nothing")
     unmeasured = ""
     try:
         for against in (None, source):
-            found = judging.judge(path, against, silent) if against is not None else verify(path, None, silent)
+            found = judge(path, against, silent) if against is not None else verify(path, None, silent)
             wrong = [f for f in found.findings if f.severity == "error" and f.check != "gate.failed"]
             unmeasured = next((f.what for f in found.findings if f.check == "divergence.not-measured"), "")
             if wrong:

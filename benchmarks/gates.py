@@ -29,7 +29,7 @@ from sixfold.texts.held_out_text import Windows, held_out
 from verification.divergence.divergence import Divergence, Reference, Score, reference_of, scored
 from verification.divergence.plain_run import plain_score
 from verification.gates import check_gates
-from verification.judge import plain_rules, runs_of
+from verification.measure import plain_rules, runs_of
 from verification.reading.weights import CodedWeights
 
 RATIO = 1.25

@@ -41,7 +41,8 @@ import torch
 from calibration.calibrate import calibrate
 from calibration.texts.tokens import token_batches
 from cli.verdicts import artifact_of
-from exporters.run import export, needs_statistics
+from exporters.planning import needs_statistics
+from exporters.run import export
 from sixfold.artifact.workspace import Workspace
 from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.errors import SixfoldError
@@ -51,7 +52,7 @@ from sixfold.recipes.recipe import Recipe, load_recipes
 from sixfold.sizes import size
 from sixfold.texts.held_out_text import TEXTS, TOKENS, Windows, held_out
 from verification.divergence.divergence import Reference, reference_of, scored
-from verification.judge import runs_of
+from verification.measure import runs_of
 from verification.verify import verify
 
 NEAREST = "to nearest"

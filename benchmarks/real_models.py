@@ -2,8 +2,8 @@
 
 Usage: python -m benchmarks.real_models [--out FOLDER]
 
-Exports what FOLDER has not, verifies everything over a part of the held-out text, and writes docs/real-models.md from
-the verification.json files. `make test-engines` does the same and asserts that all is sound
+Exports and verifies, over a part of the held-out text, what FOLDER has not, and writes docs/real-models.md from the
+verification.json files. `make test-engines` verifies all of it afresh and asserts that it is sound
 (tests/engines/test_real_models.py).
 """
 
@@ -20,8 +20,8 @@ from sixfold.model.source import open_source
 from sixfold.progress import unseen
 from sixfold.texts.held_out_text import Windows, held_out
 from tests.engines.real_models import ARTIFACTS, GEMMA3, SMOLLM2, Packaged, bf16_folder
-from verification.judge import judge
-from verification.result import as_data, write_result
+from verification.result import result_path
+from verification.stored_result import judged_all
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "real-models.md"
@@ -48,18 +48,21 @@ Results = dict[str, tuple[dict[str, Any], int]]
 """Variant -> what verification.json holds, and bytes; largest first."""
 
 
-def measured(folder: Path, license: str, out: Path) -> Results:
-    """Export the model in `folder` into all formats under `out`, and judge each over a part of the held-out text."""
+def measured(folder: Path, license: str, out: Path, *, afresh: bool = False) -> Results:
+    """Export the model in `folder` into all formats under `out`, and judge each over a part of the held-out text.
+
+    afresh: judge also those of which a verification.json holds.
+    """
     names = ("--name", folder.name, "--out", str(out))
     if run(["export", str(folder), "all-formats", *names, "--license", license, "--no-verify"]):
         raise ChildProcessError(f"{folder.name} was not exported")
-    source, results = open_source(folder), {}
-    with patch("verification.judge.held_out", _some):
-        for variant, path, nbytes in rows_in(out / folder.name):
-            verification = judge(path, source, unseen)
-            write_result(verification)
-            results[variant] = as_data(verification), nbytes
-    return results
+    rows = rows_in(out / folder.name)
+    if afresh:
+        for _, path, _ in rows:
+            result_path(path).unlink(missing_ok=True)
+    with patch("verification.measure.held_out", _some):
+        results = judged_all([path for _, path, _ in rows], open_source(folder), unseen)
+    return {variant: (result, nbytes) for (variant, _, nbytes), result in zip(rows, results, strict=True)}
 
 
 def _some(tokenizer: Any) -> Windows:

@@ -165,9 +165,13 @@ def memory_options(command: Command) -> Command:
 
         return command(*args, allowed=Allowed(host_memory, device_memory), **rest)
 
-    about = "that calibration may use, such as 24GB; by default, all that is free."
-    call = click.option("--device-memory", type=_Size(), help=f"Memory of each GPU {about}")(call)
-    return click.option("--host-memory", type=_Size(), help=f"Memory {about}")(call)
+    about = "such as 24GB; by default, all that is free."
+    call = click.option("--device-memory", type=_Size(), help=f"Memory of each GPU that calibration may use, {about}")(
+        call
+    )
+    return click.option(
+        "--host-memory", type=_Size(), help=f"Memory that calibration, and then export, may use, {about}"
+    )(call)
 
 
 def experts_option(command: Command) -> Command:

@@ -102,6 +102,11 @@ def _amount(number: float, unit: str) -> str:
     return f"{number:.2g} {unit}" if 0 < number < 1 else f"{number:,.0f} {unit}"
 
 
+def seconds_text(seconds: float) -> str:
+    """ "4.2 s", "1,240 s"."""
+    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds:,.0f} s"
+
+
 def _duration(seconds: float) -> str:
     minutes = round(seconds / 60)
     if minutes < 1:

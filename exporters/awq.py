@@ -20,15 +20,18 @@ from exporters.numerics.awq_candidates import grid
 from exporters.numerics.awq_packing import BITS, PER_WORD, Quantized, pack_gemm, pack_quantized, quantize
 from exporters.numerics.compensated import int4_groups
 from exporters.protocol import Decided, Decisions
+from exporters.rounding.device import device
 from exporters.rounding.factor import Factor
 from exporters.rounding.inputs import Inputs
 from exporters.rounding.known import each
 from exporters.selection import not_run_note, require_any, select
-from exporters.smoothing.awq_search import Search, decide_layer, decided
+from exporters.smoothing.awq_search import decide_layer, decided
+from exporters.smoothing.scale_search import Search
 from exporters.smoothing.smoothing_groups import SmoothingGroup, misfit_of, smoothing_groups
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.safetensors_layout import Draft, DraftTensor, carried_texts, config_text, kept_draft, place, whole
 from sixfold.boundary.patterns import pattern
+from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError
 from sixfold.model.architecture import Linear, require_quantizable
 from sixfold.model.source import Source
@@ -127,8 +130,21 @@ class AwqExporter:
             for name in _rescaled(source, groups, quantized)
         }
         points = grid(options.grid, options.duo_scaling)
-        search = Search(source.checkpoint, statistics, quantized, stored, points, options.group_size, options.clip, {})
+        search = Search(
+            source.checkpoint, statistics, quantized, stored, points, options.group_size, options.clip, {}, device()
+        )
         return decide_layer(search, linears, groups)
+
+    def searched(self, source: Source, recipe: Recipe, layer: int) -> tuple[TensorSlice, ...]:
+        """The weights that are rounded, and what scales are moved into."""
+        if self.compensates(recipe):
+            return ()
+        linears = [linear for linear in source.architecture.linears if linear.layer == layer]
+        quantized = select(linears, recipe, misfit_of(options_of(source, recipe).group_size)).quantized
+        groups = smoothing_groups(source, linears, quantized)
+        names = [linear.weight for linear in linears if linear.name in quantized]
+        names += [name for group in groups for name in (group.source + ".weight", *(r.weight for r in group.readers))]
+        return tuple(whole(source.checkpoint.tensors[name]) for name in dict.fromkeys(names))
 
     def encode(
         self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe

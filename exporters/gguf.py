@@ -27,7 +27,7 @@ from exporters.mix.choose import Options as Offered
 from exporters.mix.gguf_mix import AUTO, check_budget, mixed_types, offered_types, wanted_roundings
 from exporters.mix.prepare import prepared
 from exporters.protocol import Decided, Decisions, Tokens
-from exporters.rounding.device import device, turn
+from exporters.rounding.device import device, moved, turn
 from exporters.rounding.factor import Factor, unrelated
 from exporters.rounding.inputs import Inputs
 from exporters.rounding.known import each
@@ -210,7 +210,7 @@ def _quantized(
     if not encodes_on_gpu(qtype):
         return quantize(rows, qtype, importance, name=name)
     with turn(device()):
-        return quantize(rows.to(device()), qtype, importance, name=name).cpu()
+        return quantize(moved(rows, device()), qtype, importance, name=name).cpu()
 
 
 def _factor(unit: Unit, inputs: Sequence[torch.Tensor], known: Inputs) -> Factor | None:

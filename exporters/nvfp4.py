@@ -14,6 +14,7 @@ from exporters.formats.layouts import LayoutOptions, layout_name, layout_of
 from exporters.input_maxima import largest_inputs
 from exporters.numerics.compensated import nvfp4_groups
 from exporters.numerics.nvfp4 import GROUP, PackedWeight, input_global_scale, quantize_group
+from exporters.once import once
 from exporters.protocol import Decided, Decisions
 from exporters.rounding.factor import Factor
 from exporters.rounding.inputs import Inputs
@@ -69,7 +70,9 @@ class Nvfp4Exporter:
     def encode(
         self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe
     ) -> Sequence[torch.Tensor]:
-        return _outputs(quantize_group(inputs, _names(unit)), _names(unit), decisions, recipe)
+        names = _names(unit)
+        made = once(inputs[0], ("nvfp4", *names), lambda: quantize_group(inputs, names))  # by W4A16 and W4A4 alike
+        return _outputs(made, names, decisions, recipe)
 
     def compensate(
         self,

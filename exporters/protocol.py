@@ -33,7 +33,7 @@ class Decided:
 
 
 class Exporter(Protocol):
-    """A native target: three functions, no state. The stream (sixfold/artifact/stream.py) does the reading and writing.
+    """A native target: three functions, no state. sixfold/artifact/streaming/ does the reading and writing.
 
     Options: the pydantic model that a recipe's `options:` must satisfy.
     provenance: fields of the checkpoint's provenance that weight files state. May be missing where there are none.
@@ -42,6 +42,8 @@ class Exporter(Protocol):
     only carry out what is defined to the bit, such as numpy's integers.
     importance_suffices: optional; whether statistics may be what an importance matrix holds, `count` and `sum_sq`, with
     the recipe's `calibration.imatrix` set. False where an exporter does not say.
+    searched: optional, for a `decide` that reads weights: (source, recipe, layer) -> the slices of the source that it
+    reads, which are then in memory once for it and for all that is made of them in the same walk.
     More are optional, and belong together: see Compensating and Mixing.
     """
 
@@ -63,7 +65,8 @@ class Exporter(Protocol):
     def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:
         """Judgment or search over more than one tensor of decoder layer `layer`. May read weights.
 
-        Called once for every layer that a unit of the plan names, in order.
+        Called once for every layer that a unit of the plan names, before its units are encoded. Tensors of the source
+        are shared with others, and not to be changed.
         """
         ...
 

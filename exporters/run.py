@@ -1,10 +1,12 @@
-"""One export from beginning to end: skip what is current, decide, stream, put in place, and write the manifest last."""
+"""Exports from beginning to end: skip what is current, decide and stream the others in one walk, put each in place, and
+write its manifest last."""
 
 import hashlib
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from functools import partial as partial_of
 from pathlib import Path
@@ -13,35 +15,42 @@ from typing import Any, cast
 import torch
 
 from exporters.batches import batches
-from exporters.decisions import decide_all
+from exporters.decisions import DecisionStore
+from exporters.planning import carried_code, compensates, inputs_for, plan_of, prepare
 from exporters.protocol import Compensating, Exporter, ExternalExporter, Tokens
 from exporters.registry import exporter_named
 from exporters.rounding.device import device, turn
 from exporters.rounding.inputs import Inputs
 from exporters.rounding.notes import few_tokens
-from exporters.share import with_share
-from sixfold.artifact.manifest import FileRecord, described_anew, file_record, inputs_of, manifest_of, state_of
+from sixfold.artifact.manifest import FileRecord, described_anew, file_record, manifest_of, state_of
 from sixfold.artifact.plan import ExportPlan, Unit
-from sixfold.artifact.stream import Batched, write_files
+from sixfold.artifact.streaming.stream import Walked, write_files
+from sixfold.artifact.streaming.writing import Writing, Written, one_by_one, singly
 from sixfold.artifact.work_folder import Made, begun_mark, check_source, locked, put_in_place, reclaim
 from sixfold.artifact.workspace import PARTIAL, Workspace, digest_of, json_bytes, read_json, write_atomically
-from sixfold.boundary.patterns import pattern
 from sixfold.checkpoint.checkpoint import Checkpoint
-from sixfold.errors import SixfoldError, UsageError
-from sixfold.model.architecture import require_layered
+from sixfold.errors import SixfoldError
 from sixfold.model.source import Source
 from sixfold.progress import Progress
-from sixfold.recipes.recipe import Calibration, Recipe
+from sixfold.recipes.recipe import Recipe
+from sixfold.runner.machine_speed import measured_speed
 from sixfold.statistics.statistics import Statistics, open_statistics
 
-_AT_A_GPU = 3
-"""Threads that hold a batch each: one reads, one rounds, one writes."""
+
+@dataclass(frozen=True)
+class Wanted:
+    """statistics: of the recipe's calibration, None where it needs none. tokens: for external tools and for probes."""
+
+    recipe: Recipe
+    statistics: Statistics | None
+    tokens: Tokens | None = None
 
 
 @dataclass(frozen=True)
 class Exported:
     """skipped: the artifact was current, no weight was written. reasons: why it was (re)done.
-    described: whether the manifest changed, and with it what a card shows."""
+    described: whether the manifest changed, and with it what a card shows. took: as run.json says it, {} where nothing
+    was done."""
 
     variant: str
     folder: Path
@@ -51,109 +60,48 @@ class Exported:
     reasons: tuple[str, ...]
     notes: tuple[str, ...]
     described: bool = True
+    took: Mapping[str, Any] = field(default_factory=dict)
 
 
-def is_native(exporter: Exporter | ExternalExporter) -> bool:
-    return hasattr(exporter, "encode")
+def export_all(
+    source: Source,
+    wanted: Sequence[Wanted],
+    workspace: Workspace,
+    *,
+    threads: int,
+    progress: Progress,
+    memory: int | None = None,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> list[Exported | Exception]:
+    """What came of each of `wanted`, or what stopped it; that leaves the others alone. Whatever was finished by then is
+    kept for the next run.
 
-
-def needs_statistics(recipe: Recipe) -> bool:
-    exporter = exporter_named(recipe.exporter)
-    return is_native(exporter) and cast(Exporter, exporter).needs_statistics(recipe)
-
-
-def compensates(recipe: Recipe) -> bool:
-    """Whether the recipe's weights are rounded with errors compensated."""
-    exporter = exporter_named(recipe.exporter)
-    return hasattr(exporter, "compensates") and bool(exporter.compensates(recipe))
-
-
-def plan_of(source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan | None:
-    """The plan of a native exporter; None for an external tool, which gives no plan."""
-    exporter = exporter_named(recipe.exporter)
-    _check_budget(recipe)
-    _check_keep(source, recipe)
-    _check_imatrix(recipe)
-    _check_moments(recipe)
-    if needs_statistics(recipe) and recipe.calibration.imatrix is None:
-        require_layered(source.architecture, recipe.name)
-    if not is_native(exporter):
-        return None
-    return with_share(source, cast(Exporter, exporter).plan(source, recipe, statistics))
-
-
-def prepare(
-    source: Source, recipe: Recipe, statistics: Statistics | None, tokens: Tokens | None, progress: Progress
-) -> None:
-    """Make what the exporter's plan reads beside the statistics, where it reads anything and has not got it yet."""
-    exporter = exporter_named(recipe.exporter)
-    if statistics is not None and hasattr(exporter, "prepare"):
-        exporter.prepare(source, recipe, statistics, tokens, progress)
-
-
-def _check_budget(recipe: Recipe) -> None:
-    """Raises UsageError for a budget that the exporter would not look at."""
-    if recipe.budget is not None and not hasattr(exporter_named(recipe.exporter), "prepare"):
-        raise UsageError(
-            f"{recipe.name}: the exporter {recipe.exporter} makes one type of everything, whatever the budget",
-            "leave `budget` out, or extend gguf-auto",
-        )
-
-
-def _check_keep(source: Source, recipe: Recipe) -> None:
-    """Raises UsageError for a `keep` pattern that matches nothing: what it was meant to keep would be quantized."""
-    for text in recipe.keep:
-        if not any(pattern(text).search(linear.name) for linear in source.architecture.linears):
-            raise UsageError(
-                f"{recipe.name}: `keep` has {text!r}, which no Linear of {source.checkpoint.name} matches",
-                "see their names with `sixfold inspect MODEL --json`",
-            )
-
-
-def carried_code(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """A note on code that comes with a checkpoint."""
-    code = [name for name in checkpoint.extras if name.endswith(".py")]
-    if not code or not checkpoint.config.get("auto_map"):
-        return ()
-    named = ", ".join(code)
-    return (f"code of the checkpoint is carried along, and was not run: {named}; read it before trust_remote_code",)
-
-
-def _check_imatrix(recipe: Recipe) -> None:
-    """Raises SixfoldError where the recipe's calibration is an importance matrix and its exporter needs more."""
-    suffices = getattr(exporter_named(recipe.exporter), "importance_suffices", False)
-    if recipe.calibration.imatrix is not None and needs_statistics(recipe) and not suffices:
-        raise SixfoldError(
-            f"{recipe.name} needs what a calibration pass measures, and calibration.imatrix takes only sums of squares"
-            f" from {recipe.calibration.imatrix}",
-            "leave calibration.imatrix out for it, or make only the gguf formats",
-        )
-
-
-def _check_moments(recipe: Recipe) -> None:
-    if compensates(recipe) and not recipe.calibration.moments:
-        raise UsageError(
-            f"{recipe.name}: `rounding: compensated` needs second moments, and calibration.moments turns them off",
-            "set calibration.moments=true, or rounding=nearest",
-        )
-
-
-def inputs_for(source: Source, recipe: Recipe, statistics: Statistics | None) -> dict[str, Any]:
-    """What decides the artifact's bytes; a calibration profile counts only where the exporter reads it.
-
-    Provenance counts only where weight files state it, and only as far as it is known: a rerun that states nothing
-    leaves an artifact with what was stated before.
+    memory: bytes of host memory to make do with, None for no limit. say: told where it takes several walks.
     """
-    digest = statistics.digest if statistics is not None and needs_statistics(recipe) else None
-    if not compensates(recipe):
-        recipe = recipe.model_copy(update={"rounding": "nearest"})  # the bytes are the same, whatever was asked for
-    if is_native(exporter_named(recipe.exporter)) and not needs_statistics(recipe):
-        recipe = recipe.model_copy(update={"calibration": Calibration()})
-    libraries = getattr(exporter_named(recipe.exporter), "libraries", ())
-    inputs = inputs_of(recipe, source.checkpoint.fingerprint, source.checkpoint.revision, digest, libraries)
-    fields = getattr(exporter_named(recipe.exporter), "provenance", ())
-    stated = {name: value for name in fields if (value := getattr(source.checkpoint.provenance, name))}
-    return inputs | {"provenance": stated} if stated else inputs
+    results: dict[int, Exported | Exception] = {}
+    begun: dict[int, _Begun] = {}
+    with ExitStack() as locks:
+        for number, want in enumerate(wanted):
+            try:
+                found = _begin(source, want, workspace, progress, locks)
+                (results if isinstance(found, Exported) else begun)[number] = found  # type: ignore[assignment]
+            except Exception as error:  # a defect in one format must not cost the others
+                results[number] = error
+        streamed = {number: one for number, one in begun.items() if one.native is not None}
+        names = [one.wanted.recipe.name for one in streamed.values()]
+        walked = _walk(source, list(streamed.values()), threads, progress, memory, say)
+        written = dict(zip(streamed, walked.each, strict=True))
+        for number, one in begun.items():
+            try:
+                made = _run_external(source, one.wanted, one.partial) if one.native is None else None
+                check_source(source.checkpoint, one.partial, workspace.decisions(one.wanted.recipe.name))
+                if made is None:
+                    made = _made(source, one, written[number].whole())
+                took = {} if number not in written else _took(walked, written[number], names)
+                results[number] = _finish(source, one, made, threads, took)
+            except Exception as error:
+                results[number] = error
+    return [results[number] for number in range(len(wanted))]
 
 
 def export(
@@ -166,9 +114,41 @@ def export(
     progress: Progress,
     tokens: Tokens | None = None,
 ) -> Exported:
-    """Raises SixfoldError with cause and remedy; whatever was finished by then is kept for the next run."""
+    """`export_all` of one. Raises what stopped it."""
+    (result,) = export_all(source, [Wanted(recipe, statistics, tokens)], workspace, threads=threads, progress=progress)
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+@dataclass(frozen=True)
+class _Native:
+    plan: ExportPlan
+    store: DecisionStore
+    known: Inputs | None
+    writing: Writing
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A variant that is to be made. native: None for an external tool."""
+
+    wanted: Wanted
+    inputs: Mapping[str, Any]
+    folder: Path
+    manifest: str
+    reasons: tuple[str, ...]
+    started: float
+    partial: Path
+    native: _Native | None
+
+
+def _begin(
+    source: Source, wanted: Wanted, workspace: Workspace, progress: Progress, locks: ExitStack
+) -> Exported | _Begun:
+    recipe, statistics = wanted.recipe, wanted.statistics
     inputs = inputs_for(source, recipe, statistics)
-    prepare(source, recipe, statistics, tokens, progress)
+    prepare(source, recipe, statistics, wanted.tokens, progress)
     plan = plan_of(source, recipe, statistics)
     folder = workspace.variant(recipe.suffix)
     if folder.resolve() == source.checkpoint.folder.resolve():
@@ -184,38 +164,31 @@ def export(
         notes = tuple(recorded["notes"])
         return Exported(recipe.name, folder, manifest_name, nbytes, True, (), notes, described=changed is not None)
     started = time.time()
-    with locked(folder / PARTIAL, recipe.name) as partial:
-        if plan is None:
-            made = _run_external(source, recipe, tokens, partial)
-        else:
-            made = _run_native(source, recipe, workspace, statistics, plan, inputs, partial, threads, progress)
-        check_source(source.checkpoint, partial, workspace.decisions(recipe.name))
-        manifest = manifest_of(
-            recipe.name, source.checkpoint.name, inputs, made.decisions, made.files, made.notes, made.device
-        )
-        put_in_place(folder, manifest_name, manifest, made, partial, started, threads)
-        shutil.rmtree(partial)
-    nbytes = sum(record.bytes for record in made.files.values())
-    return Exported(recipe.name, folder, manifest_name, nbytes, False, state.reasons, made.notes)
+    partial = locks.enter_context(locked(folder / PARTIAL, recipe.name))
+    native = None if plan is None else _native(source, wanted, workspace, plan, inputs, partial)
+    return _Begun(wanted, inputs, folder, manifest_name, state.reasons, started, partial, native)
 
 
-def _run_native(
+def _native(
     source: Source,
-    recipe: Recipe,
+    wanted: Wanted,
     workspace: Workspace,
-    statistics: Statistics | None,
     plan: ExportPlan,
     inputs: Mapping[str, Any],
     partial: Path,
-    threads: int,
-    progress: Progress,
-) -> Made:
+) -> _Native:
+    recipe, statistics = wanted.recipe, wanted.statistics
     exporter = cast(Exporter, exporter_named(recipe.exporter))
-    store = decide_all(exporter, source, recipe, statistics, plan, workspace, inputs, progress)
-    key = digest_of([dict(inputs), store.digest, [(f.name, f.nbytes, len(f.header)) for f in plan.files]])
+    layers = frozenset(unit.layer for unit in plan.units if unit.layer is not None)
+    store = DecisionStore(workspace.decisions(recipe.name), inputs, layers)
+    mark = store.mark if layers else None
+    key = digest_of([dict(inputs), mark, [(f.name, f.nbytes, len(f.header)) for f in plan.files]])
     reclaim(plan, partial, workspace.variant(recipe.suffix), key)
-
     known = _inputs(statistics.folder, statistics.digest, device()) if statistics and compensates(recipe) else None
+
+    def decide(layer: int, checkpoint: Checkpoint) -> None:
+        if not store.knows(layer):
+            store.record(layer, exporter.decide(replace(source, checkpoint=checkpoint), recipe, statistics, layer))
 
     def encode(unit: Unit, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         return exporter.encode(unit, tensors, store.of_layer(unit.layer), recipe)
@@ -228,20 +201,86 @@ def _run_native(
         with turn(known.device):
             return cast(Compensating, exporter).compensate(units, tensors, decisions, recipe, known)
 
-    if known is not None and known.device.type != "cpu":
-        threads = min(threads, _AT_A_GPU)
-    how = encode if known is None else Batched(partial_of(batches, source.checkpoint, known.device), compensate)
-    with progress(recipe.name, sum(f.nbytes for f in plan.files), "B") as advance:
-        records = write_files(plan, source.checkpoint, how, partial, key=key, threads=threads, advance=advance)
-    texts = {name: FileRecord(len(data), _sha256_bytes(data)) for name, data in plan.texts.items()}
-    notes = (
-        plan.notes
-        + carried_code(source.checkpoint)
-        + store.notes
-        + (few_tokens(statistics) if statistics is not None and known is not None else ())
+    searched = getattr(exporter, "searched", lambda source, recipe, layer: ())
+    writing = Writing(
+        plan,
+        partial,
+        key,
+        split=singly if known is None else partial_of(batches, source.checkpoint, known.device),
+        encode=one_by_one(encode) if known is None else compensate,
+        decide=decide,
+        at_gpu=known is not None and known.device.type != "cpu",
+        searched={layer: searched(source, recipe, layer) for layer in layers if not store.knows(layer)},
     )
-    used = None if known is None else known.device.type
-    return Made(partial, {**records, **texts}, plan.texts, store.digest, notes, used)
+    return _Native(plan, store, known, writing)
+
+
+def _walk(
+    source: Source,
+    streamed: Sequence[_Begun],
+    threads: int,
+    progress: Progress,
+    memory: int | None,
+    say: Callable[[str], None],
+) -> Walked:
+    if not streamed:
+        return Walked((), 0, 0, 0)
+    names = {id(one.native.writing): one.wanted.recipe.name for one in streamed if one.native is not None}
+    writings = [one.native.writing for one in streamed if one.native is not None]
+
+    def in_groups(groups: Sequence[Sequence[Writing]]) -> None:
+        listed = "; ".join(", ".join(names[id(writing)] for writing in group) for group in groups)
+        say(f"memory does not suffice for all formats at once, so the checkpoint is read {len(groups)} times: {listed}")
+
+    what = next(iter(names.values())) if len(names) == 1 else f"{len(names)} formats"
+    with progress(what, sum(f.nbytes for writing in writings for f in writing.plan.files), "B") as advance:
+        return write_files(
+            writings, source.checkpoint, threads=threads, advance=advance, memory=memory, in_groups=in_groups
+        )
+
+
+def _made(source: Source, one: _Begun, records: Mapping[str, FileRecord]) -> Made:
+    native, statistics = one.native, one.wanted.statistics
+    assert native is not None
+    texts = {name: FileRecord(len(data), _sha256_bytes(data)) for name, data in native.plan.texts.items()}
+    notes = (
+        native.plan.notes
+        + carried_code(source.checkpoint)
+        + native.store.notes
+        + (few_tokens(statistics) if statistics is not None and native.known is not None else ())
+    )
+    used = None if native.known is None else native.known.device.type
+    return Made(one.partial, {**records, **texts}, native.plan.texts, native.store.digest, notes, used)
+
+
+def _took(walked: Walked, written: Written, formats: Sequence[str]) -> dict[str, Any]:
+    """What run.json says of the walk that an artifact was made in, and of its own share of the work: seconds added up
+    over threads. disk_share: of the walk's seconds, those that the disk alone takes, where it was measured."""
+    nbytes = sum(file.bytes for each in walked.each for file in each.files.values())
+    speed = measured_speed()
+    share = speed.disk_seconds(walked.read_bytes, nbytes) / max(walked.seconds, 1e-6) if speed is not None else None
+    return {
+        "stages": {stage: round(of, 2) for stage, of in written.seconds.items()},
+        "walk": {
+            "formats": list(formats),
+            "seconds": round(walked.seconds, 2),
+            "read_seconds": round(walked.read_seconds, 2),
+            "read_bytes": walked.read_bytes,
+            "written_bytes": nbytes,
+            "disk_share": None if share is None else round(share, 3),
+        },
+    }
+
+
+def _finish(source: Source, one: _Begun, made: Made, threads: int, took: Mapping[str, Any]) -> Exported:
+    recipe = one.wanted.recipe
+    manifest = manifest_of(
+        recipe.name, source.checkpoint.name, one.inputs, made.decisions, made.files, made.notes, made.device
+    )
+    put_in_place(one.folder, one.manifest, manifest, made, one.partial, one.started, threads, took)
+    shutil.rmtree(one.partial)
+    nbytes = sum(record.bytes for record in made.files.values())
+    return Exported(recipe.name, one.folder, one.manifest, nbytes, False, one.reasons, made.notes, took=took)
 
 
 @lru_cache(1)
@@ -250,12 +289,12 @@ def _inputs(folder: Path, digest: str, device: torch.device) -> Inputs:
     return Inputs(open_statistics(folder), device)
 
 
-def _run_external(source: Source, recipe: Recipe, tokens: Tokens | None, partial: Path) -> Made:
-    exporter = cast(ExternalExporter, exporter_named(recipe.exporter))
+def _run_external(source: Source, wanted: Wanted, partial: Path) -> Made:
+    exporter = cast(ExternalExporter, exporter_named(wanted.recipe.exporter))
     work = partial / "external"
     shutil.rmtree(work, ignore_errors=True)  # such tools cannot resume; a half-written folder only misleads them
     work.mkdir(parents=True)
-    notes = exporter.run(source, recipe, tokens, work)
+    notes = exporter.run(source, wanted.recipe, wanted.tokens, work)
     paths = sorted(path for path in work.rglob("*") if path.is_file())
     files = {str(p.relative_to(work)): file_record(p) for p in paths}
     return Made(work, files, {}, None, tuple(notes))
@@ -263,63 +302,3 @@ def _run_external(source: Source, recipe: Recipe, tokens: Tokens | None, partial
 
 def _sha256_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-@dataclass(frozen=True)
-class Planned:
-    """plan: None for an external tool, and for a recipe that cannot be planned: `refusal` says why."""
-
-    recipe: Recipe
-    plan: ExportPlan | None
-    refusal: Exception | None = None
-
-
-def plan_all(
-    source: Source, recipes: Sequence[Recipe], statistics: Callable[[Recipe], Statistics | None] | None = None
-) -> tuple[Planned, ...]:
-    """Every recipe's plan, before any work: what a family does not allow must not be discovered only after
-    calibration. statistics: that are there already, for recipes whose plan depends on them."""
-    planned = []
-    for recipe in recipes:
-        try:
-            known = statistics(recipe) if statistics is not None and recipe.budget is not None else None
-            planned.append(Planned(recipe, plan_of(source, recipe, known)))
-        except Exception as error:  # a defect in one format must not stop the others
-            planned.append(Planned(recipe, None, error))
-    return tuple(planned)
-
-
-def check_disk(source: Source, planned: Sequence[Planned], workspace: Workspace, calibration: int = 0) -> None:
-    """Whether everything that is still to be written has room. Raises SixfoldError with both sizes.
-
-    calibration: bytes that calibrations will take besides. An artifact that is replaced stays until the new one is
-    complete, so the old ones' room does not count. What only new statistics would make stale is taken as current: they
-    are not known yet.
-    """
-    needed = calibration
-    for recipe, plan in ((entry.recipe, entry.plan) for entry in planned):
-        folder = workspace.variant(recipe.suffix)
-        if plan is None:
-            continue
-        recorded = read_json(folder / plan.manifest) or {}
-        inputs = inputs_for(source, recipe, None) | {"statistics": recorded.get("statistics")}
-        if state_of(folder, plan.manifest, inputs).name != "current":
-            present = sum(p.stat().st_blocks * 512 for p in (folder / PARTIAL / recipe.name).glob("*"))
-            needed += max(0, plan.nbytes - present) + _decisions_bytes(source, recipe)
-    try:
-        workspace.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SixfoldError(f"cannot make {workspace.folder}: {error.strerror}", "choose another OUT") from error
-    free = shutil.disk_usage(workspace.root).free
-    if needed > free:
-        raise SixfoldError(
-            f"{needed / 1e9:.2f} GB are to be written to {workspace.root}, which has {free / 1e9:.2f} GB free",
-            "free some space, choose another OUT, or fewer formats",
-        )
-
-
-def _decisions_bytes(source: Source, recipe: Recipe) -> int:
-    """At most a float32 for each input and output channel of every Linear, where calibration is read at all."""
-    if not needs_statistics(recipe):
-        return 0
-    return sum(4 * (linear.in_features + linear.out_features) for linear in source.architecture.linears)

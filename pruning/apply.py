@@ -14,7 +14,7 @@ from pruning.plan_file import FILE, PruningPlan, plan_text
 from pruning.saliency_map import heat_map
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.safetensors_layout import COPY, Draft, DraftTensor, carried_texts, place, whole
-from sixfold.artifact.stream import Encode
+from sixfold.artifact.streaming.writing import Encode
 from sixfold.artifact.workspace import json_bytes
 from sixfold.checkpoint.checkpoint import CONFIG, SourceTensor
 from sixfold.checkpoint.config_fields import with_counts, without_mtp, without_quantization

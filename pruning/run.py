@@ -31,7 +31,8 @@ from sixfold import __version__
 from sixfold.artifact.manifest import FileRecord, manifest_of, state_of
 from sixfold.artifact.original_model import FOLDER
 from sixfold.artifact.plan import ExportPlan
-from sixfold.artifact.stream import write_files
+from sixfold.artifact.streaming.stream import write_files
+from sixfold.artifact.streaming.writing import Writing, one_by_one, singly
 from sixfold.artifact.work_folder import Made, check_source, locked, put_in_place, reclaim
 from sixfold.artifact.workspace import PARTIAL, digest_of, json_bytes, read_json, write_if_changed
 from sixfold.checkpoint.provenance import FILE as PROVENANCE
@@ -102,8 +103,10 @@ def prune(
             healed = HealedWeights(work)
         encode = select(anatomy, plan, healed)
         with progress("pruning", sum(f.nbytes for f in export.files), "B") as advance:
-            records = write_files(export, source.checkpoint, encode, partial, key=key, threads=threads, advance=advance)
+            writing = Writing(export, partial, key, singly, one_by_one(encode))
+            (written,) = write_files([writing], source.checkpoint, threads=threads, advance=advance).each
         check_source(source.checkpoint, partial)
+        records = written.whole()
         texts = {name: FileRecord(len(data), _sha256(data)) for name, data in export.texts.items()}
         made = Made(partial, {**records, **texts}, export.texts, None, export.notes)
         on = None if healed is None else _device().type

@@ -12,6 +12,7 @@ import pytest
 from cli.main import run
 from sixfold.artifact.workspace import sha256_of
 from tests.families import make_family
+from tests.made_once import made_once
 
 DEMO = Path(__file__).parents[1] / "demo" / "minimax-m2-4.6m"
 SMALL = ("--set", "calibration.samples=8", "--set", "calibration.length=128", "--set", "calibration.sample_rows=32")
@@ -32,12 +33,14 @@ def sixfold(*arguments: str, code: int = 0) -> Any:
     return json.loads(printed.getvalue())
 
 
+def export_all(root: Path) -> None:
+    made = sixfold("export", str(DEMO), "--out", str(root), "--threads", "2", "--license", "apache-2.0", *SMALL)
+    assert [(row["recipe"], row["state"]) for row in made] == [(name, "made") for name in VARIANTS + GGUF]
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("artifacts")
-    made = sixfold("export", str(DEMO), "--out", str(root), "--threads", "2", *SMALL)
-    assert [(row["recipe"], row["state"]) for row in made] == [(name, "made") for name in VARIANTS + GGUF]
-    return root
+    return made_once(tmp_path_factory, "all-formats", export_all)
 
 
 def manifests(root: Path) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,7 @@ from verification.gates import NOISE
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_windows() -> Iterator[None]:
-    with few_windows("verification.judge.held_out"):
+    with few_windows("verification.measure.held_out"):
         yield
 
 

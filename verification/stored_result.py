@@ -1,6 +1,6 @@
 """The result stored beside an artifact, if it is still valid: measuring again would only cost time."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +12,43 @@ from sixfold.model.source import Source
 from sixfold.progress import Progress
 from verification.divergence.unpruned import can_be_run
 from verification.gates import allowed_of, check_gates
-from verification.judge import judge
+from verification.judge import judge_all
 from verification.result import as_data, divergence_of, gates_of, manifest_of, manifest_path, result_path, write_result
 
 
 def judged(path: Path, source: Source, progress: Progress) -> dict[str, Any]:
-    """verification.json of an artifact with a manifest: what is there if it holds, else of a verification now.
+    """`judged_all` of one artifact."""
+    (found,) = judged_all([path], source, progress)
+    return found
 
-    Where only the recipe's gates were moved, they are applied to what was measured. Raises as `judge` does.
+
+def judged_all(paths: Sequence[Path], source: Source, progress: Progress) -> list[dict[str, Any]]:
+    """verification.json of artifacts with manifests: what is there if it holds, else of a verification now, of all for
+    which it does not hold together.
+
+    Where only the recipe's gates were moved, they are applied to what was measured. Raises as `judge_all` does.
     """
+    found = {path: _current(path, source) for path in paths}
+    missing = [path for path, result in found.items() if result is None]
+    for verification in judge_all(missing, source, progress):
+        write_result(verification)
+        found[verification.path] = as_data(verification)
+    return [result for path in paths if (result := found[path]) is not None]
+
+
+def _current(path: Path, source: Source) -> dict[str, Any] | None:
+    """The result that is there, by the recipe's gates of now; None where it has to be measured again."""
     found = _holding(path, source)
     if found is None or _lacks_original(found, source):
-        return _measured(path, source, progress)
+        return None
     gates = dict(gates_of(path))
     if found["gates"] != gates:
         divergence = found["divergence"]
         if divergence is not None and divergence["plain"] is None and gates.get("max_kl_ratio") is not None:
-            return _measured(path, source, progress)
+            return None
         found = _gated(found, gates)
         write_json(result_path(path), found)
     return found
-
-
-def _measured(path: Path, source: Source, progress: Progress) -> dict[str, Any]:
-    verification = judge(path, source, progress)
-    write_result(verification)
-    return as_data(verification)
 
 
 def _holding(path: Path, source: Source) -> dict[str, Any] | None:

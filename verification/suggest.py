@@ -13,7 +13,7 @@ from verification.divergence.attribution import Cost, Proposal, attribute, parts
 from verification.divergence.divergence import Reference, reference_of, scored
 from verification.divergence.plain_run import plain_score
 from verification.gates import allowed_of
-from verification.judge import cache_of, plain_rules, runs_of
+from verification.measure import cache_of, plain_rules, runs_of
 from verification.reading.weights import CodedWeights, Weights
 from verification.result import gates_of
 from verification.structure.folder_structure import open_subject

@@ -21,6 +21,7 @@ from cli.options import (
     threads_option,
 )
 from cli.run_log import logged
+from cli.stage_times import StageTimes, print_stage_times
 from cli.terminal import print_json, print_notes, print_table, progress, share, this_command
 from cli.verdicts import Row, artifact_of, as_data, failures, print_verdicts
 from sixfold.errors import GateError
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from sixfold.runner.available_memory import Allowed
     from sixfold.statistics.statistics import Statistics
 
+
+_SHOWN = 0.05
+"""Seconds below which a stage was not done: all was current."""
 
 _NOT_OF_STATUS = {
     **dict.fromkeys(("--threads", "--host-memory", "--device-memory", *PROVENANCE_OPTIONS), 2),
@@ -76,12 +80,14 @@ def command(
     source = model.open()
     workspace = Workspace(out, source.checkpoint.name)
     with logged(workspace.folder):
+        times = StageTimes()
         outcomes = make_all(
             source,
             recipes,
             workspace,
             threads,
             allowed,
+            times,
             stated=model.stated,
             verify=not no_verify,
             quiet=as_json,
@@ -89,7 +95,7 @@ def command(
         if as_json:
             print_json([_as_data(outcome) for outcome in outcomes])
         else:
-            _print_summary(outcomes, workspace)
+            _print_summary(outcomes, workspace, times)
     return max(outcome.exit_code for outcome in outcomes) or (GateError.exit_code if failures(_rows(outcomes)) else 0)
 
 
@@ -111,37 +117,69 @@ def make_all(
     workspace: "Workspace",
     threads: int,
     allowed: "Allowed",
+    times: StageTimes,
     *,
     stated: Mapping[str, str],
     verify: bool,
     quiet: bool,
 ) -> list[Outcome]:
-    """Make every recipe in turn. One that fails is reported and does not stop the others.
+    """Make every recipe, all in one walk. One that fails is reported and does not stop the others.
 
     stated: provenance from the command line's options, for cards.
     """
     from cli.error_sentence import exit_code, sentence
     from cli.fitted import fitted, known_statistics
-    from exporters.run import check_disk, export, plan_all
+    from exporters.planning import check_disk, plan_all
+    from exporters.run import Exported, Wanted, export_all
     from sixfold.artifact.source_record import record_source
+    from sixfold.runner.available_memory import available_memory
 
     recipes = fitted(source, recipes)
     planned = plan_all(source, recipes, known_statistics(workspace))
     check_disk(source, planned, workspace, _calibration_bytes(source, recipes, workspace))
+    refusals = {entry.recipe.name: entry.refusal for entry in planned}
+    del planned  # plans of large models are large, and are made again with what calibration finds
     _warn(source, record_source(source.checkpoint, stated, workspace.folder), quiet=quiet)
     statistics: dict[Calibration, Statistics] = {}
+    results: dict[str, Exported | Exception] = {}
+    needed: dict[str, Statistics | None] = {}
+    wanted = []
+    for recipe in recipes:
+        try:
+            if (refusal := refusals[recipe.name]) is not None:
+                raise refusal
+            with times.timed("calibration"):
+                found = _statistics(source, recipe, workspace, statistics, allowed, quiet)
+            wanted.append(Wanted(recipe, found, partial(tokens_of, source, recipe, quiet)))
+            needed[recipe.name] = found
+        except Exception as error:  # a defect in one format must not cost the others of a long run
+            results[recipe.name] = error
+    with times.timed("export") as walk:
+        made = export_all(
+            source,
+            wanted,
+            workspace,
+            threads=threads,
+            progress=progress,
+            memory=allowed.host if allowed.host is not None else available_memory(),
+            say=partial(_say, quiet=quiet),
+        )
+    for took in (result.took for result in made if isinstance(result, Exported) and result.took):
+        walk.read, walk.written = took["walk"]["read_bytes"], took["walk"]["written_bytes"]
+    results |= {want.recipe.name: result for want, result in zip(wanted, made, strict=True)}
     outcomes = []
-    for recipe, refusal in ((entry.recipe, entry.refusal) for entry in planned):
+    for recipe in recipes:
         done = verdict = None
         try:
-            if refusal is not None:
-                raise refusal
-            found = _statistics(source, recipe, workspace, statistics, allowed, quiet)
-            tokens = partial(tokens_of, source, recipe, quiet)
-            done = export(source, recipe, workspace, found, threads=threads, progress=progress, tokens=tokens)
-            verdict = _verify(source, done) if verify else None
-            _complete(recipe, workspace, done, found, quiet)
-        except Exception as error:  # a defect in one format must not cost the others of a long run
+            result = results[recipe.name]
+            if isinstance(result, Exception):
+                raise result
+            done = result
+            with times.timed("verification"):
+                verdict = _verify(source, done) if verify else None
+            with times.timed("cards"):
+                _complete(recipe, workspace, done, needed[recipe.name], quiet)
+        except Exception as error:
             outcomes.append(Outcome(recipe.name, done, sentence(error), exit_code(error)))
             _say(f"{recipe.name} failed: {outcomes[-1].error}", quiet)
             continue
@@ -196,7 +234,7 @@ def _statistics(
     from calibration.calibrate import calibrate
     from calibration.forward_pass.coverage import summary
     from calibration.texts.text_notes import text_notes
-    from exporters.run import needs_statistics
+    from exporters.planning import needs_statistics
 
     if not needs_statistics(recipe):
         return None
@@ -216,7 +254,7 @@ def _statistics(
 def _calibration_bytes(source: "Source", recipes: "Sequence[Recipe]", workspace: "Workspace") -> int:
     """What the calibrations that are not there yet will take, and what unfinished ones have taken already."""
     from calibration.forward_pass.memory import disk_bytes
-    from exporters.run import needs_statistics
+    from exporters.planning import needs_statistics
     from sixfold.artifact.workspace import PARTIAL
     from sixfold.statistics.statistics import existing_statistics
 
@@ -285,7 +323,7 @@ def _as_data(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _print_summary(outcomes: Sequence[Outcome], workspace: "Workspace") -> None:
+def _print_summary(outcomes: Sequence[Outcome], workspace: "Workspace", times: StageTimes) -> None:
     """The last lines: where everything is, its size, what failed, and what to do next."""
     from cards.report.report import REPORT
 
@@ -295,6 +333,8 @@ def _print_summary(outcomes: Sequence[Outcome], workspace: "Workspace") -> None:
     print_table(("variant", "size", "state", "folder"), rows)
     print_notes([(name, done.notes) for name, done in made if not done.skipped])
     print_verdicts(_rows(outcomes))
+    click.echo("")
+    print_stage_times([stage for stage in times.stages if stage.seconds >= _SHOWN])
     total = sum(done.nbytes for _, done in made)
     click.echo(f"\n{share(len(made), len(outcomes), 'variant')} in {workspace.folder}, {size(total)} in all.")
     if made:

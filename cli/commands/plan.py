@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.forecast import print_forecast
 from cli.options import Model, experts_option, formats_argument, json_option, model_argument, out_option
 from cli.terminal import heading, print_json, print_notes, print_table
 from sixfold.sizes import size
 
 if TYPE_CHECKING:
     from calibration.forward_pass.memory import PassMemory
-    from exporters.run import Planned
+    from cli.forecast import Stage
+    from exporters.planning import Planned
     from sixfold.artifact.plan import ExportPlan
     from sixfold.model.source import Source
     from sixfold.recipes.recipe import Calibration, Recipe
@@ -30,9 +32,18 @@ if TYPE_CHECKING:
 @out_option
 @experts_option
 @click.option("--tensors", is_flag=True, help="List every tensor that would be written.")
+@click.option("--measure", is_flag=True, help="Measure this machine first, to foretell times; kept for later plans.")
+@click.option("--price", type=click.FloatRange(min=0), metavar="N", help="Of an hour on this machine, for the cost.")
 @json_option
 def command(
-    model: Model, recipes: "Sequence[Recipe]", out: Path, experts: int | None, tensors: bool, as_json: bool
+    model: Model,
+    recipes: "Sequence[Recipe]",
+    out: Path,
+    experts: int | None,
+    tensors: bool,
+    measure: bool,
+    price: float | None,
+    as_json: bool,
 ) -> int:
     """Print the exact bytes of each FORMAT, what is quantized and what is kept, and the disk space needed in total.
 
@@ -40,14 +51,19 @@ def command(
     alone, before there are weights: what it leaves open is listed. A FORMAT that cannot be made from MODEL is listed
     with the reason, and the exit code is not 0. A mix chosen to a budget is planned as it will be where its statistics
     are under --out, and else to the same budget.
+
+    Where this machine was measured once with --measure (the disk of --out, the cores, the GPU; about a minute), the
+    plan ends with the seconds that calibrating and exporting would take, and what each is bound by.
     """
     from calibration.forward_pass.memory import statistics_bytes
     from cli.error_sentence import exit_code, sentence
     from cli.fitted import fitted, known_statistics
-    from exporters.run import needs_statistics, plan_all
+    from cli.forecast import forecast, measured
+    from exporters.planning import needs_statistics, plan_all
     from sixfold.artifact.workspace import Workspace
     from sixfold.model.bare_config import config_notes
 
+    speed = measured(out, anew=measure, quiet=as_json)
     source = model.describe(experts)
     known = tuple(config_notes(source.checkpoint))
     workspace = Workspace(out, source.checkpoint.name)
@@ -56,11 +72,12 @@ def command(
     refusals = [entry.refusal for entry in planned if entry.refusal is not None]
     calibration = statistics_bytes(source, {recipe.calibration for recipe, _ in plans if needs_statistics(recipe)})
     passes = _passes(source, [recipe for recipe, _ in plans])
+    stages = forecast(source, planned, speed) if speed is not None else []
     root = next(path for path in [out, *out.absolute().parents] if path.exists())
     free = shutil.disk_usage(root).free
     code = max((exit_code(error) for error in refusals), default=0)
     if as_json:
-        print_json(_as_data(planned, calibration, passes, free) | {"notes": list(known)})
+        print_json(_as_data(planned, calibration, passes, free, stages) | {"notes": list(known)})
         return code
     print_table(
         ("variant", "bytes", "size", "files", "tensors", "encodings"),
@@ -84,6 +101,7 @@ def command(
             + (f", {size(memory.device)} on each GPU" if memory.device else "")
             + f", and {size(memory.disk)} of disk while it runs; the largest layer has {size(memory.layer)} of weights."
         )
+    print_forecast(stages, price)
     verdict = "enough" if total + calibration <= free else "NOT ENOUGH"
     click.echo(f"Free under {root}: {size(free)}, {verdict} (a replaced artifact stays until the new one is complete).")
     return code
@@ -94,7 +112,7 @@ def _passes(source: "Source", recipes: "Sequence[Recipe]") -> "dict[Calibration,
     import torch
 
     from calibration.forward_pass.memory import predict
-    from exporters.run import needs_statistics
+    from exporters.planning import needs_statistics
 
     on_gpu = torch.cuda.is_available()
     needed = [recipe.calibration for recipe in recipes if needs_statistics(recipe)]
@@ -126,6 +144,7 @@ def _as_data(
     calibration: int,
     passes: "dict[Calibration, PassMemory]",
     free: int,
+    stages: "Sequence[Stage]",
 ) -> dict[str, Any]:
     return {
         "variants": [_variant(entry) for entry in planned],
@@ -136,6 +155,7 @@ def _as_data(
             for profile, memory in passes.items()
         ],
         "free_bytes": free,
+        "stages": [{"stage": stage.name, "seconds": stage.seconds, "bound_by": stage.bound_by} for stage in stages],
     }
 
 

@@ -68,14 +68,15 @@ def _verify_all(source: "Source", out: Path, as_json: bool) -> int:
     from sixfold.artifact.verification_record import verdict_of
     from sixfold.artifact.workspace import Workspace
     from sixfold.errors import SixfoldError
-    from verification.stored_result import judged
+    from verification.stored_result import judged_all
 
     folder = Workspace(out, source.checkpoint.name).folder
     found = rows_in(folder)
     if not found:
         raise SixfoldError(f"there is no variant of {source.checkpoint.name} in {folder}", "make some: sixfold export")
     with logged(folder):
-        rows = [Row(name, path, nbytes, verdict_of(judged(path, source, progress))) for name, path, nbytes in found]
+        results = judged_all([path for _, path, _ in found], source, progress)
+        rows = [Row(*row, verdict_of(result)) for row, result in zip(found, results, strict=True)]
     render_cards(folder, quiet=as_json)
     if as_json:
         print_json([row_as_data(row) for row in rows])

@@ -7,7 +7,7 @@ from gguf import GGMLQuantizationType as Type
 
 from exporters.ggml.packing import Blocks, pack
 from exporters.rounding.compensate import compensate
-from exporters.rounding.device import to_host
+from exporters.rounding.device import moved, to_host
 from exporters.rounding.factor import Factor
 from exporters.rounding.kquants import FORMS, SPAN, Scaled, ScaledWithMinimum
 from sixfold.errors import SixfoldError
@@ -24,7 +24,7 @@ def quantize_compensated(
     """weights: [R, C] each, C a multiple of 256 -> uint8 [R * bytes of a row] each. Raises SixfoldError, with its name,
     where one is infinite or NaN."""
     form = FORMS[qtype.name]
-    rows = torch.stack([weight.to(known.upper.device) for weight in weights]).float()
+    rows = torch.stack([moved(weight, known.upper.device) for weight in weights]).float()
     for name, sound in zip(names, torch.isfinite(rows).flatten(1).all(1).tolist(), strict=True):
         if not sound:
             raise SixfoldError(

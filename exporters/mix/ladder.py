@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import cast
 
 from exporters.mix.choose import choose, smallest
+from exporters.planning import plan_of
 from exporters.protocol import Mixing
 from exporters.registry import exporter_named
-from exporters.run import plan_of
 from sixfold.model.source import Source
 from sixfold.recipes.recipe import Recipe
 from sixfold.statistics.statistics import Statistics

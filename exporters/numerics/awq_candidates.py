@@ -7,15 +7,21 @@ squared sum of that second term, and the candidates are AWQModifier's grid (llmc
 
 A search streams: weights are needed once for `weight_sum` and once for each call of `losses`, and never those of two
 inputs at a time. Results depend on the order of float sums; that is why they are recorded as decisions.
+
+Everything runs on the device of its weights. "..." stands for experts side by side, as a GPU needs them to be worth its
+while, or for nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from exporters.numerics.awq_packing import BLOCK_ELEMENTS, channel_importance, parameters, rounding_error
+
+BLOCK_ELEMENTS_GPU = 1 << 26
+"""As BLOCK_ELEMENTS, where there is no cache to stay in and a call must be worth a launch."""
 
 DuoScaling = bool | Literal["both"]
 
@@ -59,49 +65,57 @@ def candidate_scales(points: Sequence[GridPoint], x_mean: torch.Tensor, w_mean: 
 
 
 def weight_sum(weight: torch.Tensor, group: int) -> torch.Tensor:
-    """Sum over output channels of |w| / (the largest |w| of its group + 1e-6): float64 [in].
+    """Sum over output channels of |w| / (the largest |w| of its group + 1e-6): float64 [..., in].
 
-    weight: [out, in] in any float type. Divided by the output channels of all Linears, the sum over them is `w_mean`.
+    weight: [..., out, in] in any float type. Divided by the output channels of all Linears, the sum over them is
+    `w_mean`.
     """
-    out_features, in_features = weight.shape
-    total = torch.zeros(in_features, dtype=torch.float64)
-    step = max(1, BLOCK_ELEMENTS // in_features)
-    for start in range(0, out_features, step):
-        size = weight[start : start + step].to(torch.float32).abs_().view(-1, in_features // group, group)
+    total = weight.new_zeros((*weight.shape[:-2], weight.shape[-1]), dtype=torch.float64)
+    for rows in _blocks(weight):
+        size = weight[..., rows, :].to(torch.float32).abs().unflatten(-1, (-1, group))
         size /= size.amax(-1, keepdim=True) + 1e-6
-        total += size.sum(0, dtype=torch.float64).view(-1)
+        total += size.sum(-3, dtype=torch.float64).flatten(-2)
     return total
 
 
 def losses(
     weight: torch.Tensor, rows: torch.Tensor, scales: torch.Tensor, group: int, importance: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Squared error of each output, summed over `rows`, for each candidate: float32 [points, out].
+    """Squared error of each output, summed over `rows`, for each candidate: float32 [..., points, out].
 
-    weight: [out, in]. rows: [S, in], the input rows X. scales: float32 [points, in].
-    importance: float32 [in], if ranges are to be clipped as awq_packing.quantize does; None: they are not.
+    weight: [..., out, in]. rows: [..., S, in], the input rows X. scales: float32 [..., points, in].
+    importance: float32 [..., in], if ranges are to be clipped as awq_packing.quantize does; None: they are not.
     """
-    out_features, in_features = weight.shape
-    scaled_rows = triangular(rows.to(torch.float32))[None] / scales[:, None]
-    scaled_importance = [channel_importance(importance, scale, group) for scale in scales]
-    total = torch.empty((len(scales), out_features))
-    step = max(1, BLOCK_ELEMENTS // in_features)
-    for start in range(0, out_features, step):
-        block = weight[start : start + step].to(torch.float32)
-        for i, scale in enumerate(scales):
-            values = (block * scale).view(block.shape[0], -1, group)
-            error = rounding_error(values, *parameters(values, scaled_importance[i])).view_as(block)
-            torch.sum(torch.mm(scaled_rows[i], error.t()).square_(), 0, out=total[i, start : start + step])
+    each = scales.unbind(-2)
+    small = triangular(rows.to(torch.float32))
+    scaled_rows = [small / scale[..., None, :] for scale in each]
+    scaled_importance = [channel_importance(importance, scale, group) for scale in each]
+    total = scales.new_empty((*weight.shape[:-2], len(each), weight.shape[-2]))
+    for part in _blocks(weight):
+        block = weight[..., part, :].to(torch.float32)
+        for i, scale in enumerate(each):
+            values = (block * scale[..., None, :]).unflatten(-1, (-1, group))
+            error = rounding_error(values, *parameters(values, scaled_importance[i])).flatten(-2)
+            total[..., i, part] = torch.matmul(scaled_rows[i], error.mT).square_().sum(-2)
     return total
 
 
 def output_energy(weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Squared outputs, summed over `rows` [S, in], for weights [out, in]: float32 [out]."""
-    return torch.mm(rows.to(torch.float32), weight.to(torch.float32).t()).square_().sum(0)
+    """Squared outputs, summed over `rows` [..., S, in], for weights [..., out, in]: float32 [..., out]."""
+    return torch.matmul(rows.to(torch.float32), weight.to(torch.float32).mT).square_().sum(-2)
 
 
 def triangular(rows: torch.Tensor) -> torch.Tensor:
-    """A matrix with the same Gram matrix as `rows` [S, in] and at most `in` rows, so that many rows cost no more."""
-    if rows.shape[0] <= rows.shape[1]:
+    """A matrix with the same Gram matrix as `rows` [..., S, in] and at most `in` rows: many rows cost no more."""
+    if rows.shape[-2] <= rows.shape[-1]:
         return rows
     return torch.linalg.qr(rows, mode="r")[1]
+
+
+def _blocks(weight: torch.Tensor) -> Iterator[slice]:
+    """Of output channels: as many as are worked on at a time."""
+    rows = weight.shape[-2]
+    together = BLOCK_ELEMENTS_GPU if weight.is_cuda else BLOCK_ELEMENTS
+    step = max(1, together * rows // max(1, weight.numel()))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))

@@ -144,14 +144,17 @@ def parameters(grouped: torch.Tensor, importance: torch.Tensor | None) -> tuple[
 def channel_importance(
     importance: torch.Tensor | None, columns: torch.Tensor | None, group: int
 ) -> torch.Tensor | None:
-    """Mean square of the inputs after they were divided by `columns`: float32 [1, in/group, group].
+    """Mean square of the inputs after they were divided by `columns`: float32 [..., 1, in/group, group].
+
+    importance, columns: float32 [..., in].
 
     A channel that never carried anything still counts a millionth of the largest, so that no group is all zeros.
     """
     if importance is None:
         return None
     scaled = importance if columns is None else importance / (columns * columns)
-    return scaled.clamp(min=max(float(scaled.max()) * 1e-6, 1e-30)).view(1, -1, group)
+    least = (scaled.amax(-1, keepdim=True).double() * 1e-6).clamp(min=1e-30).float()
+    return torch.maximum(scaled, least).unflatten(-1, (-1, group)).unsqueeze(-3)
 
 
 def dequantize(quantized: Quantized) -> torch.Tensor:

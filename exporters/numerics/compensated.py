@@ -11,7 +11,7 @@ from exporters.numerics import awq_packing
 from exporters.numerics.awq_packing import Quantized
 from exporters.numerics.nvfp4 import PackedWeight, weight_global_scale
 from exporters.rounding.compensate import compensate
-from exporters.rounding.device import to_host
+from exporters.rounding.device import moved, to_host
 from exporters.rounding.factor import Factor
 from exporters.rounding.fp8 import Fp8
 from exporters.rounding.int4 import Integers
@@ -24,7 +24,7 @@ def stacked(weights: Sequence[torch.Tensor], names: Sequence[str], device: torch
 
     Raises SixfoldError, with its name, where one holds NaN or infinity.
     """
-    rows = torch.stack([weight.to(device) for weight in weights]).float()
+    rows = torch.stack([moved(weight, device) for weight in weights]).float()
     sound = torch.isfinite(rows).flatten(1).all(1).tolist()
     if not all(sound):
         raise SixfoldError(
@@ -97,7 +97,7 @@ def int4_groups(weights: Sequence[torch.Tensor], names: Sequence[str], group: in
 
     Raises SixfoldError, with its name, where one holds inf or NaN, or values beyond FP16's scales.
     """
-    rows = torch.stack([weight.to(known.upper.device) for weight in weights]).float()
+    rows = torch.stack([moved(weight, known.upper.device) for weight in weights]).float()
     largest = awq_packing.storable(rows.abs().amax((1, 2)) * 2 / awq_packing.LEVELS)
     for name, sound in zip(names, torch.isfinite(largest).tolist(), strict=True):
         if not sound:

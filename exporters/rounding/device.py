@@ -6,6 +6,8 @@ from threading import Lock
 
 import torch
 
+from exporters.once import once
+
 _TURN = Lock()
 
 
@@ -28,3 +30,11 @@ def turn(device: torch.device) -> Iterator[None]:
         return
     with _TURN:
         yield
+
+
+def moved(weight: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """On the device, once for all formats that are made of the same weight, while less than half of a GPU is in use."""
+    if device.type == "cpu":
+        return weight
+    free, total = torch.cuda.mem_get_info(device)
+    return once(weight, device, lambda: weight.to(device)) if 2 * free > total else weight.to(device)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from threading import Lock
 
 import torch
 
@@ -26,13 +27,18 @@ class Inputs:
         self._statistics = statistics
         self._moments = InputMoments(statistics, device)
         self._factors = lru_cache(max(_FACTORS, _held(device) // self._largest()))(self._make_factor)
+        self._making: dict[tuple[str, int | None], Lock] = {}
         self._rows = lru_cache(2)(self._rows_of_layer)
 
     def moments(self, linear: str) -> Moments | None:
         return self._moments.of(linear)
 
     def factor(self, linear: str) -> Factor | None:
-        return self._factors(*self._statistics.place_of(linear)) if self._statistics.has(linear) else None
+        if not self._statistics.has(linear):
+            return None
+        place = self._statistics.place_of(linear)
+        with self._making.setdefault(place, Lock()):  # formats that ask at the same time wait for one and the same
+            return self._factors(*place)
 
     def sample(self, linear: str) -> torch.Tensor:
         """Rows of the input, [S, C], as they came: of the layer's other experts' where too few tokens were seen.

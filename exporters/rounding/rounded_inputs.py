@@ -22,6 +22,7 @@ from collections.abc import Sequence
 import torch
 
 from exporters.numerics.nvfp4 import E2M1_MAX, E4M3_MAX, GROUP
+from exporters.rounding.device import moved
 from exporters.rounding.factor import Factor, factor
 from exporters.rounding.nvfp4 import e2m1
 from sixfold.statistics.input_moments import Moments
@@ -49,7 +50,7 @@ def for_rounded_inputs(
     both = both / mean.diagonal().mean().clamp(min=1e-30)  # the factor's matrices are in that unit
     both.diagonal().add_(moments.damping)
     upper = found.upper[0]
-    rows = torch.cat([weight.to(device).float() for weight in weights])
+    rows = torch.cat([moved(weight, device).float() for weight in weights])
     target = ((rows @ both) @ upper.mT) @ upper
     wanted, seen = read @ rows.mT, read + off
     if _error(seen, target, wanted) > _error(seen, rows, wanted):

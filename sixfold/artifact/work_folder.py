@@ -84,11 +84,11 @@ def put_in_place(
     partial: Path,
     started: float,
     threads: int,
-    places: Mapping[str, str] = MappingProxyType({}),
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Move finished files over the old ones. The manifest goes first and comes last: between, there is no artifact.
 
-    places: paths on this machine that run.json keeps, by their keys there.
+    more: what else run.json keeps, by its keys there.
     """
     replaced = partial / _REPLACED
     if (folder / manifest_name).is_file():
@@ -110,7 +110,7 @@ def put_in_place(
         "peak_rss_bytes": _peak_rss(),
         "host": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "modified_ns": {name: (folder / name).stat().st_mtime_ns for name in made.files},
-        **places,
+        **more,
     }
     write_atomically(folder / run_name(manifest_name), json_bytes(run))
     write_atomically(folder / manifest_name, json_bytes(manifest))

@@ -1,6 +1,6 @@
 """Single experts of a tensor that holds all experts of a layer, as tensors of their own."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -57,7 +57,26 @@ def with_slices(checkpoint: Checkpoint, slices: Mapping[str, ExpertSlice]) -> Ch
             tensors[own] = replace(tensor, name=own, shape=shape, nbytes=tensor.nbytes // share)
         if name not in by_stack:
             tensors[name] = tensor
-    plain = checkpoint.contents
+    return replace(
+        checkpoint,
+        tensors=tensors,
+        contents=_cut(checkpoint.contents, slices),
+        stored=checkpoint,
+        slices=dict(slices),
+    )
+
+
+def reading_by(checkpoint: Checkpoint, read: Callable[[TensorSlice], torch.Tensor]) -> Checkpoint:
+    """The checkpoint with `read` in place of its own reads of rows of stored tensors."""
+    stored = checkpoint.as_stored
+    stored = replace(stored, contents=replace(stored.contents, read=read))
+    if checkpoint.stored is None:
+        return stored
+    return replace(checkpoint, contents=_cut(stored.contents, checkpoint.slices), stored=stored)
+
+
+def _cut(plain: Contents, slices: Mapping[str, ExpertSlice]) -> Contents:
+    """plain: of the checkpoint that the slices are cut from."""
 
     def read(part: TensorSlice) -> torch.Tensor:
         if part.name not in slices:
@@ -72,8 +91,7 @@ def with_slices(checkpoint: Checkpoint, slices: Mapping[str, ExpertSlice]) -> Ch
         else:
             plain.read_into(name, out)
 
-    contents = Contents(read, read_into, plain.fingerprint, plain.files)
-    return replace(checkpoint, tensors=tensors, contents=contents, stored=checkpoint, slices=dict(slices))
+    return Contents(read, read_into, plain.fingerprint, plain.files)
 
 
 def stacked(checkpoint: Checkpoint, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

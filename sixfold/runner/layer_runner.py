@@ -39,6 +39,7 @@ class LayerRunner:
     read_into: where weights come from, the checkpoint itself if None; called from several threads.
     ahead: whether the next layer is read while one runs (two layers in host memory instead of one).
     team: the processes that run the same layers on other batches; the leader reads for all.
+    buffers: memory that layers are read into, where several runners share it, one layer after the other.
     Raises SixfoldError where transformers does not know the model or runs it in a way that has no separate layers.
     """
 
@@ -51,6 +52,7 @@ class LayerRunner:
         read_into: ReadInto | None = None,
         ahead: bool = True,
         team: Team = ALONE,
+        buffers: HostBuffers | None = None,
     ) -> None:
         self.device = device
         self.dtype = dtype
@@ -65,10 +67,10 @@ class LayerRunner:
         biases = {name.rsplit(".", 1)[-1] for name in source.architecture.correction_biases}
         self._sources = parameter_sources(self.model, placements, checkpoint, dtype, strict | biases)
         self._read_into = read_into or checkpoint.read_into
-        self._buffers = HostBuffers(pinned=device.type == "cuda")
+        self._buffers = buffers or HostBuffers(pinned=device.type == "cuda")
         self._tells_tokens = False
         self._calls: dict[tuple[int, ...], tuple[Call, ...]] = {}
-        self._handed: dict[tuple[int, bytes], Handed] = {}
+        self._handed: dict[tuple[int, int, bytes], Handed] = {}
         self._leading: int | None = None
         self._lengths: tuple[int, ...] = RETURNED
         decoder = decoder_of(self.model)
@@ -124,21 +126,26 @@ class LayerRunner:
         return any(call.takes or call.states for calls in self._calls.values() for call in calls)
 
     def run(
-        self, layer: int, ids: torch.Tensor, hidden: torch.Tensor, behind: "LayerRunner | None" = None
+        self,
+        layer: int,
+        ids: torch.Tensor,
+        hidden: torch.Tensor,
+        behind: "LayerRunner | None" = None,
+        lane: int = 0,
     ) -> torch.Tensor:
-        """The output for the batch `ids`, of whose shape `start` has seen one, of a decoder layer that `each_layer` has
-        just given.
+        """The output for the batch `ids`, of whose shape `start` has seen one, of a decoder layer that is in place.
 
-        behind: the runner whose layer before gave `hidden`, if it was another one.
+        behind: the runner whose layer before gave `hidden`, if it was another one. lane: which of several runs of the
+        same tokens, side by side.
         """
         calls = self._record(ids.to(self.device)).layers if self._tells_tokens else self._calls[tuple(ids.shape)]
         key = ids.cpu().numpy().tobytes() if self.hands_on else b""
-        handed = (behind or self)._handed.get((layer - 1, key), Handed())
+        handed = (behind or self)._handed.get((layer - 1, lane, key), Handed())
         following = calls[layer + 1] if layer + 1 < len(calls) else None
         out, left = calls[layer](self.layers[layer], self._as_model(hidden), handed, following)
         if self.hands_on:
             self._handed = {at: values for at, values in self._handed.items() if at[0] >= layer - 1}
-            self._handed[layer, key] = left
+            self._handed[layer, lane, key] = left
         return self._tokens_first(out)
 
     def _tokens_first(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -169,20 +176,30 @@ class LayerRunner:
         with ThreadPoolExecutor(1) as reader:
             following: Future[dict[str, torch.Tensor]] | None = None
             for number in range(begin, len(self.layers)):
-                sources = self.sources_of(number)
-                host = following.result() if following is not None else self._read(sources)
-                self._attach(sources, host)
-                check_attached(self.model, self.layer_names[number] + ".")
-                following = None
-                if self.ahead and number + 1 < len(self.layers):
-                    following = reader.submit(self._read, self.sources_of(number + 1))
-                try:
+                host = following.result() if following is not None else self.read_layer(number)
+                with self.placed(number, host):
+                    following = None
+                    if self.ahead and number + 1 < len(self.layers):
+                        following = reader.submit(self.read_layer, number + 1)
                     yield number, self.layers[number]
-                finally:
-                    detach(self.model, [source.parameter for source in sources])
-                    self._buffers.give_back(host.values())
-                    del host
+                del host
         self._buffers.clear()
+
+    def read_layer(self, number: int) -> dict[str, torch.Tensor]:
+        """Values of a decoder layer's parameters, for `placed`."""
+        return self._read(self.sources_of(number))
+
+    @contextmanager
+    def placed(self, number: int, values: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """While open, a decoder layer has the values that `read_layer` gave; their memory is used again after it."""
+        sources = self.sources_of(number)
+        self._attach(sources, values)
+        check_attached(self.model, self.layer_names[number] + ".")
+        try:
+            yield
+        finally:
+            detach(self.model, [source.parameter for source in sources])
+            self._buffers.give_back(values.values())
 
     def _read(self, sources: Sequence[ParameterSource]) -> dict[str, torch.Tensor]:
         """On the host; nothing where another process reads."""

@@ -7,7 +7,7 @@ import torch
 from sixfold.model.source import Source
 from sixfold.runner.layer_runner import LayerRunner
 from verification.divergence.activations import RoundedInputs
-from verification.judge import runs_of
+from verification.measure import runs_of
 
 
 def reader_logits(

@@ -9,7 +9,7 @@ from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.model.source import Source, open_source
 from tests.exporters.exported import DEMO, silent
 from tests.exporters.gguf_tools import export, random_statistics, recipe
-from verification.judge import runs_of
+from verification.measure import runs_of
 from verification.smoke.smoke_test import READER, Smoke, smoke
 
 pytestmark = pytest.mark.engines

@@ -14,7 +14,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from calibration.imatrix import write_imatrix
 from exporters.gguf import EXPORTER
 from sixfold.artifact.plan import ExportPlan
-from sixfold.artifact.stream import write_files
+from sixfold.artifact.streaming.stream import write_files
+from sixfold.artifact.streaming.writing import Writing, one_by_one, singly
 from sixfold.model.latent_attention import HALVES, latent_linears
 from sixfold.model.source import Source
 from sixfold.recipes.recipe import Recipe
@@ -134,15 +135,10 @@ def export(source: Source, made: Recipe, folder: Path, statistics: Statistics | 
     plan = EXPORTER.plan(source, made, statistics)
     layers = {unit.layer for unit in plan.units if unit.layer is not None}
     decided = {layer: EXPORTER.decide(source, made, statistics, layer).tensors for layer in layers}
-    write_files(
-        plan,
-        source.checkpoint,
-        lambda unit, inputs: EXPORTER.encode(unit, inputs, decided.get(unit.layer, {}), made),
-        folder,
-        key="k",
-        threads=1,
-        advance=lambda nbytes: None,
-    )
+    encode = one_by_one(lambda unit, inputs: EXPORTER.encode(unit, inputs, decided.get(unit.layer, {}), made))
+    writing = Writing(plan, folder, "k", singly, encode)
+    (written,) = write_files([writing], source.checkpoint, threads=1, advance=lambda nbytes: None).each
+    written.whole()
     return plan, folder / plan.files[0].name
 
 

@@ -95,3 +95,20 @@ def test_a_triangle_stands_for_many_rows() -> None:
     assert small.shape == (64, 64)
     assert torch.allclose(small.t() @ small, rows.t() @ rows, rtol=1e-4, atol=1e-3)
     assert torch.equal(triangular(rows[:20]), rows[:20])
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_experts_side_by_side_lose_what_each_loses_alone(clip: bool) -> None:
+    """As a GPU searches them. Sums of a product may be taken in another order there than for one."""
+    weights, rows = random(3, 72, 256).bfloat16(), random(3, 40, 256, seed=1)
+    importance = rows.square().mean(1) if clip else None
+    points = grid(8, True)
+    scales = torch.stack(
+        [candidate_scales(points, x.abs().mean(0), w.float().abs().mean(0)) for x, w in zip(rows, weights, strict=True)]
+    )
+    found = losses(weights, rows, scales, GROUP, importance)
+    for n, together in enumerate(found):
+        alone = losses(weights[n], rows[n], scales[n], GROUP, None if importance is None else importance[n])
+        assert torch.allclose(together, alone, rtol=1e-5)
+        assert torch.equal(weight_sum(weights, GROUP)[n], weight_sum(weights[n], GROUP))
+        assert torch.allclose(output_energy(weights, rows)[n], output_energy(weights[n], rows[n]), rtol=1e-5)

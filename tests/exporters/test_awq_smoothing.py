@@ -1,5 +1,6 @@
 """Moving scales between weights must leave the model what it is, and touch nothing where it would not."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from transformers import AutoModelForCausalLM
 from exporters.awq import EXPORTER, QUANTIZED, RESCALED, RESCALED_ONE_PLUS, rescale
 from exporters.selection import select
 from exporters.smoothing import awq_search
-from exporters.smoothing.awq_search import Found, decided
+from exporters.smoothing.awq_search import decided
+from exporters.smoothing.scale_search import Found
 from exporters.smoothing.smoothing_groups import SmoothingGroup, misfit_of, smoothing_groups
 from sixfold.artifact.safetensors_layout import whole
 from sixfold.errors import SixfoldError
@@ -42,11 +44,12 @@ def scale_at_random(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every group gets a scale from 1/4 to 4 that no search chose."""
     generator = torch.Generator().manual_seed(0)
 
-    def find(search: object, group: SmoothingGroup, each: object) -> Found:
-        channels = group.readers[0].in_features
-        return Found(torch.rand(channels, generator=generator).mul_(4).sub_(2).exp2(), torch.zeros(2))
+    def find(search: object, groups: Sequence[SmoothingGroup], each: object) -> list[Found]:
+        channels = [group.readers[0].in_features for group in groups]
+        scales = [torch.rand(number, generator=generator).mul_(4).sub_(2).exp2() for number in channels]
+        return [Found(scale, torch.zeros(2)) for scale in scales]
 
-    monkeypatch.setattr(awq_search, "find_scale", find)
+    monkeypatch.setattr(awq_search, "find_scales", find)
 
 
 def smoothed(source: Source) -> dict[str, torch.Tensor]:

@@ -3,7 +3,7 @@
 import torch
 
 from exporters.batches import batches
-from exporters.run import plan_of
+from exporters.planning import plan_of
 from sixfold.model.source import open_source
 from sixfold.recipes.recipe import load_recipes
 from tests.exporters.exported import DEMO

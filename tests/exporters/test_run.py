@@ -11,8 +11,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from exporters import planning
 from exporters import run as run_module
-from exporters.run import Exported, check_disk, export, inputs_for, plan_all
+from exporters.planning import check_disk, inputs_for, plan_all
+from exporters.run import Exported, export
 from sixfold.artifact import work_folder
 from sixfold.artifact.manifest import changed_inputs, state_of
 from sixfold.artifact.workspace import PARTIAL, Workspace, sha256_of
@@ -254,7 +256,7 @@ def test_too_little_disk_is_said_before_the_work(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(run_module.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(planning.shutil, "disk_usage", lambda path: usage)
     message = r"0\.00 GB are to be written to .*, which has 0\.00 GB free; free some space, choose another OUT, or"
     with pytest.raises(SixfoldError, match=message):
         check_disk(source, plan_all(source, [BF16]), Workspace(tmp_path / "out", "tiny"))
@@ -263,7 +265,7 @@ def test_too_little_disk_is_said_before_the_work(
 def test_room_is_needed_for_what_is_made_again(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(source, tmp_path / "out")
     workspace = Workspace(tmp_path / "out", "tiny")
-    monkeypatch.setattr(run_module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(planning.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     check_disk(source, plan_all(source, [BF16]), workspace)
     with pytest.raises(SixfoldError, match="are to be written to"):
         check_disk(source, plan_all(source, [BF16.model_copy(update={"keep": ("lm_head",)})]), workspace)

@@ -12,12 +12,11 @@ import pytest
 from cards.model_card.front_matter import fields, problems
 from cli.main import run
 from sixfold.checkpoint import hub as reading
+from tests.made_once import made_once
 from tests.publishing.conftest import Publish
 from tests.publishing.hub_state import Hub
 from tests.publishing.made import pass_verification
-
-DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m-REAP-6"
-SMALL = ("--set", "calibration.samples=8", "--set", "calibration.length=128", "--set", "calibration.sample_rows=32")
+from tests.test_all_formats import DEMO, export_all
 
 
 def sixfold(*arguments: str, code: int = 0) -> Any:
@@ -31,8 +30,7 @@ def sixfold(*arguments: str, code: int = 0) -> Any:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All ten variants of the demo. What measuring their divergence would leave is written instead of measured:
     tests/test_export_verified.py has that, and it takes a minute."""
-    out = tmp_path_factory.mktemp("made")
-    sixfold("export", str(DEMO), "--out", str(out), "--threads", "1", "--license", "apache-2.0", "--no-verify", *SMALL)
+    out = made_once(tmp_path_factory, "all-formats", export_all)
     for manifest in out.glob(f"{DEMO.name}/{DEMO.name}-*/*manifest.json"):
         pass_verification(manifest.parent, manifest.name)
     return out

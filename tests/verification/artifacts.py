@@ -56,10 +56,16 @@ def make_all(model: Path, root: Path, recipes: tuple[str, ...] = ("all-formats",
                 *_SMALL,
             ]
         )
-    made = [row for row in json.loads(printed.getvalue()) if row["state"] == "made"]
-    return {
-        row["recipe"]: Path(row["folder"])
-        if row["manifest"] == "manifest.json"
-        else Path(row["folder"]) / row["manifest"].removesuffix(".manifest.json")
-        for row in made
-    }
+    (root / "made.json").write_text(printed.getvalue())
+    return artifacts_in(root)
+
+
+def artifacts_in(root: Path) -> Artifacts:
+    """What `make_all` made there, also where the folder has been copied to."""
+    found = {}
+    for row in json.loads((root / "made.json").read_text()):
+        if row["state"] == "made":
+            folder = root / "out" / Path(row["folder"]).parent.name / Path(row["folder"]).name
+            file = row["manifest"].removesuffix("manifest.json").removesuffix(".")
+            found[row["recipe"]] = folder / file if file else folder
+    return found

@@ -4,7 +4,8 @@ import pytest
 
 from sixfold.model.source import Source, open_source
 from tests.exporters.exported import DEMO
-from tests.verification.artifacts import Artifacts, make_all
+from tests.made_once import made_once
+from tests.verification.artifacts import Artifacts, artifacts_in, make_all
 
 
 @pytest.fixture(scope="session")
@@ -14,4 +15,4 @@ def demo() -> Source:
 
 @pytest.fixture(scope="session")
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
-    return make_all(DEMO, tmp_path_factory.mktemp("artifacts"))
+    return artifacts_in(made_once(tmp_path_factory, "artifacts", lambda root: make_all(DEMO, root)))

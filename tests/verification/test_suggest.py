@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from itertools import product
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.exporters.exported import DEMO, silent
 from tests.verification.artifacts import Artifacts
 from tests.verification.damage import copy_folder, copy_gguf
 from verification.divergence.attribution import Cost, Part, parts_of_model, propose
-from verification.judge import runs_of
+from verification.measure import runs_of
 from verification.suggest import _nbytes, suggest
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -30,10 +31,28 @@ def run(*arguments: str) -> Any:
     return json.loads(printed.getvalue())
 
 
-@pytest.fixture(autouse=True)
-def _few_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def _few_windows() -> Iterator[None]:
     """Every eighth window is text enough to tell parts from each other here."""
-    monkeypatch.setattr("verification.suggest._EVERY", 8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("verification.suggest._EVERY", 8)
+        yield
+
+
+@pytest.fixture(scope="module")
+def nvfp4(artifacts: Artifacts, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """An artifact, and what was proposed for it."""
+    folder = copy_folder(artifacts["nvfp4"], tmp_path_factory.mktemp("suggested") / "kept")
+    return folder, run("suggest", str(folder), "--against", str(DEMO), "--max-kl", "0.1")
+
+
+@pytest.fixture(scope="module")
+def q3_k_m(artifacts: Artifacts, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A file, and what was printed for it."""
+    file, printed = copy_gguf(artifacts["gguf-q3_k_m"], tmp_path_factory.mktemp("suggested") / "x.gguf"), io.StringIO()
+    with redirect_stdout(printed):
+        assert cli.run(["suggest", str(file), "--against", str(DEMO), "--max-kl", "0.15"]) == 0
+    return file, printed.getvalue()
 
 
 @pytest.mark.parametrize("variant", ["nvfp4", "gguf-q4_k_m"])
@@ -69,24 +88,20 @@ def test_a_proposal_is_the_cheapest_of_all_choices() -> None:
     assert propose([], 1.0, 0.5) is None
 
 
-def test_what_is_proposed_brings_the_variant_under_its_gate(artifacts: Artifacts, tmp_path: Path) -> None:
+def test_what_is_proposed_brings_the_variant_under_its_gate(nvfp4: tuple[Path, Any], tmp_path: Path) -> None:
     """The estimate is made on a part of the text, so the gate is held with a tenth to spare or to lack."""
-    asked = ("suggest", str(artifacts["nvfp4"]), "--against", str(DEMO), "--max-kl", "0.1")
-    found = run(*asked)
+    folder, found = nvfp4
     assert found["mean_kl"] > 0.1 >= found["proposal"]["mean_kl"]
     keep = json.dumps(found["proposal"]["keep"])
     (made,) = run("export", str(DEMO), "nvfp4", "--out", str(tmp_path), "--no-verify", "--set", f"keep={keep}")
     verified = run("verify", made["folder"], "--against", str(DEMO))
     assert verified["divergence"]["scores"]["weights"]["mean_kl"] < 0.1 * 1.1
-    smaller = run("verify", str(artifacts["nvfp4"]), "--against", str(DEMO))["divergence"]["scores"]["weights"]
+    smaller = run("verify", str(folder), "--against", str(DEMO))["divergence"]["scores"]["weights"]
     assert smaller["mean_kl"] > 0.15
 
 
-def test_the_table_ends_with_an_override_that_can_be_pasted(
-    artifacts: Artifacts, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cli.run(["suggest", str(artifacts["gguf-q3_k_m"]), "--against", str(DEMO), "--max-kl", "0.15"])
-    out = capsys.readouterr().out
+def test_the_table_ends_with_an_override_that_can_be_pasted(q3_k_m: tuple[Path, str]) -> None:
+    _, out = q3_k_m
     assert " --set 'keep=[\"^" in out
     assert "experts' gate, layer 0" in out
 
@@ -108,15 +123,14 @@ def test_what_was_rescaled_together_is_measured_together(artifacts: Artifacts, d
     assert max(cost.kl for cost in found.costs) < found.kl
 
 
-def test_table_and_picture_stand_beside_the_artifact(artifacts: Artifacts, tmp_path: Path) -> None:
-    folder = copy_folder(artifacts["nvfp4"], tmp_path / "kept")
-    gguf = copy_gguf(artifacts["gguf-q3_k_m"], tmp_path / "x.gguf")
-    for path, name in ((folder, f"{folder.name}/attribution"), (gguf, "x.gguf.attribution")):
-        found = run("suggest", str(path), "--against", str(DEMO), "--max-kl", "0.1")
-        assert json.loads((tmp_path / f"{name}.json").read_text()) == found
+def test_table_and_picture_stand_beside_the_artifact(nvfp4: tuple[Path, Any], q3_k_m: tuple[Path, str]) -> None:
+    folder, printed = nvfp4
+    assert json.loads((folder / "attribution.json").read_text()) == printed
+    for beside in (folder / "attribution", q3_k_m[0].with_suffix(".gguf.attribution")):
+        found = json.loads(Path(f"{beside}.json").read_text())
         costs = [part["mean_kl"] for part in found["parts"]]
         assert costs == sorted(costs, reverse=True)
-        svg = ElementTree.fromstring((tmp_path / f"{name}.svg").read_text())
+        svg = ElementTree.fromstring(Path(f"{beside}.svg").read_text())
         bars = [rect for rect in svg.iter(f"{SVG}rect") if len(rect)]
         assert len(bars) == len(costs)
         lengths = [float(bar.attrib["width"]) for bar in bars]

@@ -19,7 +19,7 @@ from tests.verification.damage import copy_folder, copy_gguf, in_shards, swap
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_windows() -> Iterator[None]:
-    with few_windows("verification.judge.held_out"):
+    with few_windows("verification.measure.held_out"):
         yield
 
 

@@ -18,13 +18,10 @@ from torch.overrides import TorchFunctionMode
 
 from sixfold.runner.layer_runner import LayerRunner
 from verification.divergence.latent_inputs import LatentAttention, LatentRounding, Rounding, latents_rounded
-from verification.reading.packing import E2M1_VALUES
 
 Rule = Rounding | LatentRounding
 
 _E4M3, _E2M1 = 448.0, 6.0
-_E2M1_BOUNDS = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0])
-
 
 _PRODUCTS = (functional.linear, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
 """What is called with inputs and weights: a plain product with experts whose weights are stored transposed."""
@@ -78,12 +75,10 @@ def _e4m3(x: torch.Tensor) -> torch.Tensor:
 
 
 def _e2m1(x: torch.Tensor) -> torch.Tensor:
-    """Halves go to the even code: away from zero at 0.75, 1.75 and 3.5, towards it at the others."""
-    size = x.abs()
-    code = torch.bucketize(size, _E2M1_BOUNDS.to(x.device))
-    for bound, up in ((0.75, 2), (1.75, 4), (3.5, 6)):
-        code = torch.where(size == bound, torch.full_like(code, up), code)
-    return torch.copysign(E2M1_VALUES.to(x.device)[code], x)
+    """In steps of a half below 2, of one below 4 and of two above, halves to the even code, as rounding to even has
+    it in each of the three."""
+    step = torch.where(x.abs() < 2, 0.5, torch.where(x.abs() < 4, 1.0, 2.0))
+    return ((x / step).round() * step).clamp(-_E2M1, _E2M1)
 
 
 def _half_away(x: torch.Tensor) -> torch.Tensor:
@@ -116,7 +111,8 @@ class RoundedInputs(TorchFunctionMode):
     def _rounded(self, name: str, rule: Rounding, x: torch.Tensor) -> torch.Tensor:
         rounded = rule(x)
         error, total = self._errors.get(name, (0.0, 0.0))
-        self._errors[name] = error + float((rounded - x).pow(2).sum()), total + float(x.pow(2).sum())
+        moved, whole = (rounded - x).flatten(), x.flatten()
+        self._errors[name] = error + float(moved @ moved), total + float(whole @ whole)
         return rounded
 
     def place(self, layer: int | None) -> None:

@@ -4,8 +4,8 @@ Float32, because BF16's own noise (a mean KL of about .001) is larger than what 
 last hidden states, and a sample of those between layers, are kept in a file that every variant reads.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +16,11 @@ from sixfold.artifact.workspace import digest_of, replacing
 from sixfold.errors import SixfoldError
 from sixfold.model.source import Source
 from sixfold.progress import Progress
-from sixfold.runner.layer_runner import LayerRunner, batches_of
 from sixfold.texts.held_out_text import Windows
-from verification.divergence.activations import RoundedInputs, Rule
+from verification.divergence.activations import Rule
+from verification.divergence.comparison import Compared, compared
+from verification.divergence.walk import Lane, Run, walk
 from verification.reading.weights import Weights
-
-BATCH_TOKENS = 1024
-"""Tokens of a batch: logits of a large vocabulary are what takes memory."""
 
 _STRIDE = 16
 """Every so many tokens, hidden states between layers are kept of the source."""
@@ -109,9 +107,14 @@ def reference_of(source: Source, windows: Windows, cache: Path, progress: Progre
     if kept is not None:
         return kept
     sampled: list[torch.Tensor] = []
+
+    def observe(_run: int, _layer: int, hidden: torch.Tensor) -> None:
+        sampled.append(hidden[::_STRIDE].clone())
+
     try:
-        runner = LayerRunner(source, dtype=torch.float32, device=device())
-        final = _run(runner, windows, None, lambda _, hidden: sampled.append(hidden), progress, "running the source")
+        (lane,) = walk(source, [Run()], windows, observe, progress, "running the source")
+        if lane.failed is not None:
+            raise lane.failed
     except SixfoldError as error:
         raise SourceNotRunError(error.what, error.remedy) from error
     except torch.OutOfMemoryError:  # of this machine, not of the model
@@ -123,7 +126,7 @@ def reference_of(source: Source, windows: Windows, cache: Path, progress: Progre
             f"transformers' own forward of {source.checkpoint.name} fails ({said})",
             "use a release of transformers that runs the model, and measure again",
         ) from error
-    reference = Reference(final, torch.stack(sampled))
+    reference = Reference(lane.states, torch.stack(sampled))
     with suppress(OSError):  # a folder that cannot be written only costs the next variant a run of the source
         with replacing(path) as temporary:
             save_file({"final": reference.final, "sampled": reference.sampled}, temporary)
@@ -153,113 +156,71 @@ def scored(
     progress: Progress,
     original: Reference | None = None,
 ) -> Scored:
-    """rules: how the inputs of Linears are rounded; {} for the weights alone. original: the run of the unpruned model,
-    whose norm, head and vocabulary are the source's."""
-
-    def read_into(name: str, out: torch.Tensor) -> None:
-        out.copy_(weights.read(name).reshape(out.shape))
-
-    runner = LayerRunner(source, dtype=torch.float32, device=device(), read_into=read_into)
-    rounding = RoundedInputs(runner, rules) if rules else None
-    if rounding is not None and hasattr(runner.model, "set_experts_implementation"):
-        runner.model.set_experts_implementation("eager")
-    against = [reference] if original is None else [reference, original]
-    layers: list[list[float]] = [[] for _ in against]
-
-    def observe(layer: int, hidden: torch.Tensor) -> None:
-        for errors, other in zip(layers, against, strict=True):
-            expected = other.sampled[layer]
-            errors.append(float(((hidden - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-30)).mean()))
-
-    final = _run(runner, windows, rounding, observe, progress, "running the artifact")
-    inputs = dict(rounding.errors) if rounding is not None else {}
-    (found, kl), *more = [
-        _compare(source, runner, rounding, windows, other.final, final, tuple(errors))
-        for errors, other in zip(layers, against, strict=True)
-    ]
-    return Scored(found, kl, inputs, more[0][0] if more else None)
+    """Of one run. rules: how the inputs of Linears are rounded; {} for the weights alone. Raises SixfoldError where it
+    cannot be run."""
+    (found,) = scored_together(source, [Run(weights, rules)], windows, reference, progress, original)
+    if isinstance(found, SixfoldError):
+        raise found
+    return found
 
 
-def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _run(
-    runner: LayerRunner,
-    windows: Windows,
-    rounding: RoundedInputs | None,
-    observe: Callable[[int, torch.Tensor], None],
-    progress: Progress,
-    what: str,
-) -> torch.Tensor:
-    """Last hidden states, float32 [tokens, hidden] on the CPU. observe: gets a sample of those behind each layer."""
-    batches = batches_of(windows.ids, BATCH_TOKENS)
-    with torch.inference_mode(), progress(what, len(runner.layers), "layers") as advance:
-        with runner.outside():
-            hidden = [runner.start(batch).cpu() for batch in batches]
-        for layer, _ in runner.each_layer():
-            with ExitStack() as stack:
-                if rounding is not None:
-                    rounding.place(layer)
-                    stack.enter_context(rounding)
-                for number, batch in enumerate(batches):
-                    moved = hidden[number].to(runner.device)
-                    hidden[number] = runner.run(layer, batch, moved).cpu()
-            observe(layer, torch.cat([h.flatten(0, 1) for h in hidden])[::_STRIDE].clone())
-            advance(1)
-    return torch.cat([h.flatten(0, 1) for h in hidden]).clone()
-
-
-def _compare(
+def scored_together(
     source: Source,
-    runner: LayerRunner,
-    rounding: RoundedInputs | None,
+    runs: Sequence[Run],
     windows: Windows,
-    expected: torch.Tensor,
-    held: torch.Tensor,
-    layers: tuple[float, ...],
-) -> tuple[Score, torch.Tensor]:
-    """Logits of both from their last hidden states, a batch at a time."""
-    original = LayerRunner(source, dtype=torch.float32, device=device())
-    kl: list[torch.Tensor] = []
-    losses: list[tuple[torch.Tensor, torch.Tensor]] = []
-    top1 = top5 = 0.0
-    place = 0
-    with torch.inference_mode(), original.outside(), runner.outside():
-        if rounding is not None:
-            rounding.place(None)
-        for batch in batches_of(windows.ids, BATCH_TOKENS):
-            size = batch.numel()
-            parts = [
-                h[place : place + size].reshape(*batch.shape, *h.shape[1:]).to(runner.device) for h in (expected, held)
-            ]
-            place += size
-            p = original.finish(batch, parts[0]).logits.float().log_softmax(-1)
-            with ExitStack() as stack:
-                if rounding is not None:
-                    stack.enter_context(rounding)
-                q = runner.finish(batch, parts[1]).logits.float().log_softmax(-1)
-            kl.append((p.exp() * (p - q)).sum(-1).clamp(min=0).flatten().cpu())
-            best, others = p.topk(5).indices, q.topk(5).indices
-            top1 += float((best[..., 0] == others[..., 0]).sum())
-            top5 += float((best.unsqueeze(-1) == others.unsqueeze(-2)).any(-1).sum()) / 5
-            following = batch[:, 1:].to(p.device).unsqueeze(-1)
-            losses.append(tuple(-x[:, :-1].gather(-1, following).flatten().cpu() for x in (p, q)))
-    every = torch.cat(kl).double()
-    mean = [torch.cat([pair[side] for pair in losses]).double().mean().exp() for side in (0, 1)]
-    found = Score(
-        mean_kl=float(every.mean()),
-        median_kl=float(every.median()),
-        p99_kl=float(every.quantile(0.99)),
-        max_kl=float(every.max()),
-        top1=top1 / windows.tokens,
-        top5=top5 / windows.tokens,
-        perplexity=float(mean[1]),
-        source_perplexity=float(mean[0]),
+    reference: Reference,
+    progress: Progress,
+    original: Reference | None = None,
+) -> list[Scored | SixfoldError]:
+    """Of each run, or why there is none. original: the run of the unpruned model, whose norm, head and vocabulary are
+    the source's. A run that is the source's own is taken from the reference."""
+    against = [reference] if original is None else [reference, original]
+    layers: list[list[list[float]]] = [[[] for _ in against] for _ in runs]
+    moved = [number for number, run in enumerate(runs) if not run.is_source]
+
+    def observe(run: int, layer: int, hidden: torch.Tensor) -> None:
+        for errors, other in zip(layers[moved[run]], against, strict=True):
+            errors.append(_error(hidden[::_STRIDE], other.sampled[layer]))
+
+    for number, run in enumerate(runs):
+        for errors, other in zip(layers[number], against, strict=True):
+            if run.is_source:
+                errors += map(_error, reference.sampled, other.sampled)
+    lanes: dict[int, Lane] = {}
+    if moved:
+        walked = walk(source, [runs[n] for n in moved], windows, observe, progress, "running the artifact")
+        lanes = dict(zip(moved, walked, strict=True))
+    ends = compared(source, [lanes.get(n) for n in range(len(runs))], windows, [r.final for r in against])
+    found: list[Scored | SixfoldError] = []
+    for number, end in enumerate(ends):
+        if isinstance(end, SixfoldError):
+            found.append(end)
+            continue
+        lane = lanes.get(number)
+        inputs = dict(lane.rounding.errors) if lane is not None and lane.rounding is not None else {}
+        own, *more = [_score(each, windows, tuple(errors)) for each, errors in zip(end, layers[number], strict=True)]
+        found.append(Scored(own, end[0].kl, inputs, more[0] if more else None))
+    return found
+
+
+def _error(hidden: torch.Tensor, expected: torch.Tensor) -> float:
+    """Relative, mean over tokens."""
+    return float(((hidden - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-30)).mean())
+
+
+def _score(end: Compared, windows: Windows, layers: tuple[float, ...]) -> Score:
+    return Score(
+        mean_kl=float(end.kl.mean()),
+        median_kl=float(end.kl.median()),
+        p99_kl=float(end.kl.quantile(0.99)),
+        max_kl=float(end.kl.max()),
+        top1=end.top1 / windows.tokens,
+        top5=end.top5 / windows.tokens,
+        perplexity=end.perplexity,
+        source_perplexity=end.source_perplexity,
         layers=layers,
-        domains=_by_domain(every, windows),
+        domains=_by_domain(end.kl, windows),
     )
-    return found, every
 
 
 def _by_domain(kl: torch.Tensor, windows: Windows) -> dict[str, float]:

@@ -7,7 +7,7 @@ calibration, it is taken from the inputs themselves here.
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from sixfold.progress import Progress
 from sixfold.texts.held_out_text import Windows
 from verification.divergence.activations import Rule
 from verification.divergence.divergence import Reference, Score, scored
+from verification.divergence.walk import Run
 from verification.reading.plain_rounding import rounded_plainly, rounded_to_dtype
 from verification.reading.weights import CodedWeights
 
@@ -82,6 +83,39 @@ class PlainWeights:
         )
 
 
+@dataclass(frozen=True)
+class PlainRun:
+    """kept: file of its score, which variants of the same layouts share."""
+
+    weights: PlainWeights
+    rules: Mapping[str, Rule]
+    kept: Path
+
+    @property
+    def run(self) -> Run:
+        return Run(self.weights, self.rules)
+
+    @property
+    def known(self) -> Score | None:
+        """What an earlier variant of the same layouts left."""
+        found = read_json(self.kept)
+        return None if found is None else Score(**{**found, "layers": tuple(found["layers"])})
+
+    def keep(self, score: Score) -> Score:
+        with suppress(OSError):  # a folder that cannot be written only costs the next variant a run
+            self.kept.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.kept, asdict(score))
+        return score
+
+
+def plain_run(
+    source: Source, weights: CodedWeights, rules: Mapping[str, Rule], windows: Windows, cache: Path
+) -> PlainRun:
+    """rules: how plain inputs are rounded. cache: folder of what is kept. Raises SixfoldError as PlainWeights does."""
+    plain = PlainWeights(weights, source)
+    return PlainRun(plain, rules, cache / f"plain-{plain.digest(source, windows, rules)[:16]}.json")
+
+
 def plain_score(
     source: Source,
     weights: CodedWeights,
@@ -91,15 +125,9 @@ def plain_score(
     cache: Path,
     progress: Progress,
 ) -> Score:
-    """rules: how plain inputs are rounded. From the cache's folder, where an earlier variant of the same layouts left
-    it. Raises SixfoldError as PlainWeights does."""
-    plain = PlainWeights(weights, source)
-    path = cache / f"plain-{plain.digest(source, windows, rules)[:16]}.json"
-    found = read_json(path)
-    if found is not None:
-        return Score(**{**found, "layers": tuple(found["layers"])})
-    score = scored(source, plain, rules, windows, reference, progress).score
-    with suppress(OSError):  # a folder that cannot be written only costs the next variant a run
-        cache.mkdir(parents=True, exist_ok=True)
-        write_json(path, asdict(score))
-    return score
+    """Of one `plain_run`, from the cache's folder where it is known there."""
+    plain = plain_run(source, weights, rules, windows, cache)
+    known = plain.known
+    if known is not None:
+        return known
+    return plain.keep(scored(source, plain.weights, rules, windows, reference, progress).score)

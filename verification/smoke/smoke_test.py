@@ -17,7 +17,7 @@ answers in its place.
 import ast
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
@@ -175,9 +175,10 @@ PROMPTS = (
 
 
 def smoke(
-    source: Source, weights: Weights, tokenizer: Any, cache: Path, progress: Progress, gguf: Path | None = None
+    source: Source, weights: Weights | None, tokenizer: Any, cache: Path, progress: Progress, gguf: Path | None = None
 ) -> Smoke:
-    """cache: folder that keeps the source's answers for the next variant. gguf: the artifact, where it is a file."""
+    """weights: None where they are the source's. cache: folder that keeps the source's answers for the next variant.
+    gguf: the artifact, where it is a file."""
     needed = 2 * 4 * sum(prod(tensor.shape) for tensor in source.checkpoint.tensors.values())
     available = available_memory()
     if available is not None and needed > available:  # twice: experts are there both one by one and stacked
@@ -191,7 +192,9 @@ def smoke(
                 answers, engine = _from_llama(executable, gguf, tokenizer, advance), version(executable)
             except EngineFailed as error:
                 failed = f"{executable}: {error}"
-        answers = answers or _answers(_with_weights(source, weights), tokenizer, advance)
+        if not answers and weights is not None:
+            answers = _answers(_with_weights(source, weights), tokenizer, advance)
+        answers = answers or expected
     judged = zip(PROMPTS, expected, answers, strict=True)
     return Smoke(tuple(Smoked(p, e, a, problem_of(p, e, a)) for p, e, a in judged), engine=engine, failed=failed)
 
@@ -240,26 +243,37 @@ def _from_llama(executable: Path, gguf: Path, tokenizer: Any, advance: Callable[
 def _answers(source: Source, tokenizer: Any, advance: Callable[[int], None]) -> list[Answer]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(source, dtype=torch.float32, device=device)
-    answers = []
-    for prompt in PROMPTS:
-        answers.append(_answer(model, tokenizer, prompt.text))
-        advance(1)
-    return answers
-
-
-def _answer(model: Any, tokenizer: Any, prompt: str) -> Answer:
-    ids = torch.tensor([tokenizer(prompt)["input_ids"]], device=model.device)
-    start, finite = ids.shape[1], True
+    prompts = [tokenizer(prompt.text)["input_ids"] for prompt in PROMPTS]
     with torch.inference_mode():
-        for _ in range(TOKENS):
-            logits = model(input_ids=ids, use_cache=False).logits[0, -1]
-            finite = finite and bool(logits.isfinite().all())
-            following = logits.argmax()
-            if int(following) == tokenizer.eos_token_id:
-                break
-            ids = torch.cat([ids, following.reshape(1, 1)], dim=1)
-    made = ids[0, start:].tolist()
-    return Answer(tokenizer.decode(made, skip_special_tokens=True), finite, loops(made))
+        made = continued(model, prompts, tokenizer.eos_token_id)
+    advance(len(PROMPTS))
+    return [Answer(tokenizer.decode(ids, skip_special_tokens=True), finite, loops(ids)) for ids, finite in made]
+
+
+def continued(model: Any, prompts: Sequence[Sequence[int]], end: int | None) -> list[tuple[list[int], bool]]:
+    """The most likely TOKENS tokens behind each prompt, up to `end`, and whether all logits were finite.
+
+    All at once, the shorter ones with anything behind: no token sees what comes after it.
+    """
+    texts = [list(ids) for ids in prompts]
+    finite = [True] * len(texts)
+    going = set(range(len(texts)))
+    for _ in range(TOKENS):
+        longest = max(len(texts[n]) for n in going)
+        order = sorted(going)
+        ids = torch.tensor([texts[n] + [0] * (longest - len(texts[n])) for n in order], device=model.device)
+        logits = model(input_ids=ids, use_cache=False).logits
+        for row, n in enumerate(order):
+            last = logits[row, len(texts[n]) - 1]
+            finite[n] = finite[n] and bool(last.isfinite().all())
+            following = int(last.argmax())
+            if following == end:
+                going.remove(n)
+            else:
+                texts[n].append(following)
+        if not going:
+            break
+    return [(text[len(ids) :], fine) for text, ids, fine in zip(texts, prompts, finite, strict=True)]
 
 
 def _with_weights(source: Source, weights: Weights) -> Source:

@@ -37,7 +37,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("artifacts")
     made = ("--base-model", "lab/Tiny", "--out", str(out), *SMALL)
     with (
-        few_windows("verification.judge.held_out"),
+        few_windows("verification.measure.held_out"),
         pytest.MonkeyPatch.context() as patch,
         redirect_stdout(io.StringIO()),
     ):

@@ -12,10 +12,11 @@ from calibration.texts.tokens import token_batches
 from cli.verdicts import artifact_of
 from exporters.mix.ladder import ladder
 from exporters.mix.probe import LENGTH, SAMPLES, TYPE, ProbeRounding
+from exporters.planning import plan_of, prepare
 from exporters.rounding.compensate import compensate
 from exporters.rounding.inputs import Inputs
 from exporters.rounding.kquants import FORMS
-from exporters.run import Exported, export, plan_of, prepare
+from exporters.run import Exported, export
 from sixfold.artifact.workspace import Workspace
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.checkpoint.tokenizer import load_tokenizer
@@ -165,7 +166,7 @@ def test_a_mix_fills_its_budget_is_planned_and_sound(
     assert "general.file_type" not in file.fields  # llama.cpp names it by the type of most tensors
     assert len({tensor.tensor_type for tensor in file.tensors}) > 3
     assert any("bits a weight" in note and "the damage that the calibration foretells" in note for note in done.notes)
-    with few_windows("verification.judge.held_out"):
+    with few_windows("verification.measure.held_out"):
         checked = verify(path, demo, silent)
     assert checked.passed
     assert checked.findings == (), [str(finding) for finding in checked.findings]
@@ -230,6 +231,6 @@ def test_four_bits_with_fp8_for_what_suffers_are_sound(
     config = json.loads((path / "config.json").read_text())["quantization_config"]
     assert config["format"] == "mixed-precision"
     assert {group["format"] for group in config["config_groups"].values()} == {layout, "float-quantized"}
-    with few_windows("verification.judge.held_out"):
+    with few_windows("verification.measure.held_out"):
         checked = verify(path, demo, silent)
     assert checked.passed, [str(finding) for finding in checked.findings]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from cli.main import run
+from exporters.planning import plan_all
 from exporters.registry import exporter_named
-from exporters.run import plan_all
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.model.bare_config import config_notes

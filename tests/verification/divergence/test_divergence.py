@@ -14,7 +14,6 @@ from cli import main as cli
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.model.source import Source
-from sixfold.runner.layer_runner import batches_of
 from sixfold.runner.whole_model import load_model
 from sixfold.texts.held_out_text import Windows, held_out
 from tests.exporters.exported import DEMO, silent
@@ -22,11 +21,11 @@ from tests.few_windows import few_windows
 from tests.verification.artifacts import Artifacts
 from tests.verification.damage import edit_config
 from verification.divergence.activations import Rounding, fp8_dynamic
-from verification.divergence.divergence import BATCH_TOKENS, Divergence, Score, reference_of, scored, worst_layers
+from verification.divergence.divergence import Divergence, Score, reference_of, scored, worst_layers
 from verification.divergence.engine_inputs import can_collapse, folder_rules, gguf_rules
 from verification.divergence.plain_run import plain_score
 from verification.gates import allowed_of, check_gates
-from verification.judge import plain_rules, runs_of
+from verification.measure import plain_rules, runs_of
 from verification.reading.weights import FolderWeights
 from verification.structure.folder_structure import open_subject
 from verification.structure.gguf_structure import open_gguf_subject
@@ -153,8 +152,7 @@ def test_the_sources_run_is_kept(demo: Source, windows: Windows, tmp_path: Path)
     second = reference_of(demo, windows, tmp_path, silent)
     assert torch.equal(first.final, second.final)
     assert kept.stat().st_mtime_ns == before
-    tokens = sum(batch.numel() for batch in batches_of(windows.ids, BATCH_TOKENS))
-    assert first.final.shape == (tokens, 256)
+    assert first.final.shape == (windows.tokens, 256)
 
 
 def test_more_bits_diverge_less(artifacts: Artifacts, demo: Source, windows: Windows, tmp_path: Path) -> None:
@@ -257,7 +255,7 @@ def test_a_failed_gate_is_exit_code_3(artifacts: Artifacts, tmp_path: Path, caps
     folder = tmp_path / "artifacts" / "gated"
     shutil.copytree(artifacts["fp8"], folder)
     edit_config(folder, lambda m: m["recipe"].update(gates={"max_mean_kl": 0.001, "min_top1": None}), "manifest.json")
-    with few_windows("verification.judge.held_out"):
+    with few_windows("verification.measure.held_out"):
         assert cli.run(["verify", str(folder), "--against", str(DEMO)]) == 3
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert "failed: gates.max_mean_kl: the mean KL is 0.0" in last

@@ -14,7 +14,7 @@ from tests.verification.corpus.changes import W2, scaled, tensors
 from tests.verification.damage import Tensors, copy_folder
 from verification.divergence.divergence import reference_of, scored
 from verification.divergence.engine_inputs import check_inputs
-from verification.judge import runs_of
+from verification.measure import runs_of
 from verification.structure.folder_structure import open_subject
 
 

@@ -11,7 +11,7 @@ from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.model.source import Source
 from tests.verification.artifacts import Artifacts
 from verification.divergence.plain_run import PlainWeights
-from verification.judge import runs_of
+from verification.measure import runs_of
 from verification.reading.plain_rounding import Layout, layout_of_ggml, rounded_plainly
 
 GGML = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "IQ4_XS", "IQ4_NL", "Q5_0", "Q5_1", "Q4_0", "Q4_1")

@@ -13,7 +13,7 @@ from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.model.source import Source
 from tests.exporters.exported import DEMO, silent
 from tests.verification.artifacts import Artifacts
-from verification.judge import runs_of
+from verification.measure import runs_of
 from verification.reading.weights import FolderWeights
 from verification.smoke.smoke_test import PROMPTS, READER, TOKENS, Answer, Smoke, loops, problem_of, smoke
 from verification.structure.folder_structure import open_subject

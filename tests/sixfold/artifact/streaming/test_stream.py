@@ -4,7 +4,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,16 +13,18 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from sixfold.artifact import concurrent_file
 from sixfold.artifact.manifest import FileRecord
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.safetensors_layout import Draft, DraftTensor, place, whole
-from sixfold.artifact.stream import Batched, Encode, write_files
+from sixfold.artifact.streaming import concurrent_file
+from sixfold.artifact.streaming.stream import write_files
+from sixfold.artifact.streaming.writing import Encode, Writing, one_by_one, singly
 from sixfold.artifact.workspace import sha256_of
 from sixfold.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from sixfold.errors import SixfoldError
 
 ROWS = 40
+EncodePairs = Callable[[Sequence[Unit], Sequence[Sequence[torch.Tensor]]], list[Sequence[torch.Tensor]]]
 
 
 @pytest.fixture
@@ -58,10 +60,11 @@ def run(
     plan: ExportPlan,
     checkpoint: Checkpoint,
     folder: Path,
-    encode: Encode | Batched = double,
+    encode: Encode = double,
     threads: int = 1,
     key: str = "k",
-) -> tuple[dict[str, FileRecord], int]:
+    pairs: EncodePairs | None = None,
+) -> tuple[Mapping[str, FileRecord], int]:
     """(records, bytes reported as finished)."""
     total = 0
 
@@ -69,7 +72,14 @@ def run(
         nonlocal total
         total += nbytes
 
-    return write_files(plan, checkpoint, encode, folder, key=key, threads=threads, advance=advance), total
+    split, batched = (singly, one_by_one(encode)) if pairs is None else (in_pairs, pairs)
+    writing = Writing(plan, folder, key, split, batched)
+    (written,) = write_files([writing], checkpoint, threads=threads, advance=advance).each
+    return written.whole(), total
+
+
+def in_pairs(units: Sequence[Unit]) -> list[Sequence[Unit]]:
+    return [units[start : start + 2] for start in range(0, len(units), 2)]
 
 
 def failing_at(name: str, error: BaseException) -> Encode:
@@ -199,14 +209,11 @@ def test_a_rerun_encodes_a_batch_as_before_and_writes_what_is_missing_of_it(
     last = stop_before_the_last_unit(plan, checkpoint, tmp_path / "out", monkeypatch)
     seen: list[list[str]] = []
 
-    def pairs(units: Sequence[Unit]) -> list[Sequence[Unit]]:
-        return [units[start : start + 2] for start in range(0, len(units), 2)]
-
     def encode(units: Sequence[Unit], inputs: Sequence[Sequence[torch.Tensor]]) -> list[Sequence[torch.Tensor]]:
         seen.append([unit.outputs[0].name for unit in units])
         return [double(unit, of) for unit, of in zip(units, inputs, strict=True)]
 
-    resumed, total = run(plan, checkpoint, tmp_path / "out", Batched(pairs, encode))
+    resumed, total = run(plan, checkpoint, tmp_path / "out", pairs=encode)
     assert [len(batch) for batch in seen] == [2]
     assert last in seen[0]
     fresh, _ = run(plan, checkpoint, tmp_path / "fresh")

@@ -32,7 +32,7 @@ class GrowingFile:
         self.name, self.nbytes = file.name, file.nbytes
         self._folder, self._key = folder, key
         self._note, self._temporary = folder / f"{file.name}.json", folder / f"{file.name}.tmp"
-        self.safe = int((read_json(self._note) or {}).get("safe", 0)) if self._temporary.exists() else 0
+        self.safe = self.safe_bytes(file, folder)
         self._sha256 = ""
         self._ranges: dict[int, int] = {}
         self._prefix = 0
@@ -46,6 +46,19 @@ class GrowingFile:
             raise _disk_failed(error) from error
         self._thread = threading.Thread(target=self._guarded, daemon=True)
         self._thread.start()
+
+    @staticmethod
+    def safe_bytes(file: PlannedFile, folder: Path) -> int:
+        """Of an unfinished file that an earlier run left: how many from its start are on disk, with their final values.
+        That it was a run with the same key is for the caller to know."""
+        if not (folder / f"{file.name}.tmp").exists():
+            return 0
+        return int((read_json(folder / f"{file.name}.json") or {}).get("safe", 0))
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is neither on disk yet nor given up."""
+        return self._thread.is_alive()
 
     def write(self, data: memoryview, offset: int) -> None:
         """Final bytes of the file from `offset` on. Raises SixfoldError where the disk does not take them."""
@@ -72,7 +85,10 @@ class GrowingFile:
             self._changed.notify()
 
     def whole(self) -> str:
-        """Waits until the file is on disk under its name, and returns its sha256."""
+        """Waits until the file is on disk under its name, and returns its sha256. To be called when all was written."""
+        with self._changed:
+            if self._prefix < self.nbytes and self._error is None:
+                raise RuntimeError(f"{self.name}: nothing was written from byte {self._prefix} on")
         self._thread.join()
         if self._error is not None:
             raise self._error

@@ -1,0 +1,126 @@
+"""How fast this machine is, from a short measurement that is kept in the user's cache folder."""
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+_FILE = 1 << 29
+"""Bytes that are written and read to measure a disk."""
+_PIECE = 1 << 24
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """Seconds that a weight takes: `each`, and `channel` more for every input channel. at_gpu: there, not on a core."""
+
+    each: float
+    channel: float = 0.0
+    at_gpu: bool = False
+
+
+@dataclass(frozen=True)
+class MachineSpeed:
+    """read, write: of the disk itself, not of the page cache. digest: SHA-256 on one core. All in bytes a second.
+    products: float operations a second of matrix products, on the GPU in bfloat16, or on all cores in float32. gpu: its
+    name, "" without one. rounding: by type, as exporters name encodings; compensated ones end in "+"."""
+
+    cores: int
+    gpu: str
+    read: float
+    write: float
+    digest: float
+    products: float
+    rounding: Mapping[str, Rounding]
+
+    def disk_seconds(self, read: float, written: float) -> float:
+        """What the disk alone takes for so many bytes."""
+        return read / self.read + written / self.write
+
+
+def measured_speed() -> MachineSpeed | None:
+    """What was measured on this machine; None where nothing was, or by another version."""
+    try:
+        found = json.loads(_path().read_text())
+        if found.pop("schema") != SCHEMA:
+            return None
+        rounding = {name: Rounding(**of) for name, of in found.pop("rounding").items()}
+        return MachineSpeed(rounding=rounding, **found)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def keep(speed: MachineSpeed) -> Path:
+    """Where it was written, for `measured_speed` to find."""
+    path = _path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps({"schema": SCHEMA, **asdict(speed)}, indent=2) + "\n")
+    temporary.replace(path)
+    return path
+
+
+def measure(folder: Path, rounding: Mapping[str, Rounding]) -> MachineSpeed:
+    """folder: on the disk that is measured. rounding: as exporters measure it. Takes some seconds, and half a gigabyte
+    of disk meanwhile."""
+    read, write = _disk(folder)
+    block = os.urandom(_PIECE)
+    digest = 8 * _PIECE / timed(lambda: [hashlib.sha256(block).digest() for _ in range(8)])
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return MachineSpeed(_cores(), gpu, read, write, digest, _products(gpu), rounding)
+
+
+def timed(work: Callable[[], object], runs: int = 2) -> float:
+    """Seconds of the fastest run, after one that does not count."""
+    work()
+    found = []
+    for _ in range(runs):
+        begun = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - begun)
+    return max(min(found), 1e-9)
+
+
+def _path() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root, "sixfold", f"speed-{platform.node() or 'machine'}.json")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _disk(folder: Path) -> tuple[float, float]:
+    """Bytes a second read and written. What was written is thrown out of the page cache before it is read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    piece = os.urandom(_PIECE)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".speed-") as file:
+        begun = time.perf_counter()
+        for _ in range(_FILE // _PIECE):
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+        written = time.perf_counter()
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        middle = time.perf_counter()
+        buffer = memoryview(bytearray(_PIECE))
+        for start in range(0, _FILE, _PIECE):
+            os.preadv(file.fileno(), [buffer], start)
+        return _FILE / (time.perf_counter() - middle), _FILE / (written - begun)
+
+
+def _products(gpu: str) -> float:
+    size, dtype, device = (8192, torch.bfloat16, "cuda") if gpu else (1536, torch.float32, "cpu")
+    one, other = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return 2 * size**3 / timed(lambda: one @ other)

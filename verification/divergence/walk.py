@@ -1,0 +1,178 @@
+"""Several runs of one model over the same text, side by side: a decoder layer at a time, each read once.
+
+Runs with the same weights share what was read and dequantized of a layer; the next layer's, or the next artifact's of
+the same layer, is read while one is run. So memory holds two layers in float32 and the hidden states of every run,
+however many layers there are.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from sixfold.errors import SixfoldError
+from sixfold.model.source import Source
+from sixfold.progress import Progress
+from sixfold.runner.freed_memory import kept_heap
+from sixfold.runner.layer_runner import LayerRunner, batches_of
+from sixfold.runner.layer_weights import HostBuffers, ReadInto
+from sixfold.texts.held_out_text import Windows
+from verification.divergence.activations import RoundedInputs, Rule
+from verification.reading.weights import Weights
+
+_TOKENS = 1024
+_TOKENS_ON_GPU = 8192
+"""Of a batch: on a GPU more, for fewer and larger products with each expert."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """weights: in place of the source's; None for its own. rules: how the inputs of Linears are rounded, by on-disk
+    tensor name; {} for as they are."""
+
+    weights: Weights | None = None
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+
+    @property
+    def is_source(self) -> bool:
+        """Whether it is how the source itself runs."""
+        return self.weights is None and not self.rules
+
+
+@dataclass(eq=False)
+class Lane:
+    """One run on its way. number: of it among those of its group. hidden: of each batch behind the last layer it
+    passed, on the CPU. failed: why it went no further."""
+
+    group: "Group"
+    number: int
+    rounding: RoundedInputs | None
+    hidden: list[torch.Tensor]
+    failed: SixfoldError | None = None
+
+    def move(self, layer: int, batches: Sequence[torch.Tensor]) -> None:
+        runner = self.group.runner
+        with self.rounded(layer):
+            for place, batch in enumerate(batches):
+                hidden = self.hidden[place].to(runner.device)
+                self.hidden[place] = runner.run(layer, batch, hidden, lane=self.number).cpu()
+
+    @contextmanager
+    def rounded(self, layer: int | None) -> Iterator[None]:
+        """While open, products round their inputs. layer: whose weights are in place; None for what is outside."""
+        if self.rounding is None:
+            yield
+            return
+        self.rounding.place(layer)
+        with self.rounding:
+            yield
+
+    @property
+    def states(self) -> torch.Tensor:
+        """float32 [tokens, hidden], in the order of the windows."""
+        return torch.cat([hidden.flatten(0, 1) for hidden in self.hidden])
+
+
+@dataclass(eq=False)
+class Group:
+    """Runs with the same weights. runner: with these in place of the source's."""
+
+    runner: LayerRunner
+    lanes: list[Lane] = field(default_factory=list)
+
+    def fail(self, error: SixfoldError) -> None:
+        for lane in self.lanes:
+            lane.failed = error
+
+    @property
+    def failed(self) -> bool:
+        return all(lane.failed is not None for lane in self.lanes)
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def walk(
+    source: Source,
+    runs: Sequence[Run],
+    windows: Windows,
+    observe: Callable[[int, int, torch.Tensor], None],
+    progress: Progress,
+    what: str,
+) -> list[Lane]:
+    """One lane for each run, at the end of its last layer.
+
+    observe: gets the number of a run, that of a layer, and the run's hidden states behind it (`Lane.states`).
+    A run whose weights cannot be read is given up; its lane says why. Raises SixfoldError where transformers does not
+    know the model, or does not run it a layer at a time.
+    """
+    lanes, groups = _lanes(source, runs)
+    count = len(groups[0].runner.layers)
+    batches = batches_of(windows.ids, _TOKENS_ON_GPU if device().type == "cuda" else _TOKENS)
+    with torch.inference_mode(), kept_heap(), progress(what, count * len(groups), "layers") as advance:
+        for group in groups:
+            with _giving_up(group), group.runner.outside():
+                first = [group.runner.start(batch).cpu() for batch in batches]
+                for lane in group.lanes:
+                    lane.hidden = list(first)
+        for layer, group in _placed(groups, count):
+            for lane in group.lanes:
+                lane.move(layer, batches)
+                observe(lanes.index(lane), layer, lane.states)
+            advance(1)
+    return lanes
+
+
+def _lanes(source: Source, runs: Sequence[Run]) -> tuple[list[Lane], list[Group]]:
+    buffers = HostBuffers(pinned=device().type == "cuda")
+    groups: dict[int, Group] = {}
+    lanes = []
+    for run in runs:
+        group = groups.get(id(run.weights))
+        if group is None:
+            reader = None if run.weights is None else _reader(run.weights)
+            runner = LayerRunner(source, dtype=torch.float32, device=device(), read_into=reader, buffers=buffers)
+            group = groups[id(run.weights)] = Group(runner)
+        rounding = RoundedInputs(group.runner, run.rules) if run.rules else None
+        if rounding is not None and hasattr(group.runner.model, "set_experts_implementation"):
+            group.runner.model.set_experts_implementation("eager")
+        lane = Lane(group, len(group.lanes), rounding, [])
+        group.lanes.append(lane)
+        lanes.append(lane)
+    return lanes, list(groups.values())
+
+
+def _reader(weights: Weights) -> ReadInto:
+    def read_into(name: str, out: torch.Tensor) -> None:
+        out.copy_(weights.read(name).reshape(out.shape))
+
+    return read_into
+
+
+def _placed(groups: Sequence[Group], layers: int) -> Iterator[tuple[int, Group]]:
+    """Every layer with the weights of every group in turn, in place until the next is asked for."""
+    steps = [(layer, group) for layer in range(layers) for group in groups]
+    with ThreadPoolExecutor(1) as reader:
+        following: Future[dict[str, torch.Tensor]] | None = None
+        for (layer, group), after in zip(steps, [*steps[1:], None], strict=True):
+            given, following = following, None
+            if group.failed:
+                continue
+            with _giving_up(group), ExitStack() as stack:
+                values = given.result() if given is not None else group.runner.read_layer(layer)
+                stack.enter_context(group.runner.placed(layer, values))
+                if after is not None and not after[1].failed:
+                    following = reader.submit(after[1].runner.read_layer, after[0])
+                del values
+                yield layer, group
+
+
+@contextmanager
+def _giving_up(group: Group) -> Iterator[None]:
+    try:
+        yield
+    except SixfoldError as error:
+        group.fail(error)
