@@ -84,14 +84,17 @@ def export_all(
         for number, want in enumerate(wanted):
             try:
                 found = _begin(source, want, workspace, progress, locks)
-                (results if isinstance(found, Exported) else begun)[number] = found  # type: ignore[assignment]
+                if isinstance(found, Exported):
+                    results[number] = found
+                else:
+                    begun[number] = found
             except Exception as error:  # a defect in one format must not cost the others
                 results[number] = error
         streamed = {number: one for number, one in begun.items() if one.native is not None}
         names = [one.wanted.recipe.name for one in streamed.values()]
         walked = _walk(source, list(streamed.values()), threads, progress, memory, say)
         written = dict(zip(streamed, walked.each, strict=True))
-        for number, one in begun.items():
+        for number, one in sorted(begun.items(), key=lambda item: item[1].native is None):  # what is written, first
             try:
                 made = _run_external(source, one.wanted, one.partial) if one.native is None else None
                 check_source(source.checkpoint, one.partial, workspace.decisions(one.wanted.recipe.name))

@@ -60,7 +60,8 @@ class PlainWeights:
         return self._dtypes.get(name, self._source.checkpoint.tensors[name].dtype)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        return self.read_on(torch.device("cpu"), name)[start:stop]
+        whole = self.read_on(torch.device("cpu"), name)
+        return whole[start:stop] if self.shape(name) else whole
 
     def read_on(self, device: torch.device, name: str) -> torch.Tensor:
         shape = self.shape(name)

@@ -287,10 +287,14 @@ def _up_to(end: int | None, ids: list[int]) -> list[int]:
 
 
 def _with_weights(source: Source, weights: Weights) -> Source:
-    """The source's model with the artifact's weights, dequantized."""
+    """The source's model with the artifact's weights, dequantized. What it has none of stays the source's: a GGUF file
+    of a language model holds no tower for images, which text needs none of."""
     shapes: Mapping[str, Any] = source.checkpoint.tensors
+    held = frozenset(weights.names())
 
     def read(part: TensorSlice) -> torch.Tensor:
+        if part.name not in held:
+            return source.checkpoint.read(part)
         return weights.read(part.name).reshape(shapes[part.name].shape)
 
     contents = replace(source.checkpoint.contents, read=read)
