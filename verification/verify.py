@@ -82,14 +82,9 @@ def _check_weights(
         with kept_heap(), progress("reading weights", total, "weights") as advance:
             return None, tuple(check_numbers(weights, advance))
     total = sum(prod(tensor.shape) for tensor in source.checkpoint.tensors.values())
-<<<<<<< HEAD
     with kept_heap(), progress("comparing weights", total, "weights") as advance:
-        report = check_weights(weights, source, advance, _compensated(path), _smooths(path))
-=======
-    with progress("comparing weights", total, "weights") as advance:
         smooths = _moved(path, source) or _smooths(path)
         report = check_weights(weights, source, advance, _compensated(path), smooths)
->>>>>>> main
     return report.errors, report.findings
 
 
