@@ -112,7 +112,8 @@ def _parts(lanes: Sequence[Lane | None]) -> Iterator[list[tuple[int, Lane | None
                 part, groups = [], set()
             part.append((number, lane))
             groups.add(lane.group)
-    yield part
+    if part:
+        yield part
 
 
 def _head_bytes(group: Group) -> int:
