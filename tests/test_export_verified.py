@@ -71,7 +71,7 @@ def test_a_rerun_reads_what_was_measured(root: Path, monkeypatch: pytest.MonkeyP
     def never(*arguments: object) -> None:
         raise AssertionError("it was measured already")
 
-    monkeypatch.setattr("verification.stored_result.judge", never)
+    monkeypatch.setattr("verification.stored_result.judge_all", never)
     held = results(root)["verification.json"]["divergence"]["scores"]
     printed = export(root, "fp8", "gguf-q8_0")
     cells = row_of(printed, "fp8")
@@ -86,7 +86,7 @@ def test_a_rerun_reads_what_was_measured(root: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_gate_that_moves_is_held_against_what_was_measured(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("verification.stored_result.judge", None)
+    monkeypatch.setattr("verification.stored_result.judge_all", None)
     printed = export(root, "fp8", "--set", "gates.max_mean_kl=0.0001", code=3)
     assert row_of(printed, "fp8")[-1] == "failed"
     last = printed.splitlines()[-1]

@@ -22,6 +22,9 @@ _JUST_BEYOND = 0.15
 _FEW = 0.01
 """Share of codes that damage may touch; more are another way of rounding."""
 
+_MANY = 0.05
+"""Share of codes, those included that nearly are out of place, which other ways of rounding leave so at least."""
+
 _DEVIATIONS = 5.0
 """Standard errors of a fitted factor that its weight may be off by."""
 
@@ -56,6 +59,11 @@ class Placement:
         """None where every code is nearest, or where so many are not that they were not rounded to nearest."""
         few = self.count <= _FEW * self.size and self.nearly <= self.count
         return self.worst if few else None
+
+    @property
+    def is_nearest(self) -> bool:
+        """Whether they were rounded to nearest, whatever was damaged since."""
+        return self.count + self.nearly <= _MANY * self.size
 
 
 def misplaced(codes: Codes, source: torch.Tensor, uncertain: torch.Tensor | None = None) -> Misplaced | None:
