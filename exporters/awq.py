@@ -24,7 +24,7 @@ from exporters.rounding.device import device
 from exporters.rounding.factor import Factor
 from exporters.rounding.inputs import Inputs
 from exporters.rounding.known import each
-from exporters.selection import not_run_note, select
+from exporters.selection import not_run_note, require_any, select
 from exporters.smoothing.awq_search import decide_layer, decided
 from exporters.smoothing.scale_search import Search
 from exporters.smoothing.smoothing_groups import SmoothingGroup, misfit_of, smoothing_groups
@@ -85,6 +85,7 @@ class AwqExporter:
         options = options_of(source, recipe)
         linears = source.architecture.linears
         selection = select(linears, recipe, misfit_of(options.group_size))
+        require_any(selection, source, recipe)
         groups = smoothing_groups(source, linears, selection.quantized)
         by_weight = {linear.weight: linear for linear in linears}
         rescaled = {} if self.compensates(recipe) else _rescaled(source, groups, selection.quantized)

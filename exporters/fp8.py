@@ -18,7 +18,7 @@ from exporters.protocol import Decided, Decisions
 from exporters.rounding.factor import Factor
 from exporters.rounding.inputs import Inputs
 from exporters.rounding.known import each
-from exporters.selection import Selection, drafts, not_run_note, select
+from exporters.selection import Selection, drafts, not_run_note, require_any, select
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.safetensors_layout import Draft, DraftTensor, carried_texts, place, whole
 from sixfold.errors import UsageError
@@ -43,6 +43,7 @@ class Fp8Exporter:
     def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
         _check(source, recipe)
         selection = _select(source.architecture.linears, recipe)
+        require_any(selection, source, recipe)
         # Only a scale that fused Linears share makes them one unit; else each is read and written by itself.
         groups = selection.groups
         if recipe.scheme != "FP8":

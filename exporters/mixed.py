@@ -19,7 +19,7 @@ from exporters.mix.prepare import prepared
 from exporters.mix.prices import part_name, prices
 from exporters.protocol import Decided, Decisions, Tokens
 from exporters.rounding.inputs import Inputs
-from exporters.selection import Selection, drafts, not_run_note, select, together
+from exporters.selection import Selection, drafts, not_run_note, require_any, select, together
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.safetensors_layout import Draft, carried_texts, place
 from sixfold.errors import SixfoldError, UsageError
@@ -82,6 +82,7 @@ class MixedExporter:
         _check(recipe)
         require_quantizable(source.architecture, recipe.name)
         selection = _select(source, recipe)
+        require_any(selection, source, recipe)
         decisions = _decisions(selection)
         known = self.offered(source, recipe, statistics) if statistics is not None else None
         options, ready = known or _supposed(source, recipe, decisions), known is not None

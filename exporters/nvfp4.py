@@ -20,7 +20,7 @@ from exporters.rounding.factor import Factor
 from exporters.rounding.inputs import Inputs
 from exporters.rounding.known import each
 from exporters.rounding.rounded_inputs import for_rounded_inputs
-from exporters.selection import Selection, drafts, not_run_note, select
+from exporters.selection import Selection, drafts, not_run_note, require_any, select
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.safetensors_layout import Draft, DraftTensor, carried_texts, place, whole
 from sixfold.errors import UsageError
@@ -50,6 +50,7 @@ class Nvfp4Exporter:
             )
         require_quantizable(source.architecture, recipe.name)
         selection = _select(source.architecture.linears, recipe)
+        require_any(selection, source, recipe)
         layout = layout_of(recipe)
         return place(
             drafts(source, selection.groups, lambda group: draft(source, group, recipe)),

@@ -74,6 +74,15 @@ def select(linears: Sequence[Linear], recipe: Recipe, misfit: Callable[[Linear],
     return Selection(tuple(tuple(group) for group in groups.values()), _notes(reasons))
 
 
+def require_any(selection: Selection, source: Source, recipe: Recipe) -> None:
+    """Raises SixfoldError where the recipe leaves nothing to quantize: the artifact would be another BF16 variant."""
+    if not selection.groups:
+        raise SixfoldError(
+            f"{recipe.name} would quantize nothing of {source.checkpoint.name}: {'; '.join(selection.notes)}",
+            "export the bf16 or the fp8 variant",
+        )
+
+
 def drafts(
     source: Source, groups: Sequence[tuple[Linear, ...]], make: Callable[[tuple[Linear, ...]], Draft]
 ) -> list[Draft]:

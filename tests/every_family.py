@@ -82,7 +82,11 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
         "moe_k": TOP_K,
     },
     "falcon_h1": {"mamba_d_ssm": 256, "mamba_n_heads": 4, "mamba_d_head": 64, "mamba_d_state": 16},
-    "gemma3n_text": {"num_kv_shared_layers": 1, "layer_types": ["sliding_attention", "full_attention"] * 2},
+    "gemma3n_text": {
+        "intermediate_size": [256] * 4,
+        "num_kv_shared_layers": 1,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+    },
     "gemma4_text": {"enable_moe_block": True, "num_experts": EXPERTS, "top_k_experts": TOP_K, "global_head_dim": 64},
     "gemma4_unified_text": {"global_head_dim": 64},
     "glm4v_moe_text": {"rope_parameters": _PARTLY_AXIAL},
@@ -186,6 +190,8 @@ def _shrunk(kind: Any, sizes: Sizes) -> dict[str, Any]:
         size = next((size for pattern, size in sizes if re.fullmatch(pattern, name)), None)
         if size is not None and (type(value) is int or (value is None and name in _FROM_NONE)):
             fields[name] = size
+        elif name.endswith("_token_id") and isinstance(value, list):
+            fields[name] = [VOCABULARY - 10 - index for index in range(len(value))]
         elif name.endswith(("_token_id", "_token_index")) and type(value) is int and value >= VOCABULARY:
             fields[name] = VOCABULARY - 1 - len([n for n in fields if n.endswith(("_token_id", "_token_index"))])
     if "kv_lora_rank" in stated:  # latent attention has as many key heads as query heads
@@ -217,6 +223,7 @@ def make_family(model_type: str, folder: Path, **changes: Any) -> Path:
                 tensor.normal_(std=1.5 * tensor.shape[-1] ** -0.5)
             elif "bias" in name:
                 tensor.uniform_(-0.2, 0.2)
+            tensor.nan_to_num_(posinf=1.0, neginf=-1.0)  # logarithms of what BF16 rounds to 0 (RecurrentGemma)
     model.save_pretrained(folder)
     save_tokenizer(folder)
     return folder

@@ -140,19 +140,30 @@ def index_text(files: Mapping[str, str], total_bytes: int) -> bytes:
 
 
 def config_text(source: Source, quantization_config: Mapping[str, Any] | None) -> bytes:
-    """The source's config.json, every field kept (engines need some that transformers drops), with what changed.
+    """The source's config.json, every field kept (engines need some that transformers drops), with what changed, and
+    with those that transformers dropped already.
 
     The source's own quantization is gone from the weights, so it is removed here; a dtype field becomes bfloat16
     where the weights became BF16.
     """
     dropped = ("quantization_config", "compression_config")
     config = {k: v for k, v in source.checkpoint.config.items() if k not in dropped}
+    config = {**_dropped_on_saving(config), **config}
     for key in ("dtype", "torch_dtype"):
         if key in config:
             config[key] = "bfloat16"
     if quantization_config is not None:
         config["quantization_config"] = dict(quantization_config)
     return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _dropped_on_saving(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of MiniMax-M2 that vLLM and llama.cpp read, and that transformers, which has one value for each, drops."""
+    if config.get("model_type") != "minimax_m2":
+        return {}
+    head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    turned = (config.get("rope_parameters") or {}).get("partial_rotary_factor", 1.0)
+    return {"scoring_func": "sigmoid", "use_routing_bias": True, "rotary_dim": int(head * turned)}
 
 
 def carried_texts(source: Source) -> dict[str, bytes]:

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 
 from sixfold.checkpoint.checkpoint import Checkpoint
@@ -13,7 +14,7 @@ from sixfold.errors import SixfoldError
 from sixfold.model import dataflow
 from sixfold.model.decoder import Decoder, decoder_of
 from sixfold.model.experts_module import experts_per_layer, multiplies_up
-from sixfold.model.layer_by_layer import keeps_norms_in_float32, why_not_layered
+from sixfold.model.layer_by_layer import needs_float32, why_not_layered
 from sixfold.model.meta_model import meta_model
 from sixfold.model.module_map import Placement, map_tensors, tied_parameters
 from sixfold.model.roles import QUANTIZED_ROLES, is_recurrent, role_of
@@ -109,7 +110,7 @@ class Architecture:
     tied_copies: (tensor, tensor that config.json ties it to) where both are on disk (lm_head and the embeddings).
     bent_experts: experts modules whose output is not linear in what the up projections give (clamped, plus one).
     unlayered: why it cannot be calibrated, layer by layer, "" where it can.
-    in_float32: whether its forward runs in float32 alone, since the family keeps its norms so.
+    in_float32: whether its forward runs in float32 alone.
     unobserved: why the dataflow could not be derived, "" where it was; no norm is rescaled then.
     """
 
@@ -134,7 +135,7 @@ class Architecture:
 
 def derive_architecture(checkpoint: Checkpoint) -> Architecture:
     """Raises SixfoldError where transformers does not know the model, or the tensors do not fit the config."""
-    model = meta_model(checkpoint, attention="eager")
+    model = meta_model(checkpoint, dtype=torch.bfloat16, attention="eager")
     placements, not_run = map_tensors(model, checkpoint)
     text_config = model.config.get_text_config()  # type: ignore[union-attr,operator]  # it is a PreTrainedModel
     flow, untraced = _trace(model)
@@ -179,7 +180,7 @@ def derive_architecture(checkpoint: Checkpoint) -> Architecture:
         unobserved="" if untraced is None else f"{type(untraced).__name__}: {untraced}".splitlines()[0],
         bent_experts=tuple(name for name in experts if not multiplies_up(modules[name])),
         unlayered=why_not_layered(model, decoder, experts, untraced),
-        in_float32=keeps_norms_in_float32(model, decoder),
+        in_float32=needs_float32(model, decoder),
         tied_copies=_tied_copies(model, placements),
         towers=tuple(name for name, place in placements.items() if not decoder.runs(place.parameter)),
     )

@@ -12,7 +12,9 @@ from torch import nn
 from sixfold.errors import SixfoldError
 from sixfold.model import dataflow
 from sixfold.model.decoder import Decoder
-from sixfold.model.layer_calls import record_calls
+from sixfold.model.layer_calls import Handed, record_calls
+
+_CHUNK = 64
 
 
 def why_not_layered(model: nn.Module, decoder: Decoder, experts: Collection[str], untraced: Exception | None) -> str:
@@ -40,15 +42,36 @@ def why_not_layered(model: nn.Module, decoder: Decoder, experts: Collection[str]
     return ""
 
 
-def keeps_norms_in_float32(model: Any, decoder: Decoder) -> bool:
-    """Whether the family's decoder layers hold norms in float32 whatever the dtype: their outputs are float32 then, so
-    that the forward runs in no other dtype."""
+def needs_float32(model: Any, decoder: Decoder) -> bool:
+    """Whether the family's forward runs in no other dtype. model: with BF16 parameters."""
+    return _keeps_norms_in_float32(model, decoder) or _mixes_dtypes(model, decoder)
+
+
+def _keeps_norms_in_float32(model: Any, decoder: Decoder) -> bool:
+    """Whether decoder layers hold norms in float32 whatever the dtype, whose outputs are float32 then."""
     strict = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
     return any(
         decoder.layer_of(name + ".") is not None and strict & set(name.split("."))
         for name, module in model.named_modules()
         if dataflow.is_norm(module)
     )
+
+
+def _mixes_dtypes(model: nn.Module, decoder: Decoder) -> bool:
+    """Whether a layer of BF16 weights multiplies BF16 by float32, which torch refuses: gates of float32 that xLSTM's
+    chunks, of as many tokens as here, are multiplied by."""
+    layers = [model.get_submodule(name) for name in decoder.layers]
+    kinds = {tuple(type(module) for module in layer.modules()): index for index, layer in enumerate(layers)}
+    try:
+        with dataflow.without_data(), torch.no_grad():
+            calls = record_calls(model, layers, torch.zeros((1, _CHUNK), dtype=torch.long, device="meta"))
+            for index in kinds.values():
+                calls.layers[index](layers[index], calls.hidden, Handed())
+    except RuntimeError as error:
+        return "dtype" in str(error) or "scalar type" in str(error)
+    except Exception:  # as above
+        return False
+    return False
 
 
 def _first_line(error: Exception) -> str:

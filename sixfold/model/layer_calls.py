@@ -23,6 +23,19 @@ RETURNED = (0, 1, 2, 3)
 """How many things a layer may return as a tuple, 0 for the hidden states alone."""
 
 
+@contextmanager
+def _located(device: torch.device) -> Iterator[None]:
+    """While open, models say that they are on `device`: transformers asks their first parameter, which may be a tower's
+    that has no memory, and moves hidden states there (Idefics3)."""
+    from transformers import PreTrainedModel
+
+    PreTrainedModel.device = property(lambda _: device)  # hides the one that it inherits
+    try:
+        yield
+    finally:
+        del PreTrainedModel.device
+
+
 @dataclass(frozen=True)
 class HandedOn:
     """In a recorded argument: what the layer before returned at this place of its tuple, behind the hidden states."""
@@ -140,7 +153,7 @@ def _recorded(
         given = hidden if last is None or len(calls) < len(layers) else last
         return (given, *map(HandedOn, range(1, length))) if length else given
 
-    with _recording(layers, aside):
+    with _recording(layers, aside), _located(ids.device):
         try:
             output = model(input_ids=ids, use_cache=False)
         except (TypeError, IndexError, AttributeError, ValueError):  # a tuple where it expects a tensor, or otherwise

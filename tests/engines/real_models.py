@@ -15,6 +15,8 @@ from typing import Any
 from tests.engines.llama_cpp_tools import Unavailable, run
 
 FOLDER = Path(__file__).parents[2] / ".venv-engines"
+ARTIFACTS = FOLDER / "artifacts"
+"""What is made of them stays here, so that a run that was stopped goes on where it was; delete it to begin anew."""
 
 _ADDED = (3, 4)
 """Token types of a GGUF that its vocabulary's merges do not make: control, and defined by the user."""

@@ -233,11 +233,14 @@ def check_generation(subject: Subject) -> Iterator[Finding]:
     if not isinstance(generation, dict):
         yield Finding("files.generation", name, "it is not a JSON object", "loading stops", "copy the source's")
         return
-    ends = generation.get("eos_token_id")
-    for token in ends if isinstance(ends, list) else [ends]:
-        if isinstance(token, int) and isinstance(vocab, int) and not 0 <= token < vocab:
-            what = f"eos_token_id {token} is outside of the vocabulary of {vocab}"
-            yield Finding("files.generation", name, what, "answers never end", "copy the source's")
+    ends = _ids(generation.get("eos_token_id"))
+    outside = {token for token in ends if isinstance(vocab, int) and not 0 <= token < vocab}
+    if outside:
+        what = f"eos_token_id {_shown(outside)} is outside of the vocabulary of {vocab}"
+        as_configured = ends == _ids(subject.folder.config.get("eos_token_id"))  # then the model was made so
+        consequence = "answers never end" if outside == ends else "only the others end an answer"
+        severity: Severity = "warning" if as_configured or outside != ends else "error"
+        yield Finding("files.generation", name, what, consequence, "copy the source's", severity)
 
 
 def _largest_token(tokenizer: Any) -> int | None:

@@ -37,8 +37,19 @@ def check_against_source(subject: Subject) -> Iterator[Finding]:
         "changed": "engines build another model than the weights are of",
     }
     for path, what, how in differences(source, held, _completed(source), _completed(held)):
+        if how == "added" and path in _implied(source) and held[path] == _implied(source)[path]:
+            continue
         remedy = "remove it" if how == "added" else _REMEDY
         yield Finding("config.key", f"{CONFIG}: {path}", what, consequences[how], remedy)
+
+
+def _implied(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of fields that engines need and transformers drops, those of which its own code has one value."""
+    if config.get("model_type") != "minimax_m2":
+        return {}
+    rotary = _completed(config).get("rope_parameters", {}).get("partial_rotary_factor", 1.0)
+    size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    return {"scoring_func": "sigmoid", "use_routing_bias": True, "rotary_dim": round(size * rotary)}
 
 
 def _completed(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ and src/models/*.cpp) for what a key that is missing means. Nothing here comes f
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 Config = Mapping[str, Any]
@@ -254,7 +255,7 @@ def _of_experts(arch: str, config: Config) -> Iterator[tuple[str, Expected]]:
     if arch == "qwen2moe":
         yield "expert_shared_feed_forward_length", Expected((config["shared_expert_intermediate_size"],))
     if arch in ("glm4moe", "deepseek2"):
-        shared, dense = config.get("n_shared_experts") or 0, config.get("first_k_dense_replace") or 0
+        shared, dense = config.get("n_shared_experts") or 0, _leading_dense(config)
         scale, normed = config.get("routed_scaling_factor"), bool(config.get("norm_topk_prob"))
         yield "expert_shared_count", Expected((shared,))
         yield "leading_dense_block_count", Expected((dense,), missing=dense == 0)
@@ -268,6 +269,13 @@ def _of_experts(arch: str, config: Config) -> Iterator[tuple[str, Expected]]:
     default = {"glm4moe": "sigmoid", "deepseek2": "softmax"}.get(arch)
     if scoring in _GATES and asked:
         yield "expert_gating_func", Expected((_GATES[scoring],), missing=scoring == default)
+
+
+def _leading_dense(config: Config) -> int:
+    """As a number, or by the kind of each layer (GLM-4.7-Flash)."""
+    if config.get("first_k_dense_replace") is not None:
+        return int(config["first_k_dense_replace"])
+    return len(list(takewhile(lambda kind: kind == "dense", config.get("mlp_layer_types") or ())))
 
 
 def scoring_of(config: Config) -> str:

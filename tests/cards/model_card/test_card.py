@@ -115,6 +115,16 @@ def test_one_card_for_all_gguf_files_smallest_first(root: Path) -> None:
     assert ModelCard(text).data.tags == ["gguf", "q3_k_m", "q8_0", "sixfold"]
 
 
+def test_a_domain_that_one_of_the_files_was_not_measured_on_has_no_figure(root: Path) -> None:
+    large, small = (manifest("GGUF", scheme, {f"Tiny-{scheme}.gguf": 10}) for scheme in ("Q8_0", "Q3_K_M"))
+    on_less = result(large)
+    on_less["divergence"]["scores"]["engine"]["domains"] = {"prose": 0.01}
+    put(root, large, on_less)
+    text = card(root, put(root, small, result(small)))
+    assert "| Q3_K_M | 0.0200 |" in text
+    assert "| Q8_0 | - |" in text
+
+
 def test_siblings_are_told_with_size_and_quality(root: Path) -> None:
     fp8 = manifest("FP8")
     put(root, fp8, result(fp8))
