@@ -15,6 +15,7 @@ import hashlib
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -114,6 +115,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--full", type=int, default=20)
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is mounted is unmounted
     failed = 0
     for stage in stages(options.model.absolute()):
         if options.stages is None or stage.name in options.stages:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from sixfold.model.meta_model import transformers_config
 from verification.finding import Finding
@@ -64,8 +64,8 @@ def check_rotary(subject: Subject) -> Iterator[Finding]:
             yield _finding(f"{prefix}rotary_dim", what, "engines that read one of them turn positions otherwise")
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_second_quantization(subject: Subject) -> Iterator[Finding]:
