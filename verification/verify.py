@@ -8,6 +8,7 @@ from sixfold.checkpoint.location import check_artifact
 from sixfold.errors import SixfoldError
 from sixfold.model.source import Source
 from sixfold.progress import Progress
+from sixfold.runner.freed_memory import kept_heap
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.folder import weights_gone
 from verification.reading.weights import CodedWeights, FolderWeights
@@ -78,10 +79,10 @@ def _check_weights(
 ) -> tuple[tuple[TensorError, ...] | None, tuple[Finding, ...]]:
     if source is None:
         total = sum(prod(weights.shape(name)) for name in weights.names())
-        with progress("reading weights", total, "weights") as advance:
+        with kept_heap(), progress("reading weights", total, "weights") as advance:
             return None, tuple(check_numbers(weights, advance))
     total = sum(prod(tensor.shape) for tensor in source.checkpoint.tensors.values())
-    with progress("comparing weights", total, "weights") as advance:
+    with kept_heap(), progress("comparing weights", total, "weights") as advance:
         smooths = _moved(path, source) or _smooths(path)
         report = check_weights(weights, source, advance, _compensated(path), smooths)
     return report.errors, report.findings
