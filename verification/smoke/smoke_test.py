@@ -269,8 +269,10 @@ def continued(
         text = [*prompt, *guess[:TOKENS]]
         ids[row, : len(text)] = torch.tensor(text)
     found: list[tuple[list[int], bool]] = [([], True) for _ in prompts]
-    going, turn = list(range(len(prompts))), 0
-    while going and turn <= TOKENS:
+    going = list(range(len(prompts)))
+    for _ in range(TOKENS + 1):
+        if not going:
+            break
         length = max(starts[row] for row in going) + TOKENS - 1
         logits = model(input_ids=ids[going, :length], use_cache=False).logits
         changed = []
@@ -283,7 +285,7 @@ def continued(
             found[row] = made, bool(said[: len(made) + 1].isfinite().all())
             if made != before:
                 changed.append(row)
-        going, turn = changed, turn + 1
+        going = changed
     return found
 
 
