@@ -13,6 +13,7 @@ from exporters.numerics.compensated import fp8_channels, int4_groups, nvfp4_grou
 from exporters.planning import Planned, compensates
 from exporters.rounding.device import device
 from exporters.rounding.factor import Factor, factor
+from sixfold.artifact.streaming.torch_threads import torch_threads
 from sixfold.model.source import Source
 from sixfold.runner.machine_speed import MachineSpeed, Rounding, timed
 
@@ -28,14 +29,10 @@ _Round = Callable[[torch.Tensor], object]
 
 def rounding_speed() -> dict[str, Rounding]:
     """Of every type that a shipped recipe makes. Some seconds on a core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         return {name: _nearest(work, at_gpu=at_gpu) for name, (work, at_gpu) in _plain().items()} | {
             name + COMPENSATED: _grown(name) for name in ("fp8", "nvfp4", "awq", *_GGUF) if _form(name)
         }
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _plain() -> dict[str, tuple[_Round, bool]]:

@@ -11,8 +11,6 @@ import pytest
 
 from cli.main import run
 from sixfold.artifact.workspace import sha256_of
-from sixfold.checkpoint.checkpoint import open_checkpoint
-from tests.exporters.counted_reads import counted_reads
 from tests.families import make_family
 from tests.made_once import made_once
 
@@ -96,20 +94,6 @@ def test_regenerating_one_touches_nothing_else(root: Path) -> None:
     changed = {path.name for path, time in before.items() if path.stat().st_mtime_ns != time}
     stem = manifest.name.removesuffix(".manifest.json")
     assert changed == {stem, f"{stem}.manifest.json", f"{stem}.run.json"}
-
-
-@pytest.mark.parametrize("model_type", ["qwen3_moe", "mixtral", "deepseek_v3", "llama", "qwen3"])
-def test_other_families(model_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random weights with the demo's tokenizer: every format of every family that the project names, from one read of
-    the weights. Rounding knows no families: to nearest will do, with AWQ's search."""
-    folder = make_family(model_type, tmp_path / model_type, vocab_size=2048)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(DEMO / name, folder / name)
-    with counted_reads(monkeypatch) as counts:
-        made = sixfold("export", str(folder), "--out", str(tmp_path / "out"), *SMALL, "--set", "rounding=nearest")
-    assert {row["state"] for row in made} == {"made"}
-    assert sum(counts) == sum(tensor.nbytes for tensor in open_checkpoint(str(folder)).tensors.values())
-    assert len(manifests(tmp_path / "out")) == 10
 
 
 def test_one_failing_format_does_not_stop_the_others(tmp_path: Path) -> None:

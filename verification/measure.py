@@ -19,6 +19,7 @@ from verification.divergence.divergence import (
     reference_of,
     scored_together,
 )
+from verification.divergence.engine_answers import answers_of_engine
 from verification.divergence.engine_inputs import can_collapse, check_inputs, folder_rules, gguf_rules
 from verification.divergence.plain_run import PlainRun, plain_run
 from verification.divergence.unpruned import Unpruned, unpruned_run
@@ -36,7 +37,7 @@ CACHE = "verification-reference"
 
 @dataclass(frozen=True)
 class Measured:
-    """inputs: findings of fixed input scales."""
+    """inputs: findings of fixed input scales, and of what llama.cpp answers."""
 
     divergence: Divergence
     smoke: Smoke
@@ -144,7 +145,10 @@ def _measured(
     own = {name: run.score for name, run in found.items()}
     gguf = None if job.path.is_dir() else job.path
     smoked = smoke(source, None if job.exact else job.weights, tokenizer, cache_of(job.path), progress, gguf)
-    return Measured(Divergence(own, windows.tokens, len(windows.ids), plain, since), smoked, inputs)
+    engine = None if gguf is None else answers_of_engine(gguf, windows.ids, found["engine"].losses)
+    if engine is not None:
+        inputs += tuple(engine.findings)
+    return Measured(Divergence(own, windows.tokens, len(windows.ids), plain, since, engine), smoked, inputs)
 
 
 def _or_raise(found: Scored | SixfoldError) -> Scored:

@@ -16,7 +16,8 @@ weights       null without a source; else
 divergence    null where it was not measured; else tokens, windows, a Score for each run, and plain: one of the source
               rounded plainly to the same formats, null where no gate asks for it; original: null, or where the source
               was pruned and the unpruned model is at hand, its name and fingerprint, and a Score of each run against it
-              (layers: of its hidden states; source_perplexity: its own)
+              (layers: of its hidden states; source_perplexity: its own); engine: null, or of a GGUF file what
+              llama-server says itself (verification/divergence/engine_answers.py)
 smoke         null where it was not reached; else not_run (why), engine (what ran the artifact), and of each prompt its
               rule, what the source and what the artifact answered, whether the rule holds for each (source_holds,
               holds), passed and problem; passed says that it is no worse than the source
@@ -41,6 +42,7 @@ from sixfold.artifact.workspace import read_json, write_json
 from sixfold.model.source import Source
 from sixfold.texts.held_out_text import WINDOW
 from verification.divergence.divergence import Divergence, Score, SinceOriginal
+from verification.divergence.engine_answers import EngineAnswers
 from verification.finding import Finding
 from verification.gates import allowed_of
 from verification.smoke.smoke_test import Smoke
@@ -161,6 +163,7 @@ def divergence_of(data: Mapping[str, Any]) -> Divergence:
         data["windows"],
         score(data["plain"]) if data["plain"] else None,
         SinceOriginal(since["name"], since["fingerprint"], scores(since["scores"])) if since else None,
+        EngineAnswers(**data["engine"]) if data.get("engine") else None,
     )
 
 
@@ -174,6 +177,7 @@ def _divergence(divergence: Divergence) -> dict[str, Any]:
         "scores": {name: _score(score) for name, score in divergence.scores.items()},
         "plain": None if divergence.plain is None else _score(divergence.plain),
         "original": None if divergence.original is None else _since(divergence.original),
+        "engine": None if divergence.engine is None else asdict(divergence.engine),
     }
 
 

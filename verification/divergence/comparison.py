@@ -26,9 +26,11 @@ _HEADS = 1 << 30
 
 @dataclass(frozen=True)
 class Compared:
-    """kl: of every token, float64 [tokens]. top1, top5: tokens, and shares of tokens, that agree."""
+    """kl: of every token, float64 [tokens]. losses: of every token behind a window's first one, float32, in nats. top1,
+    top5: tokens, and shares of tokens, that agree."""
 
     kl: torch.Tensor
+    losses: torch.Tensor
     top1: float
     top5: float
     perplexity: float
@@ -51,7 +53,7 @@ class _Sum:
 
     def result(self) -> Compared:
         source, own = (float(torch.cat(losses).double().mean().exp()) for losses in self.losses)
-        return Compared(torch.cat(self.kl).double(), self.top1, self.top5, own, source)
+        return Compared(torch.cat(self.kl).double(), torch.cat(self.losses[1]), self.top1, self.top5, own, source)
 
 
 def compared(

@@ -20,6 +20,7 @@ from sixfold.runner.available_memory import available_memory
 from sixfold.texts.held_out_text import Windows
 from verification.divergence.activations import Rule
 from verification.divergence.comparison import Compared, compared
+from verification.divergence.engine_answers import EngineAnswers
 from verification.divergence.walk import STRIDE, Lane, Run, walk
 from verification.reading.weights import Weights
 
@@ -51,11 +52,13 @@ class Score:
 
 @dataclass(frozen=True)
 class Scored:
-    """kl: of every token, float64 [tokens] in the windows' order. inputs: how far rounding moved what each Linear with
+    """kl: of every token, float64 [tokens] in the windows' order. losses: of each behind a window's first one, in
+    nats. inputs: how far rounding moved what each Linear with
     a rule reads, relative, by tensor name. original: the same run against the unpruned model, where that was given."""
 
     score: Score
     kl: torch.Tensor
+    losses: torch.Tensor
     inputs: Mapping[str, float]
     original: Score | None = None
 
@@ -74,13 +77,15 @@ class Divergence:
     """scores: "weights" (dequantized, inputs as they are), and where the engine rounds inputs, "engine" (so rounded)
     and "engine-collapsed" (with one NVFP4 input scale for the experts of a layer). tokens: that were scored. plain: of
     the source rounded plainly to the same formats, where a gate asks for it (verification.divergence.plain_run).
-    original: against the unpruned model, where the source is a pruned one and that is at hand."""
+    original: against the unpruned model, where the source is a pruned one and that is at hand. engine: what llama.cpp
+    says itself, of a GGUF file and where it is at hand."""
 
     scores: Mapping[str, Score]
     tokens: int
     windows: int
     plain: Score | None = None
     original: SinceOriginal | None = None
+    engine: EngineAnswers | None = None
 
     @property
     def as_run(self) -> Score:
@@ -221,7 +226,7 @@ def _side_by_side(
         lane = lanes.get(number)
         inputs = dict(lane.rounding.errors) if lane is not None and lane.rounding is not None else {}
         own, *more = [_score(each, windows, tuple(errors)) for each, errors in zip(end, layers[number], strict=True)]
-        found.append(Scored(own, end[0].kl, inputs, more[0] if more else None))
+        found.append(Scored(own, end[0].kl, end[0].losses, inputs, more[0] if more else None))
     return found
 
 

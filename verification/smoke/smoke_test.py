@@ -2,7 +2,7 @@
 
 Figures can look right for a model that only writes one word. So both models continue each prompt for TOKENS tokens,
 the most likely one at a time: the source by transformers in float32, a GGUF file by llama.cpp if its program is
-available (verification/smoke/llama_completion.py), and anything else by transformers too, with its weights alone. A
+available (verification/llama_cpp), and anything else by transformers too, with its weights alone. A
 prompt passes where
 
 - every logit is finite (llama.cpp checks its weights instead),
@@ -35,8 +35,8 @@ from sixfold.runner.freed_memory import kept_heap
 from sixfold.runner.whole_model import load_model
 from sixfold.sizes import size
 from verification.finding import Finding
+from verification.llama_cpp.completion import EngineFailed, complete, program, version
 from verification.reading.weights import Weights
-from verification.smoke.llama_completion import EngineFailed, complete, program, version
 
 TOKENS = 32
 _LOOP = 4

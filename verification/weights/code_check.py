@@ -100,6 +100,14 @@ def worst_of(
     return Misplaced(row, column, float(steps[row, column]), float(held), float(source[row, column]), count)
 
 
+def nearest(codes: Codes, weight: torch.Tensor) -> torch.Tensor:
+    """What rounding a weight to nearest under the same scales would have stored, float32 [out, in]."""
+    scale = codes.scale.expand(weight.shape)
+    places = torch.where(scale != 0, (weight - codes.base) / scale, torch.zeros_like(weight))
+    middles = (codes.grid[1:] + codes.grid[:-1]) / 2
+    return codes.grid[torch.bucketize(places.contiguous(), middles)] * scale + codes.base
+
+
 def at_an_end(codes: Codes) -> torch.Tensor:
     """Bool [out, in]: the smallest and the largest numbers, which also stand for weights beyond them."""
     return (codes.numbers <= codes.grid[0]) | (codes.numbers >= codes.grid[-1])

@@ -29,8 +29,10 @@ EXACT = Tolerance(0.02, 0.007)
 """Of weights in BF16: twice its rounding, of the weight and of the norm."""
 
 FINE = Tolerance(0.02, 0.007)
-"""Of eight bits, and of four where codes are the nearest and those at the ends of their range do not count: rounding is
-nearly unbiased."""
+"""Of eight bits: rounding them is nearly unbiased."""
+
+CLOSE = Tolerance(0.05, 0.007)
+"""Of four bits where codes are the nearest, and those at the ends of their range do not count."""
 
 COARSE = Tolerance(0.12, 0.04)
 """Of four bits rounded in another way: what making up for the errors of others does to a column."""
@@ -113,6 +115,18 @@ def with_errors(found: Factors, weight: torch.Tensor, source: torch.Tensor, step
     due = torch.zeros_like(source) if step is None else (step / 12**0.5).expand(source.shape)
     columns, rows = (_relative(weight - expected, expected, due, side) for side in (0, 1))
     return replace(found, column_error=columns, row_error=rows)
+
+
+def with_doubts(found: Factors, held: torch.Tensor, again: torch.Tensor, expected: torch.Tensor) -> Factors:
+    """`found` with what rounding itself does to such factors: weights that are small beside their steps become zeros,
+    so that a fit to them is no measure. held: what was fitted to. expected: with the factors that were found. again:
+    the same, rounded. All float32 [out, in]."""
+    made = []
+    for side, error in ((0, found.column_error), (1, found.row_error)):
+        off = (_ratio(again, expected, side) - 1).abs().nan_to_num(0.0)
+        made.append(off if error is None else torch.maximum(error, off))
+    columns = torch.where(held.any(0), found.columns, torch.nan)
+    return replace(found, columns=columns, column_error=made[0], row_error=made[1])
 
 
 def uncertainty(found: Factors) -> torch.Tensor | None:

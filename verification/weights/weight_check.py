@@ -20,13 +20,14 @@ from verification.reading.plain_rounding import rounded_to_dtype
 from verification.reading.stated_rounding import Kind
 from verification.reading.stored_codes import Codes
 from verification.reading.weights import CodedWeights
-from verification.weights.code_check import Placement, at_an_end, placement
+from verification.weights.code_check import Placement, at_an_end, nearest, placement
 from verification.weights.compensated_codes import Targets
 from verification.weights.format_error import EXACT, LIMITS, Limit, WeightError, loosened, measure
 from verification.weights.recomputed_scales import Scales
 from verification.weights.recorded_scales import RecordedScales
 from verification.weights.reordered import Places
 from verification.weights.smoothing import (
+    CLOSE,
     COARSE,
     FINE,
     Factors,
@@ -44,6 +45,7 @@ from verification.weights.smoothing import (
     undoes,
     undone,
     uniform,
+    with_doubts,
     with_errors,
 )
 from verification.weights.smoothing import EXACT as EXACT_FACTORS
@@ -320,10 +322,12 @@ class _Comparison:
         held, source = weight * inner, original * inner  # what was clipped is no measure of a factor
         found = fit(held, source, with_rows=is_producer(linear))
         found = with_errors(found, held, source, None if codes is None else codes.scale)
-        nearest = encoding in _FINE
-        if codes is not None and not nearest:
-            nearest = placement(codes, applied(found, original), uncertainty(found)).is_nearest
-        found = replace(found, tolerance=FINE if nearest and self._compensated is None else COARSE)
+        tolerance = FINE if encoding in _FINE else COARSE
+        if codes is not None and encoding not in _FINE:
+            expected = applied(found, original)
+            tolerance = CLOSE if placement(codes, expected, uncertainty(found)).is_nearest else COARSE
+            found = with_doubts(found, held, nearest(codes, expected) * inner, expected * inner)
+        found = replace(found, tolerance=tolerance if self._compensated is None else COARSE)
         return found, undone(found, weight)
 
     @cached_property

@@ -7,13 +7,11 @@ is known before the first weight is read, so threads write where they like, and 
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-
-import torch
 
 from sixfold.artifact.safetensors_layout import CAST, COPY
 from sixfold.artifact.streaming.pieces import Pieces
+from sixfold.artifact.streaming.torch_threads import torch_threads
 from sixfold.artifact.streaming.walk import NARROW, Job, Piece, Walk, most_held
 from sixfold.artifact.streaming.writing import Batch, Rows, Work, Writing, Written
 from sixfold.checkpoint.checkpoint import Checkpoint
@@ -59,7 +57,7 @@ def write_files(
         for group in groups:
             own = [job for job in jobs if job.owner in group]
             walk = Walk(own, pieces.fetch, _ahead(own, threads, memory))
-            with _one_torch_thread():
+            with torch_threads(1):  # jobs are the parallelism; torch's own threads would fight over the same cores
                 walk.run(threads)
             nbytes, seconds = nbytes + walk.read_bytes, seconds + walk.read_seconds
         each = tuple(work.result() for work in works)
@@ -163,14 +161,3 @@ def _ahead(jobs: Sequence[Job], threads: int, memory: int | None) -> int:
     largest = max((sum(piece.nbytes for piece in job.pieces) for job in jobs), default=0)
     room = largest if memory is None else memory - _needed(jobs, threads) + AHEAD
     return max(AHEAD, min(largest, room))
-
-
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    """Units are the parallelism; torch's own threads would only fight over the same cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -269,6 +269,16 @@ def test_an_exporter_that_breaks_its_plan_is_named(checkpoint: Checkpoint, tmp_p
         run(doubled_plan(checkpoint), checkpoint, tmp_path / "out", short)
 
 
+def test_a_file_that_lacks_bytes_is_not_waited_for(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """It would never come to an end."""
+    (file, *_) = doubled_plan(checkpoint).files
+    growing = concurrent_file.GrowingFile(file, tmp_path, "k")
+    growing.write(memoryview(file.header), 0)
+    with pytest.raises(RuntimeError, match=rf"nothing was written from byte {len(file.header)} on"):
+        growing.whole()
+    growing.abandon()
+
+
 def test_a_full_disk_is_one_sentence(checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int, data: memoryview, offset: int) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
