@@ -52,6 +52,12 @@ class EngineAnswers:
     difference: float | None
     failed: str = ""
 
+    def __str__(self) -> str:
+        if self.difference is None:
+            return f"{self.engine} was not heard: {self.failed or 'it listed no candidates'}"
+        apart = f"{self.difference:.3g} nats from what was measured, the mean over {self.positions} positions"
+        return f"{self.engine} answers {apart} ({TOLERANCE:g} allowed)"
+
     @property
     def findings(self) -> Iterator[Finding]:
         if self.difference is not None and not self.difference <= TOLERANCE:
