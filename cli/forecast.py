@@ -75,6 +75,11 @@ def print_forecast(stages: Sequence[Stage], price: float | None) -> None:
         ("stage", "foretold", "bound by"),
         [(stage.name, seconds_text(stage.seconds), stage.bound_by) for stage in stages],
     )
-    hours = sum(stage.seconds for stage in stages) / 3600
-    cost = "" if price is None else f", {hours * price:.2f} at {price:g} an hour"
-    click.echo(f"{hours:.2f} hours on this machine{cost}; verification and start-up come on top.")
+    whole = hours(stages)
+    cost = "" if price is None else f", {whole * price:.2f} at {price:g} an hour"
+    click.echo(f"{whole:.2f} hours on this machine{cost}; verification and start-up come on top.")
+
+
+def hours(stages: Sequence[Stage]) -> float:
+    """Of all, one after the other."""
+    return sum(stage.seconds for stage in stages) / 3600

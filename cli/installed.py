@@ -41,15 +41,11 @@ def parts() -> Iterator[Part]:
 
 def _engines() -> Iterator[Part]:
     from evaluation.engines import llama_server, vllm
-    from verification.smoke import llama_completion
+    from verification.llama_cpp.completion import FOLDER, PROGRAMS
 
     folder = "install llama.cpp, and name its folder in SIXFOLD_LLAMA_CPP or PATH"
     completion = next(
-        (
-            path
-            for name in llama_completion.PROGRAMS
-            if (path := shutil.which(name, path=os.environ.get(llama_completion.FOLDER)))
-        ),
+        (path for name in PROGRAMS if (path := shutil.which(name, path=os.environ.get(FOLDER)))),
         "",
     )
     yield Part("llama-completion", completion, "verify's prompts of GGUF files in llama.cpp itself", folder)

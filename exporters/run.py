@@ -25,6 +25,7 @@ from exporters.rounding.notes import few_tokens
 from sixfold.artifact.manifest import FileRecord, described_anew, file_record, manifest_of, state_of
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.streaming.stream import Walked, write_files
+from sixfold.artifact.streaming.torch_threads import torch_threads
 from sixfold.artifact.streaming.writing import Writing, Written, one_by_one, singly
 from sixfold.artifact.work_folder import Made, begun_mark, check_source, locked, put_in_place, reclaim
 from sixfold.artifact.workspace import PARTIAL, Workspace, digest_of, json_bytes, read_json, write_atomically
@@ -83,15 +84,18 @@ def export_all(
     with ExitStack() as locks:
         for number, want in enumerate(wanted):
             try:
-                found = _begin(source, want, workspace, progress, locks)
-                (results if isinstance(found, Exported) else begun)[number] = found  # type: ignore[assignment]
+                found = _begin(source, want, workspace, threads, progress, locks)
+                if isinstance(found, Exported):
+                    results[number] = found
+                else:
+                    begun[number] = found
             except Exception as error:  # a defect in one format must not cost the others
                 results[number] = error
         streamed = {number: one for number, one in begun.items() if one.native is not None}
         names = [one.wanted.recipe.name for one in streamed.values()]
         walked = _walk(source, list(streamed.values()), threads, progress, memory, say)
         written = dict(zip(streamed, walked.each, strict=True))
-        for number, one in begun.items():
+        for number, one in sorted(begun.items(), key=lambda item: item[1].native is None):  # what is written, first
             try:
                 made = _run_external(source, one.wanted, one.partial) if one.native is None else None
                 check_source(source.checkpoint, one.partial, workspace.decisions(one.wanted.recipe.name))
@@ -144,7 +148,7 @@ class _Begun:
 
 
 def _begin(
-    source: Source, wanted: Wanted, workspace: Workspace, progress: Progress, locks: ExitStack
+    source: Source, wanted: Wanted, workspace: Workspace, threads: int, progress: Progress, locks: ExitStack
 ) -> Exported | _Begun:
     recipe, statistics = wanted.recipe, wanted.statistics
     inputs = inputs_for(source, recipe, statistics)
@@ -165,7 +169,7 @@ def _begin(
         return Exported(recipe.name, folder, manifest_name, nbytes, True, (), notes, described=changed is not None)
     started = time.time()
     partial = locks.enter_context(locked(folder / PARTIAL, recipe.name))
-    native = None if plan is None else _native(source, wanted, workspace, plan, inputs, partial)
+    native = None if plan is None else _native(source, wanted, workspace, plan, inputs, partial, threads)
     return _Begun(wanted, inputs, folder, manifest_name, state.reasons, started, partial, native)
 
 
@@ -176,6 +180,7 @@ def _native(
     plan: ExportPlan,
     inputs: Mapping[str, Any],
     partial: Path,
+    threads: int,
 ) -> _Native:
     recipe, statistics = wanted.recipe, wanted.statistics
     exporter = cast(Exporter, exporter_named(recipe.exporter))
@@ -186,9 +191,14 @@ def _native(
     reclaim(plan, partial, workspace.variant(recipe.suffix), key)
     known = _inputs(statistics.folder, statistics.digest, device()) if statistics and compensates(recipe) else None
 
+    searched = getattr(exporter, "searched", None)
+
     def decide(layer: int, checkpoint: Checkpoint) -> None:
         if not store.knows(layer):
-            store.record(layer, exporter.decide(replace(source, checkpoint=checkpoint), recipe, statistics, layer))
+            # A layer is searched where many units are encoded.
+            with torch_threads(threads if searched is not None else 1):
+                decided = exporter.decide(replace(source, checkpoint=checkpoint), recipe, statistics, layer)
+            store.record(layer, decided)
 
     def encode(unit: Unit, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         return exporter.encode(unit, tensors, store.of_layer(unit.layer), recipe)
@@ -201,7 +211,6 @@ def _native(
         with turn(known.device):
             return cast(Compensating, exporter).compensate(units, tensors, decisions, recipe, known)
 
-    searched = getattr(exporter, "searched", lambda source, recipe, layer: ())
     writing = Writing(
         plan,
         partial,
@@ -210,7 +219,7 @@ def _native(
         encode=one_by_one(encode) if known is None else compensate,
         decide=decide,
         at_gpu=known is not None and known.device.type != "cpu",
-        searched={layer: searched(source, recipe, layer) for layer in layers if not store.knows(layer)},
+        searched={layer: searched(source, recipe, layer) for layer in layers if searched and not store.knows(layer)},
     )
     return _Native(plan, store, known, writing)
 

@@ -1,6 +1,7 @@
 """How long rounding takes: measured on a matrix of random weights, and foretold for plans."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from gguf import GGMLQuantizationType
@@ -12,12 +13,14 @@ from exporters.numerics.compensated import fp8_channels, int4_groups, nvfp4_grou
 from exporters.planning import Planned, compensates
 from exporters.rounding.device import device
 from exporters.rounding.factor import Factor, factor
+from sixfold.artifact.streaming.torch_threads import torch_threads
 from sixfold.model.source import Source
 from sixfold.runner.machine_speed import MachineSpeed, Rounding, timed
 
 _ROWS, _CHANNELS = 512, (512, 1024)
 _GPU_ROWS, _GPU_CHANNELS = 4096, (1024, 2048)
 _GROUP = 128
+_GGUF = ("Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "Q8_0")
 COMPENSATED = "+"
 """Ends the name of a type whose errors are compensated."""
 
@@ -26,18 +29,10 @@ _Round = Callable[[torch.Tensor], object]
 
 def rounding_speed() -> dict[str, Rounding]:
     """Of every type that a shipped recipe makes. Some seconds on a core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         return {name: _nearest(work, at_gpu=at_gpu) for name, (work, at_gpu) in _plain().items()} | {
-            name + COMPENSATED: _grown(name) for name in ("fp8", "nvfp4", "awq", *_types()) if _form(name)
+            name + COMPENSATED: _grown(name) for name in ("fp8", "nvfp4", "awq", *_GGUF) if _form(name)
         }
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _types() -> list[str]:
-    return ["Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "Q8_0"]
 
 
 def _plain() -> dict[str, tuple[_Round, bool]]:
@@ -47,10 +42,14 @@ def _plain() -> dict[str, tuple[_Round, bool]]:
         "nvfp4": (lambda weight: nvfp4.quantize_group([weight], [""]), False),
         "awq": (lambda weight: awq_packing.quantize(weight, _GROUP, None, None, _ones(weight)), False),
     }
-    for name in _types():
+    for name in _GGUF:
         qtype = GGMLQuantizationType[name]
-        found[name] = (lambda weight, qtype=qtype: quantize(weight, qtype, _ones(weight)), encodes_on_gpu(qtype))  # type: ignore[misc]
+        found[name] = (partial(_ggml, qtype), encodes_on_gpu(qtype))
     return found
+
+
+def _ggml(qtype: GGMLQuantizationType, weight: torch.Tensor) -> torch.Tensor:
+    return quantize(weight, qtype, _ones(weight))
 
 
 def _ones(weight: torch.Tensor) -> torch.Tensor:
@@ -74,7 +73,7 @@ def _grown(name: str) -> Rounding:
         inputs = _random(2 * columns, columns).float().to(device())
         known = factor((inputs.mT @ inputs / len(inputs))[None])
         weight = _random(rows, columns)
-        seconds.append(timed(lambda weight=weight, known=known: work(weight, known), 1) / weight.numel())  # type: ignore[misc]
+        seconds.append(timed(partial(work, weight, known), 1) / weight.numel())
     channel = max(0.0, (seconds[1] - seconds[0]) / (channels[1] - channels[0]))
     return Rounding(max(seconds[1] - channel * channels[1], 0.0), channel, at_gpu)
 

@@ -96,18 +96,6 @@ def test_regenerating_one_touches_nothing_else(root: Path) -> None:
     assert changed == {stem, f"{stem}.manifest.json", f"{stem}.run.json"}
 
 
-@pytest.mark.parametrize("model_type", ["qwen3_moe", "mixtral", "deepseek_v3", "llama", "qwen3"])
-def test_other_families(model_type: str, tmp_path: Path) -> None:
-    """Random weights with the demo's tokenizer: every format of every family that the project names. Rounding knows no
-    families: to nearest will do."""
-    folder = make_family(model_type, tmp_path / model_type, vocab_size=2048)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(DEMO / name, folder / name)
-    made = sixfold("export", str(folder), "--out", str(tmp_path / "out"), *SMALL, "--set", "rounding=nearest")
-    assert {row["state"] for row in made} == {"made"}
-    assert len(manifests(tmp_path / "out")) == 10
-
-
 def test_one_failing_format_does_not_stop_the_others(tmp_path: Path) -> None:
     folder = make_family("jetmoe", tmp_path / "jetmoe")
     rows = sixfold("export", str(folder), "bf16", "fp8", "--out", str(tmp_path / "out"), code=1)

@@ -5,10 +5,12 @@ import json
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from cli.commands.export import Outcome, _verified
 from cli.main import run
 from tests.few_windows import few_windows
 from tests.test_all_formats import DEMO
@@ -71,7 +73,7 @@ def test_a_rerun_reads_what_was_measured(root: Path, monkeypatch: pytest.MonkeyP
     def never(*arguments: object) -> None:
         raise AssertionError("it was measured already")
 
-    monkeypatch.setattr("verification.stored_result.judge", never)
+    monkeypatch.setattr("verification.stored_result.judge_all", never)
     held = results(root)["verification.json"]["divergence"]["scores"]
     printed = export(root, "fp8", "gguf-q8_0")
     cells = row_of(printed, "fp8")
@@ -86,7 +88,7 @@ def test_a_rerun_reads_what_was_measured(root: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_gate_that_moves_is_held_against_what_was_measured(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("verification.stored_result.judge", None)
+    monkeypatch.setattr("verification.stored_result.judge_all", None)
     printed = export(root, "fp8", "--set", "gates.max_mean_kl=0.0001", code=3)
     assert row_of(printed, "fp8")[-1] == "failed"
     last = printed.splitlines()[-1]
@@ -112,6 +114,29 @@ def test_a_touched_file_is_verified_again(root: Path, tmp_path: Path) -> None:
     assert row_of(printed, "fp8")[-1] == "failed"
     assert row_of(printed, "gguf-q8_0")[-1] == "passed"
     assert any(line.startswith("fp8 failed: model.") for line in printed.splitlines())
+
+
+def test_one_that_cannot_be_verified_does_not_cost_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def judged_all(paths: list[Path], *_: object) -> list[str]:
+        if tmp_path / "b" in paths:
+            raise RuntimeError("a defect")
+        return [f"verdict on {path.name}" for path in paths]
+
+    monkeypatch.setattr("verification.stored_result.judged_all", judged_all)
+    monkeypatch.setattr("sixfold.artifact.verification_record.verdict_of", str)
+    made: Any = [SimpleNamespace(folder=tmp_path / name, manifest="manifest.json") for name in "abc"]
+    outcomes = [Outcome("refused", None, "no statistics", 1), *map(Outcome, "abc", made)]
+    found = _verified(None, outcomes, quiet=False)  # type: ignore[arg-type]
+    assert [(o.recipe, o.verdict) for o in found] == [
+        ("refused", None),
+        ("a", "verdict on a"),
+        ("b", None),
+        ("c", "verdict on c"),
+    ]
+    assert [bool(o.error) for o in found] == [True, False, True, False]
+    assert "b failed: " in capsys.readouterr().out
 
 
 def test_no_verify_measures_nothing(tmp_path: Path) -> None:

@@ -16,12 +16,6 @@ from verification.judge import judge_all
 from verification.result import as_data, divergence_of, gates_of, manifest_of, manifest_path, result_path, write_result
 
 
-def judged(path: Path, source: Source, progress: Progress) -> dict[str, Any]:
-    """`judged_all` of one artifact."""
-    (found,) = judged_all([path], source, progress)
-    return found
-
-
 def judged_all(paths: Sequence[Path], source: Source, progress: Progress) -> list[dict[str, Any]]:
     """verification.json of artifacts with manifests: what is there if it holds, else of a verification now, of all for
     which it does not hold together.
@@ -30,7 +24,7 @@ def judged_all(paths: Sequence[Path], source: Source, progress: Progress) -> lis
     """
     found = {path: _current(path, source) for path in paths}
     missing = [path for path, result in found.items() if result is None]
-    for verification in judge_all(missing, source, progress):
+    for verification in judge_all(missing, source, progress) if missing else ():
         write_result(verification)
         found[verification.path] = as_data(verification)
     return [result for path in paths if (result := found[path]) is not None]

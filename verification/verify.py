@@ -8,6 +8,7 @@ from sixfold.checkpoint.location import check_artifact
 from sixfold.errors import SixfoldError
 from sixfold.model.source import Source
 from sixfold.progress import Progress
+from sixfold.runner.freed_memory import kept_heap
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.folder import weights_gone
 from verification.reading.weights import CodedWeights, FolderWeights
@@ -16,6 +17,7 @@ from verification.structure.folder_structure import as_held, check_structure, op
 from verification.structure.gguf_structure import check_gguf_structure, open_gguf_subject
 from verification.structure.tensor_parallel import misfits
 from verification.weights.compensated_codes import Targets, targets_of
+from verification.weights.recorded_scales import RecordedScales, check_recorded_inputs, record_beside
 from verification.weights.weight_check import TensorError, check_weights
 from verification.weights.weight_numbers import check_numbers
 
@@ -38,7 +40,9 @@ def _verify_folder(path: Path, source: Source | None, progress: Progress) -> Ver
     started = time.monotonic()
     source = as_held(path, source)
     subject = open_subject(path, source)
+    record = record_beside(path, manifest_of(path) or {})
     findings = check_structure(subject)
+    findings += check_recorded_inputs(record, subject) if record is not None else ()
     errors, more = _check_weights(path, FolderWeights(subject), source, progress)
     files = {name: subject.folder.files[name] for name in subject.folder.weight_files}
     split = misfits(subject)
@@ -75,11 +79,12 @@ def _check_weights(
 ) -> tuple[tuple[TensorError, ...] | None, tuple[Finding, ...]]:
     if source is None:
         total = sum(prod(weights.shape(name)) for name in weights.names())
-        with progress("reading weights", total, "weights") as advance:
+        with kept_heap(), progress("reading weights", total, "weights") as advance:
             return None, tuple(check_numbers(weights, advance))
     total = sum(prod(tensor.shape) for tensor in source.checkpoint.tensors.values())
-    with progress("comparing weights", total, "weights") as advance:
-        report = check_weights(weights, source, advance, _compensated(path), _smooths(path))
+    with kept_heap(), progress("comparing weights", total, "weights") as advance:
+        smooths = _moved(path, source) or _smooths(path)
+        report = check_weights(weights, source, advance, _compensated(path), smooths)
     return report.errors, report.findings
 
 
@@ -95,7 +100,19 @@ def _smooths(path: Path) -> bool:
     """Whether the artifact's maker may have moved scales between norms and Linears: other tools, and of ours those that
     search for such scales."""
     recipe = (manifest_of(path) or {}).get("recipe")
-    return not isinstance(recipe, dict) or recipe.get("exporter") in ("awq", "llmcompressor", None)
+    if not isinstance(recipe, dict) or recipe.get("exporter") in ("llmcompressor", None):
+        return True
+    return recipe["exporter"] == "awq" and recipe.get("rounding") != "compensated"
+
+
+def _moved(path: Path, source: Source) -> RecordedScales | None:
+    """Of an artifact whose maker, this project, moved scales and left a record of them beside it."""
+    manifest = manifest_of(path) or {}
+    recipe = manifest.get("recipe")
+    known = isinstance(recipe, dict) and recipe.get("exporter") == "awq" and _smooths(path)
+    record = record_beside(path, manifest) if known else None
+    one_plus = frozenset(norm.weight for norm in source.architecture.norms if norm.one_plus)
+    return None if record is None else RecordedScales(record, one_plus)
 
 
 def _distinct(*groups: "list[Finding] | tuple[Finding, ...]") -> tuple[Finding, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import groupby
+from pathlib import PurePath
 from random import Random
 from typing import Any
 
@@ -54,7 +55,8 @@ class Domain:
     """Windows of the texts of one domain, one after the other.
 
     Rows are shuffled with the profile's seed and the domain's name, and joined; what a row has beyond one window comes
-    last. Each window starts with BOS where the tokenizer would put one.
+    last. Each window starts with BOS where the tokenizer would put one. Of a domain that is named by a path only the
+    last part counts, without a suffix: the same texts elsewhere are drawn alike.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class Domain:
         self._firsts = [sum(map(len, parts[:i])) for i in range(len(parts))]
         self._rows: Rows = Joined(parts)
         self._order = array("Q", range(len(self._rows)))
-        Random(f"{profile.seed} {name}").shuffle(self._order)
+        Random(f"{profile.seed} {PurePath(name).stem}").shuffle(self._order)
 
     def windows(self) -> Iterator[Window]:
         ids: list[int] = []

@@ -1,7 +1,7 @@
 """sixfold export: make artifacts, with the calibration they need before and the card after."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,7 +123,8 @@ def make_all(
     verify: bool,
     quiet: bool,
 ) -> list[Outcome]:
-    """Make every recipe, all in one walk. One that fails is reported and does not stop the others.
+    """Make every recipe, all in one walk, and verify them, in another. One that fails is reported and does not stop the
+    others.
 
     stated: provenance from the command line's options, for cards.
     """
@@ -169,36 +170,49 @@ def make_all(
     results |= {want.recipe.name: result for want, result in zip(wanted, made, strict=True)}
     outcomes = []
     for recipe in recipes:
-        done = verdict = None
+        done = None
         try:
             result = results[recipe.name]
             if isinstance(result, Exception):
                 raise result
             done = result
-            with times.timed("verification"):
-                verdict = _verify(source, done) if verify else None
             with times.timed("cards"):
                 _complete(recipe, workspace, done, needed[recipe.name], quiet)
         except Exception as error:
             outcomes.append(Outcome(recipe.name, done, sentence(error), exit_code(error)))
             _say(f"{recipe.name} failed: {outcomes[-1].error}", quiet)
             continue
-        outcomes.append(Outcome(recipe.name, done, verdict=verdict))
+        outcomes.append(Outcome(recipe.name, done))
         for reason in done.reasons:
             _say(f"{recipe.name} was made again: {reason}", quiet)
         _say(f"{recipe.name} {'is current' if done.skipped else 'done'}, {size(done.nbytes)}", quiet)
+    if verify:
+        with times.timed("verification"):
+            outcomes = _verified(source, outcomes, quiet)
     try:
-        render_cards(workspace.folder, quiet=quiet)
+        with times.timed("cards"):
+            render_cards(workspace.folder, quiet=quiet)
     except Exception as error:  # the artifacts are sound nevertheless
         _say(f"not all cards could be rendered: {sentence(error)}", quiet)
     return outcomes
 
 
-def _verify(source: "Source", done: "Exported") -> "Verdict":
+def _verified(source: "Source", outcomes: Sequence[Outcome], quiet: bool) -> list[Outcome]:
+    """With the verdicts on what was made: all run side by side, and where that fails, each by itself, so that it is
+    known which one it was."""
+    from cli.error_sentence import exit_code, sentence
     from sixfold.artifact.verification_record import verdict_of
-    from verification.stored_result import judged
+    from verification.stored_result import judged_all
 
-    return verdict_of(judged(artifact_of(done.folder, done.manifest), source, progress))
+    found = {o.recipe: artifact_of(o.done.folder, o.done.manifest) for o in outcomes if o.done is not None}
+    try:
+        results = dict(zip(found, judged_all(list(found.values()), source, progress), strict=True))
+        return [replace(o, verdict=verdict_of(results[o.recipe])) if o.recipe in results else o for o in outcomes]
+    except Exception as error:
+        if len(outcomes) > 1:
+            return [one for outcome in outcomes for one in _verified(source, [outcome], quiet)]
+        _say(f"{outcomes[0].recipe} failed: {sentence(error)}", quiet)
+        return [replace(outcomes[0], error=sentence(error), exit_code=exit_code(error))]
 
 
 def _rows(outcomes: Sequence[Outcome]) -> list[Row]:

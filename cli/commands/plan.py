@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.forecast import print_forecast
+from cli.forecast import hours, print_forecast
 from cli.options import Model, experts_option, formats_argument, json_option, model_argument, out_option
 from cli.terminal import heading, print_json, print_notes, print_table
 from sixfold.sizes import size
@@ -77,7 +77,7 @@ def command(
     free = shutil.disk_usage(root).free
     code = max((exit_code(error) for error in refusals), default=0)
     if as_json:
-        print_json(_as_data(planned, calibration, passes, free, stages) | {"notes": list(known)})
+        print_json(_as_data(planned, calibration, passes, free, stages, price) | {"notes": list(known)})
         return code
     print_table(
         ("variant", "bytes", "size", "files", "tensors", "encodings"),
@@ -145,6 +145,7 @@ def _as_data(
     passes: "dict[Calibration, PassMemory]",
     free: int,
     stages: "Sequence[Stage]",
+    price: float | None,
 ) -> dict[str, Any]:
     return {
         "variants": [_variant(entry) for entry in planned],
@@ -156,6 +157,8 @@ def _as_data(
         ],
         "free_bytes": free,
         "stages": [{"stage": stage.name, "seconds": stage.seconds, "bound_by": stage.bound_by} for stage in stages],
+        "hours": hours(stages) if stages else None,
+        "cost": hours(stages) * price if stages and price is not None else None,
     }
 
 

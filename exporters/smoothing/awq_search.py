@@ -23,6 +23,7 @@ import torch
 from exporters.protocol import Decided, Decisions
 from exporters.smoothing.scale_search import Search, find_scales, mean_square
 from exporters.smoothing.smoothing_groups import SmoothingGroup
+from sixfold.artifact.streaming.torch_threads import torch_threads
 from sixfold.model.architecture import Linear
 from sixfold.statistics.starved_experts import note, stand_in
 from sixfold.statistics.statistics import InputStatistics
@@ -129,9 +130,5 @@ def decided(decisions: Decisions, module: str, what: str) -> torch.Tensor | None
 def _pool() -> Iterator[ThreadPoolExecutor]:
     """As many workers as torch has threads. Each runs torch on one: blocks are small, and sums keep their order."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)
+    with torch_threads(1), ThreadPoolExecutor(threads) as pool:
+        yield pool

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import torch
 
 from exporters.numerics.awq_candidates import PLAIN, GridPoint, candidate_scales, losses, output_energy, weight_sum
-from exporters.rounding.device import turn
+from exporters.rounding.device import moved, turn
 from exporters.smoothing.smoothing_groups import SmoothingGroup
 from sixfold.artifact.safetensors_layout import whole
 from sixfold.checkpoint.checkpoint import Checkpoint
@@ -155,12 +155,12 @@ def _weights(search: Search, batch: Parts) -> torch.Tensor:
     first = batch[0].linears
     columns, rows = first[0].in_features, [linear.out_features for linear in first]
     if len(batch) == len(first) == 1:
-        return search.weight(first[0].name).to(search.device)[None]
+        return moved(search.weight(first[0].name), search.device)[None]
     held = None
     for place, part in enumerate(batch):
         start = 0
         for linear, height in zip(part.linears, rows, strict=True):
-            weight = search.weight(linear.name)
+            weight = moved(search.weight(linear.name), search.device)
             if held is None:
                 held = torch.empty((len(batch), sum(rows), columns), dtype=weight.dtype, device=search.device)
             held[place, start : start + height].copy_(weight)

@@ -22,7 +22,8 @@ from sixfold.errors import SixfoldError
 from sixfold.model.module_map import Placement, converters_of
 
 ReadInto = Callable[[str, torch.Tensor], None]
-"""Fills a contiguous CPU tensor of the shape of the named on-disk tensor, converting to its dtype."""
+"""Fills a contiguous tensor of the shape of the named on-disk tensor, converting to its dtype; of the CPU, unless the
+buffers it is read into are elsewhere."""
 
 _READERS = 8
 
@@ -136,10 +137,11 @@ def _natural(name: str) -> tuple[tuple[int, str], ...]:
 
 class HostBuffers:
     """Host tensors that are used again: layers have equal shapes, and fresh (above all pinned) pages cost more than the
-    copy into them."""
+    copy into them. device: where they are instead, for readers that compute there what they fill in."""
 
-    def __init__(self, *, pinned: bool) -> None:
+    def __init__(self, *, pinned: bool, device: torch.device | None = None) -> None:
         self._pinned = pinned
+        self._device = device
         self._free: dict[tuple[tuple[int, ...], torch.dtype], list[torch.Tensor]] = defaultdict(list)
         self._lock = Lock()
 
@@ -148,7 +150,7 @@ class HostBuffers:
             if free := self._free[(shape, dtype)]:
                 return free.pop()
         with torch.inference_mode(False):  # an inference tensor could not be filled by another thread
-            return torch.empty(shape, dtype=dtype, pin_memory=self._pinned)
+            return torch.empty(shape, dtype=dtype, device=self._device, pin_memory=self._pinned)
 
     def give_back(self, tensors: Iterable[torch.Tensor]) -> None:
         with self._lock:
@@ -175,7 +177,7 @@ def read_parameters(
         if place.is_contiguous():
             read_into(piece.name, place)
         else:
-            read = torch.empty(place.shape, dtype=place.dtype)
+            read = torch.empty(place.shape, dtype=place.dtype, device=place.device)
             read_into(piece.name, read)
             place.copy_(read)
 

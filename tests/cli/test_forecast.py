@@ -31,7 +31,9 @@ def test_a_plan_ends_with_the_time_and_its_cost_once_the_machine_was_measured(tm
     arguments = ("plan", str(DEMO), "fp8", "--out", str(tmp_path))
     assert "measure this machine once with `sixfold plan MODEL --measure`" in printed(*arguments)
     keep(ONE_HOUR)
-    stages = json.loads(printed(*arguments, "--json"))["stages"]
+    found = json.loads(printed(*arguments, "--json", "--price", "30"))
+    stages = found["stages"]
+    assert found["cost"] == pytest.approx(30 * found["hours"])
     assert [(stage["stage"], stage["bound_by"]) for stage in stages] == [("export, one walk for all", "cores")]
     lines = printed(*arguments, "--price", "30").splitlines()
     hours = stages[0]["seconds"] / 3600

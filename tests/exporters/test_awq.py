@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from exporters.formats.autoawq import check_not_converted
 from exporters.formats.module_names import unquantized_modules
 from exporters.protocol import Decisions
 from exporters.selection import select
+from exporters.smoothing import awq_search
 from exporters.smoothing.awq_search import decided
 from exporters.smoothing.smoothing_groups import misfit_of
 from sixfold.errors import SixfoldError
@@ -188,6 +190,24 @@ def test_experts_that_no_token_reached_are_searched_with_the_average_input(
     average = torch.stack([s.sum_sq for s in seen]).sum(0) / sum(s.count for s in seen)
     assert torch.allclose(importance[2], average)
     assert torch.equal(importance[2], importance[5])
+
+
+def test_an_export_searches_a_layer_on_all_its_threads(
+    demo: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One layer is decided where many units are encoded."""
+    workers: list[int] = []
+
+    class Recorded(ThreadPoolExecutor):
+        def __init__(self, number: int) -> None:
+            workers.append(number)
+            super().__init__(number)
+
+    monkeypatch.setattr(awq_search, "ThreadPoolExecutor", Recorded)
+    before = torch.get_num_threads()
+    run(demo, AWQ, tmp_path / "out", Statistics(tmp_path, {"sites": {}, "moe": {}, "files": {}}))
+    assert workers == [2, 2]
+    assert torch.get_num_threads() == before
 
 
 def test_a_model_without_statistics_of_a_linear_still_gets_every_weight(demo: Source, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,17 @@ from safetensors.torch import load_file, save_file
 
 from exporters import run as run_module
 from exporters.fp8 import EXPORTER as FP8
+from exporters.planning import plan_of
+from exporters.registry import exporter_named
 from exporters.run import Exported, Wanted, export, export_all
-from sixfold.artifact.streaming import walk
-from sixfold.artifact.streaming.stream import Walked
+from sixfold.artifact.streaming import stream, walk
+from sixfold.artifact.streaming.pieces import Pieces
+from sixfold.artifact.streaming.writing import Work, Writing, one_by_one, singly
 from sixfold.artifact.workspace import PARTIAL, Workspace
-from sixfold.checkpoint.positional_reads import WeightFolder
 from sixfold.errors import SixfoldError
 from sixfold.model.source import Source, open_source
 from sixfold.recipes.recipe import Recipe, load_recipes
+from tests.exporters.counted_reads import counted_reads
 from tests.exporters.exported import DEMO, silent
 from tests.families import make_family
 
@@ -35,7 +39,7 @@ def model(family: str, folder: Path, **changes: int) -> Path:
 
 
 def recipes(names: tuple[str, ...] = NAMES) -> list[Recipe]:
-    return [load_recipes(name, ["rounding=nearest"])[0] for name in names]
+    return [recipe for name in names for recipe in load_recipes(name, ["rounding=nearest"])]
 
 
 def together(
@@ -54,32 +58,6 @@ def files(result: Exported | Exception) -> dict[str, dict[str, object]]:
 def alone(source: Source, root: Path, names: tuple[str, ...] = NAMES) -> list[dict[str, dict[str, object]]]:
     workspace = Workspace(root, source.checkpoint.name)
     return [files(export(source, r, workspace, None, threads=1, progress=silent)) for r in recipes(names)]
-
-
-@contextmanager
-def counted_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Bytes that the walk reads of the source's files: the headers and the fingerprint's samples were read before."""
-    read, write = WeightFolder.read_into, run_module.write_files
-    counts: list[int] = []
-    walking = False
-
-    def reading(self: WeightFolder, file: str, offset: int, buffer: memoryview) -> None:
-        if walking:
-            counts.append(len(buffer))
-        read(self, file, offset, buffer)
-
-    def writing(*arguments, **options) -> Walked:  # type: ignore[no-untyped-def]
-        nonlocal walking
-        walking = True
-        try:
-            return write(*arguments, **options)
-        finally:
-            walking = False
-
-    with monkeypatch.context() as patch:
-        patch.setattr(WeightFolder, "read_into", reading)
-        patch.setattr(run_module, "write_files", writing)
-        yield counts
 
 
 @pytest.mark.parametrize(
@@ -144,8 +122,10 @@ def test_a_format_that_is_busy_elsewhere_costs_no_other(tmp_path: Path) -> None:
 def test_too_little_memory_for_all_takes_them_in_groups_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """tests/sixfold/artifact/streaming has when that is."""
     source = open_source(model("qwen3_moe", tmp_path / "tiny"))
     said: list[str] = []
+    monkeypatch.setattr(stream, "_groups", lambda works, *limits: [[work] for work in works])
     with counted_reads(monkeypatch) as counts:
         made = together(source, tmp_path / "out", ("bf16", "fp8"), memory=1, say=said.append)
     assert said == [
@@ -160,7 +140,7 @@ def test_memory_is_flat_in_the_number_of_layers(
     names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is held of the source at once, which is all that could grow: with no reading ahead, and counted by torch."""
-    monkeypatch.setattr(walk, "AHEAD", 0)
+    monkeypatch.setattr(stream, "AHEAD", 0)
     most = {}
     for layers in (2, 8):
         folder = model("qwen3_moe", tmp_path / f"{layers}", num_hidden_layers=layers)
@@ -188,3 +168,25 @@ def held_at_most(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     with monkeypatch.context() as patch:
         patch.setattr(walk.Walk, "_fetch", watching)
         yield most
+
+
+def test_ten_formats_hold_no_more_of_eight_layers_than_of_two(tmp_path: Path) -> None:
+    """AWQ's search holds a layer, and the others no more than what they are rounding."""
+    held = {}
+    for layers in (2, 8):
+        source = open_source(model("qwen3_moe", tmp_path / f"{layers}", num_hidden_layers=layers))
+        writings = []
+        for recipe in recipes(("all-formats",)):
+            exporter = exporter_named(recipe.exporter)
+            searched = getattr(exporter, "searched", lambda source, recipe, layer: ())
+            reads = {layer: searched(source, recipe, layer) for layer in range(layers)}
+            plan = plan_of(source, recipe, None)
+            assert plan is not None
+            writing = Writing(plan, tmp_path / f"{recipe.name}-{layers}", "k", singly, one_by_one(FP8.encode))
+            writings.append(replace(writing, searched=reads))
+        assert len(writings) == 10
+        pieces = Pieces(source.checkpoint, stream._read_together(writings))
+        held[layers] = walk.most_held(stream._in_order([Work(w, pieces, lambda n: None) for w in writings], pieces))
+        tensors = source.checkpoint.tensors
+        layer = sum(tensor.nbytes for name, tensor in tensors.items() if name.startswith("model.layers.0."))
+    assert layer / 2 < held[8] == held[2] < layer + max(tensor.nbytes for tensor in tensors.values())

@@ -1,5 +1,6 @@
 """No file, however damaged, gets a traceback, hangs, or takes more memory than it has bytes and a margin."""
 
+import math
 import resource
 import shutil
 import time
@@ -16,6 +17,8 @@ SECONDS = 5.0
 MARGIN = 512 << 20
 INPUTS = 100_000
 """Of the longer run, over all readers."""
+PIECES = 16
+"""Of the longer run, for as many processes (`pytest -n 16 -m bench tests/fuzz`)."""
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +56,11 @@ def test_damaged_files(all_readers: dict[str, Reader], tmp_path: Path) -> None:
 
 
 @pytest.mark.bench
-def test_many_damaged_files(all_readers: dict[str, Reader], tmp_path: Path) -> None:
+@pytest.mark.parametrize("piece", range(PIECES))
+def test_many_damaged_files(piece: int, all_readers: dict[str, Reader], tmp_path: Path) -> None:
     share = sum(1 / reader.costly for reader in all_readers.values())
     for name, reader in all_readers.items():
         folder = tmp_path / name
         folder.mkdir()
-        feed(reader, folder, round(INPUTS / share / reader.costly), seed=1_000)
+        inputs = math.ceil(INPUTS / share / reader.costly / PIECES)
+        feed(reader, folder, inputs, seed=1_000 + piece * inputs)

@@ -10,6 +10,8 @@ NVFP4 by vllm/compressed-tensors' formula; ggml by quantize_row_q8_0 and quantiz
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -27,6 +29,7 @@ _PRODUCTS = (functional.linear, torch.matmul, torch.Tensor.matmul, torch.Tensor.
 """What is called with inputs and weights: a plain product with experts whose weights are stored transposed."""
 
 
+@cache
 def fp8_dynamic(group: int | None) -> Rounding:
     """group: channels that share a scale, None for the whole token."""
 
@@ -38,20 +41,26 @@ def fp8_dynamic(group: int | None) -> Rounding:
     return rounded
 
 
+@cache
 def fp8_static(scale: float) -> Rounding:
-    return lambda x: _e4m3(x / scale) * scale
+    return lambda x: fp8_under(scale, x)
 
 
+def fp8_under(scale: float, x: torch.Tensor) -> torch.Tensor:
+    return _e4m3(x / scale) * scale
+
+
+@cache
 def nvfp4(global_scale: float) -> Rounding:
     """global_scale: as compressed-tensors stores it, 448 * 6 / max |x| of calibration."""
+    return lambda x: nvfp4_under(global_scale, x)
 
-    def rounded(x: torch.Tensor) -> torch.Tensor:
-        blocks = x.unflatten(-1, (-1, 16))
-        scale = _e4m3(blocks.abs().amax(-1, keepdim=True) / _E2M1 * global_scale) / global_scale
-        quotient = torch.where(scale > 0, blocks / scale, torch.zeros_like(blocks))
-        return (_e2m1(quotient) * scale).reshape(x.shape)
 
-    return rounded
+def nvfp4_under(global_scale: float, x: torch.Tensor) -> torch.Tensor:
+    blocks = x.unflatten(-1, (-1, 16))
+    scale = _e4m3(blocks.abs().amax(-1, keepdim=True) / _E2M1 * global_scale) / global_scale
+    quotient = torch.where(scale > 0, blocks / scale, torch.zeros_like(blocks))
+    return (_e2m1(quotient) * scale).reshape(x.shape)
 
 
 def ggml_q8_0(x: torch.Tensor) -> torch.Tensor:
@@ -85,6 +94,18 @@ def _half_away(x: torch.Tensor) -> torch.Tensor:
     return torch.copysign((x.abs() + 0.5).floor(), x)
 
 
+@dataclass(frozen=True)
+class _Rounded:
+    """What was rounded last: query, key and value projections read the same. error, total: squares of what rounding
+    moved, and of all."""
+
+    x: torch.Tensor
+    rule: Rounding
+    rounded: torch.Tensor
+    error: float
+    total: float
+
+
 class RoundedInputs(TorchFunctionMode):
     """While open, every product of a layer with a weight that has a rule reads rounded inputs.
 
@@ -102,6 +123,7 @@ class RoundedInputs(TorchFunctionMode):
         self._latents: dict[int, LatentAttention] = {}
         self._of_latents: dict[int, LatentAttention] = {}
         self._attention: Any = None
+        self._last: _Rounded | None = None
 
     @property
     def errors(self) -> Mapping[str, float]:
@@ -109,15 +131,17 @@ class RoundedInputs(TorchFunctionMode):
         return {name: (error / total) ** 0.5 if total else 0.0 for name, (error, total) in self._errors.items()}
 
     def _rounded(self, name: str, rule: Rounding, x: torch.Tensor) -> torch.Tensor:
-        rounded = rule(x)
+        if self._last is None or self._last.x is not x or self._last.rule is not rule:
+            rounded = rule(x)
+            moved, whole = (rounded - x).flatten(), x.flatten()
+            self._last = _Rounded(x, rule, rounded, float(moved @ moved), float(whole @ whole))
         error, total = self._errors.get(name, (0.0, 0.0))
-        moved, whole = (rounded - x).flatten(), x.flatten()
-        self._errors[name] = error + float(moved @ moved), total + float(whole @ whole)
-        return rounded
+        self._errors[name] = error + self._last.error, total + self._last.total
+        return self._last.rounded
 
     def place(self, layer: int | None) -> None:
         """layer: whose weights have just been given to the model; None for what is outside of the layers."""
-        self._parameters, self._latents, self._of_latents = {}, {}, {}
+        self._parameters, self._latents, self._of_latents, self._last = {}, {}, {}, None
         for source in self._runner.sources_of(layer):
             rules: dict[int, tuple[str, Rounding]] = {}
             parent, _, leaf = source.parameter.rpartition(".")
@@ -144,6 +168,7 @@ class RoundedInputs(TorchFunctionMode):
 
     def __exit__(self, *raised: Any) -> None:
         super().__exit__(*raised)
+        self._last = None
         self._attention.__exit__(*raised)
 
     def __torch_function__(
@@ -161,4 +186,14 @@ class RoundedInputs(TorchFunctionMode):
                 rule = rules.get(offset // one if parameter.dim() == 3 else 0)
                 if rule is not None:
                     return func(self._rounded(*rule, x), weight, *others, **(kwargs or {}))
+        if self._last is not None and _writes(func, kwargs or {}):
+            self._last = None
         return func(*args, **(kwargs or {}))
+
+
+def _writes(func: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a function of torch may write into a tensor that it gets, by how torch names such functions."""
+    name = getattr(func, "__name__", "")
+    special = name.startswith("__")
+    in_place = name.startswith("__i") or name == "__setitem__" if special else name.endswith("_")
+    return in_place or bool(kwargs.get("inplace")) or kwargs.get("out") is not None

@@ -8,6 +8,7 @@ import torch
 
 from sixfold.errors import SixfoldError
 from sixfold.model.source import Source
+from sixfold.progress import Progress
 from sixfold.runner.freed_memory import kept_heap
 from sixfold.runner.layer_runner import LayerRunner, batches_of
 from sixfold.texts.held_out_text import Windows
@@ -56,29 +57,39 @@ class _Sum:
 
 
 def compared(
-    source: Source, lanes: Sequence[Lane | None], windows: Windows, against: Sequence[torch.Tensor]
+    source: Source,
+    lanes: Sequence[Lane | None],
+    windows: Windows,
+    against: Sequence[torch.Tensor],
+    progress: Progress,
 ) -> list[list[Compared] | SixfoldError]:
     """Of each run, its distance from each of `against`: last hidden states under the source's norm and head, float32
     [tokens, hidden], the source's own first. A run is a lane at its end, or None for the source's own."""
     own = LayerRunner(source, dtype=torch.float32, device=device())
     sums = [[_Sum() for _ in against] for _ in lanes]
     batches = _batches(windows, own)
-    with torch.inference_mode(), kept_heap(), own.outside():
-        for part in _parts(lanes):
+    parts = list(_parts(lanes))
+    with (
+        torch.inference_mode(),
+        kept_heap(),
+        own.outside(),
+        progress("comparing distributions", windows.tokens * len(parts), "tokens") as advance,
+    ):
+        for part in parts:
             groups = dict.fromkeys(lane.group for _, lane in part if lane is not None)
             with ExitStack() as stack:
                 for group in groups:
                     stack.enter_context(group.runner.outside())
-                states = {number: lane.states for number, lane in part if lane is not None}
                 place = 0
                 for batch in batches:
                     some = slice(place, place + batch.numel())
                     references = [distributions(_logits(own, batch, final[some]), batch) for final in against]
                     for number, lane in part:
-                        q = references[0] if lane is None else _of_lane(lane, batch, states[number][some])
+                        q = references[0] if lane is None else _of_lane(lane, batch, lane.states[some])
                         for total, p in zip(sums[number], references, strict=True):
                             total.add(p, q)
                     place += batch.numel()
+                    advance(batch.numel())
     return [
         lane.failed if lane is not None and lane.failed is not None else [total.result() for total in sums[number]]
         for number, lane in enumerate(lanes)
@@ -103,7 +114,8 @@ def _parts(lanes: Sequence[Lane | None]) -> Iterator[list[tuple[int, Lane | None
                 part, groups = [], set()
             part.append((number, lane))
             groups.add(lane.group)
-    yield part
+    if part:
+        yield part
 
 
 def _head_bytes(group: Group) -> int:

@@ -16,15 +16,17 @@ from sixfold.artifact.workspace import digest_of, replacing
 from sixfold.errors import SixfoldError
 from sixfold.model.source import Source
 from sixfold.progress import Progress
+from sixfold.runner.available_memory import available_memory
 from sixfold.texts.held_out_text import Windows
 from verification.divergence.activations import Rule
 from verification.divergence.comparison import Compared, compared
 from verification.divergence.engine_answers import EngineAnswers
-from verification.divergence.walk import Lane, Run, walk
+from verification.divergence.walk import STRIDE, Lane, Run, walk
 from verification.reading.weights import Weights
 
-_STRIDE = 16
-"""Every so many tokens, hidden states between layers are kept of the source."""
+_SHARE = 0.25
+"""Of the free memory, for the hidden states of runs side by side: they are there twice for a moment, and layers and
+logits beside them."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def reference_of(source: Source, windows: Windows, cache: Path, progress: Progre
     sampled: list[torch.Tensor] = []
 
     def observe(_run: int, _layer: int, hidden: torch.Tensor) -> None:
-        sampled.append(hidden[::_STRIDE].clone())
+        sampled.append(hidden)
 
     try:
         (lane,) = walk(source, [Run()], windows, observe, progress, "running the source")
@@ -148,7 +150,7 @@ def kept_reference(fingerprint: str, windows: Windows, cache: Path) -> Reference
 
 
 def _cached(fingerprint: str, windows: Windows, cache: Path) -> Path:
-    digest = digest_of({"source": fingerprint, "windows": windows.digest, "stride": _STRIDE})
+    digest = digest_of({"source": fingerprint, "windows": windows.digest, "stride": STRIDE})
     return cache / f"reference-{digest[:16]}.safetensors"
 
 
@@ -178,14 +180,34 @@ def scored_together(
     original: Reference | None = None,
 ) -> list[Scored | SixfoldError]:
     """Of each run, or why there is none. original: the run of the unpruned model, whose norm, head and vocabulary are
-    the source's. A run that is the source's own is taken from the reference."""
+    the source's. A run that is the source's own is taken from the reference.
+
+    All go side by side whose hidden states fit into _SHARE of the free memory, neighbors first.
+    """
+    free = available_memory()
+    count = len(runs) if free is None else max(1, int(_SHARE * free) // reference.final.nbytes)
+    return [
+        found
+        for first in range(0, len(runs), max(1, count))
+        for found in _side_by_side(source, runs[first : first + count], windows, reference, progress, original)
+    ]
+
+
+def _side_by_side(
+    source: Source,
+    runs: Sequence[Run],
+    windows: Windows,
+    reference: Reference,
+    progress: Progress,
+    original: Reference | None,
+) -> list[Scored | SixfoldError]:
     against = [reference] if original is None else [reference, original]
     layers: list[list[list[float]]] = [[[] for _ in against] for _ in runs]
     moved = [number for number, run in enumerate(runs) if not run.is_source]
 
     def observe(run: int, layer: int, hidden: torch.Tensor) -> None:
         for errors, other in zip(layers[moved[run]], against, strict=True):
-            errors.append(_error(hidden[::_STRIDE], other.sampled[layer]))
+            errors.append(_error(hidden, other.sampled[layer]))
 
     for number, run in enumerate(runs):
         for errors, other in zip(layers[number], against, strict=True):
@@ -195,7 +217,7 @@ def scored_together(
     if moved:
         walked = walk(source, [runs[n] for n in moved], windows, observe, progress, "running the artifact")
         lanes = dict(zip(moved, walked, strict=True))
-    ends = compared(source, [lanes.get(n) for n in range(len(runs))], windows, [r.final for r in against])
+    ends = compared(source, [lanes.get(n) for n in range(len(runs))], windows, [r.final for r in against], progress)
     found: list[Scored | SixfoldError] = []
     for number, end in enumerate(ends):
         if isinstance(end, SixfoldError):

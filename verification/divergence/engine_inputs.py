@@ -6,7 +6,16 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from sixfold.model.latent_attention import latent_linears
-from verification.divergence.activations import Rule, fp8_dynamic, fp8_static, ggml_q8_0, ggml_q8_k, nvfp4
+from verification.divergence.activations import (
+    Rule,
+    fp8_dynamic,
+    fp8_static,
+    fp8_under,
+    ggml_q8_0,
+    ggml_q8_k,
+    nvfp4,
+    nvfp4_under,
+)
 from verification.divergence.latent_inputs import LatentRounding, Rounding
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.declared import Scheme
@@ -50,10 +59,18 @@ def folder_rules(subject: Subject, *, collapsed: bool = False, fixed: bool = Tru
 def _from_inputs(scheme: Scheme) -> Rounding:
     group = (scheme.inputs or {}).get("group_size")
     if is_nvfp4(scheme):
-        return lambda x: nvfp4(448 * 6 / float(x.abs().max().clamp(min=1e-30)))(x) if x.numel() else x
+        return _nvfp4_by_largest
     if not (scheme.inputs or {}).get("dynamic"):
-        return lambda x: fp8_static(float(x.abs().max().clamp(min=1e-30)) / 448)(x) if x.numel() else x
+        return _fp8_by_largest
     return fp8_dynamic(group if isinstance(group, int) and group > 0 else None)
+
+
+def _nvfp4_by_largest(x: torch.Tensor) -> torch.Tensor:
+    return nvfp4_under(448 * 6 / float(x.abs().max().clamp(min=1e-30)), x) if x.numel() else x
+
+
+def _fp8_by_largest(x: torch.Tensor) -> torch.Tensor:
+    return fp8_under(float(x.abs().max().clamp(min=1e-30)) / 448, x) if x.numel() else x
 
 
 def check_inputs(subject: Subject, errors: Mapping[str, float]) -> Iterator[Finding]:

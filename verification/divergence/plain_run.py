@@ -60,13 +60,14 @@ class PlainWeights:
         return self._dtypes.get(name, self._source.checkpoint.tensors[name].dtype)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        whole = self.read_on(torch.device("cpu"), name)
+        return whole[start:stop] if self.shape(name) else whole
+
+    def read_on(self, device: torch.device, name: str) -> torch.Tensor:
         shape = self.shape(name)
-        original = self._source.checkpoint.read(TensorSlice(name, 0, shape[0] if shape else 1)).float()
+        original = self._source.checkpoint.read(TensorSlice(name, 0, shape[0] if shape else 1)).to(device).float()
         layout = self._layouts.get(name)
-        if layout is not None:
-            return rounded_plainly(original, layout)[start:stop]
-        rounded = rounded_to_dtype(original, self.dtype(name))
-        return rounded[start:stop] if shape else rounded
+        return rounded_to_dtype(original, self.dtype(name)) if layout is None else rounded_plainly(original, layout)
 
     def digest(self, source: Source, windows: Windows, rules: Mapping[str, Any]) -> str:
         """Of all that decides what a run of them gives."""

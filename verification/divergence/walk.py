@@ -20,7 +20,10 @@ from sixfold.runner.layer_runner import LayerRunner, batches_of
 from sixfold.runner.layer_weights import HostBuffers, ReadInto
 from sixfold.texts.held_out_text import Windows
 from verification.divergence.activations import RoundedInputs, Rule
-from verification.reading.weights import Weights
+from verification.reading.weights import OnDevice, Weights, read_on
+
+STRIDE = 16
+"""Of the hidden states between layers, those of every so many tokens are looked at."""
 
 _TOKENS = 1024
 _TOKENS_ON_GPU = 8192
@@ -44,12 +47,14 @@ class Run:
 @dataclass(eq=False)
 class Lane:
     """One run on its way. number: of it among those of its group. hidden: of each batch behind the last layer it
-    passed, on the CPU. failed: why it went no further."""
+    passed, on the CPU. states: at its end, float32 [tokens, hidden] in the order of the windows. failed: why it went no
+    further."""
 
     group: "Group"
     number: int
     rounding: RoundedInputs | None
     hidden: list[torch.Tensor]
+    states: torch.Tensor
     failed: SixfoldError | None = None
 
     def move(self, layer: int, batches: Sequence[torch.Tensor]) -> None:
@@ -69,10 +74,19 @@ class Lane:
         with self.rounding:
             yield
 
-    @property
-    def states(self) -> torch.Tensor:
-        """float32 [tokens, hidden], in the order of the windows."""
-        return torch.cat([hidden.flatten(0, 1) for hidden in self.hidden])
+    def every(self, stride: int) -> torch.Tensor:
+        """The hidden states of every so many tokens, the first one's first, in the order of the windows."""
+        found, place = [], 0
+        for hidden in self.hidden:
+            flat = hidden.flatten(0, 1)
+            found.append(flat[-place % stride :: stride])
+            place += len(flat)
+        return torch.cat(found)
+
+    def arrive(self) -> None:
+        if self.failed is None:
+            self.states = torch.cat([hidden.flatten(0, 1) for hidden in self.hidden])
+        self.hidden = []
 
 
 @dataclass(eq=False)
@@ -105,7 +119,7 @@ def walk(
 ) -> list[Lane]:
     """One lane for each run, at the end of its last layer.
 
-    observe: gets the number of a run, that of a layer, and the run's hidden states behind it (`Lane.states`).
+    observe: gets the number of a run, that of a layer, and every STRIDEth of the run's hidden states behind it.
     A run whose weights cannot be read is given up; its lane says why. Raises SixfoldError where transformers does not
     know the model, or does not run it a layer at a time.
     """
@@ -121,25 +135,29 @@ def walk(
         for layer, group in _placed(groups, count):
             for lane in group.lanes:
                 lane.move(layer, batches)
-                observe(lanes.index(lane), layer, lane.states)
+                observe(lanes.index(lane), layer, lane.every(STRIDE))
             advance(1)
+        for lane in lanes:
+            lane.arrive()
     return lanes
 
 
 def _lanes(source: Source, runs: Sequence[Run]) -> tuple[list[Lane], list[Group]]:
     buffers = HostBuffers(pinned=device().type == "cuda")
+    on_device = HostBuffers(pinned=False, device=device())
     groups: dict[int, Group] = {}
     lanes = []
     for run in runs:
         group = groups.get(id(run.weights))
         if group is None:
             reader = None if run.weights is None else _reader(run.weights)
-            runner = LayerRunner(source, dtype=torch.float32, device=device(), read_into=reader, buffers=buffers)
+            there = on_device if isinstance(run.weights, OnDevice) else buffers
+            runner = LayerRunner(source, dtype=torch.float32, device=device(), read_into=reader, buffers=there)
+            if hasattr(runner.model, "set_experts_implementation"):
+                runner.model.set_experts_implementation("eager")  # as rules ask for, and no slower
             group = groups[id(run.weights)] = Group(runner)
         rounding = RoundedInputs(group.runner, run.rules) if run.rules else None
-        if rounding is not None and hasattr(group.runner.model, "set_experts_implementation"):
-            group.runner.model.set_experts_implementation("eager")
-        lane = Lane(group, len(group.lanes), rounding, [])
+        lane = Lane(group, len(group.lanes), rounding, [], torch.empty(0))
         group.lanes.append(lane)
         lanes.append(lane)
     return lanes, list(groups.values())
@@ -147,7 +165,7 @@ def _lanes(source: Source, runs: Sequence[Run]) -> tuple[list[Lane], list[Group]
 
 def _reader(weights: Weights) -> ReadInto:
     def read_into(name: str, out: torch.Tensor) -> None:
-        out.copy_(weights.read(name).reshape(out.shape))
+        out.copy_(read_on(weights, out.device, name).reshape(out.shape))
 
     return read_into
 

@@ -23,7 +23,7 @@ from verification.reading.stored_parts import group_of, is_nvfp4
 
 _E4M3, _E2M1 = 448.0, 6.0
 _PIECE = 1 << 17
-"""Weights rounded at a time."""
+"""Weights rounded at a time, which a processor's cache holds; on a GPU it is a whole matrix."""
 
 _STRETCHES = (1.0, 0.93, 0.86, 1.06)
 """Scales that are tried, as parts of the one that reaches the block's extremes."""
@@ -165,7 +165,7 @@ def _unit(layout: Layout) -> int:
 
 
 def _in_pieces(source: torch.Tensor, rounding: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    step = max(1, _PIECE // source.shape[1])
+    step = max(1, source.shape[0] if source.is_cuda else _PIECE // source.shape[1])
     return torch.cat([rounding(source[start : start + step]) for start in range(0, source.shape[0], step)])
 
 
@@ -279,4 +279,5 @@ def _nearest(values: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
     """The nearest of `numbers`, which are sorted."""
     if bool((numbers.diff() == 1).all()):
         return values.round().clamp(float(numbers[0]), float(numbers[-1]))
+    numbers = numbers.to(values.device)
     return numbers[torch.bucketize(values.contiguous(), (numbers[1:] + numbers[:-1]) / 2)]

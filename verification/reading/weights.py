@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -36,6 +36,23 @@ class Weights(Protocol):
         Raises KeyError, ValueError or RuntimeError where what is stored does not make a tensor.
         """
         ...
+
+
+@runtime_checkable
+class OnDevice(Protocol):
+    """Weights that can be dequantized where they are needed."""
+
+    def read_on(self, device: torch.device, name: str) -> torch.Tensor:
+        """`Weights.read` of a whole tensor, computed on `device`; what there is nothing to compute of may be left on
+        the CPU."""
+        ...
+
+
+def read_on(weights: Weights, device: torch.device, name: str) -> torch.Tensor:
+    """A whole tensor, float32, computed on `device` if these weights can be."""
+    if device.type == "cpu" or not isinstance(weights, OnDevice):
+        return weights.read(name)
+    return weights.read_on(device, name)
 
 
 class CodedWeights(Weights, Protocol):
@@ -113,6 +130,12 @@ class FolderWeights:
             rows = stored.shape[0] if stored.shape else 1
             return folder.weights.rows(stored, start, rows if stop is None else stop).float()
         return dequantize_linear(*self._parts(name))[start:stop]
+
+    def read_on(self, device: torch.device, name: str) -> torch.Tensor:
+        if not self._encodings[name]:
+            return self.read(name)
+        scheme, parts = self._parts(name)
+        return dequantize_linear(scheme, {suffix: part.to(device) for suffix, part in parts.items()})
 
     def codes(self, name: str) -> Codes | None:
         return codes_of(*self._parts(name))

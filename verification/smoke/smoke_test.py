@@ -2,7 +2,7 @@
 
 Figures can look right for a model that only writes one word. So both models continue each prompt for TOKENS tokens,
 the most likely one at a time: the source by transformers in float32, a GGUF file by llama.cpp if its program is
-available (verification/smoke/llama_completion.py), and anything else by transformers too, with its weights alone. A
+available (verification/llama_cpp), and anything else by transformers too, with its weights alone. A
 prompt passes where
 
 - every logit is finite (llama.cpp checks its weights instead),
@@ -31,11 +31,12 @@ from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.model.source import Source
 from sixfold.progress import Progress
 from sixfold.runner.available_memory import available_memory
+from sixfold.runner.freed_memory import kept_heap
 from sixfold.runner.whole_model import load_model
 from sixfold.sizes import size
 from verification.finding import Finding
+from verification.llama_cpp.completion import EngineFailed, complete, program, version
 from verification.reading.weights import Weights
-from verification.smoke.llama_completion import EngineFailed, complete, program, version
 
 TOKENS = 32
 _LOOP = 4
@@ -193,7 +194,7 @@ def smoke(
             except EngineFailed as error:
                 failed = f"{executable}: {error}"
         if not answers and weights is not None:
-            answers = _answers(_with_weights(source, weights), tokenizer, advance)
+            answers = _answers(_with_weights(source, weights), tokenizer, advance, expected)
         answers = answers or expected
     judged = zip(PROMPTS, expected, answers, strict=True)
     return Smoke(tuple(Smoked(p, e, a, problem_of(p, e, a)) for p, e, a in judged), engine=engine, failed=failed)
@@ -240,47 +241,60 @@ def _from_llama(executable: Path, gguf: Path, tokenizer: Any, advance: Callable[
     return answers
 
 
-def _answers(source: Source, tokenizer: Any, advance: Callable[[int], None]) -> list[Answer]:
+def _answers(
+    source: Source, tokenizer: Any, advance: Callable[[int], None], like: Sequence[Answer] = ()
+) -> list[Answer]:
+    """like: answers that are expected to be nearly the same."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(source, dtype=torch.float32, device=device)
     prompts = [tokenizer(prompt.text)["input_ids"] for prompt in PROMPTS]
-    with torch.inference_mode():
-        made = continued(model, prompts, tokenizer.eos_token_id)
+    guesses = [tokenizer(answer.text, add_special_tokens=False)["input_ids"] for answer in like]
+    with torch.inference_mode(), kept_heap():
+        made = continued(model, prompts, tokenizer.eos_token_id, guesses or [[] for _ in prompts])
     advance(len(PROMPTS))
     return [Answer(tokenizer.decode(ids, skip_special_tokens=True), finite, loops(ids)) for ids, finite in made]
 
 
-def continued(model: Any, prompts: Sequence[Sequence[int]], end: int | None) -> list[tuple[list[int], bool]]:
+def continued(
+    model: Any, prompts: Sequence[Sequence[int]], end: int | None, guesses: Sequence[Sequence[int]]
+) -> list[tuple[list[int], bool]]:
     """The most likely TOKENS tokens behind each prompt, up to `end`, and whether all logits were finite.
 
-    All at once, the shorter ones with anything behind: no token sees what comes after it.
+    guesses: what they may be. All are tried at once; what stands behind the first wrong one is guessed again from what
+    the model said. So each turn finds one token at least, and the last one finds nothing to change.
     """
-    texts = [list(ids) for ids in prompts]
-    finite = [True] * len(texts)
-    going = set(range(len(texts)))
-    for _ in range(TOKENS):
-        longest = max(len(texts[n]) for n in going)
-        order = sorted(going)
-        ids = torch.tensor([texts[n] + [0] * (longest - len(texts[n])) for n in order], device=model.device)
+    starts = [len(prompt) for prompt in prompts]
+    longest = max(starts) + TOKENS
+    ids = torch.zeros((len(prompts), longest), dtype=torch.int64, device=model.device)
+    for row, (prompt, guess) in enumerate(zip(prompts, guesses, strict=True)):
+        text = [*prompt, *guess[:TOKENS]]
+        ids[row, : len(text)] = torch.tensor(text)
+    made: list[list[int]] = []
+    for _ in range(TOKENS + 1):
+        before = made
         logits = model(input_ids=ids, use_cache=False).logits
-        for row, n in enumerate(order):
-            last = logits[row, len(texts[n]) - 1]
-            finite[n] = finite[n] and bool(last.isfinite().all())
-            following = int(last.argmax())
-            if following == end:
-                going.remove(n)
-            else:
-                texts[n].append(following)
-        if not going:
+        said = [logits[row, start - 1 : start - 1 + TOKENS] for row, start in enumerate(starts)]
+        for row, start in enumerate(starts):
+            ids[row, start : start + TOKENS] = said[row].argmax(-1)
+        made = [_up_to(end, ids[row, start : start + TOKENS].tolist()) for row, start in enumerate(starts)]
+        if made == before:
             break
-    return [(text[len(ids) :], fine) for text, ids, fine in zip(texts, prompts, finite, strict=True)]
+    return [(own, bool(all_said[: len(own) + 1].isfinite().all())) for own, all_said in zip(made, said, strict=True)]
+
+
+def _up_to(end: int | None, ids: list[int]) -> list[int]:
+    return ids[: ids.index(end)] if end in ids else ids
 
 
 def _with_weights(source: Source, weights: Weights) -> Source:
-    """The source's model with the artifact's weights, dequantized."""
+    """The source's model with the artifact's weights, dequantized. What it has none of stays the source's: a GGUF file
+    of a language model holds no tower for images, which text needs none of."""
     shapes: Mapping[str, Any] = source.checkpoint.tensors
+    held = frozenset(weights.names())
 
     def read(part: TensorSlice) -> torch.Tensor:
+        if part.name not in held:
+            return source.checkpoint.read(part)
         return weights.read(part.name).reshape(shapes[part.name].shape)
 
     contents = replace(source.checkpoint.contents, read=read)

@@ -1,10 +1,13 @@
 """Whether the tokenizer, the chat template and the generation config are the source's, and fit the model."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sixfold.boundary.tokenizer_json import read_tokenizer_json
 from sixfold.checkpoint.carried_files import carried_files
+from sixfold.errors import SixfoldError
 from verification.finding import Finding, Severity
 from verification.reading.folder import json_value
 from verification.reading.subject import Subject
@@ -66,7 +69,7 @@ def check_added_files(subject: Subject) -> Iterator[Finding]:
 
 
 _MAP = "special_tokens_map.json"
-_HARMLESS = ("vocab.json", "merges.txt", "preprocessor_config.json", "processor_config.json", ".tiktoken")
+_HARMLESS = ("merges.txt", "preprocessor_config.json", "processor_config.json", ".tiktoken")
 """What libraries write again of a tokenizer.json, which goes before them, and what a language model does not read."""
 
 
@@ -83,6 +86,8 @@ def _agrees(folder: Path, source: Path, name: str) -> bool:
         return name == "chat_template.jinja" and (folder / name).read_text(encoding="utf-8") == stated
     if not isinstance(held, dict):
         return False
+    if name == "vocab.json":
+        return held.items() <= _numbers(json_value(source / "tokenizer.json")).items()
     if name == _MAP:
         return all(_text(config.get(key)) == _text(value) for key, value in held.items() if key in config or value)
     if name == "added_tokens.json":
@@ -122,11 +127,32 @@ def check_tokenizer(subject: Subject) -> Iterator[Finding]:
     if "tokenizer.json" in folder.files and tokenizer is None:
         yield Finding("files.tokenizer", "tokenizer.json", "it is not valid JSON", "loading stops", "copy the source's")
         return
+    if tokenizer is not None and (subject.source is None or "tokenizer.json" not in subject.source.checkpoint.extras):
+        yield from _unreadable(folder.path / "tokenizer.json")
     largest = _largest_token(tokenizer)
     if isinstance(vocab, int) and largest is not None and largest >= vocab:
         what = f"it has token {largest}, the embeddings have {vocab} rows"
         yield Finding(
             "files.tokenizer", "tokenizer.json", what, "an index out of range on the GPU", "copy the source's"
+        )
+
+
+def _unreadable(path: Path) -> Iterator[Finding]:
+    """What the library that tokenizes refuses; of what it takes, a token that cannot be told from another."""
+    try:
+        parsed, tokenizer = read_tokenizer_json(path)
+    except SixfoldError as error:
+        what = error.what.replace(f"{path} is", "it is")
+        yield Finding("files.tokenizer", path.name, what, "loading stops", "copy the source's")
+        return
+    vocab = parsed["model"].get("vocab")
+    if not vocab or not tokenizer.get_vocab_size():
+        yield Finding("files.tokenizer", path.name, "it has no tokens", "no text can be read", "copy the source's")
+    elif isinstance(vocab, dict) and len(set(vocab.values())) < len(vocab):
+        twice = next(number for number, count in Counter(vocab.values()).items() if count > 1)
+        what = f"two of its tokens have the number {twice}"
+        yield Finding(
+            "files.tokenizer", path.name, what, "text comes back as other text", "copy the source's", "warning"
         )
 
 
@@ -170,6 +196,14 @@ def check_ends(subject: Subject) -> Iterator[Finding]:
 
 
 def _number(tokenizer: Mapping[str, Any], text: Any) -> int | None:
+    found = _numbers(tokenizer).get(text) if isinstance(text, str) else None
+    return found if isinstance(found, int) else None
+
+
+def _numbers(tokenizer: Any) -> dict[Any, Any]:
+    """Of every token by its text; {} where the file does not say."""
+    if not isinstance(tokenizer, Mapping):
+        return {}
     model = tokenizer.get("model")
     vocab = model.get("vocab") if isinstance(model, Mapping) else None
     added = tokenizer.get("added_tokens")
@@ -179,8 +213,7 @@ def _number(tokenizer: Mapping[str, Any], text: Any) -> int | None:
     for token in added if isinstance(added, list) else []:
         if isinstance(token, Mapping):
             known[token.get("content")] = token.get("id")
-    found = known.get(text) if isinstance(text, str) else None
-    return found if isinstance(found, int) else None
+    return known
 
 
 def _ids(value: Any) -> set[int]:

@@ -8,6 +8,7 @@ from verification.finding import Finding
 from verification.reading.folder import CONFIG, MODELOPT_CONFIG
 from verification.reading.subject import Subject
 from verification.structure.config_difference import differences
+from verification.structure.config_itself import refused_key
 from verification.structure.shown import shown
 
 EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
@@ -63,9 +64,10 @@ def _completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def check_architecture(subject: Subject) -> Iterator[Finding]:
     """Where transformers cannot make a model of the config, nothing below can be checked."""
     if subject.blueprint is None and subject.folder.config:
+        key = refused_key(subject.folder.config)
         yield Finding(
             "config.model",
-            CONFIG,
+            f"{CONFIG}: {key}" if key else CONFIG,
             "transformers cannot build a causal language model from it, so names and shapes could not be checked",
             "engines refuse it, or need code of their own",
             "compare it with the original model's config.json, or pass the source with --against",
@@ -115,10 +117,12 @@ def check_counts(subject: Subject) -> Iterator[Finding]:
                     "config.experts", name, what, "loading stops, or experts are never chosen", "correct the count"
                 )
         break
-    used = next((config[k] for k in ("num_experts_per_tok", "moe_topk") if isinstance(config.get(k), int)), None)
-    if used is not None and stated and used > min(stated.values()):
-        what = f"num_experts_per_tok is {used}, of {min(stated.values())} experts"
-        yield Finding("config.experts", CONFIG, what, "the router asks for more experts than there are", _REMEDY)
+    key = next((k for k in ("num_experts_per_tok", "moe_topk") if isinstance(config.get(k), int)), "")
+    if key and stated and config[key] > min(stated.values()):
+        what = f"it is {config[key]}, of {min(stated.values())} experts"
+        yield Finding(
+            "config.experts", f"{CONFIG}: {key}", what, "the router asks for more experts than there are", _REMEDY
+        )
 
 
 def _rows(subject: Subject, name: str, key: str, count: int) -> int | None:

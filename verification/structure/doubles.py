@@ -1,4 +1,4 @@
-"""Whether a matrix was written in another one's place: two Linears with the same bytes."""
+"""Whether a matrix, or a bias of a router, was written in another one's place: two of them with the same bytes."""
 
 import hashlib
 from collections.abc import Iterator
@@ -16,8 +16,9 @@ def check_doubles(subject: Subject) -> Iterator[Finding]:
     """A layer or expert that was written twice has the same bytes under two names. Samples first, all of them last."""
     folder = subject.folder
     by_sample: dict[bytes, list[str]] = {}
+    biases = subject.blueprint.architecture.correction_biases if subject.blueprint is not None else ()
     for name, stored in folder.tensors.items():
-        if len(stored.shape) != 2 or stored.nbytes < _SMALLEST:
+        if (len(stored.shape) != 2 or stored.nbytes < _SMALLEST) and name not in biases:
             continue
         sample = _sample(folder, name)
         if len(set(sample)) > 8:  # constants are no weights

@@ -111,7 +111,10 @@ def check_other_weights(subject: Subject) -> Iterator[Finding]:
     for name in folder.files:
         if "/" in name or name in folder.weight_files:
             continue
-        if name.endswith(".safetensors") and "imatrix" not in name:
+        if name.startswith("consolidated") and "params.json" in folder.files and not _is_the_sources(subject, name):
+            what = "with params.json beside it, it is a model in Mistral's own layout"
+            yield Finding("files.shard-left-over", name, what, "vLLM takes it for the model", "remove both")
+        elif name.endswith(".safetensors") and "imatrix" not in name:
             try:
                 held = {tensor.name for tensor in read_header(folder.path, name).tensors}
             except (SixfoldError, OSError):
@@ -122,6 +125,10 @@ def check_other_weights(subject: Subject) -> Iterator[Finding]:
         elif _PICKLED.search(name):
             what = "weights in another format lie beside the model's"
             yield Finding("files.shard-left-over", name, what, "some engines take them instead", "remove it", "warning")
+
+
+def _is_the_sources(subject: Subject, name: str) -> bool:
+    return subject.source is not None and (subject.source.checkpoint.folder / name).is_file()
 
 
 def check_manifest(subject: Subject) -> Iterator[Finding]:

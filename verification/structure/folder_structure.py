@@ -10,7 +10,19 @@ from verification.reading.blueprint import Blueprint, blueprint_from_config, blu
 from verification.reading.declared import declared
 from verification.reading.folder import Folder, open_folder
 from verification.reading.subject import Subject
-from verification.structure import carried, config, doubles, drafts, files, names, parts, quantization_config, scales
+from verification.structure import (
+    carried,
+    config,
+    config_itself,
+    doubles,
+    drafts,
+    files,
+    json_files,
+    names,
+    parts,
+    quantization_config,
+    scales,
+)
 
 Check = Callable[[Subject], Iterator[Finding]]
 
@@ -30,6 +42,11 @@ CHECKS: tuple[Check, ...] = (
     config.check_needed,
     config.check_code,
     config.check_modelopt,
+    config_itself.check_numbers,
+    config_itself.check_lengths,
+    config_itself.check_rotary,
+    config_itself.check_second_quantization,
+    json_files.check_keys_once,
     carried.check_source_files,
     carried.check_added_files,
     carried.check_tokenizer,

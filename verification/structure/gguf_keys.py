@@ -68,11 +68,31 @@ def check_tensors(subject: GgufSubject) -> Iterator[Finding]:
     if isinstance(count, int) and layers and max(layers) + 1 > count:
         what = f"it is {count}, and the file holds tensors of layer {max(layers)}"
         yield Finding("keys.value", f"{file.arch}.block_count", what, "layers are left out", EXPORT_AGAIN)
+    length = _length_of_heads(subject)
+    if length is not None:
+        what = f"it is {file.key('attention.key_length')}, and the rows of queries and keys are for heads of {length}"
+        where = f"{file.arch}.attention.key_length"
+        yield Finding("keys.value", where, what, "llama.cpp stops: wrong shape", EXPORT_AGAIN)
     for key, tensor, size in _products(subject):
+        if length is not None and key in ("attention.head_count", "attention.head_count_kv"):
+            continue
         found = file.tensors.get(tensor)
         if found is not None and size is not None and found.shape[-2] != size:
             what = f"it makes {size} rows of {tensor}, which has {found.shape[-2]}"
             yield Finding("keys.value", f"{file.arch}.{key}", what, "llama.cpp stops: wrong shape", EXPORT_AGAIN)
+
+
+def _length_of_heads(subject: GgufSubject) -> int | None:
+    """What queries and keys agree on, where attention.key_length says otherwise."""
+    file = subject.file
+    stated = file.key("attention.key_length")
+    found = set()
+    for key, name in (("head_count", "blk.0.attn_q.weight"), ("head_count_kv", "blk.0.attn_k.weight")):
+        heads, tensor = file.key(f"attention.{key}"), file.tensors.get(name)
+        if not isinstance(heads, int) or tensor is None or not heads or tensor.shape[-2] % heads:
+            return None
+        found.add(tensor.shape[-2] // heads)
+    return found.pop() if isinstance(stated, int) and len(found) == 1 and stated not in found else None
 
 
 def _products(subject: GgufSubject) -> Iterator[tuple[str, str, int | None]]:

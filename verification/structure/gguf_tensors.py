@@ -122,6 +122,13 @@ def check_shapes(subject: GgufSubject) -> Iterator[Finding]:
         file.key("embedding_length"),
         file.keys.get("tokenizer.ggml.tokens"),
     )
+    embeddings = file.tensors.get("token_embd.weight")
+    norm = file.tensors.get("output_norm.weight")
+    if embeddings is not None and norm is not None and embeddings.shape[-1] == norm.shape[-1] != width:
+        what = f"it is {width}, and the embeddings and norms are {norm.shape[-1]} wide"
+        where = f"{file.arch}.embedding_length"
+        yield Finding("keys.value", where, what, "llama.cpp stops: wrong shape", EXPORT_AGAIN)
+        width = None
     for name, tensor in file.tensors.items():
         for wanted, at, held in _expected(name, tensor, experts, width, vocab):
             what = f"its shape is {list(tensor.shape)}, and {wanted} is {held} (dimension {at})"

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Set
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ TOKENIZER_TYPES = {
 } | {"tokenizer.chat_template": "string"}
 """The types that llama.cpp reads these keys by."""
 
+_OTHER_TOKENS = "text turns into other tokens"
+
 _KNOWN = (
     "seperator_token_id cls_token_id mask_token_id add_sep_token token_type_count precompiled_charsmap suppress_tokens"
 )
@@ -70,7 +73,7 @@ def check_tokenizer(subject: GgufSubject) -> Iterator[Finding]:
     scores = keys.get("tokenizer.ggml.scores")
     if isinstance(scores, list) and (len(scores) != len(tokens) or not all(map(isfinite, scores))):
         what = f"{len(scores)} scores for {len(tokens)} tokens, or some that are not finite"
-        yield Finding("keys.tokenizer", "tokenizer.ggml.scores", what, "text turns into other tokens", EXPORT_AGAIN)
+        yield Finding("keys.tokenizer", "tokenizer.ggml.scores", what, _OTHER_TOKENS, EXPORT_AGAIN)
     for name in ("eos", "bos", "padding", "unknown", "eot", "eom", "seperator", "cls", "mask"):
         token = keys.get(f"tokenizer.ggml.{name}_token_id")
         if isinstance(token, int) and not 0 <= token < len(tokens):
@@ -88,11 +91,19 @@ def check_tokenizer(subject: GgufSubject) -> Iterator[Finding]:
 def _consistent(keys: Mapping[str, Any], tokens: list[Any]) -> Iterator[Finding]:
     """What the tokenizer's keys say of each other."""
     merges, known = keys.get("tokenizer.ggml.merges"), set(map(str, tokens))
+    if len(known) < len(tokens):
+        twice = next(text for text, count in Counter(map(str, tokens)).items() if count > 1)
+        if twice or len(known) + sum(not text for text in tokens) - 1 < len(tokens):  # empty ones get a name
+            what = f"two tokens are {twice[:20]!r}"
+            yield Finding("keys.tokenizer", "tokenizer.ggml.tokens", what, "llama.cpp stops", EXPORT_AGAIN)
+    if keys.get("tokenizer.ggml.model") == "gpt2" and keys.get("tokenizer.ggml.remove_extra_whitespaces"):
+        where = "tokenizer.ggml.remove_extra_whitespaces"
+        yield Finding("keys.tokenizer", where, "no BPE tokenizer removes any", _OTHER_TOKENS, "remove the key")
     if isinstance(merges, list):
-        lost = next((m for m in merges if not isinstance(m, str) or "".join(m.split(" ", 1)) not in known), None)
+        lost = next((m for m in merges if not isinstance(m, str) or not _makes(m, known)), None)
         if lost is not None:
             what = f"the merge {lost!r} makes no token of the list"
-            yield Finding("keys.tokenizer", "tokenizer.ggml.merges", what, "text turns into other tokens", EXPORT_AGAIN)
+            yield Finding("keys.tokenizer", "tokenizer.ggml.merges", what, _OTHER_TOKENS, EXPORT_AGAIN)
     end, kinds = keys.get("tokenizer.ggml.eos_token_id"), keys.get("tokenizer.ggml.token_type")
     if isinstance(end, int) and isinstance(kinds, list) and 0 <= end < len(kinds) and kinds[end] in (_NORMAL, _BYTE):
         what = f"it is {end}, an ordinary token ({str(tokens[end])[:20]!r})"
@@ -102,6 +113,12 @@ def _consistent(keys: Mapping[str, Any], tokens: list[Any]) -> Iterator[Finding]
     if wrong is not None:
         where = "tokenizer.chat_template"
         yield Finding("keys.chat-template", where, f"it cannot be read: {wrong}", "chats cannot start", EXPORT_AGAIN)
+
+
+def _makes(merge: str, known: Set[str]) -> bool:
+    """Whether two tokens are merged into a third."""
+    one, space, other = merge.partition(" ")
+    return bool(one and space and other) and one + other in known
 
 
 def _of_source(subject: GgufSubject, tokens: list[Any]) -> Iterator[Finding]:
@@ -119,6 +136,12 @@ def _of_source(subject: GgufSubject, tokens: list[Any]) -> Iterator[Finding]:
         where = "tokenizer.chat_template"
         yield Finding("keys.chat-template", where, what, "chats reach the model in another form", EXPORT_AGAIN)
     yield from _other_templates(subject, config)
+    put = isinstance(config, dict) and config.get("add_prefix_space")
+    keys = subject.file.keys
+    if keys.get("tokenizer.ggml.model") == "gpt2" and keys.get("tokenizer.ggml.add_space_prefix") and not put:
+        what = "the source's tokenizer puts no space before a text"
+        where = "tokenizer.ggml.add_space_prefix"
+        yield Finding("keys.tokenizer", where, what, "answers lose their first space", "remove the key")
     tokenizer = json_value(folder / "tokenizer.json")
     model = tokenizer.get("model") if isinstance(tokenizer, dict) else None
     vocab = model.get("vocab") if isinstance(model, dict) else None
@@ -132,7 +155,7 @@ def _of_source(subject: GgufSubject, tokens: list[Any]) -> Iterator[Finding]:
         if number >= len(tokens) or tokens[number] != text:
             found = tokens[number] if number < len(tokens) else "nothing"
             what = f"token {number} is {found!r}, in the source {text!r}"
-            yield Finding("keys.tokenizer", "tokenizer.ggml.tokens", what, "text turns into other tokens", EXPORT_AGAIN)
+            yield Finding("keys.tokenizer", "tokenizer.ggml.tokens", what, _OTHER_TOKENS, EXPORT_AGAIN)
             return
 
 
@@ -173,7 +196,7 @@ def _model(subject: GgufSubject, tokenizer: Mapping[str, Any]) -> Iterator[Findi
     held = keys.get("tokenizer.ggml.model")
     if held != kind:
         what = f"it is {held!r}, the source's tokenizer is what llama.cpp calls {kind!r}"
-        yield Finding("keys.tokenizer", "tokenizer.ggml.model", what, "text turns into other tokens", EXPORT_AGAIN)
+        yield Finding("keys.tokenizer", "tokenizer.ggml.model", what, _OTHER_TOKENS, EXPORT_AGAIN)
         return
     merges = keys.get("tokenizer.ggml.merges")
     if kind == "gpt2" and isinstance(merges, list):
@@ -182,12 +205,12 @@ def _model(subject: GgufSubject, tokenizer: Mapping[str, Any]) -> Iterator[Findi
         if merges != wanted:
             place = next((n for n, pair in enumerate(zip(merges, wanted, strict=False)) if pair[0] != pair[1]), None)
             what = f"merge {place} is not the source's" if place is not None else f"{len(merges)}, not {len(wanted)}"
-            yield Finding("keys.tokenizer", "tokenizer.ggml.merges", what, "text turns into other tokens", EXPORT_AGAIN)
+            yield Finding("keys.tokenizer", "tokenizer.ggml.merges", what, _OTHER_TOKENS, EXPORT_AGAIN)
     name = str(keys.get("tokenizer.ggml.pre"))
     text = mistaken(name, Tokenizer.from_str(json.dumps(tokenizer)).pre_tokenizer) if kind == "gpt2" else None
     if text is not None:
         what = f"{name} cuts {text[:24]!r} into other words than the source's tokenizer does"
-        yield Finding("keys.tokenizer", "tokenizer.ggml.pre", what, "text turns into other tokens", EXPORT_AGAIN)
+        yield Finding("keys.tokenizer", "tokenizer.ggml.pre", what, _OTHER_TOKENS, EXPORT_AGAIN)
     if kind == "llama":
         yield from _scores(subject, model)
 
@@ -208,7 +231,7 @@ def _scores(subject: GgufSubject, model: Mapping[str, Any]) -> Iterator[Finding]
         seen.add(number)
         if before is not None and scores[number] > before:
             what = f"token {number} has a larger score than one of an earlier merge"
-            yield Finding("keys.tokenizer", "tokenizer.ggml.scores", what, "text turns into other tokens", EXPORT_AGAIN)
+            yield Finding("keys.tokenizer", "tokenizer.ggml.scores", what, _OTHER_TOKENS, EXPORT_AGAIN)
             return
         before = scores[number]
 

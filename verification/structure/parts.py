@@ -60,8 +60,8 @@ def check_cache(subject: Subject) -> Iterator[Finding]:
         yield Finding("config.kv-cache", where, what, consequence, remedy)
     beside = (subject.folder.modelopt_config or {}).get("kv_cache_quant_algo")
     if held and not scheme and beside in (None, "", "NONE") and subject.declared.method in METHODS:
-        what = f"{min(held)} is stored, and no quantized key-value cache is declared"
-        yield Finding("config.kv-cache", where, what, "engines ignore the scales, or stop", "declare it")
+        what = f"it is stored, as {len(held) - 1} more, and {where} declares no quantized key-value cache"
+        yield Finding("config.kv-cache", min(held), what, "engines ignore the scales, or stop", "declare it")
     for part in sorted({name.rpartition(".")[2] for name in held}):
         places = {_LAYER.sub(".*.", name): 0 for name in held if name.endswith(f".{part}")}
         for place in places:

@@ -131,6 +131,11 @@ def _compressed_tensors(config: Mapping[str, Any]) -> Iterator[Finding]:
             yield _finding(f"{where}.output_activations", "outputs are declared quantized, which no tensor here is for")
         layout = str(group.get("format") or config.get("format"))
         weights, inputs = group.get("weights"), group.get("input_activations")
+        whole = str(config.get("format"))
+        if isinstance(weights, Mapping) and layout != whole and list(_against(weights, _WEIGHTS.get(layout, {}))):
+            if whole in _WEIGHTS and not list(_against(weights, _WEIGHTS[whole])):
+                yield _finding(f"{where}.format", f"it is {layout}, and its weights are {whole}'s")
+                continue
         if isinstance(weights, Mapping):
             yield from _arguments(f"{where}.weights", weights, _WEIGHTS.get(layout, {}), layout)
             asymmetric = weights.get("symmetric", True) is False
@@ -145,12 +150,18 @@ def _arguments(where: str, held: Mapping[str, Any], rules: _Rules, layout: str) 
     for key in held:
         if key not in _ARGUMENTS:
             yield _finding(f"{where}.{key}", f"it is {shown(held[key])}, and there is no such argument")
+    for key, value, allowed in _against(held, rules):
+        what = f"it is {shown(value)}, and {layout} has {' or '.join(map(shown, allowed))}"
+        yield _finding(f"{where}.{key}", what)
+
+
+def _against(held: Mapping[str, Any], rules: _Rules) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
+    """(argument, its value, what it may be) wherever one is not as the rules have it."""
     for key, allowed in rules.items():
         value = held.get(key, _DEFAULTS.get(key))
         value = _DEFAULTS.get(key) if value is None else value
         if value is not None and not any(value == one and type(value) is type(one) for one in allowed):
-            what = f"it is {shown(value)}, and {layout} has {' or '.join(map(shown, allowed))}"
-            yield _finding(f"{where}.{key}", what)
+            yield key, value, allowed
 
 
 _ALGORITHMS: Mapping[str, tuple[int, int | None]] = {

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from sixfold.checkpoint.safetensors_header import StoredTensor
 from sixfold.model.architecture import Linear
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.declared import Scheme
@@ -90,15 +91,15 @@ def _shared(folder: Folder, linear: Linear, group: Sequence[str]) -> Iterator[Fi
 
 
 def check_outliers(subject: Subject) -> Iterator[Finding]:
-    """A global or input scale that is thousands of times its siblings'."""
+    """A global or input scale that is thousands of times its siblings', or such scales of a matrix's rows or groups."""
     if subject.blueprint is None:
         return
     siblings: dict[tuple[str, str, str], list[tuple[str, float]]] = {}
     for linear in subject.blueprint.architecture.linears:
         for suffix in subject.modules.get(linear.name, set()) & SCALES:
             name = f"{linear.name}.{suffix}"
-            if subject.folder.readable(name) and 0 < subject.folder.tensors[name].nbytes <= 4:
-                value = float(subject.folder.read(name).float().flatten()[0])
+            if subject.folder.readable(name) and _stands_alone(subject.folder.tensors[name]):
+                value = float(subject.folder.read(name).float().median())
                 if 0 < value < float("inf"):
                     siblings.setdefault((linear.role, linear.part, suffix), []).append((name, value))
     for found in siblings.values():
@@ -106,9 +107,16 @@ def check_outliers(subject: Subject) -> Iterator[Finding]:
             continue
         middle = sorted(value for _, value in found)[len(found) // 2]
         for name, value in found:
+            if subject.folder.tensors[name].nbytes > 4 and value < 1:
+                continue  # of zeros, or of a model of which most are zeros
             if not 1 / _OUTLIER < value / middle < _OUTLIER and not _of_zeros(subject, name.rpartition(".")[0]):
                 what = f"it is {value:.4g}, {value / middle:.3g} times the median of its {len(found)} siblings"
                 yield Finding("scales.outlier", name, what, "weights or inputs are off by that factor", EXPORT_AGAIN)
+
+
+def _stands_alone(scale: StoredTensor) -> bool:
+    """Whether it is no factor of another scale, as NVFP4's and MXFP4's of eight bits are."""
+    return scale.nbytes > 0 and scale.dtype in ("F32", "F16", "BF16")
 
 
 def _of_zeros(subject: Subject, module: str) -> bool:

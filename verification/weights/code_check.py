@@ -22,6 +22,9 @@ _JUST_BEYOND = 0.15
 _FEW = 0.01
 """Share of codes that damage may touch; more are another way of rounding."""
 
+_MANY = 0.05
+"""Share of codes, those included that nearly are out of place, which other ways of rounding leave so at least."""
+
 _DEVIATIONS = 5.0
 """Standard errors of a fitted factor that its weight may be off by."""
 
@@ -57,6 +60,11 @@ class Placement:
         few = self.count <= _FEW * self.size and self.nearly <= self.count
         return self.worst if few else None
 
+    @property
+    def is_nearest(self) -> bool:
+        """Whether they were rounded to nearest, whatever was damaged since."""
+        return self.count + self.nearly <= _MANY * self.size
+
 
 def misplaced(codes: Codes, source: torch.Tensor, uncertain: torch.Tensor | None = None) -> Misplaced | None:
     """See `Placement.misplaced`, and `placement`."""
@@ -90,6 +98,14 @@ def worst_of(
     row, column = divmod(place, source.shape[1])
     held = codes.numbers[row, column] * scale[row, column] + codes.base.expand(source.shape)[row, column]
     return Misplaced(row, column, float(steps[row, column]), float(held), float(source[row, column]), count)
+
+
+def nearest(codes: Codes, weight: torch.Tensor) -> torch.Tensor:
+    """What rounding a weight to nearest under the same scales would have stored, float32 [out, in]."""
+    scale = codes.scale.expand(weight.shape)
+    places = torch.where(scale != 0, (weight - codes.base) / scale, torch.zeros_like(weight))
+    middles = (codes.grid[1:] + codes.grid[:-1]) / 2
+    return codes.grid[torch.bucketize(places.contiguous(), middles)] * scale + codes.base
 
 
 def at_an_end(codes: Codes) -> torch.Tensor:

@@ -31,8 +31,11 @@ EXACT = Tolerance(0.02, 0.007)
 FINE = Tolerance(0.02, 0.007)
 """Of eight bits: rounding them is nearly unbiased."""
 
+CLOSE = Tolerance(0.05, 0.007)
+"""Of four bits where codes are the nearest, and those at the ends of their range do not count."""
+
 COARSE = Tolerance(0.12, 0.04)
-"""Of four bits: what clipping a group's largest weights does to a column, and rounding to one of 64 weights."""
+"""Of four bits rounded in another way: what making up for the errors of others does to a column."""
 
 _ROUNDS = 6
 
@@ -44,7 +47,8 @@ _PRODUCERS = {"down_proj": ("up_proj",), "w2": ("w3",), "o_proj": ("v_proj", "kv
 class Factors:
     """columns: float32 [in], rows: float32 [out] or None where they are one; NaN where the source's weights are all
     zero, which tells nothing. exact: fitted to weights that were not quantized. tolerance, column_error,
-    row_error: what they may be off by, and their relative standard errors; None where these are not known."""
+    row_error: what they may be off by, and their relative standard errors; None where these are not known. standing:
+    float32 [out], the factors of rows that nothing could make up for, which must be one; None where rows may move."""
 
     columns: torch.Tensor
     rows: torch.Tensor | None
@@ -52,6 +56,7 @@ class Factors:
     tolerance: Tolerance = COARSE
     column_error: torch.Tensor | None = None
     row_error: torch.Tensor | None = None
+    standing: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -74,33 +79,23 @@ class Heads:
         return None if left or not times else values.repeat_interleave(times, 0).flatten()
 
 
-def fit(weight: torch.Tensor, source: torch.Tensor, *, with_rows: bool) -> tuple[Factors, torch.Tensor]:
-    """Factors by alternating least squares, and the weight with them undone. weight, source: float32 [out, in]."""
+def fit(weight: torch.Tensor, source: torch.Tensor, *, with_rows: bool) -> Factors:
+    """By alternating least squares. weight, source: float32 [out, in]."""
     columns = _ratio(weight, source, 0)
     if not with_rows:
-        return Factors(columns, None), weight / _safe(columns)
+        return Factors(columns, None, standing=_ratio(weight, source * _safe(columns), 1))
     rows = torch.ones(source.shape[0])
     for _ in range(_ROUNDS):
         rows = _ratio(weight, source * _safe(columns), 1)
         columns = _ratio(weight, source * _safe(rows).unsqueeze(1), 0)
     common = float(_safe(rows).abs().log().median().exp())  # it can stand on either side
-    rows, columns = rows / common, columns * common
-    return Factors(columns, rows), weight / _safe(columns) / _safe(rows).unsqueeze(1)
+    return Factors(columns * common, rows / common)
 
 
-def standard_error(found: Factors, weight: torch.Tensor, source: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-    """Relative standard error of each product of a row's and a column's factor, float32 that broadcasts to the weight;
-    infinite where only one weight speaks for it. Weights that are zero in both do not count.
-
-    Of what the residuals say, and of what rounding to steps must make them, the larger: a factor that one large weight
-    decides leaves no residual. step: float32 that broadcasts to the weight.
-    """
-    expected = applied(found, source)
-    rounded = (step / 12**0.5).expand(source.shape)
-    error = _relative(weight - expected, expected, rounded, 0).unsqueeze(0)
-    if found.rows is None:
-        return error
-    return error + _relative(weight - expected, expected, rounded, 1).unsqueeze(1)
+def undone(found: Factors, weight: torch.Tensor) -> torch.Tensor:
+    """The weight without the factors, float32 [out, in]."""
+    without = weight / _safe(found.columns)
+    return without if found.rows is None else without / _safe(found.rows).unsqueeze(1)
 
 
 def applied(found: Factors, source: torch.Tensor) -> torch.Tensor:
@@ -110,12 +105,36 @@ def applied(found: Factors, source: torch.Tensor) -> torch.Tensor:
 
 
 def with_errors(found: Factors, weight: torch.Tensor, source: torch.Tensor, step: torch.Tensor | None) -> Factors:
-    """`found` with the standard errors of its factors; see `standard_error`."""
+    """`found` with the standard errors of its factors; infinite where only one weight speaks for one. Weights that are
+    zero in both do not count.
+
+    Of what the residuals say, and of what rounding to steps must make them, the larger: a factor that one large weight
+    decides leaves no residual. step: float32 that broadcasts to the weight.
+    """
     expected = applied(found, source)
     due = torch.zeros_like(source) if step is None else (step / 12**0.5).expand(source.shape)
-    columns = _relative(weight - expected, expected, due, 0)
-    rows = None if found.rows is None else _relative(weight - expected, expected, due, 1)
+    columns, rows = (_relative(weight - expected, expected, due, side) for side in (0, 1))
     return replace(found, column_error=columns, row_error=rows)
+
+
+def with_doubts(found: Factors, held: torch.Tensor, again: torch.Tensor, expected: torch.Tensor) -> Factors:
+    """`found` with what rounding itself does to such factors: weights that are small beside their steps become zeros,
+    so that a fit to them is no measure. held: what was fitted to. expected: with the factors that were found. again:
+    the same, rounded. All float32 [out, in]."""
+    made = []
+    for side, error in ((0, found.column_error), (1, found.row_error)):
+        off = (_ratio(again, expected, side) - 1).abs().nan_to_num(0.0)
+        made.append(off if error is None else torch.maximum(error, off))
+    columns = torch.where(held.any(0), found.columns, torch.nan)
+    return replace(found, columns=columns, column_error=made[0], row_error=made[1])
+
+
+def uncertainty(found: Factors) -> torch.Tensor | None:
+    """Relative standard error of each product of a row's and a column's factor, float32 that broadcasts to the weight;
+    None where errors are not known."""
+    if found.column_error is None or found.row_error is None or found.rows is None:
+        return found.column_error
+    return found.column_error + found.row_error.unsqueeze(1)
 
 
 def _relative(residual: torch.Tensor, expected: torch.Tensor, rounded: torch.Tensor, dim: int) -> torch.Tensor:
@@ -164,6 +183,7 @@ def check_cancels(
     """norms: what each norm of the layer was divided by, of those that changed. factors: of every Linear of the layer
     that changed by more than rounding."""
     linears = {linear.name: linear for linear in architecture.linears if linear.layer == layer}
+    blamed: set[str] = set()
     for norm in architecture.norms:
         ratio = norms.get(norm.weight)
         if norm.layer != layer:
@@ -174,6 +194,7 @@ def check_cancels(
         if norm.readers and (len(wrong) < max(1, len(sure)) or (unmoved and not _agree(norm, factors))):
             yield from wrong
         elif ratio is not None or wrong:
+            blamed.add(norm.weight)
             yield _finding(norm.weight, "it and what reads it were not scaled together: no reader compensates for it")
     read: set[str] = set()
     for name, found in factors.items():
@@ -182,10 +203,14 @@ def check_cancels(
         producer = producer_of(linears[name], linears)
         if producer is not None:
             read.add(producer.name)
-            yield from _check_pair(linears[name], found, producer, factors.get(producer.name), heads)
+            before = producer.norm or ""
+            divided = None if before in blamed else norms.get(before, torch.ones(producer.in_features))
+            yield from _check_pair(linears[name], found, producer, factors.get(producer.name), divided, heads)
         elif _differs(found.columns, found.tolerance, found.column_error):
             yield _finding(f"{name}.weight", "its columns are scaled, and nothing before it was divided by as much")
     for name, found in factors.items():
+        if found.standing is not None and _differs(found.standing, found.tolerance, found.row_error):
+            yield _finding(f"{name}.weight", "some of its rows are scaled, and nothing can make up for that")
         if found.rows is not None and _differs(found.rows, found.tolerance, found.row_error) and name not in read:
             yield _finding(f"{name}.weight", "its rows are scaled, and no Linear that reads them compensates for it")
 
@@ -195,8 +220,15 @@ def _agree(norm: Norm, factors: Mapping[str, Factors]) -> bool:
     found = [factors[reader] for reader in norm.readers if reader in factors]
     if len(found) < 2 or len(found) < len(norm.readers):
         return False
-    first = found[0].columns
-    return not any(_differs(one.columns / first / middle(one.columns / first), one.tolerance) for one in found[1:])
+    return not any(_differ_from_each_other(found[0], other) for other in found[1:])
+
+
+def _differ_from_each_other(one: Factors, other: Factors) -> bool:
+    ratio = other.columns / one.columns
+    errors = None
+    if one.column_error is not None and other.column_error is not None:
+        errors = one.column_error + other.column_error
+    return _differs(ratio / middle(ratio), other.tolerance, errors)
 
 
 def _check_reader(norm: Norm, ratio: torch.Tensor | None, reader: str, found: Factors | None) -> Iterator[Finding]:
@@ -217,11 +249,19 @@ def _check_reader(norm: Norm, ratio: torch.Tensor | None, reader: str, found: Fa
 
 
 def _check_pair(
-    linear: Linear, found: Factors, producer: Linear, made: Factors | None, heads: Heads
+    linear: Linear,
+    found: Factors,
+    producer: Linear,
+    made: Factors | None,
+    divided: torch.Tensor | None,
+    heads: Heads,
 ) -> Iterator[Finding]:
-    """linear reads the rows of producer, one by one."""
+    """linear reads the rows of producer, one by one. divided: what the norm before the producer was divided by;
+    None where that is wrong itself."""
     columns = found.columns
     rows = made.rows if made is not None and made.rows is not None else torch.ones(producer.out_features)
+    if made is not None and divided is not None:  # one factor for all of it, which a fit puts on the columns' side
+        rows = rows * middle(made.columns / divided)
     reached = heads.reach(rows, columns.numel())
     if reached is None:
         if _differs(columns / middle(columns), found.tolerance, found.column_error):
@@ -233,11 +273,15 @@ def _check_pair(
         error = error if behind is None else error + behind
     tolerance = found.tolerance if made is None or made.tolerance.each <= found.tolerance.each else made.tolerance
     product = reached * columns
-    if _differs(product / (middle(product) or 1.0), tolerance, error):
-        still = not _differs(columns / (middle(columns) or 1.0), tolerance, error)
-        name = producer.weight if still else linear.weight
-        other = linear.weight if still else producer.weight
-        yield _finding(name, f"it is scaled channel by channel, and {other} does not make up for it")
+    if _differs(product if divided is not None else product / (middle(product) or 1.0), tolerance, error):
+        moved = [not _differs(side, tolerance, error) for side in (columns, reached)]
+        name = {(True, False): producer.weight, (False, True): linear.weight}.get((moved[0], moved[1]))
+        if name is None:
+            name = f"{producer.weight}, {linear.weight}"
+            yield _finding(name, "channels between the two are scaled by what does not cancel: one of them is wrong")
+        else:
+            other = linear.weight if name == producer.weight else producer.weight
+            yield _finding(name, f"it is scaled channel by channel, and {other} does not make up for it")
     if heads.key and rows.numel() != columns.numel() and made is not None:
         keys = rows.view(-1, heads.key + heads.value)[:, : heads.key].flatten()
         if _differs(keys / (middle(keys) or 1.0), tolerance):

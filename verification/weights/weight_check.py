@@ -16,15 +16,18 @@ from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.model.architecture import Linear
 from sixfold.model.source import Source
 from verification.finding import EXPORT_AGAIN, Finding
+from verification.reading.plain_rounding import rounded_to_dtype
 from verification.reading.stated_rounding import Kind
 from verification.reading.stored_codes import Codes
 from verification.reading.weights import CodedWeights
-from verification.weights.code_check import Placement, at_an_end, placement
+from verification.weights.code_check import Placement, at_an_end, nearest, placement
 from verification.weights.compensated_codes import Targets
 from verification.weights.format_error import EXACT, LIMITS, Limit, WeightError, loosened, measure
 from verification.weights.recomputed_scales import Scales
+from verification.weights.recorded_scales import RecordedScales
 from verification.weights.reordered import Places
 from verification.weights.smoothing import (
+    CLOSE,
     COARSE,
     FINE,
     Factors,
@@ -38,14 +41,16 @@ from verification.weights.smoothing import (
     norm_ratio,
     producer_of,
     significant,
-    standard_error,
+    uncertainty,
     undoes,
+    undone,
     uniform,
+    with_doubts,
     with_errors,
 )
 from verification.weights.smoothing import EXACT as EXACT_FACTORS
 from verification.weights.weight_numbers import UNREADABLE, ZERO, numbers_of, unreadable
-from verification.weights.weighted_error import unexplained
+from verification.weights.weighted_error import lost_group, unexplained
 
 _ROWS_BYTES = 64 << 20
 """About how much of a plain tensor is compared at a time."""
@@ -109,20 +114,23 @@ def check_weights(
     source: Source,
     advance: Callable[[int], None],
     compensated: Targets | None = None,
-    smooths: bool = True,
+    smooths: bool | RecordedScales = True,
 ) -> WeightReport:
     """advance: gets the number of weights after each tensor. compensated: of an artifact whose maker says that errors
     were compensated, so that neither codes nor scales need be those of the weights. smooths: whether its maker may have
-    moved scales between norms and Linears."""
+    moved scales between norms and Linears, or which ones it recorded."""
     return _Comparison(weights, source, compensated, smooths).run(advance)
 
 
 class _Comparison:
-    def __init__(self, weights: CodedWeights, source: Source, compensated: Targets | None, smooths: bool) -> None:
+    def __init__(
+        self, weights: CodedWeights, source: Source, compensated: Targets | None, smooths: bool | RecordedScales
+    ) -> None:
         self._weights = weights
         self._source = source
         self._compensated = compensated
-        self._smooths = smooths
+        self._recorded = smooths if isinstance(smooths, RecordedScales) else None
+        self._smooths = smooths is True
         self._linears = {linear.weight: linear for linear in source.architecture.linears}
         self._norms = {norm.weight: norm for norm in source.architecture.norms}
         self._errors: list[TensorError] = []
@@ -191,11 +199,12 @@ class _Comparison:
             self._findings += bad
             return
         limit = loosened(LIMITS.get(encoding, _UNKNOWN), self._kind(name))
-        error, rescaled = measure(weight, original, limit), False
+        error, rescaled = measure(weight, original, limit), self._has_recorded(name)
         linear = self._linears.get(name)
-        if linear is not None and encoding in _SMOOTHED and (self._smoothed or error.exceeds(limit)):
-            found, undone = self._factors(linear, weight, original)
-            again = measure(undone, original, limit)
+        movable = encoding in _SMOOTHED and self._smooths
+        if linear is not None and movable and (self._smoothed or error.exceeds(limit)):
+            found, without = self._factors(linear, weight, original)
+            again = measure(without, original, limit)
             fits = again.relative <= 1.5 * limit.relative or again.relative < 0.5 * error.relative
             wrong_scale = uniform(found) and error.exceeds(limit) and not self._made_up_for(linear, found)
             if fits and not wrong_scale:
@@ -208,8 +217,13 @@ class _Comparison:
         if unsound and how.importance is not None and layout is not None:
             left = unexplained(weight, original, limit, layout, how.importance)
             unsound, error = left is not None, left or error
+        lost = lost_group(weight, original, limit) if how.kind == "weighted" and not unsound else None
         if unsound:
             self._findings.append(self._finding(name, encoding, error, limit, weight))
+        elif lost is not None:
+            what = f"the group at row {lost[0]}, column {lost[1]} is all zeros, and its weights are not small"
+            consequence = "these weights are gone: a scale is damaged"
+            self._findings.append(Finding("weights.error", name, what, consequence, EXPORT_AGAIN))
         else:
             moved = linear if encoding in _SMOOTHED and self._smoothed else None
             if self._compensated is None or encoding in _NOTHING_TO_COMPENSATE:
@@ -236,8 +250,8 @@ class _Comparison:
         uncertain = None
         if smoothed is not None:
             inner = ~at_an_end(codes)  # what was clipped is no measure of a factor
-            found, _ = fit(weight * inner, original * inner, with_rows=is_producer(smoothed))
-            uncertain = standard_error(found, weight * inner, original * inner, codes.scale)
+            found = fit(weight * inner, original * inner, with_rows=is_producer(smoothed))
+            uncertain = uncertainty(with_errors(found, weight * inner, original * inner, codes.scale))
             original = applied(found, original)
         else:
             self._scales.add(name, codes, original)
@@ -302,11 +316,19 @@ class _Comparison:
 
     def _factors(self, linear: Linear, weight: torch.Tensor, original: torch.Tensor) -> tuple[Factors, torch.Tensor]:
         """What was moved into a quantized Linear, how surely, and its weight without."""
-        found, undone = fit(weight, original, with_rows=is_producer(linear))
-        codes = self._weights.codes(linear.weight) if self._weights.encoding(linear.weight) else None
-        surely = with_errors(found, weight, original, None if codes is None else codes.scale)
-        fine = self._weights.encoding(linear.weight) in _FINE and self._compensated is None
-        return replace(surely, tolerance=FINE if fine else COARSE), undone
+        encoding = self._weights.encoding(linear.weight)
+        codes = self._weights.codes(linear.weight) if encoding else None
+        inner = torch.ones((), dtype=torch.bool) if codes is None else ~at_an_end(codes)
+        held, source = weight * inner, original * inner  # what was clipped is no measure of a factor
+        found = fit(held, source, with_rows=is_producer(linear))
+        found = with_errors(found, held, source, None if codes is None else codes.scale)
+        tolerance = FINE if encoding in _FINE else COARSE
+        if codes is not None and encoding not in _FINE:
+            expected = applied(found, original)
+            tolerance = CLOSE if placement(codes, expected, uncertainty(found)).is_nearest else COARSE
+            found = with_doubts(found, held, nearest(codes, expected) * inner, expected * inner)
+        found = replace(found, tolerance=tolerance if self._compensated is None else COARSE)
+        return found, undone(found, weight)
 
     @cached_property
     def _heads(self) -> Heads:
@@ -348,7 +370,13 @@ class _Comparison:
             worst = found if found.relative >= worst.relative else worst
         left = None if equal else self._after_rescaling(name, ratios, factors)
         self._errors.append(
-            TensorError(name, "", worst.relative if left is None else left, worst.block, left is not None)
+            TensorError(
+                name,
+                "",
+                worst.relative if left is None else left,
+                worst.block,
+                left is not None or self._has_recorded(name),
+            )
         )
         if not equal and left is None:
             self._findings.append(self._shifted(name) or self._finding(name, "", worst, EXACT, None))
@@ -365,14 +393,22 @@ class _Comparison:
         return Finding("weights.shifted", name, what, "none", "nothing, if meant", "warning")
 
     def _original(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        """float32: what the source has in the place of an artifact's tensor, rows [start, stop)."""
+        """float32: what the source has in the place of an artifact's tensor, rows [start, stop), with scales that are
+        recorded moved."""
         there = self._places.name(name)
         shape = self._source.checkpoint.tensors[there].shape
         stop = (shape[0] if shape else 1) if stop is None else stop
         rows = self._places.rows(name)
         if rows is not None:
             return self._source.checkpoint.read(TensorSlice(there, 0, shape[0])).float()[rows[start:stop]]
-        return self._source.checkpoint.read(TensorSlice(there, start, stop)).float()
+        original = self._source.checkpoint.read(TensorSlice(there, start, stop)).float()
+        moved = None if self._recorded is None else self._recorded.moved(there, original, start)
+        if moved is None:
+            return original
+        return moved if self._weights.encoding(name) else rounded_to_dtype(moved, self._weights.dtype(name))
+
+    def _has_recorded(self, name: str) -> bool:
+        return self._recorded is not None and self._recorded.touches(name)
 
     def _is_rounding(self, name: str, weight: torch.Tensor, original: torch.Tensor) -> bool:
         """Whether the values differ by no more than a narrower type makes them."""
@@ -396,8 +432,8 @@ class _Comparison:
             return 0.0
         if linear is None:
             return None
-        found, undone = fit(weight, original, with_rows=is_producer(linear))
-        left = measure(undone, original, EXACT).relative
+        found = fit(weight, original, with_rows=is_producer(linear))
+        left = measure(undone(found, weight), original, EXACT).relative
         if left > 2 * _ROUNDED:
             return None
         factors[linear.name] = replace(found, exact=True, tolerance=EXACT_FACTORS)

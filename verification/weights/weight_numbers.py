@@ -9,8 +9,8 @@ from verification.reading.weights import CodedWeights
 
 ZERO = "weights.zero"
 
-UNREADABLE = (KeyError, ValueError, RuntimeError, TypeError, IndexError)
-"""What readers raise where the parts of a tensor do not fit together."""
+UNREADABLE = (KeyError, ValueError, RuntimeError, TypeError, IndexError, AssertionError, ArithmeticError)
+"""What readers, and the libraries that they ask, raise where the parts of a tensor do not fit together."""
 
 
 def unreadable(name: str, error: Exception) -> Finding:

@@ -18,6 +18,13 @@ _LARGER = 2.0
 """A block's relative error, as a part of what the format allows a whole tensor."""
 
 
+_SURELY = 1 / 8
+"""Of the largest weight that shares a scale of scales: a group of a larger one is not nearest to zeros."""
+
+_CHANNELS = 0.5
+"""Share of rows in which a group is zero, from which on its channels carry nothing."""
+
+
 def unexplained(
     weight: torch.Tensor, source: torch.Tensor, limit: Limit, layout: Layout, importance: torch.Tensor
 ) -> WeightError | None:
@@ -45,3 +52,22 @@ def unexplained(
     row, block = divmod(int(ratios.argmax()), ratios.shape[1])
     relative = float((weight - source).norm() / source.norm())
     return WeightError(relative, float(ratios[row, block]), int(torch.nonzero(rows)[row]), block * size, 0.0)
+
+
+def lost_group(weight: torch.Tensor, source: torch.Tensor, limit: Limit) -> tuple[int, int] | None:
+    """Row and first column of a group that is all zeros and by its size should not be; None where there is none.
+
+    A weighted search may leave a group at zero: one whose weights are small beside those that it shares a scale with,
+    or whose channels carry nothing, which is so in every row.
+    """
+    if not limit.superblock or source.dim() != 2 or source.shape[1] % limit.superblock:
+        return None
+    rows, per = source.shape[0], limit.superblock // limit.width
+    extremes = source.abs().view(rows, -1, per, limit.width).amax(3)
+    zero = ~weight.view(rows, -1, per, limit.width).any(3)
+    large = extremes > _SURELY * extremes.amax(2, keepdim=True)
+    lost = zero & large & (zero.float().mean(0) < _CHANNELS)
+    if not bool(lost.any()):
+        return None
+    row, block, group = torch.nonzero(lost)[0].tolist()
+    return row, (block * per + group) * limit.width

@@ -7,14 +7,12 @@ is known before the first weight is read, so threads write where they like, and 
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-
-import torch
 
 from sixfold.artifact.safetensors_layout import CAST, COPY
 from sixfold.artifact.streaming.pieces import Pieces
-from sixfold.artifact.streaming.walk import AHEAD, NARROW, Job, Piece, Walk, most_held
+from sixfold.artifact.streaming.torch_threads import torch_threads
+from sixfold.artifact.streaming.walk import NARROW, Job, Piece, Walk, most_held
 from sixfold.artifact.streaming.writing import Batch, Rows, Work, Writing, Written
 from sixfold.checkpoint.checkpoint import Checkpoint
 from sixfold.checkpoint.tensor_slice import TensorSlice
@@ -22,8 +20,8 @@ from sixfold.checkpoint.tensor_slice import TensorSlice
 
 @dataclass(frozen=True)
 class Walked:
-    """each: of every writing, in order. seconds: that the walk took. read_bytes, read_seconds: of the source, for all
-    writings together; these seconds are added up over threads."""
+    """each: of every writing, in order. seconds: that the walk took. read_bytes, read_seconds: of the source, as it is
+    once dequantized, for all writings together; these seconds are added up over threads."""
 
     each: tuple[Written, ...]
     seconds: float
@@ -43,7 +41,8 @@ def write_files(
     """Write every weight file of every plan. advance: called with numbers of finished bytes.
 
     memory: bytes that pieces, and what is made of them, should take at most (see `_needed`). Where all writings at once
-    take more, they are done in groups, each with a walk of its own; `in_groups` is told which.
+    take more, and more than the neediest alone, they are done in groups, each with a walk of its own; `in_groups` is
+    told which.
     What stops one writing is in its result; only what is no Exception (an interrupt) is raised. Finished prefixes are
     kept for the next run either way.
     """
@@ -56,8 +55,9 @@ def write_files(
     begun, nbytes, seconds = time.monotonic(), 0, 0.0
     try:
         for group in groups:
-            walk = Walk([job for job in jobs if job.owner in group], pieces.fetch)
-            with _one_torch_thread():
+            own = [job for job in jobs if job.owner in group]
+            walk = Walk(own, pieces.fetch, _ahead(own, threads, memory))
+            with torch_threads(1):  # jobs are the parallelism; torch's own threads would fight over the same cores
                 walk.run(threads)
             nbytes, seconds = nbytes + walk.read_bytes, seconds + walk.read_seconds
         each = tuple(work.result() for work in works)
@@ -68,6 +68,8 @@ def write_files(
     return Walked(each, time.monotonic() - begun, nbytes, seconds)
 
 
+AHEAD = 64 << 20
+"""Bytes that are read ahead where jobs are small."""
 _MADE = 4
 """Bytes that encoding takes for each byte of BF16 that it is given."""
 
@@ -131,9 +133,10 @@ def _last(pieces: Pieces, held: Sequence[Piece]) -> tuple[int, int]:
 
 
 def _groups(works: Sequence[Work], jobs: Sequence[Job], threads: int, memory: int | None) -> list[list[Work]]:
-    """All together where that fits; else as many as fit one after the other, one at least."""
+    """All together where that fits, or takes no more than one of them does alone; else as many as fit, in turn."""
     if memory is None or _needed(jobs, threads) <= memory:
         return [list(works)]
+    memory = max(memory, *(_needed([job for job in jobs if job.owner is work], threads) for work in works))
     groups: list[list[Work]] = [[]]
     for work in works:
         together = [*groups[-1], work]
@@ -153,12 +156,8 @@ def _needed(jobs: Sequence[Job], threads: int) -> int:
     return most_held(jobs) + AHEAD + threads * _MADE * largest[False] + NARROW * largest[True]
 
 
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    """Units are the parallelism; torch's own threads would only fight over the same cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _ahead(jobs: Sequence[Job], threads: int, memory: int | None) -> int:
+    """Bytes to read ahead: what the largest job needs, where there is memory for that."""
+    largest = max((sum(piece.nbytes for piece in job.pieces) for job in jobs), default=0)
+    room = largest if memory is None else memory - _needed(jobs, threads) + AHEAD
+    return max(AHEAD, min(largest, room))

@@ -2,7 +2,7 @@
 
 Jobs have an order, which follows the source. A job can run once the pieces that it needs are in memory and the jobs
 that it comes after are done; of those that can, the first is taken. Pieces are read in the order in which jobs need
-them, as far ahead as `limit` allows: the most that a walk one job at a time holds, and a little more.
+them: at any time the most that a walk one job at a time holds is held, and what may be read ahead.
 """
 
 import heapq
@@ -13,10 +13,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-
-AHEAD = 64 << 20
-"""Bytes of pieces that are read while there is work to be done on others."""
-
 
 NARROW = 3
 """Jobs that take turns at a GPU: one that computes, one on its way there and one that is written."""
@@ -84,13 +80,13 @@ def most_held(jobs: Sequence[Job]) -> int:
 class Walk:
     """read_bytes, read_seconds: of the source, so far, added up over threads."""
 
-    def __init__(self, jobs: Sequence[Job], read: Callable[[Piece], torch.Tensor]) -> None:
-        """jobs: in their order, each after those that it waits for."""
+    def __init__(self, jobs: Sequence[Job], read: Callable[[Piece], torch.Tensor], ahead: int) -> None:
+        """jobs: in their order, each after those that it waits for. ahead: bytes of pieces to read beyond."""
         self.read_bytes, self.read_seconds = 0, 0.0
         self._read = read
         self._pieces: list[Piece] = []
         self._ready: dict[bool, list[Job]] = {False: [], True: []}
-        self._limit = most_held(jobs) + AHEAD
+        self._limit = most_held(jobs) + ahead
         self._held = self._next = self._reading = 0
         self._working = {False: 0, True: 0}
         self._left = len(jobs)

@@ -72,14 +72,16 @@ def words(start: int, stop: int) -> list[str]:
     return [f"w{i}" for i in range(start, stop)]
 
 
-def test_the_format_of_a_file_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neither_where_texts_lie_nor_their_format_changes_what_is_drawn(tmp_path: Path) -> None:
     drawn = []
-    for suffix in ("jsonl", "parquet"):
-        write_rows(tmp_path / suffix / "mine" / f"rows.{suffix}", words(0, 90))
-        monkeypatch.chdir(tmp_path / suffix)
-        drawn.append(token_batches(Calibration(texts=("mine",), samples=8, length=10), words_tokenizer(bos=False)).ids)
-    assert drawn[0].tolist() == drawn[1].tolist()
-    assert len(set(drawn[0].flatten().tolist())) == 80
+    for path in ("here/mine/rows.jsonl", "there/beyond/mine/rows.parquet"):
+        folder = write_rows(tmp_path / path, words(0, 90)).parent
+        for named in (folder, tmp_path / path):
+            profile = Calibration(texts=(str(named),), samples=8, length=10)
+            drawn.append(token_batches(profile, words_tokenizer(bos=False)).ids.tolist())
+    of_folder, of_file, *elsewhere = drawn
+    assert elsewhere == [of_folder, of_file]
+    assert len({word for window in of_folder for word in window}) == 80
 
 
 def test_samples_are_shared_by_weight(tmp_path: Path) -> None:

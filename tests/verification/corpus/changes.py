@@ -26,14 +26,17 @@ Q = LAYER.format(0) + "self_attn.q_proj."
 
 @dataclass(frozen=True)
 class Damage:
-    """where: the tensor, file or key that must be named. alone: whether it shows in the artifact itself; the others
-    need the source to compare with."""
+    """where: the tensor, file or key that must be named; one of several with `|` between them. alone: whether it shows
+    in the artifact itself; the others need the source to compare with."""
 
     name: str
     variant: str
-    do: Callable[[Path], None]
+    do: Callable[[Path], object]
     where: str
     alone: bool = True
+
+    def is_named(self, where: str) -> bool:
+        return any(name in where for name in self.where.split("|"))
 
 
 def tensors(change: Callable[[Tensors], Any]) -> Callable[[Path], None]:

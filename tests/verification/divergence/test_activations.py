@@ -9,7 +9,9 @@ from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 
-from verification.divergence.activations import fp8_dynamic, fp8_static, ggml_q8_0, ggml_q8_k, nvfp4
+from sixfold.model.source import Source
+from sixfold.runner.layer_runner import LayerRunner
+from verification.divergence.activations import RoundedInputs, fp8_dynamic, fp8_static, ggml_q8_0, ggml_q8_k, nvfp4
 
 pytestmark = pytest.mark.arithmetic
 
@@ -68,3 +70,29 @@ def test_q8_k_by_its_definition(inputs: torch.Tensor) -> None:
         for i, value in enumerate(block):
             expected[start + i] = min(127, int(np.rint(inverse * value))) * (np.float32(1) / inverse)
     torch.testing.assert_close(ggml_q8_k(inputs).flatten(), torch.from_numpy(expected), rtol=1e-6, atol=0)
+
+
+def test_what_is_read_again_is_rounded_once_unless_it_was_changed(demo: Source) -> None:
+    """As query, key and value projections read the same."""
+    calls = []
+
+    def rule(x: torch.Tensor) -> torch.Tensor:
+        calls.append(x.clone())
+        return x.round()
+
+    names = [f"model.layers.0.self_attn.{part}_proj.weight" for part in "qkv"]
+    runner = LayerRunner(demo, dtype=torch.float32, device=torch.device("cpu"))
+    rounding = RoundedInputs(runner, dict.fromkeys(names, rule))
+    with torch.inference_mode(), runner.placed(0, runner.read_layer(0)):
+        rounding.place(0)
+        attention = runner.layers[0].self_attn
+        x = torch.linspace(-3, 3, 2 * 256).view(2, 256)
+        with rounding:
+            query, key = attention.q_proj(x), attention.k_proj(x)
+            x += 0.4
+            value = attention.v_proj(x)
+        assert torch.equal(query, (calls[0].round()) @ attention.q_proj.weight.t())
+        assert torch.equal(key, (calls[0].round()) @ attention.k_proj.weight.t())
+        assert torch.equal(value, (calls[1].round()) @ attention.v_proj.weight.t())
+    assert len(calls) == 2
+    assert rounding.errors[names[0]] == rounding.errors[names[1]] != rounding.errors[names[2]]

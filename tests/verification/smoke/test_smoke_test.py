@@ -15,7 +15,7 @@ from tests.exporters.exported import DEMO, silent
 from tests.verification.artifacts import Artifacts
 from verification.measure import runs_of
 from verification.reading.weights import FolderWeights
-from verification.smoke.smoke_test import PROMPTS, READER, TOKENS, Answer, Smoke, loops, problem_of, smoke
+from verification.smoke.smoke_test import PROMPTS, READER, TOKENS, Answer, Smoke, continued, loops, problem_of, smoke
 from verification.structure.folder_structure import open_subject
 
 pytestmark = pytest.mark.arithmetic
@@ -48,6 +48,23 @@ def test_answers_are_what_transformers_generates(demo: Source, tmp_path: Path) -
         assert smoked.answer.text == tokenizer.decode(made, skip_special_tokens=True)
         assert smoked.expected == smoked.answer
     assert not list(found.findings)
+
+
+@pytest.mark.parametrize("guess", [[], [7, 8, 9], list(range(100))])
+def test_what_is_guessed_changes_no_answer(guess: list[int]) -> None:
+    """Nor do the texts beside one, whose end comes earlier or later."""
+    model = AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32)
+    prompts = [[5, 6, 7, 8], [300, 20, 11, 400, 900, 1000, 1001], [12]]
+    expected = [
+        model.generate(torch.tensor([ids]), max_new_tokens=TOKENS, do_sample=False)[0, len(ids) :] for ids in prompts
+    ]
+    end = int(expected[0][9])
+    with torch.inference_mode():
+        found = continued(model, prompts, end, [guess] * 3)
+    for (ids, finite), made in zip(found, expected, strict=True):
+        whole = made.tolist()
+        assert ids == (whole[: whole.index(end)] if end in whole else whole)
+        assert finite
 
 
 def test_every_format_answers(artifacts: Artifacts, demo: Source, tmp_path: Path) -> None:
