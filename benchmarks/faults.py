@@ -28,8 +28,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "demo" / "minimax-m2-4.6m"
 _SMALL = ("calibration.samples=8", "calibration.length=128", "calibration.sample_rows=32")
-_PER_RUN = ("run.json", ".log", "verification.json", "README.md", "README.figures.json")
-"""Ends of the names of files that may differ between two runs: times, and what is told of them."""
+_PER_RUN = ("run.json", ".log", "verification.json", "README.md", "README.figures.json", "decisions.json")
+"""Ends of the names of files that may differ between two runs: times, what is told of them, and marks of a run."""
 
 _COUNTING = """
 import os, signal, sys

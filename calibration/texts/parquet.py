@@ -20,6 +20,8 @@ class ParquetRows:
             groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
             self._columns = [name for name in file.schema_arrow.names if name in COLUMNS]
             self._names = sorted(file.schema_arrow.names)
+        if min(groups, default=0) < 0:
+            raise _damaged(path, ValueError("a row group of less than no rows"))
         self._starts = [0, *accumulate(groups)]
 
     def __len__(self) -> int:
@@ -36,6 +38,8 @@ class ParquetRows:
         with _opened(self._path) as file:
             for group, wanted in by_group.items():
                 found |= self._in_group(file, group, wanted)
+        if len(found) < len(set(numbers)):
+            raise _damaged(self._path, ValueError("it has fewer rows than it states"))
         return [found[number] for number in numbers]
 
     def _in_group(self, file: Any, group: int, wanted: list[int]) -> dict[int, Piece | Unreadable]:

@@ -37,6 +37,9 @@ CLOSE = Tolerance(0.05, 0.007)
 COARSE = Tolerance(0.12, 0.04)
 """Of four bits rounded in another way: what making up for the errors of others does to a column."""
 
+_COMMON = 0.15
+"""How far one factor for all of a pair may be off one where errors were made up for: two fits err by it together."""
+
 _ROUNDS = 6
 
 _PRODUCERS = {"down_proj": ("up_proj",), "w2": ("w3",), "o_proj": ("v_proj", "kv_b_proj")}
@@ -273,7 +276,10 @@ def _check_pair(
         error = error if behind is None else error + behind
     tolerance = found.tolerance if made is None or made.tolerance.each <= found.tolerance.each else made.tolerance
     product = reached * columns
-    if _differs(product if divided is not None else product / (middle(product) or 1.0), tolerance, error):
+    common = middle(product) or 1.0
+    if divided is None or (tolerance == COARSE and abs(common - 1) < _COMMON):
+        product = product / common
+    if _differs(product, tolerance, error):
         moved = [not _differs(side, tolerance, error) for side in (columns, reached)]
         name = {(True, False): producer.weight, (False, True): linear.weight}.get((moved[0], moved[1]))
         if name is None:
