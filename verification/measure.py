@@ -1,6 +1,7 @@
 """What running artifacts shows: divergence from the source and a smoke test, of several artifacts side by side."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from sixfold.texts.held_out_text import Windows, held_out
 from verification.divergence.activations import Rule
 from verification.divergence.divergence import (
     Divergence,
-    Score,
     Scored,
     SinceOriginal,
     reference_of,
@@ -64,21 +64,27 @@ def measured(checked: Sequence[Verification], source: Source, progress: Progress
         tokenizer = load_tokenizer(source.checkpoint.folder)
         windows = held_out(tokenizer)
         reference = reference_of(source, windows, cache, progress)
+        jobs = [_job(verification, source, windows, cache) for verification in checked]
+        unpruned = unpruned_run(source, windows, cache, progress)
+        runs = dict(_runs(job for job in jobs if not isinstance(job, SixfoldError)))
+        before = None if unpruned is None else unpruned.run
+        scores = scored_together(source, list(runs.values()), windows, reference, progress, before)
     except SixfoldError as error:
         return [error for _ in checked]
-    jobs = [_job(verification, source, windows, cache) for verification in checked]
-    unpruned = unpruned_run(source, windows, cache, progress)
-    runs = dict(_runs(job for job in jobs if not isinstance(job, SixfoldError)))
-    before = None if unpruned is None else unpruned.run
-    scores = scored_together(source, list(runs.values()), windows, reference, progress, before)
     by_run = dict(zip(runs, scores, strict=True))
-    return [
-        job if isinstance(job, SixfoldError) else _measured(job, by_run, source, windows, unpruned, tokenizer, progress)
-        for job in jobs
-    ]
+
+    def end(job: _Job | SixfoldError) -> Measured | SixfoldError:
+        if isinstance(job, SixfoldError):
+            return job
+        try:
+            return _measured(job, by_run, source, windows, unpruned, tokenizer, progress)
+        except SixfoldError as error:
+            return error
+
+    return [end(job) for job in jobs]
 
 
-def _job(verification: Verification, source: Source, windows: Windows, cache: Path) -> "_Job | SixfoldError":
+def _job(verification: Verification, source: Source, windows: Windows, cache: Path) -> _Job | SixfoldError:
     path, plain = verification.path, None
     try:
         weights, rules = runs_of(path, source)
@@ -104,7 +110,7 @@ def _is_exact(verification: Verification, weights: CodedWeights, source: Source)
     )
 
 
-def _runs(jobs: "Iterator[_Job]") -> Iterator[tuple[Any, Run]]:
+def _runs(jobs: Iterable[_Job]) -> Iterator[tuple[Any, Run]]:
     """Every run that has to be made, with what it is found by: (artifact, its name), or a plain run's file."""
     for job in jobs:
         for name, run in job.runs.items():
@@ -115,25 +121,20 @@ def _runs(jobs: "Iterator[_Job]") -> Iterator[tuple[Any, Run]]:
 
 
 def _measured(
-    job: "_Job",
+    job: _Job,
     scores: Mapping[Any, Scored | SixfoldError],
     source: Source,
     windows: Windows,
     unpruned: Unpruned | None,
     tokenizer: Any,
     progress: Progress,
-) -> Measured | SixfoldError:
-    found: dict[str, Scored] = {}
-    for name in job.runs:
-        scored = scores[job.path, name]
-        if isinstance(scored, SixfoldError):
-            return scored
-        found[name] = scored
-    plain = None if job.plain is None else _plain(job.plain, scores)
-    if isinstance(plain, SixfoldError):
-        if gated_by_recipe(job.path):
-            return plain
-        plain = None
+) -> Measured:
+    """Raises SixfoldError where something could not be measured."""
+    found = {name: _or_raise(scores[job.path, name]) for name in job.runs}
+    plain = None
+    if job.plain is not None:
+        with nullcontext() if gated_by_recipe(job.path) else suppress(SixfoldError):
+            plain = job.plain.known or job.plain.keep(_or_raise(scores[job.plain.kept]).score)
     inputs: tuple[Finding, ...] = ()
     if isinstance(job.weights, FolderWeights) and "engine" in found:
         inputs = tuple(check_inputs(job.weights.subject, found["engine"].inputs))
@@ -150,12 +151,10 @@ def _measured(
     return Measured(Divergence(own, windows.tokens, len(windows.ids), plain, since, engine), smoked, inputs)
 
 
-def _plain(plain: PlainRun, scores: Mapping[Any, Scored | SixfoldError]) -> Score | SixfoldError:
-    known = plain.known
-    if known is not None:
-        return known
-    made = scores[plain.kept]
-    return made if isinstance(made, SixfoldError) else plain.keep(made.score)
+def _or_raise(found: Scored | SixfoldError) -> Scored:
+    if isinstance(found, SixfoldError):
+        raise found
+    return found
 
 
 def cache_of(path: Path) -> Path:

@@ -149,8 +149,7 @@ def make_all(
         try:
             if (refusal := refusals[recipe.name]) is not None:
                 raise refusal
-            with times.timed("calibration"):
-                found = _statistics(source, recipe, workspace, statistics, allowed, quiet)
+            found = _statistics(source, recipe, workspace, statistics, allowed, times, quiet)
             wanted.append(Wanted(recipe, found, partial(tokens_of, source, recipe, quiet)))
             needed[recipe.name] = found
         except Exception as error:  # a defect in one format must not cost the others of a long run
@@ -242,6 +241,7 @@ def _statistics(
     workspace: "Workspace",
     known: "dict[Calibration, Statistics]",
     allowed: "Allowed",
+    times: StageTimes,
     quiet: bool,
 ) -> "Statistics | None":
     """The statistics that the recipe needs, calibrating once per profile."""
@@ -255,7 +255,8 @@ def _statistics(
     profile = recipe.calibration
     if profile not in known:
         _say(_announced(profile), quiet)
-        done = calibrate(source, profile, workspace.calibration(profile), progress=progress, allowed=allowed)
+        with times.timed("calibration"):
+            done = calibrate(source, profile, workspace.calibration(profile), progress=progress, allowed=allowed)
         for sentence in done.history:
             _say(sentence, quiet)
         for note in text_notes(done.statistics.manifest.get("tokens")):

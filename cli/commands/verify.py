@@ -195,6 +195,8 @@ def _print_divergence(divergence: "Divergence") -> None:
     score = divergence.as_run
     domains = ", ".join(f"{domain} {kl:.4f}" for domain, kl in score.domains.items())
     click.echo(f"  Mean KL by domain: {domains}")
+    if divergence.engine is not None:
+        click.echo(f"  {divergence.engine}")
     if divergence.original is not None:
         for name, lost in divergence.original.scores.items():
             click.echo(

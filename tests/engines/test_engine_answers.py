@@ -31,7 +31,22 @@ def test_the_bundled_model(llama_tools: Path, tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(measure, "answers_of_engine", recorded)
     monkeypatch.setattr(measure, "held_out", _some)
-    assert run(["export", str(DEMO), "gguf", "--out", str(tmp_path), "--set", "rounding=nearest", "--no-verify"]) == 0
+    assert (
+        run(
+            [
+                "export",
+                str(DEMO),
+                "gguf-q8_0",
+                "gguf-iq4_xs",
+                "--out",
+                str(tmp_path),
+                "--set",
+                "rounding=nearest",
+                "--no-verify",
+            ]
+        )
+        == 0
+    )
     files = sorted(tmp_path.glob("*/*-GGUF/minimax*.gguf"))
     for verification in judge_all(files, open_source(DEMO), unseen):
         assert verification.divergence is not None
@@ -39,7 +54,7 @@ def test_the_bundled_model(llama_tools: Path, tmp_path: Path, monkeypatch: pytes
         assert found is not None
         sys.stdout.write(f"{verification.path.name}: {found}\n")
         assert found.difference is not None
-        assert found.difference < 0.06
+        assert found.difference < TOLERANCE / 2
     sound, windows, losses = calls[0]
     damaged = Path(shutil.copy(str(sound), tmp_path / "damaged.gguf"))
     field = GGUFReader(damaged, "r+").fields["minimax-m2.rope.freq_base"]
@@ -53,4 +68,4 @@ def test_the_bundled_model(llama_tools: Path, tmp_path: Path, monkeypatch: pytes
 
 def _some(tokenizer: Any) -> Windows:
     whole = held_out(tokenizer)
-    return Windows(whole.ids[::4], whole.domains[::4], f"{whole.digest}/4")
+    return Windows(whole.ids[::5], whole.domains[::5], f"{whole.digest}/5")

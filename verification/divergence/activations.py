@@ -67,7 +67,7 @@ def ggml_q8_0(x: torch.Tensor) -> torch.Tensor:
     blocks = x.unflatten(-1, (-1, 32))
     step = blocks.abs().amax(-1, keepdim=True) / 127
     inverse = torch.where(step > 0, 1 / step, torch.zeros_like(step))
-    return (_half_away(blocks * inverse) * step.half().float()).reshape(x.shape)
+    return _half_away(blocks * inverse).mul_(step.half().float()).reshape(x.shape)
 
 
 def ggml_q8_k(x: torch.Tensor) -> torch.Tensor:
@@ -75,8 +75,8 @@ def ggml_q8_k(x: torch.Tensor) -> torch.Tensor:
     place = blocks.abs().argmax(-1, keepdim=True)
     largest = blocks.gather(-1, place)
     inverse = torch.where(largest != 0, -127 / largest, torch.zeros_like(largest))
-    codes = (blocks * inverse).round().clamp(max=127)
-    return (codes * torch.where(inverse != 0, 1 / inverse, inverse)).reshape(x.shape)
+    codes = (blocks * inverse).round_().clamp_(max=127)
+    return codes.mul_(torch.where(inverse != 0, 1 / inverse, inverse)).reshape(x.shape)
 
 
 def _e4m3(x: torch.Tensor) -> torch.Tensor:
@@ -87,11 +87,11 @@ def _e2m1(x: torch.Tensor) -> torch.Tensor:
     """In steps of a half below 2, of one below 4 and of two above, halves to the even code, as rounding to even has
     it in each of the three."""
     step = torch.where(x.abs() < 2, 0.5, torch.where(x.abs() < 4, 1.0, 2.0))
-    return ((x / step).round() * step).clamp(-_E2M1, _E2M1)
+    return (x / step).round_().mul_(step).clamp_(-_E2M1, _E2M1)
 
 
 def _half_away(x: torch.Tensor) -> torch.Tensor:
-    return torch.copysign((x.abs() + 0.5).floor(), x)
+    return x.abs().add_(0.5).floor_().copysign_(x)
 
 
 @dataclass(frozen=True)

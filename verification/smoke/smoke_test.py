@@ -264,22 +264,29 @@ def continued(
     the model said. So each turn finds one token at least, and the last one finds nothing to change.
     """
     starts = [len(prompt) for prompt in prompts]
-    longest = max(starts) + TOKENS
-    ids = torch.zeros((len(prompts), longest), dtype=torch.int64, device=model.device)
+    ids = torch.zeros((len(prompts), max(starts) + TOKENS), dtype=torch.int64, device=model.device)
     for row, (prompt, guess) in enumerate(zip(prompts, guesses, strict=True)):
         text = [*prompt, *guess[:TOKENS]]
         ids[row, : len(text)] = torch.tensor(text)
-    made: list[list[int]] = []
+    found: list[tuple[list[int], bool]] = [([], True) for _ in prompts]
+    going = list(range(len(prompts)))
     for _ in range(TOKENS + 1):
-        before = made
-        logits = model(input_ids=ids, use_cache=False).logits
-        said = [logits[row, start - 1 : start - 1 + TOKENS] for row, start in enumerate(starts)]
-        for row, start in enumerate(starts):
-            ids[row, start : start + TOKENS] = said[row].argmax(-1)
-        made = [_up_to(end, ids[row, start : start + TOKENS].tolist()) for row, start in enumerate(starts)]
-        if made == before:
+        if not going:
             break
-    return [(own, bool(all_said[: len(own) + 1].isfinite().all())) for own, all_said in zip(made, said, strict=True)]
+        length = max(starts[row] for row in going) + TOKENS - 1
+        logits = model(input_ids=ids[going, :length], use_cache=False).logits
+        changed = []
+        for row, every in zip(going, logits, strict=True):
+            said = every[starts[row] - 1 : starts[row] - 1 + TOKENS]
+            answer = ids[row, starts[row] : starts[row] + TOKENS]
+            before = _up_to(end, answer.tolist())
+            answer.copy_(said.argmax(-1))
+            made = _up_to(end, answer.tolist())
+            found[row] = made, bool(said[: len(made) + 1].isfinite().all())
+            if made != before:
+                changed.append(row)
+        going = changed
+    return found
 
 
 def _up_to(end: int | None, ids: list[int]) -> list[int]:

@@ -78,6 +78,7 @@ def test_a_server_that_does_not_answer_is_told_and_is_no_finding(gguf: Path) -> 
     found = asked(gguf, "#!/bin/sh\nexit 3\n")
     assert (found.difference, found.failed) == (None, "EngineFailed: it ended with exit code 3")
     assert list(found.findings) == []
+    assert str(found) == "llama-server was not heard: EngineFailed: it ended with exit code 3"
 
 
 def test_no_server_is_started_for_a_file_that_takes_long_to_load(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
