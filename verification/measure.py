@@ -29,7 +29,7 @@ from verification.reading.weights import CodedWeights, FolderWeights
 from verification.result import Verification, gated_by_recipe, gates_of
 from verification.smoke.smoke_test import Smoke, smoke
 from verification.structure.folder_structure import open_subject
-from verification.structure.gguf_structure import open_gguf_subject
+from verification.structure.gguf.structure import open_gguf_subject
 
 CACHE = "verification-reference"
 """Folder beside the artifacts of a model that keeps the source's own run for the next variant."""

@@ -17,7 +17,7 @@ from verification.measure import cache_of, plain_rules, runs_of
 from verification.reading.weights import CodedWeights, Weights
 from verification.result import gates_of
 from verification.structure.folder_structure import open_subject
-from verification.structure.gguf_structure import open_gguf_subject
+from verification.structure.gguf.structure import open_gguf_subject
 from verification.verify import verify
 
 _EVERY = 4

@@ -14,7 +14,7 @@ from verification.reading.folder import weights_gone
 from verification.reading.weights import CodedWeights, FolderWeights
 from verification.result import Verification, manifest_of
 from verification.structure.folder_structure import as_held, check_structure, open_subject
-from verification.structure.gguf_structure import check_gguf_structure, open_gguf_subject
+from verification.structure.gguf.structure import check_gguf_structure, open_gguf_subject
 from verification.structure.tensor_parallel import misfits
 from verification.weights.compensated_codes import Targets, targets_of
 from verification.weights.recorded_scales import RecordedScales, check_recorded_inputs, record_beside

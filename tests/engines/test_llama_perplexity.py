@@ -38,7 +38,7 @@ from tests.exporters.gguf_tools import (
 from tests.families import make_family
 from verification.divergence.divergence import Score, reference_of, scored
 from verification.divergence.engine_inputs import gguf_rules
-from verification.structure.gguf_structure import open_gguf_subject
+from verification.structure.gguf.structure import open_gguf_subject
 
 pytestmark = pytest.mark.engines
 

@@ -20,7 +20,7 @@ from sixfold.statistics.statistics import Statistics
 from tests.exporters.exported import DEMO, silent
 from verification.reading.weights import CodedWeights, FolderWeights
 from verification.structure.folder_structure import open_subject
-from verification.structure.gguf_structure import open_gguf_subject
+from verification.structure.gguf.structure import open_gguf_subject
 from verification.verify import verify
 
 FORMATS = ("fp8", "nvfp4", "nvfp4-gb10", "awq", "gguf-q3_k_m", "gguf-iq4_xs", "gguf-q4_k_m", "gguf-q6_k")

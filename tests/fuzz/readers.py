@@ -33,7 +33,7 @@ from sixfold.statistics.importance_matrix import open_importance_matrix
 from tests.exporters.exported import DEMO
 from tests.fuzz.mutations import bytes_like, json_like
 from verification.structure.folder_structure import check_structure, open_subject
-from verification.structure.gguf_structure import check_gguf_structure, open_gguf_subject
+from verification.structure.gguf.structure import check_gguf_structure, open_gguf_subject
 
 Mutate = Callable[[Random], bytes]
 

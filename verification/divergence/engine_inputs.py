@@ -21,7 +21,7 @@ from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.declared import Scheme
 from verification.reading.stored_parts import is_nvfp4
 from verification.reading.subject import Subject
-from verification.structure.gguf_subject import GgufSubject
+from verification.structure.gguf.subject import GgufSubject
 
 _EXPERTS = re.compile(r"(.*\.experts)\.\d+\.([^.]+)$")
 _INPUT_SCALES = ("input_global_scale", "input_scale")

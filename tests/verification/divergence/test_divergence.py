@@ -28,7 +28,7 @@ from verification.gates import allowed_of, check_gates
 from verification.measure import plain_rules, runs_of
 from verification.reading.weights import FolderWeights
 from verification.structure.folder_structure import open_subject
-from verification.structure.gguf_structure import open_gguf_subject
+from verification.structure.gguf.structure import open_gguf_subject
 
 pytestmark = pytest.mark.arithmetic
 

@@ -10,7 +10,7 @@ from tests.verification.corpus.rare import RARE
 from tests.verification.damage import copy_folder, copy_gguf
 from verification.structure.chat_template import syntax_error
 from verification.structure.folder_structure import check_structure, open_subject
-from verification.structure.gguf_structure import check_gguf_structure, open_gguf_subject
+from verification.structure.gguf.structure import check_gguf_structure, open_gguf_subject
 
 KINDS = {
     "rope base in rope_parameters alone",

@@ -17,11 +17,11 @@ from tests.exporters.gguf_tools import byte_level_tokenizer, export, recipe, sav
 from tests.families import make_family
 from tests.verification.artifacts import Artifacts
 from verification.finding import Finding, run_checks
-from verification.structure import gguf_keys
-from verification.structure.gguf_structure import open_gguf_subject
-from verification.structure.gguf_subject import GgufSubject
-from verification.structure.gguf_tensors import check_offsets
-from verification.structure.gguf_tokenizer import check_tokenizer
+from verification.structure.gguf import keys
+from verification.structure.gguf.structure import open_gguf_subject
+from verification.structure.gguf.subject import GgufSubject
+from verification.structure.gguf.tensors import check_offsets
+from verification.structure.gguf.tokenizer import check_tokenizer
 from verification.verify import verify
 
 GONE = object()
@@ -45,7 +45,7 @@ def changed(subject: GgufSubject, keys: Mapping[str, Any], types: Mapping[str, s
 
 def found(subject: GgufSubject, key: str) -> list[Finding]:
     """By the checks that look at a key like this one."""
-    return run_checks([check_tokenizer] if key.startswith("tokenizer.") else gguf_keys.CHECKS, subject)
+    return run_checks([check_tokenizer] if key.startswith("tokenizer.") else keys.CHECKS, subject)
 
 
 def named(subject: GgufSubject, key: str) -> set[str]:

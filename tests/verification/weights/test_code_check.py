@@ -12,7 +12,7 @@ from verification.reading.declared import Scheme
 from verification.reading.stored_codes import Codes, codes_of
 from verification.reading.weights import CodedWeights, FolderWeights
 from verification.structure.folder_structure import open_subject
-from verification.structure.gguf_structure import open_gguf_subject
+from verification.structure.gguf.structure import open_gguf_subject
 from verification.verify import verify
 from verification.weights.code_check import misplaced, place_in_grid
 

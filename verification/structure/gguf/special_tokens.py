@@ -8,7 +8,7 @@ from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.errors import SixfoldError
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.folder import json_value
-from verification.structure.gguf_subject import GgufSubject
+from verification.structure.gguf.subject import GgufSubject
 
 _KINDS = {
     "bos": "bos",

@@ -11,8 +11,8 @@ import numpy as np
 
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.gguf_names import COMPUTED
-from verification.structure.gguf_expected import head_size, rope_of
-from verification.structure.gguf_subject import GgufSubject
+from verification.structure.gguf.expected import head_size, rope_of
+from verification.structure.gguf.subject import GgufSubject
 
 _NAME = "rope_freqs.weight"
 _CLOSE = 1e-4

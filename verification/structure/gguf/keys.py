@@ -7,7 +7,7 @@ from typing import Any
 from sixfold.artifact.manifest import damaged_files
 from sixfold.artifact.workspace import read_json
 from verification.finding import EXPORT_AGAIN, Finding
-from verification.structure.gguf_expected import (
+from verification.structure.gguf.expected import (
     ARCHITECTURE_OF,
     KINDS,
     NEUTRAL,
@@ -17,8 +17,8 @@ from verification.structure.gguf_expected import (
     common_keys,
     expected_keys,
 )
-from verification.structure.gguf_subject import GgufSubject
-from verification.structure.gguf_tokenizer import TOKENIZER_TYPES
+from verification.structure.gguf.subject import GgufSubject
+from verification.structure.gguf.tokenizer import TOKENIZER_TYPES
 
 _REQUIRED = (
     "block_count",

@@ -9,7 +9,7 @@ from itertools import pairwise
 from sixfold.boundary.gguf_header import GgufTensor
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.gguf_names import ARCHITECTURES, COMPUTED, place_of
-from verification.structure.gguf_subject import GgufSubject
+from verification.structure.gguf.subject import GgufSubject
 
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 _FLOAT32 = re.compile(r"(_norm\.weight|\.bias|ffn_gate_inp\.weight|exp_probs_b.*|rope_freqs\.weight)$")

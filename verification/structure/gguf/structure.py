@@ -5,20 +5,20 @@ from pathlib import Path
 from sixfold.model.source import Source
 from verification.finding import Finding, run_checks
 from verification.reading.gguf_file import open_gguf
-from verification.structure import gguf_keys, gguf_rope, gguf_tensors, gguf_tokenizer
-from verification.structure.gguf_subject import GgufSubject
+from verification.structure.gguf import keys, rope, tensors, tokenizer
+from verification.structure.gguf.subject import GgufSubject
 
 CHECKS = (
-    *gguf_keys.CHECKS,
-    gguf_tokenizer.check_tokenizer,
-    gguf_tensors.check_offsets,
-    gguf_tensors.check_known,
-    gguf_tensors.check_source,
-    gguf_tensors.check_names,
-    gguf_tensors.check_shapes,
-    gguf_tensors.check_types,
-    gguf_tensors.check_doubles,
-    gguf_rope.check_factors,
+    *keys.CHECKS,
+    tokenizer.check_tokenizer,
+    tensors.check_offsets,
+    tensors.check_known,
+    tensors.check_source,
+    tensors.check_names,
+    tensors.check_shapes,
+    tensors.check_types,
+    tensors.check_doubles,
+    rope.check_factors,
 )
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.folder import json_value
 from verification.structure.chat_template import syntax_error
-from verification.structure.gguf_pre_tokenizer import NAMES, mistaken
-from verification.structure.gguf_special_tokens import check_special_tokens
-from verification.structure.gguf_subject import GgufSubject
+from verification.structure.gguf.pre_tokenizer import NAMES, mistaken
+from verification.structure.gguf.special_tokens import check_special_tokens
+from verification.structure.gguf.subject import GgufSubject
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = range(1, 7)
 """Types of tokens (llama.h)."""
