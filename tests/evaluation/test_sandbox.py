@@ -55,8 +55,9 @@ def judged(program: str, sandbox: Isolation, test: str = TEST, seconds: float = 
     return judge(program, "", test, "add", sandbox, seconds)
 
 
+@pytest.mark.skipif(not SANDBOXES and "CI" not in os.environ, reason="no user namespaces, as in many containers")
 def test_this_machine_isolates() -> None:
-    """Where it does not, no answer is run, and no test here would say anything."""
+    """Where it does not, no answer is run, and no test here would say anything: so CI's machine must."""
     assert SANDBOXES
 
 
