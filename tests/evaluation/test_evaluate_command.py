@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 
 from cli import main as cli
-from evaluation.sandbox.isolation import _candidates, _does_not_work
 from tests.evaluation.fake_engine import install
+from tests.evaluation.sandboxes import SANDBOXES
 from tests.evaluation.stub import said, serving
 
-ISOLATED = any(not _does_not_work(candidate) for candidate in _candidates())
-FEW = ("--problems", "6", "--answers", "4", "--max-tokens", "64", *(() if ISOLATED else ("--unsafe",)))
+FEW = ("--problems", "6", "--answers", "4", "--max-tokens", "64", *(() if SANDBOXES else ("--unsafe",)))
 """Where nothing isolates, as in many containers, these tests' own answers may run all the same: they are known."""
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from evaluation.sandbox.inside.values import LONGEST, NotPlain, Opaque, line_of, value_of
-from evaluation.sandbox.isolation import Isolation, _candidates, _does_not_work, isolation, unisolated
+from evaluation.sandbox.isolation import Isolation, isolation, unisolated
 from evaluation.sandbox.judge import Verdict, judge
 from sixfold.errors import SixfoldError
+from tests.evaluation.sandboxes import SANDBOXES
 
 TEST = "def check(candidate):\n    assert candidate(2, 3) == 5\n    assert candidate(-1, 1) == 0\n"
 RIGHT = "def add(a, b):\n    return a + b\n"
-SANDBOXES = [candidate for candidate in _candidates() if not _does_not_work(candidate)]
 
 
 @pytest.fixture(params=SANDBOXES, ids=lambda sandbox: sandbox.name)
