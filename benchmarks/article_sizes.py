@@ -11,7 +11,7 @@ it rounds to the published figure. GGUF sizes are without the tokenizer, of whic
 import argparse
 from collections.abc import Mapping
 
-from exporters.planning import plan_of
+from exporters.export.planning import plan_of
 from exporters.registry import exporter_named
 from sixfold.artifact.plan import ExportPlan
 from sixfold.model.source import describe_source

@@ -24,7 +24,7 @@ GRID = 20
 
 def run_ours(model: str, samples: int, length: int, out: Path) -> dict[str, Any]:
     from calibration.calibrate import calibrate
-    from exporters.run import export
+    from exporters.export.run import export
     from sixfold.artifact.workspace import Workspace
     from sixfold.model.source import open_source
     from sixfold.progress import unseen

@@ -134,7 +134,7 @@ def run_imatrix(model: str, samples: int, length: int, llama: Path) -> dict[str,
 
 
 def _bf16_gguf(model: str, folder: Path) -> Path:
-    from exporters.run import export
+    from exporters.export.run import export
     from sixfold.artifact.workspace import Workspace
     from sixfold.progress import unseen
     from sixfold.recipes.recipe import load_recipes

@@ -68,13 +68,13 @@ def sweep(family: str, root: Path, formats: Sequence[str] = FORMATS, rounding: s
 
 
 def _planned(source: Source, recipe: Recipe) -> Exception | None:
-    from exporters.planning import plan_all
+    from exporters.export.planning import plan_all
 
     return plan_all(source, [recipe])[0].refusal
 
 
 def _needs(recipe: Recipe) -> bool:
-    from exporters.planning import needs_statistics
+    from exporters.export.planning import needs_statistics
 
     return needs_statistics(recipe)
 
@@ -92,7 +92,7 @@ def _calibrated(source: Source, recipe: Recipe, root: Path) -> Statistics | Exce
 
 
 def _one(family: str, source: Source, recipe: Recipe, statistics: Statistics | Exception | None, root: Path) -> Result:
-    from exporters.run import export
+    from exporters.export.run import export
 
     refusal = _planned(source, recipe)
     if refusal is not None:

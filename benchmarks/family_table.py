@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.family_stages import FORMATS, recipes
-from exporters.planning import plan_all
+from exporters.export.planning import plan_all
 from pruning.anatomy import dissect
 from sixfold.errors import SixfoldError
 from sixfold.model.architecture import derive_architecture

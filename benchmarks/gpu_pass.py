@@ -20,7 +20,7 @@ from benchmarks.throughput import shapes
 from calibration.forward_pass.batches import batched
 from calibration.forward_pass.layer_pass import run_pass
 from calibration.forward_pass.processes import run_on_devices
-from sixfold.checkpoint.safetensors_header import tensor_nbytes, write_header
+from sixfold.checkpoint.storage.safetensors_header import tensor_nbytes, write_header
 from sixfold.model.source import open_source
 from sixfold.progress import unseen
 from sixfold.recipes.recipe import Calibration

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.quality import BUILTIN, Bench, Run, domain_gains, gain
-from exporters.planning import plan_of
+from exporters.export.planning import plan_of
 from sixfold.recipes.recipe import Recipe, load_recipes
 from sixfold.texts.held_out_text import TOKENS, Windows
 

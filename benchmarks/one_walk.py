@@ -28,7 +28,7 @@ FORMATS = ("fp8", "nvfp4", "nvfp4-gb10")
 def run(names: list[str], source: Path, out: Path, threads: int) -> dict[str, Any]:
     """In a process of its own."""
     from calibration.calibrate import sites_of
-    from exporters.run import Exported, Wanted, export_all
+    from exporters.export.run import Exported, Wanted, export_all
     from sixfold.artifact.workspace import Workspace
     from sixfold.model.source import open_source
     from sixfold.progress import unseen

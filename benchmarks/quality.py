@@ -41,8 +41,8 @@ import torch
 from calibration.calibrate import calibrate
 from calibration.texts.tokens import token_batches
 from cli.verdicts import artifact_of
-from exporters.planning import needs_statistics
-from exporters.run import export
+from exporters.export.planning import needs_statistics
+from exporters.export.run import export
 from sixfold.artifact.workspace import Workspace
 from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.errors import SixfoldError

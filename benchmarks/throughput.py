@@ -95,8 +95,8 @@ def make_checkpoint(folder: Path, gigabytes: float) -> dict[str, Any]:
 
 def export(name: str, source: Path, folder: Path) -> dict[str, Any]:
     """In a process of its own: one export by this project."""
-    from exporters.planning import plan_of
-    from exporters.run import export as run_export
+    from exporters.export.planning import plan_of
+    from exporters.export.run import export as run_export
     from sixfold.artifact.workspace import Workspace
     from sixfold.model.source import open_source
     from sixfold.recipes.recipe import load_recipes

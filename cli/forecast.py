@@ -11,7 +11,7 @@ from cli.terminal import print_table, seconds_text
 from sixfold.sizes import size
 
 if TYPE_CHECKING:
-    from exporters.planning import Planned
+    from exporters.export.planning import Planned
     from sixfold.model.source import Source
     from sixfold.runner.machine_speed import MachineSpeed
 
@@ -27,7 +27,7 @@ class Stage:
 
 def measured(out: Path, *, anew: bool, quiet: bool) -> "MachineSpeed | None":
     """What was measured of this machine, now if `anew`; None where nothing was."""
-    from exporters.speed import rounding_speed
+    from exporters.export.speed import rounding_speed
     from sixfold.runner.machine_speed import keep, measure, measured_speed
 
     if not anew:
@@ -46,8 +46,8 @@ def measured(out: Path, *, anew: bool, quiet: bool) -> "MachineSpeed | None":
 def forecast(source: "Source", planned: "Sequence[Planned]", speed: "MachineSpeed") -> list[Stage]:
     """Calibrations that the plan needs, and the walk that makes all variants. Nothing is taken as done already."""
     from calibration.forward_pass.forecast import pass_seconds
-    from exporters.planning import needs_statistics
-    from exporters.speed import export_seconds
+    from exporters.export.planning import needs_statistics
+    from exporters.export.speed import export_seconds
 
     possible = [entry for entry in planned if entry.refusal is None]
     recipes = [entry.recipe for entry in possible if needs_statistics(entry.recipe)]

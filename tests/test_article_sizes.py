@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmarks.article_sizes import PUBLISHED, agreeing, readings, variants
-from exporters.planning import plan_of
+from exporters.export.planning import plan_of
 from sixfold.model.source import describe_source, open_source
 
 DEMO = Path(__file__).parents[1] / "demo" / "minimax-m2-4.6m"

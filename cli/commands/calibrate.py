@@ -55,7 +55,7 @@ def command(
     from calibration.calibrate import calibrate
     from cli.commands.export import tokens_of
     from cli.fitted import fitted
-    from exporters.planning import prepare
+    from exporters.export.planning import prepare
     from sixfold.artifact.workspace import Workspace
 
     source = model.open()

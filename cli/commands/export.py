@@ -30,7 +30,7 @@ from sixfold.sizes import size
 if TYPE_CHECKING:
     import torch
 
-    from exporters.run import Exported
+    from exporters.export.run import Exported
     from sixfold.artifact.verification_record import Verdict
     from sixfold.artifact.workspace import Workspace
     from sixfold.checkpoint.provenance import Provenance
@@ -130,8 +130,8 @@ def make_all(
     """
     from cli.error_sentence import exit_code, sentence
     from cli.fitted import fitted, known_statistics
-    from exporters.planning import check_disk, plan_all
-    from exporters.run import Exported, Wanted, export_all
+    from exporters.export.planning import check_disk, plan_all
+    from exporters.export.run import Exported, Wanted, export_all
     from sixfold.artifact.source_record import record_source
     from sixfold.runner.available_memory import available_memory
 
@@ -248,7 +248,7 @@ def _statistics(
     from calibration.calibrate import calibrate
     from calibration.forward_pass.coverage import summary
     from calibration.texts.text_notes import text_notes
-    from exporters.planning import needs_statistics
+    from exporters.export.planning import needs_statistics
 
     if not needs_statistics(recipe):
         return None
@@ -269,7 +269,7 @@ def _statistics(
 def _calibration_bytes(source: "Source", recipes: "Sequence[Recipe]", workspace: "Workspace") -> int:
     """What the calibrations that are not there yet will take, and what unfinished ones have taken already."""
     from calibration.forward_pass.memory import disk_bytes
-    from exporters.planning import needs_statistics
+    from exporters.export.planning import needs_statistics
     from sixfold.artifact.workspace import PARTIAL
     from sixfold.statistics.statistics import existing_statistics
 

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from exporters import run as run_module
+from exporters.export import run as run_module
 from sixfold.artifact.streaming.stream import Walked
-from sixfold.checkpoint.positional_reads import WeightFolder
+from sixfold.checkpoint.storage.positional_reads import WeightFolder
 
 
 @contextmanager

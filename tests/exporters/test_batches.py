@@ -2,8 +2,8 @@
 
 import torch
 
-from exporters.batches import batches
-from exporters.planning import plan_of
+from exporters.export.batches import batches
+from exporters.export.planning import plan_of
 from sixfold.model.source import open_source
 from sixfold.recipes.recipe import load_recipes
 from tests.exporters.exported import DEMO

@@ -9,8 +9,8 @@ import torch
 
 from calibration.calibrate import calibrate
 from cli.verdicts import artifact_of
-from exporters.planning import compensates, needs_statistics, plan_of
-from exporters.run import export
+from exporters.export.planning import compensates, needs_statistics, plan_of
+from exporters.export.run import export
 from sixfold.artifact.workspace import Workspace
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import UsageError

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from exporters import run as run_module
+from exporters.export import run as run_module
+from exporters.export.planning import plan_of
+from exporters.export.run import Exported, Wanted, export, export_all
 from exporters.fp8 import EXPORTER as FP8
-from exporters.planning import plan_of
 from exporters.registry import exporter_named
-from exporters.run import Exported, Wanted, export, export_all
 from sixfold.artifact.streaming import stream, walk
 from sixfold.artifact.streaming.pieces import Pieces
 from sixfold.artifact.streaming.writing import Work, Writing, one_by_one, singly

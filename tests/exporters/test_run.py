@@ -11,10 +11,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from exporters import planning
-from exporters import run as run_module
-from exporters.planning import check_disk, inputs_for, plan_all
-from exporters.run import Exported, export
+from exporters.export import planning
+from exporters.export import run as run_module
+from exporters.export.planning import check_disk, inputs_for, plan_all
+from exporters.export.run import Exported, export
 from sixfold.artifact import work_folder
 from sixfold.artifact.manifest import changed_inputs, state_of
 from sixfold.artifact.workspace import PARTIAL, Workspace, sha256_of

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from exporters.planning import plan_of
+from exporters.export.planning import plan_of
 from sixfold.artifact.plan import LITTLE_QUANTIZED
 from sixfold.model.source import open_source
 from tests.exporters.exported import DEMO, recipe

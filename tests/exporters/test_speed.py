@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from exporters.planning import plan_all
-from exporters.speed import export_seconds, rounding_speed
+from exporters.export.planning import plan_all
+from exporters.export.speed import export_seconds, rounding_speed
 from sixfold.model.source import Source, open_source
 from sixfold.recipes.recipe import Recipe, load_recipes
 from sixfold.runner.machine_speed import MachineSpeed, Rounding

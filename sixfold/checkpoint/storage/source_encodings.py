@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 import torch
 
-from sixfold.checkpoint.dequantize import fp8_blocks, mxfp4_experts
-from sixfold.checkpoint.positional_reads import WeightFolder
-from sixfold.checkpoint.safetensors_header import TORCH_DTYPES, StoredTensor
+from sixfold.checkpoint.storage.dequantize import fp8_blocks, mxfp4_experts
+from sixfold.checkpoint.storage.positional_reads import WeightFolder
+from sixfold.checkpoint.storage.safetensors_header import TORCH_DTYPES, StoredTensor
 from sixfold.errors import SixfoldError
 
 PLAIN_DTYPES = ("BF16", "F16", "F32", "I64", "BOOL")

@@ -9,7 +9,7 @@ from threading import Lock
 
 import torch
 
-from sixfold.checkpoint.safetensors_header import TORCH_DTYPES, StoredTensor
+from sixfold.checkpoint.storage.safetensors_header import TORCH_DTYPES, StoredTensor
 from sixfold.errors import SixfoldError
 
 MAX_OPEN = 64

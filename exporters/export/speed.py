@@ -6,11 +6,11 @@ from functools import partial
 import torch
 from gguf import GGMLQuantizationType
 
+from exporters.export.planning import Planned, compensates
 from exporters.ggml.compensated import compensated, quantize_compensated
 from exporters.ggml.kernels import encodes_on_gpu, quantize
 from exporters.numerics import awq_packing, fp8, nvfp4
 from exporters.numerics.compensated import fp8_channels, int4_groups, nvfp4_groups
-from exporters.planning import Planned, compensates
 from exporters.rounding.device import device
 from exporters.rounding.factor import Factor, factor
 from sixfold.artifact.streaming.torch_threads import torch_threads

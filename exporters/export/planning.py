@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from exporters.export.share import with_share
 from exporters.protocol import Exporter, ExternalExporter, Tokens
 from exporters.registry import exporter_named
-from exporters.share import with_share
 from sixfold.artifact.manifest import inputs_of, state_of
 from sixfold.artifact.plan import ExportPlan
 from sixfold.artifact.workspace import PARTIAL, Workspace, read_json

@@ -14,9 +14,9 @@ from typing import Any, cast
 
 import torch
 
-from exporters.batches import batches
-from exporters.decisions import DecisionStore
-from exporters.planning import carried_code, compensates, inputs_for, plan_of, prepare
+from exporters.export.batches import batches
+from exporters.export.decisions import DecisionStore
+from exporters.export.planning import carried_code, compensates, inputs_for, plan_of, prepare
 from exporters.protocol import Compensating, Exporter, ExternalExporter, Tokens
 from exporters.registry import exporter_named
 from exporters.rounding.device import device, turn

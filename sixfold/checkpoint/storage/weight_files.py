@@ -16,7 +16,7 @@ from sixfold.boundary.json_text import parse_json
 from sixfold.errors import SixfoldError
 
 if TYPE_CHECKING:
-    from sixfold.checkpoint.safetensors_header import FileHeader, StoredTensor
+    from sixfold.checkpoint.storage.safetensors_header import FileHeader, StoredTensor
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
