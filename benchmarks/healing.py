@@ -27,13 +27,13 @@ from calibration.calibrate import calibrate
 from calibration.texts.corpus import BUILTIN
 from calibration.texts.tokens import token_batches
 from pruning.anatomy import Anatomy, dissect
+from pruning.choosing.make_plan import Request, make_plan
+from pruning.choosing.plan_file import PruningPlan
 from pruning.healing.block import routed_outputs
 from pruning.healing.heal import VERSION, heal
 from pruning.healing.healed_weights import HealedWeights
 from pruning.healing.refit import Seen, refit
-from pruning.make_plan import Request, make_plan
-from pruning.plan_file import PruningPlan
-from pruning.proof import Cost, Proof, overall, prove
+from pruning.proof.proof import Cost, Proof, overall, prove
 from pruning.pruned_view import pruned_view
 from sixfold.artifact.workspace import digest_of
 from sixfold.checkpoint.tokenizer import load_tokenizer

@@ -22,11 +22,11 @@ import torch
 from calibration.calibrate import calibrate
 from calibration.texts.corpus import BUILTIN
 from pruning.anatomy import Anatomy, dissect
-from pruning.counts import kept_for_ratio
-from pruning.criteria import RANDOM, names
-from pruning.make_plan import Request, make_plan
-from pruning.masking import masked
-from pruning.plan_file import PruningPlan
+from pruning.choosing.counts import kept_for_ratio
+from pruning.choosing.criteria import RANDOM, names
+from pruning.choosing.make_plan import Request, make_plan
+from pruning.choosing.plan_file import PruningPlan
+from pruning.proof.masking import masked
 from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.model.source import open_source
 from sixfold.recipes.recipe import Calibration

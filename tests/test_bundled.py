@@ -7,11 +7,11 @@ import pytest
 
 from calibration.calibrate import calibrate
 from pruning.anatomy import dissect
-from pruning.counts import kept_for_ratio
-from pruning.make_plan import Request, make_plan
-from pruning.plan_file import read_plan
+from pruning.choosing.counts import kept_for_ratio
+from pruning.choosing.make_plan import Request, make_plan
+from pruning.choosing.plan_file import read_plan
+from pruning.proof.structure import check_structure
 from pruning.run import prune
-from pruning.structure import check_structure
 from sixfold.artifact.workspace import sha256_of
 from sixfold.model.source import open_source
 from sixfold.recipes.recipe import Calibration

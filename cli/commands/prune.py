@@ -17,7 +17,7 @@ from cli.options import (
     threads_option,
 )
 from cli.terminal import print_json, print_table, program, progress
-from pruning.criteria import CRITERIA, DEFAULT, names
+from pruning.choosing.criteria import CRITERIA, DEFAULT, names
 from sixfold.errors import GateError
 from sixfold.sizes import count, size
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     import torch
 
     from pruning.anatomy import Anatomy
-    from pruning.make_plan import Request
+    from pruning.choosing.make_plan import Request
+    from pruning.choosing.plan_file import PruningPlan
     from pruning.mtp import Mtp
-    from pruning.plan_file import PruningPlan
     from sixfold.model.source import Source
     from sixfold.recipes.recipe import Calibration
     from sixfold.runner.available_memory import Allowed
@@ -126,7 +126,7 @@ def command(
     profile = _profile(overrides)
 
     from pruning.anatomy import dissect
-    from pruning.plan_file import check_plan, read_plan
+    from pruning.choosing.plan_file import check_plan, read_plan
     from sixfold.checkpoint.checkpoint import is_name
 
     if out is not None and not is_name(out.absolute().name):
@@ -201,9 +201,9 @@ def _profile(overrides: tuple[str, ...]) -> "Calibration":
 def _request(
     anatomy: "Anatomy", ratio: float | None, keep: int | None, criterion: str, seed: int, protect: bool, budget: str
 ) -> "Request":
-    from pruning.choose import check_free_counts
-    from pruning.counts import checked, kept_for_ratio
-    from pruning.make_plan import Request
+    from pruning.choosing.choose import check_free_counts
+    from pruning.choosing.counts import checked, kept_for_ratio
+    from pruning.choosing.make_plan import Request
 
     if budget == "global":
         check_free_counts(anatomy)
@@ -226,7 +226,7 @@ def _plan(
     from calibration.calibrate import calibrate
     from calibration.forward_pass.coverage import summary
     from calibration.texts.text_notes import text_notes
-    from pruning.make_plan import first_experts, make_plan
+    from pruning.choosing.make_plan import first_experts, make_plan
     from sixfold.artifact.workspace import Workspace
     from sixfold.errors import UsageError
 

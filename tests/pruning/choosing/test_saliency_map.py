@@ -2,8 +2,8 @@
 
 from xml.etree import ElementTree
 
-from pruning.plan_file import LayerPlan, PruningPlan
-from pruning.saliency_map import heat_map
+from pruning.choosing.plan_file import LayerPlan, PruningPlan
+from pruning.choosing.saliency_map import heat_map
 
 SVG = "{http://www.w3.org/2000/svg}"
 

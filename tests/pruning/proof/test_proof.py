@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pruning.anatomy import dissect
-from pruning.plan_file import PruningPlan
-from pruning.proof import Proof, overall, prove
-from pruning.structure import check_structure
+from pruning.choosing.plan_file import PruningPlan
+from pruning.proof.proof import Proof, overall, prove
+from pruning.proof.structure import check_structure
 from sixfold.errors import SixfoldError
 from sixfold.model.source import open_source
 from sixfold.runner.whole_model import load_model

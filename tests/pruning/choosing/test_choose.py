@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pruning.anatomy import Anatomy
-from pruning.choose import by_layer, most_salient, over_all_layers
+from pruning.choosing.choose import by_layer, most_salient, over_all_layers
 from sixfold.errors import UsageError
 
 ONE = Anatomy(4, 1, 1, 1, (0, 1), {}, (("num_experts",),), False, ())

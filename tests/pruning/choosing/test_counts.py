@@ -3,7 +3,7 @@
 import pytest
 
 from pruning.anatomy import Anatomy
-from pruning.counts import checked, kept_for_ratio, uneven
+from pruning.choosing.counts import checked, kept_for_ratio, uneven
 from sixfold.errors import UsageError
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from pruning import choose, criteria
 from pruning.anatomy import Anatomy
-from pruning.plan_file import LayerPlan, PruningPlan
-from pruning.weight_criteria import aimer
+from pruning.choosing import choose, criteria
+from pruning.choosing.plan_file import LayerPlan, PruningPlan
+from pruning.choosing.weight_criteria import aimer
 from sixfold.errors import SixfoldError
 from sixfold.model.source import Source
 from sixfold.statistics.statistics import Statistics

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pruning.anatomy import Anatomy
-from pruning.plan_file import LayerPlan, PruningPlan, check_plan, plan_text, read_plan
+from pruning.choosing.plan_file import LayerPlan, PruningPlan, check_plan, plan_text, read_plan
 from sixfold.errors import UsageError
 
 ANATOMY = Anatomy(8, 2, 1, 1, (1, 2), {}, (("num_experts",),), False, ())

@@ -3,7 +3,7 @@
 schema       1
 model        name of the checkpoint it was made for
 source       its {"fingerprint", "revision"}; applied to another checkpoint, a note says so
-criterion    a name of pruning.criteria
+criterion    a name of pruning.choosing.criteria
 ratio        share that was requested, null if a number was
 budget       "layer": the same number in each layer; "global": over all layers
 seed         of "random"
@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from pruning.anatomy import Anatomy
-from pruning.choose import check_free_counts
-from pruning.counts import checked
+from pruning.choosing.choose import check_free_counts
+from pruning.choosing.counts import checked
 from sixfold.artifact.workspace import digest_of
 from sixfold.errors import UsageError
 

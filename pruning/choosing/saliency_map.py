@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pruning.plan_file import LayerPlan, PruningPlan
+from pruning.choosing.plan_file import LayerPlan, PruningPlan
 from sixfold.drawing.heat_map import Cell, Row
 from sixfold.drawing.heat_map import heat_map as drawn
 

@@ -25,8 +25,8 @@ from typing import Any
 
 from pruning.healing.refitted import LayerChange
 from pruning.model_size import ModelSize
-from pruning.proof import TOLERANCE, Cost, Proof, overall
-from pruning.structure import Structure
+from pruning.proof.proof import TOLERANCE, Cost, Proof, overall
+from pruning.proof.structure import Structure
 from sixfold.artifact.workspace import digest_of, read_json, write_json
 from sixfold.checkpoint.checkpoint import CONFIG
 

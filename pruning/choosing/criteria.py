@@ -21,7 +21,7 @@ RANDOM = "random"
 """The control that every criterion must beat; it needs no statistics."""
 
 AIMER = "aimer"
-"""By weights alone (pruning.weight_criteria): a stronger control, which needs no statistics either."""
+"""By weights alone (pruning.choosing.weight_criteria): a stronger control, which needs no statistics either."""
 
 DEFAULT = "weighted-ean"
 """What costs least on all models at hand: `python -m benchmarks.pruning`."""

@@ -13,7 +13,7 @@ from itertools import repeat
 import torch
 
 from pruning.anatomy import Anatomy
-from pruning.masking import masked
+from pruning.proof.masking import masked
 from sixfold.model.source import Source
 from sixfold.progress import Progress
 from sixfold.runner.layer_runner import LayerRunner, batches_of

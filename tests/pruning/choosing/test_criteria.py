@@ -14,8 +14,8 @@ from calibration.forward_pass.observation import Observation
 from calibration.forward_pass.observe import observed
 from calibration.texts.tokens import token_batches
 from pruning.anatomy import dissect
-from pruning.criteria import CRITERIA, names, saliency, super_experts
-from pruning.weight_criteria import aimer
+from pruning.choosing.criteria import CRITERIA, names, saliency, super_experts
+from pruning.choosing.weight_criteria import aimer
 from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.errors import UsageError
 from sixfold.model.source import open_source
@@ -165,4 +165,4 @@ def test_an_unknown_criterion_names_the_known() -> None:
 
 @pytest.mark.parametrize("name", names())
 def test_the_page_on_pruning_says_what_a_criterion_is(name: str) -> None:
-    assert f"`{name}`" in (Path(__file__).parents[2] / "docs" / "pruning.md").read_text()
+    assert f"`{name}`" in (Path(__file__).parents[3] / "docs" / "pruning.md").read_text()
