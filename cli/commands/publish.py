@@ -71,9 +71,9 @@ def command(
     and match their manifests are published. The plan is shown first. An interrupted run resumes; files that are on the
     Hub already are not sent again; card sections that were written by hand are kept.
     """
-    from publishing.access import check_access
     from publishing.artifacts import chosen, find_artifacts
-    from publishing.hub import has_token, log_in
+    from publishing.hub.access import check_access
+    from publishing.hub.requests import has_token, log_in
     from publishing.prepare import Cards, edition_of, plan_all
     from publishing.publication import repository_name
     from publishing.publish import check_releasable

@@ -14,7 +14,7 @@ from cli.main import run
 from sixfold.checkpoint import hub as reading
 from tests.made_once import made_once
 from tests.publishing.conftest import Publish
-from tests.publishing.hub_state import Hub
+from tests.publishing.fake_hub.state import Hub
 from tests.publishing.made import pass_verification
 from tests.test_all_formats import DEMO, export_all
 

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from tests.publishing.hub_server import Handler, Refused, route
+from tests.publishing.fake_hub.server import Handler, Refused, route
 
 _SLUG = r"(?P<slug>[^/]+/[^/]+)"
 

@@ -7,7 +7,7 @@ from functools import partial
 from huggingface_hub import Collection
 from huggingface_hub.errors import HfHubHTTPError
 
-from publishing.hub import Hub
+from publishing.hub.requests import Hub
 
 _LONGEST_TITLE = 59
 _LONGEST_NOTE = 500

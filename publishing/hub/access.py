@@ -6,7 +6,7 @@ from typing import Any
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 
-from publishing.hub import Hub
+from publishing.hub.requests import Hub
 from sixfold.errors import SixfoldError
 
 _WRITING_ROLES = ("admin", "write", "contributor")

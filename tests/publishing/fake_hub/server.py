@@ -1,7 +1,7 @@
 """A stand-in for the Hugging Face Hub that takes what it is sent: HTTP on the loopback, one route per function.
 
 It answers what huggingface_hub asks when it creates repositories, uploads folders (LFS in one part or several, or Xet
-into a `local://` store), commits, tags, keeps collections and downloads. Faults come on demand (hub_state.Fault).
+into a `local://` store), commits, tags, keeps collections and downloads. Faults come on demand (state.Fault).
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from tests.publishing.hub_state import Account, Hub, Repository
+from tests.publishing.fake_hub.state import Account, Hub, Repository
 
 REPO = r"(?P<repo>[^/]+/[^/]+)"
 _ROUTES: list[tuple[str, str, Callable[..., None]]] = []
@@ -153,7 +153,7 @@ class Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serve(folder: Path, **options: Any) -> Iterator[Hub]:
     for name in ("accounts", "repositories", "large_files", "collections"):
-        import_module(f"tests.publishing.hub_{name}")
+        import_module(f"tests.publishing.fake_hub.{name}")
     folder.mkdir(parents=True, exist_ok=True)
     hub = Hub(folder, **options)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("HubHandler", (Handler,), {"hub": hub}))

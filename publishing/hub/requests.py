@@ -9,7 +9,7 @@ from huggingface_hub import HfApi, constants, get_session, get_token, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, Response
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
-from publishing.retries import patiently
+from publishing.hub.retries import patiently
 from sixfold.errors import SixfoldError
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
-from publishing.hub import Hub
+from publishing.hub.requests import Hub
 from sixfold.artifact.manifest import SCHEMA
 
 CARD = "README.md"

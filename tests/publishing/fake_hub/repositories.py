@@ -5,8 +5,8 @@ import hashlib
 import json
 from typing import Any
 
-from tests.publishing.hub_server import REPO, Handler, Refused, route
-from tests.publishing.hub_state import LARGE, Entry, Hub, Repository
+from tests.publishing.fake_hub.server import REPO, Handler, Refused, route
+from tests.publishing.fake_hub.state import LARGE, Entry, Hub, Repository
 
 
 @route("POST", "/api/repos/create")

@@ -5,8 +5,8 @@ import re
 import time
 from typing import Any
 
-from tests.publishing.hub_server import REPO, Handler, Refused, route
-from tests.publishing.hub_state import Hub
+from tests.publishing.fake_hub.server import REPO, Handler, Refused, route
+from tests.publishing.fake_hub.state import Hub
 
 
 @route("POST", f"/{REPO}.git/info/lfs/objects/batch")

@@ -4,7 +4,7 @@ import re
 
 import yaml
 
-from tests.publishing.hub_server import Handler, Refused, route
+from tests.publishing.fake_hub.server import Handler, Refused, route
 
 
 @route("GET", "/api/whoami-v2")
