@@ -24,7 +24,7 @@ from uuid import uuid4
 from sixfold.model.source import Source, open_source
 from sixfold.progress import unseen
 from tests.exporters.exported import DEMO
-from tests.exporters.gguf_tools import byte_level_tokenizer, save_tokenizer
+from tests.exporters.ggml.gguf_tools import byte_level_tokenizer, save_tokenizer
 from tests.families import make_family
 from tests.verification.artifacts import make_all
 from tests.verification.corpus import CORPUS
