@@ -24,7 +24,7 @@ AIMER = "aimer"
 """By weights alone (pruning.choosing.weight_criteria): a stronger control, which needs no statistics either."""
 
 DEFAULT = "weighted-ean"
-"""What costs least on all models at hand: `python -m benchmarks.pruning`."""
+"""What costs least on all models at hand: `python -m benchmarks.quality.pruning`."""
 
 _TITLES = {RANDOM: "Random", AIMER: "AIMER"}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.family_stages import FORMATS, Result, sweep
+from benchmarks.soundness.family_stages import FORMATS, Result, sweep
 from sixfold.model.source import open_source
 from tests import families
 from tests.every_family import families as every_family

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks.real_models import measured, section
+from benchmarks.quality.real_models import measured, section
 from cli.verdicts import rows_in
 from sixfold.artifact.verification_record import verdict_of
 from sixfold.progress import unseen

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.awq_layer import search_of
+from benchmarks.speed.awq_layer import search_of
 from exporters.smoothing import scale_search
 from exporters.smoothing.scale_search import find_scales
 from tests.exporters.exported import DEMO
