@@ -231,7 +231,8 @@ def _run(command: Sequence[str], out: Path) -> Ended:
 
 def _start(command: Sequence[str], out: Path, last: int = 0) -> "subprocess.Popen[str]":
     words = [word.format(out=out) for word in command]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-c", _COUNTING, str(out), str(last), *words],
         stdout=subprocess.PIPE,
