@@ -1,7 +1,7 @@
 """Trains a small mixture-of-experts model of a family, for figures on models that mean something.
 
-    python -m benchmarks.train_family FAMILY --tokenizer FOLDER --texts PATH... --out FOLDER [--minutes 4] [--layers 6]
-                                      [--experts 16] [--hidden 256] [--seed 0]
+    python -m benchmarks.quality.train_family FAMILY --tokenizer FOLDER --texts PATH... --out FOLDER [--minutes 4]
+                                              [--layers 6] [--experts 16] [--hidden 256] [--seed 0]
 
 FAMILY is a model type that transformers has a causal class for (qwen3_moe, glm4_moe, mixtral, olmoe ...). It gets the
 tokenizer of FOLDER. PATH is a text or a folder of texts; each PATH makes an equal part of every batch, so that a small
