@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from cli.main import run
-from cli.verdicts import artifact_of
+from cli.results.verdicts import artifact_of
 from sixfold.artifact.manifest import variant_manifests
 from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.model.architecture import Linear

@@ -40,7 +40,7 @@ import torch
 
 from calibration.calibrate import calibrate
 from calibration.texts.tokens import token_batches
-from cli.verdicts import artifact_of
+from cli.results.verdicts import artifact_of
 from exporters.export.planning import needs_statistics
 from exporters.export.run import export
 from sixfold.artifact.workspace import Workspace

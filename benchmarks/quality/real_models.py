@@ -14,7 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 from cli.main import run
-from cli.verdicts import rows_in
+from cli.results.verdicts import rows_in
 from sixfold.artifact.verification_record import verdict_of
 from sixfold.model.source import open_source
 from sixfold.progress import unseen

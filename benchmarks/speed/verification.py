@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from cli.verdicts import rows_in
+from cli.results.verdicts import rows_in
 from sixfold.artifact.workspace import Workspace
 from sixfold.model.source import open_source
 from verification.judge import judge_all

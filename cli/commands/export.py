@@ -20,10 +20,10 @@ from cli.options import (
     provenance_options,
     threads_option,
 )
+from cli.results.stage_times import StageTimes, print_stage_times
+from cli.results.verdicts import Row, artifact_of, as_data, failures, print_verdicts
 from cli.run_log import logged
-from cli.stage_times import StageTimes, print_stage_times
 from cli.terminal import print_json, print_notes, print_table, progress, share, this_command
-from cli.verdicts import Row, artifact_of, as_data, failures, print_verdicts
 from sixfold.errors import GateError
 from sixfold.sizes import size
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.forecast import hours, print_forecast
 from cli.options import Model, experts_option, formats_argument, json_option, model_argument, out_option
+from cli.results.forecast import hours, print_forecast
 from cli.terminal import heading, print_json, print_notes, print_table
 from sixfold.sizes import size
 
 if TYPE_CHECKING:
     from calibration.forward_pass.memory import PassMemory
-    from cli.forecast import Stage
+    from cli.results.forecast import Stage
     from exporters.export.planning import Planned
     from sixfold.artifact.plan import ExportPlan
     from sixfold.model.source import Source
@@ -58,7 +58,7 @@ def command(
     from calibration.forward_pass.memory import statistics_bytes
     from cli.error_sentence import exit_code, sentence
     from cli.fitted import fitted, known_statistics
-    from cli.forecast import forecast, measured
+    from cli.results.forecast import forecast, measured
     from exporters.export.planning import needs_statistics, plan_all
     from sixfold.artifact.workspace import Workspace
     from sixfold.model.bare_config import config_notes

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.options import json_option, out_option
-from cli.publishing_text import (
+from cli.results.publishing import (
     PREVIEW,
     counted,
     plan_as_data,

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from benchmarks.quality.real_models import measured, section
-from cli.verdicts import rows_in
+from cli.results.verdicts import rows_in
 from sixfold.artifact.verification_record import verdict_of
 from sixfold.progress import unseen
 from tests.engines.llama_programs.llama_cpp_tools import Unavailable

@@ -9,7 +9,7 @@ from gguf import GGUFReader
 
 from calibration.calibrate import calibrate
 from calibration.texts.tokens import token_batches
-from cli.verdicts import artifact_of
+from cli.results.verdicts import artifact_of
 from exporters.export.planning import plan_of, prepare
 from exporters.export.run import Exported, export
 from exporters.mix.ladder import ladder

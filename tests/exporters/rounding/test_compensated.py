@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from calibration.calibrate import calibrate
-from cli.verdicts import artifact_of
+from cli.results.verdicts import artifact_of
 from exporters.export.planning import compensates, needs_statistics, plan_of
 from exporters.export.run import export
 from sixfold.artifact.workspace import Workspace

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cli.main import run
-from cli.stage_times import StageTimes, print_stage_times
+from cli.results.stage_times import StageTimes, print_stage_times
 from sixfold.runner.machine_speed import MachineSpeed, Rounding, keep
 from tests.exporters.exported import DEMO
 
