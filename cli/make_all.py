@@ -57,6 +57,7 @@ def make_all(
     from exporters.export.planning import check_disk, plan_all
     from exporters.export.run import Exported, Wanted, export_all
     from sixfold.artifact.source_record import record_source
+    from sixfold.artifact.workspace import clear_temporaries
     from sixfold.runner.available_memory import available_memory
 
     recipes = fitted(source, recipes)
@@ -110,6 +111,7 @@ def make_all(
             say(f"{recipe.name} was made again: {reason}", quiet)
         say(f"{recipe.name} {'is current' if done.skipped else 'done'}, {size(done.nbytes)}", quiet)
     if verify:
+        clear_temporaries(workspace.folder)
         with times.timed("verification"):
             outcomes = verified(source, outcomes, quiet)
     try:

@@ -27,7 +27,15 @@ from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.streaming.stream import Walked, write_files
 from sixfold.artifact.streaming.torch_threads import torch_threads
 from sixfold.artifact.streaming.writing import Writing, Written, one_by_one, singly
-from sixfold.artifact.work_folder import Made, begun_mark, check_source, locked, put_in_place, reclaim
+from sixfold.artifact.work_folder import (
+    Made,
+    begun_mark,
+    check_source,
+    clear_finished,
+    locked,
+    put_in_place,
+    reclaim,
+)
 from sixfold.artifact.workspace import PARTIAL, Workspace, digest_of, json_bytes, read_json, write_atomically
 from sixfold.checkpoint.checkpoint import Checkpoint
 from sixfold.errors import SixfoldError
@@ -160,6 +168,7 @@ def _begin(
     manifest_name = plan.manifest if plan is not None else "manifest.json"
     state = state_of(folder, manifest_name, inputs, begun_mark(folder, manifest_name, recipe.name))
     if state.name == "current":
+        clear_finished(folder / PARTIAL, recipe.name)
         recorded = read_json(folder / manifest_name) or {}
         changed = described_anew(recorded, inputs)
         if changed is not None:

@@ -97,6 +97,14 @@ def test_two_calibrations_of_one_folder_do_not_meet(tmp_path: Path) -> None:
     assert not calibrate(source, profile, tmp_path, progress=unseen).skipped
 
 
+def test_a_lock_left_by_a_run_that_was_killed_with_all_done_is_cleared(tmp_path: Path) -> None:
+    source, profile = open_source(DEMO), Calibration(samples=4, length=64)
+    calibrate(source, profile, tmp_path, progress=unseen)
+    (tmp_path / "calibration.lock").touch()
+    assert calibrate(source, profile, tmp_path, progress=unseen).skipped
+    assert not (tmp_path / "calibration.lock").exists()
+
+
 def test_a_source_that_changes_meanwhile_gives_no_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(DEMO, tmp_path / "model")
     step = layer_pass._step

@@ -16,6 +16,7 @@ from exporters.export import run as run_module
 from exporters.export.planning import check_disk, inputs_for, plan_all
 from exporters.export.run import Exported, export
 from sixfold.artifact import work_folder
+from sixfold.artifact.lock import exclusive
 from sixfold.artifact.manifest import changed_inputs, state_of
 from sixfold.artifact.workspace import PARTIAL, Workspace, sha256_of
 from sixfold.checkpoint.checkpoint import open_checkpoint
@@ -213,6 +214,19 @@ def test_a_killed_run_is_partial_and_a_rerun_finishes_it(
     assert done.reasons == ("no manifest: the run did not finish",)
     assert state(source, done) == ("current", ())
     assert not (folder / PARTIAL).exists()
+
+
+def test_what_a_run_left_that_was_killed_at_its_very_end_is_cleared(source: Source, tmp_path: Path) -> None:
+    partial = run(source, tmp_path / "out").folder / PARTIAL
+    left = partial / "bf16"
+    left.mkdir(parents=True)
+    (left / "model.safetensors.tmp").write_bytes(b"half")
+    with exclusive(partial / "bf16.lock", "held by the test"):
+        assert run(source, tmp_path / "out").skipped
+        assert left.exists(), "another process is at work there"
+    (partial / "bf16.lock").touch()
+    assert run(source, tmp_path / "out").skipped
+    assert not partial.exists()
 
 
 def test_files_of_an_older_plan_are_removed_and_others_left_alone(source: Source, tmp_path: Path) -> None:
