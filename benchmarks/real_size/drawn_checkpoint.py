@@ -19,7 +19,7 @@ import torch
 from sixfold.checkpoint.carried_files import carried_files
 from sixfold.checkpoint.checkpoint import CONFIG, Contents, SourceTensor
 from sixfold.checkpoint.config_fields import without_mtp, without_quantization
-from sixfold.checkpoint.safetensors_header import TORCH_DTYPES
+from sixfold.checkpoint.storage.safetensors_header import TORCH_DTYPES
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.model.architecture import derive_architecture
 from sixfold.model.bare_config import open_config

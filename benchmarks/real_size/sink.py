@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sixfold.artifact.workspace import CALIBRATION, read_json
-from sixfold.checkpoint.safetensors_header import header_length
+from sixfold.checkpoint.storage.safetensors_header import header_length
 from sixfold.errors import SixfoldError
 
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2

@@ -7,10 +7,10 @@ import click
 
 from cli.commands.card import render_cards
 from cli.options import Model, json_option, out_option
+from cli.results.verdicts import Row, failures, print_verdicts, rows_in
+from cli.results.verdicts import as_data as row_as_data
 from cli.run_log import logged
 from cli.terminal import heading, print_json, print_table, progress, share
-from cli.verdicts import Row, failures, print_verdicts, rows_in
-from cli.verdicts import as_data as row_as_data
 from sixfold.errors import GateError
 
 if TYPE_CHECKING:

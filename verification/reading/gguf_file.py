@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sixfold.boundary.gguf_header import GgufTensor, read_gguf_header
-from sixfold.checkpoint.positional_reads import WeightFolder
+from sixfold.checkpoint.storage.positional_reads import WeightFolder
 from sixfold.errors import SixfoldError
 
 
