@@ -4,11 +4,10 @@
     python -m benchmarks.real_size docs/configs/minimax-m2.7.json [--experts 154] [--layers 4 8 16 32] [--keep 4]
         [--formats all-formats | none] [--set KEY=VALUE] [--device cpu] [--folder FOLDER] [--json FILE]
 
-The checkpoint exists only while it is read (drawn_checkpoint.py), and of what is exported nothing is kept but hashes and
-sizes (sink.py); statistics are, since rounding reads them, so --folder needs room for those of the deepest run. A
-depth is a process. Depths up to --keep keep their artifacts, and are verified too; the first layers of a
-deeper run are the same ones, but that their files are what they should be is known by the exports' own hashes alone.
-`--formats none` calibrates, and lets go of the statistics.
+The checkpoint exists only while it is read (drawn_checkpoint.py). Of what is exported nothing is kept but hashes and
+sizes (sink.py); statistics are, since rounding reads them: --folder needs room for those of the deepest run. Each depth
+is a process of its own. Depths up to --keep keep their artifacts, which are verified; a deeper run has the same first
+layers, and its files are known by their hashes alone. `--formats none` calibrates, and lets go of the statistics.
 
 This machine is measured first, as by `sixfold plan --measure`, if it was not yet. Reading is foretold by the speed at
 which weights are drawn, which here takes the place of the disk's.
