@@ -14,8 +14,9 @@ from gguf import GGMLQuantizationType
 from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt
 
 from exporters.ggml import layout
+from exporters.ggml.architectures.rotary import Config
 from exporters.ggml.compensated import compensated, quantize_compensated
-from exporters.ggml.hyperparameters import Config, as_stated, differences
+from exporters.ggml.hyperparameters import as_stated, differences
 from exporters.ggml.importance import layer_importance, weighted_linears
 from exporters.ggml.kernels import PLAIN, encodes_on_gpu, quantize, type_named
 from exporters.ggml.metadata import PROVENANCE, Importance, has_tokenizer, headers

@@ -18,7 +18,8 @@ from gguf import (
 )
 from gguf.gguf_writer import TensorInfo, WriterState
 
-from exporters.ggml.hyperparameters import Config, write_hyperparameters
+from exporters.ggml.architectures.rotary import Config
+from exporters.ggml.hyperparameters import write_hyperparameters
 from exporters.ggml.tokenizer import FILE as TOKENIZER
 from exporters.ggml.tokenizer import write_tokenizer
 from sixfold.boundary.json_text import read_json_file
