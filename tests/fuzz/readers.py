@@ -16,7 +16,7 @@ from safetensors.numpy import save
 from calibration.texts.rows import rows_of
 from cards.budget.gguf_config import gguf_weights
 from cards.budget.stored_weights import read_config as budget_config
-from exporters.ggml.tokenizer import write_tokenizer
+from exporters.ggml.header.tokenizer import write_tokenizer
 from exporters.registry import exporter_named
 from sixfold.artifact.manifest import damaged_files, state_of
 from sixfold.artifact.verification_record import SCHEMA, stored_result, verdict_of
