@@ -15,9 +15,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt
 
 from exporters.ggml import layout
 from exporters.ggml.compensated import compensated, quantize_compensated
-from exporters.ggml.header.hyperparameters import Config, as_stated, differences
+from exporters.ggml.header.hyperparameters import as_stated, differences
 from exporters.ggml.header.metadata import PROVENANCE, Importance, has_tokenizer, headers
 from exporters.ggml.header.pre_tokenizer_names import known_name
+from exporters.ggml.header.rope import Config
 from exporters.ggml.importance import layer_importance, weighted_linears
 from exporters.ggml.kernels import PLAIN, encodes_on_gpu, quantize, type_named
 from exporters.ggml.tensors import Tensor, expert_of, gguf_tensors

@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from exporters.ggml.header.hyperparameters import ENTRIES, Config, Entry, rope_frequency_factors
+from exporters.ggml.header.architectures import ENTRIES, Entry
+from exporters.ggml.header.rope import Config, rope_frequency_factors
 from sixfold.checkpoint.checkpoint import SourceTensor
 from sixfold.errors import SixfoldError
 from sixfold.model.gguf_names import gguf_architecture, gguf_tensor_names, latent_halves

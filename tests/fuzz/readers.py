@@ -26,8 +26,8 @@ from sixfold.checkpoint.checkpoint import read_config
 from sixfold.checkpoint.provenance import parse_provenance
 from sixfold.checkpoint.storage.safetensors_header import read_header
 from sixfold.checkpoint.storage.weight_files import parse_index
-from sixfold.model.architecture import derive_architecture
 from sixfold.model.bare_config import described
+from sixfold.model.derivation import derive_architecture
 from sixfold.recipes.recipe import load_recipes
 from sixfold.statistics.importance_matrix import open_importance_matrix
 from tests.exporters.exported import DEMO

@@ -18,7 +18,8 @@ from gguf import (
 )
 from gguf.gguf_writer import TensorInfo, WriterState
 
-from exporters.ggml.header.hyperparameters import Config, write_hyperparameters
+from exporters.ggml.header.hyperparameters import write_hyperparameters
+from exporters.ggml.header.rope import Config
 from exporters.ggml.header.tokenizer import FILE as TOKENIZER
 from exporters.ggml.header.tokenizer import write_tokenizer
 from sixfold.boundary.json_text import read_json_file
