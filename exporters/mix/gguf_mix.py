@@ -6,8 +6,8 @@ from math import prod
 
 from gguf import GGMLQuantizationType as Type
 
+from exporters.ggml.header.metadata import padded
 from exporters.ggml.kernels import row_bytes
-from exporters.ggml.metadata import padded
 from exporters.ggml.tensors import Tensor
 from exporters.ggml.type_mix import Choice, file_order, stays_float32
 from exporters.mix.choose import Option, Options, choose, smallest
