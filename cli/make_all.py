@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sixfold.model.source import Source
     from sixfold.recipes.recipe import Calibration, Recipe
     from sixfold.runner.available_memory import Allowed
+    from sixfold.runner.engine import Engine
     from sixfold.statistics.statistics import Statistics
 
 
@@ -42,6 +43,7 @@ def make_all(
     threads: int,
     allowed: "Allowed",
     times: StageTimes,
+    engine: "Engine",
     *,
     stated: Mapping[str, str],
     verify: bool,
@@ -74,7 +76,7 @@ def make_all(
         try:
             if (refusal := refusals[recipe.name]) is not None:
                 raise refusal
-            found = _statistics(source, recipe, workspace, statistics, allowed, times, quiet)
+            found = _statistics(source, recipe, workspace, statistics, allowed, times, engine, quiet)
             wanted.append(Wanted(recipe, found, partial(tokens_of, source, recipe, quiet)))
             needed[recipe.name] = found
         except Exception as error:  # a defect in one format must not cost the others of a long run
@@ -88,6 +90,7 @@ def make_all(
             progress=progress,
             memory=allowed.host if allowed.host is not None else available_memory(),
             say=partial(say, quiet=quiet),
+            engine=engine,
         )
     for took in (result.took for result in made if isinstance(result, Exported) and result.took):
         walk.read, walk.written = took["walk"]["read_bytes"], took["walk"]["written_bytes"]
@@ -156,6 +159,7 @@ def _statistics(
     known: "dict[Calibration, Statistics]",
     allowed: "Allowed",
     times: StageTimes,
+    engine: "Engine",
     quiet: bool,
 ) -> "Statistics | None":
     """The statistics that the recipe needs, calibrating once per profile."""
@@ -166,7 +170,7 @@ def _statistics(
     profile = recipe.calibration
     if profile not in known:
         with times.timed("calibration"):
-            known[profile] = calibrated(source, profile, workspace, allowed, quiet=quiet)
+            known[profile] = calibrated(source, profile, workspace, allowed, engine=engine, quiet=quiet)
     return known[profile]
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sixfold.checkpoint.provenance import Provenance
     from sixfold.model.source import Source
     from sixfold.recipes.recipe import Recipe
+    from sixfold.runner.engine import Engine
 
 Command = Callable[..., Any]
 
@@ -172,6 +173,39 @@ def memory_options(command: Command) -> Command:
     return click.option(
         "--host-memory", type=_Size(), help=f"Memory that calibration, and then export, may use, {about}"
     )(call)
+
+
+def engine_options(command: Command) -> Command:
+    """--engine and --address; the command gets `engine: Engine`. The result does not depend on them, where all machines
+    are of one kind."""
+
+    @wraps(command)
+    def call(*args: Any, engine: str, address: str | None, **rest: Any) -> Any:
+        return command(*args, engine=_engine(engine, address), **rest)
+
+    call = click.option(
+        "--address", metavar="TEXT", help="With --engine ray: of a running cluster, such as auto or 10.0.0.1:6379."
+    )(call)
+    return click.option(
+        "--engine",
+        type=click.Choice(("local", "ray")),
+        default="local",
+        show_default=True,
+        help="Where the work is done; ray: on a Ray cluster, over a shared file system (docs/scaling.md).",
+    )(call)
+
+
+def _engine(name: str, address: str | None) -> "Engine":
+    from sixfold.errors import UsageError
+    from sixfold.runner.engine import HERE
+
+    if name == "ray":
+        from sixfold.runner.ray_engine import ray_engine
+
+        return ray_engine(address)
+    if address is not None:
+        raise UsageError("--address is of a Ray cluster", "add --engine ray")
+    return HERE
 
 
 def experts_option(command: Command) -> Command:

@@ -10,6 +10,7 @@ from cli.make_all import Outcome, make_all
 from cli.options import (
     PROVENANCE_OPTIONS,
     Model,
+    engine_options,
     formats_argument,
     json_option,
     memory_options,
@@ -29,12 +30,13 @@ if TYPE_CHECKING:
     from sixfold.artifact.workspace import Workspace
     from sixfold.recipes.recipe import Recipe
     from sixfold.runner.available_memory import Allowed
+    from sixfold.runner.engine import Engine
 
 _SHOWN = 0.05
 """Seconds below which a stage was not done: all was current."""
 
 _NOT_OF_STATUS = {
-    **dict.fromkeys(("--threads", "--host-memory", "--device-memory", *PROVENANCE_OPTIONS), 2),
+    **dict.fromkeys(("--threads", "--host-memory", "--device-memory", "--engine", "--address", *PROVENANCE_OPTIONS), 2),
     "--no-verify": 1,
 }
 
@@ -49,6 +51,7 @@ _NOT_OF_STATUS = {
 @out_option
 @threads_option
 @memory_options
+@engine_options
 @click.option("--no-verify", is_flag=True, help="Do not verify what was made: structure, weights, divergence, gates.")
 @json_option
 def command(
@@ -57,6 +60,7 @@ def command(
     out: Path,
     threads: int,
     allowed: "Allowed",
+    engine: "Engine",
     no_verify: bool,
     as_json: bool,
 ) -> int:
@@ -78,6 +82,7 @@ def command(
             threads,
             allowed,
             times,
+            engine,
             stated=model.stated,
             verify=not no_verify,
             quiet=as_json,

@@ -6,8 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, field
 from functools import partial as partial_of
 from pathlib import Path
 from typing import Any, cast
@@ -16,17 +15,18 @@ import torch
 
 from exporters.export.batches import batches
 from exporters.export.decisions import DecisionStore
-from exporters.export.planning import carried_code, compensates, inputs_for, plan_of, prepare
-from exporters.protocol import Compensating, Exporter, ExternalExporter, Tokens
+from exporters.export.planning import carried_code, inputs_for, plan_of, prepare
+from exporters.export.unit_work import Variant, decided, encoded
+from exporters.protocol import ExternalExporter, Tokens
 from exporters.registry import exporter_named
-from exporters.rounding.device import device, turn
+from exporters.rounding.device import device
 from exporters.rounding.inputs import Inputs
 from exporters.rounding.notes import few_tokens
 from sixfold.artifact.manifest import FileRecord, described_anew, file_record, manifest_of, state_of
 from sixfold.artifact.plan import ExportPlan, Unit
-from sixfold.artifact.streaming.stream import Walked, write_files
-from sixfold.artifact.streaming.torch_threads import torch_threads
-from sixfold.artifact.streaming.writing import Writing, Written, one_by_one, singly
+from sixfold.artifact.streaming.stream import MADE, Walked, write_files
+from sixfold.artifact.streaming.walk import NARROW
+from sixfold.artifact.streaming.writing import Writing, Written, singly
 from sixfold.artifact.work_folder import (
     Made,
     begun_mark,
@@ -42,8 +42,9 @@ from sixfold.errors import SixfoldError
 from sixfold.model.source import Source
 from sixfold.progress import Progress
 from sixfold.recipes.recipe import Recipe
+from sixfold.runner.engine import HERE, Engine, Needs
 from sixfold.runner.machine_speed import measured_speed
-from sixfold.statistics.statistics import Statistics, open_statistics
+from sixfold.statistics.statistics import Statistics
 
 
 @dataclass(frozen=True)
@@ -81,18 +82,20 @@ def export_all(
     progress: Progress,
     memory: int | None = None,
     say: Callable[[str], None] = lambda sentence: None,
+    engine: Engine = HERE,
 ) -> list[Exported | Exception]:
     """What came of each of `wanted`, or what stopped it; that leaves the others alone. Whatever was finished by then is
     kept for the next run.
 
     memory: bytes of host memory to make do with, None for no limit. say: told where it takes several walks.
+    engine: where layers are decided and units encoded.
     """
     results: dict[int, Exported | Exception] = {}
     begun: dict[int, _Begun] = {}
     with ExitStack() as locks:
         for number, want in enumerate(wanted):
             try:
-                found = _begin(source, want, workspace, threads, progress, locks)
+                found = _begin(source, want, workspace, threads, progress, locks, engine)
                 if isinstance(found, Exported):
                     results[number] = found
                 else:
@@ -101,7 +104,7 @@ def export_all(
                 results[number] = error
         streamed = {number: one for number, one in begun.items() if one.native is not None}
         names = [one.wanted.recipe.name for one in streamed.values()]
-        walked = _walk(source, list(streamed.values()), threads, progress, memory, say)
+        walked = _walk(source, list(streamed.values()), max(threads, engine.slots), progress, memory, say)
         written = dict(zip(streamed, walked.each, strict=True))
         for number, one in sorted(begun.items(), key=lambda item: item[1].native is None):  # what is written, first
             try:
@@ -156,7 +159,13 @@ class _Begun:
 
 
 def _begin(
-    source: Source, wanted: Wanted, workspace: Workspace, threads: int, progress: Progress, locks: ExitStack
+    source: Source,
+    wanted: Wanted,
+    workspace: Workspace,
+    threads: int,
+    progress: Progress,
+    locks: ExitStack,
+    engine: Engine,
 ) -> Exported | _Begun:
     recipe, statistics = wanted.recipe, wanted.statistics
     inputs = inputs_for(source, recipe, statistics)
@@ -178,7 +187,7 @@ def _begin(
         return Exported(recipe.name, folder, manifest_name, nbytes, True, (), notes, described=changed is not None)
     started = time.time()
     partial = locks.enter_context(locked(folder / PARTIAL, recipe.name))
-    native = None if plan is None else _native(source, wanted, workspace, plan, inputs, partial, threads)
+    native = None if plan is None else _native(source, wanted, workspace, plan, inputs, partial, threads, engine)
     return _Begun(wanted, inputs, folder, manifest_name, state.reasons, started, partial, native)
 
 
@@ -190,47 +199,59 @@ def _native(
     inputs: Mapping[str, Any],
     partial: Path,
     threads: int,
+    engine: Engine,
 ) -> _Native:
-    recipe, statistics = wanted.recipe, wanted.statistics
-    exporter = cast(Exporter, exporter_named(recipe.exporter))
+    recipe = wanted.recipe
+    variant = Variant(source, recipe, wanted.statistics, threads)
     layers = frozenset(unit.layer for unit in plan.units if unit.layer is not None)
     store = DecisionStore(workspace.decisions(recipe.name), inputs, layers)
     mark = store.mark if layers else None
     key = digest_of([dict(inputs), mark, [(f.name, f.nbytes, len(f.header)) for f in plan.files]])
     reclaim(plan, partial, workspace.variant(recipe.suffix), key)
-    known = _inputs(statistics.folder, statistics.digest, device()) if statistics and compensates(recipe) else None
-
-    searched = getattr(exporter, "searched", None)
+    known, given = variant.known, engine.share(variant)
+    at_gpu = known is not None and known.device.type != "cpu"
+    searched = getattr(variant.exporter, "searched", None)
 
     def decide(layer: int, checkpoint: Checkpoint) -> None:
         if not store.knows(layer):
-            # A layer is searched where many units are encoded.
-            with torch_threads(threads if searched is not None else 1):
-                decided = exporter.decide(replace(source, checkpoint=checkpoint), recipe, statistics, layer)
-            store.record(layer, decided)
+            by = None if engine.away else checkpoint
+            needs = Needs(cores=threads if searched else 1, gpus=float(searched is not None and _on_gpu()))
+            store.record(layer, engine.call(decided, given, layer, by, needs=needs))
 
-    def encode(unit: Unit, tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-        return exporter.encode(unit, tensors, store.of_layer(unit.layer), recipe)
-
-    def compensate(
-        units: Sequence[Unit], tensors: Sequence[Sequence[torch.Tensor]]
+    def encode(
+        units: Sequence[Unit], tensors: Sequence[Sequence[torch.Tensor]] | None
     ) -> Sequence[Sequence[torch.Tensor]]:
-        assert known is not None  # see below
-        decisions = [store.of_layer(unit.layer) for unit in units]
-        with turn(known.device):
-            return cast(Compensating, exporter).compensate(units, tensors, decisions, recipe, known)
+        decisions = {unit.layer: store.of_layer(unit.layer) for unit in units}
+        needs = Needs(memory=_memory(source, units), gpus=1 / NARROW if at_gpu else 0)
+        encoded_units: Sequence[Sequence[torch.Tensor]] = engine.call(
+            encoded, given, units, tensors, decisions, needs=needs
+        )
+        return encoded_units
 
     writing = Writing(
         plan,
         partial,
         key,
-        split=singly if known is None else partial_of(batches, source.checkpoint, known.device),
-        encode=one_by_one(encode) if known is None else compensate,
+        # Units that are rounded to nearest are the same in any company: they travel together.
+        split=singly if known is None and not engine.away else partial_of(batches, source.checkpoint, device()),
+        encode=encode,
         decide=decide,
-        at_gpu=known is not None and known.device.type != "cpu",
+        at_gpu=at_gpu,
         searched={layer: searched(source, recipe, layer) for layer in layers if searched and not store.knows(layer)},
+        away=engine.away,
     )
     return _Native(plan, store, known, writing)
+
+
+def _on_gpu() -> bool:
+    return device().type != "cpu"
+
+
+def _memory(source: Source, units: Sequence[Unit]) -> int:
+    """Bytes that encoding units takes: what is read, and what is made of that in float32."""
+    tensors = source.checkpoint.tensors
+    rows = ((tensors[part.name], part) for unit in units for part in unit.inputs)
+    return (1 + MADE) * sum(t.nbytes * (part.stop - part.start) // max(1, *t.shape[:1]) for t, part in rows)
 
 
 def _walk(
@@ -299,12 +320,6 @@ def _finish(source: Source, one: _Begun, made: Made, threads: int, took: Mapping
     shutil.rmtree(one.partial)
     nbytes = sum(record.bytes for record in made.files.values())
     return Exported(recipe.name, one.folder, one.manifest, nbytes, False, one.reasons, made.notes, took=took)
-
-
-@lru_cache(1)
-def _inputs(folder: Path, digest: str, device: torch.device) -> Inputs:
-    """One for all formats of a run that read the same statistics: what one has factored serves the next."""
-    return Inputs(open_statistics(folder), device)
 
 
 def _run_external(source: Source, wanted: Wanted, partial: Path) -> Made:

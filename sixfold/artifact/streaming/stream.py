@@ -70,7 +70,7 @@ def write_files(
 
 AHEAD = 64 << 20
 """Bytes that are read ahead where jobs are small."""
-_MADE = 4
+MADE = 4
 """Bytes that encoding takes for each byte of BF16 that it is given."""
 
 
@@ -100,6 +100,7 @@ _Key = tuple[tuple[int, int], int, int]
 
 def _jobs_of(work: Work, writing: int, pieces: Pieces) -> Iterator[tuple[_Key, Job]]:
     encoding: list[tuple[tuple[int, int], Job, frozenset[int]]] = []
+    place = (-1, 0)
     for file, units, todo in work.files.unfinished():
         for batch in work.writing.split(units):
             if todo.isdisjoint(batch):
@@ -110,17 +111,20 @@ def _jobs_of(work: Work, writing: int, pieces: Pieces) -> Iterator[tuple[_Key, J
                 made = [Job(work, Rows(unit, piece), (piece,)) for unit, piece in each]
             else:
                 held = pieces.of(part for unit in batch for part in unit.inputs)
-                made = [Job(work, Batch(batch, todo), held, narrow=work.writing.at_gpu)]
+                here = not work.writing.away
+                made = [Job(work, Batch(batch, todo), held if here else (), narrow=here and work.writing.at_gpu)]
+                place = _last(pieces, held)
             for job in made:
                 work.files.expect_job(file)
-                encoding.append((_last(pieces, job.pieces), job, layers))
+                encoding.append((_last(pieces, job.pieces) if job.pieces else place, job, layers))
     first: dict[int, tuple[int, int]] = {}
     for place, _, layers in encoding:
         first |= {layer: min(place, first.get(layer, place)) for layer in layers}
     deciding: dict[int, tuple[tuple[int, int], Job]] = {}
     for layer in sorted({unit.layer for unit in work.writing.plan.units if unit.layer is not None}):
         held = pieces.of(work.writing.searched.get(layer, ()))
-        deciding[layer] = (_last(pieces, held) if held else first.get(layer, (-1, 0)), Job(work, layer, held))
+        place = _last(pieces, held) if held else first.get(layer, (-1, 0))
+        deciding[layer] = (place, Job(work, layer, () if work.writing.away else held))
     for number, (place, job) in enumerate(deciding.values()):
         yield (place, writing, number), job
     for number, (place, job, layers) in enumerate(encoding, len(deciding)):
@@ -153,7 +157,7 @@ def _needed(jobs: Sequence[Job], threads: int) -> int:
     for job in jobs:
         if isinstance(job.what, Batch):
             largest[job.narrow] = max(largest[job.narrow], sum(piece.nbytes for piece in job.pieces))
-    return most_held(jobs) + AHEAD + threads * _MADE * largest[False] + NARROW * largest[True]
+    return most_held(jobs) + AHEAD + threads * MADE * largest[False] + NARROW * largest[True]
 
 
 def _ahead(jobs: Sequence[Job], threads: int, memory: int | None) -> int:

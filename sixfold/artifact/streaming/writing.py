@@ -24,6 +24,7 @@ _TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.floa
 _CLOCK = threading.Lock()
 
 Encode = Callable[[Unit, Sequence[torch.Tensor]], Sequence[torch.Tensor]]
+EncodeAll = Callable[[Sequence[Unit], Sequence[Sequence[torch.Tensor]] | None], Sequence[Sequence[torch.Tensor]]]
 
 
 def _nothing(layer: int, checkpoint: Checkpoint) -> None:
@@ -40,17 +41,18 @@ class Writing:
     the last bits of its sums. encode: the outputs of each unit of a batch; inputs are shared, and not to be changed.
     decide: called once with each layer that a unit names, before its units are encoded, and with the checkpoint that
     it is to read by. searched: what of the source that reads, of each layer. at_gpu: whether `encode`
-    takes turns at a GPU.
+    takes turns at a GPU. away: `encode` is given no inputs and reads them itself, and so does `decide`.
     """
 
     plan: ExportPlan
     folder: Path
     key: str
     split: Callable[[Sequence[Unit]], Sequence[Sequence[Unit]]]
-    encode: Callable[[Sequence[Unit], Sequence[Sequence[torch.Tensor]]], Sequence[Sequence[torch.Tensor]]]
+    encode: EncodeAll
     decide: Callable[[int, Checkpoint], None] = _nothing
     searched: Mapping[int, Sequence[TensorSlice]] = field(default_factory=dict)
     at_gpu: bool = False
+    away: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,8 @@ def singly(units: Sequence[Unit]) -> list[tuple[Unit, ...]]:
     return [(unit,) for unit in units]
 
 
-def one_by_one(
-    encode: Encode,
-) -> Callable[[Sequence[Unit], Sequence[Sequence[torch.Tensor]]], Sequence[Sequence[torch.Tensor]]]:
-    return lambda units, inputs: [encode(*one) for one in zip(units, inputs, strict=True)]
+def one_by_one(encode: Encode) -> EncodeAll:
+    return lambda units, inputs: [encode(*one) for one in zip(units, inputs or (), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,9 @@ class Work:
         return Written(files, self.failed, self.seconds)
 
     def _encode(self, batch: Batch) -> None:
-        inputs = [[self._checkpoint.read(part) for part in unit.inputs] for unit in batch.units]
+        inputs = None
+        if not self.writing.away:
+            inputs = [[self._checkpoint.read(part) for part in unit.inputs] for unit in batch.units]
         with self._timed("encode"):
             encoded = self.writing.encode(batch.units, inputs)
         for unit, outputs in zip(batch.units, encoded, strict=True):
