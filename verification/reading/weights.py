@@ -1,15 +1,17 @@
 """An artifact seen as float32 weights under the architecture's own names on disk, read tensor by tensor."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
 
 from sixfold.checkpoint.safetensors_header import TORCH_DTYPES
-from verification.reading.declared import AWQ, Scheme
+from verification.reading.declared import AWQ, MODELOPT, Scheme
 from verification.reading.plain_rounding import Layout, layout_of_scheme
 from verification.reading.safetensors_formats import dequantize_linear
+from verification.reading.stack import Stack
+from verification.reading.stacked_parts import can_be_stacked, stacked_parts
 from verification.reading.stated_rounding import Rounding, stated_rounding
 from verification.reading.stored_codes import Codes, Parts, codes_of
 from verification.reading.stored_parts import QUANTIZED_PARTS, SCALES
@@ -65,6 +67,15 @@ class CodedWeights(Weights, Protocol):
     def code_parts(self, name: str, weight: torch.Tensor) -> Iterator[tuple[Codes, torch.Tensor]]:
         """The codes of what a weight is stored as, each beside its part of `weight` (float32, of its whole shape) in
         the same layout: of most one, of a split kv_b_proj two. Raises as `read` does."""
+        ...
+
+    def stack_of(self, name: str) -> Hashable | None:
+        """What a quantized weight has in common with those that it can be read together with; None where it is read by
+        itself."""
+        ...
+
+    def stack(self, names: Sequence[str], device: torch.device) -> Stack:
+        """Of weights of which `stack_of` says the same, in this order, on `device`. Raises as `read` does."""
         ...
 
     def layout(self, name: str) -> Layout | None:
@@ -144,6 +155,23 @@ class FolderWeights:
         codes = self.codes(name)
         if codes is not None:
             yield codes, weight
+
+    def stack_of(self, name: str) -> Hashable | None:
+        module = name.removesuffix(".weight")
+        scheme, shape = self.subject.declared.scheme_of(module), self.shape(name)
+        suffixes = self.subject.modules[module]
+        if scheme is None or len(shape) != 2 or not can_be_stacked(scheme, suffixes, shape[0]):
+            return None
+        return scheme.format, id(scheme.weights), shape, frozenset(suffixes)
+
+    def stack(self, names: Sequence[str], device: torch.device) -> Stack:
+        read = [self._parts(name) for name in names]
+        scheme = read[0][0]
+        parts = stacked_parts(scheme, [part for _, part in read], self.shape(names[0])[0], device)
+        codes = codes_of(scheme, parts)
+        if codes is None or codes.base.numel() > 1 or scheme.method == MODELOPT:
+            return Stack(dequantize_linear(scheme, parts), codes)
+        return Stack(codes.numbers * codes.scale, codes)
 
     def layout(self, name: str) -> Layout | None:
         scheme = self.subject.declared.scheme_of(name.removesuffix(".weight"))

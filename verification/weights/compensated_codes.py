@@ -77,7 +77,7 @@ def misplaced(codes: Codes, held: torch.Tensor, source: torch.Tensor, moments: t
     target = held - ((held - source) @ moments) / moments.diagonal()
     scale = codes.scale.expand(source.shape)
     places = torch.where(scale != 0, (target - codes.base) / scale, codes.numbers)
-    steps, _ = steps_off(codes, places, _FINEST * float(codes.grid[-1]))
+    steps = steps_off(codes, places, _FINEST * float(codes.grid[-1]))
     worst = steps.amax(1)
     typical, tail = float(worst.median()), float(worst.quantile(0.99, interpolation="lower"))
     if typical > _CONVERGED:
