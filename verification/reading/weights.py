@@ -1,6 +1,6 @@
 """An artifact seen as float32 weights under the architecture's own names on disk, read tensor by tensor."""
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
@@ -52,9 +52,16 @@ class OnDevice(Protocol):
 
 def read_on(weights: Weights, device: torch.device, name: str) -> torch.Tensor:
     """A whole tensor, float32, computed on `device` if these weights can be."""
-    if device.type == "cpu" or not isinstance(weights, OnDevice):
-        return weights.read(name)
-    return weights.read_on(device, name)
+    return weights.read_on(device, name) if isinstance(weights, OnDevice) else weights.read(name)
+
+
+@runtime_checkable
+class Prepared(Weights, Protocol):
+    """Weights that want to know which layer is read next."""
+
+    def prepare(self, layer: int | None, wanted: Collection[str]) -> None:
+        """layer: None for what is outside of the decoder layers. wanted: names that will be read of it."""
+        ...
 
 
 class CodedWeights(Weights, Protocol):
@@ -162,7 +169,8 @@ class FolderWeights:
         suffixes = self.subject.modules[module]
         if scheme is None or len(shape) != 2 or not can_be_stacked(scheme, suffixes, shape[0]):
             return None
-        return scheme.format, id(scheme.weights), shape, frozenset(suffixes)
+        group = 0 if scheme.method == MODELOPT else id(scheme.weights)  # ModelOpt's algorithm says it all
+        return scheme.format, group, shape, frozenset(suffixes)
 
     def stack(self, names: Sequence[str], device: torch.device) -> Stack:
         read = [self._parts(name) for name in names]

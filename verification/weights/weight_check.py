@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from sixfold.model.source import Source
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.held_source import HeldSource
 from verification.reading.stated_rounding import Kind
@@ -72,23 +71,8 @@ class WeightReport:
     findings: tuple[Finding, ...]
 
 
-def check_weights(
-    weights: CodedWeights,
-    source: Source,
-    advance: Callable[[int], None],
-    compensated: Targets | None = None,
-    smooths: bool | RecordedScales = True,
-) -> WeightReport:
-    """advance: gets the number of weights after each layer. Others: see Comparison."""
-    comparison = Comparison(weights, HeldSource(source, torch.device("cpu")), compensated, smooths)
-    for layer, names in comparison.layers.items():
-        comparison.compare(layer)
-        advance(sum(prod(source.checkpoint.tensors[name].shape) for name in names))
-    return comparison.report()
-
-
 class Comparison:
-    """layers: names of the source's tensors by decoder layer, None for those outside of them; each is to be compared
+    """layers: names of the source's tensors by decoder layer, None for those outside of them. Each layer is compared
     once, in any order."""
 
     def __init__(
@@ -102,6 +86,7 @@ class Comparison:
         self._device = held.device
         self._tensors = held.source.checkpoint.tensors
         self._held = set(weights.names())
+        self._not_run = set(held.source.architecture.not_run)
         self._linears = {linear.weight: linear for linear in self._source.architecture.linears}
         self._norms = {norm.weight: norm for norm in self._source.architecture.norms}
         recorded = smooths if isinstance(smooths, RecordedScales) else None
@@ -113,9 +98,8 @@ class Comparison:
         self._blame = Blame(self._source, self._layer)
         self._errors: dict[str, TensorError] = {}
         self._findings: list[Finding] = []
-        self.layers: dict[int | None, list[str]] = {}
-        for name in self._tensors:
-            self.layers.setdefault(self._layer(name), []).append(name)
+        self.layers = held.layers
+        self._left = set(self.layers)
 
     @property
     def failed(self) -> bool:
@@ -123,7 +107,10 @@ class Comparison:
         return any(finding.severity == "error" for finding in self._findings)
 
     def compare(self, layer: int | None, keep: Keep | None = None) -> None:
-        """keep: gets each tensor of the layer that could be read."""
+        """keep: gets each tensor of the layer that could be read. Nothing where it was compared before."""
+        if layer not in self._left:
+            return
+        self._left.remove(layer)
         ratios: dict[str, torch.Tensor] = {}
         factors: dict[str, Factors] = {}
         for names in self._stacks(layer):
@@ -137,7 +124,31 @@ class Comparison:
             heads = self._moved.heads
             self._findings += check_cancels(self._source.architecture, layer, ratios, factors, heads)
 
-    def report(self) -> WeightReport:
+    def is_exact(self, layer: int | None) -> bool:
+        """Whether every tensor of a layer was compared, those that are not run aside, and is the source's."""
+        names = set(self.layers.get(layer, ())) - self._not_run
+        return all(
+            name in self._errors
+            and not self._errors[name].encoding
+            and not self._errors[name].relative
+            and not self._errors[name].rescaled
+            and not self._weights.slack(name)
+            for name in names
+        )
+
+    @property
+    def left(self) -> int:
+        """Weights that were not compared yet."""
+        return sum(self._size(layer) for layer in self._left)
+
+    def is_left(self, layer: int | None) -> bool:
+        return layer in self._left
+
+    def report(self, advance: Callable[[int], None]) -> WeightReport:
+        """Compares what has not been compared yet. advance: gets the number of weights after each layer of it."""
+        for layer in [layer for layer in self.layers if layer in self._left]:
+            self.compare(layer)
+            advance(self._size(layer))
         linears = {linear.name: linear for linear in self._linears.values()}
         place = {name: number for number, name in enumerate(self._tensors)}
         found = sorted(self._findings, key=lambda finding: place.get(finding.where, len(place)))
@@ -148,6 +159,9 @@ class Comparison:
         found += [odd for odd in of_all if odd.check == "weights.scale" and odd.where not in named]
         errors = (self._errors[name] for name in self._tensors if name in self._errors)
         return WeightReport(tuple(errors), tuple(found))
+
+    def _size(self, layer: int | None) -> int:
+        return sum(prod(self._tensors[name].shape) for name in self.layers[layer])
 
     def _layer(self, name: str) -> int | None:
         linear, norm = self._linears.get(name), self._norms.get(name)

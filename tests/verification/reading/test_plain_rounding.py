@@ -12,6 +12,7 @@ from sixfold.model.source import Source
 from tests.verification.artifacts import Artifacts
 from verification.divergence.plain_run import PlainWeights
 from verification.measure import runs_of
+from verification.reading.held_source import HeldSource
 from verification.reading.plain_rounding import Layout, layout_of_ggml, rounded_plainly
 
 GGML = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "IQ4_XS", "IQ4_NL", "Q5_0", "Q5_1", "Q4_0", "Q4_1")
@@ -43,7 +44,7 @@ def test_formats_rounded_to_nearest_cost_what_their_artifacts_do(
     variant: str, artifacts: Artifacts, demo: Source
 ) -> None:
     weights, _ = runs_of(artifacts[variant], demo)
-    plain = PlainWeights(weights, demo)
+    plain = PlainWeights(weights, HeldSource(demo, torch.device("cpu")))
     quantized = [name for name in weights.names() if weights.encoding(name)]
     for name in quantized[:8]:
         original = demo.checkpoint.read(TensorSlice(name, 0, plain.shape(name)[0])).float()
