@@ -24,7 +24,7 @@ from calibration.imatrix import FILE as IMATRIX
 from calibration.imatrix import write_imatrix
 from calibration.texts.corpus import text_files
 from calibration.texts.tokens import special_ids, token_batches
-from sixfold.artifact.lock import exclusive
+from sixfold.artifact.lock import clear_left, exclusive
 from sixfold.artifact.manifest import State, file_record, run_name, state_of, versions
 from sixfold.artifact.work_folder import check_source
 from sixfold.artifact.workspace import PARTIAL, digest_of, sync_folder, write_atomically, write_if_changed, write_json
@@ -87,6 +87,7 @@ def calibrate(
         return _from_imatrix(source, profile, open_importance_matrix(profile.imatrix), folder)
     inputs = calibration_inputs(source, profile)
     if _state(folder, inputs).name == "current":
+        clear_left(folder / _LOCK, folder / PARTIAL)
         return _as_it_is(folder)
     with exclusive(folder / _LOCK, f"another process is calibrating into {folder}"):
         state = _state(folder, inputs)  # the process before this one may have done it all
@@ -187,6 +188,7 @@ def _from_imatrix(source: Source, profile: Calibration, matrix: ImportanceMatrix
         "versions": versions(()),
     }
     if _state(folder, inputs).name == "current":
+        clear_left(folder / _LOCK, folder / PARTIAL)
         return _as_it_is(folder)
     with exclusive(folder / _LOCK, f"another process is calibrating into {folder}"):
         reasons = _state(folder, inputs).reasons

@@ -17,6 +17,11 @@ _SECONDS = 30.0
 """Least time between two lines about the same work in a log."""
 
 
+def say(text: str, quiet: bool) -> None:
+    """quiet: what is printed is for a program, so this goes to standard error."""
+    click.echo(text, err=quiet)
+
+
 def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 

@@ -11,8 +11,8 @@ from sixfold.artifact.workspace import digest_of, read_json, sha256_of
 from sixfold.checkpoint.carried_files import carried_files
 from sixfold.checkpoint.fingerprint import folder_fingerprint
 from sixfold.checkpoint.location import CONFIG
-from sixfold.checkpoint.positional_reads import WeightFolder
-from sixfold.checkpoint.safetensors_header import read_header
+from sixfold.checkpoint.storage.positional_reads import WeightFolder
+from sixfold.checkpoint.storage.safetensors_header import read_header
 from sixfold.errors import SixfoldError, UsageError
 
 MANIFEST = "manifest.json"

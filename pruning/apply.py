@@ -7,11 +7,11 @@ from dataclasses import replace
 import torch
 
 from pruning.anatomy import Anatomy, ExpertTensor
-from pruning.counts import uneven
+from pruning.choosing.counts import uneven
+from pruning.choosing.plan_file import FILE, PruningPlan, plan_text
+from pruning.choosing.saliency_map import heat_map
 from pruning.healing.healed_weights import HealedWeights, is_refitted
 from pruning.mtp import Mtp, mtp_tensors
-from pruning.plan_file import FILE, PruningPlan, plan_text
-from pruning.saliency_map import heat_map
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.safetensors_layout import COPY, Draft, DraftTensor, carried_texts, place, whole
 from sixfold.artifact.streaming.writing import Encode

@@ -3,8 +3,8 @@
 import re
 from dataclasses import replace
 
-from pruning.criteria import title_of
-from pruning.plan_file import PruningPlan
+from pruning.choosing.criteria import title_of
+from pruning.choosing.plan_file import PruningPlan
 from sixfold.checkpoint.checkpoint import Checkpoint
 from sixfold.checkpoint.provenance import Provenance
 

@@ -8,9 +8,9 @@ import torch
 
 from pruning.anatomy import Anatomy
 from pruning.apply import export_plan, select
+from pruning.choosing.plan_file import PruningPlan
 from pruning.healing.healed_weights import HealedWeights
 from pruning.mtp import Mtp
-from pruning.plan_file import PruningPlan
 from sixfold.artifact.plan import Unit
 from sixfold.artifact.safetensors_layout import COPY
 from sixfold.checkpoint.checkpoint import CONFIG, Contents, SourceTensor

@@ -12,6 +12,8 @@ import torch
 
 from pruning.anatomy import Anatomy, dissect
 from pruning.apply import HEAL, PICTURE, VARIANT, export_plan, select
+from pruning.choosing.plan_file import FILE as PLAN
+from pruning.choosing.plan_file import PruningPlan
 from pruning.healing.heal import VERSION as HEALING_VERSION
 from pruning.healing.heal import disk_bytes, heal
 from pruning.healing.healed_weights import HealedWeights
@@ -21,12 +23,10 @@ from pruning.healing.refitted import check_refitted
 from pruning.model_size import model_size
 from pruning.mtp import Mtp
 from pruning.origin import provenance_of
-from pruning.plan_file import FILE as PLAN
-from pruning.plan_file import PruningPlan
-from pruning.proof import prove
+from pruning.proof.proof import prove
+from pruning.proof.structure import check_structure
+from pruning.proof.verdict import current_verdict, verdict_of, write_verdict
 from pruning.pruned_view import pruned_view
-from pruning.structure import check_structure
-from pruning.verdict import current_verdict, verdict_of, write_verdict
 from sixfold import __version__
 from sixfold.artifact.manifest import FileRecord, manifest_of, state_of
 from sixfold.artifact.original_model import FOLDER

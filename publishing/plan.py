@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from publishing.changelog import Step, entry_of, latest_version, with_entry
+from publishing.hub.remote import CARD, CHANGELOG, FIGURES, GITATTRIBUTES, Remote, RemoteFile
 from publishing.publication import Publication, git_oid
-from publishing.remote import CARD, CHANGELOG, FIGURES, GITATTRIBUTES, Remote, RemoteFile
 
 Kind = Literal["new", "changed", "unchanged", "deleted", "kept"]
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from publishing.artifacts import Artifact, Refusal, chosen, damaged, find_artifacts, unproven
 from publishing.card import check_license, with_base_model
-from publishing.hub import Hub
+from publishing.hub.remote import CARD, Remote, read_remote
+from publishing.hub.requests import Hub
 from publishing.merge import merged
 from publishing.plan import Plan, plan_of
 from publishing.publication import Card, Publication, publications, repository_name
 from publishing.record import sent_card
-from publishing.remote import CARD, Remote, read_remote
 from publishing.upload import check_ours
 from sixfold.errors import GateError, SixfoldError
 from sixfold.progress import Progress

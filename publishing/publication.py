@@ -11,7 +11,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from publishing.artifacts import Artifact, listed
-from publishing.remote import CARD, CHANGELOG, FIGURES, RemoteFile
+from publishing.hub.remote import CARD, CHANGELOG, FIGURES, RemoteFile
 from sixfold.artifact.workspace import sha256_of
 from sixfold.errors import UsageError
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from publishing.artifacts import Artifact
-from publishing.collection import Item, find_collection, keep_collection, make_collection_public
-from publishing.hub import Hub
+from publishing.hub.collection import Item, find_collection, keep_collection, make_collection_public
+from publishing.hub.remote import read_remote
+from publishing.hub.requests import Hub
 from publishing.plan import Plan, plan_of
 from publishing.prepare import Edition
 from publishing.publication import Publication
 from publishing.record import record_card, record_org
-from publishing.remote import read_remote
 from publishing.upload import check_ours, create_repository, make_public, send, tag_release
 from sixfold.artifact.verification_record import stored_result, verdict_of
 from sixfold.errors import SixfoldError

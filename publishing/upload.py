@@ -8,10 +8,10 @@ from glob import escape
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import logging
 
-from publishing.hub import Hub
+from publishing.hub.remote import CARD, CHANGELOG, FIGURES, MAIN
+from publishing.hub.requests import Hub
 from publishing.plan import Plan
-from publishing.reading import watched
-from publishing.remote import CARD, CHANGELOG, FIGURES, MAIN
+from publishing.upload_progress import watched
 from sixfold.artifact.workspace import write_if_changed
 from sixfold.errors import SixfoldError
 from sixfold.name_lists import some

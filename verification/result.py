@@ -26,8 +26,8 @@ tensor_parallel  Linears that 2, 4 or 8 GPUs could not share evenly; null for GG
 versions      of the libraries that read it
 run           seconds; the only entry that differs from run to run
 
-A folder that `sixfold prune` made has a verification.json of pruning's own (pruning/verdict.py); there, this one is
-called checkpoint-verification.json.
+A folder that `sixfold prune` made has a verification.json of pruning's own (pruning/proof/verdict.py); there, this one
+is called checkpoint-verification.json.
 """
 
 import re

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cards.budget.attention import attention
-from cards.budget.engine_caches import LLAMA_CPP_BATCH, Load, llama_cpp_cells, vllm_batch
-from cards.budget.layer_caches import Cache, Compressed, IndexKeys, KeysValues, Latent
+from cards.budget.caches.attention import attention
+from cards.budget.caches.engine_caches import LLAMA_CPP_BATCH, Load, llama_cpp_cells, vllm_batch
+from cards.budget.caches.layer_caches import Cache, Compressed, IndexKeys, KeysValues, Latent
 from cards.budget.text_config import decoder_fields, field_of, text_config
 from sixfold.errors import SixfoldError
 
@@ -46,7 +46,7 @@ class Buffers:
 
 
 def sizes(config: Mapping[str, Any]) -> Sizes:
-    """From config.json. Raises SixfoldError as cards.budget.attention."""
+    """From config.json. Raises SixfoldError as cards.budget.caches.attention."""
     try:
         return _sizes(json.dumps(decoder_fields(config), sort_keys=True, default=str))
     except (AttributeError, KeyError, TypeError) as error:

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cards.budget.attention import attention
+from cards.budget.caches.attention import attention
+from cards.budget.caches.kv_cache import GPU_80_GB, kv_cache, load_of
 from cards.budget.compute_buffers import llama_cpp_buffers, sglang_buffers, vllm_buffers
 from cards.budget.hardware import Hardware
-from cards.budget.kv_cache import GPU_80_GB, kv_cache, load_of
 from cards.budget.text_config import decoder_fields
 from sixfold.errors import SixfoldError
 

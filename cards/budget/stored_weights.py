@@ -10,7 +10,7 @@ from cards.budget.gguf_config import gguf_weights
 from sixfold.artifact.workspace import read_json
 from sixfold.boundary.json_text import read_json_file
 from sixfold.checkpoint.config_bounds import check_bounds
-from sixfold.checkpoint.safetensors_header import read_header
+from sixfold.checkpoint.storage.safetensors_header import read_header
 from sixfold.errors import SixfoldError
 
 CONFIG = "config.json"

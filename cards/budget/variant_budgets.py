@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cards.budget.caches.kv_cache import Constant, Growth, constant, growth, kv_cache
 from cards.budget.device_memory import Memory, longest_context, memory
 from cards.budget.hardware import Hardware
-from cards.budget.kv_cache import Constant, Growth, constant, growth, kv_cache
 from sixfold.errors import SixfoldError, UsageError
 
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from cards.budget.caches.kv_cache import growth, kv_cache
 from cards.budget.device_memory import Memory, longest_context, longest_trained, memory
 from cards.budget.hardware import hardware_named
-from cards.budget.kv_cache import growth, kv_cache
 from sixfold.recipes.budget import Budget
 from sixfold.sizes import size
 

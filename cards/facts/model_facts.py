@@ -109,7 +109,7 @@ class ArtifactFacts:
 
 @dataclass(frozen=True)
 class PruningFacts:
-    """What `sixfold prune` left beside the checkpoint; see pruning.plan_file and pruning.verdict for the contents."""
+    """What `sixfold prune` left beside the checkpoint (pruning.choosing.plan_file, pruning.proof.verdict)."""
 
     folder: Path
     manifest: dict[str, Any]

@@ -8,9 +8,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cards.budget.caches.kv_cache import GPU_80_GB
 from cards.budget.device_memory import longest_trained, memory
 from cards.budget.hardware import ENGINES, LLAMA_CPP_MARGIN, VLLM_UTILIZATION, Hardware, hardware
-from cards.budget.kv_cache import GPU_80_GB
 from cards.facts.choice import POWER
 from cards.facts.model_facts import ModelFacts
 from cards.facts.readers import TITLES, budgeted

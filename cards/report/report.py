@@ -27,7 +27,7 @@ from cards.report.pictures import Picture, series_of
 from sixfold.artifact.source_record import FILE as SOURCE
 from sixfold.artifact.source_record import FOLDER
 from sixfold.artifact.workspace import CALIBRATION, write_if_changed
-from sixfold.checkpoint.safetensors_header import read_header
+from sixfold.checkpoint.storage.safetensors_header import read_header
 from sixfold.drawing.svg_document import DARK, LIGHT, Theme
 from sixfold.errors import SixfoldError
 from sixfold.statistics.statistics import MANIFEST, existing_statistics

@@ -99,9 +99,9 @@ def command(
     or a GGUF file), or a config.json alone. All sizes are per device. A FORMAT that cannot be made from MODEL is listed
     with the reason, and the exit code is not 0 if it was named.
     """
-    from cards.budget.attention import notes
+    from cards.budget.caches.attention import notes
+    from cards.budget.caches.engine_caches import CACHE_TYPES
     from cards.budget.device_memory import longest_trained
-    from cards.budget.engine_caches import CACHE_TYPES
     from cards.budget.variant_budgets import Asked, cache_budgets, engines_of, variant_budget
 
     config, artifacts, known_how, code = _what_weighs(model, recipes, experts)
@@ -155,7 +155,7 @@ def _what_weighs(
     from cards.budget.stored_weights import Artifact, artifacts_at, read_config
     from cli.error_sentence import exit_code
     from cli.fitted import fitted
-    from exporters.planning import plan_all
+    from exporters.export.planning import plan_all
     from sixfold.errors import SixfoldError, UsageError
     from sixfold.model.bare_config import config_notes
 

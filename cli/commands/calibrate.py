@@ -53,9 +53,9 @@ def command(
     --from FILE is short for --set calibration.imatrix=FILE, which `sixfold export` takes too.
     """
     from calibration.calibrate import calibrate
-    from cli.commands.export import tokens_of
+    from cli.calibrated import tokens_of
     from cli.fitted import fitted
-    from exporters.planning import prepare
+    from exporters.export.planning import prepare
     from sixfold.artifact.workspace import Workspace
 
     source = model.open()

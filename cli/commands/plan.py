@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.forecast import hours, print_forecast
 from cli.options import Model, experts_option, formats_argument, json_option, model_argument, out_option
+from cli.results.forecast import hours, print_forecast
 from cli.terminal import heading, print_json, print_notes, print_table
 from sixfold.sizes import size
 
 if TYPE_CHECKING:
     from calibration.forward_pass.memory import PassMemory
-    from cli.forecast import Stage
-    from exporters.planning import Planned
+    from cli.results.forecast import Stage
+    from exporters.export.planning import Planned
     from sixfold.artifact.plan import ExportPlan
     from sixfold.model.source import Source
     from sixfold.recipes.recipe import Calibration, Recipe
@@ -58,8 +58,8 @@ def command(
     from calibration.forward_pass.memory import statistics_bytes
     from cli.error_sentence import exit_code, sentence
     from cli.fitted import fitted, known_statistics
-    from cli.forecast import forecast, measured
-    from exporters.planning import needs_statistics, plan_all
+    from cli.results.forecast import forecast, measured
+    from exporters.export.planning import needs_statistics, plan_all
     from sixfold.artifact.workspace import Workspace
     from sixfold.model.bare_config import config_notes
 
@@ -112,7 +112,7 @@ def _passes(source: "Source", recipes: "Sequence[Recipe]") -> "dict[Calibration,
     import torch
 
     from calibration.forward_pass.memory import predict
-    from exporters.planning import needs_statistics
+    from exporters.export.planning import needs_statistics
 
     on_gpu = torch.cuda.is_available()
     needed = [recipe.calibration for recipe in recipes if needs_statistics(recipe)]

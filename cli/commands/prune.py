@@ -1,12 +1,12 @@
 """sixfold prune: remove the least salient experts from a checkpoint."""
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from cli.calibrated import calibrated
 from cli.options import (
     Model,
     json_option,
@@ -16,18 +16,19 @@ from cli.options import (
     provenance_options,
     threads_option,
 )
-from cli.terminal import print_json, print_table, program, progress
-from pruning.criteria import CRITERIA, DEFAULT, names
+from cli.results.pruning import counts_of, print_verdict
+from cli.terminal import print_json, progress, say
+from pruning.choosing.criteria import CRITERIA, DEFAULT, names
 from sixfold.errors import GateError
-from sixfold.sizes import count, size
+from sixfold.sizes import size
 
 if TYPE_CHECKING:
     import torch
 
     from pruning.anatomy import Anatomy
-    from pruning.make_plan import Request
+    from pruning.choosing.make_plan import Request
+    from pruning.choosing.plan_file import PruningPlan
     from pruning.mtp import Mtp
-    from pruning.plan_file import PruningPlan
     from sixfold.model.source import Source
     from sixfold.recipes.recipe import Calibration
     from sixfold.runner.available_memory import Allowed
@@ -126,7 +127,7 @@ def command(
     profile = _profile(overrides)
 
     from pruning.anatomy import dissect
-    from pruning.plan_file import check_plan, read_plan
+    from pruning.choosing.plan_file import check_plan, read_plan
     from sixfold.checkpoint.checkpoint import is_name
 
     if out is not None and not is_name(out.absolute().name):
@@ -201,9 +202,9 @@ def _profile(overrides: tuple[str, ...]) -> "Calibration":
 def _request(
     anatomy: "Anatomy", ratio: float | None, keep: int | None, criterion: str, seed: int, protect: bool, budget: str
 ) -> "Request":
-    from pruning.choose import check_free_counts
-    from pruning.counts import checked, kept_for_ratio
-    from pruning.make_plan import Request
+    from pruning.choosing.choose import check_free_counts
+    from pruning.choosing.counts import checked, kept_for_ratio
+    from pruning.choosing.make_plan import Request
 
     if budget == "global":
         check_free_counts(anatomy)
@@ -223,10 +224,7 @@ def _plan(
     quiet: bool,
 ) -> "PruningPlan":
     """From the statistics of MODEL, calibrating if there are none; for a dry run, a plan of the same size."""
-    from calibration.calibrate import calibrate
-    from calibration.forward_pass.coverage import summary
-    from calibration.texts.text_notes import text_notes
-    from pruning.make_plan import first_experts, make_plan
+    from pruning.choosing.make_plan import first_experts, make_plan
     from sixfold.artifact.workspace import Workspace
     from sixfold.errors import UsageError
 
@@ -238,15 +236,8 @@ def _plan(
         )
     if dry_run:
         return first_experts(source, anatomy, request)
-    _say(f"calibrating on {profile.samples} samples of {profile.length} tokens, if needed", quiet)
     workspace = Workspace(artifacts, source.checkpoint.name)
-    done = calibrate(source, profile, workspace.calibration(profile), progress=progress, allowed=allowed)
-    for sentence in done.history:
-        _say(sentence, quiet)
-    for note in text_notes(done.statistics.manifest["tokens"]):
-        _say(note, quiet)
-    _say(f"calibration {'is current' if done.skipped else 'done'}. {summary(done.coverage)}".rstrip(), quiet)
-    return make_plan(source, anatomy, request, done.statistics)
+    return make_plan(source, anatomy, request, calibrated(source, profile, workspace, allowed, quiet=quiet))
 
 
 def _folder(source: "Source", plan: "PruningPlan", out: Path | None, artifacts: Path) -> Path:
@@ -268,7 +259,7 @@ def _dry_run(source: "Source", anatomy: "Anatomy", plan: "PruningPlan", mtp: "Mt
     if as_json:
         print_json({**facts, "bytes_before": before, "bytes_after": after, "notes": list(export.notes)})
         return 0
-    click.echo(f"{_counts(plan)} would be kept; weights go from {size(before)} to {size(after)} in {folder}.")
+    click.echo(f"{counts_of(plan)} would be kept; weights go from {size(before)} to {size(after)} in {folder}.")
     for note in export.notes:
         click.echo(f"  {note}")
     return 0
@@ -284,17 +275,17 @@ def _carry_out(job: _Job, artifacts: Path, threads: int, *, proof: bool, quiet: 
     texts = held_out(load_tokenizer(source.checkpoint.folder)).by_domain if proof else None
     done = prune(source, anatomy, plan, mtp, folder, threads=threads, progress=progress, ids=job.ids)
     for reason in done.reasons:
-        _say(f"pruned again: {reason}", quiet)
+        say(f"pruned again: {reason}", quiet)
     for note in () if done.skipped else done.notes:
-        _say(note, quiet)
-    _say(f"{'is current' if done.skipped else 'done'}: {_counts(plan)} kept, {size(done.nbytes)} in {folder}", quiet)
+        say(note, quiet)
+    say(f"{'is current' if done.skipped else 'done'}: {counts_of(plan)} kept, {size(done.nbytes)} in {folder}", quiet)
     verdict = verify(source, anatomy, plan, mtp, folder, texts, progress=progress)
     write_pruned_card(folder, _statistics(plan, artifacts, source))
     if quiet:
         print_json({"folder": str(folder), "state": "current" if done.skipped else "made", **verdict})
     else:
         model = str(source.checkpoint.folder) if not source.checkpoint.revision else ""
-        _print_verdict(verdict, folder, model, artifacts)
+        print_verdict(verdict, folder, model, artifacts)
     return 0 if verdict["passed"] else GateError.exit_code
 
 
@@ -310,52 +301,3 @@ def _statistics(plan: "PruningPlan", artifacts: Path, source: "Source") -> "Stat
     folder = Workspace(artifacts, source.checkpoint.name).calibration(profile)
     found = open_statistics(folder) if (folder / MANIFEST).is_file() else None
     return found if found is not None and found.digest == plan.statistics["digest"] else None
-
-
-def _counts(plan: "PruningPlan") -> str:
-    kept = sorted(set(plan.counts.values()))
-    number = str(kept[0]) if len(kept) == 1 else f"{kept[0]} to {kept[-1]}"
-    return f"{number} of {plan.layers[0].experts} experts in each of {len(plan.layers)} layers"
-
-
-def _print_verdict(verdict: dict[str, Any], folder: Path, model: str, artifacts: Path) -> None:
-    """model: the original's folder, "" of one on the Hub."""
-    before, after = verdict["before"], verdict["after"]
-    click.echo(
-        f"\n{count(before['parameters'])} parameters before, {count(after['parameters'])} after;"
-        f" {count(after['active'])} active per token."
-    )
-    if verdict["masked"] is None:
-        click.echo("Not run against the original (--no-proof).")
-    else:
-        largest = max(layer["largest"] for layer in verdict["masked"]["layers"])
-        sound = "matches" if verdict["masked"]["sound"] else "DOES NOT match"
-        before = ", before healing," if verdict.get("healed") else ""
-        click.echo(
-            f"Every layer{before} {sound} the original with the pruned experts masked"
-            f" (largest difference {largest:.1e})."
-        )
-        plain = (verdict.get("healed") or {}).get("plain", {})
-        rows = [
-            (
-                domain,
-                c["tokens"],
-                f"{c['perplexity_before']:.2f}",
-                f"{c['perplexity_after']:.2f}",
-                f"{c['kl']:.4f}",
-                f"{c['top1']:.3f}",
-                *((f"{plain[domain]['kl']:.4f}", f"{plain[domain]['top1']:.3f}") if plain else ()),
-            )
-            for domain, c in verdict["cost"].items()
-        ]
-        head = ("held-out texts", "tokens", "perplexity", "pruned", "KL", "top-1")
-        print_table((*head, "KL, not healed", "top-1, not healed") if plain else head, rows)
-    out = "" if artifacts == Path("artifacts") else f" --out {shlex.quote(str(artifacts))}"
-    click.echo(f"Next: {program()} export {shlex.quote(str(folder))} all-formats{out}")
-    if model:
-        pair = f"{shlex.quote(str(folder))} --baseline {shlex.quote(model)}"
-        click.echo(f"Whether its answers still end: {program()} evaluate {pair} --task answers --max-more-looping 0.02")
-
-
-def _say(text: str, quiet: bool) -> None:
-    click.echo(text, err=quiet)

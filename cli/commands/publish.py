@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.options import json_option, out_option
-from cli.publishing_text import (
+from cli.results.publishing import (
     PREVIEW,
     counted,
     plan_as_data,
@@ -20,7 +20,7 @@ from cli.publishing_text import (
     published_as_data,
     told,
 )
-from cli.terminal import print_json, program, progress
+from cli.terminal import print_json, program, progress, say
 
 if TYPE_CHECKING:
     from cards.model_card.card import Rendered
@@ -71,9 +71,9 @@ def command(
     and match their manifests are published. The plan is shown first. An interrupted run resumes; files that are on the
     Hub already are not sent again; card sections that were written by hand are kept.
     """
-    from publishing.access import check_access
     from publishing.artifacts import chosen, find_artifacts
-    from publishing.hub import has_token, log_in
+    from publishing.hub.access import check_access
+    from publishing.hub.requests import has_token, log_in
     from publishing.prepare import Cards, edition_of, plan_all
     from publishing.publication import repository_name
     from publishing.publish import check_releasable
@@ -93,7 +93,7 @@ def command(
         )
     for artifact in artifacts:
         repository_name(org, artifact.folder)
-    hub = log_in(partial(_say, quiet=True)) if has_token() or not dry_run or release else None
+    hub = log_in(partial(say, quiet=True)) if has_token() or not dry_run or release else None
     refusal = ""
     if hub is not None:
         try:
@@ -111,7 +111,7 @@ def command(
         if not (yes or _agreed(f"Make {counted(releasable)} and the collection public?")):
             return 1
         make_public(edition, releasable)
-        _say(f"Public now: {counted(releasable)} of {org}.", as_json)
+        say(f"Public now: {counted(releasable)} of {org}.", as_json)
         return 0
     plans = plan_all(edition, progress)
     if dry_run and as_json:
@@ -139,7 +139,7 @@ def _publish(edition: "Edition", plans: "Sequence[Plan]", *, public: bool, as_js
 
     def tell(published: "Published") -> None:
         done.append(published)
-        _say(told(published), as_json)
+        say(told(published), as_json)
 
     collection = publish(edition, plans, public=public, progress=progress, tell=tell)
     if as_json:
@@ -165,10 +165,6 @@ def _agreed(question: str) -> bool:
     if not agreed:
         click.echo("Nothing was changed.")
     return agreed
-
-
-def _say(text: str, quiet: bool) -> None:
-    click.echo(text, err=quiet)
 
 
 def _today() -> str:

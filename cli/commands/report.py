@@ -83,8 +83,8 @@ def _coverage(model: "ModelFacts") -> str:
 
 
 def _saliency(model: "ModelFacts") -> str:
-    from pruning.plan_file import read_plan
-    from pruning.saliency_map import heat_map
+    from pruning.choosing.plan_file import read_plan
+    from pruning.choosing.saliency_map import heat_map
 
     if model.pruning is None:
         return ""

@@ -11,7 +11,7 @@ from cli.terminal import print_json, print_table
 from sixfold.sizes import size
 
 if TYPE_CHECKING:
-    from exporters.planning import Planned
+    from exporters.export.planning import Planned
     from sixfold.artifact.manifest import State
     from sixfold.artifact.workspace import Workspace
     from sixfold.model.source import Source
@@ -30,7 +30,7 @@ def command(model: Model, recipes: "Sequence[Recipe]", out: Path, as_json: bool)
     """Print whether each FORMAT is missing, partial, stale, damaged, current or refused, and why; and how far an
     unfinished calibration is."""
     from cli.fitted import fitted, known_statistics
-    from exporters.planning import plan_all
+    from exporters.export.planning import plan_all
     from sixfold.artifact.workspace import Workspace
 
     source = model.open(headers_only=True)
@@ -72,7 +72,7 @@ def command(model: Model, recipes: "Sequence[Recipe]", out: Path, as_json: bool)
 def _unfinished(recipes: "Sequence[Recipe]", workspace: "Workspace") -> dict[Path, int]:
     """Folders of the recipes' unfinished calibrations -> number of finished layers."""
     from calibration.forward_pass.unfinished import finished_layers
-    from exporters.planning import needs_statistics
+    from exporters.export.planning import needs_statistics
     from sixfold.artifact.workspace import PARTIAL
 
     folders = {workspace.calibration(recipe.calibration): None for recipe in recipes if needs_statistics(recipe)}
@@ -83,7 +83,7 @@ def _unfinished(recipes: "Sequence[Recipe]", workspace: "Workspace") -> dict[Pat
 def _state(source: "Source", planned: "Planned", workspace: "Workspace") -> "tuple[State, Path, int]":
     """(state, folder, bytes that the manifest lists)."""
     from cli.error_sentence import sentence
-    from exporters.planning import inputs_for, needs_statistics
+    from exporters.export.planning import inputs_for, needs_statistics
     from sixfold.artifact.manifest import State, state_of
     from sixfold.artifact.work_folder import begun_mark
     from sixfold.artifact.workspace import read_json

@@ -62,7 +62,7 @@ def command(artifact: Path, against: str, revision: str, max_kl: float | None, a
 
 def _show_ladder(artifact: Path, source: "Source") -> None:
     """Of mixes like the artifact, from the statistics of the folder that it was made in."""
-    from cli.ladder import show_ladder
+    from cli.results.ladder import show_ladder
     from sixfold.artifact.workspace import Workspace
     from sixfold.recipes.recipe import Recipe
     from sixfold.statistics.statistics import existing_statistics

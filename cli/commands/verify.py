@@ -7,10 +7,10 @@ import click
 
 from cli.commands.card import render_cards
 from cli.options import Model, json_option, out_option
+from cli.results.verdicts import Row, failures, print_verdicts, rows_in
+from cli.results.verdicts import as_data as row_as_data
 from cli.run_log import logged
 from cli.terminal import heading, print_json, print_table, progress, share
-from cli.verdicts import Row, failures, print_verdicts, rows_in
-from cli.verdicts import as_data as row_as_data
 from sixfold.errors import GateError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def command(artifact: Path | None, against: str, revision: str, name: str, out: 
 
 def _verify_all(source: "Source", out: Path, as_json: bool) -> int:
     from sixfold.artifact.verification_record import verdict_of
-    from sixfold.artifact.workspace import Workspace
+    from sixfold.artifact.workspace import Workspace, clear_temporaries
     from sixfold.errors import SixfoldError
     from verification.stored_result import judged_all
 
@@ -74,6 +74,7 @@ def _verify_all(source: "Source", out: Path, as_json: bool) -> int:
     found = rows_in(folder)
     if not found:
         raise SixfoldError(f"there is no variant of {source.checkpoint.name} in {folder}", "make some: sixfold export")
+    clear_temporaries(folder)
     with logged(folder):
         results = judged_all([path for _, path, _ in found], source, progress)
         rows = [Row(*row, verdict_of(result)) for row, result in zip(found, results, strict=True)]
@@ -92,11 +93,14 @@ def _verify_all(source: "Source", out: Path, as_json: bool) -> int:
 
 def _verify(artifact: Path, source: "Source | None", as_json: bool) -> int:
     from sixfold.artifact.verification_record import stored_result
+    from sixfold.artifact.workspace import clear_temporaries
     from verification.judge import judge
     from verification.result import as_data, manifest_path, result_path, write_result
 
-    verification = judge(artifact, source, progress)
     manifest = manifest_path(artifact)
+    if manifest.is_file():
+        clear_temporaries(manifest.parent)
+    verification = judge(artifact, source, progress)
     if not (manifest.is_file() or _is_artifact(artifact)):
         written = "Nothing was written, as this is no model's artifact."
     elif source is None and verification.passed and stored_result(manifest.parent, manifest.name) is not None:

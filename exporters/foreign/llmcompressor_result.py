@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from exporters.foreign.llmcompressor_recipe import module_name
 from sixfold.artifact.safetensors_layout import SHARD, carried_texts, config_text, index_text
+from sixfold.checkpoint.storage.weight_files import INDEX, SINGLE
 from sixfold.checkpoint.tensor_slice import TensorSlice
-from sixfold.checkpoint.weight_files import INDEX, SINGLE
 from sixfold.errors import SixfoldError
 from sixfold.model.architecture import Linear
 from sixfold.model.source import Source

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+from exporters.export.planning import plan_of
 from exporters.mix.choose import choose, smallest
-from exporters.planning import plan_of
 from exporters.protocol import Mixing
 from exporters.registry import exporter_named
 from sixfold.model.source import Source

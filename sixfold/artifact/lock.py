@@ -2,8 +2,9 @@
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sixfold.errors import SixfoldError
@@ -24,6 +25,15 @@ def exclusive(path: Path, busy: str) -> Iterator[None]:
             path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
+
+
+def clear_left(path: Path, work: Path) -> None:
+    """Remove the lock `path` and the folder `work` that a run left which was killed when all was done; not while
+    another process holds them, and as far as the file system lets us."""
+    if not (path.exists() or work.exists()):
+        return
+    with suppress(OSError, SixfoldError), exclusive(path, "busy"):
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _held(path: Path, busy: str) -> int:

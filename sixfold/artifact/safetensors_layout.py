@@ -7,9 +7,9 @@ from typing import Any
 
 from sixfold.artifact.plan import ExportPlan, OutputRange, PlannedFile, PlannedTensor, Unit
 from sixfold.checkpoint.checkpoint import SourceTensor
-from sixfold.checkpoint.safetensors_header import DTYPE_BITS, tensor_nbytes, write_header
+from sixfold.checkpoint.storage.safetensors_header import DTYPE_BITS, tensor_nbytes, write_header
+from sixfold.checkpoint.storage.weight_files import INDEX, SINGLE
 from sixfold.checkpoint.tensor_slice import TensorSlice
-from sixfold.checkpoint.weight_files import INDEX, SINGLE
 from sixfold.model.source import Source
 
 SHARD = "model-{:05d}-of-{:05d}.safetensors"

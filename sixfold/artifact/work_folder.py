@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from sixfold.artifact.lock import exclusive
+from sixfold.artifact.lock import clear_left, exclusive
 from sixfold.artifact.manifest import FileRecord, run_name
 from sixfold.artifact.plan import ExportPlan
 from sixfold.artifact.workspace import PARTIAL, json_bytes, read_json, sha256_of, write_atomically, write_if_changed
@@ -47,12 +47,23 @@ def locked(partial: Path, variant: str) -> Iterator[Path]:
     Raises SixfoldError where another process is at work in it.
     """
     busy = f"another process is exporting {variant} into {partial.parent}"
-    with exclusive(partial / f"{variant}.lock", busy):
+    with exclusive(_lock(partial, variant), busy):
         work = partial / variant
         work.mkdir(exist_ok=True)
         yield work
     with suppress(OSError):
         partial.rmdir()
+
+
+def clear_finished(partial: Path, variant: str) -> None:
+    """Remove what is left of the work on an artifact that is whole: its run was killed between manifest and end."""
+    clear_left(_lock(partial, variant), partial / variant)
+    with suppress(OSError):
+        partial.rmdir()
+
+
+def _lock(partial: Path, variant: str) -> Path:
+    return partial / f"{variant}.lock"
 
 
 def check_source(checkpoint: Checkpoint, *made: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,7 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     mark = f".{hashlib.sha256(path.name.encode()).hexdigest()[:16]}.{platform.node()}-"
     for left in path.parent.glob(f"{glob.escape(mark)}*.tmp"):
-        if not _runs(left.name.removeprefix(mark).removesuffix(".tmp")):
-            left.unlink(missing_ok=True)
+        _remove_if_dead(left)
     temporary = path.with_name(f"{mark}{os.getpid()}.tmp")
     try:
         yield temporary
@@ -75,6 +74,19 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def clear_temporaries(folder: Path) -> None:
+    """Remove the temporary names that killed processes of this machine left anywhere in `folder`, as far as the file
+    system lets us: they say nothing of the files that are in place."""
+    for left in folder.rglob(f".{'[0-9a-f]' * 16}.{glob.escape(platform.node())}-*.tmp"):
+        with suppress(OSError):
+            _remove_if_dead(left)
+
+
+def _remove_if_dead(temporary: Path) -> None:
+    if not _runs(temporary.name.removesuffix(".tmp").rpartition("-")[2]):
+        temporary.unlink(missing_ok=True)
 
 
 def _runs(process: str) -> bool:

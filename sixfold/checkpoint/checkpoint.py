@@ -16,13 +16,13 @@ from sixfold.checkpoint.carried_files import carried_files, check_links
 from sixfold.checkpoint.config_bounds import check_bounds
 from sixfold.checkpoint.fingerprint import commit_fingerprint, folder_fingerprint
 from sixfold.checkpoint.location import CONFIG, local_folder
-from sixfold.checkpoint.positional_reads import WeightFolder
 from sixfold.checkpoint.provenance import FILE as PROVENANCE
 from sixfold.checkpoint.provenance import Provenance, read_provenance
-from sixfold.checkpoint.safetensors_header import FileHeader, read_header, tensor_nbytes
-from sixfold.checkpoint.source_encodings import MODELOPT_CONFIG, StoredAs, check_quantization, logical_tensors
+from sixfold.checkpoint.storage.positional_reads import WeightFolder
+from sixfold.checkpoint.storage.safetensors_header import FileHeader, read_header, tensor_nbytes
+from sixfold.checkpoint.storage.source_encodings import MODELOPT_CONFIG, StoredAs, check_quantization, logical_tensors
+from sixfold.checkpoint.storage.weight_files import INDEX, collect_tensors, parse_index, weight_files
 from sixfold.checkpoint.tensor_slice import TensorSlice
-from sixfold.checkpoint.weight_files import INDEX, collect_tensors, parse_index, weight_files
 from sixfold.errors import SixfoldError
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from sixfold.checkpoint.positional_reads import WeightFolder
-from sixfold.checkpoint.safetensors_header import FileHeader, StoredTensor
+from sixfold.checkpoint.storage.positional_reads import WeightFolder
+from sixfold.checkpoint.storage.safetensors_header import FileHeader, StoredTensor
 
 if TYPE_CHECKING:
     from hashlib import _Hash  # typeshed names the type of sha256()

@@ -36,7 +36,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, tqdm, validate_repo_id
 
-from sixfold.checkpoint.safetensors_header import FileHeader, header_length, parse_header
+from sixfold.checkpoint.storage.safetensors_header import FileHeader, header_length, parse_header
 from sixfold.errors import SixfoldError
 
 Kind = Literal["model", "dataset"]

@@ -3,7 +3,7 @@
 from fnmatch import fnmatch
 from pathlib import Path
 
-from sixfold.checkpoint.weight_files import INDEX, PICKLES
+from sixfold.checkpoint.storage.weight_files import INDEX, PICKLES
 from sixfold.errors import SixfoldError
 
 CONFIG = "config.json"

@@ -20,8 +20,8 @@ from sixfold.checkpoint.checkpoint import CONFIG, Checkpoint, Contents, SourceTe
 from sixfold.checkpoint.config_bounds import check_bounds
 from sixfold.checkpoint.config_fields import COUNT, GROUPS, TOP_K, count_keys, largest, mtp_layers, with_counts
 from sixfold.checkpoint.provenance import Provenance, read_provenance
-from sixfold.checkpoint.safetensors_header import TORCH_DTYPES, tensor_nbytes
-from sixfold.checkpoint.source_encodings import check_quantization
+from sixfold.checkpoint.storage.safetensors_header import TORCH_DTYPES, tensor_nbytes
+from sixfold.checkpoint.storage.source_encodings import check_quantization
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.model.meta_model import meta_model, transformers_config
 from sixfold.model.module_map import tied_parameters

@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from sixfold.checkpoint.safetensors_header import tensor_nbytes, write_header
+from sixfold.checkpoint.storage.safetensors_header import tensor_nbytes, write_header
 
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
 

@@ -17,7 +17,7 @@ from sixfold.model.source import Source, open_source
 from sixfold.recipes.recipe import Calibration
 from tests.calibration.silent import silent
 from tests.calibration.test_calibrate import DEMO, entries
-from tests.exporters.gguf_tools import byte_level_tokenizer, export, random_statistics, recipe, save_tokenizer
+from tests.exporters.ggml.gguf_tools import byte_level_tokenizer, export, random_statistics, recipe, save_tokenizer
 from tests.families import make_family
 
 Entries = Mapping[str, np.ndarray]

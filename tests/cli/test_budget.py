@@ -9,7 +9,7 @@ import pytest
 from cli import main as cli
 from sixfold.model.source import open_source
 from tests.cards import published
-from tests.exporters.gguf_tools import export, recipe
+from tests.exporters.ggml.gguf_tools import export, recipe
 
 DEMO = "demo/minimax-m2-4.6m"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines.llama_cpp_tools import Unavailable, tools
+from tests.engines.llama_programs.llama_cpp_tools import Unavailable, tools
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from tests.exporters.exported import DEMO
-from tests.exporters.gguf_tools import spread
+from tests.exporters.ggml.gguf_tools import spread
 from tests.families import make_family
 from tests.verification.damage import edit_config
 

@@ -7,7 +7,7 @@ requirements would replace NumPy, so only those that are missing are installed.
 import sys
 from pathlib import Path
 
-from tests.engines.llama_cpp_tools import run
+from tests.engines.llama_programs.llama_cpp_tools import run
 
 FOLDER = Path(__file__).parents[2] / ".venv-engines" / "gptqmodel"
 _PACKAGES = (

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.engines.llama_cpp_tools import Unavailable, run
+from tests.engines.llama_programs.llama_cpp_tools import Unavailable, run
 
 FOLDER = Path(__file__).parents[2] / ".venv-engines"
 ARTIFACTS = FOLDER / "artifacts"

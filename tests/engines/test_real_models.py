@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from benchmarks.real_models import measured, section
-from cli.verdicts import rows_in
+from benchmarks.quality.real_models import measured, section
+from cli.results.verdicts import rows_in
 from sixfold.artifact.verification_record import verdict_of
 from sixfold.progress import unseen
-from tests.engines.llama_cpp_tools import Unavailable
+from tests.engines.llama_programs.llama_cpp_tools import Unavailable
 from tests.engines.real_models import ARTIFACTS, GEMMA3, SMOLLM2, Packaged, bf16_folder
 from verification.verify import verify
 

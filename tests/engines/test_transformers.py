@@ -18,7 +18,7 @@ from sixfold.model.source import Source, open_source
 from sixfold.texts.held_out_text import held_out
 from tests.engines.dense_model import dense_model
 from tests.engines.gptqmodel_packages import gptqmodel
-from tests.engines.llama_cpp_tools import Unavailable
+from tests.engines.llama_programs.llama_cpp_tools import Unavailable
 from tests.engines.reader import divergence, reader_logits
 from tests.exporters.exported import DEMO
 from tests.verification.artifacts import Artifacts, make_all

@@ -21,7 +21,7 @@ from sixfold.runner.whole_model import load_model
 from tests.evaluation import fake_engine
 from tests.exporters.exported import DEMO, run
 from tests.exporters.exported import recipe as folder_recipe
-from tests.exporters.gguf_tools import export, random_statistics, recipe
+from tests.exporters.ggml.gguf_tools import export, random_statistics, recipe
 
 FEW = ("--problems", "3", "--answers", "3", "--max-tokens", "48")
 

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from calibration.calibrate import sites_of
-from exporters.planning import plan_of
-from exporters.run import export
+from exporters.export.planning import plan_of
+from exporters.export.run import export
 from sixfold.artifact.plan import ExportPlan
 from sixfold.artifact.workspace import Workspace
 from sixfold.model.source import Source

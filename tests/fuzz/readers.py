@@ -24,8 +24,8 @@ from sixfold.artifact.workspace import read_json
 from sixfold.boundary.gguf_header import read_gguf_header
 from sixfold.checkpoint.checkpoint import read_config
 from sixfold.checkpoint.provenance import parse_provenance
-from sixfold.checkpoint.safetensors_header import read_header
-from sixfold.checkpoint.weight_files import parse_index
+from sixfold.checkpoint.storage.safetensors_header import read_header
+from sixfold.checkpoint.storage.weight_files import parse_index
 from sixfold.model.architecture import derive_architecture
 from sixfold.model.bare_config import described
 from sixfold.recipes.recipe import load_recipes

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pruning.anatomy import Anatomy, dissect
+from pruning.choosing.plan_file import LayerPlan, PruningPlan
 from pruning.mtp import Mtp
-from pruning.plan_file import LayerPlan, PruningPlan
 from pruning.run import prune
 from sixfold.model.source import Source, open_source
 

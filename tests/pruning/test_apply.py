@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from pruning import run as run_module
 from pruning.anatomy import dissect
-from pruning.plan_file import read_plan
+from pruning.choosing.plan_file import read_plan
 from pruning.run import prune
 from sixfold.artifact.workspace import sha256_of
 from sixfold.errors import SixfoldError, UsageError

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pruning.anatomy import dissect
-from pruning.masking import masked
+from pruning.proof.masking import masked
 from sixfold.errors import SixfoldError
 from sixfold.model.source import open_source
 from tests.moe_families import make_moe, make_wrapped, moe_families

@@ -12,8 +12,8 @@ from llmcompressor.modifiers.pruning.reap import REAPPruningModifier
 from calibration.calibrate import calibrate
 from calibration.texts.tokens import token_batches
 from pruning.anatomy import dissect
-from pruning.counts import kept_for_ratio
-from pruning.make_plan import Request, make_plan
+from pruning.choosing.counts import kept_for_ratio
+from pruning.choosing.make_plan import Request, make_plan
 from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.model.source import open_source
 from sixfold.recipes.recipe import Calibration

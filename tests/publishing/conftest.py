@@ -17,9 +17,9 @@ from huggingface_hub.utils import _http
 
 from cli.commands import publish as publish_command
 from cli.main import run
-from publishing import retries
-from tests.publishing.hub_server import serve
-from tests.publishing.hub_state import Account, Fault, Hub
+from publishing.hub import retries
+from tests.publishing.fake_hub.server import serve
+from tests.publishing.fake_hub.state import Account, Fault, Hub
 from tests.publishing.plain_cards import no_figures, plain_card
 
 _REAL_CARD, _REAL_FIGURES = publish_command._card, publish_command._figures

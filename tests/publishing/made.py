@@ -9,7 +9,7 @@ from sixfold.artifact.manifest import FileRecord, inputs_of, manifest_of
 from sixfold.artifact.verification_record import FILE, SCHEMA, content_digest, verdict_name
 from sixfold.artifact.workspace import read_json, write_json
 from sixfold.recipes.recipe import load_recipes
-from tests.publishing.hub_state import Hub
+from tests.publishing.fake_hub.state import Hub
 
 MODEL = "tiny-REAP"
 VARIANTS = ("bf16", "fp8", "awq", "gguf-q8_0", "gguf-q4_k_m")

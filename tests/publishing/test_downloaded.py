@@ -12,11 +12,11 @@ import pytest
 from cards.model_card.front_matter import fields, problems
 from cli.main import run
 from sixfold.checkpoint import hub as reading
+from tests.end_to_end.test_all_formats import DEMO, export_all
 from tests.made_once import made_once
 from tests.publishing.conftest import Publish
-from tests.publishing.hub_state import Hub
+from tests.publishing.fake_hub.state import Hub
 from tests.publishing.made import pass_verification
-from tests.test_all_formats import DEMO, export_all
 
 
 def sixfold(*arguments: str, code: int = 0) -> Any:
@@ -29,7 +29,7 @@ def sixfold(*arguments: str, code: int = 0) -> Any:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All ten variants of the demo. What measuring their divergence would leave is written instead of measured:
-    tests/test_export_verified.py has that, and it takes a minute."""
+    tests/end_to_end/test_export_verified.py has that, and it takes a minute."""
     out = made_once(tmp_path_factory, "all-formats", export_all)
     for manifest in out.glob(f"{DEMO.name}/{DEMO.name}-*/*manifest.json"):
         pass_verification(manifest.parent, manifest.name)

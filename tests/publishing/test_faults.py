@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.publishing.conftest import Killed, Publish
-from tests.publishing.hub_state import Fault, Hub
+from tests.publishing.fake_hub.state import Fault, Hub
 from tests.publishing.made import MODEL, assert_whole, make_model
 
 SMALL = ("bf16", "gguf-q8_0", "gguf-q4_k_m")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines.llama_cpp_tools import Unavailable, run
+from tests.engines.llama_programs.llama_cpp_tools import Unavailable, run
 from tests.publishing.conftest import TOKEN
-from tests.publishing.hub_state import Fault, Hub
+from tests.publishing.fake_hub.state import Fault, Hub
 from tests.publishing.made import MODEL, make_model, make_variant, published_files
 
 pytestmark = pytest.mark.engines

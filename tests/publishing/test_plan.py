@@ -8,7 +8,7 @@ import click
 import pytest
 
 from tests.publishing.conftest import Publish
-from tests.publishing.hub_state import Account, Hub
+from tests.publishing.fake_hub.state import Account, Hub
 from tests.publishing.made import CARD, MODEL, VARIANTS, assert_whole, make_model, make_variant, published_files
 
 
@@ -37,7 +37,7 @@ def test_a_dry_run_tells_everything_and_does_nothing(hub: Hub, publish: Publish,
 
 def test_a_dry_run_needs_no_token(hub: Hub, publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_model(tmp_path / "out")
-    monkeypatch.setattr("publishing.hub.get_token", lambda: None)
+    monkeypatch.setattr("publishing.hub.requests.get_token", lambda: None)
     printed = publish("--dry-run")
     assert printed.code == 0
     assert f"lab/{MODEL}-AWQ (new, private)" in printed.out
@@ -59,7 +59,7 @@ def test_a_wrong_name_is_told_before_anything_else(
 ) -> None:
     """Before the organization and the token, which are missing here too."""
     make_model(tmp_path / "out")
-    monkeypatch.setattr("publishing.hub.get_token", lambda: None)
+    monkeypatch.setattr("publishing.hub.requests.get_token", lambda: None)
     assert "perhaps awq is meant" in publish("aqw", org="").err
     assert hub.log == []
 

@@ -8,7 +8,7 @@ import pytest
 from sixfold.artifact.verification_record import content_digest
 from sixfold.artifact.workspace import read_json, write_json
 from tests.publishing.conftest import TOKEN, Printed, Publish
-from tests.publishing.hub_state import Account, Fault, Hub, Repository
+from tests.publishing.fake_hub.state import Account, Fault, Hub, Repository
 from tests.publishing.made import CARD, MODEL, make_model, make_variant, pass_verification
 
 
@@ -181,7 +181,7 @@ def test_no_token_and_a_wrong_one(refused: Refused, tmp_path: Path, monkeypatch:
     assert "401" in (printed := refused()).err
     assert "run `hf auth login`" in printed.err
     monkeypatch.delenv("HF_TOKEN")
-    monkeypatch.setattr("publishing.hub.get_token", lambda: None)
+    monkeypatch.setattr("publishing.hub.requests.get_token", lambda: None)
     assert "there is no Hugging Face token on this machine" in refused().err
 
 

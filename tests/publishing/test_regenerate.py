@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.publishing.conftest import Publish
-from tests.publishing.hub_state import Hub
+from tests.publishing.fake_hub.state import Hub
 from tests.publishing.made import MODEL, make_model, make_variant, published_files
 
 AWQ = f"lab/{MODEL}-AWQ"

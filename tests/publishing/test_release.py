@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.publishing.conftest import Publish
-from tests.publishing.hub_state import Fault, Hub
+from tests.publishing.fake_hub.state import Fault, Hub
 from tests.publishing.made import CARD, MODEL, assert_whole, make_model, make_variant
 
 

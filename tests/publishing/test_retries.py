@@ -10,8 +10,9 @@ import httpx
 import pytest
 from huggingface_hub.errors import HfHubHTTPError
 
-from publishing import reading, retries
-from publishing.retries import WAITS, patiently
+from publishing import upload_progress
+from publishing.hub import retries
+from publishing.hub.retries import WAITS, patiently
 
 
 def refusal(status: int, **headers: str) -> HfHubHTTPError:
@@ -70,7 +71,7 @@ def test_what_does_not_pass_is_not_tried_again(error: Exception, waited: list[fl
 
 def test_progress_follows_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of one file is read while the other waits; at the end all bytes are accounted for, once."""
-    monkeypatch.setattr(reading, "_SECONDS", 0.01)
+    monkeypatch.setattr(upload_progress, "_SECONDS", 0.01)
     paths = [tmp_path / "a", tmp_path / "b"]
     for path in paths:
         path.write_bytes(bytes(100_000))
@@ -81,7 +82,7 @@ def test_progress_follows_what_is_read(tmp_path: Path, monkeypatch: pytest.Monke
         assert (description, total, unit) == ("lab/m", 200_000, "B")
         yield seen.append
 
-    with reading.watched("lab/m", dict.fromkeys(paths, 100000), progress):
+    with upload_progress.watched("lab/m", dict.fromkeys(paths, 100000), progress):
         with paths[0].open("rb", buffering=0) as file:
             file.read(50_000)
             deadline = time.monotonic() + 5

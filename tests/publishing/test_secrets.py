@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.publishing.conftest import TOKEN, Publish
-from tests.publishing.hub_state import Fault, Hub
+from tests.publishing.fake_hub.state import Fault, Hub
 from tests.publishing.made import make_model
 
 

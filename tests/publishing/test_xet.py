@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import constants, hf_hub_download
 
 from tests.publishing.conftest import TOKEN, Killed, Publish
-from tests.publishing.hub_state import Fault, Hub
+from tests.publishing.fake_hub.state import Fault, Hub
 from tests.publishing.made import MODEL, make_model, make_variant, published_files
 
 NAME = f"lab/{MODEL}-AWQ"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sixfold.model.source import Source, open_source
-from tests.exporters.counted_reads import counted_reads
+from tests.exporters.export.counted_reads import counted_reads
 from tests.exporters.exported import DEMO, silent
 from tests.families import COMMON, FAMILIES, make_family
 from tests.verification.artifacts import Artifacts, make_all

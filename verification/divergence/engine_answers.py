@@ -35,8 +35,8 @@ _CANDIDATES = 100
 _SECONDS = 30.0
 
 TOLERANCE = 0.25
-"""Largest median difference in nats. tests/engines/test_engine_answers.py prints those of sound files, and of one with
-another base of rotary positions."""
+"""Largest median difference in nats. tests/engines/llama_programs/test_engine_answers.py prints those of sound files,
+and of one with another base of rotary positions."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 import torch
 
 from sixfold.boundary.json_text import read_json_file
-from sixfold.checkpoint.positional_reads import WeightFolder
-from sixfold.checkpoint.safetensors_header import TORCH_DTYPES, FileHeader, StoredTensor, read_header
+from sixfold.checkpoint.storage.positional_reads import WeightFolder
+from sixfold.checkpoint.storage.safetensors_header import TORCH_DTYPES, FileHeader, StoredTensor, read_header
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.name_lists import some
 from verification.finding import EXPORT_AGAIN, Finding

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from sixfold.boundary.gguf_header import GgufTensor, read_gguf_header
-from sixfold.checkpoint.positional_reads import WeightFolder
+from sixfold.checkpoint.storage.positional_reads import WeightFolder
 from sixfold.errors import SixfoldError
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from sixfold.artifact.manifest import damaged_files
 from sixfold.artifact.workspace import read_json
-from sixfold.checkpoint.safetensors_header import read_header
+from sixfold.checkpoint.storage.safetensors_header import read_header
 from sixfold.errors import SixfoldError
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.folder import INDEX, SINGLE

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from sixfold.checkpoint.safetensors_header import StoredTensor
+from sixfold.checkpoint.storage.safetensors_header import StoredTensor
 from sixfold.model.architecture import Linear
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.declared import Scheme

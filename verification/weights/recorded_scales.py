@@ -2,7 +2,7 @@
 that what must have been rounded is known and nothing has to be fitted, and fixed scales of inputs.
 
 `calibration/decisions/<variant>` beside the artifact's folder holds them layer by layer, and the artifact's manifest a
-digest of them (exporters/decisions.py). By name, "*" for every expert of the layer in the first two:
+digest of them (exporters/export/decisions.py). By name, "*" for every expert of the layer in the first two:
 
     <module>.in    float32 [in], or [experts, in]: what the input channels were multiplied by
     <module>.out   float32 [out], or [experts, out]: what the outputs (a norm's channels, rows, a bias) were divided by

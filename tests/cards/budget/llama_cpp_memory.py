@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.exporters import llama_cpp
+from tests.exporters.ggml import llama_cpp
 
 GGML_TYPES = {"bf16": 1, "q8_0": 8, "q4_0": 2}
 """Type of cache -> GGML's number; float16, llama.cpp's default, stands for BF16, whose size it has."""

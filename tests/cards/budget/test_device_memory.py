@@ -13,7 +13,7 @@ from sixfold.model.source import open_source
 from tests.cards import published
 from tests.cards.budget.llama_cpp_memory import Request, allocated
 from tests.cards.gguf_outline import outlined
-from tests.exporters.gguf_tools import export, recipe
+from tests.exporters.ggml.gguf_tools import export, recipe
 
 DEMO = Path(__file__).parents[3] / "demo" / "minimax-m2-4.6m"
 GIB = 1024**3

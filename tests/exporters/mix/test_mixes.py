@@ -9,14 +9,14 @@ from gguf import GGUFReader
 
 from calibration.calibrate import calibrate
 from calibration.texts.tokens import token_batches
-from cli.verdicts import artifact_of
+from cli.results.verdicts import artifact_of
+from exporters.export.planning import plan_of, prepare
+from exporters.export.run import Exported, export
 from exporters.mix.ladder import ladder
 from exporters.mix.probe import LENGTH, SAMPLES, TYPE, ProbeRounding
-from exporters.planning import plan_of, prepare
 from exporters.rounding.compensate import compensate
 from exporters.rounding.inputs import Inputs
 from exporters.rounding.kquants import FORMS
-from exporters.run import Exported, export
 from sixfold.artifact.workspace import Workspace
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.checkpoint.tokenizer import load_tokenizer

@@ -9,9 +9,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from sixfold.checkpoint import positional_reads
 from sixfold.checkpoint.checkpoint import Provenance, SourceTensor, open_checkpoint
-from sixfold.checkpoint.safetensors_header import read_header, write_header
+from sixfold.checkpoint.storage import positional_reads
+from sixfold.checkpoint.storage.safetensors_header import read_header, write_header
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError
 from tests.checkpoints import save_model

@@ -10,7 +10,7 @@ from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from sixfold.checkpoint.checkpoint import Checkpoint, SourceTensor, open_checkpoint
-from sixfold.checkpoint.dequantize import fp8_blocks, mxfp4_experts
+from sixfold.checkpoint.storage.dequantize import fp8_blocks, mxfp4_experts
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError
 from tests.checkpoints import save_model

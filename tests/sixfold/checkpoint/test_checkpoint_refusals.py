@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from sixfold.checkpoint.checkpoint import open_checkpoint
-from sixfold.checkpoint.safetensors_header import write_header
+from sixfold.checkpoint.storage.safetensors_header import write_header
 from sixfold.errors import SixfoldError
 from tests.checkpoints import save_model
 

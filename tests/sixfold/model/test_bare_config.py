@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cli.main import run
-from exporters.planning import plan_all
+from exporters.export.planning import plan_all
 from exporters.registry import exporter_named
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError, UsageError

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.gates import Changed
+from benchmarks.quality.gates import Changed
 from cli import main as cli
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.checkpoint.tokenizer import load_tokenizer

@@ -24,7 +24,7 @@ from tests import every_family
 from tests.every_family import tiny_config
 from tests.exporters.autoawq_library import packing_utils
 from tests.exporters.exported import DEMO
-from tests.exporters.gguf_tools import byte_level_tokenizer, export, recipe, save_tokenizer
+from tests.exporters.ggml.gguf_tools import byte_level_tokenizer, export, recipe, save_tokenizer
 from tests.families import make_family
 from tests.verification.artifacts import Artifacts, make_all
 from verification.reading.ggml_types import BLOCK_TYPES, decoded

@@ -13,7 +13,7 @@ import pytest
 from sixfold.model.source import Source, open_source
 from tests import every_family
 from tests.exporters.exported import silent
-from tests.exporters.gguf_tools import byte_level_tokenizer, export, recipe, save_tokenizer
+from tests.exporters.ggml.gguf_tools import byte_level_tokenizer, export, recipe, save_tokenizer
 from tests.families import make_family
 from tests.verification.artifacts import Artifacts
 from verification.finding import Finding, run_checks

@@ -1,0 +1,1 @@
+"""How long each stage takes, and its largest parts, beside what limits them."""

@@ -1,0 +1,75 @@
+"""Seconds that verification takes, stage by stage and for each decoder layer, of all variants of a model together.
+
+    sixfold export MODEL all-formats --no-verify --out FOLDER
+    python -m benchmarks.speed.verification MODEL FOLDER [--apart]
+
+What earlier runs of the source have left in FOLDER is deleted first. --apart: each variant by itself, which then shares
+with the others only what it finds in that folder.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from cli.results.verdicts import rows_in
+from sixfold.artifact.workspace import Workspace
+from sixfold.model.source import open_source
+from verification.judge import judge_all
+from verification.measure import cache_of
+
+
+@dataclass
+class Stages:
+    """seconds, cpu: by what each stage says of itself to whoever shows its progress."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    cpu: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def progress(self, description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        begun, spent = time.monotonic(), time.process_time()
+        try:
+            yield lambda amount: None
+        finally:
+            for found, took in ((self.seconds, time.monotonic() - begun), (self.cpu, time.process_time() - spent)):
+                found[description] = found.get(description, 0.0) + took
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--apart", action="store_true")
+    options = parser.parse_args()
+    source = open_source(options.model)
+    paths = [path for _, path, _ in rows_in(Workspace(options.folder, source.checkpoint.name).folder)]
+    for kept in cache_of(paths[0]).glob("*"):
+        kept.unlink()
+    stages = Stages()
+    begun, spent = time.monotonic(), time.process_time()
+    for together in [[path] for path in paths] if options.apart else [paths]:
+        for verification in judge_all(together, source, stages.progress):
+            sound = "sound" if verification.passed else f"failed: {verification.failures[0].what}"
+            kl = verification.divergence.as_run.mean_kl if verification.divergence is not None else float("nan")
+            print(f"{verification.path.name}: {sound}, mean KL {kl:.5f}", flush=True)
+    stages.seconds["all"], stages.cpu["all"] = time.monotonic() - begun, time.process_time() - spent
+    named = sum(seconds for stage, seconds in stages.seconds.items() if stage != "all")
+    stages.seconds["everything else"] = stages.seconds["all"] - named
+    stages.cpu["everything else"] = 2 * stages.cpu["all"] - sum(stages.cpu.values())
+    layers = source.architecture.layers
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
+    print(f"\n{len(paths)} variants {'one by one' if options.apart else 'together'}, {layers} layers, {where}\n")
+    print("| stage | seconds | seconds a layer | CPU seconds |\n|---|---:|---:|---:|")
+    for stage, seconds in sorted(stages.seconds.items(), key=lambda item: item[0] == "all"):
+        print(f"| {stage} | {seconds:.1f} | {seconds / layers:.2f} | {stages.cpu[stage]:.1f} |")
+    if torch.cuda.is_available():
+        print(f"\npeak of device memory: {torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
+
+
+if __name__ == "__main__":
+    main()

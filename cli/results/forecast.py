@@ -1,0 +1,85 @@
+"""How long a plan would take on this machine, once it was measured."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.terminal import print_table, seconds_text
+from sixfold.sizes import size
+
+if TYPE_CHECKING:
+    from exporters.export.planning import Planned
+    from sixfold.model.source import Source
+    from sixfold.runner.machine_speed import MachineSpeed
+
+
+@dataclass(frozen=True)
+class Stage:
+    """bound_by: what takes longest of all that goes on side by side in it."""
+
+    name: str
+    seconds: float
+    bound_by: str
+
+
+def measured(out: Path, *, anew: bool, quiet: bool) -> "MachineSpeed | None":
+    """What was measured of this machine, now if `anew`; None where nothing was."""
+    from exporters.export.speed import rounding_speed
+    from sixfold.runner.machine_speed import keep, measure, measured_speed
+
+    if not anew:
+        return measured_speed()
+    click.echo("measuring the disk, the cores and the GPU of this machine, about a minute", err=True)
+    speed = measure(out, rounding_speed())
+    path = keep(speed)
+    click.echo(
+        f"{speed.cores} cores{f', {speed.gpu}' if speed.gpu else ''}; the disk of {out} reads {size(speed.read)} and"
+        f" writes {size(speed.write)} a second; {speed.products / 1e12:.3g} TFLOP a second; kept in {path}",
+        err=quiet,
+    )
+    return speed
+
+
+def forecast(source: "Source", planned: "Sequence[Planned]", speed: "MachineSpeed") -> list[Stage]:
+    """Calibrations that the plan needs, and the walk that makes all variants. Nothing is taken as done already."""
+    from calibration.forward_pass.forecast import pass_seconds
+    from exporters.export.planning import needs_statistics
+    from exporters.export.speed import export_seconds
+
+    possible = [entry for entry in planned if entry.refusal is None]
+    recipes = [entry.recipe for entry in possible if needs_statistics(entry.recipe)]
+    stages = [
+        _stage(f"calibration on {profile.samples} x {profile.length} tokens", pass_seconds(source, profile, speed))
+        for profile in dict.fromkeys(recipe.calibration for recipe in recipes)
+        if profile.imatrix is None
+    ]
+    if any(entry.plan is not None for entry in possible):
+        stages.append(_stage("export, one walk for all", export_seconds(source, possible, speed)))
+    return stages
+
+
+def _stage(name: str, parts: dict[str, float]) -> Stage:
+    slowest = max(parts, key=lambda part: parts[part])
+    return Stage(name, parts[slowest], slowest)
+
+
+def print_forecast(stages: Sequence[Stage], price: float | None) -> None:
+    """price: of an hour."""
+    if not stages:
+        click.echo("To have the time foretold, measure this machine once with `sixfold plan MODEL --measure`.")
+        return
+    print_table(
+        ("stage", "foretold", "bound by"),
+        [(stage.name, seconds_text(stage.seconds), stage.bound_by) for stage in stages],
+    )
+    whole = hours(stages)
+    cost = "" if price is None else f", {whole * price:.2f} at {price:g} an hour"
+    click.echo(f"{whole:.2f} hours on this machine{cost}; verification and start-up come on top.")
+
+
+def hours(stages: Sequence[Stage]) -> float:
+    """Of all, one after the other."""
+    return sum(stage.seconds for stage in stages) / 3600

@@ -1,0 +1,124 @@
+"""How long rounding takes: measured on a matrix of random weights, and foretold for plans."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+from gguf import GGMLQuantizationType
+
+from exporters.export.planning import Planned, compensates
+from exporters.ggml.compensated import compensated, quantize_compensated
+from exporters.ggml.kernels import encodes_on_gpu, quantize
+from exporters.numerics import awq_packing, fp8, nvfp4
+from exporters.numerics.compensated import fp8_channels, int4_groups, nvfp4_groups
+from exporters.rounding.device import device
+from exporters.rounding.factor import Factor, factor
+from sixfold.artifact.streaming.torch_threads import torch_threads
+from sixfold.model.source import Source
+from sixfold.runner.machine_speed import MachineSpeed, Rounding, timed
+
+_ROWS, _CHANNELS = 512, (512, 1024)
+_GPU_ROWS, _GPU_CHANNELS = 4096, (1024, 2048)
+_GROUP = 128
+_GGUF = ("Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "Q8_0")
+COMPENSATED = "+"
+"""Ends the name of a type whose errors are compensated."""
+
+_Round = Callable[[torch.Tensor], object]
+
+
+def rounding_speed() -> dict[str, Rounding]:
+    """Of every type that a shipped recipe makes. Some seconds on a core."""
+    with torch_threads(1):
+        return {name: _nearest(work, at_gpu=at_gpu) for name, (work, at_gpu) in _plain().items()} | {
+            name + COMPENSATED: _grown(name) for name in ("fp8", "nvfp4", "awq", *_GGUF) if _form(name)
+        }
+
+
+def _plain() -> dict[str, tuple[_Round, bool]]:
+    """By type, and whether it runs on a GPU here."""
+    found: dict[str, tuple[_Round, bool]] = {
+        "fp8": (lambda weight: fp8.quantize_channels(weight, ""), False),
+        "nvfp4": (lambda weight: nvfp4.quantize_group([weight], [""]), False),
+        "awq": (lambda weight: awq_packing.quantize(weight, _GROUP, None, None, _ones(weight)), False),
+    }
+    for name in _GGUF:
+        qtype = GGMLQuantizationType[name]
+        found[name] = (partial(_ggml, qtype), encodes_on_gpu(qtype))
+    return found
+
+
+def _ggml(qtype: GGMLQuantizationType, weight: torch.Tensor) -> torch.Tensor:
+    return quantize(weight, qtype, _ones(weight))
+
+
+def _ones(weight: torch.Tensor) -> torch.Tensor:
+    return torch.ones(weight.shape[1], device=weight.device)
+
+
+def _nearest(work: _Round, *, at_gpu: bool) -> Rounding:
+    rows, channels = (_GPU_ROWS, _GPU_CHANNELS[-1]) if at_gpu else (_ROWS, _CHANNELS[-1])
+    weight = _random(rows, channels).to(device() if at_gpu else "cpu")
+    return Rounding(timed(lambda: work(weight)) / weight.numel(), at_gpu=at_gpu)
+
+
+def _grown(name: str) -> Rounding:
+    """Compensated: products take longer the more channels there are."""
+    at_gpu = device().type != "cpu"
+    rows, channels = (_GPU_ROWS, _GPU_CHANNELS) if at_gpu else (_ROWS, _CHANNELS)
+    work = _form(name)
+    assert work is not None  # see rounding_speed
+    seconds = []
+    for columns in channels:
+        inputs = _random(2 * columns, columns).float().to(device())
+        known = factor((inputs.mT @ inputs / len(inputs))[None])
+        weight = _random(rows, columns)
+        seconds.append(timed(partial(work, weight, known), 1) / weight.numel())
+    channel = max(0.0, (seconds[1] - seconds[0]) / (channels[1] - channels[0]))
+    return Rounding(max(seconds[1] - channel * channels[1], 0.0), channel, at_gpu)
+
+
+def _form(name: str) -> Callable[[torch.Tensor, Factor], object] | None:
+    if name == "fp8":
+        return lambda weight, known: fp8_channels([weight], [""], known)
+    if name == "nvfp4":
+        return lambda weight, known: nvfp4_groups([[weight]], [[""]], known)
+    if name == "awq":
+        return lambda weight, known: int4_groups([weight], [""], _GROUP, known)
+    qtype = GGMLQuantizationType[name]
+    return (lambda weight, known: quantize_compensated([weight], qtype, known, [""])) if compensated(qtype) else None
+
+
+def _random(rows: int, columns: int) -> torch.Tensor:
+    return (torch.randn(rows, columns, generator=torch.Generator().manual_seed(0)) * 0.02).bfloat16()
+
+
+def export_seconds(source: Source, planned: Sequence[Planned], speed: MachineSpeed) -> dict[str, float]:
+    """Of one walk for all that is planned: what the "disk", the "cores" and the "gpu" would take by themselves. Each
+    goes on beside the others, so the walk takes about as long as the slowest."""
+    plans = [(entry.recipe, entry.plan) for entry in planned if entry.plan is not None]
+    written = sum(plan.nbytes for _, plan in plans)
+    read = sum(tensor.nbytes for tensor in source.checkpoint.as_stored.tensors.values())
+    cores, gpu = written / speed.digest, 0.0
+    made: set[tuple[str, tuple[str, ...]]] = set()
+    for recipe, plan in plans:
+        shared = not compensates(recipe)
+        for unit in plan.units:
+            kind = unit.encoding.partition(" ")[0]
+            rounding = _known(kind, speed.rounding, compensated=compensates(recipe))
+            key = (kind, tuple(f"{part.name} {part.start}" for part in unit.inputs))
+            if rounding is None or (shared and kind == "nvfp4" and key in made):
+                continue  # copied; or the same as another variant's, which is made once
+            made.add(key)
+            seconds = 0.0
+            for part in unit.inputs:
+                row = source.checkpoint.tensors[part.name].shape[1:]
+                weights = (part.stop - part.start) * torch.Size(row).numel()
+                seconds += weights * (rounding.each + rounding.channel * (row[-1] if row else 1))
+            cores, gpu = (cores, gpu + seconds) if rounding.at_gpu else (cores + seconds, gpu)
+    return {"disk": speed.disk_seconds(read, written), "cores": cores / speed.cores, "gpu": gpu}
+
+
+def _known(kind: str, rounding: Mapping[str, Rounding], *, compensated: bool) -> Rounding | None:
+    found = rounding.get(kind + COMPENSATED) if compensated else None
+    return found or rounding.get(kind)

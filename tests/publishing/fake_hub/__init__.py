@@ -1,0 +1,1 @@
+"""A Hugging Face Hub for tests, on the loopback."""
