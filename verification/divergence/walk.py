@@ -21,8 +21,7 @@ from sixfold.runner.layer_weights import HostBuffers, ReadInto
 from sixfold.texts.held_out_text import Windows
 from verification.divergence.activations import RoundedInputs, Rule
 from verification.divergence.source_run import running
-from verification.reading.weights import OnDevice, Prepared, Weights, read_on
-from verification.weights.compared_weights import ComparedWeights
+from verification.reading.weights import Compared, OnDevice, Prepared, Weights, read_on
 
 STRIDE = 16
 """Of the hidden states between layers, those of every so many tokens are looked at."""
@@ -111,7 +110,7 @@ class Group:
         if isinstance(self.weights, Prepared):
             pieces = (piece.name for source in self.runner.sources_of(layer) for piece in source.pieces)
             self.weights.prepare(layer, set(pieces))
-        if not isinstance(self.weights, ComparedWeights):
+        if not isinstance(self.weights, Compared):
             self.exact = False
             return
         self.exact = self.exact and self.weights.is_source(layer)

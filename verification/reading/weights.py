@@ -64,6 +64,20 @@ class Prepared(Weights, Protocol):
         ...
 
 
+@runtime_checkable
+class Compared(Prepared, Protocol):
+    """Weights that are compared with the source's as they are prepared."""
+
+    def is_source(self, layer: int | None) -> bool:
+        """Whether a layer that was prepared holds what the source holds, bit for bit."""
+        ...
+
+    @property
+    def failed(self) -> bool:
+        """Whether something so far is not what was made of the source."""
+        ...
+
+
 class CodedWeights(Weights, Protocol):
     """Weights that also tell how they are stored."""
 

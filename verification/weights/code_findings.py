@@ -40,18 +40,18 @@ class CodeFindings:
         for codes, part in self._weights.code_parts(name, original):
             yield from self._of_part(name, codes, weight, part, smoothed)
 
-    def of_stack(self, names: Sequence[str], codes: Codes, original: torch.Tensor) -> list[bool]:
-        """Of weights under one another that were rounded to nearest, whether nothing is to be said of each. original:
-        float32 [matrices * rows, columns]."""
-        self._scales.add(names, codes, original)
+    def of_stack(self, names: Sequence[str], codes: Codes, original: torch.Tensor, sound: Sequence[bool]) -> list[bool]:
+        """Of weights under one another that were rounded to nearest, those of the `sound` of which nothing is to be
+        said. original: float32 [matrices * rows, columns]."""
+        self._scales.add(names, codes, original, sound)
         size = original.numel() // len(names)
-        sound = []
-        for name, (count, nearly) in zip(names, out_of_place(codes, original, len(names)), strict=True):
-            lies = Placement(None, count, nearly, size)
-            sound.append(not count or not lies.are_few)
-            if sound[-1]:
+        passed = []
+        for name, before, out in zip(names, sound, out_of_place(codes, original, len(names)), strict=True):
+            lies = Placement(None, *out, size)
+            passed.append(before and not (lies.count and lies.are_few))
+            if passed[-1]:
                 self._placements.setdefault(self._weights.encoding(name), []).append((name, lies))
-        return sound
+        return passed
 
     def of_compensated(
         self, linear: Linear, codes: Codes | None, weight: torch.Tensor, original: torch.Tensor
@@ -83,7 +83,7 @@ class CodeFindings:
             uncertain = uncertainty(with_errors(found, weight * inner, original * inner, codes.scale))
             original = applied(found, original)
         else:
-            self._scales.add([name], codes, original)
+            self._scales.add([name], codes, original, [True])
         lies = placement(codes, original, uncertain)
         worst = lies.misplaced
         if worst is not None:

@@ -10,7 +10,7 @@ from verification.weights.weight_check import Comparison
 
 
 class ComparedWeights:
-    """See verification.reading.weights.Weights and OnDevice."""
+    """See verification.reading.weights.Compared and OnDevice."""
 
     def __init__(self, weights: CodedWeights, held: HeldSource, comparison: Comparison) -> None:
         self._weights = weights
@@ -31,7 +31,6 @@ class ComparedWeights:
             self.comparison.compare(layer, keep)
 
     def is_source(self, layer: int | None) -> bool:
-        """Whether a layer that was compared holds what the source holds, bit for bit."""
         return self.comparison.is_exact(layer)
 
     @property

@@ -46,32 +46,37 @@ class Scales:
     largest: dict[str, float] = field(default_factory=dict)
     globals: dict[str, float] = field(default_factory=dict)
 
-    def add(self, names: Sequence[str], codes: Codes, source: torch.Tensor) -> None:
-        """source: float32, the weights that were rounded, under one another. names: of each, on disk, "...weight"."""
+    def add(self, names: Sequence[str], codes: Codes, source: torch.Tensor, counted: Sequence[bool]) -> None:
+        """source: float32, the weights that were rounded, under one another. names: of each, on disk, "...weight".
+        counted: which of them are to be judged, and to judge others by."""
         stored = codes.stored
         if stored is None:
             return
+        count = len(names)
         if stored.global_scale is not None:
-            modules = [name.removesuffix(".weight") for name in names]
             held_globals = stored.global_scale.flatten()
-            step = max(1, len(held_globals) // len(names))
-            self.globals |= dict(zip(modules, held_globals[::step].tolist(), strict=True))
-            self.largest |= dict(zip(modules, source.view(len(names), -1).abs().amax(1).tolist(), strict=True))
-        height, width = stored.block
-        rows = source.shape[0] // len(names)
-        height = min(height, rows)
-        largest = _blocks_largest(source, height, width)
-        held = codes.scale.expand(source.shape)[::height, ::width]
-        exact = largest / float(codes.grid[-1])
+            each = held_globals[:: max(1, len(held_globals) // count)].tolist()
+            largest_of = source.view(count, -1).abs().amax(1).tolist()
+            for name, held, largest, counts in zip(names, each, largest_of, counted, strict=True):
+                if counts:
+                    module = name.removesuffix(".weight")
+                    self.globals[module], self.largest[module] = held, largest
+        rows = source.shape[0] // count
+        height, width = min(stored.block[0], rows), stored.block[1]
+        blocks = _blocks_largest(source, height, width)
+        scales = codes.scale.expand(source.shape)[::height, ::width]
+        exact = blocks / float(codes.grid[-1])
         expected = stored.rounded(exact)
-        wrong = ~(_close(held, expected) | _close(held, stored.rounded(exact.bfloat16().float()))) & (expected > 0)
-        self.blocks |= dict.fromkeys(names, held.numel() // len(names))
-        for number in torch.nonzero(wrong.view(len(names), -1).any(1)).flatten().tolist():
-            own = slice(number * len(wrong) // len(names), (number + 1) * len(wrong) // len(names))
-            row, column = torch.nonzero(wrong[own])[0].tolist()
-            values = float(held[own][row, column]), float(expected[own][row, column])
-            name = names[number]
-            self.odd[name] = _Odd(name, row * height, column * width, *values, int(wrong[own].sum()))
+        wrong = ~(_close(scales, expected) | _close(scales, stored.rounded(exact.bfloat16().float()))) & (expected > 0)
+        odd = wrong.view(count, -1).any(1).tolist()
+        for number, name in enumerate(names):
+            if counted[number]:
+                self.blocks[name] = wrong.numel() // count
+            if counted[number] and odd[number]:
+                own = slice(number * len(wrong) // count, (number + 1) * len(wrong) // count)
+                row, column = torch.nonzero(wrong[own])[0].tolist()
+                values = float(scales[own][row, column]), float(expected[own][row, column])
+                self.odd[name] = _Odd(name, row * height, column * width, *values, int(wrong[own].sum()))
 
     def findings(self, linears: Mapping[str, Linear]) -> Iterator[Finding]:
         if sum(odd.count for odd in self.odd.values()) <= _FEW * sum(self.blocks.values()):

@@ -210,8 +210,7 @@ class Comparison:
             sound = [fine and not gone for fine, gone in zip(sound, lost, strict=True)]
         nearest = self._codes.is_nearest(encoding)
         if stack.codes is not None and nearest:
-            placed = self._codes.of_stack(names, stack.codes, original)
-            sound = [fine and right for fine, right in zip(sound, placed, strict=True)]
+            sound = self._codes.of_stack(names, stack.codes, original, sound)
         rows = original.shape[0] // count
         for number, (name, error) in enumerate(zip(names, errors, strict=True)):
             if not sound[number]:
