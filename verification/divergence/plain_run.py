@@ -5,7 +5,7 @@ if nothing had been searched, calibrated or compensated, and nothing broken. Whe
 calibration, it is taken from the inputs themselves here.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +22,8 @@ from verification.divergence.activations import Rule
 from verification.divergence.divergence import Reference, Score, scored
 from verification.divergence.walk import Run, device
 from verification.reading.held_source import HeldSource
-from verification.reading.plain_rounding import rounded_plainly, rounded_to_dtype
+from verification.reading.plain_rounding import Layout, can_be_stacked, rounded_plainly, rounded_to_dtype
+from verification.reading.stack import TOGETHER, TOGETHER_ON_GPU
 from verification.reading.weights import CodedWeights
 
 _VERSION = 1
@@ -38,6 +39,7 @@ class PlainWeights:
     def __init__(self, weights: CodedWeights, held: HeldSource) -> None:
         self._source = source = held.source
         self._tensors = held
+        self._kept: dict[str, torch.Tensor] = {}
         self._held = {name: weights.encoding(name) for name in weights.names() if name in source.checkpoint.tensors}
         self._layouts = {name: weights.layout(name) for name, encoding in self._held.items() if encoding}
         self._dtypes = {name: weights.dtype(name) for name, encoding in self._held.items() if not encoding}
@@ -65,12 +67,33 @@ class PlainWeights:
         return whole[start:stop] if self.shape(name) else whole
 
     def read_on(self, device: torch.device, name: str) -> torch.Tensor:
+        kept = self._kept.pop(name, None)
+        if kept is not None:
+            return kept
         original = self._tensors.read(name).to(device).float()
         layout = self._layouts.get(name)
         return rounded_to_dtype(original, self.dtype(name)) if layout is None else rounded_plainly(original, layout)
 
     def prepare(self, layer: int | None, wanted: Collection[str]) -> None:
+        """Those of one shape and layout are rounded together."""
+        self._kept.clear()
         self._tensors.hold(layer)
+        most = TOGETHER_ON_GPU if self._tensors.device.type == "cuda" else TOGETHER
+        stacks: dict[tuple[Layout, tuple[int, ...]], list[str]] = {}
+        for name in sorted(wanted):
+            found, shape = self._layouts.get(name), self.shape(name)
+            if found is not None and len(shape) == 2 and can_be_stacked(found, shape[0]):
+                together = stacks.setdefault((found, shape), [])
+                together.append(name)
+                if (len(together) + 1) * shape[0] * shape[1] > most:
+                    self._round(found, stacks.pop((found, shape)))
+        for (found, _), names in stacks.items():
+            self._round(found, names)
+
+    def _round(self, layout: Layout, names: Sequence[str]) -> None:
+        original = torch.cat([self._tensors.read(name) for name in names]).float()
+        whole = rounded_plainly(original, layout, matrices=len(names))
+        self._kept |= zip(names, whole.chunk(len(names)), strict=True)
 
     @property
     def are_the_sources(self) -> bool:

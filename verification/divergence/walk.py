@@ -27,7 +27,7 @@ STRIDE = 16
 """Of the hidden states between layers, those of every so many tokens are looked at."""
 
 _TOKENS = 1024
-_TOKENS_ON_GPU = 8192
+_TOKENS_ON_GPU = 1 << 15
 """Of a batch: on a GPU more, for fewer and larger products with each expert."""
 
 

@@ -12,7 +12,7 @@ from verification.reading.ggml_types import BLOCK_TYPES, Decoded, decoded
 from verification.reading.gguf_file import Gguf
 from verification.reading.gguf_names import Place, place_of
 from verification.reading.plain_rounding import Layout, layout_of_ggml
-from verification.reading.stack import Stack
+from verification.reading.stack import Stack, read_together
 from verification.reading.stated_rounding import NEAREST, Rounding, importance_beside, importance_of, stated_rounding
 from verification.reading.stored_codes import Codes
 
@@ -176,7 +176,7 @@ class GgufWeights:
     def stack(self, names: Sequence[str], device: torch.device) -> Stack:
         sources = [self._sources[name] for name in names]
         kind, (rows, columns) = self.dtype(names[0]), self.shape(names[0])
-        data = torch.cat([self._bytes(source).reshape(rows, -1) for source in sources]).to(device)
+        data = torch.cat(read_together(lambda name: self._bytes(name).reshape(rows, -1), names, device)).to(device)
         held = _of_width(decoded(kind, data), columns)
         if not sources[0].place.rope:
             return Stack(held.values, _codes(held, kind, _as_it_is))
@@ -187,7 +187,8 @@ class GgufWeights:
 
         return Stack(arranged(held.values), _codes(held, kind, arranged))
 
-    def _bytes(self, source: _Source) -> torch.Tensor:
+    def _bytes(self, name: str) -> torch.Tensor:
+        source = self._sources[name]
         rows = (0, None) if source.expert is None else (source.expert, source.expert + 1)
         return self._file.stored(source.gguf[0], *rows)
 

@@ -10,7 +10,7 @@ from sixfold.checkpoint.storage.safetensors_header import TORCH_DTYPES
 from verification.reading.declared import AWQ, MODELOPT, Scheme
 from verification.reading.plain_rounding import Layout, layout_of_scheme
 from verification.reading.safetensors_formats import dequantize_linear
-from verification.reading.stack import Stack
+from verification.reading.stack import Stack, read_together
 from verification.reading.stacked_parts import can_be_stacked, stacked_parts
 from verification.reading.stated_rounding import Rounding, stated_rounding
 from verification.reading.stored_codes import Codes, Parts, codes_of
@@ -187,7 +187,7 @@ class FolderWeights:
         return scheme.format, group, shape, frozenset(suffixes)
 
     def stack(self, names: Sequence[str], device: torch.device) -> Stack:
-        read = [self._parts(name) for name in names]
+        read = read_together(self._parts, names, device)
         scheme = read[0][0]
         parts = stacked_parts(scheme, [part for _, part in read], self.shape(names[0])[0], device)
         codes = codes_of(scheme, parts)

@@ -57,18 +57,21 @@ class Targets:
         held, source: float32 [out, in], what the artifact's codes mean and what was rounded.
         """
         moments = self._known.of(linear) if self._known is not None else None
-        return None if moments is None else misplaced(codes, held, source, moments.damped)
+        return (
+            None if moments is None else misplaced(codes, held, source, moments.damped.to(held.device))
+        )  # one by itself is on the CPU
 
 
-def targets_of(path: Path, manifest: Mapping[str, Any]) -> Targets:
-    """path: of the artifact. The statistics are looked for beside its folder, where a run leaves them."""
+def targets_of(path: Path, manifest: Mapping[str, Any], device: torch.device) -> Targets:
+    """path: of the artifact. device: where weights are compared. The statistics are looked for beside the artifact's
+    folder, where a run leaves them."""
     if manifest["recipe"]["scheme"] == ROUNDED_INPUTS:
         return Targets()
     folder = (path.absolute() if path.is_dir() else path.absolute().parent).parent / CALIBRATION
     for candidate in (folder, *sorted(folder.glob("profile-*"))):
         found = existing_statistics(candidate)
         if found is not None and found.digest == manifest.get("statistics") and found.has_moments:
-            return Targets(found, InputMoments(found, torch.device("cpu")))
+            return Targets(found, InputMoments(found, device))
     return Targets()
 
 

@@ -14,6 +14,7 @@ import torch
 
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.held_source import HeldSource
+from verification.reading.stack import TOGETHER, TOGETHER_ON_GPU
 from verification.reading.stated_rounding import Kind
 from verification.reading.weights import CodedWeights, read_on
 from verification.weights.blame import Blame
@@ -29,10 +30,6 @@ from verification.weights.weighted_error import lose_groups, lost_group, unexpla
 
 _ROWS_BYTES = 64 << 20
 """About how much of a plain tensor is compared at a time."""
-
-_TOGETHER = 1 << 18
-_TOGETHER_ON_GPU = 1 << 28
-"""Weights that are compared together: what a processor's cache holds, and what keeps a GPU busy."""
 
 _SUBNORMAL = 2.0**-24
 """The smallest number of F16."""
@@ -170,7 +167,7 @@ class Comparison:
     def _stacks(self, layer: int | None) -> Iterator[list[str]]:
         """The layer's tensors that can be compared, those together that are compared together."""
         stacks: dict[Hashable, list[str]] = {}
-        most = _TOGETHER_ON_GPU if self._device.type == "cuda" else _TOGETHER
+        most = TOGETHER_ON_GPU if self._device.type == "cuda" else TOGETHER
         for name in self.layers[layer]:
             if name not in self._held or tuple(self._weights.shape(name)) != self._tensors[name].shape:
                 continue
