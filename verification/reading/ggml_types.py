@@ -100,7 +100,7 @@ def _q5_1(data: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def _iq4(codes: torch.Tensor) -> torch.Tensor:
-    return torch.tensor(IQ4, dtype=torch.float32, device=codes.device)[codes.int()]
+    return torch.tensor(IQ4, dtype=torch.float32).to(codes.device)[codes.int()]
 
 
 def _iq4_nl(data: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:

@@ -16,7 +16,7 @@ column."""
 
 def awq_codes(words: torch.Tensor) -> torch.Tensor:
     """int32 [R, C / 8] -> float32 [R, C] of 0 to 15."""
-    places = 4 * torch.tensor(_AWQ_PLACES, dtype=torch.int32, device=words.device)
+    places = 4 * torch.tensor(_AWQ_PLACES, dtype=torch.int32).to(words.device)
     return ((words.unsqueeze(-1) >> places) & 15).flatten(1).float()
 
 
