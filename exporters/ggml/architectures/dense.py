@@ -1,0 +1,88 @@
+"""Architectures of attention and one feed-forward matrix of each kind."""
+
+from collections.abc import Mapping
+
+from gguf import GGUFWriter
+
+from exporters.ggml.architectures.entry import (
+    NORMS,
+    SCALES,
+    VOCAB,
+    WINDOW,
+    Entry,
+    deepstack,
+    granite_keys,
+    half_rotated,
+    llama_keys,
+    windows,
+    without_scaling,
+)
+from exporters.ggml.architectures.rotary import Config, head_size, rope_of, rotary_size
+
+
+def _gemma3(writer: GGUFWriter, config: Config) -> None:
+    writer.add_sliding_window(config["sliding_window"])
+    if config.get("final_logit_softcapping"):
+        writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+
+
+def _mistral3(writer: GGUFWriter, config: Config) -> None:
+    llama_keys(writer, config)
+    rope = rope_of(config)
+    if rope.get("llama_4_scaling_beta") is not None:
+        writer.add_attn_temperature_scale(rope["llama_4_scaling_beta"])
+    if rope["rope_type"] == "yarn" and rope.get("mscale_all_dim") is not None:
+        writer.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
+
+
+def _phi3(writer: GGUFWriter, config: Config) -> None:
+    writer.add_sliding_window(config.get("sliding_window") or 0)
+    writer.add_rope_dimension_count(rotary_size(config))
+    before = config.get("original_max_position_embeddings") or config["max_position_embeddings"]
+    writer.add_rope_scaling_orig_ctx_len(before)
+
+
+def _gemma2_scale(config: Config) -> int:
+    """46 layers are the 27B, whose queries are scaled by another size than a head's."""
+    heads = int(config["hidden_size"] // config["num_attention_heads"])
+    return heads if config["num_hidden_layers"] == 46 else head_size(config)
+
+
+def _gemma3_scale(config: Config) -> int:
+    """62 layers are the 27B, whose queries are scaled by another size than a head's."""
+    heads = int(config["hidden_size"] // config["num_attention_heads"])
+    return heads if config["num_hidden_layers"] == 62 else head_size(config)
+
+
+DENSE: Mapping[str, Entry] = {
+    "llama": Entry(VOCAB, llama_keys, paired_rope=True, rope_factors=True),
+    "arcee": Entry(VOCAB, llama_keys, paired_rope=True, rope_factors=True),
+    "smollm3": Entry(VOCAB, llama_keys, paired_rope=True, rope_factors=True),
+    "granite": Entry((*VOCAB, *SCALES), granite_keys, {"head_dim": None}, paired_rope=True, rope_factors=True),
+    "gemma3": Entry((), _gemma3, one_plus=NORMS, fixed={"query_pre_attn_scalar": lambda config: _gemma3_scale(config)}),
+    "seed_oss": Entry(),
+    "command-r": Entry((("add_logit_scale", ("logit_scale",)),), without_scaling),
+    "mistral3": Entry(VOCAB, _mistral3, paired_rope=True, rope_factors=True),
+    "qwen2vl": Entry(),
+    "starcoder2": Entry(),
+    "hunyuan-dense": Entry(),
+    "olmo2": Entry((), windows),
+    "exaone4": Entry(VOCAB, windows, rope_factors=True),
+    "qwen3vl": Entry((), deepstack),
+    "gemma": Entry((), one_plus=NORMS),
+    "gemma2": Entry(
+        (
+            *WINDOW,
+            ("add_attn_logit_softcapping", ("attn_logit_softcapping",)),
+            ("add_final_logit_softcapping", ("final_logit_softcapping",)),
+        ),
+        one_plus=NORMS,
+        fixed={"query_pre_attn_scalar": lambda config: _gemma2_scale(config)},
+    ),
+    "ernie4_5": Entry(),
+    "glm4": Entry((), half_rotated),
+    "phi3": Entry((), _phi3),
+    "qwen2": Entry(),
+    "qwen3": Entry(),
+}
+"""By llama.cpp's architecture name."""

@@ -1,0 +1,93 @@
+"""What is declared of an architecture of llama.cpp's, and tables of keys that several share."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gguf import GGUFWriter, RopeScalingType
+
+from exporters.ggml.architectures.rotary import Config, head_size, rope_of, rotary_size
+
+Table = tuple[tuple[str, tuple[str, ...]], ...]
+
+EXPERT_SIZES: Table = (
+    ("add_expert_feed_forward_length", ("moe_intermediate_size",)),
+    ("add_expert_shared_feed_forward_length", ("shared_expert_intermediate_size",)),
+)
+SHARED_EXPERTS: Table = (
+    ("add_expert_feed_forward_length", ("moe_intermediate_size",)),
+    ("add_expert_shared_count", ("n_shared_experts",)),
+    ("add_leading_dense_block_count", ("first_k_dense_replace",)),
+    ("add_expert_weights_scale", ("routed_scaling_factor",)),
+    ("add_expert_weights_norm", ("norm_topk_prob",)),
+)
+VOCAB: Table = (("add_vocab_size", ("vocab_size",)),)
+WINDOW: Table = (("add_sliding_window", ("sliding_window",)),)
+SCALES: Table = (
+    ("add_attention_scale", ("attention_multiplier",)),
+    ("add_embedding_scale", ("embedding_multiplier",)),
+    ("add_residual_scale", ("residual_multiplier",)),
+    ("add_logit_scale", ("logits_scaling",)),
+)
+NORMS = r"norm\.weight$"
+"""Of `Entry.one_plus`: all norms."""
+
+
+def nothing(writer: GGUFWriter, config: Config) -> None:
+    pass
+
+
+def llama_keys(writer: GGUFWriter, config: Config) -> None:
+    writer.add_rope_dimension_count(head_size(config))
+
+
+def windows(writer: GGUFWriter, config: Config) -> None:
+    """Windows in some layers alone. Nothing where no layer has one."""
+    if config.get("sliding_window") is not None and config.get("layer_types"):
+        writer.add_sliding_window(config["sliding_window"])
+        writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config["layer_types"]])
+
+
+def without_scaling(writer: GGUFWriter, config: Config) -> None:
+    writer.add_rope_scaling_type(RopeScalingType.NONE)
+
+
+def granite_keys(writer: GGUFWriter, config: Config) -> None:
+    writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
+
+
+def deepstack(writer: GGUFWriter, config: Config) -> None:
+    if not rope_of(config).get("mrope_section"):
+        writer.add_rope_dimension_sections([24, 20, 20, 0])
+    writer.add_num_deepstack_layers(len((config.get("vision_config") or {}).get("deepstack_visual_indexes") or ()))
+
+
+def half_rotated(writer: GGUFWriter, config: Config) -> None:
+    writer.add_rope_dimension_count(rotary_size(config, 0.5))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An architecture beyond what all have in common.
+
+    table, extra: further keys. replaced: config values that the file states otherwise.
+    gating: what a config without `scoring_func` means, by transformers' model_type.
+    renormalized: whether llama.cpp divides the chosen experts' weights by their sum whatever the file says (None: it
+    asks the file, or does as transformers does).
+    paired_rope: q and k rows are interleaved, as in the LLaMA of 2023.
+    rope_factors: whether Llama 3's scaling of rotary frequencies is held as a tensor.
+    fixed: config fields whose value llama.cpp takes for given -> that value.
+    one_plus: norms (an expression on GGUF names) that the file holds with the one that the model adds to them.
+    delta_net: the file holds a delta net's values head by head of the keys' (see exporters.ggml.tensors).
+    """
+
+    table: Table = ()
+    extra: Callable[[GGUFWriter, Config], None] = nothing
+    replaced: Config | None = None
+    gating: Mapping[str, str] | None = None
+    renormalized: bool | None = None
+    paired_rope: bool = False
+    rope_factors: bool = False
+    fixed: Mapping[str, Callable[[Config], Any]] = field(default_factory=dict)
+    one_plus: str = ""
+    delta_net: bool = False
