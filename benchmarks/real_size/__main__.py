@@ -52,6 +52,8 @@ def main() -> None:
         job = Job(options.config, options.folder, TEXTS, options.depth, options.experts, formats, settings, keep)
         print(json.dumps(run(job)))
         return
+    if options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         if measured_speed() is None:
             _process(options, ["-m", "sixfold", "plan", str(options.config), "bf16", "--measure", "--out", folder])

@@ -21,8 +21,8 @@ from sixfold.checkpoint.checkpoint import CONFIG, Contents, SourceTensor
 from sixfold.checkpoint.config_fields import without_mtp, without_quantization
 from sixfold.checkpoint.storage.safetensors_header import TORCH_DTYPES
 from sixfold.checkpoint.tensor_slice import TensorSlice
-from sixfold.model.architecture import derive_architecture
 from sixfold.model.bare_config import open_config
+from sixfold.model.derivation import derive_architecture
 from sixfold.model.expert_stacks import with_single_experts
 from sixfold.model.source import Source
 
