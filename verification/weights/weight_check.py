@@ -6,6 +6,7 @@ device; only what does not pass there is looked at by itself, on the CPU.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import Any
@@ -18,9 +19,10 @@ from verification.reading.stack import TOGETHER, TOGETHER_ON_GPU
 from verification.reading.stated_rounding import Kind
 from verification.reading.weights import CodedWeights, read_on
 from verification.weights.blame import Blame
+from verification.weights.code_check import Placement, out_of_place
 from verification.weights.code_findings import CodeFindings
 from verification.weights.compensated_codes import Targets
-from verification.weights.format_error import EXACT, LIMITS, Limit, WeightError, loosened, measure, measured
+from verification.weights.format_error import EXACT, LIMITS, Limit, WeightError, loosened, measure, measured, measures
 from verification.weights.moved_scales import ROUNDED, SMOOTHED, MovedScales
 from verification.weights.originals import Originals
 from verification.weights.recorded_scales import RecordedScales
@@ -30,6 +32,10 @@ from verification.weights.weighted_error import lose_groups, lost_group, unexpla
 
 _ROWS_BYTES = 64 << 20
 """About how much of a plain tensor is compared at a time."""
+
+_LARGE = 1 << 24
+"""Weights of a single matrix from which on a processor compares it in pieces of so many: of an embedding of a large
+vocabulary, what is computed of each weight would take gigabytes."""
 
 _SUBNORMAL = 2.0**-24
 """The smallest number of F16."""
@@ -188,6 +194,12 @@ class Comparison:
 
     def _compare_stack(self, names: Sequence[str], keep: Keep | None) -> Iterator[str]:
         """Those that do not pass as they are, to be looked at by themselves."""
+        if len(names) == 1 and self._is_large(names[0]):
+            with suppress(*UNREADABLE):
+                if self._passes_in_pieces(names[0], keep):
+                    return
+            yield names[0]
+            return
         count, encoding = len(names), self._weights.encoding(names[0])
         try:
             stack, original = self._weights.stack(names, self._device), self._originals.stack(names)
@@ -220,6 +232,44 @@ class Comparison:
                 own = slice(number * rows, (number + 1) * rows)
                 codes = stack.codes.rows(own.start, own.stop)
                 self._findings += self._codes.of_compensated(linear, codes, stack.values[own], original[own])
+
+    def _is_large(self, name: str) -> bool:
+        return self._device.type != "cuda" and prod(self._tensors[name].shape) > _LARGE
+
+    def _passes_in_pieces(self, name: str, keep: Keep | None) -> bool:
+        """The same of one that is too large to be looked at whole."""
+        (rows, columns), encoding = self._tensors[name].shape, self._weights.encoding(name)
+        pieces = [slice(start, start + _LARGE // columns) for start in range(0, rows, _LARGE // columns)]
+        kind, rescaled = self._kind(name), self._originals.has_recorded(name)
+        limit, linear = loosened(LIMITS.get(encoding, _UNKNOWN), kind), self._linears.get(name)
+        largest = max(float(self._originals.read(name, p.start, p.stop).abs().max()) for p in pieces)
+        whole = None if keep is None else torch.empty((rows, columns))
+        total, sound, nearest = None, True, self._codes.is_nearest(encoding)
+        placed = Placement(None, 0, 0, 0)
+        for piece in pieces:
+            stack = self._weights.stack([name], self._device, piece)
+            original = self._originals.read(name, piece.start, piece.stop)
+            if whole is not None:
+                whole[piece] = stack.values
+            (found,) = measures(stack.values, original, limit, 1, largest)
+            total = found if total is None else total.followed_by(found, piece.start)
+            sound = sound and bool(stack.values.isfinite().all())
+            if kind == "weighted":
+                sound = sound and not lose_groups(stack.values, original, limit, 1)[0]
+            if stack.codes is not None and nearest and sound:
+                placed = placed.and_also(out_of_place(stack.codes, original, 1)[0], original.numel())
+            elif stack.codes is not None and linear is not None and not rescaled and sound:
+                found_here = self._codes.of_compensated(linear, stack.codes, stack.values, original, piece.start)
+                self._findings += found_here
+        if whole is not None and keep is not None:
+            keep(name, whole)
+        error = total.error if total is not None else _SAME
+        if not sound or error.exceeds(limit) or error.relative >= 1 or (placed.count and placed.are_few):
+            return False
+        if nearest:
+            self._codes.add(name, placed)
+        self._errors[name] = TensorError(name, encoding, error.relative, error.block, rescaled)
+        return True
 
     def _compare(
         self, name: str, ratios: dict[str, torch.Tensor], factors: dict[str, Factors], keep: Keep | None
