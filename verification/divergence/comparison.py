@@ -15,12 +15,12 @@ from sixfold.texts.held_out_text import Windows
 from verification.divergence.distributions import Distributions, agreement, distributions, divergences
 from verification.divergence.walk import Group, Lane, device
 
-_LOGITS = 1 << 26
+_LOGITS = 1 << 25
 """Numbers of a batch's logits: of a large vocabulary, they are what takes memory."""
 
 _MOST_TOKENS = 1024
 
-_HEADS = 1 << 30
+_HEADS = 1 << 31
 """Bytes of embeddings and heads that are in memory at once, unless a single artifact's are larger."""
 
 
@@ -78,14 +78,14 @@ def compared(
         for part in parts:
             groups = dict.fromkeys(lane.group for _, lane in part if lane is not None)
             with ExitStack() as stack:
-                for group in groups:
+                for group in (group for group in groups if not group.has_sources_head):
                     stack.enter_context(group.runner.outside())
                 place = 0
                 for batch in batches:
                     some = slice(place, place + batch.numel())
                     references = [distributions(_logits(own, batch, final[some]), batch) for final in against]
                     for number, lane in part:
-                        q = references[0] if lane is None else _of_lane(lane, batch, lane.states[some])
+                        q = references[0] if lane is None else _of_lane(lane, own, batch, lane.states[some])
                         for total, p in zip(sums[number], references, strict=True):
                             total.add(p, q)
                     place += batch.numel()
@@ -119,10 +119,14 @@ def _parts(lanes: Sequence[Lane | None]) -> Iterator[list[tuple[int, Lane | None
 
 
 def _head_bytes(group: Group) -> int:
+    if group.has_sources_head:
+        return 0
     return sum(source.nbytes for source in group.runner.sources_of(None))
 
 
-def _of_lane(lane: Lane, ids: torch.Tensor, states: torch.Tensor) -> Distributions:
+def _of_lane(lane: Lane, own: LayerRunner, ids: torch.Tensor, states: torch.Tensor) -> Distributions:
+    if lane.group.has_sources_head:
+        return distributions(_logits(own, ids, states), ids)
     with lane.rounded(None):
         logits = _logits(lane.group.runner, ids, states)
     return distributions(logits, ids)

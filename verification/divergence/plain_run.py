@@ -70,9 +70,12 @@ class PlainWeights:
         kept = self._kept.pop(name, None)
         if kept is not None:
             return kept
-        original = self._tensors.read(name).to(device).float()
         layout = self._layouts.get(name)
-        return rounded_to_dtype(original, self.dtype(name)) if layout is None else rounded_plainly(original, layout)
+        if layout is None:
+            return rounded_to_dtype(self._tensors.read(name).to(device).float(), self.dtype(name))
+        return self._tensors.made_last(
+            (name, layout), lambda original: rounded_plainly(original.to(device).float(), layout)
+        )
 
     def prepare(self, layer: int | None, wanted: Collection[str]) -> None:
         """Those of one shape and layout are rounded together."""
@@ -88,18 +91,22 @@ class PlainWeights:
                 if (len(together) + 1) * shape[0] * shape[1] > most:
                     self._round(found, stacks.pop((found, shape)))
         for (found, _), names in stacks.items():
-            self._round(found, names)
+            if len(names) > 1:  # one alone is rounded as it is read
+                self._round(found, names)
 
     def _round(self, layout: Layout, names: Sequence[str]) -> None:
         original = torch.cat([self._tensors.read(name) for name in names]).float()
         whole = rounded_plainly(original, layout, matrices=len(names))
         self._kept |= zip(names, whole.chunk(len(names)), strict=True)
 
+    def is_source(self, layer: int | None) -> bool:
+        tensors, names = self._source.checkpoint.tensors, self._tensors.layers.get(layer, [])
+        return all(name not in self._layouts and self.dtype(name) == tensors[name].dtype for name in names)
+
     @property
     def are_the_sources(self) -> bool:
         """Whether nothing is rounded at all."""
-        tensors = self._source.checkpoint.tensors
-        return not self._layouts and all(tensors[name].dtype == dtype for name, dtype in self._dtypes.items())
+        return all(map(self.is_source, self._tensors.layers))
 
     def digest(self, source: Source, windows: Windows, rules: Mapping[str, Any]) -> str:
         """Of all that decides what a run of them gives."""

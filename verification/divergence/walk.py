@@ -107,15 +107,19 @@ class Group:
 
     def prepare(self, layer: int | None) -> None:
         """Before a layer is read, or what is outside of them."""
-        if isinstance(self.weights, Prepared):
-            pieces = (piece.name for source in self.runner.sources_of(layer) for piece in source.pieces)
-            self.weights.prepare(layer, set(pieces))
-        if not isinstance(self.weights, Compared):
+        if not isinstance(self.weights, Prepared):
             self.exact = False
             return
+        pieces = (piece.name for source in self.runner.sources_of(layer) for piece in source.pieces)
+        self.weights.prepare(layer, set(pieces))
         self.exact = self.exact and self.weights.is_source(layer)
-        if self.weights.failed:
+        if isinstance(self.weights, Compared) and self.weights.failed:
             self.fail(SixfoldError("its weights are not the source's", "see what else was found"))
+
+    @property
+    def has_sources_head(self) -> bool:
+        """Whether what is outside of the layers is known to be as the source has it."""
+        return isinstance(self.weights, Prepared) and self.weights.is_source(None)
 
     def read(self, layer: int) -> dict[str, torch.Tensor] | None:
         """Values of a layer; None where nothing is run any more."""
@@ -172,7 +176,7 @@ def walk(
                     lane.hidden = list(first)
         for layer, group in _placed(groups, count, checked):
             for lane in group.lanes:
-                if leader is not None and lane.is_source:
+                if leader is not None and lane is not leader and lane.is_source:
                     lane.hidden = list(leader.hidden)
                 else:
                     with running(source) if lane is leader else nullcontext():

@@ -12,7 +12,7 @@ from verification.reading.ggml_types import BLOCK_TYPES, Decoded, decoded
 from verification.reading.gguf_file import Gguf
 from verification.reading.gguf_names import Place, place_of
 from verification.reading.plain_rounding import Layout, layout_of_ggml
-from verification.reading.stack import Stack, read_together
+from verification.reading.stack import ALL, Stack, read_together
 from verification.reading.stated_rounding import NEAREST, Rounding, importance_beside, importance_of, stated_rounding
 from verification.reading.stored_codes import Codes
 
@@ -173,19 +173,24 @@ class GgufWeights:
             return None
         return self.dtype(name), self.shape(name), source.place.rope
 
-    def stack(self, names: Sequence[str], device: torch.device) -> Stack:
+    def stack(self, names: Sequence[str], device: torch.device, rows: slice = ALL) -> Stack:
         sources = [self._sources[name] for name in names]
-        kind, (rows, columns) = self.dtype(names[0]), self.shape(names[0])
-        data = torch.cat(read_together(lambda name: self._bytes(name).reshape(rows, -1), names, device)).to(device)
+        kind, (count, columns) = self.dtype(names[0]), self.shape(names[0])
+        permuted = bool(sources[0].place.rope)
+        if rows != ALL and not permuted and sources[0].expert is None:
+            data = self._file.stored(sources[0].gguf[0], *rows.indices(count)[:2]).to(device)
+        else:
+            data = torch.cat(read_together(lambda name: self._bytes(name).reshape(count, -1), names, device)).to(device)
         held = _of_width(decoded(kind, data), columns)
-        if not sources[0].place.rope:
-            return Stack(held.values, _codes(held, kind, _as_it_is))
+        if not permuted:
+            whole = Stack(held.values, _codes(held, kind, _as_it_is))
+            return whole if sources[0].expert is None else whole.part(rows)
 
         def arranged(whole: torch.Tensor) -> torch.Tensor:
-            each = whole.split(rows)
+            each = whole.split(count)
             return torch.cat([self._paired(source, one) for source, one in zip(sources, each, strict=True)])
 
-        return Stack(arranged(held.values), _codes(held, kind, arranged))
+        return Stack(arranged(held.values), _codes(held, kind, arranged)).part(rows)
 
     def _bytes(self, name: str) -> torch.Tensor:
         source = self._sources[name]

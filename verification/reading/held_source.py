@@ -1,6 +1,6 @@
 """The source's tensors, those of one layer read once for all that compare with them or round them."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -30,6 +30,7 @@ class HeldSource:
         self.layers = names_by_layer(source)
         self._layer: int | None = -1
         self._held: dict[str, torch.Tensor] = {}
+        self._made: tuple[tuple[str, Hashable] | None, torch.Tensor] = None, torch.empty(0)
 
     def hold(self, layer: int | None) -> None:
         """A decoder layer's tensors, None for those outside of them, in place of those that were held before."""
@@ -46,6 +47,15 @@ class HeldSource:
         if held is None:
             return self._read(name, start, stop)
         return held[start:stop] if held.dim() else held
+
+    def made_last(self, key: tuple[str, Hashable], make: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """What `make` gives of the tensor that `key` begins with, kept until something else is asked for: embeddings of
+        several variants in a row are rounded to the same type, when runs begin and when they end."""
+        known, made = self._made
+        if known != key:
+            made = make(self.read(key[0]))
+            self._made = key, made
+        return made
 
     def _read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
         shape = self.source.checkpoint.tensors[name].shape
@@ -80,3 +90,6 @@ class SourceWeights:
 
     def prepare(self, layer: int | None, wanted: Collection[str]) -> None:
         self._held.hold(layer)
+
+    def is_source(self, layer: int | None) -> bool:
+        return True

@@ -18,6 +18,7 @@ import torch
 from torch.nn import functional
 
 from verification.reading.declared import AWQ, FP8, Scheme
+from verification.reading.nearest import nearest
 from verification.reading.packing import E2M1_VALUES
 from verification.reading.stored_parts import group_of, is_nvfp4
 
@@ -195,7 +196,7 @@ def _nvfp4(source: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
     groups, unit = source.unflatten(1, (-1, 16)), units.view(-1, 1, 1)
     scale = (groups.abs().amax(-1, keepdim=True) / _E2M1 * unit).clamp(max=_E4M3).to(torch.float8_e4m3fn).float() / unit
     numbers = torch.cat((-E2M1_VALUES[1:].flip(0), E2M1_VALUES))
-    return (_nearest(groups / scale.clamp(min=1e-30), numbers) * scale).flatten(1)
+    return (nearest(groups / scale.clamp(min=1e-30), numbers) * scale).flatten(1)
 
 
 def _mxfp4(source: torch.Tensor) -> torch.Tensor:
@@ -203,7 +204,7 @@ def _mxfp4(source: torch.Tensor) -> torch.Tensor:
     largest = groups.abs().amax(-1, keepdim=True).clamp(min=2.0**-120)
     scale = torch.exp2(largest.log2().floor() - 2)
     numbers = torch.cat((-E2M1_VALUES[1:].flip(0), E2M1_VALUES))
-    return (_nearest(groups / scale, numbers) * scale).flatten(1)
+    return (nearest(groups / scale, numbers) * scale).flatten(1)
 
 
 def _ggml(source: torch.Tensor, kind: _Ggml, importance: torch.Tensor | None) -> torch.Tensor:
@@ -247,7 +248,7 @@ def _searched(
 
 
 def _codes(x: torch.Tensor, scale: torch.Tensor, lowest: torch.Tensor, kind: _Ggml) -> torch.Tensor:
-    return _nearest(torch.where(scale != 0, (x - lowest) / scale, torch.zeros_like(x)), kind.numbers)
+    return nearest(torch.where(scale != 0, (x - lowest) / scale, torch.zeros_like(x)), kind.numbers)
 
 
 def _fitted(
@@ -285,11 +286,3 @@ def _stored(scale: torch.Tensor, kind: _Ggml) -> torch.Tensor:
     unit = (superblocks.abs().amax(-1, keepdim=True) / kind.scale_steps).half().float()
     steps = torch.where(unit > 0, superblocks / unit, torch.zeros_like(superblocks)).round()
     return (steps * unit).flatten(1).unsqueeze(-1)
-
-
-def _nearest(values: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-    """The nearest of `numbers`, which are sorted."""
-    if bool((numbers.diff() == 1).all()):
-        return values.round().clamp(float(numbers[0]), float(numbers[-1]))
-    numbers = numbers.to(values.device)
-    return numbers[torch.bucketize(values.contiguous(), (numbers[1:] + numbers[:-1]) / 2)]

@@ -13,6 +13,7 @@ TOGETHER = 1 << 18
 TOGETHER_ON_GPU = 1 << 28
 """Weights that are read together: what a processor's cache holds, and what keeps a GPU busy."""
 
+ALL = slice(None)
 _READERS = 8
 
 
@@ -22,6 +23,12 @@ class Stack:
 
     values: torch.Tensor
     codes: Codes | None
+
+    def part(self, rows: slice) -> "Stack":
+        if rows == ALL:
+            return self
+        codes = None if self.codes is None else self.codes.rows(*rows.indices(len(self.values))[:2])
+        return Stack(self.values[rows], codes)
 
 
 Part = TypeVar("Part")

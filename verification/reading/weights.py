@@ -10,7 +10,7 @@ from sixfold.checkpoint.storage.safetensors_header import TORCH_DTYPES
 from verification.reading.declared import AWQ, MODELOPT, Scheme
 from verification.reading.plain_rounding import Layout, layout_of_scheme
 from verification.reading.safetensors_formats import dequantize_linear
-from verification.reading.stack import Stack, read_together
+from verification.reading.stack import ALL, Stack, read_together
 from verification.reading.stacked_parts import can_be_stacked, stacked_parts
 from verification.reading.stated_rounding import Rounding, stated_rounding
 from verification.reading.stored_codes import Codes, Parts, codes_of
@@ -63,14 +63,14 @@ class Prepared(Weights, Protocol):
         """layer: None for what is outside of the decoder layers. wanted: names that will be read of it."""
         ...
 
+    def is_source(self, layer: int | None) -> bool:
+        """Whether a layer that was prepared is known to hold what the source holds, bit for bit."""
+        ...
+
 
 @runtime_checkable
 class Compared(Prepared, Protocol):
     """Weights that are compared with the source's as they are prepared."""
-
-    def is_source(self, layer: int | None) -> bool:
-        """Whether a layer that was prepared holds what the source holds, bit for bit."""
-        ...
 
     @property
     def failed(self) -> bool:
@@ -95,8 +95,9 @@ class CodedWeights(Weights, Protocol):
         itself."""
         ...
 
-    def stack(self, names: Sequence[str], device: torch.device) -> Stack:
-        """Of weights of which `stack_of` says the same, in this order, on `device`. Raises as `read` does."""
+    def stack(self, names: Sequence[str], device: torch.device, rows: slice = ALL) -> Stack:
+        """Of weights of which `stack_of` says the same, in this order, on `device`; `rows` of a single one. Raises as
+        `read` does."""
         ...
 
     def layout(self, name: str) -> Layout | None:
@@ -186,14 +187,14 @@ class FolderWeights:
         group = 0 if scheme.method == MODELOPT else id(scheme.weights)  # ModelOpt's algorithm says it all
         return scheme.format, group, shape, frozenset(suffixes)
 
-    def stack(self, names: Sequence[str], device: torch.device) -> Stack:
+    def stack(self, names: Sequence[str], device: torch.device, rows: slice = ALL) -> Stack:
         read = read_together(self._parts, names, device)
         scheme = read[0][0]
         parts = stacked_parts(scheme, [part for _, part in read], self.shape(names[0])[0], device)
         codes = codes_of(scheme, parts)
         if codes is None or codes.base.numel() > 1 or scheme.method == MODELOPT:
-            return Stack(dequantize_linear(scheme, parts), codes)
-        return Stack(codes.numbers * codes.scale, codes)
+            return Stack(dequantize_linear(scheme, parts), codes).part(rows)
+        return Stack(codes.numbers * codes.scale, codes).part(rows)
 
     def layout(self, name: str) -> Layout | None:
         scheme = self.subject.declared.scheme_of(name.removesuffix(".weight"))

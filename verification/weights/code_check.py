@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from verification.reading.nearest import nearest as nearest_of
 from verification.reading.stored_codes import Codes
 
 _STEPS = 0.75
@@ -27,9 +28,6 @@ _MANY = 0.05
 
 _DEVIATIONS = 5.0
 """Standard errors of a fitted factor that its weight may be off by."""
-
-_E4M3_NUMBERS = 253
-"""How many the one grid has that is rounded to as a type of its own."""
 
 _FEW_NUMBERS = 1 << 16
 """Of which each is searched for."""
@@ -64,6 +62,10 @@ class Placement:
     def misplaced(self) -> Misplaced | None:
         """None where every code is nearest, or where so many are not that they were not rounded to nearest."""
         return self.worst if self.are_few else None
+
+    def and_also(self, counts: tuple[int, int], size: int) -> "Placement":
+        """With as many codes more, of which so many are and nearly are out of place."""
+        return Placement(None, self.count + counts[0], self.nearly + counts[1], self.size + size)
 
     @property
     def are_few(self) -> bool:
@@ -119,7 +121,7 @@ def _doubtful(
     be). All others are within half a step, which is allowed to every one."""
     scale = codes.scale.expand(source.shape)
     places = (source if codes.base.numel() == 1 else source - codes.base) / scale
-    at = torch.nonzero(((nearest_numbers(places, codes.grid) != codes.numbers) & (scale != 0)).flatten()).flatten()
+    at = torch.nonzero(((nearest_of(places, codes.grid) != codes.numbers) & (scale != 0)).flatten()).flatten()
     numbers, off = codes.numbers.flatten()[at], places.flatten()[at]
     scale = scale.flatten()[at] if scale.is_contiguous() else scale.reshape(-1)[at]
     gap = _gaps(numbers, off - numbers, codes.grid)
@@ -146,18 +148,7 @@ def nearest(codes: Codes, weight: torch.Tensor) -> torch.Tensor:
     """What rounding a weight to nearest under the same scales would have stored, float32 [out, in]."""
     scale = codes.scale.expand(weight.shape)
     places = torch.where(scale != 0, (weight - codes.base) / scale, torch.zeros_like(weight))
-    return nearest_numbers(places, codes.grid) * scale + codes.base
-
-
-def nearest_numbers(places: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-    """Of a grid the number that is nearest to each place; half way between two it is either. float32 of its shape."""
-    low, high = float(grid[0]), float(grid[-1])
-    if len(grid) == round(high - low) + 1:
-        return places.round().clamp_(low, high)
-    if len(grid) == _E4M3_NUMBERS:
-        return places.clamp(low, high).to(torch.float8_e4m3fn).float()
-    grid = grid.to(places.device)
-    return grid[torch.bucketize(places, (grid[1:] + grid[:-1]) / 2, out_int32=True)]
+    return nearest_of(places, codes.grid) * scale + codes.base
 
 
 def at_an_end(codes: Codes) -> torch.Tensor:

@@ -50,21 +50,26 @@ class CodeFindings:
             lies = Placement(None, *out, size)
             passed.append(before and not (lies.count and lies.are_few))
             if passed[-1]:
-                self._placements.setdefault(self._weights.encoding(name), []).append((name, lies))
+                self.add(name, lies)
         return passed
 
+    def add(self, name: str, lies: Placement) -> None:
+        """Of a weight that was rounded to nearest and of which nothing is to be said by itself."""
+        self._placements.setdefault(self._weights.encoding(name), []).append((name, lies))
+
     def of_compensated(
-        self, linear: Linear, codes: Codes | None, weight: torch.Tensor, original: torch.Tensor
+        self, linear: Linear, codes: Codes | None, weight: torch.Tensor, original: torch.Tensor, first: int = 0
     ) -> Iterator[Finding]:
-        """Of one Linear whose errors were made up for; all float32 [out, in] on one device."""
+        """Of one Linear whose errors were made up for, from its row `first` on; all float32 [rows, in] on one
+        device."""
         if self._compensated is None or codes is None:
             return
         worst = self._compensated.misplaced(linear.name, codes, weight, original)
         if worst is not None:
             what = (
-                f"the code at row {worst.row}, column {worst.column} stands for {worst.held:.4g}, {worst.steps:.1f}"
-                f" steps from the {worst.source:.4g} that would make its row's outputs err least; nearly all others lie"
-                " within half a step"
+                f"the code at row {first + worst.row}, column {worst.column} stands for {worst.held:.4g},"
+                f" {worst.steps:.1f} steps from the {worst.source:.4g} that would make its row's outputs err least;"
+                " nearly all others lie within half a step"
             )
             yield _changed(linear.weight, what)
 
@@ -89,7 +94,7 @@ class CodeFindings:
         if worst is not None:
             yield _misplaced(name, worst)
         elif smoothed is None:
-            self._placements.setdefault(self._weights.encoding(name), []).append((name, lies))
+            self.add(name, lies)
 
     def _made_of_others(self) -> Iterator[Finding]:
         """Where all codes of nearly all weights are the nearest, one with many that are not was made of other

@@ -93,28 +93,61 @@ def measure(weight: torch.Tensor, source: torch.Tensor, limit: Limit) -> WeightE
 
 def measured(weight: torch.Tensor, source: torch.Tensor, limit: Limit, matrices: int) -> list[WeightError]:
     """Of each of several matrices of one size under one another. weight, source: float32 [matrices * rows, columns]."""
+    return [found.error for found in measures(weight, source, limit, matrices)]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Of a matrix, or of some of its rows. squares, wrong: sums over its weights and errors. block: the largest, and
+    row, column: where it begins. extremes: sum of squares over blocks. blocks, count: of blocks and weights."""
+
+    squares: float
+    wrong: float
+    block: float
+    row: int
+    column: int
+    extremes: float
+    blocks: int
+    count: int
+
+    def followed_by(self, other: "Measure", rows: int) -> "Measure":
+        """With rows behind the first so many."""
+        worst = other if other.block > self.block else self
+        sums = {name: getattr(self, name) + getattr(other, name) for name in _SUMS}
+        return Measure(**sums, block=worst.block, row=worst.row + (rows if worst is other else 0), column=worst.column)
+
+    @property
+    def error(self) -> WeightError:
+        if self.squares == 0:
+            relative = 0.0 if self.wrong == 0 else inf
+            return WeightError(relative, relative, 0, 0, 0.0)
+        relative = (self.wrong / self.squares) ** 0.5 if self.wrong == self.wrong else inf
+        spread = (self.extremes / self.blocks) ** 0.5 / (self.squares / self.count) ** 0.5
+        return WeightError(relative, self.block, self.row, self.column, spread)
+
+
+_SUMS = ("squares", "wrong", "extremes", "blocks", "count")
+
+
+def measures(
+    weight: torch.Tensor, source: torch.Tensor, limit: Limit, matrices: int, largest: float | None = None
+) -> list[Measure]:
+    """Of each of several matrices under one another, or of some rows of one, of which `largest` is the largest weight.
+    weight, source: float32 [matrices * rows, columns]."""
     error = weight - source
-    ratios, extremes, size = _block_errors(error, source, limit, matrices)
+    ratios, extremes, size = _block_errors(error, source, limit, matrices, largest)
     norms, wrong = (x.view(matrices, -1).norm(dim=1) for x in (source, error))
     flat = ratios.view(matrices, -1)
     place = flat.argmax(1)
-    spread = extremes.view(matrices, -1).pow(2).mean(1).sqrt()
+    spread = extremes.view(matrices, -1).norm(dim=1)
     worst = flat.gather(1, place.unsqueeze(1)).squeeze(1)
     numbers = torch.stack((norms, wrong, worst, spread), 1).tolist()
-    blocks, count = ratios.shape[1], source.numel() // matrices
+    per_row, count = ratios.shape[1], source.numel() // matrices
 
-    def one(of: list[float], at: int) -> WeightError:
+    def one(of: list[float], at: int) -> Measure:
         norm, wrong, block, extreme = of
-        if norm == 0:
-            relative = 0.0 if wrong == 0 else inf
-            return WeightError(relative, relative, 0, 0, 0.0)
-        return WeightError(
-            relative=wrong / norm if wrong == wrong else inf,
-            block=block,
-            row=at // blocks,
-            column=at % blocks * size,
-            range=extreme / (norm / count**0.5),
-        )
+        row, column = at // per_row, at % per_row * size
+        return Measure(norm**2, wrong**2, block, row, column, extreme**2, flat.shape[1], count)
 
     return [one(of, at) for of, at in zip(numbers, place.tolist(), strict=True)]
 
@@ -122,18 +155,19 @@ def measured(weight: torch.Tensor, source: torch.Tensor, limit: Limit, matrices:
 def block_errors(weight: torch.Tensor, source: torch.Tensor, limit: Limit) -> tuple[torch.Tensor, int]:
     """(largest error of each block over its largest weight, float32 [rows, blocks]; width of a block). weight, source:
     float32 [rows, columns]."""
-    ratios, _, size = _block_errors(weight - source, source, limit, 1)
+    ratios, _, size = _block_errors(weight - source, source, limit, 1, None)
     return ratios, size
 
 
 def _block_errors(
-    error: torch.Tensor, source: torch.Tensor, limit: Limit, matrices: int
+    error: torch.Tensor, source: torch.Tensor, limit: Limit, matrices: int, largest: float | None
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
     """(the same, the largest weight of each block, width of a block)."""
     rows, columns = source.shape
     size = limit.width if limit.width and columns % limit.width == 0 else columns
     blocks, extremes = (x.view(rows, columns // size, size).abs().amax(2) for x in (error, source))
-    least = (_SMALL_BLOCK * extremes.view(matrices, -1).amax(1)).clamp(min=1e-38)
+    of_all = extremes.view(matrices, -1).amax(1) if largest is None else extremes.new_full((matrices,), largest)
+    least = (_SMALL_BLOCK * of_all).clamp(min=1e-38)
     against = torch.maximum(extremes, least.repeat_interleave(rows // matrices).unsqueeze(1))
     if limit.superblock and columns % limit.superblock == 0:
         together = extremes.view(rows, columns // limit.superblock, -1).amax(2)

@@ -6,6 +6,7 @@ device; only what does not pass there is looked at by itself, on the CPU.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import Any
@@ -20,27 +21,18 @@ from verification.reading.weights import CodedWeights, read_on
 from verification.weights.blame import Blame
 from verification.weights.code_findings import CodeFindings
 from verification.weights.compensated_codes import Targets
-from verification.weights.format_error import EXACT, LIMITS, Limit, WeightError, loosened, measure, measured
-from verification.weights.moved_scales import ROUNDED, SMOOTHED, MovedScales
+from verification.weights.format_error import EXACT, LIMITS, Limit, loosened, measure, measured
+from verification.weights.moved_scales import SMOOTHED, MovedScales
 from verification.weights.originals import Originals
+from verification.weights.pieces import LARGE, in_pieces
+from verification.weights.plain_tensors import compared_plainly, shifted_bias
 from verification.weights.recorded_scales import RecordedScales
 from verification.weights.smoothing import Factors, check_cancels, significant, uniform
 from verification.weights.weight_numbers import UNREADABLE, ZERO, are_numbers, numbers_of, unreadable
 from verification.weights.weighted_error import lose_groups, lost_group, unexplained
 
-_ROWS_BYTES = 64 << 20
-"""About how much of a plain tensor is compared at a time."""
-
-_SUBNORMAL = 2.0**-24
-"""The smallest number of F16."""
-
 _UNKNOWN = Limit(0.5, 1.0, 0)
 """Of types that are in no table: wrong matrices still show."""
-
-_SHIFT = 1e-5
-"""Of a bias's largest value: what float32 makes of one number added to all."""
-
-_SAME = WeightError(0.0, 0.0, 0, 0, 0.0)
 
 Keep = Callable[[str, torch.Tensor], None]
 """Gets the name of a tensor and what was read of it, float32."""
@@ -188,6 +180,13 @@ class Comparison:
 
     def _compare_stack(self, names: Sequence[str], keep: Keep | None) -> Iterator[str]:
         """Those that do not pass as they are, to be looked at by themselves."""
+        size = prod(self._tensors[names[0]].shape)
+        if len(names) == 1 and self._device.type != "cuda" and size > LARGE:
+            with suppress(*UNREADABLE):
+                if self._passes_in_pieces(names[0], keep):
+                    return
+            yield names[0]
+            return
         count, encoding = len(names), self._weights.encoding(names[0])
         try:
             stack, original = self._weights.stack(names, self._device), self._originals.stack(names)
@@ -202,7 +201,7 @@ class Comparison:
         sound = are_numbers(stack.values, count)
         errors = measured(stack.values, original, limit, count)
         sound = [fine and not error.exceeds(limit) for fine, error in zip(sound, errors, strict=True)]
-        if kind == "weighted":
+        if self._weights.rounding(names[0]).kind == "weighted":
             lost = lose_groups(stack.values, original, limit, count)
             sound = [fine and not gone for fine, gone in zip(sound, lost, strict=True)]
         nearest = self._codes.is_nearest(encoding)
@@ -220,6 +219,22 @@ class Comparison:
                 own = slice(number * rows, (number + 1) * rows)
                 codes = stack.codes.rows(own.start, own.stop)
                 self._findings += self._codes.of_compensated(linear, codes, stack.values[own], original[own])
+
+    def _passes_in_pieces(self, name: str, keep: Keep | None) -> bool:
+        """The same of one that is too large to be looked at whole."""
+        limit = loosened(LIMITS.get(self._weights.encoding(name), _UNKNOWN), self._kind(name))
+        rescaled = self._originals.has_recorded(name)
+        linear = None if rescaled else self._linears.get(name)
+        found = in_pieces(self._weights, self._originals, self._codes, name, limit, linear, whole=keep is not None)
+        if found.values is not None and keep is not None:
+            keep(name, found.values)
+        if not found.sound:
+            return False
+        self._findings += found.findings
+        self._errors[name] = TensorError(
+            name, self._weights.encoding(name), found.error.relative, found.error.block, rescaled
+        )
+        return True
 
     def _compare(
         self, name: str, ratios: dict[str, torch.Tensor], factors: dict[str, Factors], keep: Keep | None
@@ -282,51 +297,21 @@ class Comparison:
     def _compare_plain(
         self, name: str, ratios: dict[str, torch.Tensor], factors: dict[str, Factors], keep: Keep | None
     ) -> None:
-        """In pieces; only what differs is looked at whole."""
-        shape = self._tensors[name].shape
-        rows = shape[0] if shape else 1
-        step = max(1, _ROWS_BYTES * rows // max(1, 4 * prod(shape)))
+        """Only what differs is looked at whole."""
         whole = None if keep is None else read_on(self._weights, self._device, name).to(self._device)
         if whole is not None and keep is not None:
             keep(name, whole)
-        worst, equal = _SAME, True
-        for start in range(0, rows, step):
-            stop = min(start + step, rows)
-            original = self._originals.read(name, start, stop)
-            weight = self._weights.read(name, start, stop) if whole is None else whole[start:stop] if shape else whole
-            weight = weight.to(self._device).reshape(original.shape)
-            if torch.equal(weight, original):
-                continue
-            bad = list(numbers_of(name, "", weight))
-            if bad:
-                self._findings += bad
-                return
-            if bool(((weight - original).abs() <= self._weights.slack(name)).all()):
-                continue
-            equal = equal and self._is_rounding(name, weight, original)
-            found = measure(weight, original, EXACT)
-            worst = found if found.relative >= worst.relative else worst
+        found = compared_plainly(self._weights, self._originals, self._tensors[name], self._device, whole)
+        if found.bad:
+            self._findings += found.bad
+            return
+        worst, equal = found.worst, found.equal
         left = None if equal else self._moved.left_of(name, ratios, factors)
         relative, rescaled = worst.relative if left is None else left, left is not None
         rescaled = rescaled or self._originals.has_recorded(name)
         self._errors[name] = TensorError(name, "", relative, worst.block, rescaled)
         if not equal and left is None:
-            self._findings.append(self._shifted(name) or self._blame.finding(name, "", worst, EXACT, None))
-
-    def _shifted(self, name: str) -> Finding | None:
-        """One number added to all of a correction bias chooses the same experts: tools take its mean out."""
-        if name not in self._source.architecture.correction_biases:
-            return None
-        original = self._originals.on_cpu(name)
-        shift = self._weights.read(name) - original
-        spread = float((shift - shift.mean()).abs().max())
-        if spread > _SHIFT * float(original.abs().max()):
-            return None
-        what = f"all of it is larger by {float(shift.mean()):.4g} than in the source: the same experts are chosen"
-        return Finding("weights.shifted", name, what, "none", "nothing, if meant", "warning")
-
-    def _is_rounding(self, name: str, weight: torch.Tensor, original: torch.Tensor) -> bool:
-        """Whether the values differ by no more than a narrower type makes them."""
-        if self._weights.dtype(name) in ("F32", self._tensors[name].dtype):
-            return False
-        return bool(((weight - original).abs() <= ROUNDED * original.abs() + _SUBNORMAL).all())
+            self._findings.append(
+                shifted_bias(self._weights, self._originals, self._source.architecture, name)
+                or self._blame.finding(name, "", worst, EXACT, None)
+            )
