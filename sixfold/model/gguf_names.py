@@ -66,8 +66,11 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
 }
 """transformers' model_type -> llama.cpp's general.architecture; of a checkpoint that sees or hears, its decoder's."""
 
+NOT_CAUSAL = ("paligemma", "shieldgemma2")
+"""Models around a decoder that do not run it as it runs alone: their prompts see themselves whole."""
+
 _RENAMED: tuple[tuple[str, str], ...] = (
-    (r"^(model\.language_model|language_model\.model)\.", "model."),
+    (r"^(model\.language_model|language_model\.model|model\.text_model)\.", "model."),
     (r"^language_model\.lm_head\.", "lm_head."),
     (r"\.e_score_correction_bias$", ".e_score_correction.bias"),
     (r"\.expert_bias$", ".expert_bias.bias"),
@@ -78,7 +81,7 @@ _RENAMED: tuple[tuple[str, str], ...] = (
 )
 """What gguf-py's table calls otherwise than checkpoints do."""
 
-_DECODER = re.compile(r"(model\.)?language_model\.|model\.(layers|embed_tokens|norm)\.|lm_head\.")
+_DECODER = re.compile(r"(model\.)?(language|text)_model\.|model\.(layers|embed_tokens|norm)\.|lm_head\.")
 """How the tensors of a language model begin where towers for pictures and sound lie beside it."""
 
 SPLIT_LATENTS = ("deepseek2",)
@@ -96,21 +99,31 @@ _NEVER_STORED = (".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.b
 """Buffers that some checkpoints carry and that llama.cpp computes itself."""
 
 
+def known_type(config: Mapping[str, Any]) -> str | None:
+    """The model type of GGUF_ARCHITECTURES that config.json is of: of a model that sees or hears and is not listed, its
+    decoder's, which computes what it does alone. None where neither is listed."""
+    stated = str(config.get("model_type"))
+    decoder = str((config.get("text_config") or {}).get("model_type")) if stated not in NOT_CAUSAL else ""
+    return next((kind for kind in (stated, decoder) if kind in GGUF_ARCHITECTURES), None)
+
+
 def gguf_architecture(config: Mapping[str, Any]) -> str:
     """llama.cpp's name of the architecture of a config.json. Raises SixfoldError where it is not supported."""
-    model_type = str(config.get("model_type"))
-    if model_type not in GGUF_ARCHITECTURES:
+    kind = known_type(config)
+    if kind is None:
         raise SixfoldError(
-            f"no GGUF layout is known for model_type {model_type}",
+            f"no GGUF layout is known for model_type {config.get('model_type')}",
             f"GGUF is supported for {', '.join(sorted(GGUF_ARCHITECTURES))}; leave the gguf recipes out for this model",
         )
-    return GGUF_ARCHITECTURES[model_type]
+    return GGUF_ARCHITECTURES[kind]
 
 
 def decoder_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers of the language model in one mapping, wherever config.json keeps them, as llama.cpp's converter reads
-    them; model_type and tie_word_embeddings are those of the whole."""
-    whole = {key: config[key] for key in ("model_type", "tie_word_embeddings") if config.get(key) is not None}
+    them; tie_word_embeddings is that of the whole, and model_type what `known_type` says."""
+    tied = config.get("tie_word_embeddings")
+    whole = {"model_type": known_type(config) or config.get("model_type")}
+    whole |= {} if tied is None else {"tie_word_embeddings": tied}
     return {**config, **(config.get("text_config") or {}), **whole}
 
 

@@ -55,6 +55,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "cohere": {},
     "dots1": {},
     "exaone4": {},
+    "exaone4_5": {},
     "exaone_moe": {},
     "gemma3_text": {"vocab_size": 300},  # the converter cuts the embedding off at the vocabulary
     "glm4_moe_lite": {},
@@ -65,6 +66,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "lfm2": {},
     "llama4": {},
     "llama4_text": {},
+    "llava": {},  # a decoder that is known, in a model that is not
     "ministral3": {},
     "mistral3": {},
     "olmo2": {},

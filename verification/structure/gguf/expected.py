@@ -68,6 +68,21 @@ OTHERS: Mapping[str, str] = {
 }
 """The same, where those are that every decoder has (see `common_keys`)."""
 
+_PREFIXES = ("paligemma", "shieldgemma2")
+"""Models whose prompts see themselves whole, which llama.cpp does not know."""
+
+
+def listed_type(config: Config) -> str | None:
+    """The model type of the tables above: of a model around a decoder that is not listed, the decoder's. config: of
+    config.json, unchanged."""
+    for kind in (config.get("model_type"), (config.get("text_config") or {}).get("model_type")):
+        if kind in ARCHITECTURE_OF or kind in OTHERS:
+            return str(kind)
+        if kind in _PREFIXES:
+            return None
+    return None
+
+
 U32, F32, BOOL, STRING = "u32", "f32", "bool", "string"
 
 KINDS: Mapping[str, str] = {

@@ -1,0 +1,44 @@
+"""llama.cpp computes with our files what transformers does with the checkpoint, for every family that it has."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sixfold.model.source import open_source
+from tests import every_family
+from tests.exporters.ggml.gguf_tools import byte_level_tokenizer, export, recipe, save_tokenizer, spread
+from tests.exporters.ggml.test_gguf_llama_cpp import llama_logits
+
+pytestmark = pytest.mark.engines
+
+FAMILIES = (
+    # Models that see, around a decoder that is known alone.
+    "deepseek_vl deepseek_vl_hybrid got_ocr2 idefics2 idefics3 internvl lfm2_vl lighton_ocr llava llava_next"
+    " llava_next_video llava_onevision minicpmv4_6 ovis2 pp_chart2table smolvlm video_llama_3 video_llava vipllava"
+).split()
+CLOSE = 1e-4
+"""Of the norm of all logits: float32, summed in another order, loses a hundredth of it."""
+
+
+def transformers_logits(folder: Path, tokens: torch.Tensor) -> torch.Tensor:
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    seeing = open_source(folder).checkpoint.config["model_type"] in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    auto = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
+    model = auto.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    with torch.no_grad():
+        logits: torch.Tensor = model(input_ids=tokens.unsqueeze(0)).logits[0]
+    return logits
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_are_those_of_transformers(family: str, tmp_path: Path) -> None:
+    folder = every_family.make_family(family, tmp_path / "model")
+    spread(folder)
+    save_tokenizer(byte_level_tokenizer([], size=300), folder)
+    _, file = export(open_source(folder), recipe("F32"), tmp_path)
+    tokens = torch.randint(0, 300, (100,), generator=torch.Generator().manual_seed(2))
+    ours, theirs = llama_logits(file, tokens.tolist(), tmp_path / "logits.npy"), transformers_logits(folder, tokens)
+    assert torch.linalg.vector_norm(ours - theirs) < CLOSE * torch.linalg.vector_norm(theirs)
