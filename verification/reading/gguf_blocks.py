@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from math import prod
 
 import numpy as np
 import torch
@@ -53,11 +54,13 @@ _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 
 @dataclass(frozen=True)
 class _Source:
-    """gguf: names of the tensors that make one on disk (two of a split kv_b_proj). expert: row block of a stack."""
+    """gguf: names of the tensors that make one on disk (two of one that the file holds in parts). expert: row block of
+    a stack. share: which half of the rows there, of a stack that holds two matrices of each expert."""
 
     gguf: tuple[str, ...]
     place: Place
     expert: int | None
+    share: int | None = None
 
 
 _Edit = Callable[[np.ndarray], np.ndarray]
@@ -88,6 +91,11 @@ def _nearest(held: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
     return nearest[(held.nan_to_num().round().clamp(first, last) - first).int()]
 
 
+def _halves_of(arch: str, name: str) -> str:
+    place = place_of(arch, name)
+    return place.half if place is not None else ""
+
+
 class GgufWeights:
     """See verification.reading.weights.Weights."""
 
@@ -102,14 +110,19 @@ class GgufWeights:
                 continue
             for begins, instead in (decoder or {}).items():
                 if place.name.startswith(begins):
-                    place = replace(place, name=instead + place.name.removeprefix(begins))
+                    also = place.also and instead + place.also.removeprefix(begins)
+                    place = replace(place, name=instead + place.name.removeprefix(begins), also=also)
                     break
             if place.stacked:
                 for expert in range(tensor.shape[0]):
-                    self._sources[place.name.format(expert)] = _Source((name,), place, expert)
+                    share = 0 if place.also else None
+                    self._sources[place.name.format(expert)] = _Source((name,), place, expert, share)
+                    if place.also:
+                        self._sources[place.also.format(expert)] = _Source((name,), place, expert, 1)
             elif place.half:
                 known = self._sources.get(place.name)
-                both = tuple(sorted({name, *(known.gguf if known else ())}))
+                held = {name, *(known.gguf if known else ())}
+                both = tuple(sorted(held, key=lambda part: (_halves_of(file.arch, part) in ("v", "second"), part)))
                 self._sources[place.name] = _Source(both, place, None)
             else:
                 self._sources[place.name] = _Source((name,), place, None)
@@ -120,11 +133,17 @@ class GgufWeights:
     def shape(self, name: str) -> tuple[int, ...]:
         source = self._sources[name]
         shape = self._file.tensors[source.gguf[0]].shape
-        if source.place.half:
+        if source.place.half in ("k", "v"):
             heads, k, v, rank = self._latent(source)
             return heads * (k + v), rank
+        if source.place.half:
+            return sum(self._file.tensors[part].shape[0] for part in source.gguf), shape[1]
+        if source.place.flat:
+            return (prod(shape),)
         if source.place.convolution:
             return shape[0], 1, *shape[1:]
+        if source.share is not None:
+            return shape[1] // 2, *shape[2:]
         return shape[1:] if source.expert is not None else shape
 
     def encoding(self, name: str) -> str:
@@ -132,12 +151,14 @@ class GgufWeights:
         return "" if kind in ("F32", "F16", "BF16") else kind
 
     def dtype(self, name: str) -> str:
-        return self._file.tensors[self._sources[name].gguf[0]].type_name
+        """Of one that the file holds in parts of several types, that of the fewest bits."""
+        parts = [self._file.tensors[part] for part in self._sources[name].gguf]
+        return min(parts, key=lambda part: part.nbytes / prod(part.shape)).type_name
 
     def halves(self, name: str) -> tuple[str, str] | None:
         """Types of the halves of a split kv_b_proj, of keys and of values; None of every other tensor."""
         source = self._sources[name]
-        if not source.place.half or len(source.gguf) != 2:
+        if source.place.half not in ("k", "v") or len(source.gguf) != 2:
             return None
         k, v = (next(n for n in source.gguf if half in n) for half in ("attn_k_b", "attn_v_b"))
         return self._file.tensors[k].type_name, self._file.tensors[v].type_name
@@ -146,7 +167,8 @@ class GgufWeights:
         """Of the part of the file that holds this tensor: of a stack, its expert's share."""
         source = self._sources[name]
         whole = sum(self._file.tensors[part].nbytes for part in source.gguf)
-        return whole // self._file.tensors[source.gguf[0]].shape[0] if source.expert is not None else whole
+        pieces = self._file.tensors[source.gguf[0]].shape[0] if source.expert is not None else 1
+        return whole // (pieces if source.share is None else 2 * pieces)
 
     def stored_as(self, name: str) -> str:
         """The GGUF tensor that holds this one on disk."""
@@ -166,7 +188,7 @@ class GgufWeights:
         if named is None:
             return NEAREST
         source = self._sources[name]
-        entry = None if source.place.half else self._importance.get(source.gguf[0])
+        entry = None if source.place.half in ("k", "v") else self._importance.get(source.gguf[0])
         importance = importance_of(entry, source.expert or 0)
         tiled = importance is not None and source.place.tiles == "columns"
         return Rounding("weighted", self._key_by_key(importance) if tiled and importance is not None else importance)
@@ -186,6 +208,8 @@ class GgufWeights:
         for part in source.gguf:
             block = GGML_QUANT_SIZES[GGMLQuantizationType(self._file.tensors[part].qtype)][1]
             data = self._file.rows(part, *rows).reshape(-1, block)
+            if source.share is not None:
+                data = np.split(data, 2)[source.share]
             if not (data == data[0]).all():
                 return False
         return True
@@ -201,6 +225,17 @@ class GgufWeights:
             codes = self.codes(name)
             if codes is not None:
                 yield codes, weight
+            return
+        if source.place.half in ("first", "second"):
+            stacked = torch.empty_like(weight)
+            stacked[self._order(source)] = weight
+            at = 0
+            for gguf_name in source.gguf:
+                tensor = self._file.tensors[gguf_name]
+                codes = self._codes(tensor.type_name, partial(self._flat, gguf_name, tensor.shape[1]))
+                if codes is not None:
+                    yield codes, stacked[at : at + tensor.shape[0]]
+                at += tensor.shape[0]
             return
         heads, k, v, rank = self._latent(source)
         whole = weight.view(heads, k + v, rank)
@@ -230,15 +265,19 @@ class GgufWeights:
 
     def _read(self, name: str, start: int, stop: int | None, edit: _Edit = _as_it_is) -> torch.Tensor:
         source = self._sources[name]
+        if source.place.half in ("first", "second"):
+            return torch.cat([self._floats(part) for part in source.gguf])[self._order(source)][start:stop]
         if source.place.half:
             return self._joined(source)[start:stop]
         if source.expert is not None:
             (matrix,) = self._floats(source.gguf[0], source.expert, source.expert + 1, edit)
-            return matrix[start:stop]
+            return (matrix if source.share is None else matrix.chunk(2)[source.share])[start:stop]
         if source.place.rope:
             return self._paired(source, edit)[start:stop]
         if source.place.tiles:
             return self._changed(source, self._untiled(source, edit))[start:stop]
+        if source.place.flat:
+            return self._changed(source, self._floats(source.gguf[0], edit=edit).flatten())[start:stop]
         return self._changed(source, self._floats(source.gguf[0], start, stop, edit))
 
     def _changed(self, source: _Source, held: torch.Tensor) -> torch.Tensor:
@@ -248,6 +287,17 @@ class GgufWeights:
         if source.place.change == "minus exp":
             return (-held).log()
         return held - 1 if source.place.change == "plus one" else held
+
+    def _order(self, source: _Source) -> torch.Tensor:
+        """int64 [rows on disk]: which row of the file's parts, one behind the other, each of them is. Gates lie behind
+        the rest, and of a delta net head by head: its queries, its keys, its values, what gates its output."""
+        rows = torch.arange(sum(self._file.tensors[part].shape[0] for part in source.gguf))
+        if ".attn_qkv." not in source.gguf[0]:
+            return rows
+        keys, size = int(self._file.key("ssm.group_count")), int(self._file.key("ssm.state_size"))
+        first = self._file.tensors[source.gguf[0]].shape[0]
+        sizes = [keys * size, keys * size, first - 2 * keys * size, len(rows) - first]
+        return torch.cat([part.view(keys, -1) for part in rows.split(sizes)], 1).flatten()
 
     def _key_by_key(self, held: torch.Tensor) -> torch.Tensor:
         """[..., channels of values], those of a key together again."""
@@ -278,7 +328,8 @@ class GgufWeights:
         """Undo llama.cpp's interleaving of the two halves of every head."""
         rows = self._floats(source.gguf[0], edit=edit)
         kind = "attention.head_count_kv" if ".attn_k." in source.gguf[0] else "attention.head_count"
-        heads = int(self._file.key(kind) or self._file.key("attention.head_count"))
+        stated = self._file.key(kind) or self._file.key("attention.head_count")
+        heads = int(stated[int(source.gguf[0].split(".")[1])] if isinstance(stated, list) else stated)
         size = rows.shape[0] // heads
         pairs = rows.reshape(heads, size // 2, 2, *rows.shape[1:])
         return pairs.transpose(1, 2).reshape(rows.shape).contiguous()
