@@ -31,8 +31,6 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "gemma2": "gemma2",
     "gemma3": "gemma3",
     "gemma3_text": "gemma3",
-    "gemma4": "gemma4",
-    "gemma4_text": "gemma4",
     "glm4": "glm4",
     "glm4_moe": "glm4moe",
     "glm4_moe_lite": "deepseek2",
@@ -111,11 +109,6 @@ _FUSED_EXPERTS = {
     "experts.up_proj.weight": "ffn_gate_up_exps.weight",
 }
 _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
-    "gemma4": {
-        **_FUSED_EXPERTS,
-        "router.scale": "ffn_gate_inp.scale",
-        "router.per_expert_scale": "ffn_down_exps.scale",
-    },
     "granite_swa": {
         **{f"block_sparse_moe.{name}": held for name, held in _FUSED_EXPERTS.items()},
         "block_sparse_moe.experts.down_proj.weight": "ffn_down_exps.weight",
