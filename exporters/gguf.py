@@ -16,11 +16,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt
 from exporters.ggml import layout
 from exporters.ggml.architectures.rotary import Config
 from exporters.ggml.compensated import compensated, quantize_compensated
-from exporters.ggml.hyperparameters import as_stated, differences
+from exporters.ggml.header.hyperparameters import as_stated, differences
+from exporters.ggml.header.metadata import PROVENANCE, Importance, has_tokenizer, headers
+from exporters.ggml.header.pre_tokenizer_names import known_name
 from exporters.ggml.importance import layer_importance, weighted_linears
 from exporters.ggml.kernels import PLAIN, encodes_on_gpu, quantize, type_named
-from exporters.ggml.metadata import PROVENANCE, Importance, has_tokenizer, headers
-from exporters.ggml.pre_tokenizer_names import known_name
 from exporters.ggml.tensors import Tensor, expert_of, gguf_tensors
 from exporters.ggml.transforms import changes_columns, head_rows, tiled_columns, transformed, values
 from exporters.ggml.type_mix import PRESETS, Choice, Shape, needs_importance, tensor_types

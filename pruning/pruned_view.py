@@ -15,7 +15,7 @@ from sixfold.artifact.plan import Unit
 from sixfold.artifact.safetensors_layout import COPY
 from sixfold.checkpoint.checkpoint import CONFIG, Contents, SourceTensor
 from sixfold.checkpoint.tensor_slice import TensorSlice
-from sixfold.model.architecture import derive_architecture
+from sixfold.model.derivation import derive_architecture
 from sixfold.model.source import Source
 
 

@@ -15,8 +15,8 @@ from benchmarks.soundness.family_stages import FORMATS, recipes
 from exporters.export.planning import plan_all
 from pruning.anatomy import dissect
 from sixfold.errors import SixfoldError
-from sixfold.model.architecture import derive_architecture
 from sixfold.model.bare_config import described
+from sixfold.model.derivation import derive_architecture
 from sixfold.model.expert_stacks import with_single_experts
 from sixfold.model.source import Source
 from tests.every_family import families, tiny_config

@@ -12,7 +12,7 @@ from calibration.forward_pass.batches import Batches
 from calibration.forward_pass.layer_pass import run_pass
 from calibration.forward_pass.unfinished import Reached, read_reached
 from sixfold.errors import SixfoldError
-from sixfold.model.source import Source, open_source
+from sixfold.model.source import Source
 from sixfold.progress import Progress, unseen
 from sixfold.recipes.recipe import Calibration
 from sixfold.runner.process_group import Team
@@ -22,10 +22,9 @@ _STORE = "processes"
 
 @dataclass(frozen=True)
 class _Job:
-    """What a process needs to open the same checkpoint and run its part."""
+    """What a process needs to run its part."""
 
-    folder: str
-    name: str
+    source: Source
     batches: Batches
     profile: Calibration
     work: Path
@@ -55,8 +54,7 @@ def run_on_devices(
     """
     work.mkdir(parents=True, exist_ok=True)
     (work / _STORE).unlink(missing_ok=True)
-    checkpoint = source.checkpoint
-    job = _Job(str(checkpoint.folder), checkpoint.name, batches, profile, work, key, ahead, progress, device, size)
+    job = _Job(source, batches, profile, work, key, ahead, progress, device, size)
     failures = multiprocessing.get_context("spawn").SimpleQueue()
     try:
         spawn(_process, (job, failures), nprocs=size)
@@ -86,7 +84,7 @@ def _process(rank: int, job: _Job, failures: Any) -> None:
     distributed.init_process_group(backend, init_method=store, rank=rank, world_size=job.size, device_id=bound)
     try:
         run_pass(
-            open_source(job.folder, name=job.name),
+            job.source,
             job.batches,
             job.profile,
             job.work,

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import prod
 
+from exporters.ggml.header.metadata import Written, padded
 from exporters.ggml.kernels import row_bytes
-from exporters.ggml.metadata import Written, padded
 from exporters.ggml.tensors import Tensor
 from exporters.ggml.type_mix import Choice
 from sixfold.artifact.plan import OutputRange, PlannedFile, PlannedTensor, Unit

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from exporters.ggml.architectures.entry import Entry
 from exporters.ggml.architectures.rotary import Config, rope_frequency_factors
-from exporters.ggml.hyperparameters import ENTRIES
+from exporters.ggml.header.hyperparameters import ENTRIES
 from sixfold.checkpoint.checkpoint import SourceTensor
 from sixfold.errors import SixfoldError
 from sixfold.model.gguf_names import gguf_architecture, gguf_tensor_names, latent_halves, row_parts

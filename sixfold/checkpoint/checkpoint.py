@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -49,7 +49,10 @@ class SourceTensor:
 
 @dataclass(frozen=True)
 class Contents:
-    """How a checkpoint's bytes are reached. `read` gets a slice whose bounds hold, `read_into` a tensor that fits."""
+    """How a checkpoint's bytes are reached. `read` gets a slice whose bounds hold, `read_into` a tensor that fits.
+
+    All three can be pickled, so that other processes and machines read the same checkpoint.
+    """
 
     read: Callable[[TensorSlice], torch.Tensor]
     read_into: Callable[[str, torch.Tensor], None]
@@ -173,14 +176,12 @@ def _open_folder(asked: _Asked, folder: Path, revision: str, own_name: str) -> C
     check_links(folder, extras)
     weights = WeightFolder(folder)
     contents = Contents(
-        lambda part: logical[part.name].read(weights, part.start, part.stop),
-        lambda name, out: logical[name].read_into(weights, out),
+        partial(_read, logical, weights),
+        partial(_read_into, logical, weights),
         # A commit pins the bytes, so what was downloaded and what is known by its headers alone are one checkpoint.
-        lambda: (
-            commit_fingerprint(revision, headers)
-            if revision
-            else folder_fingerprint(weights, headers, (CONFIG, *extras))
-        ),
+        partial(commit_fingerprint, revision, headers)
+        if revision
+        else partial(folder_fingerprint, weights, headers, (CONFIG, *extras)),
         {folder / file: _stamp(folder / file) for file in files},
     )
     return _assemble(asked, folder, revision, own_name, config, logical, extras, contents)
@@ -205,13 +206,23 @@ def _open_hub(asked: _Asked, commit: str, own_name: str, headers_only: bool) -> 
     headers = hub.read_headers(repo, commit, sizes, files)
     logical = logical_tensors(collect_tensors(repo, headers, index), config, method, repo)
 
-    def refuse(name: str) -> NoReturn:
-        raise SixfoldError(f"only the headers of {repo} were fetched, not {name}", "download it first")
-
     contents = Contents(
-        lambda part: refuse(part.name), lambda name, out: refuse(name), lambda: commit_fingerprint(commit, headers)
+        partial(_not_fetched, repo), partial(_not_fetched, repo), partial(commit_fingerprint, commit, headers)
     )
     return _assemble(asked, folder, commit, own_name, config, logical, extras, contents)
+
+
+def _read(logical: Mapping[str, StoredAs], weights: WeightFolder, part: TensorSlice) -> torch.Tensor:
+    return logical[part.name].read(weights, part.start, part.stop)
+
+
+def _read_into(logical: Mapping[str, StoredAs], weights: WeightFolder, name: str, out: torch.Tensor) -> None:
+    logical[name].read_into(weights, out)
+
+
+def _not_fetched(repo: str, what: TensorSlice | str, out: torch.Tensor | None = None) -> NoReturn:
+    name = what if isinstance(what, str) else what.name
+    raise SixfoldError(f"only the headers of {repo} were fetched, not {name}", "download it first")
 
 
 def _assemble(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -77,21 +78,22 @@ def reading_by(checkpoint: Checkpoint, read: Callable[[TensorSlice], torch.Tenso
 
 def _cut(plain: Contents, slices: Mapping[str, ExpertSlice]) -> Contents:
     """plain: of the checkpoint that the slices are cut from."""
+    return Contents(partial(_read, plain, slices), partial(_read_into, plain, slices), plain.fingerprint, plain.files)
 
-    def read(part: TensorSlice) -> torch.Tensor:
-        if part.name not in slices:
-            return plain.read(part)
-        cut = slices[part.name]
-        expert = plain.read(TensorSlice(cut.stack, cut.expert, cut.expert + 1))[0]
-        return cut.layout.rows_of(expert, cut.part)[part.start : part.stop].contiguous()
 
-    def read_into(name: str, out: torch.Tensor) -> None:
-        if name in slices:
-            out.copy_(read(TensorSlice(name, 0, len(out))))
-        else:
-            plain.read_into(name, out)
+def _read(plain: Contents, slices: Mapping[str, ExpertSlice], part: TensorSlice) -> torch.Tensor:
+    if part.name not in slices:
+        return plain.read(part)
+    cut = slices[part.name]
+    expert = plain.read(TensorSlice(cut.stack, cut.expert, cut.expert + 1))[0]
+    return cut.layout.rows_of(expert, cut.part)[part.start : part.stop].contiguous()
 
-    return Contents(read, read_into, plain.fingerprint, plain.files)
+
+def _read_into(plain: Contents, slices: Mapping[str, ExpertSlice], name: str, out: torch.Tensor) -> None:
+    if name in slices:
+        out.copy_(_read(plain, slices, TensorSlice(name, 0, len(out))))
+    else:
+        plain.read_into(name, out)
 
 
 def stacked(checkpoint: Checkpoint, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

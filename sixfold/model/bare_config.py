@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,6 +23,7 @@ from sixfold.checkpoint.config_fields import COUNT, GROUPS, TOP_K, count_keys, l
 from sixfold.checkpoint.provenance import Provenance, read_provenance
 from sixfold.checkpoint.storage.safetensors_header import TORCH_DTYPES, tensor_nbytes
 from sixfold.checkpoint.storage.source_encodings import check_quantization
+from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.model.meta_model import meta_model, transformers_config
 from sixfold.model.module_map import tied_parameters
@@ -69,19 +71,22 @@ def described(
 
     check_bounds(config, location)
 
-    def refuse(what: str) -> NoReturn:
-        raise SixfoldError(
-            f"{location} is a configuration without weights, so {what} cannot be read", "get the whole checkpoint"
-        )
-
-    contents = Contents(
-        lambda part: refuse(part.name),
-        lambda tensor, out: refuse(tensor),
-        lambda: sha256(b"sixfold config 1\n" + json.dumps(config, sort_keys=True).encode()).hexdigest(),
-    )
+    refuse = partial(_refuse, location)
+    contents = Contents(refuse, refuse, partial(_fingerprint, config))
     past = provenance or Provenance()
     empty = Checkpoint(name, location, folder, "", config, {}, extras, past, contents, bare=True)
     return replace(empty, tensors=_tensors(empty))
+
+
+def _refuse(location: str, what: TensorSlice | str, out: torch.Tensor | None = None) -> NoReturn:
+    name = what if isinstance(what, str) else what.name
+    raise SixfoldError(
+        f"{location} is a configuration without weights, so {name} cannot be read", "get the whole checkpoint"
+    )
+
+
+def _fingerprint(config: Mapping[str, Any]) -> str:
+    return sha256(b"sixfold config 1\n" + json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def config_notes(checkpoint: Checkpoint) -> Iterator[str]:

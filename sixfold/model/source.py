@@ -10,8 +10,9 @@ from sixfold.checkpoint.location import config_alone, local_folder
 from sixfold.checkpoint.provenance import Provenance
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.model.architecture import Architecture, derive_architecture
+from sixfold.model.architecture import Architecture
 from sixfold.model.bare_config import open_config
+from sixfold.model.derivation import derive_architecture
 from sixfold.model.expert_stacks import with_single_experts
 
 _ROWS = 8192  # of two tensors, read at a time to compare them

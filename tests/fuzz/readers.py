@@ -16,7 +16,7 @@ from safetensors.numpy import save
 from calibration.texts.rows import rows_of
 from cards.budget.gguf_config import gguf_weights
 from cards.budget.stored_weights import read_config as budget_config
-from exporters.ggml.tokenizer import write_tokenizer
+from exporters.ggml.header.tokenizer import write_tokenizer
 from exporters.registry import exporter_named
 from sixfold.artifact.manifest import damaged_files, state_of
 from sixfold.artifact.verification_record import SCHEMA, stored_result, verdict_of
@@ -26,8 +26,8 @@ from sixfold.checkpoint.checkpoint import read_config
 from sixfold.checkpoint.provenance import parse_provenance
 from sixfold.checkpoint.storage.safetensors_header import read_header
 from sixfold.checkpoint.storage.weight_files import parse_index
-from sixfold.model.architecture import derive_architecture
 from sixfold.model.bare_config import described
+from sixfold.model.derivation import derive_architecture
 from sixfold.recipes.recipe import load_recipes
 from sixfold.statistics.importance_matrix import open_importance_matrix
 from tests.exporters.exported import DEMO

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from sixfold.checkpoint.checkpoint import Checkpoint, SourceTensor
-from sixfold.model.architecture import Architecture, Linear, derive_architecture
+from sixfold.model.architecture import Architecture, Linear
 from sixfold.model.bare_config import described
+from sixfold.model.derivation import derive_architecture
 from sixfold.model.expert_stacks import with_single_experts
 from sixfold.model.source import Source
 

@@ -7,7 +7,7 @@ integer formats to steps of a block's range, so their limit grows with how far a
 """
 
 from dataclasses import dataclass, replace
-from math import inf, prod
+from math import inf
 
 import torch
 
@@ -86,37 +86,60 @@ def measure(weight: torch.Tensor, source: torch.Tensor, limit: Limit) -> WeightE
     a row that they do not divide is one block."""
     if not source.numel():
         return WeightError(0.0, 0.0, 0, 0, 0.0)
-    norm, wrong = float(source.norm()), float((weight - source).norm())
-    if norm == 0:
-        relative = 0.0 if wrong == 0 else inf
-        return WeightError(relative, relative, 0, 0, 0.0)
-    ratios, size = block_errors(weight, source, limit)
-    extremes = source.reshape(ratios.shape[0], -1, size).abs().amax(2)
-    place = int(ratios.argmax())
-    root = norm / source.numel() ** 0.5
-    return WeightError(
-        relative=wrong / norm if wrong == wrong else inf,
-        block=float(ratios.flatten()[place]),
-        row=place // ratios.shape[1],
-        column=place % ratios.shape[1] * size,
-        range=float(extremes.pow(2).mean().sqrt()) / root,
-    )
+    columns = source.shape[-1] if source.dim() else 1
+    (found,) = measured(weight.reshape(-1, columns), source.reshape(-1, columns), limit, 1)
+    return found
+
+
+def measured(weight: torch.Tensor, source: torch.Tensor, limit: Limit, matrices: int) -> list[WeightError]:
+    """Of each of several matrices of one size under one another. weight, source: float32 [matrices * rows, columns]."""
+    error = weight - source
+    ratios, extremes, size = _block_errors(error, source, limit, matrices)
+    norms, wrong = (x.view(matrices, -1).norm(dim=1) for x in (source, error))
+    flat = ratios.view(matrices, -1)
+    place = flat.argmax(1)
+    spread = extremes.view(matrices, -1).pow(2).mean(1).sqrt()
+    worst = flat.gather(1, place.unsqueeze(1)).squeeze(1)
+    numbers = torch.stack((norms, wrong, worst, spread), 1).tolist()
+    blocks, count = ratios.shape[1], source.numel() // matrices
+
+    def one(of: list[float], at: int) -> WeightError:
+        norm, wrong, block, extreme = of
+        if norm == 0:
+            relative = 0.0 if wrong == 0 else inf
+            return WeightError(relative, relative, 0, 0, 0.0)
+        return WeightError(
+            relative=wrong / norm if wrong == wrong else inf,
+            block=block,
+            row=at // blocks,
+            column=at % blocks * size,
+            range=extreme / (norm / count**0.5),
+        )
+
+    return [one(of, at) for of, at in zip(numbers, place.tolist(), strict=True)]
 
 
 def block_errors(weight: torch.Tensor, source: torch.Tensor, limit: Limit) -> tuple[torch.Tensor, int]:
-    """(largest error of each block over its largest weight, float32 [rows, blocks]; width of a block)."""
-    columns = source.shape[-1] if source.dim() else 1
-    rows = prod(source.shape) // columns
-    old, error = source.reshape(rows, columns), (weight - source).reshape(rows, columns)
+    """(largest error of each block over its largest weight, float32 [rows, blocks]; width of a block). weight, source:
+    float32 [rows, columns]."""
+    ratios, _, size = _block_errors(weight - source, source, limit, 1)
+    return ratios, size
+
+
+def _block_errors(
+    error: torch.Tensor, source: torch.Tensor, limit: Limit, matrices: int
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """(the same, the largest weight of each block, width of a block)."""
+    rows, columns = source.shape
     size = limit.width if limit.width and columns % limit.width == 0 else columns
-    blocks = error.abs().view(rows, columns // size, size).amax(2)
-    extremes = old.abs().view(rows, columns // size, size).amax(2)
-    against = extremes.clamp(min=max(_SMALL_BLOCK * float(extremes.max()), 1e-38))
+    blocks, extremes = (x.view(rows, columns // size, size).abs().amax(2) for x in (error, source))
+    least = (_SMALL_BLOCK * extremes.view(matrices, -1).amax(1)).clamp(min=1e-38)
+    against = torch.maximum(extremes, least.repeat_interleave(rows // matrices).unsqueeze(1))
     if limit.superblock and columns % limit.superblock == 0:
         together = extremes.view(rows, columns // limit.superblock, -1).amax(2)
-        least = _SMALL_IN_SUPERBLOCK * together.repeat_interleave(limit.superblock // size, 1)
-        against = torch.maximum(against, least)
-    return (blocks / against).nan_to_num(nan=inf), size
+        floor = _SMALL_IN_SUPERBLOCK * together.repeat_interleave(limit.superblock // size, 1)
+        against = torch.maximum(against, floor)
+    return (blocks / against).nan_to_num(nan=inf), extremes, size
 
 
 def loosened(limit: Limit, kind: str) -> Limit:

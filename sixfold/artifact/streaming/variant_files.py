@@ -1,7 +1,7 @@
 """The weight files of one variant while they are written, in any order: begun when needed, resumed, put on disk."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,6 +24,10 @@ class VariantFiles:
     def __init__(self, plan: ExportPlan, folder: Path, key: str, advance: Callable[[int], None]) -> None:
         self._plan, self._folder, self._key, self._advance = plan, folder, key, advance
         self._tensors = {tensor.name: tensor for tensor in plan.tensors}
+        self._files = {file.name: file for file in plan.files}
+        self._tensors_of: dict[str, list[PlannedTensor]] = {file.name: [] for file in plan.files}
+        for tensor in plan.tensors:
+            self._tensors_of[tensor.file].append(tensor)
         self._units: dict[str, list[Unit]] = {file.name: [] for file in plan.files}
         for unit in plan.units:
             self._units[self._tensors[unit.outputs[0].name].file].append(unit)
@@ -83,7 +87,7 @@ class VariantFiles:
                 written = [file for file, growing in self._growing.items() if not self._jobs[file] and growing.alive]
                 if len(written) >= _GROWING:
                     self._growing[written[0]].whole()
-                self._growing[name] = self._begun(next(file for file in self._plan.files if file.name == name))
+                self._growing[name] = self._begun(self._files[name])
             return self._growing[name]
 
     def _begun(self, file: PlannedFile) -> GrowingFile:
@@ -91,7 +95,7 @@ class VariantFiles:
         growing.write(memoryview(file.header), 0)
         self._advance(len(file.header))
         _, finished = self._split(file, growing.safe)
-        for start, nbytes in (*finished, *_padding(file, self._tensors)):
+        for start, nbytes in (*finished, *_padding(file, self._tensors_of[file.name])):
             growing.finished(start, nbytes)
             self._advance(nbytes)
         return growing
@@ -127,8 +131,8 @@ def _forget(folder: Path, file: PlannedFile) -> None:
     (folder / f"{file.name}.tmp").unlink(missing_ok=True)
 
 
-def _padding(file: PlannedFile, tensors: Mapping[str, PlannedTensor]) -> list[tuple[int, int]]:
-    """Gaps between tensors (GGUF aligns them); a file that was made longer already holds zeros there."""
-    spans = sorted((t.offset, t.offset + t.nbytes) for t in tensors.values() if t.file == file.name)
+def _padding(file: PlannedFile, tensors: Sequence[PlannedTensor]) -> list[tuple[int, int]]:
+    """Gaps between its tensors (GGUF aligns them); a file that was made longer already holds zeros there."""
+    spans = sorted((t.offset, t.offset + t.nbytes) for t in tensors)
     edges = [(len(file.header), len(file.header)), *spans, (file.nbytes, file.nbytes)]
     return [(stop, start - stop) for (_, stop), (start, _) in pairwise(edges) if start > stop]

@@ -18,7 +18,7 @@ MAX_OPEN = 64
 
 class WeightFolder:
     """The weight files of one folder. Descriptors are opened on first use, shared by all threads (positional reads
-    have no cursor) and closed when the object goes."""
+    have no cursor) and closed when the object goes. Pickled, it is the folder's path."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -26,6 +26,9 @@ class WeightFolder:
         self._open: dict[str, int] = {}
         self._users: dict[str, int] = {}
         weakref.finalize(self, _close_all, self._open)
+
+    def __reduce__(self) -> tuple[type["WeightFolder"], tuple[Path]]:
+        return WeightFolder, (self.folder,)
 
     def rows(self, tensor: StoredTensor, start: int, stop: int) -> torch.Tensor:
         """Rows [start, stop) along the first dimension, in the stored dtype; a 0-d tensor is its own single row."""

@@ -11,6 +11,8 @@ import pytest
 
 from cards.budget.device_memory import Memory, memory
 from cards.budget.gguf_config import gguf_weights
+from cards.budget.hardware import hardware_named
+from cards.budget.room import room_for_weights
 from sixfold.model.source import open_source
 from tests.cards import published
 from tests.cards.budget.llama_cpp_memory import Allocated, Request, allocated
@@ -114,6 +116,30 @@ def test_predictions_are_what_llama_cpp_plans_for_models_of_full_size(tmp_path: 
                 _say(_row(name, request, weights + planned.total, planned, predicted))
                 assert predicted.kv_cache == pytest.approx(planned.kv_cache, abs=0.0051 * 1024**2)
                 assert predicted.total == pytest.approx(weights + planned.total, rel=0.001)
+
+
+MACHINES = {
+    "MiniMax-M2.7": ("mac-studio-128", 32768),
+    "Qwen3-30B-A3B": ("rtx-4090", 16384),
+    "DeepSeek-V3": ("mac-studio-512", 65536),
+    "Gemma-3-27B": ("gb10", 131072),
+}
+"""What a mix may be fitted to (`budget.fits`), and the tokens that must fit beside it."""
+
+
+def test_a_mix_that_fits_leaves_llama_cpp_what_it_allocates_and_no_more(tmp_path: Path) -> None:
+    _say("\n| model | machine | usable | room for weights | llama.cpp's cache and buffers | left over |")
+    _say("|---|---|---:|---:|---:|---:|")
+    for name, (machine, context) in MACHINES.items():
+        config = FULL_SIZE[name]
+        usable = hardware_named(machine).usable("llama.cpp")
+        room = room_for_weights(config, machine, context, ("llama.cpp",))
+        with outlined(config, tmp_path) as (file, _):
+            (planned,) = allocated(file, [Request(context)], simulate=True)
+        left = usable - room - planned.total
+        cells = " | ".join(f"{value / 1024**2:,.1f}" for value in (usable, room, planned.total, left))
+        _say(f"| {name} | {machine}, {context:,} tokens | {cells} |")
+        assert abs(left) < 0.001 * usable
 
 
 def _head() -> None:

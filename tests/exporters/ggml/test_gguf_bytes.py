@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from exporters.ggml.metadata import file_type
+from exporters.ggml.header.metadata import file_type
 from sixfold.model.source import Source, open_source
 from tests.exporters.ggml.gguf_tools import (
     byte_level_tokenizer,

@@ -10,8 +10,8 @@ import torch
 from gguf import GGUFWriter
 from tokenizers import Regex, pre_tokenizers
 
-from exporters.ggml.pre_tokenizer import _OWN_NAMES, KNOWN, pre_tokenizer_name
-from exporters.ggml.pre_tokenizer_names import NAMES, known_name
+from exporters.ggml.header.pre_tokenizer import _OWN_NAMES, KNOWN, pre_tokenizer_name
+from exporters.ggml.header.pre_tokenizer_names import NAMES, known_name
 from sixfold.model.source import open_source
 from tests.exporters.ggml.gguf_tools import (
     HARD,

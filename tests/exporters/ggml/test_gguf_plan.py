@@ -223,7 +223,7 @@ def test_tokenizers_that_are_refused(tmp_path: Path) -> None:
 
 
 def test_every_supported_family_has_an_entry() -> None:
-    from exporters.ggml.hyperparameters import ENTRIES
+    from exporters.ggml.header.hyperparameters import ENTRIES
 
     assert set(GGUF_ARCHITECTURES.values()) == set(ENTRIES) - {"nemotron_h"}  # of layers without experts
 

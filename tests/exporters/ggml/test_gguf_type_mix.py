@@ -7,8 +7,8 @@ import gguf
 import numpy as np
 import pytest
 
-from exporters.ggml.hyperparameters import as_stated, write_hyperparameters
-from exporters.ggml.metadata import file_type
+from exporters.ggml.header.hyperparameters import as_stated, write_hyperparameters
+from exporters.ggml.header.metadata import file_type
 from exporters.ggml.type_mix import PRESETS, Shape, file_order, tensor_types
 from sixfold.model.gguf_names import GGUF_ARCHITECTURES
 from sixfold.model.meta_model import completed

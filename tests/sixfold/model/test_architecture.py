@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from sixfold.checkpoint.checkpoint import open_checkpoint
 from sixfold.errors import SixfoldError
-from sixfold.model.architecture import Architecture, Linear, derive_architecture, require_quantizable
+from sixfold.model.architecture import Architecture, Linear, require_quantizable
+from sixfold.model.derivation import derive_architecture
 from sixfold.model.source import open_source
 from tests.families import make_family
 

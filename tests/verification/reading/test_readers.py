@@ -5,11 +5,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from compressed_tensors.compressors import BaseCompressor
+from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
 from compressed_tensors.quantization import QuantizationConfig
-from gguf import GGMLQuantizationType, GGUFReader
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
 from safetensors.torch import load_file
 
@@ -18,7 +20,7 @@ from sixfold.model.bare_config import described
 from sixfold.model.expert_stacks import with_single_experts
 from sixfold.model.gguf_names import GGUF_ARCHITECTURES, gguf_tensor_names
 from sixfold.model.meta_model import completed
-from sixfold.model.source import open_source
+from sixfold.model.source import Source, open_source
 from tests import every_family
 from tests.every_family import tiny_config
 from tests.exporters.autoawq_library import packing_utils
@@ -26,12 +28,15 @@ from tests.exporters.exported import DEMO
 from tests.exporters.ggml.gguf_tools import byte_level_tokenizer, export, recipe, save_tokenizer
 from tests.families import make_family
 from tests.verification.artifacts import Artifacts, make_all
+from verification.reading.ggml_types import BLOCK_TYPES, decoded
 from verification.reading.gguf_blocks import GgufWeights
 from verification.reading.gguf_file import open_gguf
 from verification.reading.gguf_names import place_of
+from verification.reading.packing import e2m1
 from verification.reading.safetensors_formats import awq_gemm, scaled_blocks
-from verification.reading.weights import FolderWeights
+from verification.reading.weights import CodedWeights, FolderWeights
 from verification.structure.folder_structure import open_subject
+from verification.structure.gguf.structure import open_gguf_subject
 from verification.weights.format_error import LIMITS, measure
 
 pytestmark = pytest.mark.arithmetic
@@ -107,6 +112,39 @@ def test_gguf_is_parsed_and_dequantized_as_gguf_py_does(variant: str, artifacts:
         name = f"model.layers.1.block_sparse_moe.experts.{expert}.w2.weight"
         assert torch.equal(weights.read(name), expected[expert])
     assert torch.equal(weights.read(name, 3, 9), expected[7][3:9])
+
+
+@pytest.mark.parametrize("kind", BLOCK_TYPES)
+def test_blocks_of_any_bytes_are_decoded_as_gguf_py_does(kind: str) -> None:
+    size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]][1]
+    data = np.random.default_rng(0).integers(0, 256, (7, 12 * size), dtype=np.uint8)
+    with np.errstate(invalid="ignore"):
+        expected = torch.from_numpy(dequantize(data, GGMLQuantizationType[kind]))
+    torch.testing.assert_close(decoded(kind, torch.from_numpy(data)).values, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_fp4_is_unpacked_as_compressed_tensors_does() -> None:
+    packed = torch.arange(256, dtype=torch.uint8).view(4, 64)
+    assert torch.equal(e2m1(packed), unpack_fp4_from_uint8(packed, 4, 128, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("variant", ["fp8", "fp8-block", "nvfp4", "nvfp4-modelopt", "awq", "awq-packed", "gguf-q4_k_m"])
+def test_a_stack_is_what_its_matrices_are(variant: str, artifacts: Artifacts, demo: Source) -> None:
+    path = artifacts[variant]
+    weights: CodedWeights = (
+        FolderWeights(open_subject(path, demo)) if path.is_dir() else open_gguf_subject(path, demo).weights
+    )
+    names = [f"model.layers.1.block_sparse_moe.experts.{expert}.w2.weight" for expert in (3, 0, 5)]
+    assert len({weights.stack_of(name) for name in names} - {None}) == 1
+    stack = weights.stack(names, torch.device("cpu"))
+    assert torch.equal(stack.values, torch.cat([weights.read(name) for name in names]))
+    assert stack.codes is not None
+    for number, name in enumerate(names):
+        codes, alone = stack.codes.rows(256 * number, 256 * (number + 1)), weights.codes(name)
+        assert alone is not None
+        assert torch.equal(codes.numbers, alone.numbers)
+        for one, other in ((codes.scale, alone.scale), (codes.base, alone.base)):
+            assert torch.equal(one.expand(256, 256), other.expand(256, 256))
 
 
 @pytest.mark.parametrize("family", ["minimax_m2", "qwen3_moe", "mixtral", "deepseek_v3", "glm4_moe", "llama", "qwen3"])

@@ -19,9 +19,9 @@ from gguf import (
 from gguf.gguf_writer import TensorInfo, WriterState
 
 from exporters.ggml.architectures.rotary import Config
-from exporters.ggml.hyperparameters import write_hyperparameters
-from exporters.ggml.tokenizer import FILE as TOKENIZER
-from exporters.ggml.tokenizer import write_tokenizer
+from exporters.ggml.header.hyperparameters import write_hyperparameters
+from exporters.ggml.header.tokenizer import FILE as TOKENIZER
+from exporters.ggml.header.tokenizer import write_tokenizer
 from sixfold.boundary.json_text import read_json_file
 from sixfold.checkpoint.checkpoint import Checkpoint
 from sixfold.errors import SixfoldError

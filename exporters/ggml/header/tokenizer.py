@@ -14,7 +14,7 @@ from typing import Any
 from gguf import GGUFWriter, SpecialVocab, TokenType
 from tokenizers import Tokenizer
 
-from exporters.ggml.pre_tokenizer import pre_tokenizer_name
+from exporters.ggml.header.pre_tokenizer import pre_tokenizer_name
 from sixfold.boundary.tokenizer_json import read_tokenizer_json
 from sixfold.errors import SixfoldError
 

@@ -1,0 +1,90 @@
+"""Tables of what was found at several depths: time and memory by stage, slopes, and what the plan foretold."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sixfold.sizes import size
+
+
+def report(found: Sequence[dict[str, Any]], layers: int) -> str:
+    """found: `benchmarks.real_size.stages.Found` as data, by depth. layers: of the whole model."""
+    return "\n".join(
+        (*_checkpoints(found), "", *_stages(found), "", *_slopes(found, layers), "", *_foretold(found), *_checks(found))
+    )
+
+
+def _checkpoints(found: Sequence[dict[str, Any]]) -> Iterator[str]:
+    for one in found:
+        written = f", {size(one['written'])} written" if one["written"] else ""
+        yield f"{one['layers']} layers: {one['tensors']:,} tensors, {size(one['nbytes'])} drawn{written}"
+
+
+def _stages(found: Sequence[dict[str, Any]]) -> Iterator[str]:
+    yield "| stage | layers | seconds | host peak | GPU peak |"
+    yield "|---|---:|---:|---:|---:|"
+    for name in _names(found):
+        for layers, stage in _of(found, name):
+            device = size(stage["device"]) if stage["device"] else "-"
+            yield f"| {name} | {layers} | {stage['seconds']:.1f} | {size(stage['host'])} | {device} |"
+
+
+def _slopes(found: Sequence[dict[str, Any]], layers: int) -> Iterator[str]:
+    """Between the shallowest and the deepest run, and how far those between are from that line."""
+    yield f"| stage | seconds a layer | off the line | peak, deepest over shallowest | {layers} layers, by the slope |"
+    yield "|---|---:|---:|---:|---:|"
+    for name in _names(found):
+        runs = list(_of(found, name))
+        (low, first), (high, last) = runs[0], runs[-1]
+        if low == high:
+            continue
+        each = (last["seconds"] - first["seconds"]) / (high - low)
+        line = [(stage["seconds"], first["seconds"] + each * (depth - low)) for depth, stage in runs[1:-1]]
+        off = f"{max(abs(seconds / on - 1) for seconds, on in line):.0%}" if line and each > 0 else "-"
+        peak = "device" if last["device"] else "host"
+        whole = last["seconds"] + each * (layers - high)
+        yield f"| {name} | {each:.2f} | {off} | {last[peak] / max(first[peak], 1):.2f} | {whole:.0f} s |"
+
+
+def _foretold(found: Sequence[dict[str, Any]]) -> Iterator[str]:
+    yield "| stage | layers | took | foretold | took / foretold | bound by |"
+    yield "|---|---:|---:|---:|---:|---|"
+    for name in _names(found):
+        for layers, stage in _of(found, name):
+            foretold = next(one for one in found if one["layers"] == layers)["foretold"].get(name)
+            if foretold:
+                seconds, bound = foretold
+                yield (
+                    f"| {name} | {layers} | {stage['seconds']:.1f} s | {seconds:.1f} s"
+                    f" | {stage['seconds'] / max(seconds, 1e-9):.2f} | {bound} |"
+                )
+    for one in found:
+        calibration = next((stage for stage in one["stages"] if stage["name"] == "calibration"), None)
+        if calibration is not None and one["memory"]:
+            device = f", GPU {size(calibration['device'])} of {size(one['memory']['device'])}"
+            yield (
+                f"Memory of calibrating {one['layers']} layers, of what was foretold: host {size(calibration['host'])}"
+                f" of {size(one['memory']['host'])}{device if calibration['device'] else ''}."
+            )
+
+
+def _checks(found: Sequence[dict[str, Any]]) -> Iterator[str]:
+    for one in found:
+        if one["verified"]:
+            passed = [name for name, well in one["verified"].items() if well]
+            failed = [name for name, well in one["verified"].items() if not well]
+            yield f"{one['layers']} layers, kept and verified: {len(passed)} of {len(one['verified'])} passed" + (
+                f"; not {', '.join(failed)}" if failed else ""
+            )
+        elif one["sha256"]:
+            yield f"{one['layers']} layers: hashed and let go of, {len(one['sha256'])} files; weights not verified"
+
+
+def _names(found: Sequence[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(stage["name"] for one in found for stage in one["stages"]))
+
+
+def _of(found: Sequence[dict[str, Any]], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for one in found:
+        for stage in one["stages"]:
+            if stage["name"] == name:
+                yield one["layers"], stage
