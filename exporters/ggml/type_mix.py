@@ -51,7 +51,7 @@ _SMALLER_BLOCK = {
 
 _NEEDS_IMPORTANCE = {Type.IQ2_S, Type.IQ3_XXS}
 _LAYER = re.compile(r"blk\.(\d+)\.")
-_NEVER = ("_norm.weight", "ffn_gate_inp.weight", "ssm_conv1d.weight", "shortconv.conv.weight")
+_NEVER = ("_norm.weight", "ffn_gate_inp.weight", "ssm_conv1d.weight", "shortconv.conv.weight", "indexer.proj.weight")
 _UNFUSED_V = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")
 
 

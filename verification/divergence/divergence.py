@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from sixfold.artifact.workspace import digest_of, replacing
 from sixfold.errors import SixfoldError
+from sixfold.model.meta_model import transformers_config
 from sixfold.model.source import Source
 from sixfold.progress import Progress
 from sixfold.runner.available_memory import available_memory
@@ -174,7 +175,7 @@ def scored_with_source(
     known = kept_reference(source.checkpoint.fingerprint, windows, cache)
     if known is not None:
         return scored_together(source, runs, windows, known, progress, original)
-    hidden = max(linear.in_features for linear in source.architecture.linears if linear.norm is not None)
+    hidden = int(transformers_config(source.checkpoint.config).get_text_config().hidden_size)
     first = max(1, _at_most(4 * hidden * windows.tokens) - 1)
     found, reference = _side_by_side(source, runs[:first], windows, None, progress, original, Run(own))
     _kept(reference, _cached(source.checkpoint.fingerprint, windows, cache))

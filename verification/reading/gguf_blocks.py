@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from math import prod
 
 import numpy as np
 import torch
@@ -25,15 +26,22 @@ _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class _Source:
-    """gguf: names of the tensors that make one on disk (two of a split kv_b_proj). expert: row block of a stack."""
+    """gguf: names of the tensors that make one on disk (two of one that the file holds in parts). expert: row block of
+    a stack. share: which half of the rows there, of a stack that holds two matrices of each expert."""
 
     gguf: tuple[str, ...]
     place: Place
     expert: int | None
+    share: int | None = None
 
 
 _Arranged = Callable[[torch.Tensor], torch.Tensor]
 """float32 [rows, columns] as the file has them -> as the source has them."""
+
+
+def _halves_of(arch: str, name: str) -> str:
+    place = place_of(arch, name)
+    return place.half if place is not None else ""
 
 
 class GgufWeights:
@@ -50,14 +58,19 @@ class GgufWeights:
                 continue
             for begins, instead in (decoder or {}).items():
                 if place.name.startswith(begins):
-                    place = replace(place, name=instead + place.name.removeprefix(begins))
+                    also = place.also and instead + place.also.removeprefix(begins)
+                    place = replace(place, name=instead + place.name.removeprefix(begins), also=also)
                     break
             if place.stacked:
                 for expert in range(tensor.shape[0]):
-                    self._sources[place.name.format(expert)] = _Source((name,), place, expert)
+                    share = 0 if place.also else None
+                    self._sources[place.name.format(expert)] = _Source((name,), place, expert, share)
+                    if place.also:
+                        self._sources[place.also.format(expert)] = _Source((name,), place, expert, 1)
             elif place.half:
                 known = self._sources.get(place.name)
-                both = tuple(sorted({name, *(known.gguf if known else ())}))
+                held = {name, *(known.gguf if known else ())}
+                both = tuple(sorted(held, key=lambda part: (_halves_of(file.arch, part) in ("v", "second"), part)))
                 self._sources[place.name] = _Source(both, place, None)
             else:
                 self._sources[place.name] = _Source((name,), place, None)
@@ -68,11 +81,17 @@ class GgufWeights:
     def shape(self, name: str) -> tuple[int, ...]:
         source = self._sources[name]
         shape = self._file.tensors[source.gguf[0]].shape
-        if source.place.half:
+        if source.place.half in ("k", "v"):
             heads, k, v, rank = self._latent(source)
             return heads * (k + v), rank
+        if source.place.half:
+            return sum(self._file.tensors[part].shape[0] for part in source.gguf), shape[1]
+        if source.place.flat:
+            return (prod(shape),)
         if source.place.convolution:
             return shape[0], 1, *shape[1:]
+        if source.share is not None:
+            return shape[1] // 2, *shape[2:]
         return shape[1:] if source.expert is not None else shape
 
     def encoding(self, name: str) -> str:
@@ -80,12 +99,14 @@ class GgufWeights:
         return "" if kind in ("F32", "F16", "BF16") else kind
 
     def dtype(self, name: str) -> str:
-        return self._file.tensors[self._sources[name].gguf[0]].type_name
+        """Of one that the file holds in parts of several types, that of the fewest bits."""
+        parts = [self._file.tensors[part] for part in self._sources[name].gguf]
+        return min(parts, key=lambda part: part.nbytes / prod(part.shape)).type_name
 
     def halves(self, name: str) -> tuple[str, str] | None:
         """Types of the halves of a split kv_b_proj, of keys and of values; None of every other tensor."""
         source = self._sources[name]
-        if not source.place.half or len(source.gguf) != 2:
+        if source.place.half not in ("k", "v") or len(source.gguf) != 2:
             return None
         k, v = (next(n for n in source.gguf if half in n) for half in ("attn_k_b", "attn_v_b"))
         return self._file.tensors[k].type_name, self._file.tensors[v].type_name
@@ -94,7 +115,8 @@ class GgufWeights:
         """Of the part of the file that holds this tensor: of a stack, its expert's share."""
         source = self._sources[name]
         whole = sum(self._file.tensors[part].nbytes for part in source.gguf)
-        return whole // self._file.tensors[source.gguf[0]].shape[0] if source.expert is not None else whole
+        pieces = self._file.tensors[source.gguf[0]].shape[0] if source.expert is not None else 1
+        return whole // (pieces if source.share is None else 2 * pieces)
 
     def stored_as(self, name: str) -> str:
         """The GGUF tensor that holds this one on disk."""
@@ -117,7 +139,7 @@ class GgufWeights:
         if named is None:
             return NEAREST
         source = self._sources[name]
-        entry = None if source.place.half else self._importance.get(source.gguf[0])
+        entry = None if source.place.half in ("k", "v") else self._importance.get(source.gguf[0])
         importance = importance_of(entry, source.expert or 0)
         tiled = importance is not None and source.place.tiles == "columns"
         return Rounding("weighted", self._key_by_key(importance) if tiled and importance is not None else importance)
@@ -137,6 +159,8 @@ class GgufWeights:
         for part in source.gguf:
             block = GGML_QUANT_SIZES[GGMLQuantizationType(self._file.tensors[part].qtype)][1]
             data = self._file.stored(part, *rows).reshape(-1, block)
+            if source.share is not None:
+                data = data.chunk(2)[source.share]
             if not bool((data == data[0]).all()):
                 return False
         return True
@@ -156,6 +180,17 @@ class GgufWeights:
             if codes is not None:
                 yield codes, weight
             return
+        if source.place.half in ("first", "second"):
+            stacked = torch.empty_like(weight)
+            stacked[self._order(source)] = weight
+            at = 0
+            for gguf_name in source.gguf:
+                tensor, held = self._file.tensors[gguf_name], self._decoded(gguf_name, device=_CPU)
+                codes = None if held is None else _codes(held, tensor.type_name, _as_it_is)
+                if codes is not None:
+                    yield codes, stacked[at : at + tensor.shape[0]]
+                at += tensor.shape[0]
+            return
         heads, k, v, rank = self._latent(source)
         whole = weight.view(heads, k + v, rank)
         halves = {"attn_k_b": whole[:, :k].transpose(1, 2).reshape(-1, k), "attn_v_b": whole[:, k:].reshape(-1, rank)}
@@ -169,7 +204,7 @@ class GgufWeights:
     def stack_of(self, name: str) -> Hashable | None:
         source = self._sources[name]
         whole = source.place.half or source.place.change or source.place.tiles or source.place.convolution
-        if whole or self.dtype(name) not in BLOCK_TYPES or len(self.shape(name)) != 2:
+        if whole or source.share is not None or self.dtype(name) not in BLOCK_TYPES or len(self.shape(name)) != 2:
             return None
         return self.dtype(name), self.shape(name), source.place.rope
 
@@ -199,18 +234,25 @@ class GgufWeights:
 
     def _read(self, name: str, start: int, stop: int | None, device: torch.device) -> torch.Tensor:
         source = self._sources[name]
+        if source.place.half in ("first", "second"):
+            stacked = torch.cat([self._floats(part, device=device) for part in source.gguf])
+            return stacked[self._order(source).to(device)][start:stop]
         if source.place.half:
             return self._joined(source, device)[start:stop]
         if source.expert is not None:
             (matrix,) = self._floats(source.gguf[0], source.expert, source.expert + 1, device=device)
-            return matrix[start:stop]
+            return self._arranged(source)(matrix)[start:stop]
         if source.place.rope or source.place.tiles:
             arranged = self._arranged(source)(self._floats(source.gguf[0], device=device))
             return self._changed(source, arranged)[start:stop]
+        if source.place.flat:
+            return self._changed(source, self._floats(source.gguf[0], device=device).flatten())[start:stop]
         return self._changed(source, self._floats(source.gguf[0], start, stop, device=device))
 
     def _arranged(self, source: _Source) -> _Arranged:
         """To a whole tensor, or an expert's matrix."""
+        if source.share is not None:
+            return lambda held: held.chunk(2)[source.share or 0]
         if source.place.rope:
             return partial(self._paired, source)
         return partial(self._untiled, source) if source.place.tiles else _as_it_is
@@ -222,6 +264,17 @@ class GgufWeights:
         if source.place.change == "minus exp":
             return (-held).log()
         return held - 1 if source.place.change == "plus one" else held
+
+    def _order(self, source: _Source) -> torch.Tensor:
+        """int64 [rows on disk]: which row of the file's parts, one behind the other, each of them is. Gates lie behind
+        the rest, and of a delta net head by head: its queries, its keys, its values, what gates its output."""
+        rows = torch.arange(sum(self._file.tensors[part].shape[0] for part in source.gguf))
+        if ".attn_qkv." not in source.gguf[0]:
+            return rows
+        keys, size = int(self._file.key("ssm.group_count")), int(self._file.key("ssm.state_size"))
+        first = self._file.tensors[source.gguf[0]].shape[0]
+        sizes = [keys * size, keys * size, first - 2 * keys * size, len(rows) - first]
+        return torch.cat([part.view(keys, -1) for part in rows.split(sizes)], 1).flatten()
 
     def _key_by_key(self, held: torch.Tensor) -> torch.Tensor:
         """[..., channels of values], those of a key together again."""
@@ -265,7 +318,8 @@ class GgufWeights:
     def _paired(self, source: _Source, rows: torch.Tensor) -> torch.Tensor:
         """Undo llama.cpp's interleaving of the two halves of every head."""
         kind = "attention.head_count_kv" if ".attn_k." in source.gguf[0] else "attention.head_count"
-        heads = int(self._file.key(kind) or self._file.key("attention.head_count"))
+        stated = self._file.key(kind) or self._file.key("attention.head_count")
+        heads = int(stated[int(source.gguf[0].split(".")[1])] if isinstance(stated, list) else stated)
         size = rows.shape[0] // heads
         pairs = rows.reshape(heads, size // 2, 2, *rows.shape[1:])
         return pairs.transpose(1, 2).reshape(rows.shape).contiguous()

@@ -15,6 +15,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
 from safetensors.torch import load_file
 
+from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.model.bare_config import described
 from sixfold.model.expert_stacks import with_single_experts
 from sixfold.model.gguf_names import GGUF_ARCHITECTURES, gguf_tensor_names
@@ -40,6 +41,7 @@ from verification.weights.format_error import LIMITS, measure
 
 pytestmark = pytest.mark.arithmetic
 
+HYBRID = ["linear_attention", "full_attention"]
 NAMES = ("model.layers.1.block_sparse_moe.experts.5.w2", "model.layers.0.self_attn.k_proj")
 
 
@@ -163,7 +165,8 @@ def test_the_table_of_names_agrees_with_gguf_pys(family: str, tmp_path: Path) ->
     "family",
     (
         "gemma3_text gpt_oss granitemoe llama4_text qwen3_5_moe_text exaone_moe afmoe lfm2 dots1 exaone4"
-        " hunyuan_v1_dense olmo2 seed_oss starcoder2 gemma2 ernie4_5_moe glm4 phi3"
+        " hunyuan_v1_dense olmo2 seed_oss starcoder2 gemma2 ernie4_5_moe glm4 phi3 cohere2_moe laguna hy_v3 lfm2_moe"
+        " phi hunyuan_v1_moe glm_moe_dsa"
     ).split(),
 )
 def test_the_tables_agree_on_families_known_by_their_config_alone(family: str, tmp_path: Path) -> None:
@@ -176,20 +179,44 @@ def test_the_tables_agree_on_families_known_by_their_config_alone(family: str, t
         assert place.name.format(number) == name
 
 
-def test_what_is_computed_of_a_delta_nets_weights_comes_back(tmp_path: Path) -> None:
-    """Norms plus one, minus exponentials, convolutions without their one channel, and two values for each key, which
-    llama.cpp takes key by key."""
-    folder = every_family.make_family("qwen3_5_moe_text", tmp_path / "model", linear_num_value_heads=4)
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        # Norms plus one, minus exponentials, convolutions without their one channel, and two values for each key, which
+        # llama.cpp takes key by key.
+        ("qwen3_5_moe_text", {"linear_num_value_heads": 4}),
+        # Queries, keys, values and gates of each head, which llama.cpp has in two matrices.
+        (
+            "qwen3_next",
+            {
+                "linear_num_value_heads": 4,
+                "num_hidden_layers": 2,
+                "layer_types": ["linear_attention", "full_attention"],
+            },
+        ),
+        # Vectors of Mamba-2 that are matrices there.
+        ("nemotron_h", {"layers_block_type": ["linear_attention", "moe", "full_attention"]}),
+        # Gate and up of every expert in one stack.
+        ("granitemoe_swa", {"num_hidden_layers": 2, "layer_types": ["full_attention", "sliding_attention"]}),
+        # A matrix of two halves, which llama.cpp has as two.
+        ("granitemoeshared", {"num_hidden_layers": 1}),
+    ],
+)
+def test_what_llama_cpp_holds_in_another_way_comes_back(family: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    folder = every_family.make_family(family, tmp_path / "model", **changes)
     save_tokenizer(byte_level_tokenizer([], size=300), folder)
-    _, path = export(open_source(folder), recipe("F32"), tmp_path)
+    source = open_source(folder)
+    _, path = export(source, recipe("F32"), tmp_path)
     weights = GgufWeights(open_gguf(path))
+    assert set(weights.names()) == set(source.checkpoint.tensors)
     changed = []
-    for name, original in load_file(folder / "model.safetensors").items():
-        held = weights.read(name)
+    for name, tensor in source.checkpoint.tensors.items():
+        original, held = source.checkpoint.read(TensorSlice(name, 0, tensor.shape[0])), weights.read(name)
+        assert weights.shape(name) == tensor.shape, name
         assert torch.equal(held, original.float()) or weights.slack(name), name
         torch.testing.assert_close(held, original.float(), rtol=0, atol=2**-20)
         changed.append(bool(weights.slack(name)))
-    assert 0 < sum(changed) < len(changed)
+    assert (sum(changed) > 0) == (not family.startswith("granite"))
 
 
 @pytest.mark.parametrize("family", ["llama", "deepseek_v3"])
