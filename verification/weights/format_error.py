@@ -201,5 +201,5 @@ _MOVED = {"compensated": (2.0, 5.0), "rounded-inputs": (3.0, 20.0)}
 _MOVED_INTEGERS = 1.5
 """Of a block's largest weight: how far integers under searched scales may be moved at least."""
 _ACROSS = 6.0
-"""The same of floats that share a block's scale: that is chosen for the block as errors of others have left it, which in
-a block of small weights are several times as large."""
+"""The same of floats that share a block's scale: that is chosen for the block as errors of others have left it, which
+in a block of small weights are several times as large."""
