@@ -190,7 +190,7 @@ def loosened(limit: Limit, kind: str) -> Limit:
         return replace(limit, block=max(limit.block, _ANY_SCALE))
     if kind in _MOVED:
         of_tensor, of_block = _MOVED[kind]
-        least = _MOVED_INTEGERS if limit.by_range else 0.0
+        least = _MOVED_INTEGERS if limit.by_range else _ACROSS if limit.width else 0.0
         return replace(limit, relative=of_tensor * limit.relative, block=max(of_block * limit.block, least))
     return limit
 
@@ -200,3 +200,6 @@ _MOVED = {"compensated": (2.0, 5.0), "rounded-inputs": (3.0, 20.0)}
 """How much farther than to the nearest level weights may be moved, a tensor's and a block's."""
 _MOVED_INTEGERS = 1.5
 """Of a block's largest weight: how far integers under searched scales may be moved at least."""
+_ACROSS = 6.0
+"""The same of floats that share a block's scale: that is chosen for the block as errors of others have left it, which
+in a block of small weights are several times as large."""
