@@ -186,7 +186,9 @@ def gguf_architecture(config: Mapping[str, Any]) -> str:
 
 
 def _nemotron_h(config: Mapping[str, Any]) -> str:
-    kinds = set(config.get("layers_block_type") or ())
+    letters = {"-": "mlp", "E": "moe"}
+    pattern = [letters.get(letter, letter) for letter in config.get("hybrid_override_pattern") or ""]
+    kinds = set(config.get("layers_block_type") or pattern)
     if {"mlp", "moe"} <= kinds:
         raise SixfoldError(
             "some layers of this nemotron_h have experts and others one feed-forward, which llama.cpp has no"

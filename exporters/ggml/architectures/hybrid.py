@@ -46,7 +46,6 @@ def _delta_net(writer: GGUFWriter, config: Config) -> None:
     kinds = [*config["layer_types"], "full_attention"]
     writer.add_full_attention_interval(kinds.index("full_attention") + 1)
     writer.add_rope_dimension_count(rotary_size(config, 0.25))
-
     writer.add_array(f"{writer.arch}.attention.recurrent_layers", [kind in RECURRENT for kind in config["layer_types"]])
 
 

@@ -231,6 +231,7 @@ def test_every_supported_family_has_an_entry() -> None:
 def test_layers_that_llama_cpp_has_no_architecture_for_are_refused() -> None:
     config = {"model_type": "nemotron_h", "layers_block_type": ["linear_attention", "mlp"]}
     assert gguf_architecture(config) == "nemotron_h"
+    assert gguf_architecture({"model_type": "nemotron_h", "hybrid_override_pattern": "MEM*E"}) == "nemotron_h_moe"
     with pytest.raises(SixfoldError, match="some layers of this nemotron_h have experts and others one feed-forward"):
         gguf_architecture({**config, "layers_block_type": ["moe", "mlp"]})
     with pytest.raises(SixfoldError, match="this granitemoehybrid has no recurrent layer"):
