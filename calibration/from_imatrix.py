@@ -91,7 +91,8 @@ def _site(weight: Weight) -> str:
 def _description(weight: Weight) -> dict[str, Any]:
     first = weight.linears[0]
     experts = None if first.expert is None else weight.matrices
-    return {"layer": first.layer, "experts": experts, "linears": [_site(weight)]}
+    linears = list(dict.fromkeys(starred(linear.name, linear.expert) for linear in weight.linears))
+    return {"layer": first.layer, "experts": experts, "linears": linears}
 
 
 def _coverage(matrix: ImportanceMatrix, taken: Mapping[str, Weight], min_tokens: int) -> Iterator[Coverage]:

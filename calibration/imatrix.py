@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sixfold.artifact.workspace import replacing
 from sixfold.errors import SixfoldError
 from sixfold.model.architecture import Linear
-from sixfold.model.gguf_names import ValueHeads, gguf_tensor_names, latent_half, latent_halves, tiled_inputs
+from sixfold.model.gguf_names import ValueHeads, gguf_tensor_names, latent_half, latent_halves, row_parts, tiled_inputs
 from sixfold.model.latent_attention import latent_heads
 from sixfold.model.source import Source
 from sixfold.statistics.starved_experts import filled
@@ -77,7 +77,8 @@ def _entries(statistics: Statistics, source: Source) -> dict[str, _Entry]:
         if halves := latent_halves(config, name):
             entries |= {half: _of_heads(statistics, source, linear, half) for half in halves}
         elif name not in NOT_COLLECTED and name not in entries:
-            entries[name] = _of_site(statistics, statistics.site_of[linear.name][0], tiled_inputs(config, name))
+            entry = _of_site(statistics, statistics.site_of[linear.name][0], tiled_inputs(config, name))
+            entries |= dict.fromkeys(row_parts(name) or (name,), entry)
     return entries
 
 

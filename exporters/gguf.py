@@ -35,7 +35,7 @@ from exporters.rounding.known import each
 from sixfold.artifact.plan import ExportPlan, PlannedFile, PlannedTensor, Unit
 from sixfold.boundary.patterns import pattern
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.model.gguf_names import decoder_config, gguf_architecture, gguf_tensor_names, latent_halves
+from sixfold.model.gguf_names import decoder_config, gguf_architecture, gguf_tensor_names, latent_halves, row_parts
 from sixfold.model.meta_model import completed
 from sixfold.model.source import Source
 from sixfold.name_lists import by_layer, some
@@ -262,14 +262,14 @@ def _recorded(source: Source, recipe: Recipe, matrix: ImportanceMatrix | None) -
     observed = [li for li in source.architecture.linears if li.layer is not None and li.role != "other"]
     weights = [linear.weight for linear in observed]
     names = gguf_tensor_names(config, weights).values()
-    entries = {part for name in names for part in latent_halves(config, name) or (name,)}
+    entries = {part for name in names for part in latent_halves(config, name) or row_parts(name) or (name,)}
     texts = ", ".join(text.name for text in recipe.calibration.texts)
     return Importance(IMATRIX_FILE, texts, len(entries), recipe.calibration.samples)
 
 
 def _shape(arch: str, config: Config) -> Shape:
     stated = as_stated(arch, config)
-    heads = stated["num_attention_heads"]
+    heads = stated.get("num_attention_heads") or 0
     experts = next((stated[k] for k in ("num_local_experts", "num_experts", "n_routed_experts") if stated.get(k)), 0)
     return Shape(arch, stated["num_hidden_layers"], heads, stated.get("num_key_value_heads") or heads, experts)
 

@@ -12,8 +12,9 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from exporters.formats.compressed_tensors import mixed_texts
-from exporters.mix.choose import Option, choose, smallest
+from exporters.mix.choose import Option
 from exporters.mix.choose import Options as Offered
+from exporters.mix.fit import fit
 from exporters.mix.folder_types import BASES, FP8, HIGHER, MAKERS, PLAIN, Group, Plain, as_recipe, kinds_of
 from exporters.mix.prepare import prepared
 from exporters.mix.prices import part_name, prices
@@ -22,13 +23,12 @@ from exporters.rounding.inputs import Inputs
 from exporters.selection import Selection, drafts, not_run_note, require_any, select, together
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.safetensors_layout import Draft, carried_texts, place
-from sixfold.errors import SixfoldError, UsageError
+from sixfold.errors import UsageError
 from sixfold.model.architecture import Linear, require_quantizable
 from sixfold.model.source import Source
 from sixfold.name_lists import by_pattern
 from sixfold.progress import Progress
 from sixfold.recipes.recipe import Recipe
-from sixfold.sizes import size
 from sixfold.statistics.damages import damages_of
 from sixfold.statistics.statistics import Statistics
 
@@ -86,23 +86,13 @@ class MixedExporter:
         decisions = _decisions(selection)
         known = self.offered(source, recipe, statistics) if statistics is not None else None
         options, ready = known or _supposed(source, recipe, decisions), known is not None
-        least = {name: min(each, key=lambda kind: each[kind].nbytes) for name, each in options.items()}
-        lowest = _laid(source, recipe, selection, decisions, least)
-        budget = _budget(source, recipe, _file_bytes(lowest))
-        around = _file_bytes(lowest) - smallest(options)
-        while True:  # headers grow with the names of scales
-            try:
-                chosen = choose(options, budget - around)
-            except ValueError:
-                raise SixfoldError(
-                    f"{recipe.name}: {source.checkpoint.name} takes {size(_file_bytes(lowest))} at least, and the"
-                    f" budget is {size(budget)}",
-                    "raise the budget, or keep less",
-                ) from None
+
+        def lay(chosen: Mapping[str, str]) -> tuple[ExportPlan, int]:
             plan = _laid(source, recipe, selection, decisions, chosen, ready=ready)
-            if (over := _file_bytes(plan) - budget) <= 0:
-                return plan
-            around += over
+            return plan, sum(file.nbytes for file in plan.files)
+
+        weights = sum(prod(tensor.shape) for tensor in source.checkpoint.tensors.values())
+        return fit(recipe, source.checkpoint.name, options, weights, lay, remedy="raise the budget, or keep less")
 
     def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:
         """Never called: no unit names a layer."""
@@ -206,7 +196,7 @@ def _laid(
     decisions: Mapping[str, _Decision],
     chosen: Mapping[str, str],
     *,
-    ready: bool = False,
+    ready: bool,
 ) -> ExportPlan:
     known = kinds_of(source, recipe)
     kinds = {linear.name: chosen[name] for name, decision in decisions.items() for linear in decision.linears}
@@ -224,24 +214,6 @@ def _laid(
         texts=carried_texts(source) | mixed_texts(source, presets, quantized),
         notes=(*_notes(kinds, recipe.scheme, ready=ready), *selection.notes, *not_run_note(source)),
     )
-
-
-def _file_bytes(plan: ExportPlan) -> int:
-    return sum(file.nbytes for file in plan.files)
-
-
-def _budget(source: Source, recipe: Recipe, lowest: int) -> int:
-    budget = recipe.budget
-    assert budget is not None  # checked
-    if budget.bytes is not None:
-        return budget.bytes
-    if budget.times is not None:
-        return int(lowest * budget.times)
-    if budget.bits is None:
-        raise UsageError(
-            f"{recipe.name}: what fits on a machine is not known here", "set budget.bytes, or use `sixfold export`"
-        )
-    return int(budget.bits * sum(prod(tensor.shape) for tensor in source.checkpoint.tensors.values()) / 8)
 
 
 def _notes(kinds: Mapping[str, str], base: str, *, ready: bool) -> list[str]:

@@ -106,7 +106,7 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
     "ministral": {"head_dim": 64},
     "nemotron": {"num_key_value_heads": 2},
     "nemotron_h": {
-        "layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"],
+        "layers_block_type": ["linear_attention", "moe", "full_attention", "moe"],
         "mamba_num_heads": 8,
         "mamba_head_dim": 64,
         "n_routed_experts": EXPERTS,

@@ -98,6 +98,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "num_experts": 4,
         "num_experts_per_token": 2,
         "moe_intermediate_size": 256,
+        "linear_head_dim": 64,
+        "linear_num_heads": 4,
         "pad_token_id": 0,
     },
     "nemotron_h": {

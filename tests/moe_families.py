@@ -37,6 +37,7 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"linear_num_(key|value)_heads", 2),
     (r"linear_(key_|value_)?head_dim", 16),
     (r"(mamba_)?num_heads|linear_num_heads", 4),
+    (r"mamba_d_state|ssm_state_size|(mamba_)?chunk_size", 16),
     (r"router_hidden_size", 16),
     (r"num_nextn_predict_layers", 0),
     (r"\w+_token_id", 1),

@@ -8,13 +8,15 @@ from pathlib import Path
 from sixfold.errors import SixfoldError
 from sixfold.model.source import Source
 from sixfold.progress import Progress
-from verification.divergence.divergence import SourceNotRunError
+from verification.divergence.source_run import SourceNotRunError
+from verification.divergence.walk import device
 from verification.finding import Finding, Severity
 from verification.gates import check_gates
-from verification.measure import measured
+from verification.measure import Measured, measured
+from verification.reading.held_source import HeldSource
 from verification.result import Verification, gated_by_recipe, gates_of
 from verification.structure.folder_structure import as_held
-from verification.verify import verify
+from verification.verify import opened, with_weights
 
 
 def judge(path: Path, source: Source | None, progress: Progress) -> Verification:
@@ -24,37 +26,39 @@ def judge(path: Path, source: Source | None, progress: Progress) -> Verification
 
 
 def judge_all(paths: Sequence[Path], source: Source | None, progress: Progress) -> list[Verification]:
-    """`judge` of several artifacts of one source. Those that are sound are run side by side."""
-    sources: dict[bool, Source] = {}
-    found = []
+    """`judge` of several artifacts of one source. Those whose structure is sound are compared and run side by side."""
+    shared: dict[bool, HeldSource] = {}
+    artifacts = []
     for path in paths:
-        held = as_held(path, source)
-        if held is not None:  # the source, or that with all experts of a layer in one tensor: made once
-            held = sources.setdefault(held is source, held)
-        found.append(verify(path, held, progress))
-    for held in sources.values():
-        sound = [n for n, verification in enumerate(found) if verification.source is held and verification.passed]
-        for n, judged in zip(sound, _with_divergence([found[n] for n in sound], held, progress), strict=True):
-            found[n] = judged
-    return found
-
-
-def _with_divergence(checked: Sequence[Verification], source: Source, progress: Progress) -> list[Verification]:
-    """checked: sound ones, of a source. With divergence, gates and smoke test, or with the reason why not."""
-    if not checked:
-        return []
+        of_path = as_held(path, source)
+        held = None
+        if of_path is not None:  # the source, or that with all experts of a layer in one tensor: made once
+            held = shared.setdefault(of_path is source, HeldSource(of_path, device()))
+        artifacts.append((opened(path, held), held))
+    ends: dict[int, Measured | SixfoldError] = {}
     started = time.monotonic()
-    found = []
-    for verification, end in zip(checked, measured(checked, source, progress), strict=True):
-        path = verification.path
-        if isinstance(end, SixfoldError):
-            found.append(replace(verification, findings=(_not_measured(path, end), *verification.findings)))
-            continue
-        failed = check_gates(end.divergence, gates_of(path))
-        findings = (*end.inputs, *failed, *end.smoke.findings, *verification.findings)
-        found.append(replace(verification, divergence=end.divergence, smoke=end.smoke, findings=findings))
-    seconds = (time.monotonic() - started) / len(checked)
-    return [replace(verification, seconds=verification.seconds + seconds) for verification in found]
+    for held in shared.values():
+        sound = [
+            n for n, (one, of) in enumerate(artifacts) if of is held and one.comparison and one.verification.passed
+        ]
+        if sound:
+            ends |= zip(sound, measured([artifacts[n][0] for n in sound], held, progress), strict=True)
+    seconds = (time.monotonic() - started) / max(1, len(ends))
+    return [_judged(with_weights(one, progress), ends.get(n), seconds) for n, (one, _) in enumerate(artifacts)]
+
+
+def _judged(found: Verification, end: Measured | SixfoldError | None, seconds: float) -> Verification:
+    """With divergence, gates and smoke test, or with the reason why not. found: with what weights have shown."""
+    if end is None:
+        return found
+    found = replace(found, seconds=found.seconds + seconds)
+    if not found.passed:
+        return found
+    if isinstance(end, SixfoldError):
+        return replace(found, findings=(_not_measured(found.path, end), *found.findings))
+    failed = check_gates(end.divergence, gates_of(found.path))
+    findings = (*end.inputs, *failed, *end.smoke.findings, *found.findings)
+    return replace(found, divergence=end.divergence, smoke=end.smoke, findings=findings)
 
 
 def _not_measured(path: Path, error: SixfoldError) -> Finding:

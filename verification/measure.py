@@ -16,8 +16,7 @@ from verification.divergence.divergence import (
     Divergence,
     Scored,
     SinceOriginal,
-    reference_of,
-    scored_together,
+    scored_with_source,
 )
 from verification.divergence.engine_answers import answers_of_engine
 from verification.divergence.engine_inputs import can_collapse, check_inputs, folder_rules, gguf_rules
@@ -25,11 +24,14 @@ from verification.divergence.plain_run import PlainRun, plain_run
 from verification.divergence.unpruned import Unpruned, unpruned_run
 from verification.divergence.walk import Run
 from verification.finding import Finding
+from verification.reading.held_source import HeldSource, SourceWeights
 from verification.reading.weights import CodedWeights, FolderWeights
-from verification.result import Verification, gated_by_recipe, gates_of
+from verification.result import gated_by_recipe, gates_of
 from verification.smoke.smoke_test import Smoke, smoke
 from verification.structure.folder_structure import open_subject
 from verification.structure.gguf.structure import open_gguf_subject
+from verification.verify import Opened
+from verification.weights.compared_weights import ComparedWeights
 
 CACHE = "verification-reference"
 """Folder beside the artifacts of a model that keeps the source's own run for the next variant."""
@@ -46,31 +48,35 @@ class Measured:
 
 @dataclass(frozen=True)
 class _Job:
-    """runs: of an artifact, by their names. exact: whether it holds the source's weights, bit for bit. plain: the run
-    that its gate refers to, None where there is none."""
+    """weights: to be run, compared as they are read. runs: of an artifact, by their names. plain: the run that its gate
+    refers to, None where there is none."""
 
-    path: Path
-    weights: CodedWeights
+    artifact: Opened
+    weights: ComparedWeights
     runs: Mapping[str, Run]
-    exact: bool
     plain: PlainRun | None
 
+    @property
+    def path(self) -> Path:
+        return self.artifact.verification.path
 
-def measured(checked: Sequence[Verification], source: Source, progress: Progress) -> list[Measured | SixfoldError]:
-    """Of each artifact that was found sound, or why nothing could be measured. checked: of one source and one
-    workspace, at least one."""
-    cache = cache_of(checked[0].path)
+
+def measured(artifacts: Sequence[Opened], held: HeldSource, progress: Progress) -> list[Measured | SixfoldError]:
+    """Of each artifact whose structure was found sound, or why nothing could be measured. artifacts: of one source and
+    one workspace, at least one. Their weights are compared by the way, as far as they are read."""
+    source = held.source
+    cache = cache_of(artifacts[0].verification.path)
     try:
         tokenizer = load_tokenizer(source.checkpoint.folder)
         windows = held_out(tokenizer)
-        reference = reference_of(source, windows, cache, progress)
-        jobs = [_job(verification, source, windows, cache) for verification in checked]
+        jobs = [_job(artifact, held, windows, cache) for artifact in artifacts]
         unpruned = unpruned_run(source, windows, cache, progress)
         runs = dict(_runs(job for job in jobs if not isinstance(job, SixfoldError)))
         before = None if unpruned is None else unpruned.run
-        scores = scored_together(source, list(runs.values()), windows, reference, progress, before)
+        own = SourceWeights(held)
+        scores = scored_with_source(source, own, list(runs.values()), windows, cache, progress, before)
     except SixfoldError as error:
-        return [error for _ in checked]
+        return [error for _ in artifacts]
     by_run = dict(zip(runs, scores, strict=True))
 
     def end(job: _Job | SixfoldError) -> Measured | SixfoldError:
@@ -84,30 +90,22 @@ def measured(checked: Sequence[Verification], source: Source, progress: Progress
     return [end(job) for job in jobs]
 
 
-def _job(verification: Verification, source: Source, windows: Windows, cache: Path) -> _Job | SixfoldError:
-    path, plain = verification.path, None
+def _job(artifact: Opened, held: HeldSource, windows: Windows, cache: Path) -> _Job | SixfoldError:
+    path, source, plain = artifact.verification.path, held.source, None
+    assert artifact.weights is not None
+    assert artifact.comparison is not None
     try:
-        weights, rules = runs_of(path, source)
-        exact = _is_exact(verification, weights, source)
+        _, rules = runs_of(path, source)
         if gates_of(path).get("max_kl_ratio") is not None:
             try:
-                plain = plain_run(source, weights, plain_rules(path, source), windows, cache)
+                plain = plain_run(held, artifact.weights, plain_rules(path, source), windows, cache)
             except SixfoldError:  # a format that cannot be rounded here
                 if gated_by_recipe(path):
                     raise
     except SixfoldError as error:
         return error
-    runs = {name: Run(None if exact else weights, rule) for name, rule in rules.items()}
-    return _Job(path, weights, runs, exact, plain)
-
-
-def _is_exact(verification: Verification, weights: CodedWeights, source: Source) -> bool:
-    """Whether the comparison of weights has found every tensor that is run to be the source's."""
-    errors = {error.name: error for error in verification.errors or ()}
-    names = source.checkpoint.tensors.keys() - set(source.architecture.not_run)
-    return names <= errors.keys() and not any(
-        errors[name].encoding or errors[name].relative or errors[name].rescaled or weights.slack(name) for name in names
-    )
+    weights = ComparedWeights(artifact.weights, held, artifact.comparison)
+    return _Job(artifact, weights, {name: Run(weights, rule) for name, rule in rules.items()}, plain)
 
 
 def _runs(jobs: Iterable[_Job]) -> Iterator[tuple[Any, Run]]:
@@ -116,8 +114,7 @@ def _runs(jobs: Iterable[_Job]) -> Iterator[tuple[Any, Run]]:
         for name, run in job.runs.items():
             yield (job.path, name), run
         if job.plain is not None and job.plain.known is None:
-            # What is in 16 bits, and stays the same, is as the source has it.
-            yield job.plain.kept, Run(None, job.plain.rules) if job.exact else job.plain.run
+            yield job.plain.kept, job.plain.run
 
 
 def _measured(
@@ -136,15 +133,17 @@ def _measured(
         with nullcontext() if gated_by_recipe(job.path) else suppress(SixfoldError):
             plain = job.plain.known or job.plain.keep(_or_raise(scores[job.plain.kept]).score)
     inputs: tuple[Finding, ...] = ()
-    if isinstance(job.weights, FolderWeights) and "engine" in found:
-        inputs = tuple(check_inputs(job.weights.subject, found["engine"].inputs))
+    weights, comparison = job.artifact.weights, job.artifact.comparison
+    if isinstance(weights, FolderWeights) and "engine" in found:
+        inputs = tuple(check_inputs(weights.subject, found["engine"].inputs))
     since = None
     if unpruned is not None:
         lost = {name: run.original for name, run in found.items() if run.original is not None}
         since = SinceOriginal(unpruned.of.name, unpruned.of.fingerprint, lost)
     own = {name: run.score for name, run in found.items()}
     gguf = None if job.path.is_dir() else job.path
-    smoked = smoke(source, None if job.exact else job.weights, tokenizer, cache_of(job.path), progress, gguf)
+    exact = comparison is not None and all(map(comparison.is_exact, comparison.layers))
+    smoked = smoke(source, None if exact else weights, tokenizer, cache_of(job.path), progress, gguf)
     engine = None if gguf is None else answers_of_engine(gguf, windows.ids, found["engine"].losses)
     if engine is not None:
         inputs += tuple(engine.findings)

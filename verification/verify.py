@@ -1,8 +1,12 @@
 """Whether an artifact is sound and holds the weights of its source: everything that needs no forward pass."""
 
 import time
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+
+import torch
 
 from sixfold.checkpoint.location import check_artifact
 from sixfold.errors import SixfoldError
@@ -11,6 +15,7 @@ from sixfold.progress import Progress
 from sixfold.runner.freed_memory import kept_heap
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.folder import weights_gone
+from verification.reading.held_source import HeldSource
 from verification.reading.weights import CodedWeights, FolderWeights
 from verification.result import Verification, manifest_of
 from verification.structure.folder_structure import as_held, check_structure, open_subject
@@ -18,8 +23,20 @@ from verification.structure.gguf.structure import check_gguf_structure, open_ggu
 from verification.structure.tensor_parallel import misfits
 from verification.weights.compensated_codes import Targets, targets_of
 from verification.weights.recorded_scales import RecordedScales, check_recorded_inputs, record_beside
-from verification.weights.weight_check import TensorError, check_weights
+from verification.weights.weight_check import Comparison, TensorError
 from verification.weights.weight_numbers import check_numbers
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An artifact whose structure was checked. verification: of that alone. weights: None where there is nothing to
+    read. comparison: of these with the source's; None without one."""
+
+    verification: Verification
+    weights: CodedWeights | None = None
+    comparison: Comparison | None = None
 
 
 def verify(path: Path, source: Source | None, progress: Progress) -> Verification:
@@ -27,73 +44,91 @@ def verify(path: Path, source: Source | None, progress: Progress) -> Verificatio
 
     Raises SixfoldError only where there is nothing to check; whatever is wrong with an artifact is a Finding.
     """
+    source = as_held(path, source)
+    return with_weights(opened(path, None if source is None else HeldSource(source, _CPU)), progress)
+
+
+def opened(path: Path, held: HeldSource | None) -> Opened:
+    """Raises as `verify` does."""
+    source = None if held is None else held.source
     gone = weights_gone(path) if path.is_dir() or not path.exists() else None
     if gone is not None:
-        return Verification(path, "folder" if path.is_dir() else "gguf", {}, source, (gone,), None, None, 0.0)
-    if path.is_dir():
-        return _verify_folder(path, source, progress)
-    check_artifact(path)
-    return _verify_gguf(path, source, progress)
+        kind = "folder" if path.is_dir() else "gguf"
+        return Opened(Verification(path, kind, {}, source, (gone,), None, None, 0.0))
+    if not path.is_dir():
+        check_artifact(path)
+    return _folder(path, held) if path.is_dir() else _gguf(path, held)
 
 
-def _verify_folder(path: Path, source: Source | None, progress: Progress) -> Verification:
+def with_weights(artifact: Opened, progress: Progress) -> Verification:
+    """With what its weights show: all that was not compared yet is compared now."""
+    verification, weights = artifact.verification, artifact.weights
+    if weights is None:
+        return verification
     started = time.monotonic()
-    source = as_held(path, source)
-    subject = open_subject(path, source)
+    errors: tuple[TensorError, ...] | None = None
+    if artifact.comparison is None:
+        total = sum(prod(weights.shape(name)) for name in weights.names())
+        with kept_heap(), progress("reading weights", total, "weights") as advance:
+            more = tuple(check_numbers(weights, advance))
+    else:
+        total = artifact.comparison.left
+        with (
+            kept_heap(),
+            progress("comparing weights", total, "weights") if total else nullcontext(_nothing) as advance,
+        ):
+            report = artifact.comparison.report(advance)
+        errors, more = report.errors, report.findings
+    findings = _distinct(verification.findings, more)
+    seconds = verification.seconds + time.monotonic() - started
+    return replace(verification, findings=findings, errors=errors, seconds=seconds)
+
+
+def _folder(path: Path, held: HeldSource | None) -> Opened:
+    started = time.monotonic()
+    subject = open_subject(path, None if held is None else held.source)
     record = record_beside(path, manifest_of(path) or {})
     findings = check_structure(subject)
     findings += check_recorded_inputs(record, subject) if record is not None else ()
-    errors, more = _check_weights(path, FolderWeights(subject), source, progress)
     files = {name: subject.folder.files[name] for name in subject.folder.weight_files}
     split = misfits(subject)
-    return Verification(
-        path, "folder", files, source, _distinct(findings, more), errors, split, time.monotonic() - started
-    )
+    seconds = time.monotonic() - started
+    found = Verification(path, "folder", files, subject.source, _distinct(findings), None, split, seconds)
+    weights = FolderWeights(subject)
+    return Opened(found, weights, None if held is None else _comparison(path, weights, held))
 
 
-def _verify_gguf(path: Path, source: Source | None, progress: Progress) -> Verification:
+def _gguf(path: Path, held: HeldSource | None) -> Opened:
     started = time.monotonic()
+    source = None if held is None else held.source
     try:
         subject = open_gguf_subject(path, source)
     except SixfoldError as error:
         what = error.what
         finding = Finding("files.header", path.name, what, "llama.cpp refuses the file", error.remedy or EXPORT_AGAIN)
         files = {path.name: path.stat().st_size}
-        return Verification(path, "gguf", files, source, (finding,), None, None, time.monotonic() - started)
-    findings = check_gguf_structure(subject)
-    errors, more = _check_weights(path, subject.weights, source, progress)
-    return Verification(
-        path,
-        "gguf",
-        subject.file.sizes,
-        source,
-        _distinct(findings, more),
-        errors,
-        None,
-        time.monotonic() - started,
-    )
+        return Opened(Verification(path, "gguf", files, source, (finding,), None, None, time.monotonic() - started))
+    findings = _distinct(check_gguf_structure(subject))
+    seconds = time.monotonic() - started
+    found = Verification(path, "gguf", subject.file.sizes, source, findings, None, None, seconds)
+    return Opened(found, subject.weights, None if held is None else _comparison(path, subject.weights, held))
 
 
-def _check_weights(
-    path: Path, weights: CodedWeights, source: Source | None, progress: Progress
-) -> tuple[tuple[TensorError, ...] | None, tuple[Finding, ...]]:
-    if source is None:
-        total = sum(prod(weights.shape(name)) for name in weights.names())
-        with kept_heap(), progress("reading weights", total, "weights") as advance:
-            return None, tuple(check_numbers(weights, advance))
-    total = sum(prod(tensor.shape) for tensor in source.checkpoint.tensors.values())
-    with kept_heap(), progress("comparing weights", total, "weights") as advance:
-        smooths = _moved(path, source) or _smooths(path)
-        report = check_weights(weights, source, advance, _compensated(path), smooths)
-    return report.errors, report.findings
+def _comparison(path: Path, weights: CodedWeights, held: HeldSource) -> Comparison:
+    smooths = _moved(path, held.source) or _smooths(path)
+    return Comparison(weights, held, _compensated(path, held.device), smooths)
 
 
-def _compensated(path: Path) -> Targets | None:
+def _nothing(amount: int) -> None:
+    pass
+
+
+def _compensated(path: Path, device: torch.device) -> Targets | None:
     """None of an artifact whose manifest says nothing of errors compensated, as no other tool's does."""
     manifest = manifest_of(path) or {}
     recipe = manifest.get("recipe")
     known = isinstance(recipe, dict) and recipe.get("rounding") == "compensated" and "scheme" in recipe
-    return targets_of(path, manifest) if known else None
+    return targets_of(path, manifest, device) if known else None
 
 
 def _smooths(path: Path) -> bool:

@@ -8,6 +8,7 @@ with the others only what it finds in that folder.
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ class Stages:
         finally:
             for found, took in ((self.seconds, time.monotonic() - begun), (self.cpu, time.process_time() - spent)):
                 found[description] = found.get(description, 0.0) + took
+            print(f"{description}: {self.seconds[description]:.1f} s", file=sys.stderr, flush=True)
 
 
 def main() -> None:

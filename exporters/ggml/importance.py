@@ -40,7 +40,8 @@ def layer_importance(linears: Mapping[str, Sequence[Linear]], statistics: Statis
             site, _ = statistics.place_of(linear.name)
             if site not in rows:
                 rows[site], unreached[site] = _mean_square(statistics, site, layer)
-        places = [statistics.site_of[linear.name] for linear in parts]
+        first = {linear.expert: linear for linear in reversed(parts)}  # gate and up read the same
+        places = [statistics.site_of[first[expert].name] for expert in sorted(first, key=lambda index: index or 0)]
         each = [rows[site] if expert is None else rows[site][expert] for site, expert in places]
         decided[gguf_name] = each[0].clone() if parts[0].expert is None else torch.stack(each)
     notes = [

@@ -3,13 +3,14 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from exporters.ggml.architectures.entry import Entry
 from exporters.ggml.architectures.rotary import Config, rope_frequency_factors
 from exporters.ggml.header.hyperparameters import ENTRIES
 from sixfold.checkpoint.checkpoint import SourceTensor
 from sixfold.errors import SixfoldError
-from sixfold.model.gguf_names import gguf_architecture, gguf_tensor_names, latent_halves
+from sixfold.model.gguf_names import gguf_architecture, gguf_tensor_names, latent_halves, row_parts
 
 ROPE_FREQS = "rope_freqs.weight"
 _ROTATED = re.compile(r"\.[qk]_proj\.(weight|bias)$")
@@ -31,6 +32,7 @@ class Tensor:
         "squeeze"   [C, 1, K] becomes [C, K]
         "tile:S:K:P:D"   rows from S on, D of each of P values of each of K keys: key by key for each value
         "columns:K:P:D"  the same of all columns
+        "rows:G:A-B:..." of every G rows those from A to B, then those of the next range
         "values:..." no input: float32 values in hexadecimal, comma-separated
     row_unit: inputs may be cut between multiples of so many rows.
     """
@@ -68,6 +70,8 @@ def gguf_tensors(config: Config, tensors: Mapping[str, SourceTensor]) -> list[Te
             )
         elif halves := latent_halves(config, gguf_name):
             found += _split_kv(halves, parts[0], config)
+        elif both := row_parts(gguf_name):
+            found += _in_parts(both, parts[0], config)
         elif entry.paired_rope and _ROTATED.search(parts[0].name):
             found.append(_paired(gguf_name, parts[0], config))
         else:
@@ -79,15 +83,47 @@ def gguf_tensors(config: Config, tensors: Mapping[str, SourceTensor]) -> list[Te
     return found
 
 
+def _in_parts(names: Sequence[str], part: SourceTensor, config: Config) -> list[Tensor]:
+    """The rows of one matrix as two: halves, or of a delta net, whose heads have their queries, keys, values and gates
+    side by side on disk, the gates behind the rest."""
+    rows, columns = part.shape
+    if names[0].endswith(".attn_qkv.weight"):
+        key, keys = config["linear_key_head_dim"], config["linear_num_key_heads"]
+        ends = (0, key, 2 * key, (rows // keys + 2 * key) // 2, rows // keys)
+        cuts = [ends[:4], ends[3:]]
+    else:
+        cuts = [(0, rows // 2), (rows // 2, rows)]
+    every = cuts[-1][-1]
+    return [
+        Tensor(
+            name,
+            ((cut[-1] - cut[0]) * (rows // every), columns),
+            (part.name,),
+            ":".join(["rows", str(every), *(f"{start}-{stop}" for start, stop in pairwise(cut))]),
+            rows,
+        )
+        for name, cut in zip(names, cuts, strict=True)
+    ]
+
+
 def _one(gguf_name: str, part: SourceTensor, entry: Entry, config: Config) -> Tensor:
     if entry.one_plus and re.search(entry.one_plus, gguf_name):
         return Tensor(gguf_name, part.shape, (part.name,), "plus_one")
     convolution = len(part.shape) == 3 and part.shape[1] == 1
-    steps: tuple[str, ...] = ("squeeze",) if convolution else ()
+    steps: tuple[str, ...] = ("squeeze",) if convolution else ("minus_exp",) if part.name.endswith(".A_log") else ()
     steps += _delta_net(gguf_name.split(".", 2)[-1], config) if entry.delta_net else ()
-    shape = (part.shape[0], part.shape[-1]) if convolution else part.shape
+    shape = (part.shape[0], part.shape[-1]) if convolution else _mamba_shape(gguf_name, part.shape, entry, config)
     tiled = any(step.startswith("tile") for step in steps)
     return Tensor(gguf_name, shape, (part.name,), "+".join(steps), part.shape[0] if tiled else 1)
+
+
+def _mamba_shape(gguf_name: str, shape: tuple[int, ...], entry: Entry, config: Config) -> tuple[int, ...]:
+    if entry.mamba_groups and gguf_name.endswith((".ssm_a", ".ssm_d")):
+        return (*shape, 1)
+    if entry.mamba_groups and gguf_name.endswith(".ssm_norm.weight"):
+        groups = next(config[name] for name in entry.mamba_groups if config.get(name))
+        return groups, shape[0] // groups
+    return shape
 
 
 def _delta_net(part: str, config: Config) -> tuple[str, ...]:
@@ -107,25 +143,30 @@ def _delta_net(part: str, config: Config) -> tuple[str, ...]:
         "ssm_conv1d.weight": f"tile:{before}:{keys}:{each}:{value}",
         "ssm_out.weight": f"columns:{keys}:{each}:{value}",
     }
-    own = ("minus_exp",) if part == "ssm_a" else ()
-    return (*own, heads[part]) if several and part in heads else own
+    return (heads[part],) if several and part in heads else ()
 
 
 def _stack(gguf_name: str, parts: Sequence[SourceTensor]) -> Tensor:
-    by_expert = {expert_of(part.name): part for part in parts}
-    missing = sorted(set(range(len(parts))) - by_expert.keys())
+    """The experts' matrices in one, each whole; of a file that holds gate and up as one, up behind gate."""
+    by_expert: dict[int, list[SourceTensor]] = {}
+    for part in sorted(parts, key=lambda part: part.name):
+        by_expert.setdefault(expert_of(part.name) or 0, []).append(part)
+    missing = sorted(set(range(len(by_expert))) - by_expert.keys())
     if missing:
         raise SixfoldError(
-            f"{gguf_name} has {len(parts)} experts, but none with index {missing[0]}", "number the experts from 0 on"
+            f"{gguf_name} has {len(by_expert)} experts, but none with index {missing[0]}",
+            "number the experts from 0 on",
         )
-    ordered = [by_expert[expert] for expert in range(len(parts))]
+    ordered = [part for expert in range(len(by_expert)) for part in by_expert[expert]]
     odd = next((part for part in ordered if part.shape != ordered[0].shape), None)
     if odd is not None:
         raise SixfoldError(
             f"{odd.name} has shape {list(odd.shape)}, other experts {list(ordered[0].shape)}",
             "GGUF stacks experts of one size; leave the gguf recipes out for this model",
         )
-    return Tensor(gguf_name, (len(parts), *ordered[0].shape), tuple(part.name for part in ordered))
+    rows = ordered[0].shape[0] * len(by_expert[0])
+    shape = (len(by_expert), rows, *ordered[0].shape[1:])
+    return Tensor(gguf_name, shape, tuple(part.name for part in ordered))
 
 
 def _paired(gguf_name: str, part: SourceTensor, config: Config) -> Tensor:

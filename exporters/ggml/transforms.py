@@ -24,6 +24,10 @@ def _step(rows: torch.Tensor, transform: str) -> torch.Tensor:
         start, keys, each, size = map(int, sizes)
         tail = rows[start:].view(keys, each, size, *rows.shape[1:])
         return torch.cat([rows[:start], tail.transpose(0, 1).reshape(rows[start:].shape)])
+    if kind == "rows":
+        groups = rows.view(-1, int(sizes[0]), *rows.shape[1:])
+        ranges = [range(*map(int, cut.split("-"))) for cut in sizes[1:]]
+        return torch.cat([groups[:, cut.start : cut.stop].flatten(0, 1) for cut in ranges])
     if kind == "columns":
         return tiled_columns(rows, transform)
     if kind == "squeeze":

@@ -51,7 +51,7 @@ _SMALLER_BLOCK = {
 
 _NEEDS_IMPORTANCE = {Type.IQ2_S, Type.IQ3_XXS}
 _LAYER = re.compile(r"blk\.(\d+)\.")
-_NEVER = ("_norm.weight", "ffn_gate_inp.weight", "ssm_conv1d.weight", "shortconv.conv.weight")
+_NEVER = ("_norm.weight", "ffn_gate_inp.weight", "ssm_conv1d.weight", "shortconv.conv.weight", "indexer.proj.weight")
 _UNFUSED_V = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")
 
 
@@ -176,7 +176,10 @@ def file_order(names: Collection[str]) -> list[str]:
 
 
 def stays_float32(name: str, shape: tuple[int, ...]) -> bool:
-    """Norms, biases, routers, and whatever else is a vector: in every preset, F16 and BF16 as well."""
+    """Norms, biases, routers, and whatever else is a vector: in every preset, F16 and BF16 as well.
+
+    So is what chooses tokens (indexer.proj), which llama.cpp's converter holds in float32 and llama-quantize rounds.
+    """
     vector = sum(1 for size in shape if size > 1) < 2 or len(shape) < 2
     return vector or not name.endswith(".weight") or name.endswith(_NEVER)
 

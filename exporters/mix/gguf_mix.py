@@ -10,14 +10,14 @@ from exporters.ggml.header.metadata import padded
 from exporters.ggml.kernels import row_bytes
 from exporters.ggml.tensors import Tensor
 from exporters.ggml.type_mix import Choice, file_order, stays_float32
-from exporters.mix.choose import Option, Options, choose, smallest
+from exporters.mix.choose import Option, Options
 from exporters.mix.estimate import Rounding
+from exporters.mix.fit import fit
 from exporters.mix.ggml_types import ALLOWED, SMALL_BLOCKS, TYPES, bits, fitting, roundings
 from exporters.mix.prices import part_name, prices
-from sixfold.errors import SixfoldError, UsageError
+from sixfold.errors import UsageError
 from sixfold.model.source import Source
 from sixfold.recipes.recipe import Recipe
-from sixfold.sizes import size
 from sixfold.statistics.damages import damages_of
 from sixfold.statistics.statistics import Statistics
 
@@ -86,36 +86,14 @@ def mixed_types(
     def choices(picked: Mapping[str, str]) -> dict[str, Choice]:
         return {name: Choice(plain[name] if name in plain else Type[picked[name]]) for name in file_order(tensors)}
 
-    least = {name: min(each, key=lambda kind: each[kind].nbytes) for name, each in options.items()}
-    lowest = laid(choices(least))
-    budget = budget_bytes(recipe, tensors, lowest)
-    around = lowest - smallest(options)  # headers, and tensors that are not chosen
-    while True:
-        try:
-            found = choices(choose(options, budget - around))
-        except ValueError:
-            raise SixfoldError(
-                f"{recipe.name}: {source.checkpoint.name} takes {size(lowest)} at least in the"
-                f" types that a mix may have, and the budget is {size(budget)}",
-                "raise the budget, add smaller types to budget.types, or prune more experts",
-            ) from None
-        if (over := laid(found) - budget) <= 0:  # more than expected where files are split
-            return found, tuple(_notes(found, tensors, ready=ready))
-        around += over
+    def lay(picked: Mapping[str, str]) -> tuple[dict[str, Choice], int]:
+        found = choices(picked)
+        return found, laid(found)
 
-
-def budget_bytes(recipe: Recipe, tensors: Mapping[str, Tensor], lowest: int) -> int:
-    """Of all files together. lowest: of the smallest mix."""
-    budget = recipe.budget
-    if budget is not None and budget.bytes is not None:
-        return budget.bytes
-    if budget is not None and budget.times is not None:
-        return int(lowest * budget.times)
-    if budget is None or budget.bits is None:
-        raise UsageError(
-            f"{recipe.name}: what fits on a machine is not known here", "set budget.bytes, or use `sixfold export`"
-        )
-    return int(budget.bits * sum(prod(tensor.shape) for tensor in tensors.values()) / 8)
+    weights = sum(prod(tensor.shape) for tensor in tensors.values())
+    remedy = "raise the budget, add smaller types to budget.types, or prune more experts"
+    found = fit(recipe, source.checkpoint.name, options, weights, lay, remedy=remedy)
+    return found, tuple(_notes(found, tensors, ready=ready))
 
 
 def _parts(source: Source) -> dict[str, str]:

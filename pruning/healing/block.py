@@ -10,6 +10,10 @@ from sixfold.runner.experts import experts_run_by, inner_products, outer_product
 from sixfold.runner.hidden_states import HiddenStates
 from sixfold.runner.layer_runner import LayerRunner
 
+_ADDED = 0.02
+"""By how much the share of the experts' output that reaches the layer's may be off from one: rounding in BF16, where
+what it is added to is far larger."""
+
 Take = Callable[[slice, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
 """Gets, of the tokens in the slice: inputs [N, hidden], index and gates [N, top-k], outputs [N, hidden]."""
 
@@ -49,6 +53,29 @@ def run_layer(
             if keep:
                 moving.write(number, given)
             advance(batches[number].numel())
+
+
+def adds_up(runner: LayerRunner, layer: int, batch: torch.Tensor, hidden: torch.Tensor) -> bool:
+    """Whether what the experts give is added to what the layer gives as it is: neither scaled nor normed before.
+
+    Weights are in place. Runs one batch with its experts and without; hidden: what the layer reads, from any device.
+    """
+    gave: list[torch.Tensor] = []
+
+    def watched(module: Any, rows: torch.Tensor, index: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
+        gave.append(routed_outputs(module, rows, index, gates))
+        return gave[-1]
+
+    def silent(module: Any, rows: torch.Tensor, index: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(rows)
+
+    runs = []
+    for experts in (watched, silent):
+        with experts_run_by(runner.model, experts):
+            runs.append(runner.run(layer, batch, hidden.to(runner.device)).double().flatten(0, -2))
+    out, difference = torch.cat(gave).double(), runs[0] - runs[1]
+    share = float((difference * out).sum() / out.square().sum().clamp(min=torch.finfo(torch.float64).tiny))
+    return abs(share - 1) < _ADDED
 
 
 def routed_outputs(module: Any, hidden: torch.Tensor, index: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:

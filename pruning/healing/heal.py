@@ -1,7 +1,9 @@
 """One walk over the layers: the original and the pruned model side by side, each from its own hidden states.
 
-Of every layer the original's block says what its experts gave, and the pruned one's what its experts read now, behind
-all layers healed so far; then the kept experts are refitted (refit.py), and the healed layer runs again for the next.
+Of every layer the original says what it gives, and the pruned one, behind all layers healed so far, what its experts
+read and what is missing from its output; then the kept experts are refitted (refit.py), and the healed layer runs again
+for the next. What is missing includes what earlier layers could not give back: what the experts read tells a part of
+it. Where a layer scales or norms what its experts give before it is added, it is what is missing from their own output.
 What is finished stays in a work folder: healed weights, both models' hidden states, and `progress.json`, written last.
 A killed walk resumes after its last finished layer and ends in the same bytes on the same machine.
 """
@@ -14,7 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from pruning.healing.block import Watch, run_layer
+from pruning.healing.block import Watch, adds_up, run_layer
 from pruning.healing.healed_weights import layer_file
 from pruning.healing.kinds import by_token, kinds_of, segment_means
 from pruning.healing.refit import Fit, Seen, refit
@@ -32,7 +34,7 @@ _SHARE = 0.3
 """Of a GPU's free memory that one record of all tokens may take."""
 _TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
-VERSION = 1
+VERSION = 2
 """Of the method: another one makes other weights of the same texts."""
 
 
@@ -169,7 +171,12 @@ class _Walk:
         before, after = self._runners
         record = _Record(self._tokens, self._work, after.device)
         self._watched(before, layer, Watch(record.gave), self._hidden[0], keep=True)
-        module = self._watched(after, layer, Watch(record.reads), self._hidden[1], keep=False)
+        module = self._watched(after, layer, Watch(record.reads), self._hidden[1], keep=True)
+        if adds_up(before, layer, self._batches[0], self._hidden[0].read(0)):
+            start = 0
+            for number, batch in enumerate(self._batches):
+                place = slice(start, start := start + batch.numel())
+                record.lacks(place, *(hidden.written(number).flatten(0, -2) for hidden in self._hidden))
         names = _stored(after, layer, module)
         fit = refit(module, record.seen(self._kinds.to(after.device)), names.dtype)
         given = record.given or 1.0
@@ -222,6 +229,11 @@ class _Record:
         self._missing[place] -= out.to(self._missing.device, torch.float32)
         self._index.append(index.clone())
         self._gates.append(gates.float())
+
+    def lacks(self, place: slice, original: torch.Tensor, pruned: torch.Tensor) -> None:
+        """What is missing from all that the layer gives, in place of what is missing from what its experts give."""
+        rows = self._missing[place]
+        rows.copy_(original.to(rows.device, torch.float32) - pruned.to(rows.device, torch.float32))
 
     def seen(self, kinds: torch.Tensor) -> Seen:
         return Seen(self._inputs, torch.cat(self._index), torch.cat(self._gates), self._missing, kinds)

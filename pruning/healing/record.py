@@ -8,7 +8,8 @@ layers    of each layer with experts:
     layer
     damping    that was chosen, null where the layer stayed as it was
     held_back  squared error on the kinds of text that a fit had not seen, relative to what it was without the fit
-    before     norm of what the pruned block's output misses, relative to the original block's output
+    before     norm of what the pruned layer's output misses, of earlier layers too, relative to what the original's
+               experts gave
     after      the same with the refitted weights
 """
 

@@ -1,6 +1,6 @@
 """The kept experts' down projections of one layer, refitted so that the block gives again what it gave before.
 
-    r = y - sum_e g_e W_e a_e     what is missing: y the original block's output for a token, a_e what expert e's down
+    r = y - sum_e g_e W_e a_e     what is missing: y what the experts are to give for a token, a_e what expert e's down
                                   projection reads in the pruned model, g_e its gate there
     D_e = (sum r g_e a_e^T) (M_e + d m_e I)^-1      M_e = sum g_e^2 a_e a_e^T, m_e: mean of its diagonal
     W_e += D_e,  r -= g_e D_e a_e

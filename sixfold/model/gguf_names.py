@@ -17,8 +17,11 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "afmoe": "afmoe",
     "arcee": "arcee",
     "cohere": "command-r",
+    "cohere2": "cohere2",
+    "cohere2_moe": "cohere2moe",
     "deepseek_v2": "deepseek2",
     "deepseek_v3": "deepseek2",
+    "deepseek_v32": "deepseek32",
     "dots1": "dots1",
     "ernie4_5": "ernie4_5",
     "ernie4_5_moe": "ernie4_5-moe",
@@ -31,22 +34,38 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "glm4": "glm4",
     "glm4_moe": "glm4moe",
     "glm4_moe_lite": "deepseek2",
+    "glm4v_moe": "glm4moe",
+    "glm_moe_dsa": "glm-dsa",
     "gpt_oss": "gpt-oss",
     "granite": "granite",
+    "granite_swa": "granite_swa",
     "granitemoe": "granitemoe",
+    "granitemoe_swa": "granite_swa",
+    "granitemoehybrid": "granitehybrid",
+    "granitemoeshared": "granitemoe",
     "hunyuan_v1_dense": "hunyuan-dense",
+    "hunyuan_v1_moe": "hunyuan-moe",
+    "hy_v3": "hy_v3",
+    "jais2": "jais2",
+    "laguna": "laguna",
     "lfm2": "lfm2",
+    "lfm2_moe": "lfm2moe",
     "llama": "llama",
     "llama4": "llama4",
     "llama4_text": "llama4",
+    "mellum": "mellum",
     "minimax_m2": "minimax-m2",
     "ministral3": "mistral3",
     "mistral": "llama",
     "mistral3": "mistral3",
+    "mistral4": "mistral4",
     "mixtral": "llama",
+    "nemotron_h": "nemotron_h_moe",
+    "olmo": "olmo",
     "olmo2": "olmo2",
     "olmo3": "olmo2",
     "olmoe": "olmoe",
+    "phi": "phi2",
     "phi3": "phi3",
     "qwen2": "qwen2",
     "qwen2_5_vl": "qwen2vl",
@@ -58,16 +77,23 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "qwen3_5_moe_text": "qwen35moe",
     "qwen3_5_text": "qwen35",
     "qwen3_moe": "qwen3moe",
+    "qwen3_next": "qwen3next",
     "qwen3_vl": "qwen3vl",
     "qwen3_vl_moe": "qwen3vlmoe",
     "seed_oss": "seed_oss",
     "smollm3": "smollm3",
+    "solar_open": "glm4moe",
+    "stablelm": "stablelm",
     "starcoder2": "starcoder2",
+    "youtu": "deepseek2",
 }
 """transformers' model_type -> llama.cpp's general.architecture; of a checkpoint that sees or hears, its decoder's."""
 
+NOT_CAUSAL = ("paligemma", "shieldgemma2")
+"""Models around a decoder that do not run it as it runs alone: their prompts see themselves whole."""
+
 _RENAMED: tuple[tuple[str, str], ...] = (
-    (r"^(model\.language_model|language_model\.model)\.", "model."),
+    (r"^(model\.language_model|language_model\.model|model\.text_model)\.", "model."),
     (r"^language_model\.lm_head\.", "lm_head."),
     (r"\.e_score_correction_bias$", ".e_score_correction.bias"),
     (r"\.expert_bias$", ".expert_bias.bias"),
@@ -78,10 +104,53 @@ _RENAMED: tuple[tuple[str, str], ...] = (
 )
 """What gguf-py's table calls otherwise than checkpoints do."""
 
-_DECODER = re.compile(r"(model\.)?language_model\.|model\.(layers|embed_tokens|norm)\.|lm_head\.")
+_FUSED_EXPERTS = {
+    "experts.gate_proj.weight": "ffn_gate_up_exps.weight",
+    "experts.up_proj.weight": "ffn_gate_up_exps.weight",
+}
+_OWN_NAMES: Mapping[str, Mapping[str, str]] = {
+    "granite_swa": {
+        **{f"block_sparse_moe.{name}": held for name, held in _FUSED_EXPERTS.items()},
+        "block_sparse_moe.experts.down_proj.weight": "ffn_down_exps.weight",
+        "block_sparse_moe.router.weight": "ffn_gate_inp.weight",
+        "shared_mlp.input_linear.weight": "ffn_up_shexp.weight",
+        "shared_mlp.output_linear.weight": "ffn_down_shexp.weight",
+    },
+    "granitemoe": {"shared_mlp.input_linear.weight": "ffn_gate_shexp+ffn_up_shexp.weight"},
+    "granitehybrid": {
+        "shared_mlp.input_linear.weight": "ffn_gate_shexp+ffn_up_shexp.weight",
+        "shared_mlp.output_linear.weight": "ffn_down_shexp.weight",
+    },
+    "hy_v3": {"mlp.expert_bias": "exp_probs_b"},
+    "laguna": {
+        "self_attn.g_proj.weight": "attn_gate.weight",
+        "mlp.experts.e_score_correction_bias": "exp_probs_b.bias",
+    },
+    "lfm2moe": {
+        f"feed_forward.experts.w{number}.weight": f"ffn_{part}_exps.weight"
+        for number, part in ((1, "gate"), (2, "down"), (3, "up"))
+    },
+    "mistral4": {f"mlp.{name}": held for name, held in _FUSED_EXPERTS.items()},
+    "nemotron_h_moe": {f"mixer.experts.{part}_proj.weight": f"ffn_{part}_exps.weight" for part in ("up", "down")},
+    "qwen3next": {"linear_attn.in_proj_qkvz.weight": "attn_qkv+attn_gate.weight"},
+}
+"""Architecture -> what comes behind "layers.N." (experts without their number) -> behind "blk.N."; "a+b" where the file
+holds the rows of one tensor in two. What gguf-py's table lacks, or calls otherwise than llama.cpp's converter."""
+
+_NAMED_AS: Mapping[str, str] = {
+    "cohere2moe": "exaone-moe",
+    "deepseek32": "glm-dsa",
+    "granite_swa": "mimo2",
+    "hy_v3": "exaone-moe",
+    "laguna": "exaone-moe",
+    "mellum": "qwen3moe",
+}
+"""Architectures that gguf-py 0.19 does not have -> those whose names theirs are."""
+
+_DECODER = re.compile(r"(model\.)?(language|text)_model\.|model\.(layers|embed_tokens|norm)\.|lm_head\.")
 """How the tensors of a language model begin where towers for pictures and sound lie beside it."""
 
-SPLIT_LATENTS = ("deepseek2",)
+SPLIT_LATENTS = ("deepseek2", "deepseek32", "glm-dsa", "mistral4")
 """Architectures that hold kv_b_proj as attn_k_b (transposed) and attn_v_b (see sixfold.model.latent_attention)."""
 
 DELTA_NETS = ("qwen35", "qwen35moe")
@@ -90,27 +159,62 @@ DELTA_NETS = ("qwen35", "qwen35moe")
 LATENT_HALVES: Mapping[str, str] = {"attn_k_b": "query", "attn_v_b": "attended"}
 """What each half reads, as sixfold.model.latent_attention calls it."""
 
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.(.*)")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 _NEVER_STORED = (".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias")
 """Buffers that some checkpoints carry and that llama.cpp computes itself."""
 
 
+def known_type(config: Mapping[str, Any]) -> str | None:
+    """The model type of GGUF_ARCHITECTURES that config.json is of: of a model that sees or hears and is not listed, its
+    decoder's, which computes what it does alone. None where neither is listed."""
+    stated = str(config.get("model_type"))
+    decoder = str((config.get("text_config") or {}).get("model_type")) if stated not in NOT_CAUSAL else ""
+    return next((kind for kind in (stated, decoder) if kind in GGUF_ARCHITECTURES), None)
+
+
 def gguf_architecture(config: Mapping[str, Any]) -> str:
     """llama.cpp's name of the architecture of a config.json. Raises SixfoldError where it is not supported."""
-    model_type = str(config.get("model_type"))
-    if model_type not in GGUF_ARCHITECTURES:
+    kind = known_type(config)
+    if kind is None:
         raise SixfoldError(
-            f"no GGUF layout is known for model_type {model_type}",
+            f"no GGUF layout is known for model_type {config.get('model_type')}",
             f"GGUF is supported for {', '.join(sorted(GGUF_ARCHITECTURES))}; leave the gguf recipes out for this model",
         )
-    return GGUF_ARCHITECTURES[model_type]
+    own = {"granitemoehybrid": _granite_hybrid, "nemotron_h": _nemotron_h}.get(kind)
+    return GGUF_ARCHITECTURES[kind] if own is None else own(config)
+
+
+def _nemotron_h(config: Mapping[str, Any]) -> str:
+    letters = {"-": "mlp", "E": "moe"}
+    pattern = [letters.get(letter, letter) for letter in config.get("hybrid_override_pattern") or ""]
+    kinds = set(config.get("layers_block_type") or pattern)
+    if {"mlp", "moe"} <= kinds:
+        raise SixfoldError(
+            "some layers of this nemotron_h have experts and others one feed-forward, which llama.cpp has no"
+            " architecture for",
+            "leave the gguf recipes out for this model",
+        )
+    return "nemotron_h_moe" if "moe" in kinds else "nemotron_h"
+
+
+def _granite_hybrid(config: Mapping[str, Any]) -> str:
+    kinds = config.get("layer_types") or config.get("layers_block_type") or ["mamba"]
+    if not {"mamba", "linear_attention"} & set(kinds):
+        raise SixfoldError(
+            "this granitemoehybrid has no recurrent layer, and its GGUF layout is not known here",
+            "leave the gguf recipes out for this model",
+        )
+    return "granitehybrid"
 
 
 def decoder_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers of the language model in one mapping, wherever config.json keeps them, as llama.cpp's converter reads
-    them; model_type and tie_word_embeddings are those of the whole."""
-    whole = {key: config[key] for key in ("model_type", "tie_word_embeddings") if config.get(key) is not None}
+    them; tie_word_embeddings is that of the whole, and model_type what `known_type` says."""
+    tied = config.get("tie_word_embeddings")
+    whole = {"model_type": known_type(config) or config.get("model_type")}
+    whole |= {} if tied is None else {"tie_word_embeddings": tied}
+    whole |= {"num_hidden_layers": len(config["layers_block_type"])} if config.get("layers_block_type") else {}
     return {**config, **(config.get("text_config") or {}), **whole}
 
 
@@ -123,6 +227,13 @@ def latent_halves(config: Mapping[str, Any], gguf_name: str) -> tuple[str, ...]:
     if gguf_architecture(config) not in SPLIT_LATENTS or ".attn_kv_b." not in gguf_name:
         return ()
     return tuple(gguf_name.replace("attn_kv_b", half) for half in LATENT_HALVES)
+
+
+def row_parts(gguf_name: str) -> tuple[str, ...]:
+    """`blk.N.a.weight` and `blk.N.b.weight` for `blk.N.a+b.weight`: the rows of one matrix on disk, held as two; () for
+    any other tensor."""
+    block, layer, names, kind = (gguf_name.split(".") + [""] * 4)[:4]
+    return tuple(f"{block}.{layer}.{name}.{kind}" for name in names.split("+")) if "+" in names else ()
 
 
 def latent_half(gguf_name: str) -> str | None:
@@ -173,7 +284,12 @@ def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Iterable[str]) ->
     sees, config = bool(config.get("text_config")), decoder_config(config)
     name_of_arch = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
     layers = config["num_hidden_layers"]
-    mapping = gguf.get_tensor_name_map(name_of_arch[architecture], layers)
+    named_as = architecture if architecture in name_of_arch else _NAMED_AS[architecture]
+    mapping, own = gguf.get_tensor_name_map(name_of_arch[named_as], layers), _OWN_NAMES.get(architecture, {})
+    if architecture == "granitehybrid" and not config.get("num_local_experts"):
+        own = {
+            name: held.replace("_shexp", "") for name, held in own.items()
+        }  # what experts would share is all there is
     tied = bool(config.get("tie_word_embeddings"))
 
     def found(name: str) -> str | None:
@@ -185,6 +301,8 @@ def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Iterable[str]) ->
             return None
         if sees and not _DECODER.match(name):
             return None
+        if layer and layer[2] in own:
+            return f"blk.{layer[1]}.{own[layer[2]]}"
         known = name
         for pattern, replacement in _RENAMED:
             known = re.sub(pattern, replacement, known)
@@ -201,7 +319,7 @@ def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Iterable[str]) ->
     for name in tensor_names:
         stacked = _EXPERT.sub(".experts.", name, count=1)
         if stacked not in of_any_expert:
-            of_any_expert[stacked] = found(name)
+            of_any_expert[stacked] = found(stacked)
         gguf_name = of_any_expert[stacked]
         if gguf_name is not None:
             names[name] = gguf_name

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sixfold.errors import SixfoldError
 from sixfold.model import dataflow
@@ -42,6 +43,9 @@ def why_not_layered(model: nn.Module, decoder: Decoder, experts: Collection[str]
     return ""
 
 
+_PRODUCTS = {getattr(torch.ops.aten, name).default for name in ("mm", "bmm", "addmm", "baddbmm")}
+
+
 def needs_float32(model: Any, decoder: Decoder) -> bool:
     """Whether the family's forward runs in no other dtype. model: with BF16 parameters."""
     return _keeps_norms_in_float32(model, decoder) or _mixes_dtypes(model, decoder)
@@ -63,7 +67,7 @@ def _mixes_dtypes(model: nn.Module, decoder: Decoder) -> bool:
     layers = [model.get_submodule(name) for name in decoder.layers]
     kinds = {tuple(type(module) for module in layer.modules()): index for index, layer in enumerate(layers)}
     try:
-        with dataflow.without_data(), torch.no_grad():
+        with dataflow.without_data(), torch.no_grad(), _OneDtype():
             calls = record_calls(model, layers, torch.zeros((1, _CHUNK), dtype=torch.long, device="meta"))
             for index in kinds.values():
                 calls.layers[index](layers[index], calls.hidden, Handed())
@@ -76,3 +80,12 @@ def _mixes_dtypes(model: nn.Module, decoder: Decoder) -> bool:
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:200].rstrip(".")
+
+
+class _OneDtype(TorchDispatchMode):
+    """Refuses products of two dtypes, as every device does, but not every release of torch without data."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _PRODUCTS and len({factor.dtype for factor in args if isinstance(factor, torch.Tensor)}) > 1:
+            raise RuntimeError(f"{func}: not of one dtype")
+        return func(*args, **(kwargs or {}))

@@ -51,6 +51,10 @@ class HiddenStates:
         """The current layer's output, from any device."""
         self._view(1 - self.turn, batch).copy_(hidden)
 
+    def written(self, batch: int) -> torch.Tensor:
+        """The current layer's output, where it was written: a view, valid until `flip` is called once."""
+        return self._view(1 - self.turn, batch)
+
     def flip(self) -> None:
         self.turn = 1 - self.turn
 

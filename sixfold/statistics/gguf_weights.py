@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from sixfold.model.architecture import Linear
-from sixfold.model.gguf_names import gguf_tensor_names, latent_half, latent_halves
+from sixfold.model.gguf_names import gguf_tensor_names, latent_half, latent_halves, row_parts
 from sixfold.model.latent_attention import latent_heads
 from sixfold.model.source import Source
 
@@ -15,10 +15,10 @@ _KEPT = ("ffn_gate_inp", "ffn_gate_inp_shexp")
 class Weight:
     """One tensor of a GGUF file.
 
-    linears: on disk, experts in order; both halves of a kv_b_proj have that one. matrices: one per expert, or per head
-    of a half. weighted: whether its rounding is weighted, as llama-quantize does it with what llama-imatrix records
-    unless told otherwise: not embeddings and output, nor routers; nor what calibration does not observe (the small
-    projections of a delta net).
+    linears: on disk, experts in order, with gate and up of each where the file holds them as one; tensors that are
+    parts of one on disk have that one. matrices: one per expert, or per head of a half of kv_b_proj. weighted: whether
+    its rounding is weighted, as llama-quantize does it with what llama-imatrix records unless told otherwise: not
+    embeddings and output, nor routers; nor what calibration does not observe (the small projections of a delta net).
     """
 
     linears: tuple[Linear, ...]
@@ -41,7 +41,9 @@ def weights_of(source: Source, layer: int | None = None) -> dict[str, Weight]:
         heads, halves = latent_heads(config, first), latent_halves(config, name)
         observed = first.layer is not None and first.role != "other"
         weighted = observed and name.split(".")[-2] not in _KEPT and not halves
-        found[name] = Weight(ordered, len(ordered), first.in_features, weighted)
+        experts = len({linear.expert for linear in ordered})
+        for held_as in row_parts(name) or (name,):
+            found[held_as] = Weight(ordered, experts, first.in_features, weighted)
         if heads is not None:
             for half in halves:
                 found[half] = Weight(ordered, heads.heads, heads.channels(latent_half(half) or ""), weighted=True)

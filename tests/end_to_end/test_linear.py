@@ -27,6 +27,8 @@ from sixfold.progress import unseen
 from sixfold.recipes.recipe import load_recipes
 from verification.verify import verify
 
+pytestmark = pytest.mark.bench
+
 LAYERS = (2, 3, 5)
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m-REAP-6"
 TINY = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}

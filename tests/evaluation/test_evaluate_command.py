@@ -20,18 +20,31 @@ FEW = ("--problems", "6", "--answers", "4", "--max-tokens", "64", *(() if SANDBO
 """Where nothing isolates, as in many containers, these tests' own answers may run all the same: they are known."""
 
 
-@pytest.fixture
-def gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that the fake llama-server does not look at."""
-    programs = tmp_path / "programs"
+def prepare(folder: Path, environment: pytest.MonkeyPatch) -> Path:
+    programs = folder / "programs"
     programs.mkdir()
     install(programs)
-    monkeypatch.setenv("SIXFOLD_LLAMA_CPP", str(programs))
-    monkeypatch.setenv("FAKE_PID", str(tmp_path / "pid"))
-    path = tmp_path / "models" / "m-Q4.gguf"
+    environment.setenv("SIXFOLD_LLAMA_CPP", str(programs))
+    environment.setenv("FAKE_PID", str(folder / "pid"))
+    path = folder / "models" / "m-Q4.gguf"
     path.parent.mkdir()
     path.write_bytes(b"GGUF")
     return path
+
+
+@pytest.fixture
+def gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that the fake llama-server does not look at."""
+    return prepare(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """evaluation.json of a file like `gguf`, of a run that nothing stops."""
+    with pytest.MonkeyPatch.context() as environment:
+        path = prepare(tmp_path_factory.mktemp("undisturbed"), environment)
+        assert evaluate(path, *FEW) == 0
+    return path.with_name(f"{path.name}.evaluation.json").read_bytes()
 
 
 def evaluate(*arguments: str | Path) -> int:
@@ -91,11 +104,9 @@ def test_answers_that_end(gguf: Path, tmp_path: Path) -> None:
     assert by_key["MT-Bench/82", 1].endswith(("Seed 1.", "over and over "))
 
 
-def test_two_runs_give_the_same_file(gguf: Path, tmp_path: Path) -> None:
-    assert evaluate(gguf, *FEW) == 0
-    first = gguf.with_name(f"{gguf.name}.evaluation.json").read_bytes()
+def test_two_runs_give_the_same_file(gguf: Path, undisturbed: bytes, tmp_path: Path) -> None:
     assert evaluate(gguf, *FEW, "--results", tmp_path / "again") == 0
-    assert (tmp_path / "again" / "evaluation.json").read_bytes() == first
+    assert (tmp_path / "again" / "evaluation.json").read_bytes() == undisturbed
     speed = json.loads((tmp_path / "again" / "speed.json").read_text())
     assert speed["answers"] == 16
     assert speed["command"].startswith("llama-server --model m-Q4.gguf --host 127.0.0.1 --jinja")
@@ -103,9 +114,8 @@ def test_two_runs_give_the_same_file(gguf: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_stopped_in_the_middle_it_goes_on_where_it_was(
-    way: signal.Signals, gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    way: signal.Signals, gguf: Path, undisturbed: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert evaluate(gguf, *FEW, "--results", tmp_path / "whole") == 0
     monkeypatch.setenv("FAKE_SECONDS", "0.2")
     command = [sys.executable, "-m", "sixfold", "evaluate", str(gguf), *FEW]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -133,10 +143,7 @@ def test_stopped_in_the_middle_it_goes_on_where_it_was(
     assert 0 < sum(data.count(b"\n") - 1 for data in before.values()) < 16
     monkeypatch.setenv("FAKE_SECONDS", "0")
     assert evaluate(gguf, *FEW) == 0
-    assert (
-        gguf.with_name(f"{gguf.name}.evaluation.json").read_bytes()
-        == (tmp_path / "whole" / "evaluation.json").read_bytes()
-    )
+    assert gguf.with_name(f"{gguf.name}.evaluation.json").read_bytes() == undisturbed
     for name, data in before.items():  # appended to, and no answer twice
         after = (folder / name).read_bytes()
         assert after.startswith(data[: data.rfind(b"\n") + 1])

@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import time
 import weakref
 
 import pytest
@@ -16,6 +17,7 @@ def test_two_formats_at_the_same_time_get_what_one_of_them_makes() -> None:
 
     def make() -> torch.Tensor:
         calls.append(1)
+        time.sleep(0.1)  # the other asks meanwhile
         return weight * 2
 
     def format_() -> None:

@@ -15,12 +15,12 @@ from sixfold.texts.held_out_text import Windows
 from verification.divergence.distributions import Distributions, agreement, distributions, divergences
 from verification.divergence.walk import Group, Lane, device
 
-_LOGITS = 1 << 26
+_LOGITS = 1 << 25
 """Numbers of a batch's logits: of a large vocabulary, they are what takes memory."""
 
 _MOST_TOKENS = 1024
 
-_HEADS = 1 << 30
+_HEADS = 1 << 31
 """Bytes of embeddings and heads that are in memory at once, unless a single artifact's are larger."""
 
 
@@ -78,14 +78,14 @@ def compared(
         for part in parts:
             groups = dict.fromkeys(lane.group for _, lane in part if lane is not None)
             with ExitStack() as stack:
-                for group in groups:
+                for group in (group for group in groups if not group.has_sources_head):
                     stack.enter_context(group.runner.outside())
                 place = 0
-                for batch in batches:
+                for batch, after in batches:
                     some = slice(place, place + batch.numel())
-                    references = [distributions(_logits(own, batch, final[some]), batch) for final in against]
+                    references = [distributions(_logits(own, batch, final[some]), batch, after) for final in against]
                     for number, lane in part:
-                        q = references[0] if lane is None else _of_lane(lane, batch, lane.states[some])
+                        q = references[0] if lane is None else _of_lane(lane, own, batch, after, lane.states[some])
                         for total, p in zip(sums[number], references, strict=True):
                             total.add(p, q)
                     place += batch.numel()
@@ -96,9 +96,17 @@ def compared(
     ]
 
 
-def _batches(windows: Windows, runner: LayerRunner) -> list[torch.Tensor]:
+def _batches(windows: Windows, runner: LayerRunner) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Tokens whose logits are in memory at once, int64 [samples, length], and those that follow them: a window in
+    several parts where its own logits are too many, as norm and head see one token at a time."""
     vocabulary = runner.model.get_output_embeddings().weight.shape[0]
-    return batches_of(windows.ids, min(_MOST_TOKENS, max(1, _LOGITS // vocabulary)))
+    most = min(_MOST_TOKENS, max(1, _LOGITS // vocabulary))
+    found = []
+    for batch in batches_of(windows.ids, most):
+        length = batch.shape[1]
+        step = length if batch.shape[0] > 1 else most
+        found += [(batch[:, at : at + step], batch[:, at + 1 : at + step + 1]) for at in range(0, length, step)]
+    return found
 
 
 def _parts(lanes: Sequence[Lane | None]) -> Iterator[list[tuple[int, Lane | None]]]:
@@ -119,13 +127,19 @@ def _parts(lanes: Sequence[Lane | None]) -> Iterator[list[tuple[int, Lane | None
 
 
 def _head_bytes(group: Group) -> int:
+    if group.has_sources_head:
+        return 0
     return sum(source.nbytes for source in group.runner.sources_of(None))
 
 
-def _of_lane(lane: Lane, ids: torch.Tensor, states: torch.Tensor) -> Distributions:
+def _of_lane(
+    lane: Lane, own: LayerRunner, ids: torch.Tensor, after: torch.Tensor, states: torch.Tensor
+) -> Distributions:
+    if lane.group.has_sources_head:
+        return distributions(_logits(own, ids, states), ids, after)
     with lane.rounded(None):
         logits = _logits(lane.group.runner, ids, states)
-    return distributions(logits, ids)
+    return distributions(logits, ids, after)
 
 
 def _logits(runner: LayerRunner, ids: torch.Tensor, states: torch.Tensor) -> torch.Tensor:

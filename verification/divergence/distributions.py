@@ -32,16 +32,17 @@ class Distributions:
         return self.log.exp()
 
 
-def distributions(logits: torch.Tensor, ids: torch.Tensor) -> Distributions:
-    """logits: float32 [samples, length, vocabulary], which is written over. ids: int64 [samples, length]."""
+def distributions(logits: torch.Tensor, ids: torch.Tensor, following: torch.Tensor | None = None) -> Distributions:
+    """logits: float32 [samples, length, vocabulary], which is written over. ids: int64 [samples, length]. following:
+    the tokens behind the first so many of them, where these are a part of longer samples."""
     logits = logits.contiguous()
     rows = logits.flatten(0, 1)
     best = torch.empty((rows.shape[0], _TOP), dtype=torch.int64, device=rows.device)
     for some in _pieces(rows):
         rows[some] = rows[some].log_softmax(-1)
         best[some] = top5(rows[some])
-    following = ids[:, 1:].to(rows.device).unsqueeze(-1)
-    loss = -logits[:, :-1].gather(-1, following).flatten()
+    after = (ids[:, 1:] if following is None else following).to(rows.device).unsqueeze(-1)
+    loss = -logits[:, : after.shape[1]].gather(-1, after).flatten()
     return Distributions(logits, best.unflatten(0, ids.shape), loss)
 
 

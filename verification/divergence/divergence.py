@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from sixfold.artifact.workspace import digest_of, replacing
 from sixfold.errors import SixfoldError
+from sixfold.model.meta_model import transformers_config
 from sixfold.model.source import Source
 from sixfold.progress import Progress
 from sixfold.runner.available_memory import available_memory
@@ -24,6 +25,7 @@ from verification.divergence.engine_answers import EngineAnswers
 from verification.divergence.walk import STRIDE, Lane, Run, walk
 from verification.reading.weights import Weights
 
+_ALL = 1 << 30
 _SHARE = 0.25
 """Of the free memory, for the hidden states of runs side by side: they are there twice for a moment, and layers and
 logits beside them."""
@@ -102,10 +104,6 @@ class Reference:
     sampled: torch.Tensor
 
 
-class SourceNotRunError(SixfoldError):
-    """The source itself cannot be run here: that a variant was not measured says nothing against it."""
-
-
 def reference_of(source: Source, windows: Windows, cache: Path, progress: Progress) -> Reference:
     """From the cache's folder, where an earlier variant left it. Raises SourceNotRunError where transformers cannot run
     the model, or not one layer at a time."""
@@ -118,22 +116,12 @@ def reference_of(source: Source, windows: Windows, cache: Path, progress: Progre
     def observe(_run: int, _layer: int, hidden: torch.Tensor) -> None:
         sampled.append(hidden)
 
-    try:
-        (lane,) = walk(source, [Run()], windows, observe, progress, "running the source")
-        if lane.failed is not None:
-            raise lane.failed
-    except SixfoldError as error:
-        raise SourceNotRunError(error.what, error.remedy) from error
-    except torch.OutOfMemoryError:  # of this machine, not of the model
-        raise
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        # The family's own code is transformers', and fails on configs that it was not tried with.
-        said = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
-        raise SourceNotRunError(
-            f"transformers' own forward of {source.checkpoint.name} fails ({said})",
-            "use a release of transformers that runs the model, and measure again",
-        ) from error
-    reference = Reference(lane.states, torch.stack(sampled))
+    own = Run()
+    (lane,) = walk(source, [own], windows, observe, progress, "running the source", own)
+    return _kept(Reference(lane.states, torch.stack(sampled)), path)
+
+
+def _kept(reference: Reference, path: Path) -> Reference:
     with suppress(OSError):  # a folder that cannot be written only costs the next variant a run of the source
         with replacing(path) as temporary:
             save_file({"final": reference.final, "sampled": reference.sampled}, temporary)
@@ -171,6 +159,29 @@ def scored(
     return found
 
 
+def scored_with_source(
+    source: Source,
+    own: Weights,
+    runs: Sequence[Run],
+    windows: Windows,
+    cache: Path,
+    progress: Progress,
+    original: Reference | None = None,
+) -> list[Scored | SixfoldError]:
+    """`scored_together`, with the source's own run beside the others where the cache's folder does not have it.
+
+    own: the source's weights. Raises SourceNotRunError as `reference_of` does.
+    """
+    known = kept_reference(source.checkpoint.fingerprint, windows, cache)
+    if known is not None:
+        return scored_together(source, runs, windows, known, progress, original)
+    hidden = int(transformers_config(source.checkpoint.config).get_text_config().hidden_size)
+    first = max(1, _at_most(4 * hidden * windows.tokens) - 1)
+    found, reference = _side_by_side(source, runs[:first], windows, None, progress, original, Run(own))
+    _kept(reference, _cached(source.checkpoint.fingerprint, windows, cache))
+    return found + scored_together(source, runs[first:], windows, reference, progress, original)
+
+
 def scored_together(
     source: Source,
     runs: Sequence[Run],
@@ -184,40 +195,59 @@ def scored_together(
 
     All go side by side whose hidden states fit into _SHARE of the free memory, neighbors first.
     """
-    free = available_memory()
-    count = len(runs) if free is None else max(1, int(_SHARE * free) // reference.final.nbytes)
+    count = _at_most(reference.final.nbytes)
     return [
         found
-        for first in range(0, len(runs), max(1, count))
-        for found in _side_by_side(source, runs[first : first + count], windows, reference, progress, original)
+        for first in range(0, len(runs), count)
+        for found in _side_by_side(source, runs[first : first + count], windows, reference, progress, original)[0]
     ]
+
+
+def _at_most(nbytes: int) -> int:
+    """Runs with hidden states of so many bytes that go side by side."""
+    free = available_memory()
+    return _ALL if free is None else max(1, int(_SHARE * free) // nbytes)
 
 
 def _side_by_side(
     source: Source,
     runs: Sequence[Run],
     windows: Windows,
-    reference: Reference,
+    reference: Reference | None,
     progress: Progress,
     original: Reference | None,
-) -> list[Scored | SixfoldError]:
-    against = [reference] if original is None else [reference, original]
+    own: Run | None = None,
+) -> tuple[list[Scored | SixfoldError], Reference]:
+    """And the reference, which is made by the way of the source's `own` run where there is none."""
+    sampled: list[torch.Tensor] = [] if reference is None else list(reference.sampled)
+    against = [sampled] if original is None else [sampled, list(original.sampled)]
     layers: list[list[list[float]]] = [[[] for _ in against] for _ in runs]
     moved = [number for number, run in enumerate(runs) if not run.is_source]
+    before = 0 if own is None else 1
 
     def observe(run: int, layer: int, hidden: torch.Tensor) -> None:
-        for errors, other in zip(layers[moved[run]], against, strict=True):
-            errors.append(_error(hidden, other.sampled[layer]))
+        if run < before:
+            sampled.append(hidden)
+            return
+        for errors, other in zip(layers[moved[run - before]], against, strict=True):
+            errors.append(_error(hidden, other[layer]))
 
+    lanes: dict[int, Lane] = {}
+    if moved or own is not None:
+        going = [*([] if own is None else [own]), *(runs[n] for n in moved)]
+        walked = walk(source, going, windows, observe, progress, "comparing and running", own)
+        lanes = dict(zip(moved, walked[before:], strict=True))
+        if own is not None:
+            reference = Reference(walked[0].states, torch.stack(sampled))
+    assert reference is not None
     for number, run in enumerate(runs):
         for errors, other in zip(layers[number], against, strict=True):
             if run.is_source:
-                errors += map(_error, reference.sampled, other.sampled)
-    lanes: dict[int, Lane] = {}
-    if moved:
-        walked = walk(source, [runs[n] for n in moved], windows, observe, progress, "running the artifact")
-        lanes = dict(zip(moved, walked, strict=True))
-    ends = compared(source, [lanes.get(n) for n in range(len(runs))], windows, [r.final for r in against], progress)
+                errors += map(_error, sampled, other)
+    finals = [reference.final] if original is None else [reference.final, original.final]
+    ended = [lanes.get(number) for number in range(len(runs))]
+    ended = [None if lane is None or (lane.is_source and lane.failed is None) else lane for lane in ended]
+    ends = compared(source, ended, windows, finals, progress)
     found: list[Scored | SixfoldError] = []
     for number, end in enumerate(ends):
         if isinstance(end, SixfoldError):
@@ -225,9 +255,9 @@ def _side_by_side(
             continue
         lane = lanes.get(number)
         inputs = dict(lane.rounding.errors) if lane is not None and lane.rounding is not None else {}
-        own, *more = [_score(each, windows, tuple(errors)) for each, errors in zip(end, layers[number], strict=True)]
-        found.append(Scored(own, end[0].kl, end[0].losses, inputs, more[0] if more else None))
-    return found
+        score, *more = [_score(each, windows, tuple(errors)) for each, errors in zip(end, layers[number], strict=True)]
+        found.append(Scored(score, end[0].kl, end[0].losses, inputs, more[0] if more else None))
+    return found, reference
 
 
 def _error(hidden: torch.Tensor, expected: torch.Tensor) -> float:

@@ -81,8 +81,8 @@ def answers_of_engine(gguf: Path, windows: Sequence[torch.Tensor], losses: torch
     asked = _positions(windows, losses)
     try:
         engine = version(executable)
-        with _server(executable, gguf) as url:
-            said = [_log_probability(url, window[: place + 1], int(window[place + 1])) for window, place, _ in asked]
+        with _server(executable, gguf) as client:
+            said = [_log_probability(client, window[: place + 1], int(window[place + 1])) for window, place, _ in asked]
     except (EngineFailed, OSError, httpx.HTTPError, LookupError, TypeError, ValueError) as error:
         return EngineAnswers(SERVER, 0, None, f"{type(error).__name__}: {error}".splitlines()[0][:200])
     apart = [abs(log + loss) for log, (_, _, loss) in zip(said, asked, strict=True) if log is not None]
@@ -102,8 +102,8 @@ def _positions(windows: Sequence[torch.Tensor], losses: torch.Tensor) -> list[tu
 
 
 @contextmanager
-def _server(executable: Path, gguf: Path) -> Iterator[str]:
-    """Its address. Raises EngineFailed where it ends or does not come up."""
+def _server(executable: Path, gguf: Path) -> Iterator[httpx.Client]:
+    """What asks it. Raises EngineFailed where it ends or does not come up."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -116,29 +116,30 @@ def _server(executable: Path, gguf: Path) -> Iterator[str]:
     process = subprocess.Popen([*map(str, command)], stdin=quiet, stdout=quiet, stderr=quiet)
     try:
         ends = time.monotonic() + _SECONDS
-        while not _is_up(url):
-            if process.poll() is not None:
-                raise EngineFailed(f"it ended with exit code {process.returncode}")
-            if time.monotonic() > ends:
-                raise EngineFailed(f"it did not come up within {_SECONDS:g} s")
-            time.sleep(0.05)
-        yield url
+        with httpx.Client(base_url=url, timeout=_SECONDS, trust_env=False) as client:
+            while not _is_up(client):
+                if process.poll() is not None:
+                    raise EngineFailed(f"it ended with exit code {process.returncode}")
+                if time.monotonic() > ends:
+                    raise EngineFailed(f"it did not come up within {_SECONDS:g} s")
+                time.sleep(0.05)
+            yield client
     finally:
         process.kill()
         process.wait()
 
 
-def _is_up(url: str) -> bool:
+def _is_up(client: httpx.Client) -> bool:
     with suppress(httpx.HTTPError):
-        return httpx.get(f"{url}/health", timeout=5, trust_env=False).status_code == 200
+        return client.get("/health", timeout=5).status_code == 200
     return False
 
 
-def _log_probability(url: str, prompt: torch.Tensor, token: int) -> float | None:
+def _log_probability(client: httpx.Client, prompt: torch.Tensor, token: int) -> float | None:
     """Of the token behind the prompt; that of the least likely candidate where it is not among those listed. None where
     the server's own choice is a part of a character, of which it tells nothing."""
     asked = {"prompt": prompt.tolist(), "n_predict": 1, "n_probs": _CANDIDATES, "temperature": 0, "cache_prompt": False}
-    answer = httpx.post(f"{url}/completion", json=asked, timeout=_SECONDS, trust_env=False)
+    answer = client.post("/completion", json=asked)
     answer.raise_for_status()
     chosen: list[dict[str, Any]] = answer.json().get("completion_probabilities") or []
     if not chosen:

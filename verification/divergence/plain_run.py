@@ -5,7 +5,7 @@ if nothing had been searched, calibrated or compensated, and nothing broken. Whe
 calibration, it is taken from the inputs themselves here.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,15 +14,16 @@ from typing import Any
 import torch
 
 from sixfold.artifact.workspace import digest_of, read_json, write_json
-from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError
 from sixfold.model.source import Source
 from sixfold.progress import Progress
 from sixfold.texts.held_out_text import Windows
 from verification.divergence.activations import Rule
 from verification.divergence.divergence import Reference, Score, scored
-from verification.divergence.walk import Run
-from verification.reading.plain_rounding import rounded_plainly, rounded_to_dtype
+from verification.divergence.walk import Run, device
+from verification.reading.held_source import HeldSource
+from verification.reading.plain_rounding import Layout, can_be_stacked, rounded_plainly, rounded_to_dtype
+from verification.reading.stack import TOGETHER, TOGETHER_ON_GPU
 from verification.reading.weights import CodedWeights
 
 _VERSION = 1
@@ -35,8 +36,10 @@ class PlainWeights:
     Raises SixfoldError where it holds a weight in a format that plain rounding does not know.
     """
 
-    def __init__(self, weights: CodedWeights, source: Source) -> None:
-        self._source = source
+    def __init__(self, weights: CodedWeights, held: HeldSource) -> None:
+        self._source = source = held.source
+        self._tensors = held
+        self._kept: dict[str, torch.Tensor] = {}
         self._held = {name: weights.encoding(name) for name in weights.names() if name in source.checkpoint.tensors}
         self._layouts = {name: weights.layout(name) for name, encoding in self._held.items() if encoding}
         self._dtypes = {name: weights.dtype(name) for name, encoding in self._held.items() if not encoding}
@@ -64,10 +67,46 @@ class PlainWeights:
         return whole[start:stop] if self.shape(name) else whole
 
     def read_on(self, device: torch.device, name: str) -> torch.Tensor:
-        shape = self.shape(name)
-        original = self._source.checkpoint.read(TensorSlice(name, 0, shape[0] if shape else 1)).to(device).float()
+        kept = self._kept.pop(name, None)
+        if kept is not None:
+            return kept
         layout = self._layouts.get(name)
-        return rounded_to_dtype(original, self.dtype(name)) if layout is None else rounded_plainly(original, layout)
+        if layout is None:
+            return rounded_to_dtype(self._tensors.read(name).to(device).float(), self.dtype(name))
+        return self._tensors.made_last(
+            (name, layout), lambda original: rounded_plainly(original.to(device).float(), layout)
+        )
+
+    def prepare(self, layer: int | None, wanted: Collection[str]) -> None:
+        """Those of one shape and layout are rounded together."""
+        self._kept.clear()
+        self._tensors.hold(layer)
+        most = TOGETHER_ON_GPU if self._tensors.device.type == "cuda" else TOGETHER
+        stacks: dict[tuple[Layout, tuple[int, ...]], list[str]] = {}
+        for name in sorted(wanted):
+            found, shape = self._layouts.get(name), self.shape(name)
+            if found is not None and len(shape) == 2 and can_be_stacked(found, shape[0]):
+                together = stacks.setdefault((found, shape), [])
+                together.append(name)
+                if (len(together) + 1) * shape[0] * shape[1] > most:
+                    self._round(found, stacks.pop((found, shape)))
+        for (found, _), names in stacks.items():
+            if len(names) > 1:  # one alone is rounded as it is read
+                self._round(found, names)
+
+    def _round(self, layout: Layout, names: Sequence[str]) -> None:
+        original = torch.cat([self._tensors.read(name) for name in names]).float()
+        whole = rounded_plainly(original, layout, matrices=len(names))
+        self._kept |= zip(names, whole.chunk(len(names)), strict=True)
+
+    def is_source(self, layer: int | None) -> bool:
+        tensors, names = self._source.checkpoint.tensors, self._tensors.layers.get(layer, [])
+        return all(name not in self._layouts and self.dtype(name) == tensors[name].dtype for name in names)
+
+    @property
+    def are_the_sources(self) -> bool:
+        """Whether nothing is rounded at all."""
+        return all(map(self.is_source, self._tensors.layers))
 
     def digest(self, source: Source, windows: Windows, rules: Mapping[str, Any]) -> str:
         """Of all that decides what a run of them gives."""
@@ -94,7 +133,7 @@ class PlainRun:
 
     @property
     def run(self) -> Run:
-        return Run(self.weights, self.rules)
+        return Run(None if self.weights.are_the_sources else self.weights, self.rules)
 
     @property
     def known(self) -> Score | None:
@@ -110,11 +149,11 @@ class PlainRun:
 
 
 def plain_run(
-    source: Source, weights: CodedWeights, rules: Mapping[str, Rule], windows: Windows, cache: Path
+    held: HeldSource, weights: CodedWeights, rules: Mapping[str, Rule], windows: Windows, cache: Path
 ) -> PlainRun:
     """rules: how plain inputs are rounded. cache: folder of what is kept. Raises SixfoldError as PlainWeights does."""
-    plain = PlainWeights(weights, source)
-    return PlainRun(plain, rules, cache / f"plain-{plain.digest(source, windows, rules)[:16]}.json")
+    plain = PlainWeights(weights, held)
+    return PlainRun(plain, rules, cache / f"plain-{plain.digest(held.source, windows, rules)[:16]}.json")
 
 
 def plain_score(
@@ -127,7 +166,7 @@ def plain_score(
     progress: Progress,
 ) -> Score:
     """Of one `plain_run`, from the cache's folder where it is known there."""
-    plain = plain_run(source, weights, rules, windows, cache)
+    plain = plain_run(HeldSource(source, device()), weights, rules, windows, cache)
     known = plain.known
     if known is not None:
         return known

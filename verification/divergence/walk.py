@@ -1,13 +1,13 @@
 """Several runs of one model over the same text, side by side: a decoder layer at a time, each read once.
 
 Runs with the same weights share what was read and dequantized of a layer; the next layer's, or the next artifact's of
-the same layer, is read while one is run. So memory holds two layers in float32 and the hidden states of every run,
-however many layers there are.
+the same layer, is read (and compared with the source's, where it is to be) while one is run. So memory holds three
+layers in float32, one as the source has it, and the hidden states of every run, however many layers there are.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -20,20 +20,21 @@ from sixfold.runner.layer_runner import LayerRunner, batches_of
 from sixfold.runner.layer_weights import HostBuffers, ReadInto
 from sixfold.texts.held_out_text import Windows
 from verification.divergence.activations import RoundedInputs, Rule
-from verification.reading.weights import OnDevice, Weights, read_on
+from verification.divergence.source_run import running
+from verification.reading.weights import Compared, OnDevice, Prepared, Weights, read_on
 
 STRIDE = 16
 """Of the hidden states between layers, those of every so many tokens are looked at."""
 
 _TOKENS = 1024
-_TOKENS_ON_GPU = 8192
+_TOKENS_ON_GPU = 1 << 15
 """Of a batch: on a GPU more, for fewer and larger products with each expert."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """weights: in place of the source's; None for its own. rules: how the inputs of Linears are rounded, by on-disk
-    tensor name; {} for as they are."""
+    """weights: in place of the source's; None for its own, read from the checkpoint. rules: how the inputs of Linears
+    are rounded, by on-disk tensor name; {} for as they are."""
 
     weights: Weights | None = None
     rules: Mapping[str, Rule] = field(default_factory=dict)
@@ -56,6 +57,11 @@ class Lane:
     hidden: list[torch.Tensor]
     states: torch.Tensor
     failed: SixfoldError | None = None
+
+    @property
+    def is_source(self) -> bool:
+        """Whether it is, to where it has come, how the source itself runs."""
+        return self.rounding is None and self.group.exact
 
     def move(self, layer: int, batches: Sequence[torch.Tensor]) -> None:
         runner = self.group.runner
@@ -91,10 +97,34 @@ class Lane:
 
 @dataclass(eq=False)
 class Group:
-    """Runs with the same weights. runner: with these in place of the source's."""
+    """Runs with the same weights. runner: with these in place of the source's. exact: whether all weights so far are
+    known to be the source's."""
 
     runner: LayerRunner
+    weights: Weights | None
     lanes: list[Lane] = field(default_factory=list)
+    exact: bool = True
+
+    def prepare(self, layer: int | None) -> None:
+        """Before a layer is read, or what is outside of them."""
+        if not isinstance(self.weights, Prepared):
+            self.exact = False
+            return
+        pieces = (piece.name for source in self.runner.sources_of(layer) for piece in source.pieces)
+        self.weights.prepare(layer, set(pieces))
+        self.exact = self.exact and self.weights.is_source(layer)
+        if isinstance(self.weights, Compared) and self.weights.failed:
+            self.fail(SixfoldError("its weights are not the source's", "see what else was found"))
+
+    @property
+    def has_sources_head(self) -> bool:
+        """Whether what is outside of the layers is known to be as the source has it."""
+        return isinstance(self.weights, Prepared) and self.weights.is_source(None)
+
+    def read(self, layer: int) -> dict[str, torch.Tensor] | None:
+        """Values of a layer; None where nothing is run any more."""
+        self.prepare(layer)
+        return None if self.failed else self.runner.read_layer(layer)
 
     def fail(self, error: SixfoldError) -> None:
         for lane in self.lanes:
@@ -116,25 +146,41 @@ def walk(
     observe: Callable[[int, int, torch.Tensor], None],
     progress: Progress,
     what: str,
+    own: Run | None = None,
 ) -> list[Lane]:
     """One lane for each run, at the end of its last layer.
 
     observe: gets the number of a run, that of a layer, and every STRIDEth of the run's hidden states behind it.
+    own: the one of the runs, the first, that is the source's; those whose weights are the source's go with it.
     A run whose weights cannot be read is given up; its lane says why. Raises SixfoldError where transformers does not
-    know the model, or does not run it a layer at a time.
+    know the model, or does not run it a layer at a time; SourceNotRunError for all that fails in the source's run.
     """
-    lanes, groups = _lanes(source, runs)
+    with running(source) if own is not None else nullcontext():
+        lanes, groups = _lanes(source, runs)
+    leader = lanes[0] if own is not None else None
     count = len(groups[0].runner.layers)
     batches = batches_of(windows.ids, _TOKENS_ON_GPU if device().type == "cuda" else _TOKENS)
+
+    def checked(group: Group) -> AbstractContextManager[None]:
+        """Errors of a group, as they are told."""
+        return running(source) if leader is not None and group is leader.group else _giving_up(group)
+
     with torch.inference_mode(), kept_heap(), progress(what, count * len(groups), "layers") as advance:
         for group in groups:
-            with _giving_up(group), group.runner.outside():
-                first = [group.runner.start(batch).cpu() for batch in batches]
-                for lane in group.lanes:
-                    lane.hidden = list(first)
-        for layer, group in _placed(groups, count):
+            with checked(group):
+                group.prepare(None)
+                with group.runner.outside():
+                    first = [group.runner.start(batch).cpu() for batch in batches]
             for lane in group.lanes:
-                lane.move(layer, batches)
+                if lane.failed is None:
+                    lane.hidden = list(first)
+        for layer, group in _placed(groups, count, checked):
+            for lane in group.lanes:
+                if leader is not None and lane is not leader and lane.is_source:
+                    lane.hidden = list(leader.hidden)
+                else:
+                    with running(source) if lane is leader else nullcontext():
+                        lane.move(layer, batches)
                 observe(lanes.index(lane), layer, lane.every(STRIDE))
             advance(1)
         for lane in lanes:
@@ -155,7 +201,7 @@ def _lanes(source: Source, runs: Sequence[Run]) -> tuple[list[Lane], list[Group]
             runner = LayerRunner(source, dtype=torch.float32, device=device(), read_into=reader, buffers=there)
             if hasattr(runner.model, "set_experts_implementation"):
                 runner.model.set_experts_implementation("eager")  # as rules ask for, and no slower
-            group = groups[id(run.weights)] = Group(runner)
+            group = groups[id(run.weights)] = Group(runner, run.weights)
         rounding = RoundedInputs(group.runner, run.rules) if run.rules else None
         lane = Lane(group, len(group.lanes), rounding, [], torch.empty(0))
         group.lanes.append(lane)
@@ -170,22 +216,26 @@ def _reader(weights: Weights) -> ReadInto:
     return read_into
 
 
-def _placed(groups: Sequence[Group], layers: int) -> Iterator[tuple[int, Group]]:
-    """Every layer with the weights of every group in turn, in place until the next is asked for."""
+def _placed(
+    groups: Sequence[Group], layers: int, checked: Callable[[Group], AbstractContextManager[None]]
+) -> Iterator[tuple[int, Group]]:
+    """Every layer with the weights of every group in turn, in place until the next is asked for. A group that is run no
+    more has its weights compared to the end."""
     steps = [(layer, group) for layer in range(layers) for group in groups]
     with ThreadPoolExecutor(1) as reader:
-        following: Future[dict[str, torch.Tensor]] | None = None
+        following: Future[dict[str, torch.Tensor] | None] | None = None
         for (layer, group), after in zip(steps, [*steps[1:], None], strict=True):
             given, following = following, None
-            if group.failed:
-                continue
-            with _giving_up(group), ExitStack() as stack:
-                values = given.result() if given is not None else group.runner.read_layer(layer)
-                stack.enter_context(group.runner.placed(layer, values))
-                if after is not None and not after[1].failed:
-                    following = reader.submit(after[1].runner.read_layer, after[0])
-                del values
-                yield layer, group
+            with ExitStack() as stack:
+                with checked(group):
+                    values = given.result() if given is not None else group.read(layer)
+                    if values is not None:
+                        stack.enter_context(group.runner.placed(layer, values))
+                if after is not None:
+                    following = reader.submit(after[1].read, after[0])
+                if not group.failed:
+                    del values
+                    yield layer, group
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from sixfold.boundary.gguf_header import GgufTensor, read_gguf_header
 from sixfold.checkpoint.storage.positional_reads import WeightFolder
@@ -38,12 +39,17 @@ class Gguf:
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Stored bytes of rows [start, stop) along the first dimension: uint8 [rows, bytes]."""
+        return self.stored(name, start, stop).numpy()
+
+    def stored(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """The same as a tensor."""
         tensor = self.tensors[name]
         count = tensor.shape[0] if tensor.shape else 1
         stop = count if stop is None else stop
         row = tensor.nbytes // count
-        data = self.weights.read(tensor.file, tensor.offset + start * row, (stop - start) * row)
-        return np.frombuffer(data, np.uint8).reshape(stop - start, row)
+        data = torch.empty((stop - start, row), dtype=torch.uint8)
+        self.weights.read_into(tensor.file, tensor.offset + start * row, data.flatten().numpy().data)
+        return data
 
 
 def open_gguf(path: Path) -> Gguf:

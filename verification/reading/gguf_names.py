@@ -68,13 +68,53 @@ _DELTA_NET = {k: v for k, v in _EVERY.items() if k != "ffn_norm"} | {
     "ssm_norm": "linear_attn.norm",
     "ssm_out": "linear_attn.out_proj",
 }
+_MAMBA = {"ssm_in": "in_proj", "ssm_out": "out_proj", "ssm_conv1d": "conv1d", "ssm_norm": "norm"}
+_GRANITE_SHARED = {
+    "ffn_gate_shexp": "shared_mlp.input_linear",
+    "ffn_up_shexp": "shared_mlp.input_linear",
+    "ffn_down_shexp": "shared_mlp.output_linear",
+}
+_INDEXER = {
+    "indexer.attn_q_b": "self_attn.indexer.wq_b",
+    "indexer.attn_k": "self_attn.indexer.wk",
+    "indexer.k_norm": "self_attn.indexer.k_norm",
+    "indexer.proj": "self_attn.indexer.weights_proj",
+}
+_LFM2 = {f"attn_{part}": f"self_attn.{part}_proj" for part in ("q", "k", "v")} | {
+    "attn_norm": "operator_norm",
+    "ffn_norm": "ffn_norm",
+    "attn_output": "self_attn.out_proj",
+    "attn_q_norm": "self_attn.q_layernorm",
+    "attn_k_norm": "self_attn.k_layernorm",
+    "shortconv.conv": "conv.conv",
+    "shortconv.in_proj": "conv.in_proj",
+    "shortconv.out_proj": "conv.out_proj",
+    "ffn_gate": "feed_forward.w1",
+    "ffn_down": "feed_forward.w2",
+    "ffn_up": "feed_forward.w3",
+}
+_LFM2_EXPERTS = {
+    "ffn_gate_exps": "feed_forward.experts.{}.w1",
+    "ffn_down_exps": "feed_forward.experts.{}.w2",
+    "ffn_up_exps": "feed_forward.experts.{}.w3",
+}
+_NEMOTRON = {
+    "attn_norm": "norm",
+    "attn_output": "mixer.o_proj",
+    "ffn_gate_inp": "mixer.gate",
+    **{f"attn_{part}": f"mixer.{part}_proj" for part in ("q", "k", "v")},
+    **{f"ffn_{part}": f"mixer.{part}_proj" for part in ("up", "down")},
+    **{f"ffn_{part}_exps": f"mixer.experts.{{}}.{part}_proj" for part in ("up", "down")},
+    **{f"ffn_{part}_shexp": f"mixer.shared_experts.{part}_proj" for part in ("up", "down")},
+    **{held: f"mixer.{name}" for held, name in _MAMBA.items()},
+}
 _TABLES: Mapping[str, Mapping[str, str]] = {
     "llama": _EVERY | _MIXTRAL,
     "arcee": _EVERY,
     "smollm3": _EVERY,
     "mistral3": _EVERY,
     "granite": _EVERY,
-    "granitemoe": _EVERY | _GRANITE_EXPERTS | {"ffn_gate_inp": "block_sparse_moe.router.layer"},
+    "granitemoe": _EVERY | _GRANITE_EXPERTS | {"ffn_gate_inp": "block_sparse_moe.router.layer"} | _GRANITE_SHARED,
     "llama4": _EVERY
     | {f"ffn_{part}": f"feed_forward.{part}_proj" for part in ("gate", "up", "down")}
     | {f"ffn_{part}_exps": f"feed_forward.experts.{{}}.{part}_proj" for part in ("gate", "up", "down")}
@@ -115,20 +155,8 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
         "attn_gate": "self_attn.gate_proj",
         "ffn_gate_inp": "mlp.router.gate",
     },
-    "lfm2": {f"attn_{part}": f"self_attn.{part}_proj" for part in ("q", "k", "v")}
-    | {
-        "attn_norm": "operator_norm",
-        "ffn_norm": "ffn_norm",
-        "attn_output": "self_attn.out_proj",
-        "attn_q_norm": "self_attn.q_layernorm",
-        "attn_k_norm": "self_attn.k_layernorm",
-        "shortconv.conv": "conv.conv",
-        "shortconv.in_proj": "conv.in_proj",
-        "shortconv.out_proj": "conv.out_proj",
-        "ffn_gate": "feed_forward.w1",
-        "ffn_down": "feed_forward.w2",
-        "ffn_up": "feed_forward.w3",
-    },
+    "lfm2": _LFM2,
+    "lfm2moe": _LFM2 | _LFM2_EXPERTS | {"ffn_gate_inp": "feed_forward.gate"},
     "qwen2vl": _EVERY,
     "qwen3vl": _EVERY,
     "qwen3vlmoe": _EVERY | _EXPERTS,
@@ -145,27 +173,94 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     | _EXPERTS
     | _SHARED,
     "deepseek2": _EVERY | _EXPERTS | _SHARED | _LATENT,
+    "deepseek32": _EVERY | _EXPERTS | _SHARED | _LATENT | _INDEXER,
+    "glm-dsa": _EVERY | _EXPERTS | _SHARED | _LATENT | _INDEXER,
+    "mistral4": _EVERY | _EXPERTS | _SHARED | _LATENT | {"ffn_gate_up_exps": "mlp.experts.{}.gate_proj"},
+    "cohere2": _EVERY,
+    "cohere2moe": _EVERY | _EXPERTS | _SHARED,
+    "jais2": _EVERY,
+    "olmo": _EVERY,
+    "stablelm": _EVERY,
+    "phi2": _EVERY | {"attn_output": "self_attn.dense", "ffn_up": "mlp.fc1", "ffn_down": "mlp.fc2"},
+    "mellum": _EVERY | _EXPERTS,
+    "hunyuan-moe": _EVERY
+    | _EXPERTS
+    | {"attn_q_norm": "self_attn.query_layernorm", "attn_k_norm": "self_attn.key_layernorm"}
+    | {"ffn_gate_inp": "mlp.gate.wg"}
+    | {f"ffn_{part}_shexp": f"mlp.shared_mlp.{part}_proj" for part in ("gate", "up", "down")},
+    "hy_v3": _EVERY
+    | _EXPERTS
+    | {"ffn_gate_inp": "mlp.router.gate"}
+    | {f"ffn_{part}_shexp": f"mlp.shared_mlp.{part}_proj" for part in ("gate", "up", "down")},
+    "laguna": _EVERY | _EXPERTS | _SHARED_EXPERT | {"attn_gate": "self_attn.g_proj"},
+    "granite_swa": _EVERY
+    | {"attn_sinks": "self_attn.sinks", "ffn_gate_inp": "block_sparse_moe.router"}
+    | {"ffn_gate_up_exps": "block_sparse_moe.experts.{}.gate_proj"}
+    | {"ffn_down_exps": "block_sparse_moe.experts.{}.down_proj"}
+    | {"ffn_up_shexp": "shared_mlp.input_linear", "ffn_down_shexp": "shared_mlp.output_linear"},
+    "granitehybrid": _EVERY
+    | _GRANITE_EXPERTS
+    | {"ffn_gate_inp": "block_sparse_moe.router.layer"}
+    | _GRANITE_SHARED
+    | {name.removesuffix("_shexp"): held for name, held in _GRANITE_SHARED.items()}
+    | {held: f"mamba.{name}" for held, name in _MAMBA.items()},
+    "nemotron_h": _NEMOTRON,
+    "nemotron_h_moe": _NEMOTRON,
+    "qwen3next": {name: held for name, held in _DELTA_NET.items() if name not in ("ssm_alpha", "ssm_beta")}
+    | _EXPERTS
+    | _SHARED_EXPERT
+    | {"attn_qkv": "linear_attn.in_proj_qkvz", "attn_gate": "linear_attn.in_proj_qkvz"}
+    | {"ssm_ba": "linear_attn.in_proj_ba"},
 }
 _BIASES = {
     "minimax-m2": "block_sparse_moe.e_score_correction_bias",
     "glm4moe": "mlp.gate.e_score_correction_bias",
     "deepseek2": "mlp.gate.e_score_correction_bias",
+    "deepseek32": "mlp.gate.e_score_correction_bias",
+    "glm-dsa": "mlp.gate.e_score_correction_bias",
     "dots1": "mlp.gate.e_score_correction_bias",
+    "hy_v3": "mlp.expert_bias",
+    "laguna": "mlp.experts.e_score_correction_bias",
+    "lfm2moe": "feed_forward.expert_bias",
+    "nemotron_h_moe": "mixer.gate.e_score_correction_bias",
     "exaone-moe": "mlp.e_score_correction_bias",
     "afmoe": "mlp.expert_bias",
     "ernie4_5-moe": "mlp.moe_statics.e_score_correction_bias",
 }
-_BARE = {"attn_sinks.weight": "self_attn.sinks", "ssm_a": "linear_attn.A_log", "ssm_dt.bias": "linear_attn.dt_bias"}
+_BARE = {"attn_sinks.weight": "self_attn.sinks", "ssm_a": "{}.A_log", "ssm_d": "{}.D", "ssm_dt.bias": "{}.dt_bias"}
 """Tensors of a block that are no weight or bias of a module on disk."""
+
+_MIXERS = {"nemotron_h": "mixer", "nemotron_h_moe": "mixer", "granitehybrid": "mamba"}
+"""What the recurrent module is called, where it is not a delta net's linear_attn."""
+
+_BACKBONE = {"token_embd": "backbone.embeddings", "output_norm": "backbone.norm_f", "layers": "backbone.layers"}
+_ELSEWHERE: Mapping[str, Mapping[str, str]] = {
+    "nemotron_h": _BACKBONE,
+    "nemotron_h_moe": _BACKBONE,
+    "phi2": {"output_norm": "model.final_layernorm"},
+}
+"""Of tensors outside of blocks, and of the list of layers, where an architecture calls them otherwise."""
+
+_IN_PARTS = {
+    "granitemoe": ("ffn_gate_shexp", "ffn_up_shexp"),
+    "granitehybrid": ("ffn_gate_shexp", "ffn_up_shexp", "ffn_gate", "ffn_up"),
+    "qwen3next": ("attn_qkv", "attn_gate"),
+}
+"""Parts of one matrix on disk: gate (or queries, keys and values) first, up (or what gates the output) second."""
+
+_LATENT_ARCHITECTURES = ("deepseek2", "deepseek32", "glm-dsa", "mistral4")
 
 ARCHITECTURES = tuple(_TABLES)
 COMPUTED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 """Tensors that no checkpoint holds."""
 
-PAIRED_ROPE = ("llama", "arcee", "smollm3", "mistral3", "granite", "granitemoe")
+PAIRED_ROPE = (
+    *("llama", "arcee", "smollm3", "mistral3", "granite", "granitemoe", "granite_swa", "granitehybrid", "olmo"),
+    *("nemotron_h", "nemotron_h_moe"),
+)
 """Architectures whose q and k rows llama.cpp takes interleaved: row 2i + j of a head is row i + j * D/2 on disk."""
 
-_ONE_PLUS = {"gemma": ("norm",), "gemma2": ("norm",), "gemma3": ("norm",), "qwen35": ("norm",), "qwen35moe": ("norm",)}
+_ONE_PLUS = dict.fromkeys(("gemma", "gemma2", "gemma3", "qwen35", "qwen35moe", "qwen3next"), ("norm",))
 """Architectures that hold norms with the one that the model adds to them: the ends of their names."""
 
 _DELTA_NETS = ("qwen35", "qwen35moe")
@@ -179,7 +274,9 @@ _BLOCK = re.compile(r"blk\.(\d+)\.(.+?)(?:\.(weight|bias))?")
 
 @dataclass(frozen=True)
 class Place:
-    """name: on disk, with {} for the expert where `stacked`. half: "k" or "v" of a split kv_b_proj. rope: whether rows
+    """name: on disk, with {} for the expert where `stacked`. half: "k" or "v" of a split kv_b_proj, "first" or "second"
+    of the rows of another matrix. also: a matrix of as many rows behind that of `name`. flat: whether the file has a
+    vector of the disk as a matrix. rope: whether rows
     are interleaved. change: what llama.cpp's values are of those on disk: "" the same, "plus one", "minus exp".
     tiles: where the values of a delta net's heads lie in another order: "rows", "rows behind keys", "columns" or "".
     convolution: whether the dimension of one channel is left out."""
@@ -191,40 +288,50 @@ class Place:
     change: str = ""
     tiles: str = ""
     convolution: bool = False
+    also: str = ""
+    flat: bool = False
 
 
 def place_of(arch: str, name: str) -> Place | None:
     """None for a name that the architecture does not have."""
     stem, _, kind = name.rpartition(".")
+    elsewhere = _ELSEWHERE.get(arch, {})
     if stem in _OUTSIDE and kind in ("weight", "bias"):
         change = "plus one" if stem.endswith(_ONE_PLUS.get(arch, ("?",))) else ""
-        return Place(f"{_OUTSIDE[stem]}.{kind}", change=change)
+        return Place(f"{elsewhere.get(stem, _OUTSIDE[stem])}.{kind}", change=change)
     found = _BLOCK.fullmatch(name)
     if not found:
         return None
     layer, part, kind = found.groups()
-    prefix = f"model.layers.{layer}."
+    prefix = f"{elsewhere.get('layers', 'model.layers')}.{layer}."
     if part == "exp_probs_b":
-        return Place(prefix + _BIASES[arch]) if arch in _BIASES and kind == "bias" else None
-    if arch == "deepseek2" and part in ("attn_k_b", "attn_v_b"):
+        known = arch in _BIASES and kind == (None if arch == "hy_v3" else "bias")
+        return Place(prefix + _BIASES[arch]) if known else None
+    if arch in _LATENT_ARCHITECTURES and part in ("attn_k_b", "attn_v_b"):
         return Place(f"{prefix}self_attn.kv_b_proj.weight", half=part[5])
     bare = _BARE.get(name.split(".", 2)[2])
     tiles = _tiles(part) if arch in _DELTA_NETS else ""
     if bare is not None:
-        held = arch in _DELTA_NETS or part in _TABLES.get(arch, {})
-        change = "minus exp" if part == "ssm_a" else ""
-        return Place(prefix + bare, change=change, tiles=tiles) if held else None
-    known = _TABLES.get(arch, {}).get(part)
-    if known is None or kind is None:
+        mixer = _MIXERS.get(arch, "linear_attn" if arch in (*_DELTA_NETS, "qwen3next") else "")
+        held = part in _TABLES.get(arch, {}) if part == "attn_sinks" else bool(mixer)
+        change, flat = "minus exp" if part == "ssm_a" else "", arch in _MIXERS
+        return Place(prefix + bare.format(mixer), change=change, tiles=tiles, flat=flat) if held else None
+    known_name = _TABLES.get(arch, {}).get(part)
+    if known_name is None or kind is None:
         return None
     one_plus = kind == "weight" and part != "ssm_norm" and part.endswith(_ONE_PLUS.get(arch, ("?",)))
+    parts = _IN_PARTS.get(arch, ())
+    whole = f"{prefix}{known_name}.{kind}"
     return Place(
-        f"{prefix}{known}.{kind}",
-        "{}" in known,
+        whole,
+        "{}" in known_name,
+        half=("first", "second")[parts.index(part) % 2] if part in parts else "",
         rope=arch in PAIRED_ROPE and part in ("attn_q", "attn_k"),
         change="plus one" if one_plus else "",
         tiles=tiles,
         convolution=part in ("ssm_conv1d", "shortconv.conv") and kind == "weight",
+        also=whole.replace("gate_proj", "up_proj") if part == "ffn_gate_up_exps" else "",
+        flat=arch in _MIXERS and part == "ssm_norm",
     )
 
 

@@ -18,6 +18,7 @@ import torch
 from torch.nn import functional
 
 from verification.reading.declared import AWQ, FP8, Scheme
+from verification.reading.nearest import nearest
 from verification.reading.packing import E2M1_VALUES
 from verification.reading.stored_parts import group_of, is_nvfp4
 
@@ -123,8 +124,17 @@ def rounded_to_dtype(source: torch.Tensor, dtype: str) -> torch.Tensor:
     return source.to(_PLAIN.get(dtype, torch.float32)).float()
 
 
-def rounded_plainly(source: torch.Tensor, layout: Layout, importance: torch.Tensor | None = None) -> torch.Tensor:
-    """What is left of a weight, float32 [out, in]. source: float32 [out, in]. importance: float32 [in], for ggml's.
+def can_be_stacked(layout: Layout, rows: int) -> bool:
+    """Whether matrices of so many rows under one another are rounded as each by itself."""
+    height, _ = layout.block
+    return layout.kind in _GGML or layout.kind in ("nvfp4", "mxfp4") or (bool(height) and rows % height == 0)
+
+
+def rounded_plainly(
+    source: torch.Tensor, layout: Layout, importance: torch.Tensor | None = None, matrices: int = 1
+) -> torch.Tensor:
+    """What is left of a weight, float32 [out, in]. source: float32 [out, in], of several `matrices` under one another
+    that can be stacked. importance: float32 [in], for ggml's.
 
     Rows that blocks do not divide are rounded as if zeros followed.
     """
@@ -132,15 +142,16 @@ def rounded_plainly(source: torch.Tensor, layout: Layout, importance: torch.Tens
     if source.shape[1] % unit:
         more = -source.shape[1] % unit
         wide = None if importance is None else functional.pad(importance, (0, more))
-        return rounded_plainly(functional.pad(source, (0, more)), layout, wide)[:, : source.shape[1]]
+        return rounded_plainly(functional.pad(source, (0, more)), layout, wide, matrices)[:, : source.shape[1]]
     if layout.kind in _GGML:
         ggml = _GGML[layout.kind]
-        return _in_pieces(source, lambda part: _ggml(part, ggml, importance))
+        return _in_pieces(source, lambda part, _: _ggml(part, ggml, importance))
     if layout.kind == "nvfp4":
-        per_tensor = _E4M3 * _E2M1 / float(source.abs().max().clamp(min=1e-30))
-        return _in_pieces(source, lambda part: _nvfp4(part, per_tensor))
+        largest = source.view(matrices, -1).abs().amax(1).clamp(min=1e-30)
+        units = (_E4M3 * _E2M1 / largest.double()).float().repeat_interleave(len(source) // matrices)
+        return _in_pieces(source, lambda part, rows: _nvfp4(part, units[rows]))
     if layout.kind == "mxfp4":
-        return _in_pieces(source, _mxfp4)
+        return _in_pieces(source, lambda part, _: _mxfp4(part))
     largest = _per_block(source.abs(), layout.block, torch.amax)
     if layout.kind == "float8":
         scale = (largest / _E4M3).clamp(min=1e-30)
@@ -164,9 +175,11 @@ def _unit(layout: Layout) -> int:
     return _SUPERBLOCK if _GGML[layout.kind].scale_steps else _GGML[layout.kind].group
 
 
-def _in_pieces(source: torch.Tensor, rounding: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+def _in_pieces(source: torch.Tensor, rounding: Callable[[torch.Tensor, slice], torch.Tensor]) -> torch.Tensor:
+    """rounding: gets some rows, and which."""
     step = max(1, source.shape[0] if source.is_cuda else _PIECE // source.shape[1])
-    return torch.cat([rounding(source[start : start + step]) for start in range(0, source.shape[0], step)])
+    rows = [slice(start, start + step) for start in range(0, source.shape[0], step)]
+    return torch.cat([rounding(source[some], some) for some in rows])
 
 
 def _per_block(values: torch.Tensor, block: tuple[int, int], reduce: Any) -> torch.Tensor:
@@ -179,11 +192,11 @@ def _per_block(values: torch.Tensor, block: tuple[int, int], reduce: Any) -> tor
     return found.repeat_interleave(height, 0)[:rows].repeat_interleave(width, 1)[:, :columns]
 
 
-def _nvfp4(source: torch.Tensor, unit: float) -> torch.Tensor:
-    groups = source.unflatten(1, (-1, 16))
+def _nvfp4(source: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
+    groups, unit = source.unflatten(1, (-1, 16)), units.view(-1, 1, 1)
     scale = (groups.abs().amax(-1, keepdim=True) / _E2M1 * unit).clamp(max=_E4M3).to(torch.float8_e4m3fn).float() / unit
     numbers = torch.cat((-E2M1_VALUES[1:].flip(0), E2M1_VALUES))
-    return (_nearest(groups / scale.clamp(min=1e-30), numbers) * scale).flatten(1)
+    return (nearest(groups / scale.clamp(min=1e-30), numbers) * scale).flatten(1)
 
 
 def _mxfp4(source: torch.Tensor) -> torch.Tensor:
@@ -191,7 +204,7 @@ def _mxfp4(source: torch.Tensor) -> torch.Tensor:
     largest = groups.abs().amax(-1, keepdim=True).clamp(min=2.0**-120)
     scale = torch.exp2(largest.log2().floor() - 2)
     numbers = torch.cat((-E2M1_VALUES[1:].flip(0), E2M1_VALUES))
-    return (_nearest(groups / scale, numbers) * scale).flatten(1)
+    return (nearest(groups / scale, numbers) * scale).flatten(1)
 
 
 def _ggml(source: torch.Tensor, kind: _Ggml, importance: torch.Tensor | None) -> torch.Tensor:
@@ -235,7 +248,7 @@ def _searched(
 
 
 def _codes(x: torch.Tensor, scale: torch.Tensor, lowest: torch.Tensor, kind: _Ggml) -> torch.Tensor:
-    return _nearest(torch.where(scale != 0, (x - lowest) / scale, torch.zeros_like(x)), kind.numbers)
+    return nearest(torch.where(scale != 0, (x - lowest) / scale, torch.zeros_like(x)), kind.numbers)
 
 
 def _fitted(
@@ -273,11 +286,3 @@ def _stored(scale: torch.Tensor, kind: _Ggml) -> torch.Tensor:
     unit = (superblocks.abs().amax(-1, keepdim=True) / kind.scale_steps).half().float()
     steps = torch.where(unit > 0, superblocks / unit, torch.zeros_like(superblocks)).round()
     return (steps * unit).flatten(1).unsqueeze(-1)
-
-
-def _nearest(values: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-    """The nearest of `numbers`, which are sorted."""
-    if bool((numbers.diff() == 1).all()):
-        return values.round().clamp(float(numbers[0]), float(numbers[-1]))
-    numbers = numbers.to(values.device)
-    return numbers[torch.bucketize(values.contiguous(), (numbers[1:] + numbers[:-1]) / 2)]

@@ -5,6 +5,7 @@ A weight was rounded to nearest where (weight - base) / scale lies closer to its
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -19,23 +20,31 @@ Parts = Mapping[str, torch.Tensor]
 @dataclass(frozen=True)
 class Stored:
     """How scales are kept where tools take them from a block's largest weight. block: rows and columns that share one.
-    rounded: an exact scale -> as it is stored. global_scale: of NVFP4, as compressed-tensors states it."""
+    rounded: an exact scale -> as it is stored. global_scale: of NVFP4, as compressed-tensors states it; float32 [1], or
+    [out, 1] of several matrices under one another."""
 
     block: tuple[int, int]
     rounded: Callable[[torch.Tensor], torch.Tensor]
-    global_scale: float | None = None
+    global_scale: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Codes:
     """numbers: float32 [out, in], each one of `grid`, which is sorted. scale: float32 that broadcasts to them, of
-    either sign; base: float32 likewise, what the number zero stands for. stored: None where scales are searched."""
+    either sign; base: float32 likewise, what the number zero stands for; all three on one device, the grid on the CPU.
+    stored: None where scales are searched."""
 
     numbers: torch.Tensor
     grid: torch.Tensor
     scale: torch.Tensor
     base: torch.Tensor
     stored: Stored | None = None
+
+    def rows(self, start: int, stop: int) -> "Codes":
+        """Those of some rows."""
+        held = self.numbers.shape[0]
+        scale, base = (x if x.shape[0] != held else x[start:stop] for x in (self.scale, self.base))
+        return Codes(self.numbers[start:stop], self.grid, scale, base)
 
 
 def codes_of(scheme: Scheme, parts: Parts) -> Codes | None:
@@ -67,7 +76,7 @@ def _compressed_tensors(scheme: Scheme, parts: Parts) -> Codes | None:
         block = {"channel": (1, 0), "tensor": (0, 0)}.get(strategy)
         return _float8(weight, parts["weight_scale"], block or scheme.weights.get("block_structure") or (128, 128))
     whole = weight.dtype == torch.int8 and strategy != "block"
-    return Codes(weight.float(), _integers(-128, 127), scale, torch.zeros(1)) if whole else None
+    return Codes(weight.float(), _integers(-128, 127), scale, _no_base(weight)) if whole else None
 
 
 def _packed(scheme: Scheme, parts: Parts, scale: torch.Tensor) -> Codes:
@@ -104,13 +113,12 @@ def _modelopt(parts: Parts) -> Codes | None:
 
 def _float8(weight: torch.Tensor, scale: torch.Tensor, block: Sequence[int]) -> Codes:
     """block: rows and columns that share a scale, 0 for all."""
-    every = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
     height, width = int(block[0]) or weight.shape[0], int(block[1]) or weight.shape[1]
     rows_alone = height == 1 and width == weight.shape[1]
     wide = scale.float() if rows_alone or scale.numel() == 1 else spread(scale, weight.shape, (height, width))
     dtype = scale.dtype
     stored = Stored((height, width), lambda exact: exact.to(dtype).float()) if dtype in _SCALES else None
-    return Codes(weight.float(), every[every.isfinite()].unique(), wide, torch.zeros(1), stored)
+    return Codes(weight.float(), _e4m3(), wide, _no_base(weight), stored)
 
 
 def _float4(packed: torch.Tensor, scale: torch.Tensor, global_scale: torch.Tensor) -> Codes:
@@ -120,8 +128,18 @@ def _float4(packed: torch.Tensor, scale: torch.Tensor, global_scale: torch.Tenso
     def rounded(exact: torch.Tensor) -> torch.Tensor:
         return (exact * global_scale).clamp(max=448).to(torch.float8_e4m3fn).float() / global_scale
 
-    stored = Stored((1, 16), rounded, float(global_scale.flatten()[0]))
-    return Codes(numbers, grid, spread(scale.float() / global_scale, numbers.shape, (1, 16)), torch.zeros(1), stored)
+    stored = Stored((1, 16), rounded, global_scale)
+    return Codes(numbers, grid, spread(scale.float() / global_scale, numbers.shape, (1, 16)), _no_base(packed), stored)
+
+
+@cache
+def _e4m3() -> torch.Tensor:
+    every = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    return every[every.isfinite()].unique()
+
+
+def _no_base(weight: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(1, device=weight.device)
 
 
 def _integers(low: int, high: int) -> torch.Tensor:

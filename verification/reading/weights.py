@@ -1,15 +1,17 @@
 """An artifact seen as float32 weights under the architecture's own names on disk, read tensor by tensor."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
 
 from sixfold.checkpoint.storage.safetensors_header import TORCH_DTYPES
-from verification.reading.declared import AWQ, Scheme
+from verification.reading.declared import AWQ, MODELOPT, Scheme
 from verification.reading.plain_rounding import Layout, layout_of_scheme
 from verification.reading.safetensors_formats import dequantize_linear
+from verification.reading.stack import ALL, Stack, read_together
+from verification.reading.stacked_parts import can_be_stacked, stacked_parts
 from verification.reading.stated_rounding import Rounding, stated_rounding
 from verification.reading.stored_codes import Codes, Parts, codes_of
 from verification.reading.stored_parts import QUANTIZED_PARTS, SCALES
@@ -50,9 +52,30 @@ class OnDevice(Protocol):
 
 def read_on(weights: Weights, device: torch.device, name: str) -> torch.Tensor:
     """A whole tensor, float32, computed on `device` if these weights can be."""
-    if device.type == "cpu" or not isinstance(weights, OnDevice):
-        return weights.read(name)
-    return weights.read_on(device, name)
+    return weights.read_on(device, name) if isinstance(weights, OnDevice) else weights.read(name)
+
+
+@runtime_checkable
+class Prepared(Weights, Protocol):
+    """Weights that want to know which layer is read next."""
+
+    def prepare(self, layer: int | None, wanted: Collection[str]) -> None:
+        """layer: None for what is outside of the decoder layers. wanted: names that will be read of it."""
+        ...
+
+    def is_source(self, layer: int | None) -> bool:
+        """Whether a layer that was prepared is known to hold what the source holds, bit for bit."""
+        ...
+
+
+@runtime_checkable
+class Compared(Prepared, Protocol):
+    """Weights that are compared with the source's as they are prepared."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether something so far is not what was made of the source."""
+        ...
 
 
 class CodedWeights(Weights, Protocol):
@@ -65,6 +88,16 @@ class CodedWeights(Weights, Protocol):
     def code_parts(self, name: str, weight: torch.Tensor) -> Iterator[tuple[Codes, torch.Tensor]]:
         """The codes of what a weight is stored as, each beside its part of `weight` (float32, of its whole shape) in
         the same layout: of most one, of a split kv_b_proj two. Raises as `read` does."""
+        ...
+
+    def stack_of(self, name: str) -> Hashable | None:
+        """What a quantized weight has in common with those that it can be read together with; None where it is read by
+        itself."""
+        ...
+
+    def stack(self, names: Sequence[str], device: torch.device, rows: slice = ALL) -> Stack:
+        """Of weights of which `stack_of` says the same, in this order, on `device`; `rows` of a single one. Raises as
+        `read` does."""
         ...
 
     def layout(self, name: str) -> Layout | None:
@@ -144,6 +177,24 @@ class FolderWeights:
         codes = self.codes(name)
         if codes is not None:
             yield codes, weight
+
+    def stack_of(self, name: str) -> Hashable | None:
+        module = name.removesuffix(".weight")
+        scheme, shape = self.subject.declared.scheme_of(module), self.shape(name)
+        suffixes = self.subject.modules[module]
+        if scheme is None or len(shape) != 2 or not can_be_stacked(scheme, suffixes, shape[0]):
+            return None
+        group = 0 if scheme.method == MODELOPT else id(scheme.weights)  # ModelOpt's algorithm says it all
+        return scheme.format, group, shape, frozenset(suffixes)
+
+    def stack(self, names: Sequence[str], device: torch.device, rows: slice = ALL) -> Stack:
+        read = read_together(self._parts, names, device)
+        scheme = read[0][0]
+        parts = stacked_parts(scheme, [part for _, part in read], self.shape(names[0])[0], device)
+        codes = codes_of(scheme, parts)
+        if codes is None or codes.base.numel() > 1 or scheme.method == MODELOPT:
+            return Stack(dequantize_linear(scheme, parts), codes).part(rows)
+        return Stack(codes.numbers * codes.scale, codes).part(rows)
 
     def layout(self, name: str) -> Layout | None:
         scheme = self.subject.declared.scheme_of(name.removesuffix(".weight"))

@@ -57,18 +57,19 @@ class Targets:
         held, source: float32 [out, in], what the artifact's codes mean and what was rounded.
         """
         moments = self._known.of(linear) if self._known is not None else None
-        return None if moments is None else misplaced(codes, held, source, moments.damped)
+        return None if moments is None else misplaced(codes, held, source, moments.damped.to(held.device))
 
 
-def targets_of(path: Path, manifest: Mapping[str, Any]) -> Targets:
-    """path: of the artifact. The statistics are looked for beside its folder, where a run leaves them."""
+def targets_of(path: Path, manifest: Mapping[str, Any], device: torch.device) -> Targets:
+    """path: of the artifact. device: where weights are compared. The statistics are looked for beside the artifact's
+    folder, where a run leaves them."""
     if manifest["recipe"]["scheme"] == ROUNDED_INPUTS:
         return Targets()
     folder = (path.absolute() if path.is_dir() else path.absolute().parent).parent / CALIBRATION
     for candidate in (folder, *sorted(folder.glob("profile-*"))):
         found = existing_statistics(candidate)
         if found is not None and found.digest == manifest.get("statistics") and found.has_moments:
-            return Targets(found, InputMoments(found, torch.device("cpu")))
+            return Targets(found, InputMoments(found, device))
     return Targets()
 
 
@@ -77,15 +78,20 @@ def misplaced(codes: Codes, held: torch.Tensor, source: torch.Tensor, moments: t
     target = held - ((held - source) @ moments) / moments.diagonal()
     scale = codes.scale.expand(source.shape)
     places = torch.where(scale != 0, (target - codes.base) / scale, codes.numbers)
-    steps, _ = steps_off(codes, places, _FINEST * float(codes.grid[-1]))
+    steps = steps_off(codes, places, _FINEST * float(codes.grid[-1]))
     worst = steps.amax(1)
-    typical, tail = float(worst.median()), float(worst.quantile(0.99, interpolation="lower"))
+    typical, tail = float(worst.median()), float(_of_all_but_a_hundredth(worst))
     if typical > _CONVERGED:
         return None
     largest = source.abs().amax(1, keepdim=True)
-    usual = largest.quantile(0.99, interpolation="lower")
+    usual = _of_all_but_a_hundredth(largest.flatten())
     wrong = (steps > max(_STEPS, _SPREAD * typical, _TAIL * tail)) & (largest <= _OUTLYING * usual)
     rows = int(wrong.any(1).sum())
     if not rows or rows > max(1, _FEW * len(wrong)):
         return None
     return worst_of(codes, target, scale, steps, wrong, int(wrong.sum()))
+
+
+def _of_all_but_a_hundredth(values: torch.Tensor) -> torch.Tensor:
+    """The largest. values: [rows]."""
+    return values.sort().values[int(0.99 * (len(values) - 1))]

@@ -7,7 +7,7 @@ integer formats to steps of a block's range, so their limit grows with how far a
 """
 
 from dataclasses import dataclass, replace
-from math import inf, prod
+from math import inf
 
 import torch
 
@@ -86,37 +86,94 @@ def measure(weight: torch.Tensor, source: torch.Tensor, limit: Limit) -> WeightE
     a row that they do not divide is one block."""
     if not source.numel():
         return WeightError(0.0, 0.0, 0, 0, 0.0)
-    norm, wrong = float(source.norm()), float((weight - source).norm())
-    if norm == 0:
-        relative = 0.0 if wrong == 0 else inf
-        return WeightError(relative, relative, 0, 0, 0.0)
-    ratios, size = block_errors(weight, source, limit)
-    extremes = source.reshape(ratios.shape[0], -1, size).abs().amax(2)
-    place = int(ratios.argmax())
-    root = norm / source.numel() ** 0.5
-    return WeightError(
-        relative=wrong / norm if wrong == wrong else inf,
-        block=float(ratios.flatten()[place]),
-        row=place // ratios.shape[1],
-        column=place % ratios.shape[1] * size,
-        range=float(extremes.pow(2).mean().sqrt()) / root,
-    )
+    columns = source.shape[-1] if source.dim() else 1
+    (found,) = measured(weight.reshape(-1, columns), source.reshape(-1, columns), limit, 1)
+    return found
+
+
+def measured(weight: torch.Tensor, source: torch.Tensor, limit: Limit, matrices: int) -> list[WeightError]:
+    """Of each of several matrices of one size under one another. weight, source: float32 [matrices * rows, columns]."""
+    return [found.error for found in measures(weight, source, limit, matrices)]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Of a matrix, or of some of its rows. squares, wrong: sums over its weights and errors. block: the largest, and
+    row, column: where it begins. extremes: sum of squares over blocks. blocks, count: of blocks and weights."""
+
+    squares: float
+    wrong: float
+    block: float
+    row: int
+    column: int
+    extremes: float
+    blocks: int
+    count: int
+
+    def followed_by(self, other: "Measure", rows: int) -> "Measure":
+        """With rows behind the first so many."""
+        worst = other if other.block > self.block else self
+        sums = {name: getattr(self, name) + getattr(other, name) for name in _SUMS}
+        return Measure(**sums, block=worst.block, row=worst.row + (rows if worst is other else 0), column=worst.column)
+
+    @property
+    def error(self) -> WeightError:
+        if self.squares == 0:
+            relative = 0.0 if self.wrong == 0 else inf
+            return WeightError(relative, relative, 0, 0, 0.0)
+        relative = (self.wrong / self.squares) ** 0.5 if self.wrong == self.wrong else inf
+        spread = (self.extremes / self.blocks) ** 0.5 / (self.squares / self.count) ** 0.5
+        return WeightError(relative, self.block, self.row, self.column, spread)
+
+
+_SUMS = ("squares", "wrong", "extremes", "blocks", "count")
+
+
+def measures(
+    weight: torch.Tensor, source: torch.Tensor, limit: Limit, matrices: int, largest: float | None = None
+) -> list[Measure]:
+    """Of each of several matrices under one another, or of some rows of one, of which `largest` is the largest weight.
+    weight, source: float32 [matrices * rows, columns]."""
+    error = weight - source
+    ratios, extremes, size = _block_errors(error, source, limit, matrices, largest)
+    norms, wrong = (x.view(matrices, -1).norm(dim=1) for x in (source, error))
+    flat = ratios.view(matrices, -1)
+    place = flat.argmax(1)
+    spread = extremes.view(matrices, -1).norm(dim=1)
+    worst = flat.gather(1, place.unsqueeze(1)).squeeze(1)
+    numbers = torch.stack((norms, wrong, worst, spread), 1).tolist()
+    per_row, count = ratios.shape[1], source.numel() // matrices
+
+    def one(of: list[float], at: int) -> Measure:
+        norm, wrong, block, extreme = of
+        row, column = at // per_row, at % per_row * size
+        return Measure(norm**2, wrong**2, block, row, column, extreme**2, flat.shape[1], count)
+
+    return [one(of, at) for of, at in zip(numbers, place.tolist(), strict=True)]
 
 
 def block_errors(weight: torch.Tensor, source: torch.Tensor, limit: Limit) -> tuple[torch.Tensor, int]:
-    """(largest error of each block over its largest weight, float32 [rows, blocks]; width of a block)."""
-    columns = source.shape[-1] if source.dim() else 1
-    rows = prod(source.shape) // columns
-    old, error = source.reshape(rows, columns), (weight - source).reshape(rows, columns)
+    """(largest error of each block over its largest weight, float32 [rows, blocks]; width of a block). weight, source:
+    float32 [rows, columns]."""
+    ratios, _, size = _block_errors(weight - source, source, limit, 1, None)
+    return ratios, size
+
+
+def _block_errors(
+    error: torch.Tensor, source: torch.Tensor, limit: Limit, matrices: int, largest: float | None
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """(the same, the largest weight of each block, width of a block)."""
+    rows, columns = source.shape
     size = limit.width if limit.width and columns % limit.width == 0 else columns
-    blocks = error.abs().view(rows, columns // size, size).amax(2)
-    extremes = old.abs().view(rows, columns // size, size).amax(2)
-    against = extremes.clamp(min=max(_SMALL_BLOCK * float(extremes.max()), 1e-38))
+    blocks, extremes = (x.view(rows, columns // size, size).abs().amax(2) for x in (error, source))
+    of_all = extremes.view(matrices, -1).amax(1) if largest is None else extremes.new_full((matrices,), largest)
+    least = (_SMALL_BLOCK * of_all).clamp(min=1e-38)
+    against = torch.maximum(extremes, least.repeat_interleave(rows // matrices).unsqueeze(1))
     if limit.superblock and columns % limit.superblock == 0:
         together = extremes.view(rows, columns // limit.superblock, -1).amax(2)
-        least = _SMALL_IN_SUPERBLOCK * together.repeat_interleave(limit.superblock // size, 1)
-        against = torch.maximum(against, least)
-    return (blocks / against).nan_to_num(nan=inf), size
+        floor = _SMALL_IN_SUPERBLOCK * together.repeat_interleave(limit.superblock // size, 1)
+        against = torch.maximum(against, floor)
+    return (blocks / against).nan_to_num(nan=inf), extremes, size
 
 
 def loosened(limit: Limit, kind: str) -> Limit:
@@ -133,7 +190,7 @@ def loosened(limit: Limit, kind: str) -> Limit:
         return replace(limit, block=max(limit.block, _ANY_SCALE))
     if kind in _MOVED:
         of_tensor, of_block = _MOVED[kind]
-        least = _MOVED_INTEGERS if limit.by_range else 0.0
+        least = _MOVED_INTEGERS if limit.by_range else _ACROSS if limit.width else 0.0
         return replace(limit, relative=of_tensor * limit.relative, block=max(of_block * limit.block, least))
     return limit
 
@@ -143,3 +200,6 @@ _MOVED = {"compensated": (2.0, 5.0), "rounded-inputs": (3.0, 20.0)}
 """How much farther than to the nearest level weights may be moved, a tensor's and a block's."""
 _MOVED_INTEGERS = 1.5
 """Of a block's largest weight: how far integers under searched scales may be moved at least."""
+_ACROSS = 6.0
+"""The same of floats that share a block's scale: that is chosen for the block as errors of others have left it, which
+in a block of small weights are several times as large."""

@@ -38,39 +38,49 @@ class _Odd:
 
 @dataclass
 class Scales:
-    """Gathered tensor by tensor; `findings` judges when all have been seen. largest: max |w| of each Linear's source,
-    globals: what NVFP4 stores of it, by the Linear's name."""
+    """Gathered tensor by tensor; `findings` judges when all have been seen. blocks: how many a weight has; odd: by its
+    name as well. largest: max |w| of each Linear's source, globals: what NVFP4 stores of it, by the Linear's name."""
 
-    blocks: int = 0
-    odd: list[_Odd] = field(default_factory=list)
+    blocks: dict[str, int] = field(default_factory=dict)
+    odd: dict[str, _Odd] = field(default_factory=dict)
     largest: dict[str, float] = field(default_factory=dict)
     globals: dict[str, float] = field(default_factory=dict)
 
-    def add(self, name: str, codes: Codes, source: torch.Tensor) -> None:
-        """source: float32 [out, in], the weight that was rounded. name: on disk, "...weight"."""
+    def add(self, names: Sequence[str], codes: Codes, source: torch.Tensor, counted: Sequence[bool]) -> None:
+        """source: float32, the weights that were rounded, under one another. names: of each, on disk, "...weight".
+        counted: which of them are to be judged, and to judge others by."""
         stored = codes.stored
         if stored is None:
             return
-        module = name.removesuffix(".weight")
+        count = len(names)
         if stored.global_scale is not None:
-            self.largest[module] = float(source.abs().max())
-            self.globals[module] = stored.global_scale
-        rows, columns = stored.block
-        largest = _blocks_largest(source, rows, columns)
-        held = codes.scale.expand(source.shape)[::rows, ::columns]
-        exact = largest / float(codes.grid[-1])
+            held_globals = stored.global_scale.flatten()
+            each = held_globals[:: max(1, len(held_globals) // count)].tolist()
+            largest_of = source.view(count, -1).abs().amax(1).tolist()
+            for name, held, largest, counts in zip(names, each, largest_of, counted, strict=True):
+                if counts:
+                    module = name.removesuffix(".weight")
+                    self.globals[module], self.largest[module] = held, largest
+        rows = source.shape[0] // count
+        height, width = min(stored.block[0], rows), stored.block[1]
+        blocks = _blocks_largest(source, height, width)
+        scales = codes.scale.expand(source.shape)[::height, ::width]
+        exact = blocks / float(codes.grid[-1])
         expected = stored.rounded(exact)
-        near = [_close(held, like) for like in (expected, stored.rounded(exact.bfloat16().float()))]
-        wrong = ~(near[0] | near[1]) & (expected > 0)
-        self.blocks += held.numel()
-        if wrong.any():
-            row, column = torch.nonzero(wrong)[0].tolist()
-            values = float(held[row, column]), float(expected[row, column])
-            self.odd.append(_Odd(name, row * rows, column * columns, *values, int(wrong.sum())))
+        wrong = ~(_close(scales, expected) | _close(scales, stored.rounded(exact.bfloat16().float()))) & (expected > 0)
+        odd = wrong.view(count, -1).any(1).tolist()
+        for number, name in enumerate(names):
+            if counted[number]:
+                self.blocks[name] = wrong.numel() // count
+            if counted[number] and odd[number]:
+                own = slice(number * len(wrong) // count, (number + 1) * len(wrong) // count)
+                row, column = torch.nonzero(wrong[own])[0].tolist()
+                values = float(scales[own][row, column]), float(expected[own][row, column])
+                self.odd[name] = _Odd(name, row * height, column * width, *values, int(wrong[own].sum()))
 
     def findings(self, linears: Mapping[str, Linear]) -> Iterator[Finding]:
-        if sum(odd.count for odd in self.odd) <= _FEW * self.blocks:
-            for odd in self.odd:
+        if sum(odd.count for odd in self.odd.values()) <= _FEW * sum(self.blocks.values()):
+            for odd in self.odd.values():
                 more = f", and {odd.count - 1} more are off" if odd.count > 1 else ""
                 what = (
                     f"the scale of the block at row {odd.row}, column {odd.column} is {odd.held:.6g}, where the largest"

@@ -64,10 +64,10 @@ class RecordedScales:
         rows = self.record.of(module, "out")
         if columns is None and rows is None:
             return None
-        moved = weight if columns is None else weight * columns
+        moved = weight if columns is None else weight * columns.to(weight.device)
         if rows is None:
             return moved
-        rows = rows[start : start + len(weight)]
+        rows = rows[start : start + len(weight)].to(weight.device)
         if name in self.one_plus:
             return (1 + moved) / rows - 1
         return moved / (rows.unsqueeze(1) if weight.dim() == 2 else rows)

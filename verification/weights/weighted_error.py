@@ -60,14 +60,28 @@ def lost_group(weight: torch.Tensor, source: torch.Tensor, limit: Limit) -> tupl
     A weighted search may leave a group at zero: one whose weights are small beside those that it shares a scale with,
     or whose channels carry nothing, which is so in every row.
     """
+    lost = _lost(weight, source, limit, 1)
+    if lost is None or not bool(lost.any()):
+        return None
+    row, block, group = torch.nonzero(lost)[0].tolist()
+    return row, (block * lost.shape[2] + group) * limit.width
+
+
+def lose_groups(weight: torch.Tensor, source: torch.Tensor, limit: Limit, matrices: int) -> list[bool]:
+    """Whether each of several matrices under one another has such a group."""
+    lost = _lost(weight, source, limit, matrices)
+    return [False] * matrices if lost is None else lost.view(matrices, -1).any(1).tolist()
+
+
+def _lost(weight: torch.Tensor, source: torch.Tensor, limit: Limit, matrices: int) -> torch.Tensor | None:
+    """Bool [rows, superblocks, groups]."""
     if not limit.superblock or source.dim() != 2 or source.shape[1] % limit.superblock:
         return None
     rows, per = source.shape[0], limit.superblock // limit.width
-    extremes = source.abs().view(rows, -1, per, limit.width).amax(3)
     zero = ~weight.view(rows, -1, per, limit.width).any(3)
-    large = extremes > _SURELY * extremes.amax(2, keepdim=True)
-    lost = zero & large & (zero.float().mean(0) < _CHANNELS)
-    if not bool(lost.any()):
+    if not bool(zero.any()):
         return None
-    row, block, group = torch.nonzero(lost)[0].tolist()
-    return row, (block * per + group) * limit.width
+    extremes = source.view(rows, -1, per, limit.width).abs().amax(3)
+    large = extremes > _SURELY * extremes.amax(2, keepdim=True)
+    often = zero.view(matrices, -1, *zero.shape[1:]).float().mean(1).repeat_interleave(rows // matrices, 0)
+    return zero & large & (often < _CHANNELS)

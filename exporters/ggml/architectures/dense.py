@@ -35,13 +35,6 @@ def _mistral3(writer: GGUFWriter, config: Config) -> None:
         writer.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
 
 
-def _phi3(writer: GGUFWriter, config: Config) -> None:
-    writer.add_sliding_window(config.get("sliding_window") or 0)
-    writer.add_rope_dimension_count(rotary_size(config))
-    before = config.get("original_max_position_embeddings") or config["max_position_embeddings"]
-    writer.add_rope_scaling_orig_ctx_len(before)
-
-
 def _gemma2_scale(config: Config) -> int:
     """46 layers are the 27B, whose queries are scaled by another size than a head's."""
     heads = int(config["hidden_size"] // config["num_attention_heads"])
@@ -52,6 +45,33 @@ def _gemma3_scale(config: Config) -> int:
     """62 layers are the 27B, whose queries are scaled by another size than a head's."""
     heads = int(config["hidden_size"] // config["num_attention_heads"])
     return heads if config["num_hidden_layers"] == 62 else head_size(config)
+
+
+def _olmo(writer: GGUFWriter, config: Config) -> None:
+    """Its norms have no weights, and its config does not say how close to zero they come."""
+    writer.add_layer_norm_eps(1e-5)
+
+
+def _stablelm(writer: GGUFWriter, config: Config) -> None:
+    writer.add_parallel_residual(bool(config.get("use_parallel_residual")))
+    writer.add_rope_dimension_count(rotary_size(config, 0.25))
+
+
+def _cohere2(writer: GGUFWriter, config: Config) -> None:
+    windows(writer, config)
+    writer.add_rope_dimension_count(head_size(config))
+    without_scaling(writer, config)
+
+
+def _phi2(writer: GGUFWriter, config: Config) -> None:
+    writer.add_rope_dimension_count(rotary_size(config, 0.5))
+
+
+def _phi3(writer: GGUFWriter, config: Config) -> None:
+    writer.add_sliding_window(config.get("sliding_window") or 0)
+    writer.add_rope_dimension_count(rotary_size(config))
+    before = config.get("original_max_position_embeddings") or config["max_position_embeddings"]
+    writer.add_rope_scaling_orig_ctx_len(before)
 
 
 DENSE: Mapping[str, Entry] = {
@@ -83,6 +103,11 @@ DENSE: Mapping[str, Entry] = {
     "glm4": Entry((), half_rotated),
     "phi3": Entry((), _phi3),
     "qwen2": Entry(),
+    "cohere2": Entry((*VOCAB, ("add_logit_scale", ("logit_scale",))), _cohere2),
+    "jais2": Entry((), llama_keys),
+    "olmo": Entry((("add_clamp_kqv", ("clip_qkv",)),), _olmo, paired_rope=True),
+    "phi2": Entry((), _phi2),
+    "stablelm": Entry((), _stablelm),
     "qwen3": Entry(),
 }
 """By llama.cpp's architecture name."""

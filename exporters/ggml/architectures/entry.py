@@ -43,9 +43,14 @@ def llama_keys(writer: GGUFWriter, config: Config) -> None:
 
 def windows(writer: GGUFWriter, config: Config) -> None:
     """Windows in some layers alone. Nothing where no layer has one."""
-    if config.get("sliding_window") is not None and config.get("layer_types"):
+    if config.get("sliding_window") is not None and "sliding_attention" in (config.get("layer_types") or ()):
         writer.add_sliding_window(config["sliding_window"])
         writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config["layer_types"]])
+
+
+def leading_dense(config: Config) -> int:
+    """How many layers without experts come first, of a config that names the kind of each."""
+    return [*(config.get("mlp_layer_types") or ()), "sparse"].index("sparse")
 
 
 def without_scaling(writer: GGUFWriter, config: Config) -> None:
@@ -79,6 +84,8 @@ class Entry:
     fixed: config fields whose value llama.cpp takes for given -> that value.
     one_plus: norms (an expression on GGUF names) that the file holds with the one that the model adds to them.
     delta_net: the file holds a delta net's values head by head of the keys' (see exporters.ggml.tensors).
+    mamba_groups: config fields, one of which holds how many groups of channels the norm of a Mamba-2 mixer has: its
+    vectors are columns in the file, and that norm is a matrix.
     """
 
     table: Table = ()
@@ -91,3 +98,4 @@ class Entry:
     fixed: Mapping[str, Callable[[Config], Any]] = field(default_factory=dict)
     one_plus: str = ""
     delta_net: bool = False
+    mamba_groups: tuple[str, ...] = ()

@@ -1,11 +1,20 @@
 """Architectures with delta nets or convolutions in place of attention in most layers."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from gguf import GGUFWriter
 
-from exporters.ggml.architectures.entry import EXPERT_SIZES, VOCAB, Entry, Table
-from exporters.ggml.architectures.rotary import Config, rope_of, rotary_size
+from exporters.ggml.architectures.entry import (
+    EXPERT_SIZES,
+    SCALES,
+    SHARED_EXPERTS,
+    VOCAB,
+    Entry,
+    Table,
+    granite_keys,
+)
+from exporters.ggml.architectures.rotary import Config, head_size, rope_of, rotary_size
 
 _DELTA_NET: Table = (
     ("add_ssm_conv_kernel", ("linear_conv_kernel_dim",)),
@@ -14,6 +23,9 @@ _DELTA_NET: Table = (
     ("add_ssm_time_step_rank", ("linear_num_value_heads",)),
 )
 _NORMS_OUTSIDE_DELTA_NETS = r"(?<!ssm_)norm\.weight$"
+RECURRENT = ("linear_attention", "mamba")
+"""Kinds of layers that keep a state instead of keys and values."""
+
 _LFM2: Config = {"num_key_value_heads": None, "intermediate_size": None}
 """What `_lfm2` writes."""
 
@@ -34,14 +46,105 @@ def _delta_net(writer: GGUFWriter, config: Config) -> None:
     kinds = [*config["layer_types"], "full_attention"]
     writer.add_full_attention_interval(kinds.index("full_attention") + 1)
     writer.add_rope_dimension_count(rotary_size(config, 0.25))
+    writer.add_array(f"{writer.arch}.attention.recurrent_layers", [kind in RECURRENT for kind in config["layer_types"]])
 
+
+def _axial_delta_net(writer: GGUFWriter, config: Config) -> None:
+    _delta_net(writer, config)
     if not rope_of(config).get("mrope_section"):
         writer.add_rope_dimension_sections([11, 11, 10, 0])
 
 
+def _lfm2_moe(writer: GGUFWriter, config: Config) -> None:
+    heads = config.get("num_key_value_heads") or config["num_attention_heads"]
+    writer.add_head_count_kv([heads if kind == "full_attention" else 0 for kind in config["layer_types"]])
+
+
+def _mamba(writer: GGUFWriter, config: Config) -> None:
+    """Mamba-2 mixers take any position, so that contexts are as long as anyone has memory for."""
+    writer.add_context_length(2**20)
+
+
+def _granite_hybrid(writer: GGUFWriter, config: Config) -> None:
+    granite_keys(writer, config)
+    _mamba(writer, config)
+    kinds = config.get("layers_block_type") or config["layer_types"]
+    groups = config.get("num_key_value_heads") or config["num_attention_heads"]
+    writer.add_head_count_kv([0 if kind in RECURRENT else groups for kind in kinds])
+    writer.add_ssm_inner_size(config["mamba_n_heads"] * config["mamba_d_head"])
+    writer.add_rope_scaling_finetuned(False)  # llama.cpp reads it as "no rotary positions"
+
+
+def _nemotron_h(writer: GGUFWriter, config: Config) -> None:
+    """Each layer is a mixer, attention, or one feed-forward: what it has none of is 0 in a list."""
+    _mamba(writer, config)
+    kinds = config["layers_block_type"]
+    groups = config.get("num_key_value_heads") or config["num_attention_heads"]
+    writer.add_head_count_kv([groups if kind in ("attention", "full_attention") else 0 for kind in kinds])
+    width = {"mlp": config["intermediate_size"], "moe": config["moe_intermediate_size"]}
+    writer.add_feed_forward_length([width.get(kind, 0) for kind in kinds])
+    writer.add_ssm_inner_size(config["mamba_num_heads"] * config["mamba_head_dim"])
+    writer.add_rope_dimension_count(head_size(config))
+    writer.add_rope_scaling_finetuned(False)  # llama.cpp reads it as "no rotary positions"
+
+
+_NEMOTRON_EXPERTS: Table = (
+    ("add_expert_shared_feed_forward_length", ("moe_shared_expert_intermediate_size",)),
+    ("add_moe_latent_size", ("moe_latent_size",)),
+)
+_WITHOUT_EXPERTS: Config = dict.fromkeys(("n_routed_experts", "num_experts_per_tok", "n_group", "topk_group"))
+_NEMOTRON_LISTS: Config = {"num_key_value_heads": None, "intermediate_size": None, "max_position_embeddings": None}
+"""What `_nemotron_h` writes."""
+
+_NEMOTRON_H = Entry(
+    (
+        *VOCAB,
+        ("add_layer_norm_eps", ("layer_norm_epsilon",)),
+        ("add_ssm_conv_kernel", ("conv_kernel",)),
+        ("add_ssm_state_size", ("ssm_state_size",)),
+        ("add_ssm_group_count", ("n_groups",)),
+        ("add_ssm_time_step_rank", ("mamba_num_heads",)),
+    ),
+    _nemotron_h,
+    _NEMOTRON_LISTS,
+    paired_rope=True,  # as the converter has it: there are no rotary positions, and any order gives the same scores
+    mamba_groups=("n_groups",),
+)
+
 HYBRID: Mapping[str, Entry] = {
     "lfm2": Entry((*VOCAB, ("add_shortconv_l_cache", ("conv_L_cache",))), _lfm2, _LFM2),
-    "qwen35": Entry(_DELTA_NET, _delta_net, one_plus=_NORMS_OUTSIDE_DELTA_NETS, delta_net=True),
-    "qwen35moe": Entry((*EXPERT_SIZES, *_DELTA_NET), _delta_net, one_plus=_NORMS_OUTSIDE_DELTA_NETS, delta_net=True),
+    "lfm2moe": Entry(
+        (
+            *VOCAB,
+            ("add_shortconv_l_cache", ("conv_L_cache",)),
+            ("add_expert_feed_forward_length", ("moe_intermediate_size",)),
+            ("add_leading_dense_block_count", ("num_dense_layers",)),
+        ),
+        _lfm2_moe,
+        {"num_key_value_heads": None},
+        gating={"lfm2_moe": "sigmoid"},
+    ),
+    "granitehybrid": Entry(
+        (
+            *VOCAB,
+            *SCALES,
+            ("add_expert_shared_feed_forward_length", ("shared_intermediate_size",)),
+            ("add_ssm_conv_kernel", ("mamba_d_conv",)),
+            ("add_ssm_state_size", ("mamba_d_state",)),
+            ("add_ssm_group_count", ("mamba_n_groups",)),
+            ("add_ssm_time_step_rank", ("mamba_n_heads",)),
+        ),
+        _granite_hybrid,
+        {"head_dim": None, "num_key_value_heads": None, "max_position_embeddings": None},
+        paired_rope=True,
+        mamba_groups=("mamba_n_groups",),
+    ),
+    "nemotron_h": replace(_NEMOTRON_H, replaced={**_NEMOTRON_LISTS, **_WITHOUT_EXPERTS}),
+    "nemotron_h_moe": replace(_NEMOTRON_H, table=(*_NEMOTRON_H.table, *SHARED_EXPERTS, *_NEMOTRON_EXPERTS)),
+    "qwen3next": Entry((*EXPERT_SIZES, *_DELTA_NET), _delta_net, one_plus=_NORMS_OUTSIDE_DELTA_NETS),
+    "qwen35": Entry(_DELTA_NET, _axial_delta_net, one_plus=_NORMS_OUTSIDE_DELTA_NETS, delta_net=True),
+    "qwen35moe": Entry(
+        (*EXPERT_SIZES, *_DELTA_NET), _axial_delta_net, one_plus=_NORMS_OUTSIDE_DELTA_NETS, delta_net=True
+    ),
 }
 """By llama.cpp's architecture name."""

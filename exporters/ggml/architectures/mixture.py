@@ -11,14 +11,16 @@ from exporters.ggml.architectures.entry import (
     VOCAB,
     WINDOW,
     Entry,
+    Table,
     deepstack,
     granite_keys,
     half_rotated,
+    leading_dense,
     llama_keys,
     windows,
     without_scaling,
 )
-from exporters.ggml.architectures.rotary import Config, rope_of, rotary_size
+from exporters.ggml.architectures.rotary import Config, head_size, rope_of, rotary_size
 
 
 def _afmoe(writer: GGUFWriter, config: Config) -> None:
@@ -58,16 +60,94 @@ def _latent_attention(writer: GGUFWriter, config: Config) -> None:
     writer.add_key_length_mla(config["qk_nope_head_dim"] + rope)
     writer.add_value_length_mla(config["v_head_dim"])
     writer.add_rope_dimension_count(rope)
-    kinds = config.get("mlp_layer_types")
-    if kinds and config.get("first_k_dense_replace") is None:
-        writer.add_leading_dense_block_count([*kinds, "sparse"].index("sparse"))
+    experts = config.get("n_routed_experts")
+    if not experts:  # Youtu: latent attention alone, and llama.cpp asks for these
+        writer.add_leading_dense_block_count(config["num_hidden_layers"])
+        writer.add_expert_feed_forward_length(config["intermediate_size"])
+        writer.add_expert_shared_count(0)
+    elif config.get("mlp_layer_types") and config.get("first_k_dense_replace") is None:
+        writer.add_leading_dense_block_count(leading_dense(config))
     mscale = rope_of(config).get("mscale_all_dim")
     if mscale is not None:
         writer.add_rope_scaling_yarn_log_mul(0.1 * mscale)
 
 
+def _cohere2_moe(writer: GGUFWriter, config: Config) -> None:
+    windows(writer, config)
+    without_scaling(writer, config)
+    llama_keys(writer, config)
+    writer.add_expert_feed_forward_length(config["intermediate_size"])
+    writer.add_leading_dense_block_count(leading_dense(config))
+    if config.get("prefix_dense_intermediate_size"):
+        writer.add_feed_forward_length(config["prefix_dense_intermediate_size"])
+    shared = config.get("num_shared_experts") or 0
+    if shared:
+        writer.add_expert_shared_count(shared)
+        writer.add_expert_shared_feed_forward_length(config["intermediate_size"] * shared)
+
+
+def _granite_swa(writer: GGUFWriter, config: Config) -> None:
+    granite_keys(writer, config)
+    windows(writer, config)
+    if config.get("no_rope_layers"):
+        writer.add_array(f"{writer.arch}.attention.rope_pattern", [bool(kind) for kind in config["no_rope_layers"]])
+
+
+def _hy_v3(writer: GGUFWriter, config: Config) -> None:
+    width = config["moe_intermediate_size"] * (config.get("num_shared_experts") or 1)
+    writer.add_expert_shared_feed_forward_length(width)
+    writer.add_expert_weights_norm(bool(config.get("route_norm", True)))
+
+
+def _laguna(writer: GGUFWriter, config: Config) -> None:
+    """Heads may differ from layer to layer, and positions between windows and full attention."""
+    heads = config.get("num_attention_heads_per_layer") or [config["num_attention_heads"]] * config["num_hidden_layers"]
+    writer.add_head_count(list(heads))
+    writer.add_expert_weights_norm(bool(config.get("norm_topk_prob", True)))
+    writer.add_leading_dense_block_count(leading_dense(config))
+    writer.add_rope_dimension_count(rotary_size(config))
+    windowed = (config.get("rope_parameters") or {}).get("sliding_attention")
+    if windowed:
+        writer.add_rope_dimension_count_swa(int(head_size(config) * windowed.get("partial_rotary_factor", 1.0)))
+
+
+def _sparse_latent_attention(writer: GGUFWriter, config: Config) -> None:
+    _latent_attention(writer, config)
+    kinds = config.get("indexer_types")
+    if kinds:
+        writer.add_array(f"{writer.arch}.attention.indexer.types", [kind == "full" for kind in kinds])
+
+
+def _hunyuan_moe(writer: GGUFWriter, config: Config) -> None:
+    writer.add_expert_feed_forward_length(_first(config.get("moe_intermediate_size") or config["intermediate_size"]))
+    writer.add_expert_used_count(_first(config["moe_topk"]))
+    writer.add_expert_shared_count(_first(config.get("num_shared_expert") or 1))
+
+
+def _first(value: int | list[int]) -> int:
+    """Of a number that a config may state for each layer."""
+    return value[0] if isinstance(value, list) else value
+
+
+_GRANITE_SHARED: Table = (("add_expert_shared_feed_forward_length", ("shared_intermediate_size",)),)
+_INDEXER: Table = (
+    ("add_indexer_head_count", ("index_n_heads",)),
+    ("add_indexer_key_length", ("index_head_dim",)),
+    ("add_indexer_top_k", ("index_topk",)),
+)
+_LATENT: Table = (
+    *SHARED_EXPERTS,
+    ("add_vocab_size", ("vocab_size",)),
+    ("add_q_lora_rank", ("q_lora_rank",)),
+    ("add_kv_lora_rank", ("kv_lora_rank",)),
+)
+_ONE_GROUP: Config = {"num_key_value_heads": 1, "head_dim": None}
+"""Of latent attention, see `_latent_attention`."""
+
 MIXTURE: Mapping[str, Entry] = {
-    "granitemoe": Entry((*VOCAB, *SCALES), granite_keys, {"head_dim": None}, paired_rope=True, rope_factors=True),
+    "granitemoe": Entry(
+        (*VOCAB, *SCALES, *_GRANITE_SHARED), granite_keys, {"head_dim": None}, paired_rope=True, rope_factors=True
+    ),
     "llama4": Entry(
         (
             *VOCAB,
@@ -114,17 +194,57 @@ MIXTURE: Mapping[str, Entry] = {
     "minimax-m2": Entry(
         (("add_expert_feed_forward_length", ("intermediate_size",)),), _minimax, gating={"minimax_m2": "sigmoid"}
     ),
-    "glm4moe": Entry(SHARED_EXPERTS, half_rotated, gating={"glm4_moe": "sigmoid"}),
-    "deepseek2": Entry(
-        (
-            *SHARED_EXPERTS,
-            ("add_vocab_size", ("vocab_size",)),
-            ("add_q_lora_rank", ("q_lora_rank",)),
-            ("add_kv_lora_rank", ("kv_lora_rank",)),
-        ),
-        _latent_attention,
-        replaced={"num_key_value_heads": 1, "head_dim": None},
-        gating={"deepseek_v3": "sigmoid", "glm4_moe_lite": "sigmoid"},
+    "glm4moe": Entry(
+        SHARED_EXPERTS, half_rotated, gating=dict.fromkeys(("glm4_moe", "glm4v_moe", "solar_open"), "sigmoid")
     ),
+    "cohere2moe": Entry(
+        (
+            *VOCAB,
+            ("add_logit_scale", ("logit_scale",)),
+            ("add_expert_weights_norm", ("norm_topk_prob",)),
+        ),
+        _cohere2_moe,
+        {"intermediate_size": None},
+    ),
+    "granite_swa": Entry(
+        (*VOCAB, *SCALES, *_GRANITE_SHARED),
+        _granite_swa,
+        {"head_dim": None},
+        paired_rope=True,
+    ),
+    "hunyuan-moe": Entry(
+        (("add_expert_shared_feed_forward_length", ("intermediate_size",)),),
+        _hunyuan_moe,
+        {"num_experts_per_tok": None},
+    ),
+    "hy_v3": Entry(
+        (
+            ("add_expert_feed_forward_length", ("moe_intermediate_size",)),
+            ("add_expert_weights_scale", ("router_scaling_factor",)),
+        ),
+        _hy_v3,
+        gating={"hy_v3": "sigmoid"},
+    ),
+    "laguna": Entry(
+        (
+            *VOCAB,
+            *WINDOW,
+            ("add_expert_feed_forward_length", ("moe_intermediate_size",)),
+            ("add_expert_shared_feed_forward_length", ("shared_expert_intermediate_size",)),
+            ("add_expert_weights_scale", ("moe_routed_scaling_factor",)),
+        ),
+        _laguna,
+        {"num_attention_heads": None},
+        gating={"laguna": "sigmoid"},
+    ),
+    "mellum": Entry(EXPERT_SIZES, windows, renormalized=True),
+    "deepseek2": Entry(
+        _LATENT, _latent_attention, _ONE_GROUP, gating={"deepseek_v3": "sigmoid", "glm4_moe_lite": "sigmoid"}
+    ),
+    "deepseek32": Entry(
+        (*_LATENT, *_INDEXER), _sparse_latent_attention, _ONE_GROUP, gating={"deepseek_v32": "sigmoid"}
+    ),
+    "glm-dsa": Entry((*_LATENT, *_INDEXER), _sparse_latent_attention, _ONE_GROUP, gating={"glm_moe_dsa": "sigmoid"}),
+    "mistral4": Entry(_LATENT, _latent_attention, _ONE_GROUP),
 }
 """By llama.cpp's architecture name."""

@@ -48,7 +48,11 @@ def write_hyperparameters(writer: GGUFWriter, arch: str, config: Config) -> None
         value = next((config[key] for key in keys if config.get(key) is not None), None)
         if value is not None:
             getattr(writer, method)(value)
-    scoring = config.get("scoring_func") or (entry.gating or {}).get(config["model_type"])
+    scoring = (
+        config.get("scoring_func")
+        or config.get("expert_selection_fn")
+        or (entry.gating or {}).get(config["model_type"])
+    )
     if scoring is not None:
         if scoring not in _GATING:
             raise SixfoldError(f"GGUF has no expert gating function {scoring!r}", "leave the gguf recipes out")

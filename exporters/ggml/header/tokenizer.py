@@ -149,7 +149,7 @@ def _write_special(writer: GGUFWriter, folder: Path, parsed: Mapping[str, Any], 
             f"the special tokens of {folder} cannot be read ({type(error).__name__}: {error})",
             "copy tokenizer.json, tokenizer_config.json and generation_config.json from the base model",
         ) from None
-    if arch in ("glm4moe", "deepseek2"):
+    if arch in ("glm4moe", "glm-dsa", "deepseek2"):
         ids = {token["content"]: token["id"] for token in parsed.get("added_tokens", [])}
         for kind, text in _GLM_SPECIAL.items() if "[gMASK]" in ids else ():
             if text in ids:

@@ -6,18 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from calibration.forward_pass.batches import batched
-from calibration.forward_pass.layer_pass import run_pass
 from calibration.forward_pass.observation import Observation
 from calibration.forward_pass.observe import observed
-from calibration.forward_pass.processes import run_on_devices
 from sixfold.model.latent_attention import LatentHeads, latent_linears
 from sixfold.model.source import Source, open_source
-from sixfold.recipes.recipe import Calibration
 from sixfold.runner.whole_model import load_model
-from sixfold.statistics.statistics import layer_file
 from tests.calibration.forward_pass.test_observe import ids_for
-from tests.calibration.silent import silent
 from tests.families import make_family
 
 pytestmark = pytest.mark.arithmetic
@@ -107,19 +101,3 @@ def test_the_forward_stays_what_it_was(tmp_path: Path) -> None:
     assert ALL_ATTENTION_FUNCTIONS["sdpa"] is before
     assert observation.latents
     assert not unseen.latents
-
-
-def test_two_processes_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("calibration.forward_pass.batches.BATCH_TOKENS", 64)
-    source = deepseek(tmp_path / "model")
-    batches = batched(ids_for(source, samples=4), 0)
-    profile = Calibration(samples=4, length=32, sample_rows=4)
-    run_pass(source, batches, profile, tmp_path / "one", key="k", device=CPU, progress=silent)
-    run_on_devices(
-        source, batches, profile, tmp_path / "two", key="k", device="cpu", size=2, progress=silent, ahead=True
-    )
-    one, two = (load_file(tmp_path / n / layer_file(1)) for n in ("one", "two"))
-    for half in ("query", "attended"):
-        key = f"model.layers.1.self_attn.kv_b_proj/{half}"
-        assert one[f"{key}_count"] == two[f"{key}_count"] == 128
-        torch.testing.assert_close(one[f"{key}_sq"], two[f"{key}_sq"], rtol=1e-5, atol=0)

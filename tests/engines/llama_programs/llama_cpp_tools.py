@@ -43,6 +43,17 @@ def tools() -> Path:
     return folder
 
 
+def sources() -> Path:
+    """The folder of llama.cpp's sources, kept for its converter. Raises Unavailable."""
+    kept = FOLDER.parent / "llama.cpp-sources"
+    if not kept.exists():
+        work = FOLDER / "build"
+        work.mkdir(parents=True, exist_ok=True)
+        run("making an environment", sys.executable, "-m", "venv", work / "make")
+        shutil.copytree(_sources(work, work / "make" / "bin" / "pip"), kept)
+    return kept
+
+
 def _build() -> None:
     if shutil.which("c++") is None:
         raise Unavailable("there is no C++ compiler (c++) to build llama.cpp's tools with")

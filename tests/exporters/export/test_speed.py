@@ -42,6 +42,8 @@ def test_weights_take_cores_and_bytes_the_disk(source: Source) -> None:
     assert seconds["cores"] == pytest.approx(quantized(source) * 3e-6 / 2)
     assert seconds["disk"] == pytest.approx(stored / 1e6 + planned.plan.nbytes / 1e5)
     assert seconds["gpu"] == 0
+    hashed = foretold(source, recipe("fp8"), digest=1e6)["cores"] - seconds["cores"]
+    assert hashed == pytest.approx(planned.plan.nbytes / 1e6 / 2, rel=1e-6)
 
 
 def test_what_two_formats_share_is_counted_once(source: Source) -> None:

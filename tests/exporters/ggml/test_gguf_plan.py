@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from exporters.gguf import EXPORTER
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.model.gguf_names import GGUF_ARCHITECTURES, gguf_tensor_names
+from sixfold.model.gguf_names import GGUF_ARCHITECTURES, gguf_architecture, gguf_tensor_names
 from sixfold.model.meta_model import completed
 from sixfold.model.source import open_source
 from tests.exporters.ggml.gguf_tools import (
@@ -225,7 +225,23 @@ def test_tokenizers_that_are_refused(tmp_path: Path) -> None:
 def test_every_supported_family_has_an_entry() -> None:
     from exporters.ggml.header.hyperparameters import ENTRIES
 
-    assert set(GGUF_ARCHITECTURES.values()) == set(ENTRIES)
+    assert set(GGUF_ARCHITECTURES.values()) == set(ENTRIES) - {"nemotron_h"}  # of layers without experts
+
+
+def test_layers_that_llama_cpp_has_no_architecture_for_are_refused() -> None:
+    config = {"model_type": "nemotron_h", "layers_block_type": ["linear_attention", "mlp"]}
+    assert gguf_architecture(config) == "nemotron_h"
+    assert gguf_architecture({"model_type": "nemotron_h", "hybrid_override_pattern": "MEM*E"}) == "nemotron_h_moe"
+    with pytest.raises(SixfoldError, match="some layers of this nemotron_h have experts and others one feed-forward"):
+        gguf_architecture({**config, "layers_block_type": ["moe", "mlp"]})
+    with pytest.raises(SixfoldError, match="this granitemoehybrid has no recurrent layer"):
+        gguf_architecture({"model_type": "granitemoehybrid", "layer_types": ["attention"]})
+
+
+def test_a_model_that_sees_is_what_its_decoder_is() -> None:
+    assert gguf_architecture({"model_type": "unheard_of", "text_config": {"model_type": "qwen3"}}) == "qwen3"
+    with pytest.raises(SixfoldError, match="no GGUF layout is known for model_type paligemma"):
+        gguf_architecture({"model_type": "paligemma", "text_config": {"model_type": "gemma"}})
 
 
 def test_a_config_that_keeps_its_numbers_elsewhere_is_refused_by_its_family() -> None:

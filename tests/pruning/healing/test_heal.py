@@ -13,11 +13,14 @@ from safetensors.torch import load_file, save_file
 
 from pruning.anatomy import dissect
 from pruning.healing import heal as walk
+from pruning.healing.block import adds_up
+from pruning.healing.refit import Fit, Seen
 from pruning.healing.refitted import check_refitted
 from pruning.pruned_view import pruned_view
 from pruning.run import prune, verify
 from sixfold.errors import SixfoldError
 from sixfold.model.source import open_source
+from sixfold.runner.layer_runner import LayerRunner
 from sixfold.runner.whole_model import load_model
 from tests.moe_families import make_moe
 from tests.pruning.made import plan_of, silent, some_experts
@@ -29,14 +32,14 @@ CPU = torch.device("cpu")
 
 
 def tokens() -> torch.Tensor:
-    return torch.randint(0, VOCABULARY, (12, 160), generator=torch.Generator().manual_seed(3))
+    return torch.randint(0, VOCABULARY, (24, 160), generator=torch.Generator().manual_seed(3))
 
 
 def healed(folder: Path, out: Path) -> Any:
     """The verdict on `out`, pruned and healed."""
     source = open_source(folder)
     anatomy = dissect(source)
-    plan = replace(plan_of(source, anatomy, some_experts(anatomy)), healing={"profile": {"samples": 12, "length": 160}})
+    plan = replace(plan_of(source, anatomy, some_experts(anatomy)), healing={"profile": {"samples": 24, "length": 160}})
     prune(source, anatomy, plan, "drop", out, threads=1, progress=silent, ids=tokens())
     texts = {"noise": tuple(torch.randint(0, VOCABULARY, (4, 48), generator=torch.Generator().manual_seed(4)))}
     return verify(source, anatomy, plan, "drop", out, texts, progress=silent)
@@ -105,6 +108,57 @@ def test_a_killed_walk_ends_in_the_same_bytes(minimax: Path, tmp_path: Path, mon
     assert not list((tmp_path / "again").glob(".*"))
 
 
+def test_what_is_missing_is_all_that_the_layer_does_not_give(
+    minimax: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of earlier layers too, which are left as they are here."""
+    missing = []
+
+    def seen(module: Any, what: Seen, stored: torch.dtype) -> Fit:
+        missing.append(what.missing.clone())
+        return Fit(None, 1.0, 0.0, 0.0)
+
+    source = open_source(minimax / "model")
+    anatomy = dissect(source)
+    plan = plan_of(source, anatomy, some_experts(anatomy))
+    prune(source, anatomy, plan, "drop", tmp_path / "out", threads=1, progress=silent)
+    view = pruned_view(source, anatomy, plan, "drop")
+    monkeypatch.setattr(walk, "refit", seen)
+    walk.heal(source, view, anatomy.layers, tokens(), tmp_path / "work", key="", device=CPU, progress=silent)
+    models = (load_model(s, dtype=torch.float32, device=CPU) for s in (source, open_source(tmp_path / "out")))
+    with torch.inference_mode():
+        layers = [{**_outputs(model, tokens())} for model in models]
+    for layer, found in zip(anatomy.layers, missing, strict=True):
+        expected = (layers[0][layer] - layers[1][layer]).flatten(0, -2)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def _outputs(model: Any, ids: torch.Tensor) -> dict[int, torch.Tensor]:
+    """What each decoder layer gives."""
+    given = {}
+    for number, layer in enumerate(model.model.layers):
+        layer.register_forward_hook(lambda module, read, out, number=number: given.__setitem__(number, out))
+    model(input_ids=ids, use_cache=False)
+    return given
+
+
+@pytest.mark.parametrize(
+    ("model_type", "added"),
+    [("minimax_m2", True), ("deepseek_v3", True), ("gpt_oss", True), ("granitemoe", False)],
+    ids=["alone", "beside shared experts", "with biases", "scaled before they are added"],
+)
+def test_whether_what_experts_give_is_added_as_it_is(model_type: str, added: bool, tmp_path: Path) -> None:
+    more = {"residual_multiplier": 0.22} if model_type == "granitemoe" else {}
+    source = open_source(make_moe(model_type, tmp_path / "model", **more))
+    runner = LayerRunner(source, dtype=torch.float32, device=CPU, ahead=False)
+    with torch.inference_mode():
+        with runner.outside():
+            hidden = runner.start(tokens())
+        for layer, _ in runner.each_layer(0):
+            if layer == dissect(source).layers[0]:
+                assert adds_up(runner, layer, tokens(), hidden) == added
+
+
 def _other(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         weights = load_file(folder / "model.safetensors")
@@ -146,7 +200,7 @@ def test_what_was_not_refitted_is_another_checkpoint(minimax: Path, tmp_path: Pa
     source = open_source(minimax / "model")
     anatomy = dissect(source)
     plain = plan_of(source, anatomy, some_experts(anatomy))
-    again = replace(plain, healing={"profile": {"samples": 12, "length": 160}})
+    again = replace(plain, healing={"profile": {"samples": 24, "length": 160}})
     assert prune(source, anatomy, again, "drop", tmp_path / "out", threads=1, progress=silent, ids=tokens()).skipped
     made = prune(source, anatomy, plain, "drop", tmp_path / "out", threads=1, progress=silent)
     assert not made.skipped

@@ -31,5 +31,12 @@ def test_what_is_no_measurement_is_none(text: str) -> None:
     assert measured_speed() is None
 
 
+def test_what_another_version_measured_is_none() -> None:
+    path = keep(MachineSpeed(1, "", 1, 1, 1, 1, {}))
+    assert measured_speed() is not None
+    path.write_text(path.read_text().replace(f'"schema": {machine_speed.SCHEMA}', '"schema": 0'))
+    assert measured_speed() is None
+
+
 def test_reading_and_writing_add_up() -> None:
     assert MachineSpeed(1, "", read=2.0, write=0.5, digest=1, products=1, rounding={}).disk_seconds(6, 2) == 7

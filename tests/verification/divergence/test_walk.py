@@ -110,6 +110,22 @@ def test_side_by_side_as_each_by_itself(
         assert found.score == expected.score
 
 
+def test_a_windows_logits_in_parts(
+    alone: list[tuple[Run, Scored]],
+    demo: Source,
+    windows: Windows,
+    reference: Reference,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As large vocabularies need: 100 tokens of a window at a time."""
+    monkeypatch.setattr(comparison, "_LOGITS", 100 * 2048)
+    (found,) = scored_together(demo, [alone[-1][0]], windows, reference, unseen)
+    assert isinstance(found, Scored)
+    torch.testing.assert_close(found.kl, alone[-1][1].kl, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(found.losses, alone[-1][1].losses, rtol=1e-4, atol=1e-5)
+    assert found.score.source_perplexity == pytest.approx(alone[-1][1].score.source_perplexity, rel=1e-5)
+
+
 def test_two_layers_are_in_memory_however_many_runs_there_are(
     artifacts: Artifacts, demo: Source, windows: Windows, monkeypatch: pytest.MonkeyPatch
 ) -> None:

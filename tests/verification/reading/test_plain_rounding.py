@@ -12,7 +12,8 @@ from sixfold.model.source import Source
 from tests.verification.artifacts import Artifacts
 from verification.divergence.plain_run import PlainWeights
 from verification.measure import runs_of
-from verification.reading.plain_rounding import Layout, layout_of_ggml, rounded_plainly
+from verification.reading.held_source import HeldSource
+from verification.reading.plain_rounding import Layout, can_be_stacked, layout_of_ggml, rounded_plainly
 
 GGML = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "IQ4_XS", "IQ4_NL", "Q5_0", "Q5_1", "Q4_0", "Q4_1")
 
@@ -43,7 +44,7 @@ def test_formats_rounded_to_nearest_cost_what_their_artifacts_do(
     variant: str, artifacts: Artifacts, demo: Source
 ) -> None:
     weights, _ = runs_of(artifacts[variant], demo)
-    plain = PlainWeights(weights, demo)
+    plain = PlainWeights(weights, HeldSource(demo, torch.device("cpu")))
     quantized = [name for name in weights.names() if weights.encoding(name)]
     for name in quantized[:8]:
         original = demo.checkpoint.read(TensorSlice(name, 0, plain.shape(name)[0])).float()
@@ -71,3 +72,13 @@ def test_rows_that_blocks_do_not_divide() -> None:
     found = rounded_plainly(weight, layout)
     assert found.shape == weight.shape
     assert float((found - weight).norm() / weight.norm()) < 0.12
+
+
+@pytest.mark.parametrize("kind", ["nvfp4", "Q4_K", "IQ4_XS", "Q8_0"])
+def test_matrices_under_one_another_are_rounded_as_each_by_itself(kind: str) -> None:
+    layout = Layout("nvfp4", (1, 16)) if kind == "nvfp4" else layout_of_ggml(kind)
+    assert layout is not None
+    assert can_be_stacked(layout, 8)
+    weights = [heavy_tailed(8, 256) * factor for factor in (1.0, 0.01, 30.0)]
+    together = rounded_plainly(torch.cat(weights), layout, matrices=3)
+    assert torch.equal(together, torch.cat([rounded_plainly(weight, layout) for weight in weights]))

@@ -5,19 +5,22 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from compressed_tensors.compressors import BaseCompressor
+from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
 from compressed_tensors.quantization import QuantizationConfig
-from gguf import GGMLQuantizationType, GGUFReader
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
 from safetensors.torch import load_file
 
+from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.model.bare_config import described
 from sixfold.model.expert_stacks import with_single_experts
 from sixfold.model.gguf_names import GGUF_ARCHITECTURES, gguf_tensor_names
 from sixfold.model.meta_model import completed
-from sixfold.model.source import open_source
+from sixfold.model.source import Source, open_source
 from tests import every_family
 from tests.every_family import tiny_config
 from tests.exporters.autoawq_library import packing_utils
@@ -25,16 +28,20 @@ from tests.exporters.exported import DEMO
 from tests.exporters.ggml.gguf_tools import byte_level_tokenizer, export, recipe, save_tokenizer
 from tests.families import make_family
 from tests.verification.artifacts import Artifacts, make_all
+from verification.reading.ggml_types import BLOCK_TYPES, decoded
 from verification.reading.gguf_blocks import GgufWeights
 from verification.reading.gguf_file import open_gguf
 from verification.reading.gguf_names import place_of
+from verification.reading.packing import e2m1
 from verification.reading.safetensors_formats import awq_gemm, scaled_blocks
-from verification.reading.weights import FolderWeights
+from verification.reading.weights import CodedWeights, FolderWeights
 from verification.structure.folder_structure import open_subject
+from verification.structure.gguf.structure import open_gguf_subject
 from verification.weights.format_error import LIMITS, measure
 
 pytestmark = pytest.mark.arithmetic
 
+HYBRID = ["linear_attention", "full_attention"]
 NAMES = ("model.layers.1.block_sparse_moe.experts.5.w2", "model.layers.0.self_attn.k_proj")
 
 
@@ -107,6 +114,39 @@ def test_gguf_is_parsed_and_dequantized_as_gguf_py_does(variant: str, artifacts:
     assert torch.equal(weights.read(name, 3, 9), expected[7][3:9])
 
 
+@pytest.mark.parametrize("kind", BLOCK_TYPES)
+def test_blocks_of_any_bytes_are_decoded_as_gguf_py_does(kind: str) -> None:
+    size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]][1]
+    data = np.random.default_rng(0).integers(0, 256, (7, 12 * size), dtype=np.uint8)
+    with np.errstate(invalid="ignore"):
+        expected = torch.from_numpy(dequantize(data, GGMLQuantizationType[kind]))
+    torch.testing.assert_close(decoded(kind, torch.from_numpy(data)).values, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_fp4_is_unpacked_as_compressed_tensors_does() -> None:
+    packed = torch.arange(256, dtype=torch.uint8).view(4, 64)
+    assert torch.equal(e2m1(packed), unpack_fp4_from_uint8(packed, 4, 128, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("variant", ["fp8", "fp8-block", "nvfp4", "nvfp4-modelopt", "awq", "awq-packed", "gguf-q4_k_m"])
+def test_a_stack_is_what_its_matrices_are(variant: str, artifacts: Artifacts, demo: Source) -> None:
+    path = artifacts[variant]
+    weights: CodedWeights = (
+        FolderWeights(open_subject(path, demo)) if path.is_dir() else open_gguf_subject(path, demo).weights
+    )
+    names = [f"model.layers.1.block_sparse_moe.experts.{expert}.w2.weight" for expert in (3, 0, 5)]
+    assert len({weights.stack_of(name) for name in names} - {None}) == 1
+    stack = weights.stack(names, torch.device("cpu"))
+    assert torch.equal(stack.values, torch.cat([weights.read(name) for name in names]))
+    assert stack.codes is not None
+    for number, name in enumerate(names):
+        codes, alone = stack.codes.rows(256 * number, 256 * (number + 1)), weights.codes(name)
+        assert alone is not None
+        assert torch.equal(codes.numbers, alone.numbers)
+        for one, other in ((codes.scale, alone.scale), (codes.base, alone.base)):
+            assert torch.equal(one.expand(256, 256), other.expand(256, 256))
+
+
 @pytest.mark.parametrize("family", ["minimax_m2", "qwen3_moe", "mixtral", "deepseek_v3", "glm4_moe", "llama", "qwen3"])
 def test_the_table_of_names_agrees_with_gguf_pys(family: str, tmp_path: Path) -> None:
     """Two statements of the same names, made independently."""
@@ -125,7 +165,8 @@ def test_the_table_of_names_agrees_with_gguf_pys(family: str, tmp_path: Path) ->
     "family",
     (
         "gemma3_text gpt_oss granitemoe llama4_text qwen3_5_moe_text exaone_moe afmoe lfm2 dots1 exaone4"
-        " hunyuan_v1_dense olmo2 seed_oss starcoder2 gemma2 ernie4_5_moe glm4 phi3"
+        " hunyuan_v1_dense olmo2 seed_oss starcoder2 gemma2 ernie4_5_moe glm4 phi3 cohere2_moe laguna hy_v3 lfm2_moe"
+        " phi hunyuan_v1_moe glm_moe_dsa"
     ).split(),
 )
 def test_the_tables_agree_on_families_known_by_their_config_alone(family: str, tmp_path: Path) -> None:
@@ -138,20 +179,44 @@ def test_the_tables_agree_on_families_known_by_their_config_alone(family: str, t
         assert place.name.format(number) == name
 
 
-def test_what_is_computed_of_a_delta_nets_weights_comes_back(tmp_path: Path) -> None:
-    """Norms plus one, minus exponentials, convolutions without their one channel, and two values for each key, which
-    llama.cpp takes key by key."""
-    folder = every_family.make_family("qwen3_5_moe_text", tmp_path / "model", linear_num_value_heads=4)
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        # Norms plus one, minus exponentials, convolutions without their one channel, and two values for each key, which
+        # llama.cpp takes key by key.
+        ("qwen3_5_moe_text", {"linear_num_value_heads": 4}),
+        # Queries, keys, values and gates of each head, which llama.cpp has in two matrices.
+        (
+            "qwen3_next",
+            {
+                "linear_num_value_heads": 4,
+                "num_hidden_layers": 2,
+                "layer_types": ["linear_attention", "full_attention"],
+            },
+        ),
+        # Vectors of Mamba-2 that are matrices there.
+        ("nemotron_h", {"layers_block_type": ["linear_attention", "moe", "full_attention"]}),
+        # Gate and up of every expert in one stack.
+        ("granitemoe_swa", {"num_hidden_layers": 2, "layer_types": ["full_attention", "sliding_attention"]}),
+        # A matrix of two halves, which llama.cpp has as two.
+        ("granitemoeshared", {"num_hidden_layers": 1}),
+    ],
+)
+def test_what_llama_cpp_holds_in_another_way_comes_back(family: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    folder = every_family.make_family(family, tmp_path / "model", **changes)
     save_tokenizer(byte_level_tokenizer([], size=300), folder)
-    _, path = export(open_source(folder), recipe("F32"), tmp_path)
+    source = open_source(folder)
+    _, path = export(source, recipe("F32"), tmp_path)
     weights = GgufWeights(open_gguf(path))
+    assert set(weights.names()) == set(source.checkpoint.tensors)
     changed = []
-    for name, original in load_file(folder / "model.safetensors").items():
-        held = weights.read(name)
+    for name, tensor in source.checkpoint.tensors.items():
+        original, held = source.checkpoint.read(TensorSlice(name, 0, tensor.shape[0])), weights.read(name)
+        assert weights.shape(name) == tensor.shape, name
         assert torch.equal(held, original.float()) or weights.slack(name), name
         torch.testing.assert_close(held, original.float(), rtol=0, atol=2**-20)
         changed.append(bool(weights.slack(name)))
-    assert 0 < sum(changed) < len(changed)
+    assert (sum(changed) > 0) == (not family.startswith("granite"))
 
 
 @pytest.mark.parametrize("family", ["llama", "deepseek_v3"])

@@ -32,6 +32,9 @@ OTHERS: Mapping[str, str] = {
     "afmoe": "afmoe",
     "arcee": "arcee",
     "cohere": "command-r",
+    "cohere2": "cohere2",
+    "cohere2_moe": "cohere2moe",
+    "deepseek_v32": "deepseek32",
     "dots1": "dots1",
     "ernie4_5": "ernie4_5",
     "ernie4_5_moe": "ernie4_5-moe",
@@ -42,31 +45,69 @@ OTHERS: Mapping[str, str] = {
     "gemma3": "gemma3",
     "gemma3_text": "gemma3",
     "glm4": "glm4",
+    "glm4v_moe": "glm4moe",
+    "glm_moe_dsa": "glm-dsa",
     "gpt_oss": "gpt-oss",
     "granite": "granite",
+    "granite_swa": "granite_swa",
     "granitemoe": "granitemoe",
+    "granitemoe_swa": "granite_swa",
+    "granitemoehybrid": "granitehybrid",
+    "granitemoeshared": "granitemoe",
     "hunyuan_v1_dense": "hunyuan-dense",
+    "hunyuan_v1_moe": "hunyuan-moe",
+    "hy_v3": "hy_v3",
+    "jais2": "jais2",
+    "laguna": "laguna",
     "lfm2": "lfm2",
+    "lfm2_moe": "lfm2moe",
     "llama4": "llama4",
     "llama4_text": "llama4",
+    "mellum": "mellum",
     "ministral3": "mistral3",
-    "phi3": "phi3",
     "mistral3": "mistral3",
+    "mistral4": "mistral4",
+    "nemotron_h": "nemotron_h_moe",
+    "olmo": "olmo",
     "olmo2": "olmo2",
     "olmo3": "olmo2",
+    "phi": "phi2",
+    "phi3": "phi3",
     "qwen2_5_vl": "qwen2vl",
     "qwen2_vl": "qwen2vl",
     "qwen3_5": "qwen35",
     "qwen3_5_moe": "qwen35moe",
     "qwen3_5_moe_text": "qwen35moe",
     "qwen3_5_text": "qwen35",
+    "qwen3_next": "qwen3next",
     "qwen3_vl": "qwen3vl",
     "qwen3_vl_moe": "qwen3vlmoe",
     "seed_oss": "seed_oss",
     "smollm3": "smollm3",
+    "solar_open": "glm4moe",
+    "stablelm": "stablelm",
     "starcoder2": "starcoder2",
+    "youtu": "deepseek2",
 }
 """The same, where those are that every decoder has (see `common_keys`)."""
+
+_WITHOUT_POSITIONS = ("nemotron_h", "granitemoehybrid")
+"""Hybrids of Mamba-2 mixers: llama.cpp's converter states 2^20 positions whatever config.json says."""
+
+_PREFIXES = ("paligemma", "shieldgemma2")
+"""Models whose prompts see themselves whole, which llama.cpp does not know."""
+
+
+def listed_type(config: Config) -> str | None:
+    """The model type of the tables above: of a model around a decoder that is not listed, the decoder's. config: of
+    config.json, unchanged."""
+    for kind in (config.get("model_type"), (config.get("text_config") or {}).get("model_type")):
+        if kind in ARCHITECTURE_OF or kind in OTHERS:
+            return str(kind)
+        if kind in _PREFIXES:
+            return None
+    return None
+
 
 U32, F32, BOOL, STRING = "u32", "f32", "bool", "string"
 
@@ -146,12 +187,15 @@ def expected_keys(arch: str, config: Config, *, split_latents: bool, drafts: boo
 def common_keys(config: Config) -> dict[str, Expected]:
     """What every decoder's file says of its size, its norms, its experts and its rotary base."""
     heads = config["num_attention_heads"]
+    groups = config.get("num_key_value_heads") or heads
+    length, layers = config["max_position_embeddings"], config.get("layers_block_type")
+    unbounded = config.get("model_type") in _WITHOUT_POSITIONS
     found = {
-        "block_count": Expected((config["num_hidden_layers"],)),
-        "context_length": Expected((config["max_position_embeddings"],)),
+        "block_count": Expected((len(layers) if layers else config["num_hidden_layers"],)),
+        "context_length": Expected((length, 2**20) if unbounded else (length,)),
         "embedding_length": Expected((config["hidden_size"],)),
         "attention.head_count": Expected((heads,)),
-        "attention.head_count_kv": Expected((config.get("num_key_value_heads") or heads,)),
+        "attention.head_count_kv": Expected((1,) if config.get("kv_lora_rank") else (groups,)),
     }
     for key, names in (
         ("attention.layer_norm_rms_epsilon", ("rms_norm_eps", "norm_eps")),
@@ -162,7 +206,8 @@ def common_keys(config: Config) -> dict[str, Expected]:
             found[key] = Expected((value,))
     if _experts(config):
         found["expert_count"] = Expected((_experts(config),))
-        found["expert_used_count"] = Expected((config["num_experts_per_tok"],))
+        used = config.get("moe_topk") or config["num_experts_per_tok"]
+        found["expert_used_count"] = Expected((used[0] if isinstance(used, list) else used,))
     theta = rope_of(config).get("rope_theta")
     if theta is not None:
         found["rope.freq_base"] = Expected((theta,), missing=theta == 10000.0)

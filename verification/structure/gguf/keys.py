@@ -16,6 +16,7 @@ from verification.structure.gguf.expected import (
     U32,
     common_keys,
     expected_keys,
+    listed_type,
 )
 from verification.structure.gguf.subject import GgufSubject
 from verification.structure.gguf.tokenizer import TOKENIZER_TYPES
@@ -205,10 +206,10 @@ def check_against_source(subject: GgufSubject) -> Iterator[Finding]:
     file, config = subject.file, subject.config
     if subject.source is None or not config:
         return
-    model_type = str(subject.source.checkpoint.config.get("model_type"))  # of the whole, towers included
-    wanted = ARCHITECTURE_OF.get(model_type) or OTHERS.get(model_type)
-    if wanted is None:
+    model_type = listed_type(subject.source.checkpoint.config)
+    if model_type is None:
         return
+    wanted = ARCHITECTURE_OF.get(model_type) or OTHERS[model_type]
     if file.arch != wanted:
         what = f"it is {file.arch!r}, and a {model_type} is what llama.cpp calls {wanted!r}"
         yield Finding("keys.value", "general.architecture", what, "llama.cpp refuses the file", EXPORT_AGAIN)

@@ -9,6 +9,7 @@ from sixfold.model.meta_model import completed
 from sixfold.model.source import Source
 from verification.reading.gguf_blocks import GgufWeights
 from verification.reading.gguf_file import Gguf
+from verification.structure.gguf.expected import listed_type
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,6 @@ class GgufSubject:
             **filled,
             **own,
             **text,
-            "model_type": filled.get("model_type"),
+            "model_type": listed_type(stated) or filled.get("model_type"),
             "tie_word_embeddings": filled.get("tie_word_embeddings"),
         }

@@ -16,6 +16,7 @@ _FLOAT32 = re.compile(r"(_norm\.weight|\.bias|ffn_gate_inp\.weight|exp_probs_b.*
 _PLAIN = ("F32", "F16", "BF16")
 _RECOMPUTED = re.compile(r"inv_freq$|rotary_emb\.")
 _NAMED_BY_CONSEQUENCE = "llama.cpp stops: missing tensor"
+_NORMS_WITHOUT_WEIGHTS = ("olmo",)
 _SAMPLE = 4096
 
 
@@ -90,8 +91,9 @@ def check_names(subject: GgufSubject) -> Iterator[Finding]:
                 "llama.cpp stops at a wrong number of tensors",
                 EXPORT_AGAIN,
             )
+    normed = "token_embd_norm.weight" in file.tensors or file.arch in _NORMS_WITHOUT_WEIGHTS
     for name in ("token_embd.weight", "output_norm.weight"):
-        if name not in file.tensors and (name != "output_norm.weight" or "token_embd_norm.weight" not in file.tensors):
+        if name not in file.tensors and (name != "output_norm.weight" or not normed):
             yield Finding("names.missing", name, "it is missing", _NAMED_BY_CONSEQUENCE, EXPORT_AGAIN)
     count = file.key("block_count")
     if isinstance(count, int):

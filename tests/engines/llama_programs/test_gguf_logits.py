@@ -1,0 +1,78 @@
+"""llama.cpp computes with our files what transformers does with the checkpoint, for every family that it has."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sixfold.model.source import open_source
+from tests import every_family
+from tests.exporters.ggml.gguf_tools import byte_level_tokenizer, export, recipe, save_tokenizer, spread
+from tests.exporters.ggml.test_gguf_llama_cpp import llama_logits
+
+pytestmark = pytest.mark.engines
+
+_SEEING = (
+    "deepseek_vl deepseek_vl_hybrid got_ocr2 idefics2 idefics3 internvl lfm2_vl lighton_ocr llava llava_next"
+    " llava_next_video llava_onevision minicpmv4_6 ovis2 pp_chart2table smolvlm video_llama_3 video_llava vipllava"
+).split()
+"""Models around a decoder that is known alone."""
+
+_WINDOWED = ["sliding_attention"] * 3 + ["full_attention"]
+_ALIKE = {"rope_theta": 500000.0, "rope_type": "default"}
+FAMILIES: dict[str, dict[str, Any]] = {
+    **{family: {} for family in _SEEING},
+    "cohere2": {},
+    "cohere2_moe": {},
+    "deepseek_v32": {"index_topk": 256},  # with fewer, llama.cpp's indexer chooses others than transformers'
+    "glm4v_moe": {},
+    "glm_moe_dsa": {"index_topk": 256},
+    "granite_swa": {},
+    "granitemoe_swa": {},
+    "granitemoehybrid": {},
+    "granitemoeshared": {},
+    "hunyuan_v1_moe": {},
+    "hy_v3": {},
+    "jais2": {},
+    "laguna": {"layer_types": _WINDOWED[::-1]},
+    "lfm2_moe": {},
+    # llama.cpp turns windows and full attention by one base.
+    "mellum": {"layer_types": _WINDOWED, "rope_parameters": dict.fromkeys(set(_WINDOWED), _ALIKE)},
+    "mistral4": {},
+    "nemotron_h": {"layers_block_type": ["linear_attention", "moe", "full_attention", "moe"]},
+    "olmo": {},
+    "phi": {},
+    "qwen3_next": {"linear_num_value_heads": 4},
+    "solar_open": {},
+    "stablelm": {},
+    "youtu": {},
+}
+"""With changes of their configs."""
+
+CLOSE = {"phi": 1e-3}
+"""Of the norm of all logits, where not 1e-4, of which float32 summed in another order loses a tenth: ggml looks GELU up
+in half precision."""
+
+
+def transformers_logits(folder: Path, tokens: torch.Tensor) -> torch.Tensor:
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    seeing = open_source(folder).checkpoint.config["model_type"] in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    auto = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
+    model = auto.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    with torch.no_grad():
+        logits: torch.Tensor = model(input_ids=tokens.unsqueeze(0)).logits[0]
+    return logits
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_are_those_of_transformers(family: str, tmp_path: Path) -> None:
+    folder = every_family.make_family(family, tmp_path / "model", **FAMILIES[family])
+    spread(folder)
+    save_tokenizer(byte_level_tokenizer([], size=300), folder)
+    _, file = export(open_source(folder), recipe("F32"), tmp_path)
+    tokens = torch.randint(0, 300, (100,), generator=torch.Generator().manual_seed(2))
+    ours, theirs = llama_logits(file, tokens.tolist(), tmp_path / "logits.npy"), transformers_logits(folder, tokens)
+    assert torch.linalg.vector_norm(ours - theirs) < CLOSE.get(family, 1e-4) * torch.linalg.vector_norm(theirs)

@@ -1,0 +1,88 @@
+"""A GPU that is not there: tensors that say they are on "cuda", are computed on the CPU, and refuse what a GPU refuses.
+
+While `pretended()` is open, tensors made on or moved to "cuda" are of this kind. An operation on one of them and a
+tensor of the CPU raises RuntimeError, as PyTorch's own do, but for scalars and indices; so does reading its memory.
+`torch.tensor(..., device="cuda")` is what it cannot do: it raises NotImplementedError.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+_CPU, _CUDA = torch.device("cpu"), torch.device("cuda:0")
+_MOVES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
+_INDEXED = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default}
+
+
+class Pretended(torch.Tensor):
+    """held: its values, on the CPU."""
+
+    held: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, held: torch.Tensor) -> "Pretended":
+        made: Pretended = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls, held.shape, held.stride(), held.storage_offset(), dtype=held.dtype, device=torch.device("meta")
+        )
+        made.held = held
+        return made
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return _CUDA
+
+    @property
+    def is_cuda(self) -> bool:  # type: ignore[override]
+        return True
+
+    def tolist(self) -> Any:
+        return self.held.tolist()
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _computed(func, args, kwargs or {})
+
+
+class _Everywhere(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _computed(func, args, kwargs or {})
+
+
+def _computed(func: Any, args: Any, kwargs: Any) -> Any:
+    tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
+    there = any(isinstance(x, Pretended) for x in tensors)
+    asked = kwargs.get("device")
+    if there and func not in _MOVES:
+        judged = [args[0], *args[2:]] if func in _INDEXED else tensors
+        for x in judged:
+            if isinstance(x, torch.Tensor) and not isinstance(x, Pretended) and x.dim():
+                raise RuntimeError(f"{func}: expected all tensors to be on the same device, cuda:0 and cpu")
+    inner_args, inner_kwargs = tree_map(lambda x: x.held if isinstance(x, Pretended) else x, (args, kwargs))
+    if asked is not None:
+        inner_kwargs["device"] = _CPU
+        there = torch.device(asked).type == "cuda"
+    if func is torch.ops.aten.copy_.default:
+        func(*inner_args, **inner_kwargs)
+        return args[0]
+    found = func(*inner_args, **inner_kwargs)
+    if not there:
+        return found
+    before = {id(x.held): x for x in tensors if isinstance(x, Pretended)}  # what is written in place stays itself
+
+    def placed(x: Any) -> Any:
+        return before.get(id(x), x) if not isinstance(x, torch.Tensor) or id(x) in before else Pretended(x)
+
+    return tree_map(placed, found)
+
+
+@contextmanager
+def pretended() -> Iterator[torch.device]:
+    by_itself = patch.object(ThreadPoolExecutor, "map", lambda self, *work: map(*work))  # modes are of one thread
+    with patch("torch.cuda._lazy_init"), by_itself, _Everywhere():
+        yield _CUDA

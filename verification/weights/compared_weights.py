@@ -1,0 +1,57 @@
+"""An artifact's weights that are compared with the source's as they are read to be run: each is read once for both."""
+
+from collections.abc import Collection, Iterable
+
+import torch
+
+from verification.reading.held_source import HeldSource
+from verification.reading.weights import CodedWeights, read_on
+from verification.weights.weight_check import Comparison
+
+
+class ComparedWeights:
+    """See verification.reading.weights.Compared and OnDevice."""
+
+    def __init__(self, weights: CodedWeights, held: HeldSource, comparison: Comparison) -> None:
+        self._weights = weights
+        self._held = held
+        self.comparison = comparison
+        self._kept: dict[str, torch.Tensor] = {}
+
+    def prepare(self, layer: int | None, wanted: Collection[str]) -> None:
+        """Compares a layer, once, and keeps those tensors of it that are `wanted` until they are read."""
+
+        def keep(name: str, values: torch.Tensor) -> None:
+            if name in wanted:
+                self._kept[name] = values
+
+        self._kept.clear()
+        if self.comparison.is_left(layer):
+            self._held.hold(layer)
+            self.comparison.compare(layer, keep)
+
+    def is_source(self, layer: int | None) -> bool:
+        return self.comparison.is_exact(layer)
+
+    @property
+    def failed(self) -> bool:
+        return self.comparison.failed
+
+    def names(self) -> Iterable[str]:
+        return self._weights.names()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._weights.shape(name)
+
+    def encoding(self, name: str) -> str:
+        return self._weights.encoding(name)
+
+    def dtype(self, name: str) -> str:
+        return self._weights.dtype(name)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        return self._weights.read(name, start, stop)
+
+    def read_on(self, device: torch.device, name: str) -> torch.Tensor:
+        kept = self._kept.pop(name, None)
+        return read_on(self._weights, device, name) if kept is None else kept
