@@ -151,7 +151,7 @@ def test_a_refusal_of_a_unit_reaches_the_user(nodes: Nodes, tmp_path: Path) -> N
 
 def test_an_address_without_a_cluster_is_one_sentence() -> None:
     pytest.importorskip("ray")
-    with pytest.raises(SixfoldError, match="no Ray cluster answers at 127.0.0.1:1 "):
+    with pytest.raises(SixfoldError, match=r"no Ray cluster answers at 127\.0\.0\.1:1 "):
         ray_engine("127.0.0.1:1")
 
 
