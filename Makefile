@@ -3,6 +3,7 @@
 #   make all-formats [MODEL=folder-or-hub-id] [OUT=folder] [NAME=name] [SET="key=value ..."]
 #   make format FORMAT=awq [MODEL=...] [OUT=...] [NAME=...] [SET=...]
 #   make format FORMAT=gguf-auto FIT=96gb-mac CONTEXT=32k | BITS=4.5 | BYTES=84GB [MODEL=...]
+#   make all-formats | format ENGINE=ray [ADDRESS=auto] ...                          on a Ray cluster
 #   make verify [MODEL=...] [OUT=...] [NAME=...]
 #   make evaluate ARTIFACT=folder-or-file.gguf [BASELINE=folder-or-file.gguf] [OPTIONS="--max-tokens 2048 --task humaneval"]
 #   make report [MODEL=...] [OUT=...] [NAME=...]
@@ -29,7 +30,7 @@ BIN := $(VENV)/bin
 SETTINGS := $(if $(SET),--set-all '$(subst ','\'',$(SET))')
 # The budget of gguf-auto.
 BUDGET := $(if $(FIT),--set 'budget.fits=$(FIT)' $(if $(CONTEXT),--set 'budget.context=$(CONTEXT)'),$(if $(BYTES),--set 'budget.bytes=$(BYTES)',$(if $(BITS),--set 'budget.bits=$(BITS)')))
-EXPORT_OPTIONS := --out "$(OUT)" $(if $(NAME),--name "$(NAME)") $(SETTINGS)
+EXPORT_OPTIONS := --out "$(OUT)" $(if $(NAME),--name "$(NAME)") $(SETTINGS) $(if $(ENGINE),--engine "$(ENGINE)" $(if $(ADDRESS),--address "$(ADDRESS)"))
 
 # What `make test-processors` pretends to run on: ATen's instructions (native: this processor's own), oneDNN's at most,
 # and threads.
