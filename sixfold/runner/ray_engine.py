@@ -8,7 +8,6 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 import torch
@@ -50,7 +49,6 @@ class RayEngine:
 
         self._ray = ray
         found = ray.cluster_resources()
-        self.gpus: int | None = int(found.get("GPU", 0))
         self.slots = max(1, _TO_COME * int(found.get("CPU", 1)))
         self._cores = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=1)
         self._task = ray.remote(_do)
@@ -61,11 +59,6 @@ class RayEngine:
     def call(self, work: Callable[..., Any], given: Any, *args: Any, needs: Needs) -> Any:
         options = self._options(needs)
         return self._result(self._task.options(**options).remote(work, [given], str(Path.cwd()), *args))
-
-    def together(self, work: Callable[[int, str, Any], None], given: Any, size: int, needs: Needs) -> None:
-        """A task of its own asks for them, so that beginning again is Ray's as well."""
-        everyone = self._ray.remote(_together).options(num_cpus=0, max_retries=3, retry_exceptions=[_LostError])
-        self._result(everyone.remote(work, [given], str(Path.cwd()), size, self._options(needs)))
 
     def _options(self, needs: Needs) -> dict[str, Any]:
         return {"num_cpus": min(needs.cores, self._cores), "num_gpus": needs.gpus, "memory": needs.memory}
@@ -80,10 +73,6 @@ class RayEngine:
         except self._ray.exceptions.RayError as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
             raise SixfoldError(f"Ray lost a task ({reason})", "run the same command again: it resumes") from error
-
-
-class _LostError(Exception):
-    """One of several that work together is gone."""
 
 
 _HELD: "OrderedDict[str, Any]" = OrderedDict()
@@ -107,25 +96,3 @@ def _do(work: Callable[..., Any], given: list[Any], folder: str, *args: Any) -> 
     os.chdir(folder)
     torch.set_num_threads(1)
     return work(_value(given), *args)
-
-
-def _rank(rank: int, attempt: str, work: Callable[[int, str, Any], None], given: list[Any], folder: str) -> None:
-    os.chdir(folder)
-    work(rank, attempt, _value(given))
-
-
-def _together(work: Callable[..., None], given: list[Any], folder: str, size: int, options: dict[str, Any]) -> None:
-    import ray
-
-    task = ray.remote(_rank).options(max_retries=0, scheduling_strategy="SPREAD", **options)
-    attempt = token_hex(8)
-    members = [task.remote(rank, attempt, work, given, folder) for rank in range(size)]
-    try:
-        ray.get(members)
-    except ray.exceptions.RayError as error:
-        for member in members:
-            ray.cancel(member, force=True)
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, SixfoldError):
-            raise SixfoldError(cause.what, cause.remedy) from None
-        raise _LostError(str(error)) from None

@@ -9,18 +9,15 @@ from threading import Thread
 from typing import Any
 
 import pytest
-import torch
 
 from calibration.calibrate import calibrate
-from calibration.forward_pass.batches import batched
-from calibration.forward_pass.processes import run_on_devices
 from exporters.export.planning import needs_statistics
 from exporters.export.run import Exported, Wanted, export_all
 from sixfold.artifact.workspace import Workspace
 from sixfold.errors import SixfoldError
 from sixfold.model.source import open_source
 from sixfold.progress import Progress, unseen
-from sixfold.recipes.recipe import Calibration, load_recipes
+from sixfold.recipes.recipe import load_recipes
 from sixfold.runner.engine import HERE, Engine
 from sixfold.runner.ray_engine import ray_engine
 
@@ -85,7 +82,7 @@ def exported(out: Path, engine: Engine, progress: Progress, settings: tuple[str,
     source, workspace = open_source(DEMO), Workspace(out, "model")
     recipes = [recipe for name in FORMATS for recipe in load_recipes(name, settings)]
     profile = recipes[-1].calibration
-    statistics = calibrate(source, profile, workspace.calibration(profile), progress=unseen, engine=engine).statistics
+    statistics = calibrate(source, profile, workspace.calibration(profile), progress=unseen).statistics
     wanted = [Wanted(recipe, statistics if needs_statistics(recipe) else None) for recipe in recipes]
     made = export_all(source, wanted, workspace, threads=2, progress=progress, engine=engine)
     assert all(isinstance(one, Exported) for one in made), made
@@ -105,48 +102,6 @@ def test_artifacts_are_the_same_where_a_node_is_killed(nodes: Nodes, tmp_path: P
     engine = ray_engine(nodes.cluster.address)
     assert exported(tmp_path / "ray", engine, killing_at(0.3, nodes.kill), settings) == alone
     assert len(nodes.nodes) == 1
-
-
-def test_workers_that_share_the_batches_sum_in_one_order(nodes: Nodes, tmp_path: Path) -> None:
-    """Two processes here and two on a node each: the same split, the same statistics, and again where one is killed
-    after the first layer."""
-    source = open_source(DEMO)
-    ids = torch.randint(0, 2048, (40, 512), generator=torch.Generator().manual_seed(0))
-    texts, profile = batched(ids, 0), Calibration(samples=40, length=512)
-
-    def gathered(name: str, engine: Engine, progress: Progress = unseen) -> dict[str, bytes]:
-        on = {"device": "cpu", "size": 2, "ahead": True, "progress": progress, "engine": engine}
-        reached = run_on_devices(source, texts, profile, tmp_path / name, key="k", **on)
-        return {file: (tmp_path / name / file).read_bytes() for file in reached.files}
-
-    here = gathered("here", HERE)
-    engine = ray_engine(nodes.cluster.address)
-    assert gathered("ray", engine) == here
-
-    def lose() -> None:
-        nodes.kill()
-        nodes.nodes.append(nodes.add())  # two cores are needed
-
-    assert gathered("killed", engine, killing_at(0.3, lose)) == here
-
-
-def test_a_refusal_of_a_unit_reaches_the_user(nodes: Nodes, tmp_path: Path) -> None:
-    source = open_source(DEMO)
-    texts = batched(torch.full((2, 8), 5000), 0)
-    engine = ray_engine(nodes.cluster.address)
-    with pytest.raises(SixfoldError, match="makes token 5000, but the model has 2048 embeddings"):
-        run_on_devices(
-            source,
-            texts,
-            Calibration(),
-            tmp_path,
-            key="k",
-            device="cpu",
-            size=2,
-            progress=unseen,
-            ahead=True,
-            engine=engine,
-        )
 
 
 def test_an_address_without_a_cluster_is_one_sentence() -> None:
