@@ -1,15 +1,14 @@
 # Every target first makes the environment in .venv and is then a thin line over `sixfold`, `pytest` or a linter.
 #
-#   make all-formats [MODEL=folder-or-hub-id] [OUT=folder] [NAME=name] [SET="key=value ..."]
+#   make all-formats [MODEL=folder-or-hub-id] [OUT=folder] [NAME=name] [SET="key=value ..."] [ENGINE=ray [ADDRESS=host:port]]
 #   make format FORMAT=awq [MODEL=...] [OUT=...] [NAME=...] [SET=...]
 #   make format FORMAT=gguf-auto FIT=96gb-mac CONTEXT=32k | BITS=4.5 | BYTES=84GB [MODEL=...]
-#   make all-formats | format ENGINE=ray [ADDRESS=auto] ...                          on a Ray cluster
 #   make verify [MODEL=...] [OUT=...] [NAME=...]
 #   make evaluate ARTIFACT=folder-or-file.gguf [BASELINE=folder-or-file.gguf] [OPTIONS="--max-tokens 2048 --task humaneval"]
 #   make report [MODEL=...] [OUT=...] [NAME=...]
 #   make publish ORG=my-lab [MODEL=...] [VARIANT="awq gguf"] [OUT=...] [NAME=...] [OPTIONS="--dry-run --public --release --yes"]
 #   make prune RATIO=0.4 | KEEP=154 [HEAL=1] [MODEL=...] [OUT=the pruned folder] [NAME=...] [SET="calibration.key=value ..."]
-#   make test | test-processors | test-engines | bench | lint | clean-env
+#   make test | test-processors | test-engines | bench | real-size | lint | clean-env
 #
 # PYTHON=python3.12   the interpreter of a new environment (3.11 to 3.13)
 # TORCH=cpu           PyTorch without CUDA (the default on Linux); cu126, cu130, ... name a CUDA build of pytorch.org;
@@ -30,13 +29,13 @@ BIN := $(VENV)/bin
 SETTINGS := $(if $(SET),--set-all '$(subst ','\'',$(SET))')
 # The budget of gguf-auto.
 BUDGET := $(if $(FIT),--set 'budget.fits=$(FIT)' $(if $(CONTEXT),--set 'budget.context=$(CONTEXT)'),$(if $(BYTES),--set 'budget.bytes=$(BYTES)',$(if $(BITS),--set 'budget.bits=$(BITS)')))
-EXPORT_OPTIONS := --out "$(OUT)" $(if $(NAME),--name "$(NAME)") $(SETTINGS) $(if $(ENGINE),--engine "$(ENGINE)" $(if $(ADDRESS),--address "$(ADDRESS)"))
+EXPORT_OPTIONS := --out "$(OUT)" $(if $(NAME),--name "$(NAME)") $(SETTINGS) $(if $(ENGINE),--engine "$(ENGINE)") $(if $(ADDRESS),--address "$(ADDRESS)")
 
 # What `make test-processors` pretends to run on: ATen's instructions (native: this processor's own), oneDNN's at most,
 # and threads.
 PROCESSORS ?= default:AVX2:1 avx2:AVX512_CORE:4 native:AVX2:1 native:AVX512_CORE:1 native:AVX512_CORE_AMX:4
 
-.PHONY: help all-formats format verify evaluate report publish prune test test-processors test-engines bench lint clean-env
+.PHONY: help all-formats format verify evaluate report publish prune test test-processors test-engines bench real-size lint clean-env
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
@@ -82,6 +81,10 @@ test-engines: $(VENV)/.ready-dev
 
 bench: $(VENV)/.ready-dev
 	@$(BIN)/python -m pytest -n 0 -m bench -s
+
+# At the real size of a published model, 154 of its 256 experts: for a night and a GPU, see docs/scaling.md.
+real-size: $(VENV)/.ready
+	@$(BIN)/python -m benchmarks.real_size docs/configs/minimax-m2.7.json --experts 154 $(OPTIONS)
 
 lint: $(VENV)/.ready-dev
 	@$(BIN)/ruff check .

@@ -20,29 +20,41 @@ def _checkpoints(found: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _stages(found: Sequence[dict[str, Any]]) -> Iterator[str]:
-    yield "| stage | layers | seconds | host peak | GPU peak |"
-    yield "|---|---:|---:|---:|---:|"
+    yield "| stage | layers | seconds | CPU seconds | host peak | GPU peak |"
+    yield "|---|---:|---:|---:|---:|---:|"
     for name in _names(found):
         for layers, stage in _of(found, name):
-            device = size(stage["device"]) if stage["device"] else "-"
-            yield f"| {name} | {layers} | {stage['seconds']:.1f} | {size(stage['host'])} | {device} |"
+            took = f"{stage['seconds']:.1f} | {stage['cpu']:.1f}"
+            yield f"| {name} | {layers} | {took} | {size(stage['host'])} | {_device(stage)} |"
 
 
 def _slopes(found: Sequence[dict[str, Any]], layers: int) -> Iterator[str]:
-    """Between the shallowest and the deepest run, and how far those between are from that line."""
-    yield f"| stage | seconds a layer | off the line | peak, deepest over shallowest | {layers} layers, by the slope |"
-    yield "|---|---:|---:|---:|---:|"
+    """Between the shallowest and the deepest run, and how far those between are from that line: of seconds, and of CPU
+    seconds, in which other work on the machine does not show."""
+    head = ("seconds a layer", "off the line", "CPU seconds a layer", "off the line", "peak, deepest over shallowest")
+    yield f"| stage | {' | '.join(head)} | {layers} layers, by the slope |"
+    yield "|---|---:|---:|---:|---:|---:|---:|"
     for name in _names(found):
         runs = list(_of(found, name))
         (low, first), (high, last) = runs[0], runs[-1]
         if low == high:
             continue
-        each = (last["seconds"] - first["seconds"]) / (high - low)
-        line = [(stage["seconds"], first["seconds"] + each * (depth - low)) for depth, stage in runs[1:-1]]
-        off = f"{max(abs(seconds / on - 1) for seconds, on in line):.0%}" if line and each > 0 else "-"
         peak = "device" if last["device"] else "host"
-        whole = last["seconds"] + each * (layers - high)
-        yield f"| {name} | {each:.2f} | {off} | {last[peak] / max(first[peak], 1):.2f} | {whole:.0f} s |"
+        whole = last["seconds"] + (last["seconds"] - first["seconds"]) / (high - low) * (layers - high)
+        lines = " | ".join(_line(runs, key) for key in ("seconds", "cpu"))
+        yield f"| {name} | {lines} | {last[peak] / max(first[peak], 1):.2f} | {whole:.0f} s |"
+
+
+def _line(runs: Sequence[tuple[int, dict[str, Any]]], key: str) -> str:
+    (low, first), (high, last) = runs[0], runs[-1]
+    each = (last[key] - first[key]) / (high - low)
+    on = [first[key] + each * (depth - low) for depth, _ in runs[1:-1]]
+    off = max((abs(stage[key] / there - 1) for (_, stage), there in zip(runs[1:-1], on, strict=True)), default=0.0)
+    return f"{each:.2f} | {f'{off:.0%}' if on and each > 0 else '-'}"
+
+
+def _device(stage: dict[str, Any]) -> str:
+    return size(stage["device"]) if stage["device"] else "-"
 
 
 def _foretold(found: Sequence[dict[str, Any]]) -> Iterator[str]:

@@ -56,10 +56,11 @@ class Job:
 
 @dataclass
 class Stage:
-    """host: the largest anonymous memory of the process; device: the most that tensors took of a GPU. In bytes."""
+    """cpu: seconds of all threads together. host: the largest anonymous memory of the process; device: the most that tensors took of a GPU. In bytes."""
 
     name: str
     seconds: float = 0.0
+    cpu: float = 0.0
     host: int = 0
     device: int = 0
 
@@ -201,11 +202,12 @@ def _stage(found: Found, name: str) -> Iterator[None]:
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    begun = time.monotonic()
+    begun, cpu = time.monotonic(), time.process_time()
     try:
         yield
     finally:
         stage.seconds += time.monotonic() - begun
+        stage.cpu += time.process_time() - cpu
         stopped.set()
         watcher.join()
         stage.host = max(stage.host, _anonymous())

@@ -19,6 +19,9 @@ from sixfold.runner.machine_speed import MachineSpeed, Rounding, timed
 
 _ROWS, _CHANNELS = 512, (512, 1024)
 _GPU_ROWS, _GPU_CHANNELS = 4096, (1024, 2048)
+_SIDE_BY_SIDE = 32
+"""Matrices that a GPU compensates at a time, at least, where experts have the sizes of today's: steps follow the columns,
+and one matrix would leave most of it idle."""
 _GROUP = 128
 _GGUF = ("Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "Q8_0")
 COMPENSATED = "+"
@@ -65,28 +68,31 @@ def _nearest(work: _Round, *, at_gpu: bool) -> Rounding:
 def _grown(name: str) -> Rounding:
     """Compensated: products take longer the more channels there are."""
     at_gpu = device().type != "cpu"
-    rows, channels = (_GPU_ROWS, _GPU_CHANNELS) if at_gpu else (_ROWS, _CHANNELS)
+    rows, channels, number = (_GPU_ROWS // 2, _GPU_CHANNELS, _SIDE_BY_SIDE) if at_gpu else (_ROWS, _CHANNELS, 1)
     work = _form(name)
     assert work is not None  # see rounding_speed
     seconds = []
     for columns in channels:
         inputs = _random(2 * columns, columns).float().to(device())
-        known = factor((inputs.mT @ inputs / len(inputs))[None])
-        weight = _random(rows, columns)
-        seconds.append(timed(partial(work, weight, known), 1) / weight.numel())
+        known = factor((inputs.mT @ inputs / len(inputs)).repeat(number, 1, 1))
+        weights = [_random(rows, columns)] * number
+        seconds.append(timed(partial(work, weights, known), 1) / (number * rows * columns))
     channel = max(0.0, (seconds[1] - seconds[0]) / (channels[1] - channels[0]))
     return Rounding(max(seconds[1] - channel * channels[1], 0.0), channel, at_gpu)
 
 
-def _form(name: str) -> Callable[[torch.Tensor, Factor], object] | None:
+def _form(name: str) -> Callable[[list[torch.Tensor], Factor], object] | None:
+    """Of weights side by side, each with a factor."""
     if name == "fp8":
-        return lambda weight, known: fp8_channels([weight], [""], known)
+        return lambda weights, known: fp8_channels(weights, [""] * len(weights), known)
     if name == "nvfp4":
-        return lambda weight, known: nvfp4_groups([[weight]], [[""]], known)
+        return lambda weights, known: nvfp4_groups([[w] for w in weights], [[""] for _ in weights], known)
     if name == "awq":
-        return lambda weight, known: int4_groups([weight], [""], _GROUP, known)
+        return lambda weights, known: int4_groups(weights, [""] * len(weights), _GROUP, known)
     qtype = GGMLQuantizationType[name]
-    return (lambda weight, known: quantize_compensated([weight], qtype, known, [""])) if compensated(qtype) else None
+    if not compensated(qtype):
+        return None
+    return lambda weights, known: quantize_compensated(weights, qtype, known, [""] * len(weights))
 
 
 def _random(rows: int, columns: int) -> torch.Tensor:
