@@ -56,7 +56,8 @@ class Job:
 
 @dataclass
 class Stage:
-    """cpu: seconds of all threads together. host: the largest anonymous memory of the process; device: the most that tensors took of a GPU. In bytes."""
+    """cpu: seconds of all threads together. host: the largest anonymous memory of the process, device: the most that
+    tensors took of a GPU; in bytes."""
 
     name: str
     seconds: float = 0.0

@@ -20,8 +20,8 @@ from sixfold.runner.machine_speed import MachineSpeed, Rounding, timed
 _ROWS, _CHANNELS = 512, (512, 1024)
 _GPU_ROWS, _GPU_CHANNELS = 4096, (1024, 2048)
 _SIDE_BY_SIDE = 32
-"""Matrices that a GPU compensates at a time, at least, where experts have the sizes of today's: steps follow the columns,
-and one matrix would leave most of it idle."""
+"""Matrices that a GPU compensates at a time, at least, where experts have the sizes of today's: steps follow the
+columns, and one matrix would leave most of it idle."""
 _GROUP = 128
 _GGUF = ("Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "Q8_0")
 COMPENSATED = "+"
