@@ -5,6 +5,7 @@ Nothing is written by a task: files have one writer, which asked for it. So a lo
 """
 
 import os
+import socket
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -31,12 +32,20 @@ def ray_engine(address: str | None) -> Engine:
             "Ray is not installed here", "run `pip install 'ray>=2.50,<3'`, or leave out --engine"
         ) from None
     try:
+        _reach(address)
         if not ray.is_initialized():
             ray.init(address=address, include_dashboard=None if address else False, log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
         raise SixfoldError(f"no Ray cluster answers at {address} ({reason})", "see `ray status` there") from error
     return RayEngine()
+
+
+def _reach(address: str | None) -> None:
+    """Raises OSError where nothing listens at "host:port", for which Ray itself would wait for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 class RayEngine:

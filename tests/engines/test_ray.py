@@ -112,5 +112,5 @@ def test_an_address_without_a_cluster_is_one_sentence() -> None:
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(SixfoldError, match="Ray is not installed here; install sixfold"):
+    with pytest.raises(SixfoldError, match="Ray is not installed here; run `pip install"):
         ray_engine(None)
