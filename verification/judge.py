@@ -33,7 +33,9 @@ def judge_all(paths: Sequence[Path], source: Source | None, progress: Progress) 
         of_path = as_held(path, source)
         held = None
         if of_path is not None:  # the source, or that with all experts of a layer in one tensor: made once
-            held = shared.setdefault(of_path is source, HeldSource(of_path, device()))
+            if (of_path is source) not in shared:
+                shared[of_path is source] = HeldSource(of_path, device())
+            held = shared[of_path is source]
         artifacts.append((opened(path, held), held))
     ends: dict[int, Measured | SixfoldError] = {}
     started = time.monotonic()

@@ -13,7 +13,7 @@ read.
 import argparse
 import random
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -30,7 +30,7 @@ from verification.divergence.divergence import Divergence, Reference, Score, ref
 from verification.divergence.plain_run import plain_score
 from verification.gates import check_gates
 from verification.measure import plain_rules, runs_of
-from verification.reading.weights import CodedWeights
+from verification.reading.weights import CodedWeights, Wrapped
 
 RATIO = 1.25
 """The shipped recipes' max_kl_ratio."""
@@ -39,28 +39,17 @@ Read = Callable[[str], torch.Tensor]
 Damaged = Callable[[Read], torch.Tensor]
 
 
-class Changed:
+class Changed(Wrapped):
     """An artifact's weights, of which some are read otherwise."""
 
     def __init__(self, weights: CodedWeights, changes: dict[str, Damaged]) -> None:
-        self._weights, self._changes = weights, changes
-
-    def names(self) -> Iterable[str]:
-        return self._weights.names()
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._weights.shape(name)
-
-    def encoding(self, name: str) -> str:
-        return self._weights.encoding(name)
-
-    def dtype(self, name: str) -> str:
-        return self._weights.dtype(name)
+        super().__init__(weights)
+        self._changes = changes
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
         change = self._changes.get(name)
         if change is None:
-            return self._weights.read(name, start, stop)
+            return super().read(name, start, stop)
         return change(lambda other: self._weights.read(other))[start:stop]
 
 

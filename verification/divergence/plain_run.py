@@ -8,6 +8,7 @@ calibration, it is taken from the inputs themselves here.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from verification.divergence.divergence import Reference, Score, scored
 from verification.divergence.walk import Run, device
 from verification.reading.held_source import HeldSource
 from verification.reading.plain_rounding import Layout, can_be_stacked, rounded_plainly, rounded_to_dtype
-from verification.reading.stack import TOGETHER, TOGETHER_ON_GPU
+from verification.reading.stack import in_stacks
 from verification.reading.weights import CodedWeights
 
 _VERSION = 1
@@ -81,18 +82,15 @@ class PlainWeights:
         """Those of one shape and layout are rounded together."""
         self._kept.clear()
         self._tensors.hold(layer)
-        most = TOGETHER_ON_GPU if self._tensors.device.type == "cuda" else TOGETHER
-        stacks: dict[tuple[Layout, tuple[int, ...]], list[str]] = {}
-        for name in sorted(wanted):
-            found, shape = self._layouts.get(name), self.shape(name)
-            if found is not None and len(shape) == 2 and can_be_stacked(found, shape[0]):
-                together = stacks.setdefault((found, shape), [])
-                together.append(name)
-                if (len(together) + 1) * shape[0] * shape[1] > most:
-                    self._round(found, stacks.pop((found, shape)))
-        for (found, _), names in stacks.items():
+        layouts = {name: found for name in sorted(wanted) if (found := self._layouts.get(name)) is not None}
+        tensors = [
+            (name, (layout, shape), prod(shape))
+            for name, layout in layouts.items()
+            if len(shape := self.shape(name)) == 2 and can_be_stacked(layout, shape[0])
+        ]
+        for _, names in in_stacks(tensors, self._tensors.device):
             if len(names) > 1:  # one alone is rounded as it is read
-                self._round(found, names)
+                self._round(layouts[names[0]], names)
 
     def _round(self, layout: Layout, names: Sequence[str]) -> None:
         original = torch.cat([self._tensors.read(name) for name in names]).float()

@@ -1,6 +1,6 @@
 """Several quantized matrices of one shape, read at once and looked at as one with all their rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -9,8 +9,8 @@ import torch
 
 from verification.reading.stored_codes import Codes
 
-TOGETHER = 1 << 18
-TOGETHER_ON_GPU = 1 << 28
+_TOGETHER = 1 << 18
+_TOGETHER_ON_GPU = 1 << 28
 """Weights that are read together: what a processor's cache holds, and what keeps a GPU busy."""
 
 ALL = slice(None)
@@ -29,6 +29,23 @@ class Stack:
             return self
         codes = None if self.codes is None else self.codes.rows(*rows.indices(len(self.values))[:2])
         return Stack(self.values[rows], codes)
+
+
+def in_stacks(
+    tensors: Iterable[tuple[str, Hashable, int]], device: torch.device
+) -> Iterator[tuple[Hashable, list[str]]]:
+    """Names with the same key together, with it, in their order, as many as are looked at as one on `device`.
+
+    tensors: of each its name, its key, and the number of its weights.
+    """
+    most = _TOGETHER_ON_GPU if device.type == "cuda" else _TOGETHER
+    stacks: dict[Hashable, list[str]] = {}
+    for name, key, size in tensors:
+        together = stacks.setdefault(key, [])
+        together.append(name)
+        if (len(together) + 1) * size > most:
+            yield key, stacks.pop(key)
+    yield from stacks.items()
 
 
 Part = TypeVar("Part")

@@ -117,6 +117,28 @@ class CodedWeights(Weights, Protocol):
         ...
 
 
+class Wrapped:
+    """An artifact's weights, as it says they are: for what does more than reading them, or reads some otherwise."""
+
+    def __init__(self, weights: CodedWeights) -> None:
+        self._weights = weights
+
+    def names(self) -> Iterable[str]:
+        return self._weights.names()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._weights.shape(name)
+
+    def encoding(self, name: str) -> str:
+        return self._weights.encoding(name)
+
+    def dtype(self, name: str) -> str:
+        return self._weights.dtype(name)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        return self._weights.read(name, start, stop)
+
+
 class FolderWeights:
     """Of a model folder: plain tensors as they are, quantized Linears by their scheme in config.json."""
 

@@ -1,19 +1,19 @@
 """An artifact's weights that are compared with the source's as they are read to be run: each is read once for both."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 import torch
 
 from verification.reading.held_source import HeldSource
-from verification.reading.weights import CodedWeights, read_on
+from verification.reading.weights import CodedWeights, Wrapped, read_on
 from verification.weights.weight_check import Comparison
 
 
-class ComparedWeights:
+class ComparedWeights(Wrapped):
     """See verification.reading.weights.Compared and OnDevice."""
 
     def __init__(self, weights: CodedWeights, held: HeldSource, comparison: Comparison) -> None:
-        self._weights = weights
+        super().__init__(weights)
         self._held = held
         self.comparison = comparison
         self._kept: dict[str, torch.Tensor] = {}
@@ -36,21 +36,6 @@ class ComparedWeights:
     @property
     def failed(self) -> bool:
         return self.comparison.failed
-
-    def names(self) -> Iterable[str]:
-        return self._weights.names()
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._weights.shape(name)
-
-    def encoding(self, name: str) -> str:
-        return self._weights.encoding(name)
-
-    def dtype(self, name: str) -> str:
-        return self._weights.dtype(name)
-
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        return self._weights.read(name, start, stop)
 
     def read_on(self, device: torch.device, name: str) -> torch.Tensor:
         kept = self._kept.pop(name, None)

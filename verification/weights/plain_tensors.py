@@ -25,7 +25,7 @@ _SHIFT = 1e-5
 
 
 @dataclass(frozen=True)
-class Compared:
+class Difference:
     """worst: of the rows that differ by more than a narrower type makes them. equal: whether there are none. bad: what
     is said of values that are no numbers, where the comparison ends."""
 
@@ -40,7 +40,7 @@ def compared_plainly(
     tensor: SourceTensor,
     device: torch.device,
     whole: torch.Tensor | None,
-) -> Compared:
+) -> Difference:
     """tensor: of the source. whole: what the artifact has, float32, where it was read already. Raises as reading
     does."""
     name, shape = tensor.name, tensor.shape
@@ -56,14 +56,14 @@ def compared_plainly(
             continue
         bad = tuple(numbers_of(name, "", weight))
         if bad:
-            return Compared(worst, False, bad)
+            return Difference(worst, False, bad)
         if bool(((weight - original).abs() <= weights.slack(name)).all()):
             continue
         narrower = weights.dtype(name) not in ("F32", tensor.dtype)
         equal = equal and narrower and _is_rounding(weight, original)
         found = measure(weight, original, EXACT)
         worst = found if found.relative >= worst.relative else worst
-    return Compared(worst, equal)
+    return Difference(worst, equal)
 
 
 def shifted_bias(weights: CodedWeights, originals: Originals, architecture: Architecture, name: str) -> Finding | None:

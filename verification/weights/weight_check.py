@@ -15,7 +15,7 @@ import torch
 
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.held_source import HeldSource
-from verification.reading.stack import TOGETHER, TOGETHER_ON_GPU
+from verification.reading.stack import in_stacks
 from verification.reading.stated_rounding import Kind
 from verification.reading.weights import CodedWeights, read_on
 from verification.weights.blame import Blame
@@ -158,19 +158,13 @@ class Comparison:
 
     def _stacks(self, layer: int | None) -> Iterator[list[str]]:
         """The layer's tensors that can be compared, those together that are compared together."""
-        stacks: dict[Hashable, list[str]] = {}
-        most = TOGETHER_ON_GPU if self._device.type == "cuda" else TOGETHER
-        for name in self.layers[layer]:
-            if name not in self._held or tuple(self._weights.shape(name)) != self._tensors[name].shape:
-                continue
-            key: Hashable = name
-            if self._can_be_stacked(name):
-                key = self._weights.stack_of(name), self._kind(name)
-            together = stacks.setdefault(key, [])
-            together.append(name)
-            if (len(together) + 1) * prod(self._tensors[name].shape) > most:
-                yield stacks.pop(key)
-        yield from stacks.values()
+        held = (name for name in self.layers[layer] if name in self._held)
+        alike = [name for name in held if tuple(self._weights.shape(name)) == self._tensors[name].shape]
+        tensors = [(name, self._stack_of(name), prod(self._tensors[name].shape)) for name in alike]
+        return (names for _, names in in_stacks(tensors, self._device))
+
+    def _stack_of(self, name: str) -> Hashable:
+        return (self._weights.stack_of(name), self._kind(name)) if self._can_be_stacked(name) else name
 
     def _can_be_stacked(self, name: str) -> bool:
         encoding = self._weights.encoding(name)

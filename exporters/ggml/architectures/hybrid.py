@@ -1,6 +1,6 @@
 """Architectures with delta nets or convolutions in place of attention in most layers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from gguf import GGUFWriter
@@ -30,10 +30,18 @@ _LFM2: Config = {"num_key_value_heads": None, "intermediate_size": None}
 """What `_lfm2` writes."""
 
 
-def _lfm2(writer: GGUFWriter, config: Config) -> None:
-    """A convolution has no heads of keys."""
+def _heads_of_keys(writer: GGUFWriter, config: Config, attends: Iterable[bool]) -> None:
+    """attends: of each layer, whether it is attention; what is in its place has no heads of keys."""
     heads = config.get("num_key_value_heads") or config["num_attention_heads"]
-    writer.add_head_count_kv([heads if kind == "full_attention" else 0 for kind in config["layer_types"]])
+    writer.add_head_count_kv([heads if attention else 0 for attention in attends])
+
+
+def _lfm2_moe(writer: GGUFWriter, config: Config) -> None:
+    _heads_of_keys(writer, config, (kind == "full_attention" for kind in config["layer_types"]))
+
+
+def _lfm2(writer: GGUFWriter, config: Config) -> None:
+    _lfm2_moe(writer, config)
     width = config["intermediate_size"]
     if config["block_auto_adjust_ff_dim"]:
         width = int(int(2 * width / 3) * (config["block_ffn_dim_multiplier"] or 1))
@@ -55,11 +63,6 @@ def _axial_delta_net(writer: GGUFWriter, config: Config) -> None:
         writer.add_rope_dimension_sections([11, 11, 10, 0])
 
 
-def _lfm2_moe(writer: GGUFWriter, config: Config) -> None:
-    heads = config.get("num_key_value_heads") or config["num_attention_heads"]
-    writer.add_head_count_kv([heads if kind == "full_attention" else 0 for kind in config["layer_types"]])
-
-
 def _mamba(writer: GGUFWriter, config: Config) -> None:
     """Mamba-2 mixers take any position, so that contexts are as long as anyone has memory for."""
     writer.add_context_length(2**20)
@@ -69,8 +72,7 @@ def _granite_hybrid(writer: GGUFWriter, config: Config) -> None:
     granite_keys(writer, config)
     _mamba(writer, config)
     kinds = config.get("layers_block_type") or config["layer_types"]
-    groups = config.get("num_key_value_heads") or config["num_attention_heads"]
-    writer.add_head_count_kv([0 if kind in RECURRENT else groups for kind in kinds])
+    _heads_of_keys(writer, config, (kind not in RECURRENT for kind in kinds))
     writer.add_ssm_inner_size(config["mamba_n_heads"] * config["mamba_d_head"])
     writer.add_rope_scaling_finetuned(False)  # llama.cpp reads it as "no rotary positions"
 
@@ -79,8 +81,7 @@ def _nemotron_h(writer: GGUFWriter, config: Config) -> None:
     """Each layer is a mixer, attention, or one feed-forward: what it has none of is 0 in a list."""
     _mamba(writer, config)
     kinds = config["layers_block_type"]
-    groups = config.get("num_key_value_heads") or config["num_attention_heads"]
-    writer.add_head_count_kv([groups if kind in ("attention", "full_attention") else 0 for kind in kinds])
+    _heads_of_keys(writer, config, (kind in ("attention", "full_attention") for kind in kinds))
     width = {"mlp": config["intermediate_size"], "moe": config["moe_intermediate_size"]}
     writer.add_feed_forward_length([width.get(kind, 0) for kind in kinds])
     writer.add_ssm_inner_size(config["mamba_num_heads"] * config["mamba_head_dim"])

@@ -152,6 +152,17 @@ def compare(converter: Path, folder: Path, scheme: str, tmp_path: Path, meant: s
     assert tensors_of(ours) == tensors_of(theirs)
 
 
+def made(family: str, tmp_path: Path, changes: dict[str, Any]) -> Path:
+    """A tiny model of a family of tests.every_family, with a tokenizer that the converter can read."""
+    folder = every_family.make_family(family, tmp_path / "a-model-7B-instruct", **changes)
+    spread(folder)
+    tokenizer = byte_level_tokenizer([], size=300)
+    if family.startswith("glm"):
+        tokenizer.add_special_tokens(["[gMASK]", "<|user|>", "<|observation|>"])
+    save_tokenizer(tokenizer, folder)
+    return folder
+
+
 @pytest.mark.parametrize("scheme", ["BF16", "F16", "F32"])
 def test_the_demo(scheme: str, converter: Path, tmp_path: Path) -> None:
     compare(converter, ROOT / "demo" / "minimax-m2-4.6m", scheme, tmp_path, set())
@@ -173,12 +184,7 @@ def test_families(name: str, converter: Path, tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("family", OTHERS)
 def test_other_families(family: str, converter: Path, tmp_path: Path) -> None:
     """Experts in stacks, norms plus one, delta nets, decoders of models that see."""
-    folder = every_family.make_family(family, tmp_path / "a-model-7B-instruct", **OTHERS[family])
-    spread(folder)
-    tokenizer = byte_level_tokenizer([], size=300)
-    if family.startswith("glm"):
-        tokenizer.add_special_tokens(["[gMASK]", "<|user|>", "<|observation|>"])
-    save_tokenizer(tokenizer, folder)
+    folder = made(family, tmp_path, OTHERS[family])
     flags = ("--no-mtp",) if family.startswith("qwen3_5") else ()
     compare(converter, folder, "BF16", tmp_path, MEANT.get(family, set()), *flags)
 
@@ -186,12 +192,7 @@ def test_other_families(family: str, converter: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", NEWER)
 def test_families_of_today(family: str, newer: Path, tmp_path: Path) -> None:
     """Mamba-2 beside attention, indexers, matrices in parts and stacks of two matrices for each expert."""
-    folder = every_family.make_family(family, tmp_path / "a-model-7B-instruct", **NEWER[family])
-    spread(folder)
-    tokenizer = byte_level_tokenizer([], size=300)
-    if family.startswith("glm"):
-        tokenizer.add_special_tokens(["[gMASK]", "<|user|>", "<|observation|>"])
-    save_tokenizer(tokenizer, folder)
+    folder = made(family, tmp_path, NEWER[family])
     flags = ("--no-mtp",) if family in ("qwen3_next", "nemotron_h") else ()
     compare(newer, folder, "BF16", tmp_path, MEANT.get(family, set()), *flags)
 
@@ -199,9 +200,7 @@ def test_families_of_today(family: str, newer: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("keys", [2, 1])
 def test_a_delta_net_with_several_values_for_a_key(keys: int, converter: Path, tmp_path: Path) -> None:
     sizes = {"linear_num_key_heads": keys, "linear_num_value_heads": 4}
-    folder = every_family.make_family("qwen3_5_moe_text", tmp_path / "a-model-7B-instruct", **sizes)
-    spread(folder)
-    save_tokenizer(byte_level_tokenizer([], size=300), folder)
+    folder = made("qwen3_5_moe_text", tmp_path, sizes)
     compare(converter, folder, "BF16", tmp_path, MEANT["qwen3_5_moe"], "--no-mtp")
 
 

@@ -17,34 +17,22 @@ from verification.divergence import comparison, divergence
 from verification.divergence.divergence import Reference, Scored, reference_of, scored, scored_together
 from verification.divergence.walk import Run, walk
 from verification.measure import runs_of
-from verification.reading.weights import CodedWeights
+from verification.reading.weights import CodedWeights, Wrapped
 
 pytestmark = pytest.mark.arithmetic
 
 
-class Unreadable:
+class Unreadable(Wrapped):
     """Weights of which one cannot be read."""
 
     def __init__(self, weights: CodedWeights, name: str) -> None:
-        self._weights = weights
+        super().__init__(weights)
         self._name = name
-
-    def names(self) -> Iterable[str]:
-        return self._weights.names()
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._weights.shape(name)
-
-    def encoding(self, name: str) -> str:
-        return self._weights.encoding(name)
-
-    def dtype(self, name: str) -> str:
-        return self._weights.dtype(name)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
         if name == self._name:
             raise SixfoldError("the file ends early", "copy it again")
-        return self._weights.read(name, start, stop)
+        return super().read(name, start, stop)
 
 
 def runs_of_variants(artifacts: Artifacts, demo: Source, *variants: str) -> list[Run]:
