@@ -15,7 +15,7 @@ import torch
 _FILE = 1 << 29
 """Bytes that are written and read to measure a disk."""
 _PIECE = 1 << 24
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,9 @@ class Rounding:
 @dataclass(frozen=True)
 class MachineSpeed:
     """read, write: of the disk itself, not of the page cache. digest: SHA-256 on one core. All in bytes a second.
-    products: float operations a second of matrix products, on the GPU in bfloat16, or on all cores in float32. gpu: its
-    name, "" without one. rounding: by type, as exporters name encodings; compensated ones end in "+"."""
+    products: float operations a second of matrix products, on the GPU in bfloat16, or on all cores in float32; singles:
+    there in float32 as well. gpu: its name, "" without one. rounding: by type, as exporters name encodings; compensated
+    ones end in "+"."""
 
     cores: int
     gpu: str
@@ -39,6 +40,7 @@ class MachineSpeed:
     write: float
     digest: float
     products: float
+    singles: float
     rounding: Mapping[str, Rounding]
 
     def disk_seconds(self, read: float, written: float) -> float:
@@ -75,7 +77,9 @@ def measure(folder: Path, rounding: Mapping[str, Rounding]) -> MachineSpeed:
     block = os.urandom(_PIECE)
     digest = 8 * _PIECE / timed(lambda: [hashlib.sha256(block).digest() for _ in range(8)])
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    return MachineSpeed(_cores(), gpu, read, write, digest, _products(gpu), rounding)
+    singles = _products(gpu, torch.float32)
+    products = _products(gpu, torch.bfloat16) if gpu else singles
+    return MachineSpeed(_cores(), gpu, read, write, digest, products, singles, rounding)
 
 
 def timed(work: Callable[[], object], runs: int = 2) -> float:
@@ -120,7 +124,7 @@ def _disk(folder: Path) -> tuple[float, float]:
         return _FILE / (time.perf_counter() - middle), _FILE / (written - begun)
 
 
-def _products(gpu: str) -> float:
-    size, dtype, device = (8192, torch.bfloat16, "cuda") if gpu else (1536, torch.float32, "cpu")
+def _products(gpu: str, dtype: torch.dtype) -> float:
+    size, device = (8192, "cuda") if gpu else (1536, "cpu")
     one, other = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return 2 * size**3 / timed(lambda: one @ other)
