@@ -14,8 +14,10 @@ from gguf import GGMLQuantizationType
 from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt
 
 from exporters.ggml import layout
+from exporters.ggml.architectures.entry import DRAFTS
 from exporters.ggml.architectures.rotary import Config
 from exporters.ggml.compensated import compensated, quantize_compensated
+from exporters.ggml.drafts import draft_notes, draft_types
 from exporters.ggml.header.hyperparameters import as_stated, differences
 from exporters.ggml.header.metadata import PROVENANCE, Importance, has_tokenizer, headers
 from exporters.ggml.header.pre_tokenizer_names import known_name
@@ -34,7 +36,9 @@ from exporters.rounding.inputs import Inputs
 from exporters.rounding.known import each
 from sixfold.artifact.plan import ExportPlan, PlannedFile, PlannedTensor, Unit
 from sixfold.boundary.patterns import pattern
+from sixfold.checkpoint.config_fields import draft_layers
 from sixfold.errors import SixfoldError, UsageError
+from sixfold.model.gguf_drafts import blocks_behind
 from sixfold.model.gguf_names import decoder_config, gguf_architecture, gguf_tensor_names, latent_halves, row_parts
 from sixfold.model.meta_model import completed
 from sixfold.model.source import Source
@@ -89,12 +93,12 @@ class GgufExporter:
         if _scheme(recipe) == AUTO:
             check_budget(recipe)
             tensors = _tensors(source)
-            wanted = wanted_roundings(source, recipe, tensors, _kept(source, recipe, tensors))
+            wanted = wanted_roundings(source, recipe, tensors, _by_hand(source, recipe, tensors))
             prepared(source, statistics, wanted, tokens, progress)
 
     def offered(self, source: Source, recipe: Recipe, statistics: Statistics) -> Offered | None:
         tensors = _tensors(source)
-        return offered_types(source, recipe, statistics, tensors, _kept(source, recipe, tensors))
+        return offered_types(source, recipe, statistics, tensors, _by_hand(source, recipe, tensors))
 
     def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
         checkpoint, scheme, options = source.checkpoint, _scheme(recipe), _options(recipe)
@@ -107,10 +111,12 @@ class GgufExporter:
         arch = gguf_architecture(checkpoint.config)
         config = decoder_config(completed(checkpoint.config))
         tensors = _tensors(source)
+        config = {**config, DRAFTS: blocks_behind(tensors, config["num_hidden_layers"])}
         matrix = _matrix(source, recipe) if self.needs_statistics(recipe) else None
         weighted = weighted_linears(source).keys() & tensors.keys() if self.needs_statistics(recipe) else set()
         weighted = weighted if matrix is None else weighted & matrix.entries.keys()
         kept = _kept(source, recipe, tensors)
+        by_hand = {**draft_types(tensors, source.architecture.layers, scheme), **kept}
         recorded = _recorded(source, recipe, matrix) if weighted else None
 
         def laid(choices: Mapping[str, Choice]) -> tuple[list[PlannedFile], list[PlannedTensor]]:
@@ -130,11 +136,11 @@ class GgufExporter:
         mix: tuple[str, ...] = ()
         if scheme == AUTO:
             choices, mix = mixed_types(
-                source, recipe, statistics, tensors, kept, lambda tried: sum(file.nbytes for file in laid(tried)[0])
+                source, recipe, statistics, tensors, by_hand, lambda tried: sum(file.nbytes for file in laid(tried)[0])
             )
         else:
             shapes = {name: tensor.shape for name, tensor in tensors.items()}
-            choices = tensor_types(shapes, scheme, _shape(arch, config), importance=bool(weighted), kept=kept)
+            choices = tensor_types(shapes, scheme, _shape(arch, config), importance=bool(weighted), kept=by_hand)
         _check(choices, tensors, weighted, recipe)
         files, planned = laid(choices)
         licenses = [name for name in checkpoint.extras if name.upper().startswith(("LICEN", "NOTICE"))]
@@ -147,6 +153,7 @@ class GgufExporter:
             texts={name: (checkpoint.folder / name).read_bytes() for name in licenses},
             notes=(
                 *mix,
+                *draft_notes(tensors, source.architecture.layers, draft_layers(checkpoint.config), scheme),
                 *_notes(source, config, choices, tensors, kept, weighted, compensates=self.compensates(recipe)),
             ),
             manifest=f"{files[0].name}.manifest.json",
@@ -271,7 +278,13 @@ def _shape(arch: str, config: Config) -> Shape:
     stated = as_stated(arch, config)
     heads = stated.get("num_attention_heads") or 0
     experts = next((stated[k] for k in ("num_local_experts", "num_experts", "n_routed_experts") if stated.get(k)), 0)
-    return Shape(arch, stated["num_hidden_layers"], heads, stated.get("num_key_value_heads") or heads, experts)
+    layers = stated["num_hidden_layers"] + stated[DRAFTS]
+    return Shape(arch, layers, heads, stated.get("num_key_value_heads") or heads, experts)
+
+
+def _by_hand(source: Source, recipe: Recipe, tensors: Mapping[str, Tensor]) -> dict[str, GGMLQuantizationType]:
+    """Types that no preset chooses: of MTP layers, and of what the recipe keeps."""
+    return {**draft_types(tensors, source.architecture.layers, recipe.scheme), **_kept(source, recipe, tensors)}
 
 
 def _kept(source: Source, recipe: Recipe, tensors: Mapping[str, Tensor]) -> dict[str, GGMLQuantizationType]:

@@ -33,6 +33,7 @@ class Tensor:
         "tile:S:K:P:D"   rows from S on, D of each of P values of each of K keys: key by key for each value
         "columns:K:P:D"  the same of all columns
         "rows:G:A-B:..." of every G rows those from A to B, then those of the next range
+        "experts:A-B" of each of the matrices in an array the rows from A to B
         "values:..." no input: float32 values in hexadecimal, comma-separated
     row_unit: inputs may be cut between multiples of so many rows.
     """
@@ -84,8 +85,14 @@ def gguf_tensors(config: Config, tensors: Mapping[str, SourceTensor]) -> list[Te
 
 
 def _in_parts(names: Sequence[str], part: SourceTensor, config: Config) -> list[Tensor]:
-    """The rows of one matrix as two: halves, or of a delta net, whose heads have their queries, keys, values and gates
-    side by side on disk, the gates behind the rest."""
+    """The rows of one matrix (or of each in an array) as two: halves, or of a delta net, whose heads have queries, keys,
+    values and gates side by side on disk, the gates behind the rest."""
+    if len(part.shape) == 3:
+        experts, rows, columns = part.shape
+        return [
+            Tensor(name, (experts, rows // 2, columns), (part.name,), f"experts:{start}-{start + rows // 2}")
+            for name, start in zip(names, (0, rows // 2), strict=True)
+        ]
     rows, columns = part.shape
     if names[0].endswith(".attn_qkv.weight"):
         key, keys = config["linear_key_head_dim"], config["linear_num_key_heads"]

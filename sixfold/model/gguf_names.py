@@ -5,13 +5,14 @@ architectures. That table is here, and nothing else about an architecture (expor
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from sixfold.errors import SixfoldError
+from sixfold.model.gguf_drafts import HELD_BY, draft_part, in_layers
 from sixfold.model.meta_model import known_type as transformers_type
 
 GGUF_ARCHITECTURES: Mapping[str, str] = {
@@ -275,11 +276,12 @@ def tiled_inputs(config: Mapping[str, Any], gguf_name: str) -> ValueHeads | None
     return ValueHeads(keys, values // keys, config["linear_value_head_dim"]) if values > keys else None
 
 
-def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Iterable[str]) -> dict[str, str]:
+def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Collection[str]) -> dict[str, str]:
     """On-disk tensor name -> GGUF tensor name, in the order given; all experts of a layer share one stacked name.
 
-    Left out, as llama.cpp does not hold them: layers beyond num_hidden_layers and other multi-token-prediction
-    modules, stored rotary frequencies, an lm_head that is tied to the embeddings, and towers beside the decoder.
+    Left out, as llama.cpp does not hold them: multi-token prediction layers (but for the architectures of
+    sixfold.model.gguf_drafts), stored rotary frequencies, an lm_head that is tied to the embeddings, and towers beside
+    the decoder.
 
     kv_b_proj of multi-head latent attention gets its one name `blk.N.attn_kv_b.weight`; see `latent_halves`.
 
@@ -292,7 +294,9 @@ def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Iterable[str]) ->
     name_of_arch = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
     layers = config["num_hidden_layers"]
     named_as = architecture if architecture in name_of_arch else _NAMED_AS[architecture]
-    mapping, own = gguf.get_tensor_name_map(name_of_arch[named_as], layers), _OWN_NAMES.get(architecture, {})
+    held = [in_layers(name, layers) if architecture in HELD_BY else name for name in tensor_names]
+    blocks = max([layers, *(int(layer[1]) + 1 for name in held if (layer := _LAYER.search(name)))])
+    mapping, own = gguf.get_tensor_name_map(name_of_arch[named_as], blocks), _OWN_NAMES.get(architecture, {})
     if architecture == "granitehybrid" and not config.get("num_local_experts"):
         own = {
             name: held.replace("_shexp", "") for name, held in own.items()
@@ -302,12 +306,15 @@ def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Iterable[str]) ->
     def found(name: str) -> str | None:
         """None for what is left out."""
         layer = _LAYER.search(name)
-        if (layer and int(layer[1]) >= layers) or "mtp" in name.split("."):
+        drafts = layer is not None and int(layer[1]) >= layers
+        if (drafts and architecture not in HELD_BY) or "mtp" in name.split("."):
             return None
         if name.endswith(_NEVER_STORED) or (tied and name.endswith("lm_head.weight")):
             return None
         if sees and not _DECODER.match(name):
             return None
+        if layer and drafts and (part := draft_part(layer[2])):
+            return f"blk.{layer[1]}.{part}"
         if layer and layer[2] in own:
             return f"blk.{layer[1]}.{own[layer[2]]}"
         known = name
@@ -323,8 +330,8 @@ def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Iterable[str]) ->
 
     names: dict[str, str] = {}
     of_any_expert: dict[str, str | None] = {}
-    for name in tensor_names:
-        stacked = _EXPERT.sub(".experts.", name, count=1)
+    for name, in_layer in zip(tensor_names, held, strict=True):
+        stacked = _EXPERT.sub(".experts.", in_layer, count=1)
         if stacked not in of_any_expert:
             of_any_expert[stacked] = found(stacked)
         gguf_name = of_any_expert[stacked]

@@ -212,6 +212,30 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     | {"attn_qkv": "linear_attn.in_proj_qkvz", "attn_gate": "linear_attn.in_proj_qkvz"}
     | {"ssm_ba": "linear_attn.in_proj_ba"},
 }
+_DRAFTING = (
+    *("cohere2moe", "deepseek32", "exaone-moe", "glm-dsa", "glm4moe", "hy_v3"),
+    *("qwen35", "qwen35moe", "qwen3next"),
+)
+"""Architectures whose files may have layers of multi-token prediction behind the decoder's."""
+
+_DRAFTS = {
+    "nextn.eh_proj": "eh_proj",
+    "nextn.enorm": "enorm",
+    "nextn.hnorm": "hnorm",
+    "nextn.embed_tokens": "embed_tokens",
+    "nextn.shared_head_head": "shared_head.head",
+    "nextn.shared_head_norm": "shared_head.norm",
+}
+"""What such a layer has beside a decoder layer's tensors."""
+
+AROUND_DRAFTS = {
+    "eh_proj.": "mtp.fc.",
+    "enorm.": "mtp.pre_fc_norm_embedding.",
+    "hnorm.": "mtp.pre_fc_norm_hidden.",
+    "shared_head.norm.": "mtp.norm.",
+}
+"""Beginnings of these behind "layers.N.", of a source that has its MTP layer in a module of its own (Qwen)."""
+
 _BIASES = {
     "minimax-m2": "block_sparse_moe.e_score_correction_bias",
     "glm4moe": "mlp.gate.e_score_correction_bias",
@@ -316,7 +340,7 @@ def place_of(arch: str, name: str) -> Place | None:
         held = part in _TABLES.get(arch, {}) if part == "attn_sinks" else bool(mixer)
         change, flat = "minus exp" if part == "ssm_a" else "", arch in _MIXERS
         return Place(prefix + bare.format(mixer), change=change, tiles=tiles, flat=flat) if held else None
-    known_name = _TABLES.get(arch, {}).get(part)
+    known_name = _TABLES.get(arch, {}).get(part) or (_DRAFTS.get(part) if arch in _DRAFTING else None)
     if known_name is None or kind is None:
         return None
     one_plus = kind == "weight" and part != "ssm_norm" and part.endswith(_ONE_PLUS.get(arch, ("?",)))

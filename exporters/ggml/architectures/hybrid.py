@@ -6,6 +6,7 @@ from dataclasses import replace
 from gguf import GGUFWriter
 
 from exporters.ggml.architectures.entry import (
+    DRAFTS,
     EXPERT_SIZES,
     SCALES,
     SHARED_EXPERTS,
@@ -54,7 +55,8 @@ def _delta_net(writer: GGUFWriter, config: Config) -> None:
     kinds = [*config["layer_types"], "full_attention"]
     writer.add_full_attention_interval(kinds.index("full_attention") + 1)
     writer.add_rope_dimension_count(rotary_size(config, 0.25))
-    writer.add_array(f"{writer.arch}.attention.recurrent_layers", [kind in RECURRENT for kind in config["layer_types"]])
+    recurrent = [kind in RECURRENT for kind in config["layer_types"]] + [False] * (config.get(DRAFTS) or 0)
+    writer.add_array(f"{writer.arch}.attention.recurrent_layers", recurrent)
 
 
 def _axial_delta_net(writer: GGUFWriter, config: Config) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from gguf import GGUFWriter
 
 from exporters.ggml.architectures.entry import (
+    DRAFTS,
     EXPERT_SIZES,
     SCALES,
     SHARED_EXPERTS,
@@ -32,7 +33,8 @@ def _afmoe(writer: GGUFWriter, config: Config) -> None:
 def _exaone_moe(writer: GGUFWriter, config: Config) -> None:
     windows(writer, config)
     without_scaling(writer, config)
-    writer.add_nextn_predict_layers(0)  # transformers runs none, and none are written
+    if not config.get(DRAFTS):
+        writer.add_nextn_predict_layers(0)  # it is written of every file
     writer.add_expert_shared_feed_forward_length(config["moe_intermediate_size"] * config["num_shared_experts"])
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from sixfold.model.source import open_source
 from tests import every_family
+from tests.drafts import add_drafts
 from tests.engines.llama_programs.llama_cpp_tools import Unavailable, sources
 from tests.exporters.ggml.gguf_tools import (
     byte_level_tokenizer,
@@ -115,6 +116,18 @@ NEWER: dict[str, dict[str, Any]] = {
 }
 """The same, for the converter in llama.cpp's sources."""
 
+DRAFTING: dict[str, dict[str, Any]] = {
+    "cohere2_moe": {},
+    "deepseek_v32": {},
+    "glm4_moe": {},
+    "glm_moe_dsa": {},
+    "hy_v3": {"last": "final_layernorm"},
+    "qwen3_5": {"around": True},
+    "qwen3_5_moe": {"around": True},
+    "qwen3_next": {"around": True},
+}
+"""Families whose MTP layers the converter takes, and how `add_drafts` makes them."""
+
 SENTENCEPIECE = {
     # The converter gives all tokens one score, so that llama.cpp merges from the left; ours are the ranks of merges.
     "tokenizer.ggml.scores",
@@ -197,6 +210,21 @@ def test_families_of_today(family: str, newer: Path, tmp_path: Path) -> None:
     folder = made(family, tmp_path, NEWER[family])
     flags = ("--no-mtp",) if family in ("qwen3_next", "nemotron_h") else ()
     compare(newer, folder, "BF16", tmp_path, MEANT.get(family, set()), *flags)
+
+
+@pytest.mark.parametrize("family", DRAFTING)
+def test_multi_token_prediction(family: str, newer: Path, tmp_path: Path) -> None:
+    """Keys of block_count and nextn_predict_layers among the others, and every tensor."""
+    folder = add_drafts(made(family, tmp_path, NEWER.get(family, {})), **DRAFTING[family])
+    counts = {"block_count", "nextn_predict_layers"}
+    compare(
+        newer, folder, "BF16", tmp_path, {key for key in MEANT.get(family, set()) if key.split(".")[1] not in counts}
+    )
+
+
+def test_multi_token_prediction_with_experts_in_one_array(newer: Path, tmp_path: Path) -> None:
+    folder = add_drafts(made("qwen3_5_moe_text", tmp_path, {}), around=True, stacked=True)
+    compare(newer, folder, "BF16", tmp_path, MEANT["qwen3_5_moe"])
 
 
 def test_models_under_their_publishers_names(newer: Path, tmp_path: Path) -> None:

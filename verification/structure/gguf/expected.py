@@ -176,9 +176,9 @@ class Expected:
     missing: bool = False
 
 
-def expected_keys(arch: str, config: Config, *, split_latents: bool, drafts: bool) -> dict[str, Expected]:
+def expected_keys(arch: str, config: Config, *, split_latents: bool, drafts: int) -> dict[str, Expected]:
     """By key, without the architecture. split_latents: whether the file holds kv_b_proj as two (deepseek2 since 2025).
-    drafts: whether it holds layers of multi-token prediction."""
+    drafts: how many layers of multi-token prediction it holds."""
     found = dict(_sizes(arch, config, drafts))
     found |= dict(_attention(arch, config, split_latents))
     if _experts(config):
@@ -187,14 +187,15 @@ def expected_keys(arch: str, config: Config, *, split_latents: bool, drafts: boo
     return found
 
 
-def common_keys(config: Config) -> dict[str, Expected]:
+def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
     """What every decoder's file says of its size, its norms, its experts and its rotary base."""
     heads = config["num_attention_heads"]
     groups = config.get("num_key_value_heads") or heads
     length, layers = config["max_position_embeddings"], config.get("layers_block_type")
     unbounded = config.get("model_type") in _WITHOUT_POSITIONS
     found = {
-        "block_count": Expected((len(layers) if layers else config["num_hidden_layers"],)),
+        "block_count": Expected(((len(layers) if layers else config["num_hidden_layers"]) + drafts,)),
+        "nextn_predict_layers": Expected((drafts,), missing=not drafts),
         "context_length": Expected((length, 2**20) if unbounded else (length,)),
         "embedding_length": Expected((config["hidden_size"],)),
         "attention.head_count": Expected((heads,)),
@@ -247,12 +248,10 @@ def _experts(config: Config) -> int:
     return int(next((config[name] for name in names if config.get(name)), 0))
 
 
-def _sizes(arch: str, config: Config, drafts: bool) -> Iterator[tuple[str, Expected]]:
-    layers, more = config["num_hidden_layers"], config.get("num_nextn_predict_layers") or 0
-    counted = drafts and more
-    yield "block_count", Expected((layers + more if counted else layers,))
-    if more and arch == "glm4moe":
-        yield "nextn_predict_layers", Expected((more if counted else 0,), missing=not counted)
+def _sizes(arch: str, config: Config, drafts: int) -> Iterator[tuple[str, Expected]]:
+    yield "block_count", Expected((config["num_hidden_layers"] + drafts,))
+    if drafts or (config.get("num_nextn_predict_layers") and arch == "glm4moe"):
+        yield "nextn_predict_layers", Expected((drafts,), missing=not drafts)
     yield "context_length", Expected((config["max_position_embeddings"],))
     yield "embedding_length", Expected((config["hidden_size"],))
     if config.get("intermediate_size") is not None:

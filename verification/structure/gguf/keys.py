@@ -215,10 +215,12 @@ def check_against_source(subject: GgufSubject) -> Iterator[Finding]:
         yield Finding("keys.value", "general.architecture", what, "llama.cpp refuses the file", EXPORT_AGAIN)
         return
     split = not any(".attn_kv_b." in name for name in file.tensors)
-    drafts = any(".nextn." in name for name in file.tensors)
     every = model_type in ARCHITECTURE_OF
-    latents = {"split_latents": split, "drafts": drafts}
-    expected = expected_keys(file.arch, config, **latents) if every else common_keys(config)
+    drafts = subject.draft_layers
+    if every:
+        expected = expected_keys(file.arch, config, split_latents=split, drafts=drafts)
+    else:
+        expected = common_keys(config, drafts=drafts)
     for key, value in expected.items():
         held = file.key(key)
         if held is None and value.missing:

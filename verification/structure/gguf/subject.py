@@ -9,6 +9,7 @@ from sixfold.model.meta_model import completed
 from sixfold.model.source import Source
 from verification.reading.gguf_blocks import GgufWeights
 from verification.reading.gguf_file import Gguf
+from verification.reading.gguf_names import AROUND_DRAFTS
 from verification.structure.gguf.expected import listed_type
 
 
@@ -25,13 +26,35 @@ class GgufSubject:
 
     @property
     def _decoder(self) -> Mapping[str, str]:
-        """What stands before the names of the language model's tensors in the source, by what does in a text model."""
-        names = self.source.checkpoint.tensors if self.source is not None else ()
+        """What stands before the names of the language model's tensors in the source, by what does in a text model: the
+        longest first."""
+        if self.source is None:
+            return {}
+        names = [name for name in self.source.checkpoint.tensors if ".layers." not in name]
         inside = next(
             (n.removesuffix("embed_tokens.weight") for n in names if n.endswith("embed_tokens.weight")), "model."
         )
         head = next((n.removesuffix("weight") for n in names if n.endswith("lm_head.weight")), "lm_head.")
-        return {"model.": inside, "lm_head.": head}
+        return {**self._drafts, "model.": inside, "lm_head.": head}
+
+    @property
+    def _drafts(self) -> Mapping[str, str]:
+        """The same of layers of multi-token prediction, which a source may keep in a module of their own."""
+        assert self.source is not None
+        layers = self.source.architecture.layers
+        mine = f"model.layers.{layers}."
+        if any(name.startswith(f"{mine}final_layernorm.") for name in self.source.checkpoint.tensors):
+            return {f"{mine}shared_head.norm.": f"{mine}final_layernorm."}
+        if not any(name.startswith("mtp.") for name in self.source.checkpoint.tensors):
+            return {}
+        around = {f"{mine}{begins}": instead for begins, instead in AROUND_DRAFTS.items()}
+        count = self.draft_layers
+        return around | {f"model.layers.{layers + n}.": f"mtp.layers.{n}." for n in range(count)}
+
+    @property
+    def draft_layers(self) -> int:
+        """Blocks of the file with what joins embeddings and hidden states for multi-token prediction."""
+        return sum(name.endswith(".nextn.eh_proj.weight") for name in self.file.tensors)
 
     @cached_property
     def config(self) -> Mapping[str, Any]:

@@ -18,6 +18,7 @@ _RECOMPUTED = re.compile(r"inv_freq$|rotary_emb\.")
 _NAMED_BY_CONSEQUENCE = "llama.cpp stops: missing tensor"
 _NORMS_WITHOUT_WEIGHTS = ("olmo",)
 _SAMPLE = 4096
+_STACKS = (".experts.gate_up_proj", ".experts.down_proj")
 
 
 def check_offsets(subject: GgufSubject) -> Iterator[Finding]:
@@ -53,8 +54,10 @@ def check_source(subject: GgufSubject) -> Iterator[Finding]:
         return
     architecture = subject.source.architecture
     held = set(subject.weights.names())
+    stacks = {name for name in architecture.not_run if name.endswith(_STACKS)}  # of MTP layers, as they are on disk
+    beside = set(architecture.towers) | (stacks if subject.draft_layers else set(architecture.not_run))
     for name, tensor in subject.source.checkpoint.tensors.items():
-        if name in architecture.not_run or name in architecture.towers or _RECOMPUTED.search(name):
+        if name in beside or _RECOMPUTED.search(name):
             continue
         if name not in held:
             if architecture.tied_embeddings and name.endswith("lm_head.weight"):
@@ -66,6 +69,8 @@ def check_source(subject: GgufSubject) -> Iterator[Finding]:
             where = subject.weights.stored_as(name)
             yield Finding("plain.shape", where, what, "llama.cpp stops: wrong shape", EXPORT_AGAIN)
     for name in held - set(subject.source.checkpoint.tensors):
+        if any(name.startswith(stack.rpartition(".")[0]) for stack in stacks):
+            continue
         where = subject.weights.stored_as(name)
         what = f"it holds {name}, which the source does not have"
         yield Finding("names.unknown", where, what, "llama.cpp stops, or ignores it", EXPORT_AGAIN)
@@ -83,7 +88,7 @@ def check_names(subject: GgufSubject) -> Iterator[Finding]:
         found = _BLOCK.fullmatch(name)
         if found:
             layers.setdefault(int(found[1]), set()).add(found[2])
-        if place_of(file.arch, name) is None and name not in COMPUTED and ".nextn." not in name:
+        if place_of(file.arch, name) is None and name not in COMPUTED:
             yield Finding(
                 "names.unknown",
                 name,
