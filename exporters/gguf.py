@@ -17,12 +17,13 @@ from exporters.ggml import layout
 from exporters.ggml.architectures.entry import DRAFTS
 from exporters.ggml.architectures.rotary import Config
 from exporters.ggml.compensated import compensated, quantize_compensated
-from exporters.ggml.drafts import draft_notes, draft_types
 from exporters.ggml.header.hyperparameters import as_stated, differences
 from exporters.ggml.header.metadata import PROVENANCE, Importance, has_tokenizer, headers
 from exporters.ggml.header.pre_tokenizer_names import known_name
 from exporters.ggml.importance import layer_importance, weighted_linears
 from exporters.ggml.kernels import PLAIN, encodes_on_gpu, quantize, type_named
+from exporters.ggml.mxfp4 import MXFP4, held_in_mxfp4, is_held, repacked
+from exporters.ggml.stated_types import stated_notes, stated_types
 from exporters.ggml.tensors import Tensor, expert_of, gguf_tensors
 from exporters.ggml.transforms import changes_columns, head_rows, tiled_columns, transformed, values
 from exporters.ggml.type_mix import PRESETS, Choice, Shape, needs_importance, tensor_types
@@ -35,8 +36,6 @@ from exporters.rounding.factor import Factor, unrelated
 from exporters.rounding.inputs import Inputs
 from exporters.rounding.known import each
 from sixfold.artifact.plan import ExportPlan, PlannedFile, PlannedTensor, Unit
-from sixfold.boundary.patterns import pattern
-from sixfold.checkpoint.config_fields import draft_layers
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.model.gguf_drafts import blocks_behind
 from sixfold.model.gguf_names import decoder_config, gguf_architecture, gguf_tensor_names, latent_halves, row_parts
@@ -93,12 +92,12 @@ class GgufExporter:
         if _scheme(recipe) == AUTO:
             check_budget(recipe)
             tensors = _tensors(source)
-            wanted = wanted_roundings(source, recipe, tensors, _by_hand(source, recipe, tensors))
+            wanted = wanted_roundings(source, recipe, tensors, stated_types(source, recipe, tensors))
             prepared(source, statistics, wanted, tokens, progress)
 
     def offered(self, source: Source, recipe: Recipe, statistics: Statistics) -> Offered | None:
         tensors = _tensors(source)
-        return offered_types(source, recipe, statistics, tensors, _by_hand(source, recipe, tensors))
+        return offered_types(source, recipe, statistics, tensors, stated_types(source, recipe, tensors))
 
     def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
         checkpoint, scheme, options = source.checkpoint, _scheme(recipe), _options(recipe)
@@ -115,8 +114,8 @@ class GgufExporter:
         matrix = _matrix(source, recipe) if self.needs_statistics(recipe) else None
         weighted = weighted_linears(source).keys() & tensors.keys() if self.needs_statistics(recipe) else set()
         weighted = weighted if matrix is None else weighted & matrix.entries.keys()
-        kept = _kept(source, recipe, tensors)
-        by_hand = {**draft_types(tensors, source.architecture.layers, scheme), **kept}
+        weighted = {name for name in weighted if not is_held(tensors[name])}
+        stated = stated_types(source, recipe, tensors)
         recorded = _recorded(source, recipe, matrix) if weighted else None
 
         def laid(choices: Mapping[str, Choice]) -> tuple[list[PlannedFile], list[PlannedTensor]]:
@@ -136,11 +135,11 @@ class GgufExporter:
         mix: tuple[str, ...] = ()
         if scheme == AUTO:
             choices, mix = mixed_types(
-                source, recipe, statistics, tensors, by_hand, lambda tried: sum(file.nbytes for file in laid(tried)[0])
+                source, recipe, statistics, tensors, stated, lambda tried: sum(file.nbytes for file in laid(tried)[0])
             )
         else:
             shapes = {name: tensor.shape for name, tensor in tensors.items()}
-            choices = tensor_types(shapes, scheme, _shape(arch, config), importance=bool(weighted), kept=by_hand)
+            choices = tensor_types(shapes, scheme, _shape(arch, config), importance=bool(weighted), kept=stated)
         _check(choices, tensors, weighted, recipe)
         files, planned = laid(choices)
         licenses = [name for name in checkpoint.extras if name.upper().startswith(("LICEN", "NOTICE"))]
@@ -148,13 +147,13 @@ class GgufExporter:
             variant=recipe.name,
             folder=f"{checkpoint.name}-{recipe.suffix}",
             tensors=tuple(planned),
-            units=tuple(layout.units(planned, tensors, checkpoint.tensors, weighted)),
+            units=tuple(layout.units(planned, tensors, {**checkpoint.tensors, **checkpoint.quantized}, weighted)),
             files=tuple(files),
             texts={name: (checkpoint.folder / name).read_bytes() for name in licenses},
             notes=(
                 *mix,
-                *draft_notes(tensors, source.architecture.layers, draft_layers(checkpoint.config), scheme),
-                *_notes(source, config, choices, tensors, kept, weighted, compensates=self.compensates(recipe)),
+                *stated_notes(source, recipe, tensors),
+                *_notes(source, config, choices, tensors, weighted, compensates=self.compensates(recipe)),
             ),
             manifest=f"{files[0].name}.manifest.json",
         )
@@ -176,6 +175,8 @@ class GgufExporter:
         qtype = type_named(name)
         if not unit.inputs:
             return [quantize(values(transform), qtype)]
+        if qtype == MXFP4:
+            return [repacked(inputs[0], transform)]
         on_disk = unit.inputs[0].name
         importance = decisions[unit.outputs[0].name] if unit.layer is not None else None
         rows = transformed(inputs[0], transform)
@@ -238,7 +239,8 @@ def _options(recipe: Recipe) -> Options:
 
 def _tensors(source: Source) -> dict[str, Tensor]:
     found = gguf_tensors(decoder_config(completed(source.checkpoint.config)), source.checkpoint.tensors)
-    return {tensor.name: tensor for tensor in found}
+    tensors = {tensor.name: tensor for tensor in found}
+    return {**tensors, **held_in_mxfp4(tensors, source.checkpoint)}
 
 
 def _scheme(recipe: Recipe) -> str:
@@ -282,22 +284,6 @@ def _shape(arch: str, config: Config) -> Shape:
     return Shape(arch, layers, heads, stated.get("num_key_value_heads") or heads, experts)
 
 
-def _by_hand(source: Source, recipe: Recipe, tensors: Mapping[str, Tensor]) -> dict[str, GGMLQuantizationType]:
-    """Types that no preset chooses: of MTP layers, and of what the recipe keeps."""
-    return {**draft_types(tensors, source.architecture.layers, recipe.scheme), **_kept(source, recipe, tensors)}
-
-
-def _kept(source: Source, recipe: Recipe, tensors: Mapping[str, Tensor]) -> dict[str, GGMLQuantizationType]:
-    """Tensors that the recipe keeps in the source's precision; a stack of experts as a whole, if any of them is."""
-    patterns = [pattern(text) for text in recipe.keep]
-    linears = {linear.weight: linear.name for linear in source.architecture.linears}
-    return {
-        name: type_named(source.checkpoint.tensors[tensor.inputs[0]].dtype)
-        for name, tensor in tensors.items()
-        if any(kept.search(linears[i]) for kept in patterns for i in tensor.inputs if i in linears)
-    }
-
-
 def _check(
     choices: Mapping[str, Choice], tensors: Mapping[str, Tensor], weighted: Collection[str], recipe: Recipe
 ) -> None:
@@ -323,7 +309,6 @@ def _notes(
     config: Config,
     choices: Mapping[str, Choice],
     tensors: Mapping[str, Tensor],
-    kept: Mapping[str, GGMLQuantizationType],
     weighted: Collection[str],
     *,
     compensates: bool,
@@ -338,9 +323,7 @@ def _notes(
             fallbacks.setdefault(key, []).append(name)
     for (qtype, wanted, columns), names in fallbacks.items():
         yield f"{qtype} instead of {wanted}, which cannot hold rows of {columns}: {some(names)}"
-    if kept:
-        yield f"kept in the source's precision: {some(list(kept))}"
-    rounded = [name for name, choice in choices.items() if choice.qtype not in PLAIN and name not in weighted]
+    rounded = [name for name, choice in choices.items() if choice.qtype not in (*PLAIN, MXFP4) and name not in weighted]
     if weighted and (outside := [name for name in rounded if not name.startswith("blk.")]) and not compensates:
         yield f"rounded without importance, as llama.cpp does unless told otherwise: {', '.join(outside)}"
     if weighted and (inside := [name for name in rounded if name.startswith("blk.")]):

@@ -118,7 +118,7 @@ def export_seconds(source: Source, planned: Sequence[Planned], speed: MachineSpe
             made.add(key)
             seconds = 0.0
             for part in unit.inputs:
-                row = source.checkpoint.tensors[part.name].shape[1:]
+                row = source.checkpoint.named(part.name).shape[1:]
                 weights = (part.stop - part.start) * torch.Size(row).numel()
                 seconds += weights * (rounding.each + rounding.channel * (row[-1] if row else 1))
             cores, gpu = (cores, gpu + seconds) if rounding.at_gpu else (cores + seconds, gpu)

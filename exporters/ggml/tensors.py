@@ -34,6 +34,7 @@ class Tensor:
         "columns:K:P:D"  the same of all columns
         "rows:G:A-B:..." of every G rows those from A to B, then those of the next range
         "experts:A-B" of each of the matrices in an array the rows from A to B
+        "mxfp4:P:N" see exporters.ggml.mxfp4
         "values:..." no input: float32 values in hexadecimal, comma-separated
     row_unit: inputs may be cut between multiples of so many rows.
     """
@@ -85,8 +86,8 @@ def gguf_tensors(config: Config, tensors: Mapping[str, SourceTensor]) -> list[Te
 
 
 def _in_parts(names: Sequence[str], part: SourceTensor, config: Config) -> list[Tensor]:
-    """The rows of one matrix (or of each in an array) as two: halves, or of a delta net, whose heads have queries, keys,
-    values and gates side by side on disk, the gates behind the rest."""
+    """The rows of one matrix, or of each in an array, as two: halves, or of a delta net, whose heads have queries,
+    keys, values and gates side by side on disk, the gates behind the rest."""
     if len(part.shape) == 3:
         experts, rows, columns = part.shape
         return [

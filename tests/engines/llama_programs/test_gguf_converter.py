@@ -25,6 +25,7 @@ from tests.exporters.ggml.gguf_tools import (
     tensors_of,
 )
 from tests.exporters.ggml.test_gguf_llama_cpp import LLAMA3, MODELS, MORE_FAMILIES, YARN
+from tests.exporters.ggml.test_gguf_mxfp4 import in_mxfp4
 from tests.families import FAMILIES, make_family
 
 pytestmark = pytest.mark.engines
@@ -225,6 +226,11 @@ def test_multi_token_prediction(family: str, newer: Path, tmp_path: Path) -> Non
 def test_multi_token_prediction_with_experts_in_one_array(newer: Path, tmp_path: Path) -> None:
     folder = add_drafts(made("qwen3_5_moe_text", tmp_path, {}), around=True, stacked=True)
     compare(newer, folder, "BF16", tmp_path, MEANT["qwen3_5_moe"])
+
+
+@pytest.mark.parametrize("scheme", ["BF16", "F16"])
+def test_experts_in_mxfp4(scheme: str, newer: Path, tmp_path: Path) -> None:
+    compare(newer, in_mxfp4(made("gpt_oss", tmp_path, {})), scheme, tmp_path, set())
 
 
 def test_models_under_their_publishers_names(newer: Path, tmp_path: Path) -> None:
