@@ -111,6 +111,10 @@ _FUSED_EXPERTS = {
     "experts.gate_proj.weight": "ffn_gate_up_exps.weight",
     "experts.up_proj.weight": "ffn_gate_up_exps.weight",
 }
+_GRANITE_SHARED = {
+    "shared_mlp.input_linear.weight": "ffn_gate_shexp+ffn_up_shexp.weight",
+    "shared_mlp.output_linear.weight": "ffn_down_shexp.weight",
+}
 _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
     "granite_swa": {
         **{f"block_sparse_moe.{name}": held for name, held in _FUSED_EXPERTS.items()},
@@ -119,11 +123,9 @@ _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
         "shared_mlp.input_linear.weight": "ffn_up_shexp.weight",
         "shared_mlp.output_linear.weight": "ffn_down_shexp.weight",
     },
-    "granitemoe": {"shared_mlp.input_linear.weight": "ffn_gate_shexp+ffn_up_shexp.weight"},
-    "granitehybrid": {
-        "shared_mlp.input_linear.weight": "ffn_gate_shexp+ffn_up_shexp.weight",
-        "shared_mlp.output_linear.weight": "ffn_down_shexp.weight",
-    },
+    "granite": _GRANITE_SHARED,
+    "granitemoe": _GRANITE_SHARED,
+    "granitehybrid": _GRANITE_SHARED,
     "hy_v3": {"mlp.expert_bias": "exp_probs_b"},
     "laguna": {
         "self_attn.g_proj.weight": "attn_gate.weight",
@@ -207,13 +209,11 @@ def _nemotron_h(config: Mapping[str, Any]) -> str:
 
 
 def _granite_hybrid(config: Mapping[str, Any]) -> str:
+    """Granite 4 without recurrent layers is what its forerunners are."""
     kinds = config.get("layer_types") or config.get("layers_block_type") or ["mamba"]
-    if not {"mamba", "linear_attention"} & set(kinds):
-        raise SixfoldError(
-            "this granitemoehybrid has no recurrent layer, and its GGUF layout is not known here",
-            "leave the gguf recipes out for this model",
-        )
-    return "granitehybrid"
+    if {"mamba", "linear_attention"} & set(kinds):
+        return "granitehybrid"
+    return "granitemoe" if config.get("num_experts_per_tok") else "granite"
 
 
 def decoder_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -297,7 +297,7 @@ def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Collection[str]) 
     held = [in_layers(name, layers) if architecture in HELD_BY else name for name in tensor_names]
     blocks = max([layers, *(int(layer[1]) + 1 for name in held if (layer := _LAYER.search(name)))])
     mapping, own = gguf.get_tensor_name_map(name_of_arch[named_as], blocks), _OWN_NAMES.get(architecture, {})
-    if architecture == "granitehybrid" and not config.get("num_local_experts"):
+    if own is _GRANITE_SHARED and not config.get("num_local_experts"):
         own = {
             name: held.replace("_shexp", "") for name, held in own.items()
         }  # what experts would share is all there is

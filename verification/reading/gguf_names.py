@@ -74,6 +74,12 @@ _GRANITE_SHARED = {
     "ffn_up_shexp": "shared_mlp.input_linear",
     "ffn_down_shexp": "shared_mlp.output_linear",
 }
+GRANITE_4 = "granite 4"
+"""Not llama.cpp's name: Granite 4 without recurrent layers has those of its forerunners, and other names on disk."""
+
+_GRANITE_ALONE = {name.removesuffix("_shexp"): held for name, held in _GRANITE_SHARED.items()}
+"""Of Granite 4 without experts: what experts would share is all there is."""
+
 _INDEXER = {
     "indexer.attn_q_b": "self_attn.indexer.wq_b",
     "indexer.attn_k": "self_attn.indexer.wk",
@@ -115,6 +121,11 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     "mistral3": _EVERY,
     "granite": _EVERY,
     "granitemoe": _EVERY | _GRANITE_EXPERTS | {"ffn_gate_inp": "block_sparse_moe.router.layer"} | _GRANITE_SHARED,
+    GRANITE_4: _EVERY
+    | _GRANITE_EXPERTS
+    | {"ffn_gate_inp": "block_sparse_moe.router.layer"}
+    | _GRANITE_SHARED
+    | _GRANITE_ALONE,
     "llama4": _EVERY
     | {f"ffn_{part}": f"feed_forward.{part}_proj" for part in ("gate", "up", "down")}
     | {f"ffn_{part}_exps": f"feed_forward.experts.{{}}.{part}_proj" for part in ("gate", "up", "down")}
@@ -202,7 +213,7 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     | _GRANITE_EXPERTS
     | {"ffn_gate_inp": "block_sparse_moe.router.layer"}
     | _GRANITE_SHARED
-    | {name.removesuffix("_shexp"): held for name, held in _GRANITE_SHARED.items()}
+    | _GRANITE_ALONE
     | {held: f"mamba.{name}" for held, name in _MAMBA.items()},
     "nemotron_h": _NEMOTRON,
     "nemotron_h_moe": _NEMOTRON,
@@ -267,7 +278,7 @@ _ELSEWHERE: Mapping[str, Mapping[str, str]] = {
 
 _IN_PARTS = {
     "granitemoe": ("ffn_gate_shexp", "ffn_up_shexp"),
-    "granitehybrid": ("ffn_gate_shexp", "ffn_up_shexp", "ffn_gate", "ffn_up"),
+    **dict.fromkeys((GRANITE_4, "granitehybrid"), ("ffn_gate_shexp", "ffn_up_shexp", "ffn_gate", "ffn_up")),
     "qwen3next": ("attn_qkv", "attn_gate"),
 }
 """Parts of one matrix on disk: gate (or queries, keys and values) first, up (or what gates the output) second."""
@@ -280,7 +291,7 @@ COMPUTED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short
 
 PAIRED_ROPE = (
     *("llama", "arcee", "smollm3", "mistral3", "granite", "granitemoe", "granite_swa", "granitehybrid", "olmo"),
-    *("nemotron_h", "nemotron_h_moe"),
+    *("nemotron_h", "nemotron_h_moe", GRANITE_4),
 )
 """Architectures whose q and k rows llama.cpp takes interleaved: row 2i + j of a head is row i + j * D/2 on disk."""
 

@@ -7,6 +7,8 @@ from gguf import GGUFWriter
 from exporters.ggml.architectures.entry import (
     DRAFTS,
     EXPERT_SIZES,
+    GRANITE_MIXERS,
+    GRANITE_SHARED,
     SCALES,
     SHARED_EXPERTS,
     VOCAB,
@@ -15,6 +17,7 @@ from exporters.ggml.architectures.entry import (
     Table,
     deepstack,
     granite_keys,
+    granite_replaced,
     granite_vocabulary,
     half_rotated,
     leading_dense,
@@ -132,7 +135,6 @@ def _first(value: int | list[int]) -> int:
     return value[0] if isinstance(value, list) else value
 
 
-_GRANITE_SHARED: Table = (("add_expert_shared_feed_forward_length", ("shared_intermediate_size",)),)
 _INDEXER: Table = (
     ("add_indexer_head_count", ("index_n_heads",)),
     ("add_indexer_key_length", ("index_head_dim",)),
@@ -149,9 +151,9 @@ _ONE_GROUP: Config = {"num_key_value_heads": 1, "head_dim": None}
 
 MIXTURE: Mapping[str, Entry] = {
     "granitemoe": Entry(
-        (*VOCAB, *SCALES, *_GRANITE_SHARED),
+        (*VOCAB, *SCALES, *GRANITE_SHARED, *GRANITE_MIXERS),
         granite_keys,
-        {"head_dim": None},
+        granite_replaced,
         paired_rope=True,
         rope_factors=True,
         begins=granite_vocabulary,
@@ -216,7 +218,7 @@ MIXTURE: Mapping[str, Entry] = {
         {"intermediate_size": None},
     ),
     "granite_swa": Entry(
-        (*VOCAB, *SCALES, *_GRANITE_SHARED),
+        (*VOCAB, *SCALES, *GRANITE_SHARED),
         _granite_swa,
         {"head_dim": None},
         paired_rope=True,

@@ -72,7 +72,8 @@ def write_hyperparameters(writer: GGUFWriter, arch: str, config: Config) -> None
 
 def as_stated(arch: str, config: Config) -> Config:
     """The config with the values that the file of this architecture states otherwise."""
-    return {**config, **(ENTRIES[arch].replaced or {})}
+    replaced = ENTRIES[arch].replaced
+    return {**config, **((replaced(config) if callable(replaced) else replaced) or {})}
 
 
 def differences(arch: str, config: Config) -> Iterable[str]:

@@ -129,6 +129,12 @@ DRAFTING: dict[str, dict[str, Any]] = {
 }
 """Families whose MTP layers the converter takes, and how `add_drafts` makes them."""
 
+GRANITE_4: dict[str, dict[str, Any]] = {
+    "recurrent": {},
+    "experts alone": {"layer_types": ["full_attention"] * 4},
+    "dense": {"layer_types": ["full_attention"] * 4, "num_local_experts": 0, "num_experts_per_tok": 0},
+}
+
 SENTENCEPIECE = {
     # The converter gives all tokens one score, so that llama.cpp merges from the left; ours are the ranks of merges.
     "tokenizer.ggml.scores",
@@ -226,6 +232,11 @@ def test_multi_token_prediction(family: str, newer: Path, tmp_path: Path) -> Non
 def test_multi_token_prediction_with_experts_in_one_array(newer: Path, tmp_path: Path) -> None:
     folder = add_drafts(made("qwen3_5_moe_text", tmp_path, {}), around=True, stacked=True)
     compare(newer, folder, "BF16", tmp_path, MEANT["qwen3_5_moe"])
+
+
+@pytest.mark.parametrize("kind", GRANITE_4)
+def test_granite_4(kind: str, newer: Path, tmp_path: Path) -> None:
+    compare(newer, made("granitemoehybrid", tmp_path, GRANITE_4[kind]), "BF16", tmp_path, set())
 
 
 @pytest.mark.parametrize("scheme", ["BF16", "F16"])

@@ -112,6 +112,16 @@ def listed_type(config: Config) -> str | None:
     return None
 
 
+def architecture_of(model_type: str, config: Config) -> str:
+    """llama.cpp's name, of a model type of the tables above; of hybrids by what kinds of layers there are."""
+    kinds = set(config.get("layers_block_type") or config.get("layer_types") or ())
+    if model_type == "nemotron_h" and kinds and "moe" not in kinds:
+        return "nemotron_h"
+    if model_type == "granitemoehybrid" and kinds and not kinds & {"mamba", "linear_attention"}:
+        return "granitemoe" if config.get("num_experts_per_tok") else "granite"
+    return ARCHITECTURE_OF.get(model_type) or OTHERS[model_type]
+
+
 U32, F32, BOOL, STRING = "u32", "f32", "bool", "string"
 
 KINDS: Mapping[str, str] = {
@@ -193,13 +203,14 @@ def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
     groups = config.get("num_key_value_heads") or heads
     length, layers = config["max_position_embeddings"], config.get("layers_block_type")
     unbounded = config.get("model_type") in _WITHOUT_POSITIONS
+    each = [groups] * config["num_hidden_layers"] if unbounded else groups
     found = {
         "block_count": Expected(((len(layers) if layers else config["num_hidden_layers"]) + drafts,)),
         "nextn_predict_layers": Expected((drafts,), missing=not drafts),
         "context_length": Expected((length, 2**20) if unbounded else (length,)),
         "embedding_length": Expected((config["hidden_size"],)),
         "attention.head_count": Expected((heads,)),
-        "attention.head_count_kv": Expected((1,) if config.get("kv_lora_rank") else (groups,)),
+        "attention.head_count_kv": Expected((1,) if config.get("kv_lora_rank") else (groups, each)),
     }
     for key, names in (
         ("attention.layer_norm_rms_epsilon", ("rms_norm_eps", "norm_eps")),

@@ -9,7 +9,7 @@ from sixfold.model.meta_model import completed
 from sixfold.model.source import Source
 from verification.reading.gguf_blocks import GgufWeights
 from verification.reading.gguf_file import Gguf
-from verification.reading.gguf_names import AROUND_DRAFTS
+from verification.reading.gguf_names import AROUND_DRAFTS, GRANITE_4
 from verification.structure.gguf.expected import listed_type
 
 
@@ -22,7 +22,8 @@ class GgufSubject:
 
     @cached_property
     def weights(self) -> GgufWeights:
-        return GgufWeights(self.file, self._decoder)
+        hybrid = self.config.get("model_type") == "granitemoehybrid" and self.file.arch != "granitehybrid"
+        return GgufWeights(self.file, self._decoder, GRANITE_4 if hybrid else "")
 
     @property
     def _decoder(self) -> Mapping[str, str]:

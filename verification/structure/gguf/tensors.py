@@ -18,6 +18,9 @@ _RECOMPUTED = re.compile(r"inv_freq$|rotary_emb\.")
 _NAMED_BY_CONSEQUENCE = "llama.cpp stops: missing tensor"
 _NORMS_WITHOUT_WEIGHTS = ("olmo",)
 _SAMPLE = 4096
+_AS_THE_SOURCE = "MXFP4"
+"""A type that experts are published in and keep, whatever the preset of the others."""
+
 _STACKS = (".experts.gate_up_proj", ".experts.down_proj")
 
 
@@ -195,7 +198,7 @@ def _preset(number: object) -> str:
 def _most(subject: GgufSubject) -> str:
     totals: dict[str, int] = {}
     for name, tensor in subject.file.tensors.items():
-        if len(tensor.shape) > 1 and name.startswith("blk."):
+        if len(tensor.shape) > 1 and name.startswith("blk.") and tensor.type_name != _AS_THE_SOURCE:
             count = tensor.nbytes
             totals[tensor.type_name] = totals.get(tensor.type_name, 0) + count
     return max(totals, key=lambda kind: totals[kind], default="")
