@@ -76,7 +76,7 @@ def make_all(
         try:
             if (refusal := refusals[recipe.name]) is not None:
                 raise refusal
-            found = _statistics(source, recipe, workspace, statistics, allowed, times, quiet)
+            found = _statistics(source, recipe, workspace, statistics, allowed, times, engine, quiet)
             wanted.append(Wanted(recipe, found, partial(tokens_of, source, recipe, quiet)))
             needed[recipe.name] = found
         except Exception as error:  # a defect in one format must not cost the others of a long run
@@ -159,6 +159,7 @@ def _statistics(
     known: "dict[Calibration, Statistics]",
     allowed: "Allowed",
     times: StageTimes,
+    engine: "Engine",
     quiet: bool,
 ) -> "Statistics | None":
     """The statistics that the recipe needs, calibrating once per profile."""
@@ -169,7 +170,7 @@ def _statistics(
     profile = recipe.calibration
     if profile not in known:
         with times.timed("calibration"):
-            known[profile] = calibrated(source, profile, workspace, allowed, quiet=quiet)
+            known[profile] = calibrated(source, profile, workspace, allowed, engine=engine, quiet=quiet)
     return known[profile]
 
 
