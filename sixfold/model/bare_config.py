@@ -29,6 +29,10 @@ from sixfold.model.meta_model import meta_model, transformers_config
 from sixfold.model.module_map import tied_parameters
 
 _CORRECTION_BIAS = re.compile(r"correction_bias$")
+_NAMED_AS_TOWERS = re.compile(r"^(language_model\.model)\.(blocks|encoder\.layers)\.")
+"""A tower's names of layers, which transformers gives those of the decoder beside it as well when it saves. Publishers
+do not (Kimi-K2.5, Qianfan-OCR), and it loads both."""
+
 _SENSES = re.compile(r"vision|visual|audio|image")
 _DTYPES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
@@ -146,7 +150,8 @@ def _tensors(checkpoint: Checkpoint) -> dict[str, SourceTensor]:
             f"{checkpoint.config_location} describes no model that could be saved ({reason})",
             "compare it with the original model's config.json",
         ) from None
-    for name, tensor in stored.items():
+    for saved, tensor in stored.items():
+        name = _NAMED_AS_TOWERS.sub(r"\1.layers.", saved)
         dtype, shape = _DTYPES[tensor.dtype], tuple(tensor.shape)
         found[name] = SourceTensor(name, dtype, shape, tensor_nbytes(dtype, shape))
     return found

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from sixfold.errors import SixfoldError
+from sixfold.model.meta_model import known_type as transformers_type
 
 GGUF_ARCHITECTURES: Mapping[str, str] = {
     "afmoe": "afmoe",
@@ -94,6 +95,7 @@ NOT_CAUSAL = ("paligemma", "shieldgemma2")
 
 _RENAMED: tuple[tuple[str, str], ...] = (
     (r"^(model\.language_model|language_model\.model|model\.text_model)\.", "model."),
+    (r"^model\.(blocks|encoder\.layers)\.", "model.layers."),
     (r"^language_model\.lm_head\.", "lm_head."),
     (r"\.e_score_correction_bias$", ".e_score_correction.bias"),
     (r"\.expert_bias$", ".expert_bias.bias"),
@@ -159,7 +161,7 @@ DELTA_NETS = ("qwen35", "qwen35moe")
 LATENT_HALVES: Mapping[str, str] = {"attn_k_b": "query", "attn_v_b": "attended"}
 """What each half reads, as sixfold.model.latent_attention calls it."""
 
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.(.*)")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|model\.blocks)\.(\d+)\.(.*)")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 _NEVER_STORED = (".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias")
 """Buffers that some checkpoints carry and that llama.cpp computes itself."""
@@ -167,10 +169,15 @@ _NEVER_STORED = (".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.b
 
 def known_type(config: Mapping[str, Any]) -> str | None:
     """The model type of GGUF_ARCHITECTURES that config.json is of: of a model that sees or hears and is not listed, its
-    decoder's, which computes what it does alone. None where neither is listed."""
-    stated = str(config.get("model_type"))
-    decoder = str((config.get("text_config") or {}).get("model_type")) if stated not in NOT_CAUSAL else ""
-    return next((kind for kind in (stated, decoder) if kind in GGUF_ARCHITECTURES), None)
+    decoder's, which computes what it does alone; of a publisher's own type, that of the class it names. None where
+    none is listed."""
+    parts = [config] if config.get("model_type") in NOT_CAUSAL else [config, config.get("text_config") or {}]
+    typed = [part for part in parts if part.get("model_type")]
+    for part in typed:
+        for kind in (part["model_type"], transformers_type(part)):
+            if kind in GGUF_ARCHITECTURES:
+                return str(kind)
+    return None
 
 
 def gguf_architecture(config: Mapping[str, Any]) -> str:

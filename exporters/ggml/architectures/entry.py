@@ -37,6 +37,15 @@ def nothing(writer: GGUFWriter, config: Config) -> None:
     pass
 
 
+def unstated(config: Config) -> bool | None:
+    return None
+
+
+def granite_vocabulary(config: Config) -> bool | None:
+    """Of a LLaMA with the 49152 tokens of Granite's and SmolLM's code models, whose texts begin with no token."""
+    return False if config["vocab_size"] == 49152 else None
+
+
 def llama_keys(writer: GGUFWriter, config: Config) -> None:
     writer.add_rope_dimension_count(head_size(config))
 
@@ -86,6 +95,7 @@ class Entry:
     delta_net: the file holds a delta net's values head by head of the keys' (see exporters.ggml.tensors).
     mamba_groups: config fields, one of which holds how many groups of channels the norm of a Mamba-2 mixer has: its
     vectors are columns in the file, and that norm is a matrix.
+    begins: whether texts begin with a token, where the tokenizer's own files do not say; None to say nothing either.
     """
 
     table: Table = ()
@@ -99,3 +109,4 @@ class Entry:
     one_plus: str = ""
     delta_net: bool = False
     mamba_groups: tuple[str, ...] = ()
+    begins: Callable[[Config], bool | None] = unstated

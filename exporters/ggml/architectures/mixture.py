@@ -14,6 +14,7 @@ from exporters.ggml.architectures.entry import (
     Table,
     deepstack,
     granite_keys,
+    granite_vocabulary,
     half_rotated,
     leading_dense,
     llama_keys,
@@ -146,7 +147,12 @@ _ONE_GROUP: Config = {"num_key_value_heads": 1, "head_dim": None}
 
 MIXTURE: Mapping[str, Entry] = {
     "granitemoe": Entry(
-        (*VOCAB, *SCALES, *_GRANITE_SHARED), granite_keys, {"head_dim": None}, paired_rope=True, rope_factors=True
+        (*VOCAB, *SCALES, *_GRANITE_SHARED),
+        granite_keys,
+        {"head_dim": None},
+        paired_rope=True,
+        rope_factors=True,
+        begins=granite_vocabulary,
     ),
     "llama4": Entry(
         (
@@ -168,6 +174,7 @@ MIXTURE: Mapping[str, Entry] = {
             ("add_leading_dense_block_count", ("num_dense_layers",)),
         ),
         _afmoe,
+        begins=granite_vocabulary,
         fixed={"mup_enabled": lambda config: True},
     ),
     "exaone-moe": Entry(
@@ -211,6 +218,7 @@ MIXTURE: Mapping[str, Entry] = {
         _granite_swa,
         {"head_dim": None},
         paired_rope=True,
+        begins=granite_vocabulary,
     ),
     "hunyuan-moe": Entry(
         (("add_expert_shared_feed_forward_length", ("intermediate_size",)),),

@@ -19,7 +19,7 @@ from gguf import (
 from gguf.gguf_writer import TensorInfo, WriterState
 
 from exporters.ggml.architectures.rotary import Config
-from exporters.ggml.header.hyperparameters import write_hyperparameters
+from exporters.ggml.header.hyperparameters import ENTRIES, write_hyperparameters
 from exporters.ggml.header.tokenizer import FILE as TOKENIZER
 from exporters.ggml.header.tokenizer import write_tokenizer
 from sixfold.boundary.json_text import read_json_file
@@ -95,7 +95,8 @@ def headers(
     writer.add_quantization_version(GGML_QUANT_VERSION)
     vocab = next(t.shape[0] for tensors in files for t in tensors if t.name == "token_embd.weight")
     if has_tokenizer(checkpoint):
-        write_tokenizer(writer, checkpoint.folder, arch, vocab, tokenizer_pre)
+        begins = ENTRIES[arch].begins(config)
+        write_tokenizer(writer, checkpoint.folder, arch, vocab, tokenizer_pre, begins=begins)
     if importance is not None:
         writer.add_string("quantize.imatrix.file", importance.file)
         if importance.dataset:

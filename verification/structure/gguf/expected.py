@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
+from sixfold.model.meta_model import known_type
+
 Config = Mapping[str, Any]
 
 ARCHITECTURE_OF: Mapping[str, str] = {
@@ -99,13 +101,14 @@ _PREFIXES = ("paligemma", "shieldgemma2")
 
 
 def listed_type(config: Config) -> str | None:
-    """The model type of the tables above: of a model around a decoder that is not listed, the decoder's. config: of
-    config.json, unchanged."""
-    for kind in (config.get("model_type"), (config.get("text_config") or {}).get("model_type")):
-        if kind in ARCHITECTURE_OF or kind in OTHERS:
-            return str(kind)
-        if kind in _PREFIXES:
-            return None
+    """The model type of the tables above: of a model around a decoder that is not listed, the decoder's; of a type that
+    only its publisher knows, that of the class it names. config: of config.json, unchanged."""
+    for part in (config, config.get("text_config") or {}):
+        for kind in (part["model_type"], known_type(part)) if part.get("model_type") else ():
+            if kind in ARCHITECTURE_OF or kind in OTHERS:
+                return str(kind)
+            if kind in _PREFIXES:
+                return None
     return None
 
 
