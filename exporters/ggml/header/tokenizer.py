@@ -7,7 +7,7 @@ special tokens and the chat template from the files beside it.
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,12 @@ from sixfold.errors import SixfoldError
 FILE = "tokenizer.json"
 _SPACE = "\u2581"
 _BYTE_TOKENS = {f"<0x{byte:02X}>" for byte in range(256)}
+
+_BY_MERGES = "gemma4"
+"""Architecture, and name of its tokenizer: text with a mark for spaces, put together by merges and not by scores."""
+
+_VISIBLE = frozenset('<|channel> <channel|> <|tool_call> <tool_call|> <|tool_response> <tool_response|> <|"|>'.split())
+"""Special tokens of Gemma 4 that readers of its answers look for."""
 
 _GLM_SPECIAL = {"bos": "[gMASK]", "eot": "<|user|>", "unk": "<|endoftext|>", "eom": "<|observation|>"}
 """What GLM-4's turns begin and end with; its files do not say so in a way that SpecialVocab reads."""
@@ -49,8 +55,11 @@ def write_tokenizer(
             f"{folder / FILE} is a tokenizer of type {model.get('type')}, GGUF export supports only BPE",
             "leave the gguf recipes out for this model",
         )
-    spaces = _is_sentence_piece(parsed)
-    if spaces:
+    spaces, by_merges = _is_sentence_piece(parsed), arch == _BY_MERGES
+    if by_merges:
+        tokens = [replace(t, kind=TokenType.USER_DEFINED) if t.text in _VISIBLE else t for t in tokens]
+        writer.add_tokenizer_model(_BY_MERGES)
+    elif spaces:
         writer.add_tokenizer_model("llama")
         writer.add_tokenizer_pre(pre or "default")
     else:
@@ -58,11 +67,11 @@ def write_tokenizer(
         writer.add_tokenizer_pre(pre or pre_tokenizer_name(tokenizer, model, arch))
     writer.add_token_list([token.text for token in tokens])
     if spaces:
-        writer.add_token_scores(_scores(model, tokens))
-        if not _begins_with_space(parsed):
+        writer.add_token_scores([-1000.0] * len(tokens) if by_merges else _scores(model, tokens))
+        if by_merges or not _begins_with_space(parsed):
             writer.add_add_space_prefix(False)
     writer.add_token_types([token.kind for token in tokens])
-    _write_special(writer, folder, parsed, arch, merges=not spaces, begins=begins)
+    _write_special(writer, folder, parsed, arch, merges=by_merges or not spaces, begins=begins)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], Any]:
