@@ -15,6 +15,7 @@ from gguf import GGUFWriter, SpecialVocab, TokenType
 from tokenizers import Tokenizer
 
 from exporters.ggml.header.pre_tokenizer import pre_tokenizer_name
+from sixfold.boundary.tiktoken_model import tiktoken_tokenizer
 from sixfold.boundary.tokenizer_json import read_tokenizer_json
 from sixfold.errors import SixfoldError
 
@@ -77,6 +78,9 @@ def write_tokenizer(
 def _read(folder: Path) -> tuple[dict[str, Any], Any]:
     path = folder / FILE
     if not path.is_file():
+        ranked = tiktoken_tokenizer(folder)
+        if ranked is not None:
+            return json.loads(ranked.to_str()), ranked
         raise SixfoldError(
             f"there is no {FILE} in {folder}, and a GGUF file must hold its tokenizer",
             "save the tokenizer with transformers' AutoTokenizer.save_pretrained into the model folder",
@@ -168,6 +172,8 @@ def _write_special(
         for kind, text in _GLM_SPECIAL.items() if "[gMASK]" in ids else ():
             if text in ids:
                 special.special_token_ids.setdefault(kind, ids[text])
+    if merges and not special.merges:  # of ranks, which SpecialVocab does not read
+        special.merges = [" ".join(pair) for pair in parsed["model"]["merges"]]
     if begins is not None:
         special.add_special_token.setdefault("bos", begins)
     logging.getLogger("gguf.vocab").setLevel(logging.ERROR)
