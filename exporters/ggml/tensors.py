@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from exporters.ggml.architectures.entry import Entry
 from exporters.ggml.architectures.rotary import Config, rope_frequency_factors
-from exporters.ggml.header.hyperparameters import ENTRIES
+from exporters.ggml.header.hyperparameters import ENTRIES, as_stated
 from sixfold.checkpoint.checkpoint import SourceTensor
 from sixfold.errors import SixfoldError
 from sixfold.model.gguf_names import gguf_architecture, gguf_tensor_names, latent_halves, row_parts
@@ -57,7 +57,8 @@ def gguf_tensors(config: Config, tensors: Mapping[str, SourceTensor]) -> list[Te
 
     Raises SixfoldError where the architecture, a tensor or a hole in a stack of experts does not allow a GGUF file.
     """
-    entry = ENTRIES[gguf_architecture(config)]
+    arch = gguf_architecture(config)
+    entry = ENTRIES[arch]
     sources: dict[str, list[SourceTensor]] = {}
     for name, gguf_name in gguf_tensor_names(config, tensors).items():
         sources.setdefault(gguf_name, []).append(tensors[name])
@@ -78,7 +79,7 @@ def gguf_tensors(config: Config, tensors: Mapping[str, SourceTensor]) -> list[Te
             found.append(_paired(gguf_name, parts[0], config))
         else:
             found.append(_one(gguf_name, parts[0], entry, config))
-    factors = rope_frequency_factors(config) if entry.rope_factors else None
+    factors = rope_frequency_factors(as_stated(arch, config)) if entry.rope_factors else None
     if factors is not None:
         values = ",".join(value.hex() for value in factors.tolist())
         found.append(Tensor(ROPE_FREQS, tuple(factors.shape), (), f"values:{values}"))

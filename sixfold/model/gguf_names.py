@@ -33,6 +33,8 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "gemma2": "gemma2",
     "gemma3": "gemma3",
     "gemma3_text": "gemma3",
+    "gemma4": "gemma4",
+    "gemma4_text": "gemma4",
     "glm4": "glm4",
     "glm4_moe": "glm4moe",
     "glm4_moe_lite": "deepseek2",
@@ -126,6 +128,13 @@ _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
     "granite": _GRANITE_SHARED,
     "granitemoe": _GRANITE_SHARED,
     "granitehybrid": _GRANITE_SHARED,
+    "gemma4": {
+        **_FUSED_EXPERTS,
+        "experts.down_proj.weight": "ffn_down_exps.weight",
+        "layer_scalar": "layer_output_scale.weight",
+        "router.scale": "ffn_gate_inp.scale",
+        "router.per_expert_scale": "ffn_down_exps.scale",
+    },
     "hy_v3": {"mlp.expert_bias": "exp_probs_b"},
     "laguna": {
         "self_attn.g_proj.weight": "attn_gate.weight",

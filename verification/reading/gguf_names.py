@@ -13,6 +13,9 @@ _OUTSIDE = {
     "output": "lm_head",
     "output_norm": "model.norm",
     "token_embd_norm": "model.embedding_norm",
+    "per_layer_token_embd": "model.embed_tokens_per_layer",
+    "per_layer_model_proj": "model.per_layer_model_projection",
+    "per_layer_proj_norm": "model.per_layer_projection_norm",
 }
 
 _EVERY = {
@@ -143,6 +146,20 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     },
     "phi3": _EVERY | {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"},
     "gemma3": _EVERY | _AFTER_ATTENTION | {"ffn_norm": "pre_feedforward_layernorm"},
+    "gemma4": _EVERY
+    | _AFTER_ATTENTION
+    | {
+        "ffn_norm": "pre_feedforward_layernorm",
+        "pre_ffw_norm_2": "pre_feedforward_layernorm_2",
+        "post_ffw_norm_1": "post_feedforward_layernorm_1",
+        "post_ffw_norm_2": "post_feedforward_layernorm_2",
+        "inp_gate": "per_layer_input_gate",
+        "proj": "per_layer_projection",
+        "post_norm": "post_per_layer_input_norm",
+        "ffn_gate_inp": "router.proj",
+        "ffn_gate_up_exps": "experts.{}.gate_proj",
+        "ffn_down_exps": "experts.{}.down_proj",
+    },
     "gpt-oss": {k: v for k, v in _EVERY.items() if k != "ffn_norm"}
     | {"post_attention_norm": "post_attention_layernorm", "attn_sinks": "self_attn.sinks"}
     | _EXPERTS
@@ -265,6 +282,15 @@ _BIASES = {
 _BARE = {"attn_sinks.weight": "self_attn.sinks", "ssm_a": "{}.A_log", "ssm_d": "{}.D", "ssm_dt.bias": "{}.dt_bias"}
 """Tensors of a block that are no weight or bias of a module on disk."""
 
+_ALONE: Mapping[str, Mapping[str, str]] = {
+    "gemma4": {
+        "layer_output_scale.weight": "layer_scalar",
+        "ffn_gate_inp.scale": "router.scale",
+        "ffn_down_exps.scale": "router.per_expert_scale",
+    },
+}
+"""The same of one architecture."""
+
 _MIXERS = {"nemotron_h": "mixer", "nemotron_h_moe": "mixer", "granitehybrid": "mamba"}
 """What the recurrent module is called, where it is not a delta net's linear_attn."""
 
@@ -344,6 +370,9 @@ def place_of(arch: str, name: str) -> Place | None:
         return Place(prefix + _BIASES[arch]) if known else None
     if arch in _LATENT_ARCHITECTURES and part in ("attn_k_b", "attn_v_b"):
         return Place(f"{prefix}self_attn.kv_b_proj.weight", half=part[5])
+    alone = _ALONE.get(arch, {}).get(name.split(".", 2)[2])
+    if alone is not None:
+        return Place(prefix + alone)
     bare = _BARE.get(name.split(".", 2)[2])
     tiles = _tiles(part) if arch in _DELTA_NETS else ""
     if bare is not None:

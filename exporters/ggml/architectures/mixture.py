@@ -25,6 +25,7 @@ from exporters.ggml.architectures.entry import (
     windows,
     without_scaling,
 )
+from exporters.ggml.architectures.gemma4 import GEMMA_4
 from exporters.ggml.architectures.rotary import Config, head_size, rope_of, rotary_size
 
 
@@ -150,6 +151,7 @@ _ONE_GROUP: Config = {"num_key_value_heads": 1, "head_dim": None}
 """Of latent attention, see `_latent_attention`."""
 
 MIXTURE: Mapping[str, Entry] = {
+    "gemma4": GEMMA_4,
     "granitemoe": Entry(
         (*VOCAB, *SCALES, *GRANITE_SHARED, *GRANITE_MIXERS),
         granite_keys,

@@ -27,7 +27,7 @@ _EVERY: Table = (
     ("add_layer_norm_rms_eps", ("rms_norm_eps", "norm_eps")),
     ("add_layer_norm_eps", ("layer_norm_eps", "norm_epsilon")),
     ("add_expert_count", ("num_local_experts", "num_experts", "n_routed_experts")),
-    ("add_expert_used_count", ("num_experts_per_tok",)),
+    ("add_expert_used_count", ("num_experts_per_tok", "top_k_experts")),
     ("add_expert_group_count", ("n_group",)),
     ("add_expert_group_used_count", ("topk_group",)),
     ("add_key_length", ("head_dim",)),

@@ -166,7 +166,9 @@ def compare(converter: Path, folder: Path, scheme: str, tmp_path: Path, meant: s
     found = keys_of(ours)
     theirs = tmp_path / "theirs.gguf"
     command = [sys.executable, str(DRIVER), str(converter), str(folder), scheme.lower(), str(theirs)]
-    done = subprocess.run([*command, found["tokenizer.ggml.pre"], *flags], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, found.get("tokenizer.ggml.pre", ""), *flags], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     expected = keys_of(theirs)
     different = {key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key)}
@@ -232,6 +234,22 @@ def test_multi_token_prediction(family: str, newer: Path, tmp_path: Path) -> Non
 def test_multi_token_prediction_with_experts_in_one_array(newer: Path, tmp_path: Path) -> None:
     folder = add_drafts(made("qwen3_5_moe_text", tmp_path, {}), around=True, stacked=True)
     compare(newer, folder, "BF16", tmp_path, MEANT["qwen3_5_moe"])
+
+
+GEMMA_4: dict[str, dict[str, Any]] = {
+    "experts": {"global_head_dim": 128, "num_global_key_value_heads": 1, "attention_k_eq_v": True},
+    "dense": {"global_head_dim": 128, "enable_moe_block": False, "num_experts": None, "top_k_experts": None},
+}
+
+
+@pytest.mark.parametrize("kind", GEMMA_4)
+def test_gemma_4(kind: str, newer: Path, tmp_path: Path) -> None:
+    """Heads of two sizes, values that are keys, and a tokenizer of its own."""
+    folder = made("gemma4_text", tmp_path, GEMMA_4[kind])
+    tokenizer = sentencepiece_like_tokenizer(500)
+    tokenizer.add_special_tokens([f"<extra_{n}>" for n in range(12)])  # 512 in all, as the embedding has
+    save_tokenizer(tokenizer, folder, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    compare(newer, folder, "BF16", tmp_path, set())
 
 
 @pytest.mark.parametrize("kind", GRANITE_4)

@@ -46,6 +46,8 @@ OTHERS: Mapping[str, str] = {
     "gemma2": "gemma2",
     "gemma3": "gemma3",
     "gemma3_text": "gemma3",
+    "gemma4": "gemma4",
+    "gemma4_text": "gemma4",
     "glm4": "glm4",
     "glm4v_moe": "glm4moe",
     "glm_moe_dsa": "glm-dsa",
@@ -203,7 +205,7 @@ def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
     groups = config.get("num_key_value_heads") or heads
     length, layers = config["max_position_embeddings"], config.get("layers_block_type")
     unbounded = config.get("model_type") in _WITHOUT_POSITIONS
-    each = [groups] * config["num_hidden_layers"] if unbounded else groups
+    each = _groups_of_layers(config, groups)
     found = {
         "block_count": Expected(((len(layers) if layers else config["num_hidden_layers"]) + drafts,)),
         "nextn_predict_layers": Expected((drafts,), missing=not drafts),
@@ -221,12 +223,18 @@ def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
             found[key] = Expected((value,))
     if _experts(config):
         found["expert_count"] = Expected((_experts(config),))
-        used = config.get("moe_topk") or config["num_experts_per_tok"]
+        used = config.get("moe_topk") or config.get("num_experts_per_tok") or config["top_k_experts"]
         found["expert_used_count"] = Expected((used[0] if isinstance(used, list) else used,))
     theta = rope_of(config).get("rope_theta")
     if theta is not None:
         found["rope.freq_base"] = Expected((theta,), missing=theta == 10000.0)
     return found
+
+
+def _groups_of_layers(config: Config, groups: int) -> list[int]:
+    """Heads of keys, where a file states them for each layer: those of full attention may be others (Gemma 4)."""
+    own = {int(layer): fields for layer, fields in (config.get("per_layer_config") or {}).items()}
+    return [own.get(layer, {}).get("num_key_value_heads", groups) for layer in range(config["num_hidden_layers"])]
 
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {

@@ -18,6 +18,9 @@ _RECOMPUTED = re.compile(r"inv_freq$|rotary_emb\.")
 _NAMED_BY_CONSEQUENCE = "llama.cpp stops: missing tensor"
 _NORMS_WITHOUT_WEIGHTS = ("olmo",)
 _SAMPLE = 4096
+_SOME_LAYERS = {"gemma4": ("attn_k", "attn_v")}
+"""Beginnings of tensors that not all layers of a kind have: some read others' keys, or their keys as values."""
+
 _AS_THE_SOURCE = "MXFP4"
 """A type that experts are published in and keep, whatever the preset of the others."""
 
@@ -113,7 +116,7 @@ def check_names(subject: GgufSubject) -> Iterator[Finding]:
         alike = {i: parts for i, parts in layers.items() if _layer_kind(parts) == kind}
         every = set().union(*alike.values()) if alike else set()
         for layer, parts in alike.items():
-            for part in sorted(p for p in every - parts if not p.startswith("nextn.")):
+            for part in sorted(p for p in every - parts if not p.startswith(_SOME_LAYERS.get(file.arch, "nextn."))):
                 where = f"blk.{layer}.{part}"
                 what = "other layers of its kind have it, this one does not"
                 yield Finding("names.missing", where, what, _NAMED_BY_CONSEQUENCE, EXPORT_AGAIN)
