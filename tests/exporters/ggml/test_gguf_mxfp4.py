@@ -9,8 +9,9 @@ import torch
 from gguf import GGUFReader, dequantize
 from safetensors.torch import load_file, save_file
 
+from exporters.export.share import quantized_share
 from sixfold.checkpoint.tensor_slice import TensorSlice
-from sixfold.model.source import describe_source, open_source
+from sixfold.model.source import Source, describe_source, open_source
 from tests import every_family
 from tests.exporters.exported import silent
 from tests.exporters.ggml.gguf_tools import export, random_statistics, recipe
@@ -58,9 +59,18 @@ def test_every_number_is_the_sources(scheme: str, folder: Path, tmp_path: Path) 
             rows = source.checkpoint.tensors[name].shape[0]
             assert torch.equal(values[expert], source.checkpoint.read(TensorSlice(name, 0, rows)).float())
     assert any(note.startswith("in MXFP4, number for number") for note in plan.notes)
+    assert quantized_share(source, plan) == pytest.approx(1.0 if scheme == "Q4_K_M" else experts_share(source))
     for against in (None, source):
         found = verify(file, against, silent).findings
         assert [f for f in found if f.check not in ("keys.tokenizer", "divergence.not-measured")] == []
+
+
+def experts_share(source: Source) -> float:
+    """Of the weights of all Linears in decoder layers that may be quantized."""
+    linears = [li for li in source.architecture.linears if li.layer is not None and li.quantizable]
+    sizes = [li.out_features * li.in_features for li in linears]
+    experts = [size for li, size in zip(linears, sizes, strict=True) if li.expert is not None]
+    return sum(experts) / sum(sizes)
 
 
 def test_the_config_alone_plans_the_same(folder: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What every check of a GGUF file looks at."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,11 @@ from verification.reading.gguf_blocks import GgufWeights
 from verification.reading.gguf_file import Gguf
 from verification.reading.gguf_names import AROUND_DRAFTS, GRANITE_4
 from verification.structure.gguf.expected import listed_type
+
+_AS_TOWERS = ("blocks", "encoder.layers")
+"""What layers of a decoder are called that is saved with a tower beside it whose layers are called so."""
+
+_IN_LAYER = re.compile(r"\.(layers|blocks)\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -31,12 +37,14 @@ class GgufSubject:
         longest first."""
         if self.source is None:
             return {}
-        names = [name for name in self.source.checkpoint.tensors if ".layers." not in name]
+        names = [name for name in self.source.checkpoint.tensors if not _IN_LAYER.search(name)]
         inside = next(
             (n.removesuffix("embed_tokens.weight") for n in names if n.endswith("embed_tokens.weight")), "model."
         )
         head = next((n.removesuffix("weight") for n in names if n.endswith("lm_head.weight")), "lm_head.")
-        return {**self._drafts, "model.": inside, "lm_head.": head}
+        saved = (f"{inside}{called}." for called in _AS_TOWERS)  # by transformers, whatever publishers call them
+        layers = next((n for n in saved if any(name.startswith(n) for name in self.source.checkpoint.tensors)), None)
+        return {**self._drafts, "model.layers.": layers or f"{inside}layers.", "model.": inside, "lm_head.": head}
 
     @property
     def _drafts(self) -> Mapping[str, str]:
