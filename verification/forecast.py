@@ -6,20 +6,20 @@ from sixfold.artifact.plan import ExportPlan
 from sixfold.model.products import products_of_a_token
 from sixfold.model.source import Source
 from sixfold.recipes.recipe import Recipe
-from sixfold.runner.machine_speed import MachineSpeed
+from sixfold.runner.machine_speed import MachineSpeed, SideBySide
 from sixfold.texts.held_out_text import most_tokens
 
 
 def verification_seconds(
     source: Source, planned: Sequence[tuple[Recipe, ExportPlan]], speed: MachineSpeed
-) -> dict[str, float]:
-    """Of all variants side by side: what reading them and the source ("disk"), and matrix products in float32
-    ("products") would take by themselves. Comparing weights, attention and the prompts are not counted."""
+) -> SideBySide:
+    """Of all variants in one walk: while matrix products in float32 are computed, they and the source are read from
+    the "disk". Comparing weights, attention and the prompts are not counted."""
     read = sum(tensor.nbytes for tensor in source.checkpoint.as_stored.tensors.values())
     read += sum(plan.nbytes for _, plan in planned)
     runs = 1 + sum(_runs(recipe) for recipe, _ in planned)
     products = runs * most_tokens() * products_of_a_token(source.architecture)
-    return {"disk": speed.disk_seconds(read, 0), "products": products / speed.singles}
+    return {"disk": speed.disk_seconds(read, 0)}, {"products": products / speed.singles}
 
 
 def _runs(recipe: Recipe) -> int:

@@ -12,6 +12,7 @@ each failure with its number, which makes it again, and the counts.
 
 import argparse
 import hashlib
+import multiprocessing
 import os
 import random
 import shutil
@@ -22,9 +23,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
+from typing import Any
+
+from cli.main import run
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "demo" / "minimax-m2-4.6m"
@@ -32,30 +38,11 @@ _SMALL = ("calibration.samples=8", "calibration.length=128", "calibration.sample
 _PER_RUN = ("run.json", ".log", "verification.json", "README.md", "README.figures.json", "decisions.json")
 """Ends of the names of files that may differ between two runs: times, what is told of them, and marks of a run."""
 
-_COUNTING = """
-import os, signal, sys
-folder, last = sys.argv[1], int(sys.argv[2])
-events = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "os.chmod"}
-seen = 0
-def count(event, arguments):
-    global seen
-    if event not in events or not arguments or not str(arguments[0]).startswith(folder):
-        return
-    if event == "open" and not (arguments[2] & (os.O_WRONLY | os.O_RDWR)):
-        return
-    seen += 1
-    if seen == last:
-        os.kill(os.getpid(), signal.SIGKILL)
-sys.addaudithook(count)
-from cli.main import run
-try:
-    code = run(sys.argv[3:])
-finally:
-    print(f"operations: {seen}", file=sys.stderr)
-sys.exit(code)
-"""
-"""A command that kills itself before its file operation number `last` in a folder; operations of compiled code are not
-seen."""
+_IMPORTED = [f"cli.commands.{name}" for name in ("calibrate", "export", "prune", "verify")] + [
+    "transformers.models.minimax_m2.modeling_minimax_m2",
+]
+"""What every run imports; imported once, in a process that every run is a fork of."""
+_OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "os.chmod"}
 
 
 @dataclass(frozen=True)
@@ -82,6 +69,19 @@ class Undisturbed:
 class Ended:
     code: int
     text: str
+
+
+@dataclass(frozen=True)
+class Running:
+    """text: what it prints, on either stream."""
+
+    process: ForkServerProcess
+    text: "tempfile._TemporaryFileWrapper[bytes]"
+
+    def ended(self) -> Ended:
+        self.process.join()
+        self.text.seek(0)
+        return Ended(self.process.exitcode or 0, self.text.read().decode())
 
 
 def stages(model: Path) -> tuple[Stage, ...]:
@@ -160,19 +160,16 @@ def killed_once(stage: Stage, whole: Undisturbed, scratch: Path, number: int) ->
     rng, out = random.Random(number), scratch / f"killed-{number}"
     shutil.copytree(whole.before, out, symlinks=True)
     at_an_operation, with_another = number % 2 == 0, number % 5 == 4
-    process = _start(stage.command, out, rng.randrange(1, whole.operations + 1) if at_an_operation else 0)
+    running = _start(stage.command, out, rng.randrange(1, whole.operations + 1) if at_an_operation else 0)
     other = _start(stage.command, out) if with_another else None
-    if at_an_operation:
-        process.wait()
-    else:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(rng.uniform(0, whole.seconds))
-        process.kill()
-        process.wait()
+    if not at_an_operation:
+        running.process.join(rng.uniform(0, whole.seconds))
+        running.process.kill()
+    running.ended()
     if other is not None:
-        text = other.communicate()[0]
-        if other.returncode and "Traceback" in text:
-            return f"{stage.name}, kill {number}: the run beside it: {text[-500:]}"
+        beside = other.ended()
+        if beside.code and ("Traceback" in beside.text or "unexpected" in beside.text):
+            return f"{stage.name}, kill {number}: the run beside it: {beside.text[-500:]}"
     return _again(stage, whole, out, f"{stage.name}, kill {number}")
 
 
@@ -224,22 +221,48 @@ def _size(folder: Path) -> int:
 
 
 def _run(command: Sequence[str], out: Path) -> Ended:
-    process = _start(command, out)
-    text = process.communicate()[0]
-    return Ended(process.returncode, text)
+    return _start(command, out).ended()
 
 
-def _start(command: Sequence[str], out: Path, last: int = 0) -> "subprocess.Popen[str]":
+def _start(command: Sequence[str], out: Path, last: int = 0) -> Running:
+    """last: the file operation in `out` before which the run kills itself; 0 for none."""
+    text = tempfile.NamedTemporaryFile(prefix="faults-", suffix=".txt")  # noqa: SIM115 (read when it has ended)
     words = [word.format(out=out) for word in command]
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", _COUNTING, str(out), str(last), *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-    )
+    process = _forks().Process(target=_counted, args=(words, str(out), last, text.name))
+    process.start()
+    return Running(process, text)
+
+
+@cache
+def _forks() -> ForkServerContext:
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_IMPORTED)
+    return context
+
+
+def _counted(words: Sequence[str], out: str, last: int, text: str) -> None:
+    """A command in this process, that kills itself before its file operation number `last` in a folder; operations of
+    compiled code are not seen."""
+    seen = 0
+
+    def count(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal seen
+        if event not in _OPERATIONS or not arguments or not str(arguments[0]).startswith(out):
+            return
+        if event == "open" and not (arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+            return
+        seen += 1
+        if seen == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    told = os.open(text, os.O_WRONLY | os.O_APPEND)
+    os.dup2(told, 1)
+    os.dup2(told, 2)
+    sys.addaudithook(count)
+    code = run(words)
+    print(f"operations: {seen}", file=sys.stderr, flush=True)
+    sys.exit(code)
 
 
 def _checked(ended: Ended) -> Ended:

@@ -8,12 +8,12 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from exporters.protocol import Decided, Decisions
 from sixfold.artifact.workspace import digest_of, read_json, replacing, sha256_of, write_json
+from sixfold.checkpoint.storage.tensor_file import write_tensors
 
 _INDEX = "decisions.json"
 
@@ -39,16 +39,11 @@ class DecisionStore:
         return _file(layer) in self._known
 
     def record(self, layer: int, decided: Decided) -> None:
-        # Cloned: safetensors refuses tensors that share memory, as two names for one scale may.
-        tensors = {
-            name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in decided.tensors.items()
-        }
         path = self.folder / _file(layer)
         with replacing(path) as temporary:
-            save_file(dict(sorted(tensors.items())), temporary, metadata={"notes": json.dumps(decided.notes)})
-            temporary.chmod(0o644)  # safetensors makes files that only their owner can read
+            digest = write_tensors(temporary, decided.tensors, {"notes": json.dumps(decided.notes)})
         with self._lock:
-            self._known[_file(layer)] = sha256_of(path)
+            self._known[_file(layer)] = digest
             write_json(self.folder / _INDEX, {"key": self._key, "mark": self.mark, "files": self._known})
 
     def of_layer(self, layer: int | None) -> Decisions:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from exporters.foreign.llmcompressor_recipe import module_name
 from sixfold.artifact.safetensors_layout import SHARD, carried_texts, config_text, index_text
+from sixfold.checkpoint.storage.tensor_file import write_tensors
 from sixfold.checkpoint.storage.weight_files import INDEX, SINGLE
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError
@@ -59,8 +59,7 @@ def finish(source: Source, written: Path, folder: Path) -> list[str]:
             tensors |= {name: _read(source, name) for name in restored if _lost(source, name)}
         _check_scales(tensors)
         globals_ |= {name: float(t) for name, t in tensors.items() if name.endswith(".weight_global_scale")}
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-        (folder / file).chmod(0o644)
+        write_tensors(folder / file, tensors, {"format": "pt"})
         files |= dict.fromkeys(tensors, file)
         total += sum(t.nbytes for t in tensors.values())
         shard.unlink()

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from sixfold.artifact.workspace import digest_of, replacing
+from sixfold.checkpoint.storage.tensor_file import write_tensors
 from sixfold.errors import SixfoldError
 from sixfold.model.meta_model import transformers_config
 from sixfold.model.source import Source
@@ -124,7 +125,7 @@ def reference_of(source: Source, windows: Windows, cache: Path, progress: Progre
 def _kept(reference: Reference, path: Path) -> Reference:
     with suppress(OSError):  # a folder that cannot be written only costs the next variant a run of the source
         with replacing(path) as temporary:
-            save_file({"final": reference.final, "sampled": reference.sampled}, temporary)
+            write_tensors(temporary, {"final": reference.final, "sampled": reference.sampled})
     return reference
 
 

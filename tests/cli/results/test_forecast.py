@@ -13,7 +13,7 @@ from sixfold.runner.machine_speed import MachineSpeed, Rounding, keep
 from tests.exporters.exported import DEMO
 
 ONE_HOUR = MachineSpeed(
-    1, "", read=7.6e6, write=5.1e6, digest=1e15, products=1e15, singles=1e9, rounding={"fp8": Rounding(1e-3)}
+    1, "", 7.6e6, 5.1e6, digest=1e15, products=1e15, singles=1e9, rounding={"fp8": Rounding(1e-3)}, kept=1, moved=1
 )
 
 
