@@ -36,6 +36,7 @@ from sixfold.name_lists import some
 from sixfold.progress import Progress
 from sixfold.recipes.recipe import Calibration
 from sixfold.runner.available_memory import FREE, Allowed
+from sixfold.runner.engine import HERE, Engine
 from sixfold.statistics.importance_matrix import ImportanceMatrix, open_importance_matrix
 from sixfold.statistics.statistics import MANIFEST, SCHEMA, Statistics, moe_of, open_statistics, starred
 
@@ -75,9 +76,17 @@ def calibration_inputs(source: Source, profile: Calibration) -> dict[str, Any]:
 
 
 def calibrate(
-    source: Source, profile: Calibration, folder: Path, *, progress: Progress, allowed: Allowed = FREE
+    source: Source,
+    profile: Calibration,
+    folder: Path,
+    *,
+    progress: Progress,
+    allowed: Allowed = FREE,
+    engine: Engine = HERE,
 ) -> Calibrated:
     """Statistics of every Linear's input over the profile's texts, in `folder`; nothing is run where it is current.
+
+    engine: one that is away shares the batches among all of its GPUs; where it has none, the pass is run here.
 
     Raises SixfoldError where the texts are too small, the tokenizer is missing or another model's, the memory does not
     suffice, or transformers runs this family's layers or experts in a way that cannot be observed; with the profile's
@@ -93,7 +102,7 @@ def calibrate(
         state = _state(folder, inputs)  # the process before this one may have done it all
         if state.name == "current":
             return _as_it_is(folder)
-        return _calibrated(source, profile, folder, inputs, state.reasons, progress, allowed)
+        return _calibrated(source, profile, folder, inputs, state.reasons, progress, allowed, engine)
 
 
 def _state(folder: Path, inputs: Mapping[str, Any]) -> State:
@@ -115,6 +124,7 @@ def _calibrated(
     reasons: tuple[str, ...],
     progress: Progress,
     allowed: Allowed,
+    engine: Engine,
 ) -> Calibrated:
     """Runs the pass, or what is left of it, and puts everything in place, the manifest last."""
     started = time.time()
@@ -122,10 +132,11 @@ def _calibrated(
     tokenizer = load_tokenizer(source.checkpoint.folder)
     tokens = token_batches(profile, tokenizer)
     batches = batched(tokens.ids, profile.seed, special_ids(tokenizer) if profile.special_tokens == "leave_out" else ())
-    on = resources(source, profile, allowed)
+    on = resources(source, profile, allowed, elsewhere=engine.gpus)
     launch: Callable[..., Reached] = partial(run_pass, device=torch.device(on.device))
-    if on.processes > 1:
-        launch = partial(run_on_devices, device=on.device, size=on.processes)
+    if on.processes > 1 or engine.gpus:
+        where = engine if engine.gpus else HERE
+        launch = partial(run_on_devices, device=on.device, size=on.processes, engine=where, resident=on.memory.host)
     reached = launch(source, batches, profile, work, key=digest_of(inputs), ahead=on.ahead, progress=progress)
     check_source(source.checkpoint, work)
     linears = [linear for linear in source.architecture.linears if linear.role != "other"]

@@ -11,11 +11,18 @@ if TYPE_CHECKING:
     from sixfold.model.source import Source
     from sixfold.recipes.recipe import Calibration, Recipe
     from sixfold.runner.available_memory import Allowed
+    from sixfold.runner.engine import Engine
     from sixfold.statistics.statistics import Statistics
 
 
 def calibrated(
-    source: "Source", profile: "Calibration", workspace: "Workspace", allowed: "Allowed", *, quiet: bool
+    source: "Source",
+    profile: "Calibration",
+    workspace: "Workspace",
+    allowed: "Allowed",
+    *,
+    engine: "Engine",
+    quiet: bool,
 ) -> "Statistics":
     """The profile's statistics. Raises SixfoldError as `calibration.calibrate.calibrate`."""
     from calibration.calibrate import calibrate
@@ -23,7 +30,7 @@ def calibrated(
     from calibration.texts.text_notes import text_notes
 
     say(_announced(profile), quiet)
-    done = calibrate(source, profile, workspace.calibration(profile), progress=progress, allowed=allowed)
+    done = calibrate(source, profile, workspace.calibration(profile), progress=progress, allowed=allowed, engine=engine)
     for sentence in done.history:
         say(sentence, quiet)
     for note in text_notes(done.statistics.manifest.get("tokens")):

@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
@@ -41,8 +42,20 @@ class Pretended(torch.Tensor):
     def is_cuda(self) -> bool:  # type: ignore[override]
         return True
 
+    @property
+    def is_meta(self) -> bool:  # type: ignore[override]
+        return False
+
     def tolist(self) -> Any:
         return self.held.tolist()
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Attention is computed as one: its parts make masks where this only says to be."""
+        if func is functional.scaled_dot_product_attention:
+            return _computed(func, args, kwargs or {})
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -64,6 +77,8 @@ def _computed(func: Any, args: Any, kwargs: Any) -> Any:
             if isinstance(x, torch.Tensor) and not isinstance(x, Pretended) and x.dim():
                 raise RuntimeError(f"{func}: expected all tensors to be on the same device, cuda:0 and cpu")
     inner_args, inner_kwargs = tree_map(lambda x: x.held if isinstance(x, Pretended) else x, (args, kwargs))
+    if func is torch.ops.aten.histc.default:  # of integers as well, on a GPU
+        inner_args = inner_args[0].float(), *inner_args[1:]
     if asked is not None:
         inner_kwargs["device"] = _CPU
         there = torch.device(asked).type == "cuda"
@@ -84,5 +99,6 @@ def _computed(func: Any, args: Any, kwargs: Any) -> Any:
 @contextmanager
 def pretended() -> Iterator[torch.device]:
     by_itself = patch.object(ThreadPoolExecutor, "map", lambda self, *work: map(*work))  # modes are of one thread
-    with patch("torch.cuda._lazy_init"), by_itself, _Everywhere():
+    hopper = patch("torch.cuda.get_device_capability", lambda device=None: (9, 0))
+    with patch("torch.cuda._lazy_init"), patch("torch.cuda.empty_cache"), hopper, by_itself, _Everywhere():
         yield _CUDA

@@ -8,13 +8,13 @@ from pathlib import Path
 from sixfold.errors import SixfoldError
 from sixfold.model.source import Source
 from sixfold.progress import Progress
-from verification.divergence.source_run import SourceNotRunError
 from verification.divergence.walk import device
 from verification.finding import Finding, Severity
 from verification.gates import check_gates
 from verification.measure import Measured, measured
 from verification.reading.held_source import HeldSource
 from verification.result import Verification, gated_by_recipe, gates_of
+from verification.running import SourceNotRunError
 from verification.structure.folder_structure import as_held
 from verification.verify import opened, with_weights
 

@@ -27,7 +27,7 @@ from verification.finding import Finding
 from verification.reading.held_source import HeldSource, SourceWeights
 from verification.reading.weights import CodedWeights, FolderWeights
 from verification.result import gated_by_recipe, gates_of
-from verification.smoke.smoke_test import Smoke, smoke
+from verification.smoke.smoke_test import Answering, Smoke, smoke
 from verification.structure.folder_structure import open_subject
 from verification.structure.gguf.structure import open_gguf_subject
 from verification.verify import Opened
@@ -78,12 +78,13 @@ def measured(artifacts: Sequence[Opened], held: HeldSource, progress: Progress) 
     except SixfoldError as error:
         return [error for _ in artifacts]
     by_run = dict(zip(runs, scores, strict=True))
+    answering = Answering(held, tokenizer, cache)
 
     def end(job: _Job | SixfoldError) -> Measured | SixfoldError:
         if isinstance(job, SixfoldError):
             return job
         try:
-            return _measured(job, by_run, source, windows, unpruned, tokenizer, progress)
+            return _measured(job, by_run, windows, unpruned, answering, progress)
         except SixfoldError as error:
             return error
 
@@ -120,10 +121,9 @@ def _runs(jobs: Iterable[_Job]) -> Iterator[tuple[Any, Run]]:
 def _measured(
     job: _Job,
     scores: Mapping[Any, Scored | SixfoldError],
-    source: Source,
     windows: Windows,
     unpruned: Unpruned | None,
-    tokenizer: Any,
+    answering: Answering,
     progress: Progress,
 ) -> Measured:
     """Raises SixfoldError where something could not be measured."""
@@ -143,7 +143,7 @@ def _measured(
     own = {name: run.score for name, run in found.items()}
     gguf = None if job.path.is_dir() else job.path
     exact = comparison is not None and all(map(comparison.is_exact, comparison.layers))
-    smoked = smoke(source, None if exact else weights, tokenizer, cache_of(job.path), progress, gguf)
+    smoked = smoke(answering, None if exact else weights, progress, gguf)
     engine = None if gguf is None else answers_of_engine(gguf, windows.ids, found["engine"].losses)
     if engine is not None:
         inputs += tuple(engine.findings)

@@ -1,13 +1,13 @@
 """What healing brings after pruning: KL from the original on held-out text, plain and healed, by domain; and its time.
 
     python -m benchmarks.quality.healing [MODEL] [--keep 12 10] [--criteria weighted-ean reap] [--texts FOLDER]
-                                         [--samples 256] [--heldout FOLDER] [--work FOLDER]
+                                         [--samples 256] [--seed 0] [--heldout FOLDER] [--work FOLDER]
     python -m benchmarks.quality.healing --layer [--experts 256] [--keep 154] [--tokens 1572864]
 
-Prunes MODEL (the bundled one by default), refits the kept experts on `samples` windows of 512 tokens, and prints
-Markdown tables: KL per predicted token in nats, over the held-out texts that belong to the calibration's (--heldout)
-and over the built-in ones, which may be foreign to it. Nothing is written but to --work, where a run that was stopped
-resumes.
+Prunes MODEL (the bundled one by default), refits the kept experts on `samples` windows of 512 tokens (--seed: of their
+draw; another draw may choose other experts), and prints Markdown tables: KL per predicted token in nats, over the
+held-out texts that belong to the calibration's (--heldout) and over the built-in ones, which may be foreign to it.
+Nothing is written but to --work, where a run that was stopped resumes.
 
 With --layer, the seconds that one MoE layer of MiniMax-M2.7's size takes on a GPU, beside the two passes.
 """
@@ -74,7 +74,7 @@ def run_model(options: argparse.Namespace) -> None:
     source = open_source(options.model)
     anatomy = dissect(source)
     tokenizer = load_tokenizer(source.checkpoint.folder)
-    profile = Calibration(texts=(options.texts,), samples=options.samples, length=512, moments=False)
+    profile = Calibration(texts=(options.texts,), samples=options.samples, seed=options.seed, length=512, moments=False)
     tokens = token_batches(profile, tokenizer)
     texts = {f"built-in {name}": windows for name, windows in held_out(tokenizer, TEXTS).by_domain.items()}
     if options.heldout is not None:
@@ -172,6 +172,7 @@ def main() -> None:
     parser.add_argument("--texts", default=BUILTIN)
     parser.add_argument("--heldout", type=Path, default=None)
     parser.add_argument("--samples", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=None)
     parser.add_argument("--layer", action="store_true")
     parser.add_argument("--experts", type=int, default=256)

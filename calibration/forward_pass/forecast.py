@@ -1,12 +1,13 @@
 """How long a pass takes, from shapes and from what was measured of this machine."""
 
+from calibration.forward_pass.memory import statistics_bytes
 from sixfold.model.source import Source
 from sixfold.recipes.recipe import Calibration
-from sixfold.runner.machine_speed import MachineSpeed
+from sixfold.runner.machine_speed import MachineSpeed, SideBySide
 
 
-def pass_seconds(source: Source, profile: Calibration, speed: MachineSpeed) -> dict[str, float]:
-    """What reading ("disk") and matrix products ("products") would take by themselves: they go on side by side.
+def pass_seconds(source: Source, profile: Calibration, speed: MachineSpeed) -> SideBySide:
+    """While a layer is run and what it gave is put away ("statistics"), the next is read; the "disk" does both.
 
     Products are those of the Linears of decoder layers, 2 for each weight that a token meets, and of the second moments
     where they are summed, 2 for each pair of an input's channels; attention over other tokens is not counted.
@@ -21,7 +22,11 @@ def pass_seconds(source: Source, profile: Calibration, speed: MachineSpeed) -> d
         inputs = {(li.site, li.expert): li.in_features for li in linears}
         products += sum(2 * n * n * (1.0 if expert is None else met) for (_, expert), n in inputs.items())
     read = sum(tensor.nbytes for tensor in source.checkpoint.as_stored.tensors.values())
-    return {
-        "disk": speed.disk_seconds(read, 0),
-        "products": profile.samples * profile.length * products / speed.products,
-    }
+    kept = statistics_bytes(source, [profile])
+    return (
+        {"disk": speed.disk_seconds(read, kept)},
+        {
+            "products": profile.samples * profile.length * products / speed.products,
+            "statistics": kept / speed.kept,
+        },
+    )

@@ -5,13 +5,11 @@ Finished work is kept in a work folder: the finished layers' files, the hidden s
 since batches and their order are part of the calibration's definition.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 
 from calibration.forward_pass.batches import Batches
 from calibration.forward_pass.coverage import starved_of
@@ -20,7 +18,8 @@ from calibration.forward_pass.observe import observed
 from calibration.forward_pass.unfinished import Reached, read_reached, write_reached
 from calibration.forward_pass.widen import widened
 from sixfold.artifact.manifest import FileRecord
-from sixfold.artifact.workspace import write_atomically
+from sixfold.artifact.workspace import replacing
+from sixfold.checkpoint.storage.tensor_file import write_tensors
 from sixfold.errors import SixfoldError
 from sixfold.model.architecture import Linear
 from sixfold.model.latent_attention import latent_linears
@@ -66,12 +65,13 @@ def run_pass(
     next layer is read while one runs. Raises SixfoldError where the ids are not this model's, or its experts were not
     run through transformers' interface.
     """
-    left = read_reached(work, key)
+    left = team.tell(read_reached(work, key) if team.leads else None)
     if left is not None and layer_file(None) in left.files:
         return left  # all that was missing is that it be put in place
     runner = LayerRunner(source, dtype=dtype_of(source), device=device, ahead=ahead, team=team)
     _check_ids(runner, batches, source)
     mine = [number for number in range(len(batches.ids)) if team.owns(number)]
+    checksum = partial(_checksum, mine, device, team)
     latents = latent_linears(source)
     each = sum(batches.ids[number].numel() for number in mine)
     with (
@@ -82,7 +82,7 @@ def run_pass(
         progress("calibrating", each * (len(runner.layers) + 1), "tokens") as advance,
     ):
         with runner.outside():
-            hidden, done = _begin(runner, batches, work, key, team)
+            hidden, done = _begin(runner, batches, work, key, left, mine, checksum)
         advance(each * len(done.files))
 
         def observe(layer: int | None, run: Callable[[int, torch.Tensor], torch.Tensor]) -> Reached:
@@ -110,7 +110,9 @@ def run_pass(
             if starved and profile.starved == "all_experts" and team.leads:
                 first = partial(run, 0, hidden.read(0).to(device))
                 wide = widened(runner.model, observation, starved, profile, first)
-            return _finished(done, layer, observation, wide, hidden, work, team)
+            if layer is not None:
+                hidden.flip()
+            return _finished(done, layer, observation, wide, hidden, checksum(hidden), work, team)
 
         for layer, _ in runner.each_layer(len(done.files)):
             done = observe(layer, partial(_step, runner, layer, batches))
@@ -138,25 +140,39 @@ def _check_ids(runner: LayerRunner, batches: Batches, source: Source) -> None:
         )
 
 
-def _begin(runner: LayerRunner, batches: Batches, work: Path, key: str, team: Team) -> tuple[HiddenStates, Reached]:
+def _begin(
+    runner: LayerRunner,
+    batches: Batches,
+    work: Path,
+    key: str,
+    left: Reached | None,
+    mine: Sequence[int],
+    checksum: Callable[[HiddenStates], int],
+) -> tuple[HiddenStates, Reached]:
     """The hidden states to continue from: what a killed pass left, or the embeddings of every batch."""
     first: dict[tuple[int, ...], torch.Tensor] = {}
     for batch in batches.ids:  # the runner must have seen every shape
         if tuple(batch.shape) not in first:
             first[tuple(batch.shape)] = runner.start(batch)
     shapes = [(*shape, *first[shape].shape[2:]) for shape in batches.shapes]
-    left = None if runner.hands_on else read_reached(work, key)
-    if left is not None:
+    if left is not None and not runner.hands_on:
         hidden = HiddenStates(work, shapes, runner.dtype, left.turn)
-        if hidden.checksum() == left.checksum:
+        if checksum(hidden) == left.checksum:
             return hidden, left
     hidden = HiddenStates(work, shapes, runner.dtype)
-    for number, batch in enumerate(batches.ids):
-        if team.owns(number):
-            hidden.write(number, runner.start(batch))
+    for number in mine:
+        hidden.write(number, runner.start(batches.ids[number]))
     hidden.flip()
-    team.wait()
-    return hidden, Reached(key, hidden.turn, hidden.checksum(), {}, {})
+    return hidden, Reached(key, hidden.turn, checksum(hidden), {}, {})
+
+
+def _checksum(mine: Sequence[int], device: torch.device, team: Team, hidden: HiddenStates) -> int:
+    """Of the batches of all processes: when it is known, every one has written its own."""
+    if team.apart:
+        hidden.sync()
+    total = torch.tensor([hidden.checksum(mine)], device=device)
+    team.add(total)
+    return int(total)
 
 
 def _finished(
@@ -165,28 +181,25 @@ def _finished(
     observation: Observation,
     wide: Mapping[str, torch.Tensor],
     hidden: HiddenStates,
+    checksum: int,
     work: Path,
     team: Team,
 ) -> Reached:
     """Writes a layer's statistics, and that the pass has come this far."""
-    if layer is not None:
-        hidden.flip()
-    team.wait()  # all have written their hidden states
+    reached = None
     if team.leads:
         name, routed = layer_file(layer), observation.routed()
-        data = save({**observation.finish(), **wide}, {"format": "pt"})
-        write_atomically(work / name, data)
+        with replacing(work / name) as temporary:
+            digest = write_tensors(temporary, {**observation.finish(), **wide}, {"format": "pt"})
         reached = Reached(
             done.key,
             hidden.turn,
-            hidden.checksum(),
-            {**done.files, name: FileRecord(len(data), sha256(data).hexdigest())},
+            checksum,
+            {**done.files, name: FileRecord((work / name).stat().st_size, digest)},
             {**done.routed, layer: routed} if layer is not None and routed else done.routed,
         )
         write_reached(work, reached)
-    team.wait()
-    found = read_reached(work, done.key)
-    assert found is not None  # the leader has just written it
+    found: Reached = team.tell(reached)
     return found
 
 

@@ -89,9 +89,12 @@ def disk_bytes(source: Source, profile: Calibration) -> int:
     return statistics_bytes(source, [profile]) + meanwhile
 
 
-def resources(source: Source, profile: Calibration, allowed: Allowed) -> Resources:
+def resources(source: Source, profile: Calibration, allowed: Allowed, *, elsewhere: int = 0) -> Resources:
     """What the pass runs on: every visible GPU, or the CPU. Raises SixfoldError, naming what is needed, where the
-    memory is too little."""
+    memory is too little. elsewhere: GPUs of other machines to run on instead; a scheduler finds those with the memory.
+    """
+    if elsewhere:
+        return Resources("cuda", elsewhere, True, predict(source, profile, on_gpu=True, ahead=True))
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     host = allowed.host if allowed.host is not None else available_memory()
     choices = [predict(source, profile, on_gpu=gpus > 0, ahead=ahead) for ahead in (True, False)]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import Model, formats_argument, json_option, memory_options, model_argument, out_option
+from cli.options import Model, engine_options, formats_argument, json_option, memory_options, model_argument, out_option
 from cli.run_log import logged
 from cli.terminal import print_json, print_table, progress, this_command
 from sixfold.sizes import size
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sixfold.model.source import Source
     from sixfold.recipes.recipe import Calibration, Recipe
     from sixfold.runner.available_memory import Allowed
+    from sixfold.runner.engine import Engine
 
 
 @click.command(
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 )
 @out_option
 @memory_options
+@engine_options
 @json_option
 def command(
     model: Model,
@@ -40,6 +42,7 @@ def command(
     matrix: str | None,
     out: Path,
     allowed: "Allowed",
+    engine: "Engine",
     as_json: bool,
 ) -> None:
     """Gather MODEL's statistics for the calibration profile of FORMAT... (all-formats by default).
@@ -66,7 +69,8 @@ def command(
     for profile in dict.fromkeys(recipe.calibration.model_copy(update=stated) for recipe in recipes):
         click.echo(_announced(source, profile), err=as_json)
         with logged(workspace.folder):
-            done = calibrate(source, profile, workspace.calibration(profile), progress=progress, allowed=allowed)
+            folder = workspace.calibration(profile)
+            done = calibrate(source, profile, folder, progress=progress, allowed=allowed, engine=engine)
             for recipe in recipes:
                 if recipe.budget is not None and recipe.calibration.model_copy(update=stated) == profile:
                     prepare(source, recipe, done.statistics, partial(tokens_of, source, recipe, as_json), progress)

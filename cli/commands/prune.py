@@ -227,6 +227,7 @@ def _plan(
     from pruning.choosing.make_plan import first_experts, make_plan
     from sixfold.artifact.workspace import Workspace
     from sixfold.errors import UsageError
+    from sixfold.runner.engine import HERE
 
     if profile.imatrix is not None:
         raise UsageError(
@@ -237,7 +238,8 @@ def _plan(
     if dry_run:
         return first_experts(source, anatomy, request)
     workspace = Workspace(artifacts, source.checkpoint.name)
-    return make_plan(source, anatomy, request, calibrated(source, profile, workspace, allowed, quiet=quiet))
+    statistics = calibrated(source, profile, workspace, allowed, engine=HERE, quiet=quiet)
+    return make_plan(source, anatomy, request, statistics)
 
 
 def _folder(source: "Source", plan: "PruningPlan", out: Path | None, artifacts: Path) -> Path:

@@ -13,7 +13,7 @@ from sixfold.sizes import size
 if TYPE_CHECKING:
     from exporters.export.planning import Planned
     from sixfold.model.source import Source
-    from sixfold.runner.machine_speed import MachineSpeed
+    from sixfold.runner.machine_speed import MachineSpeed, SideBySide
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def forecast(source: "Source", planned: "Sequence[Planned]", speed: "MachineSpee
     return stages
 
 
-def _stage(name: str, parts: dict[str, float]) -> Stage:
-    slowest = max(parts, key=lambda part: parts[part])
-    return Stage(name, parts[slowest], slowest)
+def _stage(name: str, found: "SideBySide") -> Stage:
+    longest = max(found, key=lambda parts: sum(parts.values()))
+    return Stage(name, sum(longest.values()), max(longest, key=lambda part: longest[part]))
 
 
 def print_forecast(stages: Sequence[Stage], price: float | None) -> None:

@@ -15,7 +15,7 @@ from exporters.rounding.device import device
 from exporters.rounding.factor import Factor, factor
 from sixfold.artifact.streaming.torch_threads import torch_threads
 from sixfold.model.source import Source
-from sixfold.runner.machine_speed import MachineSpeed, Rounding, timed
+from sixfold.runner.machine_speed import MachineSpeed, Rounding, SideBySide, timed
 
 _ROWS, _CHANNELS = 512, (512, 1024)
 _GPU_ROWS, _GPU_CHANNELS = 4096, (1024, 2048)
@@ -27,15 +27,20 @@ _GGUF = ("Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "Q8_0")
 COMPENSATED = "+"
 """Ends the name of a type whose errors are compensated."""
 
+FACTOR = "factor"
+"""Of an input's second moments, as of a matrix of weights."""
+
 _Round = Callable[[torch.Tensor], object]
 
 
 def rounding_speed() -> dict[str, Rounding]:
     """Of every type that a shipped recipe makes. Some seconds on a core."""
     with torch_threads(1):
-        return {name: _nearest(work, at_gpu=at_gpu) for name, (work, at_gpu) in _plain().items()} | {
-            name + COMPENSATED: _grown(name) for name in ("fp8", "nvfp4", "awq", *_GGUF) if _form(name)
-        }
+        return (
+            {name: _nearest(work, at_gpu=at_gpu) for name, (work, at_gpu) in _plain().items()}
+            | {name + COMPENSATED: _grown(name) for name in ("fp8", "nvfp4", "awq", *_GGUF) if _form(name)}
+            | {FACTOR: _factors()}
+        )
 
 
 def _plain() -> dict[str, tuple[_Round, bool]]:
@@ -73,10 +78,27 @@ def _grown(name: str) -> Rounding:
     assert work is not None  # see rounding_speed
     seconds = []
     for columns in channels:
-        inputs = _random(2 * columns, columns).float().to(device())
-        known = factor((inputs.mT @ inputs / len(inputs)).repeat(number, 1, 1))
+        known = factor(_moments(columns).repeat(number, 1, 1))
         weights = [_random(rows, columns)] * number
         seconds.append(timed(partial(work, weights, known), 1) / (number * rows * columns))
+    return _by_channels(channels, seconds, at_gpu)
+
+
+def _factors() -> Rounding:
+    at_gpu = device().type != "cpu"
+    channels = _GPU_CHANNELS if at_gpu else _CHANNELS
+    seconds = [timed(partial(factor, _moments(columns))) / columns**2 for columns in channels]
+    return _by_channels(channels, seconds, at_gpu)
+
+
+def _moments(channels: int) -> torch.Tensor:
+    """float32 [1, C, C]."""
+    inputs = _random(2 * channels, channels).float().to(device())
+    return (inputs.mT @ inputs / len(inputs))[None]
+
+
+def _by_channels(channels: Sequence[int], seconds: Sequence[float], at_gpu: bool) -> Rounding:
+    """seconds: of a weight in matrices of so many channels."""
     channel = max(0.0, (seconds[1] - seconds[0]) / (channels[1] - channels[0]))
     return Rounding(max(seconds[1] - channel * channels[1], 0.0), channel, at_gpu)
 
@@ -99,30 +121,44 @@ def _random(rows: int, columns: int) -> torch.Tensor:
     return (torch.randn(rows, columns, generator=torch.Generator().manual_seed(0)) * 0.02).bfloat16()
 
 
-def export_seconds(source: Source, planned: Sequence[Planned], speed: MachineSpeed) -> dict[str, float]:
+def export_seconds(source: Source, planned: Sequence[Planned], speed: MachineSpeed) -> SideBySide:
     """Of one walk for all that is planned: what the "disk", the "cores" and the "gpu" would take by themselves. Each
-    goes on beside the others, so the walk takes about as long as the slowest."""
+    goes on beside the others, so the walk takes about as long as the slowest. Weights and second moments are moved to
+    the GPU once for all formats, between what it does."""
     plans = [(entry.recipe, entry.plan) for entry in planned if entry.plan is not None]
     written = sum(plan.nbytes for _, plan in plans)
     read = sum(tensor.nbytes for tensor in source.checkpoint.as_stored.tensors.values())
     cores, gpu = written / speed.digest, 0.0
-    made: set[tuple[str, tuple[str, ...]]] = set()
+    made: set[object] = set()
+    moved: dict[object, float] = {}
+    inputs = {linear.weight: (linear.site, linear.expert) for linear in source.architecture.linears}
     for recipe, plan in plans:
         shared = not compensates(recipe)
         for unit in plan.units:
             kind = unit.encoding.partition(" ")[0]
-            rounding = _known(kind, speed.rounding, compensated=compensates(recipe))
+            rounding = _known(kind, speed.rounding, compensated=not shared)
             key = (kind, tuple(f"{part.name} {part.start}" for part in unit.inputs))
             if rounding is None or (shared and kind == "nvfp4" and key in made):
                 continue  # copied; or the same as another variant's, which is made once
             made.add(key)
             seconds = 0.0
             for part in unit.inputs:
-                row = source.checkpoint.tensors[part.name].shape[1:]
+                row = source.checkpoint.named(part.name).shape[1:]
+                channels = row[-1] if row else 1
                 weights = (part.stop - part.start) * torch.Size(row).numel()
-                seconds += weights * (rounding.each + rounding.channel * (row[-1] if row else 1))
+                seconds += weights * rounding.of(channels)
+                moved[part.name, part.start] = 2.0 * weights if rounding.at_gpu else 0.0
+                place = inputs.get(part.name)
+                if FACTOR in speed.rounding and place is not None and not shared and place not in made:
+                    made.add(place)  # one for all formats
+                    seconds += channels**2 * speed.rounding[FACTOR].of(channels)
+                    moved[place] = 2.0 * channels**2 if rounding.at_gpu else 0.0
             cores, gpu = (cores, gpu + seconds) if rounding.at_gpu else (cores + seconds, gpu)
-    return {"disk": speed.disk_seconds(read, written), "cores": cores / speed.cores, "gpu": gpu}
+    return (
+        {"disk": speed.disk_seconds(read, written)},
+        {"cores": cores / speed.cores},
+        {"gpu": gpu, "moving to the GPU": sum(moved.values()) / speed.moved},
+    )
 
 
 def _known(kind: str, rounding: Mapping[str, Rounding], *, compensated: bool) -> Rounding | None:

@@ -29,6 +29,10 @@ from sixfold.model.meta_model import meta_model, transformers_config
 from sixfold.model.module_map import tied_parameters
 
 _CORRECTION_BIAS = re.compile(r"correction_bias$")
+_NAMED_AS_TOWERS = re.compile(r"^(language_model\.model)\.(blocks|encoder\.layers)\.")
+"""A tower's names of layers, which transformers gives those of the decoder beside it as well when it saves. Publishers
+do not (Kimi-K2.5, Qianfan-OCR), and it loads both."""
+
 _SENSES = re.compile(r"vision|visual|audio|image")
 _DTYPES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
@@ -75,7 +79,8 @@ def described(
     contents = Contents(refuse, refuse, partial(_fingerprint, config))
     past = provenance or Provenance()
     empty = Checkpoint(name, location, folder, "", config, {}, extras, past, contents, bare=True)
-    return replace(empty, tensors=_tensors(empty))
+    tensors = _tensors(empty)
+    return replace(empty, tensors=tensors, quantized=_quantized(config, tensors))
 
 
 def _refuse(location: str, what: TensorSlice | str, out: torch.Tensor | None = None) -> NoReturn:
@@ -146,10 +151,20 @@ def _tensors(checkpoint: Checkpoint) -> dict[str, SourceTensor]:
             f"{checkpoint.config_location} describes no model that could be saved ({reason})",
             "compare it with the original model's config.json",
         ) from None
-    for name, tensor in stored.items():
+    for saved, tensor in stored.items():
+        name = _NAMED_AS_TOWERS.sub(r"\1.layers.", saved)
         dtype, shape = _DTYPES[tensor.dtype], tuple(tensor.shape)
         found[name] = SourceTensor(name, dtype, shape, tensor_nbytes(dtype, shape))
     return found
+
+
+def _quantized(config: Mapping[str, Any], tensors: Mapping[str, SourceTensor]) -> dict[str, SourceTensor]:
+    """The blocks that a checkpoint in MXFP4 stores in place of its experts' weights [experts, in, out]."""
+    if (config.get("quantization_config") or {}).get("quant_method") != "mxfp4":
+        return {}
+    stacks = [t for t in tensors.values() if t.name.endswith(("experts.gate_up_proj", "experts.down_proj"))]
+    shapes = {f"{t.name}_blocks": (t.shape[0], t.shape[2], t.shape[1] // 32, 17) for t in stacks}
+    return {name: SourceTensor(name, "U8", shape, tensor_nbytes("U8", shape)) for name, shape in shapes.items()}
 
 
 def _dtype_name(config: Mapping[str, Any]) -> str:

@@ -5,13 +5,15 @@ architectures. That table is here, and nothing else about an architecture (expor
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from sixfold.errors import SixfoldError
+from sixfold.model.gguf_drafts import HELD_BY, draft_part, in_layers
+from sixfold.model.meta_model import known_type as transformers_type
 
 GGUF_ARCHITECTURES: Mapping[str, str] = {
     "afmoe": "afmoe",
@@ -31,6 +33,8 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "gemma2": "gemma2",
     "gemma3": "gemma3",
     "gemma3_text": "gemma3",
+    "gemma4": "gemma4",
+    "gemma4_text": "gemma4",
     "glm4": "glm4",
     "glm4_moe": "glm4moe",
     "glm4_moe_lite": "deepseek2",
@@ -94,6 +98,7 @@ NOT_CAUSAL = ("paligemma", "shieldgemma2")
 
 _RENAMED: tuple[tuple[str, str], ...] = (
     (r"^(model\.language_model|language_model\.model|model\.text_model)\.", "model."),
+    (r"^model\.(blocks|encoder\.layers)\.", "model.layers."),
     (r"^language_model\.lm_head\.", "lm_head."),
     (r"\.e_score_correction_bias$", ".e_score_correction.bias"),
     (r"\.expert_bias$", ".expert_bias.bias"),
@@ -108,6 +113,10 @@ _FUSED_EXPERTS = {
     "experts.gate_proj.weight": "ffn_gate_up_exps.weight",
     "experts.up_proj.weight": "ffn_gate_up_exps.weight",
 }
+_GRANITE_SHARED = {
+    "shared_mlp.input_linear.weight": "ffn_gate_shexp+ffn_up_shexp.weight",
+    "shared_mlp.output_linear.weight": "ffn_down_shexp.weight",
+}
 _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
     "granite_swa": {
         **{f"block_sparse_moe.{name}": held for name, held in _FUSED_EXPERTS.items()},
@@ -116,10 +125,15 @@ _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
         "shared_mlp.input_linear.weight": "ffn_up_shexp.weight",
         "shared_mlp.output_linear.weight": "ffn_down_shexp.weight",
     },
-    "granitemoe": {"shared_mlp.input_linear.weight": "ffn_gate_shexp+ffn_up_shexp.weight"},
-    "granitehybrid": {
-        "shared_mlp.input_linear.weight": "ffn_gate_shexp+ffn_up_shexp.weight",
-        "shared_mlp.output_linear.weight": "ffn_down_shexp.weight",
+    "granite": _GRANITE_SHARED,
+    "granitemoe": _GRANITE_SHARED,
+    "granitehybrid": _GRANITE_SHARED,
+    "gemma4": {
+        **_FUSED_EXPERTS,
+        "experts.down_proj.weight": "ffn_down_exps.weight",
+        "layer_scalar": "layer_output_scale.weight",
+        "router.scale": "ffn_gate_inp.scale",
+        "router.per_expert_scale": "ffn_down_exps.scale",
     },
     "hy_v3": {"mlp.expert_bias": "exp_probs_b"},
     "laguna": {
@@ -159,7 +173,7 @@ DELTA_NETS = ("qwen35", "qwen35moe")
 LATENT_HALVES: Mapping[str, str] = {"attn_k_b": "query", "attn_v_b": "attended"}
 """What each half reads, as sixfold.model.latent_attention calls it."""
 
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.(.*)")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|model\.blocks)\.(\d+)\.(.*)")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 _NEVER_STORED = (".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias")
 """Buffers that some checkpoints carry and that llama.cpp computes itself."""
@@ -167,10 +181,15 @@ _NEVER_STORED = (".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.b
 
 def known_type(config: Mapping[str, Any]) -> str | None:
     """The model type of GGUF_ARCHITECTURES that config.json is of: of a model that sees or hears and is not listed, its
-    decoder's, which computes what it does alone. None where neither is listed."""
-    stated = str(config.get("model_type"))
-    decoder = str((config.get("text_config") or {}).get("model_type")) if stated not in NOT_CAUSAL else ""
-    return next((kind for kind in (stated, decoder) if kind in GGUF_ARCHITECTURES), None)
+    decoder's, which computes what it does alone; of a publisher's own type, that of the class it names. None where
+    none is listed."""
+    parts = [config] if config.get("model_type") in NOT_CAUSAL else [config, config.get("text_config") or {}]
+    typed = [part for part in parts if part.get("model_type")]
+    for part in typed:
+        for kind in (part["model_type"], transformers_type(part)):
+            if kind in GGUF_ARCHITECTURES:
+                return str(kind)
+    return None
 
 
 def gguf_architecture(config: Mapping[str, Any]) -> str:
@@ -199,13 +218,11 @@ def _nemotron_h(config: Mapping[str, Any]) -> str:
 
 
 def _granite_hybrid(config: Mapping[str, Any]) -> str:
+    """Granite 4 without recurrent layers is what its forerunners are."""
     kinds = config.get("layer_types") or config.get("layers_block_type") or ["mamba"]
-    if not {"mamba", "linear_attention"} & set(kinds):
-        raise SixfoldError(
-            "this granitemoehybrid has no recurrent layer, and its GGUF layout is not known here",
-            "leave the gguf recipes out for this model",
-        )
-    return "granitehybrid"
+    if {"mamba", "linear_attention"} & set(kinds):
+        return "granitehybrid"
+    return "granitemoe" if config.get("num_experts_per_tok") else "granite"
 
 
 def decoder_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -268,11 +285,12 @@ def tiled_inputs(config: Mapping[str, Any], gguf_name: str) -> ValueHeads | None
     return ValueHeads(keys, values // keys, config["linear_value_head_dim"]) if values > keys else None
 
 
-def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Iterable[str]) -> dict[str, str]:
+def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Collection[str]) -> dict[str, str]:
     """On-disk tensor name -> GGUF tensor name, in the order given; all experts of a layer share one stacked name.
 
-    Left out, as llama.cpp does not hold them: layers beyond num_hidden_layers and other multi-token-prediction
-    modules, stored rotary frequencies, an lm_head that is tied to the embeddings, and towers beside the decoder.
+    Left out, as llama.cpp does not hold them: multi-token prediction layers (but for the architectures of
+    sixfold.model.gguf_drafts), stored rotary frequencies, an lm_head that is tied to the embeddings, and towers beside
+    the decoder.
 
     kv_b_proj of multi-head latent attention gets its one name `blk.N.attn_kv_b.weight`; see `latent_halves`.
 
@@ -285,8 +303,10 @@ def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Iterable[str]) ->
     name_of_arch = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
     layers = config["num_hidden_layers"]
     named_as = architecture if architecture in name_of_arch else _NAMED_AS[architecture]
-    mapping, own = gguf.get_tensor_name_map(name_of_arch[named_as], layers), _OWN_NAMES.get(architecture, {})
-    if architecture == "granitehybrid" and not config.get("num_local_experts"):
+    held = [in_layers(name, layers) if architecture in HELD_BY else name for name in tensor_names]
+    blocks = max([layers, *(int(layer[1]) + 1 for name in held if (layer := _LAYER.search(name)))])
+    mapping, own = gguf.get_tensor_name_map(name_of_arch[named_as], blocks), _OWN_NAMES.get(architecture, {})
+    if own is _GRANITE_SHARED and not config.get("num_local_experts"):
         own = {
             name: held.replace("_shexp", "") for name, held in own.items()
         }  # what experts would share is all there is
@@ -295,12 +315,15 @@ def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Iterable[str]) ->
     def found(name: str) -> str | None:
         """None for what is left out."""
         layer = _LAYER.search(name)
-        if (layer and int(layer[1]) >= layers) or "mtp" in name.split("."):
+        drafts = layer is not None and int(layer[1]) >= layers
+        if (drafts and architecture not in HELD_BY) or "mtp" in name.split("."):
             return None
         if name.endswith(_NEVER_STORED) or (tied and name.endswith("lm_head.weight")):
             return None
         if sees and not _DECODER.match(name):
             return None
+        if layer and drafts and (part := draft_part(layer[2])):
+            return f"blk.{layer[1]}.{part}"
         if layer and layer[2] in own:
             return f"blk.{layer[1]}.{own[layer[2]]}"
         known = name
@@ -316,8 +339,8 @@ def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Iterable[str]) ->
 
     names: dict[str, str] = {}
     of_any_expert: dict[str, str | None] = {}
-    for name in tensor_names:
-        stacked = _EXPERT.sub(".experts.", name, count=1)
+    for name, in_layer in zip(tensor_names, held, strict=True):
+        stacked = _EXPERT.sub(".experts.", in_layer, count=1)
         if stacked not in of_any_expert:
             of_any_expert[stacked] = found(stacked)
         gguf_name = of_any_expert[stacked]

@@ -1,7 +1,9 @@
-"""How much memory this machine has available."""
+"""How much memory this machine has available, and its GPUs."""
 
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 
 @dataclass(frozen=True)
@@ -23,3 +25,12 @@ def available_memory() -> int | None:
         return None
     (kilobytes,) = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
     return kilobytes * 1024
+
+
+def available_on(device: torch.device) -> int | None:
+    """The same of a device: of a GPU, what is not in use there."""
+    if device.type != "cuda":
+        return available_memory()
+    torch.cuda.empty_cache()
+    free: int = torch.cuda.mem_get_info(device)[0]
+    return free

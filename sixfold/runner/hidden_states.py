@@ -5,7 +5,7 @@ much of them in memory as there is room for.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,9 @@ from sixfold.errors import SixfoldError
 from sixfold.sizes import size
 
 _FILES = ("hidden-0.bin", "hidden-1.bin")
+_PAGE = 1 << 16
+"""Bytes of the largest page that a processor has. No two batches have a page in common: of one that two machines write
+into, a shared file system keeps what either has."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,17 @@ class HiddenStates:
 
     def __init__(self, folder: Path, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, turn: int = 0) -> None:
         self.turn = turn
+        self._dtype = dtype
         self._places = []
         total = 0
         for shape in shapes:
             self._places.append(_Place(total, shape))
-            total += torch.Size(shape).numel()
+            total += self._padded(torch.Size(shape).numel())
         folder.mkdir(parents=True, exist_ok=True)
         self._paths = tuple(folder / name for name in _FILES)
-        self._total = -(-total // 4) * 4  # whole 64-bit words, for the checksum
         for path in self._paths:
-            _allocate(path, self._total * dtype.itemsize)
-        self._files = tuple(torch.from_file(str(p), shared=True, size=self._total, dtype=dtype) for p in self._paths)
+            _allocate(path, total * dtype.itemsize)
+        self._files = tuple(torch.from_file(str(p), shared=True, size=total, dtype=dtype) for p in self._paths)
 
     def read(self, batch: int) -> torch.Tensor:
         """The current layer's input: a view, valid until `flip` is called twice."""
@@ -58,15 +61,30 @@ class HiddenStates:
     def flip(self) -> None:
         self.turn = 1 - self.turn
 
-    def checksum(self) -> int:
-        """Of what the next layer reads: the wrapping sum of one 64-bit word of every page of 4096 bytes. A kill loses
-        nothing, but a power failure loses whole pages, whose words are then those of another layer."""
-        return int(self._files[self.turn].view(torch.int64)[:: 4096 // 8].sum())
+    def checksum(self, batches: Iterable[int] | None = None) -> int:
+        """Of what the next layer reads of these batches, or of all: the wrapping sum of one 64-bit word of every page
+        of 4096 bytes. A kill loses nothing, but a power failure, or a machine that is lost, loses whole pages, whose
+        words are then those of another layer."""
+        file, total = self._files[self.turn], torch.zeros((), dtype=torch.int64)
+        for batch in range(len(self._places)) if batches is None else batches:
+            place = self._places[batch]
+            end = place.start + self._padded(torch.Size(place.shape).numel())
+            total += file[place.start : end].view(torch.int64)[:: 4096 // 8].sum()
+        return int(total)
+
+    def sync(self) -> None:
+        """Put what the next layer reads on the disk, where other machines see it."""
+        with self._paths[self.turn].open("rb") as file:
+            os.fsync(file.fileno())
 
     def remove(self) -> None:
         self._files = ()
         for path in self._paths:
             path.unlink(missing_ok=True)
+
+    def _padded(self, numel: int) -> int:
+        each = _PAGE // self._dtype.itemsize
+        return -(-numel // each) * each
 
     def _view(self, file: int, batch: int) -> torch.Tensor:
         place = self._places[batch]
@@ -89,6 +107,8 @@ def mapped(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tens
 def _allocate(path: Path, nbytes: int) -> None:
     """Grow a file that is too short, on the disk: where a mapped file has holes, a full disk is a SIGBUS."""
     with path.open("ab") as file:
+        if os.fstat(file.fileno()).st_size >= nbytes:
+            return  # another process may be writing into it
         try:
             if hasattr(os, "posix_fallocate"):  # macOS has none
                 os.posix_fallocate(file.fileno(), 0, nbytes)

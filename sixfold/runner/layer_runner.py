@@ -5,9 +5,9 @@ and taken away again when all batches have passed; what is outside of the layers
 is there only while a pass begins and ends. Calibration runs it in BF16, verification in float32 on an artifact.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -200,6 +200,19 @@ class LayerRunner:
         finally:
             detach(self.model, [source.parameter for source in sources])
             self._buffers.give_back(values.values())
+
+    @contextmanager
+    def whole(self, before: Callable[[int | None], None]) -> Iterator[Any]:
+        """While open, everything has its weights; gives the model, to be run by its own forward.
+
+        before: is told which layer is read next, None for what is outside of them.
+        """
+        before(None)
+        with self.outside(), ExitStack() as stack:
+            for number in range(len(self.layers)):
+                before(number)
+                stack.enter_context(self.placed(number, self.read_layer(number)))
+            yield self.model
 
     def _read(self, sources: Sequence[ParameterSource]) -> dict[str, torch.Tensor]:
         """On the host; nothing where another process reads."""

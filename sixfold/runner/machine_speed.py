@@ -6,16 +6,22 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
+from sixfold.checkpoint.storage.tensor_file import write_tensors
+
 _FILE = 1 << 29
 """Bytes that are written and read to measure a disk."""
 _PIECE = 1 << 24
-SCHEMA = 1
+SCHEMA = 2
+
+
+SideBySide = Sequence[Mapping[str, float]]
+"""Seconds of what goes on at the same time, each by its parts, which come one after the other."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +32,17 @@ class Rounding:
     channel: float = 0.0
     at_gpu: bool = False
 
+    def of(self, channels: int) -> float:
+        return self.each + self.channel * channels
+
 
 @dataclass(frozen=True)
 class MachineSpeed:
     """read, write: of the disk itself, not of the page cache. digest: SHA-256 on one core. All in bytes a second.
     products: float operations a second of matrix products, on the GPU in bfloat16, or on all cores in float32. gpu: its
-    name, "" without one. rounding: by type, as exporters name encodings; compensated ones end in "+"."""
+    name, "" without one. rounding: by type, as exporters name encodings; compensated ones end in "+". kept: bytes of
+    statistics a second that come off the GPU, are made a file, hashed and synced to disk, one after the other. moved:
+    bytes a second from memory to the GPU, or from there."""
 
     cores: int
     gpu: str
@@ -40,6 +51,8 @@ class MachineSpeed:
     digest: float
     products: float
     rounding: Mapping[str, Rounding]
+    kept: float
+    moved: float
 
     def disk_seconds(self, read: float, written: float) -> float:
         """What the disk alone takes for so many bytes."""
@@ -75,7 +88,10 @@ def measure(folder: Path, rounding: Mapping[str, Rounding]) -> MachineSpeed:
     block = os.urandom(_PIECE)
     digest = 8 * _PIECE / timed(lambda: [hashlib.sha256(block).digest() for _ in range(8)])
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    return MachineSpeed(_cores(), gpu, read, write, digest, _products(gpu), rounding)
+    device = torch.device("cuda" if gpu else "cpu")
+    return MachineSpeed(
+        _cores(), gpu, read, write, digest, _products(gpu), rounding, _kept(folder, device), _moved(device)
+    )
 
 
 def timed(work: Callable[[], object], runs: int = 2) -> float:
@@ -118,6 +134,25 @@ def _disk(folder: Path) -> tuple[float, float]:
         for start in range(0, _FILE, _PIECE):
             os.preadv(file.fileno(), [buffer], start)
         return _FILE / (time.perf_counter() - middle), _FILE / (written - begun)
+
+
+def _kept(folder: Path, device: torch.device) -> float:
+    """As a layer's statistics are."""
+    held = torch.zeros(_FILE // 2, dtype=torch.float16, device=device)
+
+    def keep_them() -> None:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".speed-") as file:
+            write_tensors(Path(file.name), {"moments": held}, {"format": "pt"})
+            os.fsync(file.fileno())
+
+    return _FILE / timed(keep_them, 1)
+
+
+def _moved(device: torch.device) -> float:
+    """Of memory that is not pinned, as weights are that were read."""
+    held = torch.zeros(_FILE // 2, dtype=torch.float16)
+    there = torch.empty_like(held, device=device)
+    return _FILE / timed(lambda: there.copy_(held))
 
 
 def _products(gpu: str) -> float:

@@ -79,7 +79,7 @@ def _parquet(path: Path) -> bytes:
 
 def _tokenizer(path: Path) -> None:
     writer = GGUFWriter(None, "minimax-m2")
-    write_tokenizer(writer, path.parent, "minimax-m2", 2048, None)
+    write_tokenizer(writer, path.parent, "minimax-m2", 2048, None, begins=None)
 
 
 def _rows(path: Path) -> None:

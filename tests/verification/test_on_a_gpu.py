@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.model.source import Source
 from sixfold.progress import unseen
 from tests.pretended_device import Pretended, pretended
@@ -12,7 +13,9 @@ from tests.verification.artifacts import Artifacts
 from tests.verification.corpus.changes import tensors
 from tests.verification.damage import EXPERT, copy_folder
 from verification.divergence.plain_run import PlainWeights
+from verification.measure import runs_of
 from verification.reading.held_source import HeldSource
+from verification.smoke.smoke_test import Answering, smoke
 from verification.verify import opened, verify, with_weights
 from verification.weights.compared_weights import ComparedWeights
 
@@ -45,3 +48,20 @@ def test_damage_is_named_there_as_well(artifacts: Artifacts, demo: Source, tmp_p
     with pretended() as device:
         found = with_weights(opened(folder, HeldSource(demo, device)), unseen)
     assert {finding.where for finding in found.failures} == {name}
+
+
+@pytest.mark.parametrize("variant", ["nvfp4", "gguf-q4_k_m"])
+def test_prompts_are_answered_there(
+    variant: str, artifacts: Artifacts, demo: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the whole model on the GPU, as on the CPU; and where it has too little memory for that, not at all."""
+    monkeypatch.setattr("verification.smoke.smoke_test.TOKENS", 3)
+    tokenizer, (weights, _) = load_tokenizer(demo.checkpoint.folder), runs_of(artifacts[variant], demo)
+    with pretended() as device:
+        answering = Answering(HeldSource(demo, device), tokenizer, tmp_path / "there")
+        monkeypatch.setattr("torch.cuda.mem_get_info", lambda where: (10**9, 10**9))
+        found = smoke(answering, weights, unseen)
+        monkeypatch.setattr("torch.cuda.mem_get_info", lambda where: (10**6, 10**9))
+        too_large = smoke(answering, weights, unseen)
+    assert found == smoke(Answering(HeldSource(demo, torch.device("cpu")), tokenizer, tmp_path), weights, unseen)
+    assert too_large.not_run == "it takes the whole model in float32: 23 MB of GPU memory, 1 MB are free"

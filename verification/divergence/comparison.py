@@ -1,7 +1,7 @@
 """From last hidden states of several runs to their distributions over next tokens, and how far these are apart."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +14,7 @@ from sixfold.runner.layer_runner import LayerRunner, batches_of
 from sixfold.texts.held_out_text import Windows
 from verification.divergence.distributions import Distributions, agreement, distributions, divergences
 from verification.divergence.walk import Group, Lane, device
+from verification.running import giving_up
 
 _LOGITS = 1 << 25
 """Numbers of a batch's logits: of a large vocabulary, they are what takes memory."""
@@ -79,15 +80,19 @@ def compared(
             groups = dict.fromkeys(lane.group for _, lane in part if lane is not None)
             with ExitStack() as stack:
                 for group in (group for group in groups if not group.has_sources_head):
-                    stack.enter_context(group.runner.outside())
+                    with giving_up(group.fail):
+                        stack.enter_context(group.runner.outside())
                 place = 0
                 for batch, after in batches:
                     some = slice(place, place + batch.numel())
                     references = [distributions(_logits(own, batch, final[some]), batch, after) for final in against]
                     for number, lane in part:
-                        q = references[0] if lane is None else _of_lane(lane, own, batch, after, lane.states[some])
-                        for total, p in zip(sums[number], references, strict=True):
-                            total.add(p, q)
+                        if lane is not None and lane.failed is not None:
+                            continue
+                        with nullcontext() if lane is None else giving_up(lane.fail):
+                            q = references[0] if lane is None else _of_lane(lane, own, batch, after, lane.states[some])
+                            for total, p in zip(sums[number], references, strict=True):
+                                total.add(p, q)
                     place += batch.numel()
                     advance(batch.numel())
     return [

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from sixfold.artifact.tensor_file import write_tensors
 from sixfold.artifact.workspace import digest_of, replacing
+from sixfold.checkpoint.storage.tensor_file import write_tensors
 from sixfold.errors import SixfoldError
 from sixfold.model.meta_model import transformers_config
 from sixfold.model.source import Source

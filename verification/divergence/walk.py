@@ -20,8 +20,8 @@ from sixfold.runner.layer_runner import LayerRunner, batches_of
 from sixfold.runner.layer_weights import HostBuffers, ReadInto
 from sixfold.texts.held_out_text import Windows
 from verification.divergence.activations import RoundedInputs, Rule
-from verification.divergence.source_run import running
 from verification.reading.weights import Compared, OnDevice, Prepared, Weights, read_on
+from verification.running import giving_up, running
 
 STRIDE = 16
 """Of the hidden states between layers, those of every so many tokens are looked at."""
@@ -89,6 +89,9 @@ class Lane:
             place += len(flat)
         return torch.cat(found)
 
+    def fail(self, error: SixfoldError) -> None:
+        self.failed = error
+
     def arrive(self) -> None:
         if self.failed is None:
             self.states = torch.cat([hidden.flatten(0, 1) for hidden in self.hidden])
@@ -128,7 +131,7 @@ class Group:
 
     def fail(self, error: SixfoldError) -> None:
         for lane in self.lanes:
-            lane.failed = error
+            lane.fail(error)
 
     @property
     def failed(self) -> bool:
@@ -152,8 +155,9 @@ def walk(
 
     observe: gets the number of a run, that of a layer, and every STRIDEth of the run's hidden states behind it.
     own: the one of the runs, the first, that is the source's; those whose weights are the source's go with it.
-    A run whose weights cannot be read is given up; its lane says why. Raises SixfoldError where transformers does not
-    know the model, or does not run it a layer at a time; SourceNotRunError for all that fails in the source's run.
+    A run that fails, or whose weights cannot be read, is given up; its lane says why. Raises SixfoldError where
+    transformers does not know the model, or does not run it a layer at a time; SourceNotRunError for all that fails in
+    the source's run.
     """
     with running(source) if own is not None else nullcontext():
         lanes, groups = _lanes(source, runs)
@@ -163,7 +167,7 @@ def walk(
 
     def checked(group: Group) -> AbstractContextManager[None]:
         """Errors of a group, as they are told."""
-        return running(source) if leader is not None and group is leader.group else _giving_up(group)
+        return running(source) if leader is not None and group is leader.group else giving_up(group.fail)
 
     with torch.inference_mode(), kept_heap(), progress(what, count * len(groups), "layers") as advance:
         for group in groups:
@@ -175,13 +179,14 @@ def walk(
                 if lane.failed is None:
                     lane.hidden = list(first)
         for layer, group in _placed(groups, count, checked):
-            for lane in group.lanes:
+            for lane in (lane for lane in group.lanes if lane.failed is None):
                 if leader is not None and lane is not leader and lane.is_source:
                     lane.hidden = list(leader.hidden)
                 else:
-                    with running(source) if lane is leader else nullcontext():
+                    with running(source) if lane is leader else giving_up(lane.fail):
                         lane.move(layer, batches)
-                observe(lanes.index(lane), layer, lane.every(STRIDE))
+                if lane.failed is None:
+                    observe(lanes.index(lane), layer, lane.every(STRIDE))
             advance(1)
         for lane in lanes:
             lane.arrive()
@@ -236,11 +241,3 @@ def _placed(
                 if not group.failed:
                     del values
                     yield layer, group
-
-
-@contextmanager
-def _giving_up(group: Group) -> Iterator[None]:
-    try:
-        yield
-    except SixfoldError as error:
-        group.fail(error)

@@ -47,13 +47,13 @@ def _halves_of(arch: str, name: str) -> str:
 class GgufWeights:
     """See verification.reading.weights.Weights."""
 
-    def __init__(self, file: Gguf, decoder: Mapping[str, str] | None = None) -> None:
+    def __init__(self, file: Gguf, decoder: Mapping[str, str] | None = None, named_as: str = "") -> None:
         """decoder: beginnings of names as the table has them -> as the source does, where towers lie beside the
-        language model."""
-        self._file = file
+        language model. named_as: the table, where it is not that of the file's architecture."""
+        self._file, arch = file, named_as or file.arch
         self._sources: dict[str, _Source] = {}
         for name, tensor in file.tensors.items():
-            place = place_of(file.arch, name)
+            place = place_of(arch, name)
             if place is None:
                 continue
             for begins, instead in (decoder or {}).items():
@@ -70,7 +70,7 @@ class GgufWeights:
             elif place.half:
                 known = self._sources.get(place.name)
                 held = {name, *(known.gguf if known else ())}
-                both = tuple(sorted(held, key=lambda part: (_halves_of(file.arch, part) in ("v", "second"), part)))
+                both = tuple(sorted(held, key=lambda part: (_halves_of(arch, part) in ("v", "second"), part)))
                 self._sources[place.name] = _Source(both, place, None)
             else:
                 self._sources[place.name] = _Source((name,), place, None)

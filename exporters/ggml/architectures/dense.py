@@ -1,10 +1,13 @@
 """Architectures of attention and one feed-forward matrix of each kind."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from gguf import GGUFWriter
 
 from exporters.ggml.architectures.entry import (
+    GRANITE_MIXERS,
+    GRANITE_SHARED,
     NORMS,
     SCALES,
     VOCAB,
@@ -12,6 +15,8 @@ from exporters.ggml.architectures.entry import (
     Entry,
     deepstack,
     granite_keys,
+    granite_replaced,
+    granite_vocabulary,
     half_rotated,
     llama_keys,
     windows,
@@ -74,15 +79,22 @@ def _phi3(writer: GGUFWriter, config: Config) -> None:
     writer.add_rope_scaling_orig_ctx_len(before)
 
 
+_LLAMA = Entry(VOCAB, llama_keys, paired_rope=True, rope_factors=True, begins=granite_vocabulary)
+
 DENSE: Mapping[str, Entry] = {
-    "llama": Entry(VOCAB, llama_keys, paired_rope=True, rope_factors=True),
-    "arcee": Entry(VOCAB, llama_keys, paired_rope=True, rope_factors=True),
-    "smollm3": Entry(VOCAB, llama_keys, paired_rope=True, rope_factors=True),
-    "granite": Entry((*VOCAB, *SCALES), granite_keys, {"head_dim": None}, paired_rope=True, rope_factors=True),
+    "llama": _LLAMA,
+    "arcee": _LLAMA,
+    "smollm3": _LLAMA,
+    "granite": replace(
+        _LLAMA,
+        table=(*VOCAB, *SCALES, *GRANITE_SHARED, *GRANITE_MIXERS),
+        extra=granite_keys,
+        replaced=granite_replaced,
+    ),
     "gemma3": Entry((), _gemma3, one_plus=NORMS, fixed={"query_pre_attn_scalar": lambda config: _gemma3_scale(config)}),
     "seed_oss": Entry(),
     "command-r": Entry((("add_logit_scale", ("logit_scale",)),), without_scaling),
-    "mistral3": Entry(VOCAB, _mistral3, paired_rope=True, rope_factors=True),
+    "mistral3": replace(_LLAMA, extra=_mistral3),
     "qwen2vl": Entry(),
     "starcoder2": Entry(),
     "hunyuan-dense": Entry(),
@@ -106,7 +118,7 @@ DENSE: Mapping[str, Entry] = {
     "cohere2": Entry((*VOCAB, ("add_logit_scale", ("logit_scale",))), _cohere2),
     "jais2": Entry((), llama_keys),
     "olmo": Entry((("add_clamp_kqv", ("clip_qkv",)),), _olmo, paired_rope=True),
-    "phi2": Entry((), _phi2),
+    "phi2": Entry((), _phi2, begins=lambda config: False),
     "stablelm": Entry((), _stablelm),
     "qwen3": Entry(),
 }

@@ -19,7 +19,7 @@ from gguf import (
 from gguf.gguf_writer import TensorInfo, WriterState
 
 from exporters.ggml.architectures.rotary import Config
-from exporters.ggml.header.hyperparameters import write_hyperparameters
+from exporters.ggml.header.hyperparameters import ENTRIES, write_hyperparameters
 from exporters.ggml.header.tokenizer import FILE as TOKENIZER
 from exporters.ggml.header.tokenizer import write_tokenizer
 from sixfold.boundary.json_text import read_json_file
@@ -91,11 +91,14 @@ def headers(
     _general(writer, checkpoint).set_gguf_meta_model(writer)
     write_hyperparameters(writer, arch, config)
     if preset is not None:
-        writer.add_file_type(file_type(preset))
+        held = {tensor.qtype for tensors in files for tensor in tensors}
+        kept = GGMLQuantizationType.MXFP4 in held and preset in ("F32", "F16", "BF16")
+        writer.add_file_type(LlamaFileType.MOSTLY_MXFP4_MOE if kept else file_type(preset))
     writer.add_quantization_version(GGML_QUANT_VERSION)
     vocab = next(t.shape[0] for tensors in files for t in tensors if t.name == "token_embd.weight")
     if has_tokenizer(checkpoint):
-        write_tokenizer(writer, checkpoint.folder, arch, vocab, tokenizer_pre)
+        begins = ENTRIES[arch].begins(config)
+        write_tokenizer(writer, checkpoint.folder, arch, vocab, tokenizer_pre, begins=begins)
     if importance is not None:
         writer.add_string("quantize.imatrix.file", importance.file)
         if importance.dataset:

@@ -5,6 +5,7 @@ Quantized weights appear as one BF16 tensor under the name a BF16 checkpoint of 
     stored                                                 logical
     X F8_E4M3 [.., R, C] + X_scale_inv (or X_scale)        X BF16 [.., R, C]
     X_blocks U8 [E, R, G, 16] + X_scales U8 [E, R, G]      X BF16 [E, 32 G, R]   (gpt-oss)
+    X_packed I32 + X_scale + X_shape                       X BF16 [R, C]         (see packed_integers)
 
 Input scales of FP8 Linears (activation_scale, input_scale) belong to the stored format and are dropped.
 """
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 import torch
 
 from sixfold.checkpoint.storage.dequantize import fp8_blocks, mxfp4_experts
+from sixfold.checkpoint.storage.packed_integers import BESIDE, METHOD, SUFFIX, packed_bits, packed_weight
 from sixfold.checkpoint.storage.positional_reads import WeightFolder
 from sixfold.checkpoint.storage.safetensors_header import TORCH_DTYPES, StoredTensor
 from sixfold.errors import SixfoldError
@@ -126,6 +128,33 @@ class Mxfp4:
             out[expert : expert + 1].copy_(self.read(folder, expert, expert + 1))
 
 
+@dataclass(frozen=True)
+class Mxfp4Blocks:
+    """The same as it is stored: U8 [E, R, G, 17], of each block its scale and its 16 bytes of values."""
+
+    blocks: StoredTensor
+    scales: StoredTensor
+    kind = "plain"
+    dtype = "U8"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.scales.shape, self.blocks.shape[-1] + 1)
+
+    def read(self, folder: WeightFolder, start: int, stop: int) -> torch.Tensor:
+        scales = folder.rows(self.scales, start, stop).unsqueeze(-1)
+        return torch.cat([scales, folder.rows(self.blocks, start, stop)], -1)
+
+    def read_into(self, folder: WeightFolder, out: torch.Tensor) -> None:
+        out.copy_(_whole(self, folder))
+
+
+def as_quantized(logical: Mapping[str, StoredAs]) -> dict[str, StoredAs]:
+    """What formats may hold as it is stored, by the names on disk."""
+    found = (tensor for tensor in logical.values() if isinstance(tensor, Mxfp4))
+    return {tensor.blocks.name: Mxfp4Blocks(tensor.blocks, tensor.scales) for tensor in found}
+
+
 def _whole(tensor: StoredAs, folder: WeightFolder) -> torch.Tensor:
     return tensor.read(folder, 0, tensor.shape[0] if tensor.shape else 1)
 
@@ -141,7 +170,8 @@ def check_quantization(config: Mapping[str, Any], names: Collection[str], where:
             raise SixfoldError(f"{where} is already quantized (modelopt: it has a {MODELOPT_CONFIG})", FROM_BF16)
         return ""
     method = str(declared.get("quant_method", "unnamed")) if isinstance(declared, Mapping) else "unnamed"
-    if method not in ("fp8", "mxfp4"):
+    packed = method == METHOD and packed_bits(declared) is not None
+    if method not in ("fp8", "mxfp4") and not packed:
         raise SixfoldError(
             f"{where} is already quantized ({method}: quantization_config in its config.json)",
             f"{FROM_BF16}; if its weights are BF16 after all, remove quantization_config",
@@ -157,6 +187,7 @@ def logical_tensors(
     method: what `check_quantization` found.
     """
     block = _block_size(config, where) if method == "fp8" else None
+    bits = packed_bits(_declared(config)) if method == METHOD else None
     found: dict[str, StoredAs] = {}
     used: set[str] = set()
     for name, tensor in stored.items():
@@ -177,10 +208,15 @@ def logical_tensors(
             mxfp4 = _mxfp4(tensor, stored)
             found[name.removesuffix("_blocks")] = mxfp4
             used.add(mxfp4.scales.name)
+        elif name.endswith(SUFFIX) and bits is not None:
+            weight = name.removesuffix(SUFFIX)
+            found[weight] = packed_weight(tensor, stored, bits)
+            used |= {name, *(weight + suffix for suffix in BESIDE)}
     for name, tensor in stored.items():
         if name in used or name in found or name.removesuffix("_blocks") in found:
             continue
-        if name.endswith("_scale_inv") or (method == "mxfp4" and name.endswith("_scales")):
+        alone = {"mxfp4": "_scales", METHOD: ".weight_scale"}.get(method, "_scale_inv")
+        if name.endswith(("_scale_inv", alone)):
             raise SixfoldError(
                 f"{name} in {where} is a scale without its quantized weight", "download the checkpoint again"
             )
@@ -190,7 +226,8 @@ def logical_tensors(
             )
         found[name] = Plain(tensor)
     places = {name: place for place, name in enumerate(stored)}
-    return dict(sorted(found.items(), key=lambda item: places.get(item[0], places.get(item[0] + "_blocks", 0))))
+    first = {name: min(places.get(name + suffix, len(places)) for suffix in ("", "_blocks", SUFFIX)) for name in found}
+    return dict(sorted(found.items(), key=lambda item: first[item[0]]))
 
 
 def _declared(config: Mapping[str, Any]) -> Any:

@@ -12,7 +12,9 @@ from cli.results.stage_times import StageTimes, print_stage_times
 from sixfold.runner.machine_speed import MachineSpeed, Rounding, keep
 from tests.exporters.exported import DEMO
 
-ONE_HOUR = MachineSpeed(1, "", read=7.6e6, write=5.1e6, digest=1e15, products=1e15, rounding={"fp8": Rounding(1e-3)})
+ONE_HOUR = MachineSpeed(
+    1, "", 7.6e6, 5.1e6, digest=1e15, products=1e15, rounding={"fp8": Rounding(1e-3)}, kept=1, moved=1
+)
 
 
 @pytest.fixture(autouse=True)

@@ -4,13 +4,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.model.source import Source, open_source
 from tests.exporters.exported import DEMO, silent
 from tests.exporters.ggml.gguf_tools import export, random_statistics, recipe
 from verification.measure import runs_of
-from verification.smoke.smoke_test import READER, Smoke, smoke
+from verification.reading.held_source import HeldSource
+from verification.smoke.smoke_test import READER, Answering, Smoke, smoke
 
 pytestmark = pytest.mark.engines
 
@@ -29,7 +31,8 @@ def gguf(scheme: str, demo: Source, llama_tools: Path, tmp_path: Path, monkeypat
 
 def answers(demo: Source, gguf: Path, cache: Path, *, by_llama: bool) -> Smoke:
     weights, _ = runs_of(gguf, demo)
-    return smoke(demo, weights, load_tokenizer(DEMO), cache, silent, gguf if by_llama else None)
+    answering = Answering(HeldSource(demo, torch.device("cpu")), load_tokenizer(DEMO), cache)
+    return smoke(answering, weights, silent, gguf if by_llama else None)
 
 
 @pytest.mark.parametrize("scheme", ["F32", "BF16"])

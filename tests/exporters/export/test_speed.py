@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from exporters.export.planning import plan_all
-from exporters.export.speed import export_seconds, rounding_speed
+from exporters.export.speed import FACTOR, export_seconds, rounding_speed
 from sixfold.model.source import Source, open_source
 from sixfold.recipes.recipe import Recipe, load_recipes
 from sixfold.runner.machine_speed import MachineSpeed, Rounding
 from tests.families import make_family
 
-SPEED = MachineSpeed(2, "", read=1e6, write=1e5, digest=1e15, products=1, rounding={"fp8": Rounding(3e-6)})
+SPEED = MachineSpeed(2, "", 1e6, 1e5, digest=1e15, products=1, rounding={"fp8": Rounding(3e-6)}, kept=1, moved=1e3)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,9 @@ def recipe(name: str, rounding: str = "nearest") -> Recipe:
 
 
 def foretold(source: Source, *recipes: Recipe, **changes: object) -> dict[str, float]:
-    return export_seconds(source, plan_all(source, recipes), replace(SPEED, **changes))  # type: ignore[arg-type]
+    """Of all that goes on side by side."""
+    found = export_seconds(source, plan_all(source, recipes), replace(SPEED, **changes))  # type: ignore[arg-type]
+    return {name: seconds for parts in found for name, seconds in parts.items()}
 
 
 def quantized(source: Source) -> int:
@@ -56,8 +58,23 @@ def test_what_two_formats_share_is_counted_once(source: Source) -> None:
     assert foretold(source, *compensated, rounding=rounding)["gpu"] == pytest.approx(sum(each))
 
 
+def test_an_input_is_factored_and_moved_once_for_all_formats(source: Source) -> None:
+    """Its second moments as it is moved there: half a matrix of float16, twice."""
+    rounding = {f"{kind}+": Rounding(0, 1e-9, at_gpu=True) for kind in ("fp8", "nvfp4")}
+    rounding |= {"fp8": Rounding(1e-6), "nvfp4": Rounding(1e-6)}
+    recipes = (recipe("fp8", "compensated"), recipe("nvfp4", "compensated"))
+    channels = {(li.site, li.expert): li.in_features for li in source.architecture.linears if li.layer is not None}
+    read = [n for (site, _), n in channels.items() if not site.endswith(".gate")]
+    without = foretold(source, *recipes, rounding=rounding)
+    factors = foretold(source, *recipes, rounding=rounding | {FACTOR: Rounding(0, 1e-9, at_gpu=True)})
+    assert factors["gpu"] - without["gpu"] == pytest.approx(sum(n**3 for n in read) * 1e-9)
+    moved = "moving to the GPU"
+    assert without[moved] == pytest.approx(quantized(source) * 2 / 1e3)
+    assert factors[moved] - without[moved] == pytest.approx(sum(n**2 for n in read) * 2 / 1e3)
+
+
 @pytest.mark.bench
 def test_every_type_of_a_shipped_recipe_is_measured(tmp_path: Path) -> None:
     found = rounding_speed()
-    assert {"fp8", "nvfp4", "awq", "Q4_K", "IQ4_XS", "Q8_0", "fp8+", "nvfp4+", "awq+", "Q4_K+"} <= found.keys()
+    assert {"fp8", "nvfp4", "awq", "Q4_K", "IQ4_XS", "Q8_0", "fp8+", "nvfp4+", "awq+", "Q4_K+", FACTOR} <= found.keys()
     assert all(rounding.each + 1024 * rounding.channel > 0 for rounding in found.values())

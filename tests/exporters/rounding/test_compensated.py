@@ -100,7 +100,7 @@ def test_no_expert_and_no_linear_is_worse_than_rounded_to_nearest(
     """Those of nvfp4-gb10 are made for inputs that are rounded too."""
     compensated = relative_errors(make(name), demo, statistics)
     nearest = relative_errors(make(name, "nearest"), demo, statistics)
-    assert len(compensated) == 16  # four of attention, three of each of four experts
+    assert len(compensated) >= 16  # four of attention, three of each of four experts; in GGUF the output too
     assert [linear for linear in nearest if compensated[linear] > nearest[linear]] == []
     assert sum(compensated.values()) < 0.75 * sum(nearest.values())
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from compressed_tensors.compressors.pack_quantized.base import PackedQuantizationCompressor
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from transformers import GptOssConfig, GptOssForCausalLM
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
@@ -261,3 +263,55 @@ def test_refusals(
     with pytest.raises(SixfoldError) as error:
         opened(tmp_path / "m", tensors, config)
     assert str(error.value) == expected.replace("{m}", str(tmp_path / "m"))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("groups", [1, 5])
+def test_packed_integers_equal_compressed_tensors(tmp_path: Path, bits: int, groups: int) -> None:
+    weight = torch.randn(70, 160, generator=torch.Generator().manual_seed(3)).bfloat16()
+    strategy = {"strategy": "channel"} if groups == 1 else {"strategy": "group", "group_size": 160 // groups}
+    stated = {"num_bits": bits, "type": "int", "symmetric": True, **strategy}
+    scheme = QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**stated))
+    scale = (weight.float().view(70, groups, -1).abs().amax(-1) / 2 ** (bits - 1)).bfloat16()
+    packed = PackedQuantizationCompressor.compress({"weight": weight, "weight_scale": scale}, scheme)
+    tensors = {f"e.0.{name}": tensor for name, tensor in packed.items()}
+    assert set(tensors) == {"e.0.weight_packed", "e.0.weight_scale", "e.0.weight_shape"}
+    checkpoint = opened(tmp_path / "m", {**tensors, "norm.weight": torch.ones(4).bfloat16()}, int_config(stated))
+    assert list(checkpoint.tensors) == ["e.0.weight", "norm.weight"]
+    assert checkpoint.tensors["e.0.weight"].stored_as == f"int{bits}"
+    theirs = PackedQuantizationCompressor.decompress(packed, scheme)["weight"]
+    assert same_bits(whole(checkpoint, "e.0.weight"), theirs)
+    assert same_bits(checkpoint.read(TensorSlice("e.0.weight", 7, 23)), theirs[7:23])
+
+
+def int_config(weights: Mapping[str, object]) -> dict[str, object]:
+    """As Moonshot states it: of the decoder."""
+    group = {"targets": ["Linear"], "weights": dict(weights)}
+    stated = {"config_groups": {"group_0": group}, "format": "pack-quantized", "quant_method": "compressed-tensors"}
+    return {"text_config": {"quantization_config": stated}}
+
+
+SYMMETRIC = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}
+
+
+@pytest.mark.parametrize(
+    ("weights", "tensors", "reason"),
+    [
+        ({"symmetric": False}, {}, "is already quantized"),
+        ({"actorder": "group"}, {}, "is already quantized"),
+        ({}, {"e.weight_scale": None}, "e.weight_scale is missing"),
+        ({}, {"e.weight_scale": (4, 3)}, "does not fit INT4 values"),
+        ({}, {"e.weight_scale": (3, 2)}, "does not fit INT4 values"),
+        ({}, {"e.weight_packed": None}, "is a scale without its quantized weight"),
+    ],
+)
+def test_packed_integers_that_cannot_be_read(
+    tmp_path: Path, weights: dict[str, object], tensors: dict[str, tuple[int, int] | None], reason: str
+) -> None:
+    held = {"e.weight_packed": torch.zeros(4, 8, dtype=torch.int32), "e.weight_scale": torch.ones(4, 2).bfloat16()}
+    for name, shape in tensors.items():
+        del held[name]
+        if shape is not None:
+            held[name] = torch.ones(shape).bfloat16()
+    with pytest.raises(SixfoldError, match=reason):
+        opened(tmp_path / "m", held, int_config({**SYMMETRIC, **weights}))

@@ -34,6 +34,19 @@ def test_another_process_finds_them_and_sees_a_torn_file(tmp_path: Path) -> None
     assert again.checksum() != before
 
 
+def test_no_page_of_the_file_has_two_batches(tmp_path: Path) -> None:
+    """Of one that two machines write into, a shared file system keeps what either has. Processes that have batches of
+    their own know the checksum of all by adding theirs."""
+    hidden = HiddenStates(tmp_path, SHAPES, torch.bfloat16)
+    for number, shape in enumerate(SHAPES):
+        hidden.write(number, torch.full(shape, 1.0 + number))
+    hidden.flip()
+    pages = (tmp_path / f"hidden-{hidden.turn}.bin").read_bytes()
+    both = torch.frombuffer(bytearray(pages), dtype=torch.bfloat16).view(2, 1 << 15)
+    assert [row.unique().tolist() for row in both] == [[0.0, 1.0], [0.0, 2.0]]
+    assert hidden.checksum([0]) + hidden.checksum([1]) == hidden.checksum() != 0
+
+
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
     hidden = HiddenStates(tmp_path, SHAPES, torch.float32)
     hidden.remove()

@@ -35,6 +35,11 @@ class Unreadable(Wrapped):
         return super().read(name, start, stop)
 
 
+def refused(x: torch.Tensor) -> torch.Tensor:
+    """As PyTorch refuses a product."""
+    raise RuntimeError("mat1 and mat2 shapes cannot be multiplied\nin a second line")
+
+
 def runs_of_variants(artifacts: Artifacts, demo: Source, *variants: str) -> list[Run]:
     """Weights alone and as run, of each."""
     found = []
@@ -84,9 +89,16 @@ def test_side_by_side_as_each_by_itself(
     monkeypatch.setattr(divergence, "available_memory", lambda: memory)
     runs = [run for run, _ in alone]
     broken = Run(Unreadable(runs[0].weights, "model.layers.1.self_attn.q_proj.weight"))  # type: ignore[arg-type]
-    *together, failed, source = scored_together(demo, [*runs, broken, Run()], windows, reference, unseen)
+    raising = [
+        Run(runs[0].weights, {name: refused}) for name in ("model.layers.1.self_attn.q_proj.weight", "lm_head.weight")
+    ]
+    going = [*runs, *raising, broken, Run()]
+    *together, in_a_layer, in_the_head, failed, source = scored_together(demo, going, windows, reference, unseen)
     assert isinstance(failed, SixfoldError)
     assert failed.what == "the file ends early"
+    for error in (in_a_layer, in_the_head):
+        assert isinstance(error, SixfoldError)
+        assert "fails (RuntimeError: mat1 and mat2 shapes cannot be multiplied), and" in error.what
     assert isinstance(source, Scored)
     assert source.score.mean_kl == 0
     assert source.score.top1 == source.score.top5 == 1

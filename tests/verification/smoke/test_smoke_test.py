@@ -14,8 +14,11 @@ from sixfold.model.source import Source
 from tests.exporters.exported import DEMO, silent
 from tests.verification.artifacts import Artifacts
 from verification.measure import runs_of
-from verification.reading.weights import FolderWeights
-from verification.smoke.smoke_test import PROMPTS, READER, TOKENS, Answer, Smoke, continued, loops, problem_of, smoke
+from verification.reading.held_source import HeldSource
+from verification.reading.weights import CodedWeights, FolderWeights
+from verification.smoke.greedy import continued
+from verification.smoke.prompts import PROMPTS, Answer, loops, problem_of
+from verification.smoke.smoke_test import READER, TOKENS, Answering, Smoke, smoke
 from verification.structure.folder_structure import open_subject
 
 pytestmark = pytest.mark.arithmetic
@@ -34,8 +37,9 @@ class Constant(FolderWeights):
         return torch.full_like(super().read(name, start, stop), self._value)
 
 
-def run(demo: Source, weights: FolderWeights, cache: Path) -> Smoke:
-    return smoke(demo, weights, load_tokenizer(DEMO), cache, silent)
+def run(demo: Source, weights: CodedWeights, cache: Path, gguf: Path | None = None, device: str = "cpu") -> Smoke:
+    answering = Answering(HeldSource(demo, torch.device(device)), load_tokenizer(DEMO), cache)
+    return smoke(answering, weights, silent, gguf)
 
 
 def test_answers_are_what_transformers_generates(demo: Source, tmp_path: Path) -> None:
@@ -60,7 +64,7 @@ def test_what_is_guessed_changes_no_answer(guess: list[int]) -> None:
     ]
     end = int(expected[0][9])
     with torch.inference_mode():
-        found = continued(model, prompts, end, [guess] * 3)
+        found = continued(lambda ids: model(ids).logits, prompts, end, [guess] * 3, TOKENS)
     for (ids, finite), made in zip(found, expected, strict=True):
         whole = made.tolist()
         assert ids == (whole[: whole.index(end)] if end in whole else whole)
@@ -70,7 +74,7 @@ def test_what_is_guessed_changes_no_answer(guess: list[int]) -> None:
 def test_every_format_answers(artifacts: Artifacts, demo: Source, tmp_path: Path) -> None:
     for variant in ("fp8", "awq", "gguf-q8_0"):
         weights, _ = runs_of(artifacts[variant], demo)
-        found = smoke(demo, weights, load_tokenizer(DEMO), tmp_path, silent)
+        found = run(demo, weights, tmp_path)
         assert [s.prompt.name for s in found.prompts] == list(BY_NAME)
         assert all(s.answer.finite for s in found.prompts)
     (kept,) = tmp_path.glob("answers-*.json")
@@ -101,7 +105,7 @@ def test_gguf_files_answer_by_llama_cpp_where_it_is(
     monkeypatch.setenv("SIXFOLD_LLAMA_CPP", str(tmp_path))
     gguf = artifacts["gguf-q8_0"]
     weights, _ = runs_of(gguf, demo)
-    found = smoke(demo, weights, load_tokenizer(DEMO), tmp_path / "cache", silent, gguf)
+    found = run(demo, weights, tmp_path / "cache", gguf)
     assert found.engine == "llama-completion 7 (abc)"
     assert found.as_data()["engine"] == found.engine
     assert {s.answer.text for s in found.prompts} == {" the" * 10}
@@ -118,9 +122,9 @@ def test_where_llama_cpp_fails_transformers_answers_and_a_warning_says_why(
     _program(tmp_path, "sys.stderr.write('loading\\nerror: unknown model architecture\\nbye\\n')\nsys.exit(1)\n")
     monkeypatch.setenv("SIXFOLD_LLAMA_CPP", str(tmp_path))
     weights, _ = runs_of(artifacts["gguf-q8_0"], demo)
-    found = smoke(demo, weights, load_tokenizer(DEMO), tmp_path / "cache", silent, artifacts["gguf-q8_0"])
+    found = run(demo, weights, tmp_path / "cache", artifacts["gguf-q8_0"])
     monkeypatch.delenv("SIXFOLD_LLAMA_CPP")
-    without = smoke(demo, weights, load_tokenizer(DEMO), tmp_path / "cache", silent)
+    without = run(demo, weights, tmp_path / "cache")
     assert (found.engine, found.prompts) == (READER, without.prompts)
     warning = next(iter(found.findings))
     assert (warning.check, warning.severity) == ("smoke.engine", "warning")
@@ -140,10 +144,10 @@ def test_what_is_no_number_is_an_error(demo: Source, tmp_path: Path) -> None:
 
 
 def test_a_model_too_large_for_memory_is_not_run(demo: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("verification.smoke.smoke_test.available_memory", lambda: 1000)
+    monkeypatch.setattr("verification.smoke.smoke_test.available_on", lambda device: 1000)
     found = run(demo, FolderWeights(open_subject(DEMO, demo)), tmp_path)
     assert found.prompts == ()
-    assert found.not_run.startswith("it takes the whole model in float32: 36.7 MB of memory, 1 kB are free")
+    assert found.not_run.startswith("it takes the whole model in float32: 23 MB of memory, 1 kB are free")
 
 
 @pytest.mark.parametrize(
