@@ -80,7 +80,8 @@ def without_scaling(writer: GGUFWriter, config: Config) -> None:
 def granite_keys(writer: GGUFWriter, config: Config) -> None:
     writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
     if config["model_type"] == GRANITE_4:
-        writer.add_rope_scaling_finetuned(True)  # llama.cpp reads it as "rotary positions"
+        turns = config.get("position_embedding_type") == "rope"
+        writer.add_rope_scaling_finetuned(turns)  # llama.cpp reads it as "rotary positions"
         writer.add_ssm_inner_size(config["mamba_n_heads"] * config["mamba_d_head"])
 
 

@@ -33,7 +33,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "granite_swa": {},
     "granitemoe_swa": {},
     "granitemoehybrid": {},
-    "granitemoehybrid without recurrent layers": {"layer_types": ["full_attention"] * 4},
+    "granitemoehybrid without recurrent layers": {
+        "layer_types": ["full_attention"] * 4,
+        "position_embedding_type": "rope",
+    },
+    "granitemoehybrid without positions": {"layer_types": ["full_attention"] * 4},
     "granitemoeshared": {},
     "hunyuan_v1_moe": {},
     "hy_v3": {},
