@@ -8,8 +8,8 @@ from gguf import GGUFWriter, RopeScalingType
 
 from exporters.ggml.architectures.rotary import Config, head_size, rope_of, rotary_size
 
-DRAFTS = "num_nextn_predict_layers"
-"""Of a config: how many MTP layers the file holds behind the decoder's, whatever config.json says."""
+DRAFTS = "drafts held"
+"""Beside a config's fields: how many MTP layers the file holds behind the decoder's, whatever config.json says."""
 
 Table = tuple[tuple[str, tuple[str, ...]], ...]
 
@@ -80,8 +80,7 @@ def without_scaling(writer: GGUFWriter, config: Config) -> None:
 def granite_keys(writer: GGUFWriter, config: Config) -> None:
     writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
     if config["model_type"] == GRANITE_4:
-        turns = config.get("position_embedding_type") == "rope"
-        writer.add_rope_scaling_finetuned(turns)  # llama.cpp reads it as "rotary positions"
+        writer.add_rope_scaling_finetuned(True)  # llama.cpp reads it as "rotary positions"
         writer.add_ssm_inner_size(config["mamba_n_heads"] * config["mamba_d_head"])
 
 
