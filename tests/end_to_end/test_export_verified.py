@@ -13,8 +13,8 @@ import pytest
 from cli.main import run
 from cli.make_all import Outcome, verified
 from sixfold.runner.engine import HERE
-from tests.end_to_end.test_all_formats import DEMO
 from tests.few_windows import few_windows
+from tests.small_demo import DEMO
 from verification.gates import NOISE
 
 

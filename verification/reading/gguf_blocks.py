@@ -215,7 +215,7 @@ class GgufWeights:
         if rows != ALL and not permuted and sources[0].expert is None:
             data = self._file.stored(sources[0].gguf[0], *rows.indices(count)[:2]).to(device)
         else:
-            data = torch.cat(read_together(lambda name: self._bytes(name).reshape(count, -1), names, device)).to(device)
+            data = torch.cat(read_together(lambda name: self._bytes(name).reshape(count, -1).to(device), names, device))
         held = _of_width(decoded(kind, data), columns)
         if not permuted:
             whole = Stack(held.values, _codes(held, kind, _as_it_is))
