@@ -57,7 +57,7 @@ def command(
     """
     from calibration.forward_pass.memory import statistics_bytes
     from cli.error_sentence import exit_code, sentence
-    from cli.fitted import fitted, known_statistics
+    from cli.recipe_budgets import fitted, known_statistics
     from cli.results.forecast import forecast, measured
     from exporters.export.planning import needs_statistics, plan_all
     from sixfold.artifact.workspace import Workspace
