@@ -16,13 +16,18 @@ from sixfold.name_lists import some
 from sixfold.recipes.recipe import Recipe
 
 _DRAFTS = GGMLQuantizationType.Q8_0
+_NEVER_ROUNDED = frozenset({"per_layer_model_proj.weight"})
+"""Matrices that llama-quantize leaves in the precision of the file that it starts from (Gemma 4)."""
+
 _PLAIN_PRESETS = tuple(qtype.name for qtype in PLAIN)
 
 
 def stated_types(source: Source, recipe: Recipe, tensors: Mapping[str, Tensor]) -> dict[str, GGMLQuantizationType]:
     """By name of the tensor; nothing of those that are chosen for."""
     held = {name: MXFP4 for name, tensor in tensors.items() if is_held(tensor)}
-    return {**_draft_types(source, recipe.scheme, tensors), **held, **_kept(source, recipe, tensors)}
+    plain = recipe.scheme in _PLAIN_PRESETS
+    never = {} if plain else {name: _of_source(source, tensors[name]) for name in _NEVER_ROUNDED & tensors.keys()}
+    return {**_draft_types(source, recipe.scheme, tensors), **held, **never, **_kept(source, recipe, tensors)}
 
 
 def stated_notes(source: Source, recipe: Recipe, tensors: Mapping[str, Tensor]) -> Iterator[str]:
@@ -61,7 +66,11 @@ def _kept(source: Source, recipe: Recipe, tensors: Mapping[str, Tensor]) -> dict
     patterns = [pattern(text) for text in recipe.keep]
     linears = {linear.weight: linear.name for linear in source.architecture.linears}
     return {
-        name: type_named(source.checkpoint.tensors[tensor.inputs[0]].dtype)
+        name: _of_source(source, tensor)
         for name, tensor in tensors.items()
         if any(kept.search(linears[i]) for kept in patterns for i in tensor.inputs if i in linears)
     }
+
+
+def _of_source(source: Source, tensor: Tensor) -> GGMLQuantizationType:
+    return type_named(source.checkpoint.tensors[tensor.inputs[0]].dtype)

@@ -222,6 +222,11 @@ def _granite_hybrid(config: Mapping[str, Any]) -> str:
     kinds = config.get("layer_types") or config.get("layers_block_type") or ["mamba"]
     if {"mamba", "linear_attention"} & set(kinds):
         return "granitehybrid"
+    if config.get("position_embedding_type") != "rope":
+        raise SixfoldError(
+            "this granitemoehybrid has attention alone and no rotary positions, which llama.cpp would add",
+            "leave the gguf recipes out for this model",
+        )
     return "granitemoe" if config.get("num_experts_per_tok") else "granite"
 
 

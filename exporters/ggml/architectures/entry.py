@@ -8,8 +8,8 @@ from gguf import GGUFWriter, RopeScalingType
 
 from exporters.ggml.architectures.rotary import Config, head_size, rope_of, rotary_size
 
-DRAFTS = "num_nextn_predict_layers"
-"""Of a config: how many MTP layers the file holds behind the decoder's, whatever config.json says."""
+DRAFTS = "drafts held"
+"""Beside a config's fields: how many MTP layers the file holds behind the decoder's, whatever config.json says."""
 
 Table = tuple[tuple[str, tuple[str, ...]], ...]
 

@@ -129,10 +129,11 @@ DRAFTING: dict[str, dict[str, Any]] = {
 }
 """Families whose MTP layers the converter takes, and how `add_drafts` makes them."""
 
+_ATTENTION_ALONE = {"layer_types": ["full_attention"] * 4, "position_embedding_type": "rope"}
 GRANITE_4: dict[str, dict[str, Any]] = {
     "recurrent": {},
-    "experts alone": {"layer_types": ["full_attention"] * 4},
-    "dense": {"layer_types": ["full_attention"] * 4, "num_local_experts": 0, "num_experts_per_tok": 0},
+    "experts alone": _ATTENTION_ALONE,
+    "dense": {**_ATTENTION_ALONE, "num_local_experts": 0, "num_experts_per_tok": 0},
 }
 
 SENTENCEPIECE = {

@@ -237,7 +237,10 @@ def test_layers_that_llama_cpp_has_no_architecture_for_are_refused() -> None:
 
 
 def test_granite_4_without_recurrent_layers_is_what_its_forerunners_are() -> None:
-    granite = {"model_type": "granitemoehybrid", "layer_types": ["full_attention"]}
+    stated = {"model_type": "granitemoehybrid", "layer_types": ["full_attention"]}
+    granite = {**stated, "position_embedding_type": "rope"}
+    with pytest.raises(SixfoldError, match="attention alone and no rotary positions"):
+        gguf_architecture(stated)
     assert gguf_architecture({**granite, "num_experts_per_tok": 2}) == "granitemoe"
     assert gguf_architecture({**granite, "num_experts_per_tok": 0}) == "granite"
     assert gguf_architecture({**granite, "layer_types": ["linear_attention"]}) == "granitehybrid"

@@ -157,7 +157,8 @@ def _expected(
         wide = shape[1:] if len(shape) == 2 and shape[0] == 1 else shape  # ERNIE's correction biases are one row
         if wide and wide[0] != experts:
             yield "expert_count", 0, experts
-    if isinstance(width, int) and name.endswith(("attn_norm.weight", "token_embd.weight", "output_norm.weight")):
+    as_wide = name.endswith(("attn_norm.weight", "token_embd.weight", "output_norm.weight"))
+    if isinstance(width, int) and as_wide and not name.startswith("per_layer_"):
         if shape and shape[-1] != width:
             yield "embedding_length", len(shape) - 1, width
     if isinstance(vocab, list) and name in ("token_embd.weight", "output.weight"):
