@@ -55,7 +55,7 @@ def make_all(
     stated: provenance from the command line's options, for cards.
     """
     from cli.error_sentence import exit_code, sentence
-    from cli.fitted import fitted, known_statistics
+    from cli.recipe_budgets import fitted, known_statistics
     from exporters.export.planning import check_disk, plan_all
     from exporters.export.run import Exported, Wanted, export_all
     from sixfold.artifact.source_record import record_source

@@ -31,10 +31,10 @@ from exporters.mix.choose import Options as Offered
 from exporters.mix.gguf_mix import AUTO, check_budget, mixed_types, offered_types, wanted_roundings
 from exporters.mix.prepare import prepared
 from exporters.protocol import Decided, Decisions, Tokens
+from exporters.rounding.compensated_where_known import each
 from exporters.rounding.device import device, moved, turn
 from exporters.rounding.factor import Factor, unrelated
 from exporters.rounding.inputs import Inputs
-from exporters.rounding.known import each
 from sixfold.artifact.plan import ExportPlan, PlannedFile, PlannedTensor, Unit
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.model.gguf_drafts import blocks_behind

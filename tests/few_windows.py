@@ -23,7 +23,9 @@ def few_windows(where: str) -> Iterator[None]:
         found = whole(*arguments)
         chosen = [i for i, domain in enumerate(found.domains) if found.domains[:i].count(domain) % 8 == 0]
         return Windows(
-            tuple(found.ids[i][:LENGTH] for i in chosen), tuple(found.domains[i] for i in chosen), f"{found.digest}/8/{LENGTH}"
+            tuple(found.ids[i][:LENGTH] for i in chosen),
+            tuple(found.domains[i] for i in chosen),
+            f"{found.digest}/8/{LENGTH}",
         )
 
     with pytest.MonkeyPatch.context() as patch:

@@ -6,7 +6,7 @@ tensor of the CPU raises RuntimeError, as PyTorch's own do, but for scalars and 
 """
 
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -97,19 +97,9 @@ def _computed(func: Any, args: Any, kwargs: Any) -> Any:
     return tree_map(placed, found)
 
 
-def _done(_: ThreadPoolExecutor, work: Any, *given: Any) -> "Future[Any]":
-    """Here, as modes are of one thread."""
-    future: Future[Any] = Future()
-    try:
-        future.set_result(work(*given))
-    except Exception as error:
-        future.set_exception(error)
-    return future
-
-
 @contextmanager
 def pretended() -> Iterator[torch.device]:
-    by_itself = patch.multiple(ThreadPoolExecutor, map=lambda self, *work: map(*work), submit=_done)
+    by_itself = patch.object(ThreadPoolExecutor, "map", lambda self, *work: map(*work))  # modes are of one thread
     hopper = patch("torch.cuda.get_device_capability", lambda device=None: (9, 0))
     with patch("torch.cuda._lazy_init"), patch("torch.cuda.empty_cache"), hopper, by_itself, _Everywhere():
         yield _CUDA

@@ -15,8 +15,8 @@ from calibration.forward_pass.batches import Batches
 from calibration.forward_pass.coverage import starved_of
 from calibration.forward_pass.observation import Observation
 from calibration.forward_pass.observe import observed
+from calibration.forward_pass.starved_experts import widened
 from calibration.forward_pass.unfinished import Reached, read_reached, write_reached
-from calibration.forward_pass.widen import widened
 from sixfold.artifact.manifest import FileRecord
 from sixfold.artifact.workspace import replacing
 from sixfold.checkpoint.storage.tensor_file import write_tensors

@@ -44,12 +44,13 @@ def derive_architecture(checkpoint: Checkpoint) -> Architecture:
     Derived once in a process for the same config and tensors: a source and all that was made of it are opened in turn.
     """
     identity = _identity(checkpoint)
-    if identity not in _derived:
-        architecture = _derive(checkpoint)
+    known = _derived.get(identity)
+    if known is None:
+        known = _derive(checkpoint)
         while len(_derived) >= _REMEMBERED:
-            _derived.pop(next(iter(_derived)))
-        _derived[identity] = architecture
-    return _derived[identity]
+            _derived.pop(next(iter(_derived)), None)
+        _derived[identity] = known
+    return known
 
 
 def _identity(checkpoint: Checkpoint) -> bytes:

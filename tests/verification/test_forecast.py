@@ -1,7 +1,5 @@
 """Seconds that are foretold of verifying, against runs and bytes counted by hand."""
 
-from pathlib import Path
-
 import pytest
 
 from exporters.export.planning import plan_all
@@ -11,14 +9,17 @@ from sixfold.recipes.recipe import load_recipes
 from sixfold.runner.machine_speed import MachineSpeed
 from sixfold.texts.held_out_text import held_out, most_tokens
 from tests.exporters.exported import DEMO
-from tests.families import make_family
 from verification.forecast import verification_seconds
 
 
-def test_runs_of_a_dense_model(tmp_path: Path) -> None:
-    source = open_source(make_family("llama", tmp_path / "tiny", num_hidden_layers=1))
-    linears = [linear for linear in source.architecture.linears if linear.layer == 0]
-    token = 2 * sum(linear.in_features * linear.out_features for linear in linears)
+def test_runs_of_a_walk() -> None:
+    source = open_source(DEMO)
+    config, linears = source.checkpoint.config, [li for li in source.architecture.linears if li.layer is not None]
+    every, experts = (
+        sum(2 * li.in_features * li.out_features for li in some)
+        for some in (linears, [li for li in linears if li.expert is not None])
+    )
+    token = every - experts + experts * config["num_experts_per_tok"] / config["num_local_experts"]
     speed = MachineSpeed(2, "", read=1e6, write=1, digest=1, products=1, singles=1e3, rounding={}, kept=1, moved=1)
     recipes = [recipe for name in ("bf16", "fp8", "nvfp4", "gguf-q8_0") for recipe in load_recipes(name)]
     planned = plan_all(source, recipes)

@@ -8,13 +8,11 @@ import torch
 from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.model.source import Source
 from sixfold.progress import unseen
-from sixfold.texts.held_out_text import Windows, held_out
 from tests.pretended_device import Pretended, pretended
 from tests.verification.artifacts import Artifacts
 from tests.verification.corpus.changes import tensors
 from tests.verification.damage import EXPERT, copy_folder
 from verification.divergence.plain_run import PlainWeights
-from verification.divergence.walk import Run, walk
 from verification.measure import runs_of
 from verification.reading.held_source import HeldSource
 from verification.smoke.smoke_test import Answering, smoke
@@ -67,24 +65,3 @@ def test_prompts_are_answered_there(
         too_large = smoke(answering, weights, unseen)
     assert found == smoke(Answering(HeldSource(demo, torch.device("cpu")), tokenizer, tmp_path), weights, unseen)
     assert too_large.not_run == "it takes the whole model in float32: 23 MB of GPU memory, 1 MB are free"
-
-
-def test_hidden_states_stay_there_between_layers(
-    artifacts: Artifacts, demo: Source, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where there is memory for them; of a run with an artifact's weights, and as on the CPU."""
-    found = held_out(load_tokenizer(demo.checkpoint.folder))
-    windows = Windows((found.ids[-1],), (found.domains[-1],), "one")
-    runs = [Run(runs_of(artifacts["fp8"], demo)[0])]
-    (expected,) = walk(demo, runs, windows, lambda *_: None, unseen, "")
-    # Parameters on a pretended GPU are made outside of inference mode.
-    monkeypatch.setattr("torch.inference_mode", lambda mode=True: torch.no_grad())
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    sampled: list[torch.Tensor] = []
-    for free, kind in ((10**9, Pretended), (1, torch.Tensor)):
-        monkeypatch.setattr("torch.cuda.mem_get_info", lambda where, free=free: (free, 10**9))
-        with pretended():
-            (lane,) = walk(demo, runs, windows, lambda run, layer, hidden: sampled.append(hidden), unseen, "")
-            assert type(lane.states) is kind
-            torch.testing.assert_close(lane.states.cpu(), expected.states)
-    assert all(type(hidden) is torch.Tensor for hidden in sampled)
