@@ -38,17 +38,23 @@ def check_factors(subject: GgufSubject) -> Iterator[Finding]:
     if not subject.config:
         return
     rope, held = rope_of(subject.config), _floats(subject, _NAME)
-    if rope["rope_type"] != "llama3":
+    kind = rope["rope_type"]
+    if kind not in ("llama3", "proportional"):
         if held is not None and not np.allclose(held, 1.0):
             what = "it scales rotary frequencies, and the source does not"
             yield Finding("names.unknown", _NAME, what, consequence, EXPORT_AGAIN)
     elif held is None:
-        what = "the source scales rotary frequencies (llama3), and the file holds no factors"
+        what = f"the source scales rotary frequencies ({kind}), and the file holds no factors"
         yield Finding("names.missing", _NAME, what, "long contexts break", EXPORT_AGAIN)
     else:
-        wanted = llama3_factors(rope, head_size(subject.config))
+        size = head_size(subject.config)
+        wanted = llama3_factors(rope, size) if kind == "llama3" else proportional_factors(rope, _of_full(subject, size))
+        if held.size != wanted.size:
+            what = f"it holds {held.size} factors, the source's head has {wanted.size}"
+            yield Finding("plain.shape", _NAME, what, "llama.cpp stops: wrong shape", EXPORT_AGAIN)
+            return
         off = np.abs(held / wanted - 1)
-        if held.size != wanted.size or float(off.max()) > _CLOSE:
+        if float(off.max()) > _CLOSE:
             what = f"factor {int(off.argmax())} is {held[off.argmax()]:.6g}, the source's {wanted[off.argmax()]:.6g}"
             yield Finding("weights.error", _NAME, what, "long contexts break", EXPORT_AGAIN)
 
@@ -68,3 +74,15 @@ def llama3_factors(rope: Mapping[str, Any], size: int) -> np.ndarray:
     waves = 2 * math.pi * float(rope.get("rope_theta", 10000.0)) ** (np.arange(0, size, 2) / size)
     share = np.clip((before / waves - low) / (high - low), 0.0, 1.0)
     return 1.0 / ((1 - share) / factor + share)
+
+
+def proportional_factors(rope: Mapping[str, Any], size: int) -> np.ndarray:
+    """float64 [size / 2]: the first share of a head's pairs turns, the others hardly ever (conversion/gemma.py)."""
+    turning = int(size * float(rope["partial_rotary_factor"]) / 2)
+    return np.array([1.0] * turning + [1e30] * (size // 2 - turning))
+
+
+def _of_full(subject: GgufSubject, size: int) -> int:
+    """A head's size in layers with full attention, where the config states it for each layer."""
+    own = (subject.config.get("per_layer_config") or {}).values()
+    return int(next((fields["head_dim"] for fields in own if "head_dim" in fields), size))
