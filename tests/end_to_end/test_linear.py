@@ -90,7 +90,8 @@ def test_twice_the_tensors_are_twice_the_calls(
     monkeypatch.setitem(place.__kwdefaults__, "shard_bytes", 200_000)  # a file a layer
     work(folders[0], tmp_path / "first")  # what is imported, and kept for later calls
     small, middle, large = (_calls(work, folder, tmp_path / folder.name) for folder in folders)
-    assert (large - middle) / (middle - small) < 2.05
+    # 2 where all is in proportion, 3.2 where all is done for every pair; threads that wait call as often as they wait
+    assert (large - middle) / (middle - small) < 2.2
 
 
 def _calls(work: Callable[[Path, Path], None], folder: Path, out: Path) -> int:
