@@ -55,7 +55,7 @@ def make_all(
     stated: provenance from the command line's options, for cards.
     """
     from cli.error_sentence import exit_code, sentence
-    from cli.fitted import fitted, known_statistics
+    from cli.recipe_budgets import fitted, known_statistics
     from exporters.export.planning import check_disk, plan_all
     from exporters.export.run import Exported, Wanted, export_all
     from sixfold.artifact.source_record import record_source
@@ -116,7 +116,7 @@ def make_all(
     if verify:
         clear_temporaries(workspace.folder)
         with times.timed("verification"):
-            outcomes = verified(source, outcomes, quiet)
+            outcomes = verified(source, outcomes, engine, quiet)
     try:
         with times.timed("cards"):
             render_cards(workspace.folder, quiet=quiet)
@@ -125,7 +125,7 @@ def make_all(
     return outcomes
 
 
-def verified(source: "Source", outcomes: Sequence[Outcome], quiet: bool) -> list[Outcome]:
+def verified(source: "Source", outcomes: Sequence[Outcome], engine: "Engine", quiet: bool) -> list[Outcome]:
     """With the verdicts on what was made: all run side by side, and where that fails, each by itself, so that it is
     known which one it was."""
     from cli.error_sentence import exit_code, sentence
@@ -134,11 +134,11 @@ def verified(source: "Source", outcomes: Sequence[Outcome], quiet: bool) -> list
 
     found = {o.recipe: artifact_of(o.done.folder, o.done.manifest) for o in outcomes if o.done is not None}
     try:
-        results = dict(zip(found, judged_all(list(found.values()), source, progress), strict=True))
+        results = dict(zip(found, judged_all(list(found.values()), source, progress, engine), strict=True))
         return [replace(o, verdict=verdict_of(results[o.recipe])) if o.recipe in results else o for o in outcomes]
     except Exception as error:
         if len(outcomes) > 1:
-            return [one for outcome in outcomes for one in verified(source, [outcome], quiet)]
+            return [one for outcome in outcomes for one in verified(source, [outcome], engine, quiet)]
         say(f"{outcomes[0].recipe} failed: {sentence(error)}", quiet)
         return [replace(outcomes[0], error=sentence(error), exit_code=exit_code(error))]
 

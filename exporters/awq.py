@@ -20,10 +20,10 @@ from exporters.numerics.awq_candidates import grid
 from exporters.numerics.awq_packing import BITS, PER_WORD, Quantized, pack_gemm, pack_quantized, quantize
 from exporters.numerics.compensated import int4_groups
 from exporters.protocol import Decided, Decisions
+from exporters.rounding.compensated_where_known import each
 from exporters.rounding.device import device
 from exporters.rounding.factor import Factor
 from exporters.rounding.inputs import Inputs
-from exporters.rounding.known import each
 from exporters.selection import not_run_note, require_any, select
 from exporters.smoothing.awq_search import decide_layer, decided
 from exporters.smoothing.scale_search import Search

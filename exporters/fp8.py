@@ -15,9 +15,9 @@ from exporters.input_maxima import largest_inputs
 from exporters.numerics.compensated import fp8_channels
 from exporters.numerics.fp8 import BLOCK, quantize_blocks, quantize_channels, quantize_tensors, static_scale
 from exporters.protocol import Decided, Decisions
+from exporters.rounding.compensated_where_known import each
 from exporters.rounding.factor import Factor
 from exporters.rounding.inputs import Inputs
-from exporters.rounding.known import each
 from exporters.selection import Selection, drafts, not_run_note, require_any, select
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.safetensors_layout import Draft, DraftTensor, carried_texts, place, whole

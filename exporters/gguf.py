@@ -14,6 +14,7 @@ from gguf import GGMLQuantizationType
 from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt
 
 from exporters.ggml import layout
+from exporters.ggml.architectures.entry import DRAFTS
 from exporters.ggml.architectures.rotary import Config
 from exporters.ggml.compensated import compensated, quantize_compensated
 from exporters.ggml.header.hyperparameters import as_stated, differences
@@ -21,6 +22,8 @@ from exporters.ggml.header.metadata import PROVENANCE, Importance, has_tokenizer
 from exporters.ggml.header.pre_tokenizer_names import known_name
 from exporters.ggml.importance import layer_importance, weighted_linears
 from exporters.ggml.kernels import PLAIN, encodes_on_gpu, quantize, type_named
+from exporters.ggml.mxfp4 import MXFP4, held_in_mxfp4, is_held, repacked
+from exporters.ggml.stated_types import stated_notes, stated_types
 from exporters.ggml.tensors import Tensor, expert_of, gguf_tensors
 from exporters.ggml.transforms import changes_columns, head_rows, tiled_columns, transformed, values
 from exporters.ggml.type_mix import PRESETS, Choice, Shape, needs_importance, tensor_types
@@ -28,13 +31,13 @@ from exporters.mix.choose import Options as Offered
 from exporters.mix.gguf_mix import AUTO, check_budget, mixed_types, offered_types, wanted_roundings
 from exporters.mix.prepare import prepared
 from exporters.protocol import Decided, Decisions, Tokens
+from exporters.rounding.compensated_where_known import each
 from exporters.rounding.device import device, moved, turn
 from exporters.rounding.factor import Factor, unrelated
 from exporters.rounding.inputs import Inputs
-from exporters.rounding.known import each
 from sixfold.artifact.plan import ExportPlan, PlannedFile, PlannedTensor, Unit
-from sixfold.boundary.patterns import pattern
 from sixfold.errors import SixfoldError, UsageError
+from sixfold.model.gguf_drafts import blocks_behind
 from sixfold.model.gguf_names import decoder_config, gguf_architecture, gguf_tensor_names, latent_halves, row_parts
 from sixfold.model.meta_model import completed
 from sixfold.model.source import Source
@@ -89,12 +92,12 @@ class GgufExporter:
         if _scheme(recipe) == AUTO:
             check_budget(recipe)
             tensors = _tensors(source)
-            wanted = wanted_roundings(source, recipe, tensors, _kept(source, recipe, tensors))
+            wanted = wanted_roundings(source, recipe, tensors, stated_types(source, recipe, tensors))
             prepared(source, statistics, wanted, tokens, progress)
 
     def offered(self, source: Source, recipe: Recipe, statistics: Statistics) -> Offered | None:
         tensors = _tensors(source)
-        return offered_types(source, recipe, statistics, tensors, _kept(source, recipe, tensors))
+        return offered_types(source, recipe, statistics, tensors, stated_types(source, recipe, tensors))
 
     def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
         checkpoint, scheme, options = source.checkpoint, _scheme(recipe), _options(recipe)
@@ -107,10 +110,12 @@ class GgufExporter:
         arch = gguf_architecture(checkpoint.config)
         config = decoder_config(completed(checkpoint.config))
         tensors = _tensors(source)
+        config = {**config, DRAFTS: blocks_behind(tensors, config["num_hidden_layers"])}
         matrix = _matrix(source, recipe) if self.needs_statistics(recipe) else None
         weighted = weighted_linears(source).keys() & tensors.keys() if self.needs_statistics(recipe) else set()
         weighted = weighted if matrix is None else weighted & matrix.entries.keys()
-        kept = _kept(source, recipe, tensors)
+        weighted = {name for name in weighted if not is_held(tensors[name])}
+        stated = stated_types(source, recipe, tensors)
         recorded = _recorded(source, recipe, matrix) if weighted else None
 
         def laid(choices: Mapping[str, Choice]) -> tuple[list[PlannedFile], list[PlannedTensor]]:
@@ -130,11 +135,11 @@ class GgufExporter:
         mix: tuple[str, ...] = ()
         if scheme == AUTO:
             choices, mix = mixed_types(
-                source, recipe, statistics, tensors, kept, lambda tried: sum(file.nbytes for file in laid(tried)[0])
+                source, recipe, statistics, tensors, stated, lambda tried: sum(file.nbytes for file in laid(tried)[0])
             )
         else:
             shapes = {name: tensor.shape for name, tensor in tensors.items()}
-            choices = tensor_types(shapes, scheme, _shape(arch, config), importance=bool(weighted), kept=kept)
+            choices = tensor_types(shapes, scheme, _shape(arch, config), importance=bool(weighted), kept=stated)
         _check(choices, tensors, weighted, recipe)
         files, planned = laid(choices)
         licenses = [name for name in checkpoint.extras if name.upper().startswith(("LICEN", "NOTICE"))]
@@ -142,12 +147,13 @@ class GgufExporter:
             variant=recipe.name,
             folder=f"{checkpoint.name}-{recipe.suffix}",
             tensors=tuple(planned),
-            units=tuple(layout.units(planned, tensors, checkpoint.tensors, weighted)),
+            units=tuple(layout.units(planned, tensors, {**checkpoint.tensors, **checkpoint.quantized}, weighted)),
             files=tuple(files),
             texts={name: (checkpoint.folder / name).read_bytes() for name in licenses},
             notes=(
                 *mix,
-                *_notes(source, config, choices, tensors, kept, weighted, compensates=self.compensates(recipe)),
+                *stated_notes(source, recipe, tensors),
+                *_notes(source, config, choices, tensors, weighted, compensates=self.compensates(recipe)),
             ),
             manifest=f"{files[0].name}.manifest.json",
         )
@@ -169,6 +175,8 @@ class GgufExporter:
         qtype = type_named(name)
         if not unit.inputs:
             return [quantize(values(transform), qtype)]
+        if qtype == MXFP4:
+            return [repacked(inputs[0], transform)]
         on_disk = unit.inputs[0].name
         importance = decisions[unit.outputs[0].name] if unit.layer is not None else None
         rows = transformed(inputs[0], transform)
@@ -231,7 +239,8 @@ def _options(recipe: Recipe) -> Options:
 
 def _tensors(source: Source) -> dict[str, Tensor]:
     found = gguf_tensors(decoder_config(completed(source.checkpoint.config)), source.checkpoint.tensors)
-    return {tensor.name: tensor for tensor in found}
+    tensors = {tensor.name: tensor for tensor in found}
+    return {**tensors, **held_in_mxfp4(tensors, source.checkpoint)}
 
 
 def _scheme(recipe: Recipe) -> str:
@@ -271,18 +280,8 @@ def _shape(arch: str, config: Config) -> Shape:
     stated = as_stated(arch, config)
     heads = stated.get("num_attention_heads") or 0
     experts = next((stated[k] for k in ("num_local_experts", "num_experts", "n_routed_experts") if stated.get(k)), 0)
-    return Shape(arch, stated["num_hidden_layers"], heads, stated.get("num_key_value_heads") or heads, experts)
-
-
-def _kept(source: Source, recipe: Recipe, tensors: Mapping[str, Tensor]) -> dict[str, GGMLQuantizationType]:
-    """Tensors that the recipe keeps in the source's precision; a stack of experts as a whole, if any of them is."""
-    patterns = [pattern(text) for text in recipe.keep]
-    linears = {linear.weight: linear.name for linear in source.architecture.linears}
-    return {
-        name: type_named(source.checkpoint.tensors[tensor.inputs[0]].dtype)
-        for name, tensor in tensors.items()
-        if any(kept.search(linears[i]) for kept in patterns for i in tensor.inputs if i in linears)
-    }
+    layers = stated["num_hidden_layers"] + stated[DRAFTS]
+    return Shape(arch, layers, heads, stated.get("num_key_value_heads") or heads, experts)
 
 
 def _check(
@@ -310,7 +309,6 @@ def _notes(
     config: Config,
     choices: Mapping[str, Choice],
     tensors: Mapping[str, Tensor],
-    kept: Mapping[str, GGMLQuantizationType],
     weighted: Collection[str],
     *,
     compensates: bool,
@@ -325,9 +323,7 @@ def _notes(
             fallbacks.setdefault(key, []).append(name)
     for (qtype, wanted, columns), names in fallbacks.items():
         yield f"{qtype} instead of {wanted}, which cannot hold rows of {columns}: {some(names)}"
-    if kept:
-        yield f"kept in the source's precision: {some(list(kept))}"
-    rounded = [name for name, choice in choices.items() if choice.qtype not in PLAIN and name not in weighted]
+    rounded = [name for name, choice in choices.items() if choice.qtype not in (*PLAIN, MXFP4) and name not in weighted]
     if weighted and (outside := [name for name in rounded if not name.startswith("blk.")]) and not compensates:
         yield f"rounded without importance, as llama.cpp does unless told otherwise: {', '.join(outside)}"
     if weighted and (inside := [name for name in rounded if name.startswith("blk.")]):

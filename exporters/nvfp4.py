@@ -14,13 +14,13 @@ from exporters.formats.layouts import LayoutOptions, layout_name, layout_of
 from exporters.input_maxima import largest_inputs
 from exporters.numerics.compensated import nvfp4_groups
 from exporters.numerics.nvfp4 import GROUP, PackedWeight, input_global_scale, quantize_group
-from exporters.once import once
 from exporters.protocol import Decided, Decisions
+from exporters.rounding.compensated_where_known import each
 from exporters.rounding.factor import Factor
 from exporters.rounding.inputs import Inputs
-from exporters.rounding.known import each
 from exporters.rounding.rounded_inputs import for_rounded_inputs
 from exporters.selection import Selection, drafts, not_run_note, require_any, select
+from exporters.shared_by_formats import once
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.safetensors_layout import Draft, DraftTensor, carried_texts, place, whole
 from sixfold.errors import UsageError

@@ -3,4 +3,5 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("LLAMA_ARG_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -77,6 +77,7 @@ def _computed(func: Any, args: Any, kwargs: Any) -> Any:
             if isinstance(x, torch.Tensor) and not isinstance(x, Pretended) and x.dim():
                 raise RuntimeError(f"{func}: expected all tensors to be on the same device, cuda:0 and cpu")
     inner_args, inner_kwargs = tree_map(lambda x: x.held if isinstance(x, Pretended) else x, (args, kwargs))
+    inner_kwargs.pop("pin_memory", None)  # which needs a GPU's driver
     if func is torch.ops.aten.histc.default:  # of integers as well, on a GPU
         inner_args = inner_args[0].float(), *inner_args[1:]
     if asked is not None:

@@ -1,33 +1,73 @@
 """The result stored beside an artifact, if it is still valid: measuring again would only cost time."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sixfold import __version__
 from sixfold.artifact.manifest import damaged_files, run_name
+from sixfold.artifact.streaming.torch_threads import torch_threads
 from sixfold.artifact.verification_record import stored_result
 from sixfold.artifact.workspace import read_json, write_json
 from sixfold.model.source import Source
-from sixfold.progress import Progress
+from sixfold.progress import Progress, unseen
+from sixfold.runner.engine import HERE, Engine, Needs
 from verification.divergence.unpruned import can_be_run
 from verification.gates import allowed_of, check_gates
-from verification.judge import judge_all
-from verification.result import as_data, divergence_of, gates_of, manifest_of, manifest_path, result_path, write_result
+from verification.judge import judge, judge_all
+from verification.result import (
+    Verification,
+    as_data,
+    divergence_of,
+    gates_of,
+    manifest_of,
+    manifest_path,
+    result_path,
+    write_result,
+)
+
+_WHOLE = 1 << 20
+"""Cores: more than a machine has, which is all of it."""
 
 
-def judged_all(paths: Sequence[Path], source: Source, progress: Progress) -> list[dict[str, Any]]:
+def judged_all(
+    paths: Sequence[Path], source: Source, progress: Progress, engine: Engine = HERE
+) -> list[dict[str, Any]]:
     """verification.json of artifacts with manifests: what is there if it holds, else of a verification now, of all for
-    which it does not hold together.
+    which it does not hold together; by an engine that is away, of each by itself.
 
     Where only the recipe's gates were moved, they are applied to what was measured. Raises as `judge_all` does.
     """
     found = {path: _current(path, source) for path in paths}
     missing = [path for path, result in found.items() if result is None]
-    for verification in judge_all(missing, source, progress) if missing else ():
+    judged = judge_all if not engine.away else partial(_judged_away, engine)
+    for verification in judged(missing, source, progress) if missing else ():
         write_result(verification)
         found[verification.path] = as_data(verification)
     return [result for path in paths if (result := found[path]) is not None]
+
+
+def _judged_away(engine: Engine, paths: Sequence[Path], source: Source, progress: Progress) -> list[Verification]:
+    """Variants are units of work: each reads and runs the source as well, and has a machine or a GPU to itself."""
+    given, needs = engine.share(source), Needs(cores=_WHOLE, gpus=1.0 if engine.gpus else 0.0)
+    threads = torch.get_num_threads()  # of which the last bits depend
+    with progress("verifying", len(paths), "variants") as advance, ThreadPoolExecutor(len(paths)) as asking:
+
+        def judged(path: Path) -> Verification:
+            found: Verification = engine.call(_alone, given, path, threads, needs=needs)
+            advance(1)
+            return found
+
+        return list(asking.map(judged, paths))
+
+
+def _alone(source: Source, path: Path, threads: int) -> Verification:
+    with torch_threads(threads):
+        return judge(path, source, unseen)
 
 
 def _current(path: Path, source: Source) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ sizes (sink.py); statistics are, since rounding reads them: --folder needs room 
 is a process of its own. Depths up to --keep keep their artifacts, which are verified; a deeper run has the same first
 layers, and its files are known by their hashes alone. `--formats none` calibrates, and lets go of the statistics.
 
+An interrupt (`timeout -s INT 500 python -m ...`) ends with the tables of the depths that were done by then.
 This machine is measured first, as by `sixfold plan --measure`, if it was not yet. Reading is foretold by the speed at
 which weights are drawn, which here takes the place of the disk's.
 """
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +59,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         if measured_speed() is None:
             _process(options, ["-m", "sixfold", "plan", str(options.config), "bf16", "--measure", "--out", folder])
-        found = []
-        for layers in sorted(options.layers):
-            found.append(_depth(options, layers, Path(folder, str(layers))))
-            print(f"{layers} layers done", file=sys.stderr, flush=True)
+        found: list[dict[str, Any]] = []
+        with suppress(KeyboardInterrupt):
+            for layers in sorted(options.layers):
+                found.append(_depth(options, layers, Path(folder, str(layers))))
+                print(f"{layers} layers done", file=sys.stderr, flush=True)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     whole = json.loads(options.config.read_text())

@@ -20,12 +20,13 @@ def _checkpoints(found: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _stages(found: Sequence[dict[str, Any]]) -> Iterator[str]:
-    yield "| stage | layers | seconds | CPU seconds | host peak | GPU peak |"
-    yield "|---|---:|---:|---:|---:|---:|"
+    yield "| stage | layers | seconds | CPU seconds | host peak | in the first half, and the second | GPU peak |"
+    yield "|---|---:|---:|---:|---:|---:|---:|"
     for name in _names(found):
         for layers, stage in _of(found, name):
             took = f"{stage['seconds']:.1f} | {stage['cpu']:.1f}"
-            yield f"| {name} | {layers} | {took} | {size(stage['host'])} | {_device(stage)} |"
+            halves = ", ".join(size(peak) for peak in stage["halves"])
+            yield f"| {name} | {layers} | {took} | {size(stage['host'])} | {halves} | {_device(stage)} |"
 
 
 def _slopes(found: Sequence[dict[str, Any]], layers: int) -> Iterator[str]:

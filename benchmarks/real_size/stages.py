@@ -57,13 +57,14 @@ class Job:
 @dataclass
 class Stage:
     """cpu: seconds of all threads together. host: the largest anonymous memory of the process, device: the most that
-    tensors took of a GPU; in bytes."""
+    tensors took of a GPU; halves: host in the first and in the second half of the time; in bytes."""
 
     name: str
     seconds: float = 0.0
     cpu: float = 0.0
     host: int = 0
     device: int = 0
+    halves: tuple[int, int] = (0, 0)
 
 
 @dataclass
@@ -196,10 +197,11 @@ def _stage(found: Found, name: str) -> Iterator[None]:
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     stopped = threading.Event()
+    seen: list[int] = []
 
     def watch() -> None:
         while not stopped.wait(0.02):
-            stage.host = max(stage.host, _anonymous())
+            seen.append(_anonymous())
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -211,7 +213,10 @@ def _stage(found: Found, name: str) -> Iterator[None]:
         stage.cpu += time.process_time() - cpu
         stopped.set()
         watcher.join()
-        stage.host = max(stage.host, _anonymous())
+        seen.append(_anonymous())
+        stage.host = max(stage.host, *seen)
+        half = len(seen) // 2
+        stage.halves = max(seen[:half], default=0), max(seen[half:])
         stage.device = max(stage.device, torch.cuda.max_memory_allocated()) if on_gpu else 0
 
 

@@ -1,6 +1,7 @@
 """How long a pass takes, from shapes and from what was measured of this machine."""
 
 from calibration.forward_pass.memory import statistics_bytes
+from sixfold.model.products import products_of_a_token
 from sixfold.model.source import Source
 from sixfold.recipes.recipe import Calibration
 from sixfold.runner.machine_speed import MachineSpeed, SideBySide
@@ -15,9 +16,7 @@ def pass_seconds(source: Source, profile: Calibration, speed: MachineSpeed) -> S
     architecture = source.architecture
     met = architecture.experts_per_token / architecture.experts if architecture.experts else 1.0
     linears = [linear for linear in architecture.linears if linear.layer is not None]
-    products = sum(
-        2 * linear.in_features * linear.out_features * (1.0 if linear.expert is None else met) for linear in linears
-    )
+    products = products_of_a_token(architecture)
     if profile.moments:
         inputs = {(li.site, li.expert): li.in_features for li in linears}
         products += sum(2 * n * n * (1.0 if expert is None else met) for (_, expert), n in inputs.items())

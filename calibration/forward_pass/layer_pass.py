@@ -7,20 +7,19 @@ since batches and their order are part of the calibration's definition.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 
 from calibration.forward_pass.batches import Batches
 from calibration.forward_pass.coverage import starved_of
 from calibration.forward_pass.observation import Observation
 from calibration.forward_pass.observe import observed
+from calibration.forward_pass.starved_experts import widened
 from calibration.forward_pass.unfinished import Reached, read_reached, write_reached
-from calibration.forward_pass.widen import widened
 from sixfold.artifact.manifest import FileRecord
-from sixfold.artifact.workspace import write_atomically
+from sixfold.artifact.workspace import replacing
+from sixfold.checkpoint.storage.tensor_file import write_tensors
 from sixfold.errors import SixfoldError
 from sixfold.model.architecture import Linear
 from sixfold.model.latent_attention import latent_linears
@@ -190,13 +189,13 @@ def _finished(
     reached = None
     if team.leads:
         name, routed = layer_file(layer), observation.routed()
-        data = save({**observation.finish(), **wide}, {"format": "pt"})
-        write_atomically(work / name, data)
+        with replacing(work / name) as temporary:
+            digest = write_tensors(temporary, {**observation.finish(), **wide}, {"format": "pt"})
         reached = Reached(
             done.key,
             hidden.turn,
             checksum,
-            {**done.files, name: FileRecord(len(data), sha256(data).hexdigest())},
+            {**done.files, name: FileRecord((work / name).stat().st_size, digest)},
             {**done.routed, layer: routed} if layer is not None and routed else done.routed,
         )
         write_reached(work, reached)

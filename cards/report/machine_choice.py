@@ -14,7 +14,7 @@ from cards.budget.hardware import ENGINES, LLAMA_CPP_MARGIN, VLLM_UTILIZATION, H
 from cards.facts.choice import POWER
 from cards.facts.model_facts import ModelFacts
 from cards.facts.readers import TITLES, budgeted
-from cards.facts.standing import standing_of
+from cards.facts.recommendable import standing_of
 from cards.facts.variant import Variant, table, variants_of
 from cards.report.pictures import contexts_of, series_of
 from sixfold.errors import SixfoldError
@@ -44,7 +44,7 @@ def machine_choice(model: ModelFacts) -> dict[str, Any]:
     overhead   key -> per cache type per context: [KV cache, compute buffers, reserve] in bytes on one device
     variants   smallest first: [{label, recipe, link, path, series, engines, hardware, weights: {devices: bytes on
                each}, kl, top1, state, why, warnings}]; path: from the page's folder; kl null where it was not measured;
-               state, why and warnings of cards.facts.standing
+               state, why and warnings of cards.facts.recommendable
     refused    why there is no budget, "" where there is one
     """
     every = [variant for variant in variants_of(model, model.root) if budgeted(variant)]

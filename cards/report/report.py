@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from cards.charts.marks import hue
 from cards.facts.model_facts import ModelFacts
-from cards.facts.standing import STATES, Standing, standing_of
+from cards.facts.recommendable import STATES, Standing, standing_of
 from cards.facts.traced import Derived, Fact, derived
 from cards.facts.variant import Variant, fact_of, variants_of
 from cards.model_card.images import CHARTS

@@ -160,7 +160,7 @@ def _what_weighs(
     from cards.budget.as_shipped import mxfp4_bytes
     from cards.budget.stored_weights import Artifact, artifacts_at, read_config
     from cli.error_sentence import exit_code
-    from cli.fitted import fitted
+    from cli.recipe_budgets import fitted
     from exporters.export.planning import plan_all
     from sixfold.errors import SixfoldError, UsageError
     from sixfold.model.bare_config import config_notes

@@ -57,7 +57,7 @@ def command(
     """
     from calibration.calibrate import calibrate
     from cli.calibrated import tokens_of
-    from cli.fitted import fitted
+    from cli.recipe_budgets import fitted
     from exporters.export.planning import prepare
     from sixfold.artifact.workspace import Workspace
 

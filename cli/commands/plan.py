@@ -52,12 +52,12 @@ def command(
     with the reason, and the exit code is not 0. A mix chosen to a budget is planned as it will be where its statistics
     are under --out, and else to the same budget.
 
-    Where this machine was measured once with --measure (the disk of --out, the cores, the GPU; about a minute), the
+    Where this machine was measured once with --measure (the disk of --out, the cores, the GPU; a minute or two), the
     plan ends with the seconds that calibrating and exporting would take, and what each is bound by.
     """
     from calibration.forward_pass.memory import statistics_bytes
     from cli.error_sentence import exit_code, sentence
-    from cli.fitted import fitted, known_statistics
+    from cli.recipe_budgets import fitted, known_statistics
     from cli.results.forecast import forecast, measured
     from exporters.export.planning import needs_statistics, plan_all
     from sixfold.artifact.workspace import Workspace

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def command(model: Model, recipes: "Sequence[Recipe]", out: Path, as_json: bool) -> None:
     """Print whether each FORMAT is missing, partial, stale, damaged, current or refused, and why; and how far an
     unfinished calibration is."""
-    from cli.fitted import fitted, known_statistics
+    from cli.recipe_budgets import fitted, known_statistics
     from exporters.export.planning import plan_all
     from sixfold.artifact.workspace import Workspace
 

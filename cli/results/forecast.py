@@ -32,7 +32,7 @@ def measured(out: Path, *, anew: bool, quiet: bool) -> "MachineSpeed | None":
 
     if not anew:
         return measured_speed()
-    click.echo("measuring the disk, the cores and the GPU of this machine, about a minute", err=True)
+    click.echo("measuring the disk, the cores and the GPU of this machine, a minute or two", err=True)
     speed = measure(out, rounding_speed())
     path = keep(speed)
     click.echo(
@@ -44,10 +44,12 @@ def measured(out: Path, *, anew: bool, quiet: bool) -> "MachineSpeed | None":
 
 
 def forecast(source: "Source", planned: "Sequence[Planned]", speed: "MachineSpeed") -> list[Stage]:
-    """Calibrations that the plan needs, and the walk that makes all variants. Nothing is taken as done already."""
+    """Calibrations that the plan needs, the walk that makes all variants, and that which verifies them. Nothing is
+    taken as done already."""
     from calibration.forward_pass.forecast import pass_seconds
     from exporters.export.planning import needs_statistics
     from exporters.export.speed import export_seconds
+    from verification.forecast import verification_seconds
 
     possible = [entry for entry in planned if entry.refusal is None]
     recipes = [entry.recipe for entry in possible if needs_statistics(entry.recipe)]
@@ -56,8 +58,10 @@ def forecast(source: "Source", planned: "Sequence[Planned]", speed: "MachineSpee
         for profile in dict.fromkeys(recipe.calibration for recipe in recipes)
         if profile.imatrix is None
     ]
-    if any(entry.plan is not None for entry in possible):
+    plans = [(entry.recipe, entry.plan) for entry in possible if entry.plan is not None]
+    if plans:
         stages.append(_stage("export, one walk for all", export_seconds(source, possible, speed)))
+        stages.append(_stage("verification, one walk for all", verification_seconds(source, plans, speed)))
     return stages
 
 
@@ -77,7 +81,7 @@ def print_forecast(stages: Sequence[Stage], price: float | None) -> None:
     )
     whole = hours(stages)
     cost = "" if price is None else f", {whole * price:.2f} at {price:g} an hour"
-    click.echo(f"{whole:.2f} hours on this machine{cost}; verification and start-up come on top.")
+    click.echo(f"{whole:.2f} hours on this machine{cost}; start-up comes on top.")
 
 
 def hours(stages: Sequence[Stage]) -> float:

@@ -46,13 +46,13 @@ def _of_window(checkpoint: Checkpoint, units: Sequence[Unit], held: int) -> Iter
 
 
 def _kind(checkpoint: Checkpoint, unit: Unit) -> tuple[object, ...]:
-    tensors = [checkpoint.tensors[part.name] for part in unit.inputs]
+    tensors = [checkpoint.named(part.name) for part in unit.inputs]
     rows = [part.stop - part.start for part in unit.inputs]
     return (unit.encoding, *((n, tensor.shape[1:], tensor.dtype) for n, tensor in zip(rows, tensors, strict=True)))
 
 
 def _cost(checkpoint: Checkpoint, unit: Unit) -> int:
     """Bytes of a unit's weights and of its input's moments and factor, in float32."""
-    columns = [checkpoint.tensors[part.name].shape[-1:] for part in unit.inputs]
+    columns = [checkpoint.named(part.name).shape[-1:] for part in unit.inputs]
     weights = sum((part.stop - part.start) * n[0] for part, n in zip(unit.inputs, columns, strict=True) if n)
     return 4 * (weights + 2 * max((n[0] for n in columns if n), default=0) ** 2)

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from exporters.protocol import Decided, Decisions
-from sixfold.artifact.tensor_file import write_tensors
 from sixfold.artifact.workspace import digest_of, read_json, replacing, sha256_of, write_json
+from sixfold.checkpoint.storage.tensor_file import write_tensors
 
 _INDEX = "decisions.json"
 
@@ -41,9 +41,9 @@ class DecisionStore:
     def record(self, layer: int, decided: Decided) -> None:
         path = self.folder / _file(layer)
         with replacing(path) as temporary:
-            write_tensors(temporary, decided.tensors, {"notes": json.dumps(decided.notes)})
+            digest = write_tensors(temporary, decided.tensors, {"notes": json.dumps(decided.notes)})
         with self._lock:
-            self._known[_file(layer)] = sha256_of(path)
+            self._known[_file(layer)] = digest
             write_json(self.folder / _INDEX, {"key": self._key, "mark": self.mark, "files": self._known})
 
     def of_layer(self, layer: int | None) -> Decisions:

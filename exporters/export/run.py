@@ -249,8 +249,7 @@ def _on_gpu() -> bool:
 
 def _memory(source: Source, units: Sequence[Unit]) -> int:
     """Bytes that encoding units takes: what is read, and what is made of that in float32."""
-    tensors = source.checkpoint.tensors
-    rows = ((tensors[part.name], part) for unit in units for part in unit.inputs)
+    rows = ((source.checkpoint.named(part.name), part) for unit in units for part in unit.inputs)
     return (1 + MADE) * sum(t.nbytes * (part.stop - part.start) // max(1, *t.shape[:1]) for t, part in rows)
 
 

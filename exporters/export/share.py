@@ -12,6 +12,8 @@ _PLAIN = ("BF16", "F16", "F32", "F64")
 def quantized_share(source: Source, plan: ExportPlan) -> float:
     """Of the weights of all Linears in decoder layers that may be quantized; 1 where there are none."""
     quantized = {name for tensor in plan.tensors if tensor.dtype not in _PLAIN for name in tensor.inputs}
+    # Experts that stay as they are stored come from their stack as a whole.
+    quantized |= {name for name, cut in source.checkpoint.slices.items() if f"{cut.stack}_blocks" in quantized}
     linears = [linear for linear in source.architecture.linears if linear.layer is not None and linear.quantizable]
     total = sum(prod((linear.out_features, linear.in_features)) for linear in linears)
     held = sum(prod((li.out_features, li.in_features)) for li in linears if li.weight in quantized)

@@ -127,7 +127,6 @@ def export_seconds(source: Source, planned: Sequence[Planned], speed: MachineSpe
     the GPU once for all formats, between what it does."""
     plans = [(entry.recipe, entry.plan) for entry in planned if entry.plan is not None]
     written = sum(plan.nbytes for _, plan in plans)
-    tensors = source.checkpoint.tensors
     read = sum(tensor.nbytes for tensor in source.checkpoint.as_stored.tensors.values())
     cores, gpu = written / speed.digest, 0.0
     made: set[object] = set()
@@ -144,7 +143,7 @@ def export_seconds(source: Source, planned: Sequence[Planned], speed: MachineSpe
             made.add(key)
             seconds = 0.0
             for part in unit.inputs:
-                row = tensors[part.name].shape[1:]
+                row = source.checkpoint.named(part.name).shape[1:]
                 channels = row[-1] if row else 1
                 weights = (part.stop - part.start) * torch.Size(row).numel()
                 seconds += weights * rounding.of(channels)

@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from exporters.foreign.llmcompressor_recipe import module_name
 from sixfold.artifact.safetensors_layout import SHARD, carried_texts, config_text, index_text
-from sixfold.artifact.tensor_file import write_tensors
+from sixfold.checkpoint.storage.tensor_file import write_tensors
 from sixfold.checkpoint.storage.weight_files import INDEX, SINGLE
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError

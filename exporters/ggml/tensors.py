@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from exporters.ggml.architectures.entry import Entry
 from exporters.ggml.architectures.rotary import Config, rope_frequency_factors
-from exporters.ggml.header.hyperparameters import ENTRIES
+from exporters.ggml.header.hyperparameters import ENTRIES, as_stated
 from sixfold.checkpoint.checkpoint import SourceTensor
 from sixfold.errors import SixfoldError
 from sixfold.model.gguf_names import gguf_architecture, gguf_tensor_names, latent_halves, row_parts
@@ -33,6 +33,8 @@ class Tensor:
         "tile:S:K:P:D"   rows from S on, D of each of P values of each of K keys: key by key for each value
         "columns:K:P:D"  the same of all columns
         "rows:G:A-B:..." of every G rows those from A to B, then those of the next range
+        "experts:A-B" of each of the matrices in an array the rows from A to B
+        "mxfp4:P:N" see exporters.ggml.mxfp4
         "values:..." no input: float32 values in hexadecimal, comma-separated
     row_unit: inputs may be cut between multiples of so many rows.
     """
@@ -55,7 +57,8 @@ def gguf_tensors(config: Config, tensors: Mapping[str, SourceTensor]) -> list[Te
 
     Raises SixfoldError where the architecture, a tensor or a hole in a stack of experts does not allow a GGUF file.
     """
-    entry = ENTRIES[gguf_architecture(config)]
+    arch = gguf_architecture(config)
+    entry = ENTRIES[arch]
     sources: dict[str, list[SourceTensor]] = {}
     for name, gguf_name in gguf_tensor_names(config, tensors).items():
         sources.setdefault(gguf_name, []).append(tensors[name])
@@ -76,7 +79,7 @@ def gguf_tensors(config: Config, tensors: Mapping[str, SourceTensor]) -> list[Te
             found.append(_paired(gguf_name, parts[0], config))
         else:
             found.append(_one(gguf_name, parts[0], entry, config))
-    factors = rope_frequency_factors(config) if entry.rope_factors else None
+    factors = rope_frequency_factors(as_stated(arch, config)) if entry.rope_factors else None
     if factors is not None:
         values = ",".join(value.hex() for value in factors.tolist())
         found.append(Tensor(ROPE_FREQS, tuple(factors.shape), (), f"values:{values}"))
@@ -84,8 +87,14 @@ def gguf_tensors(config: Config, tensors: Mapping[str, SourceTensor]) -> list[Te
 
 
 def _in_parts(names: Sequence[str], part: SourceTensor, config: Config) -> list[Tensor]:
-    """The rows of one matrix as two: halves, or of a delta net, whose heads have their queries, keys, values and gates
-    side by side on disk, the gates behind the rest."""
+    """The rows of one matrix, or of each in an array, as two: halves, or of a delta net, whose heads have queries,
+    keys, values and gates side by side on disk, the gates behind the rest."""
+    if len(part.shape) == 3:
+        experts, rows, columns = part.shape
+        return [
+            Tensor(name, (experts, rows // 2, columns), (part.name,), f"experts:{start}-{start + rows // 2}")
+            for name, start in zip(names, (0, rows // 2), strict=True)
+        ]
     rows, columns = part.shape
     if names[0].endswith(".attn_qkv.weight"):
         key, keys = config["linear_key_head_dim"], config["linear_num_key_heads"]

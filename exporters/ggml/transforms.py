@@ -28,6 +28,9 @@ def _step(rows: torch.Tensor, transform: str) -> torch.Tensor:
         groups = rows.view(-1, int(sizes[0]), *rows.shape[1:])
         ranges = [range(*map(int, cut.split("-"))) for cut in sizes[1:]]
         return torch.cat([groups[:, cut.start : cut.stop].flatten(0, 1) for cut in ranges])
+    if kind == "experts":
+        first, last = map(int, sizes[0].split("-"))
+        return rows[:, first:last].contiguous()
     if kind == "columns":
         return tiled_columns(rows, transform)
     if kind == "squeeze":

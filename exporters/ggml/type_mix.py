@@ -52,6 +52,7 @@ _SMALLER_BLOCK = {
 _NEEDS_IMPORTANCE = {Type.IQ2_S, Type.IQ3_XXS}
 _LAYER = re.compile(r"blk\.(\d+)\.")
 _NEVER = ("_norm.weight", "ffn_gate_inp.weight", "ssm_conv1d.weight", "shortconv.conv.weight", "indexer.proj.weight")
+_EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 _UNFUSED_V = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")
 
 
@@ -252,9 +253,9 @@ def _fit(wanted: Type, columns: int) -> Choice:
 
 
 def _kind(name: str, tied: bool) -> str:
-    if name == "output.weight" or (tied and name == "token_embd.weight"):
+    if name == "output.weight" or (tied and name in _EMBEDDINGS):
         return "output"
-    if name == "token_embd.weight":
+    if name in _EMBEDDINGS:
         return "token_embd"
     if any(part in name for part in _UNFUSED_V):
         return "attn_v"

@@ -6,7 +6,7 @@ from threading import Lock
 
 import torch
 
-from exporters.once import once
+from exporters.shared_by_formats import once
 
 _TURN = Lock()
 

@@ -13,6 +13,7 @@ CARRIED = (
     "vocab.*",
     "merges.txt",
     "*.tiktoken",
+    "tiktoken.model",
     "tekken.json",
     "spiece.model",
     "chat_template*",

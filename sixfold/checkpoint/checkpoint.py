@@ -20,7 +20,13 @@ from sixfold.checkpoint.provenance import FILE as PROVENANCE
 from sixfold.checkpoint.provenance import Provenance, read_provenance
 from sixfold.checkpoint.storage.positional_reads import WeightFolder
 from sixfold.checkpoint.storage.safetensors_header import FileHeader, read_header, tensor_nbytes
-from sixfold.checkpoint.storage.source_encodings import MODELOPT_CONFIG, StoredAs, check_quantization, logical_tensors
+from sixfold.checkpoint.storage.source_encodings import (
+    MODELOPT_CONFIG,
+    StoredAs,
+    as_quantized,
+    check_quantization,
+    logical_tensors,
+)
 from sixfold.checkpoint.storage.weight_files import INDEX, collect_tensors, parse_index, weight_files
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError
@@ -67,7 +73,9 @@ class Checkpoint:
     tensors by name, in the order of files and offsets. extras: other files to carry over (tokenizer, chat template,
     generation config, LICENSE), relative names, all of them in `folder`. bare: config.json is all there is; `tensors`
     is what it describes (see sixfold.model.bare_config). slices: those of `tensors` that are cut from one that holds
-    all experts of a layer (see sixfold.model.expert_stacks); stored: the checkpoint without such cuts."""
+    all experts of a layer (see sixfold.model.expert_stacks); stored: the checkpoint without such cuts. quantized: the
+    stored bytes of what `tensors` has dequantized, where a format can hold them: MXFP4 as U8 [experts, rows, blocks,
+    17], the scale before the values."""
 
     name: str
     location: str
@@ -81,6 +89,7 @@ class Checkpoint:
     bare: bool = False
     slices: Mapping[str, "ExpertSlice"] = field(default_factory=dict, repr=False)
     stored: "Checkpoint | None" = field(default=None, repr=False, compare=False)
+    quantized: Mapping[str, SourceTensor] = field(default_factory=dict, repr=False)
 
     @property
     def as_stored(self) -> "Checkpoint":
@@ -103,7 +112,7 @@ class Checkpoint:
     def read(self, part: TensorSlice) -> torch.Tensor:
         """Rows [start, stop) of a logical tensor along its first dimension, in the tensor's own dtype, dequantized if
         stored quantized; a 0-d tensor is rows 0 to 1. A fresh tensor each time; safe to call from many threads."""
-        tensor = self._named(part.name)
+        tensor = self.named(part.name)
         rows = tensor.shape[0] if tensor.shape else 1
         if not 0 <= part.start <= part.stop <= rows:
             raise ValueError(f"{part.name} has {rows} rows, not {part.start} to {part.stop}")
@@ -112,7 +121,7 @@ class Checkpoint:
     def read_into(self, name: str, out: torch.Tensor) -> None:
         """Fill the contiguous CPU tensor `out` of the named tensor's shape, converted to the dtype of `out`; straight
         from the file where no conversion is needed. Safe to call from many threads."""
-        self._named(name)
+        self.named(name)
         self.contents.read_into(name, out)
 
     def check_unchanged(self) -> None:
@@ -123,8 +132,9 @@ class Checkpoint:
                     f"{path} changed while it was being read", "run the same command again once nothing writes to it"
                 )
 
-    def _named(self, name: str) -> SourceTensor:
-        tensor = self.tensors.get(name) or self.as_stored.tensors.get(name)
+    def named(self, name: str) -> SourceTensor:
+        """Whatever can be read. Raises SixfoldError where there is none of that name."""
+        tensor = self.tensors.get(name) or self.as_stored.tensors.get(name) or self.quantized.get(name)
         if tensor is None:
             raise SixfoldError(f"{self.location} has no tensor {name}", "see `sixfold inspect` for what it has")
         return tensor
@@ -174,10 +184,10 @@ def _open_folder(asked: _Asked, folder: Path, revision: str, own_name: str) -> C
     logical = logical_tensors(collect_tensors(where, headers, index), config, method, where)
     extras = carried_files(names)
     check_links(folder, extras)
-    weights = WeightFolder(folder)
+    weights, readable = WeightFolder(folder), {**logical, **as_quantized(logical)}
     contents = Contents(
-        partial(_read, logical, weights),
-        partial(_read_into, logical, weights),
+        partial(_read, readable, weights),
+        partial(_read_into, readable, weights),
         # A commit pins the bytes, so what was downloaded and what is known by its headers alone are one checkpoint.
         partial(commit_fingerprint, revision, headers)
         if revision
@@ -237,10 +247,11 @@ def _assemble(
 ) -> Checkpoint:
     past = read_provenance(folder, asked.provenance)
     name = checked_name(asked.name or past.name or own_name, asked.model)
-    tensors = {
-        n: SourceTensor(n, t.dtype, t.shape, tensor_nbytes(t.dtype, t.shape), t.kind) for n, t in logical.items()
-    }
-    return Checkpoint(name, asked.model, folder, revision, config, tensors, extras, past, contents)
+    tensors, quantized = (
+        {n: SourceTensor(n, t.dtype, t.shape, tensor_nbytes(t.dtype, t.shape), t.kind) for n, t in these.items()}
+        for these in (logical, as_quantized(logical))
+    )
+    return Checkpoint(name, asked.model, folder, revision, config, tensors, extras, past, contents, quantized=quantized)
 
 
 def is_name(text: str) -> bool:

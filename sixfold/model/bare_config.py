@@ -79,7 +79,8 @@ def described(
     contents = Contents(refuse, refuse, partial(_fingerprint, config))
     past = provenance or Provenance()
     empty = Checkpoint(name, location, folder, "", config, {}, extras, past, contents, bare=True)
-    return replace(empty, tensors=_tensors(empty))
+    tensors = _tensors(empty)
+    return replace(empty, tensors=tensors, quantized=_quantized(config, tensors))
 
 
 def _refuse(location: str, what: TensorSlice | str, out: torch.Tensor | None = None) -> NoReturn:
@@ -155,6 +156,15 @@ def _tensors(checkpoint: Checkpoint) -> dict[str, SourceTensor]:
         dtype, shape = _DTYPES[tensor.dtype], tuple(tensor.shape)
         found[name] = SourceTensor(name, dtype, shape, tensor_nbytes(dtype, shape))
     return found
+
+
+def _quantized(config: Mapping[str, Any], tensors: Mapping[str, SourceTensor]) -> dict[str, SourceTensor]:
+    """The blocks that a checkpoint in MXFP4 stores in place of its experts' weights [experts, in, out]."""
+    if (config.get("quantization_config") or {}).get("quant_method") != "mxfp4":
+        return {}
+    stacks = [t for t in tensors.values() if t.name.endswith(("experts.gate_up_proj", "experts.down_proj"))]
+    shapes = {f"{t.name}_blocks": (t.shape[0], t.shape[2], t.shape[1] // 32, 17) for t in stacks}
+    return {name: SourceTensor(name, "U8", shape, tensor_nbytes("U8", shape)) for name, shape in shapes.items()}
 
 
 def _dtype_name(config: Mapping[str, Any]) -> str:

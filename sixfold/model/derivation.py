@@ -4,6 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from hashlib import sha256
 
 import torch
 from torch import nn
@@ -33,8 +34,34 @@ _CORRECTION_BIAS = re.compile(r"(correction_bias|expert_bias)$")
 _EXPERT_PARTS = {"gate_up_proj": ("gate", "up"), "up_proj": ("up",), "down_proj": ("down",)}
 
 
+_derived: dict[bytes, Architecture] = {}
+_REMEMBERED = 16
+
+
 def derive_architecture(checkpoint: Checkpoint) -> Architecture:
-    """Raises SixfoldError where transformers does not know the model, or the tensors do not fit the config."""
+    """Raises SixfoldError where transformers does not know the model, or the tensors do not fit the config.
+
+    Derived once in a process for the same config and tensors: a source and all that was made of it are opened in turn.
+    """
+    identity = _identity(checkpoint)
+    known = _derived.get(identity)
+    if known is None:
+        known = _derive(checkpoint)
+        while len(_derived) >= _REMEMBERED:
+            _derived.pop(next(iter(_derived)), None)
+        _derived[identity] = known
+    return known
+
+
+def _identity(checkpoint: Checkpoint) -> bytes:
+    """Of all that an architecture depends on: config.json, and the tensors in their order, with how they are cut."""
+    digest = sha256(repr(checkpoint.config).encode())
+    for name, tensor in checkpoint.tensors.items():
+        digest.update(f"{name} {tensor.dtype} {tensor.shape} {checkpoint.slices.get(name)}\n".encode())
+    return digest.digest()
+
+
+def _derive(checkpoint: Checkpoint) -> Architecture:
     model = meta_model(checkpoint, dtype=torch.bfloat16, attention="eager")
     placements, not_run = map_tensors(model, checkpoint)
     text_config = model.config.get_text_config()  # type: ignore[union-attr,operator]  # it is a PreTrainedModel

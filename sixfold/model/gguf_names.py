@@ -5,13 +5,14 @@ architectures. That table is here, and nothing else about an architecture (expor
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from sixfold.errors import SixfoldError
+from sixfold.model.gguf_drafts import HELD_BY, draft_part, in_layers
 from sixfold.model.meta_model import known_type as transformers_type
 
 GGUF_ARCHITECTURES: Mapping[str, str] = {
@@ -32,6 +33,8 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "gemma2": "gemma2",
     "gemma3": "gemma3",
     "gemma3_text": "gemma3",
+    "gemma4": "gemma4",
+    "gemma4_text": "gemma4",
     "glm4": "glm4",
     "glm4_moe": "glm4moe",
     "glm4_moe_lite": "deepseek2",
@@ -110,6 +113,10 @@ _FUSED_EXPERTS = {
     "experts.gate_proj.weight": "ffn_gate_up_exps.weight",
     "experts.up_proj.weight": "ffn_gate_up_exps.weight",
 }
+_GRANITE_SHARED = {
+    "shared_mlp.input_linear.weight": "ffn_gate_shexp+ffn_up_shexp.weight",
+    "shared_mlp.output_linear.weight": "ffn_down_shexp.weight",
+}
 _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
     "granite_swa": {
         **{f"block_sparse_moe.{name}": held for name, held in _FUSED_EXPERTS.items()},
@@ -118,10 +125,15 @@ _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
         "shared_mlp.input_linear.weight": "ffn_up_shexp.weight",
         "shared_mlp.output_linear.weight": "ffn_down_shexp.weight",
     },
-    "granitemoe": {"shared_mlp.input_linear.weight": "ffn_gate_shexp+ffn_up_shexp.weight"},
-    "granitehybrid": {
-        "shared_mlp.input_linear.weight": "ffn_gate_shexp+ffn_up_shexp.weight",
-        "shared_mlp.output_linear.weight": "ffn_down_shexp.weight",
+    "granite": _GRANITE_SHARED,
+    "granitemoe": _GRANITE_SHARED,
+    "granitehybrid": _GRANITE_SHARED,
+    "gemma4": {
+        **_FUSED_EXPERTS,
+        "experts.down_proj.weight": "ffn_down_exps.weight",
+        "layer_scalar": "layer_output_scale.weight",
+        "router.scale": "ffn_gate_inp.scale",
+        "router.per_expert_scale": "ffn_down_exps.scale",
     },
     "hy_v3": {"mlp.expert_bias": "exp_probs_b"},
     "laguna": {
@@ -206,13 +218,16 @@ def _nemotron_h(config: Mapping[str, Any]) -> str:
 
 
 def _granite_hybrid(config: Mapping[str, Any]) -> str:
+    """Granite 4 without recurrent layers is what its forerunners are."""
     kinds = config.get("layer_types") or config.get("layers_block_type") or ["mamba"]
-    if not {"mamba", "linear_attention"} & set(kinds):
+    if {"mamba", "linear_attention"} & set(kinds):
+        return "granitehybrid"
+    if config.get("position_embedding_type") != "rope":
         raise SixfoldError(
-            "this granitemoehybrid has no recurrent layer, and its GGUF layout is not known here",
+            "this granitemoehybrid has attention alone and no rotary positions, which llama.cpp would add",
             "leave the gguf recipes out for this model",
         )
-    return "granitehybrid"
+    return "granitemoe" if config.get("num_experts_per_tok") else "granite"
 
 
 def decoder_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -275,11 +290,12 @@ def tiled_inputs(config: Mapping[str, Any], gguf_name: str) -> ValueHeads | None
     return ValueHeads(keys, values // keys, config["linear_value_head_dim"]) if values > keys else None
 
 
-def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Iterable[str]) -> dict[str, str]:
+def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Collection[str]) -> dict[str, str]:
     """On-disk tensor name -> GGUF tensor name, in the order given; all experts of a layer share one stacked name.
 
-    Left out, as llama.cpp does not hold them: layers beyond num_hidden_layers and other multi-token-prediction
-    modules, stored rotary frequencies, an lm_head that is tied to the embeddings, and towers beside the decoder.
+    Left out, as llama.cpp does not hold them: multi-token prediction layers (but for the architectures of
+    sixfold.model.gguf_drafts), stored rotary frequencies, an lm_head that is tied to the embeddings, and towers beside
+    the decoder.
 
     kv_b_proj of multi-head latent attention gets its one name `blk.N.attn_kv_b.weight`; see `latent_halves`.
 
@@ -292,8 +308,10 @@ def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Iterable[str]) ->
     name_of_arch = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
     layers = config["num_hidden_layers"]
     named_as = architecture if architecture in name_of_arch else _NAMED_AS[architecture]
-    mapping, own = gguf.get_tensor_name_map(name_of_arch[named_as], layers), _OWN_NAMES.get(architecture, {})
-    if architecture == "granitehybrid" and not config.get("num_local_experts"):
+    held = [in_layers(name, layers) if architecture in HELD_BY else name for name in tensor_names]
+    blocks = max([layers, *(int(layer[1]) + 1 for name in held if (layer := _LAYER.search(name)))])
+    mapping, own = gguf.get_tensor_name_map(name_of_arch[named_as], blocks), _OWN_NAMES.get(architecture, {})
+    if own is _GRANITE_SHARED and not config.get("num_local_experts"):
         own = {
             name: held.replace("_shexp", "") for name, held in own.items()
         }  # what experts would share is all there is
@@ -302,12 +320,15 @@ def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Iterable[str]) ->
     def found(name: str) -> str | None:
         """None for what is left out."""
         layer = _LAYER.search(name)
-        if (layer and int(layer[1]) >= layers) or "mtp" in name.split("."):
+        drafts = layer is not None and int(layer[1]) >= layers
+        if (drafts and architecture not in HELD_BY) or "mtp" in name.split("."):
             return None
         if name.endswith(_NEVER_STORED) or (tied and name.endswith("lm_head.weight")):
             return None
         if sees and not _DECODER.match(name):
             return None
+        if layer and drafts and (part := draft_part(layer[2])):
+            return f"blk.{layer[1]}.{part}"
         if layer and layer[2] in own:
             return f"blk.{layer[1]}.{own[layer[2]]}"
         known = name
@@ -323,8 +344,8 @@ def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Iterable[str]) ->
 
     names: dict[str, str] = {}
     of_any_expert: dict[str, str | None] = {}
-    for name in tensor_names:
-        stacked = _EXPERT.sub(".experts.", name, count=1)
+    for name, in_layer in zip(tensor_names, held, strict=True):
+        stacked = _EXPERT.sub(".experts.", in_layer, count=1)
         if stacked not in of_any_expert:
             of_any_expert[stacked] = found(stacked)
         gguf_name = of_any_expert[stacked]

@@ -24,7 +24,7 @@ RETURNED = (0, 1, 2, 3)
 
 
 @contextmanager
-def _located(device: torch.device) -> Iterator[None]:
+def located(device: torch.device) -> Iterator[None]:
     """While open, models say that they are on `device`: transformers asks their first parameter, which may be a tower's
     that has no memory, and moves hidden states there (Idefics3)."""
     from transformers import PreTrainedModel
@@ -153,7 +153,7 @@ def _recorded(
         given = hidden if last is None or len(calls) < len(layers) else last
         return (given, *map(HandedOn, range(1, length))) if length else given
 
-    with _recording(layers, aside), _located(ids.device):
+    with _recording(layers, aside), located(ids.device):
         try:
             output = model(input_ids=ids, use_cache=False)
         except (TypeError, IndexError, AttributeError, ValueError):  # a tuple where it expects a tensor, or otherwise

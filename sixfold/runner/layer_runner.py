@@ -15,7 +15,7 @@ from torch import nn
 
 from sixfold.errors import SixfoldError
 from sixfold.model.decoder import decoder_of
-from sixfold.model.layer_calls import RETURNED, Call, Calls, Handed, record_calls, same
+from sixfold.model.layer_calls import RETURNED, Call, Calls, Handed, located, record_calls, same
 from sixfold.model.meta_model import meta_model
 from sixfold.model.module_map import map_tensors, tied_parameters
 from sixfold.model.source import Source
@@ -208,7 +208,7 @@ class LayerRunner:
         before: is told which layer is read next, None for what is outside of them.
         """
         before(None)
-        with self.outside(), ExitStack() as stack:
+        with self.outside(), located(self.device), ExitStack() as stack:
             for number in range(len(self.layers)):
                 before(number)
                 stack.enter_context(self.placed(number, self.read_layer(number)))

@@ -47,7 +47,7 @@ def held_out(tokenizer: Any, folder: Path = TEXTS, tokens: int = TOKENS) -> Wind
     """Every .txt and .jsonl file of `folder`; its subfolders are the domains. tokens: at most of each file, with
     CHARACTERS in proportion."""
     cut: list[tuple[torch.Tensor, str]] = []
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".txt", ".jsonl")):
+    for path in _files(folder):
         text = _text(tokenizer, path)[: CHARACTERS * tokens // TOKENS]
         ids = torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:tokens])
         domain = path.relative_to(folder).parts[0]
@@ -55,6 +55,15 @@ def held_out(tokenizer: Any, folder: Path = TEXTS, tokens: int = TOKENS) -> Wind
     cut.sort(key=lambda item: -len(item[0]))
     digest = digest_of([(domain, window.tolist()) for window, domain in cut])
     return Windows(tuple(w for w, _ in cut), tuple(domain for _, domain in cut), digest)
+
+
+def most_tokens(folder: Path = TEXTS) -> int:
+    """Of `held_out` with any tokenizer, at most."""
+    return TOKENS * len(_files(folder))
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix in (".txt", ".jsonl"))
 
 
 def _text(tokenizer: Any, path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What a user runs: every format of the bundled checkpoint by the command line, and what stands there after."""
+"""What a user runs: every format of a checkpoint by the command line, and what stands there after."""
 
 import io
 import json
@@ -13,8 +13,8 @@ from cli.main import run
 from sixfold.artifact.workspace import sha256_of
 from tests.families import make_family
 from tests.made_once import made_once
+from tests.small_demo import DEMO, small_demo
 
-DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m"
 SMALL = ("--set", "calibration.samples=8", "--set", "calibration.length=128", "--set", "calibration.sample_rows=32")
 VARIANTS = ["bf16", "fp8", "nvfp4", "nvfp4-gb10", "awq"]
 GGUF = ["gguf-q3_k_m", "gguf-iq4_xs", "gguf-q4_k_m", "gguf-q6_k", "gguf-q8_0"]
@@ -34,13 +34,25 @@ def sixfold(*arguments: str, code: int = 0) -> Any:
 
 
 def export_all(root: Path) -> None:
-    made = sixfold("export", str(DEMO), "--out", str(root), "--threads", "2", "--license", "apache-2.0", *SMALL)
+    """Of the model that is put into root/model, into root/out."""
+    model, out = str(small_demo(root / "model")), str(root / "out")
+    made = sixfold("export", model, "--out", out, "--threads", "2", "--license", "apache-2.0", *SMALL)
     assert [(row["recipe"], row["state"]) for row in made] == [(name, "made") for name in VARIANTS + GGUF]
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_once(tmp_path_factory, "all-formats", export_all)
+
+
+@pytest.fixture(scope="module")
+def model(made: Path) -> str:
+    return str(made / "model" / DEMO.name)
+
+
+@pytest.fixture(scope="module")
+def root(made: Path) -> Path:
+    return made / "out"
 
 
 def manifests(root: Path) -> dict[str, dict[str, Any]]:
@@ -62,8 +74,8 @@ def test_ten_artifacts_each_with_a_manifest_and_a_card(root: Path) -> None:
             assert f"{record['bytes']:,}" in card
 
 
-def test_the_plan_tells_every_byte_before(root: Path) -> None:
-    planned = sixfold("plan", str(DEMO), *SMALL)["variants"]
+def test_the_plan_tells_every_byte_before(root: Path, model: str) -> None:
+    planned = sixfold("plan", model, *SMALL)["variants"]
     written = {m["variant"]: m["files"] for m in manifests(root).values()}
     for variant in planned:
         files = {name: record["bytes"] for name, record in written[variant["recipe"]].items()}
@@ -71,29 +83,29 @@ def test_the_plan_tells_every_byte_before(root: Path) -> None:
         assert variant["bytes"] == sum(files.values())
 
 
-def test_a_second_run_skips_everything(root: Path) -> None:
-    rows = sixfold("export", str(DEMO), "--out", str(root), *SMALL)
+def test_a_second_run_skips_everything(root: Path, model: str) -> None:
+    rows = sixfold("export", model, "--out", str(root), *SMALL)
     assert {row["state"] for row in rows} == {"current"}
-    states = sixfold("status", str(DEMO), "--out", str(root), *SMALL)
+    states = sixfold("status", model, "--out", str(root), *SMALL)
     assert {row["state"] for row in states} == {"current"}
 
 
-def test_one_thread_writes_the_same_bytes(root: Path, tmp_path: Path) -> None:
+def test_one_thread_writes_the_same_bytes(root: Path, model: str, tmp_path: Path) -> None:
     """With the same statistics and decisions; everything else is made anew. A format of every kind: NVFP4's weights
     are in nvfp4-gb10, the other K-quants in Q4_K_M."""
     kinds = ("bf16", "fp8", "nvfp4-gb10", "awq", "gguf-iq4_xs", "gguf-q4_k_m", "gguf-q8_0")
     for folder in root.glob("*/calibration"):
         shutil.copytree(folder, tmp_path / folder.relative_to(root))
     as_in_the_set = ("--set", "rounding=compensated")
-    sixfold("export", str(DEMO), *kinds, "--out", str(tmp_path), "--threads", "1", *SMALL, *as_in_the_set)
+    sixfold("export", model, *kinds, "--out", str(tmp_path), "--threads", "1", *SMALL, *as_in_the_set)
     assert manifests(tmp_path) == {path: m for path, m in manifests(root).items() if m["variant"] in kinds}
 
 
-def test_regenerating_one_touches_nothing_else(root: Path) -> None:
+def test_regenerating_one_touches_nothing_else(root: Path, model: str) -> None:
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
     (manifest,) = root.glob("*/*/*Q6_K.gguf.manifest.json")
     manifest.unlink()
-    sixfold("export", str(DEMO), "gguf-q6_k", "--out", str(root), *SMALL)
+    sixfold("export", model, "gguf-q6_k", "--out", str(root), *SMALL)
     changed = {path.name for path, time in before.items() if path.stat().st_mtime_ns != time}
     stem = manifest.name.removesuffix(".manifest.json")
     assert changed == {stem, f"{stem}.manifest.json", f"{stem}.run.json"}

@@ -12,8 +12,9 @@ import pytest
 
 from cli.main import run
 from cli.make_all import Outcome, verified
-from tests.end_to_end.test_all_formats import DEMO
+from sixfold.runner.engine import HERE
 from tests.few_windows import few_windows
+from tests.small_demo import DEMO
 from verification.gates import NOISE
 
 
@@ -128,7 +129,7 @@ def test_one_that_cannot_be_verified_does_not_cost_the_others(
     monkeypatch.setattr("sixfold.artifact.verification_record.verdict_of", str)
     made: Any = [SimpleNamespace(folder=tmp_path / name, manifest="manifest.json") for name in "abc"]
     outcomes = [Outcome("refused", None, "no statistics", 1), *map(Outcome, "abc", made)]
-    found = verified(None, outcomes, quiet=False)  # type: ignore[arg-type]
+    found = verified(None, outcomes, HERE, quiet=False)  # type: ignore[arg-type]
     assert [(o.recipe, o.verdict) for o in found] == [
         ("refused", None),
         ("a", "verdict on a"),

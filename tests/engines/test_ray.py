@@ -15,6 +15,7 @@ import torch
 from calibration.calibrate import calibrate
 from calibration.forward_pass.batches import Batches, batched
 from calibration.forward_pass.processes import run_on_devices
+from cli.results.verdicts import artifact_of
 from exporters.export.planning import needs_statistics
 from exporters.export.run import Exported, Wanted, export_all
 from sixfold.artifact.workspace import Workspace
@@ -25,6 +26,7 @@ from sixfold.recipes.recipe import Calibration, load_recipes
 from sixfold.runner import ray_engine as ray_engine_module
 from sixfold.runner.engine import HERE, Engine
 from sixfold.runner.ray_engine import ray_engine
+from verification.stored_result import judged_all
 
 pytestmark = pytest.mark.engines
 DEMO = Path(__file__).parents[2] / "demo" / "minimax-m2-4.6m-REAP-6"
@@ -163,6 +165,26 @@ def test_a_refusal_of_a_unit_reaches_the_user(nodes: Nodes, tmp_path: Path) -> N
     engine = ray_engine(nodes.cluster.address)
     with pytest.raises(SixfoldError, match="makes token 5000, but the model has 2048 embeddings"):
         shared(engine, tmp_path, batched(torch.full((2, 8), 5000), 0))
+
+
+def test_variants_are_verified_by_themselves_to_the_same_results(nodes: Nodes, tmp_path: Path) -> None:
+    """Four on two nodes, one of which is killed when the first of them is done."""
+    settings = (*SETTINGS, "rounding=nearest")
+    exported(tmp_path, HERE, unseen, settings)
+    source, folder = open_source(DEMO), Workspace(tmp_path, "model").folder
+    artifacts = [artifact_of(path.parent, path.name) for path in sorted(folder.glob("*/*manifest.json"))]
+    artifacts = [path for path in artifacts if path.suffix != ".gguf"]
+    assert len(artifacts) == 4
+
+    def results(engine: Engine, progress: Progress) -> list[dict[str, Any]]:
+        for path in folder.rglob("verification.json"):
+            path.unlink()
+        return [found | {"run": None} for found in judged_all(artifacts, source, progress, engine)]
+
+    here = results(HERE, unseen)
+    assert all(found["passed"] and found["divergence"] for found in here)
+    engine = ray_engine(nodes.cluster.address)
+    assert results(engine, killing_at(0.25, nodes.kill)) == here
 
 
 def test_an_address_without_a_cluster_is_one_sentence() -> None:

@@ -20,7 +20,7 @@ def chat(problem: Problem, solution: str) -> Answer:
     return Answer(problem.task_id, 0, f"Here:\n\n```python\n{problem.prompt}{solution}\n```\n", "", "stop")
 
 
-@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.engines)])
+@pytest.mark.parametrize("every", [12, pytest.param(1, marks=pytest.mark.engines)])
 def test_canonical_solutions_pass(every: int) -> None:
     """In turns as answers in a conversation and as raw completions."""
     assert len(problems()) == 164
@@ -31,7 +31,7 @@ def test_canonical_solutions_pass(every: int) -> None:
     assert passing(raw, raw=True) == [p.task_id for p in tried[1::2]]
 
 
-@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.engines)])
+@pytest.mark.parametrize("every", [12, pytest.param(1, marks=pytest.mark.engines)])
 def test_mutated_solutions_do_not(every: int) -> None:
     """Every function hands back its right result in a list of its own."""
     in_a_list = "{0}\n_right = {1}\ndef {1}(*given):\n    return [_right(*given)]\n"

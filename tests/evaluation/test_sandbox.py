@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -120,16 +121,18 @@ def test_hostile_programs_fail(attack: str, sandbox: Isolation) -> None:
 
 
 def test_what_takes_for_ever_is_ended(sandbox: Isolation) -> None:
-    for program in (
+    endless = (
         "def add(a, b):\n    while True: pass\n",
         "import time\ntime.sleep(600)\n",
         "def add(a, b):\n    while True: print('x' * 10000)\n",
         "import threading, time\nthreading.Thread(target=time.sleep, args=(600,)).start()\ntime.sleep(600)\n",
         "import signal, time\nsignal.signal(15, signal.SIG_IGN)\nsignal.signal(2, signal.SIG_IGN)\ntime.sleep(600)\n",
-    ):
-        started = time.monotonic()
-        assert judged(program, sandbox, seconds=2) == Verdict(False, "out of time")
-        assert time.monotonic() - started < 10
+    )
+    started = time.monotonic()
+    with ThreadPoolExecutor(len(endless)) as threads:
+        verdicts = list(threads.map(lambda program: judged(program, sandbox, seconds=2), endless))
+    assert verdicts == [Verdict(False, "out of time")] * len(endless)
+    assert time.monotonic() - started < 10
 
 
 def test_no_file_outside_is_seen_or_changed(sandbox: Isolation, tmp_path: Path) -> None:

@@ -12,12 +12,13 @@ import pytest
 from cards.model_card.front_matter import fields, problems
 from cli.main import run
 from sixfold.checkpoint import hub as reading
-from tests.end_to_end.test_all_formats import DEMO, export_all
+from tests.end_to_end.test_all_formats import export_all
 from tests.few_windows import few_windows
 from tests.made_once import made_once
 from tests.publishing.conftest import Publish
 from tests.publishing.fake_hub.state import Hub
 from tests.publishing.made import pass_verification
+from tests.small_demo import DEMO
 
 
 def sixfold(*arguments: str, code: int = 0) -> Any:
@@ -29,9 +30,9 @@ def sixfold(*arguments: str, code: int = 0) -> Any:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All ten variants of the demo. What measuring their divergence would leave is written instead of measured:
-    tests/end_to_end/test_export_verified.py has that, and it takes a minute."""
-    out = made_once(tmp_path_factory, "all-formats", export_all)
+    """All ten variants of a part of the demo. What measuring their divergence would leave is written instead of
+    measured: tests/end_to_end/test_export_verified.py has that, and it takes a minute."""
+    out = made_once(tmp_path_factory, "all-formats", export_all) / "out"
     for manifest in out.glob(f"{DEMO.name}/{DEMO.name}-*/*manifest.json"):
         pass_verification(manifest.parent, manifest.name)
     return out

@@ -15,6 +15,7 @@ import pytest
 from cli import main as cli
 from sixfold.model.source import Source
 from tests.exporters.exported import DEMO, silent
+from tests.few_windows import few_windows
 from tests.verification.artifacts import Artifacts
 from tests.verification.damage import copy_folder, copy_gguf
 from verification.divergence.attribution import Cost, Part, parts_of_model, propose
@@ -33,8 +34,8 @@ def run(*arguments: str) -> Any:
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_windows() -> Iterator[None]:
-    """Every eighth window is text enough to tell parts from each other here."""
-    with pytest.MonkeyPatch.context() as patch:
+    """Every eighth window is text enough to tell parts from each other here, and its beginning to hold a gate."""
+    with few_windows("verification.measure.held_out"), pytest.MonkeyPatch.context() as patch:
         patch.setattr("verification.suggest._EVERY", 8)
         yield
 

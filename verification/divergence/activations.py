@@ -24,6 +24,8 @@ from verification.divergence.latent_inputs import LatentAttention, LatentRoundin
 Rule = Rounding | LatentRounding
 
 _E4M3, _E2M1 = 448.0, 6.0
+_EXPONENT = 0x7F800000
+"""These bits of float32."""
 
 _PRODUCTS = (functional.linear, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
 """What is called with inputs and weights: a plain product with experts whose weights are stored transposed."""
@@ -86,7 +88,8 @@ def _e4m3(x: torch.Tensor) -> torch.Tensor:
 def _e2m1(x: torch.Tensor) -> torch.Tensor:
     """In steps of a half below 2, of one below 4 and of two above, halves to the even code, as rounding to even has
     it in each of the three."""
-    step = torch.where(x.abs() < 2, 0.5, torch.where(x.abs() < 4, 1.0, 2.0))
+    power = (x.view(torch.int32) & _EXPONENT).view(torch.float32)  # of two, at most |x|
+    step = power.clamp_(1.0, 4.0).mul_(0.5)
     return (x / step).round_().mul_(step).clamp_(-_E2M1, _E2M1)
 
 
@@ -96,14 +99,13 @@ def _half_away(x: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class _Rounded:
-    """What was rounded last: query, key and value projections read the same. error, total: squares of what rounding
-    moved, and of all."""
+    """What was rounded last: query, key and value projections read the same. squares: sums of those of what rounding
+    moved, and of all, float64 [2] on its device."""
 
     x: torch.Tensor
     rule: Rounding
     rounded: torch.Tensor
-    error: float
-    total: float
+    squares: torch.Tensor
 
 
 class RoundedInputs(TorchFunctionMode):
@@ -119,7 +121,7 @@ class RoundedInputs(TorchFunctionMode):
         self._runner = runner
         self._rules = rules
         self._parameters: dict[int, tuple[torch.Tensor, dict[int, tuple[str, Rounding]]]] = {}
-        self._errors: dict[str, tuple[float, float]] = {}
+        self._squares: dict[str, torch.Tensor] = {}
         self._latents: dict[int, LatentAttention] = {}
         self._of_latents: dict[int, LatentAttention] = {}
         self._attention: Any = None
@@ -128,15 +130,17 @@ class RoundedInputs(TorchFunctionMode):
     @property
     def errors(self) -> Mapping[str, float]:
         """How far the inputs of each product were moved: |x' - x| / |x| over all that it has read, by tensor name."""
-        return {name: (error / total) ** 0.5 if total else 0.0 for name, (error, total) in self._errors.items()}
+        found = {name: squares.tolist() for name, squares in self._squares.items()}
+        return {name: (error / total) ** 0.5 if total else 0.0 for name, (error, total) in found.items()}
 
     def _rounded(self, name: str, rule: Rounding, x: torch.Tensor) -> torch.Tensor:
         if self._last is None or self._last.x is not x or self._last.rule is not rule:
             rounded = rule(x)
             moved, whole = (rounded - x).flatten(), x.flatten()
-            self._last = _Rounded(x, rule, rounded, float(moved @ moved), float(whole @ whole))
-        error, total = self._errors.get(name, (0.0, 0.0))
-        self._errors[name] = error + self._last.error, total + self._last.total
+            squares = torch.stack((moved @ moved, whole @ whole)).double()  # not waited for on a GPU
+            self._last = _Rounded(x, rule, rounded, squares)
+        known = self._squares.get(name)
+        self._squares[name] = self._last.squares if known is None else known + self._last.squares
         return self._last.rounded
 
     def place(self, layer: int | None) -> None:

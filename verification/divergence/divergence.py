@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from sixfold.artifact.tensor_file import write_tensors
 from sixfold.artifact.workspace import digest_of, replacing
+from sixfold.checkpoint.storage.tensor_file import write_tensors
 from sixfold.errors import SixfoldError
 from sixfold.model.meta_model import transformers_config
 from sixfold.model.source import Source
@@ -119,7 +119,7 @@ def reference_of(source: Source, windows: Windows, cache: Path, progress: Progre
 
     own = Run()
     (lane,) = walk(source, [own], windows, observe, progress, "running the source", own)
-    return _kept(Reference(lane.states, torch.stack(sampled)), path)
+    return _kept(Reference(lane.states.cpu(), torch.stack(sampled)), path)
 
 
 def _kept(reference: Reference, path: Path) -> Reference:
@@ -239,7 +239,7 @@ def _side_by_side(
         walked = walk(source, going, windows, observe, progress, "comparing and running", own)
         lanes = dict(zip(moved, walked[before:], strict=True))
         if own is not None:
-            reference = Reference(walked[0].states, torch.stack(sampled))
+            reference = Reference(walked[0].states.cpu(), torch.stack(sampled))
     assert reference is not None
     for number, run in enumerate(runs):
         for errors, other in zip(layers[number], against, strict=True):

@@ -15,6 +15,7 @@ import torch
 from sixfold.errors import SixfoldError
 from sixfold.model.source import Source
 from sixfold.progress import Progress
+from sixfold.runner.causal_attention import fast_causal_attention
 from sixfold.runner.freed_memory import kept_heap
 from sixfold.runner.layer_runner import LayerRunner, batches_of
 from sixfold.runner.layer_weights import HostBuffers, ReadInto
@@ -29,6 +30,9 @@ STRIDE = 16
 _TOKENS = 1024
 _TOKENS_ON_GPU = 1 << 15
 """Of a batch: on a GPU more, for fewer and larger products with each expert."""
+
+_SHARE_OF_GPU = 0.1
+"""Of its free memory, for hidden states between layers; three layers in float32 are there as well."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,8 @@ class Run:
 @dataclass(eq=False)
 class Lane:
     """One run on its way. number: of it among those of its group. hidden: of each batch behind the last layer it
-    passed, on the CPU. states: at its end, float32 [tokens, hidden] in the order of the windows. failed: why it went no
-    further."""
+    passed, on the CPU or the GPU. states: at its end, float32 [tokens, hidden] in the order of the windows. failed: why
+    it went no further."""
 
     group: "Group"
     number: int
@@ -67,8 +71,9 @@ class Lane:
         runner = self.group.runner
         with self.rounded(layer):
             for place, batch in enumerate(batches):
-                hidden = self.hidden[place].to(runner.device)
-                self.hidden[place] = runner.run(layer, batch, hidden, lane=self.number).cpu()
+                hidden = self.hidden[place]
+                moved = runner.run(layer, batch, hidden.to(runner.device), lane=self.number)
+                self.hidden[place] = moved.to(hidden.device)
 
     @contextmanager
     def rounded(self, layer: int | None) -> Iterator[None]:
@@ -169,12 +174,19 @@ def walk(
         """Errors of a group, as they are told."""
         return running(source) if leader is not None and group is leader.group else giving_up(group.fail)
 
-    with torch.inference_mode(), kept_heap(), progress(what, count * len(groups), "layers") as advance:
+    with (
+        torch.inference_mode(),
+        kept_heap(),
+        fast_causal_attention(device()),
+        progress(what, count * len(groups), "layers") as advance,
+    ):
         for group in groups:
             with checked(group):
                 group.prepare(None)
                 with group.runner.outside():
-                    first = [group.runner.start(batch).cpu() for batch in batches]
+                    started = [group.runner.start(batch) for batch in batches]
+                    kept_on = _kept_on(len(runs) * sum(hidden.nbytes for hidden in started))
+                    first = [hidden.to(kept_on) for hidden in started]
             for lane in group.lanes:
                 if lane.failed is None:
                     lane.hidden = list(first)
@@ -186,11 +198,17 @@ def walk(
                     with running(source) if lane is leader else giving_up(lane.fail):
                         lane.move(layer, batches)
                 if lane.failed is None:
-                    observe(lanes.index(lane), layer, lane.every(STRIDE))
+                    observe(lanes.index(lane), layer, lane.every(STRIDE).cpu())
             advance(1)
         for lane in lanes:
             lane.arrive()
     return lanes
+
+
+def _kept_on(nbytes: int) -> torch.device:
+    """Where hidden states of so many bytes are between layers: on the GPU, where they are a small part of it."""
+    there = device().type == "cuda" and nbytes < _SHARE_OF_GPU * torch.cuda.mem_get_info(device())[0]
+    return device() if there else torch.device("cpu")
 
 
 def _lanes(source: Source, runs: Sequence[Run]) -> tuple[list[Lane], list[Group]]:

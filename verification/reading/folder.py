@@ -88,7 +88,8 @@ def open_folder(path: Path) -> Folder:
             continue
         for tensor in headers[name].tensors:
             tensors.setdefault(tensor.name, tensor)
-    return Folder(path, files, config, index, total, headers, tensors, tuple(opening), WeightFolder(path))
+    weights = WeightFolder(path, pinned=torch.cuda.is_available())
+    return Folder(path, files, config, index, total, headers, tensors, tuple(opening), weights)
 
 
 def _weight_files(files: Mapping[str, int], index: Mapping[str, str] | None) -> tuple[str, ...]:

@@ -47,13 +47,13 @@ def _halves_of(arch: str, name: str) -> str:
 class GgufWeights:
     """See verification.reading.weights.Weights."""
 
-    def __init__(self, file: Gguf, decoder: Mapping[str, str] | None = None) -> None:
+    def __init__(self, file: Gguf, decoder: Mapping[str, str] | None = None, named_as: str = "") -> None:
         """decoder: beginnings of names as the table has them -> as the source does, where towers lie beside the
-        language model."""
-        self._file = file
+        language model. named_as: the table, where it is not that of the file's architecture."""
+        self._file, arch = file, named_as or file.arch
         self._sources: dict[str, _Source] = {}
         for name, tensor in file.tensors.items():
-            place = place_of(file.arch, name)
+            place = place_of(arch, name)
             if place is None:
                 continue
             for begins, instead in (decoder or {}).items():
@@ -70,7 +70,7 @@ class GgufWeights:
             elif place.half:
                 known = self._sources.get(place.name)
                 held = {name, *(known.gguf if known else ())}
-                both = tuple(sorted(held, key=lambda part: (_halves_of(file.arch, part) in ("v", "second"), part)))
+                both = tuple(sorted(held, key=lambda part: (_halves_of(arch, part) in ("v", "second"), part)))
                 self._sources[place.name] = _Source(both, place, None)
             else:
                 self._sources[place.name] = _Source((name,), place, None)
@@ -215,7 +215,7 @@ class GgufWeights:
         if rows != ALL and not permuted and sources[0].expert is None:
             data = self._file.stored(sources[0].gguf[0], *rows.indices(count)[:2]).to(device)
         else:
-            data = torch.cat(read_together(lambda name: self._bytes(name).reshape(count, -1), names, device)).to(device)
+            data = torch.cat(read_together(lambda name: self._bytes(name).reshape(count, -1).to(device), names, device))
         held = _of_width(decoded(kind, data), columns)
         if not permuted:
             whole = Stack(held.values, _codes(held, kind, _as_it_is))

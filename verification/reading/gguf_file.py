@@ -47,7 +47,7 @@ class Gguf:
         count = tensor.shape[0] if tensor.shape else 1
         stop = count if stop is None else stop
         row = tensor.nbytes // count
-        data = torch.empty((stop - start, row), dtype=torch.uint8)
+        data = torch.empty((stop - start, row), dtype=torch.uint8, pin_memory=self.weights.pinned)
         self.weights.read_into(tensor.file, tensor.offset + start * row, data.flatten().numpy().data)
         return data
 
@@ -83,7 +83,7 @@ def open_gguf(path: Path) -> Gguf:
         tuple(doubles),
         {name: headers[name].size for name in names},
         {name: headers[name].data for name in names},
-        WeightFolder(path.parent),
+        WeightFolder(path.parent, pinned=torch.cuda.is_available()),
     )
 
 

@@ -13,6 +13,9 @@ _OUTSIDE = {
     "output": "lm_head",
     "output_norm": "model.norm",
     "token_embd_norm": "model.embedding_norm",
+    "per_layer_token_embd": "model.embed_tokens_per_layer",
+    "per_layer_model_proj": "model.per_layer_model_projection",
+    "per_layer_proj_norm": "model.per_layer_projection_norm",
 }
 
 _EVERY = {
@@ -74,6 +77,12 @@ _GRANITE_SHARED = {
     "ffn_up_shexp": "shared_mlp.input_linear",
     "ffn_down_shexp": "shared_mlp.output_linear",
 }
+GRANITE_4 = "granite 4"
+"""Not llama.cpp's name: Granite 4 without recurrent layers has those of its forerunners, and other names on disk."""
+
+_GRANITE_ALONE = {name.removesuffix("_shexp"): held for name, held in _GRANITE_SHARED.items()}
+"""Of Granite 4 without experts: what experts would share is all there is."""
+
 _INDEXER = {
     "indexer.attn_q_b": "self_attn.indexer.wq_b",
     "indexer.attn_k": "self_attn.indexer.wk",
@@ -115,6 +124,11 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     "mistral3": _EVERY,
     "granite": _EVERY,
     "granitemoe": _EVERY | _GRANITE_EXPERTS | {"ffn_gate_inp": "block_sparse_moe.router.layer"} | _GRANITE_SHARED,
+    GRANITE_4: _EVERY
+    | _GRANITE_EXPERTS
+    | {"ffn_gate_inp": "block_sparse_moe.router.layer"}
+    | _GRANITE_SHARED
+    | _GRANITE_ALONE,
     "llama4": _EVERY
     | {f"ffn_{part}": f"feed_forward.{part}_proj" for part in ("gate", "up", "down")}
     | {f"ffn_{part}_exps": f"feed_forward.experts.{{}}.{part}_proj" for part in ("gate", "up", "down")}
@@ -132,6 +146,20 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     },
     "phi3": _EVERY | {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"},
     "gemma3": _EVERY | _AFTER_ATTENTION | {"ffn_norm": "pre_feedforward_layernorm"},
+    "gemma4": _EVERY
+    | _AFTER_ATTENTION
+    | {
+        "ffn_norm": "pre_feedforward_layernorm",
+        "pre_ffw_norm_2": "pre_feedforward_layernorm_2",
+        "post_ffw_norm_1": "post_feedforward_layernorm_1",
+        "post_ffw_norm_2": "post_feedforward_layernorm_2",
+        "inp_gate": "per_layer_input_gate",
+        "proj": "per_layer_projection",
+        "post_norm": "post_per_layer_input_norm",
+        "ffn_gate_inp": "router.proj",
+        "ffn_gate_up_exps": "experts.{}.gate_proj",
+        "ffn_down_exps": "experts.{}.down_proj",
+    },
     "gpt-oss": {k: v for k, v in _EVERY.items() if k != "ffn_norm"}
     | {"post_attention_norm": "post_attention_layernorm", "attn_sinks": "self_attn.sinks"}
     | _EXPERTS
@@ -202,7 +230,7 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     | _GRANITE_EXPERTS
     | {"ffn_gate_inp": "block_sparse_moe.router.layer"}
     | _GRANITE_SHARED
-    | {name.removesuffix("_shexp"): held for name, held in _GRANITE_SHARED.items()}
+    | _GRANITE_ALONE
     | {held: f"mamba.{name}" for held, name in _MAMBA.items()},
     "nemotron_h": _NEMOTRON,
     "nemotron_h_moe": _NEMOTRON,
@@ -212,6 +240,30 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     | {"attn_qkv": "linear_attn.in_proj_qkvz", "attn_gate": "linear_attn.in_proj_qkvz"}
     | {"ssm_ba": "linear_attn.in_proj_ba"},
 }
+_DRAFTING = (
+    *("cohere2moe", "deepseek32", "exaone-moe", "glm-dsa", "glm4moe", "hy_v3"),
+    *("qwen35", "qwen35moe", "qwen3next"),
+)
+"""Architectures whose files may have layers of multi-token prediction behind the decoder's."""
+
+_DRAFTS = {
+    "nextn.eh_proj": "eh_proj",
+    "nextn.enorm": "enorm",
+    "nextn.hnorm": "hnorm",
+    "nextn.embed_tokens": "embed_tokens",
+    "nextn.shared_head_head": "shared_head.head",
+    "nextn.shared_head_norm": "shared_head.norm",
+}
+"""What such a layer has beside a decoder layer's tensors."""
+
+AROUND_DRAFTS = {
+    "eh_proj.": "mtp.fc.",
+    "enorm.": "mtp.pre_fc_norm_embedding.",
+    "hnorm.": "mtp.pre_fc_norm_hidden.",
+    "shared_head.norm.": "mtp.norm.",
+}
+"""Beginnings of these behind "layers.N.", of a source that has its MTP layer in a module of its own (Qwen)."""
+
 _BIASES = {
     "minimax-m2": "block_sparse_moe.e_score_correction_bias",
     "glm4moe": "mlp.gate.e_score_correction_bias",
@@ -230,6 +282,15 @@ _BIASES = {
 _BARE = {"attn_sinks.weight": "self_attn.sinks", "ssm_a": "{}.A_log", "ssm_d": "{}.D", "ssm_dt.bias": "{}.dt_bias"}
 """Tensors of a block that are no weight or bias of a module on disk."""
 
+_ALONE: Mapping[str, Mapping[str, str]] = {
+    "gemma4": {
+        "layer_output_scale.weight": "layer_scalar",
+        "ffn_gate_inp.scale": "router.scale",
+        "ffn_down_exps.scale": "router.per_expert_scale",
+    },
+}
+"""The same of one architecture."""
+
 _MIXERS = {"nemotron_h": "mixer", "nemotron_h_moe": "mixer", "granitehybrid": "mamba"}
 """What the recurrent module is called, where it is not a delta net's linear_attn."""
 
@@ -243,7 +304,7 @@ _ELSEWHERE: Mapping[str, Mapping[str, str]] = {
 
 _IN_PARTS = {
     "granitemoe": ("ffn_gate_shexp", "ffn_up_shexp"),
-    "granitehybrid": ("ffn_gate_shexp", "ffn_up_shexp", "ffn_gate", "ffn_up"),
+    **dict.fromkeys((GRANITE_4, "granitehybrid"), ("ffn_gate_shexp", "ffn_up_shexp", "ffn_gate", "ffn_up")),
     "qwen3next": ("attn_qkv", "attn_gate"),
 }
 """Parts of one matrix on disk: gate (or queries, keys and values) first, up (or what gates the output) second."""
@@ -256,7 +317,7 @@ COMPUTED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short
 
 PAIRED_ROPE = (
     *("llama", "arcee", "smollm3", "mistral3", "granite", "granitemoe", "granite_swa", "granitehybrid", "olmo"),
-    *("nemotron_h", "nemotron_h_moe"),
+    *("nemotron_h", "nemotron_h_moe", GRANITE_4),
 )
 """Architectures whose q and k rows llama.cpp takes interleaved: row 2i + j of a head is row i + j * D/2 on disk."""
 
@@ -309,6 +370,9 @@ def place_of(arch: str, name: str) -> Place | None:
         return Place(prefix + _BIASES[arch]) if known else None
     if arch in _LATENT_ARCHITECTURES and part in ("attn_k_b", "attn_v_b"):
         return Place(f"{prefix}self_attn.kv_b_proj.weight", half=part[5])
+    alone = _ALONE.get(arch, {}).get(name.split(".", 2)[2])
+    if alone is not None:
+        return Place(prefix + alone)
     bare = _BARE.get(name.split(".", 2)[2])
     tiles = _tiles(part) if arch in _DELTA_NETS else ""
     if bare is not None:
@@ -316,7 +380,7 @@ def place_of(arch: str, name: str) -> Place | None:
         held = part in _TABLES.get(arch, {}) if part == "attn_sinks" else bool(mixer)
         change, flat = "minus exp" if part == "ssm_a" else "", arch in _MIXERS
         return Place(prefix + bare.format(mixer), change=change, tiles=tiles, flat=flat) if held else None
-    known_name = _TABLES.get(arch, {}).get(part)
+    known_name = _TABLES.get(arch, {}).get(part) or (_DRAFTS.get(part) if arch in _DRAFTING else None)
     if known_name is None or kind is None:
         return None
     one_plus = kind == "weight" and part != "ssm_norm" and part.endswith(_ONE_PLUS.get(arch, ("?",)))

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+from sixfold.checkpoint.storage.safetensors_header import TORCH_DTYPES
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.model.source import Source
 
@@ -38,7 +39,7 @@ class HeldSource:
             return
         self._held, names = {}, self.layers.get(layer, [])
         with ThreadPoolExecutor(_READERS) as readers:
-            self._held = dict(zip(names, readers.map(self._read, names), strict=True))
+            self._held = dict(zip(names, readers.map(self._whole, names), strict=True))
         self._layer = layer
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
@@ -56,6 +57,15 @@ class HeldSource:
             made = make(self.read(key[0]))
             self._made = key, made
         return made
+
+    def _whole(self, name: str) -> torch.Tensor:
+        """By way of pinned memory to a GPU, which PyTorch keeps for the next."""
+        if self.device.type == "cpu":
+            return self._read(name)
+        tensor = self.source.checkpoint.tensors[name]
+        read = torch.empty(tensor.shape, dtype=TORCH_DTYPES[tensor.dtype], pin_memory=True)
+        self.source.checkpoint.read_into(name, read)
+        return read.to(self.device)
 
     def _read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
         shape = self.source.checkpoint.tensors[name].shape

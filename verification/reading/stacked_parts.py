@@ -55,5 +55,5 @@ def stacked_parts(scheme: Scheme, parts: Sequence[Parts], rows: int, device: tor
             dim = 1 if scheme.method == AWQ else 0
             width = each[0].element_size()
             raw = [one.view(torch.uint8) if width == 1 else one for one in each]
-            found[suffix] = torch.cat(raw, dim).view(each[0].dtype).to(device)
+            found[suffix] = torch.cat([one.to(device) for one in raw], dim).view(each[0].dtype)
     return found

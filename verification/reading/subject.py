@@ -6,9 +6,9 @@ from functools import cached_property
 
 from sixfold.model.architecture import Linear
 from sixfold.model.source import Source
-from verification.reading.blueprint import Blueprint
 from verification.reading.declared import Declared, Scheme
 from verification.reading.folder import Folder, modules_of
+from verification.reading.required_tensors import Blueprint
 from verification.reading.stored_parts import QUANTIZED_PARTS
 
 

@@ -9,7 +9,7 @@ from verification.reading.folder import CONFIG, MODELOPT_CONFIG
 from verification.reading.subject import Subject
 from verification.structure.config_difference import differences
 from verification.structure.config_itself import refused_key
-from verification.structure.shown import shown
+from verification.structure.json_in_sentences import shown
 
 EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _IDLE = "zero_expert_num"

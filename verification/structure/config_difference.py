@@ -8,7 +8,7 @@ gives the other side the same value.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from verification.structure.shown import shown
+from verification.structure.json_in_sentences import shown
 
 HARMLESS = frozenset(
     """

@@ -9,7 +9,7 @@ from sixfold.model.meta_model import transformers_config
 from verification.finding import Finding
 from verification.reading.folder import CONFIG
 from verification.reading.subject import Subject
-from verification.structure.shown import shown
+from verification.structure.json_in_sentences import shown
 
 _REMEDY = "take the value from the source's config.json"
 _EPSILON = re.compile(r"(^|_)(eps|epsilon)$")

@@ -6,16 +6,16 @@ from pathlib import Path
 from sixfold.errors import SixfoldError
 from sixfold.model.source import Source
 from verification.finding import Finding, run_checks
-from verification.reading.blueprint import Blueprint, blueprint_from_config, blueprint_of
 from verification.reading.declared import declared
 from verification.reading.folder import Folder, open_folder
+from verification.reading.required_tensors import Blueprint, blueprint_from_config, blueprint_of
 from verification.reading.subject import Subject
 from verification.structure import (
     carried,
     config,
     config_itself,
-    doubles,
     drafts,
+    duplicate_tensors,
     files,
     json_files,
     names,
@@ -76,7 +76,7 @@ CHECKS: tuple[Check, ...] = (
     scales.check_outliers,
     scales.check_dimensions,
     scales.check_nvfp4_range,
-    doubles.check_doubles,
+    duplicate_tensors.check_doubles,
 )
 
 

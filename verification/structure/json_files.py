@@ -9,7 +9,7 @@ from sixfold.boundary.json_text import parse_json
 from sixfold.errors import SixfoldError
 from verification.finding import Finding
 from verification.reading.subject import Subject
-from verification.structure.shown import shown
+from verification.structure.json_in_sentences import shown
 
 _OWN = ("manifest.json", "run.json", "verification.json", "README.figures.json")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 
 from verification.finding import EXPORT_AGAIN, Finding
-from verification.reading.blueprint import Blueprint
+from verification.reading.required_tensors import Blueprint
 from verification.reading.stored_parts import CACHE_SCALES, OTHERS, QUANTIZED_PARTS
 from verification.reading.subject import Subject
 

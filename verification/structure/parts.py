@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from sixfold.model.architecture import Linear
 from verification.finding import EXPORT_AGAIN, Finding, Severity
-from verification.reading.blueprint import Blueprint
 from verification.reading.declared import COMPRESSED_TENSORS, METHODS, Scheme, engine_names
 from verification.reading.folder import CONFIG
+from verification.reading.required_tensors import Blueprint
 from verification.reading.stored_parts import CACHE_SCALES, FLOATS, QUANTIZED_PARTS, Part, parts_of
 from verification.reading.subject import Subject
 

@@ -15,7 +15,7 @@ from verification.reading.declared import AWQ, COMPRESSED_TENSORS, FP8, METHODS,
 from verification.reading.folder import CONFIG, MODELOPT_CONFIG
 from verification.reading.stored_parts import CACHE_SCALES
 from verification.reading.subject import Subject
-from verification.structure.shown import shown
+from verification.structure.json_in_sentences import shown
 
 _WHERE = f"{CONFIG}: quantization_config"
 _UNPACKS = "engines unpack the weights, or round their inputs, by something else than they were made for"

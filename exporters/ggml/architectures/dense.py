@@ -6,6 +6,8 @@ from dataclasses import replace
 from gguf import GGUFWriter
 
 from exporters.ggml.architectures.entry import (
+    GRANITE_MIXERS,
+    GRANITE_SHARED,
     NORMS,
     SCALES,
     VOCAB,
@@ -13,6 +15,7 @@ from exporters.ggml.architectures.entry import (
     Entry,
     deepstack,
     granite_keys,
+    granite_replaced,
     granite_vocabulary,
     half_rotated,
     llama_keys,
@@ -82,7 +85,12 @@ DENSE: Mapping[str, Entry] = {
     "llama": _LLAMA,
     "arcee": _LLAMA,
     "smollm3": _LLAMA,
-    "granite": replace(_LLAMA, table=(*VOCAB, *SCALES), extra=granite_keys, replaced={"head_dim": None}),
+    "granite": replace(
+        _LLAMA,
+        table=(*VOCAB, *SCALES, *GRANITE_SHARED, *GRANITE_MIXERS),
+        extra=granite_keys,
+        replaced=granite_replaced,
+    ),
     "gemma3": Entry((), _gemma3, one_plus=NORMS, fixed={"query_pre_attn_scalar": lambda config: _gemma3_scale(config)}),
     "seed_oss": Entry(),
     "command-r": Entry((("add_logit_scale", ("logit_scale",)),), without_scaling),

@@ -8,6 +8,9 @@ from gguf import GGUFWriter, RopeScalingType
 
 from exporters.ggml.architectures.rotary import Config, head_size, rope_of, rotary_size
 
+DRAFTS = "drafts held"
+"""Beside a config's fields: how many MTP layers the file holds behind the decoder's, whatever config.json says."""
+
 Table = tuple[tuple[str, tuple[str, ...]], ...]
 
 EXPERT_SIZES: Table = (
@@ -29,6 +32,14 @@ SCALES: Table = (
     ("add_residual_scale", ("residual_multiplier",)),
     ("add_logit_scale", ("logits_scaling",)),
 )
+GRANITE_SHARED: Table = (("add_expert_shared_feed_forward_length", ("shared_intermediate_size",)),)
+GRANITE_MIXERS: Table = (
+    ("add_ssm_conv_kernel", ("mamba_d_conv",)),
+    ("add_ssm_state_size", ("mamba_d_state",)),
+    ("add_ssm_group_count", ("mamba_n_groups",)),
+    ("add_ssm_time_step_rank", ("mamba_n_heads",)),
+)
+GRANITE_4 = "granitemoehybrid"
 NORMS = r"norm\.weight$"
 """Of `Entry.one_plus`: all norms."""
 
@@ -68,6 +79,17 @@ def without_scaling(writer: GGUFWriter, config: Config) -> None:
 
 def granite_keys(writer: GGUFWriter, config: Config) -> None:
     writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
+    if config["model_type"] == GRANITE_4:
+        writer.add_rope_scaling_finetuned(True)  # llama.cpp reads it as "rotary positions"
+        writer.add_ssm_inner_size(config["mamba_n_heads"] * config["mamba_d_head"])
+
+
+def granite_replaced(config: Config) -> Config:
+    """Of Granite 4 a number of heads for each layer, as its recurrent ones would have none, and sizes of these."""
+    if config["model_type"] != GRANITE_4:
+        return {"head_dim": None, **dict.fromkeys(name for _, (name,) in GRANITE_MIXERS)}
+    heads = config.get("num_key_value_heads") or config["num_attention_heads"]
+    return {"head_dim": None, "num_key_value_heads": [heads] * config["num_hidden_layers"]}
 
 
 def deepstack(writer: GGUFWriter, config: Config) -> None:
@@ -100,7 +122,7 @@ class Entry:
 
     table: Table = ()
     extra: Callable[[GGUFWriter, Config], None] = nothing
-    replaced: Config | None = None
+    replaced: Config | Callable[[Config], Config] | None = None
     gating: Mapping[str, str] | None = None
     renormalized: bool | None = None
     paired_rope: bool = False

@@ -6,13 +6,15 @@ from dataclasses import replace
 from gguf import GGUFWriter
 
 from exporters.ggml.architectures.entry import (
+    DRAFTS,
     EXPERT_SIZES,
+    GRANITE_MIXERS,
+    GRANITE_SHARED,
     SCALES,
     SHARED_EXPERTS,
     VOCAB,
     Entry,
     Table,
-    granite_keys,
 )
 from exporters.ggml.architectures.rotary import Config, head_size, rope_of, rotary_size
 
@@ -54,7 +56,8 @@ def _delta_net(writer: GGUFWriter, config: Config) -> None:
     kinds = [*config["layer_types"], "full_attention"]
     writer.add_full_attention_interval(kinds.index("full_attention") + 1)
     writer.add_rope_dimension_count(rotary_size(config, 0.25))
-    writer.add_array(f"{writer.arch}.attention.recurrent_layers", [kind in RECURRENT for kind in config["layer_types"]])
+    recurrent = [kind in RECURRENT for kind in config["layer_types"]] + [False] * (config.get(DRAFTS) or 0)
+    writer.add_array(f"{writer.arch}.attention.recurrent_layers", recurrent)
 
 
 def _axial_delta_net(writer: GGUFWriter, config: Config) -> None:
@@ -69,7 +72,7 @@ def _mamba(writer: GGUFWriter, config: Config) -> None:
 
 
 def _granite_hybrid(writer: GGUFWriter, config: Config) -> None:
-    granite_keys(writer, config)
+    writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
     _mamba(writer, config)
     kinds = config.get("layers_block_type") or config["layer_types"]
     _heads_of_keys(writer, config, (kind not in RECURRENT for kind in kinds))
@@ -129,11 +132,8 @@ HYBRID: Mapping[str, Entry] = {
         (
             *VOCAB,
             *SCALES,
-            ("add_expert_shared_feed_forward_length", ("shared_intermediate_size",)),
-            ("add_ssm_conv_kernel", ("mamba_d_conv",)),
-            ("add_ssm_state_size", ("mamba_d_state",)),
-            ("add_ssm_group_count", ("mamba_n_groups",)),
-            ("add_ssm_time_step_rank", ("mamba_n_heads",)),
+            *GRANITE_SHARED,
+            *GRANITE_MIXERS,
         ),
         _granite_hybrid,
         {"head_dim": None, "num_key_value_heads": None, "max_position_embeddings": None},

@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from gguf import GGUFWriter
 
 from exporters.ggml.architectures.entry import (
+    DRAFTS,
     EXPERT_SIZES,
+    GRANITE_MIXERS,
+    GRANITE_SHARED,
     SCALES,
     SHARED_EXPERTS,
     VOCAB,
@@ -14,6 +17,7 @@ from exporters.ggml.architectures.entry import (
     Table,
     deepstack,
     granite_keys,
+    granite_replaced,
     granite_vocabulary,
     half_rotated,
     leading_dense,
@@ -21,6 +25,7 @@ from exporters.ggml.architectures.entry import (
     windows,
     without_scaling,
 )
+from exporters.ggml.architectures.gemma4 import GEMMA_4
 from exporters.ggml.architectures.rotary import Config, head_size, rope_of, rotary_size
 
 
@@ -32,7 +37,8 @@ def _afmoe(writer: GGUFWriter, config: Config) -> None:
 def _exaone_moe(writer: GGUFWriter, config: Config) -> None:
     windows(writer, config)
     without_scaling(writer, config)
-    writer.add_nextn_predict_layers(0)  # transformers runs none, and none are written
+    if not config.get(DRAFTS):
+        writer.add_nextn_predict_layers(0)  # it is written of every file
     writer.add_expert_shared_feed_forward_length(config["moe_intermediate_size"] * config["num_shared_experts"])
 
 
@@ -130,7 +136,6 @@ def _first(value: int | list[int]) -> int:
     return value[0] if isinstance(value, list) else value
 
 
-_GRANITE_SHARED: Table = (("add_expert_shared_feed_forward_length", ("shared_intermediate_size",)),)
 _INDEXER: Table = (
     ("add_indexer_head_count", ("index_n_heads",)),
     ("add_indexer_key_length", ("index_head_dim",)),
@@ -146,10 +151,11 @@ _ONE_GROUP: Config = {"num_key_value_heads": 1, "head_dim": None}
 """Of latent attention, see `_latent_attention`."""
 
 MIXTURE: Mapping[str, Entry] = {
+    "gemma4": GEMMA_4,
     "granitemoe": Entry(
-        (*VOCAB, *SCALES, *_GRANITE_SHARED),
+        (*VOCAB, *SCALES, *GRANITE_SHARED, *GRANITE_MIXERS),
         granite_keys,
-        {"head_dim": None},
+        granite_replaced,
         paired_rope=True,
         rope_factors=True,
         begins=granite_vocabulary,
@@ -214,7 +220,7 @@ MIXTURE: Mapping[str, Entry] = {
         {"intermediate_size": None},
     ),
     "granite_swa": Entry(
-        (*VOCAB, *SCALES, *_GRANITE_SHARED),
+        (*VOCAB, *SCALES, *GRANITE_SHARED),
         _granite_swa,
         {"head_dim": None},
         paired_rope=True,

@@ -11,6 +11,9 @@ from sixfold.errors import SixfoldError
 
 Config = Mapping[str, Any]
 
+_BY_FACTORS = ("llama3", "proportional")
+_NEVER_TURNS = 1e30
+
 
 def rope_of(config: Config) -> Mapping[str, Any]:
     """Rotary parameters of full attention: rope_theta, rope_type and what belongs to the type."""
@@ -39,17 +42,22 @@ def write_rope(writer: GGUFWriter, rope: Mapping[str, Any]) -> None:
         ):
             if rope.get(key) is not None:
                 method(rope[key])
-    elif kind not in ("default", "llama3"):
+    elif kind not in ("default", *_BY_FACTORS):
         raise SixfoldError(f"rotary scaling {kind!r} cannot be written into a GGUF file", "leave the gguf recipes out")
 
 
 def rope_frequency_factors(config: Config) -> torch.Tensor | None:
-    """Llama 3's scaling, which llama.cpp takes as a tensor: what each frequency is divided by, float32 [head size / 2].
+    """Scalings that llama.cpp takes as a tensor: what each frequency is divided by, float32 [head size / 2]. None where
+    the rotary type is another.
 
-    Long wavelengths are divided by `factor`, short ones are left alone, those between are interpolated. None where the
-    rotary type is another. Formula: "llama3" in transformers' modeling_rope_utils.
+    Llama 3's: long wavelengths are divided by `factor`, short ones are left alone, those between are interpolated.
+    Gemma 4's "proportional": the first share of a head's channels turns, the others do not. Formulas: transformers'
+    modeling_rope_utils.
     """
     rope = rope_of(config)
+    if rope["rope_type"] == "proportional":
+        half, turning = head_size(config) // 2, int(head_size(config) * rope["partial_rotary_factor"] / 2)
+        return torch.tensor([1.0] * turning + [_NEVER_TURNS] * (half - turning))
     if rope["rope_type"] != "llama3":
         return None
     size, base, factor = head_size(config), rope.get("rope_theta", 10000.0), rope["factor"]

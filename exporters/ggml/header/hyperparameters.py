@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from gguf import ExpertGatingFuncType, GGUFWriter
 
 from exporters.ggml.architectures.dense import DENSE
-from exporters.ggml.architectures.entry import Entry, Table
+from exporters.ggml.architectures.entry import DRAFTS, Entry, Table
 from exporters.ggml.architectures.hybrid import HYBRID
 from exporters.ggml.architectures.mixture import MIXTURE
 from exporters.ggml.architectures.rotary import Config, rope_of, write_rope
@@ -19,7 +19,6 @@ ENTRIES: Mapping[str, Entry] = {**DENSE, **MIXTURE, **HYBRID}
 """By llama.cpp's architecture name."""
 
 _EVERY: Table = (
-    ("add_block_count", ("num_hidden_layers",)),
     ("add_context_length", ("max_position_embeddings",)),
     ("add_embedding_length", ("hidden_size",)),
     ("add_feed_forward_length", ("intermediate_size_mlp", "intermediate_size")),
@@ -28,7 +27,7 @@ _EVERY: Table = (
     ("add_layer_norm_rms_eps", ("rms_norm_eps", "norm_eps")),
     ("add_layer_norm_eps", ("layer_norm_eps", "norm_epsilon")),
     ("add_expert_count", ("num_local_experts", "num_experts", "n_routed_experts")),
-    ("add_expert_used_count", ("num_experts_per_tok",)),
+    ("add_expert_used_count", ("num_experts_per_tok", "top_k_experts")),
     ("add_expert_group_count", ("n_group",)),
     ("add_expert_group_used_count", ("topk_group",)),
     ("add_key_length", ("head_dim",)),
@@ -38,12 +37,16 @@ _GATING = {"sigmoid": ExpertGatingFuncType.SIGMOID, "softmax": ExpertGatingFuncT
 
 
 def write_hyperparameters(writer: GGUFWriter, arch: str, config: Config) -> None:
-    """Add all `<arch>.*` keys. config: as from `sixfold.model.meta_model.completed`.
+    """Add all `<arch>.*` keys. config: as from `sixfold.model.meta_model.completed`, with DRAFTS of the file.
 
     Raises SixfoldError where llama.cpp has no key for something.
     """
     entry = ENTRIES[arch]
     own, config = config, as_stated(arch, config)
+    drafts = config.get(DRAFTS) or 0
+    writer.add_block_count(config["num_hidden_layers"] + drafts)
+    if drafts:
+        writer.add_nextn_predict_layers(drafts)
     for method, keys in (*_EVERY, *entry.table):
         value = next((config[key] for key in keys if config.get(key) is not None), None)
         if value is not None:
@@ -69,7 +72,8 @@ def write_hyperparameters(writer: GGUFWriter, arch: str, config: Config) -> None
 
 def as_stated(arch: str, config: Config) -> Config:
     """The config with the values that the file of this architecture states otherwise."""
-    return {**config, **(ENTRIES[arch].replaced or {})}
+    replaced = ENTRIES[arch].replaced
+    return {**config, **((replaced(config) if callable(replaced) else replaced) or {})}
 
 
 def differences(arch: str, config: Config) -> Iterable[str]:

@@ -91,7 +91,9 @@ def headers(
     _general(writer, checkpoint).set_gguf_meta_model(writer)
     write_hyperparameters(writer, arch, config)
     if preset is not None:
-        writer.add_file_type(file_type(preset))
+        held = {tensor.qtype for tensors in files for tensor in tensors}
+        kept = GGMLQuantizationType.MXFP4 in held and preset in ("F32", "F16", "BF16")
+        writer.add_file_type(LlamaFileType.MOSTLY_MXFP4_MOE if kept else file_type(preset))
     writer.add_quantization_version(GGML_QUANT_VERSION)
     vocab = next(t.shape[0] for tensors in files for t in tensors if t.name == "token_embd.weight")
     if has_tokenizer(checkpoint):

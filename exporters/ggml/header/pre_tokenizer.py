@@ -12,6 +12,7 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 
+from sixfold.boundary.tiktoken_model import KIMI
 from sixfold.errors import SixfoldError
 
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -45,6 +46,7 @@ KNOWN: Mapping[str, tuple[tuple[str, ...], bool]] = {
     "qwen35": ((_QWEN35,), False),
     "gpt-4o": ((_GPT4O,), False),
     "tekken": ((_TEKKEN,), True),
+    "kimi-k2": ((KIMI,), False),
     "deepseek-v3": ((r"\p{N}{1,3}", _CJK, _DEEPSEEK), False),
 }
 """llama.cpp's name -> (regular expressions in turn, whether whole words of the vocabulary skip the merges). Several of

@@ -7,7 +7,7 @@ special tokens and the chat template from the files beside it.
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,19 @@ from gguf import GGUFWriter, SpecialVocab, TokenType
 from tokenizers import Tokenizer
 
 from exporters.ggml.header.pre_tokenizer import pre_tokenizer_name
+from sixfold.boundary.tiktoken_model import tiktoken_tokenizer
 from sixfold.boundary.tokenizer_json import read_tokenizer_json
 from sixfold.errors import SixfoldError
 
 FILE = "tokenizer.json"
 _SPACE = "\u2581"
 _BYTE_TOKENS = {f"<0x{byte:02X}>" for byte in range(256)}
+
+_BY_MERGES = "gemma4"
+"""Architecture, and name of its tokenizer: text with a mark for spaces, put together by merges and not by scores."""
+
+_VISIBLE = frozenset('<|channel> <channel|> <|tool_call> <tool_call|> <|tool_response> <tool_response|> <|"|>'.split())
+"""Special tokens of Gemma 4 that readers of its answers look for."""
 
 _GLM_SPECIAL = {"bos": "[gMASK]", "eot": "<|user|>", "unk": "<|endoftext|>", "eom": "<|observation|>"}
 """What GLM-4's turns begin and end with; its files do not say so in a way that SpecialVocab reads."""
@@ -49,8 +56,11 @@ def write_tokenizer(
             f"{folder / FILE} is a tokenizer of type {model.get('type')}, GGUF export supports only BPE",
             "leave the gguf recipes out for this model",
         )
-    spaces = _is_sentence_piece(parsed)
-    if spaces:
+    spaces, by_merges = _is_sentence_piece(parsed), arch == _BY_MERGES
+    if by_merges:
+        tokens = [replace(t, kind=TokenType.USER_DEFINED) if t.text in _VISIBLE else t for t in tokens]
+        writer.add_tokenizer_model(_BY_MERGES)
+    elif spaces:
         writer.add_tokenizer_model("llama")
         writer.add_tokenizer_pre(pre or "default")
     else:
@@ -58,16 +68,19 @@ def write_tokenizer(
         writer.add_tokenizer_pre(pre or pre_tokenizer_name(tokenizer, model, arch))
     writer.add_token_list([token.text for token in tokens])
     if spaces:
-        writer.add_token_scores(_scores(model, tokens))
-        if not _begins_with_space(parsed):
+        writer.add_token_scores([-1000.0] * len(tokens) if by_merges else _scores(model, tokens))
+        if by_merges or not _begins_with_space(parsed):
             writer.add_add_space_prefix(False)
     writer.add_token_types([token.kind for token in tokens])
-    _write_special(writer, folder, parsed, arch, merges=not spaces, begins=begins)
+    _write_special(writer, folder, parsed, arch, merges=by_merges or not spaces, begins=begins)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], Any]:
     path = folder / FILE
     if not path.is_file():
+        ranked = tiktoken_tokenizer(folder)
+        if ranked is not None:
+            return json.loads(ranked.to_str()), ranked
         raise SixfoldError(
             f"there is no {FILE} in {folder}, and a GGUF file must hold its tokenizer",
             "save the tokenizer with transformers' AutoTokenizer.save_pretrained into the model folder",
@@ -159,6 +172,8 @@ def _write_special(
         for kind, text in _GLM_SPECIAL.items() if "[gMASK]" in ids else ():
             if text in ids:
                 special.special_token_ids.setdefault(kind, ids[text])
+    if merges and not special.merges:  # of ranks, which SpecialVocab does not read
+        special.merges = [" ".join(pair) for pair in parsed["model"]["merges"]]
     if begins is not None:
         special.add_special_token.setdefault("bos", begins)
     logging.getLogger("gguf.vocab").setLevel(logging.ERROR)

@@ -24,7 +24,7 @@ class Pieces:
     def __init__(self, source: Checkpoint, whole: Iterable[TensorSlice]) -> None:
         self._stored = source.as_stored
         self._slices = source.slices
-        self._place = {name: place for place, name in enumerate(self._stored.tensors)}
+        self._place = {name: place for place, name in enumerate((*self._stored.tensors, *self._stored.quantized))}
         asked: dict[str, list[TensorSlice]] = {}
         for part in dict.fromkeys(map(self._as_stored, whole)):
             asked.setdefault(part.name, []).append(part)
@@ -64,7 +64,7 @@ class Pieces:
 
     def _of_tensor(self, name: str) -> list[Piece]:
         if name not in self._cut:
-            tensor = self._stored.tensors[name]
+            tensor = self._stored.named(name)
             rows = tensor.shape[0] if tensor.shape else 1
             row_bytes = tensor.nbytes // max(1, rows)
             spans = _spans(self._asked.pop(name, ()), rows, max(1, BLOCK // max(1, row_bytes)))

@@ -18,10 +18,15 @@ MAX_OPEN = 64
 
 class WeightFolder:
     """The weight files of one folder. Descriptors are opened on first use, shared by all threads (positional reads
-    have no cursor) and closed when the object goes. Pickled, it is the folder's path."""
+    have no cursor) and closed when the object goes. Pickled, it is the folder's path.
 
-    def __init__(self, folder: Path) -> None:
+    pinned: whether tensors are read into pinned memory, as what goes on to a GPU is: PyTorch keeps it for the next one,
+    where new pages take longer than the read.
+    """
+
+    def __init__(self, folder: Path, *, pinned: bool = False) -> None:
         self.folder = folder
+        self.pinned = pinned
         self._lock = Lock()
         self._open: dict[str, int] = {}
         self._users: dict[str, int] = {}
@@ -35,7 +40,7 @@ class WeightFolder:
         whole = tensor.shape[0] if tensor.shape else 1
         shape = (stop - start, *tensor.shape[1:]) if tensor.shape else ()
         row = tensor.nbytes // whole if whole else 0
-        result = torch.empty(shape, dtype=TORCH_DTYPES[tensor.dtype])
+        result = torch.empty(shape, dtype=TORCH_DTYPES[tensor.dtype], pin_memory=self.pinned)
         if result.numel():
             self.read_into(tensor.file, tensor.offset + start * row, result.reshape(-1).view(torch.uint8).numpy().data)
         return result

@@ -128,6 +128,33 @@ class Mxfp4:
             out[expert : expert + 1].copy_(self.read(folder, expert, expert + 1))
 
 
+@dataclass(frozen=True)
+class Mxfp4Blocks:
+    """The same as it is stored: U8 [E, R, G, 17], of each block its scale and its 16 bytes of values."""
+
+    blocks: StoredTensor
+    scales: StoredTensor
+    kind = "plain"
+    dtype = "U8"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.scales.shape, self.blocks.shape[-1] + 1)
+
+    def read(self, folder: WeightFolder, start: int, stop: int) -> torch.Tensor:
+        scales = folder.rows(self.scales, start, stop).unsqueeze(-1)
+        return torch.cat([scales, folder.rows(self.blocks, start, stop)], -1)
+
+    def read_into(self, folder: WeightFolder, out: torch.Tensor) -> None:
+        out.copy_(_whole(self, folder))
+
+
+def as_quantized(logical: Mapping[str, StoredAs]) -> dict[str, StoredAs]:
+    """What formats may hold as it is stored, by the names on disk."""
+    found = (tensor for tensor in logical.values() if isinstance(tensor, Mxfp4))
+    return {tensor.blocks.name: Mxfp4Blocks(tensor.blocks, tensor.scales) for tensor in found}
+
+
 def _whole(tensor: StoredAs, folder: WeightFolder) -> torch.Tensor:
     return tensor.read(folder, 0, tensor.shape[0] if tensor.shape else 1)
 

@@ -18,7 +18,7 @@ def test_products_of_a_dense_model(tmp_path: Path) -> None:
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     q, kv = (config[key] * config["head_dim"] for key in ("num_attention_heads", "num_key_value_heads"))
     weights = hidden * (q + 2 * kv) + q * hidden + 3 * hidden * inner
-    speed = MachineSpeed(2, "", read=1e6, write=1e5, digest=1, products=1e3, rounding={}, kept=1e4, moved=1)
+    speed = MachineSpeed(2, "", read=1e6, write=1e5, digest=1, products=1e3, singles=1, rounding={}, kept=1e4, moved=1)
     plain = Calibration(samples=2, length=8, moments=False)
     disk, work = pass_seconds(source, plain, speed)
     assert work["products"] == pytest.approx(16 * 2 * weights / 1e3)
@@ -32,7 +32,7 @@ def test_products_of_a_dense_model(tmp_path: Path) -> None:
 
 
 def test_of_experts_a_token_meets_a_few(tmp_path: Path) -> None:
-    speed = MachineSpeed(2, "", read=1, write=1, digest=1, products=1, rounding={}, kept=1, moved=1)
+    speed = MachineSpeed(2, "", read=1, write=1, digest=1, products=1, singles=1, rounding={}, kept=1, moved=1)
     profile = Calibration(samples=1, length=1, moments=False)
     few, all_of_them = (
         pass_seconds(open_source(make_family("mixtral", tmp_path / f"{k}", num_experts_per_tok=k)), profile, speed)[1]

@@ -50,13 +50,20 @@ def undisturbed(work: Path, folder: Path = DEMO) -> dict[str, bytes]:
     return bytes_in(work, reached)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What an undisturbed pass over the demo leaves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batching, "BATCH_TOKENS", 96)
+        return undisturbed(tmp_path_factory.mktemp("whole"))
+
+
 @pytest.mark.parametrize("finished", [0, 1, 2])
 @pytest.mark.parametrize("batches", [0, 2])
 def test_a_broken_pass_goes_on_and_ends_in_the_same_bytes(
-    finished: int, batches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: int, batches: int, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Broken after some layers, and some batches into the next."""
-    want = undisturbed(tmp_path / "whole")
     source = open_source(DEMO)
     texts = texts_for(source)
     ran: list[int | None] = []
@@ -82,22 +89,23 @@ def test_a_broken_pass_goes_on_and_ends_in_the_same_bytes(
         run_pass(source, texts, PROFILE, tmp_path, key="k", device=CPU, progress=silent)
     ran.clear()
     reached = run_pass(source, texts, PROFILE, tmp_path, key="k", device=CPU, progress=silent)
-    assert bytes_in(tmp_path, reached) == want
+    assert bytes_in(tmp_path, reached) == whole
     assert set(ran) == set(range(finished, 2))
 
 
-def test_what_another_calibration_left_is_not_used(tmp_path: Path) -> None:
+def test_what_another_calibration_left_is_not_used(whole: dict[str, bytes], tmp_path: Path) -> None:
     source = open_source(DEMO)
     texts = texts_for(source)
     run_pass(source, texts, PROFILE, tmp_path, key="other", device=CPU, progress=silent)
     assert read_reached(tmp_path, "k") is None
     reached = run_pass(source, texts, PROFILE, tmp_path, key="k", device=CPU, progress=silent)
-    assert bytes_in(tmp_path, reached) == undisturbed(tmp_path / "whole")
+    assert bytes_in(tmp_path, reached) == whole
 
 
-def test_torn_hidden_states_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torn_hidden_states_are_noticed(
+    whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After a power loss the files of hidden states may be older than what stands beside them."""
-    want = undisturbed(tmp_path / "whole")
     source = open_source(DEMO)
     with monkeypatch.context() as broken:
         broken.setattr(layer_pass, "without_logits", lambda model: 1 / 0)
@@ -107,10 +115,10 @@ def test_torn_hidden_states_are_noticed(tmp_path: Path, monkeypatch: pytest.Monk
     assert left is not None
     (tmp_path / f"hidden-{left.turn}.bin").write_bytes(b"")
     reached = run_pass(source, texts_for(source), PROFILE, tmp_path, key="k", device=CPU, progress=silent)
-    assert bytes_in(tmp_path, reached) == want
+    assert bytes_in(tmp_path, reached) == whole
 
 
-def test_a_killed_process_leaves_what_the_next_one_needs(tmp_path: Path) -> None:
+def test_a_killed_process_leaves_what_the_next_one_needs(whole: dict[str, bytes], tmp_path: Path) -> None:
     script = f"""
 import os, signal
 from pathlib import Path
@@ -136,7 +144,7 @@ layer_pass.run_pass(
     assert list(left.files) == ["layer-00000.safetensors"]
     source = open_source(DEMO)
     reached = run_pass(source, texts_for(source), PROFILE, tmp_path, key="k", device=CPU, progress=silent)
-    assert bytes_in(tmp_path, reached) == undisturbed(tmp_path / "whole")
+    assert bytes_in(tmp_path, reached) == whole
 
 
 def test_processes_share_the_batches(tmp_path: Path) -> None:

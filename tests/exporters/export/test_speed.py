@@ -12,7 +12,9 @@ from sixfold.recipes.recipe import Recipe, load_recipes
 from sixfold.runner.machine_speed import MachineSpeed, Rounding
 from tests.families import make_family
 
-SPEED = MachineSpeed(2, "", 1e6, 1e5, digest=1e15, products=1, rounding={"fp8": Rounding(3e-6)}, kept=1, moved=1e3)
+SPEED = MachineSpeed(
+    2, "", 1e6, 1e5, digest=1e15, products=1, singles=1, rounding={"fp8": Rounding(3e-6)}, kept=1, moved=1e3
+)
 
 
 @pytest.fixture(scope="module")

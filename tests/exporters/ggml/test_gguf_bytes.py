@@ -24,8 +24,8 @@ from tests.exporters.ggml.gguf_tools import (
 )
 from tests.exporters.ggml.llama_cpp import run
 from tests.families import make_family
+from tests.small_demo import small_demo
 
-DEMO = Path(__file__).parents[3] / "demo" / "minimax-m2-4.6m"
 FIVE = ("Q3_K_M", "IQ4_XS", "Q4_K_M", "Q6_K", "Q8_0")
 
 CASES: dict[str, dict[str, Any]] = {
@@ -40,7 +40,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 def made(case: str, folder: Path) -> Source:
     if case == "demo":
-        return open_source(DEMO)
+        return open_source(small_demo(folder))
     make_family(case, folder, **CASES[case])
     spread(folder)
     save_tokenizer(byte_level_tokenizer([], size=300), folder)

@@ -188,9 +188,9 @@ def test_refusals(tmp_path: Path) -> None:
 
 def test_an_unknown_architecture_is_refused_with_what_is_known() -> None:
     with pytest.raises(
-        SixfoldError, match=r"no GGUF layout is known for model_type gemma4; GGUF is supported for .*llama"
+        SixfoldError, match=r"no GGUF layout is known for model_type kimi_linear; GGUF is supported for .*llama"
     ):
-        gguf_tensor_names({"model_type": "gemma4", "num_hidden_layers": 1}, [])
+        gguf_tensor_names({"model_type": "kimi_linear", "num_hidden_layers": 1}, [])
 
 
 def test_a_hole_in_the_experts_is_refused(tmp_path: Path) -> None:
@@ -234,8 +234,16 @@ def test_layers_that_llama_cpp_has_no_architecture_for_are_refused() -> None:
     assert gguf_architecture({"model_type": "nemotron_h", "hybrid_override_pattern": "MEM*E"}) == "nemotron_h_moe"
     with pytest.raises(SixfoldError, match="some layers of this nemotron_h have experts and others one feed-forward"):
         gguf_architecture({**config, "layers_block_type": ["moe", "mlp"]})
-    with pytest.raises(SixfoldError, match="this granitemoehybrid has no recurrent layer"):
-        gguf_architecture({"model_type": "granitemoehybrid", "layer_types": ["attention"]})
+
+
+def test_granite_4_without_recurrent_layers_is_what_its_forerunners_are() -> None:
+    stated = {"model_type": "granitemoehybrid", "layer_types": ["full_attention"]}
+    granite = {**stated, "position_embedding_type": "rope"}
+    with pytest.raises(SixfoldError, match="attention alone and no rotary positions"):
+        gguf_architecture(stated)
+    assert gguf_architecture({**granite, "num_experts_per_tok": 2}) == "granitemoe"
+    assert gguf_architecture({**granite, "num_experts_per_tok": 0}) == "granite"
+    assert gguf_architecture({**granite, "layer_types": ["linear_attention"]}) == "granitehybrid"
 
 
 def test_a_model_that_sees_is_what_its_decoder_is() -> None:

@@ -17,7 +17,8 @@ from sixfold.errors import UsageError
 from sixfold.model.source import Source, open_source
 from sixfold.recipes.recipe import Calibration, Recipe, load_recipes
 from sixfold.statistics.statistics import Statistics
-from tests.exporters.exported import DEMO, silent
+from tests.exporters.exported import silent
+from tests.small_demo import small_demo
 from verification.reading.weights import CodedWeights, FolderWeights
 from verification.structure.folder_structure import open_subject
 from verification.structure.gguf.structure import open_gguf_subject
@@ -29,8 +30,8 @@ Make = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def demo() -> Source:
-    return open_source(DEMO)
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return open_source(small_demo(tmp_path_factory.mktemp("demo")))
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def test_no_expert_and_no_linear_is_worse_than_rounded_to_nearest(
     """Those of nvfp4-gb10 are made for inputs that are rounded too."""
     compensated = relative_errors(make(name), demo, statistics)
     nearest = relative_errors(make(name, "nearest"), demo, statistics)
-    assert len(compensated) >= 56
+    assert len(compensated) >= 16  # four of attention, three of each of four experts; in GGUF the output too
     assert [linear for linear in nearest if compensated[linear] > nearest[linear]] == []
     assert sum(compensated.values()) < 0.75 * sum(nearest.values())
 

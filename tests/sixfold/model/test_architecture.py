@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sixfold.checkpoint.checkpoint import open_checkpoint
+from sixfold.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from sixfold.errors import SixfoldError
+from sixfold.model import derivation
 from sixfold.model.architecture import Architecture, Linear, require_quantizable
 from sixfold.model.derivation import derive_architecture
 from sixfold.model.source import open_source
@@ -37,6 +38,31 @@ def linear(architecture: Architecture, name: str) -> Linear:
 
 def readers(architecture: Architecture, norm: str) -> set[str]:
     return set(next(found for found in architecture.norms if found.weight == norm).readers)
+
+
+def test_derived_once_for_the_same_config_and_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another config, another shape or another order of tensors is another model."""
+    monkeypatch.setattr(derivation, "_derived", {})
+    whole = open_checkpoint(str(DEMO))
+    known = derive_architecture(whole)
+    asked: list[Checkpoint] = []
+
+    def derived(checkpoint: Checkpoint) -> Architecture:
+        asked.append(checkpoint)
+        return known
+
+    monkeypatch.setattr(derivation, "_derive", derived)
+    assert derive_architecture(open_checkpoint(str(DEMO))) is known
+    assert asked == []
+    name, tensor = next(iter(whole.tensors.items()))
+    others = [
+        replace(whole, config={**whole.config, "num_experts_per_tok": 1}),
+        replace(whole, tensors={**whole.tensors, name: replace(tensor, shape=(1, *tensor.shape))}),
+        replace(whole, tensors=dict(reversed(whole.tensors.items()))),
+    ]
+    for other in others:
+        derive_architecture(other)
+    assert asked == others
 
 
 def test_minimax_m2_demo() -> None:

@@ -16,6 +16,7 @@ from sixfold.errors import SixfoldError, UsageError
 from sixfold.model.bare_config import config_notes
 from sixfold.model.source import Source, describe_source, open_source
 from sixfold.recipes.recipe import load_recipes
+from tests import every_family
 from tests.families import FAMILIES, NOT_LAYER_BY_LAYER, make_family
 
 DEMO = Path(__file__).parents[3] / "demo" / "minimax-m2-4.6m"
@@ -69,6 +70,15 @@ def test_the_config_of_a_family_plans_what_its_checkpoint_does(family: str, tmp_
 def test_the_config_of_an_unusual_family_describes_what_is_on_disk(family: str, tmp_path: Path) -> None:
     folder = make_family(family, tmp_path / "model")
     assert stored(describe_source(str(folder / "config.json"))) == stored(open_source(folder))
+
+
+def test_layers_beside_a_tower_are_called_as_they_are_published(tmp_path: Path) -> None:
+    """Kimi-K2.5: transformers saves the decoder's layers as "blocks" too, as the tower's are."""
+    config = json.loads(every_family.tiny_config("kimi_k25").to_json_string())
+    names = describe_source(config_file(tmp_path, config)).checkpoint.tensors
+    assert "language_model.model.layers.3.self_attn.o_proj.weight" in names
+    assert "vision_tower.encoder.blocks.1.wo.weight" in names
+    assert not any(name.startswith("language_model.model.blocks") for name in names)
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ def test_the_decoder_of_a_checkpoint_that_sees() -> None:
     assert gguf_tensor_names(DELTA, names) == {
         names[0]: "blk.0.ssm_dt.bias",
         names[1]: "blk.1.ffn_up_exps.weight",
+        names[3]: "blk.2.ffn_gate_inp.weight",
         names[4]: "output.weight",
     }
 

@@ -7,6 +7,7 @@ import torch
 
 from sixfold.errors import SixfoldError
 from sixfold.model.layer_calls import record_calls
+from sixfold.model.meta_model import auto_class, transformers_config
 from sixfold.model.source import open_source
 from sixfold.runner.layer_runner import LayerRunner, batches_of
 from sixfold.runner.whole_model import load_model
@@ -39,6 +40,19 @@ def test_the_logits_are_those_of_the_whole_model(family: str, dtype: torch.dtype
     with torch.inference_mode():
         want = whole(input_ids=ids, use_cache=False).logits
     assert torch.equal(layer_by_layer(LayerRunner(source, dtype=dtype, device=CPU), ids), want)
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "llava"])
+def test_all_layers_in_place_are_transformers_own_model(family: str, tmp_path: Path) -> None:
+    """Of families whose tensors transformers calls otherwise than its modules."""
+    source = open_source(every_family.make_family(family, tmp_path))
+    auto = auto_class(source.checkpoint, transformers_config(source.checkpoint.config))
+    ids, told = torch.arange(30, 50)[None], []
+    with torch.no_grad():
+        want = auto.from_pretrained(tmp_path, dtype=torch.float32)(input_ids=ids, use_cache=False).logits
+        with LayerRunner(source, dtype=torch.float32, device=CPU).whole(told.append) as model:
+            assert torch.equal(model(input_ids=ids, use_cache=False).logits, want)
+    assert told == [None, 0, 1, 2, 3]
 
 
 def test_a_sliding_window_is_seen(tmp_path: Path) -> None:

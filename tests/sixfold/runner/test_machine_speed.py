@@ -17,27 +17,27 @@ def test_what_was_measured_is_found_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert measured_speed() is None
     monkeypatch.setattr(machine_speed, "_FILE", 1 << 24)
     speed = measure(tmp_path / "disk", {"fp8": Rounding(1e-9), "fp8+": Rounding(1e-9, 1e-12, at_gpu=True)})
-    assert min(speed.read, speed.write, speed.digest, speed.products, speed.kept, speed.moved) > 1e6
+    assert min(speed.read, speed.write, speed.digest, speed.products, speed.singles, speed.kept, speed.moved) > 1e6
     assert not list((tmp_path / "disk").iterdir())
     path = keep(speed)
     assert path.parent == tmp_path / "cache" / "sixfold"
     assert measured_speed() == speed
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"schema": 0}', '{"schema": 2}', '{"schema": 2, "rounding": {"fp8": 3}}'])
+@pytest.mark.parametrize("text", ["", "[]", '{"schema": 0}', '{"schema": 3}', '{"schema": 3, "rounding": {"fp8": 3}}'])
 def test_what_is_no_measurement_is_none(text: str) -> None:
-    path = keep(MachineSpeed(1, "", 1, 1, 1, 1, {}, 1, 1))
+    path = keep(MachineSpeed(1, "", 1, 1, 1, 1, 1, {}, 1, 1))
     path.write_text(text)
     assert measured_speed() is None
 
 
 def test_what_another_version_measured_is_none() -> None:
-    path = keep(MachineSpeed(1, "", 1, 1, 1, 1, {}, 1, 1))
+    path = keep(MachineSpeed(1, "", 1, 1, 1, 1, 1, {}, 1, 1))
     assert measured_speed() is not None
     path.write_text(path.read_text().replace(f'"schema": {machine_speed.SCHEMA}', '"schema": 0'))
     assert measured_speed() is None
 
 
 def test_reading_and_writing_add_up() -> None:
-    speed = MachineSpeed(1, "", read=2.0, write=0.5, digest=1, products=1, rounding={}, kept=1, moved=1)
+    speed = MachineSpeed(1, "", read=2.0, write=0.5, digest=1, products=1, singles=1, rounding={}, kept=1, moved=1)
     assert speed.disk_seconds(6, 2) == 7

@@ -46,6 +46,8 @@ OTHERS: Mapping[str, str] = {
     "gemma2": "gemma2",
     "gemma3": "gemma3",
     "gemma3_text": "gemma3",
+    "gemma4": "gemma4",
+    "gemma4_text": "gemma4",
     "glm4": "glm4",
     "glm4v_moe": "glm4moe",
     "glm_moe_dsa": "glm-dsa",
@@ -112,6 +114,16 @@ def listed_type(config: Config) -> str | None:
     return None
 
 
+def architecture_of(model_type: str, config: Config) -> str:
+    """llama.cpp's name, of a model type of the tables above; of hybrids by what kinds of layers there are."""
+    kinds = set(config.get("layers_block_type") or config.get("layer_types") or ())
+    if model_type == "nemotron_h" and kinds and "moe" not in kinds:
+        return "nemotron_h"
+    if model_type == "granitemoehybrid" and kinds and not kinds & {"mamba", "linear_attention"}:
+        return "granitemoe" if config.get("num_experts_per_tok") else "granite"
+    return ARCHITECTURE_OF.get(model_type) or OTHERS[model_type]
+
+
 U32, F32, BOOL, STRING = "u32", "f32", "bool", "string"
 
 KINDS: Mapping[str, str] = {
@@ -176,9 +188,9 @@ class Expected:
     missing: bool = False
 
 
-def expected_keys(arch: str, config: Config, *, split_latents: bool, drafts: bool) -> dict[str, Expected]:
+def expected_keys(arch: str, config: Config, *, split_latents: bool, drafts: int) -> dict[str, Expected]:
     """By key, without the architecture. split_latents: whether the file holds kv_b_proj as two (deepseek2 since 2025).
-    drafts: whether it holds layers of multi-token prediction."""
+    drafts: how many layers of multi-token prediction it holds."""
     found = dict(_sizes(arch, config, drafts))
     found |= dict(_attention(arch, config, split_latents))
     if _experts(config):
@@ -187,18 +199,20 @@ def expected_keys(arch: str, config: Config, *, split_latents: bool, drafts: boo
     return found
 
 
-def common_keys(config: Config) -> dict[str, Expected]:
+def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
     """What every decoder's file says of its size, its norms, its experts and its rotary base."""
     heads = config["num_attention_heads"]
     groups = config.get("num_key_value_heads") or heads
     length, layers = config["max_position_embeddings"], config.get("layers_block_type")
     unbounded = config.get("model_type") in _WITHOUT_POSITIONS
+    each = _groups_of_layers(config, groups)
     found = {
-        "block_count": Expected((len(layers) if layers else config["num_hidden_layers"],)),
+        "block_count": Expected(((len(layers) if layers else config["num_hidden_layers"]) + drafts,)),
+        "nextn_predict_layers": Expected((drafts,), missing=not drafts),
         "context_length": Expected((length, 2**20) if unbounded else (length,)),
         "embedding_length": Expected((config["hidden_size"],)),
         "attention.head_count": Expected((heads,)),
-        "attention.head_count_kv": Expected((1,) if config.get("kv_lora_rank") else (groups,)),
+        "attention.head_count_kv": Expected((1,) if config.get("kv_lora_rank") else (groups, each)),
     }
     for key, names in (
         ("attention.layer_norm_rms_epsilon", ("rms_norm_eps", "norm_eps")),
@@ -209,12 +223,18 @@ def common_keys(config: Config) -> dict[str, Expected]:
             found[key] = Expected((value,))
     if _experts(config):
         found["expert_count"] = Expected((_experts(config),))
-        used = config.get("moe_topk") or config["num_experts_per_tok"]
+        used = config.get("moe_topk") or config.get("num_experts_per_tok") or config["top_k_experts"]
         found["expert_used_count"] = Expected((used[0] if isinstance(used, list) else used,))
     theta = rope_of(config).get("rope_theta")
     if theta is not None:
         found["rope.freq_base"] = Expected((theta,), missing=theta == 10000.0)
     return found
+
+
+def _groups_of_layers(config: Config, groups: int) -> list[int]:
+    """Heads of keys, where a file states them for each layer: those of full attention may be others (Gemma 4)."""
+    own = {int(layer): fields for layer, fields in (config.get("per_layer_config") or {}).items()}
+    return [own.get(layer, {}).get("num_key_value_heads", groups) for layer in range(config["num_hidden_layers"])]
 
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
@@ -247,12 +267,10 @@ def _experts(config: Config) -> int:
     return int(next((config[name] for name in names if config.get(name)), 0))
 
 
-def _sizes(arch: str, config: Config, drafts: bool) -> Iterator[tuple[str, Expected]]:
-    layers, more = config["num_hidden_layers"], config.get("num_nextn_predict_layers") or 0
-    counted = drafts and more
-    yield "block_count", Expected((layers + more if counted else layers,))
-    if more and arch == "glm4moe":
-        yield "nextn_predict_layers", Expected((more if counted else 0,), missing=not counted)
+def _sizes(arch: str, config: Config, drafts: int) -> Iterator[tuple[str, Expected]]:
+    yield "block_count", Expected((config["num_hidden_layers"] + drafts,))
+    if drafts or (config.get("num_nextn_predict_layers") and arch == "glm4moe"):
+        yield "nextn_predict_layers", Expected((drafts,), missing=not drafts)
     yield "context_length", Expected((config["max_position_embeddings"],))
     yield "embedding_length", Expected((config["hidden_size"],))
     if config.get("intermediate_size") is not None:

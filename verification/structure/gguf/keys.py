@@ -11,9 +11,9 @@ from verification.structure.gguf.expected import (
     ARCHITECTURE_OF,
     KINDS,
     NEUTRAL,
-    OTHERS,
     STRING,
     U32,
+    architecture_of,
     common_keys,
     expected_keys,
     listed_type,
@@ -209,16 +209,18 @@ def check_against_source(subject: GgufSubject) -> Iterator[Finding]:
     model_type = listed_type(subject.source.checkpoint.config)
     if model_type is None:
         return
-    wanted = ARCHITECTURE_OF.get(model_type) or OTHERS[model_type]
+    wanted = architecture_of(model_type, config)
     if file.arch != wanted:
         what = f"it is {file.arch!r}, and a {model_type} is what llama.cpp calls {wanted!r}"
         yield Finding("keys.value", "general.architecture", what, "llama.cpp refuses the file", EXPORT_AGAIN)
         return
     split = not any(".attn_kv_b." in name for name in file.tensors)
-    drafts = any(".nextn." in name for name in file.tensors)
     every = model_type in ARCHITECTURE_OF
-    latents = {"split_latents": split, "drafts": drafts}
-    expected = expected_keys(file.arch, config, **latents) if every else common_keys(config)
+    drafts = subject.draft_layers
+    if every:
+        expected = expected_keys(file.arch, config, split_latents=split, drafts=drafts)
+    else:
+        expected = common_keys(config, drafts=drafts)
     for key, value in expected.items():
         held = file.key(key)
         if held is None and value.missing:

@@ -49,6 +49,9 @@ _GLM = {"bos": "[gMASK]", "eot": "<|user|>", "unk": "<|endoftext|>", "eom": "<|o
 _BEGIN_BY_NAME = frozenset("llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 chameleon tekken".split())
 """Pre-tokenizers for which llama.cpp puts the first token where the file does not say."""
 
+_ALWAYS_BEGINS = ("gemma4",)
+"""Architectures whose texts llama.cpp begins with a token whatever a file says."""
+
 
 def check_special_tokens(subject: GgufSubject, tokens: list[Any]) -> Iterator[Finding]:
     if subject.source is None:
@@ -127,6 +130,8 @@ def _put(subject: GgufSubject, folder: Path) -> Iterator[Finding]:
         said = isinstance(config, dict) and config.get(f"add_{kind}_token") is not None
         if stated is None and not source and not said:
             continue  # no converter can know
+        if kind == "bos" and subject.file.arch in _ALWAYS_BEGINS:
+            continue
         if isinstance(held, int) and does != source:
             what = f"{'it is missing, which means' if stated is None else 'it is'} {does}"
             where = "begins" if kind == "bos" else "ends"

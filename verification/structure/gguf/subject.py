@@ -1,5 +1,6 @@
 """What every check of a GGUF file looks at."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +10,13 @@ from sixfold.model.meta_model import completed
 from sixfold.model.source import Source
 from verification.reading.gguf_blocks import GgufWeights
 from verification.reading.gguf_file import Gguf
+from verification.reading.gguf_names import AROUND_DRAFTS, GRANITE_4
 from verification.structure.gguf.expected import listed_type
+
+_AS_TOWERS = ("blocks", "encoder.layers")
+"""What layers of a decoder are called that is saved with a tower beside it whose layers are called so."""
+
+_IN_LAYER = re.compile(r"\.(layers|blocks)\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -21,17 +28,42 @@ class GgufSubject:
 
     @cached_property
     def weights(self) -> GgufWeights:
-        return GgufWeights(self.file, self._decoder)
+        hybrid = self.config.get("model_type") == "granitemoehybrid" and self.file.arch != "granitehybrid"
+        return GgufWeights(self.file, self._decoder, GRANITE_4 if hybrid else "")
 
     @property
     def _decoder(self) -> Mapping[str, str]:
-        """What stands before the names of the language model's tensors in the source, by what does in a text model."""
-        names = self.source.checkpoint.tensors if self.source is not None else ()
+        """What stands before the names of the language model's tensors in the source, by what does in a text model: the
+        longest first."""
+        if self.source is None:
+            return {}
+        names = [name for name in self.source.checkpoint.tensors if not _IN_LAYER.search(name)]
         inside = next(
             (n.removesuffix("embed_tokens.weight") for n in names if n.endswith("embed_tokens.weight")), "model."
         )
         head = next((n.removesuffix("weight") for n in names if n.endswith("lm_head.weight")), "lm_head.")
-        return {"model.": inside, "lm_head.": head}
+        saved = (f"{inside}{called}." for called in _AS_TOWERS)  # by transformers, whatever publishers call them
+        layers = next((n for n in saved if any(name.startswith(n) for name in self.source.checkpoint.tensors)), None)
+        return {**self._drafts, "model.layers.": layers or f"{inside}layers.", "model.": inside, "lm_head.": head}
+
+    @property
+    def _drafts(self) -> Mapping[str, str]:
+        """The same of layers of multi-token prediction, which a source may keep in a module of their own."""
+        assert self.source is not None
+        layers = self.source.architecture.layers
+        mine = f"model.layers.{layers}."
+        if any(name.startswith(f"{mine}final_layernorm.") for name in self.source.checkpoint.tensors):
+            return {f"{mine}shared_head.norm.": f"{mine}final_layernorm."}
+        if not any(name.startswith("mtp.") for name in self.source.checkpoint.tensors):
+            return {}
+        around = {f"{mine}{begins}": instead for begins, instead in AROUND_DRAFTS.items()}
+        count = self.draft_layers
+        return around | {f"model.layers.{layers + n}.": f"mtp.layers.{n}." for n in range(count)}
+
+    @property
+    def draft_layers(self) -> int:
+        """Blocks of the file with what joins embeddings and hidden states for multi-token prediction."""
+        return sum(name.endswith(".nextn.eh_proj.weight") for name in self.file.tensors)
 
     @cached_property
     def config(self) -> Mapping[str, Any]:

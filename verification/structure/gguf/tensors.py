@@ -18,6 +18,13 @@ _RECOMPUTED = re.compile(r"inv_freq$|rotary_emb\.")
 _NAMED_BY_CONSEQUENCE = "llama.cpp stops: missing tensor"
 _NORMS_WITHOUT_WEIGHTS = ("olmo",)
 _SAMPLE = 4096
+_SOME_LAYERS = {"gemma4": ("attn_k", "attn_v")}
+"""Beginnings of tensors that not all layers of a kind have: some read others' keys, or their keys as values."""
+
+_AS_THE_SOURCE = "MXFP4"
+"""A type that experts are published in and keep, whatever the preset of the others."""
+
+_STACKS = (".experts.gate_up_proj", ".experts.down_proj")
 
 
 def check_offsets(subject: GgufSubject) -> Iterator[Finding]:
@@ -53,8 +60,10 @@ def check_source(subject: GgufSubject) -> Iterator[Finding]:
         return
     architecture = subject.source.architecture
     held = set(subject.weights.names())
+    stacks = {name for name in architecture.not_run if name.endswith(_STACKS)}  # of MTP layers, as they are on disk
+    beside = set(architecture.towers) | (stacks if subject.draft_layers else set(architecture.not_run))
     for name, tensor in subject.source.checkpoint.tensors.items():
-        if name in architecture.not_run or name in architecture.towers or _RECOMPUTED.search(name):
+        if name in beside or _RECOMPUTED.search(name):
             continue
         if name not in held:
             if architecture.tied_embeddings and name.endswith("lm_head.weight"):
@@ -66,6 +75,8 @@ def check_source(subject: GgufSubject) -> Iterator[Finding]:
             where = subject.weights.stored_as(name)
             yield Finding("plain.shape", where, what, "llama.cpp stops: wrong shape", EXPORT_AGAIN)
     for name in held - set(subject.source.checkpoint.tensors):
+        if any(name.startswith(stack.rpartition(".")[0]) for stack in stacks):
+            continue
         where = subject.weights.stored_as(name)
         what = f"it holds {name}, which the source does not have"
         yield Finding("names.unknown", where, what, "llama.cpp stops, or ignores it", EXPORT_AGAIN)
@@ -83,7 +94,7 @@ def check_names(subject: GgufSubject) -> Iterator[Finding]:
         found = _BLOCK.fullmatch(name)
         if found:
             layers.setdefault(int(found[1]), set()).add(found[2])
-        if place_of(file.arch, name) is None and name not in COMPUTED and ".nextn." not in name:
+        if place_of(file.arch, name) is None and name not in COMPUTED:
             yield Finding(
                 "names.unknown",
                 name,
@@ -105,7 +116,7 @@ def check_names(subject: GgufSubject) -> Iterator[Finding]:
         alike = {i: parts for i, parts in layers.items() if _layer_kind(parts) == kind}
         every = set().union(*alike.values()) if alike else set()
         for layer, parts in alike.items():
-            for part in sorted(p for p in every - parts if not p.startswith("nextn.")):
+            for part in sorted(p for p in every - parts if not p.startswith(_SOME_LAYERS.get(file.arch, "nextn."))):
                 where = f"blk.{layer}.{part}"
                 what = "other layers of its kind have it, this one does not"
                 yield Finding("names.missing", where, what, _NAMED_BY_CONSEQUENCE, EXPORT_AGAIN)
@@ -146,7 +157,8 @@ def _expected(
         wide = shape[1:] if len(shape) == 2 and shape[0] == 1 else shape  # ERNIE's correction biases are one row
         if wide and wide[0] != experts:
             yield "expert_count", 0, experts
-    if isinstance(width, int) and name.endswith(("attn_norm.weight", "token_embd.weight", "output_norm.weight")):
+    as_wide = name.endswith(("attn_norm.weight", "token_embd.weight", "output_norm.weight"))
+    if isinstance(width, int) and as_wide and not name.startswith("per_layer_"):
         if shape and shape[-1] != width:
             yield "embedding_length", len(shape) - 1, width
     if isinstance(vocab, list) and name in ("token_embd.weight", "output.weight"):
@@ -190,7 +202,7 @@ def _preset(number: object) -> str:
 def _most(subject: GgufSubject) -> str:
     totals: dict[str, int] = {}
     for name, tensor in subject.file.tensors.items():
-        if len(tensor.shape) > 1 and name.startswith("blk."):
+        if len(tensor.shape) > 1 and name.startswith("blk.") and tensor.type_name != _AS_THE_SOURCE:
             count = tensor.nbytes
             totals[tensor.type_name] = totals.get(tensor.type_name, 0) + count
     return max(totals, key=lambda kind: totals[kind], default="")

@@ -38,6 +38,9 @@ TOKENIZER_TYPES = {
 } | {"tokenizer.chat_template": "string"}
 """The types that llama.cpp reads these keys by."""
 
+_VISIBLE = ("<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>')
+"""Special tokens of Gemma 4 that its file must not hide from readers of answers (conversion/gemma.py)."""
+
 _OTHER_TOKENS = "text turns into other tokens"
 
 _KNOWN = (
@@ -193,6 +196,7 @@ def _model(subject: GgufSubject, tokenizer: Mapping[str, Any]) -> Iterator[Findi
     # Bytes stand in for what a SentencePiece vocabulary lacks; a byte-level one lacks nothing, whatever it asks for.
     by_bytes = "ByteLevel" in _kinds(tokenizer.get("pre_tokenizer")) | _kinds(tokenizer.get("decoder"))
     kind = "llama" if model.get("byte_fallback") and not by_bytes else "gpt2"
+    kind = "gemma4" if subject.file.arch == "gemma4" else kind  # text with marks for spaces, and merges
     held = keys.get("tokenizer.ggml.model")
     if held != kind:
         what = f"it is {held!r}, the source's tokenizer is what llama.cpp calls {kind!r}"
@@ -255,6 +259,7 @@ def _types(
             right = {_BYTE, _NORMAL} if _BYTES.fullmatch(text) else {_NORMAL}
         else:
             right = {_UNUSED, _NORMAL, _CONTROL, _USER}  # no text turns into it, whatever it is called
+        right |= {_USER} if subject.file.arch == "gemma4" and text in _VISIBLE else set()
         right |= {_UNKNOWN} if text in (unknown, "<unk>") else set()
         if kind not in right:
             special = "special" if added.get(number) else "added" if number in added else "ordinary"

@@ -8,7 +8,7 @@ import weakref
 import pytest
 import torch
 
-from exporters.once import once
+from exporters.shared_by_formats import once
 
 
 def test_two_formats_at_the_same_time_get_what_one_of_them_makes() -> None:

@@ -2,13 +2,14 @@
 
 import errno
 import stat
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 
-from sixfold.artifact.tensor_file import write_tensors
+from sixfold.checkpoint.storage.tensor_file import write_tensors
 
 
 def test_safetensors_reads_back_what_was_written(tmp_path: Path) -> None:
@@ -22,8 +23,9 @@ def test_safetensors_reads_back_what_was_written(tmp_path: Path) -> None:
         "none": torch.empty(0, 4),
     }
     path = tmp_path / "some.safetensors"
-    write_tensors(path, tensors, {"notes": "[]"})
+    digest = write_tensors(path, tensors, {"notes": "[]"})
     assert list(tmp_path.iterdir()) == [path]
+    assert digest == sha256(path.read_bytes()).hexdigest()
     assert path.stat().st_mode & stat.S_IROTH
     with safe_open(path, "pt") as file:
         assert file.metadata() == {"notes": "[]"}

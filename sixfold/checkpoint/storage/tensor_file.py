@@ -1,0 +1,42 @@
+"""A safetensors file of tensors that are at hand, written under exactly the name that is given."""
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+
+from sixfold.checkpoint.storage.safetensors_header import DTYPE_BITS, TORCH_DTYPES, write_header
+
+_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+_PIECE = 1 << 24
+"""Bytes that are written, and hashed beside it, at a time."""
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> str:
+    """tensors: of any dtype of TORCH_DTYPES, on any device; one at a time is copied to the host. Returns the file's
+    SHA-256, taken while it is written.
+
+    Not by safetensors.save_file: that writes beside `path` under a name of its own, which a kill leaves behind and
+    nothing knows, and has a full disk raise an error that is no OSError.
+
+    Raises OSError.
+    """
+    digest = sha256()
+    with path.open("wb") as file, ThreadPoolExecutor(1) as hashing:
+        for piece in _pieces(tensors, metadata or {}):
+            hashed = hashing.submit(digest.update, piece)
+            file.write(piece)
+            hashed.result()
+    return digest.hexdigest()
+
+
+def _pieces(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> Iterator[memoryview | bytes]:
+    # Wide elements first, as safetensors has them, so that each lies at a multiple of its size.
+    names = sorted(tensors, key=lambda name: (-DTYPE_BITS[_NAMES[tensors[name].dtype]], name))
+    yield write_header([(name, _NAMES[tensors[name].dtype], tuple(tensors[name].shape)) for name in names], metadata)
+    for name in names:
+        data = tensors[name].cpu().contiguous().flatten().view(torch.uint8).numpy().data
+        for start in range(0, len(data), _PIECE):
+            yield data[start : start + _PIECE]

@@ -1,0 +1,36 @@
+"""Seconds that are foretold of verifying, against runs and bytes counted by hand."""
+
+import pytest
+
+from exporters.export.planning import plan_all
+from sixfold.checkpoint.tokenizer import load_tokenizer
+from sixfold.model.source import open_source
+from sixfold.recipes.recipe import load_recipes
+from sixfold.runner.machine_speed import MachineSpeed
+from sixfold.texts.held_out_text import held_out, most_tokens
+from tests.exporters.exported import DEMO
+from verification.forecast import verification_seconds
+
+
+def test_runs_of_a_walk() -> None:
+    source = open_source(DEMO)
+    config, linears = source.checkpoint.config, [li for li in source.architecture.linears if li.layer is not None]
+    every, experts = (
+        sum(2 * li.in_features * li.out_features for li in some)
+        for some in (linears, [li for li in linears if li.expert is not None])
+    )
+    token = every - experts + experts * config["num_experts_per_tok"] / config["num_local_experts"]
+    speed = MachineSpeed(2, "", read=1e6, write=1, digest=1, products=1, singles=1e3, rounding={}, kept=1, moved=1)
+    recipes = [recipe for name in ("bf16", "fp8", "nvfp4", "gguf-q8_0") for recipe in load_recipes(name)]
+    planned = plan_all(source, recipes)
+    plans = [(entry.recipe, entry.plan) for entry in planned if entry.plan is not None]
+    assert len(plans) == 4
+    disk, work = verification_seconds(source, plans, speed)
+    # the source's own; weights, as run and plain of two, and what has inputs as they are but for one run
+    assert work["products"] == pytest.approx((1 + 3 + 2 + 3) * most_tokens() * token / 1e3)
+    read = sum(tensor.nbytes for tensor in source.checkpoint.tensors.values()) + sum(plan.nbytes for _, plan in plans)
+    assert disk["disk"] == read / 1e6
+
+
+def test_tokens_are_those_of_texts_that_are_long_enough() -> None:
+    assert 0.9 * most_tokens() < held_out(load_tokenizer(DEMO)).tokens <= most_tokens()
