@@ -93,7 +93,9 @@ def _check_enough(profile: Calibration, domains: list[Domain], texts: tuple[Text
     raise SixfoldError(
         f"the calibration texts ({', '.join(text.name for text in profile.texts)}) hold {found} samples"
         f" of {profile.length} tokens, {profile.samples} are asked for{''.join(f' ({reason})' for reason in reasons)}",
-        "name more texts, or ask for fewer samples",
+        "name more texts, or ask for fewer samples"
+        if found
+        else "name longer texts, or ask for shorter windows, such as --set calibration.length=128",
     )
 
 

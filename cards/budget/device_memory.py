@@ -13,7 +13,7 @@ from sixfold.errors import SixfoldError
 
 _LLAMA_CPP_COMPUTE = (
     "llama.cpp's compute buffer is computed by the rules of its allocator; in total the prediction has been within"
-    " 0.5 % of what llama.cpp allocated or planned for every model measured (benchmarks/README.md): dense and mixtures"
+    " 0.5 % of what llama.cpp allocated or planned for every model measured: dense and mixtures"
     " of experts, with grouped queries, latents, windows, Mamba, gated delta nets and indexers (beside those the"
     " buffer alone was off by up to 43 %); other kinds have not been measured"
 )

@@ -83,8 +83,11 @@ def hardware_named(name: str) -> Hardware:
         if name.lower() == f"{count}x-{one.name}":
             return replace(one, name=name.lower(), title=f"{count} x {one.title}", devices=count)
         raise UsageError(f"there is no hardware {name!r}", f"did you mean {count}x-{one.name}")
-    near = get_close_matches(name.lower(), known, n=1, cutoff=0.7)
-    singles = [machine.name for machine in known.values() if machine.devices == 1]
+    singles = [machine.name for machine in hardware() if machine.devices == 1]
+    if "," in name:
+        raise UsageError(f"there is no hardware {name!r}", "give --hardware once for each machine")
+    ends = [one for one in singles if len(name) > 2 and one.endswith(f"-{name.lower()}")]
+    near = ends or get_close_matches(name.lower(), known, n=1, cutoff=0.7)
     raise UsageError(
         f"there is no hardware {name!r}",
         f"did you mean {near[0]}"

@@ -12,6 +12,7 @@ from typing import Any
 from cards.budget.caches.kv_cache import growth, kv_cache
 from cards.budget.device_memory import Memory, longest_context, longest_trained, memory
 from cards.budget.hardware import hardware_named
+from cards.facts.remaking import settings
 from sixfold.recipes.budget import Budget
 from sixfold.sizes import size
 
@@ -137,6 +138,7 @@ RULES: dict[str, Callable[..., Any]] = {
     "estimates": _estimates,
     "warnings": lambda *findings: sum(f["severity"] == "warning" for found in findings for f in found),
     "mix_label": _mix_label,
+    "settings": settings,
     "passed": lambda prompts: sum(1 for prompt in prompts if prompt["passed"]),
 }
 

@@ -58,6 +58,19 @@ class Advice:
 
 
 @dataclass(frozen=True)
+class Command:
+    """Of `sixfold export`: the recipes that it makes again, and the settings that are not the shipped ones'.
+    settings: without a value where the recipe does not ship."""
+
+    recipes: tuple[Fact, ...]
+    settings: Derived
+
+    @property
+    def shipped(self) -> bool:
+        return self.settings.value is not None
+
+
+@dataclass(frozen=True)
 class Calibrated:
     """The variants that one calibration was used for."""
 
@@ -124,6 +137,7 @@ def context_of(model: ModelFacts, folder: Path, owner: str) -> dict[str, Any]:
         "benchmarks": benchmarks_of(mine),
         "limits": limits_of(mine, _pruning(model, folder, "manifest"), bool(provenance.license)),
         "calibrations": _calibrations(mine),
+        "commands": _commands(mine),
         **_pruning_context(model, folder),
         "manifest_name": "manifest.json" if first.artifact.file is None else "<file>.manifest.json",
         "files": _files(mine),
@@ -254,6 +268,20 @@ def _calibrations(mine: Sequence[Variant]) -> list[Calibrated]:
         if variant.statistics:
             used.setdefault(variant.statistics.path, []).append(variant)
     return [Calibrated(group[0].statistics, tuple(v.label for v in group)) for group in used.values()]
+
+
+def _commands(mine: Sequence[Variant]) -> list[Command]:
+    """One for all variants whose settings are the same; one for each whose recipe does not ship."""
+    grouped: dict[str, list[Variant]] = {}
+    for variant in mine:
+        changed = derived("settings", variant.manifest.recipe).value
+        grouped.setdefault(str(variant.manifest.variant.value) if changed is None else f" {changed}", []).append(
+            variant
+        )
+    return [
+        Command(tuple(v.manifest.recipe["name"] for v in group), derived("settings", group[0].manifest.recipe))
+        for group in grouped.values()
+    ]
 
 
 def _pruning(model: ModelFacts, folder: Path, name: str) -> Fact:

@@ -103,6 +103,7 @@ def command(
     from cards.budget.caches.engine_caches import CACHE_TYPES
     from cards.budget.device_memory import longest_trained
     from cards.budget.variant_budgets import Asked, cache_budgets, engines_of, variant_budget
+    from sixfold.errors import UsageError
 
     config, artifacts, known_how, code = _what_weighs(model, recipes, experts)
     trained = longest_trained(config)
@@ -118,16 +119,21 @@ def command(
         for artifact in artifacts
         for e in engines_of(artifact.engines, engine, known)
     ]
+    unread = [
+        f"{a.name} is read by {', '.join(a.engines)}, and by no engine that --engine and --cache-type allow"
+        for a in artifacts
+        if not engines_of(a.engines, engine, known)
+    ]
+    if artifacts and not variants and unread:
+        raise UsageError("; ".join(unread), "name another --engine or --cache-type, or leave it out")
+    if variants:
+        caches = [cache for cache in caches if any(variant.engine == cache.engine for variant in variants)]
     remarks = [
         *known_how,
         *notes(config),
         *_beyond(contexts, trained),
         *unknown,
-        *(
-            f"{a.name} is read by {', '.join(a.engines)}: by no engine that --engine and --cache-type allow"
-            for a in artifacts
-            if not engines_of(a.engines, engine, known)
-        ),
+        *unread,
         *(f"{m.title}: {m.note}" for m in machines if m.note),
     ]
     if as_json:

@@ -51,7 +51,7 @@ def print_verdicts(rows: Sequence[Row]) -> None:
     heading(f"Divergence from the source{over}")
     since = any(row.verdict.since_original for row in rows)
     head = ("variant", "size", "KL, weights alone", "KL as run", "max KL", "top-1 as run", "min top-1", "verdict")
-    unpruned = ("KL from unpruned", "top-1")
+    unpruned = ("KL from unpruned", "top-1 from unpruned")
     print_table((*head, *unpruned) if since else head, [_cells(row, since=since) for row in rows])
     for row in rows:
         if row.verdict.unmeasured and row.verdict.passed:
@@ -88,9 +88,9 @@ def _cells(row: Row, *, since: bool) -> tuple[str, ...]:
         size(row.nbytes),
         _figure(verdict.weights, "mean_kl", 5),
         _figure(verdict.as_run, "mean_kl", 5),
-        _gate(verdict.allowed, "max_mean_kl"),
+        _gate(verdict.allowed, "max_mean_kl", 5),
         _figure(verdict.as_run, "top1", 4),
-        _gate(verdict.allowed, "min_top1"),
+        _gate(verdict.allowed, "min_top1", 4),
         "not measured" if verdict.passed and verdict.unmeasured else "passed" if verdict.passed else "failed",
         *((_figure(before, "mean_kl", 5), _figure(before, "top1", 4)) if since else ()),
     )
@@ -100,9 +100,9 @@ def _figure(score: Mapping[str, Any] | None, key: str, digits: int) -> str:
     return "-" if score is None else f"{score[key]:.{digits}f}"
 
 
-def _gate(gates: Mapping[str, float | None], key: str) -> str:
+def _gate(gates: Mapping[str, float | None], key: str, digits: int) -> str:
     gate = gates.get(key)
-    return "-" if gate is None else f"{gate:g}"
+    return "-" if gate is None else f"{gate:.{digits}f}"
 
 
 def _first(failures: Sequence[str]) -> str:

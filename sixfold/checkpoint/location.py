@@ -46,7 +46,8 @@ def local_folder(model: str) -> Path | None:
         kind = "is a GGUF file, which is already quantized" if model.lower().endswith(".gguf") else "is a file"
         raise SixfoldError(f"{model} {kind}", "give the folder of the safetensors checkpoint")
     if model.startswith(("/", ".", "~")):
-        raise SixfoldError(f"there is no folder {model}", "check the path")
+        kind = "file" if Path(model).suffix in (".json", ".gguf", ".safetensors") else "folder"
+        raise SixfoldError(f"there is no {kind} {model}", "check the path")
     if not _is_hub_id(model):
         raise SixfoldError(
             f"{model} is neither a folder here nor a hub id", "check the path, or give the id as owner/name"

@@ -5,19 +5,19 @@ from typing import Any
 
 _NUMBER = "write a number, such as 0.05"
 _WORDS = {
-    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), ("is no whole number", "write one, such as 64")),
-    **dict.fromkeys(("float_type", "float_parsing", "finite_number"), ("is no number", _NUMBER)),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), ("is not a whole number", "write one, such as 64")),
+    **dict.fromkeys(("float_type", "float_parsing", "finite_number"), ("is not a number", _NUMBER)),
     **dict.fromkeys(("bool_type", "bool_parsing"), ("is neither true nor false", "write true or false")),
-    "string_type": ("is no text", "put it in quotes"),
+    "string_type": ("is not text", "put it in quotes"),
     "string_too_short": ("is empty", "write something, or leave the key out"),
     "string_pattern_mismatch": (
         "has characters that a name may not have",
         "use letters, digits, '.', '_' and '-', and begin with a letter or digit",
     ),
-    **dict.fromkeys(("tuple_type", "list_type"), ("is no list", "write it in brackets: [a, b]")),
+    **dict.fromkeys(("tuple_type", "list_type"), ("is not a list", "write it in brackets: [a, b]")),
     **dict.fromkeys(
         ("dict_type", "model_type", "model_attributes_type"),
-        ("is no group of keys", "write the keys below it, each on a line of its own, indented"),
+        ("is not a group of keys", "write the keys below it, each on a line of its own, indented"),
     ),
 }
 """pydantic's type of an error -> what is wrong, and the remedy."""

@@ -206,9 +206,12 @@ def test_a_pruned_checkpoint_is_a_model_to_be_planned(capsys: pytest.CaptureFixt
 
 
 def test_a_format_that_no_engine_left_reads_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    found = data(capsys, DEMO, "awq", "--engine", "llama.cpp")
-    assert found["variants"] == []
+    found = data(capsys, DEMO, "awq", "gguf-q8_0", "--engine", "llama.cpp")
+    assert [variant["name"] for variant in found["variants"]] == ["gguf-q8_0"]
     assert any(note.startswith("awq is read by vLLM, ") for note in found["notes"])
+    code, _, err = run(capsys, DEMO, "awq", "--engine", "llama.cpp")
+    assert code == 2
+    assert err.startswith("sixfold: awq is read by vLLM, ")
 
 
 @pytest.mark.parametrize("more", [["awq"], ["--experts", "4"]])

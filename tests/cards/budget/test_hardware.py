@@ -41,9 +41,9 @@ def test_several_devices_are_one_machine() -> None:
 
 def test_an_unknown_name_is_answered_with_those_there_are() -> None:
     assert hardware_named("8x-h200").devices == 8
-    with pytest.raises(UsageError, match="choose from mac-studio-64"):
+    with pytest.raises(UsageError, match="choose from mac-studio-64, mac-studio-96"):
         hardware_named("abacus")
-    for wrong, meant in (("2xh100", "2x-h100"), ("h1000", "h100"), ("2x-h1oo", "2x-h100")):
+    for wrong, meant in (("2xh100", "2x-h100"), ("4090", "rtx-4090"), ("h1000", "h100"), ("2x-h1oo", "2x-h100")):
         with pytest.raises(UsageError, match=f"did you mean {meant}"):
             hardware_named(wrong)
 

@@ -108,6 +108,7 @@ LITERAL: dict[str, Callable[..., Any]] = {
     "buffers": lambda *asked: memory(*asked).total - memory(*asked).weights - memory(*asked).kv_cache,
     "longest_context": lambda config, weights, engine, name: longest_context(
         config, weights, engine, next(machine for machine in hardware() if machine.name == name)),
+    "settings": lambda recipe: settings_of(recipe),
     "estimates": lambda *asked: "; ".join(memory(*asked).estimates),
 }  # fmt: skip
 """The rules, written down once more; of what an engine needs besides weights and cache,
@@ -117,6 +118,14 @@ tests/cards/budget/test_device_memory.py has the proof."""
 def cache_per_token(config: dict[str, Any]) -> int:
     """Keys and values of every layer in BF16."""
     return int(2 * 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"])
+
+
+def settings_of(recipe: dict[str, Any]) -> str:
+    """What the fixture asked for, where it matters: rounding where there are codes to choose and the shipped recipe
+    chooses them, the calibration where one was used."""
+    chosen = recipe["name"] in NEAREST and recipe["name"] not in ("bf16", "fp8", "gguf-q8_0")
+    used = SMALL if recipe["calibration"]["samples"] == 8 else ()
+    return " ".join((*(("--set", "rounding=nearest") if chosen else ()), *used))
 
 
 def literal(figure: dict[str, Any], folder: Path) -> Any:
@@ -134,11 +143,12 @@ def test_there_is_a_card_for_every_folder(cards: dict[Path, str]) -> None:
 
 def test_every_card_says_what_its_figures_are_next_to(cards: dict[Path, str]) -> None:
     """Of a pruned model there are two: the pruned checkpoint, and the one that it was made of."""
-    cost = json.loads((MODEL / "verification.json").read_text())["cost"]["all"]
+    (bf16,) = (folder for folder in cards if folder.name.endswith("-BF16"))
+    lost = json.loads((bf16 / "verification.json").read_text())["divergence"]["original"]["scores"]["weights"]
     for text in cards.values():
         head = text.split("<!-- yours: introduction -->")[0]
         assert "KL and top-1 on this card are relative to that pruned checkpoint in BF16; relative to minimax" in head
-        assert f"itself has a mean KL of {cost['kl']:.4f} and a top-1 of {100 * cost['top1']:.1f}%;" in head
+        assert f"itself has a mean KL of {lost['mean_kl']:.4f} and a top-1 of {100 * lost['top1']:.1f}%;" in head
         assert 'where a figure is relative to minimax-m2-4.6m, it says "from unpruned".' in head
 
 

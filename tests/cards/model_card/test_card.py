@@ -205,11 +205,34 @@ def test_a_figure_says_whether_it_is_from_the_pruned_or_from_the_unpruned_model(
     assert "unpruned" not in text
     put(root, made, since_original(result(made), 0.3456))
     text = card(root, folder)
-    assert "From Big, the unpruned model, it is 0.3456 and 75.0%." in text.split("\n## ")[0]
+    assert "Measured from Big, the unpruned model, they are 0.3456 and 75.0%." in text.split("\n## ")[0]
     assert "**Since Big**, the unpruned model, over the same text; its own perplexity is 12.00" in text
     assert "| FP8 | 0.34560 | 0.00500 | 0.500 | 75.0% | 98.0% | 0.0200 |" in text
     put(root, manifest("NVFP4", files={"model.safetensors": 600_000_000}))
     assert "| **FP8** (this one) | 1.23 GB | 0.0235 | 99.0% | 0.3456 | 75.0% |" in card(root, folder)
+
+
+def test_the_unpruned_model_is_as_far_from_bf16_everywhere_on_a_card(root: Path) -> None:
+    """The BF16 variant is the pruned checkpoint: its own figure is told, not the one of the pruner's proof (0.25)."""
+    made, quantized = manifest("BF16"), manifest("FP8")
+    pruned(root)
+    own = put(root, made, since_original(result(made, 0.0), 0.2468))
+    text = card(root, own)
+    assert "Its mean KL divergence from Big, the unpruned model, is 0.2468 nats per token, and its top-1 75.0%." in text
+    for shown in (text, card(root, put(root, quantized, result(quantized)))):
+        assert "relative to Big, the pruned checkpoint itself has a mean KL of 0.2468 and a top-1 of 75.0%" in shown
+
+
+def test_the_command_that_makes_it_again_has_the_settings_of_its_recipe(root: Path) -> None:
+    """As `make all-formats` rounds FP8, which its own recipe does not."""
+    made = manifest("FP8")
+    folder = put(root, made)
+    assert "\nsixfold export MODEL fp8\n" in card(root, folder)
+    made["recipe"] |= {"rounding": "compensated", "calibration": {"texts": ["my own.txt"], "samples": 64}}
+    settings = "--set rounding=compensated --set 'calibration.texts=[my own.txt]'"
+    assert f"\nsixfold export MODEL fp8 {settings}\n" in card(root, put(root, made))
+    made["recipe"]["name"] = "ours"
+    assert "\nsixfold export MODEL ours.yaml\n" in card(root, put(root, made))
 
 
 def test_quality_is_what_was_measured_of_these_files(root: Path) -> None:

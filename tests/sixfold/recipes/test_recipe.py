@@ -143,9 +143,9 @@ def test_every_error_is_listed_with_file_line_key_and_remedy() -> None:
         "bad.yaml:4: keep.0: '[a': is not a regular expression",
         "bad.yaml:6: calibration.samplez: unknown key; perhaps samples is meant",
         "bad.yaml:7: calibration.length: -1: is not more than 0; write a number within the bounds",
-        "bad.yaml:8: gates.max_mean_kl: 'high': is no number; write a number, such as 0.05",
+        "bad.yaml:8: gates.max_mean_kl: 'high': is not a number; write a number, such as 0.05",
         "bad.yaml:9: options.layot: unknown key; perhaps layout is meant",
-        "--set: calibration.samples: 'x': is no whole number; write one, such as 64",
+        "--set: calibration.samples: 'x': is not a whole number; write one, such as 64",
         "--set 'nonsense' is not an override; write key=value",
     ):
         assert part in text
@@ -202,7 +202,7 @@ def test_a_circle_is_refused() -> None:
         ("- x\n", "is not a list of `key: value` lines"),
         ("", "is not a list of `key: value` lines"),
         ("name: x\x00\n", "x.yaml is not valid YAML: unacceptable character #x0000"),
-        (WHOLE + "keep: attention\n", "x.yaml:6: keep: 'attention': is no list; write it in brackets: [a, b]"),
+        (WHOLE + "keep: attention\n", "x.yaml:6: keep: 'attention': is not a list; write it in brackets: [a, b]"),
     ],
 )
 def test_refusals(text: str, message: str) -> None:
