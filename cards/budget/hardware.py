@@ -84,6 +84,8 @@ def hardware_named(name: str) -> Hardware:
             return replace(one, name=name.lower(), title=f"{count} x {one.title}", devices=count)
         raise UsageError(f"there is no hardware {name!r}", f"did you mean {count}x-{one.name}")
     singles = [machine.name for machine in hardware() if machine.devices == 1]
+    if counted and counted[2] in several:
+        raise UsageError(f"there is no hardware {name!r}", f"a machine has one device at least, such as {counted[2]}")
     if "," in name:
         raise UsageError(f"there is no hardware {name!r}", "give --hardware once for each machine")
     ends = [one for one in singles if len(name) > 2 and one.endswith(f"-{name.lower()}")]

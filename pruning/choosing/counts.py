@@ -30,8 +30,8 @@ def checked(anatomy: Anatomy, kept: int) -> int:
         raise UsageError(f"the checkpoint has {kept} experts in each layer already", "keep fewer, or leave it as it is")
     if not least <= kept < anatomy.experts:
         raise UsageError(
-            f"{kept} experts in a layer cannot be kept: the router chooses {anatomy.top_k} of {anatomy.experts} for a"
-            f" token{_from_groups(anatomy)}",
+            f"a layer cannot keep {kept} expert{'s' if kept != 1 else ''}: the router chooses {anatomy.top_k} of"
+            f" {anatomy.experts} for a token{_from_groups(anatomy)}",
             f"keep {least} to {anatomy.experts - anatomy.groups}",
         )
     if kept % anatomy.groups:

@@ -154,7 +154,7 @@ def test_a_dry_run_tells_the_bytes_and_does_nothing(root: Path, tmp_path: Path) 
         ((), "it is not clear what to prune; give one of --ratio, --keep and --plan"),
         (("--ratio", "0.25", "--keep", "6"), "it is not clear what to prune"),
         (("--ratio", "25"), "a ratio of 25 is not between 0 and 1"),
-        (("--keep", "1"), "1 experts in a layer cannot be kept: the router chooses 2 of 8 for a token; keep 2 to 7"),
+        (("--keep", "1"), "a layer cannot keep 1 expert: the router chooses 2 of 8 for a token; keep 2 to 7"),
         (("--keep", "8"), "the checkpoint has 8 experts in each layer already"),
         (("--ratio", "0.25", "--budget", "global"), "config.json has one for all (num_local_experts)"),
         (("--ratio", "0.25", "--set", "keep=[]"), "--set keep=[] is not a key of the calibration"),

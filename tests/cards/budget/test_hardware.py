@@ -46,6 +46,8 @@ def test_an_unknown_name_is_answered_with_those_there_are() -> None:
     for wrong, meant in (("2xh100", "2x-h100"), ("4090", "rtx-4090"), ("h1000", "h100"), ("2x-h1oo", "2x-h100")):
         with pytest.raises(UsageError, match=f"did you mean {meant}"):
             hardware_named(wrong)
+    with pytest.raises(UsageError, match="a machine has one device at least, such as h100"):
+        hardware_named("0x-h100")
 
 
 GOOD = "name: box, title: A box 8 GB, memory: 8 GiB, engines: [llama.cpp]"

@@ -26,7 +26,7 @@ def test_groups_stay_equal() -> None:
 
 
 def test_top_k_stays_within_reach() -> None:
-    with pytest.raises(UsageError, match=r"3 experts .* cannot be kept: the router chooses 4 of 16 .*; keep 4 to 15"):
+    with pytest.raises(UsageError, match=r"cannot keep 3 experts: the router chooses 4 of 16 .*; keep 4 to 15"):
         checked(anatomy(16, 4), 3)
     # 8 experts must come from 4 groups: 2 in each of 8 groups are the least.
     assert checked(anatomy(256, 8, 8, 4), 16) == 16
