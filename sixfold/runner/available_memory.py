@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,12 @@ def available_memory() -> int | None:
     return kilobytes * 1024
 
 
-def available_on(device: torch.device) -> int | None:
+def available_on(device: "torch.device") -> int | None:
     """The same of a device: of a GPU, what is not in use there."""
     if device.type != "cuda":
         return available_memory()
+    import torch  # not where only the host's memory is asked for: `sixfold --help` must not wait for it
+
     torch.cuda.empty_cache()
     free: int = torch.cuda.mem_get_info(device)[0]
     return free
