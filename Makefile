@@ -66,8 +66,9 @@ prune: $(VENV)/.ready
 	@$(BIN)/sixfold prune "$(if $(filter file,$(origin MODEL)),demo/minimax-m2-4.6m,$(MODEL))" $(if $(RATIO),--ratio "$(RATIO)") $(if $(KEEP),--keep "$(KEEP)") \
 		$(if $(HEAL),--heal) $(if $(filter file,$(origin OUT)),,--out "$(OUT)") $(if $(NAME),--name "$(NAME)") $(SETTINGS)
 
+# One thread in each of the workers that share the cores; test-processors runs what depends on threads with several.
 test: $(VENV)/.ready-dev
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest
 
 test-processors: $(VENV)/.ready-dev
 	@set -e; for setting in $(PROCESSORS); do \
