@@ -7,7 +7,7 @@ where it states none or a quantized one, as exporters see them), and correction 
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
@@ -67,8 +67,11 @@ def described(
     name: str,
     extras: tuple[str, ...] = (),
     provenance: Provenance | None = None,
+    held: Collection[str] = (),
 ) -> Checkpoint:
     """The checkpoint that a config describes, its tensors in the order in which transformers would save them.
+
+    held: names of tensors that are at hand, which tell where a family has two names for one.
 
     Raises SixfoldError where transformers does not know the model, or the config describes none.
     """
@@ -79,7 +82,7 @@ def described(
     contents = Contents(refuse, refuse, partial(_fingerprint, config))
     past = provenance or Provenance()
     empty = Checkpoint(name, location, folder, "", config, {}, extras, past, contents, bare=True)
-    tensors = _tensors(empty)
+    tensors = _tensors(empty, held)
     return replace(empty, tensors=tensors, quantized=_quantized(config, tensors))
 
 
@@ -132,7 +135,7 @@ def _with_experts(config: Mapping[str, Any], experts: int, model: str) -> dict[s
     return with_counts(config, count_keys(config, stated, parsed), dict.fromkeys(range(layers), experts))
 
 
-def _tensors(checkpoint: Checkpoint) -> dict[str, SourceTensor]:
+def _tensors(checkpoint: Checkpoint, held: Collection[str]) -> dict[str, SourceTensor]:
     from transformers.core_model_loading import revert_weight_conversion
 
     model: Any = meta_model(checkpoint, dtype=getattr(torch, _dtype_name(checkpoint.config)))
@@ -151,8 +154,9 @@ def _tensors(checkpoint: Checkpoint) -> dict[str, SourceTensor]:
             f"{checkpoint.config_location} describes no model that could be saved ({reason})",
             "compare it with the original model's config.json",
         ) from None
+    as_saved = any(map(_NAMED_AS_TOWERS.match, held))
     for saved, tensor in stored.items():
-        name = _NAMED_AS_TOWERS.sub(r"\1.layers.", saved)
+        name = saved if as_saved else _NAMED_AS_TOWERS.sub(r"\1.layers.", saved)
         dtype, shape = _DTYPES[tensor.dtype], tuple(tensor.shape)
         found[name] = SourceTensor(name, dtype, shape, tensor_nbytes(dtype, shape))
     return found

@@ -79,7 +79,7 @@ def blueprint_from_config(config: Mapping[str, Any], where: Path, held: Collecti
     """held: the folder's tensor names, which tell whether all experts of a layer are one of them. Raises SixfoldError
     where transformers knows no such model, or config.json describes none."""
     plain = {key: value for key, value in config.items() if key != "quantization_config"}
-    checkpoint = _as_held(described(plain, str(where), where, name="artifact"), held)
+    checkpoint = _as_held(described(plain, str(where), where, name="artifact", held=held), held)
     architecture = derive_architecture(checkpoint)
     shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
     drafts = sum(config[key] for key in _DRAFTS if isinstance(config.get(key), int))

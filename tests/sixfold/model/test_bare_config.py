@@ -13,7 +13,7 @@ from exporters.export.planning import plan_all
 from exporters.registry import exporter_named
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.model.bare_config import config_notes
+from sixfold.model.bare_config import config_notes, described
 from sixfold.model.source import Source, describe_source, open_source
 from sixfold.recipes.recipe import load_recipes
 from tests import every_family
@@ -79,6 +79,14 @@ def test_layers_beside_a_tower_are_called_as_they_are_published(tmp_path: Path) 
     assert "language_model.model.layers.3.self_attn.o_proj.weight" in names
     assert "vision_tower.encoder.blocks.1.wo.weight" in names
     assert not any(name.startswith("language_model.model.blocks") for name in names)
+
+
+def test_they_are_called_as_transformers_saves_them_where_the_tensors_at_hand_are(tmp_path: Path) -> None:
+    config = json.loads(every_family.tiny_config("kimi_k25").to_json_string())
+    held = ["language_model.model.blocks.0.mlp.down_proj.weight_packed"]
+    names = described(config, "here", tmp_path, name="tiny", held=held).tensors
+    assert any(name.startswith("language_model.model.blocks.0.") for name in names)
+    assert not any(name.startswith("language_model.model.layers.") for name in names)
 
 
 @pytest.mark.parametrize(

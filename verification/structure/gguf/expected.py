@@ -203,11 +203,11 @@ def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
     """What every decoder's file says of its size, its norms, its experts and its rotary base."""
     heads = config["num_attention_heads"]
     groups = config.get("num_key_value_heads") or heads
-    length, layers = config["max_position_embeddings"], config.get("layers_block_type")
+    length = config["max_position_embeddings"]
     unbounded = config.get("model_type") in _WITHOUT_POSITIONS
     each = _groups_of_layers(config, groups)
     found = {
-        "block_count": Expected(((len(layers) if layers else config["num_hidden_layers"]) + drafts,)),
+        "block_count": Expected((_layers(config) + drafts,)),
         "nextn_predict_layers": Expected((drafts,), missing=not drafts),
         "context_length": Expected((length, 2**20) if unbounded else (length,)),
         "embedding_length": Expected((config["hidden_size"],)),
@@ -234,7 +234,7 @@ def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
 def _groups_of_layers(config: Config, groups: int) -> list[int]:
     """Heads of keys, where a file states them for each layer: those of full attention may be others (Gemma 4)."""
     own = {int(layer): fields for layer, fields in (config.get("per_layer_config") or {}).items()}
-    return [own.get(layer, {}).get("num_key_value_heads", groups) for layer in range(config["num_hidden_layers"])]
+    return [own.get(layer, {}).get("num_key_value_heads", groups) for layer in range(_layers(config))]
 
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
@@ -262,13 +262,19 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 """Values that change nothing: a file may state them where its model has nothing of the kind."""
 
 
+def _layers(config: Config) -> int:
+    """Where they are listed by kind, their number may stand nowhere else."""
+    kinds = config.get("layers_block_type")
+    return len(kinds) if kinds else int(config["num_hidden_layers"])
+
+
 def _experts(config: Config) -> int:
     names = ("num_local_experts", "num_experts", "n_routed_experts")
     return int(next((config[name] for name in names if config.get(name)), 0))
 
 
 def _sizes(arch: str, config: Config, drafts: int) -> Iterator[tuple[str, Expected]]:
-    yield "block_count", Expected((config["num_hidden_layers"] + drafts,))
+    yield "block_count", Expected((_layers(config) + drafts,))
     if drafts or (config.get("num_nextn_predict_layers") and arch == "glm4moe"):
         yield "nextn_predict_layers", Expected((drafts,), missing=not drafts)
     yield "context_length", Expected((config["max_position_embeddings"],))
