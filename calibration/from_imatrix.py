@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
 
 from calibration.forward_pass.coverage import Coverage, coverage_of, coverage_to_json
-from sixfold.artifact.manifest import FileRecord, file_record
-from sixfold.artifact.workspace import write_atomically
+from sixfold.artifact.manifest import FileRecord
+from sixfold.artifact.workspace import replacing
+from sixfold.checkpoint.storage.tensor_file import write_tensors
 from sixfold.errors import SixfoldError
 from sixfold.model.gguf_names import ValueHeads, latent_half, tiled_inputs
 from sixfold.model.source import Source
@@ -47,8 +47,9 @@ def take_over(matrix: ImportanceMatrix, source: Source, folder: Path, min_tokens
             for key, tensor in _tensors(matrix, name, weight, tiled_inputs(config, name))
         }
         file = folder / layer_file(layer)
-        write_atomically(file, save(tensors, {"format": "pt"}))
-        files[file.name] = file_record(file)
+        with replacing(file) as temporary:
+            digest = write_tensors(temporary, tensors, {"format": "pt"})
+        files[file.name] = FileRecord(file.stat().st_size, digest)
     held_in_all = {name: weight for held in layers.values() for name, weight in held.items()}
     observed = {linear.weight for weight in held_in_all.values() for linear in weight.linears}
     taken = {name: weight for name, weight in held_in_all.items() if not latent_half(name)}

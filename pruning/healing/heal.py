@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 
 from pruning.healing.block import Watch, adds_up, run_layer
 from pruning.healing.healed_weights import layer_file
 from pruning.healing.kinds import by_token, kinds_of, segment_means
 from pruning.healing.refit import Fit, Seen, refit
-from sixfold.artifact.workspace import read_json, write_atomically, write_json
+from sixfold.artifact.workspace import read_json, replacing, write_json
+from sixfold.checkpoint.storage.tensor_file import write_tensors
 from sixfold.errors import SixfoldError
 from sixfold.model.meta_model import transformers_config
 from sixfold.model.source import Source
@@ -185,7 +185,8 @@ class _Walk:
         self._watched(after, layer, Watch(), self._hidden[1], keep=True)
         if fit.damping is not None:
             weights = names.split(module.down_proj.to("cpu", names.dtype))
-            write_atomically(self._work / layer_file(layer), save(weights, {"format": "pt"}))
+            with replacing(self._work / layer_file(layer)) as temporary:
+                write_tensors(temporary, weights, {"format": "pt"})
 
     def _watched(self, runner: LayerRunner, layer: int, watch: Watch, hidden: HiddenStates, *, keep: bool) -> Any:
         """The experts module that ran. Raises SixfoldError where not every token passed through it."""

@@ -21,7 +21,7 @@ from sixfold.checkpoint.checkpoint import CONFIG, Checkpoint, Contents, SourceTe
 from sixfold.checkpoint.config_bounds import check_bounds
 from sixfold.checkpoint.config_fields import COUNT, GROUPS, TOP_K, count_keys, largest, mtp_layers, with_counts
 from sixfold.checkpoint.provenance import Provenance, read_provenance
-from sixfold.checkpoint.storage.safetensors_header import TORCH_DTYPES, tensor_nbytes
+from sixfold.checkpoint.storage.safetensors_header import DTYPE_NAMES, tensor_nbytes
 from sixfold.checkpoint.storage.source_encodings import check_quantization
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError, UsageError
@@ -34,7 +34,6 @@ _NAMED_AS_TOWERS = re.compile(r"^(language_model\.model)\.(blocks|encoder\.layer
 do not (Kimi-K2.5, Qianfan-OCR), and it loads both."""
 
 _SENSES = re.compile(r"vision|visual|audio|image")
-_DTYPES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
 
 def open_config(
@@ -157,7 +156,7 @@ def _tensors(checkpoint: Checkpoint, held: Collection[str]) -> dict[str, SourceT
     as_saved = any(map(_NAMED_AS_TOWERS.match, held))
     for saved, tensor in stored.items():
         name = saved if as_saved else _NAMED_AS_TOWERS.sub(r"\1.layers.", saved)
-        dtype, shape = _DTYPES[tensor.dtype], tuple(tensor.shape)
+        dtype, shape = DTYPE_NAMES[tensor.dtype], tuple(tensor.shape)
         found[name] = SourceTensor(name, dtype, shape, tensor_nbytes(dtype, shape))
     return found
 

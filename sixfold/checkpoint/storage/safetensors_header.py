@@ -34,6 +34,8 @@ TORCH_DTYPES: Mapping[str, torch.dtype] = {
 }  # fmt: skip
 """What of DTYPE_BITS torch can hold element by element."""
 
+DTYPE_NAMES: Mapping[torch.dtype, str] = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+
 _DOWNLOAD_AGAIN = "download or copy the file again"
 
 

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import torch
 
-from sixfold.checkpoint.storage.safetensors_header import DTYPE_BITS, TORCH_DTYPES, write_header
+from sixfold.checkpoint.storage.safetensors_header import DTYPE_BITS, DTYPE_NAMES, write_header
 
-_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 _PIECE = 1 << 24
 """Bytes that are written, and hashed beside it, at a time."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> str:
-    """tensors: of any dtype of TORCH_DTYPES, on any device; one at a time is copied to the host. Returns the file's
+    """tensors: of any dtype of DTYPE_NAMES, on any device; one at a time is copied to the host. Returns the file's
     SHA-256, taken while it is written.
 
     Not by safetensors.save_file: that writes beside `path` under a name of its own, which a kill leaves behind and
@@ -34,8 +33,10 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
 
 def _pieces(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> Iterator[memoryview | bytes]:
     # Wide elements first, as safetensors has them, so that each lies at a multiple of its size.
-    names = sorted(tensors, key=lambda name: (-DTYPE_BITS[_NAMES[tensors[name].dtype]], name))
-    yield write_header([(name, _NAMES[tensors[name].dtype], tuple(tensors[name].shape)) for name in names], metadata)
+    names = sorted(tensors, key=lambda name: (-DTYPE_BITS[DTYPE_NAMES[tensors[name].dtype]], name))
+    yield write_header(
+        [(name, DTYPE_NAMES[tensors[name].dtype], tuple(tensors[name].shape)) for name in names], metadata
+    )
     for name in names:
         data = tensors[name].cpu().contiguous().flatten().view(torch.uint8).numpy().data
         for start in range(0, len(data), _PIECE):
