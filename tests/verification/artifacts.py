@@ -22,6 +22,7 @@ _LAYOUTS = {
     "fp8-modelopt": "extends: fp8\nscheme: FP8\noptions: {layout: modelopt}\n",
     "nvfp4-modelopt": "extends: nvfp4-gb10\noptions: {layout: modelopt}\n",
     "nvfp4a16-modelopt": "extends: nvfp4\noptions: {layout: modelopt}\n",
+    "nvfp4-auto-modelopt": "extends: nvfp4-auto\noptions: {layout: modelopt}\n",
     "awq-packed": "extends: awq\noptions: {layout: pack-quantized}\n",
 }
 """Recipes beside the shipped ones, by name."""
