@@ -10,14 +10,14 @@ The numbers are those of the compressed-tensors layout; names and some meanings 
 
 What the readers can do with FP8 differs by model. For the experts of an MoE model, TensorRT-LLM and vLLM know only
 `FP8`: one float32 scale per weight and one per input, both fixed beforehand. Per-channel weights with per-token inputs
-(`FP8_PER_CHANNEL_PER_TOKEN`) are read for dense models alone.
+(`FP8_PER_CHANNEL_PER_TOKEN`) are read for dense models alone, and in no mix.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from exporters.formats.module_names import unquantized_modules
+from exporters.formats.module_names import module_names, unquantized_modules
 from sixfold import __version__
 from sixfold.artifact.safetensors_layout import config_text
 from sixfold.model.architecture import Architecture
@@ -25,6 +25,7 @@ from sixfold.model.source import Source
 
 QUANT_CONFIG_FILE = "hf_quant_config.json"
 QUANT_METHOD = "modelopt"
+_PRODUCER = {"name": "sixfold", "version": __version__}
 
 WEIGHT = "weight"
 WEIGHT_SCALE = "weight_scale"
@@ -33,6 +34,8 @@ INPUT_SCALE = "input_scale"
 NVFP4_TENSORS = (WEIGHT, WEIGHT_SCALE, WEIGHT_SCALE_2, INPUT_SCALE)
 GLOBAL_SHAPE: tuple[int, ...] = ()
 
+MIXED = "MIXED_PRECISION"
+"""`quant_algo` where `quantized_layers` says it of every module."""
 QUANT_ALGOS = {
     "FP8": "FP8",
     "FP8_DYNAMIC": "FP8_PER_CHANNEL_PER_TOKEN",
@@ -67,6 +70,40 @@ def texts(source: Source, scheme: str, quantized: frozenset[str]) -> dict[str, b
     }
 
 
+def mixed_texts(source: Source, chosen: Mapping[str, str]) -> dict[str, bytes]:
+    """The same of Linears that have different schemes. chosen: of each quantized Linear the name of its preset.
+
+    As NVIDIA's releases state it (Qwen3.6-35B-A3B-NVFP4): `quantized_layers` has an entry for every module, one for all
+    experts of a layer, here under each name that engines know it by; what has none stays as it is.
+    """
+    if len(schemes := set(chosen.values())) == 1:
+        return texts(source, schemes.pop(), frozenset(chosen))
+    excluded = exclude_modules(source.architecture, frozenset(chosen))
+    schemes_of = {
+        name: chosen[linear.name]
+        for linear in source.architecture.linears
+        if linear.name in chosen
+        for name in module_names(linear)
+    }
+    layers = {"quantized_layers": {name: _algorithm(scheme) for name, scheme in schemes_of.items()}}
+    groups = {
+        f"group_{n}": {**_GROUPS[scheme], "targets": [name for name, held in schemes_of.items() if held == scheme]}
+        for n, scheme in enumerate(dict.fromkeys(schemes_of.values()))
+    }
+    beside = {"quant_algo": MIXED, "kv_cache_quant_algo": None, **layers, "exclude_modules": excluded}
+    inline = {"config_groups": groups, **layers, "ignore": excluded, "quant_algo": MIXED}
+    return {
+        "config.json": config_text(source, {**inline, "producer": _PRODUCER, "quant_method": QUANT_METHOD}),
+        QUANT_CONFIG_FILE: (json.dumps({"producer": _PRODUCER, "quantization": beside}, indent=2) + "\n").encode(),
+    }
+
+
+def _algorithm(scheme: str) -> dict[str, Any]:
+    """Of one module: `quant_algo`, and the size of groups where it has any."""
+    group_size = _GROUPS[scheme]["weights"].get("group_size")
+    return {"quant_algo": QUANT_ALGOS[scheme], **({} if group_size is None else {"group_size": group_size})}
+
+
 def exclude_modules(architecture: Architecture, quantized: frozenset[str]) -> list[str]:
     """Every module in BF16, under each name that engines know it by; readers match `*` as a shell does.
 
@@ -79,15 +116,9 @@ def exclude_modules(architecture: Architecture, quantized: frozenset[str]) -> li
 
 def hf_quant_config(scheme: str, excluded: Sequence[str]) -> dict[str, Any]:
     """hf_quant_config.json."""
-    group_size = _GROUPS[scheme]["weights"].get("group_size")
     return {
-        "producer": {"name": "sixfold", "version": __version__},
-        "quantization": {
-            "quant_algo": QUANT_ALGOS[scheme],
-            "kv_cache_quant_algo": None,
-            **({} if group_size is None else {"group_size": group_size}),
-            "exclude_modules": list(excluded),
-        },
+        "producer": _PRODUCER,
+        "quantization": {**_algorithm(scheme), "kv_cache_quant_algo": None, "exclude_modules": list(excluded)},
     }
 
 
@@ -97,6 +128,6 @@ def quantization_config(scheme: str, excluded: Sequence[str]) -> dict[str, Any]:
         "config_groups": {"group_0": {**_GROUPS[scheme], "targets": ["Linear"]}},
         "ignore": list(excluded),
         "quant_algo": QUANT_ALGOS[scheme],
-        "producer": {"name": "sixfold", "version": __version__},
+        "producer": _PRODUCER,
         "quant_method": QUANT_METHOD,
     }

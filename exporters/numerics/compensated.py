@@ -16,7 +16,8 @@ from exporters.rounding.device import moved, to_host
 from exporters.rounding.factor import Factor
 from exporters.rounding.fp8 import Fp8
 from exporters.rounding.int4 import Integers
-from exporters.rounding.nvfp4 import GROUP, Nvfp4
+from exporters.rounding.mxfp4 import Mxfp4
+from exporters.rounding.nvfp4 import Nvfp4
 from sixfold.errors import SixfoldError
 
 
@@ -67,14 +68,23 @@ def _global_scales(parts: Sequence[torch.Tensor], dtypes: set[torch.dtype]) -> t
 
 
 def _e2m1_codes(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """values [B, R, C], which are E2M1 numbers times scale [B, R, C / 16] -> uint8 [B, R, C / 2], low half first."""
-    halves = (values.unflatten(-1, (-1, GROUP)) / scale[..., None] * 2).round().flatten(-2)
+    """values [B, R, C], which are E2M1 numbers times scale [B, R, groups] -> uint8 [B, R, C / 2], low half first."""
+    halves = (values.unflatten(-1, (scale.shape[-1], -1)) / scale[..., None] * 2).round().flatten(-2)
     codes = _CODES.to(values.device)[halves.abs().clamp(max=12).int()] | (halves < 0).to(torch.uint8) << 3
     return codes[..., 0::2] | codes[..., 1::2] << 4
 
 
 _CODES = torch.tensor([0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 6, 7, 7], dtype=torch.uint8)
 """Of E2M1 numbers, by twice their size; what lies between two numbers does not occur."""
+
+
+def mxfp4_weights(weights: Sequence[torch.Tensor], names: Sequence[str], known: Factor) -> list[PackedWeight]:
+    """Of each weight what exporters.numerics.mxfp4.quantize gives for it."""
+    rounded = compensate(stacked(weights, names, known.upper.device), known, Mxfp4())
+    scale = rounded.parameters[0].mT  # [B, R, C / 32]
+    codes = _e2m1_codes(rounded.values, scale)
+    stored = (scale.contiguous().view(torch.int32) >> 23).to(torch.uint8)  # the exponents, of normal powers of two
+    return [PackedWeight(*of) for of in zip(to_host(codes), to_host(stored), strict=True)]
 
 
 def fp8_channels(

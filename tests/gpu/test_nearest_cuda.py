@@ -100,7 +100,7 @@ def test_what_no_scale_can_hold_is_refused(name: str, value: float) -> None:
 
 
 def test_larger_weights_than_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exporters.numerics.nvfp4._PIECE", 3 * COLUMNS)
+    monkeypatch.setattr("exporters.numerics.e2m1._PIECE", 3 * COLUMNS)
     monkeypatch.setattr("exporters.numerics.awq_packing.BLOCK_ELEMENTS_GPU", 3 * COLUMNS)
     weight = normal().bfloat16()
     assert differing(nvfp4, weight) == 0

@@ -1,4 +1,4 @@
-"""Artifacts to verify: the ten shipped variants and the other layouts, made as a user makes them."""
+"""Artifacts to verify: the shipped variants and the other layouts, made as a user makes them."""
 
 import io
 import json
@@ -22,6 +22,7 @@ _LAYOUTS = {
     "fp8-modelopt": "extends: fp8\nscheme: FP8\noptions: {layout: modelopt}\n",
     "nvfp4-modelopt": "extends: nvfp4-gb10\noptions: {layout: modelopt}\n",
     "nvfp4a16-modelopt": "extends: nvfp4\noptions: {layout: modelopt}\n",
+    "nvfp4-auto-modelopt": "extends: nvfp4-auto\noptions: {layout: modelopt}\n",
     "awq-packed": "extends: awq\noptions: {layout: pack-quantized}\n",
 }
 """Recipes beside the shipped ones, by name."""
@@ -30,7 +31,7 @@ Artifacts = Mapping[str, Path]
 """Recipe -> folder, or GGUF file."""
 
 
-def make_all(model: Path, root: Path, recipes: tuple[str, ...] = ("all-formats", *_LAYOUTS)) -> Artifacts:
+def make_all(model: Path, root: Path, recipes: tuple[str, ...] = ("all-formats", "mxfp4", *_LAYOUTS)) -> Artifacts:
     """Every recipe that the model has a format for; those that fail (no GGUF names for it) are left out."""
     named = []
     for name in recipes:

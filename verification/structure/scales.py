@@ -66,6 +66,13 @@ def check_shared(subject: Subject) -> Iterator[Finding]:
             plain = next(name for name in linear.fused if name not in group)
             what = f"engines load it in one matrix with {group[0]}, which is quantized, and this is not"
             yield Finding("scales.fused", plain, what, "loading stops", "quantize both, or keep both")
+        formats = {name: scheme.format for name in group if (scheme := subject.declared.scheme_of(name)) is not None}
+        if len(set(formats.values())) > 1:
+            other = next(name for name in formats if formats[name] != formats[group[0]])
+            what = (
+                f"engines load it in one matrix with {group[0]}, and one is {formats[group[0]]}, this {formats[other]}"
+            )
+            yield Finding("scales.fused", other, what, "loading stops", "give both one scheme")
         yield from _shared(subject.folder, linear, group)
 
 
