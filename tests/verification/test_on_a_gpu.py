@@ -90,7 +90,7 @@ def test_hidden_states_are_what_they_are_on_the_cpu(
         kept.extend(map(type, lane.hidden))
 
     monkeypatch.setattr(Lane, "move", moved)
-    monkeypatch.setattr("torch.inference_mode", lambda mode=True: torch.no_grad())  # which no pretended tensor can be in
+    monkeypatch.setattr("torch.inference_mode", lambda mode=True: torch.no_grad())  # no pretended one can be there
     monkeypatch.setattr("verification.divergence.walk._SHARE_OF_GPU", share)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda where: (10**9, 10**9))
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda where: SimpleNamespace(total_memory=10**9))

@@ -32,9 +32,7 @@ RULES: dict[str, Callable[[int], Rounding | None]] = {
 def runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LayerRunner:
     """gpt_oss has biases, matrices that are stored transposed, and gates of its own; nemotron_h no gates."""
     source = open_source(make_family(request.param, tmp_path_factory.mktemp("models") / "tiny"))
-    return LayerRunner(
-        source, dtype=torch.float32, device=torch.device("cpu"), read_into=source.checkpoint.read_into
-    )
+    return LayerRunner(source, dtype=torch.float32, device=torch.device("cpu"), read_into=source.checkpoint.read_into)
 
 
 @pytest.mark.parametrize("rules", RULES)
