@@ -8,6 +8,7 @@ import torch
 
 from exporters.numerics.awq_packing import pack_gemm, pack_quantized, quantize
 from exporters.numerics.fp8 import quantize_blocks, quantize_channels, quantize_tensors
+from exporters.numerics.mxfp4 import quantize as mxfp4_weight
 from exporters.numerics.nvfp4 import quantize_group
 from exporters.registry import exporter_named
 from sixfold.errors import SixfoldError
@@ -35,11 +36,17 @@ def nvfp4(weight: torch.Tensor) -> list[torch.Tensor]:
     return [part for packed in made for part in (packed.packed, packed.scale)] + [scale]
 
 
+def mxfp4(weight: torch.Tensor) -> list[torch.Tensor]:
+    made = mxfp4_weight(weight, "a")
+    return [made.packed, made.scale]
+
+
 FORMATS: dict[str, Work] = {
     "FP8 channels": lambda weight: quantize_channels(weight, "a"),
     "FP8 blocks": lambda weight: quantize_blocks(weight[:50, :496], "a"),
     "FP8 tensors": fp8_tensors,
     "NVFP4": nvfp4,
+    "MXFP4": mxfp4,
 }
 
 
@@ -107,13 +114,15 @@ def test_larger_weights_than_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     assert differing(lambda one: pack_gemm(quantize(one, GROUP)), weight) == 0
 
 
-@pytest.mark.parametrize("name", ["fp8", "nvfp4", "awq", "gguf-q4_k_m"])
+@pytest.mark.parametrize("name", ["fp8", "nvfp4", "mxfp4", "awq", "gguf-q4_k_m"])
 def test_exporters_use_the_gpu_and_give_the_processors_bytes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_source(DEMO)
     (recipe,) = load_recipes(name, ["rounding=nearest", *(["options.imatrix=false"] if "gguf" in name else [])])
     exporter = exporter_named(recipe.exporter)
     plan = exporter.plan(source, recipe, None)
-    units = [unit for unit in plan.units if unit.encoding.split()[0] in ("fp8", "nvfp4", "awq", "Q4_K", "Q6_K")]
+    units = [
+        unit for unit in plan.units if unit.encoding.split()[0] in ("fp8", "nvfp4", "mxfp4", "awq", "Q4_K", "Q6_K")
+    ]
 
     def made() -> list[torch.Tensor]:
         read = source.checkpoint.read

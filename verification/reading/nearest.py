@@ -24,7 +24,7 @@ def nearest(values: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
         return values.clamp(low, high).to(torch.float8_e4m3fn).float()
     halves = (numbers[1:] + numbers[:-1]) / 2
     if values.is_cuda and len(halves) < _FEW:
-        return numbers.to(values.device)[torch.bucketize(values, halves.to(values.device), out_int32=True)]
+        return numbers.to(values.device)[torch.bucketize(values.contiguous(), halves.to(values.device), out_int32=True)]
     steps = 4 * halves
     if 4 * (high - low) > _LONGEST or not torch.equal(steps, steps.round()):
         return numbers.to(values.device)[torch.bucketize(values.contiguous(), halves.to(values.device))]
