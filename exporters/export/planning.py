@@ -77,7 +77,7 @@ def prepare(
 
 def _check_budget(recipe: Recipe) -> None:
     """Raises UsageError for a budget that the exporter would not look at."""
-    if recipe.budget is not None and not hasattr(exporter_named(recipe.exporter), "prepare"):
+    if recipe.budget is not None and not hasattr(exporter_named(recipe.exporter), "offered"):
         raise UsageError(
             f"{recipe.name}: the exporter {recipe.exporter} makes one type of everything, whatever the budget",
             "leave `budget` out, or extend gguf-auto",
