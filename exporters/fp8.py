@@ -17,6 +17,7 @@ from exporters.numerics.compensated import fp8_channels
 from exporters.numerics.fp8 import BLOCK, quantize_blocks, quantize_channels, quantize_tensors, static_scale
 from exporters.protocol import Decided, Decisions, Tokens
 from exporters.rounding.compensated_where_known import each
+from exporters.rounding.device import at_device
 from exporters.rounding.factor import Factor
 from exporters.rounding.inputs import Inputs
 from exporters.selection import Selection, drafts, not_run_note, require_any, select
@@ -83,11 +84,12 @@ class Fp8Exporter:
             return cache_scales.encoded_scales(unit, decisions)
         names = [part.name for part in unit.inputs]
         if recipe.scheme == "FP8":
-            quantized, scale = quantize_tensors(inputs, names)
+            *quantized, scale = at_device(inputs, lambda weights: _tensors(weights, names))
             scales = [decisions[f"{name.removesuffix('.weight')}.{modelopt.INPUT_SCALE}"] for name in names]
             return [t for weight, x in zip(quantized, scales, strict=True) for t in (weight, scale, x)]
         quantize = quantize_blocks if recipe.scheme == "FP8_BLOCK" else quantize_channels
-        return _channels(*quantize(inputs[0], names[0]), recipe)
+        weight, scale = at_device(inputs, lambda weights: quantize(weights[0], names[0]))
+        return _channels(weight, scale, recipe)
 
     def compensate(
         self,
@@ -107,6 +109,11 @@ class Fp8Exporter:
 
         factors = [known.factor(name.removesuffix(".weight")) for name in names]
         return each(factors, lambda n: self.encode(units[n], inputs[n], decisions[n], recipe), rounded)
+
+
+def _tensors(weights: Sequence[torch.Tensor], names: Sequence[str]) -> list[torch.Tensor]:
+    quantized, scale = quantize_tensors(weights, names)
+    return [*quantized, scale]
 
 
 def _channels(weight: torch.Tensor, scale: torch.Tensor, recipe: Recipe) -> list[torch.Tensor]:

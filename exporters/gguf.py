@@ -32,7 +32,7 @@ from exporters.mix.gguf_mix import AUTO, check_budget, mixed_types, offered_type
 from exporters.mix.prepare import prepared
 from exporters.protocol import Decided, Decisions, Tokens
 from exporters.rounding.compensated_where_known import each
-from exporters.rounding.device import device, moved, turn
+from exporters.rounding.device import at_device
 from exporters.rounding.factor import Factor, unrelated
 from exporters.rounding.inputs import Inputs
 from sixfold.artifact.plan import ExportPlan, PlannedFile, PlannedTensor, Unit
@@ -218,8 +218,8 @@ def _quantized(
     """On a GPU where there is one: the bytes are the same."""
     if not encodes_on_gpu(qtype):
         return quantize(rows, qtype, importance, name=name)
-    with turn(device()):
-        return quantize(moved(rows, device()), qtype, importance, name=name).cpu()
+    (blocks,) = at_device([rows], lambda weights: [quantize(weights[0], qtype, importance, name=name)])
+    return blocks
 
 
 def _factor(unit: Unit, inputs: Sequence[torch.Tensor], known: Inputs, qtype: GGMLQuantizationType) -> Factor | None:

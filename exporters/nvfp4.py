@@ -17,6 +17,7 @@ from exporters.numerics.compensated import nvfp4_groups
 from exporters.numerics.nvfp4 import GROUP, PackedWeight, input_global_scale, quantize_group
 from exporters.protocol import Decided, Decisions, Tokens
 from exporters.rounding.compensated_where_known import each
+from exporters.rounding.device import device, moved, to_host, turn
 from exporters.rounding.factor import Factor
 from exporters.rounding.inputs import Inputs
 from exporters.rounding.rounded_inputs import for_rounded_inputs
@@ -86,7 +87,8 @@ class Nvfp4Exporter:
         if unit.encoding == cache_scales.ENCODING:
             return cache_scales.encoded_scales(unit, decisions)
         names = _names(unit)
-        made = once(inputs[0], ("nvfp4", *names), lambda: quantize_group(inputs, names))  # by W4A16 and W4A4 alike
+        with turn(device()):  # first, as what is compensated has it when it asks for what others make
+            made = once(inputs[0], ("nvfp4", *names), lambda: _nearest(inputs, names))  # by W4A16 and W4A4 alike
         return _outputs(made, names, decisions, recipe)
 
     def compensate(
@@ -116,6 +118,11 @@ class Nvfp4Exporter:
             return [_outputs(packed, names[n], decisions[n], recipe) for packed, n in zip(made, places, strict=True)]
 
         return each(factors, lambda n: self.encode(units[n], inputs[n], decisions[n], recipe), rounded)
+
+
+def _nearest(inputs: Sequence[torch.Tensor], names: Sequence[str]) -> tuple[list[PackedWeight], torch.Tensor]:
+    weights, global_scale = quantize_group([moved(weight, device()) for weight in inputs], names)
+    return [PackedWeight(to_host(weight.packed), to_host(weight.scale)) for weight in weights], global_scale
 
 
 def _names(unit: Unit) -> list[str]:

@@ -12,6 +12,7 @@ SCHEMES: dict[str, tuple[str, ...]] = {
         *("IQ3_M", "IQ3_S", "IQ3_XS", "IQ3_XXS", "Q2_K", "BF16", "F16", "F32", "AUTO"),
     ),
     "mixed": ("NVFP4A16", "W4A16_ASYM"),
+    "mxfp4": ("MXFP4A16",),
     "nvfp4": ("NVFP4A16", "NVFP4"),
 }
 """Exporter -> schemes. One that is not here takes what the tool that it runs knows."""

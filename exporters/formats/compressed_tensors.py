@@ -61,6 +61,11 @@ SCHEMES = {
         arguments(8, "block", block_structure=[128, 128]),
         arguments(8, "group", dynamic=True, group_size=128),
     ),
+    "MXFP4A16": Scheme(
+        "mxfp4-pack-quantized",
+        arguments(4, "group", group_size=32, scale_dtype="torch.uint8"),
+        None,
+    ),
     "NVFP4A16": Scheme("nvfp4-pack-quantized", _NVFP4, None),
     "NVFP4": Scheme(
         "nvfp4-pack-quantized",

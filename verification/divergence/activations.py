@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from sixfold.runner.layer_runner import LayerRunner
 from verification.divergence.cache_rounding import CacheRounding, caches_rounded
+from verification.divergence.expert_inputs import ExpertInputs
 from verification.divergence.latent_inputs import LatentAttention, LatentRounding, Rounding, latents_rounded
 
 Rule = Rounding | LatentRounding | CacheRounding
@@ -115,7 +116,7 @@ class RoundedInputs(TorchFunctionMode):
 
     rules: by on-disk tensor name; of a cache, by the name of the k_proj whose keys it holds. Experts must run one at a
     time (`runner.model.set_experts_implementation("eager")`), as their weights are told apart by where they lie in the
-    layer's stacked parameter. `place` must be called when a layer's weights are in place.
+    layer's stacked parameter, or ask `of_stack` themselves. `place` must be called when a layer's weights are in place.
     """
 
     def __init__(self, runner: LayerRunner, rules: Mapping[str, Rule]) -> None:
@@ -124,6 +125,8 @@ class RoundedInputs(TorchFunctionMode):
         self._rules = rules
         self._parameters: dict[int, tuple[torch.Tensor, dict[int, tuple[str, Rounding]]]] = {}
         self._squares: dict[str, torch.Tensor] = {}
+        self._stacks: dict[int, ExpertInputs] = {}
+        self._stacks_before: list[ExpertInputs] = []
         self._latents: dict[int, LatentAttention] = {}
         self._of_latents: dict[int, LatentAttention] = {}
         self._caches: dict[int, CacheRounding] = {}
@@ -134,6 +137,9 @@ class RoundedInputs(TorchFunctionMode):
     def errors(self) -> Mapping[str, float]:
         """How far the inputs of each product were moved: |x' - x| / |x| over all that it has read, by tensor name."""
         found = {name: squares.tolist() for name, squares in self._squares.items()}
+        for stack in (*self._stacks_before, *self._stacks.values()):
+            each = stack.squares.tolist()
+            found |= {name: each[expert] for expert, (name, _) in stack.rules.items()}
         return {name: (error / total) ** 0.5 if total else 0.0 for name, (error, total) in found.items()}
 
     def _rounded(self, name: str, rule: Rounding, x: torch.Tensor) -> torch.Tensor:
@@ -146,8 +152,20 @@ class RoundedInputs(TorchFunctionMode):
         self._squares[name] = self._last.squares if known is None else known + self._last.squares
         return self._last.rounded
 
+    def of_stack(self, parameter: torch.Tensor) -> ExpertInputs | None:
+        """How the inputs of a stacked parameter's experts are rounded; None for as they are."""
+        place = parameter.untyped_storage().data_ptr()
+        if place not in self._parameters:
+            return None
+        if place not in self._stacks:
+            squares = torch.zeros(len(parameter), 2, dtype=torch.float64, device=parameter.device)
+            self._stacks[place] = ExpertInputs(self._parameters[place][1], squares)
+        return self._stacks[place]
+
     def place(self, layer: int | None) -> None:
         """layer: whose weights have just been given to the model; None for what is outside of the layers."""
+        self._stacks_before += self._stacks.values()
+        self._stacks = {}
         self._parameters, self._latents, self._of_latents, self._caches, self._last = {}, {}, {}, {}, None
         for source in self._runner.sources_of(layer):
             rules: dict[int, tuple[str, Rounding]] = {}

@@ -17,6 +17,7 @@ from verification.divergence.activations import (
     nvfp4_under,
 )
 from verification.divergence.cache_rounding import CacheRounding
+from verification.divergence.expert_inputs import OfAllTokens
 from verification.divergence.latent_inputs import LatentRounding, Rounding
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.declared import Scheme
@@ -86,10 +87,12 @@ def _from_inputs(scheme: Scheme) -> Rounding:
     return fp8_dynamic(group if isinstance(group, int) and group > 0 else None)
 
 
+@OfAllTokens
 def _nvfp4_by_largest(x: torch.Tensor) -> torch.Tensor:
     return nvfp4_under(448 * 6 / float(x.abs().max().clamp(min=1e-30)), x) if x.numel() else x
 
 
+@OfAllTokens
 def _fp8_by_largest(x: torch.Tensor) -> torch.Tensor:
     return fp8_under(float(x.abs().max().clamp(min=1e-30)) / 448, x) if x.numel() else x
 

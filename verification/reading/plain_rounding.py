@@ -34,7 +34,8 @@ IQ4 = torch.tensor([-127.0, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 5
 
 @dataclass(frozen=True)
 class Layout:
-    """How a format stores a matrix. kind: "float8", "nvfp4", "mxfp4", "integers", or one of ggml's types.
+    """How a format stores a matrix. kind: "float8", "nvfp4", "mxfp4" (compressed-tensors'), "integers", or one of
+    ggml's types.
 
     block: rows and columns that share a scale, 0 for all. bits, symmetric: of integers.
     """
@@ -76,6 +77,9 @@ _GGML: Mapping[str, _Ggml] = {
     "Q3_K": _Ggml(16, _levels(-4, 3), scale_steps=31),
     "Q2_K": _Ggml(16, _levels(0, 3), minimum=True, scale_steps=15),
 }
+_RAISED_FROM = {"mxfp4": 1.75, "MXFP4": 2.0}
+"""From which multiple of its power of two a group's largest weight gets a larger scale (mxfp_utils, ggml-quants)."""
+_FLOAT4 = ("nvfp4", *_RAISED_FROM)
 _SUPERBLOCK = 256
 _PLAIN = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
@@ -115,7 +119,7 @@ def _block_of(scheme: Scheme) -> tuple[int, int] | None:
 def layout_of_ggml(kind: str) -> Layout | None:
     """kind: ggml's name of a type that is not a float."""
     if kind == "MXFP4":
-        return Layout("mxfp4", (1, 32))
+        return Layout(kind, (1, 32))
     return Layout(kind) if kind in _GGML else None
 
 
@@ -127,7 +131,7 @@ def rounded_to_dtype(source: torch.Tensor, dtype: str) -> torch.Tensor:
 def can_be_stacked(layout: Layout, rows: int) -> bool:
     """Whether matrices of so many rows under one another are rounded as each by itself."""
     height, _ = layout.block
-    return layout.kind in _GGML or layout.kind in ("nvfp4", "mxfp4") or (bool(height) and rows % height == 0)
+    return layout.kind in _GGML or layout.kind in _FLOAT4 or (bool(height) and rows % height == 0)
 
 
 def rounded_plainly(
@@ -150,8 +154,9 @@ def rounded_plainly(
         largest = source.view(matrices, -1).abs().amax(1).clamp(min=1e-30)
         units = (_E4M3 * _E2M1 / largest.double()).float().repeat_interleave(len(source) // matrices)
         return _in_pieces(source, lambda part, rows: _nvfp4(part, units[rows]))
-    if layout.kind == "mxfp4":
-        return _in_pieces(source, lambda part, _: _mxfp4(part))
+    if layout.kind in _RAISED_FROM:
+        raised = _RAISED_FROM[layout.kind]
+        return _in_pieces(source, lambda part, _: _mxfp4(part, raised))
     largest = _per_block(source.abs(), layout.block, torch.amax)
     if layout.kind == "float8":
         scale = (largest / _E4M3).clamp(min=1e-30)
@@ -171,7 +176,7 @@ def rounded_plainly(
 def _unit(layout: Layout) -> int:
     """What a row must be a multiple of."""
     if layout.kind not in _GGML:
-        return layout.block[1] if layout.kind in ("nvfp4", "mxfp4") else 1
+        return layout.block[1] if layout.kind in _FLOAT4 else 1
     return _SUPERBLOCK if _GGML[layout.kind].scale_steps else _GGML[layout.kind].group
 
 
@@ -199,10 +204,11 @@ def _nvfp4(source: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
     return (nearest(groups / scale.clamp(min=1e-30), numbers) * scale).flatten(1)
 
 
-def _mxfp4(source: torch.Tensor) -> torch.Tensor:
+def _mxfp4(source: torch.Tensor, raised: float) -> torch.Tensor:
     groups = source.unflatten(1, (-1, 32))
     largest = groups.abs().amax(-1, keepdim=True).clamp(min=2.0**-120)
-    scale = torch.exp2(largest.log2().floor() - 2)
+    mantissa, exponent = torch.frexp(largest)
+    scale = torch.exp2((exponent - 3 + (mantissa * 2 >= raised)).float())
     numbers = torch.cat((-E2M1_VALUES[1:].flip(0), E2M1_VALUES))
     return (nearest(groups / scale, numbers) * scale).flatten(1)
 

@@ -58,20 +58,26 @@ class CodeFindings:
         self._placements.setdefault(self._weights.encoding(name), []).append((name, lies))
 
     def of_compensated(
-        self, linear: Linear, codes: Codes | None, weight: torch.Tensor, original: torch.Tensor, first: int = 0
+        self,
+        linears: Sequence[Linear],
+        codes: Codes | None,
+        weight: torch.Tensor,
+        original: torch.Tensor,
+        first: int = 0,
     ) -> Iterator[Finding]:
-        """Of one Linear whose errors were made up for, from its row `first` on; all float32 [rows, in] on one
-        device."""
+        """Of Linears of one shape whose errors were made up for, under one another; of one alone from its row `first`
+        on. weight, original: float32 [Linears * rows, in] on one device."""
         if self._compensated is None or codes is None:
             return
-        worst = self._compensated.misplaced(linear.name, codes, weight, original)
-        if worst is not None:
+        names = [linear.name for linear in linears]
+        weights = {linear.name: linear.weight for linear in linears}
+        for name, worst in self._compensated.misplaced(names, codes, weight, original):
             what = (
                 f"the code at row {first + worst.row}, column {worst.column} stands for {worst.held:.4g},"
                 f" {worst.steps:.1f} steps from the {worst.source:.4g} that would make its row's outputs err least;"
                 " nearly all others lie within half a step"
             )
-            yield _changed(linear.weight, what)
+            yield _changed(weights[name], what)
 
     def of_all(self, linears: Mapping[str, Linear], *, smoothed: bool) -> Iterator[Finding]:
         """What all tensors together tell of each: weights of another checkpoint, and scales that do not follow."""

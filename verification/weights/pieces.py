@@ -61,7 +61,7 @@ def in_pieces(
         if sound and stack.codes is not None and nearest:
             placed = placed.and_also(out_of_place(stack.codes, original, 1)[0], original.numel())
         elif sound and linear is not None:
-            findings += codes.of_compensated(linear, stack.codes, stack.values, original, piece.start)
+            findings += codes.of_compensated([linear], stack.codes, stack.values, original, piece.start)
     assert total is not None
     error = total.error
     all_zeros = total.squares > 0 and error.relative == 1 and total.wrong == total.squares
