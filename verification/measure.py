@@ -166,7 +166,8 @@ def plain_rules(path: Path, source: Source) -> Mapping[str, Rule]:
     """How the inputs are rounded of the artifact's formats, without what calibration found."""
     if not path.is_dir():
         return gguf_rules(open_gguf_subject(path, source))
-    return folder_rules(open_subject(path, source), fixed=False)
+    subject = open_subject(path, source)
+    return {**folder_rules(subject, fixed=False), **cache_rules(subject, fixed=False)}
 
 
 def runs_of(path: Path, source: Source) -> tuple[CodedWeights, dict[str, Mapping[str, Rule]]]:

@@ -25,6 +25,8 @@ from sixfold.statistics.statistics import Statistics
 from tests.engines.reader import reader_logits
 from tests.exporters.exported import DEMO, silent
 from tests.families import make_family
+from tests.few_windows import few_windows
+from verification.judge import judge
 
 pytestmark = pytest.mark.arithmetic
 
@@ -129,6 +131,20 @@ def test_attention_with_rounded_caches_is_that_with_an_fp8_cache(
         for run in ("engine", "engine-16-bit-cache")
     ]
     assert off[0] < off[1] / 20, off
+
+
+def test_a_cache_costs_something_and_plain_rounding_of_it_as_much(
+    demo: Source, statistics: Statistics, ids: torch.Tensor, tmp_path: Path
+) -> None:
+    folder = made(demo, recipe("fp8"), statistics, ids, tmp_path)
+    with few_windows("verification.measure.held_out"):
+        checked = judge(folder, demo, silent)
+    assert checked.passed, [str(finding) for finding in checked.findings]
+    assert checked.divergence is not None
+    scores, plain = checked.divergence.scores, checked.divergence.plain
+    assert plain is not None
+    assert scores["weights"].mean_kl < scores["engine-16-bit-cache"].mean_kl < scores["engine"].mean_kl
+    assert plain.mean_kl == pytest.approx(scores["engine"].mean_kl, rel=0.1)
 
 
 @pytest.mark.parametrize("layout", ["compressed-tensors", "modelopt"])

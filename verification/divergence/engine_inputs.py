@@ -58,8 +58,9 @@ def folder_rules(subject: Subject, *, collapsed: bool = False, fixed: bool = Tru
     return rules | {f"{name}.weight": nvfp4(shared.get(name, scale)) for name, scale in scales.items() if scale > 0}
 
 
-def cache_rules(subject: Subject) -> dict[str, Rule]:
-    """By the name of each k_proj whose keys are cached in FP8, under scales that the artifact holds."""
+def cache_rules(subject: Subject, *, fixed: bool = True) -> dict[str, Rule]:
+    """By the name of each k_proj whose keys are cached in FP8. fixed: by scales that the artifact holds; else by the
+    largest of the keys, and of the values."""
     found: dict[str, Rule] = {}
     linears = subject.blueprint.architecture.linears if subject.blueprint is not None else ()
     for linear in linears:
@@ -73,7 +74,9 @@ def cache_rules(subject: Subject) -> dict[str, Rule]:
         ]
         if linear.part == "k_proj" and scales[0] is not None and scales[1] is not None:
             keys, values = (_scalar(subject, name) for name in scales if name is not None)
-            if keys > 0 and values > 0:
+            if not fixed:
+                found[linear.name] = CacheRounding(_fp8_by_largest, _fp8_by_largest)
+            elif keys > 0 and values > 0:
                 found[linear.name] = CacheRounding(fp8_static(keys), fp8_static(values))
     return found
 
