@@ -69,7 +69,8 @@ def _uncollected() -> Iterator[None]:
 def prepare(
     source: Source, recipe: Recipe, statistics: Statistics | None, tokens: Tokens | None, progress: Progress
 ) -> None:
-    """Make what the exporter's plan reads beside the statistics, where it reads anything and has not got it yet."""
+    """Make what the exporter's plan or decisions read beside the statistics, where they read anything and it is not
+    there yet."""
     exporter = exporter_named(recipe.exporter)
     if statistics is not None and hasattr(exporter, "prepare"):
         exporter.prepare(source, recipe, statistics, tokens, progress)

@@ -10,6 +10,8 @@ from exporters.rounding.format import Levels
 
 SPAN = 256
 _TINY = 1e-30
+_LARGEST = 65504.0
+"""Of F16."""
 _MIDDLE = 256
 _IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 _BEYOND = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65)
@@ -105,7 +107,7 @@ class Scaled:
     def _multiples(self, scales: torch.Tensor, shared: torch.Tensor | None) -> torch.Tensor:
         """The multiples of d nearest to scales [B, K, R], or the F16 numbers: [1, B, K, R]."""
         if shared is None:
-            return scales.half().float()[None]
+            return _stored(scales)[None]
         d = shared[0, :, None]
         return ((scales / torch.where(d == 0, 1.0, d)).round_().clamp_(*self.multiples) * d)[None]
 
@@ -193,9 +195,14 @@ class ScaledWithMinimum:
 
     def _multiples(self, parameters: torch.Tensor, shared: torch.Tensor | None) -> torch.Tensor:
         if shared is None:
-            return parameters.half().float()
+            return _stored(parameters)
         unit = shared[:, :, None]
         return (parameters / torch.where(unit == 0, 1.0, unit)).round_().clamp_(0, self.multiples) * unit
+
+
+def _stored(numbers: torch.Tensor) -> torch.Tensor:
+    """As F16 holds them."""
+    return numbers.clamp(-_LARGEST, _LARGEST).half().float()
 
 
 def _inverse(scale: torch.Tensor) -> torch.Tensor:
