@@ -208,7 +208,7 @@ class GgufExporter:
 
         # The halves of kv_b_proj read something else than kv_b_proj.
         possible = compensated(qtype) and not changes_columns(transform)
-        factors = [_factor(unit, inputs[n], known) if possible else None for n, unit in enumerate(units)]
+        factors = [_factor(unit, inputs[n], known, qtype) if possible else None for n, unit in enumerate(units)]
         return each(factors, lambda n: self.encode(units[n], inputs[n], decisions[n], recipe), rounded)
 
 
@@ -222,10 +222,11 @@ def _quantized(
     return blocks
 
 
-def _factor(unit: Unit, inputs: Sequence[torch.Tensor], known: Inputs) -> Factor | None:
-    """None of a tensor of a layer whose input nothing is known of: it is weighted by importance."""
+def _factor(unit: Unit, inputs: Sequence[torch.Tensor], known: Inputs, qtype: GGMLQuantizationType) -> Factor | None:
+    """None of a tensor of a layer whose input nothing is known of: it is weighted by importance; and of any such tensor
+    in Q8_0, which has no better scale to be searched."""
     factor = known.factor(unit.inputs[0].name.removesuffix(".weight"))
-    if factor is None and unit.layer is None:
+    if factor is None and unit.layer is None and qtype != GGMLQuantizationType.Q8_0:
         return unrelated(inputs[0].shape[-1], known.device)
     return factor
 

@@ -13,7 +13,7 @@ from math import prod
 import torch
 from pydantic import BaseModel
 
-from exporters import fp8
+from exporters import cache_scales, fp8
 from exporters.formats.layouts import LayoutOptions, layout_name
 from exporters.mix.choose import Option
 from exporters.mix.choose import Options as Offered
@@ -67,6 +67,7 @@ class MixedExporter:
         every = {kind.damage: kind.rounding for kind in kinds_of(source, recipe).values()} | {PLAIN: Plain()}
         wanted = {part_name(linear): every for group in _select(source, recipe).groups for linear in group}
         prepared(source, statistics, wanted, tokens, progress)
+        cache_scales.find_largest(source, recipe, statistics, tokens, progress)
 
     def offered(self, source: Source, recipe: Recipe, statistics: Statistics) -> Offered | None:
         """By decision: what engines give one type."""
@@ -103,12 +104,18 @@ class MixedExporter:
         return fit(recipe, source.checkpoint.name, options, weights, lay, remedy="raise the budget, or keep less")
 
     def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:
-        """The input scales of ModelOpt's FP8; nothing else names a layer."""
-        return fp8.EXPORTER.decide(source, as_recipe(recipe, "FP8"), statistics, layer)
+        """The input scales of ModelOpt's FP8, and scales of caches; nothing else names a layer."""
+        caches = cache_scales.cache_scales(source, recipe, statistics, layer)
+        if layout_name(recipe) != "modelopt":
+            return Decided(caches)
+        decided = fp8.EXPORTER.decide(source, as_recipe(recipe, "FP8"), statistics, layer)
+        return Decided({**decided.tensors, **caches}, decided.notes)
 
     def encode(
         self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe
     ) -> Sequence[torch.Tensor]:
+        if unit.encoding == cache_scales.ENCODING:
+            return cache_scales.encoded_scales(unit, decisions)
         return MAKERS[unit.encoding].encode(unit, inputs, decisions, recipe_of(recipe, unit.encoding))
 
     def compensate(
@@ -119,6 +126,8 @@ class MixedExporter:
         recipe: Recipe,
         known: Inputs,
     ) -> Sequence[Sequence[torch.Tensor]]:
+        if units[0].encoding == cache_scales.ENCODING:
+            return [cache_scales.encoded_scales(*each) for each in zip(units, decisions, strict=True)]
         maker, own = MAKERS[units[0].encoding], recipe_of(recipe, units[0].encoding)
         if not maker.compensates(own):
             return [maker.encode(*each, own) for each in zip(units, inputs, decisions, strict=True)]
@@ -218,7 +227,7 @@ def _laid(
         drafted = [] if kind == PLAIN else known[kind].drafts(group)
         made |= zip([group] if len(drafted) == 1 else [(linear,) for linear in group], drafted, strict=bool(drafted))
     return place(
-        drafts(source, list(made), made.__getitem__),
+        cache_scales.with_caches(source, recipe, drafts(source, list(made), made.__getitem__)),
         variant=recipe.name,
         folder=f"{source.checkpoint.name}-{recipe.suffix}",
         texts=carried_texts(source) | texts_of(source, recipe, quantized),

@@ -33,6 +33,9 @@ WEIGHT_SCALE_2 = "weight_scale_2"
 INPUT_SCALE = "input_scale"
 NVFP4_TENSORS = (WEIGHT, WEIGHT_SCALE, WEIGHT_SCALE_2, INPUT_SCALE)
 GLOBAL_SHAPE: tuple[int, ...] = ()
+CACHE_SCALES = ("k_proj.k_scale", "v_proj.v_scale")
+"""Of keys and values, under the attention module."""
+_FP8_CACHE = {"dynamic": False, "num_bits": 8, "type": "float"}
 
 MIXED = "MIXED_PRECISION"
 """`quant_algo` where `quantized_layers` says it of every module."""
@@ -61,23 +64,31 @@ _GROUPS: dict[str, dict[str, Any]] = {
 }
 
 
-def texts(source: Source, scheme: str, quantized: frozenset[str]) -> dict[str, bytes]:
+def texts(source: Source, scheme: str, quantized: frozenset[str], *, fp8_cache: bool = False) -> dict[str, bytes]:
     """config.json and hf_quant_config.json: some readers look only at the one, some only at the other."""
     excluded = exclude_modules(source.architecture, quantized)
+    inline, beside = quantization_config(scheme, excluded), hf_quant_config(scheme, excluded)
+    return _written(source, inline, beside, fp8_cache=fp8_cache)
+
+
+def _written(source: Source, inline: dict[str, Any], beside: dict[str, Any], *, fp8_cache: bool) -> dict[str, bytes]:
+    if fp8_cache:
+        inline = {**inline, "kv_cache_scheme": _FP8_CACHE}
+        beside = {**beside, "quantization": {**beside["quantization"], "kv_cache_quant_algo": "FP8"}}
     return {
-        "config.json": config_text(source, quantization_config(scheme, excluded)),
-        QUANT_CONFIG_FILE: (json.dumps(hf_quant_config(scheme, excluded), indent=2) + "\n").encode(),
+        "config.json": config_text(source, inline),
+        QUANT_CONFIG_FILE: (json.dumps(beside, indent=2) + "\n").encode(),
     }
 
 
-def mixed_texts(source: Source, chosen: Mapping[str, str]) -> dict[str, bytes]:
+def mixed_texts(source: Source, chosen: Mapping[str, str], *, fp8_cache: bool = False) -> dict[str, bytes]:
     """The same of Linears that have different schemes. chosen: of each quantized Linear the name of its preset.
 
     As NVIDIA's releases state it (Qwen3.6-35B-A3B-NVFP4): `quantized_layers` has an entry for every module, one for all
     experts of a layer, here under each name that engines know it by; what has none stays as it is.
     """
     if len(schemes := set(chosen.values())) == 1:
-        return texts(source, schemes.pop(), frozenset(chosen))
+        return texts(source, schemes.pop(), frozenset(chosen), fp8_cache=fp8_cache)
     excluded = exclude_modules(source.architecture, frozenset(chosen))
     schemes_of = {
         name: chosen[linear.name]
@@ -92,10 +103,8 @@ def mixed_texts(source: Source, chosen: Mapping[str, str]) -> dict[str, bytes]:
     }
     beside = {"quant_algo": MIXED, "kv_cache_quant_algo": None, **layers, "exclude_modules": excluded}
     inline = {"config_groups": groups, **layers, "ignore": excluded, "quant_algo": MIXED}
-    return {
-        "config.json": config_text(source, {**inline, "producer": _PRODUCER, "quant_method": QUANT_METHOD}),
-        QUANT_CONFIG_FILE: (json.dumps({"producer": _PRODUCER, "quantization": beside}, indent=2) + "\n").encode(),
-    }
+    inline |= {"producer": _PRODUCER, "quant_method": QUANT_METHOD}
+    return _written(source, inline, {"producer": _PRODUCER, "quantization": beside}, fp8_cache=fp8_cache)
 
 
 def _algorithm(scheme: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from exporters import awq, fp8, nvfp4
 from exporters.formats import modelopt
 from exporters.formats.compressed_tensors import SCHEMES, Scheme, mixed_texts
-from exporters.formats.layouts import layout_name
+from exporters.formats.layouts import caches_fp8, layout_name
 from exporters.formats.pack_quantized import FORMAT, SCHEME, scheme
 from exporters.mix.estimate import Rounding
 from exporters.numerics import awq_packing
@@ -84,9 +84,9 @@ def kinds_of(source: Source, recipe: Recipe) -> dict[str, Kind]:
 def texts_of(source: Source, recipe: Recipe, chosen: Mapping[str, str]) -> dict[str, bytes]:
     """The config files. chosen: of each quantized Linear the name of its type."""
     if layout_name(recipe) == "modelopt":
-        return modelopt.mixed_texts(source, chosen)
+        return modelopt.mixed_texts(source, chosen, fp8_cache=caches_fp8(recipe))
     presets = {name: kind.preset for name, kind in kinds_of(source, recipe).items() if kind.preset is not None}
-    return mixed_texts(source, presets, chosen)
+    return mixed_texts(source, presets, chosen, fp8_cache=caches_fp8(recipe))
 
 
 def _nvfp4(source: Source, recipe: Recipe) -> Kind:

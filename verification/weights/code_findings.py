@@ -13,8 +13,8 @@ from verification.weights.compensated_codes import Targets
 from verification.weights.recomputed_scales import Scales
 from verification.weights.smoothing import applied, fit, is_producer, uncertainty, with_errors
 
-_NOTHING_TO_COMPENSATE = ("Q8_0",)
-"""Types that are rounded to nearest in compensated files, too."""
+_NOTHING_TO_SEARCH = ("Q8_0",)
+"""Types in which weights without inputs, such as embeddings, are rounded to nearest in compensated files, too."""
 
 _COMPARED = 8
 _ODD = 0.1
@@ -30,9 +30,9 @@ class CodeFindings:
         self._scales = Scales()
         self._placements: dict[str, list[tuple[str, Placement]]] = {}
 
-    def is_nearest(self, encoding: str) -> bool:
-        """Whether codes must be the nearest, as far as the artifact's maker says."""
-        return self._compensated is None or encoding in _NOTHING_TO_COMPENSATE
+    def is_nearest(self, encoding: str, linear: Linear | None) -> bool:
+        """Whether codes must be the nearest, as far as the artifact's maker says. linear: None of other weights."""
+        return self._compensated is None or (linear is None and encoding in _NOTHING_TO_SEARCH)
 
     def of(self, name: str, weight: torch.Tensor, original: torch.Tensor, smoothed: Linear | None) -> Iterator[Finding]:
         """Of one weight that was rounded to nearest. weight, original: float32 [out, in], on the CPU. smoothed: the

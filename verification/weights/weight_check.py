@@ -199,7 +199,7 @@ class Comparison:
         if self._weights.rounding(names[0]).kind == "weighted":
             lost = lose_groups(stack.values, original, limit, count)
             sound = [fine and not gone for fine, gone in zip(sound, lost, strict=True)]
-        nearest = self._codes.is_nearest(encoding)
+        nearest = self._codes.is_nearest(encoding, self._linears.get(names[0]))
         if stack.codes is not None and nearest:
             sound = self._codes.of_stack(names, stack.codes, original, sound)
         rows = original.shape[0] // count
@@ -280,7 +280,7 @@ class Comparison:
             what = f"the group at row {lost[0]}, column {lost[1]} is all zeros, and its weights are not small"
             consequence = "these weights are gone: a scale is damaged"
             self._findings.append(Finding("weights.error", name, what, consequence, EXPORT_AGAIN))
-        elif self._codes.is_nearest(encoding):
+        elif self._codes.is_nearest(encoding, linear):
             moved = linear if encoding in SMOOTHED and self._moved.were else None
             self._findings += self._codes.of(name, weight, original, moved)
         elif linear is not None and not rescaled:
