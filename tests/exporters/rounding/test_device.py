@@ -2,9 +2,11 @@
 
 from threading import Event, Thread
 
+import pytest
 import torch
 
-from exporters.rounding.device import at_device, turn
+from exporters.rounding.device import at_device, moved, turn
+from tests.pretended_device import pretended
 
 GPU = torch.device("cuda")
 
@@ -35,3 +37,16 @@ def test_without_a_gpu_weights_are_worked_on_where_they_are() -> None:
     weight = torch.ones(3)
     (found,) = at_device([weight], lambda weights: weights)
     assert found is weight
+
+
+@pytest.mark.parametrize(("free", "kept", "same"), [(60, 0, True), (10, 60, True), (40, 5, False)])
+def test_a_weight_is_moved_once_while_less_than_half_of_a_gpu_is_in_use(
+    free: int, kept: int, same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 100 bytes. kept: by PyTorch, of what was used before."""
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (free, 100))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda device: 100 - free)
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda device: 100 - free - kept)
+    weight = torch.ones(3)
+    with pretended() as device:
+        assert (moved(weight, device) is moved(weight, device)) == same
