@@ -76,6 +76,8 @@ class Override:
             nested = {key: nested}
         draft.values = _merged(draft.values, nested)
         draft.places[self.path] = (OVERRIDE, None)
+        for length in range(1, len(self.path)):  # a group that only the override names is its own
+            draft.places.setdefault(self.path[:length], (OVERRIDE, None))
 
 
 def shipped(folder: Path = FOLDER) -> tuple[Path, ...]:
