@@ -94,9 +94,6 @@ def provenance_options(command: Command) -> Command:
     return command
 
 
-PROVENANCE_OPTIONS = tuple(f"--{key.replace('_', '-')}" for key in _PROVENANCE)
-
-
 _KEY = re.compile(r"(?:^|\s)(?=[A-Za-z_][\w.-]*=)")
 
 
