@@ -3,8 +3,8 @@
 Nothing here is computed from weights. A result for other files than the artifact's present ones counts as missing.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,11 @@ class ModelFacts:
     def folders(self) -> tuple[Path, ...]:
         """Each folder once, in the order of the artifacts."""
         return tuple(dict.fromkeys(artifact.folder for artifact in self.artifacts))
+
+    def without(self, folder: Path, recipes: Collection[str]) -> "ModelFacts":
+        """As if these artifacts of the folder had not been made."""
+        left = [a for a in self.artifacts if a.folder != folder or a.recipe not in recipes]
+        return replace(self, artifacts=tuple(left))
 
     def of(self, folder: Path) -> tuple[ArtifactFacts, ...]:
         """The artifacts in one folder."""

@@ -1,6 +1,6 @@
 """The context of the template of a variant's card: facts, and selections from them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,13 +139,31 @@ def context_of(model: ModelFacts, folder: Path, owner: str) -> dict[str, Any]:
         "calibrations": _calibrations(mine),
         "commands": _commands(mine),
         **_pruning_context(model, folder),
-        "manifest_name": "manifest.json" if first.artifact.file is None else "<file>.manifest.json",
+        **_names_beside(first),
+        "compensated": _once(mine, lambda variant: [variant.manifest.device] if variant.manifest.device else []),
+        "notes": _once(mine, lambda variant: variant.manifest.notes),
         "files": _files(mine),
         "tools": _tools(mine, _pruning(model, folder, "plan")),
         "texts": _texts(mine),
         "charts": charts_of(folder, engines),
         "attributions": attributions_of(mine),
     }
+
+
+def _once(mine: Sequence[Variant], facts_of: Callable[[Variant], Iterable[Fact]]) -> list[tuple[Fact, str]]:
+    """Each fact of the variants once, with the labels of those that it holds for before it: "Q4_K_M, Q6_K: "; "" where
+    it holds for all."""
+    found: dict[Any, tuple[Fact, list[str]]] = {}
+    for variant in mine:
+        for fact in facts_of(variant):
+            found.setdefault(fact.value, (fact, []))[1].append(variant.label)
+    return [(fact, "" if len(labels) == len(mine) else f"{', '.join(labels)}: ") for fact, labels in found.values()]
+
+
+def _names_beside(variant: Variant) -> dict[str, str]:
+    """What the files beside an artifact are called: beside a GGUF they begin with its name."""
+    start = "" if variant.artifact.file is None else "<file>."
+    return {"manifest_name": f"{start}manifest.json", "verification_name": f"{start}verification.json"}
 
 
 def license_file_in(folder: Path) -> str:

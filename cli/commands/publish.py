@@ -174,20 +174,23 @@ def _today() -> str:
 
 
 def _card(publication: "Publication", old: str) -> str:
-    return _rendered(publication.folder, publication.owner, old).text
+    return _rendered(publication.folder, publication.owner, old, publication.absent).text
 
 
 def _figures(publication: "Publication") -> str:
-    return _rendered(publication.folder, publication.owner, "").figures
+    return _rendered(publication.folder, publication.owner, "", publication.absent).figures
 
 
 @cache
-def _rendered(folder: Path, owner: str, old: str) -> "Rendered":
-    """Cached: the Hub is read several times while a repository is sent, and the facts do not change meanwhile."""
+def _rendered(folder: Path, owner: str, old: str, absent: tuple[str, ...]) -> "Rendered":
+    """absent: variants of the folder that readers will not find.
+
+    Cached: the Hub is read several times while a repository is sent, and the facts do not change meanwhile.
+    """
     from cards.facts.model_facts import read_model
     from cards.model_card.card import card_of
 
-    return card_of(read_model(folder.parent), folder, owner, old)
+    return card_of(read_model(folder.parent).without(folder, absent), folder, owner, old)
 
 
 def _problems(card: str) -> tuple[str, ...]:
