@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import json_option, out_option
+from cli.options import json_option, out_option, recipe_names
 from cli.results.publishing import (
     PREVIEW,
     counted,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     short_help="Put variants on the Hugging Face Hub.",
     epilog="Example: sixfold publish awq gguf --org my-lab --dry-run",
 )
-@click.argument("variants", metavar="[VARIANT]...", nargs=-1)
+@click.argument("variants", metavar="[VARIANT]...", nargs=-1, shell_complete=recipe_names)
 @click.option("--org", default="", metavar="TEXT", help="Organization or user to publish to; the last one by default.")
 @click.option(
     "--model",
