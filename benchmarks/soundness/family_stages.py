@@ -17,7 +17,7 @@ from sixfold.recipes.recipe import Recipe, load_recipes
 from sixfold.statistics.statistics import Statistics
 from tests.every_family import make_family
 
-FORMATS = ("bf16", "fp8", "nvfp4", "nvfp4-gb10", "awq", "gguf-q4_k_m")
+FORMATS = ("bf16", "fp8", "nvfp4", "nvfp4-gb10", "mxfp4", "awq", "gguf-q4_k_m")
 _SMALL = ("calibration.samples=4", "calibration.length=64", "calibration.sample_rows=32")
 _MEANINGLESS = ("gate.failed", "smoke.failed")  # of random weights
 _WINDOWS = 32  # tokens of each held-out text that divergence is measured on

@@ -31,6 +31,12 @@ def special_ids(tokenizer: Any) -> set[int]:
     return added | set(tokenizer.all_special_ids)
 
 
+def ordinary_ids(tokenizer: Any) -> torch.Tensor:
+    """int64: all tokens that stand for text, whatever text."""
+    special = special_ids(tokenizer) | set(tokenizer.added_tokens_decoder)
+    return torch.tensor(sorted(set(tokenizer.get_vocab().values()) - special))
+
+
 def token_batches(profile: Calibration, tokenizer: Any) -> TokenBatches:
     """`profile.samples` windows of `profile.length` tokens, drawn with `profile.seed`, domain by domain by weight.
 

@@ -81,6 +81,11 @@ class Variant:
         return self.divergence.scores.engine or self.alone
 
     @property
+    def in_16_bit_cache(self) -> Fact:
+        """As run, but for a cache that the variant has in FP8; without a value where it has none."""
+        return self.divergence.scores["engine-16-bit-cache"]
+
+    @property
     def since_original(self) -> Fact:
         """As run, against the unpruned model; without a value where that was not at hand."""
         return self.divergence.original.scores.engine or self.divergence.original.scores.weights

@@ -26,6 +26,7 @@ _RUNS = {
     "weights": "weights alone",
     "engine": "inputs rounded as the engine does",
     "engine-collapsed": "the same, one input scale per layer",
+    "engine-16-bit-cache": "the same, cached in 16 bits",
 }
 
 

@@ -9,13 +9,15 @@ import torch
 
 from exporters.numerics import awq_packing
 from exporters.numerics.awq_packing import Quantized
+from exporters.numerics.magnitudes import require_finite
 from exporters.numerics.nvfp4 import PackedWeight, weight_global_scale
 from exporters.rounding.compensate import compensate
 from exporters.rounding.device import moved, to_host
 from exporters.rounding.factor import Factor
 from exporters.rounding.fp8 import Fp8
 from exporters.rounding.int4 import Integers
-from exporters.rounding.nvfp4 import GROUP, Nvfp4
+from exporters.rounding.mxfp4 import Mxfp4
+from exporters.rounding.nvfp4 import Nvfp4
 from sixfold.errors import SixfoldError
 
 
@@ -25,12 +27,7 @@ def stacked(weights: Sequence[torch.Tensor], names: Sequence[str], device: torch
     Raises SixfoldError, with its name, where one holds NaN or infinity.
     """
     rows = torch.stack([moved(weight, device) for weight in weights]).float()
-    sound = torch.isfinite(rows).flatten(1).all(1).tolist()
-    if not all(sound):
-        raise SixfoldError(
-            f"{names[sound.index(False)]} holds NaN or infinite weights, which no scale can represent",
-            "the source is damaged: download it again or find the step that broke it",
-        )
+    require_finite(list(rows), names)
     return rows
 
 
@@ -71,14 +68,23 @@ def _global_scales(parts: Sequence[torch.Tensor], dtypes: set[torch.dtype]) -> t
 
 
 def _e2m1_codes(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """values [B, R, C], which are E2M1 numbers times scale [B, R, C / 16] -> uint8 [B, R, C / 2], low half first."""
-    halves = (values.unflatten(-1, (-1, GROUP)) / scale[..., None] * 2).round().flatten(-2)
+    """values [B, R, C], which are E2M1 numbers times scale [B, R, groups] -> uint8 [B, R, C / 2], low half first."""
+    halves = (values.unflatten(-1, (scale.shape[-1], -1)) / scale[..., None] * 2).round().flatten(-2)
     codes = _CODES.to(values.device)[halves.abs().clamp(max=12).int()] | (halves < 0).to(torch.uint8) << 3
     return codes[..., 0::2] | codes[..., 1::2] << 4
 
 
 _CODES = torch.tensor([0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 6, 7, 7], dtype=torch.uint8)
 """Of E2M1 numbers, by twice their size; what lies between two numbers does not occur."""
+
+
+def mxfp4_weights(weights: Sequence[torch.Tensor], names: Sequence[str], known: Factor) -> list[PackedWeight]:
+    """Of each weight what exporters.numerics.mxfp4.quantize gives for it."""
+    rounded = compensate(stacked(weights, names, known.upper.device), known, Mxfp4())
+    scale = rounded.parameters[0].mT  # [B, R, C / 32]
+    codes = _e2m1_codes(rounded.values, scale)
+    stored = (scale.contiguous().view(torch.int32) >> 23).to(torch.uint8)  # the exponents, of normal powers of two
+    return [PackedWeight(*of) for of in zip(to_host(codes), to_host(stored), strict=True)]
 
 
 def fp8_channels(

@@ -21,7 +21,8 @@ from collections.abc import Sequence
 
 import torch
 
-from exporters.numerics.nvfp4 import E2M1_MAX, E4M3_MAX, GROUP
+from exporters.numerics.e2m1 import E2M1_MAX
+from exporters.numerics.nvfp4 import E4M3_MAX, GROUP
 from exporters.rounding.device import moved
 from exporters.rounding.factor import Factor, factor
 from exporters.rounding.nvfp4 import e2m1

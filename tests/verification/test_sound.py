@@ -15,7 +15,7 @@ from tests.verification.corpus.changes import tensors
 from tests.verification.damage import copy_folder, edit_config, in_shards
 from verification.verify import verify
 
-SHIPPED = ["bf16", "fp8", "nvfp4", "nvfp4-gb10", "awq"]
+SHIPPED = ["bf16", "fp8", "nvfp4", "nvfp4-gb10", "mxfp4", "awq"]
 GGUF = ["gguf-q3_k_m", "gguf-iq4_xs", "gguf-q4_k_m", "gguf-q6_k", "gguf-q8_0"]
 LAYOUTS = ["fp8-block", "fp8-modelopt", "nvfp4-modelopt", "nvfp4a16-modelopt", "awq-packed"]
 

@@ -34,7 +34,8 @@ IQ4 = torch.tensor([-127.0, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 5
 
 @dataclass(frozen=True)
 class Layout:
-    """How a format stores a matrix. kind: "float8", "nvfp4", "mxfp4", "integers", or one of ggml's types.
+    """How a format stores a matrix. kind: "float8", "nvfp4", "mxfp4" (compressed-tensors'), "integers", or one of
+    ggml's types.
 
     block: rows and columns that share a scale, 0 for all. bits, symmetric: of integers.
     """
@@ -76,6 +77,9 @@ _GGML: Mapping[str, _Ggml] = {
     "Q3_K": _Ggml(16, _levels(-4, 3), scale_steps=31),
     "Q2_K": _Ggml(16, _levels(0, 3), minimum=True, scale_steps=15),
 }
+_RAISED_FROM = {"mxfp4": 1.75, "MXFP4": 2.0}
+"""From which multiple of its power of two a group's largest weight gets a larger scale (mxfp_utils, ggml-quants)."""
+_FLOAT4 = ("nvfp4", *_RAISED_FROM)
 _SUPERBLOCK = 256
 _PLAIN = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
@@ -115,7 +119,7 @@ def _block_of(scheme: Scheme) -> tuple[int, int] | None:
 def layout_of_ggml(kind: str) -> Layout | None:
     """kind: ggml's name of a type that is not a float."""
     if kind == "MXFP4":
-        return Layout("mxfp4", (1, 32))
+        return Layout(kind, (1, 32))
     return Layout(kind) if kind in _GGML else None
 
 
@@ -127,7 +131,7 @@ def rounded_to_dtype(source: torch.Tensor, dtype: str) -> torch.Tensor:
 def can_be_stacked(layout: Layout, rows: int) -> bool:
     """Whether matrices of so many rows under one another are rounded as each by itself."""
     height, _ = layout.block
-    return layout.kind in _GGML or layout.kind in ("nvfp4", "mxfp4") or (bool(height) and rows % height == 0)
+    return layout.kind in _GGML or layout.kind in _FLOAT4 or (bool(height) and rows % height == 0)
 
 
 def rounded_plainly(
@@ -150,8 +154,9 @@ def rounded_plainly(
         largest = source.view(matrices, -1).abs().amax(1).clamp(min=1e-30)
         units = (_E4M3 * _E2M1 / largest.double()).float().repeat_interleave(len(source) // matrices)
         return _in_pieces(source, lambda part, rows: _nvfp4(part, units[rows]))
-    if layout.kind == "mxfp4":
-        return _in_pieces(source, lambda part, _: _mxfp4(part))
+    if layout.kind in _RAISED_FROM:
+        raised = _RAISED_FROM[layout.kind]
+        return _in_pieces(source, lambda part, _: _mxfp4(part, raised))
     largest = _per_block(source.abs(), layout.block, torch.amax)
     if layout.kind == "float8":
         scale = (largest / _E4M3).clamp(min=1e-30)
@@ -171,7 +176,7 @@ def rounded_plainly(
 def _unit(layout: Layout) -> int:
     """What a row must be a multiple of."""
     if layout.kind not in _GGML:
-        return layout.block[1] if layout.kind in ("nvfp4", "mxfp4") else 1
+        return layout.block[1] if layout.kind in _FLOAT4 else 1
     return _SUPERBLOCK if _GGML[layout.kind].scale_steps else _GGML[layout.kind].group
 
 
@@ -199,10 +204,11 @@ def _nvfp4(source: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
     return (nearest(groups / scale.clamp(min=1e-30), numbers) * scale).flatten(1)
 
 
-def _mxfp4(source: torch.Tensor) -> torch.Tensor:
+def _mxfp4(source: torch.Tensor, raised: float) -> torch.Tensor:
     groups = source.unflatten(1, (-1, 32))
     largest = groups.abs().amax(-1, keepdim=True).clamp(min=2.0**-120)
-    scale = torch.exp2(largest.log2().floor() - 2)
+    mantissa, exponent = torch.frexp(largest)
+    scale = torch.exp2((exponent - 3 + (mantissa * 2 >= raised)).float())
     numbers = torch.cat((-E2M1_VALUES[1:].flip(0), E2M1_VALUES))
     return (nearest(groups / scale, numbers) * scale).flatten(1)
 
@@ -234,48 +240,72 @@ def _searched(
     else:
         extreme = x.gather(-1, x.abs().argmax(-1, keepdim=True))
         bottom, reach = torch.zeros_like(extreme), extreme / kind.numbers.abs().amax() * kind.numbers[0].sign()
+    if len(stretches) == 1:
+        return reach, bottom
     scale, lowest, least = reach, bottom, torch.full_like(reach, torch.inf)
-    for stretch in stretches if len(stretches) > 1 else ():
+    given = _Given(weights, weights * x, minimum=kind.minimum)
+    for stretch in stretches:
         tried = reach * stretch, bottom * stretch
         for _ in range(2):  # as it is, and fitted to the codes that it gives
-            codes = _codes(x, *tried, kind)
-            lost = (weights * (codes * tried[0] + tried[1] - x).pow(2)).sum(-1, keepdim=True)
+            sums = given.sums(_codes(x, *tried, kind))
+            lost = given.lost(sums, *tried)
             better = lost < least
             scale, lowest = torch.where(better, tried[0], scale), torch.where(better, tried[1], lowest)
             least = torch.minimum(lost, least)
-            tried = _fitted(x, codes, weights, tried, minimum=kind.minimum)
+            tried = given.fitted(sums, *tried)
     return scale, lowest
 
 
 def _codes(x: torch.Tensor, scale: torch.Tensor, lowest: torch.Tensor, kind: _Ggml) -> torch.Tensor:
-    return nearest(torch.where(scale != 0, (x - lowest) / scale, torch.zeros_like(x)), kind.numbers)
+    """Under a scale of zero that of zero."""
+    divisor = torch.where(scale != 0, scale, torch.inf)
+    return nearest((x - lowest).div_(divisor) if kind.minimum else x / divisor, kind.numbers)
 
 
-def _fitted(
-    x: torch.Tensor,
-    codes: torch.Tensor,
-    weights: torch.Tensor,
-    held: tuple[torch.Tensor, torch.Tensor],
-    *,
-    minimum: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale and minimum by weighted least squares of given codes; `held` where these decide nothing."""
+@dataclass(frozen=True)
+class _Sums:
+    """Of a group's codes c, with weights w of their errors and values x: of w c^2, w c x and w c, [..., 1]."""
 
-    def total(values: torch.Tensor) -> torch.Tensor:
-        return (weights * values).sum(-1, keepdim=True)
+    squares: torch.Tensor
+    products: torch.Tensor
+    codes: torch.Tensor | None
 
-    squares, products = total(codes * codes), total(codes * x)
-    alone = torch.where(squares > 0, products / squares, held[0])
-    if not minimum:
-        return alone, held[1]
-    count, codes_sum, sum_of = total(torch.ones_like(x)), total(codes), total(x)
-    determinant = count * squares - codes_sum**2
-    scale = (count * products - codes_sum * sum_of) / determinant
-    lowest = (squares * sum_of - codes_sum * products) / determinant
-    sound = (determinant > 0) & (scale > 0)
-    below = lowest <= 0  # llama.cpp stores no minimum above zero
-    scale, lowest = torch.where(below, scale, alone), torch.where(below, lowest, torch.zeros_like(lowest))
-    return torch.where(sound, scale, held[0]), torch.where(sound, lowest, held[1])
+
+class _Given:
+    """What scales are judged by: passes over all weights are what a search takes, so that it makes few."""
+
+    def __init__(self, weights: torch.Tensor, weighted: torch.Tensor, *, minimum: bool) -> None:
+        """weights, weighted: w and w x, [..., group]. minimum: whether groups have one."""
+        self._weights, self._weighted = weights, weighted
+        self._count = weights.sum(-1, keepdim=True) if minimum else None
+        self._total = weighted.sum(-1, keepdim=True) if minimum else None
+
+    def sums(self, codes: torch.Tensor) -> _Sums:
+        products = (self._weighted * codes).sum(-1, keepdim=True)
+        weighted = self._weights * codes
+        alone = None if self._count is None else weighted.sum(-1, keepdim=True)
+        return _Sums(weighted.mul_(codes).sum(-1, keepdim=True), products, alone)
+
+    def lost(self, sums: _Sums, scale: torch.Tensor, lowest: torch.Tensor) -> torch.Tensor:
+        """The sum of w (scale c + lowest - x)^2, but for that of w x^2, which is the same whatever is tried."""
+        found = (scale * sums.squares - 2 * sums.products) * scale
+        if sums.codes is None or self._count is None or self._total is None:
+            return found
+        return found + (2 * (scale * sums.codes - self._total) + lowest * self._count) * lowest
+
+    def fitted(self, sums: _Sums, scale: torch.Tensor, lowest: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale and minimum by weighted least squares of given codes; those that were tried where these decide
+        nothing."""
+        alone = torch.where(sums.squares > 0, sums.products / sums.squares, scale)
+        if sums.codes is None or self._count is None or self._total is None:
+            return alone, lowest
+        determinant = self._count * sums.squares - sums.codes**2
+        both = (self._count * sums.products - sums.codes * self._total) / determinant
+        bottom = (sums.squares * self._total - sums.codes * sums.products) / determinant
+        sound = (determinant > 0) & (both > 0)
+        below = bottom <= 0  # llama.cpp stores no minimum above zero
+        both, bottom = torch.where(below, both, alone), torch.where(below, bottom, torch.zeros_like(bottom))
+        return torch.where(sound, both, scale), torch.where(sound, bottom, lowest)
 
 
 def _stored(scale: torch.Tensor, kind: _Ggml) -> torch.Tensor:

@@ -64,6 +64,8 @@ def _compressed_tensors(scheme: Scheme, parts: Parts) -> Codes | None:
     scale = parts["weight_scale"].float()
     if scheme.format == "nvfp4-pack-quantized":
         return _float4(parts["weight_packed"], parts["weight_scale"], parts["weight_global_scale"].float())
+    if scheme.format == "mxfp4-pack-quantized":
+        return _powers_of_two(parts["weight_packed"], scale)
     if scheme.format == "pack-quantized":
         return None if "weight_g_idx" in parts else _packed(scheme, parts, scale)
     weight = parts.get("weight")
@@ -123,19 +125,42 @@ def _float8(weight: torch.Tensor, scale: torch.Tensor, block: Sequence[int]) -> 
 
 def _float4(packed: torch.Tensor, scale: torch.Tensor, global_scale: torch.Tensor) -> Codes:
     numbers = e2m1(packed)
-    grid = torch.cat((-E2M1_VALUES[1:].flip(0), E2M1_VALUES))
 
     def rounded(exact: torch.Tensor) -> torch.Tensor:
         return (exact * global_scale).clamp(max=448).to(torch.float8_e4m3fn).float() / global_scale
 
     stored = Stored((1, 16), rounded, global_scale)
-    return Codes(numbers, grid, spread(scale.float() / global_scale, numbers.shape, (1, 16)), _no_base(packed), stored)
+    return Codes(
+        numbers, _e2m1(), spread(scale.float() / global_scale, numbers.shape, (1, 16)), _no_base(packed), stored
+    )
+
+
+def _powers_of_two(packed: torch.Tensor, exponents: torch.Tensor) -> Codes:
+    """MXFP4. exponents: float32, with their bias."""
+    numbers = e2m1(packed)
+
+    def rounded(exact: torch.Tensor) -> torch.Tensor:
+        mantissa, exponent = torch.frexp(exact * 6)
+        return torch.exp2((exponent - 3 + (mantissa * 2 > 1.75 - 1e-6)).clamp(min=-127).float())
+
+    return Codes(
+        numbers,
+        _e2m1(),
+        spread(torch.exp2(exponents - 127), numbers.shape, (1, 32)),
+        _no_base(packed),
+        Stored((1, 32), rounded),
+    )
 
 
 @cache
 def _e4m3() -> torch.Tensor:
     every = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
     return every[every.isfinite()].unique()
+
+
+@cache
+def _e2m1() -> torch.Tensor:
+    return torch.cat((-E2M1_VALUES[1:].flip(0), E2M1_VALUES))
 
 
 def _no_base(weight: torch.Tensor) -> torch.Tensor:

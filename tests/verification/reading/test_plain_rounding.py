@@ -39,7 +39,9 @@ def test_ggml_types_cost_what_llama_cpp_makes_them_cost(kind: str) -> None:
     assert float(ours / theirs) == pytest.approx(1.0, abs=0.06)
 
 
-@pytest.mark.parametrize("variant", ["fp8", "fp8-block", "fp8-modelopt", "nvfp4", "nvfp4-modelopt", "gguf-q8_0"])
+@pytest.mark.parametrize(
+    "variant", ["fp8", "fp8-block", "fp8-modelopt", "nvfp4", "mxfp4", "nvfp4-modelopt", "gguf-q8_0"]
+)
 def test_formats_rounded_to_nearest_cost_what_their_artifacts_do(
     variant: str, artifacts: Artifacts, demo: Source
 ) -> None:

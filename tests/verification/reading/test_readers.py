@@ -1,5 +1,6 @@
 """Independent readers against the libraries that define each layout."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -55,8 +56,10 @@ def quantization(folder: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("variant", ["fp8", "nvfp4", "nvfp4-gb10", "awq-packed"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("variant", "name"),
+    [*itertools.product(["fp8", "nvfp4", "nvfp4-gb10", "awq-packed"], NAMES), ("mxfp4", NAMES[0])],
+)
 def test_compressed_tensors_decompresses_to_the_same(variant: str, name: str, artifacts: Artifacts) -> None:
     """The library computes in the scales' type; in BF16 its result is ours, rounded."""
     folder = artifacts[variant]
@@ -128,7 +131,9 @@ def test_fp4_is_unpacked_as_compressed_tensors_does() -> None:
     assert torch.equal(e2m1(packed), unpack_fp4_from_uint8(packed, 4, 128, dtype=torch.float32))
 
 
-@pytest.mark.parametrize("variant", ["fp8", "fp8-block", "nvfp4", "nvfp4-modelopt", "awq", "awq-packed", "gguf-q4_k_m"])
+@pytest.mark.parametrize(
+    "variant", ["fp8", "fp8-block", "nvfp4", "mxfp4", "nvfp4-modelopt", "awq", "awq-packed", "gguf-q4_k_m"]
+)
 def test_a_stack_is_what_its_matrices_are(variant: str, artifacts: Artifacts, demo: Source) -> None:
     path = artifacts[variant]
     weights: CodedWeights = (
