@@ -498,6 +498,9 @@ def test_it_opens_from_a_file_without_a_request_or_a_complaint(
         tab.run("Math.max(...[...document.querySelectorAll('nav a')].map(a => a.getBoundingClientRect().right))")
         <= width
     )
+    tab.run("document.querySelectorAll('details').forEach(d => d.open = true)")
+    rows = "[...document.querySelectorAll('tbody tr')].map(row => row.getBoundingClientRect().height)"
+    assert tab.run(f"Math.max(...{rows})") < 200  # a checksum wrapped at every letter is taller
     table = "document.querySelector('#comparison').parentElement"
     assert width < 500 or tab.run(f"{table}.scrollWidth - {table}.clientWidth") == 0
     shown = tab.run(
