@@ -50,7 +50,7 @@ class Variant:
 
     @property
     def size(self) -> Derived:
-        return derived("files_bytes", self.manifest["files"])
+        return derived("artifact_bytes", self.manifest["files"])
 
     @property
     def weights(self) -> Derived:

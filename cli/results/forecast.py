@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.terminal import print_table, seconds_text
+from cli.terminal import print_table, seconds_text, this_command
 from sixfold.sizes import size
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ def _stage(name: str, found: "SideBySide") -> Stage:
 def print_forecast(stages: Sequence[Stage], price: float | None) -> None:
     """price: of an hour."""
     if not stages:
-        click.echo("To have the time foretold, measure this machine once with `sixfold plan MODEL --measure`.")
+        command = this_command("plan", "plan", without={})
+        click.echo(f"To have the time foretold, measure this machine once: {command} --measure")
         return
     print_table(
         ("stage", "foretold", "bound by"),

@@ -97,6 +97,8 @@ class GgufWeights:
             return (prod(shape),)
         if source.place.convolution:
             return shape[0], 1, *shape[1:]
+        if source.place.several:
+            return shape[1], 1, shape[3]
         if source.share is not None:
             return shape[1] // 2, *shape[2:]
         return shape[1:] if source.expert is not None else shape
@@ -214,7 +216,13 @@ class GgufWeights:
 
     def stack_of(self, name: str) -> Hashable | None:
         source = self._sources[name]
-        whole = source.place.half or source.place.change or source.place.tiles or source.place.convolution
+        whole = (
+            source.place.half
+            or source.place.several
+            or source.place.change
+            or source.place.tiles
+            or source.place.convolution
+        )
         if whole or source.share is not None or self.dtype(name) not in BLOCK_TYPES or len(self.shape(name)) != 2:
             return None
         return self.dtype(name), self.shape(name), source.place.rope
@@ -256,6 +264,8 @@ class GgufWeights:
         if source.place.rope or source.place.tiles:
             arranged = self._arranged(source)(self._floats(source.gguf[0], device=device))
             return self._changed(source, arranged)[start:stop]
+        if source.place.several:
+            return self._floats(source.gguf[0], device=device)[0][start:stop]
         if source.place.flat:
             return self._changed(source, self._floats(source.gguf[0], device=device).flatten())[start:stop]
         return self._changed(source, self._floats(source.gguf[0], start, stop, device=device))
