@@ -103,6 +103,13 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "longcat_flash": {"num_layers": 2, "num_hidden_layers": 4, "zero_expert_num": 2, "head_dim": 32},
     "mamba2": {"num_heads": 8, "head_dim": 64},
+    "minimax_m3_vl_text": {
+        "layer_types": ["full_attention"] + ["minimax_m3_sparse"] * 3,
+        "mlp_layer_types": ["dense"] + ["sparse"] * 3,
+        "index_n_heads": 2,
+        "rotary_dim": 32,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 5e6, "partial_rotary_factor": 0.5},
+    },
     "ministral": {"head_dim": 64},
     "nemotron": {"num_key_value_heads": 2},
     "nemotron_h": {

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
+
 from exporters.ggml.architectures.entry import Entry
-from exporters.ggml.architectures.rotary import Config, rope_frequency_factors
+from exporters.ggml.architectures.rotary import Config, long_rope_factors, rope_frequency_factors
 from exporters.ggml.header.hyperparameters import ENTRIES, as_stated
 from sixfold.checkpoint.checkpoint import SourceTensor
 from sixfold.errors import SixfoldError
@@ -14,6 +16,8 @@ from sixfold.model.gguf_names import gguf_architecture, gguf_tensor_names, laten
 
 ROPE_FREQS = "rope_freqs.weight"
 _ROTATED = re.compile(r"\.[qk]_proj\.(weight|bias)$")
+_SEVERAL_CONVOLUTIONS = ("ssm_conv1d_q", "ssm_conv1d_k", "ssm_conv1d_v")
+"""Those of Kimi's delta nets, which the file holds in four dimensions."""
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 
 
@@ -80,10 +84,12 @@ def gguf_tensors(config: Config, tensors: Mapping[str, SourceTensor]) -> list[Te
         else:
             found.append(_one(gguf_name, parts[0], entry, config))
     factors = rope_frequency_factors(as_stated(arch, config)) if entry.rope_factors else None
-    if factors is not None:
-        values = ",".join(value.hex() for value in factors.tolist())
-        found.append(Tensor(ROPE_FREQS, tuple(factors.shape), (), f"values:{values}"))
-    return found
+    held = {} if factors is None else {ROPE_FREQS: factors}
+    return found + [_computed(name, values) for name, values in (held | long_rope_factors(config)).items()]
+
+
+def _computed(name: str, values: torch.Tensor) -> Tensor:
+    return Tensor(name, tuple(values.shape), (), f"values:{','.join(value.hex() for value in values.tolist())}")
 
 
 def _in_parts(names: Sequence[str], part: SourceTensor, config: Config) -> list[Tensor]:
@@ -122,6 +128,8 @@ def _one(gguf_name: str, part: SourceTensor, entry: Entry, config: Config) -> Te
     steps: tuple[str, ...] = ("squeeze",) if convolution else ("minus_exp",) if part.name.endswith(".A_log") else ()
     steps += _delta_net(gguf_name.split(".", 2)[-1], config) if entry.delta_net else ()
     shape = (part.shape[0], part.shape[-1]) if convolution else _mamba_shape(gguf_name, part.shape, entry, config)
+    if convolution and gguf_name.split(".")[-2] in _SEVERAL_CONVOLUTIONS:
+        shape = (1, part.shape[0], 1, part.shape[-1])
     tiled = any(step.startswith("tile") for step in steps)
     return Tensor(gguf_name, shape, (part.name,), "+".join(steps), part.shape[0] if tiled else 1)
 

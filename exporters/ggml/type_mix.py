@@ -51,7 +51,11 @@ _SMALLER_BLOCK = {
 
 _NEEDS_IMPORTANCE = {Type.IQ2_S, Type.IQ3_XXS}
 _LAYER = re.compile(r"blk\.(\d+)\.")
-_NEVER = ("_norm.weight", "ffn_gate_inp.weight", "ssm_conv1d.weight", "shortconv.conv.weight", "indexer.proj.weight")
+_NEVER = (
+    *("_norm.weight", "ffn_gate_inp.weight", "shortconv.conv.weight"),
+    *("ssm_conv1d.weight", "ssm_conv1d_q.weight", "ssm_conv1d_k.weight", "ssm_conv1d_v.weight"),
+    *("indexer.proj.weight", "indexer.q_proj.weight", "indexer.k_proj.weight"),
+)
 _EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 _UNFUSED_V = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")
 

@@ -38,6 +38,7 @@ def moved(weight: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type == "cpu":
         return weight
     free, total = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # which PyTorch keeps for the next
     return once(weight, device, lambda: weight.to(device)) if 2 * free > total else weight.to(device)
 
 

@@ -43,7 +43,8 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 class SourceTensor:
     """A tensor as exporters see it: dtype is a safetensors name; quantized sources appear as BF16 under one name.
 
-    stored_as: "plain", or what it is dequantized from as it is read ("fp8", "mxfp4", "int4", "int8").
+    stored_as: "plain", or what it is dequantized from as it is read ("fp8", "nvfp4", "mxfp4", "int4",
+    "int8").
     """
 
     name: str

@@ -35,6 +35,7 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "gemma3_text": "gemma3",
     "gemma4": "gemma4",
     "gemma4_text": "gemma4",
+    "glm": "chatglm",
     "glm4": "glm4",
     "glm4_moe": "glm4moe",
     "glm4_moe_lite": "deepseek2",
@@ -51,6 +52,8 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "hunyuan_v1_moe": "hunyuan-moe",
     "hy_v3": "hy_v3",
     "jais2": "jais2",
+    "jamba": "jamba",
+    "kimi_linear": "kimi-linear",
     "laguna": "laguna",
     "lfm2": "lfm2",
     "lfm2_moe": "lfm2moe",
@@ -59,16 +62,19 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "llama4_text": "llama4",
     "mellum": "mellum",
     "minimax_m2": "minimax-m2",
+    "minimax_m3_vl": "minimax-m3",
     "ministral3": "mistral3",
     "mistral": "llama",
     "mistral3": "mistral3",
     "mistral4": "mistral4",
     "mixtral": "llama",
+    "nemotron": "nemotron",
     "nemotron_h": "nemotron_h_moe",
     "olmo": "olmo",
     "olmo2": "olmo2",
     "olmo3": "olmo2",
     "olmoe": "olmoe",
+    "paddleocr_vl": "paddleocr",
     "phi": "phi2",
     "phi3": "phi3",
     "qwen2": "qwen2",
@@ -113,6 +119,11 @@ _FUSED_EXPERTS = {
     "experts.gate_proj.weight": "ffn_gate_up_exps.weight",
     "experts.up_proj.weight": "ffn_gate_up_exps.weight",
 }
+_PARTS = ("gate", "up", "down")
+_INDEXED = ("q_proj", "k_proj", "q_norm", "k_norm")
+_DENSE_IN_MOE = {f"block_sparse_moe.{part}_proj.weight": f"ffn_{part}.weight" for part in _PARTS}
+"""Layers without experts as transformers saves them; as published they are an mlp."""
+
 _GRANITE_SHARED = {
     "shared_mlp.input_linear.weight": "ffn_gate_shexp+ffn_up_shexp.weight",
     "shared_mlp.output_linear.weight": "ffn_down_shexp.weight",
@@ -136,6 +147,8 @@ _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
         "router.per_expert_scale": "ffn_down_exps.scale",
     },
     "hy_v3": {"mlp.expert_bias": "exp_probs_b"},
+    "jamba": {f"feed_forward.experts.{part}_proj.weight": f"ffn_{part}_exps.weight" for part in _PARTS},
+    "kimi-linear": _DENSE_IN_MOE,
     "laguna": {
         "self_attn.g_proj.weight": "attn_gate.weight",
         "mlp.experts.e_score_correction_bias": "exp_probs_b.bias",
@@ -143,6 +156,12 @@ _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
     "lfm2moe": {
         f"feed_forward.experts.w{number}.weight": f"ffn_{part}_exps.weight"
         for number, part in ((1, "gate"), (2, "down"), (3, "up"))
+    },
+    "minimax-m3": {
+        **{f"block_sparse_moe.shared_experts.{part}_proj.weight": f"ffn_{part}_shexp.weight" for part in _PARTS},
+        **_DENSE_IN_MOE,
+        **{f"mlp.{part}_proj.weight": f"ffn_{part}.weight" for part in _PARTS},
+        **{f"self_attn.index_{part}.weight": f"indexer.{part}.weight" for part in _INDEXED},
     },
     "mistral4": {f"mlp.{name}": held for name, held in _FUSED_EXPERTS.items()},
     "nemotron_h_moe": {f"mixer.experts.{part}_proj.weight": f"ffn_{part}_exps.weight" for part in ("up", "down")},
@@ -158,13 +177,14 @@ _NAMED_AS: Mapping[str, str] = {
     "hy_v3": "exaone-moe",
     "laguna": "exaone-moe",
     "mellum": "qwen3moe",
+    "minimax-m3": "minimax-m2",
 }
 """Architectures that gguf-py 0.19 does not have -> those whose names theirs are."""
 
 _DECODER = re.compile(r"(model\.)?(language|text)_model\.|model\.(layers|embed_tokens|norm)\.|lm_head\.")
 """How the tensors of a language model begin where towers for pictures and sound lie beside it."""
 
-SPLIT_LATENTS = ("deepseek2", "deepseek32", "glm-dsa", "mistral4")
+SPLIT_LATENTS = ("deepseek2", "deepseek32", "glm-dsa", "kimi-linear", "mistral4")
 """Architectures that hold kv_b_proj as attn_k_b (transposed) and attn_v_b (see sixfold.model.latent_attention)."""
 
 DELTA_NETS = ("qwen35", "qwen35moe")

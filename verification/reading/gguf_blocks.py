@@ -14,7 +14,14 @@ from verification.reading.gguf_file import Gguf
 from verification.reading.gguf_names import Place, place_of
 from verification.reading.plain_rounding import Layout, layout_of_ggml
 from verification.reading.stack import ALL, Stack, read_together
-from verification.reading.stated_rounding import NEAREST, Rounding, importance_beside, importance_of, stated_rounding
+from verification.reading.stated_rounding import (
+    NEAREST,
+    Kind,
+    Rounding,
+    importance_beside,
+    importance_of,
+    stated_rounding,
+)
 from verification.reading.stored_codes import Codes
 
 _OF_CHANGES = 2.0**-20
@@ -90,6 +97,8 @@ class GgufWeights:
             return (prod(shape),)
         if source.place.convolution:
             return shape[0], 1, *shape[1:]
+        if source.place.several:
+            return shape[1], 1, shape[3]
         if source.share is not None:
             return shape[1] // 2, *shape[2:]
         return shape[1:] if source.expert is not None else shape
@@ -134,7 +143,7 @@ class GgufWeights:
     def rounding(self, name: str) -> Rounding:
         """By the importance matrix that the file names: with its entry where it lies beside the file."""
         named = self._file.keys.get("quantize.imatrix.file")
-        if stated_rounding(self._file.path) == "compensated":
+        if self._stated == "compensated":
             return Rounding("compensated")
         if named is None:
             return NEAREST
@@ -143,6 +152,10 @@ class GgufWeights:
         importance = importance_of(entry, source.expert or 0)
         tiled = importance is not None and source.place.tiles == "columns"
         return Rounding("weighted", self._key_by_key(importance) if tiled and importance is not None else importance)
+
+    @cached_property
+    def _stated(self) -> Kind | None:
+        return stated_rounding(self._file.path)
 
     @cached_property
     def _importance(self) -> Mapping[str, MatrixEntry]:
@@ -203,7 +216,13 @@ class GgufWeights:
 
     def stack_of(self, name: str) -> Hashable | None:
         source = self._sources[name]
-        whole = source.place.half or source.place.change or source.place.tiles or source.place.convolution
+        whole = (
+            source.place.half
+            or source.place.several
+            or source.place.change
+            or source.place.tiles
+            or source.place.convolution
+        )
         if whole or source.share is not None or self.dtype(name) not in BLOCK_TYPES or len(self.shape(name)) != 2:
             return None
         return self.dtype(name), self.shape(name), source.place.rope
@@ -245,6 +264,8 @@ class GgufWeights:
         if source.place.rope or source.place.tiles:
             arranged = self._arranged(source)(self._floats(source.gguf[0], device=device))
             return self._changed(source, arranged)[start:stop]
+        if source.place.several:
+            return self._floats(source.gguf[0], device=device)[0][start:stop]
         if source.place.flat:
             return self._changed(source, self._floats(source.gguf[0], device=device).flatten())[start:stop]
         return self._changed(source, self._floats(source.gguf[0], start, stop, device=device))

@@ -44,6 +44,9 @@ _EXPERTS = {
     "ffn_down_exps": "mlp.experts.{}.down_proj",
 }
 _SHARED = {f"ffn_{part}_shexp": f"mlp.shared_experts.{part}_proj" for part in ("gate", "up", "down")}
+_SHARED_MIXTRAL = {
+    f"ffn_{part}_shexp": f"block_sparse_moe.shared_experts.{part}_proj" for part in ("gate", "up", "down")
+}
 _LATENT = {
     "attn_q_a": "self_attn.q_a_proj",
     "attn_q_a_norm": "self_attn.q_a_layernorm",
@@ -72,6 +75,21 @@ _DELTA_NET = {k: v for k, v in _EVERY.items() if k != "ffn_norm"} | {
     "ssm_out": "linear_attn.out_proj",
 }
 _MAMBA = {"ssm_in": "in_proj", "ssm_out": "out_proj", "ssm_conv1d": "conv1d", "ssm_norm": "norm"}
+_KIMI_DELTA_NET = {
+    "ssm_beta": "self_attn.b_proj",
+    "ssm_norm": "self_attn.o_norm",
+    **{f"ssm_{gate}_{part}": f"self_attn.{gate}_{part}_proj" for gate in ("f", "g") for part in ("a", "b")},
+    **{f"ssm_conv1d_{part}": f"self_attn.{part}_conv1d" for part in ("q", "k", "v")},
+}
+_JAMBA = (
+    _EVERY
+    | {"ffn_norm": "pre_ff_layernorm", "ffn_gate_inp": "feed_forward.router"}
+    | {f"ffn_{part}": f"feed_forward.{part}_proj" for part in ("gate", "up", "down")}
+    | {f"ffn_{part}_exps": f"feed_forward.experts.{{}}.{part}_proj" for part in ("gate", "up", "down")}
+    | {f"ssm_{part}_norm": f"mamba.{part}_layernorm" for part in ("dt", "b", "c")}
+    | {"ssm_in": "mamba.in_proj", "ssm_out": "mamba.out_proj", "ssm_conv1d": "mamba.conv1d"}
+    | {"ssm_x": "mamba.x_proj", "ssm_dt": "mamba.dt_proj"}
+)
 _GRANITE_SHARED = {
     "ffn_gate_shexp": "shared_mlp.input_linear",
     "ffn_up_shexp": "shared_mlp.input_linear",
@@ -211,6 +229,15 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     "stablelm": _EVERY,
     "phi2": _EVERY | {"attn_output": "self_attn.dense", "ffn_up": "mlp.fc1", "ffn_down": "mlp.fc2"},
     "mellum": _EVERY | _EXPERTS,
+    "chatglm": _EVERY | {"ffn_up": "mlp.gate_up_proj"},
+    "paddleocr": _EVERY,
+    "nemotron": _EVERY,
+    "jamba": _JAMBA,
+    "kimi-linear": _EVERY | _MIXTRAL | _SHARED_MIXTRAL | _LATENT | _KIMI_DELTA_NET,
+    "minimax-m3": _EVERY
+    | _MIXTRAL
+    | _SHARED_MIXTRAL
+    | {f"indexer.{part}": f"self_attn.index_{part}" for part in ("q_proj", "k_proj", "q_norm", "k_norm")},
     "hunyuan-moe": _EVERY
     | _EXPERTS
     | {"attn_q_norm": "self_attn.query_layernorm", "attn_k_norm": "self_attn.key_layernorm"}
@@ -275,6 +302,8 @@ _BIASES = {
     "laguna": "mlp.experts.e_score_correction_bias",
     "lfm2moe": "feed_forward.expert_bias",
     "nemotron_h_moe": "mixer.gate.e_score_correction_bias",
+    "kimi-linear": "block_sparse_moe.gate.e_score_correction_bias",
+    "minimax-m3": "block_sparse_moe.e_score_correction_bias",
     "exaone-moe": "mlp.e_score_correction_bias",
     "afmoe": "mlp.expert_bias",
     "ernie4_5-moe": "mlp.moe_statics.e_score_correction_bias",
@@ -291,14 +320,24 @@ _ALONE: Mapping[str, Mapping[str, str]] = {
 }
 """The same of one architecture."""
 
-_MIXERS = {"nemotron_h": "mixer", "nemotron_h_moe": "mixer", "granitehybrid": "mamba"}
+_MIXERS = {
+    "nemotron_h": "mixer",
+    "nemotron_h_moe": "mixer",
+    "granitehybrid": "mamba",
+    "jamba": "mamba",
+    "kimi-linear": "self_attn",
+}
 """What the recurrent module is called, where it is not a delta net's linear_attn."""
+
+_AS_MATRICES = ("nemotron_h", "nemotron_h_moe", "granitehybrid")
+"""Architectures whose files hold vectors of a mixer as matrices."""
 
 _BACKBONE = {"token_embd": "backbone.embeddings", "output_norm": "backbone.norm_f", "layers": "backbone.layers"}
 _ELSEWHERE: Mapping[str, Mapping[str, str]] = {
     "nemotron_h": _BACKBONE,
     "nemotron_h_moe": _BACKBONE,
     "phi2": {"output_norm": "model.final_layernorm"},
+    "jamba": {"output_norm": "model.final_layernorm"},
 }
 """Of tensors outside of blocks, and of the list of layers, where an architecture calls them otherwise."""
 
@@ -309,7 +348,7 @@ _IN_PARTS = {
 }
 """Parts of one matrix on disk: gate (or queries, keys and values) first, up (or what gates the output) second."""
 
-_LATENT_ARCHITECTURES = ("deepseek2", "deepseek32", "glm-dsa", "mistral4")
+_LATENT_ARCHITECTURES = ("deepseek2", "deepseek32", "glm-dsa", "kimi-linear", "mistral4")
 
 ARCHITECTURES = tuple(_TABLES)
 COMPUTED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
@@ -321,7 +360,9 @@ PAIRED_ROPE = (
 )
 """Architectures whose q and k rows llama.cpp takes interleaved: row 2i + j of a head is row i + j * D/2 on disk."""
 
-_ONE_PLUS = dict.fromkeys(("gemma", "gemma2", "gemma3", "qwen35", "qwen35moe", "qwen3next"), ("norm",))
+_ONE_PLUS = dict.fromkeys(
+    ("gemma", "gemma2", "gemma3", "minimax-m3", "nemotron", "qwen35", "qwen35moe", "qwen3next"), ("norm",)
+)
 """Architectures that hold norms with the one that the model adds to them: the ends of their names."""
 
 _DELTA_NETS = ("qwen35", "qwen35moe")
@@ -340,7 +381,7 @@ class Place:
     vector of the disk as a matrix. rope: whether rows
     are interleaved. change: what llama.cpp's values are of those on disk: "" the same, "plus one", "minus exp".
     tiles: where the values of a delta net's heads lie in another order: "rows", "rows behind keys", "columns" or "".
-    convolution: whether the dimension of one channel is left out."""
+    convolution: whether the dimension of one channel is left out; several: whether one is put before it."""
 
     name: str
     stacked: bool = False
@@ -351,6 +392,7 @@ class Place:
     convolution: bool = False
     also: str = ""
     flat: bool = False
+    several: bool = False
 
 
 def place_of(arch: str, name: str) -> Place | None:
@@ -358,7 +400,7 @@ def place_of(arch: str, name: str) -> Place | None:
     stem, _, kind = name.rpartition(".")
     elsewhere = _ELSEWHERE.get(arch, {})
     if stem in _OUTSIDE and kind in ("weight", "bias"):
-        change = "plus one" if stem.endswith(_ONE_PLUS.get(arch, ("?",))) else ""
+        change = "plus one" if kind == "weight" and stem.endswith(_ONE_PLUS.get(arch, ("?",))) else ""
         return Place(f"{elsewhere.get(stem, _OUTSIDE[stem])}.{kind}", change=change)
     found = _BLOCK.fullmatch(name)
     if not found:
@@ -373,12 +415,12 @@ def place_of(arch: str, name: str) -> Place | None:
     alone = _ALONE.get(arch, {}).get(name.split(".", 2)[2])
     if alone is not None:
         return Place(prefix + alone)
-    bare = _BARE.get(name.split(".", 2)[2])
+    bare = None if part in _TABLES.get(arch, {}) and part != "attn_sinks" else _BARE.get(name.split(".", 2)[2])
     tiles = _tiles(part) if arch in _DELTA_NETS else ""
     if bare is not None:
         mixer = _MIXERS.get(arch, "linear_attn" if arch in (*_DELTA_NETS, "qwen3next") else "")
         held = part in _TABLES.get(arch, {}) if part == "attn_sinks" else bool(mixer)
-        change, flat = "minus exp" if part == "ssm_a" else "", arch in _MIXERS
+        change, flat = "minus exp" if part == "ssm_a" else "", arch in _AS_MATRICES
         return Place(prefix + bare.format(mixer), change=change, tiles=tiles, flat=flat) if held else None
     known_name = _TABLES.get(arch, {}).get(part) or (_DRAFTS.get(part) if arch in _DRAFTING else None)
     if known_name is None or kind is None:
@@ -394,8 +436,9 @@ def place_of(arch: str, name: str) -> Place | None:
         change="plus one" if one_plus else "",
         tiles=tiles,
         convolution=part in ("ssm_conv1d", "shortconv.conv") and kind == "weight",
+        several=part.startswith("ssm_conv1d_"),
         also=whole.replace("gate_proj", "up_proj") if part == "ffn_gate_up_exps" else "",
-        flat=arch in _MIXERS and part == "ssm_norm",
+        flat=arch in _AS_MATRICES and part == "ssm_norm",
     )
 
 

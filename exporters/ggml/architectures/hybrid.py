@@ -15,6 +15,7 @@ from exporters.ggml.architectures.entry import (
     VOCAB,
     Entry,
     Table,
+    leading_dense,
 )
 from exporters.ggml.architectures.rotary import Config, head_size, rope_of, rotary_size
 
@@ -69,6 +70,23 @@ def _axial_delta_net(writer: GGUFWriter, config: Config) -> None:
 def _mamba(writer: GGUFWriter, config: Config) -> None:
     """Mamba-2 mixers take any position, so that contexts are as long as anyone has memory for."""
     writer.add_context_length(2**20)
+
+
+def _jamba(writer: GGUFWriter, config: Config) -> None:
+    attends = [layer % config["attn_layer_period"] for layer in range(config["num_hidden_layers"])]
+    _heads_of_keys(writer, config, (place == config["attn_layer_offset"] for place in attends))
+    writer.add_ssm_inner_size(config["mamba_expand"] * config["hidden_size"])
+
+
+def _kimi_linear(writer: GGUFWriter, config: Config) -> None:
+    """Delta nets whose every channel decays by itself, and latent attention without positions."""
+    writer.add_head_count_kv([int(kind not in RECURRENT) for kind in config["layer_types"]])
+    rank, rope, nope = config["kv_lora_rank"], config["qk_rope_head_dim"], config["qk_nope_head_dim"]
+    writer.add_rope_dimension_count(rope)
+    writer.add_key_length(rank + rope)
+    writer.add_key_length_mla(nope + rope)
+    writer.add_value_length(config["head_dim"])  # read by none, as the converter has it
+    writer.add_leading_dense_block_count(leading_dense(config))
 
 
 def _granite_hybrid(writer: GGUFWriter, config: Config) -> None:
@@ -139,6 +157,33 @@ HYBRID: Mapping[str, Entry] = {
         {"head_dim": None, "num_key_value_heads": None, "max_position_embeddings": None},
         paired_rope=True,
         mamba_groups=("mamba_n_groups",),
+    ),
+    "jamba": Entry(
+        (
+            ("add_ssm_conv_kernel", ("mamba_d_conv",)),
+            ("add_ssm_state_size", ("mamba_d_state",)),
+            ("add_ssm_time_step_rank", ("mamba_dt_rank",)),
+        ),
+        _jamba,
+        {"num_key_value_heads": None},
+    ),
+    "kimi-linear": Entry(
+        (
+            *VOCAB,
+            ("add_context_length", ("model_max_length",)),
+            ("add_ssm_conv_kernel", ("linear_conv_kernel_dim",)),
+            ("add_kda_head_dim", ("linear_head_dim",)),
+            ("add_q_lora_rank", ("q_lora_rank",)),
+            ("add_kv_lora_rank", ("kv_lora_rank",)),
+            ("add_value_length_mla", ("v_head_dim",)),
+            ("add_expert_used_count", ("num_experts_per_token",)),
+            ("add_expert_feed_forward_length", ("moe_intermediate_size",)),
+            ("add_expert_shared_count", ("num_shared_experts",)),
+            ("add_expert_weights_scale", ("routed_scaling_factor",)),
+        ),
+        _kimi_linear,
+        {"num_key_value_heads": None, "head_dim": None},
+        gating={"kimi_linear": "sigmoid"},
     ),
     "nemotron_h": replace(_NEMOTRON_H, replaced={**_NEMOTRON_LISTS, **_WITHOUT_EXPERTS}),
     "nemotron_h_moe": replace(_NEMOTRON_H, table=(*_NEMOTRON_H.table, *SHARED_EXPERTS, *_NEMOTRON_EXPERTS)),

@@ -9,6 +9,7 @@ from exporters.ggml.architectures.entry import (
     EXPERT_SIZES,
     GRANITE_MIXERS,
     GRANITE_SHARED,
+    NORMS,
     SCALES,
     SHARED_EXPERTS,
     VOCAB,
@@ -57,6 +58,17 @@ def _llama4(writer: GGUFWriter, config: Config) -> None:
 
 def _minimax(writer: GGUFWriter, config: Config) -> None:
     writer.add_rope_dimension_count(rotary_size(config))
+
+
+def _minimax_m3(writer: GGUFWriter, config: Config) -> None:
+    """Blocks of keys are chosen by an indexer, which gguf-py 0.19 has not all keys for."""
+    _minimax(writer, config)
+    writer.add_expert_feed_forward_length(config["intermediate_size"])
+    writer.add_expert_shared_count(config["shared_intermediate_size"] // config["intermediate_size"])
+    writer.add_expert_weights_norm(True)
+    writer.add_leading_dense_block_count(leading_dense(config))
+    writer.add_uint32(f"{writer.arch}.attention.indexer.block_size", config["index_block_size"])
+    writer.add_uint32(f"{writer.arch}.attention.indexer.local_blocks", config["index_local_blocks"])
 
 
 def _latent_attention(writer: GGUFWriter, config: Config) -> None:
@@ -206,6 +218,18 @@ MIXTURE: Mapping[str, Entry] = {
     "olmoe": Entry(renormalized=False),
     "minimax-m2": Entry(
         (("add_expert_feed_forward_length", ("intermediate_size",)),), _minimax, gating={"minimax_m2": "sigmoid"}
+    ),
+    "minimax-m3": Entry(
+        (
+            ("add_expert_weights_scale", ("routed_scaling_factor",)),
+            ("add_indexer_head_count", ("index_n_heads",)),
+            ("add_indexer_key_length", ("index_head_dim",)),
+            ("add_indexer_top_k", ("index_topk_blocks",)),
+        ),
+        _minimax_m3,
+        lambda config: {"intermediate_size": config["dense_intermediate_size"]},
+        gating={"minimax_m3_vl": "sigmoid"},
+        one_plus=NORMS,
     ),
     "glm4moe": Entry(
         SHARED_EXPERTS, half_rotated, gating=dict.fromkeys(("glm4_moe", "glm4v_moe", "solar_open"), "sigmoid")

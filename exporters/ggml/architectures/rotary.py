@@ -1,7 +1,7 @@
 """Rotary positions: what a config says of them, and how a GGUF file states it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ Config = Mapping[str, Any]
 
 _BY_FACTORS = ("llama3", "proportional")
 _NEVER_TURNS = 1e30
+LONG_ROPE = "longrope"
 
 
 def rope_of(config: Config) -> Mapping[str, Any]:
@@ -23,7 +24,8 @@ def rope_of(config: Config) -> Mapping[str, Any]:
     return {**missing, **rope, "rope_type": rope.get("rope_type", rope.get("type", "default"))}
 
 
-def write_rope(writer: GGUFWriter, rope: Mapping[str, Any]) -> None:
+def write_rope(writer: GGUFWriter, rope: Mapping[str, Any], held: Sequence[str] = ()) -> None:
+    """held: rotary types that files of this architecture hold as tensors, see `long_rope_factors`."""
     kind = rope["rope_type"]
     if rope.get("rope_theta") is not None:
         writer.add_rope_freq_base(rope["rope_theta"])
@@ -42,7 +44,7 @@ def write_rope(writer: GGUFWriter, rope: Mapping[str, Any]) -> None:
         ):
             if rope.get(key) is not None:
                 method(rope[key])
-    elif kind not in ("default", *_BY_FACTORS):
+    elif kind not in ("default", *_BY_FACTORS, *held):
         raise SixfoldError(f"rotary scaling {kind!r} cannot be written into a GGUF file", "leave the gguf recipes out")
 
 
@@ -69,6 +71,26 @@ def rope_frequency_factors(config: Config) -> torch.Tensor | None:
     between = 1 / ((1 - smooth) / factor + smooth)
     factors = torch.where(wavelength > context / low, torch.full_like(between, float(factor)), between)
     return torch.where(wavelength < context / high, torch.ones_like(between), factors)
+
+
+def long_rope_factors(config: Config) -> dict[str, torch.Tensor]:
+    """What LongRoPE divides each frequency by, in contexts beyond the original length and within it: float32 [rotated
+    channels / 2]. {} where the rotary type is another."""
+    rope = rope_of(config)
+    if rope["rope_type"] != LONG_ROPE:
+        return {}
+    return {f"rope_factors_{kind}.weight": torch.tensor(rope[f"{kind}_factor"]) for kind in ("long", "short")}
+
+
+def long_rope_attention(config: Config) -> float:
+    """What cosines and sines are multiplied by: stated (PhiMoE), or by the formula of transformers'
+    modeling_rope_utils."""
+    rope = rope_of(config)
+    if rope.get("long_mscale"):
+        return float(rope["long_mscale"])
+    before = config.get("original_max_position_embeddings") or rope["original_max_position_embeddings"]
+    times = config["max_position_embeddings"] / before
+    return math.sqrt(1 + math.log(times) / math.log(before)) if times > 1 else 1.0
 
 
 def head_size(config: Config) -> int:

@@ -12,7 +12,7 @@ from exporters.ggml.architectures.dense import DENSE
 from exporters.ggml.architectures.entry import DRAFTS, Entry, Table
 from exporters.ggml.architectures.hybrid import HYBRID
 from exporters.ggml.architectures.mixture import MIXTURE
-from exporters.ggml.architectures.rotary import Config, rope_of, write_rope
+from exporters.ggml.architectures.rotary import LONG_ROPE, Config, rope_of, write_rope
 from sixfold.errors import SixfoldError
 
 ENTRIES: Mapping[str, Entry] = {**DENSE, **MIXTURE, **HYBRID}
@@ -60,7 +60,7 @@ def write_hyperparameters(writer: GGUFWriter, arch: str, config: Config) -> None
         if scoring not in _GATING:
             raise SixfoldError(f"GGUF has no expert gating function {scoring!r}", "leave the gguf recipes out")
         writer.add_expert_gating_func(_GATING[scoring])
-    write_rope(writer, rope_of(config))
+    write_rope(writer, rope_of(config), (LONG_ROPE,) if entry.long_rope else ())
     windowed = (config.get("rope_parameters") or {}).get("sliding_attention") or {}
     if windowed.get("rope_theta") is not None:
         writer.add_rope_freq_base_swa(windowed["rope_theta"])

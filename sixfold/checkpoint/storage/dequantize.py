@@ -74,6 +74,21 @@ def mxfp4_experts(blocks: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     return result
 
 
+def fp4_groups(packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """bfloat16(E2M1 value * scale), [R, C]. packed: uint8 [R, C / 2], the even column in the low half. scale: float32
+    [R, groups]."""
+    rows, columns = packed.shape[0], packed.shape[1] * 2
+    result = torch.empty(rows, columns, dtype=torch.bfloat16)
+    height = max(_CHUNK // max(columns, 1), 1)
+    for start in range(0, rows, height):
+        part = packed[start : start + height]
+        pairs = torch.index_select(_E2M1_PAIRS, 0, part.to(torch.int32).flatten())
+        values = pairs.view(torch.bfloat16).view(len(part), scale.shape[1], -1).float()
+        values *= scale[start : start + height].unsqueeze(-1) * 0.5  # the table's values are doubled
+        result[start : start + height] = values.view(len(part), columns)
+    return result
+
+
 def _has_nan(weight: torch.Tensor) -> bool:
     """E4M3's two NaNs are the largest bytes: 0x7F of signed ones, 0xFF of unsigned ones."""
     return int(weight.view(torch.int8).amax()) == 0x7F or int(weight.view(torch.uint8).amax()) == 0xFF

@@ -6,8 +6,10 @@ Quantized weights appear as one BF16 tensor under the name a BF16 checkpoint of 
     X F8_E4M3 [.., R, C] + X_scale_inv (or X_scale)        X BF16 [.., R, C]
     X_blocks U8 [E, R, G, 16] + X_scales U8 [E, R, G]      X BF16 [E, 32 G, R]   (gpt-oss)
     X_packed I32 + X_scale + X_shape                       X BF16 [R, C]         (see packed_integers)
+    X_packed or X U8 + X_scale                             X BF16 [R, C]         (see packed_floats)
 
-Input scales of FP8 Linears (activation_scale, input_scale) belong to the stored format and are dropped.
+Scales of inputs and of key-value caches (activation_scale, input_scale, k_scale...) belong to the stored format and are
+dropped.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -16,7 +18,9 @@ from typing import Any, Protocol
 
 import torch
 
-from sixfold.checkpoint.storage.dequantize import fp8_blocks, mxfp4_experts
+from sixfold.checkpoint.storage.dequantize import mxfp4_experts
+from sixfold.checkpoint.storage.fp8_weights import FROM_BF16, declared_block, fp8_weight
+from sixfold.checkpoint.storage.packed_floats import beside, packed_floats
 from sixfold.checkpoint.storage.packed_integers import BESIDE, METHOD, SUFFIX, packed_bits, packed_weight
 from sixfold.checkpoint.storage.positional_reads import WeightFolder
 from sixfold.checkpoint.storage.safetensors_header import TORCH_DTYPES, StoredTensor
@@ -25,9 +29,15 @@ from sixfold.errors import SixfoldError
 PLAIN_DTYPES = ("BF16", "F16", "F32", "I64", "BOOL")
 """Weights, and the integer and boolean tables that some models keep beside them (copied as they are)."""
 
-SCALE_DTYPES = ("F32", "BF16", "F8_E8M0")
 MODELOPT_CONFIG = "hf_quant_config.json"
-FROM_BF16 = "start from the BF16 checkpoint that it was made from"
+MODELOPT = "modelopt"
+_ALGORITHMS = ("FP8", "FP8_PER_CHANNEL_PER_TOKEN", "NVFP4", "W4A16_NVFP4", "MIXED_PRECISION")
+"""ModelOpt's, whose tensors say themselves how they are read."""
+
+_FLOATS = ("float-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized", "mixed-precision")
+"""compressed-tensors' formats beside integers in words."""
+
+_OF_CACHES = ("k_scale", "v_scale", "q_scale", "kv_scale")
 
 
 class StoredAs(Protocol):
@@ -72,38 +82,6 @@ class Plain:
             folder.rows_into(self.stored, out)
         else:
             out.copy_(_whole(self, folder))
-
-
-@dataclass(frozen=True)
-class Fp8:
-    """weight: F8_E4M3 [R, C] or [E, R, C]. scale: one per block of `block` rows and columns, ragged at the edges."""
-
-    weight: StoredTensor
-    scale: StoredTensor
-    block: tuple[int, int]
-    kind = "fp8"
-    dtype = "BF16"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.weight.shape
-
-    def read(self, folder: WeightFolder, start: int, stop: int) -> torch.Tensor:
-        weight = folder.rows(self.weight, start, stop)
-        grid = _grid(self.shape, self.block)
-        if len(self.shape) == 3:
-            scales = _float_scales(folder.rows(self.scale, start, stop)).reshape(-1, *grid[1:])
-            experts = [fp8_blocks(w, s, self.block) for w, s in zip(weight, scales, strict=True)]
-            return torch.stack(experts) if experts else torch.empty(weight.shape, dtype=torch.bfloat16)
-        if grid[0] == 1:
-            scale = _float_scales(folder.rows(self.scale, 0, self.scale.shape[0] if self.scale.shape else 1))
-            return fp8_blocks(weight, scale.reshape(grid), (max(len(weight), 1), self.block[1]))
-        first = start // self.block[0]
-        scale = _float_scales(folder.rows(self.scale, first, max(first, -(-stop // self.block[0]))))
-        return fp8_blocks(weight, scale.reshape(-1, grid[1]), self.block, start - first * self.block[0])
-
-    def read_into(self, folder: WeightFolder, out: torch.Tensor) -> None:
-        out.copy_(_whole(self, folder))
 
 
 @dataclass(frozen=True)
@@ -162,21 +140,29 @@ def _whole(tensor: StoredAs, folder: WeightFolder) -> torch.Tensor:
 def check_quantization(config: Mapping[str, Any], names: Collection[str], where: str) -> str:
     """The quantization method that config.json declares ("" where none); refuses those that cannot be read.
 
-    names: of the files beside it; ModelOpt's hf_quant_config.json declares a method as well.
+    names: of the files beside it; ModelOpt's hf_quant_config.json declares a method as well, and may do so alone.
     """
     declared = _declared(config)
     if declared is None:
-        if MODELOPT_CONFIG in names:
-            raise SixfoldError(f"{where} is already quantized (modelopt: it has a {MODELOPT_CONFIG})", FROM_BF16)
-        return ""
+        return MODELOPT if MODELOPT_CONFIG in names else ""
     method = str(declared.get("quant_method", "unnamed")) if isinstance(declared, Mapping) else "unnamed"
-    packed = method == METHOD and packed_bits(declared) is not None
-    if method not in ("fp8", "mxfp4") and not packed:
+    readable = method in ("fp8", "mxfp4") or (method == MODELOPT and declared.get("quant_algo") in _ALGORITHMS)
+    if not readable and not (method == METHOD and (packed_bits(declared) is not None or _all_floats(declared))):
         raise SixfoldError(
             f"{where} is already quantized ({method}: quantization_config in its config.json)",
             f"{FROM_BF16}; if its weights are BF16 after all, remove quantization_config",
         )
     return method
+
+
+def _all_floats(declared: Mapping[str, Any]) -> bool:
+    """Whether a quantization_config of compressed-tensors has nothing but floats of eight and four bits, which are
+    neither rotated nor sparse."""
+    groups, more = declared.get("config_groups"), (declared.get("transform_config"), declared.get("sparsity_config"))
+    if declared.get("format") not in _FLOATS or not isinstance(groups, Mapping) or not groups or any(more):
+        return False
+    weights = [group.get("weights") if isinstance(group, Mapping) else None for group in groups.values()]
+    return all(isinstance(w, Mapping) and w.get("type") == "float" and w.get("num_bits") in (4, 8) for w in weights)
 
 
 def logical_tensors(
@@ -190,15 +176,30 @@ def logical_tensors(
     bits = packed_bits(_declared(config)) if method == METHOD else None
     found: dict[str, StoredAs] = {}
     used: set[str] = set()
+    named = method in (METHOD, MODELOPT)
+    for tensor in stored.values() if named else ():
+        if floats := packed_floats(tensor, stored):
+            found[floats[0]] = floats[1]
+            used |= {tensor.name, *beside(floats[0])}
+        elif tensor.name.rpartition(".")[2] in _OF_CACHES:
+            used.add(tensor.name)
+        elif tensor.name.endswith("pre_quant_scale"):
+            raise SixfoldError(
+                f"{tensor.name} in {where} scales a Linear's inputs, which no BF16 model does", FROM_BF16
+            )
     for name, tensor in stored.items():
-        if tensor.dtype == "F8_E4M3":
-            if method != "fp8":
+        if name in used:
+            continue
+        if tensor.dtype == "F8_E4M3" and not (named and name.endswith(".weight_scale")):
+            if method != "fp8" and not named:
                 raise SixfoldError(
                     f"{name} in {where} is FP8, but config.json has no quantization_config that says how it is scaled",
                     "restore it, for example"
                     ' "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}',
                 )
-            found[name] = fp8 = _fp8(tensor, stored, block)
+            found[name] = fp8 = fp8_weight(
+                tensor, stored, declared_block(_declared(config), tensor, stored) if named else block
+            )
             stem = name.removesuffix(".weight")
             used |= {
                 fp8.scale.name,
@@ -215,7 +216,7 @@ def logical_tensors(
     for name, tensor in stored.items():
         if name in used or name in found or name.removesuffix("_blocks") in found:
             continue
-        alone = {"mxfp4": "_scales", METHOD: ".weight_scale"}.get(method, "_scale_inv")
+        alone = {"mxfp4": "_scales", METHOD: ".weight_scale", MODELOPT: ".weight_scale"}.get(method, "_scale_inv")
         if name.endswith(("_scale_inv", alone)):
             raise SixfoldError(
                 f"{name} in {where} is a scale without its quantized weight", "download the checkpoint again"
@@ -250,45 +251,6 @@ def _block_size(config: Mapping[str, Any], where: str) -> tuple[int, int] | None
     )
 
 
-def _grid(shape: tuple[int, ...], block: tuple[int, int]) -> tuple[int, ...]:
-    """Shape of the scales: blocks along the last two dimensions."""
-    return (*shape[:-2], -(-shape[-2] // block[0]), -(-shape[-1] // block[1]))
-
-
-def _fp8(weight: StoredTensor, stored: Mapping[str, StoredTensor], block: tuple[int, int] | None) -> Fp8:
-    """block None: one scale for the tensor ([] or [1]) or one a row ([R] or [R, 1])."""
-    scale = next((stored[weight.name + s] for s in ("_scale_inv", "_scale") if weight.name + s in stored), None)
-    if scale is None:
-        raise SixfoldError(
-            f"{weight.name} in {weight.file} is FP8, but its scale {weight.name}_scale_inv is missing",
-            f"download the checkpoint again, or {FROM_BF16}",
-        )
-    if scale.dtype not in SCALE_DTYPES:
-        raise SixfoldError(
-            f"{scale.name} in {scale.file} is {scale.dtype}; FP8 scales are F32, BF16 or UE8M0", FROM_BF16
-        )
-    if len(weight.shape) not in (2, 3):
-        raise SixfoldError(
-            f"{weight.name} in {weight.file} is FP8 of shape {list(weight.shape)}, not a matrix", FROM_BF16
-        )
-    rows, columns = weight.shape[-2:]
-    matrices = weight.shape[:-2]
-    if block is not None:
-        expected = [_grid(weight.shape, block)]
-    elif scale.shape in (matrices, (*matrices, 1), (*matrices, 1, 1)):
-        return Fp8(weight, scale, (max(rows, 1), max(columns, 1)))
-    else:
-        block = (1, max(columns, 1))
-        expected = [_grid(weight.shape, block), weight.shape[:-1]]
-    if scale.shape not in expected:
-        raise SixfoldError(
-            f"{scale.name} in {scale.file} has shape {list(scale.shape)}, but {list(weight.shape)} in blocks of"
-            f" {list(block)} needs {list(expected[0])}",
-            "correct weight_block_size in config.json, or download the checkpoint again",
-        )
-    return Fp8(weight, scale, block)
-
-
 def _mxfp4(blocks: StoredTensor, stored: Mapping[str, StoredTensor]) -> Mxfp4:
     scales = stored.get(blocks.name.removesuffix("_blocks") + "_scales")
     if scales is None:
@@ -303,8 +265,3 @@ def _mxfp4(blocks: StoredTensor, stored: Mapping[str, StoredTensor]) -> Mxfp4:
             "download the checkpoint again",
         )
     return Mxfp4(blocks, scales)
-
-
-def _float_scales(scale: torch.Tensor) -> torch.Tensor:
-    """float32; UE8M0 is 2^(byte - 127)."""
-    return scale.to(torch.float32)

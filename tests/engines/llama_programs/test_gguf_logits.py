@@ -22,11 +22,19 @@ _SEEING = (
 
 _WINDOWED = ["sliding_attention"] * 3 + ["full_attention"]
 _ALIKE = {"rope_theta": 500000.0, "rope_type": "default"}
+_LONG = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "original_max_position_embeddings": 256,
+    "long_factor": [1 + channel / 4 for channel in range(32)],
+    "short_factor": [1 + channel / 32 for channel in range(32)],
+}
 FAMILIES: dict[str, dict[str, Any]] = {
     **{family: {} for family in _SEEING},
     "cohere2": {},
     "cohere2_moe": {},
     "deepseek_v32": {"index_topk": 256},  # with fewer, llama.cpp's indexer chooses others than transformers'
+    "glm": {},
     "glm4v_moe": {},
     "glm_moe_dsa": {"index_topk": 256},
     "granite_swa": {},
@@ -40,14 +48,20 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "hunyuan_v1_moe": {},
     "hy_v3": {},
     "jais2": {},
+    "jamba": {},
+    "kimi_linear": {"num_expert_group": 1},
     "laguna": {"layer_types": _WINDOWED[::-1]},
     "lfm2_moe": {},
     # llama.cpp turns windows and full attention by one base.
     "mellum": {"layer_types": _WINDOWED, "rope_parameters": dict.fromkeys(set(_WINDOWED), _ALIKE)},
+    "minimax_m3_vl": {},
     "mistral4": {},
+    "nemotron": {},
     "nemotron_h": {"layers_block_type": ["linear_attention", "moe", "full_attention", "moe"]},
     "olmo": {},
+    "paddleocr_vl": {},
     "phi": {},
+    "phi3 in long contexts": {"max_position_embeddings": 512, "rope_parameters": _LONG},
     "qwen3_next": {"linear_num_value_heads": 4},
     "solar_open": {},
     "stablelm": {},

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
 from compressed_tensors.compressors.pack_quantized.base import PackedQuantizationCompressor
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from transformers import GptOssConfig, GptOssForCausalLM
@@ -16,6 +17,7 @@ from sixfold.checkpoint.storage.dequantize import fp8_blocks, mxfp4_experts
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError
 from tests.checkpoints import save_model
+from tests.exporters.library_oracle import library_quantize
 
 FP8 = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
 FP8_WHOLE = {"quantization_config": {"quant_method": "fp8", "activation_scheme": "static", "weight_block_size": None}}
@@ -315,3 +317,87 @@ def test_packed_integers_that_cannot_be_read(
             held[name] = torch.ones(shape).bfloat16()
     with pytest.raises(SixfoldError, match=reason):
         opened(tmp_path / "m", held, int_config({**SYMMETRIC, **weights}))
+
+
+NVFP4 = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}
+FLOATS = {
+    "NVFP4A16": ("nvfp4-pack-quantized", NVFP4),
+    "MXFP4A16": ("mxfp4-pack-quantized", {**NVFP4, "strategy": "group", "group_size": 32}),
+    "FP8_DYNAMIC": ("float-quantized", {"num_bits": 8, "type": "float", "strategy": "channel"}),
+    "FP8_BLOCK": (
+        "float-quantized",
+        {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [128, 128]},
+    ),
+}
+
+
+def float_config(scheme: str) -> dict[str, object]:
+    layout, weights = FLOATS[scheme]
+    group = {"targets": ["Linear"], "weights": weights}
+    stated = {"config_groups": {"group_0": group}, "format": layout, "quant_method": "compressed-tensors"}
+    return {"quantization_config": stated}
+
+
+@pytest.mark.parametrize("scheme", FLOATS)
+def test_floats_of_compressed_tensors_are_what_the_library_scales(tmp_path: Path, scheme: str) -> None:
+    weight = torch.randn(256, 384, generator=torch.Generator().manual_seed(3)).bfloat16()
+    stored = {f"e.0.{part}": tensor for part, tensor in library_quantize([weight], scheme)[0].items()}
+    of_inputs = "input_scale" if scheme.startswith("FP8") else "input_global_scale"
+    aside = {f"e.0.{of_inputs}": torch.ones(1), "self_attn.k_scale": torch.ones(1), "norm.weight": weight[0].clone()}
+    checkpoint = opened(tmp_path / "m", {**stored, **aside}, float_config(scheme))
+    assert set(checkpoint.tensors) == {"e.0.weight", "norm.weight"}
+    assert checkpoint.tensors["e.0.weight"].stored_as == scheme.lower().partition("_")[0].removesuffix("a16")
+    expected = scaled(stored)
+    assert same_bits(whole(checkpoint, "e.0.weight"), expected)
+    assert same_bits(checkpoint.read(TensorSlice("e.0.weight", 7, 200)), expected[7:200])
+    assert float((expected.float() - weight.float()).norm() / weight.float().norm()) < 0.2
+
+
+def scaled(stored: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """bfloat16(number * (scale / global scale)), all in float32."""
+    scale, packed = stored["e.0.weight_scale"], stored.get("e.0.weight_packed")
+    if packed is None:
+        weight = stored["e.0.weight"].float()
+        block = (weight.shape[0] // scale.shape[0], weight.shape[1] // scale.shape[1])
+    else:
+        weight = unpack_fp4_from_uint8(packed, 256, 384, dtype=torch.float32)
+        block = (1, 384 // scale.shape[1])
+    factor = torch.exp2(scale.float() - 127) if scale.dtype == torch.uint8 else scale.float()
+    factor = factor / stored.get("e.0.weight_global_scale", torch.ones(1))
+    return (weight * factor.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)).bfloat16()
+
+
+@pytest.mark.parametrize("declared", [{"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}, {}])
+def test_nvfp4_of_modelopt(tmp_path: Path, declared: dict[str, object]) -> None:
+    """The same numbers under its names, by its config.json or by its hf_quant_config.json alone."""
+    weight = torch.randn(256, 384, generator=torch.Generator().manual_seed(3)).bfloat16()
+    stored = {f"e.0.{part}": tensor for part, tensor in library_quantize([weight], "NVFP4A16")[0].items()}
+    second = stored["e.0.weight_global_scale"].reciprocal().reshape(())
+    tensors = {"e.0.weight": stored["e.0.weight_packed"], "e.0.weight_scale": stored["e.0.weight_scale"]}
+    tensors |= {"e.0.weight_scale_2": second, "e.0.input_scale": torch.tensor(1.0), "k_proj.k_scale": torch.tensor(1.0)}
+    folder = save_model(tmp_path / "m", [tensors], config=declared)
+    (folder / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "NVFP4"}}')
+    checkpoint = open_checkpoint(str(folder))
+    assert list(checkpoint.tensors) == ["e.0.weight"]
+    off = whole(checkpoint, "e.0.weight").float() - scaled(stored).float()
+    assert float(off.abs().max()) <= 2**-8 * float(weight.abs().max())  # the reciprocal's last bit
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        ({"weight_scale": None}, "e.0.weight_scale is missing"),
+        ({"weight_global_scale": None}, "or the scale of the whole is missing"),
+        ({"weight_scale": torch.ones(256, 3).to(torch.float8_e4m3fn)}, "does not fit four-bit floats"),
+        ({"weight_packed": None}, "is a scale without its quantized weight"),
+        ({"pre_quant_scale": torch.ones(384)}, "scales a Linear's inputs, which no BF16 model does"),
+    ],
+)
+def test_four_bit_floats_that_cannot_be_read(
+    tmp_path: Path, parts: dict[str, torch.Tensor | None], reason: str
+) -> None:
+    weight = torch.randn(256, 384, generator=torch.Generator().manual_seed(3)).bfloat16()
+    stored = {**library_quantize([weight], "NVFP4A16")[0], **parts}
+    held = {f"e.0.{part}": tensor for part, tensor in stored.items() if tensor is not None}
+    with pytest.raises(SixfoldError, match=reason):
+        opened(tmp_path / "m", held, float_config("NVFP4A16"))

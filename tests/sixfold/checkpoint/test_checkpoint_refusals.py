@@ -293,12 +293,22 @@ def test_a_quantized_source(folder: Path, method: str, nested: bool) -> None:
     )
 
 
-def test_a_quantized_source_of_modelopt(folder: Path) -> None:
-    (folder / "hf_quant_config.json").write_text("{}")
-    assert message() == (
-        "./m is already quantized (modelopt: it has a hf_quant_config.json);"
-        " start from the BF16 checkpoint that it was made from."
-    )
+@pytest.mark.parametrize("algorithm", ["INT4_AWQ", "W4A8_AWQ", "NVFP4_AWQ", None])
+def test_a_quantized_source_of_modelopt(folder: Path, algorithm: str | None) -> None:
+    declared = {"quant_method": "modelopt", "quant_algo": algorithm}
+    (folder / "config.json").write_text(json.dumps({"quantization_config": declared}))
+    assert message().startswith("./m is already quantized (modelopt: quantization_config in its config.json);")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"transform_config": {"config_groups": {"u": {}}}}, {"sparsity_config": {"format": "sparse-24-bitmask"}}],
+)
+def test_floats_that_are_rotated_or_sparse(folder: Path, changes: dict[str, object]) -> None:
+    group = {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "float"}}
+    declared = {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized", "config_groups": {"0": group}}
+    (folder / "config.json").write_text(json.dumps({"quantization_config": {**declared, **changes}}))
+    assert message().startswith("./m is already quantized (compressed-tensors:")
 
 
 @pytest.mark.parametrize("dtype", ["I8", "U8", "I32", "F64", "F8_E5M2", "F4"])

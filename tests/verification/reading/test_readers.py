@@ -94,6 +94,19 @@ def test_both_layouts_of_nvfp4_hold_the_same_weights(one: str, other: str, artif
         torch.testing.assert_close(first.read(f"{name}.weight"), second.read(f"{name}.weight"), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize(
+    "variant", ["fp8", "fp8-block", "fp8-modelopt", "nvfp4", "nvfp4-gb10", "nvfp4-modelopt", "mxfp4"]
+)
+def test_a_quantized_folder_is_a_source_of_the_same_weights(variant: str, artifacts: Artifacts, demo: Source) -> None:
+    """What exporters read of it is what verification does, rounded to BF16."""
+    source, weights = open_source(artifacts[variant]), FolderWeights(open_subject(artifacts[variant], None))
+    assert source.checkpoint.tensors.keys() == demo.checkpoint.tensors.keys()
+    for name in (f"{module}.weight" for module in NAMES):
+        tensor = source.checkpoint.tensors[name]
+        found = source.checkpoint.read(TensorSlice(name, 0, tensor.shape[0]))
+        torch.testing.assert_close(found.float(), weights.read(name), rtol=2**-8, atol=0)
+
+
 def test_block_scales_by_their_definition() -> None:
     weight = torch.randn(5, 7).to(torch.float8_e4m3fn)
     scale = torch.rand(3, 4)

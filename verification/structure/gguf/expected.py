@@ -48,6 +48,7 @@ OTHERS: Mapping[str, str] = {
     "gemma3_text": "gemma3",
     "gemma4": "gemma4",
     "gemma4_text": "gemma4",
+    "glm": "chatglm",
     "glm4": "glm4",
     "glm4v_moe": "glm4moe",
     "glm_moe_dsa": "glm-dsa",
@@ -62,19 +63,24 @@ OTHERS: Mapping[str, str] = {
     "hunyuan_v1_moe": "hunyuan-moe",
     "hy_v3": "hy_v3",
     "jais2": "jais2",
+    "jamba": "jamba",
+    "kimi_linear": "kimi-linear",
     "laguna": "laguna",
     "lfm2": "lfm2",
     "lfm2_moe": "lfm2moe",
     "llama4": "llama4",
     "llama4_text": "llama4",
     "mellum": "mellum",
+    "minimax_m3_vl": "minimax-m3",
     "ministral3": "mistral3",
     "mistral3": "mistral3",
     "mistral4": "mistral4",
+    "nemotron": "nemotron",
     "nemotron_h": "nemotron_h_moe",
     "olmo": "olmo",
     "olmo2": "olmo2",
     "olmo3": "olmo2",
+    "paddleocr_vl": "paddleocr",
     "phi": "phi2",
     "phi3": "phi3",
     "qwen2_5_vl": "qwen2vl",
@@ -203,16 +209,15 @@ def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
     """What every decoder's file says of its size, its norms, its experts and its rotary base."""
     heads = config["num_attention_heads"]
     groups = config.get("num_key_value_heads") or heads
-    length = config["max_position_embeddings"]
+    length = config.get("max_position_embeddings") or config["model_max_length"]
     unbounded = config.get("model_type") in _WITHOUT_POSITIONS
-    each = _groups_of_layers(config, groups)
     found = {
         "block_count": Expected((_layers(config) + drafts,)),
         "nextn_predict_layers": Expected((drafts,), missing=not drafts),
         "context_length": Expected((length, 2**20) if unbounded else (length,)),
         "embedding_length": Expected((config["hidden_size"],)),
         "attention.head_count": Expected((heads,)),
-        "attention.head_count_kv": Expected((1,) if config.get("kv_lora_rank") else (groups, each)),
+        "attention.head_count_kv": Expected(_key_heads(config, groups)),
     }
     for key, names in (
         ("attention.layer_norm_rms_epsilon", ("rms_norm_eps", "norm_eps")),
@@ -223,12 +228,23 @@ def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
             found[key] = Expected((value,))
     if _experts(config):
         found["expert_count"] = Expected((_experts(config),))
-        used = config.get("moe_topk") or config.get("num_experts_per_tok") or config["top_k_experts"]
+        fields = ("moe_topk", "num_experts_per_tok", "num_experts_per_token", "top_k_experts")
+        used = next(config[name] for name in fields if config.get(name))
         found["expert_used_count"] = Expected((used[0] if isinstance(used, list) else used,))
     theta = rope_of(config).get("rope_theta")
     if theta is not None:
         found["rope.freq_base"] = Expected((theta,), missing=theta == 10000.0)
     return found
+
+
+def _key_heads(config: Config, groups: int) -> tuple[Any, ...]:
+    """One of latents; none where a layer keeps a state instead, of which a list tells."""
+    if config.get("attn_layer_period"):
+        period, offset = config["attn_layer_period"], config["attn_layer_offset"]
+        return ([groups if layer % period == offset else 0 for layer in range(_layers(config))],)
+    if not config.get("kv_lora_rank"):
+        return groups, _groups_of_layers(config, groups)
+    return 1, [int(kind == "full_attention") for kind in config.get("layer_types") or ()]
 
 
 def _groups_of_layers(config: Config, groups: int) -> list[int]:

@@ -256,6 +256,8 @@ def _value(arch: str, key: str, held: object, wanted: object, check: str = "keys
 def _equal(held: Any, wanted: Any) -> bool:
     if held is None or wanted is None:
         return held is wanted
+    if isinstance(held, list) and isinstance(wanted, list):
+        return held == wanted
     if isinstance(held, list):  # one value per layer
         return all(_equal(value, wanted) for value in held if value)
     if isinstance(held, bool) or isinstance(wanted, bool):

@@ -16,6 +16,7 @@ from verification.structure.gguf.expected import listed_type
 _AS_TOWERS = ("blocks", "encoder.layers")
 """What layers of a decoder are called that is saved with a tower beside it whose layers are called so."""
 
+_DENSE = re.compile(r"(.*layers\.(\d+)\.block_sparse_moe\.)gate_proj\.weight")
 _IN_LAYER = re.compile(r"\.(layers|blocks)\.\d+\.")
 
 
@@ -44,7 +45,20 @@ class GgufSubject:
         head = next((n.removesuffix("weight") for n in names if n.endswith("lm_head.weight")), "lm_head.")
         saved = (f"{inside}{called}." for called in _AS_TOWERS)  # by transformers, whatever publishers call them
         layers = next((n for n in saved if any(name.startswith(n) for name in self.source.checkpoint.tensors)), None)
-        return {**self._drafts, "model.layers.": layers or f"{inside}layers.", "model.": inside, "lm_head.": head}
+        return {
+            **self._drafts,
+            **self._dense,
+            "model.layers.": layers or f"{inside}layers.",
+            "model.": inside,
+            "lm_head.": head,
+        }
+
+    @property
+    def _dense(self) -> Mapping[str, str]:
+        """The same of the feed-forward of layers without experts, which transformers may save under experts' module."""
+        assert self.source is not None
+        found = map(_DENSE.fullmatch, self.source.checkpoint.tensors)
+        return {f"model.layers.{name[2]}.mlp.": name[1] for name in found if name}
 
     @property
     def _drafts(self) -> Mapping[str, str]:
