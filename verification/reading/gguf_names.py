@@ -234,6 +234,7 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     "nemotron": _EVERY,
     "jamba": _JAMBA,
     "kimi-linear": _EVERY | _MIXTRAL | _SHARED_MIXTRAL | _LATENT | _KIMI_DELTA_NET,
+    "mimo2": _EVERY | _EXPERTS,
     "minimax-m3": _EVERY
     | _MIXTRAL
     | _SHARED_MIXTRAL
@@ -303,6 +304,7 @@ _BIASES = {
     "lfm2moe": "feed_forward.expert_bias",
     "nemotron_h_moe": "mixer.gate.e_score_correction_bias",
     "kimi-linear": "block_sparse_moe.gate.e_score_correction_bias",
+    "mimo2": "mlp.gate.e_score_correction_bias",
     "minimax-m3": "block_sparse_moe.e_score_correction_bias",
     "exaone-moe": "mlp.e_score_correction_bias",
     "afmoe": "mlp.expert_bias",
@@ -312,6 +314,7 @@ _BARE = {"attn_sinks.weight": "self_attn.sinks", "ssm_a": "{}.A_log", "ssm_d": "
 """Tensors of a block that are no weight or bias of a module on disk."""
 
 _ALONE: Mapping[str, Mapping[str, str]] = {
+    "mimo2": {"attn_sinks.weight": "self_attn.attention_sink_bias"},
     "gemma4": {
         "layer_output_scale.weight": "layer_scalar",
         "ffn_gate_inp.scale": "router.scale",

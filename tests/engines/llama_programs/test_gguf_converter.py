@@ -332,6 +332,24 @@ def test_kimi_linear_as_published(newer: Path, tmp_path: Path) -> None:
     compare(newer, folder, "BF16", tmp_path, set())
 
 
+def test_mimo_v2_as_published(newer: Path, tmp_path: Path) -> None:
+    """Windows with other heads of keys, and sinks."""
+    folder = made("mimo_v2_flash", tmp_path, {})
+    config = json.loads((folder / "config.json").read_text())
+    windowed = {"head_dim": 64, "v_head_dim": 64, "num_attention_heads": 4, "num_key_value_heads": 4, "rope_theta": 1e4}
+    published = {
+        "rope_theta": 5e6,
+        "partial_rotary_factor": 0.334,
+        "topk_method": "noaux_tc",
+        "scoring_func": "sigmoid",
+    }
+    published |= {f"swa_{name}": value for name, value in windowed.items()}
+    published |= {"hybrid_layer_pattern": [0, 1, 1, 1], "moe_layer_freq": [0, 1, 1, 1], "layernorm_epsilon": 1e-5}
+    kept = {k: v for k, v in config.items() if k not in ("rope_parameters", "layer_types", "mlp_layer_types")}
+    (folder / "config.json").write_text(json.dumps({**kept, **published}))
+    compare(newer, folder, "BF16", tmp_path, set(), "--no-mtp")
+
+
 def as_published(folder: Path) -> None:
     """The first layer, which has no experts, under the name that it has on the Hub."""
     tensors = load_file(folder / "model.safetensors")

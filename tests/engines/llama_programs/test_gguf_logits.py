@@ -54,6 +54,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "lfm2_moe": {},
     # llama.cpp turns windows and full attention by one base.
     "mellum": {"layer_types": _WINDOWED, "rope_parameters": dict.fromkeys(set(_WINDOWED), _ALIKE)},
+    "mimo_v2_flash": {"n_group": 1},
     "minimax_m3_vl": {},
     "mistral4": {},
     "nemotron": {},
