@@ -90,6 +90,7 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
     "gemma4_text": {"enable_moe_block": True, "num_experts": EXPERTS, "top_k_experts": TOP_K, "global_head_dim": 64},
     "gemma4_unified_text": {"global_head_dim": 64},
     "glm4v_moe_text": {"rope_parameters": _PARTLY_AXIAL},
+    "glm4v_text": {"rope_parameters": _PARTLY_AXIAL},
     "glm5_next_text": {"index_topk": 16, "qk_rope_head_dim": 0},
     "glm_moe_dsa": {"head_dim": 32},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},

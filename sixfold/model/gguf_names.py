@@ -40,6 +40,7 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "glm4_moe": "glm4moe",
     "glm4_moe_lite": "deepseek2",
     "glm4v_moe": "glm4moe",
+    "glm4v_text": "glm4",
     "glm_moe_dsa": "glm-dsa",
     "gpt_oss": "gpt-oss",
     "granite": "granite",

@@ -58,12 +58,8 @@ MEANT: dict[str, set[str]] = {
     # It takes Phi for a model of as many key heads as query heads, and of inner layers four times as wide.
     "phi": {"phi2.attention.head_count_kv", "phi2.feed_forward_length", "phi2.rope.freq_base"},
     "stablelm": {"stablelm.rope.freq_base"},
-    # How close to zero norms come it reads from a field of its own, and it asks for GLM's tokenizer.
-    "glm": {
-        "chatglm.attention.layer_norm_rms_epsilon",
-        "tokenizer.ggml.eot_token_id",
-        "tokenizer.ggml.unknown_token_id",
-    },
+    # It reads how close to zero norms come from a field of its own.
+    "glm": {"chatglm.attention.layer_norm_rms_epsilon"},
     # It takes a SentencePiece tokenizer for given.
     "jamba": {"tokenizer.ggml.add_space_prefix"},
     "nemotron": {"tokenizer.ggml.padding_token_id", "tokenizer.ggml.unknown_token_id"},
@@ -109,6 +105,7 @@ NEWER: dict[str, dict[str, Any]] = {
     "cohere2_moe": {},
     "deepseek_v32": {},
     "glm": {},
+    "glm4v": {},
     "glm4v_moe": {},
     "glm_moe_dsa": {},
     "granite_swa": {},

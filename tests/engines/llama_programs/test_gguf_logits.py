@@ -35,6 +35,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "cohere2_moe": {},
     "deepseek_v32": {"index_topk": 256},  # with fewer, llama.cpp's indexer chooses others than transformers'
     "glm": {},
+    "glm46v": {},
+    "glm4v": {},
     "glm4v_moe": {},
     "glm_moe_dsa": {"index_topk": 256},
     "granite_swa": {},

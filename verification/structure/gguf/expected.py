@@ -51,6 +51,7 @@ OTHERS: Mapping[str, str] = {
     "glm": "chatglm",
     "glm4": "glm4",
     "glm4v_moe": "glm4moe",
+    "glm4v_text": "glm4",
     "glm_moe_dsa": "glm-dsa",
     "gpt_oss": "gpt-oss",
     "granite": "granite",
