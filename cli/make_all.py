@@ -107,7 +107,10 @@ def make_all(
                 _complete(recipe, workspace, done, needed[recipe.name], quiet)
         except Exception as error:
             outcomes.append(Outcome(recipe.name, done, sentence(error), exit_code(error)))
-            say(f"{recipe.name} failed: {outcomes[-1].error}", quiet)
+            if quiet:
+                say(f"{recipe.name} failed: {outcomes[-1].error}", quiet)
+            elif len(recipes) > 1:  # the last lines tell why
+                say(f"{recipe.name} failed; the others go on", quiet)
             continue
         outcomes.append(Outcome(recipe.name, done))
         for reason in done.reasons:
@@ -139,7 +142,6 @@ def verified(source: "Source", outcomes: Sequence[Outcome], engine: "Engine", qu
     except Exception as error:
         if len(outcomes) > 1:
             return [one for outcome in outcomes for one in verified(source, [outcome], engine, quiet)]
-        say(f"{outcomes[0].recipe} failed: {sentence(error)}", quiet)
         return [replace(outcomes[0], error=sentence(error), exit_code=exit_code(error))]
 
 

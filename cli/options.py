@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from cli.fast_imports import fast_imports
 
@@ -68,6 +69,19 @@ class Model:
         return Provenance(**self.stated) if self.stated else None
 
 
+def paths(ctx: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Completion of what is a path or a hub id: the shell's own, of paths."""
+    return [CompletionItem(begun, type="file")]
+
+
+def recipe_names(ctx: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Completion of FORMAT: names of shipped recipes; of anything else, of paths."""
+    from sixfold.recipes.recipe_files import shipped
+
+    found = [CompletionItem(path.stem) for path in shipped() if path.stem.startswith(begun)]
+    return found or paths(ctx, param, begun)
+
+
 def model_argument(command: Command) -> Command:
     """MODEL and the options that say which; the command gets one `model: Model`."""
 
@@ -81,7 +95,7 @@ def model_argument(command: Command) -> Command:
 
     call = click.option("--name", default="", metavar="TEXT", help="Name for outputs, instead of MODEL's own.")(call)
     call = click.option("--revision", default="", metavar="TEXT", help="Branch, tag or commit of a hub id.")(call)
-    return click.argument("location", metavar="MODEL")(call)
+    return click.argument("location", metavar="MODEL", shell_complete=paths)(call)
 
 
 def provenance_options(command: Command) -> Command:
@@ -92,9 +106,6 @@ def provenance_options(command: Command) -> Command:
         for key, text in reversed(_PROVENANCE.items())
     ]
     return command
-
-
-PROVENANCE_OPTIONS = tuple(f"--{key.replace('_', '-')}" for key in _PROVENANCE)
 
 
 _KEY = re.compile(r"(?:^|\s)(?=[A-Za-z_][\w.-]*=)")
@@ -131,7 +142,9 @@ def formats_argument(command: Command) -> Command:
     def call(*args: Any, formats: tuple[str, ...], overrides: tuple[str, ...], **rest: Any) -> Any:
         return command(*args, recipes=load_formats(formats or ("all-formats",), overrides), **rest)
 
-    return click.argument("formats", metavar="[FORMAT]...", nargs=-1)(overrides_option(call))
+    return click.argument("formats", metavar="[FORMAT]...", nargs=-1, shell_complete=recipe_names)(
+        overrides_option(call)
+    )
 
 
 def out_option(command: Command) -> Command:

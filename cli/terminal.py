@@ -38,6 +38,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | int]]) -> 
         click.echo(("  " + "  ".join(aligned)).rstrip())
 
 
+def print_filled(columns: Sequence[str], rows: Sequence[Sequence[str | int]]) -> None:
+    """The table without the columns in which no row has anything ("-")."""
+    filled = [i for i in range(len(columns)) if any(row[i] != "-" for row in rows)]
+    print_table([columns[i] for i in filled], [[row[i] for i in filled] for row in rows])
+
+
 def print_notes(notes: Sequence[tuple[str, Sequence[str]]]) -> None:
     """Print each note once, after the names that it belongs to."""
     names: dict[str, list[str]] = {}

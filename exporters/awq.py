@@ -21,7 +21,7 @@ from exporters.numerics.awq_packing import BITS, PER_WORD, Quantized, pack_gemm,
 from exporters.numerics.compensated import int4_groups
 from exporters.protocol import Decided, Decisions
 from exporters.rounding.compensated_where_known import each
-from exporters.rounding.device import device
+from exporters.rounding.device import at_device, device
 from exporters.rounding.factor import Factor
 from exporters.rounding.inputs import Inputs
 from exporters.selection import not_run_note, require_any, select
@@ -158,7 +158,9 @@ class AwqExporter:
             return [rescale(tensor, columns, rows, one_plus=unit.encoding == RESCALED_ONE_PLUS).to(dtype)]
         layout = Options.model_validate(recipe.options).layout
         with _named(name):
-            return _packed(quantize(tensor, _group_size(unit, tensor, layout), columns, rows, importance), layout)
+            given = (columns, rows, importance)
+            group = _group_size(unit, tensor, layout)
+            return at_device(inputs, lambda weights: _packed(_nearest(weights[0], group, *given), layout))
 
     def compensate(
         self,
@@ -182,6 +184,11 @@ class AwqExporter:
             for n, u in zip(names, units, strict=True)
         ]
         return each(of, lambda n: self.encode(units[n], inputs[n], decisions[n], recipe), rounded)
+
+
+def _nearest(weight: torch.Tensor, group: int, *given: torch.Tensor | None) -> Quantized:
+    """given: as awq_packing.quantize takes them, but for their device."""
+    return quantize(weight, group, *(None if of is None else of.to(weight.device) for of in given))
 
 
 def _group_size(unit: Unit, weight: torch.Tensor, layout: str) -> int:

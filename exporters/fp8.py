@@ -9,13 +9,15 @@ from collections.abc import Sequence
 import torch
 from pydantic import BaseModel
 
+from exporters import cache_scales
 from exporters.formats import compressed_tensors, modelopt
-from exporters.formats.layouts import LayoutOptions, layout_name, layout_of
+from exporters.formats.layouts import LayoutOptions, caches_fp8, layout_name, layout_of
 from exporters.input_maxima import largest_inputs
 from exporters.numerics.compensated import fp8_channels
 from exporters.numerics.fp8 import BLOCK, quantize_blocks, quantize_channels, quantize_tensors, static_scale
-from exporters.protocol import Decided, Decisions
+from exporters.protocol import Decided, Decisions, Tokens
 from exporters.rounding.compensated_where_known import each
+from exporters.rounding.device import at_device
 from exporters.rounding.factor import Factor
 from exporters.rounding.inputs import Inputs
 from exporters.selection import Selection, drafts, not_run_note, require_any, select
@@ -24,6 +26,7 @@ from sixfold.artifact.safetensors_layout import Draft, DraftTensor, carried_text
 from sixfold.errors import UsageError
 from sixfold.model.architecture import Linear, require_quantizable
 from sixfold.model.source import Source
+from sixfold.progress import Progress
 from sixfold.recipes.recipe import Recipe
 from sixfold.statistics.statistics import Statistics, required
 
@@ -35,10 +38,16 @@ class Fp8Exporter:
     Options: type[BaseModel] = LayoutOptions
 
     def needs_statistics(self, recipe: Recipe) -> bool:
-        return recipe.scheme == "FP8" or self.compensates(recipe)
+        return recipe.scheme == "FP8" or self.compensates(recipe) or caches_fp8(recipe)
 
     def compensates(self, recipe: Recipe) -> bool:
         return recipe.compensates and recipe.scheme == "FP8_DYNAMIC"
+
+    def prepare(
+        self, source: Source, recipe: Recipe, statistics: Statistics, tokens: Tokens | None, progress: Progress
+    ) -> None:
+        """Finds what scales of caches are made from, where the recipe asks for them."""
+        cache_scales.find_largest(source, recipe, statistics, tokens, progress)
 
     def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
         _check(source, recipe)
@@ -48,31 +57,39 @@ class Fp8Exporter:
         groups = selection.groups
         if recipe.scheme != "FP8":
             groups = tuple((linear,) for group in groups for linear in group)
+        drafted = drafts(source, groups, lambda group: draft(source, group, recipe))
+        texts = layout_of(recipe).texts(source, recipe.scheme, selection.quantized, fp8_cache=caches_fp8(recipe))
         return place(
-            drafts(source, groups, lambda group: draft(source, group, recipe)),
+            cache_scales.with_caches(source, recipe, drafted),
             variant=recipe.name,
             folder=f"{source.checkpoint.name}-{recipe.suffix}",
-            texts=carried_texts(source) | layout_of(recipe).texts(source, recipe.scheme, selection.quantized),
+            texts=carried_texts(source) | texts,
             notes=(*selection.notes, *not_run_note(source)),
         )
 
     def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:
         statistics = required(statistics, recipe.name)
+        caches = cache_scales.cache_scales(source, recipe, statistics, layer)
+        if recipe.scheme != "FP8":
+            return Decided(caches)
         groups = _select([linear for linear in source.architecture.linears if linear.layer == layer], recipe).groups
         largest, notes = largest_inputs(statistics, [linear for group in groups for linear in group])
         scales = {f"{name}.{modelopt.INPUT_SCALE}": static_scale(value.reshape(1)) for name, value in largest.items()}
-        return Decided(scales, tuple(notes))
+        return Decided(scales | caches, tuple(notes))
 
     def encode(
         self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe
     ) -> Sequence[torch.Tensor]:
+        if unit.encoding == cache_scales.ENCODING:
+            return cache_scales.encoded_scales(unit, decisions)
         names = [part.name for part in unit.inputs]
         if recipe.scheme == "FP8":
-            quantized, scale = quantize_tensors(inputs, names)
+            *quantized, scale = at_device(inputs, lambda weights: _tensors(weights, names))
             scales = [decisions[f"{name.removesuffix('.weight')}.{modelopt.INPUT_SCALE}"] for name in names]
             return [t for weight, x in zip(quantized, scales, strict=True) for t in (weight, scale, x)]
         quantize = quantize_blocks if recipe.scheme == "FP8_BLOCK" else quantize_channels
-        return _channels(*quantize(inputs[0], names[0]), recipe)
+        weight, scale = at_device(inputs, lambda weights: quantize(weights[0], names[0]))
+        return _channels(weight, scale, recipe)
 
     def compensate(
         self,
@@ -82,6 +99,8 @@ class Fp8Exporter:
         recipe: Recipe,
         known: Inputs,
     ) -> Sequence[Sequence[torch.Tensor]]:
+        if units[0].encoding == cache_scales.ENCODING:
+            return [cache_scales.encoded_scales(*each) for each in zip(units, decisions, strict=True)]
         names = [unit.inputs[0].name for unit in units]
 
         def rounded(places: Sequence[int], factor: Factor) -> list[Sequence[torch.Tensor]]:
@@ -90,6 +109,11 @@ class Fp8Exporter:
 
         factors = [known.factor(name.removesuffix(".weight")) for name in names]
         return each(factors, lambda n: self.encode(units[n], inputs[n], decisions[n], recipe), rounded)
+
+
+def _tensors(weights: Sequence[torch.Tensor], names: Sequence[str]) -> list[torch.Tensor]:
+    quantized, scale = quantize_tensors(weights, names)
+    return [*quantized, scale]
 
 
 def _channels(weight: torch.Tensor, scale: torch.Tensor, recipe: Recipe) -> list[torch.Tensor]:

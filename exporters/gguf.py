@@ -32,7 +32,7 @@ from exporters.mix.gguf_mix import AUTO, check_budget, mixed_types, offered_type
 from exporters.mix.prepare import prepared
 from exporters.protocol import Decided, Decisions, Tokens
 from exporters.rounding.compensated_where_known import each
-from exporters.rounding.device import device, moved, turn
+from exporters.rounding.device import at_device
 from exporters.rounding.factor import Factor, unrelated
 from exporters.rounding.inputs import Inputs
 from sixfold.artifact.plan import ExportPlan, PlannedFile, PlannedTensor, Unit
@@ -208,7 +208,7 @@ class GgufExporter:
 
         # The halves of kv_b_proj read something else than kv_b_proj.
         possible = compensated(qtype) and not changes_columns(transform)
-        factors = [_factor(unit, inputs[n], known) if possible else None for n, unit in enumerate(units)]
+        factors = [_factor(unit, inputs[n], known, qtype) if possible else None for n, unit in enumerate(units)]
         return each(factors, lambda n: self.encode(units[n], inputs[n], decisions[n], recipe), rounded)
 
 
@@ -218,14 +218,15 @@ def _quantized(
     """On a GPU where there is one: the bytes are the same."""
     if not encodes_on_gpu(qtype):
         return quantize(rows, qtype, importance, name=name)
-    with turn(device()):
-        return quantize(moved(rows, device()), qtype, importance, name=name).cpu()
+    (blocks,) = at_device([rows], lambda weights: [quantize(weights[0], qtype, importance, name=name)])
+    return blocks
 
 
-def _factor(unit: Unit, inputs: Sequence[torch.Tensor], known: Inputs) -> Factor | None:
-    """None of a tensor of a layer whose input nothing is known of: it is weighted by importance."""
+def _factor(unit: Unit, inputs: Sequence[torch.Tensor], known: Inputs, qtype: GGMLQuantizationType) -> Factor | None:
+    """None of a tensor of a layer whose input nothing is known of: it is weighted by importance; and of any such tensor
+    in Q8_0, which has no better scale to be searched."""
     factor = known.factor(unit.inputs[0].name.removesuffix(".weight"))
-    if factor is None and unit.layer is None:
+    if factor is None and unit.layer is None and qtype != GGMLQuantizationType.Q8_0:
         return unrelated(inputs[0].shape[-1], known.device)
     return factor
 

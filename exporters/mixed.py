@@ -1,7 +1,9 @@
-"""NVFP4 or INT4 with FP8 or BF16 for what suffers most, to a budget: compressed-tensors' layout with several groups.
+"""NVFP4 or INT4 with FP8 or BF16 for what suffers most, to a budget: compressed-tensors' layout with several groups, or
+ModelOpt's with an entry for every module.
 
-What engines fuse, and all experts of a layer, have one type. Four bits leave inputs in 16 bits (W4A16), FP8 rounds them
-token by token, as the formats by themselves do. INT4 is rounded without AWQ's search.
+What engines fuse, and all experts of a layer, have one type. Four bits leave inputs in 16 bits (W4A16); FP8 rounds them
+token by token, or in ModelOpt's layout by fixed scales, as the formats by themselves do. INT4 is rounded without AWQ's
+search.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,13 +11,25 @@ from dataclasses import dataclass
 from math import prod
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
-from exporters.formats.compressed_tensors import mixed_texts
+from exporters import cache_scales, fp8
+from exporters.formats.layouts import LayoutOptions, layout_name
 from exporters.mix.choose import Option
 from exporters.mix.choose import Options as Offered
 from exporters.mix.fit import fit
-from exporters.mix.folder_types import BASES, FP8, HIGHER, MAKERS, PLAIN, Group, Plain, as_recipe, kinds_of
+from exporters.mix.folder_types import (
+    BASES,
+    MAKERS,
+    PLAIN,
+    Group,
+    Plain,
+    as_recipe,
+    higher,
+    kinds_of,
+    recipe_of,
+    texts_of,
+)
 from exporters.mix.prepare import prepared
 from exporters.mix.prices import part_name, prices
 from exporters.protocol import Decided, Decisions, Tokens
@@ -32,18 +46,12 @@ from sixfold.recipes.recipe import Recipe
 from sixfold.statistics.damages import damages_of
 from sixfold.statistics.statistics import Statistics
 
-_PRIOR = {FP8: 0.1, PLAIN: 0.0}
+_PRIOR = {"FP8_DYNAMIC": 0.1, "FP8": 0.1, PLAIN: 0.0}
 """Damage of a weight before anything is known of it, as a part of what four bits do."""
 
 
-class Options(BaseModel):
-    """None: the layout is compressed-tensors'."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 class MixedExporter:
-    Options: type[BaseModel] = Options
+    Options: type[BaseModel] = LayoutOptions
 
     def needs_statistics(self, recipe: Recipe) -> bool:
         return True
@@ -59,6 +67,7 @@ class MixedExporter:
         every = {kind.damage: kind.rounding for kind in kinds_of(source, recipe).values()} | {PLAIN: Plain()}
         wanted = {part_name(linear): every for group in _select(source, recipe).groups for linear in group}
         prepared(source, statistics, wanted, tokens, progress)
+        cache_scales.find_largest(source, recipe, statistics, tokens, progress)
 
     def offered(self, source: Source, recipe: Recipe, statistics: Statistics) -> Offered | None:
         """By decision: what engines give one type."""
@@ -95,14 +104,19 @@ class MixedExporter:
         return fit(recipe, source.checkpoint.name, options, weights, lay, remedy="raise the budget, or keep less")
 
     def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:
-        """Never called: no unit names a layer."""
-        return Decided({})
+        """The input scales of ModelOpt's FP8, and scales of caches; nothing else names a layer."""
+        caches = cache_scales.cache_scales(source, recipe, statistics, layer)
+        if layout_name(recipe) != "modelopt":
+            return Decided(caches)
+        decided = fp8.EXPORTER.decide(source, as_recipe(recipe, "FP8"), statistics, layer)
+        return Decided({**decided.tensors, **caches}, decided.notes)
 
     def encode(
         self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe
     ) -> Sequence[torch.Tensor]:
-        maker, kind = MAKERS[unit.encoding]
-        return maker.encode(unit, inputs, decisions, as_recipe(recipe, kind))
+        if unit.encoding == cache_scales.ENCODING:
+            return cache_scales.encoded_scales(unit, decisions)
+        return MAKERS[unit.encoding].encode(unit, inputs, decisions, recipe_of(recipe, unit.encoding))
 
     def compensate(
         self,
@@ -112,8 +126,12 @@ class MixedExporter:
         recipe: Recipe,
         known: Inputs,
     ) -> Sequence[Sequence[torch.Tensor]]:
-        maker, kind = MAKERS[units[0].encoding]
-        return maker.compensate(units, inputs, decisions, as_recipe(recipe, kind), known)
+        if units[0].encoding == cache_scales.ENCODING:
+            return [cache_scales.encoded_scales(*each) for each in zip(units, decisions, strict=True)]
+        maker, own = MAKERS[units[0].encoding], recipe_of(recipe, units[0].encoding)
+        if not maker.compensates(own):
+            return [maker.encode(*each, own) for each in zip(units, inputs, decisions, strict=True)]
+        return maker.compensate(units, inputs, decisions, own, known)
 
 
 EXPORTER = MixedExporter()
@@ -135,13 +153,15 @@ class _Decision:
 
 
 def _check(recipe: Recipe) -> None:
-    if recipe.scheme not in BASES:
+    bases = BASES[layout_name(recipe)]
+    if recipe.scheme not in bases:
         raise UsageError(
-            f"{recipe.name}: the mixed exporter does not make {recipe.scheme}", f"set `scheme: {' or '.join(BASES)}`"
+            f"{recipe.name}: the mixed exporter does not make {recipe.scheme} in the layout of {layout_name(recipe)}",
+            f"set `scheme: {' or '.join(bases)}`",
         )
     if recipe.budget is None:
         raise UsageError(f"{recipe.name}: a mix needs a budget", "set budget.times, budget.bits or budget.bytes")
-    allowed = (recipe.scheme, *HIGHER)
+    allowed = (recipe.scheme, *higher(recipe))
     if unknown := [name for name in recipe.budget.types if name not in allowed]:
         raise UsageError(
             f"{recipe.name}: budget.types has {', '.join(unknown)}, which this mix may not have",
@@ -162,7 +182,7 @@ def _decisions(selection: Selection) -> dict[str, _Decision]:
 
 def _types(recipe: Recipe) -> tuple[str, ...]:
     assert recipe.budget is not None  # checked
-    return recipe.budget.types or (recipe.scheme, *HIGHER)
+    return recipe.budget.types or (recipe.scheme, *higher(recipe))
 
 
 def _supposed(source: Source, recipe: Recipe, decisions: Mapping[str, _Decision]) -> Offered:
@@ -206,20 +226,19 @@ def _laid(
         kind = kinds[group[0].name]
         drafted = [] if kind == PLAIN else known[kind].drafts(group)
         made |= zip([group] if len(drafted) == 1 else [(linear,) for linear in group], drafted, strict=bool(drafted))
-    presets = {name: kind.preset for name, kind in known.items()}
     return place(
-        drafts(source, list(made), made.__getitem__),
+        cache_scales.with_caches(source, recipe, drafts(source, list(made), made.__getitem__)),
         variant=recipe.name,
         folder=f"{source.checkpoint.name}-{recipe.suffix}",
-        texts=carried_texts(source) | mixed_texts(source, presets, quantized),
-        notes=(*_notes(kinds, recipe.scheme, ready=ready), *selection.notes, *not_run_note(source)),
+        texts=carried_texts(source) | texts_of(source, recipe, quantized),
+        notes=(*_notes(kinds, recipe, ready=ready), *selection.notes, *not_run_note(source)),
     )
 
 
-def _notes(kinds: Mapping[str, str], base: str, *, ready: bool) -> list[str]:
-    higher = {kind: [name for name, held in kinds.items() if held == kind] for kind in HIGHER}
-    found = [f"in {kind}: {by_pattern(names)}" for kind, names in higher.items() if names]
-    mix = "; ".join(found) or f"all in {base}"
+def _notes(kinds: Mapping[str, str], recipe: Recipe, *, ready: bool) -> list[str]:
+    raised = {kind: [name for name, held in kinds.items() if held == kind] for kind in higher(recipe)}
+    found = [f"in {kind}: {by_pattern(names)}" for kind, names in raised.items() if names]
+    mix = "; ".join(found) or f"all in {recipe.scheme}"
     if ready:
         return [f"types were chosen by the damage that the calibration foretells; {mix}"]
     return [f"types are chosen once there are statistics, to the same budget; {mix}"]

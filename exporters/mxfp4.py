@@ -11,6 +11,7 @@ from exporters.numerics.mxfp4 import GROUP, quantize
 from exporters.numerics.nvfp4 import PackedWeight
 from exporters.protocol import Decided, Decisions
 from exporters.rounding.compensated_where_known import each
+from exporters.rounding.device import at_device
 from exporters.rounding.factor import Factor
 from exporters.rounding.inputs import Inputs
 from exporters.selection import drafts, not_run_note, require_any, select
@@ -71,7 +72,7 @@ class Mxfp4Exporter:
     def encode(
         self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe
     ) -> Sequence[torch.Tensor]:
-        return _outputs(quantize(inputs[0], unit.inputs[0].name))
+        return at_device(inputs, lambda weights: _outputs(quantize(weights[0], unit.inputs[0].name)))
 
     def compensate(
         self,

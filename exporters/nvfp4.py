@@ -9,13 +9,15 @@ from collections.abc import Sequence
 import torch
 from pydantic import BaseModel
 
+from exporters import cache_scales
 from exporters.formats import compressed_tensors
-from exporters.formats.layouts import LayoutOptions, layout_name, layout_of
+from exporters.formats.layouts import LayoutOptions, caches_fp8, layout_name, layout_of
 from exporters.input_maxima import largest_inputs
 from exporters.numerics.compensated import nvfp4_groups
 from exporters.numerics.nvfp4 import GROUP, PackedWeight, input_global_scale, quantize_group
-from exporters.protocol import Decided, Decisions
+from exporters.protocol import Decided, Decisions, Tokens
 from exporters.rounding.compensated_where_known import each
+from exporters.rounding.device import device, moved, to_host, turn
 from exporters.rounding.factor import Factor
 from exporters.rounding.inputs import Inputs
 from exporters.rounding.rounded_inputs import for_rounded_inputs
@@ -26,6 +28,7 @@ from sixfold.artifact.safetensors_layout import Draft, DraftTensor, carried_text
 from sixfold.errors import UsageError
 from sixfold.model.architecture import Linear, require_quantizable
 from sixfold.model.source import Source
+from sixfold.progress import Progress
 from sixfold.recipes.recipe import Recipe
 from sixfold.statistics.statistics import Statistics, required
 
@@ -37,10 +40,16 @@ class Nvfp4Exporter:
     Options: type[BaseModel] = LayoutOptions
 
     def needs_statistics(self, recipe: Recipe) -> bool:
-        return recipe.scheme == "NVFP4" or recipe.compensates
+        return recipe.scheme == "NVFP4" or recipe.compensates or caches_fp8(recipe)
 
     def compensates(self, recipe: Recipe) -> bool:
         return recipe.compensates
+
+    def prepare(
+        self, source: Source, recipe: Recipe, statistics: Statistics, tokens: Tokens | None, progress: Progress
+    ) -> None:
+        """Finds what scales of caches are made from, where the recipe asks for them."""
+        cache_scales.find_largest(source, recipe, statistics, tokens, progress)
 
     def plan(self, source: Source, recipe: Recipe, statistics: Statistics | None) -> ExportPlan:
         if recipe.scheme not in _SCHEMES:
@@ -52,26 +61,34 @@ class Nvfp4Exporter:
         selection = _select(source.architecture.linears, recipe)
         require_any(selection, source, recipe)
         layout = layout_of(recipe)
+        drafted = drafts(source, selection.groups, lambda group: draft(source, group, recipe))
         return place(
-            drafts(source, selection.groups, lambda group: draft(source, group, recipe)),
+            cache_scales.with_caches(source, recipe, drafted),
             variant=recipe.name,
             folder=f"{source.checkpoint.name}-{recipe.suffix}",
-            texts=carried_texts(source) | layout.texts(source, recipe.scheme, selection.quantized),
+            texts=carried_texts(source)
+            | layout.texts(source, recipe.scheme, selection.quantized, fp8_cache=caches_fp8(recipe)),
             notes=(*selection.notes, *not_run_note(source)),
         )
 
     def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:
         statistics = required(statistics, recipe.name)
+        caches = cache_scales.cache_scales(source, recipe, statistics, layer)
+        if recipe.scheme != "NVFP4":
+            return Decided(caches)
         groups = _select([linear for linear in source.architecture.linears if linear.layer == layer], recipe).groups
         largest, notes = largest_inputs(statistics, [linear for group in groups for linear in group])
         scales = {_decision(name): input_global_scale(value) for name, value in largest.items()}
-        return Decided(scales, tuple(notes))
+        return Decided(scales | caches, tuple(notes))
 
     def encode(
         self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe
     ) -> Sequence[torch.Tensor]:
+        if unit.encoding == cache_scales.ENCODING:
+            return cache_scales.encoded_scales(unit, decisions)
         names = _names(unit)
-        made = once(inputs[0], ("nvfp4", *names), lambda: quantize_group(inputs, names))  # by W4A16 and W4A4 alike
+        with turn(device()):  # first, as what is compensated has it when it asks for what others make
+            made = once(inputs[0], ("nvfp4", *names), lambda: _nearest(inputs, names))  # by W4A16 and W4A4 alike
         return _outputs(made, names, decisions, recipe)
 
     def compensate(
@@ -82,6 +99,8 @@ class Nvfp4Exporter:
         recipe: Recipe,
         known: Inputs,
     ) -> Sequence[Sequence[torch.Tensor]]:
+        if units[0].encoding == cache_scales.ENCODING:
+            return [cache_scales.encoded_scales(*each) for each in zip(units, decisions, strict=True)]
         names = [_names(unit) for unit in units]
         linears = [[name.removesuffix(".weight") for name in of] for of in names]
         factors = [known.factor(of[0]) if known.one(of) else None for of in linears]
@@ -99,6 +118,11 @@ class Nvfp4Exporter:
             return [_outputs(packed, names[n], decisions[n], recipe) for packed, n in zip(made, places, strict=True)]
 
         return each(factors, lambda n: self.encode(units[n], inputs[n], decisions[n], recipe), rounded)
+
+
+def _nearest(inputs: Sequence[torch.Tensor], names: Sequence[str]) -> tuple[list[PackedWeight], torch.Tensor]:
+    weights, global_scale = quantize_group([moved(weight, device()) for weight in inputs], names)
+    return [PackedWeight(to_host(weight.packed), to_host(weight.scale)) for weight in weights], global_scale
 
 
 def _names(unit: Unit) -> list[str]:

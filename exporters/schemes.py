@@ -11,7 +11,7 @@ SCHEMES: dict[str, tuple[str, ...]] = {
         *("Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "IQ4_NL", "IQ4_XS", "Q3_K_L", "Q3_K_M", "Q3_K_S"),
         *("IQ3_M", "IQ3_S", "IQ3_XS", "IQ3_XXS", "Q2_K", "BF16", "F16", "F32", "AUTO"),
     ),
-    "mixed": ("NVFP4A16",),
+    "mixed": ("NVFP4A16", "W4A16_ASYM"),
     "mxfp4": ("MXFP4A16",),
     "nvfp4": ("NVFP4A16", "NVFP4"),
 }

@@ -20,6 +20,7 @@ from pruning.healing.healed_weights import HealedWeights
 from pruning.healing.record import FILE as HEALING
 from pruning.healing.record import record_text
 from pruning.healing.refitted import check_refitted
+from pruning.healing.text import Text
 from pruning.model_size import model_size
 from pruning.mtp import Mtp
 from pruning.origin import provenance_of
@@ -73,11 +74,11 @@ def prune(
     *,
     threads: int,
     progress: Progress,
-    ids: torch.Tensor | None = None,
+    text: Text | None = None,
 ) -> Pruned:
     """Write the pruned checkpoint into `folder`, whose name it gets.
 
-    ids: int64 [samples, length], the tokens that kept experts are refitted to where the plan says that they are.
+    text: that kept experts are refitted to where the plan says that they are.
     Raises SixfoldError with cause and remedy; what was finished by then is kept for the next run.
     """
     export = export_of(source, anatomy, plan, mtp, folder.resolve().name)
@@ -88,17 +89,17 @@ def prune(
         nbytes = sum(record["bytes"] for record in recorded["files"].values())
         return Pruned(folder, nbytes, True, (), tuple(recorded["notes"]))
     _refuse_foreign(source, folder, export)
-    _check_room(export, folder, 0 if ids is None else disk_bytes(source, ids.numel()))
+    _check_room(export, folder, 0 if text is None else disk_bytes(source, text.tokens))
     started = time.time()
     with locked(folder / PARTIAL, VARIANT) as partial:
         key = digest_of([inputs, [(f.name, f.nbytes) for f in export.files]])
         reclaim(export, partial, folder, key)
         healed = None
-        if plan.healing is not None and ids is not None:
+        if plan.healing is not None and text is not None:
             view = pruned_view(source, anatomy, plan, mtp)
             device, work = _device(), partial / _HEALING
-            found = heal(source, view, anatomy.layers, ids, work, key=key, device=device, progress=progress)
-            record = record_text(found, ids.numel(), device.type)
+            found = heal(source, view, anatomy.layers, text, work, key=key, device=device, progress=progress)
+            record = record_text(found, text, device.type)
             export = replace(export, texts={**export.texts, HEALING: record})
             healed = HealedWeights(work)
         encode = select(anatomy, plan, healed)

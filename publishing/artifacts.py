@@ -8,7 +8,7 @@ from typing import Any
 
 from sixfold.artifact.evaluation_record import GATES as EVALUATION_GATES
 from sixfold.artifact.evaluation_record import stored_evaluation
-from sixfold.artifact.manifest import variant_manifests
+from sixfold.artifact.manifest import artifact_bytes, variant_manifests
 from sixfold.artifact.verification_record import stored_result, verdict_of
 from sixfold.errors import SixfoldError
 from sixfold.name_lists import some
@@ -47,7 +47,8 @@ class Artifact:
 
     @property
     def nbytes(self) -> int:
-        return sum(int(record["bytes"]) for record in self.files.values())
+        """Its size, as cards state it."""
+        return artifact_bytes(self.files)
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def _unproven_answers(artifact: Artifact) -> Refusal | None:
 def damaged(artifacts: Sequence[Artifact], progress: Progress) -> tuple[Refusal, ...]:
     """Those with a file that is missing or whose sha256 is not the manifest's. Reads every byte."""
     refusals = []
-    with progress("checking files", sum(a.nbytes for a in artifacts), "B") as advance:
+    with progress("checking files", sum(r["bytes"] for a in artifacts for r in a.files.values()), "B") as advance:
         for artifact in artifacts:
             bad = []
             for name, record in artifact.files.items():

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sixfold.artifact.manifest import changed_inputs
+from sixfold.artifact.manifest import artifact_bytes, changed_inputs
 from sixfold.artifact.verification_record import content_digest
 from sixfold.name_lists import some
 from sixfold.sizes import size
@@ -60,7 +60,8 @@ def entry_of(version: int, date: str, steps: Sequence[Step]) -> str:
 
 
 def _first(manifest: Mapping[str, Any]) -> list[str]:
-    what = f"{manifest['recipe']['title']}; {size(_bytes(manifest))} in {_count(len(manifest['files']), 'file')}"
+    files = manifest["files"]
+    what = f"{manifest['recipe']['title']}; {size(artifact_bytes(files))} in {_count(len(files), 'file')}"
     made = f"made of {manifest['model']} by sixfold {manifest['versions']['sixfold']}"
     return [f"- `{manifest['variant']}` is new: {what}, {made}."]
 
@@ -73,7 +74,7 @@ def _again(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
         "gone": [name for name in old if name not in new],
     }
     told = "; ".join(f"{_count(len(names), 'file')} {word} ({some(names)})" for word, names in groups.items() if names)
-    sizes = f"{size(_bytes(before))} before, {size(_bytes(after))} now" if told else "its files are the same"
+    sizes = f"{size(artifact_bytes(old))} before, {size(artifact_bytes(new))} now" if told else "its files are the same"
     reasons = _reasons(before, after) or ["no input changed: the same inputs gave other bytes"]
     return [
         f"- `{after['variant']}` was made again: {told}{'; ' if told else ''}{sizes}.",
@@ -110,10 +111,6 @@ def _short(value: Any) -> str:
         return value[:12]
     text = "unset" if value is None else str(value)
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
-
-
-def _bytes(manifest: Mapping[str, Any]) -> int:
-    return sum(int(record["bytes"]) for record in manifest["files"].values())
 
 
 def _count(number: int, noun: str) -> str:

@@ -58,17 +58,19 @@ class Edition:
         return tuple(dict.fromkeys(repository_name(self.org, artifact.folder) for artifact in self.every))
 
     def absent(self) -> tuple[str, ...]:
-        """Repositories of the model's other artifacts that are not on the Hub; cards tell of them and link to them."""
+        """Repositories of the model's other artifacts that are not on the Hub, or of all others where it is not asked;
+        cards tell of them and link to them."""
         hub = self.hub
-        if hub is None:
-            return ()
         others = [repo for repo in self.order if repo not in {p.repo for p in self.publications}]
+        if hub is None:
+            return tuple(others)
         return tuple(r for r in others if not hub.ask(f"look for {r}", partial(hub.api.repo_exists, r)))
 
     def plan(self, publication: Publication) -> Plan:
         """As the Hub is now. Raises SixfoldError where somebody else made the repository, or the Hub would reject the
         card."""
         remote = read_remote(self.hub, publication.repo) if self.hub is not None else None
+        publication = publication.beside(remote)
         card = self._card(publication, remote.card if remote is not None and not remote.is_empty else "")
         if self.base and not publication.is_base:
             card = with_base_model(card, self.base)

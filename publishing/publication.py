@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +11,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from publishing.artifacts import Artifact, listed
-from publishing.hub.remote import CARD, CHANGELOG, FIGURES, RemoteFile
+from publishing.hub.remote import CARD, CHANGELOG, FIGURES, Remote, RemoteFile
 from sixfold.artifact.workspace import sha256_of
 from sixfold.errors import UsageError
 
@@ -39,7 +39,8 @@ class LocalFile:
 @dataclass(frozen=True)
 class Publication:
     """files: all but card, its figures and changelog, by name in the repository. left_out: names that stay here, as
-    they are in no manifest and nothing that a reader needs. others: artifacts of the folder that were not chosen."""
+    they are in no manifest and nothing that a reader needs. others: artifacts of the folder that were not
+    chosen; absent: those of them that are not in the repository either, which its card must not list."""
 
     repo: str
     folder: Path
@@ -47,6 +48,12 @@ class Publication:
     files: Mapping[str, LocalFile]
     left_out: tuple[str, ...]
     others: tuple[str, ...]
+    absent: tuple[str, ...] = ()
+
+    def beside(self, remote: Remote | None) -> "Publication":
+        """As it is with what the repository holds already; None where it holds nothing."""
+        there = {manifest["variant"] for manifest in remote.manifests.values()} if remote is not None else set()
+        return replace(self, absent=tuple(variant for variant in self.others if variant not in there))
 
     @property
     def owner(self) -> str:

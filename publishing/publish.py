@@ -79,6 +79,7 @@ def _releasable(edition: Edition, publication: Publication) -> Plan:
     remote = read_remote(reached(edition), publication.repo)
     if remote is None:
         raise SixfoldError(f"{publication.repo} is not on the Hub", "publish it first")
+    publication = publication.beside(remote)
     plan = plan_of(publication, remote, remote.card, edition.cards.figures(publication), edition.date)
     check_ours(plan)
     if not plan.is_done or not plan.is_tagged:

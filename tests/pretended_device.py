@@ -5,8 +5,8 @@ tensor of the CPU raises RuntimeError, as PyTorch's own do, but for scalars and 
 `torch.tensor(..., device="cuda")` is what it cannot do: it raises NotImplementedError.
 """
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -45,6 +45,12 @@ class Pretended(torch.Tensor):
     @property
     def is_meta(self) -> bool:  # type: ignore[override]
         return False
+
+    def data_ptr(self) -> int:
+        return self.held.data_ptr()
+
+    def untyped_storage(self) -> torch.UntypedStorage:
+        return self.held.untyped_storage()
 
     def tolist(self) -> Any:
         return self.held.tolist()
@@ -97,9 +103,19 @@ def _computed(func: Any, args: Any, kwargs: Any) -> Any:
     return tree_map(placed, found)
 
 
+def _done(pool: ThreadPoolExecutor, work: Callable[..., Any], *given: Any, **named: Any) -> Future[Any]:
+    future: Future[Any] = Future()
+    try:
+        future.set_result(work(*given, **named))
+    except BaseException as error:
+        future.set_exception(error)
+    return future
+
+
 @contextmanager
 def pretended() -> Iterator[torch.device]:
-    by_itself = patch.object(ThreadPoolExecutor, "map", lambda self, *work: map(*work))  # modes are of one thread
+    # Modes are of one thread.
+    by_itself = patch.multiple(ThreadPoolExecutor, map=lambda self, *work: map(*work), submit=_done)
     hopper = patch("torch.cuda.get_device_capability", lambda device=None: (9, 0))
     with patch("torch.cuda._lazy_init"), patch("torch.cuda.empty_cache"), hopper, by_itself, _Everywhere():
         yield _CUDA

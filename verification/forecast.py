@@ -17,14 +17,15 @@ def verification_seconds(
     the "disk". Comparing weights, attention and the prompts are not counted."""
     read = sum(tensor.nbytes for tensor in source.checkpoint.as_stored.tensors.values())
     read += sum(plan.nbytes for _, plan in planned)
-    runs = 1 + sum(_runs(recipe) for recipe, _ in planned)
+    recipes = [recipe for recipe, _ in planned]
+    runs = 1 + sum(runs_of_recipe(r.scheme, r.exporter, gated=r.gates.max_kl_ratio is not None) for r in recipes)
     products = runs * most_tokens() * products_of_a_token(source.architecture)
     return {"disk": speed.disk_seconds(read, 0)}, {"products": products / speed.singles}
 
 
-def _runs(recipe: Recipe) -> int:
+def runs_of_recipe(scheme: str, exporter: str, *, gated: bool) -> int:
     """With weights alone, as an engine runs it where that rounds inputs, and plainly rounded where a gate asks."""
-    if recipe.scheme == "BF16":  # the source's own
+    if scheme == "BF16":  # the source's own
         return 0
-    rounds = recipe.exporter == "gguf" or recipe.scheme.startswith("FP8") or recipe.scheme == "NVFP4"
-    return 1 + rounds + (recipe.gates.max_kl_ratio is not None)
+    rounds = exporter == "gguf" or scheme.startswith("FP8") or scheme == "NVFP4"
+    return 1 + rounds + gated

@@ -19,7 +19,7 @@ from verification.divergence.divergence import (
     scored_with_source,
 )
 from verification.divergence.engine_answers import answers_of_engine
-from verification.divergence.engine_inputs import can_collapse, check_inputs, folder_rules, gguf_rules
+from verification.divergence.engine_inputs import cache_rules, can_collapse, check_inputs, folder_rules, gguf_rules
 from verification.divergence.plain_run import PlainRun, plain_run
 from verification.divergence.unpruned import Unpruned, unpruned_run
 from verification.divergence.walk import Run
@@ -166,7 +166,8 @@ def plain_rules(path: Path, source: Source) -> Mapping[str, Rule]:
     """How the inputs are rounded of the artifact's formats, without what calibration found."""
     if not path.is_dir():
         return gguf_rules(open_gguf_subject(path, source))
-    return folder_rules(open_subject(path, source), fixed=False)
+    subject = open_subject(path, source)
+    return {**folder_rules(subject, fixed=False), **cache_rules(subject, fixed=False)}
 
 
 def runs_of(path: Path, source: Source) -> tuple[CodedWeights, dict[str, Mapping[str, Rule]]]:
@@ -176,9 +177,11 @@ def runs_of(path: Path, source: Source) -> tuple[CodedWeights, dict[str, Mapping
         file = open_gguf_subject(path, source)
         return file.weights, runs | {"engine": gguf_rules(file)}
     subject = open_subject(path, source)
-    rules = folder_rules(subject)
-    if rules:
-        runs["engine"] = rules
+    rules, caches = folder_rules(subject), cache_rules(subject)
+    if rules or caches:
+        runs["engine"] = {**rules, **caches}
         if can_collapse(subject):
-            runs["engine-collapsed"] = folder_rules(subject, collapsed=True)
+            runs["engine-collapsed"] = {**folder_rules(subject, collapsed=True), **caches}
+    if caches:
+        runs["engine-16-bit-cache"] = rules
     return FolderWeights(subject), runs

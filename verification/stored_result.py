@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from sixfold.runner.engine import HERE, Engine, Needs
 from verification.divergence.unpruned import can_be_run
 from verification.gates import allowed_of, check_gates
 from verification.judge import judge, judge_all
+from verification.on_gpus import judged_on_gpus
 from verification.result import (
     Verification,
     as_data,
@@ -38,17 +38,23 @@ def judged_all(
     paths: Sequence[Path], source: Source, progress: Progress, engine: Engine = HERE
 ) -> list[dict[str, Any]]:
     """verification.json of artifacts with manifests: what is there if it holds, else of a verification now, of all for
-    which it does not hold together; by an engine that is away, of each by itself.
+    which it does not hold together, shared out among several GPUs; by an engine that is away, of each by itself.
 
     Where only the recipe's gates were moved, they are applied to what was measured. Raises as `judge_all` does.
     """
     found = {path: _current(path, source) for path in paths}
     missing = [path for path, result in found.items() if result is None]
-    judged = judge_all if not engine.away else partial(_judged_away, engine)
-    for verification in judged(missing, source, progress) if missing else ():
+    for verification in _judged(missing, source, progress, engine) if missing else ():
         write_result(verification)
         found[verification.path] = as_data(verification)
     return [result for path in paths if (result := found[path]) is not None]
+
+
+def _judged(paths: Sequence[Path], source: Source, progress: Progress, engine: Engine) -> list[Verification]:
+    if engine.away:
+        return _judged_away(engine, paths, source, progress)
+    gpus = torch.cuda.device_count()
+    return judged_on_gpus(paths, source, progress, gpus) if gpus > 1 else judge_all(paths, source, progress)
 
 
 def _judged_away(engine: Engine, paths: Sequence[Path], source: Source, progress: Progress) -> list[Verification]:

@@ -25,7 +25,7 @@ import torch
 
 from calibration.calibrate import calibrate
 from calibration.texts.corpus import BUILTIN
-from calibration.texts.tokens import token_batches
+from calibration.texts.tokens import ordinary_ids, token_batches
 from pruning.anatomy import Anatomy, dissect
 from pruning.choosing.make_plan import Request, make_plan
 from pruning.choosing.plan_file import PruningPlan
@@ -33,6 +33,7 @@ from pruning.healing.block import routed_outputs
 from pruning.healing.heal import VERSION, heal
 from pruning.healing.healed_weights import HealedWeights
 from pruning.healing.refit import Seen, refit
+from pruning.healing.text import Text
 from pruning.proof.proof import Cost, Proof, overall, prove
 from pruning.pruned_view import pruned_view
 from sixfold.artifact.workspace import digest_of
@@ -50,14 +51,14 @@ def silent(*_: Any) -> Any:
 
 
 def measured(
-    source: Source, anatomy: Anatomy, plan: PruningPlan, ids: torch.Tensor, work: Path, texts: Mapping[str, Any]
+    source: Source, anatomy: Anatomy, plan: PruningPlan, text: Text, work: Path, texts: Mapping[str, Any]
 ) -> tuple[Proof, float]:
     """The proof, with costs of both, and the seconds that healing took."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     view = pruned_view(source, anatomy, plan, "drop")
     key = digest_of([plan.digest, device.type, VERSION])
     started = time.monotonic()
-    found = heal(source, view, anatomy.layers, ids, work / key[:12], key=key, device=device, progress=silent)
+    found = heal(source, view, anatomy.layers, text, work / key[:12], key=key, device=device, progress=silent)
     seconds = time.monotonic() - started
     for layer, fit in found.fits.items():
         print(
@@ -79,7 +80,8 @@ def run_model(options: argparse.Namespace) -> None:
     texts = {f"built-in {name}": windows for name, windows in held_out(tokenizer, TEXTS).by_domain.items()}
     if options.heldout is not None:
         texts |= {f"own {name}": windows for name, windows in held_out(tokenizer, options.heldout).by_domain.items()}
-    print(f"{source.checkpoint.name}, healed on {tokens.ids.numel()} tokens\n")
+    text = Text(tokens.ids, ordinary_ids(tokenizer))
+    print(f"{source.checkpoint.name}, healed on {text.ids.numel()} tokens and {text.random.numel()} random ones\n")
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
         statistics = calibrate(source, profile, work / "calibration", progress=silent).statistics
@@ -89,7 +91,7 @@ def run_model(options: argparse.Namespace) -> None:
                 plan = make_plan(source, anatomy, Request(kept, criterion=criterion), statistics)
                 plan = replace(plan, healing={"ids_sha256": tokens.record["ids_sha256"]})
                 print(f"{criterion}, {kept} of {anatomy.experts} kept", flush=True)
-                proof, seconds = measured(source, anatomy, plan, tokens.ids, work, texts)
+                proof, seconds = measured(source, anatomy, plan, text, work, texts)
                 print_domains(proof)
                 rows.append((kept, criterion, proof, seconds))
     print("| kept | criterion | own: pruned | healed | built-in: pruned | healed | worst domain | seconds |")

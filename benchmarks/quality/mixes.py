@@ -1,4 +1,5 @@
-"""What choosing each tensor's type brings: GGUF mixes against llama.cpp's presets, at the bytes of the presets' files.
+"""What choosing each tensor's type brings: GGUF mixes against llama.cpp's presets, at the bytes of the presets' files,
+and NVFP4 with FP8 against NVFP4.
 
     python -m benchmarks.quality.mixes MODEL [PRESET]... [--heldout FOLDER] [--tokens 1024] [--texts PATH]
                                        [--out FOLDER] [--json FILE]
@@ -8,6 +9,8 @@ weights alone in float32: the preset rounded to nearest with an importance matri
 the preset with errors compensated; and gguf-auto with the first file's bytes as its budget, in both roundings. `less`
 is by how much the mean KL is below the first file's, with its standard error from windows
 (benchmarks/quality/quality.py), and `worst domain` the least such share of any domain.
+
+The preset nvfp4, which is none of the default ones, stands for two: nvfp4 and nvfp4-auto, as they are shipped.
 
 --heldout, --tokens and --texts as in benchmarks.quality.quality. --out keeps what was made, and a later run goes on
 from it.
@@ -27,18 +30,20 @@ from sixfold.recipes.recipe import Recipe, load_recipes
 from sixfold.texts.held_out_text import TOKENS, Windows
 
 PRESETS = ("q3_k_m", "iq4_xs", "q4_k_m", "q6_k")
+FOLDERS = ("nvfp4", "nvfp4-auto")
 
 
 @dataclass(frozen=True)
 class Line:
-    """One file over one set of texts. less, error: of the mean KL against the preset's to nearest, as a part of it.
-    worst: the least such part of any domain, and which."""
+    """One file over one set of texts. kl: of weights alone, mean. less, error: of that against the first file's, as a
+    part of it. worst: the least such part of any domain, and which."""
 
     preset: str
     what: str
     texts: str
     nbytes: int
     kl: float
+    as_run: float
     less: float
     error: float
     worst: float
@@ -46,7 +51,9 @@ class Line:
 
 
 def recipes_for(bench: Bench, preset: str) -> dict[str, Recipe]:
-    """What is made, by what a reader calls it; the first is what llama-quantize writes."""
+    """What is made, by what a reader calls it; the first is what the others are held against."""
+    if preset == FOLDERS[0]:
+        return {name: recipe for name in FOLDERS for recipe in load_recipes(name, bench.overrides)}
     found = {}
     for rounding in ("nearest", "compensated"):
         (of_preset,) = load_recipes(f"gguf-{preset}", (*bench.overrides, f"rounding={rounding}"))
@@ -85,7 +92,8 @@ def _line(preset: str, what: str, texts: str, run: Run, first: Run, windows: Win
     }
     worst = min(parts, key=lambda domain: parts[domain])
     kl = float(run.weights.mean())
-    return Line(preset, what, texts, run.nbytes, kl, found.mean / base, found.error / base, parts[worst], worst)
+    as_run = float(run.as_run.mean())
+    return Line(preset, what, texts, run.nbytes, kl, as_run, found.mean / base, found.error / base, parts[worst], worst)
 
 
 def _mean(run: Run, windows: Windows, domain: str) -> float:
@@ -96,25 +104,28 @@ def _mean(run: Run, windows: Windows, domain: str) -> float:
 
 def cells(line: Line) -> str:
     less = f"{line.less:.1%} ± {line.error:.1%} | {line.worst:.1%} ({line.domain})"
-    return f"| {line.what} | {line.texts} | {line.nbytes:,} | {line.kl:.5f} | {less} |"
+    return f"| {line.what} | {line.texts} | {line.nbytes:,} | {line.kl:.5f} | {less} | {line.as_run:.5f} |"
 
 
 def table(lines: Sequence[Line]) -> str:
-    head = "| file | texts | bytes | KL, weights alone | less | worst domain |\n|---|---|---:|---:|---:|---:|"
+    head = (
+        "| file | texts | bytes | KL, weights alone | less | worst domain | KL as run |\n"
+        "|---|---|---:|---:|---:|---:|---:|"
+    )
     return "\n".join([head, *map(cells, lines)])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("presets", nargs="*", metavar="preset", help=f"of {', '.join(PRESETS)}; all by default")
+    parser.add_argument("presets", nargs="*", metavar="preset", help=f"of {', '.join(PRESETS)}, the default, and nvfp4")
     parser.add_argument("--heldout", type=Path, help=f"beside the texts called {BUILTIN}")
     parser.add_argument("--tokens", type=int, default=TOKENS)
     parser.add_argument("--texts")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    if unknown := set(options.presets) - set(PRESETS):
+    if unknown := set(options.presets) - {*PRESETS, FOLDERS[0]}:
         parser.error(f"there is no preset {', '.join(sorted(unknown))}: use {', '.join(PRESETS)}")
     overrides = [f"calibration.texts=[{options.texts}]"] if options.texts else []
     with tempfile.TemporaryDirectory() as folder:

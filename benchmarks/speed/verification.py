@@ -1,10 +1,11 @@
 """Seconds that verification takes, stage by stage and for each decoder layer, of all variants of a model together.
 
     sixfold export MODEL all-formats --no-verify --out FOLDER
-    python -m benchmarks.speed.verification MODEL FOLDER [--apart]
+    python -m benchmarks.speed.verification MODEL FOLDER [--apart] [--gpus 2]
 
 What earlier runs of the source have left in FOLDER is deleted first. --apart: each variant by itself, which then shares
-with the others only what it finds in that folder.
+with the others only what it finds in that folder. --gpus: shared out among so many, a process for each, of which the
+table has the whole time alone.
 """
 
 import argparse
@@ -19,9 +20,12 @@ import torch
 
 from cli.results.verdicts import rows_in
 from sixfold.artifact.workspace import Workspace
-from sixfold.model.source import open_source
+from sixfold.model.source import Source, open_source
+from sixfold.progress import Progress
 from verification.judge import judge_all
 from verification.measure import cache_of
+from verification.on_gpus import judged_on_gpus
+from verification.result import Verification
 
 
 @dataclass
@@ -42,11 +46,16 @@ class Stages:
             print(f"{description}: {self.seconds[description]:.1f} s", file=sys.stderr, flush=True)
 
 
+def judged(paths: list[Path], source: Source, progress: Progress, gpus: int) -> list[Verification]:
+    return judged_on_gpus(paths, source, progress, gpus) if gpus > 1 else judge_all(paths, source, progress)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--apart", action="store_true")
+    parser.add_argument("--gpus", type=int, default=1)
     options = parser.parse_args()
     source = open_source(options.model)
     paths = [path for _, path, _ in rows_in(Workspace(options.folder, source.checkpoint.name).folder)]
@@ -55,7 +64,7 @@ def main() -> None:
     stages = Stages()
     begun, spent = time.monotonic(), time.process_time()
     for together in [[path] for path in paths] if options.apart else [paths]:
-        for verification in judge_all(together, source, stages.progress):
+        for verification in judged(together, source, stages.progress, options.gpus):
             sound = "sound" if verification.passed else f"failed: {verification.failures[0].what}"
             kl = verification.divergence.as_run.mean_kl if verification.divergence is not None else float("nan")
             print(f"{verification.path.name}: {sound}, mean KL {kl:.5f}", flush=True)

@@ -136,7 +136,8 @@ class Accumulator:
         self.sample = sample.gather(1, chosen[..., None].expand(-1, -1, sample.shape[2]))
 
     def finish(self, stacked: bool) -> dict[str, torch.Tensor]:
-        """The statistics by name, on the CPU, without the expert dimension unless `stacked`."""
+        """The statistics by name, without the expert dimension unless `stacked`, where they were gathered: moments come
+        off a GPU as they are written, much faster than into memory that is new."""
         order = self.ranks.argsort(1)
         real = self.ranks.gather(1, order) < _NONE
         sample = self.sample.gather(1, order[..., None].expand_as(self.sample)) * real[..., None]
@@ -150,7 +151,7 @@ class Accumulator:
         }
         if self.moments is not None:
             found["moments"] = self._packed(self.moments)
-        return {k: (v if stacked else v[0]).cpu().contiguous() for k, v in found.items()}
+        return {k: (v if stacked else v[0]).contiguous() for k, v in found.items()}
 
     def _packed(self, moments: torch.Tensor) -> torch.Tensor:
         """One expert at a time into its place: side by side, all of them would stand in memory twice."""

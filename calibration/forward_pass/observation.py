@@ -92,7 +92,7 @@ class Observation:
         return tuple(n for moe in self.moe.values() for n in moe.coactivation.diagonal().tolist())
 
     def finish(self) -> dict[str, torch.Tensor]:
-        """Everything under the names of sixfold.statistics.statistics, on the CPU."""
+        """Everything under the names of sixfold.statistics.statistics; moments where they were gathered."""
         found: dict[str, torch.Tensor] = {}
         for site, accumulator in self.sites.items():
             stacked = self.experts[site] is not None

@@ -13,6 +13,9 @@ from calibration.texts.evaluation_sets import Overlap
 from sixfold.errors import SixfoldError
 from sixfold.recipes.recipe import Calibration
 
+_SHORT = 64
+"""Tokens in the shortest window that is recommended."""
+
 
 @dataclass(frozen=True)
 class TokenBatches:
@@ -26,6 +29,12 @@ def special_ids(tokenizer: Any) -> set[int]:
     """Tokens that represent no text: BOS, EOS, turn markers."""
     added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     return added | set(tokenizer.all_special_ids)
+
+
+def ordinary_ids(tokenizer: Any) -> torch.Tensor:
+    """int64: all tokens that stand for text, whatever text."""
+    special = special_ids(tokenizer) | set(tokenizer.added_tokens_decoder)
+    return torch.tensor(sorted(set(tokenizer.get_vocab().values()) - special))
 
 
 def token_batches(profile: Calibration, tokenizer: Any) -> TokenBatches:
@@ -85,18 +94,30 @@ def _check_enough(profile: Calibration, domains: list[Domain], texts: tuple[Text
         raise SixfoldError(
             f"the calibration text {empty[0]} fills no window of {profile.length} tokens"
             f"{''.join(f' ({reason})' for reason in reasons)}",
-            "name a longer text, or ask for shorter windows, such as --set calibration.length=128",
+            _longer("a longer text", profile.length),
         )
     found = sum(domain.drawn for domain in domains)
+    texts_named = ", ".join(text.name for text in profile.texts)
+    if not found:
+        raise SixfoldError(
+            f"the calibration texts ({texts_named}) fill no window of {profile.length} tokens"
+            f"{''.join(f' ({reason})' for reason in reasons)}",
+            _longer("longer texts", profile.length),
+        )
     if found == profile.samples:
         return
     raise SixfoldError(
-        f"the calibration texts ({', '.join(text.name for text in profile.texts)}) hold {found} samples"
-        f" of {profile.length} tokens, {profile.samples} are asked for{''.join(f' ({reason})' for reason in reasons)}",
-        "name more texts, or ask for fewer samples"
-        if found
-        else "name longer texts, or ask for shorter windows, such as --set calibration.length=128",
+        f"the calibration texts ({texts_named}) hold {found} of the {profile.samples} samples of {profile.length}"
+        f" tokens that are asked for{''.join(f' ({reason})' for reason in reasons)}",
+        f"name more texts, or ask for fewer, such as --set calibration.samples={found}",
     )
+
+
+def _longer(texts: str, length: int) -> str:
+    """The remedy where not even one window was filled. Very short windows are no way out: they say little."""
+    if length <= _SHORT:
+        return f"name {texts}"
+    return f"name {texts}, or ask for shorter windows, such as --set calibration.length={max(_SHORT, length // 4)}"
 
 
 def _bos(tokenizer: Any) -> int | None:

@@ -82,7 +82,7 @@ def hardware_named(name: str) -> Hardware:
         one, count = known[counted[2]], int(counted[1])
         if name.lower() == f"{count}x-{one.name}":
             return replace(one, name=name.lower(), title=f"{count} x {one.title}", devices=count)
-        raise UsageError(f"there is no hardware {name!r}", f"did you mean {count}x-{one.name}")
+        raise UsageError(f"there is no hardware {name!r}", f"perhaps {count}x-{one.name} is meant")
     singles = [machine.name for machine in hardware() if machine.devices == 1]
     if counted and counted[2] in several:
         raise UsageError(f"there is no hardware {name!r}", f"a machine has one device at least, such as {counted[2]}")
@@ -92,7 +92,7 @@ def hardware_named(name: str) -> Hardware:
     near = ends or get_close_matches(name.lower(), known, n=1, cutoff=0.7)
     raise UsageError(
         f"there is no hardware {name!r}",
-        f"did you mean {near[0]}"
+        f"perhaps {near[0]} is meant"
         if near
         else f"choose from {', '.join(singles)}, with 2x- or more before a GPU's, or add it to {FILE}",
     )

@@ -31,7 +31,7 @@ def expert_spans(
     model: str, title: str, note: str, axis: str, numbers: Sequence[int], groups: Sequence[Group], *, width: int = 760
 ) -> str:
     """The SVG's text. axis: what the values are. numbers: of the layers. groups: one or two."""
-    note = f"{note} Line: least to most used; thick: the middle eight tenths; dot: the median."
+    note = f"{note} Line: lowest to highest; thick: the middle eight tenths; dot: the median."
     left, right = 62.0, width - 18.0
     top = marks.heading_height(title, note, 12, width) + 12 + (22 if groups[0].name else 0)
     height = int(top + 300)

@@ -13,13 +13,9 @@ from cards.budget.caches.kv_cache import growth, kv_cache
 from cards.budget.device_memory import Memory, longest_context, longest_trained, memory
 from cards.budget.hardware import hardware_named
 from cards.facts.remaking import settings
+from sixfold.artifact.manifest import artifact_bytes
 from sixfold.recipes.budget import Budget
 from sixfold.sizes import size
-
-
-def _files_bytes(*files: Mapping[str, Any]) -> int:
-    """Sum of the sizes in manifests' `files`."""
-    return sum(record["bytes"] for listed in files for record in listed.values())
 
 
 def _weight_bytes(files: Mapping[str, Any]) -> int:
@@ -110,7 +106,7 @@ def _mix_label(scheme: str, budget: Mapping[str, Any]) -> str:
 
 
 RULES: dict[str, Callable[..., Any]] = {
-    "files_bytes": _files_bytes,
+    "artifact_bytes": artifact_bytes,
     "weight_bytes": _weight_bytes,
     "weight_files": lambda files: sum(map(_holds_weights, files)),
     "sum": lambda *values: sum(values),

@@ -3,14 +3,14 @@
 Nothing here is computed from weights. A result for other files than the artifact's present ones counts as missing.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sixfold.artifact.evaluation_record import SPEED, evaluation_name, evaluation_of
-from sixfold.artifact.manifest import manifest_paths, variant_manifests
+from sixfold.artifact.manifest import artifact_bytes, manifest_paths, variant_manifests
 from sixfold.artifact.source_record import FILE as SOURCE
 from sixfold.artifact.source_record import FOLDER as SOURCE_FOLDER
 from sixfold.artifact.source_record import PRUNING
@@ -28,8 +28,8 @@ _WEIGHTS = (".safetensors", ".gguf")
 class ArtifactFacts:
     """One artifact: a Hugging Face folder, or one GGUF file of a folder that holds several.
 
-    recipe, title: name and title of its recipe. file: name of the GGUF file, None of a folder. nbytes: of all files
-    that the manifest lists; weight_nbytes: of those that hold weights. manifest, verification, evaluation, speed,
+    recipe, title: name and title of its recipe. file: name of the GGUF file, None of a folder. nbytes: its size as
+    artifact_bytes has it; weight_nbytes: of those that hold weights. manifest, verification, evaluation, speed,
     config, run: the files' content, None (config: {}) where there is none; config is that of the source for GGUF.
     statistics: the calibration that the manifest names, None where it used none or it is not there any more.
     """
@@ -75,7 +75,7 @@ class ArtifactFacts:
 
     @property
     def nbytes(self) -> int:
-        return sum(record["bytes"] for record in self.manifest["files"].values())
+        return artifact_bytes(self.manifest["files"])
 
     @property
     def weight_files(self) -> tuple[str, ...]:
@@ -143,6 +143,11 @@ class ModelFacts:
     def folders(self) -> tuple[Path, ...]:
         """Each folder once, in the order of the artifacts."""
         return tuple(dict.fromkeys(artifact.folder for artifact in self.artifacts))
+
+    def without(self, folder: Path, recipes: Collection[str]) -> "ModelFacts":
+        """As if these artifacts of the folder had not been made."""
+        left = [a for a in self.artifacts if a.folder != folder or a.recipe not in recipes]
+        return replace(self, artifacts=tuple(left))
 
     def of(self, folder: Path) -> tuple[ArtifactFacts, ...]:
         """The artifacts in one folder."""

@@ -50,7 +50,7 @@ class Variant:
 
     @property
     def size(self) -> Derived:
-        return derived("files_bytes", self.manifest["files"])
+        return derived("artifact_bytes", self.manifest["files"])
 
     @property
     def weights(self) -> Derived:
@@ -79,6 +79,11 @@ class Variant:
     def as_run(self) -> Fact:
         """Weights and inputs rounded as the engine rounds them; the weights alone where it rounds no inputs."""
         return self.divergence.scores.engine or self.alone
+
+    @property
+    def in_16_bit_cache(self) -> Fact:
+        """As run, but for a cache that the variant has in FP8; without a value where it has none."""
+        return self.divergence.scores["engine-16-bit-cache"]
 
     @property
     def since_original(self) -> Fact:

@@ -13,6 +13,7 @@ from cards.facts.traced import Derived, Fact, derived, shown
 from cards.facts.variant import Variant, fact_of, table, variants_of
 from cards.model_card.images import attributions_of, charts_of
 from cards.model_card.limits import limits_of
+from cards.model_card.making import calibrations_of, commands_of, once, texts_of, tools_of
 from cards.model_card.memory_section import memory_section
 from cards.model_card.rendering import counted, hub_link
 from cards.model_card.repository_names import Names, file_link
@@ -55,32 +56,6 @@ class Advice:
     best: Variant
     smaller: Variant | None
     larger: Variant | None
-
-
-@dataclass(frozen=True)
-class Command:
-    """Of `sixfold export`: the recipes that it makes again, and the settings that are not the shipped ones'.
-    settings: without a value where the recipe does not ship."""
-
-    recipes: tuple[Fact, ...]
-    settings: Derived
-
-    @property
-    def shipped(self) -> bool:
-        return self.settings.value is not None
-
-
-@dataclass(frozen=True)
-class Calibrated:
-    """The variants that one calibration was used for."""
-
-    facts: Fact
-    labels: tuple[str, ...]
-
-    @property
-    def is_default(self) -> bool:
-        """Whether it is of the default profile, which the chart of coverage is drawn of."""
-        return self.facts.path == "../calibration/manifest.json"
 
 
 def names_of(model: ModelFacts, folder: Path, owner: str) -> Names:
@@ -136,16 +111,24 @@ def context_of(model: ModelFacts, folder: Path, owner: str) -> dict[str, Any]:
         "measured": [variant for variant in mine if variant.as_run],
         "benchmarks": benchmarks_of(mine),
         "limits": limits_of(mine, _pruning(model, folder, "manifest"), bool(provenance.license)),
-        "calibrations": _calibrations(mine),
-        "commands": _commands(mine),
+        "calibrations": calibrations_of(mine),
+        "commands": commands_of(mine),
         **_pruning_context(model, folder),
-        "manifest_name": "manifest.json" if first.artifact.file is None else "<file>.manifest.json",
+        **_names_beside(first),
+        "compensated": once(mine, lambda variant: [variant.manifest.device] if variant.manifest.device else []),
+        "notes": once(mine, lambda variant: variant.manifest.notes),
         "files": _files(mine),
-        "tools": _tools(mine, _pruning(model, folder, "plan")),
-        "texts": _texts(mine),
+        "tools": tools_of(mine, _pruning(model, folder, "plan")),
+        "texts": texts_of(mine),
         "charts": charts_of(folder, engines),
         "attributions": attributions_of(mine),
     }
+
+
+def _names_beside(variant: Variant) -> dict[str, str]:
+    """What the files beside an artifact are called: beside a GGUF they begin with its name."""
+    start = "" if variant.artifact.file is None else "<file>."
+    return {"manifest_name": f"{start}manifest.json", "verification_name": f"{start}verification.json"}
 
 
 def license_file_in(folder: Path) -> str:
@@ -262,28 +245,6 @@ def _limited(engine: str) -> list[Fact]:
     return [machine for machine in table("hardware.yaml") if engine in machine.engines and machine.utilization]
 
 
-def _calibrations(mine: Sequence[Variant]) -> list[Calibrated]:
-    used: dict[str, list[Variant]] = {}
-    for variant in mine:
-        if variant.statistics:
-            used.setdefault(variant.statistics.path, []).append(variant)
-    return [Calibrated(group[0].statistics, tuple(v.label for v in group)) for group in used.values()]
-
-
-def _commands(mine: Sequence[Variant]) -> list[Command]:
-    """One for all variants whose settings are the same; one for each whose recipe does not ship."""
-    grouped: dict[str, list[Variant]] = {}
-    for variant in mine:
-        changed = derived("settings", variant.manifest.recipe).value
-        grouped.setdefault(str(variant.manifest.variant.value) if changed is None else f" {changed}", []).append(
-            variant
-        )
-    return [
-        Command(tuple(v.manifest.recipe["name"] for v in group), derived("settings", group[0].manifest.recipe))
-        for group in grouped.values()
-    ]
-
-
 def _pruning(model: ModelFacts, folder: Path, name: str) -> Fact:
     if model.pruning is None:
         return Fact(None, "")
@@ -309,26 +270,3 @@ def _files(mine: Sequence[Variant]) -> list[tuple[Fact, Fact]]:
     """Name and record of every file, each once: GGUF files share their license."""
     found = {name.value: (name, record) for v in mine for name, record in v.manifest["files"].pairs()}
     return [found[name] for name in sorted(found)]
-
-
-def _tools(mine: Sequence[Variant], plan: Fact) -> list[str]:
-    exporters = {variant.artifact.exporter for variant in mine}
-
-    known = table("formats.yaml").exporters
-    of_formats = [known[name].credit for name in known.value if name in exporters and known[name].credit]
-    others = [entry.text for entry in table("credits.yaml") if not entry.pruning or entry.pruning == plan.criterion]
-    return [shown(text) for text in (*of_formats, *others)]
-
-
-def _texts(mine: Sequence[Variant]) -> list[tuple[str, list[str]]]:
-    """The calibration texts that were read, by license."""
-    names: dict[str, list[str]] = {}
-    licenses: dict[str, str] = {}
-    for calibration in _calibrations(mine):
-        for name, text in calibration.facts.tokens["files"].pairs():
-            if text.tokens:
-                key = str(text.license.value or "")
-                licenses.setdefault(key, shown(text.license, "text") if key else "no license stated")
-                at = f" at {shown(text.revision, 'start', 12)}" if text.revision else ""
-                names.setdefault(key, []).append(f"{shown(name, 'text')}{at}")
-    return [(licenses[key], sorted(found)) for key, found in sorted(names.items())]

@@ -51,6 +51,11 @@ class Row:
     unmeasured: str
 
     @property
+    def gates(self) -> Fact:
+        """What it was held to; of one that was not verified, what its recipe asks."""
+        return self.facts.verification.allowed or self.facts.manifest.recipe.gates
+
+    @property
     def link(self) -> str:
         """From the report to the folder, or to the GGUF file."""
         artifact = self.facts.artifact
@@ -94,6 +99,7 @@ def _context(model: ModelFacts, charts: Sequence[Picture], experts: tuple[Pictur
     return {
         "model": model,
         "rows": rows,
+        "held": {name for row in rows for name in ("max_mean_kl", "min_top1") if row.gates[name]},
         "states": {state: [row for row in rows if row.standing.state == state] for state in STATES},
         "tokens": max((row.facts.divergence.tokens for row in rows if row.facts.as_run), key=_value, default=None),
         "unpruned": next((row.facts.divergence.original for row in rows if row.facts.since_original), None),

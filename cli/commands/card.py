@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import json_option, out_option
+from cli.options import json_option, out_option, paths
 from cli.terminal import print_json, print_table
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog="Example: sixfold card artifacts/minimax-m2-4.6m --check")
-@click.argument("location", metavar="[MODEL|FOLDER]", required=False)
+@click.argument("location", metavar="[MODEL|FOLDER]", required=False, shell_complete=paths)
 @out_option
 @click.option("--check", is_flag=True, help="Write nothing; exit code 1 if a card is stale or a figure is wrong.")
 @json_option

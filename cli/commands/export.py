@@ -8,7 +8,6 @@ import click
 
 from cli.make_all import Outcome, make_all
 from cli.options import (
-    PROVENANCE_OPTIONS,
     Model,
     engine_options,
     formats_argument,
@@ -19,14 +18,16 @@ from cli.options import (
     provenance_options,
     threads_option,
 )
+from cli.results.next_step import after_export
 from cli.results.stage_times import StageTimes, print_stage_times
 from cli.results.verdicts import Row, artifact_of, as_data, failures, print_verdicts
 from cli.run_log import logged
-from cli.terminal import print_json, print_notes, print_table, share, this_command
+from cli.terminal import print_json, print_notes, print_table, share
 from sixfold.errors import GateError
 from sixfold.sizes import size
 
 if TYPE_CHECKING:
+    from exporters.export.run import Exported
     from sixfold.artifact.workspace import Workspace
     from sixfold.recipes.recipe import Recipe
     from sixfold.runner.available_memory import Allowed
@@ -34,11 +35,6 @@ if TYPE_CHECKING:
 
 _SHOWN = 0.05
 """Seconds below which a stage was not done: all was current."""
-
-_NOT_OF_STATUS = {
-    **dict.fromkeys(("--threads", "--host-memory", "--device-memory", "--engine", "--address", *PROVENANCE_OPTIONS), 2),
-    "--no-verify": 1,
-}
 
 
 @click.command(
@@ -90,7 +86,7 @@ def command(
         if as_json:
             print_json([_as_data(outcome) for outcome in outcomes])
         else:
-            _print_summary(outcomes, workspace, times)
+            _print_summary(outcomes, workspace, times, verified=not no_verify)
     return max(outcome.exit_code for outcome in outcomes) or (GateError.exit_code if failures(_rows(outcomes)) else 0)
 
 
@@ -118,12 +114,33 @@ def _as_data(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _print_summary(outcomes: Sequence[Outcome], workspace: "Workspace", times: StageTimes) -> None:
+def _print_summary(outcomes: Sequence[Outcome], workspace: "Workspace", times: StageTimes, *, verified: bool) -> None:
     """The last lines: where everything is, its size, what failed, and what to do next."""
+    made = [(o.recipe, o.done) for o in outcomes if o.done is not None]
+    if made:
+        _print_made(made, outcomes, workspace, times)
+    failed = _errors(outcomes) + failures(_rows(outcomes))
+    if made and not failed and (hint := after_export([name for name, _ in made], workspace, verified=verified)):
+        click.echo(hint)
+    for sentence in failed:
+        click.echo(sentence)
+
+
+def _errors(outcomes: Sequence[Outcome]) -> list[str]:
+    """Each sentence once, after the formats that it stopped."""
+    stopped: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        if outcome.error:
+            stopped.setdefault(outcome.error, []).append(outcome.recipe)
+    return [f"{', '.join(names)} failed: {error}" for error, names in stopped.items()]
+
+
+def _print_made(
+    made: "Sequence[tuple[str, Exported]]", outcomes: Sequence[Outcome], workspace: "Workspace", times: StageTimes
+) -> None:
     from cards.report.report import REPORT
 
     click.echo("")
-    made = [(o.recipe, o.done) for o in outcomes if o.done is not None]
     rows = [(name, size(d.nbytes), "current" if d.skipped else "made", str(d.folder)) for name, d in made]
     print_table(("variant", "size", "state", "folder"), rows)
     print_notes([(name, done.notes) for name, done in made if not done.skipped])
@@ -132,9 +149,5 @@ def _print_summary(outcomes: Sequence[Outcome], workspace: "Workspace", times: S
     print_stage_times([stage for stage in times.stages if stage.seconds >= _SHOWN])
     total = sum(done.nbytes for _, done in made)
     click.echo(f"\n{share(len(made), len(outcomes), 'variant')} in {workspace.folder}, {size(total)} in all.")
-    if made:
-        if (workspace.folder / REPORT).is_file():
-            click.echo(f"Report: {workspace.folder / REPORT}")
-        click.echo(f"Next: {this_command('export', 'status', without=_NOT_OF_STATUS)}")
-    for sentence in [f"{o.recipe} failed: {o.error}" for o in outcomes if o.error] + failures(_rows(outcomes)):
-        click.echo(sentence)
+    if (workspace.folder / REPORT).is_file():
+        click.echo(f"Report: {workspace.folder / REPORT}")

@@ -52,7 +52,7 @@ def command(
     with the reason, and the exit code is not 0. A mix chosen to a budget is planned as it will be where its statistics
     are under --out, and else to the same budget.
 
-    Where this machine was measured once with --measure (the disk of --out, the cores, the GPU; a minute or two), the
+    Where this machine was measured once with --measure (the disk of --out, the cores, the GPU; about a minute), the
     plan ends with the seconds that calibrating and exporting would take, and what each is bound by.
     """
     from calibration.forward_pass.memory import statistics_bytes
@@ -60,6 +60,7 @@ def command(
     from cli.recipe_budgets import fitted, known_statistics
     from cli.results.forecast import forecast, measured
     from exporters.export.planning import needs_statistics, plan_all
+    from sixfold.artifact.plan import bytes_together
     from sixfold.artifact.workspace import Workspace
     from sixfold.model.bare_config import config_notes
 
@@ -93,7 +94,7 @@ def command(
     for recipe, plan in plans:
         if tensors and plan:
             _print_tensors(recipe, plan)
-    total = sum(plan.nbytes for _, plan in plans if plan)
+    total = bytes_together(plan for _, plan in plans if plan)
     click.echo(f"\nTotal: {total:,} bytes ({size(total)}), and {size(calibration)} of calibration statistics.")
     for profile, memory in passes.items():
         click.echo(
@@ -125,7 +126,7 @@ def _row(recipe: "Recipe", plan: "ExportPlan | None") -> tuple[str | int, ...]:
         return (recipe.name, "-", "-", "-", "-", recipe.exporter)
     encodings = Counter(tensor.encoding for tensor in plan.tensors)
     shown = ", ".join(f"{count} {encoding}" for encoding, count in encodings.most_common())
-    return (recipe.name, plan.nbytes, size(plan.nbytes), len(plan.files), len(plan.tensors), shown)
+    return (recipe.name, plan.own_nbytes, size(plan.own_nbytes), len(plan.files), len(plan.tensors), shown)
 
 
 def _print_tensors(recipe: "Recipe", plan: "ExportPlan") -> None:
@@ -147,9 +148,11 @@ def _as_data(
     stages: "Sequence[Stage]",
     price: float | None,
 ) -> dict[str, Any]:
+    from sixfold.artifact.plan import bytes_together
+
     return {
         "variants": [_variant(entry) for entry in planned],
-        "bytes": sum(entry.plan.nbytes for entry in planned if entry.plan),
+        "bytes": bytes_together(entry.plan for entry in planned if entry.plan),
         "calibration_bytes": calibration,
         "calibration_memory": [
             {"samples": profile.samples, "length": profile.length, **asdict(memory)}
@@ -173,7 +176,7 @@ def _variant(entry: "Planned") -> dict[str, Any]:
     return {
         "recipe": recipe.name,
         "folder": plan.folder,
-        "bytes": plan.nbytes,
+        "bytes": plan.own_nbytes,
         "files": {f.name: f.nbytes for f in plan.files} | {name: len(text) for name, text in plan.texts.items()},
         "notes": list(plan.notes),
         "tensors": [

@@ -23,11 +23,10 @@ from sixfold.errors import GateError
 from sixfold.sizes import size
 
 if TYPE_CHECKING:
-    import torch
-
     from pruning.anatomy import Anatomy
     from pruning.choosing.make_plan import Request
     from pruning.choosing.plan_file import PruningPlan
+    from pruning.healing.text import Text
     from pruning.mtp import Mtp
     from sixfold.model.source import Source
     from sixfold.recipes.recipe import Calibration
@@ -144,37 +143,39 @@ def command(
     else:
         request = _request(anatomy, ratio, keep, criterion, seed, protect, budget)
         plan = _plan(source, anatomy, request, artifacts, profile, allowed, dry_run=dry_run, quiet=as_json)
-    ids = None
+    text = None
     if heal or plan.healing is not None:
-        plan, ids = _with_healing(source, plan, profile, dry_run=dry_run)
+        plan, text = _with_healing(source, plan, profile, dry_run=dry_run)
     folder = _folder(source, plan, out, artifacts)
     if dry_run:
         return _dry_run(source, anatomy, plan, mtp, folder, as_json)
-    job = _Job(source, anatomy, plan, mtp, folder, ids)
+    job = _Job(source, anatomy, plan, mtp, folder, text)
     return _carry_out(job, artifacts, threads, proof=not no_proof, quiet=as_json)
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What is made of what. ids: tokens that experts are refitted to; None where none are."""
+    """What is made of what. text: that experts are refitted to; None where none are."""
 
     source: "Source"
     anatomy: "Anatomy"
     plan: "PruningPlan"
     mtp: "Mtp"
     folder: Path
-    ids: "torch.Tensor | None"
+    text: "Text | None"
 
 
 def _with_healing(
     source: "Source", plan: "PruningPlan", profile: "Calibration", *, dry_run: bool
-) -> "tuple[PruningPlan, torch.Tensor | None]":
-    """The plan that says what is refitted to, and the tokens (none for a dry run): of the texts that a given plan
-    names, else of the calibration's."""
+) -> "tuple[PruningPlan, Text | None]":
+    """The plan that says what is refitted to, and that (nothing for a dry run): of the texts that a given plan names,
+    else of the calibration's."""
     from dataclasses import replace
 
-    from calibration.texts.tokens import token_batches
+    from calibration.texts.tokens import ordinary_ids, token_batches
+    from pruning.healing.text import Text
     from sixfold.checkpoint.tokenizer import load_tokenizer
+    from sixfold.model.meta_model import transformers_config
     from sixfold.recipes.recipe import Calibration
 
     if plan.healing is not None:
@@ -182,8 +183,11 @@ def _with_healing(
     healing = {"profile": profile.model_dump(mode="json")}
     if dry_run:
         return replace(plan, healing=healing), None
-    tokens = token_batches(profile, load_tokenizer(source.checkpoint.folder))
-    return replace(plan, healing={**healing, "ids_sha256": tokens.record["ids_sha256"]}), tokens.ids
+    tokenizer = load_tokenizer(source.checkpoint.folder)
+    tokens, ordinary = token_batches(profile, tokenizer), ordinary_ids(tokenizer)
+    known = ordinary < transformers_config(source.checkpoint.config).get_text_config().vocab_size
+    plan = replace(plan, healing={**healing, "ids_sha256": tokens.record["ids_sha256"]})
+    return plan, Text(tokens.ids, ordinary[known])
 
 
 def _profile(overrides: tuple[str, ...]) -> "Calibration":
@@ -275,7 +279,7 @@ def _carry_out(job: _Job, artifacts: Path, threads: int, *, proof: bool, quiet: 
 
     source, anatomy, plan, mtp, folder = job.source, job.anatomy, job.plan, job.mtp, job.folder
     texts = held_out(load_tokenizer(source.checkpoint.folder)).by_domain if proof else None
-    done = prune(source, anatomy, plan, mtp, folder, threads=threads, progress=progress, ids=job.ids)
+    done = prune(source, anatomy, plan, mtp, folder, threads=threads, progress=progress, text=job.text)
     for reason in done.reasons:
         say(f"pruned again: {reason}", quiet)
     for note in () if done.skipped else done.notes:

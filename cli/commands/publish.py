@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import json_option, out_option
+from cli.options import json_option, out_option, recipe_names
 from cli.results.publishing import (
     PREVIEW,
     counted,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     short_help="Put variants on the Hugging Face Hub.",
     epilog="Example: sixfold publish awq gguf --org my-lab --dry-run",
 )
-@click.argument("variants", metavar="[VARIANT]...", nargs=-1)
+@click.argument("variants", metavar="[VARIANT]...", nargs=-1, shell_complete=recipe_names)
 @click.option("--org", default="", metavar="TEXT", help="Organization or user to publish to; the last one by default.")
 @click.option(
     "--model",
@@ -174,20 +174,23 @@ def _today() -> str:
 
 
 def _card(publication: "Publication", old: str) -> str:
-    return _rendered(publication.folder, publication.owner, old).text
+    return _rendered(publication.folder, publication.owner, old, publication.absent).text
 
 
 def _figures(publication: "Publication") -> str:
-    return _rendered(publication.folder, publication.owner, "").figures
+    return _rendered(publication.folder, publication.owner, "", publication.absent).figures
 
 
 @cache
-def _rendered(folder: Path, owner: str, old: str) -> "Rendered":
-    """Cached: the Hub is read several times while a repository is sent, and the facts do not change meanwhile."""
+def _rendered(folder: Path, owner: str, old: str, absent: tuple[str, ...]) -> "Rendered":
+    """absent: variants of the folder that readers will not find.
+
+    Cached: the Hub is read several times while a repository is sent, and the facts do not change meanwhile.
+    """
     from cards.facts.model_facts import read_model
     from cards.model_card.card import card_of
 
-    return card_of(read_model(folder.parent), folder, owner, old)
+    return card_of(read_model(folder.parent).without(folder, absent), folder, owner, old)
 
 
 def _problems(card: str) -> tuple[str, ...]:

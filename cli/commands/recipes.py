@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from cli.options import load_formats, overrides_option
+from cli.options import load_formats, overrides_option, recipe_names
 from cli.terminal import print_json, print_table
 
 
@@ -12,7 +12,7 @@ from cli.terminal import print_json, print_table
     short_help="List the recipes, or print what one resolves to.",
     epilog="Example: sixfold recipes nvfp4 --set calibration.samples=128",
 )
-@click.argument("formats", metavar="[FORMAT]...", nargs=-1)
+@click.argument("formats", metavar="[FORMAT]...", nargs=-1, shell_complete=recipe_names)
 @overrides_option
 @click.option("--names", is_flag=True, help="Print only the names of shipped recipes.")
 @click.option("--schema", is_flag=True, help="Print the JSON schema of recipe files, for editors.")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import out_option
+from cli.options import out_option, paths
 
 if TYPE_CHECKING:
     from cards.facts.model_facts import ModelFacts
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     short_help="Write report.html and the charts again.",
     epilog="Example: sixfold report demo/minimax-m2-4.6m-REAP-6 --out artifacts",
 )
-@click.argument("location", metavar="[MODEL]", required=False)
+@click.argument("location", metavar="[MODEL]", required=False, shell_complete=paths)
 @click.option("--name", default="", metavar="TEXT", help="Name of MODEL's outputs, if they were given one.")
 @out_option
 def command(location: str | None, name: str, out: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.options import Model, formats_argument, json_option, model_argument, out_option
-from cli.terminal import print_json, print_table
+from cli.terminal import print_filled, print_json
 from sixfold.sizes import size
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def command(model: Model, recipes: "Sequence[Recipe]", out: Path, as_json: bool)
             ]
         )
         return
-    print_table(
+    print_filled(
         ("variant", "state", "size", "folder"),
         [
             (r.name, s.name, size(n) if n else "-", str(f) if s.name not in ("missing", "refused") else "-")
@@ -81,10 +81,10 @@ def _unfinished(recipes: "Sequence[Recipe]", workspace: "Workspace") -> dict[Pat
 
 
 def _state(source: "Source", planned: "Planned", workspace: "Workspace") -> "tuple[State, Path, int]":
-    """(state, folder, bytes that the manifest lists)."""
+    """(state, folder, size in bytes)."""
     from cli.error_sentence import sentence
     from exporters.export.planning import inputs_for, needs_statistics
-    from sixfold.artifact.manifest import State, state_of
+    from sixfold.artifact.manifest import State, artifact_bytes, state_of
     from sixfold.artifact.work_folder import begun_mark
     from sixfold.artifact.workspace import read_json
     from sixfold.statistics.statistics import existing_statistics
@@ -97,5 +97,5 @@ def _state(source: "Source", planned: "Planned", workspace: "Workspace") -> "tup
     calibration = workspace.calibration(recipe.calibration)
     inputs = inputs_for(source, recipe, existing_statistics(calibration) if needs_statistics(recipe) else None)
     recorded = read_json(folder / manifest) or {"files": {}}
-    nbytes = sum(record["bytes"] for record in recorded["files"].values())
+    nbytes = artifact_bytes(recorded["files"])
     return state_of(folder, manifest, inputs, begun_mark(folder, manifest, recipe.name)), folder, nbytes

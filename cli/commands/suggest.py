@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import Model, json_option
+from cli.options import Model, json_option, paths
 from cli.terminal import heading, print_json, print_table, program, progress
 from sixfold.sizes import size
 
@@ -24,7 +24,9 @@ _BAR = 30
     epilog="Example: sixfold suggest artifacts/m/m-NVFP4 --against demo/minimax-m2-4.6m --max-kl 0.1",
 )
 @click.argument("artifact", metavar="FOLDER|FILE.gguf", type=click.Path(path_type=Path))
-@click.option("--against", required=True, metavar="MODEL", help="The checkpoint that it was made from.")
+@click.option(
+    "--against", required=True, metavar="MODEL", shell_complete=paths, help="The checkpoint that it was made from."
+)
 @click.option("--revision", default="", metavar="TEXT", help="Branch, tag or commit of a hub id.")
 @click.option(
     "--max-kl",
@@ -57,10 +59,10 @@ def command(artifact: Path, against: str, revision: str, max_kl: float | None, a
         print_json(as_data(artifact, source, found))
         return
     _print(found, written, artifact, against)
-    _show_ladder(artifact, source)
+    _show_ladder(artifact, source, against)
 
 
-def _show_ladder(artifact: Path, source: "Source") -> None:
+def _show_ladder(artifact: Path, source: "Source", against: str) -> None:
     """Of mixes like the artifact, from the statistics of the folder that it was made in."""
     from cli.results.ladder import show_ladder
     from sixfold.artifact.workspace import Workspace
@@ -74,7 +76,8 @@ def _show_ladder(artifact: Path, source: "Source") -> None:
     recipe = Recipe.model_validate(manifest["recipe"])
     folder = artifact.absolute() if artifact.is_dir() else artifact.absolute().parent
     workspace = Workspace(folder.parents[1], folder.parent.name)
-    show_ladder(artifact, source, existing_statistics(workspace.calibration(recipe.calibration)), recipe.exporter)
+    statistics = existing_statistics(workspace.calibration(recipe.calibration))
+    show_ladder(artifact, source, against, folder.parents[1], statistics, recipe.exporter)
 
 
 def _print(found: "Suggestion", written: tuple[Path, Path], artifact: Path, against: str) -> None:

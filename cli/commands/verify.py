@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.commands.card import render_cards
-from cli.options import Model, json_option, out_option
+from cli.options import Model, json_option, out_option, paths
 from cli.results.verdicts import Row, failures, print_verdicts, rows_in
 from cli.results.verdicts import as_data as row_as_data
 from cli.run_log import logged
@@ -26,6 +26,7 @@ _RUNS = {
     "weights": "weights alone",
     "engine": "inputs rounded as the engine does",
     "engine-collapsed": "the same, one input scale per layer",
+    "engine-16-bit-cache": "the same, cached in 16 bits",
 }
 
 
@@ -34,7 +35,13 @@ _RUNS = {
     epilog="Example: sixfold verify artifacts/m/m-FP8 --against demo/minimax-m2-4.6m",
 )
 @click.argument("artifact", metavar="[FOLDER|FILE.gguf]", required=False, type=click.Path(path_type=Path))
-@click.option("--against", default="", metavar="MODEL", help="The checkpoint that it was made from: folder or hub id.")
+@click.option(
+    "--against",
+    default="",
+    metavar="MODEL",
+    shell_complete=paths,
+    help="The checkpoint that it was made from: folder or hub id.",
+)
 @click.option("--revision", default="", metavar="TEXT", help="Branch, tag or commit of a hub id.")
 @click.option("--name", default="", metavar="TEXT", help="Name of MODEL's outputs, if they were given one.")
 @out_option

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.terminal import print_table, seconds_text
+from cli.terminal import print_table, seconds_text, this_command
 from sixfold.sizes import size
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def measured(out: Path, *, anew: bool, quiet: bool) -> "MachineSpeed | None":
 
     if not anew:
         return measured_speed()
-    click.echo("measuring the disk, the cores and the GPU of this machine, a minute or two", err=True)
+    click.echo("measuring the disk, the cores and the GPU of this machine, about a minute", err=True)
     speed = measure(out, rounding_speed())
     path = keep(speed)
     click.echo(
@@ -73,7 +73,8 @@ def _stage(name: str, found: "SideBySide") -> Stage:
 def print_forecast(stages: Sequence[Stage], price: float | None) -> None:
     """price: of an hour."""
     if not stages:
-        click.echo("To have the time foretold, measure this machine once with `sixfold plan MODEL --measure`.")
+        command = this_command("plan", "plan", without={})
+        click.echo(f"To have the time foretold, measure this machine once: {command} --measure")
         return
     print_table(
         ("stage", "foretold", "bound by"),

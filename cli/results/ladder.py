@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.terminal import heading, print_table
+from cli.terminal import heading, print_table, program
 from sixfold.sizes import size
 
 if TYPE_CHECKING:
@@ -21,8 +21,13 @@ _FAMILY = {"gguf": "gguf-auto"}
 _OTHERS = "nvfp4-auto"
 
 
-def show_ladder(artifact: Path, source: "Source", statistics: "Statistics | None", exporter: str) -> None:
-    """Print the ladder of mixes of the artifact's kind, and write it beside it as ladder.json and ladder.svg."""
+def show_ladder(
+    artifact: Path, source: "Source", against: str, out: Path, statistics: "Statistics | None", exporter: str
+) -> None:
+    """Print the ladder of mixes of the artifact's kind, and write it beside it as ladder.json and ladder.svg.
+
+    against: the checkpoint as it was named. out: root of the output tree that the artifact is in.
+    """
     from dataclasses import asdict
 
     from exporters.mix.ladder import ladder
@@ -33,16 +38,16 @@ def show_ladder(artifact: Path, source: "Source", statistics: "Statistics | None
     (recipe,) = load_recipes(_FAMILY.get(exporter, _OTHERS))
     rungs = ladder(source, recipe, statistics) if statistics is not None else ()
     heading("What each further megabyte buys, where every tensor's type is chosen")
-    command = f"sixfold export {shlex.quote(str(source.checkpoint.folder))} {recipe.name}"
+    asked = shlex.join([against, recipe.name, *([] if out == Path("artifacts").absolute() else ["--out", str(out)])])
     if not rungs:
-        click.echo(f"Not known yet; this finds out: sixfold calibrate {command.removeprefix('sixfold export ')}")
+        click.echo(f"Not known yet; this finds out: {program()} calibrate {asked}")
         return
     print_table(("bytes", "size", "expected KL", "KL less per MB", "raised next"), _rows(rungs))
     picture, data = beside(artifact, f"{NAME}.svg"), beside(artifact, f"{NAME}.json")
     write_json(data, {"schema": 1, "recipe": recipe.name, "rungs": [asdict(rung) for rung in rungs]})
     write_atomically(picture, _chart(source.checkpoint.name, rungs).encode())
     click.echo(f"\nExpected: parts' errors added up, weights alone. Written: {data} and {picture.name}")
-    click.echo(f"To make one: {command} --set budget.bytes={rungs[len(rungs) // 2].nbytes}")
+    click.echo(f"To make one: {program()} export {asked} --set budget.bytes={rungs[len(rungs) // 2].nbytes}")
 
 
 def _rows(rungs: "Sequence[Rung]") -> list[tuple[str, ...]]:

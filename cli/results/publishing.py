@@ -78,7 +78,8 @@ def print_summary(edition: "Edition", plans: "Sequence[Plan]", public: bool) -> 
     )
     click.echo(f"  {size(sum(plan.bytes_to_send for plan in plans))} to send in total.")
     if absent := edition.absent():
-        click.echo(f"  Made here and not on the Hub, where cards may link to them: {', '.join(absent)}")
+        where = "not on the Hub" if edition.hub is not None else "not among these"
+        click.echo(f"  Made here and {where}, where cards may link to them: {', '.join(absent)}")
 
 
 def _remarks(plan: "Plan") -> list[str]:

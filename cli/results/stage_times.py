@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from cli.terminal import print_table, seconds_text
+from cli.terminal import print_filled, seconds_text
 from sixfold.sizes import size
 
 
@@ -51,4 +51,4 @@ def print_stage_times(stages: Sequence[StageTime]) -> None:
         alone = speed.disk_seconds(stage.read, stage.written) / stage.seconds if speed is not None and moved else None
         cells = [size(stage.read) if stage.read else "-", size(stage.written) if stage.written else "-"]
         rows.append((stage.name, seconds_text(stage.seconds), *cells, "-" if alone is None else f"{alone:.0%}"))
-    print_table(("stage", "took", "read", "written", "of the disk's speed"), rows)
+    print_filled(("stage", "took", "read", "written", "of the disk's speed"), rows)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.terminal import heading, print_table
+from cli.terminal import heading, print_filled
 from sixfold.sizes import size
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """variant: name of the recipe. nbytes: total of all files that the manifest lists."""
+    """variant: name of the recipe. nbytes: its size (artifact_bytes)."""
 
     variant: str
     path: Path
@@ -29,11 +29,11 @@ def rows_in(folder: Path) -> list[tuple[str, Path, int]]:
 
     Raises SixfoldError as `variant_manifests` does.
     """
-    from sixfold.artifact.manifest import variant_manifests
+    from sixfold.artifact.manifest import artifact_bytes, variant_manifests
 
     found = []
     for path, manifest in variant_manifests(folder):
-        nbytes = sum(record["bytes"] for record in manifest["files"].values())
+        nbytes = artifact_bytes(manifest["files"])
         found.append((manifest["variant"], artifact_of(path.parent, path.name), nbytes))
     return sorted(found, key=lambda row: (-row[2], row[0]))
 
@@ -52,7 +52,7 @@ def print_verdicts(rows: Sequence[Row]) -> None:
     since = any(row.verdict.since_original for row in rows)
     head = ("variant", "size", "KL, weights alone", "KL as run", "max KL", "top-1 as run", "min top-1", "verdict")
     unpruned = ("KL from unpruned", "top-1 from unpruned")
-    print_table((*head, *unpruned) if since else head, [_cells(row, since=since) for row in rows])
+    print_filled((*head, *unpruned) if since else head, [_cells(row, since=since) for row in rows])
     for row in rows:
         if row.verdict.unmeasured and row.verdict.passed:
             click.echo(f"  {row.variant}: {row.verdict.unmeasured}")

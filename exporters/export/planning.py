@@ -69,7 +69,8 @@ def _uncollected() -> Iterator[None]:
 def prepare(
     source: Source, recipe: Recipe, statistics: Statistics | None, tokens: Tokens | None, progress: Progress
 ) -> None:
-    """Make what the exporter's plan reads beside the statistics, where it reads anything and has not got it yet."""
+    """Make what the exporter's plan or decisions read beside the statistics, where they read anything and it is not
+    there yet."""
     exporter = exporter_named(recipe.exporter)
     if statistics is not None and hasattr(exporter, "prepare"):
         exporter.prepare(source, recipe, statistics, tokens, progress)
@@ -77,7 +78,7 @@ def prepare(
 
 def _check_budget(recipe: Recipe) -> None:
     """Raises UsageError for a budget that the exporter would not look at."""
-    if recipe.budget is not None and not hasattr(exporter_named(recipe.exporter), "prepare"):
+    if recipe.budget is not None and not hasattr(exporter_named(recipe.exporter), "offered"):
         raise UsageError(
             f"{recipe.name}: the exporter {recipe.exporter} makes one type of everything, whatever the budget",
             "leave `budget` out, or extend gguf-auto",

@@ -22,7 +22,7 @@ from exporters.registry import exporter_named
 from exporters.rounding.device import device
 from exporters.rounding.inputs import Inputs
 from exporters.rounding.notes import few_tokens
-from sixfold.artifact.manifest import FileRecord, described_anew, file_record, manifest_of, state_of
+from sixfold.artifact.manifest import FileRecord, artifact_bytes, described_anew, file_record, manifest_of, state_of
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.streaming.stream import MADE, Walked, write_files
 from sixfold.artifact.streaming.walk import NARROW
@@ -58,9 +58,9 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Exported:
-    """skipped: the artifact was current, no weight was written. reasons: why it was (re)done.
-    described: whether the manifest changed, and with it what a card shows. took: as run.json says it, {} where nothing
-    was done."""
+    """nbytes: its size (artifact_bytes). skipped: the artifact was current, no weight was written. reasons: why it was
+    (re)done. described: whether the manifest changed, and with it what a card shows. took: as run.json says it, {}
+    where nothing was done."""
 
     variant: str
     folder: Path
@@ -182,7 +182,7 @@ def _begin(
         changed = described_anew(recorded, inputs)
         if changed is not None:
             write_atomically(folder / manifest_name, json_bytes(changed))
-        nbytes = sum(record["bytes"] for record in recorded["files"].values())
+        nbytes = artifact_bytes(recorded["files"])
         notes = tuple(recorded["notes"])
         return Exported(recipe.name, folder, manifest_name, nbytes, True, (), notes, described=changed is not None)
     started = time.time()
@@ -317,7 +317,7 @@ def _finish(source: Source, one: _Begun, made: Made, threads: int, took: Mapping
     )
     put_in_place(one.folder, one.manifest, manifest, made, one.partial, one.started, threads, took)
     shutil.rmtree(one.partial)
-    nbytes = sum(record.bytes for record in made.files.values())
+    nbytes = artifact_bytes(manifest["files"])
     return Exported(recipe.name, one.folder, one.manifest, nbytes, False, one.reasons, made.notes, took=took)
 
 

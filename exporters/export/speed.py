@@ -1,6 +1,8 @@
 """How long rounding takes: measured on a matrix of random weights, and foretold for plans."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 
 import torch
@@ -15,6 +17,7 @@ from exporters.rounding.device import device
 from exporters.rounding.factor import Factor, factor
 from sixfold.artifact.streaming.torch_threads import torch_threads
 from sixfold.model.source import Source
+from sixfold.runner.engine import HERE, Needs
 from sixfold.runner.machine_speed import MachineSpeed, Rounding, SideBySide, timed
 
 _ROWS, _CHANNELS = 512, (512, 1024)
@@ -22,6 +25,8 @@ _GPU_ROWS, _GPU_CHANNELS = 4096, (1024, 2048)
 _SIDE_BY_SIDE = 32
 """Matrices that a GPU compensates at a time, at least, where experts have the sizes of today's: steps follow the
 columns, and one matrix would leave most of it idle."""
+_FEW_ROWS = 64
+_COMPILERS = 8
 _GROUP = 128
 _GGUF = ("Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "Q8_0")
 COMPENSATED = "+"
@@ -34,7 +39,8 @@ _Round = Callable[[torch.Tensor], object]
 
 
 def rounding_speed() -> dict[str, Rounding]:
-    """Of every type that a shipped recipe makes. Some seconds on a core."""
+    """Of every type that a shipped recipe makes. Some seconds on a core, and on a GPU whose kernels are compiled."""
+    _compile_kernels()
     with torch_threads(1):
         return (
             {name: _nearest(work, at_gpu=at_gpu) for name, (work, at_gpu) in _plain().items()}
@@ -43,12 +49,34 @@ def rounding_speed() -> dict[str, Rounding]:
         )
 
 
+def _compile_kernels() -> None:
+    """By several processes, a type each: Triton keeps them on disk, and one by one they take a minute or two. What goes
+    wrong there shows where they are run."""
+    processes = min(_COMPILERS, (os.cpu_count() or 1) // 2)
+    if device().type == "cpu" or processes < 2:
+        return
+    names = [*_GGUF, *(name + COMPENSATED for name in ("fp8", "nvfp4", "awq", *_GGUF))]
+    with suppress(Exception):
+        HERE.together(_compile, [names[first::processes] for first in range(processes)], processes, Needs())
+
+
+def _compile(rank: int, _attempt: str, shares: Sequence[Sequence[str]]) -> None:
+    for name in shares[rank]:
+        work = _form(name.removesuffix(COMPENSATED))
+        if not name.endswith(COMPENSATED):
+            _plain()[name][0](_random(_FEW_ROWS, _GPU_CHANNELS[-1]).to(device()))
+        elif work is not None:
+            for columns in _GPU_CHANNELS:
+                work([_random(_FEW_ROWS, columns)], factor(_moments(columns)))
+
+
 def _plain() -> dict[str, tuple[_Round, bool]]:
     """By type, and whether it runs on a GPU here."""
+    at_gpu = device().type != "cpu"
     found: dict[str, tuple[_Round, bool]] = {
-        "fp8": (lambda weight: fp8.quantize_channels(weight, ""), False),
-        "nvfp4": (lambda weight: nvfp4.quantize_group([weight], [""]), False),
-        "awq": (lambda weight: awq_packing.quantize(weight, _GROUP, None, None, _ones(weight)), False),
+        "fp8": (lambda weight: fp8.quantize_channels(weight, ""), at_gpu),
+        "nvfp4": (lambda weight: nvfp4.quantize_group([weight], [""]), at_gpu),
+        "awq": (lambda weight: awq_packing.quantize(weight, _GROUP, None, None, _ones(weight)), at_gpu),
     }
     for name in _GGUF:
         qtype = GGMLQuantizationType[name]
@@ -147,12 +175,14 @@ def export_seconds(source: Source, planned: Sequence[Planned], speed: MachineSpe
                 channels = row[-1] if row else 1
                 weights = (part.stop - part.start) * torch.Size(row).numel()
                 seconds += weights * rounding.of(channels)
-                moved[part.name, part.start] = 2.0 * weights if rounding.at_gpu else 0.0
+                if rounding.at_gpu:
+                    moved[part.name, part.start] = 2.0 * weights
                 place = inputs.get(part.name)
                 if FACTOR in speed.rounding and place is not None and not shared and place not in made:
                     made.add(place)  # one for all formats
                     seconds += channels**2 * speed.rounding[FACTOR].of(channels)
-                    moved[place] = 2.0 * channels**2 if rounding.at_gpu else 0.0
+                    if rounding.at_gpu:
+                        moved[place] = 2.0 * channels**2
             cores, gpu = (cores, gpu + seconds) if rounding.at_gpu else (cores + seconds, gpu)
     return (
         {"disk": speed.disk_seconds(read, written)},

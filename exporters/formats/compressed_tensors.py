@@ -20,6 +20,8 @@ WEIGHT_GLOBAL_SCALE = "weight_global_scale"
 INPUT_GLOBAL_SCALE = "input_global_scale"
 NVFP4_TENSORS = (WEIGHT_PACKED, WEIGHT_SCALE, WEIGHT_GLOBAL_SCALE, INPUT_GLOBAL_SCALE)
 GLOBAL_SHAPE: tuple[int, ...] = (1,)
+CACHE_SCALES = ("k_scale", "v_scale")
+"""Of keys and values, under the attention module."""
 
 
 @dataclass(frozen=True)
@@ -74,18 +76,18 @@ SCHEMES = {
 """Presets that the exporters here make."""
 
 
-def texts(source: Source, scheme: str, quantized: frozenset[str]) -> dict[str, bytes]:
-    """config.json."""
+def texts(source: Source, scheme: str, quantized: frozenset[str], *, fp8_cache: bool = False) -> dict[str, bytes]:
+    """config.json. fp8_cache: whether scales of caches are stored."""
     ignore = ignore_list(source.architecture, quantized)
-    return {"config.json": config_text(source, quantization_config(scheme, ignore))}
+    return {"config.json": config_text(source, quantization_config(scheme, ignore, fp8_cache=fp8_cache))}
 
 
-def quantization_config(scheme: str, ignore: Sequence[str]) -> dict[str, Any]:
+def quantization_config(scheme: str, ignore: Sequence[str], *, fp8_cache: bool = False) -> dict[str, Any]:
     """`quantization_config` of config.json for one of SCHEMES."""
-    return config_of(scheme, SCHEMES[scheme], ignore)
+    return config_of(scheme, SCHEMES[scheme], ignore, fp8_cache=fp8_cache)
 
 
-def config_of(name: str, preset: Scheme, ignore: Sequence[str]) -> dict[str, Any]:
+def config_of(name: str, preset: Scheme, ignore: Sequence[str], *, fp8_cache: bool = False) -> dict[str, Any]:
     """`quantization_config` with one group, `name`, for every Linear that `ignore` does not match."""
     return {
         "config_groups": {
@@ -100,7 +102,7 @@ def config_of(name: str, preset: Scheme, ignore: Sequence[str]) -> dict[str, Any
         "format": preset.format,
         "global_compression_ratio": None,
         "ignore": list(ignore),
-        "kv_cache_scheme": None,
+        "kv_cache_scheme": arguments(8, "tensor") if fp8_cache else None,
         "quant_method": "compressed-tensors",
         "quantization_status": "compressed",
         "transform_config": {},
@@ -108,7 +110,9 @@ def config_of(name: str, preset: Scheme, ignore: Sequence[str]) -> dict[str, Any
     }
 
 
-def mixed_texts(source: Source, presets: Mapping[str, Scheme], chosen: Mapping[str, str]) -> dict[str, bytes]:
+def mixed_texts(
+    source: Source, presets: Mapping[str, Scheme], chosen: Mapping[str, str], *, fp8_cache: bool = False
+) -> dict[str, bytes]:
     """config.json of Linears that have different schemes. presets: by name. chosen: of each quantized Linear the name
     of its preset.
 
@@ -121,7 +125,7 @@ def mixed_texts(source: Source, presets: Mapping[str, Scheme], chosen: Mapping[s
         (group,) = config_of(name, presets[name], ())["config_groups"].values()
         groups[name] = {**group, "targets": _entries(unquantized_modules(members, frozenset(), ()))}
     first = presets[next(iter(groups), next(iter(presets)))]
-    config = config_of("", first, ignore_list(source.architecture, frozenset(chosen)))
+    config = config_of("", first, ignore_list(source.architecture, frozenset(chosen)), fp8_cache=fp8_cache)
     layout = {"config_groups": groups, "format": "mixed-precision" if len(groups) > 1 else first.format}
     return {"config.json": config_text(source, {**config, **layout})}
 

@@ -12,15 +12,21 @@ _LAYOUTS = {"compressed-tensors": compressed_tensors, "modelopt": modelopt}
 
 
 class LayoutOptions(BaseModel):
-    """layout: whose names and config the files carry."""
+    """layout: whose names and config the files carry. kv_cache: fp8 for engines that cache keys and values in FP8, by
+    scales that calibration finds; else in 16 bits."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     layout: Literal["compressed-tensors", "modelopt"] = "compressed-tensors"
+    kv_cache: Literal["fp8"] | None = None
 
 
 def layout_name(recipe: Recipe) -> str:
     return LayoutOptions.model_validate(recipe.options).layout
+
+
+def caches_fp8(recipe: Recipe) -> bool:
+    return LayoutOptions.model_validate(recipe.options).kv_cache == "fp8"
 
 
 def layout_of(recipe: Recipe) -> ModuleType:

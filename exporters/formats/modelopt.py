@@ -10,14 +10,14 @@ The numbers are those of the compressed-tensors layout; names and some meanings 
 
 What the readers can do with FP8 differs by model. For the experts of an MoE model, TensorRT-LLM and vLLM know only
 `FP8`: one float32 scale per weight and one per input, both fixed beforehand. Per-channel weights with per-token inputs
-(`FP8_PER_CHANNEL_PER_TOKEN`) are read for dense models alone.
+(`FP8_PER_CHANNEL_PER_TOKEN`) are read for dense models alone, and in no mix.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from exporters.formats.module_names import unquantized_modules
+from exporters.formats.module_names import module_names, unquantized_modules
 from sixfold import __version__
 from sixfold.artifact.safetensors_layout import config_text
 from sixfold.model.architecture import Architecture
@@ -25,6 +25,7 @@ from sixfold.model.source import Source
 
 QUANT_CONFIG_FILE = "hf_quant_config.json"
 QUANT_METHOD = "modelopt"
+_PRODUCER = {"name": "sixfold", "version": __version__}
 
 WEIGHT = "weight"
 WEIGHT_SCALE = "weight_scale"
@@ -32,7 +33,12 @@ WEIGHT_SCALE_2 = "weight_scale_2"
 INPUT_SCALE = "input_scale"
 NVFP4_TENSORS = (WEIGHT, WEIGHT_SCALE, WEIGHT_SCALE_2, INPUT_SCALE)
 GLOBAL_SHAPE: tuple[int, ...] = ()
+CACHE_SCALES = ("k_proj.k_scale", "v_proj.v_scale")
+"""Of keys and values, under the attention module."""
+_FP8_CACHE = {"dynamic": False, "num_bits": 8, "type": "float"}
 
+MIXED = "MIXED_PRECISION"
+"""`quant_algo` where `quantized_layers` says it of every module."""
 QUANT_ALGOS = {
     "FP8": "FP8",
     "FP8_DYNAMIC": "FP8_PER_CHANNEL_PER_TOKEN",
@@ -58,13 +64,53 @@ _GROUPS: dict[str, dict[str, Any]] = {
 }
 
 
-def texts(source: Source, scheme: str, quantized: frozenset[str]) -> dict[str, bytes]:
+def texts(source: Source, scheme: str, quantized: frozenset[str], *, fp8_cache: bool = False) -> dict[str, bytes]:
     """config.json and hf_quant_config.json: some readers look only at the one, some only at the other."""
     excluded = exclude_modules(source.architecture, quantized)
+    inline, beside = quantization_config(scheme, excluded), hf_quant_config(scheme, excluded)
+    return _written(source, inline, beside, fp8_cache=fp8_cache)
+
+
+def _written(source: Source, inline: dict[str, Any], beside: dict[str, Any], *, fp8_cache: bool) -> dict[str, bytes]:
+    if fp8_cache:
+        inline = {**inline, "kv_cache_scheme": _FP8_CACHE}
+        beside = {**beside, "quantization": {**beside["quantization"], "kv_cache_quant_algo": "FP8"}}
     return {
-        "config.json": config_text(source, quantization_config(scheme, excluded)),
-        QUANT_CONFIG_FILE: (json.dumps(hf_quant_config(scheme, excluded), indent=2) + "\n").encode(),
+        "config.json": config_text(source, inline),
+        QUANT_CONFIG_FILE: (json.dumps(beside, indent=2) + "\n").encode(),
     }
+
+
+def mixed_texts(source: Source, chosen: Mapping[str, str], *, fp8_cache: bool = False) -> dict[str, bytes]:
+    """The same of Linears that have different schemes. chosen: of each quantized Linear the name of its preset.
+
+    As NVIDIA's releases state it (Qwen3.6-35B-A3B-NVFP4): `quantized_layers` has an entry for every module, one for all
+    experts of a layer, here under each name that engines know it by; what has none stays as it is.
+    """
+    if len(schemes := set(chosen.values())) == 1:
+        return texts(source, schemes.pop(), frozenset(chosen), fp8_cache=fp8_cache)
+    excluded = exclude_modules(source.architecture, frozenset(chosen))
+    schemes_of = {
+        name: chosen[linear.name]
+        for linear in source.architecture.linears
+        if linear.name in chosen
+        for name in module_names(linear)
+    }
+    layers = {"quantized_layers": {name: _algorithm(scheme) for name, scheme in schemes_of.items()}}
+    groups = {
+        f"group_{n}": {**_GROUPS[scheme], "targets": [name for name, held in schemes_of.items() if held == scheme]}
+        for n, scheme in enumerate(dict.fromkeys(schemes_of.values()))
+    }
+    beside = {"quant_algo": MIXED, "kv_cache_quant_algo": None, **layers, "exclude_modules": excluded}
+    inline = {"config_groups": groups, **layers, "ignore": excluded, "quant_algo": MIXED}
+    inline |= {"producer": _PRODUCER, "quant_method": QUANT_METHOD}
+    return _written(source, inline, {"producer": _PRODUCER, "quantization": beside}, fp8_cache=fp8_cache)
+
+
+def _algorithm(scheme: str) -> dict[str, Any]:
+    """Of one module: `quant_algo`, and the size of groups where it has any."""
+    group_size = _GROUPS[scheme]["weights"].get("group_size")
+    return {"quant_algo": QUANT_ALGOS[scheme], **({} if group_size is None else {"group_size": group_size})}
 
 
 def exclude_modules(architecture: Architecture, quantized: frozenset[str]) -> list[str]:
@@ -79,15 +125,9 @@ def exclude_modules(architecture: Architecture, quantized: frozenset[str]) -> li
 
 def hf_quant_config(scheme: str, excluded: Sequence[str]) -> dict[str, Any]:
     """hf_quant_config.json."""
-    group_size = _GROUPS[scheme]["weights"].get("group_size")
     return {
-        "producer": {"name": "sixfold", "version": __version__},
-        "quantization": {
-            "quant_algo": QUANT_ALGOS[scheme],
-            "kv_cache_quant_algo": None,
-            **({} if group_size is None else {"group_size": group_size}),
-            "exclude_modules": list(excluded),
-        },
+        "producer": _PRODUCER,
+        "quantization": {**_algorithm(scheme), "kv_cache_quant_algo": None, "exclude_modules": list(excluded)},
     }
 
 
@@ -97,6 +137,6 @@ def quantization_config(scheme: str, excluded: Sequence[str]) -> dict[str, Any]:
         "config_groups": {"group_0": {**_GROUPS[scheme], "targets": ["Linear"]}},
         "ignore": list(excluded),
         "quant_algo": QUANT_ALGOS[scheme],
-        "producer": {"name": "sixfold", "version": __version__},
+        "producer": _PRODUCER,
         "quant_method": QUANT_METHOD,
     }

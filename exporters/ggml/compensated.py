@@ -1,4 +1,4 @@
-"""Rows of K-quants and IQ4_XS with errors compensated, as the bytes of their blocks."""
+"""Rows of ggml's types with errors compensated, as the bytes of their blocks."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from exporters.ggml.packing import Blocks, pack
 from exporters.rounding.compensate import compensate
 from exporters.rounding.device import moved, to_host
 from exporters.rounding.factor import Factor
-from exporters.rounding.kquants import FORMS, SPAN, Scaled, ScaledWithMinimum
+from exporters.rounding.kquants import FORMS, Scaled, ScaledWithMinimum
 from sixfold.errors import SixfoldError
 
 
@@ -21,8 +21,8 @@ def compensated(qtype: Type) -> bool:
 def quantize_compensated(
     weights: Sequence[torch.Tensor], qtype: Type, known: Factor, names: Sequence[str]
 ) -> list[torch.Tensor]:
-    """weights: [R, C] each, C a multiple of 256 -> uint8 [R * bytes of a row] each. Raises SixfoldError, with its name,
-    where one is infinite or NaN."""
+    """weights: [R, C] each, C a multiple of the type's block -> uint8 [R * bytes of a row] each. Raises
+    SixfoldError, with its name, where one is infinite or NaN."""
     form = FORMS[qtype.name]
     rows = torch.stack([moved(weight, known.upper.device) for weight in weights]).float()
     for name, sound in zip(names, torch.isfinite(rows).flatten(1).all(1).tolist(), strict=True):
@@ -31,20 +31,34 @@ def quantize_compensated(
                 f"{name} has weights that are infinite or not a number", "download or prune the model again"
             )
     found = compensate(rows, known, form)
-    assert found.spans is not None  # every one of these types has a d
-    blocks = rows.numel() // SPAN
-    shared = found.spans.mT.reshape(len(found.spans), blocks)  # d, and dmin
+    size = form.span or form.group
+    blocks = rows.numel() // size
     parameters = found.parameters.mT.reshape(len(found.parameters), blocks, -1)
-    multiples = _quotient(parameters, shared[..., None])
-    values = found.values.reshape(blocks, -1, form.group)
-    codes = _codes(form, values, parameters).reshape(blocks, SPAN)
-    d, dmin = shared[0], shared[-1]
-    scales = multiples[0].to(torch.int32)
-    if isinstance(form, ScaledWithMinimum):
-        packed = Blocks(d.half(), codes, dmin.half(), scales, multiples[-1].to(torch.int32))
+    codes = _codes(form, found.values.reshape(blocks, -1, form.group), parameters).reshape(blocks, size)
+    if found.spans is None:
+        packed = _alone(form, codes, parameters[..., 0])
     else:
-        packed = Blocks(d.half(), codes, scales=scales if qtype == Type.Q6_K else scales + 32)
+        shared = found.spans.mT.reshape(len(found.spans), blocks)  # d, and dmin
+        packed = _spans(form, codes, parameters, shared, 0 if qtype == Type.Q6_K else 32)
     return list(to_host(pack(qtype, packed).view(len(weights), -1)))
+
+
+def _alone(form: Scaled | ScaledWithMinimum, codes: torch.Tensor, parameters: torch.Tensor) -> Blocks:
+    """Of groups with F16 numbers of their own: parameters [P, B]. A file states what is added, not what is taken."""
+    if isinstance(form, ScaledWithMinimum):
+        return Blocks(parameters[0].half(), codes, -parameters[1].half())
+    return Blocks(parameters[0].half(), codes.to(torch.int16) + form.low if form.high == -form.low else codes)
+
+
+def _spans(
+    form: Scaled | ScaledWithMinimum, codes: torch.Tensor, parameters: torch.Tensor, shared: torch.Tensor, offset: int
+) -> Blocks:
+    """parameters: [P, B, G]. shared: [P, B]. offset: of the multiples of types without a minimum."""
+    multiples = _quotient(parameters, shared[..., None]).to(torch.int32)
+    d, dmin = shared[0].half(), shared[-1].half()
+    if isinstance(form, ScaledWithMinimum):
+        return Blocks(d, codes, dmin, multiples[0], multiples[-1])
+    return Blocks(d, codes, scales=multiples[0] + offset)
 
 
 def _codes(form: Scaled | ScaledWithMinimum, values: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:

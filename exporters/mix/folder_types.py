@@ -1,6 +1,7 @@
-"""The types that a mix in compressed-tensors' layout is made of: how a Linear is stored in each, and what it becomes.
+"""The types that a mix of folders' formats is made of: how a Linear is stored in each, and what it becomes.
 
-A mix has one type of four bits, NVFP4 or INT4 in groups, with FP8 and BF16 for what suffers.
+A mix has one type of four bits, NVFP4 or INT4 in groups, with FP8 and BF16 for what suffers. ModelOpt's layout has no
+INT4 in groups here, and its readers know FP8 in a mix only with one scale a tensor and fixed input scales.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,11 +11,13 @@ from typing import cast
 import torch
 
 from exporters import awq, fp8, nvfp4
-from exporters.formats.compressed_tensors import SCHEMES, Scheme
+from exporters.formats import modelopt
+from exporters.formats.compressed_tensors import SCHEMES, Scheme, mixed_texts
+from exporters.formats.layouts import caches_fp8, layout_name
 from exporters.formats.pack_quantized import FORMAT, SCHEME, scheme
 from exporters.mix.estimate import Rounding
 from exporters.numerics import awq_packing
-from exporters.numerics.fp8 import quantize_channels
+from exporters.numerics.fp8 import quantize_channels, quantize_tensors
 from exporters.numerics.nvfp4 import GROUP, quantize_group
 from exporters.protocol import Compensating
 from exporters.smoothing.smoothing_groups import misfit_of
@@ -24,44 +27,66 @@ from sixfold.model.source import Source
 from sixfold.recipes.recipe import Recipe
 
 PLAIN = "BF16"
-FP8 = "FP8_DYNAMIC"
-HIGHER = (FP8, PLAIN)
-"""What a mix may have beside its type of four bits, smallest first."""
-BASES = ("NVFP4A16", SCHEME)
+FP8 = {"compressed-tensors": "FP8_DYNAMIC", "modelopt": "FP8"}
+"""The FP8 of a layout's mixes."""
+BASES = {"compressed-tensors": ("NVFP4A16", SCHEME), "modelopt": ("NVFP4A16",)}
+"""The types of four bits that a layout's mixes may have."""
 
 Group = tuple[Linear, ...]
 """Linears that engines fuse."""
 
-MAKERS: Mapping[str, tuple[Compensating, str]] = {
-    nvfp4.ENCODING: (cast(Compensating, nvfp4.EXPORTER), "NVFP4A16"),
-    fp8.ENCODING: (cast(Compensating, fp8.EXPORTER), FP8),
-    awq.QUANTIZED: (cast(Compensating, awq.EXPORTER), SCHEME),
+MAKERS: Mapping[str, Compensating] = {
+    nvfp4.ENCODING: cast(Compensating, nvfp4.EXPORTER),
+    fp8.ENCODING: cast(Compensating, fp8.EXPORTER),
+    awq.QUANTIZED: cast(Compensating, awq.EXPORTER),
 }
-"""Encoding of a unit -> who makes it, and the type."""
+"""Encoding of a unit -> who makes it."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One type. drafts: the units of a group of Linears. misfit: why it cannot hold a Linear, "" where it can.
-    damage: what damages.json calls it."""
+    """One type. preset: compressed-tensors', None of a type that it has no part in. drafts: the units of a group of
+    Linears. misfit: why it cannot hold a Linear, "" where it can. damage: what damages.json calls it."""
 
-    preset: Scheme
+    preset: Scheme | None
     drafts: Callable[[Group], list[Draft]]
     misfit: Callable[[Linear], str]
     damage: str
     rounding: Rounding
 
 
+def higher(recipe: Recipe) -> tuple[str, ...]:
+    """What the mix may have beside its type of four bits, smallest first."""
+    return (FP8[layout_name(recipe)], PLAIN)
+
+
 def as_recipe(recipe: Recipe, kind: str) -> Recipe:
     """What the exporter of a type is asked for."""
-    options = {"layout": FORMAT} if kind == SCHEME else {}
-    return recipe.model_copy(update={"scheme": kind, "options": options})
+    layout = FORMAT if kind == SCHEME else layout_name(recipe)
+    return recipe.model_copy(update={"scheme": kind, "options": {"layout": layout}})
+
+
+def recipe_of(recipe: Recipe, encoding: str) -> Recipe:
+    """What the exporter is asked for that makes units of an encoding."""
+    return as_recipe(recipe, FP8[layout_name(recipe)] if encoding == fp8.ENCODING else recipe.scheme)
 
 
 def kinds_of(source: Source, recipe: Recipe) -> dict[str, Kind]:
     """By name, the mix's type of four bits first; without BF16, which needs nothing."""
     base = _nvfp4 if recipe.scheme == "NVFP4A16" else _int4
-    return {recipe.scheme: base(source, recipe), FP8: _fp8(source, recipe)}
+    eight = FP8[layout_name(recipe)]
+    return {
+        recipe.scheme: base(source, recipe),
+        eight: (_fp8 if eight == "FP8_DYNAMIC" else _fp8_static)(source, recipe),
+    }
+
+
+def texts_of(source: Source, recipe: Recipe, chosen: Mapping[str, str]) -> dict[str, bytes]:
+    """The config files. chosen: of each quantized Linear the name of its type."""
+    if layout_name(recipe) == "modelopt":
+        return modelopt.mixed_texts(source, chosen, fp8_cache=caches_fp8(recipe))
+    presets = {name: kind.preset for name, kind in kinds_of(source, recipe).items() if kind.preset is not None}
+    return mixed_texts(source, presets, chosen, fp8_cache=caches_fp8(recipe))
 
 
 def _nvfp4(source: Source, recipe: Recipe) -> Kind:
@@ -76,14 +101,19 @@ def _nvfp4(source: Source, recipe: Recipe) -> Kind:
 
 
 def _fp8(source: Source, recipe: Recipe) -> Kind:
-    own = as_recipe(recipe, FP8)
+    own = as_recipe(recipe, "FP8_DYNAMIC")
     return Kind(
-        SCHEMES[FP8],
+        SCHEMES["FP8_DYNAMIC"],
         lambda group: [fp8.draft(source, (linear,), own) for linear in group],
         lambda linear: "",
-        FP8,
+        "FP8_DYNAMIC",
         _Fp8(),
     )
+
+
+def _fp8_static(source: Source, recipe: Recipe) -> Kind:
+    own = as_recipe(recipe, "FP8")
+    return Kind(None, lambda group: [fp8.draft(source, group, own)], lambda linear: "", "FP8", _Fp8Static())
 
 
 def _int4(source: Source, recipe: Recipe) -> Kind:
@@ -114,6 +144,16 @@ class _Fp8:
     def __call__(self, rows: torch.Tensor, importance: torch.Tensor | None) -> torch.Tensor:
         quantized, scales = quantize_channels(rows, "a tensor")
         return quantized.float() * scales
+
+
+class _Fp8Static:
+    """One scale for all rows; which of them is the largest matters little to floating point."""
+
+    compensated = False
+
+    def __call__(self, rows: torch.Tensor, importance: torch.Tensor | None) -> torch.Tensor:
+        (quantized,), scale = quantize_tensors([rows], ["a tensor"])
+        return quantized.float() * scale
 
 
 class _Int4:

@@ -12,16 +12,13 @@ Everything runs on the device of its weights. "..." stands for experts side by s
 while, or for nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
-from exporters.numerics.awq_packing import BLOCK_ELEMENTS, channel_importance, parameters, rounding_error
-
-BLOCK_ELEMENTS_GPU = 1 << 26
-"""As BLOCK_ELEMENTS, where there is no cache to stay in and a call must be worth a launch."""
+from exporters.numerics.awq_packing import blocks, channel_importance, parameters, rounding_error
 
 DuoScaling = bool | Literal["both"]
 
@@ -71,7 +68,7 @@ def weight_sum(weight: torch.Tensor, group: int) -> torch.Tensor:
     `w_mean`.
     """
     total = weight.new_zeros((*weight.shape[:-2], weight.shape[-1]), dtype=torch.float64)
-    for rows in _blocks(weight):
+    for rows in blocks(weight):
         size = weight[..., rows, :].to(torch.float32).abs().unflatten(-1, (-1, group))
         size /= size.amax(-1, keepdim=True) + 1e-6
         total += size.sum(-3, dtype=torch.float64).flatten(-2)
@@ -91,7 +88,7 @@ def losses(
     scaled_rows = [small / scale[..., None, :] for scale in each]
     scaled_importance = [channel_importance(importance, scale, group) for scale in each]
     total = scales.new_empty((*weight.shape[:-2], len(each), weight.shape[-2]))
-    for part in _blocks(weight):
+    for part in blocks(weight):
         block = weight[..., part, :].to(torch.float32)
         for i, scale in enumerate(each):
             values = (block * scale[..., None, :]).unflatten(-1, (-1, group))
@@ -110,12 +107,3 @@ def triangular(rows: torch.Tensor) -> torch.Tensor:
     if rows.shape[-2] <= rows.shape[-1]:
         return rows
     return torch.linalg.qr(rows, mode="r")[1]
-
-
-def _blocks(weight: torch.Tensor) -> Iterator[slice]:
-    """Of output channels: as many as are worked on at a time."""
-    rows = weight.shape[-2]
-    together = BLOCK_ELEMENTS_GPU if weight.is_cuda else BLOCK_ELEMENTS
-    step = max(1, together * rows // max(1, weight.numel()))
-    for start in range(0, rows, step):
-        yield slice(start, min(start + step, rows))

@@ -13,13 +13,15 @@ hold means the same model in either, and costs nothing: q is chosen with the rou
 Where the importance of the input channels is known, a narrower range may be better: see `clipped_parameters`.
 
 Everything here is element-wise, an exact minimum or maximum, or a sum in a fixed order, so the same input gives the
-same bytes on any machine.
+same bytes on any machine, on a GPU as well.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+
+from exporters.numerics.division import divide
 
 BITS = 4
 LEVELS = 15
@@ -37,6 +39,8 @@ REFITS = 2
 
 BLOCK_ELEMENTS = 1 << 19
 """Weights converted at a time: few enough for a core's cache, enough that calls cost less than what they do."""
+BLOCK_ELEMENTS_GPU = 1 << 26
+"""The same, where there is no cache to stay in and a call must be worth a launch."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Quantized:
 def group_parameters(lowest: torch.Tensor, highest: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale and zero point (both float32, same shape) of groups with these extremes; see the module's docstring."""
     lowest = lowest.clamp(max=0)
-    scale = storable((highest.clamp(min=0) - lowest) / LEVELS)
+    scale = storable(divide(highest.clamp(min=0) - lowest, LEVELS))
     return scale, (lowest / -scale).round_().clamp_(0, LEVELS)
 
 
@@ -109,16 +113,16 @@ def quantize(
 ) -> Quantized:
     """Round `weight * columns / rows`: weight [out, in] in any float type, columns float32 [in], rows float32 [out].
 
-    importance: float32 [in], the mean square of the unscaled inputs; None: ranges are not clipped.
-    Raises ValueError where a group holds inf or NaN, or values beyond FP16's scales.
+    importance: float32 [in], the mean square of the unscaled inputs; None: ranges are not clipped. All are on one
+    device, where the result is too. Raises ValueError where a group holds inf or NaN, or values beyond FP16's scales.
     """
     out_features, in_features = weight.shape
     found = Quantized(
-        torch.empty((out_features, in_features), dtype=torch.uint8),
-        torch.empty((out_features, in_features // group), dtype=torch.uint8),
-        torch.empty((out_features, in_features // group), dtype=torch.float32),
+        weight.new_empty((out_features, in_features), dtype=torch.uint8),
+        weight.new_empty((out_features, in_features // group), dtype=torch.uint8),
+        weight.new_empty((out_features, in_features // group), dtype=torch.float32),
     )
-    for block in _blocks(out_features, in_features):
+    for block in blocks(weight):
         values = weight[block].to(torch.float32)
         if columns is not None:
             values = values * columns
@@ -202,9 +206,10 @@ def _sum(values: torch.Tensor) -> torch.Tensor:
 def _pack_interleaved(values: torch.Tensor) -> torch.Tensor:
     """uint8 [out, n] in 0..15 -> int32 [n, out/8], eight output channels a word in AutoAWQ's order."""
     out_features, length = values.shape
-    packed = torch.empty((length, out_features // PER_WORD), dtype=torch.int32)
-    for block in _blocks(out_features // PER_WORD, length * PER_WORD):
-        eight = values[block.start * PER_WORD : block.stop * PER_WORD].view(-1, PER_WORD, length)
+    packed = values.new_empty((length, out_features // PER_WORD), dtype=torch.int32)
+    whole = values.view(-1, PER_WORD, length)
+    for block in blocks(whole.flatten(1)):
+        eight = whole[block]
         word = eight[:, INTERLEAVED[0]].to(torch.int32)
         for nibble, channel in enumerate(INTERLEAVED[1:], start=1):
             word |= eight[:, channel].to(torch.int32) << (BITS * nibble)
@@ -215,12 +220,15 @@ def _pack_interleaved(values: torch.Tensor) -> torch.Tensor:
 def _pack_sequential(values: torch.Tensor) -> torch.Tensor:
     """uint8 [rows, n] in 0..15 -> int32 [rows, n/8], eight neighbors a word, the first in the lowest bits."""
     rows, columns = values.shape
-    pairs = torch.empty((rows, columns // 2), dtype=torch.uint8)  # dense whatever the strides of `values`
+    pairs = values.new_empty((rows, columns // 2))  # dense whatever the strides of `values`
     torch.bitwise_or(values[:, 0::2], values[:, 1::2] << BITS, out=pairs)
     return pairs.view(torch.int32)
 
 
-def _blocks(rows: int, columns: int) -> Iterator[slice]:
-    step = max(1, BLOCK_ELEMENTS // columns)
+def blocks(weight: torch.Tensor) -> Iterator[slice]:
+    """Of output channels of a weight [..., out, in]: as many as are worked on at a time."""
+    rows = weight.shape[-2]
+    together = BLOCK_ELEMENTS_GPU if weight.is_cuda else BLOCK_ELEMENTS
+    step = max(1, together * rows // max(1, weight.numel()))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))

@@ -9,6 +9,7 @@ import torch
 
 from exporters.numerics import awq_packing
 from exporters.numerics.awq_packing import Quantized
+from exporters.numerics.magnitudes import require_finite
 from exporters.numerics.nvfp4 import PackedWeight, weight_global_scale
 from exporters.rounding.compensate import compensate
 from exporters.rounding.device import moved, to_host
@@ -26,12 +27,7 @@ def stacked(weights: Sequence[torch.Tensor], names: Sequence[str], device: torch
     Raises SixfoldError, with its name, where one holds NaN or infinity.
     """
     rows = torch.stack([moved(weight, device) for weight in weights]).float()
-    sound = torch.isfinite(rows).flatten(1).all(1).tolist()
-    if not all(sound):
-        raise SixfoldError(
-            f"{names[sound.index(False)]} holds NaN or infinite weights, which no scale can represent",
-            "the source is damaged: download it again or find the step that broke it",
-        )
+    require_finite(list(rows), names)
     return rows
 
 

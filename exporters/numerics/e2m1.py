@@ -17,6 +17,9 @@ E2M1_MAX = 6.0
 _CHUNK = 256 * 1024
 """Weights handled at a time, a multiple of every group: small enough for the cache, large enough to hide calls."""
 
+_PIECE = 2**26
+"""Weights that a GPU encodes at a time: what is held beside them is about 20 bytes for each."""
+
 _HALVES = np.float32(1.5 * 2**22)
 _ONES = np.float32(1.5 * 2**23 + 2)
 _TWOS = np.float32(1.5 * 2**24 + 8)
@@ -36,6 +39,22 @@ def packed_codes(weight: torch.Tensor, divisors: torch.Tensor) -> torch.Tensor:
         groups = slice(start // group, (start + _CHUNK) // group)
         encoder.encode(flat[groups], divisors[groups], packed[start // 2 : (start + _CHUNK) // 2])
     return torch.from_numpy(packed).view(rows, columns // 2)
+
+
+def packed_in_pieces(weight: torch.Tensor, divisors: torch.Tensor) -> torch.Tensor:
+    """As `packed_codes`, with the same bytes, of weights on any device, where they stay."""
+    step = max(1, _PIECE // weight.shape[1])
+    return torch.cat([_pairs(*pieces) for pieces in zip(weight.split(step), divisors.split(step), strict=True)])
+
+
+def _pairs(weight: torch.Tensor, divisors: torch.Tensor) -> torch.Tensor:
+    """As `_Encoder.encode`."""
+    y = (weight.float().unflatten(1, (divisors.shape[1], -1)) / divisors[..., None]).flatten(1)
+    signs = (y < 0).to(torch.uint8) << 3
+    y = y.abs_().clamp_(max=E2M1_MAX)
+    codes = [((y + float(rounder)).view(torch.int32) & 0xFF).to(torch.uint8) for rounder in (_HALVES, _ONES, _TWOS)]
+    codes_and_signs = torch.minimum(torch.minimum(codes[0], codes[1]), codes[2]) | signs
+    return codes_and_signs[:, 0::2] | codes_and_signs[:, 1::2] << 4
 
 
 def group_maxima(weight: torch.Tensor, group: int) -> np.ndarray:

@@ -5,6 +5,8 @@ maximum, several times faster on a CPU than one in BF16. Infinities and NaNs are
 maximum also tells whether a tensor is finite.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -37,7 +39,19 @@ def as_floats(magnitudes: IntArray, dtype: torch.dtype) -> torch.Tensor:
 def refuse_non_finite(largest: int, dtype: torch.dtype, name: str) -> None:
     """Raises SixfoldError where `largest`, the maximum of a tensor's magnitudes, is infinite or NaN."""
     if largest >= _LAYOUT[dtype][2]:
-        raise SixfoldError(
-            f"{name} holds NaN or infinite weights, which no scale can represent",
-            "the source is damaged: download it again or find the step that broke it",
-        )
+        raise non_finite(name)
+
+
+def require_finite(largest: Sequence[torch.Tensor], names: Sequence[str]) -> None:
+    """The same of several tensors on one device, `largest` of the weights called `names`: asked with one wait for it.
+    PyTorch's maxima are NaN where anything is."""
+    for sound, name in zip(torch.stack([one.isfinite().all() for one in largest]).tolist(), names, strict=True):
+        if not sound:
+            raise non_finite(name)
+
+
+def non_finite(name: str) -> SixfoldError:
+    return SixfoldError(
+        f"{name} holds NaN or infinite weights, which no scale can represent",
+        "the source is damaged: download it again or find the step that broke it",
+    )

@@ -9,8 +9,8 @@ of the weights' dtype (at its upper end, and for F16's subnormal numbers).
 
 import torch
 
-from exporters.numerics.e2m1 import group_maxima, packed_codes
-from exporters.numerics.magnitudes import as_floats, refuse_non_finite
+from exporters.numerics.e2m1 import group_maxima, packed_codes, packed_in_pieces
+from exporters.numerics.magnitudes import as_floats, refuse_non_finite, require_finite
 from exporters.numerics.nvfp4 import PackedWeight
 
 GROUP = 32
@@ -23,12 +23,26 @@ def quantize(weight: torch.Tensor, name: str) -> PackedWeight:
 
     Raises SixfoldError, with the name, where a weight is NaN or infinite.
     """
+    if weight.is_cuda:
+        return whole(weight, name)
     weight = weight.contiguous()
     maxima = group_maxima(weight, GROUP)
     refuse_non_finite(int(maxima.max()), weight.dtype, name)
-    bits = as_floats(maxima, weight.dtype).float().view(torch.int32)
-    scale = (((bits + _QUARTER) >> 23) - 2).clamp(min=0).to(torch.uint8).view(weight.shape[0], -1)
+    scale = _exponents(as_floats(maxima, weight.dtype)).view(weight.shape[0], -1)
     return PackedWeight(packed_codes(weight, as_float(scale)), scale)
+
+
+def whole(weight: torch.Tensor, name: str) -> PackedWeight:
+    """As `quantize`, on any device, where it stays."""
+    maxima = weight.unflatten(1, (-1, GROUP)).abs().amax(-1)
+    require_finite([maxima], [name])
+    scale = _exponents(maxima)
+    return PackedWeight(packed_in_pieces(weight, as_float(scale)), scale)
+
+
+def _exponents(largest: torch.Tensor) -> torch.Tensor:
+    bits = largest.float().view(torch.int32)
+    return (((bits + _QUARTER) >> 23) - 2).clamp(min=0).to(torch.uint8)
 
 
 def as_float(scale: torch.Tensor) -> torch.Tensor:

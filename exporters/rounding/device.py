@@ -1,14 +1,15 @@
 """Where weights are rounded: on a GPU where there is one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from threading import Lock
+from threading import RLock
 
 import torch
 
 from exporters.shared_by_formats import once
 
-_TURN = Lock()
+_TURN = RLock()
+"""What is compensated may hold weights that are rounded to nearest, which then have the turn already."""
 
 
 def device() -> torch.device:
@@ -37,4 +38,14 @@ def moved(weight: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type == "cpu":
         return weight
     free, total = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # which PyTorch keeps for the next
     return once(weight, device, lambda: weight.to(device)) if 2 * free > total else weight.to(device)
+
+
+def at_device(
+    weights: Sequence[torch.Tensor], work: Callable[[list[torch.Tensor]], Sequence[torch.Tensor]]
+) -> list[torch.Tensor]:
+    """What `work` makes of weights of the host where this machine rounds, and back: tensors of the host."""
+    place = device()
+    with turn(place):
+        return [to_host(made) for made in work([moved(weight, place) for weight in weights])]

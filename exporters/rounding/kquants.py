@@ -1,4 +1,5 @@
-"""ggml's K-quants and IQ4_XS: 256 columns share one or two F16 numbers, and each group has a small multiple of them."""
+"""ggml's types: of K-quants and IQ4_XS, 256 columns share one or two F16 numbers and each group has a small multiple of
+them; of the others, blocks of 32 have F16 numbers of their own."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -9,6 +10,8 @@ from exporters.rounding.format import Levels
 
 SPAN = 256
 _TINY = 1e-30
+_LARGEST = 65504.0
+"""Of F16."""
 _MIDDLE = 256
 _IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 _BEYOND = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65)
@@ -18,24 +21,28 @@ _ENDS = (
     (1.0, 0.88), (0.88, 1.0), (0.75, 0.9), (0.9, 0.75),
 )  # fmt: skip
 """The smallest and the largest weight that the levels reach to, as parts of those of the group."""
+_NUDGE = 1.02
+"""Between neighboring scales of groups that share nothing."""
 _STEPS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1))
 """Multiples of the scale and of the minimum near those that a group has."""
 
 
 @dataclass(frozen=True)
 class Scaled:
-    """value = d * multiple * level: Q3_K, Q6_K, IQ4_XS.
+    """value = d * multiple * level: Q3_K, Q6_K, IQ4_XS; and value = d * level: Q8_0, Q5_0, Q4_0, IQ4_NL.
 
     low, high: the smallest and the largest level, between which all integers are levels unless there is a codebook.
-    multiples: the smallest and the largest. A group's one parameter is d * multiple; a span shares d.
+    multiples: the smallest and the largest. A group's one parameter is d * multiple; a span shares d. span: None where
+    each group has its own, without multiples. beyond: where the largest weight may stand.
     """
 
     group: int
     low: int
     high: int
-    multiples: tuple[int, int]
+    multiples: tuple[int, int] = (1, 1)
     codebook: tuple[int, ...] = ()
-    span: int = SPAN
+    span: int | None = SPAN
+    beyond: tuple[float, ...] = _BEYOND
 
     @property
     def levels(self) -> Levels:
@@ -43,8 +50,10 @@ class Scaled:
             return Levels("steps", self.low, self.high)
         return Levels("table", -_MIDDLE, _MIDDLE - 1, table=_nearest_in(self.codebook, torch.device("cpu")))
 
-    def open(self, left: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
+    def open(self, left: torch.Tensor, importance: torch.Tensor) -> torch.Tensor | None:
         """d, by which the largest of the groups' best scales is the smallest multiple (the farthest from zero)."""
+        if self.span is None:
+            return None
         batch, span, rows = left.shape
         groups = left.reshape(-1, self.group, rows)
         tried = self._tried(groups)
@@ -59,7 +68,6 @@ class Scaled:
     def candidates(
         self, left: torch.Tensor, importance: torch.Tensor, shared: torch.Tensor | None, index: int
     ) -> torch.Tensor:
-        assert shared is not None  # from `open`
         return self._multiples(self._tried(left), shared)
 
     def around(
@@ -70,10 +78,11 @@ class Scaled:
         moments: torch.Tensor,
         shared: torch.Tensor | None,
     ) -> torch.Tensor:
-        """The multiple that is held, the one that fits the codes by least squares, and their neighbors."""
-        assert shared is not None  # from `open`
+        """The scale that is held, the one that fits the codes by least squares, and their neighbors."""
         weighted = moments @ values
         fitted = held[0] * (weighted * best).sum(1) / (weighted * values).sum(1).clamp(min=_TINY)
+        if shared is None:
+            return self._multiples(torch.stack([held[0], fitted, fitted / _NUDGE, fitted * _NUDGE], 1), None)
         steps = torch.tensor([0.0, 1.0, -1.0], device=held.device)[None, :, None] * shared[0, :, None]
         return self._multiples(torch.cat([held[0, :, None] + steps, fitted[:, None] + steps], 1), shared)
 
@@ -92,33 +101,38 @@ class Scaled:
     def _tried(self, left: torch.Tensor) -> torch.Tensor:
         """Scales by which the largest weight stands at the lowest or the highest level: [B, n, R] -> [B, K, R]."""
         largest = left.gather(1, left.abs().argmax(1, keepdim=True))
-        beyond = largest * torch.tensor(_BEYOND, device=left.device)[None, :, None]
+        beyond = largest * torch.tensor(self.beyond, device=left.device)[None, :, None]
         return torch.cat([beyond / self.low, beyond / self.high], 1)
 
-    def _multiples(self, scales: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
-        """The multiples of d nearest to scales [B, K, R]: [1, B, K, R]."""
+    def _multiples(self, scales: torch.Tensor, shared: torch.Tensor | None) -> torch.Tensor:
+        """The multiples of d nearest to scales [B, K, R], or the F16 numbers: [1, B, K, R]."""
+        if shared is None:
+            return _stored(scales)[None]
         d = shared[0, :, None]
         return ((scales / torch.where(d == 0, 1.0, d)).round_().clamp_(*self.multiples) * d)[None]
 
 
 @dataclass(frozen=True)
 class ScaledWithMinimum:
-    """value = d * multiple * level - dmin * multiple of the minimum: Q4_K, Q5_K.
+    """value = d * multiple * level - dmin * multiple of the minimum: Q4_K, Q5_K; and d * level - minimum: Q4_1, Q5_1.
 
-    high: the largest level. A group's parameters are d * multiple and dmin * multiple; a span shares d and dmin.
+    high: the largest level. A group's parameters are d * multiple and dmin * multiple; a span shares d and dmin. span:
+    None where each group has its own, without multiples.
     """
 
     group: int
     high: int
     multiples: int = 63
-    span: int = SPAN
+    span: int | None = SPAN
 
     @property
     def levels(self) -> Levels:
         return Levels("minimum", 0, self.high)
 
-    def open(self, left: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
+    def open(self, left: torch.Tensor, importance: torch.Tensor) -> torch.Tensor | None:
         """d and dmin, by which the largest of the groups' best scales and minima are the largest multiples."""
+        if self.span is None:
+            return None
         batch, span, rows = left.shape
         groups = left.reshape(-1, self.group, rows)
         tried = self._tried(groups)
@@ -129,7 +143,6 @@ class ScaledWithMinimum:
     def candidates(
         self, left: torch.Tensor, importance: torch.Tensor, shared: torch.Tensor | None, index: int
     ) -> torch.Tensor:
-        assert shared is not None  # from `open`
         return self._multiples(self._tried(left), shared)
 
     def around(
@@ -140,11 +153,14 @@ class ScaledWithMinimum:
         moments: torch.Tensor,
         shared: torch.Tensor | None,
     ) -> torch.Tensor:
-        """The multiples that fit the codes by least squares, those that are held, and the neighbors of these."""
-        assert shared is not None  # from `open`
+        """Those that fit the codes by least squares, those that are held, and their neighbors."""
+        fitted = self._fitted(held, best, values, moments)
+        if shared is None:
+            scales = torch.stack([held[0], fitted[0], fitted[0] / _NUDGE, fitted[0] * _NUDGE], 1)
+            return self._multiples(torch.stack([scales, torch.stack([held[1], *[fitted[1]] * 3], 1)]), None)
         steps = torch.tensor(_STEPS, dtype=torch.float32, device=held.device).t()[:, None, :, None]
         near = held[:, :, None] + steps * shared[:, :, None]
-        return self._multiples(torch.cat([self._fitted(held, best, values, moments)[:, :, None], near], 2), shared)
+        return self._multiples(torch.cat([fitted[:, :, None], near], 2), shared)
 
     def ready(self, parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
         scale, minimum = parameters
@@ -177,9 +193,16 @@ class ScaledWithMinimum:
         high = left.amax(1).clamp(min=0)[:, None] * ends[:, 1]
         return torch.stack([(high - low) / self.high, -low])
 
-    def _multiples(self, parameters: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
+    def _multiples(self, parameters: torch.Tensor, shared: torch.Tensor | None) -> torch.Tensor:
+        if shared is None:
+            return _stored(parameters)
         unit = shared[:, :, None]
         return (parameters / torch.where(unit == 0, 1.0, unit)).round_().clamp_(0, self.multiples) * unit
+
+
+def _stored(numbers: torch.Tensor) -> torch.Tensor:
+    """As F16 holds them."""
+    return numbers.clamp(-_LARGEST, _LARGEST).half().float()
 
 
 def _inverse(scale: torch.Tensor) -> torch.Tensor:
@@ -221,4 +244,10 @@ FORMS: dict[str, Scaled | ScaledWithMinimum] = {
     "Q5_K": ScaledWithMinimum(32, 31),
     "Q6_K": Scaled(16, -32, 31, (-128, 127)),
     "IQ4_XS": Scaled(32, -127, 113, (-32, 31), _IQ4),
+    "Q4_0": Scaled(32, -8, 7, span=None),
+    "Q4_1": ScaledWithMinimum(32, 15, span=None),
+    "Q5_0": Scaled(32, -16, 15, span=None),
+    "Q5_1": ScaledWithMinimum(32, 31, span=None),
+    "IQ4_NL": Scaled(32, -127, 113, codebook=_IQ4, span=None),
+    "Q8_0": Scaled(32, -127, 127, span=None, beyond=(1.0,)),
 }

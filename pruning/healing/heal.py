@@ -19,6 +19,7 @@ from pruning.healing.block import Watch, adds_up, run_layer
 from pruning.healing.healed_weights import layer_file
 from pruning.healing.kinds import by_token, kinds_of, segment_means
 from pruning.healing.refit import Fit, Seen, refit
+from pruning.healing.text import Text
 from sixfold.artifact.workspace import read_json, replacing, write_json
 from sixfold.checkpoint.storage.tensor_file import write_tensors
 from sixfold.errors import SixfoldError
@@ -34,7 +35,7 @@ _SHARE = 0.3
 """Of a GPU's free memory that one record of all tokens may take."""
 _TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
-VERSION = 2
+VERSION = 3
 """Of the method: another one makes other weights of the same texts."""
 
 
@@ -58,15 +59,15 @@ def heal(
     original: Source,
     pruned: Source,
     layers: Sequence[int],
-    ids: torch.Tensor,
+    text: Text,
     work: Path,
     *,
     key: str,
     device: torch.device,
     progress: Progress,
 ) -> Healed:
-    """layers: those with experts. pruned: may be a view of the original (pruning.pruned_view). ids: int64 [samples,
-    length], the text. key: digest of all that decides the result; what another key left in `work` is not used.
+    """layers: those with experts. pruned: may be a view of the original (pruning.pruned_view). key: digest of all
+    that decides the result; what another key left in `work` is not used.
 
     Computes in float32 on the CPU and, where the family allows it, in BF16 on a GPU. Raises SixfoldError where the
     family's experts are not run through transformers' interface, or its layers cannot be run one at a time.
@@ -74,15 +75,15 @@ def heal(
     dtype = torch.float32 if device.type == "cpu" or original.architecture.in_float32 else torch.bfloat16
     before = LayerRunner(original, dtype=dtype, device=device, ahead=False)
     after = LayerRunner(pruned, dtype=dtype, device=device, ahead=False)
-    batches = batches_of(list(ids), BATCH_TOKENS)
-    total = 3 * ids.numel() * len(before.layers)
+    batches = batches_of([*text.ids, *text.random], BATCH_TOKENS)
+    total = 3 * text.tokens * len(before.layers)
     with torch.inference_mode(), progress("healing", total, "tokens") as advance:
         walk = _Walk(before, after, batches, work, key, advance)
         begin = walk.begin()
         advance(total * begin // len(before.layers))
         for (layer, _), _ in zip(before.each_layer(begin), after.each_layer(begin), strict=True):
             walk.step(layer, has_experts=layer in layers)
-        return walk.end()
+        return Healed(dict(walk.fits), walk.kinds, work)
 
 
 class _Walk:
@@ -102,7 +103,7 @@ class _Walk:
         self._tokens = sum(batch.numel() for batch in batches)
         self._kinds = torch.empty(0, dtype=torch.int64)
         self._hidden: tuple[HiddenStates, ...] = ()
-        self._fits: dict[int, Fit] = {}
+        self.fits: dict[int, Fit] = {}
 
     def begin(self) -> int:
         """The layer to go on with. The hidden states are what an earlier walk left, or the embeddings."""
@@ -124,7 +125,7 @@ class _Walk:
             turns = left["turns"]
             self._hidden = tuple(HiddenStates(p, shapes, dtype, turn) for p, turn in zip(places, turns, strict=True))
             if [hidden.checksum() for hidden in self._hidden] == left["checksums"]:
-                self._fits = {int(layer): Fit(**fit) for layer, fit in left["fits"].items()}
+                self.fits = {int(layer): Fit(**fit) for layer, fit in left["fits"].items()}
                 return int(left["layers"])
         for stale in self._work.glob(layer_file(0).replace("00000", "*")):
             stale.unlink()
@@ -163,7 +164,7 @@ class _Walk:
                 "layers": layer + 1,
                 "turns": [hidden.turn for hidden in self._hidden],
                 "checksums": [hidden.checksum() for hidden in self._hidden],
-                "fits": {number: asdict(fit) for number, fit in self._fits.items()},
+                "fits": {number: asdict(fit) for number, fit in self.fits.items()},
             },
         )
 
@@ -180,7 +181,7 @@ class _Walk:
         names = _stored(after, layer, module)
         fit = refit(module, record.seen(self._kinds.to(after.device)), names.dtype)
         given = record.given or 1.0
-        self._fits[layer] = replace(fit, before=fit.before / given, after=fit.after / given)
+        self.fits[layer] = replace(fit, before=fit.before / given, after=fit.after / given)
         record.close()
         self._watched(after, layer, Watch(), self._hidden[1], keep=True)
         if fit.damping is not None:
@@ -198,8 +199,9 @@ class _Walk:
             )
         return watch.module
 
-    def end(self) -> Healed:
-        return Healed(dict(self._fits), int(self._kinds.max()) + 1, self._work)
+    @property
+    def kinds(self) -> int:
+        return int(self._kinds.max()) + 1
 
 
 class _Record:

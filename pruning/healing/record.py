@@ -2,7 +2,7 @@
 
 schema    1
 method    version of the method, sweeps over the experts, the dampings that were tried
-texts     tokens, and kinds of text that were left out in turn
+texts     tokens of the calibration, random ones beside them, and kinds of text that were left out in turn
 device    "cpu" (in float32) or "cuda": its float sums decide the last bits
 layers    of each layer with experts:
     layer
@@ -17,18 +17,20 @@ from dataclasses import asdict
 
 from pruning.healing.heal import VERSION, Healed
 from pruning.healing.refit import DAMPINGS, SWEEPS
+from pruning.healing.text import Text
 from sixfold.artifact.workspace import json_bytes
 
 FILE = "healing.json"
 SCHEMA = 1
 
 
-def record_text(healed: Healed, tokens: int, device: str) -> bytes:
+def record_text(healed: Healed, text: Text, device: str) -> bytes:
+    texts = {"tokens": text.ids.numel(), "random": text.random.numel(), "kinds": healed.kinds}
     return json_bytes(
         {
             "schema": SCHEMA,
             "method": {"version": VERSION, "sweeps": SWEEPS, "dampings": list(DAMPINGS)},
-            "texts": {"tokens": tokens, "kinds": healed.kinds},
+            "texts": texts,
             "device": device,
             "layers": [{"layer": layer, **_rounded(asdict(fit))} for layer, fit in healed.fits.items()],
         }

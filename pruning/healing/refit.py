@@ -10,8 +10,9 @@ step is damped by itself, so that many more sweeps would undo the damping. Sums 
 model routes to e.
 
 The damping d is one for the layer, and is chosen by text that a fit has not seen: each kind of calibration text is left
-out in turn, and that d is taken with which fits to the other kinds take most of the squared error on the one left out.
-Where none takes any, the layer stays as it is.
+out in turn, and that is found with which fits to the other kinds take most of the squared error on the one left out.
+Where none takes any, the layer stays as it is. These are fits of one expert by itself; then all are fitted, and what a
+token misses is laid on each of its experts in turn, SWEEPS times. So d is TOGETHER times what was found.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from sixfold.runner.experts import inner_products
 
 SWEEPS = 2
 DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+TOGETHER = 2.0
 JUDGES = 16
 """Experts of a layer, evenly spaced, that the damping is chosen by."""
 
@@ -126,7 +128,7 @@ def _chosen(module: Any, seen: Seen, routed: Sequence[_Routed]) -> tuple[float |
     best = int(gains.argmin()) if judges else 0
     if not judges or not gains[best] < 0:
         return None, 1.0
-    return DAMPINGS[best], 1 + float(gains[best]) / energy
+    return TOGETHER * DAMPINGS[best], 1 + float(gains[best]) / energy
 
 
 def _gains(found: _Moments) -> torch.Tensor:

@@ -82,6 +82,16 @@ def manifest_of(
     }
 
 
+def artifact_bytes(files: Mapping[str, Mapping[str, Any]]) -> int:
+    """What an artifact is said to have: its files together, in bytes; of a GGUF the file (or its parts) alone, which is
+    what a reader downloads. The license beside it belongs to all that share the folder.
+
+    files: of its manifest.
+    """
+    apart = [record for name, record in files.items() if name.endswith(".gguf")]
+    return sum(int(record["bytes"]) for record in apart or files.values())
+
+
 def changed_inputs(manifest: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[str]:
     """Dotted keys of the inputs that differ from what the manifest records; empty where the artifact is current.
 

@@ -4,7 +4,7 @@ An `ExportPlan` is the dry run, the disk budget, the unit of resume, and the lis
 Tensors say WHAT is written (name, dtype, shape, place); units say HOW (what is read together, and what it becomes).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sixfold.checkpoint.tensor_slice import TensorSlice
@@ -90,3 +90,23 @@ class ExportPlan:
     def nbytes(self) -> int:
         """Bytes of all weight files and texts together."""
         return sum(f.nbytes for f in self.files) + sum(len(t) for t in self.texts.values())
+
+    @property
+    def own_nbytes(self) -> int:
+        """Without what it shares with others in its folder: the license beside a GGUF."""
+        return sum(f.nbytes for f in self.files) if self.shares_its_folder else self.nbytes
+
+    @property
+    def shares_its_folder(self) -> bool:
+        return self.manifest != "manifest.json"
+
+
+def bytes_together(plans: Iterable[ExportPlan]) -> int:
+    """Of several artifacts, with what some share counted once."""
+    own = 0
+    shared: dict[tuple[str, str], int] = {}
+    for plan in plans:
+        own += plan.own_nbytes
+        if plan.shares_its_folder:
+            shared |= {(plan.folder, name): len(text) for name, text in plan.texts.items()}
+    return own + sum(shared.values())

@@ -7,7 +7,7 @@ checks them.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
@@ -15,6 +15,7 @@ from sixfold.boundary.patterns import pattern
 from sixfold.errors import UsageError
 from sixfold.recipes import recipe_files
 from sixfold.recipes.budget import Budget
+from sixfold.recipes.keys import dotted_keys, keys_beside, nearest_key
 from sixfold.recipes.plain_words import wrong_value
 from sixfold.recipes.recipe_files import OVERRIDE, Draft, Problem, closest
 from sixfold.recipes.text_source import BUILTIN, Text, TextSource
@@ -262,12 +263,13 @@ def _takes(draft: Draft, path: Sequence[str], models: Mapping[str, type[BaseMode
 
 def _checked(draft: Draft, models: Mapping[str, type[BaseModel]]) -> tuple[Recipe | None, list[Problem]]:
     """The recipe that a draft states, or what is wrong with it."""
-    recipe, problems = _validated(Recipe, draft, draft.values, ())
     model = models.get(str(draft.values.get("exporter")))
+    everywhere = [*dotted_keys(Recipe), *(dotted_keys(model, "options.") if model else ())]
+    recipe, problems = _validated(Recipe, draft, draft.values, (), everywhere)
     written = draft.values.get("options", {})
     if model is None or not isinstance(written, dict):
         return recipe, problems
-    options, more = _validated(model, draft, written, ("options",))
+    options, more = _validated(model, draft, written, ("options",), everywhere)
     if recipe and options:
         recipe = recipe.model_copy(update={"options": options.model_dump(mode="json")})
     return recipe, [*problems, *more]
@@ -283,7 +285,7 @@ def _wrong_scheme(draft: Draft, schemes_of: SchemesOf | None) -> list[Problem]:
 
 
 def _validated(
-    model: type[Model], draft: Draft, values: Mapping[str, Any], prefix: tuple[str, ...]
+    model: type[Model], draft: Draft, values: Mapping[str, Any], prefix: tuple[str, ...], everywhere: Sequence[str]
 ) -> tuple[Model | None, list[Problem]]:
     try:
         return model.model_validate(values), []
@@ -291,15 +293,18 @@ def _validated(
         problems = []
         for entry in error.errors(include_url=False):
             path = prefix + tuple(str(part) for part in entry["loc"])
-            problems.append(Problem(*draft.origin(path), *_explained(model, entry, path)))
+            problems.append(Problem(*draft.origin(path), *_explained(model, entry, path, everywhere)))
         return None, problems
 
 
-def _explained(model: type[BaseModel], entry: Mapping[str, Any], path: tuple[str, ...]) -> tuple[str, str]:
-    """What is wrong and what to do, from one of pydantic's errors."""
+def _explained(
+    model: type[BaseModel], entry: Mapping[str, Any], path: tuple[str, ...], everywhere: Sequence[str]
+) -> tuple[str, str]:
+    """What is wrong and what to do, from one of pydantic's errors. everywhere: dotted keys that a recipe may have."""
     if entry["type"] == "extra_forbidden":
-        known = [*_known_keys(model, entry["loc"]), *(_OF_FILES if len(path) == 1 and model is Recipe else ())]
-        return "unknown key", closest(path[-1], known) or f"the keys here are {', '.join(sorted(known)) or 'none'}"
+        known = [*keys_beside(model, entry["loc"]), *(_OF_FILES if len(path) == 1 and model is Recipe else ())]
+        listed = f"the keys here are {', '.join(sorted(known)) or 'none'}"
+        return "unknown key", nearest_key(path[-1], known, everywhere) or listed
     if entry["type"] == "missing":
         return "is missing", "add it, or take it from another recipe with `extends:`"
     what, remedy = wrong_value(entry["type"], entry.get("ctx") or {}, entry["msg"])
@@ -316,26 +321,6 @@ def _in_order(problems: Sequence[Problem]) -> list[Problem]:
     """File by file as they were read, in the order of their lines."""
     files = list(dict.fromkeys(p.file for p in problems))
     return sorted(problems, key=lambda p: (files.index(p.file), p.line or 0))
-
-
-def _known_keys(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
-    """Field names of the model that holds the last part of `loc`."""
-    for part in loc[:-1]:
-        if isinstance(part, int):  # an item of the list that was just entered
-            continue
-        field = model.model_fields.get(part)
-        inner = _model_in(field.annotation) if field else None
-        if inner is None:
-            return []
-        model = inner
-    return list(model.model_fields)
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model that a field holds, or that it holds a list of."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for inner in get_args(annotation) if (found := _model_in(inner))), None)
 
 
 def _clashes(recipes: Sequence[Recipe]) -> list[Problem]:

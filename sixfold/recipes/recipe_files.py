@@ -76,6 +76,8 @@ class Override:
             nested = {key: nested}
         draft.values = _merged(draft.values, nested)
         draft.places[self.path] = (OVERRIDE, None)
+        for length in range(1, len(self.path)):  # a group that only the override names is its own
+            draft.places.setdefault(self.path[:length], (OVERRIDE, None))
 
 
 def shipped(folder: Path = FOLDER) -> tuple[Path, ...]:
@@ -136,7 +138,7 @@ def _profile_keys(name: Any, problems: list[Problem]) -> list[Override]:
 
 
 def closest(word: str, known: Iterable[str]) -> str:
-    """ "did you mean ...?" or "" where nothing is near."""
+    """ "perhaps ... is meant", or "" where nothing is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"perhaps {near[0]} is meant" if near else ""
 

@@ -145,6 +145,12 @@ class HostBuffers:
         self._free: dict[tuple[tuple[int, ...], torch.dtype], list[torch.Tensor]] = defaultdict(list)
         self._lock = Lock()
 
+    @property
+    def readers(self) -> int:
+        """Threads that fill them. On a GPU one: nearly all that is copied is there already, in steps that are too small
+        to share."""
+        return 1 if self._device is not None and self._device.type == "cuda" else _READERS
+
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         with self._lock:
             if free := self._free[(shape, dtype)]:
@@ -181,7 +187,7 @@ def read_parameters(
             read_into(piece.name, read)
             place.copy_(read)
 
-    with ThreadPoolExecutor(_READERS) as readers:
+    with ThreadPoolExecutor(buffers.readers) as readers:
         for _ in readers.map(fill, work):
             pass
     for source in sources:

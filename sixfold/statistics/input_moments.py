@@ -60,7 +60,7 @@ class InputMoments:
     def of_place(self, site: str, expert: int | None) -> Moments | None:
         if expert is None:
             count = int(self.statistics.site(site, ["count"])["count"])
-            return Moments(self.statistics.moments(site).to(self.device) / count) if count else None
+            return Moments(self.statistics.moments(site, device=self.device) / count) if count else None
         common = self._common(site)
         if common is None:
             return None
@@ -73,13 +73,13 @@ class InputMoments:
         count = int(self.statistics.site(site, [f"{prefix}count"])[f"{prefix}count"][row])
         if not count:
             return _only(common)
-        mean = self.statistics.moments(site, [row], prefix)[0].to(self.device) / count
+        mean = self.statistics.moments(site, [row], prefix, self.device)[0] / count
         chance = share_of_chance(mean, common, count)
         return Moments(torch.lerp(mean, common, chance), chance)
 
     def _read_common(self, site: str) -> torch.Tensor | None:
         count = int(self.statistics.site(site, ["count"])["count"].sum())
-        return self.statistics.common_moments(site).to(self.device) / count if count else None
+        return self.statistics.common_moments(site, self.device) / count if count else None
 
 
 def _only(common: torch.Tensor) -> Moments:

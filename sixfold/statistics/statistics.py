@@ -240,21 +240,26 @@ class Statistics:
         """Whether second moments were summed."""
         return self.imatrix is None and bool(self.manifest["profile"]["moments"])
 
-    def moments(self, site: str, experts: Sequence[int] | None = None, prefix: str = "") -> torch.Tensor:
+    def moments(
+        self, site: str, experts: Sequence[int] | None = None, prefix: str = "", device: torch.device | None = None
+    ) -> torch.Tensor:
         """Sum over tokens of x x^T: float32 [C, C] of a plain site, [E, C, C] of a stacked one's `experts`.
 
         prefix: "wide_" for what starved experts read of extra tokens; experts are then counted among the starved.
+        device: where they are made whole, None for the CPU.
         """
         with safe_open(self._file_of(site), "pt") as f:
             packed, sum_sq = (f.get_slice(f"{site}/{prefix}{name}") for name in ("moments", "sum_sq"))
             if experts is None:
-                return unpack(packed[...], sum_sq[...])
-            return torch.stack([unpack(packed[expert], sum_sq[expert]) for expert in experts])
+                return unpack(packed[...].to(device), sum_sq[...].to(device))
+            return torch.stack([unpack(packed[e].to(device), sum_sq[e].to(device)) for e in experts])
 
-    def common_moments(self, site: str) -> torch.Tensor:
-        """Sum over all experts' tokens of x x^T at a stacked site, as far as they have it in common: float32 [C, C]."""
+    def common_moments(self, site: str, device: torch.device | None = None) -> torch.Tensor:
+        """Sum over all experts' tokens of x x^T at a stacked site, as far as they have it in common: float32 [C, C].
+        device: as in `moments`."""
         with safe_open(self._file_of(site), "pt") as f:
-            return unpack(f.get_tensor(f"{site}/moments_common"), f.get_tensor(f"{site}/sum_sq").sum(0))
+            packed, sum_sq = f.get_tensor(f"{site}/moments_common"), f.get_tensor(f"{site}/sum_sq").sum(0)
+            return unpack(packed.to(device), sum_sq.to(device))
 
     def head_inputs(self, linear: str, layer: int, half: str) -> HeadInputs | None:
         """linear: name of a kv_b_proj. half: of latent_attention.HALVES. None where it was not observed."""

@@ -71,7 +71,7 @@ def test_a_wrong_machine_is_told_at_once(capsys: pytest.CaptureFixture[str], tmp
     """Before the model is looked at, which is not there."""
     code, out, err = run(capsys, DEMO, "--hardware", "2xh100")
     assert (code, out) == (2, "")
-    assert err == "sixfold: there is no hardware '2xh100'; did you mean 2x-h100.\n"
+    assert err == "sixfold: there is no hardware '2xh100'; perhaps 2x-h100 is meant.\n"
 
 
 def test_gpt_oss_is_budgeted_as_it_ships(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_check_writes_nothing_and_tells_what_is_stale(out: Path, capsys: pytest.
     put(out / "Tiny", manifest("FP8", files={"model.safetensors": 99}))
     rows = card(capsys, "--out", str(out), "--check", code=1)
     assert states(rows) == {"Tiny-FP8": "stale", "Tiny-GGUF": "current"}
-    assert any("'1.23 GB' is 99 in files_bytes of manifest.json#/files" in wrong for wrong in rows[0]["wrong"])
+    assert any("'1.23 GB' is 99 in artifact_bytes of manifest.json#/files" in wrong for wrong in rows[0]["wrong"])
 
 
 def test_what_the_hub_would_refuse_is_said(out: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import click
 import pytest
 import torch
 import transformers
+from click.shell_completion import ShellComplete
 
 from cli import main as cli
 from cli import terminal
@@ -121,6 +122,28 @@ def test_an_unknown_command_is_answered_with_the_nearest(capsys: pytest.CaptureF
     assert code == 2
     assert "No such command 'exprot': did you mean export?" in err
     assert "the commands are inspect, plan," in run(capsys, "zzz")[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "begun", "completed"),
+    [
+        ([], "exp", ["export"]),
+        (["export"], "dem", "a path"),
+        (["export", "demo"], "nv", ["nvfp4", "nvfp4-auto", "nvfp4-gb10"]),
+        (["export", "demo", "nvfp4"], "./my", "a path"),
+        (["export", "demo"], "--no-v", ["--no-verify"]),
+        (["verify", "--against"], "dem", "a path"),
+        (["recipes"], "aw", ["awq"]),
+    ],
+)
+def test_completion_knows_commands_formats_options_and_where_a_path_stands(
+    words: list[str], begun: str, completed: list[str] | str
+) -> None:
+    found = ShellComplete(cli.cli, {}, "sixfold", "_SIXFOLD_COMPLETE").get_completions(words, begun)
+    if completed == "a path":
+        assert [(item.type, item.value) for item in found] == [("file", begun)]
+    else:
+        assert [item.value for item in found] == completed
 
 
 @pytest.mark.parametrize("name", ["inspect", "plan", "status", "budget", "calibrate"])

@@ -15,4 +15,4 @@ def test_settings_are_kept_and_foreign_options_left_out(monkeypatch: pytest.Monk
 
 def test_a_module_is_run_as_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["/x/sixfold/__main__.py", "export", "m", "--no-verify"])
-    assert this_command("export", "status", without={"--no-verify": 1}) == "python -m sixfold status m"
+    assert this_command("export", "export", without={"--no-verify": 1}) == "python -m sixfold export m"

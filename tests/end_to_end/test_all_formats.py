@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from cards.facts.model_facts import read_model
 from cli.main import run
+from publishing.changelog import Step, entry_of
 from sixfold.artifact.workspace import sha256_of
+from sixfold.sizes import size
 from tests.families import make_family
 from tests.made_once import made_once
 from tests.small_demo import DEMO, small_demo
@@ -80,7 +83,28 @@ def test_the_plan_tells_every_byte_before(root: Path, model: str) -> None:
     for variant in planned:
         files = {name: record["bytes"] for name, record in written[variant["recipe"]].items()}
         assert variant["files"] == files
-        assert variant["bytes"] == sum(files.values())
+        ggufs = [nbytes for name, nbytes in files.items() if name.endswith(".gguf")]
+        assert variant["bytes"] == sum(ggufs or files.values())
+
+
+def test_a_gguf_has_the_size_of_its_file_everywhere(root: Path, model: str) -> None:
+    """In plan, status, changelog and card: the license beside it is not part of what is downloaded, and the plan's
+    total counts it once."""
+    (path,) = root.glob("*/*-GGUF/*-Q4_K_M.gguf")
+    nbytes = path.stat().st_size
+    planned = sixfold("plan", model, *SMALL)
+    assert {v["recipe"]: v["bytes"] for v in planned["variants"]}["gguf-q4_k_m"] == nbytes
+    written = manifests(root).items()
+    once = {(Path(at).parent, name): record["bytes"] for at, m in written for name, record in m["files"].items()}
+    assert planned["bytes"] == sum(once.values())
+    states = sixfold("status", model, "--out", str(root), *SMALL)
+    assert {row["recipe"]: row["bytes"] for row in states}["gguf-q4_k_m"] == nbytes
+    manifest = json.loads(Path(f"{path}.manifest.json").read_text())
+    assert len(manifest["files"]) == 2
+    assert f"; {size(nbytes)} in 2 files" in entry_of(1, "2026-01-01", [Step(None, manifest)])
+    assert f"| {size(nbytes)} |" in (path.parent / "README.md").read_text()
+    facts = {artifact.file: artifact.nbytes for artifact in read_model(path.parents[1]).of(path.parent)}
+    assert facts[path.name] == nbytes
 
 
 def test_a_second_run_skips_everything(root: Path, model: str) -> None:

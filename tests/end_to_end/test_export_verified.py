@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -80,7 +81,9 @@ def test_a_rerun_reads_what_was_measured(root: Path, monkeypatch: pytest.MonkeyP
     cells = row_of(printed, "fp8")
     assert (cells[3], cells[4]) == (f"{held['weights']['mean_kl']:.5f}", f"{held['engine']['mean_kl']:.5f}")
     assert cells[-1] == "passed"
-    assert printed.splitlines()[-1].startswith("Next: ")
+    words = shlex.split(printed.splitlines()[-1].partition("Next, to see what publishing would send: ")[2])
+    assert words[1:] == ["publish", "--dry-run", "--org", "my-lab", "--name", DEMO.name, "--out", str(root)]
+    assert f"Plan for my-lab: 2 repositories, collection {DEMO.name}" in sixfold(*words[1:])
     assert printed.splitlines()[-2] == f"Report: {root / DEMO.name / 'report.html'}"
     assert "<h1>" in (root / DEMO.name / "report.html").read_text()
     table = sixfold("verify", "--against", str(DEMO), "--out", str(root))
@@ -117,9 +120,7 @@ def test_a_touched_file_is_verified_again(root: Path, tmp_path: Path) -> None:
     assert any(line.startswith("fp8 failed: model.") for line in printed.splitlines())
 
 
-def test_one_that_cannot_be_verified_does_not_cost_the_others(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_that_cannot_be_verified_does_not_cost_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def judged_all(paths: list[Path], *_: object) -> list[str]:
         if tmp_path / "b" in paths:
             raise RuntimeError("a defect")
@@ -137,11 +138,33 @@ def test_one_that_cannot_be_verified_does_not_cost_the_others(
         ("c", "verdict on c"),
     ]
     assert [bool(o.error) for o in found] == [True, False, True, False]
-    assert "b failed: " in capsys.readouterr().out
+    assert "RuntimeError: a defect" in found[2].error
+
+
+def test_what_stopped_several_formats_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the last line, and without a total of nothing."""
+    missing = ("--set", "calibration.texts=[nowhere.txt]")
+    printed = export(tmp_path, "awq", "nvfp4-gb10", *missing, code=2)
+    assert printed.count("nowhere.txt") == 1
+    assert printed.splitlines()[-1].startswith("awq, nvfp4-gb10 failed: there is no calibration text 'nowhere.txt';")
+    assert "in all" not in printed
+    assert "verification" not in printed
+    printed = export(tmp_path, "awq", *missing, code=2)
+    assert printed.count("failed") == 1
+    printed = export(tmp_path, "awq", *missing, "--json", code=2)
+    assert "nowhere.txt" in capsys.readouterr().err
+
+
+def test_a_table_has_no_column_without_a_value(root: Path) -> None:
+    """The shipped recipes have no gate on top-1."""
+    printed = export(root, "fp8", "gguf-q8_0")
+    assert "max KL" in printed
+    assert "min top-1" not in printed
 
 
 def test_no_verify_measures_nothing(tmp_path: Path) -> None:
     printed = export(tmp_path, "fp8", "--no-verify")
+    assert printed.splitlines()[-1].startswith("Next, to verify: ")
     assert "Divergence" not in printed
     assert results(tmp_path) == {}
     (card,) = tmp_path.glob("*/*-FP8/README.md")

@@ -87,7 +87,7 @@ def test_plan_reads_the_matrix_and_predicts_no_pass(
     matrix, _, rows = made
     planned = sixfold("plan", str(DEMO), "gguf-q4_k_m", "--set", f"calibration.imatrix={matrix}")
     assert planned["calibration_memory"] == []
-    assert sum(planned["variants"][0]["files"].values()) == rows[1]["bytes"]
+    assert planned["variants"][0]["bytes"] == rows[1]["bytes"]
     assert run(["plan", str(DEMO), "gguf-q4_k_m", "--set", "calibration.imatrix=nowhere.gguf"]) == 1
     assert "the importance matrix nowhere.gguf cannot be read: No such file" in capsys.readouterr().out
 

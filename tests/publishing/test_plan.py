@@ -7,9 +7,11 @@ from pathlib import Path
 import click
 import pytest
 
+from publishing.publication import Publication
 from tests.publishing.conftest import Publish
 from tests.publishing.fake_hub.state import Account, Hub
 from tests.publishing.made import CARD, MODEL, VARIANTS, assert_whole, make_model, make_variant, published_files
+from tests.publishing.plain_cards import plain_card
 
 
 def test_a_dry_run_tells_everything_and_does_nothing(hub: Hub, publish: Publish, tmp_path: Path) -> None:
@@ -52,6 +54,34 @@ def test_a_dry_run_says_what_a_token_may_not(hub: Hub, publish: Publish, tmp_pat
     assert printed.code == 0
     assert "This token could not publish it: the token of tester may read only" in printed.out
     assert publish().code == 1
+
+
+def test_a_card_is_of_the_files_that_are_published_or_there(
+    publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One GGUF of two is published, then the other, then the first again."""
+    make_model(tmp_path / "out", ("gguf-q8_0", "gguf-q4_k_m"))
+    told = set()
+
+    def card(publication: Publication, old: str) -> str:
+        told.add(publication.absent)
+        return plain_card(publication, old)
+
+    monkeypatch.setattr("cli.commands.publish._card", card)
+    assert publish("gguf-q8_0").code == 0
+    assert told == {("gguf-q4_k_m",)}
+    told.clear()
+    assert publish("gguf-q4_k_m").code == publish("gguf-q8_0").code == publish("gguf-q8_0", "--release").code == 0
+    assert told == {()}
+
+
+def test_without_a_token_links_to_what_was_not_chosen_are_told(
+    publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model(tmp_path / "out", ("fp8", "awq"))
+    monkeypatch.setattr("publishing.hub.requests.get_token", lambda: None)
+    told = publish("awq", "--dry-run").out
+    assert f"Made here and not among these, where cards may link to them: lab/{MODEL}-FP8" in told
 
 
 def test_a_wrong_name_is_told_before_anything_else(
@@ -198,8 +228,8 @@ def test_notes_say_what_each_repository_holds(hub: Hub, publish: Publish, tmp_pa
     notes = {item["id"].removeprefix(f"lab/{MODEL}-"): item["note"]["text"] for item in collection["items"]}
     assert notes["BF16"].startswith("BF16, unquantized: 12")
     assert notes["GGUF"].splitlines() == [
-        "Q4_K_M: 3.02 kB, mean KL 0.0125",
-        "Q8_0: 3.02 kB, mean KL 0.0125",
+        "Q4_K_M: 3 kB, mean KL 0.0125",
+        "Q8_0: 3 kB, mean KL 0.0125",
     ]
     assert collection["private"]
     assert len(VARIANTS) == 5

@@ -22,9 +22,16 @@ _LAYOUTS = {
     "fp8-modelopt": "extends: fp8\nscheme: FP8\noptions: {layout: modelopt}\n",
     "nvfp4-modelopt": "extends: nvfp4-gb10\noptions: {layout: modelopt}\n",
     "nvfp4a16-modelopt": "extends: nvfp4\noptions: {layout: modelopt}\n",
+    "nvfp4-auto-modelopt": "extends: nvfp4-auto\noptions: {layout: modelopt}\n",
     "awq-packed": "extends: awq\noptions: {layout: pack-quantized}\n",
 }
 """Recipes beside the shipped ones, by name."""
+
+_CACHES = {
+    "fp8-cache": "extends: fp8\noptions: {kv_cache: fp8}\n",
+    "nvfp4-auto-modelopt-cache": "extends: nvfp4-auto\noptions: {layout: modelopt, kv_cache: fp8}\n",
+}
+"""Those that are made where they are asked for."""
 
 Artifacts = Mapping[str, Path]
 """Recipe -> folder, or GGUF file."""
@@ -32,11 +39,11 @@ Artifacts = Mapping[str, Path]
 
 def make_all(model: Path, root: Path, recipes: tuple[str, ...] = ("all-formats", "mxfp4", *_LAYOUTS)) -> Artifacts:
     """Every recipe that the model has a format for; those that fail (no GGUF names for it) are left out."""
-    named = []
+    named, own = [], _LAYOUTS | _CACHES
     for name in recipes:
-        if name in _LAYOUTS:
+        if name in own:
             path = root / f"{name}.yaml"
-            path.write_text(f"name: {name}\nsuffix: {name.upper()}\ntitle: {name}\n{_LAYOUTS[name]}")
+            path.write_text(f"name: {name}\nsuffix: {name.upper()}\ntitle: {name}\n{own[name]}")
             named.append(str(path))
         else:
             named.append(name)

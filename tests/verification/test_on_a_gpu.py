@@ -1,6 +1,8 @@
 """Weights are compared, and rounded plainly, where they are: on a GPU, one that is pretended here."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -8,11 +10,13 @@ import torch
 from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.model.source import Source
 from sixfold.progress import unseen
+from sixfold.texts.held_out_text import Windows, held_out
 from tests.pretended_device import Pretended, pretended
 from tests.verification.artifacts import Artifacts
 from tests.verification.corpus.changes import tensors
 from tests.verification.damage import EXPERT, copy_folder
 from verification.divergence.plain_run import PlainWeights
+from verification.divergence.walk import Lane, Run, walk
 from verification.measure import runs_of
 from verification.reading.held_source import HeldSource
 from verification.smoke.smoke_test import Answering, smoke
@@ -65,3 +69,41 @@ def test_prompts_are_answered_there(
         too_large = smoke(answering, weights, unseen)
     assert found == smoke(Answering(HeldSource(demo, torch.device("cpu")), tokenizer, tmp_path), weights, unseen)
     assert too_large.not_run == "it takes the whole model in float32: 23 MB of GPU memory, 1 MB are free"
+
+
+@pytest.mark.parametrize("share", [1.0, 0.0], ids=["kept there", "kept here"])
+def test_hidden_states_are_what_they_are_on_the_cpu(
+    share: float, artifacts: Artifacts, demo: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between layers they stay on the GPU, where they are a small part of its memory."""
+    held = held_out(load_tokenizer(demo.checkpoint.folder))
+    windows = Windows((held.ids[0][:40], held.ids[-1][:30]), (held.domains[0], held.domains[-1]), "two")
+    weights, runs = runs_of(artifacts["gguf-q4_k_m"], demo)
+    going = [Run(), *(Run(weights, rules) for rules in runs.values())]
+    seen: list[list[tuple[int, int, torch.Tensor]]] = [[], []]
+    expected = walk(demo, going, windows, lambda *found: seen[0].append(found), unseen, "")
+    kept: list[type] = []
+    move = Lane.move
+
+    def moved(lane: Lane, *layer: Any) -> None:
+        move(lane, *layer)
+        kept.extend(map(type, lane.hidden))
+
+    monkeypatch.setattr(Lane, "move", moved)
+    monkeypatch.setattr("torch.inference_mode", lambda mode=True: torch.no_grad())  # no pretended one can be there
+    monkeypatch.setattr("verification.divergence.walk._SHARE_OF_GPU", share)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda where: (10**9, 10**9))
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda where: SimpleNamespace(total_memory=10**9))
+    with pretended() as device:
+        monkeypatch.setattr("verification.divergence.walk.device", lambda: device)
+        found = walk(demo, going, windows, lambda *found: seen[1].append(found), unseen, "")
+        states = [lane.states.cpu() for lane in found]
+    assert [lane.failed for lane in found] == [None] * len(going)
+    assert set(kept) == {Pretended if share else torch.Tensor}
+    assert [lane.failed for lane in found] == [None] * len(going)
+    for there, lane in zip(states, expected, strict=True):
+        torch.testing.assert_close(there, lane.states, rtol=1e-3, atol=1e-4)
+    assert [of[:2] for of in seen[1]] == [of[:2] for of in seen[0]]
+    for (*_, there), (*_, here) in zip(seen[1], seen[0], strict=True):
+        assert type(there) is torch.Tensor
+        torch.testing.assert_close(there, here, rtol=1e-3, atol=1e-4)

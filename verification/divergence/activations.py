@@ -10,6 +10,7 @@ NVFP4 by vllm/compressed-tensors' formula; ggml by quantize_row_q8_0 and quantiz
 """
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,9 +20,11 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from sixfold.runner.layer_runner import LayerRunner
+from verification.divergence.cache_rounding import CacheRounding, caches_rounded
+from verification.divergence.expert_inputs import ExpertInputs
 from verification.divergence.latent_inputs import LatentAttention, LatentRounding, Rounding, latents_rounded
 
-Rule = Rounding | LatentRounding
+Rule = Rounding | LatentRounding | CacheRounding
 
 _E4M3, _E2M1 = 448.0, 6.0
 _EXPONENT = 0x7F800000
@@ -111,9 +114,9 @@ class _Rounded:
 class RoundedInputs(TorchFunctionMode):
     """While open, every product of a layer with a weight that has a rule reads rounded inputs.
 
-    rules: by on-disk tensor name. Experts must run one at a time (`runner.model.set_experts_implementation("eager")`),
-    as their weights are told apart by where they lie in the layer's stacked parameter. `place` must be called when a
-    layer's weights are in place.
+    rules: by on-disk tensor name; of a cache, by the name of the k_proj whose keys it holds. Experts must run one at a
+    time (`runner.model.set_experts_implementation("eager")`), as their weights are told apart by where they lie in the
+    layer's stacked parameter, or ask `of_stack` themselves. `place` must be called when a layer's weights are in place.
     """
 
     def __init__(self, runner: LayerRunner, rules: Mapping[str, Rule]) -> None:
@@ -122,15 +125,21 @@ class RoundedInputs(TorchFunctionMode):
         self._rules = rules
         self._parameters: dict[int, tuple[torch.Tensor, dict[int, tuple[str, Rounding]]]] = {}
         self._squares: dict[str, torch.Tensor] = {}
+        self._stacks: dict[int, ExpertInputs] = {}
+        self._stacks_before: list[ExpertInputs] = []
         self._latents: dict[int, LatentAttention] = {}
         self._of_latents: dict[int, LatentAttention] = {}
-        self._attention: Any = None
+        self._caches: dict[int, CacheRounding] = {}
+        self._attention = ExitStack()
         self._last: _Rounded | None = None
 
     @property
     def errors(self) -> Mapping[str, float]:
         """How far the inputs of each product were moved: |x' - x| / |x| over all that it has read, by tensor name."""
         found = {name: squares.tolist() for name, squares in self._squares.items()}
+        for stack in (*self._stacks_before, *self._stacks.values()):
+            each = stack.squares.tolist()
+            found |= {name: each[expert] for expert, (name, _) in stack.rules.items()}
         return {name: (error / total) ** 0.5 if total else 0.0 for name, (error, total) in found.items()}
 
     def _rounded(self, name: str, rule: Rounding, x: torch.Tensor) -> torch.Tensor:
@@ -143,17 +152,31 @@ class RoundedInputs(TorchFunctionMode):
         self._squares[name] = self._last.squares if known is None else known + self._last.squares
         return self._last.rounded
 
+    def of_stack(self, parameter: torch.Tensor) -> ExpertInputs | None:
+        """How the inputs of a stacked parameter's experts are rounded; None for as they are."""
+        place = parameter.untyped_storage().data_ptr()
+        if place not in self._parameters:
+            return None
+        if place not in self._stacks:
+            squares = torch.zeros(len(parameter), 2, dtype=torch.float64, device=parameter.device)
+            self._stacks[place] = ExpertInputs(self._parameters[place][1], squares)
+        return self._stacks[place]
+
     def place(self, layer: int | None) -> None:
         """layer: whose weights have just been given to the model; None for what is outside of the layers."""
-        self._parameters, self._latents, self._of_latents, self._last = {}, {}, {}, None
+        self._stacks_before += self._stacks.values()
+        self._stacks = {}
+        self._parameters, self._latents, self._of_latents, self._caches, self._last = {}, {}, {}, {}, None
         for source in self._runner.sources_of(layer):
             rules: dict[int, tuple[str, Rounding]] = {}
             parent, _, leaf = source.parameter.rpartition(".")
             for piece in reversed(source.pieces):
-                rule = self._rules.get(piece.name)
+                rule, cached = self._rules.get(piece.name), self._rules.get(piece.name.removesuffix(".weight"))
+                if isinstance(cached, CacheRounding):
+                    self._caches[id(self._runner.model.get_submodule(parent.rpartition(".")[0]))] = cached
                 if isinstance(rule, LatentRounding):
                     self._place_latent(parent, rule)
-                elif rule is not None:
+                elif rule is not None and not isinstance(rule, CacheRounding):
                     rules[piece.expert or 0] = piece.name, rule
             if rules:
                 parameter = self._runner.model.get_submodule(parent).get_parameter(leaf)
@@ -166,14 +189,14 @@ class RoundedInputs(TorchFunctionMode):
         self._of_latents[owner.projection.get_parameter("weight").data_ptr()] = owner
 
     def __enter__(self) -> Any:
-        self._attention = latents_rounded(self._runner.model, self._latents)
-        self._attention.__enter__()
+        self._attention.enter_context(latents_rounded(self._runner.model, self._latents))
+        self._attention.enter_context(caches_rounded(self._runner.model, self._caches))
         return super().__enter__()
 
     def __exit__(self, *raised: Any) -> None:
         super().__exit__(*raised)
         self._last = None
-        self._attention.__exit__(*raised)
+        self._attention.close()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -78,10 +78,11 @@ class SinceOriginal:
 @dataclass(frozen=True)
 class Divergence:
     """scores: "weights" (dequantized, inputs as they are), and where the engine rounds inputs, "engine" (so rounded)
-    and "engine-collapsed" (with one NVFP4 input scale for the experts of a layer). tokens: that were scored. plain: of
-    the source rounded plainly to the same formats, where a gate asks for it (verification.divergence.plain_run).
-    original: against the unpruned model, where the source is a pruned one and that is at hand. engine: what llama.cpp
-    says itself, of a GGUF file and where it is at hand."""
+    and "engine-collapsed" (with one NVFP4 input scale for the experts of a layer); of an artifact with an FP8 cache,
+    which "engine" has, "engine-16-bit-cache" besides. tokens: that were scored. plain: of the source rounded plainly to
+    the same formats, where a gate asks for it (verification.divergence.plain_run). original: against the unpruned
+    model, where the source is a pruned one and that is at hand. engine: what llama.cpp says itself, of a GGUF file and
+    where it is at hand."""
 
     scores: Mapping[str, Score]
     tokens: int

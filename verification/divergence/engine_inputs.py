@@ -16,6 +16,8 @@ from verification.divergence.activations import (
     nvfp4,
     nvfp4_under,
 )
+from verification.divergence.cache_rounding import CacheRounding
+from verification.divergence.expert_inputs import OfAllTokens
 from verification.divergence.latent_inputs import LatentRounding, Rounding
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.declared import Scheme
@@ -56,6 +58,29 @@ def folder_rules(subject: Subject, *, collapsed: bool = False, fixed: bool = Tru
     return rules | {f"{name}.weight": nvfp4(shared.get(name, scale)) for name, scale in scales.items() if scale > 0}
 
 
+def cache_rules(subject: Subject, *, fixed: bool = True) -> dict[str, Rule]:
+    """By the name of each k_proj whose keys are cached in FP8. fixed: by scales that the artifact holds; else by the
+    largest of the keys, and of the values."""
+    found: dict[str, Rule] = {}
+    linears = subject.blueprint.architecture.linears if subject.blueprint is not None else ()
+    for linear in linears:
+        attention = linear.name.removesuffix(".k_proj")
+        scales = [
+            next((name for name in names if subject.folder.readable(name)), None)
+            for names in (
+                (f"{attention}.k_scale", f"{attention}.k_proj.k_scale"),
+                (f"{attention}.v_scale", f"{attention}.v_proj.v_scale"),
+            )
+        ]
+        if linear.part == "k_proj" and scales[0] is not None and scales[1] is not None:
+            keys, values = (_scalar(subject, name) for name in scales if name is not None)
+            if not fixed:
+                found[linear.name] = CacheRounding(_fp8_by_largest, _fp8_by_largest)
+            elif keys > 0 and values > 0:
+                found[linear.name] = CacheRounding(fp8_static(keys), fp8_static(values))
+    return found
+
+
 def _from_inputs(scheme: Scheme) -> Rounding:
     group = (scheme.inputs or {}).get("group_size")
     if is_nvfp4(scheme):
@@ -65,10 +90,12 @@ def _from_inputs(scheme: Scheme) -> Rounding:
     return fp8_dynamic(group if isinstance(group, int) and group > 0 else None)
 
 
+@OfAllTokens
 def _nvfp4_by_largest(x: torch.Tensor) -> torch.Tensor:
     return nvfp4_under(448 * 6 / float(x.abs().max().clamp(min=1e-30)), x) if x.numel() else x
 
 
+@OfAllTokens
 def _fp8_by_largest(x: torch.Tensor) -> torch.Tensor:
     return fp8_under(float(x.abs().max().clamp(min=1e-30)) / 448, x) if x.numel() else x
 

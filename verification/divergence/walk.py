@@ -16,11 +16,13 @@ from sixfold.errors import SixfoldError
 from sixfold.model.source import Source
 from sixfold.progress import Progress
 from sixfold.runner.causal_attention import fast_causal_attention
+from sixfold.runner.experts import experts_run_by
 from sixfold.runner.freed_memory import kept_heap
 from sixfold.runner.layer_runner import LayerRunner, batches_of
 from sixfold.runner.layer_weights import HostBuffers, ReadInto
 from sixfold.texts.held_out_text import Windows
 from verification.divergence.activations import RoundedInputs, Rule
+from verification.divergence.expert_inputs import ExpertInputs, experts_at_once
 from verification.reading.weights import Compared, OnDevice, Prepared, Weights, read_on
 from verification.running import giving_up, running
 
@@ -167,6 +169,7 @@ def walk(
     with running(source) if own is not None else nullcontext():
         lanes, groups = _lanes(source, runs)
     leader = lanes[0] if own is not None else None
+    moving: list[Lane] = []  # the one that is run
     count = len(groups[0].runner.layers)
     batches = batches_of(windows.ids, _TOKENS_ON_GPU if device().type == "cuda" else _TOKENS)
 
@@ -174,10 +177,15 @@ def walk(
         """Errors of a group, as they are told."""
         return running(source) if leader is not None and group is leader.group else giving_up(group.fail)
 
+    def inputs_of(parameter: torch.Tensor) -> ExpertInputs | None:
+        rounding = moving[-1].rounding
+        return None if rounding is None else rounding.of_stack(parameter)
+
     with (
         torch.inference_mode(),
         kept_heap(),
         fast_causal_attention(device()),
+        _experts_run_at_once(groups, inputs_of),
         progress(what, count * len(groups), "layers") as advance,
     ):
         for group in groups:
@@ -195,6 +203,7 @@ def walk(
                 if leader is not None and lane is not leader and lane.is_source:
                     lane.hidden = list(leader.hidden)
                 else:
+                    moving[:] = [lane]
                     with running(source) if lane is leader else giving_up(lane.fail):
                         lane.move(layer, batches)
                 if lane.failed is None:
@@ -222,14 +231,24 @@ def _lanes(source: Source, runs: Sequence[Run]) -> tuple[list[Lane], list[Group]
             reader = None if run.weights is None else _reader(run.weights)
             there = on_device if isinstance(run.weights, OnDevice) else buffers
             runner = LayerRunner(source, dtype=torch.float32, device=device(), read_into=reader, buffers=there)
-            if hasattr(runner.model, "set_experts_implementation"):
-                runner.model.set_experts_implementation("eager")  # as rules ask for, and no slower
             group = groups[id(run.weights)] = Group(runner, run.weights)
         rounding = RoundedInputs(group.runner, run.rules) if run.rules else None
         lane = Lane(group, len(group.lanes), rounding, [], torch.empty(0))
         group.lanes.append(lane)
         lanes.append(lane)
     return lanes, list(groups.values())
+
+
+@contextmanager
+def _experts_run_at_once(
+    groups: Sequence[Group], inputs_of: Callable[[torch.Tensor], ExpertInputs | None]
+) -> Iterator[None]:
+    """While open, by transformers' shared interface; families without it run one after the other, as rules ask for."""
+    with ExitStack() as stack:
+        for model in (group.runner.model for group in groups):
+            if hasattr(model, "set_experts_implementation"):
+                stack.enter_context(experts_run_by(model, experts_at_once(inputs_of)))
+        yield
 
 
 def _reader(weights: Weights) -> ReadInto:

@@ -2,8 +2,10 @@
 
 compressed-tensors: `config_groups` with `targets` (a class, a name, or `re:` and an expression that must match at the
 beginning); `ignore` in the same words goes before them. ModelOpt: everything but `ignore`/`exclude_modules`, which are
-shell patterns that vLLM also takes as substrings. AutoAWQ: everything but what has an entry of `modules_to_not_convert`
-anywhere in its name. FP8 of the transformers kind (`quant_method: fp8`): the same with `modules_to_not_convert`.
+shell patterns that vLLM also takes as substrings; where `quant_algo` is MIXED_PRECISION, what `quantized_layers` has an
+entry for, its own or that of a module around it (all experts of a layer). AutoAWQ: everything but what has an entry of
+`modules_to_not_convert` anywhere in its name. FP8 of the transformers kind (`quant_method: fp8`): the same with
+`modules_to_not_convert`.
 """
 
 import re
@@ -22,6 +24,8 @@ MODELOPT = "modelopt"
 AWQ = "awq"
 FP8 = "fp8"
 METHODS = (COMPRESSED_TENSORS, MODELOPT, AWQ, FP8)
+MIXED = "MIXED_PRECISION"
+"""ModelOpt's `quant_algo` of a mix."""
 
 _EXPERT = re.compile(r"(.*\.experts)\.(\d+)\.([^.]+)")
 _ON_DISK, _IN_VLLM = ".block_sparse_moe.", ".mlp."
@@ -84,7 +88,7 @@ class Declared:
         if self.method == FP8:
             return Scheme(FP8, FP8, self.config, self.config)
         if self.method == MODELOPT:
-            return _modelopt_scheme(self.config)
+            return _modelopt_scheme(self.config, name)
         group = self._group(name)
         if group is None or not isinstance(group.get("weights"), Mapping):
             return None
@@ -156,8 +160,23 @@ def _whole_parts(entry: str, name: str) -> bool:
     return f".{entry.strip('.')}." in f".{name}."
 
 
-def _modelopt_scheme(config: Mapping[str, Any]) -> Scheme:
-    algorithm = str(config.get("quant_algo") or "")
+def modelopt_layers(config: Mapping[str, Any]) -> Mapping[str, str] | None:
+    """Module -> its own `quant_algo`, of a mix; None of a config that has one for all."""
+    if str(config.get("quant_algo") or "").upper() != MIXED:
+        return None
+    layers = config.get("quantized_layers")
+    found = layers.items() if isinstance(layers, Mapping) else ()
+    return {str(n): str(of.get("quant_algo") or "").upper() for n, of in found if isinstance(of, Mapping)}
+
+
+def _modelopt_scheme(config: Mapping[str, Any], name: str) -> Scheme | None:
+    algorithm, layers = str(config.get("quant_algo") or ""), modelopt_layers(config)
+    if layers is not None:
+        parts = name.split(".")
+        around = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+        algorithm = next((layers[one] for one in around if one in layers), "")
+        if not algorithm:
+            return None
     fixed = algorithm in ("FP8", "NVFP4")
     weights = {"group_size": 16} if "NVFP4" in algorithm else {}
     return Scheme(MODELOPT, algorithm, weights, {"dynamic": False} if fixed else None)

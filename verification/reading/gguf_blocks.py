@@ -14,7 +14,14 @@ from verification.reading.gguf_file import Gguf
 from verification.reading.gguf_names import Place, place_of
 from verification.reading.plain_rounding import Layout, layout_of_ggml
 from verification.reading.stack import ALL, Stack, read_together
-from verification.reading.stated_rounding import NEAREST, Rounding, importance_beside, importance_of, stated_rounding
+from verification.reading.stated_rounding import (
+    NEAREST,
+    Kind,
+    Rounding,
+    importance_beside,
+    importance_of,
+    stated_rounding,
+)
 from verification.reading.stored_codes import Codes
 
 _OF_CHANGES = 2.0**-20
@@ -136,7 +143,7 @@ class GgufWeights:
     def rounding(self, name: str) -> Rounding:
         """By the importance matrix that the file names: with its entry where it lies beside the file."""
         named = self._file.keys.get("quantize.imatrix.file")
-        if stated_rounding(self._file.path) == "compensated":
+        if self._stated == "compensated":
             return Rounding("compensated")
         if named is None:
             return NEAREST
@@ -145,6 +152,10 @@ class GgufWeights:
         importance = importance_of(entry, source.expert or 0)
         tiled = importance is not None and source.place.tiles == "columns"
         return Rounding("weighted", self._key_by_key(importance) if tiled and importance is not None else importance)
+
+    @cached_property
+    def _stated(self) -> Kind | None:
+        return stated_rounding(self._file.path)
 
     @cached_property
     def _importance(self) -> Mapping[str, MatrixEntry]:

@@ -8,6 +8,9 @@ _E4M3_NUMBERS = 253
 _LONGEST = 1 << 12
 """Entries of a table."""
 
+_FEW = 64
+"""Numbers that a GPU finds the place among in one pass over the values."""
+
 
 def nearest(values: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
     """float32 of the shape of `values`; half way between two it is either. numbers: float32, sorted, on the CPU.
@@ -20,6 +23,8 @@ def nearest(values: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
     if len(numbers) == _E4M3_NUMBERS:
         return values.clamp(low, high).to(torch.float8_e4m3fn).float()
     halves = (numbers[1:] + numbers[:-1]) / 2
+    if values.is_cuda and len(halves) < _FEW:
+        return numbers.to(values.device)[torch.bucketize(values.contiguous(), halves.to(values.device), out_int32=True)]
     steps = 4 * halves
     if 4 * (high - low) > _LONGEST or not torch.equal(steps, steps.round()):
         return numbers.to(values.device)[torch.bucketize(values.contiguous(), halves.to(values.device))]

@@ -240,48 +240,72 @@ def _searched(
     else:
         extreme = x.gather(-1, x.abs().argmax(-1, keepdim=True))
         bottom, reach = torch.zeros_like(extreme), extreme / kind.numbers.abs().amax() * kind.numbers[0].sign()
+    if len(stretches) == 1:
+        return reach, bottom
     scale, lowest, least = reach, bottom, torch.full_like(reach, torch.inf)
-    for stretch in stretches if len(stretches) > 1 else ():
+    given = _Given(weights, weights * x, minimum=kind.minimum)
+    for stretch in stretches:
         tried = reach * stretch, bottom * stretch
         for _ in range(2):  # as it is, and fitted to the codes that it gives
-            codes = _codes(x, *tried, kind)
-            lost = (weights * (codes * tried[0] + tried[1] - x).pow(2)).sum(-1, keepdim=True)
+            sums = given.sums(_codes(x, *tried, kind))
+            lost = given.lost(sums, *tried)
             better = lost < least
             scale, lowest = torch.where(better, tried[0], scale), torch.where(better, tried[1], lowest)
             least = torch.minimum(lost, least)
-            tried = _fitted(x, codes, weights, tried, minimum=kind.minimum)
+            tried = given.fitted(sums, *tried)
     return scale, lowest
 
 
 def _codes(x: torch.Tensor, scale: torch.Tensor, lowest: torch.Tensor, kind: _Ggml) -> torch.Tensor:
-    return nearest(torch.where(scale != 0, (x - lowest) / scale, torch.zeros_like(x)), kind.numbers)
+    """Under a scale of zero that of zero."""
+    divisor = torch.where(scale != 0, scale, torch.inf)
+    return nearest((x - lowest).div_(divisor) if kind.minimum else x / divisor, kind.numbers)
 
 
-def _fitted(
-    x: torch.Tensor,
-    codes: torch.Tensor,
-    weights: torch.Tensor,
-    held: tuple[torch.Tensor, torch.Tensor],
-    *,
-    minimum: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale and minimum by weighted least squares of given codes; `held` where these decide nothing."""
+@dataclass(frozen=True)
+class _Sums:
+    """Of a group's codes c, with weights w of their errors and values x: of w c^2, w c x and w c, [..., 1]."""
 
-    def total(values: torch.Tensor) -> torch.Tensor:
-        return (weights * values).sum(-1, keepdim=True)
+    squares: torch.Tensor
+    products: torch.Tensor
+    codes: torch.Tensor | None
 
-    squares, products = total(codes * codes), total(codes * x)
-    alone = torch.where(squares > 0, products / squares, held[0])
-    if not minimum:
-        return alone, held[1]
-    count, codes_sum, sum_of = total(torch.ones_like(x)), total(codes), total(x)
-    determinant = count * squares - codes_sum**2
-    scale = (count * products - codes_sum * sum_of) / determinant
-    lowest = (squares * sum_of - codes_sum * products) / determinant
-    sound = (determinant > 0) & (scale > 0)
-    below = lowest <= 0  # llama.cpp stores no minimum above zero
-    scale, lowest = torch.where(below, scale, alone), torch.where(below, lowest, torch.zeros_like(lowest))
-    return torch.where(sound, scale, held[0]), torch.where(sound, lowest, held[1])
+
+class _Given:
+    """What scales are judged by: passes over all weights are what a search takes, so that it makes few."""
+
+    def __init__(self, weights: torch.Tensor, weighted: torch.Tensor, *, minimum: bool) -> None:
+        """weights, weighted: w and w x, [..., group]. minimum: whether groups have one."""
+        self._weights, self._weighted = weights, weighted
+        self._count = weights.sum(-1, keepdim=True) if minimum else None
+        self._total = weighted.sum(-1, keepdim=True) if minimum else None
+
+    def sums(self, codes: torch.Tensor) -> _Sums:
+        products = (self._weighted * codes).sum(-1, keepdim=True)
+        weighted = self._weights * codes
+        alone = None if self._count is None else weighted.sum(-1, keepdim=True)
+        return _Sums(weighted.mul_(codes).sum(-1, keepdim=True), products, alone)
+
+    def lost(self, sums: _Sums, scale: torch.Tensor, lowest: torch.Tensor) -> torch.Tensor:
+        """The sum of w (scale c + lowest - x)^2, but for that of w x^2, which is the same whatever is tried."""
+        found = (scale * sums.squares - 2 * sums.products) * scale
+        if sums.codes is None or self._count is None or self._total is None:
+            return found
+        return found + (2 * (scale * sums.codes - self._total) + lowest * self._count) * lowest
+
+    def fitted(self, sums: _Sums, scale: torch.Tensor, lowest: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale and minimum by weighted least squares of given codes; those that were tried where these decide
+        nothing."""
+        alone = torch.where(sums.squares > 0, sums.products / sums.squares, scale)
+        if sums.codes is None or self._count is None or self._total is None:
+            return alone, lowest
+        determinant = self._count * sums.squares - sums.codes**2
+        both = (self._count * sums.products - sums.codes * self._total) / determinant
+        bottom = (sums.squares * self._total - sums.codes * sums.products) / determinant
+        sound = (determinant > 0) & (both > 0)
+        below = bottom <= 0  # llama.cpp stores no minimum above zero
+        both, bottom = torch.where(below, both, alone), torch.where(below, bottom, torch.zeros_like(bottom))
+        return torch.where(sound, both, scale), torch.where(sound, bottom, lowest)
 
 
 def _stored(scale: torch.Tensor, kind: _Ggml) -> torch.Tensor:

@@ -71,6 +71,6 @@ def importance_of(entry: MatrixEntry | None, matrix: int) -> torch.Tensor | None
     matrices = len(entry.counts)
     if not matrix < max(matrices, 1):
         return None
-    sums = torch.tensor(entry.sums).view(matrices, -1)[matrix]
+    sums = torch.tensor(entry.sums.reshape(matrices, -1)[matrix])
     count = float(entry.counts[matrix])
     return sums / count if count > 0 and bool((sums > 0).any()) else torch.ones_like(sums)

@@ -188,7 +188,7 @@ class FolderWeights:
 
     def read_on(self, device: torch.device, name: str) -> torch.Tensor:
         if not self._encodings[name]:
-            return self.read(name)
+            return self.subject.folder.read(name).to(device).float()
         scheme, parts = self._parts(name)
         return dequantize_linear(scheme, {suffix: part.to(device) for suffix, part in parts.items()})
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from sixfold.artifact.streaming.torch_threads import torch_threads
 from sixfold.errors import SixfoldError
 from sixfold.model.source import Source
 from verification.finding import Finding, run_checks
@@ -104,4 +105,5 @@ def _blueprint(folder: Folder, source: Source | None) -> Blueprint | None:
 
 
 def check_structure(subject: Subject) -> list[Finding]:
-    return run_checks(CHECKS, subject)
+    with torch_threads(1):  # there are thousands of small tensors, which threads would wait for each other over
+        return run_checks(CHECKS, subject)

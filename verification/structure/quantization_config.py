@@ -11,11 +11,12 @@ from typing import Any
 from sixfold.boundary.patterns import pattern
 from sixfold.errors import SixfoldError
 from verification.finding import Finding
-from verification.reading.declared import AWQ, COMPRESSED_TENSORS, FP8, METHODS, MODELOPT
+from verification.reading.declared import AWQ, COMPRESSED_TENSORS, FP8, METHODS, MIXED, MODELOPT
 from verification.reading.folder import CONFIG, MODELOPT_CONFIG
 from verification.reading.stored_parts import CACHE_SCALES
 from verification.reading.subject import Subject
 from verification.structure.json_in_sentences import shown
+from verification.structure.modelopt_mix import mix_findings
 
 _WHERE = f"{CONFIG}: quantization_config"
 _UNPACKS = "engines unpack the weights, or round their inputs, by something else than they were made for"
@@ -178,6 +179,8 @@ def _modelopt(subject: Subject, config: Mapping[str, Any]) -> Iterator[Finding]:
     algorithm = str(config.get("quant_algo"))
     known = _ALGORITHMS.get(algorithm)
     beside = subject.folder.modelopt_config or {}
+    if algorithm.upper() == MIXED:
+        yield from mix_findings(config, beside, _ALGORITHMS)
     if known is None:
         return
     bits, group = known

@@ -22,6 +22,8 @@ _COUNT = 8
 def check_finite(subject: Subject) -> Iterator[Finding]:
     """No NaN, infinity or negative scale."""
     for name, scale in _scales(subject.folder):
+        if _all_positive(scale):
+            continue
         bad = ~torch.isfinite(scale)
         if bad.any():
             kind = "NaN" if torch.isnan(scale).any() else "infinite"
@@ -38,6 +40,8 @@ def check_finite(subject: Subject) -> Iterator[Finding]:
 def check_zero(subject: Subject) -> Iterator[Finding]:
     """A scale of zero stands only for a block that is zero; a global or input scale is never zero."""
     for name, scale in _scales(subject.folder):
+        if _all_positive(scale):
+            continue
         zero = scale == 0
         if not zero.any():
             continue
@@ -66,6 +70,13 @@ def check_shared(subject: Subject) -> Iterator[Finding]:
             plain = next(name for name in linear.fused if name not in group)
             what = f"engines load it in one matrix with {group[0]}, which is quantized, and this is not"
             yield Finding("scales.fused", plain, what, "loading stops", "quantize both, or keep both")
+        formats = {name: scheme.format for name in group if (scheme := subject.declared.scheme_of(name)) is not None}
+        if len(set(formats.values())) > 1:
+            other = next(name for name in formats if formats[name] != formats[group[0]])
+            what = (
+                f"engines load it in one matrix with {group[0]}, and one is {formats[group[0]]}, this {formats[other]}"
+            )
+            yield Finding("scales.fused", other, what, "loading stops", "give both one scheme")
         yield from _shared(subject.folder, linear, group)
 
 
@@ -188,6 +199,12 @@ def _scales(folder: Folder) -> Iterator[tuple[str, torch.Tensor]]:
             tensor = folder.read(name)
             if tensor.is_floating_point():
                 yield name, tensor.float()
+
+
+def _all_positive(scale: torch.Tensor) -> bool:
+    """And finite: as nearly all are, which one look tells."""
+    low, high = torch.aminmax(scale)
+    return float(low) > 0 and float(high) < float("inf")
 
 
 def _nonzero_blocks(subject: Subject, module: str, suffix: str, scale: torch.Tensor) -> torch.Tensor | None:

@@ -13,8 +13,8 @@ from verification.weights.compensated_codes import Targets
 from verification.weights.recomputed_scales import Scales
 from verification.weights.smoothing import applied, fit, is_producer, uncertainty, with_errors
 
-_NOTHING_TO_COMPENSATE = ("Q8_0",)
-"""Types that are rounded to nearest in compensated files, too."""
+_NOTHING_TO_SEARCH = ("Q8_0",)
+"""Types in which weights without inputs, such as embeddings, are rounded to nearest in compensated files, too."""
 
 _COMPARED = 8
 _ODD = 0.1
@@ -30,9 +30,9 @@ class CodeFindings:
         self._scales = Scales()
         self._placements: dict[str, list[tuple[str, Placement]]] = {}
 
-    def is_nearest(self, encoding: str) -> bool:
-        """Whether codes must be the nearest, as far as the artifact's maker says."""
-        return self._compensated is None or encoding in _NOTHING_TO_COMPENSATE
+    def is_nearest(self, encoding: str, linear: Linear | None) -> bool:
+        """Whether codes must be the nearest, as far as the artifact's maker says. linear: None of other weights."""
+        return self._compensated is None or (linear is None and encoding in _NOTHING_TO_SEARCH)
 
     def of(self, name: str, weight: torch.Tensor, original: torch.Tensor, smoothed: Linear | None) -> Iterator[Finding]:
         """Of one weight that was rounded to nearest. weight, original: float32 [out, in], on the CPU. smoothed: the
@@ -58,20 +58,26 @@ class CodeFindings:
         self._placements.setdefault(self._weights.encoding(name), []).append((name, lies))
 
     def of_compensated(
-        self, linear: Linear, codes: Codes | None, weight: torch.Tensor, original: torch.Tensor, first: int = 0
+        self,
+        linears: Sequence[Linear],
+        codes: Codes | None,
+        weight: torch.Tensor,
+        original: torch.Tensor,
+        first: int = 0,
     ) -> Iterator[Finding]:
-        """Of one Linear whose errors were made up for, from its row `first` on; all float32 [rows, in] on one
-        device."""
+        """Of Linears of one shape whose errors were made up for, under one another; of one alone from its row `first`
+        on. weight, original: float32 [Linears * rows, in] on one device."""
         if self._compensated is None or codes is None:
             return
-        worst = self._compensated.misplaced(linear.name, codes, weight, original)
-        if worst is not None:
+        names = [linear.name for linear in linears]
+        weights = {linear.name: linear.weight for linear in linears}
+        for name, worst in self._compensated.misplaced(names, codes, weight, original):
             what = (
                 f"the code at row {first + worst.row}, column {worst.column} stands for {worst.held:.4g},"
                 f" {worst.steps:.1f} steps from the {worst.source:.4g} that would make its row's outputs err least;"
                 " nearly all others lie within half a step"
             )
-            yield _changed(linear.weight, what)
+            yield _changed(weights[name], what)
 
     def of_all(self, linears: Mapping[str, Linear], *, smoothed: bool) -> Iterator[Finding]:
         """What all tensors together tell of each: weights of another checkpoint, and scales that do not follow."""

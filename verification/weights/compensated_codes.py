@@ -9,8 +9,10 @@ three steps away; a code of which a higher bit changed afterwards is. Needs the 
 by, beside it.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import torch
 
 from sixfold.artifact.workspace import CALIBRATION
 from sixfold.statistics.input_moments import InputMoments
-from sixfold.statistics.statistics import Statistics, existing_statistics
+from sixfold.statistics.statistics import existing_statistics, open_statistics
 from verification.reading.stated_rounding import ROUNDED_INPUTS
 from verification.reading.stored_codes import Codes
 from verification.weights.code_check import Misplaced, steps_off, worst_of
@@ -44,20 +46,49 @@ _FEW = 0.05
 """Share of rows, one at least, that damage may touch; more are another way of rounding."""
 
 
+_HELD = 256 << 20
+"""Bytes of moments that are kept on the processor, for the other variants of the same layer and for Linears that read
+the same; an eighth of the memory on a GPU."""
+
+_TOGETHER = 512 << 20
+"""Bytes of moments of matrices that are looked at together."""
+
+
 @dataclass(frozen=True)
 class Targets:
-    """statistics: those that the artifact was made by; None where they are not at hand, or tell nothing of it."""
+    """known: by the name of a Linear its input's damped second moments, float32 [in, in], of the calibration that the
+    artifact was made by, or None. None where that is not at hand, or tells nothing of the artifact."""
 
-    statistics: Statistics | None = None
-    _known: InputMoments | None = field(default=None, repr=False)
+    known: Callable[[str], torch.Tensor | None] | None = None
 
-    def misplaced(self, linear: str, codes: Codes, held: torch.Tensor, source: torch.Tensor) -> Misplaced | None:
-        """The worst code of a Linear; None where none is out of place, or nothing is known of its input.
+    def misplaced(
+        self, linears: Sequence[str], codes: Codes, held: torch.Tensor, source: torch.Tensor
+    ) -> Iterator[tuple[str, Misplaced]]:
+        """The worst code of each Linear that has one out of place.
 
-        held, source: float32 [out, in], what the artifact's codes mean and what was rounded.
+        codes, held, source: of matrices of one shape under one another, one for each of `linears`; held and source
+        float32 [matrices * out, in], what the artifact's codes mean and what was rounded.
         """
-        moments = self._known.of(linear) if self._known is not None else None
-        return None if moments is None else misplaced(codes, held, source, moments.damped.to(held.device))
+        if self.known is None:
+            return
+        rows, columns = len(source) // len(linears), source.shape[1]
+        most = max(1, _TOGETHER // (4 * columns**2))
+        for first in range(0, len(linears), most):
+            moments = [self.known(name) for name in linears[first : first + most]]
+            for start, of in _runs(moments):
+                names = linears[first + start : first + start + len(of)]
+                part = slice((first + start) * rows, (first + start + len(of)) * rows)
+                given = codes.rows(part.start, part.stop), held[part], source[part]
+                found = misplaced(*given, of[0][None] if len(of) == 1 else torch.stack(of))
+                yield from ((name, worst) for name, worst in zip(names, found, strict=True) if worst is not None)
+
+
+def _runs(moments: Sequence[torch.Tensor | None]) -> Iterator[tuple[int, list[torch.Tensor]]]:
+    """Neighbors of which something is known, and where the first is."""
+    for known, run in groupby(enumerate(moments), key=lambda entry: entry[1] is not None):
+        if known:
+            places, found = zip(*run, strict=True)
+            yield places[0], list(found)
 
 
 def targets_of(path: Path, manifest: Mapping[str, Any], device: torch.device) -> Targets:
@@ -69,29 +100,53 @@ def targets_of(path: Path, manifest: Mapping[str, Any], device: torch.device) ->
     for candidate in (folder, *sorted(folder.glob("profile-*"))):
         found = existing_statistics(candidate)
         if found is not None and found.digest == manifest.get("statistics") and found.has_moments:
-            return Targets(found, InputMoments(found, device))
+            return Targets(_damped_of(candidate, found.digest, device))
     return Targets()
 
 
-def misplaced(codes: Codes, held: torch.Tensor, source: torch.Tensor, moments: torch.Tensor) -> Misplaced | None:
-    """moments: float32 [in, in], damped."""
-    target = held - ((held - source) @ moments) / moments.diagonal()
+@lru_cache(1)
+def _damped_of(folder: Path, digest: str, device: torch.device) -> Callable[[str], torch.Tensor | None]:
+    """One for all variants of a model that were made by the same calibration."""
+    statistics = open_statistics(folder)
+    moments = InputMoments(statistics, device)
+    channels = [statistics.shape_of(site)[1] for site in statistics.manifest["sites"]]
+    held = _HELD if device.type == "cpu" else torch.cuda.get_device_properties(device).total_memory // 8
+
+    @lru_cache(max(1, held // (4 * max(channels, default=1) ** 2)))
+    def damped(site: str, expert: int | None) -> torch.Tensor | None:
+        found = moments.of_place(site, expert)
+        return None if found is None else found.damped
+
+    return lambda linear: damped(*statistics.place_of(linear)) if statistics.has(linear) else None
+
+
+def misplaced(codes: Codes, held: torch.Tensor, source: torch.Tensor, moments: torch.Tensor) -> list[Misplaced | None]:
+    """The worst code of each of several matrices under one another, None where none is out of place. moments: float32
+    [matrices, in, in], damped."""
+    count, rows = len(moments), len(source) // len(moments)
+    off = (held - source).unflatten(0, (count, rows)) @ moments
+    target = held - (off / moments.diagonal(dim1=1, dim2=2)[:, None]).flatten(0, 1)
     scale = codes.scale.expand(source.shape)
     places = torch.where(scale != 0, (target - codes.base) / scale, codes.numbers)
     steps = steps_off(codes, places, _FINEST * float(codes.grid[-1]))
-    worst = steps.amax(1)
-    typical, tail = float(worst.median()), float(_of_all_but_a_hundredth(worst))
-    if typical > _CONVERGED:
-        return None
-    largest = source.abs().amax(1, keepdim=True)
-    usual = _of_all_but_a_hundredth(largest.flatten())
-    wrong = (steps > max(_STEPS, _SPREAD * typical, _TAIL * tail)) & (largest <= _OUTLYING * usual)
-    rows = int(wrong.any(1).sum())
-    if not rows or rows > max(1, _FEW * len(wrong)):
-        return None
-    return worst_of(codes, target, scale, steps, wrong, int(wrong.sum()))
+    worst = steps.amax(1).view(count, rows)
+    typical, tail = worst.median(1).values, _of_all_but_a_hundredth(worst)
+    largest = source.abs().amax(1).view(count, rows)
+    limit = torch.maximum(_SPREAD * typical, _TAIL * tail).clamp(min=_STEPS)
+    usual = largest <= _OUTLYING * _of_all_but_a_hundredth(largest)[:, None]
+    wrong = (steps.view(count, rows, -1) > limit[:, None, None]) & usual[..., None]
+    touched = wrong.any(2).sum(1)
+    # One wait for a GPU for all of them.
+    named = ((typical <= _CONVERGED) & (touched > 0) & (touched <= max(1, _FEW * rows))).tolist()
+
+    def of(number: int) -> Misplaced:
+        own = slice(number * rows, (number + 1) * rows)
+        here = wrong[number]
+        return worst_of(codes.rows(own.start, own.stop), target[own], scale[own], steps[own], here, int(here.sum()))
+
+    return [of(number) if out else None for number, out in enumerate(named)]
 
 
 def _of_all_but_a_hundredth(values: torch.Tensor) -> torch.Tensor:
-    """The largest. values: [rows]."""
-    return values.sort().values[int(0.99 * (len(values) - 1))]
+    """The largest of each row, [matrices, rows] -> [matrices]."""
+    return values.sort(1).values[:, int(0.99 * (values.shape[1] - 1))]

@@ -44,7 +44,7 @@ def in_pieces(
     Raises as reading does."""
     rows, columns = weights.shape(name)
     pieces = [slice(start, min(start + LARGE // columns, rows)) for start in range(0, rows, LARGE // columns)]
-    weighted, nearest = weights.rounding(name).kind == "weighted", codes.is_nearest(weights.encoding(name))
+    weighted, nearest = weights.rounding(name).kind == "weighted", codes.is_nearest(weights.encoding(name), linear)
     largest = max(float(originals.read(name, piece.start, piece.stop).abs().max()) for piece in pieces)
     values = torch.empty((rows, columns)) if whole else None
     total, sound, placed = None, True, Placement(None, 0, 0, 0)
@@ -61,7 +61,7 @@ def in_pieces(
         if sound and stack.codes is not None and nearest:
             placed = placed.and_also(out_of_place(stack.codes, original, 1)[0], original.numel())
         elif sound and linear is not None:
-            findings += codes.of_compensated(linear, stack.codes, stack.values, original, piece.start)
+            findings += codes.of_compensated([linear], stack.codes, stack.values, original, piece.start)
     assert total is not None
     error = total.error
     all_zeros = total.squares > 0 and error.relative == 1 and total.wrong == total.squares

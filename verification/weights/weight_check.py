@@ -8,6 +8,7 @@ device; only what does not pass there is looked at by itself, on the CPU.
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from math import prod
 from typing import Any
 
@@ -198,21 +199,24 @@ class Comparison:
         if self._weights.rounding(names[0]).kind == "weighted":
             lost = lose_groups(stack.values, original, limit, count)
             sound = [fine and not gone for fine, gone in zip(sound, lost, strict=True)]
-        nearest = self._codes.is_nearest(encoding)
+        nearest = self._codes.is_nearest(encoding, self._linears.get(names[0]))
         if stack.codes is not None and nearest:
             sound = self._codes.of_stack(names, stack.codes, original, sound)
         rows = original.shape[0] // count
+        compensated: list[int] = []
         for number, (name, error) in enumerate(zip(names, errors, strict=True)):
             if not sound[number]:
                 yield name
                 continue
             rescaled = self._originals.has_recorded(name)
             self._errors[name] = TensorError(name, encoding, error.relative, error.block, rescaled)
-            linear = self._linears.get(name)
-            if stack.codes is not None and not nearest and linear is not None and not rescaled:
-                own = slice(number * rows, (number + 1) * rows)
-                codes = stack.codes.rows(own.start, own.stop)
-                self._findings += self._codes.of_compensated(linear, codes, stack.values[own], original[own])
+            if name in self._linears and not rescaled:
+                compensated.append(number)
+        if stack.codes is not None and not nearest:
+            for run in _neighbors(compensated):
+                own = slice(run[0] * rows, (run[-1] + 1) * rows)
+                codes, linears = stack.codes.rows(own.start, own.stop), [self._linears[names[n]] for n in run]
+                self._findings += self._codes.of_compensated(linears, codes, stack.values[own], original[own])
 
     def _passes_in_pieces(self, name: str, keep: Keep | None) -> bool:
         """The same of one that is too large to be looked at whole."""
@@ -276,11 +280,11 @@ class Comparison:
             what = f"the group at row {lost[0]}, column {lost[1]} is all zeros, and its weights are not small"
             consequence = "these weights are gone: a scale is damaged"
             self._findings.append(Finding("weights.error", name, what, consequence, EXPORT_AGAIN))
-        elif self._codes.is_nearest(encoding):
+        elif self._codes.is_nearest(encoding, linear):
             moved = linear if encoding in SMOOTHED and self._moved.were else None
             self._findings += self._codes.of(name, weight, original, moved)
         elif linear is not None and not rescaled:
-            self._findings += self._codes.of_compensated(linear, self._weights.codes(name), weight, original)
+            self._findings += self._codes.of_compensated([linear], self._weights.codes(name), weight, original)
 
     def _kind(self, name: str) -> Kind:
         """How a weight was rounded, for the limit of its plain error: where the importance is at hand, what exceeds the
@@ -309,3 +313,9 @@ class Comparison:
                 shifted_bias(self._weights, self._originals, self._source.architecture, name)
                 or self._blame.finding(name, "", worst, EXACT, None)
             )
+
+
+def _neighbors(numbers: Sequence[int]) -> Iterator[list[int]]:
+    """Ascending numbers in runs without a gap."""
+    for _, run in groupby(enumerate(numbers), key=lambda entry: entry[1] - entry[0]):
+        yield [number for _, number in run]

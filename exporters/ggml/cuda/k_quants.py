@@ -6,9 +6,10 @@ from gguf import GGMLQuantizationType as Type
 from exporters.ggml.cuda.affine_search import Affine, Grid, search_affine, search_positive
 from exporters.ggml.cuda.arithmetic import GIVEN, IMPORTANCE, MAGNITUDE, SPREAD, SQUARE, sums_of_squares
 from exporters.ggml.cuda.codebook_search import BOUNDS, search_codebook
-from exporters.ggml.cuda.rounding import divide, inverse, nearest, peak
+from exporters.ggml.cuda.rounding import inverse, nearest, peak
 from exporters.ggml.cuda.symmetric_search import search_symmetric
 from exporters.ggml.packing import Blocks, as_read
+from exporters.numerics.division import divide
 
 _SPAN = 256
 _SMALLEST = 1e-15

@@ -2,15 +2,7 @@
 
 import torch
 
-
-def divide(a: torch.Tensor | float, b: torch.Tensor | float) -> torch.Tensor:
-    """a / b, correctly rounded. PyTorch multiplies by a reciprocal where one of them is a number of the host."""
-    if not isinstance(a, torch.Tensor):
-        assert isinstance(b, torch.Tensor)
-        a = torch.full_like(b, a)
-    if not isinstance(b, torch.Tensor):
-        b = torch.full_like(a, b)
-    return torch.div(a, b)
+from exporters.numerics.division import divide
 
 
 def inverse(numbers: torch.Tensor, of: float = 1.0) -> torch.Tensor:

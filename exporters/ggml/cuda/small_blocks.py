@@ -7,9 +7,10 @@ from exporters.ggml.cuda.affine_search import Grid, search_affine
 from exporters.ggml.cuda.arithmetic import IMPORTANCE, SQUARE, sums_of_squares
 from exporters.ggml.cuda.codebook_search import search_codebook
 from exporters.ggml.cuda.k_quants import in_codebook
-from exporters.ggml.cuda.rounding import divide, first, half_away, inverse, peak, truncated
+from exporters.ggml.cuda.rounding import first, half_away, inverse, peak, truncated
 from exporters.ggml.cuda.symmetric_search import search_symmetric
 from exporters.ggml.packing import Blocks
+from exporters.numerics.division import divide
 
 _SIZE = 32
 

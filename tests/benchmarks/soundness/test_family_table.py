@@ -52,9 +52,7 @@ def test_the_readme_counts_as_the_table_does(committed: Mapping[str, Mapping[str
     experts_alone = sum(row["mxfp4"] == YES for row in committed.values())
     pruned = sum(row["prune"] == YES for row in committed.values())
     experts = sum(row["prune"] != DENSE for row in committed.values())
-    said = (
-        f"Of {len(committed)} families, {folders} go into every Hugging Face format, {experts_alone} have experts for"
-        f" MXFP4, and {files} go into GGUF;"
-    )
+    said = f"Of {len(committed)} families, {folders} go into every Hugging Face format, "
+    said += f"{experts_alone} have experts for MXFP4, and {files} go into GGUF;"
     assert said in README.read_text(encoding="utf-8")
     assert f"{pruned} of {experts} with experts can be pruned" in README.read_text(encoding="utf-8")

@@ -46,18 +46,36 @@ def test_a_domain_that_runs_out_is_recorded_and_all_of_them_are_an_error(tmp_pat
     assert record["domains"][str(short)]["exhausted"]
     assert not record["domains"][str(long)]["exhausted"]
     assert sum(d["samples"] for d in record["domains"].values()) == 20
-    with pytest.raises(SixfoldError, match=r"hold \d+ samples of 32 tokens, 9999 are asked for; name more texts"):
+    with pytest.raises(SixfoldError, match=r"hold (\d+) of the 9999 samples of 32 .* calibration.samples=\1\."):
         token_batches(profile.model_copy(update={"samples": 9999}), tokenizer)
 
 
 def test_a_text_that_fills_no_window_is_an_error_and_not_left_out(tmp_path: Path, tokenizer: Any) -> None:
     own = tmp_path / "own.txt"
     own.write_text("Two words.")
-    profile = Calibration(texts=("builtin", str(own)), samples=20, length=64)
+    profile = Calibration(texts=("builtin", str(own)), samples=20, length=512)
     with pytest.raises(
-        SixfoldError, match=r"own.txt fills no window of 64 tokens; name a longer text, or ask for shorter"
+        SixfoldError, match=r"own.txt fills no window of 512 tokens; name a longer text, or ask for shorter"
     ):
         token_batches(profile, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("length", "remedy"),
+    [
+        (512, "name longer texts, or ask for shorter windows, such as --set calibration.length=128."),
+        (128, "name longer texts, or ask for shorter windows, such as --set calibration.length=64."),
+        (64, "name longer texts."),
+    ],
+)
+def test_no_window_longer_than_those_that_were_not_filled_is_recommended(
+    tmp_path: Path, tokenizer: Any, length: int, remedy: str
+) -> None:
+    own = tmp_path / "own.txt"
+    own.write_text("Two words.")
+    with pytest.raises(SixfoldError) as error:
+        token_batches(Calibration(texts=(str(own),), samples=20, length=length), tokenizer)
+    assert str(error.value) == f"the calibration texts ({own}) fill no window of {length} tokens; {remedy}"
 
 
 def test_every_window_starts_with_bos_where_the_tokenizer_puts_one(tmp_path: Path) -> None:

@@ -80,7 +80,8 @@ def at(document: Any, pointer: str) -> Any:
 
 
 LITERAL: dict[str, Callable[..., Any]] = {
-    "files_bytes": lambda files: sum(record["bytes"] for record in files.values()),
+    "artifact_bytes": lambda files: sum(
+        record["bytes"] for name, record in files.items() if name != "LICENSE" or not any(".gguf" in n for n in files)),
     "weight_bytes": lambda files: sum(
         record["bytes"] for name, record in files.items() if name.split(".")[-1] in ("safetensors", "gguf")),
     "share": lambda part, whole: part / whole,

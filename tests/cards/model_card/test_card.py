@@ -238,12 +238,48 @@ def test_the_command_that_makes_it_again_has_the_settings_of_its_recipe(root: Pa
 def test_quality_is_what_was_measured_of_these_files(root: Path) -> None:
     made = manifest("FP8")
     folder = put(root, made, result(made))
-    row = "| FP8 | 0.02346 | 0.03000 | 0.01000 | 0.00500 | 0.500 | 99.0% | - | 98.0% | 13.70 |"
+    row = "| FP8 | 0.02346 | 0.03000 | 0.01000 | 0.00500 | 0.500 | 99.0% | 98.0% | 13.70 |"
     assert row in card(root, folder)
     put(root, manifest("FP8", files={"model.safetensors": 1}))
     assert "0.02346" not in card(root, folder)
     put(root, manifest("FP8", source={"fingerprint": "e" * 64}))
     assert "0.02346" not in card(root, folder)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "head", "said"),
+    [
+        ({"max_mean_kl": 0.03}, "| | KL as run | max KL | weights alone |", "Max KL is the gate that it must"),
+        ({"min_top1": 0.9}, "| 99th percentile | top-1 | min top-1 | top-5 |", "min top-1 is the gate that it must"),
+        ({"max_mean_kl": 0.03, "min_top1": 0.9}, "| top-1 | min top-1 |", "Max KL and min top-1 are the gates that"),
+        ({}, "| | KL as run | weights alone | median | 99th percentile | top-1 | top-5 |", "does. BF16's own"),
+    ],
+)
+def test_a_gate_has_a_column_where_one_was_set(root: Path, allowed: dict[str, float], head: str, said: str) -> None:
+    made = manifest("FP8")
+    text = card(root, put(root, made, result(made, allowed=allowed)))
+    assert head in text
+    assert said in text
+    (table,) = re.findall(r"(\| \| KL as run .*\n\|.*\n\|.*)\n", text)
+    assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def test_what_holds_for_several_files_is_said_once(root: Path) -> None:
+    for scheme, changes in {"Q8_0": {}, "Q6_K": {"device": "cpu"}, "Q3_K_M": {"device": "cpu"}}.items():
+        folder = put(root, manifest("GGUF", scheme, **changes))
+    text = card(root, folder)
+    assert text.count("Rounded with errors compensated") == 1
+    assert "- Q3_K_M, Q6_K: Rounded with errors compensated: scales" in text
+    assert text.count("\n- 2 Linears stay in BF16.\n") == 1
+    assert "- Rounded with errors compensated: " in card(root, put(root, manifest("FP8", device="cpu")))
+
+
+def test_files_are_named_as_they_are_called_beside_a_gguf(root: Path) -> None:
+    """As a folder's manifest.json and verification.json beside one file, and with its name before theirs for GGUFs."""
+    smoke = {"engine": "transformers", "not_run": "", "prompts": [prompt("prose")]}
+    for suffix, name in {"FP8": "`verification.json`", "GGUF": "`<file>.verification.json`"}.items():
+        made = manifest(suffix, "Q8_0" if suffix == "GGUF" else "")
+        assert f"answers and rules are in {name}." in card(root, put(root, made, result(made, smoke=smoke)))
 
 
 def test_a_failed_gate_stands_on_the_card(root: Path) -> None:
@@ -351,6 +387,25 @@ def test_commands_name_the_repository_where_it_is_known(root: Path) -> None:
     assert "llama-server -m Tiny-Q4_K_M.gguf" in card(root, folder)
     assert "llama-server -hf lab/Tiny-GGUF:Q4_K_M" in card(root, folder, "lab")
     assert "ollama run hf.co/lab/Tiny-GGUF:Q4_K_M" in card(root, folder, "lab")
+
+
+def test_a_mix_to_a_budget_is_named_by_its_file(root: Path) -> None:
+    """Its type is none that the Hub knows a file by."""
+    mix = manifest("GGUF", "AUTO")
+    mix["recipe"]["budget"] = {"bits": 4.5}
+    text = card(root, put(root, mix), "lab")
+    assert "llama-server -hf lab/Tiny-GGUF -hff Tiny-AUTO.gguf\n" in text
+    assert "ollama run hf.co/lab/Tiny-GGUF:Tiny-AUTO.gguf\n" in text
+
+
+def test_a_card_lists_no_file_that_its_readers_do_not_find(root: Path) -> None:
+    for scheme in ("Q8_0", "Q4_K_M", "Q3_K_M"):
+        folder = put(root, manifest("GGUF", scheme))
+    fp8 = put(root, manifest("FP8"))
+    without = read_model(root).without(folder, ("gguf-q8_0", "fp8"))
+    assert "Q8_0" not in card_of(without, folder, "lab").text
+    assert "Tiny-FP8" in card_of(without, folder, "lab").text  # another folder's
+    assert "# Tiny-FP8" in card_of(without, fp8, "lab").text
 
 
 def test_ollama_is_not_told_to_read_a_model_in_several_files(root: Path) -> None:

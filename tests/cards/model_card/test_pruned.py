@@ -70,7 +70,7 @@ def test_a_healed_card_says_what_was_refitted_and_what_it_brought(tmp_path: Path
         {"layer": 0, "damping": 0.3, "held_back": 0.8, "before": 0.4321, "after": 0.2109},
         {"layer": 1, "damping": None, "held_back": 1.0, "before": 0.5, "after": 0.5},
     ]
-    record = {"texts": {"tokens": 131072, "kinds": 6}, "layers": fits}
+    record = {"texts": {"tokens": 131072, "random": 32768, "kinds": 6}, "layers": fits}
     (tmp_path / "healing.json").write_text(json.dumps(record))
     changes = [{"layer": n, "tensors": 3, "mean": 0.0456, "largest": 0.1} for n in (0, 1)]
     plain = {**COST, "kl": 0.3456, "top1": 0.7}

@@ -105,9 +105,11 @@ def test_every_figure_is_what_its_file_says(root: Path, page: Elements) -> None:
 def test_figures_that_are_computed_say_of_what(root: Path, page: Elements) -> None:
     """Three layers of four experts with 500, 90 to 92, 0 and 7 tokens; 64 samples of 512."""
     for element in page.named("data"):
-        if element.get("data-rule") == "files_bytes":
+        if element.get("data-rule") == "artifact_bytes":
             files = [resolved(json.loads((root / path).read_text()), at) for path, at in json.loads(element["data-of"])]
-            assert int(element["value"]) == sum(record["bytes"] for f in files for record in f.values())
+            (listed,) = files
+            ggufs = [record["bytes"] for name, record in listed.items() if name.endswith(".gguf")]
+            assert int(element["value"]) == sum(ggufs or [record["bytes"] for record in listed.values()])
     told = {e["data-rule"]: e["text"] for e in page.named("data") if "data-rule" in e}
     assert {rule: told[rule] for rule in ("product", "experts", "least_tokens", "median_tokens", "starved")} == {
         "product": "32,768",
@@ -270,10 +272,27 @@ def test_controls_have_names_and_columns_say_how_they_are_sorted(page: Elements)
     for control in (*page.named("select"), *page.named("input")):
         assert control["id"] in named
     heads = [element for element in page.named("th") if "aria-sort" in element]
-    assert len(heads) == len([button for button in page.named("button") if "data-key" in button]) == 11
+    assert len(heads) == len([button for button in page.named("button") if "data-key" in button]) == 10
     assert [head["aria-sort"] for head in heads].count("ascending") == 1
     for key in (button["data-key"] for button in page.named("button")):
         assert all(f"data-{key}" in row for row in page.named("tr") if "data-label" in row)
+
+
+def test_a_gate_has_a_column_where_a_recipe_has_one(tmp_path: Path) -> None:
+    """These have one on KL alone; then one of them one on top-1 too."""
+    root = model_folder(tmp_path)
+
+    def columns() -> set[str | None]:
+        return {button.get("data-key") for button in Elements(write(root).read_text()).named("button")}
+
+    assert "allowed" in columns()
+    assert "asked" not in columns()
+    path = next(root.glob("*-FP8/manifest.json"))
+    written = json.loads(path.read_text())
+    written["recipe"]["gates"]["min_top1"] = 0.9
+    path.write_text(json.dumps(written))
+    path.with_name("verification.json").unlink()
+    assert {"allowed", "asked"} <= columns()
 
 
 def test_charts_are_files_too(root: Path) -> None:
@@ -475,6 +494,15 @@ def test_it_opens_from_a_file_without_a_request_or_a_complaint(
     assert [url for url in tab.requested if not url.startswith("data:")] == [address]
     assert tab.complaints == []
     assert tab.run("document.documentElement.scrollWidth") <= width  # no sideways scroll of the page itself
+    assert (
+        tab.run("Math.max(...[...document.querySelectorAll('nav a')].map(a => a.getBoundingClientRect().right))")
+        <= width
+    )
+    tab.run("document.querySelectorAll('details').forEach(d => d.open = true)")
+    rows = "[...document.querySelectorAll('tbody tr')].map(row => row.getBoundingClientRect().height)"
+    assert tab.run(f"Math.max(...{rows})") < 200  # a checksum wrapped at every letter is taller
+    table = "document.querySelector('#comparison').parentElement"
+    assert width < 500 or tab.run(f"{table}.scrollWidth - {table}.clientWidth") == 0
     shown = tab.run(
         "[...document.querySelectorAll('.charts svg')].filter(s => s.getBoundingClientRect().width > 0).length"
     )

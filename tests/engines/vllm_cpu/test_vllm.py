@@ -41,6 +41,19 @@ UNREAD = {
     "nvfp4": (*KV_CACHE, "input_global_scale"),
     "nvfp4-auto": (*KV_CACHE, "input_global_scale"),
     "nvfp4a16-modelopt": (*KV_CACHE, "input_scale"),
+    "nvfp4-auto-modelopt": (
+        *KV_CACHE,
+        "experts.routed_experts.w13_input_scale",
+        "experts.routed_experts.w2_input_scale",
+    ),
+    "fp8-cache": (".attn.q_scale", ".attn.prob_scale", "_zero_point"),
+    "nvfp4-auto-modelopt-cache": (
+        ".attn.q_scale",
+        ".attn.prob_scale",
+        "_zero_point",
+        "experts.routed_experts.w13_input_scale",
+        "experts.routed_experts.w2_input_scale",
+    ),
 }
 """vLLM makes input scales for every NVFP4 Linear, and reads none of a weight-only scheme."""
 
@@ -58,6 +71,9 @@ EXPERTS = (
     "fp8-modelopt",
     "nvfp4-modelopt",
     "nvfp4a16-modelopt",
+    "nvfp4-auto-modelopt",
+    "fp8-cache",
+    "nvfp4-auto-modelopt-cache",
 )
 
 

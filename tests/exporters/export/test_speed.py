@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from exporters.export import speed
 from exporters.export.planning import plan_all
 from exporters.export.speed import FACTOR, export_seconds, rounding_speed
 from sixfold.model.source import Source, open_source
@@ -73,6 +74,15 @@ def test_an_input_is_factored_and_moved_once_for_all_formats(source: Source) -> 
     moved = "moving to the GPU"
     assert without[moved] == pytest.approx(quantized(source) * 2 / 1e3)
     assert factors[moved] - without[moved] == pytest.approx(sum(n**2 for n in read) * 2 / 1e3)
+
+
+def test_what_one_process_compiles_is_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own share, to nearest and compensated."""
+    ran: list[str] = []
+    monkeypatch.setattr(speed, "quantize", lambda weight, qtype, importance: ran.append(qtype.name))
+    monkeypatch.setattr(speed, "fp8_channels", lambda weights, names, known: ran.append("fp8+"))
+    speed._compile(1, "", [["Q8_0"], ["Q4_K", "fp8+"]])
+    assert ran == ["Q4_K", "fp8+", "fp8+"]
 
 
 @pytest.mark.bench

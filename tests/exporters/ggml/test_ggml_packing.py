@@ -8,9 +8,10 @@ import torch
 from gguf import GGMLQuantizationType as Type
 from gguf.quants import dequantize
 
-from exporters.ggml.cuda.rounding import divide, half_away, nearest, peak
+from exporters.ggml.cuda.rounding import half_away, nearest, peak
 from exporters.ggml.kernels import _on_gpu, row_bytes
 from exporters.ggml.packing import Blocks, as_read, pack
+from exporters.numerics.division import divide
 from sixfold.errors import SixfoldError
 
 BLOCKS = 50

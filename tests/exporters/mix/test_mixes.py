@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from gguf import GGUFReader
+from safetensors.torch import load_file
 
 from calibration.calibrate import calibrate
 from calibration.texts.tokens import token_batches
@@ -231,6 +232,26 @@ def test_four_bits_with_fp8_for_what_suffers_are_sound(
     config = json.loads((path / "config.json").read_text())["quantization_config"]
     assert config["format"] == "mixed-precision"
     assert {group["format"] for group in config["config_groups"].values()} == {layout, "float-quantized"}
+    with few_windows("verification.measure.held_out"):
+        checked = verify(path, demo, silent)
+    assert checked.passed, [str(finding) for finding in checked.findings]
+
+
+def test_modelopts_mix_compensates_four_bits_and_has_fp8_with_fixed_scales(
+    demo: Source, statistics: Statistics, damages: Damages, tmp_path: Path
+) -> None:
+    of = recipe("nvfp4-auto", "options.layout=modelopt", "rounding=compensated")
+    prepare(demo, of, statistics, None, silent)
+    path, _ = made(demo, statistics, of, tmp_path)
+    layers = json.loads((path / "hf_quant_config.json").read_text())["quantization"]["quantized_layers"]
+    assert {of["quant_algo"] for of in layers.values()} == {"FP8", "W4A16_NVFP4"}
+    eight = next(name for name, of in layers.items() if of["quant_algo"] == "FP8" and name.endswith("o_proj"))
+    stored = load_file(path / "model.safetensors")
+    largest = float(read(demo, eight).abs().max())
+    assert float(stored[f"{eight}.weight_scale"]) == pytest.approx(largest / 448, rel=1e-6)
+    site, _ = statistics.place_of(eight)
+    seen = float(statistics.site(site, ("abs_max",))["abs_max"].max())
+    assert float(stored[f"{eight}.input_scale"]) == pytest.approx(seen / 448, rel=1e-6)
     with few_windows("verification.measure.held_out"):
         checked = verify(path, demo, silent)
     assert checked.passed, [str(finding) for finding in checked.findings]

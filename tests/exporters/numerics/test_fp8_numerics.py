@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from exporters.numerics.fp8 import quantize_blocks, quantize_channels
+from exporters.numerics.fp8 import quantize_blocks, quantize_channels, whole_blocks, whole_channels
 from sixfold.errors import SixfoldError
 from tests.exporters.library_oracle import adversarial_weights, library_quantize, same_bits
 
@@ -13,10 +13,11 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_channels_equal_the_library_bit_for_bit(dtype: torch.dtype) -> None:
     for case, weight in adversarial_weights(dtype).items():
-        quantized, scale = quantize_channels(weight, case)
         theirs = library_quantize([weight], "FP8_DYNAMIC")[0]
-        assert same_bits(scale, theirs["weight_scale"]), case
-        assert same_bits(quantized, theirs["weight"]), case
+        for quantize in (quantize_channels, whole_channels):
+            quantized, scale = quantize(weight, case)
+            assert same_bits(scale, theirs["weight_scale"]), case
+            assert same_bits(quantized, theirs["weight"]), case
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -24,10 +25,11 @@ def test_channels_equal_the_library_bit_for_bit(dtype: torch.dtype) -> None:
 def test_blocks_equal_the_library_bit_for_bit(dtype: torch.dtype, cut: tuple[int, int]) -> None:
     for case, whole in adversarial_weights(dtype).items():
         weight = whole[: cut[0], : cut[1]]
-        quantized, scale = quantize_blocks(weight, case)
         theirs = library_quantize([weight], "FP8_BLOCK")[0]
-        assert same_bits(scale, theirs["weight_scale"]), case
-        assert same_bits(quantized, theirs["weight"]), case
+        for quantize in (quantize_blocks, whole_blocks):
+            quantized, scale = quantize(weight, case)
+            assert same_bits(scale, theirs["weight_scale"]), case
+            assert same_bits(quantized, theirs["weight"]), case
 
 
 def test_rows_beyond_one_block_of_work_and_wide_rows() -> None:
@@ -40,7 +42,7 @@ def test_rows_beyond_one_block_of_work_and_wide_rows() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("quantize", [quantize_channels, quantize_blocks])
+@pytest.mark.parametrize("quantize", [quantize_channels, quantize_blocks, whole_channels, whole_blocks])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_weights_that_are_not_finite_are_refused_by_name(dtype, quantize, bad) -> None:  # type: ignore[no-untyped-def]
     weight = torch.ones(300, 256, dtype=dtype)

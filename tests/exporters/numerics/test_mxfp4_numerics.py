@@ -4,7 +4,7 @@ from compressed_tensors.compressors import MXFP4PackedCompressor
 from compressed_tensors.compressors.mx_utils import decompress_mx_scale
 from compressed_tensors.quantization import preset_name_to_scheme
 
-from exporters.numerics.mxfp4 import as_float, quantize
+from exporters.numerics.mxfp4 import as_float, quantize, whole
 from sixfold.errors import SixfoldError
 from tests.exporters.library_oracle import adversarial_weights, library_quantize, same_bits
 
@@ -23,6 +23,9 @@ def test_a_weight_equals_the_library_bit_for_bit(dtype: torch.dtype) -> None:
         codes, expected = (_codes(packed)[known] for packed in (ours.packed, theirs["weight_packed"]))
         lost = groups[known].abs() < groups[known].abs().amax(-1, keepdim=True) * underflow
         assert same_bits(torch.where(lost, codes & 7, codes), torch.where(lost, expected & 7, expected)), case
+        there = whole(weight, case)  # as a GPU does it
+        assert same_bits(there.scale, ours.scale), case
+        assert same_bits(there.packed, ours.packed), case
 
 
 def _computable(largest: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from exporters.numerics.nvfp4 import PackedWeight, input_global_scale, quantize_group
+from exporters.numerics.nvfp4 import PackedWeight, input_global_scale, quantize_group, whole_group
 from sixfold.errors import SixfoldError
 from tests.exporters.library_oracle import adversarial_weights, library_quantize, same_bits
 
@@ -17,17 +17,21 @@ def assert_equals(ours: PackedWeight, global_scale: torch.Tensor, theirs: dict[s
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_a_weight_alone_equals_the_library_bit_for_bit(dtype: torch.dtype) -> None:
     for case, weight in adversarial_weights(dtype).items():
-        (ours,), global_scale = quantize_group([weight], [case])
-        assert_equals(ours, global_scale, library_quantize([weight], "NVFP4A16")[0], case)
+        theirs = library_quantize([weight], "NVFP4A16")[0]
+        for quantize in (quantize_group, whole_group):
+            (ours,), global_scale = quantize([weight], [case])
+            assert_equals(ours, global_scale, theirs, case)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_a_fused_group_equals_the_library_bit_for_bit(dtype: torch.dtype) -> None:
     for case, weight in adversarial_weights(dtype).items():
         group = [weight[:64] * 0.37, weight, weight[:16] * 0.9]
-        ours, global_scale = quantize_group(group, ["q", "k", "v"])
-        for mine, theirs in zip(ours, library_quantize(group, "NVFP4A16"), strict=True):
-            assert_equals(mine, global_scale, theirs, case)
+        expected = library_quantize(group, "NVFP4A16")
+        for quantize in (quantize_group, whole_group):
+            ours, global_scale = quantize(group, ["q", "k", "v"])
+            for mine, theirs in zip(ours, expected, strict=True):
+                assert_equals(mine, global_scale, theirs, case)
 
 
 def test_more_weights_than_one_chunk() -> None:
@@ -60,11 +64,12 @@ def test_weights_of_zero_are_zeros_under_finite_scales() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_weights_that_are_not_finite_are_refused_by_name(bad: float) -> None:
+@pytest.mark.parametrize("quantize", [quantize_group, whole_group])
+def test_weights_that_are_not_finite_are_refused_by_name(quantize, bad) -> None:  # type: ignore[no-untyped-def]
     good, weight = torch.ones(64, 32, dtype=torch.bfloat16), torch.ones(64, 32, dtype=torch.bfloat16)
     weight[63, 31] = bad
     with pytest.raises(SixfoldError, match=r"layers\.61\.w3\.weight holds NaN or infinite weights"):
-        quantize_group([good, weight], ["layers.61.w1.weight", "layers.61.w3.weight"])
+        quantize([good, weight], ["layers.61.w1.weight", "layers.61.w3.weight"])
 
 
 def test_input_global_scale_is_rounded_as_a_bf16_observer_rounds_it() -> None:

@@ -16,6 +16,7 @@ from pruning.healing import heal as walk
 from pruning.healing.block import adds_up
 from pruning.healing.refit import Fit, Seen
 from pruning.healing.refitted import check_refitted
+from pruning.healing.text import Text
 from pruning.pruned_view import pruned_view
 from pruning.run import prune, verify
 from sixfold.errors import SixfoldError
@@ -31,8 +32,9 @@ VOCABULARY = 96
 CPU = torch.device("cpu")
 
 
-def tokens() -> torch.Tensor:
-    return torch.randint(0, VOCABULARY, (24, 160), generator=torch.Generator().manual_seed(3))
+def text() -> Text:
+    ids = torch.randint(0, VOCABULARY, (24, 160), generator=torch.Generator().manual_seed(3))
+    return Text(ids, torch.arange(VOCABULARY))
 
 
 def healed(folder: Path, out: Path) -> Any:
@@ -40,7 +42,7 @@ def healed(folder: Path, out: Path) -> Any:
     source = open_source(folder)
     anatomy = dissect(source)
     plan = replace(plan_of(source, anatomy, some_experts(anatomy)), healing={"profile": {"samples": 24, "length": 160}})
-    prune(source, anatomy, plan, "drop", out, threads=1, progress=silent, ids=tokens())
+    prune(source, anatomy, plan, "drop", out, threads=1, progress=silent, text=text())
     texts = {"noise": tuple(torch.randint(0, VOCABULARY, (4, 48), generator=torch.Generator().manual_seed(4)))}
     return verify(source, anatomy, plan, "drop", out, texts, progress=silent)
 
@@ -124,10 +126,11 @@ def test_what_is_missing_is_all_that_the_layer_does_not_give(
     prune(source, anatomy, plan, "drop", tmp_path / "out", threads=1, progress=silent)
     view = pruned_view(source, anatomy, plan, "drop")
     monkeypatch.setattr(walk, "refit", seen)
-    walk.heal(source, view, anatomy.layers, tokens(), tmp_path / "work", key="", device=CPU, progress=silent)
+    walk.heal(source, view, anatomy.layers, text(), tmp_path / "work", key="", device=CPU, progress=silent)
     models = (load_model(s, dtype=torch.float32, device=CPU) for s in (source, open_source(tmp_path / "out")))
+    ids = torch.cat([text().ids, text().random])
     with torch.inference_mode():
-        layers = [{**_outputs(model, tokens())} for model in models]
+        layers = [{**_outputs(model, ids)} for model in models]
     for layer, found in zip(anatomy.layers, missing, strict=True):
         expected = (layers[0][layer] - layers[1][layer]).flatten(0, -2)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
@@ -153,10 +156,10 @@ def test_whether_what_experts_give_is_added_as_it_is(model_type: str, added: boo
     runner = LayerRunner(source, dtype=torch.float32, device=CPU, ahead=False)
     with torch.inference_mode():
         with runner.outside():
-            hidden = runner.start(tokens())
+            hidden = runner.start(text().ids)
         for layer, _ in runner.each_layer(0):
             if layer == dissect(source).layers[0]:
-                assert adds_up(runner, layer, tokens(), hidden) == added
+                assert adds_up(runner, layer, text().ids, hidden) == added
 
 
 def _other(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], None]:
@@ -201,7 +204,7 @@ def test_what_was_not_refitted_is_another_checkpoint(minimax: Path, tmp_path: Pa
     anatomy = dissect(source)
     plain = plan_of(source, anatomy, some_experts(anatomy))
     again = replace(plain, healing={"profile": {"samples": 24, "length": 160}})
-    assert prune(source, anatomy, again, "drop", tmp_path / "out", threads=1, progress=silent, ids=tokens()).skipped
+    assert prune(source, anatomy, again, "drop", tmp_path / "out", threads=1, progress=silent, text=text()).skipped
     made = prune(source, anatomy, plain, "drop", tmp_path / "out", threads=1, progress=silent)
     assert not made.skipped
     assert not (tmp_path / "out" / "healing.json").exists()

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from pruning.healing.block import routed_outputs
-from pruning.healing.refit import DAMPINGS, SWEEPS, Seen, refit
+from pruning.healing.refit import DAMPINGS, SWEEPS, TOGETHER, Seen, refit
 
 HIDDEN, INNER, EXPERTS, TOP_K, TOKENS, KINDS = 6, 5, 4, 2, 240, 3
 
@@ -90,7 +90,8 @@ def literal_damping(module: Any, seen: Seen) -> tuple[float, float]:
 def test_it_is_ridge_regression_expert_after_expert(transposed: bool) -> None:
     module = experts(0, transposed=transposed)
     seen = seen_by(module, noise=1.0)
-    damping, error = literal_damping(module, seen)
+    alone, error = literal_damping(module, seen)
+    damping = TOGETHER * alone
     expected = [(d.mT if transposed else d).double() for d in module.down_proj.clone()]
     missing = seen.missing.clone()
     for _ in range(SWEEPS):

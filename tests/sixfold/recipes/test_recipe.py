@@ -225,6 +225,23 @@ def test_an_option_that_no_exporter_of_a_set_has_is_refused() -> None:
     assert message == "--set: options.layot: no exporter here has this option; perhaps layout is meant."
 
 
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("sample=3", "calibration.samples"),
+        ("layot=modelopt", "options.layout"),
+        ("bits=4", "budget.bits"),
+        ("calibration.max_kl=1", "gates.max_mean_kl"),
+        ("optoins.layout=3", "options"),
+        ("nam=x", "name"),
+    ],
+)
+def test_a_key_of_another_group_is_named_with_its_group(override: str, meant: str) -> None:
+    """And the override is blamed, not the recipe's file."""
+    key = override.partition("=")[0].removesuffix(".layout")
+    assert refusal("fp8", override) == f"--set: {key}: unknown key; perhaps {meant} is meant."
+
+
 def test_an_unknown_name_gets_the_nearest_and_a_missing_path_is_named(here: Path) -> None:
     assert refusal("nvfp4-gb1") == "there is no recipe 'nvfp4-gb1'; perhaps nvfp4-gb10 is meant."
     assert refusal("elsewhere/my.yaml") == f"there is no recipe file elsewhere{os.sep}my.yaml; check the path."

@@ -1,9 +1,37 @@
 """ModelOpt's layouts, and FP8 in blocks."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 from tests.verification.corpus.changes import ROUTER, W2, W3, Damage, Q, bit, changed, drop, ignore, scaled, tensors
 from tests.verification.damage import edit_config, edit_header
 
+MIX = "nvfp4-auto-modelopt"
+"""Whose attention is in FP8."""
+
+
+def _in_both(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    """Of `quantized_layers` in config.json and hf_quant_config.json."""
+
+    def changed(folder: Path) -> None:
+        edit_config(folder, lambda c: change(c["quantization_config"]["quantized_layers"]))
+        edit_config(folder, lambda c: change(c["quantization"]["quantized_layers"]), "hf_quant_config.json")
+
+    return changed
+
+
 MODELOPT = [
+    Damage("FP8 called NVFP4", MIX, _in_both(lambda q: q[Q[:-1]].update(quant_algo="NVFP4", group_size=16)), Q[:-1]),
+    Damage("a module without an algorithm", MIX, _in_both(lambda q: q.pop(Q[:-1])), Q[:-1]),
+    Damage("a router with an algorithm", MIX, _in_both(lambda q: q.update({ROUTER: {"quant_algo": "FP8"}})), ROUTER),
+    Damage(
+        "an algorithm in one of two files",
+        MIX,
+        lambda f: edit_config(f, lambda c: c["quantization_config"]["quantized_layers"].pop(Q[:-1])),
+        "hf_quant_config.json",
+    ),
+    Damage("input scale missing", MIX, drop(Q + "input_scale"), Q + "input_scale"),
     Damage(
         "global scale as compressed-tensors has it",
         "nvfp4-modelopt",

@@ -6,7 +6,9 @@ from exporters.numerics.compensated import nvfp4_groups
 from exporters.numerics.nvfp4 import quantize_group
 from exporters.rounding.factor import factor
 from verification.reading.stored_codes import Codes, _float4
-from verification.weights.compensated_codes import misplaced
+from verification.weights import compensated_codes
+from verification.weights.code_check import Misplaced
+from verification.weights.compensated_codes import Targets
 
 ROWS, COLUMNS = 64, 256
 
@@ -19,6 +21,11 @@ def made() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torc
     weight = (torch.randn(ROWS, COLUMNS, generator=draw) * 0.02).bfloat16()
     (packed,), whole = nvfp4_groups([[weight]], [["w"]], known)[0]
     return weight.float(), known.moments[0], packed.packed, packed.scale, whole
+
+
+def misplaced(codes: Codes, held: torch.Tensor, source: torch.Tensor, moments: torch.Tensor) -> Misplaced | None:
+    (found,) = compensated_codes.misplaced(codes, held, source, moments[None])
+    return found
 
 
 def codes_of(packed: torch.Tensor, scale: torch.Tensor, whole: torch.Tensor) -> tuple[Codes, torch.Tensor]:
@@ -73,3 +80,16 @@ def test_nothing_is_said_of_a_row_that_writes_massive_activations() -> None:
     massive[row] *= 4
     enlarged = Codes(**{**vars(codes), "scale": codes.scale * (1 + 3 * (torch.arange(ROWS) == row))[:, None]})
     assert misplaced(enlarged, enlarged.numbers * enlarged.scale, massive, moments) is None
+
+
+def test_matrices_under_one_another_are_judged_each_by_its_own_input() -> None:
+    """The second has a flipped sign, the third reads an input that nothing is known of."""
+    weight, moments, packed, scale, whole = made()
+    row, column = divmod(int(codes_of(packed, scale, whole)[0].numbers.abs().argmax()), COLUMNS)
+    flipped = packed.clone()
+    flipped[row, column // 2] ^= 0x80 if column % 2 else 0x08
+    codes, held = codes_of(torch.cat([packed, flipped, flipped, packed]), scale.repeat(4, 1), whole)
+    known = {"a": moments, "b": moments, "d": moments}
+    found = dict(Targets(known.get).misplaced(["a", "b", "c", "d"], codes, held, weight.repeat(4, 1)))
+    assert found.keys() == {"b"}
+    assert (found["b"].row, found["b"].column) == (row, column)

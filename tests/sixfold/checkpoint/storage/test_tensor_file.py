@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 
 from sixfold.checkpoint.storage.tensor_file import write_tensors
+from tests.pretended_device import pretended
 
 
 def test_safetensors_reads_back_what_was_written(tmp_path: Path) -> None:
@@ -35,6 +36,16 @@ def test_safetensors_reads_back_what_was_written(tmp_path: Path) -> None:
             assert read.dtype == tensor.dtype
             assert read.shape == tensor.shape
             assert torch.equal(read.float(), tensor.float())
+
+
+def test_what_is_on_a_gpu_is_written_a_piece_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sixfold.checkpoint.storage.tensor_file._PIECE", 64)
+    tensors = {"moments": torch.randn(7, 9).half(), "none": torch.empty(0), "count": torch.tensor(3)}
+    expected = write_tensors(tmp_path / "here", tensors)
+    with pretended() as device:
+        there = {name: tensor.to(device) for name, tensor in tensors.items()}
+        assert write_tensors(tmp_path / "there", there) == expected
+    assert (tmp_path / "there").read_bytes() == (tmp_path / "here").read_bytes()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")

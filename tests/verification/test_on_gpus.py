@@ -1,0 +1,37 @@
+"""Variants shared out among processes have the verdicts that they have side by side in one."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sixfold.model.source import Source
+from sixfold.progress import unseen
+from tests.verification.artifacts import Artifacts
+from verification.judge import judge_all
+from verification.on_gpus import _nth_gpu, judged_on_gpus, shared_out
+from verification.result import Verification
+
+
+def test_two_processes_find_what_one_does(artifacts: Artifacts, demo: Source) -> None:
+    paths = [artifacts[name] for name in ("fp8", "bf16")]
+    together, apart = judge_all(paths, demo, unseen), judged_on_gpus(paths, demo, unseen, 2)
+    assert [_timeless(one) for one in apart] == [_timeless(one) for one in together]
+
+
+def _timeless(found: Verification) -> Verification:
+    return replace(found, seconds=0.0)
+
+
+def test_shares_have_about_as_many_runs_and_none_is_empty() -> None:
+    runs = {Path(name): count for name, count in {"a": 3, "b": 3, "c": 1, "d": 2, "e": 0}.items()}
+    assert [[path.name for path in share] for share in shared_out(runs, 2)] == [["a", "d"], ["b", "c", "e"]]
+    assert shared_out({Path("a"): 3}, 4) == [[Path("a")]]
+
+
+@pytest.mark.parametrize(("seen", "expected"), [(None, "1"), ("3, 5", "5"), ("GPU-aa,GPU-bb", "GPU-bb")])
+def test_gpus_are_those_that_may_be_seen(seen: str | None, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if seen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    assert _nth_gpu(1) == expected

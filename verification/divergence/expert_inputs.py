@@ -1,0 +1,163 @@
+"""A layer's experts with all their tokens side by side, their inputs rounded as engines round them.
+
+Of most formats every expert rounds a token alike: it is rounded once, and not by each expert that it goes to. What is
+left to be done for each expert is its two products, so that a GPU is not waited for from expert to expert.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+
+from verification.divergence.latent_inputs import Rounding
+
+_SHARE_OF_GPU = 1 / 32
+"""Of its memory, that the experts' outputs of the tokens that are looked at together may take."""
+_ON_CPU = 1 << 18
+"""Inputs of the experts that a processor looks at together: what stays in its cache."""
+
+
+@dataclass(frozen=True)
+class OfAllTokens:
+    """A rounding whose scale is taken from everything that is rounded together, one expert's tokens say."""
+
+    rounding: Rounding
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.rounding(x)
+
+
+@dataclass(frozen=True)
+class ExpertInputs:
+    """Of the matrices of one stacked parameter. rules: by expert, the matrix's on-disk name and how its inputs are
+    rounded. squares: sums of those of what rounding moved, and of all, float64 [experts, 2], added up here."""
+
+    rules: Mapping[int, tuple[str, Rounding]]
+    squares: torch.Tensor
+
+    @property
+    def common(self) -> Rounding | None:
+        """The one rounding of all experts, where it rounds token by token."""
+        rules = {id(rule): rule for _, rule in self.rules.values()}
+        if len(self.rules) < len(self.squares) or len(rules) > 1:
+            return None
+        (rule,) = rules.values()
+        return None if isinstance(rule, OfAllTokens) else rule
+
+    def rounded(self, rows: torch.Tensor, counts: Sequence[int], first: int) -> torch.Tensor:
+        """rows: float32 [sum of counts, channels], inputs of the experts from `first` on, one below the other."""
+        made, start = [], 0
+        for rule, number in self._runs(counts, first):
+            part = rows[start : start + number]
+            made.append(part if rule is None else rule(part))
+            start += number
+        found = made[0] if len(made) == 1 else torch.cat(made)
+        self.add(moved(found, rows), counts, first)
+        return found
+
+    def add(self, squares: torch.Tensor, counts: Sequence[int], first: int) -> None:
+        """squares: as from `moved`, of all rows."""
+        lengths = torch.tensor(counts).to(squares.device)
+        sums = torch.segment_reduce(squares.double(), "sum", lengths=lengths, axis=0, unsafe=True)
+        self.squares[first : first + len(counts)] += sums
+
+    def _runs(self, counts: Sequence[int], first: int) -> Iterator[tuple[Rounding | None, int]]:
+        """Numbers of neighboring rows that are rounded together."""
+
+        def rule_of(expert: int) -> Rounding | None:
+            return self.rules[expert][1] if expert in self.rules else None
+
+        def together(expert: int) -> object:
+            rule = rule_of(expert)
+            return expert if isinstance(rule, OfAllTokens) else -1 - id(rule)
+
+        for _, run in groupby(range(first, first + len(counts)), key=together):
+            experts = list(run)
+            number = sum(counts[expert - first] for expert in experts)
+            if number:
+                yield rule_of(experts[0]), number
+
+
+def moved(rounded: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Of each row the squared sum of what rounding moved, and of all: [rows, 2]."""
+    return torch.stack([torch.linalg.vector_norm(of, dim=-1).square() for of in (rounded - rows, rows)], -1)
+
+
+def experts_at_once(inputs_of: Callable[[torch.Tensor], ExpertInputs | None]) -> Callable[..., torch.Tensor]:
+    """For sixfold.runner.experts.experts_run_by. inputs_of: a stacked parameter -> how its inputs are rounded."""
+
+    def forward(module: Any, hidden: torch.Tensor, index: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
+        most = len(hidden)
+        if hidden.is_cuda:
+            memory = torch.cuda.get_device_properties(hidden.device).total_memory
+            most = max(1, int(_SHARE_OF_GPU * memory) // (index.shape[1] * hidden[:1].nbytes))
+        parts = zip(hidden.split(most), index.split(most), gates.split(most), strict=True)
+        return torch.cat([_of_tokens(module, *part, inputs_of) for part in parts])
+
+    return forward
+
+
+def _of_tokens(
+    module: Any,
+    hidden: torch.Tensor,
+    index: torch.Tensor,
+    gates: torch.Tensor,
+    inputs_of: Callable[[torch.Tensor], ExpertInputs | None],
+) -> torch.Tensor:
+    """hidden [tokens, hidden]; index int64 and gates [tokens, top-k]; an index beyond the experts is of none."""
+    top_k, width = index.shape[1], hidden.shape[1]
+    up = module.gate_up_proj if module.has_gate else module.up_proj
+    first, last = inputs_of(up), inputs_of(module.down_proj)
+    pairs = index.reshape(-1).sort(stable=True).indices  # by expert, and by token within one
+    every = index.reshape(-1).bincount(minlength=module.num_experts)[: module.num_experts].tolist()
+    read, squares = hidden, None
+    if first is not None and (rule := first.common) is not None:
+        read = rule(hidden)
+        squares = moved(read, hidden)
+    out = hidden.new_zeros(len(pairs), width)
+    start = 0
+    for begin, counts in _spans(every, len(pairs) if hidden.is_cuda else _ON_CPU // width):
+        own = pairs[start : start + sum(counts)]
+        start += len(own)
+        tokens = own // top_k
+        rows = read[tokens]
+        if squares is not None and first is not None:
+            first.add(squares[tokens], counts, begin)
+        elif first is not None:
+            rows = first.rounded(rows, counts, begin)
+        inner = _products(module, "gate_up_proj" if module.has_gate else "up_proj", rows, counts, begin)
+        inner = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
+        if last is not None:
+            inner = last.rounded(inner, counts, begin)
+        made = _products(module, "down_proj", inner, counts, begin)
+        out[own] = made * gates.reshape(-1)[own][:, None]
+    return out.view(len(hidden), top_k, width).sum(1)
+
+
+def _spans(counts: Sequence[int], most: int) -> Iterator[tuple[int, list[int]]]:
+    """Neighboring experts with about `most` tokens together: the first, and how many tokens are of each."""
+    begin = number = 0
+    for expert, count in enumerate(counts):
+        number += count
+        if number >= most or (number and expert + 1 == len(counts)):
+            yield begin, list(counts[begin : expert + 1])
+            begin, number = expert + 1, 0
+
+
+def _products(module: Any, name: str, rows: torch.Tensor, counts: Sequence[int], first: int) -> torch.Tensor:
+    """Of each expert's rows with its matrix, without the hooks of functions that round inputs."""
+    weight = getattr(module, name)
+    weight = weight.mT if module.is_transposed else weight  # [experts, out, in]
+    bias = getattr(module, name + "_bias") if module.has_bias else None
+    out = rows.new_empty(len(rows), weight.shape[1])
+    start = 0
+    for expert, number in enumerate(counts, first):
+        own = slice(start, start + number)
+        start += number
+        if number and bias is None:
+            torch.mm(rows[own], weight[expert].mT, out=out[own])
+        elif number and bias is not None:
+            torch.addmm(bias[expert], rows[own], weight[expert].mT, out=out[own])
+    return out
