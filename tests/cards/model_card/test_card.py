@@ -1,5 +1,6 @@
 """A card shows what the files around it say, and nothing that nobody stated."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,22 @@ def test_a_figure_says_whether_it_is_from_the_pruned_or_from_the_unpruned_model(
     assert "| FP8 | 0.34560 | 0.00500 | 0.500 | 75.0% | 98.0% | 0.0200 |" in text
     put(root, manifest("NVFP4", files={"model.safetensors": 600_000_000}))
     assert "| **FP8** (this one) | 1.23 GB | 0.0235 | 99.0% | 0.3456 | 75.0% |" in card(root, folder)
+
+
+def test_a_healed_checkpoint_is_not_said_to_give_what_the_original_gives(root: Path) -> None:
+    """The proof is of what was cut, before the refit."""
+    made = manifest("FP8")
+    pruned(root)
+    path = root / "source/pruning/verification.json"
+    masked = {"sound": True, "tokens": 20000, "layers": [{"largest": 1e-7}]}
+    write(path, json.loads(path.read_text()) | {"masked": masked})
+    folder = put(root, made, result(made))
+    assert "afterwards. Every layer gives the same output as the original's" in card(root, folder)
+    plan = root / "source/pruning/plan.json"
+    write(plan, json.loads(plan.read_text()) | {"healing": {"profile": {}}})
+    text = card(root, folder)
+    assert "and the down projections of the kept ones refitted in closed form; nothing was trained" in text
+    assert "afterwards. Before the refit, every layer gives the same output as the original's" in text
 
 
 def test_the_unpruned_model_is_as_far_from_bf16_everywhere_on_a_card(root: Path) -> None:
