@@ -43,4 +43,4 @@ def _publishable(made: Collection[str], workspace: "Workspace") -> tuple[str, ..
     wanted = [artifact for artifact in every if artifact.variant in made]
     if not licensed or any(unproven(artifact) for artifact in wanted):
         return None
-    return () if len(wanted) == len(every) else tuple(artifact.variant for artifact in wanted)
+    return () if len(wanted) == len(every) else tuple(dict.fromkeys(artifact.variant for artifact in wanted))

@@ -29,6 +29,11 @@ def test_no_publishing_is_proposed_that_would_be_refused(tmp_path: Path) -> None
     put(tmp_path / "Tiny", manifest("NVFP4"))
     assert " publish fp8 --dry-run " in after_export(["fp8"], workspace, verified=True)
     assert after_export(["fp8", "nvfp4"], workspace, verified=True) == ""
+    for scheme in ("AUTO-4bpw", "AUTO-5bpw"):  # two mixes of one recipe
+        mix = manifest("GGUF", scheme, variant="gguf-auto")
+        mix["recipe"] |= {"name": "gguf-auto", "gates": fp8["recipe"]["gates"]}
+        put(tmp_path / "Tiny", mix, result(mix, gates=fp8["recipe"]["gates"]))
+    assert " publish gguf-auto --dry-run " in after_export(["gguf-auto"], workspace, verified=True)
     (folder.parent / "Tiny-NVFP4/manifest.json").write_text("{")
     assert after_export(["fp8"], workspace, verified=True) == ""
 
