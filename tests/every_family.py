@@ -90,6 +90,7 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
     "gemma4_text": {"enable_moe_block": True, "num_experts": EXPERTS, "top_k_experts": TOP_K, "global_head_dim": 64},
     "gemma4_unified_text": {"global_head_dim": 64},
     "glm4v_moe_text": {"rope_parameters": _PARTLY_AXIAL},
+    "glm4v_text": {"rope_parameters": _PARTLY_AXIAL},
     "glm5_next_text": {"index_topk": 16, "qk_rope_head_dim": 0},
     "glm_moe_dsa": {"head_dim": 32},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
@@ -103,6 +104,12 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "longcat_flash": {"num_layers": 2, "num_hidden_layers": 4, "zero_expert_num": 2, "head_dim": 32},
     "mamba2": {"num_heads": 8, "head_dim": 64},
+    "mimo_v2_flash": {
+        "rope_parameters": {
+            kind: {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": 0.5}
+            for kind, theta in (("full_attention", 5e6), ("sliding_attention", 1e4))
+        }
+    },
     "minimax_m3_vl_text": {
         "layer_types": ["full_attention"] + ["minimax_m3_sparse"] * 3,
         "mlp_layer_types": ["dense"] + ["sparse"] * 3,

@@ -8,7 +8,14 @@ from itertools import pairwise
 import torch
 
 from exporters.ggml.architectures.entry import Entry
-from exporters.ggml.architectures.rotary import Config, long_rope_factors, rope_frequency_factors
+from exporters.ggml.architectures.rotary import (
+    Config,
+    head_size,
+    long_rope_factors,
+    rope_frequency_factors,
+    rope_of,
+    rotary_size,
+)
 from exporters.ggml.header.hyperparameters import ENTRIES, as_stated
 from sixfold.checkpoint.checkpoint import SourceTensor
 from sixfold.errors import SixfoldError
@@ -29,6 +36,7 @@ class Tensor:
     transform: what is done to the rows of an input before they are encoded, in turn where several are joined by "+":
         ""          nothing
         "rope:D"    in each head of D rows, row 2i + j (i < D/2, j < 2) is the source's row i + j * D/2
+        "apart:R:D" in each head of D rows, of the first R the even ones, then the odd ones
         "k_b:K:V"   of each head's K + V rows the first K, transposed
         "v_b:K:V"   of each head's K + V rows the last V
         "plus_one"  one is added, in float32
@@ -81,6 +89,10 @@ def gguf_tensors(config: Config, tensors: Mapping[str, SourceTensor]) -> list[Te
             found += _in_parts(both, parts[0], config)
         elif entry.paired_rope and _ROTATED.search(parts[0].name):
             found.append(_paired(gguf_name, parts[0], config))
+        elif entry.apart_rope and rope_of(config).get("mrope_section") and _ROTATED.search(parts[0].name):
+            size = head_size(config)
+            step = f"apart:{rotary_size(config, 0.5)}:{size}"
+            found.append(Tensor(gguf_name, parts[0].shape, (parts[0].name,), step, size))
         else:
             found.append(_one(gguf_name, parts[0], entry, config))
     factors = rope_frequency_factors(as_stated(arch, config)) if entry.rope_factors else None

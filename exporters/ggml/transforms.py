@@ -16,6 +16,11 @@ def _step(rows: torch.Tensor, transform: str) -> torch.Tensor:
     kind, *sizes = transform.split(":")
     if kind == "rope":
         return _paired_rope(rows, int(sizes[0]))
+    if kind == "apart":
+        turning, head = map(int, sizes)
+        heads = rows.view(-1, head, *rows.shape[1:])
+        parts = (heads[:, :turning:2], heads[:, 1:turning:2], heads[:, turning:])
+        return torch.cat(parts, 1).reshape(rows.shape)
     if kind in ("k_b", "v_b"):
         k, v = int(sizes[0]), int(sizes[1])
         heads = rows.view(-1, k + v, rows.shape[-1])

@@ -337,11 +337,15 @@ class GgufWeights:
         return _by_gguf_py(data, tensor.qtype).reshape(shape).to(device)
 
     def _paired(self, source: _Source, rows: torch.Tensor) -> torch.Tensor:
-        """Undo llama.cpp's interleaving of the two halves of every head."""
+        """Undo llama.cpp's interleaving of the two halves of every head, or its parting of neighbors."""
         kind = "attention.head_count_kv" if ".attn_k." in source.gguf[0] else "attention.head_count"
         stated = self._file.key(kind) or self._file.key("attention.head_count")
         heads = int(stated[int(source.gguf[0].split(".")[1])] if isinstance(stated, list) else stated)
         size = rows.shape[0] // heads
+        if source.place.apart:
+            whole, turning = rows.reshape(heads, size, *rows.shape[1:]), int(self._file.key("rope.dimension_count"))
+            halves = whole[:, :turning].unflatten(1, (2, turning // 2))
+            return torch.cat([halves.transpose(1, 2).flatten(1, 2), whole[:, turning:]], 1).reshape(rows.shape)
         pairs = rows.reshape(heads, size // 2, 2, *rows.shape[1:])
         return pairs.transpose(1, 2).reshape(rows.shape).contiguous()
 

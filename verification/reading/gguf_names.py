@@ -31,6 +31,11 @@ _EVERY = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_GLM_4 = _EVERY | {
+    "post_attention_norm": "post_self_attn_layernorm",
+    "post_ffw_norm": "post_mlp_layernorm",
+    "ffn_up": "mlp.gate_up_proj",
+}
 _MIXTRAL = {
     "ffn_gate_inp": "block_sparse_moe.gate",
     "ffn_gate_exps": "block_sparse_moe.experts.{}.w1",
@@ -98,6 +103,9 @@ _GRANITE_SHARED = {
 GRANITE_4 = "granite 4"
 """Not llama.cpp's name: Granite 4 without recurrent layers has those of its forerunners, and other names on disk."""
 
+AXIAL_GLM_4 = "glm 4 of several axes"
+"""The same: where positions have several axes, the rows that turn together are half a head apart in files."""
+
 _GRANITE_ALONE = {name.removesuffix("_shexp"): held for name, held in _GRANITE_SHARED.items()}
 """Of Granite 4 without experts: what experts would share is all there is."""
 
@@ -156,12 +164,8 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     "gemma2": _EVERY | _AFTER_ATTENTION | {"ffn_norm": "pre_feedforward_layernorm"},
     "ernie4_5": _EVERY,
     "ernie4_5-moe": _EVERY | _EXPERTS | _SHARED,
-    "glm4": _EVERY
-    | {
-        "post_attention_norm": "post_self_attn_layernorm",
-        "post_ffw_norm": "post_mlp_layernorm",
-        "ffn_up": "mlp.gate_up_proj",
-    },
+    "glm4": _GLM_4,
+    AXIAL_GLM_4: _GLM_4,
     "phi3": _EVERY | {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"},
     "gemma3": _EVERY | _AFTER_ATTENTION | {"ffn_norm": "pre_feedforward_layernorm"},
     "gemma4": _EVERY
@@ -234,6 +238,7 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     "nemotron": _EVERY,
     "jamba": _JAMBA,
     "kimi-linear": _EVERY | _MIXTRAL | _SHARED_MIXTRAL | _LATENT | _KIMI_DELTA_NET,
+    "mimo2": _EVERY | _EXPERTS,
     "minimax-m3": _EVERY
     | _MIXTRAL
     | _SHARED_MIXTRAL
@@ -303,6 +308,7 @@ _BIASES = {
     "lfm2moe": "feed_forward.expert_bias",
     "nemotron_h_moe": "mixer.gate.e_score_correction_bias",
     "kimi-linear": "block_sparse_moe.gate.e_score_correction_bias",
+    "mimo2": "mlp.gate.e_score_correction_bias",
     "minimax-m3": "block_sparse_moe.e_score_correction_bias",
     "exaone-moe": "mlp.e_score_correction_bias",
     "afmoe": "mlp.expert_bias",
@@ -312,6 +318,7 @@ _BARE = {"attn_sinks.weight": "self_attn.sinks", "ssm_a": "{}.A_log", "ssm_d": "
 """Tensors of a block that are no weight or bias of a module on disk."""
 
 _ALONE: Mapping[str, Mapping[str, str]] = {
+    "mimo2": {"attn_sinks.weight": "self_attn.attention_sink_bias"},
     "gemma4": {
         "layer_output_scale.weight": "layer_scalar",
         "ffn_gate_inp.scale": "router.scale",
@@ -378,10 +385,10 @@ _BLOCK = re.compile(r"blk\.(\d+)\.(.+?)(?:\.(weight|bias))?")
 class Place:
     """name: on disk, with {} for the expert where `stacked`. half: "k" or "v" of a split kv_b_proj, "first" or "second"
     of the rows of another matrix. also: a matrix of as many rows behind that of `name`. flat: whether the file has a
-    vector of the disk as a matrix. rope: whether rows
-    are interleaved. change: what llama.cpp's values are of those on disk: "" the same, "plus one", "minus exp".
-    tiles: where the values of a delta net's heads lie in another order: "rows", "rows behind keys", "columns" or "".
-    convolution: whether the dimension of one channel is left out; several: whether one is put before it."""
+    vector of the disk as a matrix. rope: whether rows are interleaved, or, apart, the other way round. change: what
+    llama.cpp's values are of those on disk: "" the same, "plus one", "minus exp". tiles: where the values of a delta
+    net's heads lie in another order: "rows", "rows behind keys", "columns" or "". convolution: whether the dimension of
+    one channel is left out; several: whether one is put before it."""
 
     name: str
     stacked: bool = False
@@ -392,6 +399,7 @@ class Place:
     convolution: bool = False
     also: str = ""
     flat: bool = False
+    apart: bool = False
     several: bool = False
 
 
@@ -432,7 +440,8 @@ def place_of(arch: str, name: str) -> Place | None:
         whole,
         "{}" in known_name,
         half=("first", "second")[parts.index(part) % 2] if part in parts else "",
-        rope=arch in PAIRED_ROPE and part in ("attn_q", "attn_k"),
+        rope=arch in (*PAIRED_ROPE, AXIAL_GLM_4) and part in ("attn_q", "attn_k"),
+        apart=arch == AXIAL_GLM_4,
         change="plus one" if one_plus else "",
         tiles=tiles,
         convolution=part in ("ssm_conv1d", "shortconv.conv") and kind == "weight",

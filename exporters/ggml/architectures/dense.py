@@ -127,7 +127,7 @@ DENSE: Mapping[str, Entry] = {
         fixed={"query_pre_attn_scalar": lambda config: _gemma2_scale(config)},
     ),
     "ernie4_5": Entry(),
-    "glm4": Entry((), half_rotated),
+    "glm4": Entry((), half_rotated, apart_rope=True),
     "phi3": Entry((), _phi3, long_rope=True),
     "qwen2": Entry(),
     "cohere2": Entry((*VOCAB, ("add_logit_scale", ("logit_scale",))), _cohere2),

@@ -71,6 +71,17 @@ def _minimax_m3(writer: GGUFWriter, config: Config) -> None:
     writer.add_uint32(f"{writer.arch}.attention.indexer.local_blocks", config["index_local_blocks"])
 
 
+def _mimo2(writer: GGUFWriter, config: Config) -> None:
+    """Layers with windows have twice the heads of keys, and attention sinks."""
+    windows(writer, config)
+    heads = config["num_key_value_heads"]
+    writer.add_head_count_kv([heads * (1 + (kind == "sliding_attention")) for kind in config["layer_types"]])
+    writer.add_rope_dimension_count(rotary_size(config))
+    writer.add_key_length(head_size(config))
+    if config.get("attention_value_scale") is not None:  # gguf-py 0.19 does not have it
+        writer.add_float32(f"{writer.arch}.attention.value_scale", config["attention_value_scale"])
+
+
 def _latent_attention(writer: GGUFWriter, config: Config) -> None:
     """Multi-head latent attention is held as attention with one key and value head of the latent's width."""
     rank, rope = config["kv_lora_rank"], config["qk_rope_head_dim"]
@@ -218,6 +229,15 @@ MIXTURE: Mapping[str, Entry] = {
     "olmoe": Entry(renormalized=False),
     "minimax-m2": Entry(
         (("add_expert_feed_forward_length", ("intermediate_size",)),), _minimax, gating={"minimax_m2": "sigmoid"}
+    ),
+    "mimo2": Entry(
+        (
+            ("add_expert_feed_forward_length", ("moe_intermediate_size",)),
+            ("add_value_length", ("v_head_dim",)),
+        ),
+        _mimo2,
+        {"num_key_value_heads": None, "head_dim": None},
+        gating={"mimo_v2_flash": "sigmoid"},
     ),
     "minimax-m3": Entry(
         (

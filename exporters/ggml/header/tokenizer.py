@@ -30,7 +30,13 @@ _VISIBLE = frozenset('<|channel> <channel|> <|tool_call> <tool_call|> <|tool_res
 """Special tokens of Gemma 4 that readers of its answers look for."""
 
 _GLM_SPECIAL = {"bos": "[gMASK]", "eot": "<|user|>", "unk": "<|endoftext|>", "eom": "<|observation|>"}
-"""What GLM-4's turns begin and end with; its files do not say so in a way that SpecialVocab reads."""
+"""What the turns of GLM-4.5 begin and end with; its files do not say so in a way that SpecialVocab reads."""
+
+_GLM_4_SPECIAL = {"bos": "<|endoftext|>", "eot": "<|user|>", "unk": "<|endoftext|>"}
+_SPECIAL = {
+    **dict.fromkeys(("glm4moe", "glm-dsa", "deepseek2"), _GLM_SPECIAL),
+    **dict.fromkeys(("glm4", "chatglm"), _GLM_4_SPECIAL),
+}
 
 
 @dataclass(frozen=True)
@@ -167,9 +173,9 @@ def _write_special(
             f"the special tokens of {folder} cannot be read ({type(error).__name__}: {error})",
             "copy tokenizer.json, tokenizer_config.json and generation_config.json from the base model",
         ) from None
-    if arch in ("glm4moe", "glm-dsa", "deepseek2"):
+    if arch in _SPECIAL:
         ids = {token["content"]: token["id"] for token in parsed.get("added_tokens", [])}
-        for kind, text in _GLM_SPECIAL.items() if "[gMASK]" in ids else ():
+        for kind, text in _SPECIAL[arch].items() if "[gMASK]" in ids else ():
             if text in ids:
                 special.special_token_ids.setdefault(kind, ids[text])
     if merges and not special.merges:  # of ranks, which SpecialVocab does not read

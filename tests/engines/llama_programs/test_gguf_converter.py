@@ -58,12 +58,8 @@ MEANT: dict[str, set[str]] = {
     # It takes Phi for a model of as many key heads as query heads, and of inner layers four times as wide.
     "phi": {"phi2.attention.head_count_kv", "phi2.feed_forward_length", "phi2.rope.freq_base"},
     "stablelm": {"stablelm.rope.freq_base"},
-    # How close to zero norms come it reads from a field of its own, and it asks for GLM's tokenizer.
-    "glm": {
-        "chatglm.attention.layer_norm_rms_epsilon",
-        "tokenizer.ggml.eot_token_id",
-        "tokenizer.ggml.unknown_token_id",
-    },
+    # It reads how close to zero norms come from a field of its own.
+    "glm": {"chatglm.attention.layer_norm_rms_epsilon"},
     # It takes a SentencePiece tokenizer for given.
     "jamba": {"tokenizer.ggml.add_space_prefix"},
     "nemotron": {"tokenizer.ggml.padding_token_id", "tokenizer.ggml.unknown_token_id"},
@@ -109,6 +105,7 @@ NEWER: dict[str, dict[str, Any]] = {
     "cohere2_moe": {},
     "deepseek_v32": {},
     "glm": {},
+    "glm4v": {},
     "glm4v_moe": {},
     "glm_moe_dsa": {},
     "granite_swa": {},
@@ -330,6 +327,24 @@ def test_kimi_linear_as_published(newer: Path, tmp_path: Path) -> None:
     changed(folder, linear_attn_config={**deltas, "num_heads": 4}, **more)
     as_published(folder)
     compare(newer, folder, "BF16", tmp_path, set())
+
+
+def test_mimo_v2_as_published(newer: Path, tmp_path: Path) -> None:
+    """Windows with other heads of keys, and sinks."""
+    folder = made("mimo_v2_flash", tmp_path, {})
+    config = json.loads((folder / "config.json").read_text())
+    windowed = {"head_dim": 64, "v_head_dim": 64, "num_attention_heads": 4, "num_key_value_heads": 4, "rope_theta": 1e4}
+    published = {
+        "rope_theta": 5e6,
+        "partial_rotary_factor": 0.334,
+        "topk_method": "noaux_tc",
+        "scoring_func": "sigmoid",
+    }
+    published |= {f"swa_{name}": value for name, value in windowed.items()}
+    published |= {"hybrid_layer_pattern": [0, 1, 1, 1], "moe_layer_freq": [0, 1, 1, 1], "layernorm_epsilon": 1e-5}
+    kept = {k: v for k, v in config.items() if k not in ("rope_parameters", "layer_types", "mlp_layer_types")}
+    (folder / "config.json").write_text(json.dumps({**kept, **published}))
+    compare(newer, folder, "BF16", tmp_path, set(), "--no-mtp")
 
 
 def as_published(folder: Path) -> None:

@@ -35,6 +35,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "cohere2_moe": {},
     "deepseek_v32": {"index_topk": 256},  # with fewer, llama.cpp's indexer chooses others than transformers'
     "glm": {},
+    "glm46v": {},
+    "glm4v": {},
     "glm4v_moe": {},
     "glm_moe_dsa": {"index_topk": 256},
     "granite_swa": {},
@@ -54,6 +56,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "lfm2_moe": {},
     # llama.cpp turns windows and full attention by one base.
     "mellum": {"layer_types": _WINDOWED, "rope_parameters": dict.fromkeys(set(_WINDOWED), _ALIKE)},
+    "mimo_v2_flash": {"n_group": 1},
     "minimax_m3_vl": {},
     "mistral4": {},
     "nemotron": {},

@@ -51,6 +51,7 @@ OTHERS: Mapping[str, str] = {
     "glm": "chatglm",
     "glm4": "glm4",
     "glm4v_moe": "glm4moe",
+    "glm4v_text": "glm4",
     "glm_moe_dsa": "glm-dsa",
     "gpt_oss": "gpt-oss",
     "granite": "granite",
@@ -71,6 +72,7 @@ OTHERS: Mapping[str, str] = {
     "llama4": "llama4",
     "llama4_text": "llama4",
     "mellum": "mellum",
+    "mimo_v2_flash": "mimo2",
     "minimax_m3_vl": "minimax-m3",
     "ministral3": "mistral3",
     "mistral3": "mistral3",
@@ -242,6 +244,9 @@ def _key_heads(config: Config, groups: int) -> tuple[Any, ...]:
     if config.get("attn_layer_period"):
         period, offset = config["attn_layer_period"], config["attn_layer_offset"]
         return ([groups if layer % period == offset else 0 for layer in range(_layers(config))],)
+    if config.get("model_type") == "mimo_v2_flash":  # twice as many where attention has a window
+        kinds = config["layer_types"]
+        return ([groups * (1 + (kind == "sliding_attention")) for kind in kinds],)
     if not config.get("kv_lora_rank"):
         return groups, _groups_of_layers(config, groups)
     return 1, [int(kind == "full_attention") for kind in config.get("layer_types") or ()]

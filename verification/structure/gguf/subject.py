@@ -10,7 +10,7 @@ from sixfold.model.meta_model import completed
 from sixfold.model.source import Source
 from verification.reading.gguf_blocks import GgufWeights
 from verification.reading.gguf_file import Gguf
-from verification.reading.gguf_names import AROUND_DRAFTS, GRANITE_4
+from verification.reading.gguf_names import AROUND_DRAFTS, AXIAL_GLM_4, GRANITE_4
 from verification.structure.gguf.expected import listed_type
 
 _AS_TOWERS = ("blocks", "encoder.layers")
@@ -30,7 +30,8 @@ class GgufSubject:
     @cached_property
     def weights(self) -> GgufWeights:
         hybrid = self.config.get("model_type") == "granitemoehybrid" and self.file.arch != "granitehybrid"
-        return GgufWeights(self.file, self._decoder, GRANITE_4 if hybrid else "")
+        axial = self.file.arch == "glm4" and self.file.key("rope.dimension_sections") is not None
+        return GgufWeights(self.file, self._decoder, GRANITE_4 if hybrid else AXIAL_GLM_4 if axial else "")
 
     @property
     def _decoder(self) -> Mapping[str, str]:
