@@ -116,19 +116,19 @@ def _gguf(path: Path, held: HeldSource | None) -> Opened:
 
 def _comparison(path: Path, weights: CodedWeights, held: HeldSource) -> Comparison:
     smooths = _moved(path, held.source) or _smooths(path)
-    return Comparison(weights, held, _compensated(path, held.device), smooths)
+    return Comparison(weights, held, _compensated(path, held), smooths)
 
 
 def _nothing(amount: int) -> None:
     pass
 
 
-def _compensated(path: Path, device: torch.device) -> Targets | None:
+def _compensated(path: Path, held: HeldSource) -> Targets | None:
     """None of an artifact whose manifest says nothing of errors compensated, as no other tool's does."""
     manifest = manifest_of(path) or {}
     recipe = manifest.get("recipe")
     known = isinstance(recipe, dict) and recipe.get("rounding") == "compensated" and "scheme" in recipe
-    return targets_of(path, manifest, device) if known else None
+    return targets_of(path, manifest, held) if known else None
 
 
 def _smooths(path: Path) -> bool:

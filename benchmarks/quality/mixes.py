@@ -36,7 +36,7 @@ FOLDERS = ("nvfp4", "nvfp4-auto")
 @dataclass(frozen=True)
 class Line:
     """One file over one set of texts. kl: of weights alone, mean. less, error: of that against the first file's, as a
-    part of it. worst: the least such part of any domain, and which."""
+    part of it. worst, worst_error: the least such part of any domain and its error; and which."""
 
     preset: str
     what: str
@@ -47,6 +47,7 @@ class Line:
     less: float
     error: float
     worst: float
+    worst_error: float
     domain: str
 
 
@@ -86,14 +87,13 @@ def lines_of(bench: Bench, preset: str) -> list[Line]:
 def _line(preset: str, what: str, texts: str, run: Run, first: Run, windows: Windows) -> Line:
     base = float(first.weights.mean())
     found = gain(run.weights, first.weights, [len(window) for window in windows.ids])
-    parts = {
-        domain: each.mean / (each.mean + _mean(run, windows, domain))
-        for domain, each in domain_gains(run.weights, first.weights, windows).items()
-    }
-    worst = min(parts, key=lambda domain: parts[domain])
+    gains = domain_gains(run.weights, first.weights, windows)
+    bases = {domain: each.mean + _mean(run, windows, domain) for domain, each in gains.items()}
+    worst = min(gains, key=lambda domain: gains[domain].mean / bases[domain])
+    least = gains[worst].mean / bases[worst], gains[worst].error / bases[worst]
     kl = float(run.weights.mean())
     as_run = float(run.as_run.mean())
-    return Line(preset, what, texts, run.nbytes, kl, as_run, found.mean / base, found.error / base, parts[worst], worst)
+    return Line(preset, what, texts, run.nbytes, kl, as_run, found.mean / base, found.error / base, *least, worst)
 
 
 def _mean(run: Run, windows: Windows, domain: str) -> float:
@@ -103,7 +103,7 @@ def _mean(run: Run, windows: Windows, domain: str) -> float:
 
 
 def cells(line: Line) -> str:
-    less = f"{line.less:.1%} ± {line.error:.1%} | {line.worst:.1%} ({line.domain})"
+    less = f"{line.less:.1%} ± {line.error:.1%} | {line.worst:.1%} ± {line.worst_error:.1%} ({line.domain})"
     return f"| {line.what} | {line.texts} | {line.nbytes:,} | {line.kl:.5f} | {less} | {line.as_run:.5f} |"
 
 

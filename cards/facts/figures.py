@@ -17,6 +17,9 @@ from sixfold.artifact.manifest import artifact_bytes
 from sixfold.recipes.budget import Budget
 from sixfold.sizes import size
 
+_UNBROKEN = "\N{NO-BREAK SPACE}"
+"""Between a figure and its unit where a column would be as narrow as the longer of the two."""
+
 
 def _weight_bytes(files: Mapping[str, Any]) -> int:
     return sum(record["bytes"] for name, record in files.items() if _holds_weights(name))
@@ -157,6 +160,7 @@ FORMATS: dict[str, Callable[..., str]] = {
     "last_name": lambda name: str(name).rpartition(".")[2],
     "file_name": lambda name: str(name).rpartition("/")[2],
     "size": size,
+    "size_in_a_table": lambda value: size(value).replace(" ", _UNBROKEN),
     "bytes": lambda value: f"{value:,.10g} bytes",
     "count": lambda value: f"{value:,}",
     "digits": lambda value, digits: f"{value:.{digits}f}",

@@ -108,6 +108,7 @@ def context_of(model: ModelFacts, folder: Path, owner: str) -> dict[str, Any]:
         "remote_code": lambda flag: flag if first.artifact.config.get("auto_map") else "",
         "parser_flags": lambda engine: _parser_flags(first, folder, engine),
         "limited": _limited,
+        "held": {key: any(v.verification.allowed[key] for v in mine) for key in ("max_mean_kl", "min_top1")},
         "measured": [variant for variant in mine if variant.as_run],
         "benchmarks": benchmarks_of(mine),
         "limits": limits_of(mine, _pruning(model, folder, "manifest"), bool(provenance.license)),

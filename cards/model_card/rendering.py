@@ -54,6 +54,7 @@ def _environment() -> Environment:
     )
     for form in (
         "size",
+        "size_in_a_table",
         "bytes",
         "count",
         "digits",

@@ -32,7 +32,7 @@ def measured(out: Path, *, anew: bool, quiet: bool) -> "MachineSpeed | None":
 
     if not anew:
         return measured_speed()
-    click.echo("measuring the disk, the cores and the GPU of this machine, about a minute", err=True)
+    click.echo("measuring the disk, the cores and the GPU of this machine, a minute or two", err=True)
     speed = measure(out, rounding_speed())
     path = keep(speed)
     click.echo(

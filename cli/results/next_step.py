@@ -33,9 +33,14 @@ def _publishable(made: Collection[str], workspace: "Workspace") -> tuple[str, ..
     stated."""
     from cards.facts.model_facts import read_model
     from publishing.artifacts import find_artifacts, unproven
+    from sixfold.errors import SixfoldError
 
-    every = find_artifacts(workspace.folder)
-    wanted = [artifact for artifact in every if artifact.variant in made]
-    if not read_model(workspace.folder).provenance.license or any(unproven(artifact) for artifact in wanted):
+    try:
+        every = find_artifacts(workspace.folder)
+        licensed = bool(read_model(workspace.folder).provenance.license)
+    except SixfoldError:  # a neighbor that cannot be read does not fail what was made
         return None
-    return () if len(wanted) == len(every) else tuple(artifact.variant for artifact in wanted)
+    wanted = [artifact for artifact in every if artifact.variant in made]
+    if not licensed or any(unproven(artifact) for artifact in wanted):
+        return None
+    return () if len(wanted) == len(every) else tuple(dict.fromkeys(artifact.variant for artifact in wanted))

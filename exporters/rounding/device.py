@@ -37,9 +37,15 @@ def moved(weight: torch.Tensor, device: torch.device) -> torch.Tensor:
     """On the device, once for all formats that are made of the same weight, while less than half of a GPU is in use."""
     if device.type == "cpu":
         return weight
+    return once(weight, device, lambda: weight.to(device)) if _half_free(device) else weight.to(device)
+
+
+def _half_free(device: torch.device) -> bool:
     free, total = torch.cuda.mem_get_info(device)
-    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # which PyTorch keeps for the next
-    return once(weight, device, lambda: weight.to(device)) if 2 * free > total else weight.to(device)
+    if 2 * free > total:
+        return True
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by PyTorch, for the next
+    return 2 * (free + kept) > total
 
 
 def at_device(

@@ -102,7 +102,8 @@ def test_a_gguf_has_the_size_of_its_file_everywhere(root: Path, model: str) -> N
     manifest = json.loads(Path(f"{path}.manifest.json").read_text())
     assert len(manifest["files"]) == 2
     assert f"; {size(nbytes)} in 2 files" in entry_of(1, "2026-01-01", [Step(None, manifest)])
-    assert f"| {size(nbytes)} |" in (path.parent / "README.md").read_text()
+    shown = size(nbytes).replace(" ", "\N{NO-BREAK SPACE}")
+    assert f"| {shown} |" in (path.parent / "README.md").read_text()
     facts = {artifact.file: artifact.nbytes for artifact in read_model(path.parents[1]).of(path.parent)}
     assert facts[path.name] == nbytes
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 
 import torch
 
@@ -10,6 +11,9 @@ from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.model.source import Source
 
 _READERS = 8
+
+_ROOM = 256 << 20
+"""Bytes on the processor for what is made once for all variants of a layer; on a GPU an eighth of its memory."""
 
 
 def names_by_layer(source: Source) -> dict[int | None, list[str]]:
@@ -32,11 +36,13 @@ class HeldSource:
         self._layer: int | None = -1
         self._held: dict[str, torch.Tensor] = {}
         self._made: tuple[tuple[str, Hashable] | None, torch.Tensor] = None, torch.empty(0)
+        self._shared: dict[Hashable, torch.Tensor] = {}
 
     def hold(self, layer: int | None) -> None:
         """A decoder layer's tensors, None for those outside of them, in place of those that were held before."""
         if layer == self._layer:
             return
+        self._shared.clear()
         self._held, names = {}, self.layers.get(layer, [])
         with ThreadPoolExecutor(_READERS) as readers:
             self._held = dict(zip(names, readers.map(self._whole, names), strict=True))
@@ -57,6 +63,20 @@ class HeldSource:
             made = make(self.read(key[0]))
             self._made = key, made
         return made
+
+    def once(self, key: Hashable, make: Callable[[], torch.Tensor | None]) -> torch.Tensor | None:
+        """What `make` gives, kept for the other variants for as long as the layer is held and there is room."""
+        if key in self._shared:
+            return self._shared[key]
+        made = make()
+        if made is not None and made.nbytes + sum(kept.nbytes for kept in self._shared.values()) <= self._room:
+            self._shared[key] = made
+        return made
+
+    @cached_property
+    def _room(self) -> int:
+        on_cpu = self.device.type == "cpu"
+        return _ROOM if on_cpu else torch.cuda.get_device_properties(self.device).total_memory // 8
 
     def _whole(self, name: str) -> torch.Tensor:
         """By way of pinned memory to a GPU, which PyTorch keeps for the next."""

@@ -187,8 +187,8 @@ class FolderWeights:
         return dequantize_linear(*self._parts(name))[start:stop]
 
     def read_on(self, device: torch.device, name: str) -> torch.Tensor:
-        if not self._encodings[name]:
-            return self.subject.folder.read(name).to(device).float()
+        if not self._encodings[name]:  # converted there: half of the bytes are moved
+            return self.read(name) if device.type == "cpu" else self.subject.folder.read(name).to(device).float()
         scheme, parts = self._parts(name)
         return dequantize_linear(scheme, {suffix: part.to(device) for suffix, part in parts.items()})
 

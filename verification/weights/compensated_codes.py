@@ -11,7 +11,7 @@ by, beside it.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ import torch
 
 from sixfold.artifact.workspace import CALIBRATION
 from sixfold.statistics.input_moments import InputMoments
-from sixfold.statistics.statistics import existing_statistics, open_statistics
+from sixfold.statistics.statistics import existing_statistics
+from verification.reading.held_source import HeldSource
 from verification.reading.stated_rounding import ROUNDED_INPUTS
 from verification.reading.stored_codes import Codes
 from verification.weights.code_check import Misplaced, steps_off, worst_of
@@ -45,10 +46,6 @@ _FINEST = 1 / 100
 _FEW = 0.05
 """Share of rows, one at least, that damage may touch; more are another way of rounding."""
 
-
-_HELD = 256 << 20
-"""Bytes of moments that are kept on the processor, for the other variants of the same layer and for Linears that read
-the same; an eighth of the memory on a GPU."""
 
 _TOGETHER = 512 << 20
 """Bytes of moments of matrices that are looked at together."""
@@ -91,8 +88,8 @@ def _runs(moments: Sequence[torch.Tensor | None]) -> Iterator[tuple[int, list[to
             yield places[0], list(found)
 
 
-def targets_of(path: Path, manifest: Mapping[str, Any], device: torch.device) -> Targets:
-    """path: of the artifact. device: where weights are compared. The statistics are looked for beside the artifact's
+def targets_of(path: Path, manifest: Mapping[str, Any], held: HeldSource) -> Targets:
+    """path: of the artifact. held: what it is compared with. The statistics are looked for beside the artifact's
     folder, where a run leaves them."""
     if manifest["recipe"]["scheme"] == ROUNDED_INPUTS:
         return Targets()
@@ -100,24 +97,21 @@ def targets_of(path: Path, manifest: Mapping[str, Any], device: torch.device) ->
     for candidate in (folder, *sorted(folder.glob("profile-*"))):
         found = existing_statistics(candidate)
         if found is not None and found.digest == manifest.get("statistics") and found.has_moments:
-            return Targets(_damped_of(candidate, found.digest, device))
+            return Targets(partial(_damped, InputMoments(found, held.device), held))
     return Targets()
 
 
-@lru_cache(1)
-def _damped_of(folder: Path, digest: str, device: torch.device) -> Callable[[str], torch.Tensor | None]:
-    """One for all variants of a model that were made by the same calibration."""
-    statistics = open_statistics(folder)
-    moments = InputMoments(statistics, device)
-    channels = [statistics.shape_of(site)[1] for site in statistics.manifest["sites"]]
-    held = _HELD if device.type == "cpu" else torch.cuda.get_device_properties(device).total_memory // 8
+def _damped(moments: InputMoments, held: HeldSource, linear: str) -> torch.Tensor | None:
+    """Made once for all variants of the same calibration, and for all Linears that read the same."""
+    if not moments.statistics.has(linear):
+        return None
+    place = moments.statistics.place_of(linear)
 
-    @lru_cache(max(1, held // (4 * max(channels, default=1) ** 2)))
-    def damped(site: str, expert: int | None) -> torch.Tensor | None:
-        found = moments.of_place(site, expert)
+    def damped() -> torch.Tensor | None:
+        found = moments.of_place(*place)
         return None if found is None else found.damped
 
-    return lambda linear: damped(*statistics.place_of(linear)) if statistics.has(linear) else None
+    return held.once((moments.statistics.digest, *place), damped)
 
 
 def misplaced(codes: Codes, held: torch.Tensor, source: torch.Tensor, moments: torch.Tensor) -> list[Misplaced | None]:

@@ -198,8 +198,8 @@ function answerOf(best, all, machine, engine, bits, context, prefer) {
     variant.kl === null
       ? `The largest of the ${number} that fit; their distance from the source was not measured.`
       : number > 1
-        ? `${FIRST[prefer]} of the ${number} variants that fit: mean KL ${variant.kl.toFixed(5)}, top-1 ${(100 * variant.top1).toFixed(1)} %.`
-        : `The only one that fits: mean KL ${variant.kl.toFixed(5)}, top-1 ${(100 * variant.top1).toFixed(1)} %.`;
+        ? `${FIRST[prefer]} of the ${number} variants that fit: mean KL ${variant.kl.toFixed(5)}, top-1 ${(100 * variant.top1).toFixed(1)}%.`
+        : `The only one that fits: mean KL ${variant.kl.toFixed(5)}, top-1 ${(100 * variant.top1).toFixed(1)}%.`;
   const each = machine.devices > 1 ? " on each device" : "";
   const parts = `weights ${size(need.weights)}, KV cache ${size(need.kv)}, compute buffers ${size(need.compute)}, reserve ${size(need.reserve)}`;
   box.append(

@@ -239,7 +239,8 @@ def test_rows_that_cannot_be_used_are_passed_over_and_counted(one: HubState, tok
     (text,) = token_batches(profile(samples=20), tokenizer).record["files"].values()
     assert 0 < text["unusable_rows"] <= 10
     with pytest.raises(
-        SixfoldError, match=r"9999 are asked for \(10 rows of lab/set:train could not be used: .*row \d+"
+        SixfoldError,
+        match=r"of the 9999 samples .* are asked for \(10 rows of lab/set:train could not be used: .*row \d+",
     ):
         token_batches(profile(samples=9999), tokenizer)
 

@@ -1,5 +1,6 @@
 """A card shows what the files around it say, and nothing that nobody stated."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ def root(tmp_path: Path) -> Path:
 
 
 def card(root: Path, folder: Path, owner: str = "") -> str:
-    return card_of(read_model(root), folder, owner).text
+    """As it is read: a space that breaks no line is a space."""
+    return card_of(read_model(root), folder, owner).text.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_every_file_with_its_size_and_every_note(root: Path) -> None:
@@ -125,6 +127,15 @@ def test_a_domain_that_one_of_the_files_was_not_measured_on_has_no_figure(root: 
     assert "| Q8_0 | - |" in text
 
 
+def test_no_figure_is_parted_from_its_unit_in_a_narrow_column(root: Path) -> None:
+    bf16 = put(root, manifest("BF16"), **LLAMA)
+    text = card_of(read_model(root), bf16).text
+    assert "| 8,192 | 1.23\N{NO-BREAK SPACE}GB | 16.8\N{NO-BREAK SPACE}MB |" in text
+    gguf = put(root, manifest("GGUF", "Q8_0"))
+    put(root, manifest("GGUF", "Q6_K"))
+    assert ".gguf) | 1.23\N{NO-BREAK SPACE}GB |" in card_of(read_model(root), gguf).text
+
+
 def test_siblings_are_told_with_size_and_quality(root: Path) -> None:
     fp8 = manifest("FP8")
     put(root, fp8, result(fp8))
@@ -174,7 +185,7 @@ def test_experts_in_the_computers_memory_leave_the_rest_to_the_gpu(root: Path) -
     assert "At 8,192 tokens that takes:\n\n| file | experts, in the computer's memory | the rest, on the GPU |" in text
     assert f"| Q8_0 | 128 B | {size(needed)} |" in text
     write_cards(read_model(root))
-    assert wrong_figures(text, folder) == ()
+    assert wrong_figures((folder / "README.md").read_text(), folder) == ()
 
 
 def test_warnings_stand_beside_what_was_verified(root: Path) -> None:
@@ -210,6 +221,22 @@ def test_a_figure_says_whether_it_is_from_the_pruned_or_from_the_unpruned_model(
     assert "| FP8 | 0.34560 | 0.00500 | 0.500 | 75.0% | 98.0% | 0.0200 |" in text
     put(root, manifest("NVFP4", files={"model.safetensors": 600_000_000}))
     assert "| **FP8** (this one) | 1.23 GB | 0.0235 | 99.0% | 0.3456 | 75.0% |" in card(root, folder)
+
+
+def test_a_healed_checkpoint_is_not_said_to_give_what_the_original_gives(root: Path) -> None:
+    """The proof is of what was cut, before the refit."""
+    made = manifest("FP8")
+    pruned(root)
+    path = root / "source/pruning/verification.json"
+    masked = {"sound": True, "tokens": 20000, "layers": [{"largest": 1e-7}]}
+    write(path, json.loads(path.read_text()) | {"masked": masked})
+    folder = put(root, made, result(made))
+    assert "afterwards. Every layer gives the same output as the original's" in card(root, folder)
+    plan = root / "source/pruning/plan.json"
+    write(plan, json.loads(plan.read_text()) | {"healing": {"profile": {}}})
+    text = card(root, folder)
+    assert "and the down projections of the kept ones refitted in closed form; nothing was trained" in text
+    assert "afterwards. Before the refit, every layer gives the same output as the original's" in text
 
 
 def test_the_unpruned_model_is_as_far_from_bf16_everywhere_on_a_card(root: Path) -> None:
