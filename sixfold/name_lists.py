@@ -19,8 +19,9 @@ def by_pattern(names: Iterable[str]) -> str:
 
 
 def by_layer(names: Iterable[str]) -> str:
-    """Names of whole layers: "model.layers.61 (791)"; names outside of layers are listed one by one."""
-    return _counted(found[1] if (found := _LAYER.match(name)) else name for name in names)
+    """Names of whole layers: "model.layers.61 (791)"; of names outside of layers those that differ only in numbers are
+    counted: "visual.blocks.*.attn.proj.bias (27)"."""
+    return _counted(found[1] if (found := _LAYER.match(name)) else _NUMBER.sub(".*", name) for name in names)
 
 
 def _counted(keys: Iterable[str]) -> str:
