@@ -22,10 +22,12 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 @dataclass(frozen=True)
 class _Job:
-    """shares: paths, by rank. folder: for what ranks find."""
+    """shares: paths, by rank. on_gpus: whether each has a GPU; a process that asks for their number itself may have
+    begun to see all of them. folder: for what ranks find."""
 
     source: Source
     shares: Sequence[Sequence[Path]]
+    on_gpus: bool
     folder: Path
     progress: Progress
 
@@ -38,7 +40,7 @@ def judged_on_gpus(paths: Sequence[Path], source: Source, progress: Progress, pr
     """
     shares = shared_out({path: _runs(path) for path in paths}, processes)
     with TemporaryDirectory(prefix="sixfold-") as folder:
-        job = _Job(source, shares, Path(folder), progress)
+        job = _Job(source, shares, torch.cuda.is_available(), Path(folder), progress)
         HERE.together(_process, job, len(shares), Needs())
         found = [one for rank in range(len(shares)) for one in pickle.loads(_found_by(job, rank).read_bytes())]
     by_path = {verification.path: verification for verification in found}
@@ -65,7 +67,7 @@ def _runs(path: Path) -> int:
 
 
 def _process(rank: int, _attempt: str, job: _Job) -> None:
-    if torch.cuda.device_count():
+    if job.on_gpus:
         os.environ[_VISIBLE] = _nth_gpu(rank)
     torch.set_num_threads(max(1, torch.get_num_threads() // len(job.shares)))
     found = judge_all(job.shares[rank], job.source, job.progress if rank == 0 else unseen)
