@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sixfold.checkpoint.tokenizer import load_tokenizer
-from sixfold.errors import SixfoldError
+from sixfold.errors import SixfoldError, UsageError
 from sixfold.model.source import Source
 from sixfold.progress import Progress
 from sixfold.texts.held_out_text import Windows, held_out
@@ -37,23 +37,26 @@ class Suggestion:
 
 
 def suggest(path: Path, source: Source, target: float | None, progress: Progress) -> Suggestion:
-    """target: largest mean KL; the recipe's gate where None. Raises SixfoldError for an artifact that is not sound."""
+    """target: largest mean KL; the recipe's gate where None. Raises SixfoldError for an artifact that is not sound,
+    UsageError where nothing is quantized."""
     checked = verify(path, source, progress)
     if not checked.passed:
         raise SixfoldError(
             f"{path} is not sound: {checked.failures[0].where}: {checked.failures[0].what}", "see `sixfold verify`"
         )
     weights, runs = runs_of(path, source)
-    every = held_out(load_tokenizer(source.checkpoint.folder))
-    few = _fewer(every)
-    rules = runs.get("engine", {})
-    whole = reference_of(source, every, cache_of(path), progress)
-    total = scored(source, weights, rules, every, whole, progress).score.mean_kl
     nbytes = _nbytes(path, source, weights)
     if any(error.rescaled for error in checked.errors or ()):
         parts = smoothed_parts(source, weights, nbytes)
     else:
         parts = parts_of_model(source, weights, nbytes, experts_together=path.is_dir())
+    if not parts:
+        raise UsageError(f"no part of {path} is quantized, so none costs anything", "name a quantized variant")
+    every = held_out(load_tokenizer(source.checkpoint.folder))
+    few = _fewer(every)
+    rules = runs.get("engine", {})
+    whole = reference_of(source, every, cache_of(path), progress)
+    total = scored(source, weights, rules, every, whole, progress).score.mean_kl
     reference = reference_of(source, few, cache_of(path), progress)
     costs = attribute(source, weights, rules, parts, few, reference, progress)
     gate = target if target is not None else _gate(path, source, weights, every, whole, progress)

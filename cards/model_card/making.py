@@ -7,6 +7,9 @@ from typing import Any
 from cards.facts.traced import Derived, Fact, derived, shown
 from cards.facts.variant import Variant, table
 
+_IMPORTANCE = "imatrix.gguf"
+"""As calibration and export name it."""
+
 
 @dataclass(frozen=True)
 class Command:
@@ -23,10 +26,12 @@ class Command:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The variants that one calibration was used for."""
+    """The variants that one calibration was used for. importance: name of the file beside them that holds its
+    importance matrix, "" where there is none, or another calibration's."""
 
     facts: Fact
     labels: tuple[str, ...]
+    importance: str
 
     @property
     def is_default(self) -> bool:
@@ -49,7 +54,19 @@ def calibrations_of(mine: Sequence[Variant]) -> list[Calibrated]:
     for variant in mine:
         if variant.statistics:
             used.setdefault(variant.statistics.path, []).append(variant)
-    return [Calibrated(group[0].statistics, tuple(v.label for v in group)) for group in used.values()]
+    return [
+        Calibrated(group[0].statistics, tuple(v.label for v in group), _importance_beside(group[0]))
+        for group in used.values()
+    ]
+
+
+def _importance_beside(variant: Variant) -> str:
+    statistics = variant.artifact.statistics
+    here = variant.artifact.folder / _IMPORTANCE
+    if statistics is None or not here.is_file():
+        return ""
+    there = statistics.folder / _IMPORTANCE
+    return _IMPORTANCE if there.is_file() and there.read_bytes() == here.read_bytes() else ""
 
 
 def commands_of(mine: Sequence[Variant]) -> list[Command]:

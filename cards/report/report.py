@@ -30,7 +30,7 @@ from sixfold.artifact.workspace import CALIBRATION, write_if_changed
 from sixfold.checkpoint.storage.safetensors_header import read_header
 from sixfold.drawing.svg_document import DARK, LIGHT, Theme
 from sixfold.errors import SixfoldError
-from sixfold.statistics.statistics import MANIFEST, existing_statistics
+from sixfold.statistics.statistics import MANIFEST, Statistics, existing_statistics
 
 REPORT = "report.html"
 MAPS = ("coverage", "saliency")
@@ -112,6 +112,7 @@ def _context(model: ModelFacts, charts: Sequence[Picture], experts: tuple[Pictur
         "calibration": fact_of(
             None if statistics is None else dict(statistics.manifest), calibration / MANIFEST, model.root
         ),
+        "calibrated_otherwise": _calibrated_otherwise(every, statistics),
         "pruning": _pruning(model),
         "charts": charts,
         "coverage": experts[0],
@@ -123,6 +124,13 @@ def _context(model: ModelFacts, charts: Sequence[Picture], experts: tuple[Pictur
         "css": Markup(f"{_colors()}{(TEMPLATES / 'style.css').read_text(encoding='utf-8')}"),
         "script": Markup((TEMPLATES / "page.js").read_text(encoding="utf-8")),
     }
+
+
+def _calibrated_otherwise(every: Sequence[Variant], shown: Statistics | None) -> list[str]:
+    """Labels of the variants that were made from statistics other than those that the page shows."""
+    if shown is None:
+        return []
+    return [v.artifact.label for v in every if v.artifact.manifest["statistics"] not in (None, shown.digest)]
 
 
 def _software(every: Sequence[Variant]) -> list[tuple[Fact, Fact]]:

@@ -18,7 +18,9 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # every tokenizer class raises its own
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).strip().rstrip(".")
+        if reason.endswith(":"):  # what it begins is a list of the files that it looked for
+            reason = "no file there holds one"
         raise SixfoldError(
             f"the tokenizer in {folder} cannot be loaded ({reason})",
             "without one no text can be read: copy tokenizer.json and tokenizer_config.json from the base model",

@@ -124,6 +124,13 @@ def test_what_was_rescaled_together_is_measured_together(artifacts: Artifacts, d
     assert max(cost.kl for cost in found.costs) < found.kl
 
 
+def test_what_is_not_quantized_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    folder = copy_folder(DEMO, tmp_path / "model")
+    before = sorted(tmp_path.rglob("*"))
+    assert cli.run(["suggest", str(folder), "--against", str(DEMO)]) == 2
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_table_and_picture_stand_beside_the_artifact(nvfp4: tuple[Path, Any], q3_k_m: tuple[Path, str]) -> None:
     folder, printed = nvfp4
     assert json.loads((folder / "attribution.json").read_text()) == printed

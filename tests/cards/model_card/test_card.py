@@ -373,6 +373,17 @@ def test_calibration_is_named_only_where_it_was_used(root: Path) -> None:
         assert "Calibration" not in card(root, folder)
 
 
+def test_the_calibration_s_importance_matrix_is_named_where_it_lies_beside(root: Path) -> None:
+    """Not where it is another calibration's, which the files of one folder can be made of too."""
+    folder, sentence = calibrated(root), "Its importance matrix, which `llama-quantize --imatrix` takes, is"
+    assert sentence not in card(root, folder)
+    for path in (root / "calibration", folder):
+        (path / "imatrix.gguf").write_bytes(b"one")
+    assert f"{sentence} `imatrix.gguf`." in card(root, folder)
+    (folder / "imatrix.gguf").write_bytes(b"other")
+    assert sentence not in card(root, folder)
+
+
 def test_an_importance_matrix_from_elsewhere_is_told(root: Path) -> None:
     imatrix = {
         "file": "theirs.gguf", "kept_as": "imatrix-theirs.gguf", "sha256": "c" * 64,

@@ -24,6 +24,7 @@ from cli.commands.report import write
 from cli.main import run
 from sixfold.artifact.verification_record import content_digest
 from sixfold.drawing.svg_document import DARK
+from sixfold.statistics.statistics import Statistics
 from tests.cards.model_card.test_card import evaluation
 from tests.cards.model_folder import finding, prompt
 from tests.cards.model_folder import write as write_json
@@ -218,6 +219,18 @@ def test_a_calibration_of_another_version_is_as_none(tmp_path: Path) -> None:
     write_json(root / "calibration/manifest.json", {"schema": 1, "coverage": []})
     said = Elements(write(root).read_text(encoding="utf-8")).by_id("calibration")["text"]
     assert "no calibration of this version" in said
+
+
+def test_what_was_made_from_another_calibration_is_named(tmp_path: Path) -> None:
+    root = model_folder(tmp_path / "Tiny")
+    shown = {"schema": 4, "files": {}, "profile": {}, "imatrix": {"file": "x.gguf", "sha256": "e" * 64}}
+    write_json(root / "calibration/manifest.json", shown)
+    of_shown = Statistics(root, shown).digest
+    for name, statistics in (("FP8", of_shown), ("NVFP4", "f" * 64)):
+        path = root / f"Tiny-{name}/manifest.json"
+        write_json(path, json.loads(path.read_text()) | {"statistics": statistics})
+    said = Elements(write(root).read_text(encoding="utf-8")).by_id("calibration")["text"]
+    assert "Made from another calibration than this one: NVFP4." in said
 
 
 def test_an_importance_matrix_from_elsewhere_is_named(tmp_path: Path) -> None:
