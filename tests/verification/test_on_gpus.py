@@ -1,22 +1,46 @@
 """Variants shared out among processes have the verdicts that they have side by side in one."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sixfold.model.source import Source
 from sixfold.progress import unseen
+from sixfold.runner.engine import Needs
+from tests.few_windows import few_windows
 from tests.verification.artifacts import Artifacts
 from verification.judge import judge_all
 from verification.on_gpus import _nth_gpu, judged_on_gpus, shared_out
 from verification.result import Verification
 
 
+def test_verdicts_are_those_of_one_process(
+    artifacts: Artifacts, demo: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One rank after the other, in this process, over a few windows."""
+
+    def in_turn(work: Callable[[int, str, Any], None], given: Any, size: int, needs: Needs) -> None:
+        for rank in range(size):
+            work(rank, "", given)
+
+    monkeypatch.setattr("verification.measure.cache_of", lambda path: tmp_path)
+    monkeypatch.setattr("verification.on_gpus.HERE.together", in_turn)
+    with few_windows("verification.measure.held_out"):
+        _compare([artifacts[name] for name in ("bf16", "fp8")], demo)
+
+
+@pytest.mark.engines
 def test_two_processes_find_what_one_does(artifacts: Artifacts, demo: Source) -> None:
-    paths = [artifacts[name] for name in ("fp8", "bf16")]
-    together, apart = judge_all(paths, demo, unseen), judged_on_gpus(paths, demo, unseen, 2)
+    _compare([artifacts[name] for name in ("fp8", "gguf-q8_0", "bf16")], demo)
+
+
+def _compare(paths: list[Path], source: Source) -> None:
+    together, apart = judge_all(paths, source, unseen), judged_on_gpus(paths, source, unseen, 2)
     assert [_timeless(one) for one in apart] == [_timeless(one) for one in together]
+    assert all(one.divergence is not None for one in apart)
 
 
 def _timeless(found: Verification) -> Verification:
