@@ -80,8 +80,6 @@ class Fp8Exporter:
     def encode(
         self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe
     ) -> Sequence[torch.Tensor]:
-        if unit.encoding == cache_scales.ENCODING:
-            return cache_scales.encoded_scales(unit, decisions)
         names = [part.name for part in unit.inputs]
         if recipe.scheme == "FP8":
             *quantized, scale = at_device(inputs, lambda weights: _tensors(weights, names))
@@ -99,8 +97,6 @@ class Fp8Exporter:
         recipe: Recipe,
         known: Inputs,
     ) -> Sequence[Sequence[torch.Tensor]]:
-        if units[0].encoding == cache_scales.ENCODING:
-            return [cache_scales.encoded_scales(*each) for each in zip(units, decisions, strict=True)]
         names = [unit.inputs[0].name for unit in units]
 
         def rounded(places: Sequence[int], factor: Factor) -> list[Sequence[torch.Tensor]]:

@@ -114,8 +114,6 @@ class MixedExporter:
     def encode(
         self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe
     ) -> Sequence[torch.Tensor]:
-        if unit.encoding == cache_scales.ENCODING:
-            return cache_scales.encoded_scales(unit, decisions)
         return MAKERS[unit.encoding].encode(unit, inputs, decisions, recipe_of(recipe, unit.encoding))
 
     def compensate(
@@ -126,8 +124,6 @@ class MixedExporter:
         recipe: Recipe,
         known: Inputs,
     ) -> Sequence[Sequence[torch.Tensor]]:
-        if units[0].encoding == cache_scales.ENCODING:
-            return [cache_scales.encoded_scales(*each) for each in zip(units, decisions, strict=True)]
         maker, own = MAKERS[units[0].encoding], recipe_of(recipe, units[0].encoding)
         if not maker.compensates(own):
             return [maker.encode(*each, own) for each in zip(units, inputs, decisions, strict=True)]

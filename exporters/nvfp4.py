@@ -84,8 +84,6 @@ class Nvfp4Exporter:
     def encode(
         self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe
     ) -> Sequence[torch.Tensor]:
-        if unit.encoding == cache_scales.ENCODING:
-            return cache_scales.encoded_scales(unit, decisions)
         names = _names(unit)
         with turn(device()):  # first, as what is compensated has it when it asks for what others make
             made = once(inputs[0], ("nvfp4", *names), lambda: _nearest(inputs, names))  # by W4A16 and W4A4 alike
@@ -99,8 +97,6 @@ class Nvfp4Exporter:
         recipe: Recipe,
         known: Inputs,
     ) -> Sequence[Sequence[torch.Tensor]]:
-        if units[0].encoding == cache_scales.ENCODING:
-            return [cache_scales.encoded_scales(*each) for each in zip(units, decisions, strict=True)]
         names = [_names(unit) for unit in units]
         linears = [[name.removesuffix(".weight") for name in of] for of in names]
         factors = [known.factor(of[0]) if known.one(of) else None for of in linears]

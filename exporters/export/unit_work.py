@@ -8,6 +8,7 @@ from typing import cast
 
 import torch
 
+from exporters import cache_scales
 from exporters.export.planning import compensates
 from exporters.protocol import Compensating, Decided, Decisions, Exporter
 from exporters.registry import exporter_named
@@ -64,6 +65,8 @@ def encoded(
         return [[out.contiguous().reshape(-1).view(torch.uint8) for out in outputs] for outputs in made]
     known, exporter, recipe = variant.known, variant.exporter, variant.recipe
     of_each = [decisions[unit.layer] for unit in units]
+    if units[0].encoding == cache_scales.ENCODING:  # whatever the exporter
+        return [cache_scales.encoded_scales(*each) for each in zip(units, of_each, strict=True)]
     if known is None:
         return [exporter.encode(u, i, d, recipe) for u, i, d in zip(units, inputs, of_each, strict=True)]
     with turn(known.device):
