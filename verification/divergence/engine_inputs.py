@@ -64,6 +64,8 @@ def cache_rules(subject: Subject, *, fixed: bool = True) -> dict[str, Rule]:
     found: dict[str, Rule] = {}
     linears = subject.blueprint.architecture.linears if subject.blueprint is not None else ()
     for linear in linears:
+        if linear.part != "k_proj":
+            continue
         attention = linear.name.removesuffix(".k_proj")
         scales = [
             next((name for name in names if subject.folder.readable(name)), None)
@@ -72,7 +74,7 @@ def cache_rules(subject: Subject, *, fixed: bool = True) -> dict[str, Rule]:
                 (f"{attention}.v_scale", f"{attention}.v_proj.v_scale"),
             )
         ]
-        if linear.part == "k_proj" and scales[0] is not None and scales[1] is not None:
+        if scales[0] is not None and scales[1] is not None:
             keys, values = (_scalar(subject, name) for name in scales if name is not None)
             if not fixed:
                 found[linear.name] = CacheRounding(_fp8_by_largest, _fp8_by_largest)
