@@ -53,8 +53,8 @@ def judged_all(
 def _judged(paths: Sequence[Path], source: Source, progress: Progress, engine: Engine) -> list[Verification]:
     if engine.away:
         return _judged_away(engine, paths, source, progress)
-    gpus = torch.cuda.device_count()
-    return judged_on_gpus(paths, source, progress, gpus) if gpus > 1 else judge_all(paths, source, progress)
+    processes = min(torch.cuda.device_count(), len(paths))
+    return judged_on_gpus(paths, source, progress, processes) if processes > 1 else judge_all(paths, source, progress)
 
 
 def _judged_away(engine: Engine, paths: Sequence[Path], source: Source, progress: Progress) -> list[Verification]:
