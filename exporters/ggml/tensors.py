@@ -91,7 +91,7 @@ def gguf_tensors(config: Config, tensors: Mapping[str, SourceTensor]) -> list[Te
             found.append(_paired(gguf_name, parts[0], config))
         elif entry.apart_rope and rope_of(config).get("mrope_section") and _ROTATED.search(parts[0].name):
             size = head_size(config)
-            step = f"apart:{rotary_size(config, 0.5)}:{size}"
+            step = f"apart:{rotary_size(config)}:{size}"
             found.append(Tensor(gguf_name, parts[0].shape, (parts[0].name,), step, size))
         else:
             found.append(_one(gguf_name, parts[0], entry, config))

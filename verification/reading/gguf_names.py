@@ -273,7 +273,7 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     | {"ssm_ba": "linear_attn.in_proj_ba"},
 }
 _DRAFTING = (
-    *("cohere2moe", "deepseek32", "exaone-moe", "glm-dsa", "glm4moe", "hy_v3"),
+    *("cohere2moe", "deepseek32", "exaone-moe", "glm-dsa", "glm4", "glm4moe", "hy_v3"),
     *("qwen35", "qwen35moe", "qwen3next"),
 )
 """Architectures whose files may have layers of multi-token prediction behind the decoder's."""

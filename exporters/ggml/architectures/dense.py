@@ -75,6 +75,10 @@ def _cohere2(writer: GGUFWriter, config: Config) -> None:
     without_scaling(writer, config)
 
 
+def _glm4(writer: GGUFWriter, config: Config) -> None:
+    writer.add_rope_dimension_count(rotary_size(config))
+
+
 def _phi2(writer: GGUFWriter, config: Config) -> None:
     writer.add_rope_dimension_count(rotary_size(config, 0.5))
 
@@ -127,7 +131,7 @@ DENSE: Mapping[str, Entry] = {
         fixed={"query_pre_attn_scalar": lambda config: _gemma2_scale(config)},
     ),
     "ernie4_5": Entry(),
-    "glm4": Entry((), half_rotated, apart_rope=True),
+    "glm4": Entry((), _glm4, apart_rope=True),
     "phi3": Entry((), _phi3, long_rope=True),
     "qwen2": Entry(),
     "cohere2": Entry((*VOCAB, ("add_logit_scale", ("logit_scale",))), _cohere2),

@@ -58,6 +58,8 @@ MEANT: dict[str, set[str]] = {
     # It takes Phi for a model of as many key heads as query heads, and of inner layers four times as wide.
     "phi": {"phi2.attention.head_count_kv", "phi2.feed_forward_length", "phi2.rope.freq_base"},
     "stablelm": {"stablelm.rope.freq_base"},
+    # Without a cap of logits llama.cpp takes 30.
+    "gemma4_text": {"gemma4.final_logit_softcapping"},
     # It reads how close to zero norms come from a field of its own.
     "glm": {"chatglm.attention.layer_norm_rms_epsilon"},
     # It takes a SentencePiece tokenizer for given.
@@ -108,6 +110,7 @@ NEWER: dict[str, dict[str, Any]] = {
     "glm4v": {},
     "glm4v_moe": {},
     "glm_moe_dsa": {},
+    "glm_ocr": {},
     "granite_swa": {},
     "granitemoe_swa": {},
     "granitemoeshared": {},
@@ -133,6 +136,7 @@ DRAFTING: dict[str, dict[str, Any]] = {
     "deepseek_v32": {},
     "glm4_moe": {},
     "glm_moe_dsa": {},
+    "glm_ocr": {},
     "hy_v3": {"last": "final_layernorm"},
     "qwen3_5": {"around": True},
     "qwen3_5_moe": {"around": True},
@@ -249,22 +253,28 @@ def test_multi_token_prediction_with_experts_in_one_array(newer: Path, tmp_path:
     compare(newer, folder, "BF16", tmp_path, MEANT["qwen3_5_moe"])
 
 
-GEMMA_4: dict[str, dict[str, Any]] = {
-    "experts": {"global_head_dim": 128, "num_global_key_value_heads": 1, "attention_k_eq_v": True},
-    "dense": {"global_head_dim": 128, "enable_moe_block": False, "num_experts": None, "top_k_experts": None},
+GEMMA_4: dict[str, tuple[str, dict[str, Any]]] = {
+    "experts": ("gemma4_text", {"global_head_dim": 128, "num_global_key_value_heads": 1, "attention_k_eq_v": True}),
+    "dense": (
+        "gemma4_text",
+        {"global_head_dim": 128, "enable_moe_block": False, "num_experts": None, "top_k_experts": None},
+    ),
+    "unified": ("gemma4_unified", {}),
 }
 
 
 @pytest.mark.parametrize("kind", GEMMA_4)
 def test_gemma_4(kind: str, newer: Path, tmp_path: Path) -> None:
     """Heads of two sizes, values that are keys, and a tokenizer of its own."""
-    folder = made("gemma4_text", tmp_path, GEMMA_4[kind])
+    family, changes = GEMMA_4[kind]
+    folder = made(family, tmp_path, changes)
     tokenizer = sentencepiece_like_tokenizer(500)
     more = [f"<extra_{n}>" for n in range(12)]  # 512 in all, as the embedding has
     tokenizer.add_special_tokens(more)
     named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "additional_special_tokens": more}
     save_tokenizer(tokenizer, folder, **named)  # of others the converter does not know that they are special
-    compare(newer, folder, "BF16", tmp_path, set())
+    (folder / "generation_config.json").write_text('{"suppress_tokens": [258, 259]}' if kind == "unified" else "{}")
+    compare(newer, folder, "BF16", tmp_path, MEANT.get(family, set()))
 
 
 @pytest.mark.parametrize("kind", GRANITE_4)

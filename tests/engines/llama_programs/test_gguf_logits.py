@@ -38,7 +38,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "glm46v": {},
     "glm4v": {},
     "glm4v_moe": {},
+    "gemma4_text": {"global_head_dim": 128},
+    "gemma4_unified": {},
     "glm_moe_dsa": {"index_topk": 256},
+    "glm_ocr": {},
     "granite_swa": {},
     "granitemoe_swa": {},
     "granitemoehybrid": {},
@@ -75,7 +78,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
 DRAFTING: dict[str, dict[str, Any]] = {"glm4_moe": {}, "qwen3_5_moe_text": {"around": True}}
 """With an MTP layer, which llama.cpp loads and does not run unasked; and how `add_drafts` makes it."""
 
-CLOSE = {"phi": 1e-3, "granitemoehybrid without recurrent layers": 2e-4}
+CLOSE = {
+    **dict.fromkeys(("gemma4_text", "gemma4_unified", "phi"), 1e-3),
+    "granitemoehybrid without recurrent layers": 2e-4,
+}
 """Of the norm of all logits, where not 1e-4, of which float32 summed in another order loses a tenth: ggml looks GELU up
 in half precision. Of Granite 1.02e-4 were seen, in one run."""
 
