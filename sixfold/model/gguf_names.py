@@ -54,6 +54,7 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "granitemoeshared": "granitemoe",
     "hunyuan_v1_dense": "hunyuan-dense",
     "hunyuan_v1_moe": "hunyuan-moe",
+    "hunyuan_vl_text": "hunyuan_vl",
     "hy_v3": "hy_v3",
     "jais2": "jais2",
     "jamba": "jamba",
@@ -66,6 +67,7 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "llama4_text": "llama4",
     "mellum": "mellum",
     "mimo_v2_flash": "mimo2",
+    "minicpm3": "minicpm3",
     "minimax_m2": "minimax-m2",
     "minimax_m3_vl": "minimax-m3",
     "ministral3": "mistral3",
@@ -100,6 +102,7 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "solar_open": "glm4moe",
     "stablelm": "stablelm",
     "starcoder2": "starcoder2",
+    "step3p5": "step35",
     "youtu": "deepseek2",
 }
 """transformers' model_type -> llama.cpp's general.architecture; of a checkpoint that sees or hears, its decoder's."""
@@ -171,6 +174,10 @@ _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
     "mimo2": {"self_attn.attention_sink_bias": "attn_sinks.weight"},
     "mistral4": {f"mlp.{name}": held for name, held in _FUSED_EXPERTS.items()},
     "nemotron_h_moe": {f"mixer.experts.{part}_proj.weight": f"ffn_{part}_exps.weight" for part in ("up", "down")},
+    "step35": {
+        **{f"moe.experts.{part}_proj.weight": f"ffn_{part}_exps.weight" for part in _PARTS},
+        "moe.router_bias": "exp_probs_b.bias",
+    },
     "qwen3next": {"linear_attn.in_proj_qkvz.weight": "attn_qkv+attn_gate.weight"},
 }
 """Architecture -> what comes behind "layers.N." (experts without their number) -> behind "blk.N."; "a+b" where the file

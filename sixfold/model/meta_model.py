@@ -8,6 +8,7 @@ from torch import nn
 
 from sixfold.checkpoint.checkpoint import Checkpoint
 from sixfold.errors import SixfoldError
+from sixfold.model.experts_interface import join_interface
 
 _CONTENT_OF_OUTPUTS = ("return_dict", "use_cache")
 """Beside `output_*`: fields that say what a forward returns, and nothing of what it computes. Trainers leave them in
@@ -31,6 +32,7 @@ def meta_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None, atte
         parsed = transformers_config(checkpoint.config)
         chosen = {} if dtype is None else {"dtype": dtype}
         auto = auto_class(checkpoint, parsed)
+        join_interface(auto._model_mapping[type(parsed)])
         with torch.device("meta"):
             model: nn.Module = auto.from_config(
                 parsed, attn_implementation=attention, trust_remote_code=False, **chosen

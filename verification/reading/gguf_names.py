@@ -60,6 +60,7 @@ _LATENT = {
     "attn_kv_a_norm": "self_attn.kv_a_layernorm",
     "attn_kv_b": "self_attn.kv_b_proj",
 }
+_HUNYUAN = _EVERY | {"attn_q_norm": "self_attn.query_layernorm", "attn_k_norm": "self_attn.key_layernorm"}
 _AFTER_ATTENTION = {
     "post_attention_norm": "post_attention_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
@@ -188,8 +189,14 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     | {"ffn_gate_inp": "mlp.router"},
     "seed_oss": {k: v for k, v in _EVERY.items() if k != "ffn_norm"}
     | {"post_attention_norm": "post_attention_layernorm"},
+    "step35": _EVERY
+    | {f"ffn_{part}_exps": f"moe.experts.{{}}.{part}_proj" for part in ("gate", "up", "down")}
+    | {f"ffn_{part}_shexp": f"share_expert.{part}_proj" for part in ("gate", "up", "down")}
+    | {"ffn_gate_inp": "moe.gate", "attn_gate": "self_attn.g_proj"},
     "starcoder2": _EVERY | {"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"},
-    "hunyuan-dense": _EVERY | {"attn_q_norm": "self_attn.query_layernorm", "attn_k_norm": "self_attn.key_layernorm"},
+    "hunyuan-dense": _HUNYUAN,
+    "hunyuan_vl": _HUNYUAN,
+    "minicpm3": _EVERY | _LATENT,
     "command-r": _EVERY,
     "olmo2": _NORMS_AFTER,
     "exaone4": _NORMS_AFTER,
@@ -274,7 +281,7 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
 }
 _DRAFTING = (
     *("cohere2moe", "deepseek32", "exaone-moe", "glm-dsa", "glm4", "glm4moe", "hy_v3"),
-    *("qwen35", "qwen35moe", "qwen3next"),
+    *("qwen35", "qwen35moe", "qwen3next", "step35"),
 )
 """Architectures whose files may have layers of multi-token prediction behind the decoder's."""
 
@@ -303,6 +310,7 @@ _BIASES = {
     "deepseek32": "mlp.gate.e_score_correction_bias",
     "glm-dsa": "mlp.gate.e_score_correction_bias",
     "dots1": "mlp.gate.e_score_correction_bias",
+    "step35": "moe.router_bias",
     "hy_v3": "mlp.expert_bias",
     "laguna": "mlp.experts.e_score_correction_bias",
     "lfm2moe": "feed_forward.expert_bias",
@@ -368,7 +376,7 @@ PAIRED_ROPE = (
 """Architectures whose q and k rows llama.cpp takes interleaved: row 2i + j of a head is row i + j * D/2 on disk."""
 
 _ONE_PLUS = dict.fromkeys(
-    ("gemma", "gemma2", "gemma3", "minimax-m3", "nemotron", "qwen35", "qwen35moe", "qwen3next"), ("norm",)
+    ("gemma", "gemma2", "gemma3", "minimax-m3", "nemotron", "qwen35", "qwen35moe", "qwen3next", "step35"), ("norm",)
 )
 """Architectures that hold norms with the one that the model adds to them: the ends of their names."""
 

@@ -62,6 +62,8 @@ MEANT: dict[str, set[str]] = {
     "gemma4_text": {"gemma4.final_logit_softcapping"},
     # It reads how close to zero norms come from a field of its own.
     "glm": {"chatglm.attention.layer_norm_rms_epsilon"},
+    # The rotary base and the length of values go without saying there.
+    "minicpm3": {"minicpm3.rope.freq_base"},
     # It takes a SentencePiece tokenizer for given.
     "jamba": {"tokenizer.ggml.add_space_prefix"},
     "nemotron": {"tokenizer.ggml.padding_token_id", "tokenizer.ggml.unknown_token_id"},
@@ -102,6 +104,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 """Families of tests.every_family, with changes of their configs."""
 
+_STRETCHED = {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 1000.0, "factor": 1.0}
 _WINDOWED = ["sliding_attention"] * 3 + ["full_attention"]
 NEWER: dict[str, dict[str, Any]] = {
     "cohere2_moe": {},
@@ -115,11 +118,14 @@ NEWER: dict[str, dict[str, Any]] = {
     "granitemoe_swa": {},
     "granitemoeshared": {},
     "hy_v3": {},
+    "hunyuan_v1_dense": {"eod_token_id": None, "max_position_embeddings": 2**15, "rope_parameters": _STRETCHED},
+    "hunyuan_vl": {},
     "jais2": {},
     "jamba": {},
     "laguna": {"layer_types": _WINDOWED[::-1]},
     "lfm2_moe": {},
     "mellum": {"layer_types": _WINDOWED},
+    "minicpm3": {},
     "nemotron": {},
     "nemotron_h": {"layers_block_type": ["linear_attention", "moe", "full_attention", "moe"]},
     "olmo": {},
@@ -273,7 +279,10 @@ def test_gemma_4(kind: str, newer: Path, tmp_path: Path) -> None:
     tokenizer.add_special_tokens(more)
     named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "additional_special_tokens": more}
     save_tokenizer(tokenizer, folder, **named)  # of others the converter does not know that they are special
-    (folder / "generation_config.json").write_text('{"suppress_tokens": [258, 259]}' if kind == "unified" else "{}")
+    if kind == "unified":  # as published
+        text = json.loads((folder / "config.json").read_text())["text_config"]
+        changed(folder, text_config={**text, "moe_intermediate_size": None})
+        (folder / "generation_config.json").write_text('{"suppress_tokens": [258, 259]}')
     compare(newer, folder, "BF16", tmp_path, MEANT.get(family, set()))
 
 

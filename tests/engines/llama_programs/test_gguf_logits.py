@@ -21,6 +21,7 @@ _SEEING = (
 """Models around a decoder that is known alone."""
 
 _WINDOWED = ["sliding_attention"] * 3 + ["full_attention"]
+_STRETCHED = {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 1000.0, "factor": 1.0}
 _ALIKE = {"rope_theta": 500000.0, "rope_type": "default"}
 _LONG = {
     "rope_type": "longrope",
@@ -50,7 +51,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "position_embedding_type": "rope",
     },
     "granitemoeshared": {},
-    "hunyuan_v1_moe": {},
+    "hunyuan_v1_dense": {"rope_parameters": _STRETCHED},
+    "hunyuan_v1_moe": {"rope_parameters": _STRETCHED},
+    "hunyuan_vl": {},
     "hy_v3": {},
     "jais2": {},
     "jamba": {},
@@ -60,6 +63,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     # llama.cpp turns windows and full attention by one base.
     "mellum": {"layer_types": _WINDOWED, "rope_parameters": dict.fromkeys(set(_WINDOWED), _ALIKE)},
     "mimo_v2_flash": {"n_group": 1},
+    "minicpm3": {},
     "minimax_m3_vl": {},
     "mistral4": {},
     "nemotron": {},
@@ -81,9 +85,11 @@ DRAFTING: dict[str, dict[str, Any]] = {"glm4_moe": {}, "qwen3_5_moe_text": {"aro
 CLOSE = {
     **dict.fromkeys(("gemma4_text", "gemma4_unified", "phi"), 1e-3),
     "granitemoehybrid without recurrent layers": 2e-4,
+    "hunyuan_vl": 3e-4,
 }
 """Of the norm of all logits, where not 1e-4, of which float32 summed in another order loses a tenth: ggml looks GELU up
-in half precision. Of Granite 1.02e-4 were seen, in one run."""
+in half precision, and computes the stretched base of HunyuanVL in float32. Of Granite 1.02e-4 were seen, in one
+run."""
 
 
 def transformers_logits(folder: Path, tokens: torch.Tensor) -> torch.Tensor:

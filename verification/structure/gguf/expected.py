@@ -65,6 +65,7 @@ OTHERS: Mapping[str, str] = {
     "granitemoeshared": "granitemoe",
     "hunyuan_v1_dense": "hunyuan-dense",
     "hunyuan_v1_moe": "hunyuan-moe",
+    "hunyuan_vl_text": "hunyuan_vl",
     "hy_v3": "hy_v3",
     "jais2": "jais2",
     "jamba": "jamba",
@@ -76,6 +77,7 @@ OTHERS: Mapping[str, str] = {
     "llama4_text": "llama4",
     "mellum": "mellum",
     "mimo_v2_flash": "mimo2",
+    "minicpm3": "minicpm3",
     "minimax_m3_vl": "minimax-m3",
     "ministral3": "mistral3",
     "mistral3": "mistral3",
@@ -102,6 +104,7 @@ OTHERS: Mapping[str, str] = {
     "solar_open": "glm4moe",
     "stablelm": "stablelm",
     "starcoder2": "starcoder2",
+    "step3p5": "step35",
     "youtu": "deepseek2",
 }
 """The same, where those are that every decoder has (see `common_keys`)."""
@@ -214,7 +217,8 @@ def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
     """What every decoder's file says of its size, its norms, its experts and its rotary base."""
     heads = config["num_attention_heads"]
     groups = config.get("num_key_value_heads") or heads
-    length = config.get("max_position_embeddings") or config["model_max_length"]
+    stretch = _stretch(config)
+    length = 2**18 if stretch else config.get("max_position_embeddings") or config["model_max_length"]
     unbounded = config.get("model_type") in _WITHOUT_POSITIONS
     found = {
         "block_count": Expected((_layers(config) + drafts,)),
@@ -238,8 +242,18 @@ def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
         found["expert_used_count"] = Expected((used[0] if isinstance(used, list) else used,))
     theta = rope_of(config).get("rope_theta")
     if theta is not None:
-        found["rope.freq_base"] = Expected((theta,), missing=theta == 10000.0)
+        found["rope.freq_base"] = Expected((theta * (stretch or 1.0),), missing=not stretch and theta == 10000.0)
     return found
+
+
+def _stretch(config: Config) -> float | None:
+    """What NTK-aware scaling by alpha multiplies the rotary base by (conversion/hunyuan.py); None where there is none,
+    and where llama.cpp does it (HunyuanVL)."""
+    rope = rope_of(config)
+    if rope["rope_type"] != "dynamic" or not rope.get("alpha") or config.get("model_type") == "hunyuan_vl_text":
+        return None
+    size = head_size(config)
+    return float(rope["alpha"] ** (size / (size - 2)))
 
 
 def _key_heads(config: Config, groups: int) -> tuple[Any, ...]:
@@ -250,7 +264,7 @@ def _key_heads(config: Config, groups: int) -> tuple[Any, ...]:
     if config.get("model_type") == "mimo_v2_flash":  # twice as many where attention has a window
         kinds = config["layer_types"]
         return ([groups * (1 + (kind == "sliding_attention")) for kind in kinds],)
-    if not config.get("kv_lora_rank"):
+    if not config.get("kv_lora_rank") or config.get("model_type") == "minicpm3":  # llama.cpp runs all heads of it
         return groups, _groups_of_layers(config, groups)
     return 1, [int(kind == "full_attention") for kind in config.get("layer_types") or ()]
 
