@@ -87,7 +87,7 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
         "num_kv_shared_layers": 1,
         "layer_types": ["sliding_attention", "full_attention"] * 2,
     },
-    "gemma4_text": {"enable_moe_block": True, "num_experts": EXPERTS, "top_k_experts": TOP_K, "global_head_dim": 64},
+    "gemma4_text": {"enable_moe_block": True, "num_experts": EXPERTS, "top_k_experts": TOP_K, "global_head_dim": 128},
     "gemma4_unified_text": {"global_head_dim": 128, "final_logit_softcapping": 30.0},
     "glm4v_moe_text": {"rope_parameters": _PARTLY_AXIAL},
     "glm4v_text": {"rope_parameters": _PARTLY_AXIAL},

@@ -281,7 +281,7 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
 }
 _DRAFTING = (
     *("cohere2moe", "deepseek32", "exaone-moe", "glm-dsa", "glm4", "glm4moe", "hy_v3"),
-    *("qwen35", "qwen35moe", "qwen3next", "step35"),
+    *("qwen35", "qwen35moe", "qwen3next", "step35", AXIAL_GLM_4),
 )
 """Architectures whose files may have layers of multi-token prediction behind the decoder's."""
 
@@ -294,6 +294,12 @@ _DRAFTS = {
     "nextn.shared_head_norm": "shared_head.norm",
 }
 """What such a layer has beside a decoder layer's tensors."""
+
+LAST_OF_DRAFTS = (
+    {"shared_head.norm.": "final_layernorm."},
+    {"shared_head.norm.": "transformer.shared_head.norm.", "shared_head.head.": "transformer.shared_head.output."},
+)
+"""What some sources call the end of such a layer: Hunyuan, StepFun."""
 
 AROUND_DRAFTS = {
     "eh_proj.": "mtp.fc.",

@@ -143,7 +143,7 @@ DRAFTING: dict[str, dict[str, Any]] = {
     "glm4_moe": {},
     "glm_moe_dsa": {},
     "glm_ocr": {},
-    "hy_v3": {"last": "final_layernorm"},
+    "hy_v3": {"norm": "final_layernorm"},
     "qwen3_5": {"around": True},
     "qwen3_5_moe": {"around": True},
     "qwen3_next": {"around": True},
@@ -364,6 +364,33 @@ def test_mimo_v2_as_published(newer: Path, tmp_path: Path) -> None:
     kept = {k: v for k, v in config.items() if k not in ("rope_parameters", "layer_types", "mlp_layer_types")}
     (folder / "config.json").write_text(json.dumps({**kept, **published}))
     compare(newer, folder, "BF16", tmp_path, set(), "--no-mtp")
+
+
+def test_step_3_7_as_published(newer: Path, tmp_path: Path) -> None:
+    """Windows with other heads of queries, experts that are clamped, and a dense MTP layer with a head of its own."""
+    folder = made("step3p7", tmp_path, {})
+    weights = folder / "model.safetensors"
+    tensors, last = load_file(weights), "model.layers.4.transformer.shared_head"
+    dense = {n.replace("layers.0.", "layers.4."): t / 2 for n, t in tensors.items() if "layers.0." in n}
+    wide = tensors["model.layers.0.self_attn.q_proj.weight"]
+    dense |= {
+        "model.layers.4.eh_proj.weight": wide.repeat(1, 2),
+        f"{last}.output.weight": tensors["lm_head.weight"] / 2,
+    }
+    norms = ("model.layers.4.enorm", "model.layers.4.hnorm", f"{last}.norm")
+    save_file({**tensors, **dense, **{f"{n}.weight": wide[0].clone() for n in norms}}, weights, {"format": "pt"})
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    for name in ("rope_parameters", "mlp_layer_types", "num_key_value_heads", "n_routed_experts", "per_layer_config"):
+        text.pop(name)
+    text |= {"num_attention_groups": 2, "moe_num_experts": text["num_experts_per_tok"] * 2, "moe_top_k": 2}
+    text |= {"attention_other_setting": {"num_attention_heads": text.pop("num_sliding_attention_heads")}}
+    text |= {"layer_types": [*text["layer_types"], "full_attention"], "moe_layers_enum": "1,2,3"}
+    text |= {"rope_theta": [5e6, 1e4, 1e4, 5e6, 5e6], "partial_rotary_factors": [0.5, 1.0, 1.0, 0.5, 0.5]}
+    text |= {"norm_expert_weight": True, "moe_router_activation": "sigmoid", "num_nextn_predict_layers": 1}
+    text |= {name: [*text[name], 0.0] for name in ("swiglu_limits", "swiglu_limits_shared")}
+    text.pop("num_experts_per_tok")
+    changed(folder, architectures=["Step3p7ForConditionalGeneration"], text_config=text)
+    compare(newer, folder, "BF16", tmp_path, set())
 
 
 def as_published(folder: Path) -> None:

@@ -39,7 +39,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "glm46v": {},
     "glm4v": {},
     "glm4v_moe": {},
-    "gemma4_text": {"global_head_dim": 128},
+    "gemma4_text": {},
     "gemma4_unified": {},
     "glm_moe_dsa": {"index_topk": 256},
     "glm_ocr": {},
@@ -75,6 +75,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3_next": {"linear_num_value_heads": 4},
     "solar_open": {},
     "stablelm": {},
+    "step3p7": {},
     "youtu": {},
 }
 """With changes of their configs. What comes behind a space says what is changed."""

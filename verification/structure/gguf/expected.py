@@ -225,7 +225,7 @@ def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
         "nextn_predict_layers": Expected((drafts,), missing=not drafts),
         "context_length": Expected((length, 2**20) if unbounded else (length,)),
         "embedding_length": Expected((config["hidden_size"],)),
-        "attention.head_count": Expected((heads,)),
+        "attention.head_count": Expected((heads, _heads_of_layers(config, heads, drafts))),
         "attention.head_count_kv": Expected(_key_heads(config, groups)),
     }
     for key, names in (
@@ -267,6 +267,15 @@ def _key_heads(config: Config, groups: int) -> tuple[Any, ...]:
     if not config.get("kv_lora_rank") or config.get("model_type") == "minicpm3":  # llama.cpp runs all heads of it
         return groups, _groups_of_layers(config, groups)
     return 1, [int(kind == "full_attention") for kind in config.get("layer_types") or ()]
+
+
+def _heads_of_layers(config: Config, heads: int, drafts: int) -> list[int]:
+    """Where a file states heads of queries for each layer: those with windows may have others (Step-3.5)."""
+    own = {int(layer): fields for layer, fields in (config.get("per_layer_config") or {}).items()}
+    found = [own.get(layer, {}).get("num_attention_heads", heads) for layer in range(_layers(config))]
+    kinds = [*(config.get("mtp_layer_types") or ()), *["full_attention"] * drafts][:drafts]
+    windowed = config.get("num_sliding_attention_heads") or heads
+    return found + [windowed if kind == "sliding_attention" else heads for kind in kinds]
 
 
 def _groups_of_layers(config: Config, groups: int) -> list[int]:

@@ -71,7 +71,8 @@ def check_tensors(subject: GgufSubject) -> Iterator[Finding]:
         yield Finding("keys.value", f"{file.arch}.block_count", what, "layers are left out", EXPORT_AGAIN)
     length = _length_of_heads(subject)
     if length is not None:
-        what = f"it is {file.key('attention.key_length')}, and the rows of queries and keys are for heads of {length}"
+        stated = _of_first_layer(subject, "key_length")
+        what = f"it is {stated}, and the rows of queries and keys are for heads of {length}"
         where = f"{file.arch}.attention.key_length"
         yield Finding("keys.value", where, what, "llama.cpp stops: wrong shape", EXPORT_AGAIN)
     for key, tensor, size in _products(subject):
@@ -86,7 +87,7 @@ def check_tensors(subject: GgufSubject) -> Iterator[Finding]:
 def _length_of_heads(subject: GgufSubject) -> int | None:
     """What queries and keys agree on, where attention.key_length says otherwise."""
     file = subject.file
-    stated = file.key("attention.key_length")
+    stated = _of_first_layer(subject, "key_length")
     found = set()
     for key, name in (("head_count", "blk.0.attn_q.weight"), ("head_count_kv", "blk.0.attn_k.weight")):
         heads, tensor = file.key(f"attention.{key}"), file.tensors.get(name)
@@ -94,6 +95,13 @@ def _length_of_heads(subject: GgufSubject) -> int | None:
             return None
         found.add(tensor.shape[-2] // heads)
     return found.pop() if isinstance(stated, int) and len(found) == 1 and stated not in found else None
+
+
+def _of_first_layer(subject: GgufSubject, key: str) -> Any:
+    """A size of heads, of which layers with windows may have another (Gemma 4)."""
+    pattern = subject.file.key("attention.sliding_window_pattern")
+    windowed = subject.file.key(f"attention.{key}_swa") if isinstance(pattern, list) and pattern[:1] == [True] else None
+    return subject.file.key(f"attention.{key}") if windowed is None else windowed
 
 
 def _products(subject: GgufSubject) -> Iterator[tuple[str, str, int | None]]:
@@ -112,7 +120,7 @@ def _products(subject: GgufSubject) -> Iterator[tuple[str, str, int | None]]:
     if file.key("attention.kv_lora_rank") is None:
         several = isinstance(file.key("attention.head_count_kv"), list)  # one number for each layer
         groups = of("attention.head_count_kv") or (None if several else heads)
-        key_size, value_size = of("attention.key_length") or usual, of("attention.value_length") or usual
+        key_size, value_size = (_of_first_layer(subject, f"{part}_length") or usual for part in ("key", "value"))
         yield "attention.head_count", "blk.0.attn_q.weight", times(heads, key_size)
         yield "attention.head_count_kv", "blk.0.attn_k.weight", times(groups, key_size)
         yield "attention.value_length", "blk.0.attn_v.weight", times(groups, value_size)
