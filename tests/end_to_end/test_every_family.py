@@ -16,8 +16,8 @@ QUICK: dict[str, tuple[int, tuple[str, ...]]] = {
     "jamba": (5, KINDS),
     "longcat_flash": (5, FORMATS),
     "gpt_oss": (3, ("bf16", "nvfp4")),
-    "gemma4_text": (1, ("gguf-q4_k_m",)),
-    "step3p7": (1, ("gguf-q4_k_m",)),
+    "gemma4_text": (2, ("gguf-q4_k_m",)),
+    "step3p7": (2, ("gguf-q4_k_m",)),
     "dbrx": (2, FORMATS),
 }
 """A tower and a delta net; Mamba; experts out of sight; stacks; heads of two sizes, and
