@@ -17,6 +17,7 @@ from sixfold.model.meta_model import known_type as transformers_type
 
 GGUF_ARCHITECTURES: Mapping[str, str] = {
     "afmoe": "afmoe",
+    "apertus": "apertus",
     "arcee": "arcee",
     "cohere": "command-r",
     "cohere2": "cohere2",
@@ -183,6 +184,11 @@ _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
 """Architecture -> what comes behind "layers.N." (experts without their number) -> behind "blk.N."; "a+b" where the file
 holds the rows of one tensor in two. What gguf-py's table lacks, or calls otherwise than llama.cpp's converter."""
 
+AS_KEYS: Mapping[str, Mapping[str, str]] = {
+    "apertus": {f"mlp.act_fn.{name}": f"xielu.{name}" for name in ("alpha_n", "alpha_p", "beta", "eps")},
+}
+"""Architecture -> tensors of one number, by what comes behind "layers.N." -> the key that lists them for all layers."""
+
 _NAMED_AS: Mapping[str, str] = {
     "cohere2moe": "exaone-moe",
     "deepseek32": "glm-dsa",
@@ -284,6 +290,17 @@ def latent_halves(config: Mapping[str, Any], gguf_name: str) -> tuple[str, ...]:
     return tuple(gguf_name.replace("attn_kv_b", half) for half in LATENT_HALVES)
 
 
+def numbers_of_layers(config: Mapping[str, Any], tensor_names: Collection[str]) -> dict[str, list[str]]:
+    """Key of a GGUF file -> the tensors whose one number it states, layer by layer."""
+    keys = AS_KEYS.get(gguf_architecture(config), {})
+    found: dict[str, dict[int, str]] = {}
+    for name in tensor_names if keys else ():
+        layer = _LAYER.search(name)
+        if layer and layer[2] in keys:
+            found.setdefault(keys[layer[2]], {})[int(layer[1])] = name
+    return {key: [names[layer] for layer in sorted(names)] for key, names in found.items()}
+
+
 def row_parts(gguf_name: str) -> tuple[str, ...]:
     """`blk.N.a.weight` and `blk.N.b.weight` for `blk.N.a+b.weight`: the rows of one matrix on disk, held as two; () for
     any other tensor."""
@@ -362,6 +379,8 @@ def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Collection[str]) 
             return None
         if layer and drafts and (part := draft_part(layer[2])):
             return f"blk.{layer[1]}.{part}"
+        if layer and layer[2] in AS_KEYS.get(architecture, {}):
+            return None
         if layer and layer[2] in own:
             return f"blk.{layer[1]}.{own[layer[2]]}"
         known = name

@@ -146,6 +146,7 @@ _NEMOTRON = {
 }
 _TABLES: Mapping[str, Mapping[str, str]] = {
     "llama": _EVERY | _MIXTRAL,
+    "apertus": _EVERY | {"attn_norm": "attention_layernorm", "ffn_norm": "feedforward_layernorm"},
     "arcee": _EVERY,
     "smollm3": _EVERY,
     "mistral3": _EVERY,
@@ -340,6 +341,13 @@ _ALONE: Mapping[str, Mapping[str, str]] = {
     },
 }
 """The same of one architecture."""
+
+NUMBERS: Mapping[str, Mapping[str, str]] = {
+    "apertus": {
+        f"xielu.{name}": f"model.layers.{{}}.mlp.act_fn.{name}" for name in ("alpha_n", "alpha_p", "beta", "eps")
+    },
+}
+"""Keys that list a number of each layer, and the tensors on disk that have one each."""
 
 _MIXERS = {
     "nemotron_h": "mixer",

@@ -149,6 +149,7 @@ DENSE: Mapping[str, Entry] = {
     "phi2": Entry((), _phi2, begins=lambda config: False),
     "stablelm": Entry((), _stablelm),
     "qwen3": Entry(),
+    "apertus": Entry(VOCAB, llama_keys, rope_factors=True, begins=granite_vocabulary),
     "minicpm3": Entry(
         (*VOCAB, ("add_q_lora_rank", ("q_lora_rank",)), ("add_kv_lora_rank", ("kv_lora_rank",))),
         _minicpm3,

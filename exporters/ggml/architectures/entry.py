@@ -11,6 +11,9 @@ from exporters.ggml.architectures.rotary import Config, head_size, rope_of, rota
 DRAFTS = "drafts held"
 """Beside a config's fields: how many MTP layers the file holds behind the decoder's, whatever config.json says."""
 
+NUMBERS = "numbers held"
+"""The same: keys whose values are tensors on disk, one number for each layer."""
+
 Table = tuple[tuple[str, tuple[str, ...]], ...]
 
 EXPERT_SIZES: Table = (

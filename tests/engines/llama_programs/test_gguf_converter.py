@@ -107,6 +107,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 _STRETCHED = {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 1000.0, "factor": 1.0}
 _WINDOWED = ["sliding_attention"] * 3 + ["full_attention"]
 NEWER: dict[str, dict[str, Any]] = {
+    "apertus": {},
     "cohere2_moe": {},
     "deepseek_v32": {},
     "glm": {},

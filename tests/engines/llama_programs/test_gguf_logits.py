@@ -32,6 +32,7 @@ _LONG = {
 }
 FAMILIES: dict[str, dict[str, Any]] = {
     **{family: {} for family in _SEEING},
+    "apertus": {},
     "cohere2": {},
     "cohere2_moe": {},
     "deepseek_v32": {"index_topk": 256},  # with fewer, llama.cpp's indexer chooses others than transformers'

@@ -32,6 +32,7 @@ ARCHITECTURE_OF: Mapping[str, str] = {
 
 OTHERS: Mapping[str, str] = {
     "afmoe": "afmoe",
+    "apertus": "apertus",
     "arcee": "arcee",
     "cohere": "command-r",
     "cohere2": "cohere2",

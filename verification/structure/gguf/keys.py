@@ -6,7 +6,9 @@ from typing import Any
 
 from sixfold.artifact.manifest import damaged_files
 from sixfold.artifact.workspace import read_json
+from sixfold.checkpoint.tensor_slice import TensorSlice
 from verification.finding import EXPORT_AGAIN, Finding
+from verification.reading.gguf_names import NUMBERS
 from verification.structure.gguf.expected import (
     ARCHITECTURE_OF,
     KINDS,
@@ -249,7 +251,7 @@ def check_namespaces(subject: GgufSubject) -> Iterator[Finding]:
     """Keys outside of what llama.cpp looks at are no part of a model, and a mistyped architecture hides there."""
     known = (f"{subject.file.arch}.", "general.", "tokenizer.", "split.", "quantize.")
     for name in subject.file.keys:
-        if not name.startswith(known):
+        if not name.startswith(known) and name not in NUMBERS.get(subject.file.arch, {}):
             what = "no reader looks for a key of this name"
             yield Finding(
                 "keys.unknown", name, what, "nothing, or a key is missing under its name", "remove", "warning"
@@ -273,6 +275,24 @@ def _equal(held: Any, wanted: Any) -> bool:
     if isinstance(held, (int, float)) and isinstance(wanted, (int, float)):
         return abs(held - wanted) <= 1e-6 * max(abs(held), abs(wanted))
     return bool(held == wanted)
+
+
+def check_numbers(subject: GgufSubject) -> Iterator[Finding]:
+    """Numbers that the source has in tensors and the file in keys."""
+    for key, name in NUMBERS.get(subject.file.arch, {}).items():
+        held = subject.file.keys.get(key)
+        if held is None:
+            yield Finding("keys.missing", key, "it is missing", _STOPS, EXPORT_AGAIN)
+        elif subject.source is not None and not _equal(held, _numbers(subject, name)):
+            what = f"it is {held}, the source's {name.format('N')} are {_numbers(subject, name)}"
+            yield Finding("keys.value", key, what, _WRONG, EXPORT_AGAIN)
+
+
+def _numbers(subject: GgufSubject, name: str) -> list[float]:
+    assert subject.source is not None
+    checkpoint = subject.source.checkpoint
+    names = [name.format(layer) for layer in range(subject.source.architecture.layers)]
+    return [checkpoint.read(TensorSlice(one, 0, 1)).float().flatten()[0].item() for one in names]
 
 
 def check_parts(subject: GgufSubject) -> Iterator[Finding]:
@@ -318,6 +338,7 @@ CHECKS: tuple[Callable[[GgufSubject], Iterator[Finding]], ...] = (
     check_types,
     check_against_source,
     check_namespaces,
+    check_numbers,
     check_parts,
     check_files,
 )
