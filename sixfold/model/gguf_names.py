@@ -14,11 +14,13 @@ import torch
 from sixfold.errors import SixfoldError
 from sixfold.model.gguf_drafts import HELD_BY, draft_part, in_layers
 from sixfold.model.meta_model import known_type as transformers_type
+from sixfold.model.meta_model import usual_names
 
 GGUF_ARCHITECTURES: Mapping[str, str] = {
     "afmoe": "afmoe",
     "apertus": "apertus",
     "arcee": "arcee",
+    "bloom": "bloom",
     "cohere": "command-r",
     "cohere2": "cohere2",
     "cohere2_moe": "cohere2moe",
@@ -46,6 +48,8 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "glm4v_text": "glm4",
     "glm_moe_dsa": "glm-dsa",
     "glm_ocr_text": "glm4",
+    "gpt_bigcode": "starcoder",
+    "gpt_neox": "gptneox",
     "gpt_oss": "gpt-oss",
     "granite": "granite",
     "granite_swa": "granite_swa",
@@ -76,6 +80,7 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "mistral3": "mistral3",
     "mistral4": "mistral4",
     "mixtral": "llama",
+    "mpt": "mpt",
     "nemotron": "nemotron",
     "nemotron_h": "nemotron_h_moe",
     "olmo": "olmo",
@@ -115,6 +120,7 @@ _RENAMED: tuple[tuple[str, str], ...] = (
     (r"^(model\.language_model|language_model\.model|model\.text_model)\.", "model."),
     (r"^model\.(blocks|encoder\.layers)\.", "model.layers."),
     (r"^language_model\.lm_head\.", "lm_head."),
+    (r"^transformer\.(?=h\.\d+\.post_attention_layernorm|word_embeddings_layernorm)", ""),
     (r"\.e_score_correction_bias$", ".e_score_correction.bias"),
     (r"\.expert_bias$", ".expert_bias.bias"),
     (r"\.sinks$", ".sinks.weight"),
@@ -276,7 +282,8 @@ def decoder_config(config: Mapping[str, Any]) -> dict[str, Any]:
     whole = {"model_type": known_type(config) or config.get("model_type")}
     whole |= {} if tied is None else {"tie_word_embeddings": tied}
     whole |= {"num_hidden_layers": len(config["layers_block_type"])} if config.get("layers_block_type") else {}
-    return {**config, **(config.get("text_config") or {}), **whole}
+    found = {**config, **(config.get("text_config") or {}), **whole}
+    return {**usual_names(found), **found}
 
 
 def latent_halves(config: Mapping[str, Any], gguf_name: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from sixfold.checkpoint.checkpoint import Checkpoint
 from sixfold.errors import SixfoldError
 from sixfold.model.experts_interface import join_interface
 
+_USUAL = ("hidden_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers")
 _CONTENT_OF_OUTPUTS = ("return_dict", "use_cache")
 """Beside `output_*`: fields that say what a forward returns, and nothing of what it computes. Trainers leave them in
 config.json."""
@@ -106,6 +107,15 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     known = {key: value for key, value in _plain(config).items() if key != "auto_map"}
     filled = {**transformers_config(known).to_dict(), "model_type": config["model_type"]}
     return {**{key: value for key, value in known.items() if key not in filled}, **filled}
+
+
+def usual_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes under the names that most configs have, of a model type whose class calls them otherwise (n_layer)."""
+    from transformers import CONFIG_MAPPING
+
+    kind = known_type(config)
+    named = CONFIG_MAPPING[kind].attribute_map if kind in CONFIG_MAPPING else {}
+    return {usual: config[own] for usual, own in named.items() if usual in _USUAL and own in config}
 
 
 def _plain(config: Any) -> Any:

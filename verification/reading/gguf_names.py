@@ -13,6 +13,7 @@ _OUTSIDE = {
     "output": "lm_head",
     "output_norm": "model.norm",
     "token_embd_norm": "model.embedding_norm",
+    "position_embd": "transformer.wpe",
     "per_layer_token_embd": "model.embed_tokens_per_layer",
     "per_layer_model_proj": "model.per_layer_model_projection",
     "per_layer_proj_norm": "model.per_layer_projection_norm",
@@ -96,6 +97,14 @@ _JAMBA = (
     | {"ssm_in": "mamba.in_proj", "ssm_out": "mamba.out_proj", "ssm_conv1d": "mamba.conv1d"}
     | {"ssm_x": "mamba.x_proj", "ssm_dt": "mamba.dt_proj"}
 )
+_ELDER = {
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn_qkv": "attention.query_key_value",
+    "attn_output": "attention.dense",
+    "ffn_up": "mlp.dense_h_to_4h",
+    "ffn_down": "mlp.dense_4h_to_h",
+}
 _GRANITE_SHARED = {
     "ffn_gate_shexp": "shared_mlp.input_linear",
     "ffn_up_shexp": "shared_mlp.input_linear",
@@ -194,6 +203,24 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     | {f"ffn_{part}_exps": f"moe.experts.{{}}.{part}_proj" for part in ("gate", "up", "down")}
     | {f"ffn_{part}_shexp": f"share_expert.{part}_proj" for part in ("gate", "up", "down")}
     | {"ffn_gate_inp": "moe.gate", "attn_gate": "self_attn.g_proj"},
+    "bloom": _ELDER | {"attn_qkv": "self_attention.query_key_value", "attn_output": "self_attention.dense"},
+    "gptneox": _ELDER,
+    "mpt": {
+        "attn_norm": "norm_1",
+        "ffn_norm": "norm_2",
+        "attn_qkv": "attn.Wqkv",
+        "attn_output": "attn.out_proj",
+        "ffn_up": "ffn.up_proj",
+        "ffn_down": "ffn.down_proj",
+    },
+    "starcoder": {
+        "attn_norm": "ln_1",
+        "ffn_norm": "ln_2",
+        "attn_qkv": "attn.c_attn",
+        "attn_output": "attn.c_proj",
+        "ffn_up": "mlp.c_fc",
+        "ffn_down": "mlp.c_proj",
+    },
     "starcoder2": _EVERY | {"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"},
     "hunyuan-dense": _HUNYUAN,
     "hunyuan_vl": _HUNYUAN,
@@ -362,10 +389,24 @@ _AS_MATRICES = ("nemotron_h", "nemotron_h_moe", "granitehybrid")
 """Architectures whose files hold vectors of a mixer as matrices."""
 
 _BACKBONE = {"token_embd": "backbone.embeddings", "output_norm": "backbone.norm_f", "layers": "backbone.layers"}
+_GPT = {"token_embd": "transformer.wte", "output_norm": "transformer.ln_f", "layers": "transformer.h"}
 _ELSEWHERE: Mapping[str, Mapping[str, str]] = {
     "nemotron_h": _BACKBONE,
     "nemotron_h_moe": _BACKBONE,
     "phi2": {"output_norm": "model.final_layernorm"},
+    "bloom": _GPT
+    | {
+        "token_embd": "transformer.word_embeddings",
+        "token_embd_norm": "transformer.word_embeddings_layernorm",
+    },
+    "gptneox": {
+        "token_embd": "gpt_neox.embed_in",
+        "output": "embed_out",
+        "output_norm": "gpt_neox.final_layer_norm",
+        "layers": "gpt_neox.layers",
+    },
+    "mpt": _GPT | {"output_norm": "transformer.norm_f", "layers": "transformer.blocks"},
+    "starcoder": _GPT,
     "jamba": {"output_norm": "model.final_layernorm"},
 }
 """Of tensors outside of blocks, and of the list of layers, where an architecture calls them otherwise."""
@@ -397,6 +438,9 @@ _ONE_PLUS = dict.fromkeys(
 _DELTA_NETS = ("qwen35", "qwen35moe")
 """Architectures whose delta nets' values llama.cpp takes key by key: those of a key lie together on disk."""
 
+_HEAD_BY_HEAD = ("bloom", "gptneox")
+"""Architectures whose queries, keys and values of a head lie together on disk, and those of all heads in files."""
+
 _OF_VALUES = {"attn_gate", "ssm_alpha", "ssm_beta", "ssm_a", "ssm_dt"}
 _BEHIND_KEYS = {"attn_qkv", "ssm_conv1d"}
 
@@ -409,8 +453,8 @@ class Place:
     of the rows of another matrix. also: a matrix of as many rows behind that of `name`. flat: whether the file has a
     vector of the disk as a matrix. rope: whether rows are interleaved, or, apart, the other way round. change: what
     llama.cpp's values are of those on disk: "" the same, "plus one", "minus exp". tiles: where the values of a delta
-    net's heads lie in another order: "rows", "rows behind keys", "columns" or "". convolution: whether the dimension of
-    one channel is left out; several: whether one is put before it."""
+    net's heads lie in another order: "rows", "rows behind keys", "columns" or ""; "heads": queries, keys and values do.
+    convolution: whether the dimension of one channel is left out; several: whether one is put before it."""
 
     name: str
     stacked: bool = False
@@ -447,6 +491,8 @@ def place_of(arch: str, name: str) -> Place | None:
         return Place(prefix + alone)
     bare = None if part in _TABLES.get(arch, {}) and part != "attn_sinks" else _BARE.get(name.split(".", 2)[2])
     tiles = _tiles(part) if arch in _DELTA_NETS else ""
+    if arch in _HEAD_BY_HEAD and part == "attn_qkv":
+        tiles = "heads"
     if bare is not None:
         mixer = _MIXERS.get(arch, "linear_attn" if arch in (*_DELTA_NETS, "qwen3next") else "")
         held = part in _TABLES.get(arch, {}) if part == "attn_sinks" else bool(mixer)

@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping
 from gguf import ExpertGatingFuncType, GGUFWriter
 
 from exporters.ggml.architectures.dense import DENSE
+from exporters.ggml.architectures.elder import ELDER
 from exporters.ggml.architectures.entry import DRAFTS, NUMBERS, Entry, Table
 from exporters.ggml.architectures.hybrid import HYBRID
 from exporters.ggml.architectures.mixture import MIXTURE
 from exporters.ggml.architectures.rotary import LONG_ROPE, Config, rope_of, write_rope
 from sixfold.errors import SixfoldError
 
-ENTRIES: Mapping[str, Entry] = {**DENSE, **MIXTURE, **HYBRID}
+ENTRIES: Mapping[str, Entry] = {**DENSE, **ELDER, **MIXTURE, **HYBRID}
 """By llama.cpp's architecture name."""
 
 _EVERY: Table = (

@@ -62,7 +62,9 @@ MEANT: dict[str, set[str]] = {
     "gemma4_text": {"gemma4.final_logit_softcapping"},
     # It reads how close to zero norms come from a field of its own.
     "glm": {"chatglm.attention.layer_norm_rms_epsilon"},
-    # The rotary base and the length of values go without saying there.
+    # It does not say what most tensors are of, nor a rotary base.
+    "gpt_neox": {"gptneox.rope.freq_base", "general.file_type"},
+    "mpt": {"general.file_type"},
     "minicpm3": {"minicpm3.rope.freq_base"},
     # It takes a SentencePiece tokenizer for given.
     "jamba": {"tokenizer.ggml.add_space_prefix"},
@@ -108,6 +110,7 @@ _STRETCHED = {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 1000.0, "facto
 _WINDOWED = ["sliding_attention"] * 3 + ["full_attention"]
 NEWER: dict[str, dict[str, Any]] = {
     "apertus": {},
+    "bloom": {},
     "cohere2_moe": {},
     "deepseek_v32": {},
     "glm": {},
@@ -117,6 +120,7 @@ NEWER: dict[str, dict[str, Any]] = {
     "glm_ocr": {},
     "granite_swa": {},
     "granitemoe_swa": {},
+    "gpt_bigcode": {},
     "granitemoeshared": {},
     "hy_v3": {},
     "hunyuan_v1_dense": {"eod_token_id": None, "max_position_embeddings": 2**15, "rope_parameters": _STRETCHED},
@@ -243,6 +247,19 @@ def test_families_of_today(family: str, newer: Path, tmp_path: Path) -> None:
     folder = made(family, tmp_path, NEWER[family])
     flags = ("--no-mtp",) if family in ("qwen3_next", "nemotron_h") else ()
     compare(newer, folder, "BF16", tmp_path, MEANT.get(family, set()), *flags)
+
+
+@pytest.mark.parametrize(
+    ("family", "published"),
+    [
+        ("gpt_neox", {"rotary_pct": 0.25, "rotary_emb_base": 10000}),
+        ("mpt", {"architectures": ["MPTForCausalLM"]}),
+    ],
+)
+def test_elder_families_as_published(family: str, published: dict[str, Any], newer: Path, tmp_path: Path) -> None:
+    folder = made(family, tmp_path, {})
+    changed(folder, **published)
+    compare(newer, folder, "BF16", tmp_path, MEANT.get(family, set()))
 
 
 @pytest.mark.parametrize("family", DRAFTING)

@@ -33,6 +33,7 @@ _LONG = {
 FAMILIES: dict[str, dict[str, Any]] = {
     **{family: {} for family in _SEEING},
     "apertus": {},
+    "bloom": {},
     "cohere2": {},
     "cohere2_moe": {},
     "deepseek_v32": {"index_topk": 256},  # with fewer, llama.cpp's indexer chooses others than transformers'
@@ -44,6 +45,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gemma4_unified": {},
     "glm_moe_dsa": {"index_topk": 256},
     "glm_ocr": {},
+    "gpt_bigcode": {},
+    "gpt_neox": {},
     "granite_swa": {},
     "granitemoe_swa": {},
     "granitemoehybrid": {},
@@ -67,6 +70,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "minicpm3": {},
     "minimax_m3_vl": {},
     "mistral4": {},
+    "mpt": {},
     "nemotron": {},
     "nemotron_h": {"layers_block_type": ["linear_attention", "moe", "full_attention", "moe"]},
     "olmo": {},
@@ -85,13 +89,13 @@ DRAFTING: dict[str, dict[str, Any]] = {"glm4_moe": {}, "qwen3_5_moe_text": {"aro
 """With an MTP layer, which llama.cpp loads and does not run unasked; and how `add_drafts` makes it."""
 
 CLOSE = {
-    **dict.fromkeys(("gemma4_text", "gemma4_unified", "phi"), 1e-3),
+    **dict.fromkeys(("bloom", "gemma4_text", "gemma4_unified", "gpt_bigcode", "gpt_neox", "mpt", "phi"), 1e-3),
     "granitemoehybrid without recurrent layers": 2e-4,
     "hunyuan_vl": 3e-4,
 }
 """Of the norm of all logits, where not 1e-4, of which float32 summed in another order loses a tenth: ggml looks GELU up
-in half precision, and computes the stretched base of HunyuanVL in float32. Of Granite 1.02e-4 were seen, in one
-run."""
+in half precision, and turns the fourth axis of HunyuanVL by nothing, which a stretched base hides for as many tokens.
+Of Granite 1.02e-4 were seen, in one run."""
 
 
 def transformers_logits(folder: Path, tokens: torch.Tensor) -> torch.Tensor:

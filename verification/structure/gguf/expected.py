@@ -34,6 +34,7 @@ OTHERS: Mapping[str, str] = {
     "afmoe": "afmoe",
     "apertus": "apertus",
     "arcee": "arcee",
+    "bloom": "bloom",
     "cohere": "command-r",
     "cohere2": "cohere2",
     "cohere2_moe": "cohere2moe",
@@ -57,6 +58,8 @@ OTHERS: Mapping[str, str] = {
     "glm4v_text": "glm4",
     "glm_moe_dsa": "glm-dsa",
     "glm_ocr_text": "glm4",
+    "gpt_bigcode": "starcoder",
+    "gpt_neox": "gptneox",
     "gpt_oss": "gpt-oss",
     "granite": "granite",
     "granite_swa": "granite_swa",
@@ -83,6 +86,7 @@ OTHERS: Mapping[str, str] = {
     "ministral3": "mistral3",
     "mistral3": "mistral3",
     "mistral4": "mistral4",
+    "mpt": "mpt",
     "nemotron": "nemotron",
     "nemotron_h": "nemotron_h_moe",
     "olmo": "olmo",
@@ -112,6 +116,12 @@ OTHERS: Mapping[str, str] = {
 
 _WITHOUT_POSITIONS = ("nemotron_h", "granitemoehybrid")
 """Hybrids of Mamba-2 mixers: llama.cpp's converter states 2^20 positions whatever config.json says."""
+
+_WITHOUT_GROUPS = ("gpt_neox", "mpt")
+"""Every head has keys of its own, and the file need not say so."""
+
+_EPSILON_OF = dict.fromkeys(("bloom", "gpt_bigcode"), ("layer_norm_epsilon",))
+"""The field of norms' epsilon, of a name that others have for something else (MPT does not read it)."""
 
 _PREFIXES = ("paligemma", "shieldgemma2")
 """Models whose prompts see themselves whole, which llama.cpp does not know."""
@@ -216,10 +226,10 @@ def expected_keys(arch: str, config: Config, *, split_latents: bool, drafts: int
 
 def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
     """What every decoder's file says of its size, its norms, its experts and its rotary base."""
-    heads = config["num_attention_heads"]
+    heads, kind = config["num_attention_heads"], config.get("model_type")
     groups = config.get("num_key_value_heads") or heads
     stretch = _stretch(config)
-    length = 2**18 if stretch else config.get("max_position_embeddings") or config["model_max_length"]
+    length = 2**18 if stretch else _positions(config)
     unbounded = config.get("model_type") in _WITHOUT_POSITIONS
     found = {
         "block_count": Expected((_layers(config) + drafts,)),
@@ -227,11 +237,13 @@ def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
         "context_length": Expected((length, 2**20) if unbounded else (length,)),
         "embedding_length": Expected((config["hidden_size"],)),
         "attention.head_count": Expected((heads, _heads_of_layers(config, heads, drafts))),
-        "attention.head_count_kv": Expected(_key_heads(config, groups)),
+        "attention.head_count_kv": Expected(
+            (1,) if kind == "gpt_bigcode" else _key_heads(config, groups), missing=kind in _WITHOUT_GROUPS
+        ),
     }
     for key, names in (
         ("attention.layer_norm_rms_epsilon", ("rms_norm_eps", "norm_eps")),
-        ("attention.layer_norm_epsilon", ("layer_norm_eps", "norm_epsilon")),
+        ("attention.layer_norm_epsilon", ("layer_norm_eps", "norm_epsilon", *_EPSILON_OF.get(str(kind), ()))),
     ):
         value = next((config[name] for name in names if config.get(name) is not None), None)
         if value is not None:
@@ -245,6 +257,11 @@ def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
     if theta is not None:
         found["rope.freq_base"] = Expected((theta * (stretch or 1.0),), missing=not stretch and theta == 10000.0)
     return found
+
+
+def _positions(config: Config) -> int:
+    names = ("max_position_embeddings", "model_max_length", "max_seq_len", "seq_length", "hidden_size")  # (BLOOM)
+    return int(next(config[name] for name in names if config.get(name)))
 
 
 def _stretch(config: Config) -> float | None:

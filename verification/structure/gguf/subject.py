@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from sixfold.model.meta_model import completed
+from sixfold.model.meta_model import completed, usual_names
 from sixfold.model.source import Source
 from verification.reading.gguf_blocks import GgufWeights
 from verification.reading.gguf_file import Gguf
@@ -92,10 +92,12 @@ class GgufSubject:
         filled = completed(stated)
         text = filled.get("text_config") or {}
         own = {k: v for k, v in stated.items() if v is not None and not isinstance(v, Mapping)}
+        kind = listed_type(stated) or filled.get("model_type")
         return {
+            **usual_names({**filled, "model_type": kind}),
             **filled,
             **own,
             **text,
-            "model_type": listed_type(stated) or filled.get("model_type"),
+            "model_type": kind,
             "tie_word_embeddings": filled.get("tie_word_embeddings"),
         }
