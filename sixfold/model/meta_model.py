@@ -33,7 +33,8 @@ def meta_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None, atte
         parsed = transformers_config(checkpoint.config)
         chosen = {} if dtype is None else {"dtype": dtype}
         auto = auto_class(checkpoint, parsed)
-        join_interface(auto._model_mapping[type(parsed)])
+        if type(parsed) in auto._model_mapping:
+            join_interface(auto._model_mapping[type(parsed)])
         with torch.device("meta"):
             model: nn.Module = auto.from_config(
                 parsed, attn_implementation=attention, trust_remote_code=False, **chosen
