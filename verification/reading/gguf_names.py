@@ -13,7 +13,6 @@ _OUTSIDE = {
     "output": "lm_head",
     "output_norm": "model.norm",
     "token_embd_norm": "model.embedding_norm",
-    "position_embd": "transformer.wpe",
     "per_layer_token_embd": "model.embed_tokens_per_layer",
     "per_layer_model_proj": "model.per_layer_model_projection",
     "per_layer_proj_norm": "model.per_layer_projection_norm",
@@ -406,7 +405,7 @@ _ELSEWHERE: Mapping[str, Mapping[str, str]] = {
         "layers": "gpt_neox.layers",
     },
     "mpt": _GPT | {"output_norm": "transformer.norm_f", "layers": "transformer.blocks"},
-    "starcoder": _GPT,
+    "starcoder": _GPT | {"position_embd": "transformer.wpe"},
     "jamba": {"output_norm": "model.final_layernorm"},
 }
 """Of tensors outside of blocks, and of the list of layers, where an architecture calls them otherwise."""
@@ -473,9 +472,10 @@ def place_of(arch: str, name: str) -> Place | None:
     """None for a name that the architecture does not have."""
     stem, _, kind = name.rpartition(".")
     elsewhere = _ELSEWHERE.get(arch, {})
-    if stem in _OUTSIDE and kind in ("weight", "bias"):
+    outside = {**_OUTSIDE, **elsewhere}.get(stem)
+    if outside is not None and kind in ("weight", "bias"):
         change = "plus one" if kind == "weight" and stem.endswith(_ONE_PLUS.get(arch, ("?",))) else ""
-        return Place(f"{elsewhere.get(stem, _OUTSIDE[stem])}.{kind}", change=change)
+        return Place(f"{outside}.{kind}", change=change)
     found = _BLOCK.fullmatch(name)
     if not found:
         return None

@@ -29,7 +29,6 @@ def _mpt(writer: GGUFWriter, config: Config) -> None:
     attention = config["attn_config"]
     writer.add_context_length(config["max_seq_len"])
     writer.add_feed_forward_length(config["expansion_ratio"] * config["hidden_size"])
-    writer.add_layer_norm_eps(1e-5)
     if attention.get("clip_qkv") is not None:
         writer.add_clamp_kqv(attention["clip_qkv"])
     writer.add_max_alibi_bias(float(attention["alibi_bias_max"]) if attention.get("alibi") else 0.0)
@@ -43,7 +42,7 @@ def _starcoder(writer: GGUFWriter, config: Config) -> None:
 ELDER: Mapping[str, Entry] = {
     "bloom": Entry(_EPSILON, _bloom, head_by_head=True),
     "gptneox": Entry((), _gptneox, head_by_head=True),
-    "mpt": Entry((), _mpt, {"layer_norm_epsilon": None}),
+    "mpt": Entry(_EPSILON, _mpt),
     "starcoder": Entry(_EPSILON, _starcoder, _ONE_HEAD_OF_KEYS, fixed={"multi_query": lambda config: True}),
 }
 """By llama.cpp's architecture name."""

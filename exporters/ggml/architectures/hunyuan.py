@@ -1,4 +1,4 @@
-"""Hunyuan's dense models: rotary positions that a number called alpha stretches (NTK-aware scaling)."""
+"""Hunyuan's rotary positions, which a number called alpha stretches (NTK-aware scaling), and its dense models."""
 
 from collections.abc import Mapping
 

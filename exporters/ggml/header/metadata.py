@@ -100,8 +100,8 @@ def headers(
         begins = ENTRIES[arch].begins(config)
         write_tokenizer(writer, checkpoint.folder, arch, vocab, tokenizer_pre, begins=begins)
     suppressed = _generation(checkpoint).get("suppress_tokens")
-    if suppressed:  # gguf-py 0.19 does not have it
-        writer.add_array("tokenizer.ggml.suppress_tokens", suppressed)
+    if isinstance(suppressed, list) and suppressed and all(type(token) is int for token in suppressed):
+        writer.add_array("tokenizer.ggml.suppress_tokens", suppressed)  # gguf-py 0.19 does not have it
     if importance is not None:
         writer.add_string("quantize.imatrix.file", importance.file)
         if importance.dataset:

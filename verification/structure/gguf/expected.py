@@ -120,8 +120,8 @@ _WITHOUT_POSITIONS = ("nemotron_h", "granitemoehybrid")
 _WITHOUT_GROUPS = ("gpt_neox", "mpt")
 """Every head has keys of its own, and the file need not say so."""
 
-_EPSILON_OF = dict.fromkeys(("bloom", "gpt_bigcode"), ("layer_norm_epsilon",))
-"""The field of norms' epsilon, of a name that others have for something else (MPT does not read it)."""
+_ELDER = ("bloom", "gpt_bigcode", "mpt")
+"""Model types that call norms' epsilon layer_norm_epsilon, which others have beside another."""
 
 _PREFIXES = ("paligemma", "shieldgemma2")
 """Models whose prompts see themselves whole, which llama.cpp does not know."""
@@ -243,7 +243,10 @@ def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
     }
     for key, names in (
         ("attention.layer_norm_rms_epsilon", ("rms_norm_eps", "norm_eps")),
-        ("attention.layer_norm_epsilon", ("layer_norm_eps", "norm_epsilon", *_EPSILON_OF.get(str(kind), ()))),
+        (
+            "attention.layer_norm_epsilon",
+            ("layer_norm_eps", "norm_epsilon", *["layer_norm_epsilon"] * (kind in _ELDER)),
+        ),
     ):
         value = next((config[name] for name in names if config.get(name) is not None), None)
         if value is not None:

@@ -96,14 +96,15 @@ def _length_of_heads(subject: GgufSubject) -> int | None:
         if not isinstance(heads, int) or tensor is None or not heads or tensor.shape[-2] % heads:
             return None
         found.add(tensor.shape[-2] // heads)
-    return found.pop() if isinstance(stated, int) and len(found) == 1 and stated not in found else None
+    return found.pop() if stated is not None and len(found) == 1 and stated not in found else None
 
 
-def _of_first_layer(subject: GgufSubject, key: str) -> Any:
+def _of_first_layer(subject: GgufSubject, key: str) -> int | None:
     """A size of heads, of which layers with windows may have another (Gemma 4)."""
     pattern = subject.file.key("attention.sliding_window_pattern")
     windowed = subject.file.key(f"attention.{key}_swa") if isinstance(pattern, list) and pattern[:1] == [True] else None
-    return subject.file.key(f"attention.{key}") if windowed is None else windowed
+    value = subject.file.key(f"attention.{key}") if windowed is None else windowed
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _products(subject: GgufSubject) -> Iterator[tuple[str, str, int | None]]:
@@ -292,7 +293,8 @@ def _numbers(subject: GgufSubject, name: str) -> list[float]:
     assert subject.source is not None
     checkpoint = subject.source.checkpoint
     names = [name.format(layer) for layer in range(subject.source.architecture.layers)]
-    return [checkpoint.read(TensorSlice(one, 0, 1)).float().flatten()[0].item() for one in names]
+    held = [one for one in names if one in checkpoint.tensors]
+    return [checkpoint.read(TensorSlice(one, 0, 1)).float().flatten()[0].item() for one in held]
 
 
 def check_parts(subject: GgufSubject) -> Iterator[Finding]:
