@@ -152,9 +152,9 @@ def _expert_tensors(
 
 
 def _holds_all(shape: tuple[int, ...], parameter: tuple[int, ...], axis: int) -> bool:
-    """Whether a tensor of this shape has all experts of the parameter, and along the same dimension: gate and up may be
-    arrays of their own on disk (Step-3.7), and matrices the other way round."""
-    return len(shape) == len(parameter) and shape[axis] == parameter[axis]
+    """Whether a tensor of this shape has all experts of the parameter, and along the same dimension: of matrices, gate
+    and up may be arrays of their own on disk (Step-3.7), and be the other way round."""
+    return shape == parameter or (len(shape) == len(parameter) == 3 and shape[axis] == parameter[axis])
 
 
 def _axis(old: tuple[int, ...], new: tuple[int, ...], fewer: int) -> int | None:
