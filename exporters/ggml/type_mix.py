@@ -52,7 +52,7 @@ SMALLER_BLOCK = {
 _NEEDS_IMPORTANCE = {Type.IQ2_S, Type.IQ3_XXS}
 _LAYER = re.compile(r"blk\.(\d+)\.")
 _NEVER = (
-    *("_norm.weight", "ffn_gate_inp.weight", "shortconv.conv.weight"),
+    *("_norm.weight", "ffn_gate_inp.weight", "shortconv.conv.weight", "position_embd.weight"),
     *("ssm_conv1d.weight", "ssm_conv1d_q.weight", "ssm_conv1d_k.weight", "ssm_conv1d_v.weight"),
     *("indexer.proj.weight", "indexer.q_proj.weight", "indexer.k_proj.weight"),
 )
