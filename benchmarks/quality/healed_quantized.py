@@ -33,7 +33,8 @@ from sixfold.artifact.workspace import Workspace
 from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.model.source import Source, open_source
 from sixfold.progress import unseen
-from sixfold.recipes.recipe import BUILTIN, Recipe, load_recipes
+from sixfold.recipes.recipe import Recipe, load_recipes
+from sixfold.recipes.text_source import BUILTIN
 from sixfold.texts.held_out_text import TEXTS, Windows, held_out
 from verification.divergence.divergence import Reference, reference_of, scored
 from verification.measure import runs_of
