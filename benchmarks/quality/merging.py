@@ -61,7 +61,7 @@ def merge(
         with masked(model, anatomy, done):
             module, inputs, gates = _seen(model, windows, number)
         step = max(1, len(inputs) // TOKENS)
-        _merge_layer(module, inputs[::step], gates[::step], kept[layer], saliency[layer], group)
+        merge_layer(module, inputs[::step], gates[::step], kept[layer], saliency[layer], group)
         done[layer] = kept[layer]
 
 
@@ -92,7 +92,7 @@ def _seen(model: Any, windows: torch.Tensor, number: int) -> tuple[Any, torch.Te
 
 
 @torch.no_grad()
-def _merge_layer(
+def merge_layer(
     module: Any, inputs: torch.Tensor, gates: torch.Tensor, kept: Sequence[int], saliency: torch.Tensor, group: int
 ) -> None:
     inner = torch.stack([inner_products(module, inputs, e) for e in range(module.num_experts)])
