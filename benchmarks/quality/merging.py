@@ -59,13 +59,13 @@ def merge(
     done: dict[int, Sequence[int]] = {}
     for number, layer in enumerate(anatomy.layers):
         with masked(model, anatomy, done):
-            module, inputs, gates = _seen(model, windows, number)
+            module, inputs, gates = seen(model, windows, number)
         step = max(1, len(inputs) // TOKENS)
         merge_layer(module, inputs[::step], gates[::step], kept[layer], saliency[layer], group)
         done[layer] = kept[layer]
 
 
-def _seen(model: Any, windows: torch.Tensor, number: int) -> tuple[Any, torch.Tensor, torch.Tensor]:
+def seen(model: Any, windows: torch.Tensor, number: int) -> tuple[Any, torch.Tensor, torch.Tensor]:
     """The experts module of the MoE layer with that number, what it reads [tokens, hidden], and gates of all experts
     [tokens, experts], zero where a token does not go."""
     rows: list[torch.Tensor] = []
@@ -75,7 +75,7 @@ def _seen(model: Any, windows: torch.Tensor, number: int) -> tuple[Any, torch.Te
     def watched(module: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         if module not in modules:
             modules.append(module)
-        if module is modules[min(number, len(modules) - 1)] and len(modules) == number + 1:
+        if number < len(modules) and module is modules[number]:
             rows.append(hidden)
             gates.append(torch.zeros(len(hidden), module.num_experts).scatter_(1, index, weights.float()))
         out = torch.zeros_like(hidden)

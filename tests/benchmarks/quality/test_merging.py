@@ -7,8 +7,11 @@ import torch
 from transformers import Qwen3MoeConfig
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
 
-from benchmarks.quality.merging import assigned, merge_layer
+from benchmarks.quality.merging import assigned, merge_layer, seen
+from sixfold.model.source import open_source
 from sixfold.runner.experts import inner_products, outer_products
+from sixfold.runner.whole_model import load_model
+from tests.small_demo import DEMO
 
 
 def test_assignment_has_the_least_cost_of_all() -> None:
@@ -49,3 +52,13 @@ def test_merged_weights_are_means_weighted_by_saliency() -> None:
     merge_layer(module, torch.randn(50, 16), torch.rand(50, 3), (0, 1), torch.tensor([2.0, 3.0, 1.0]), 2)
 
     torch.testing.assert_close(module.down_proj[1], expected)
+
+
+def test_every_token_is_seen_in_every_layer() -> None:
+    model = load_model(open_source(DEMO), dtype=torch.float32, device=torch.device("cpu"))
+    windows = torch.randint(4, 2048, (3, 16), generator=torch.Generator().manual_seed(0))
+    for layer in range(2):
+        module, inputs, gates = seen(model, windows, layer)
+        assert module is model.model.layers[layer].mlp.experts
+        assert inputs.shape == (48, 256)
+        torch.testing.assert_close(gates.sum(1), torch.ones(48))  # of the two experts of a token
