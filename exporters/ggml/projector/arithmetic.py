@@ -30,7 +30,6 @@ ARITHMETIC: Mapping[str, Callable[[torch.Tensor, Sizes], torch.Tensor]] = {
     "frame": _frame,
     "patches": _patches,
     "quarters": _quarters,
-    "flat": lambda rows, sizes: rows.reshape(-1, rows.shape[-1]),
     "row": lambda rows, sizes: rows[0],
     "scalar": lambda rows, sizes: rows.reshape(1),
     "softplus": lambda rows, sizes: softplus(rows.float()),
@@ -38,8 +37,7 @@ ARITHMETIC: Mapping[str, Callable[[torch.Tensor, Sizes], torch.Tensor]] = {
 """By the first word of a transform:
 "frame:T"    of [R, C, T, H, W] the T-th
 "patches:S"  [R, S * S * C] with colors last becomes [R, C, S, S]
-"quarters:D" of each head of D rows of queries and keys, row 2 * (2 * i + a) + b (a, b < 2) comes to a * D / 2 + 2 * i + b
-"flat"       [..., C] becomes [R, C]
+"quarters:D" of each head of D rows of queries and keys, row 4 * i + 2 * a + b (a, b < 2) comes to a * D / 2 + 2 * i + b
 "row"        of [1, C] the one
 "scalar"     [] becomes [1]
 "softplus"   in float32

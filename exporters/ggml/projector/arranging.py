@@ -1,7 +1,6 @@
 """What the file holds of a tensor on disk: whole, in parts, or in another order."""
 
 from collections.abc import Sequence
-from math import prod
 
 from exporters.ggml.projector.entry import Seeing, Step
 from exporters.ggml.tensors import Tensor
@@ -26,11 +25,6 @@ def softened(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
 def squeezed(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
     """[C, 1, K] as [C, K]."""
     return [Tensor(name, (part.shape[0], part.shape[-1]), (part.name,), "squeeze")]
-
-
-def flat(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
-    """[..., C] as a matrix of rows of C."""
-    return [Tensor(name, (prod(part.shape[:-1]), part.shape[-1]), (part.name,), "flat")]
 
 
 def frames(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:

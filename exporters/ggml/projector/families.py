@@ -51,14 +51,12 @@ _SCALE = "add_vision_projector_scale_factor"
 def _qwen_sizes(seeing: Seeing) -> Config:
     """Of Qwen2-VL, hidden_size is what comes out of the tower; only later ones say how wide their layers are."""
     tower = seeing.tower
-    wide = (
-        {"intermediate_size": tower["hidden_size"], "hidden_size": tower["embed_dim"]} if "embed_dim" in tower else {}
-    )
+    wide = {"intermediate_size": "hidden_size", "hidden_size": "embed_dim"} if "embed_dim" in tower else {}
     return {
         "image_size": tower.get("image_size", 560),
         "num_attention_heads": tower["num_heads"],
         "num_hidden_layers": tower["depth"],
-        **wide,
+        **{name: tower[stated] for name, stated in wide.items()},
     }
 
 

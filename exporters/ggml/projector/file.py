@@ -1,7 +1,7 @@
 """The plan of a projector's file, and the reason where there is none."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from math import prod
 from pathlib import Path
@@ -14,11 +14,12 @@ from exporters.ggml.header.metadata import Written
 from exporters.ggml.kernels import row_bytes
 from exporters.ggml.projector.entry import Projector, Seeing
 from exporters.ggml.projector.families import PROJECTORS
-from exporters.ggml.projector.header import header
+from exporters.ggml.projector.header import header, looked_up
 from exporters.ggml.projector.tensors import held_by, is_convolved, projector_tensors
 from sixfold.artifact.plan import PROJECTOR, PlannedFile, PlannedTensor, Unit
 from sixfold.boundary.json_text import read_json_file
 from sixfold.checkpoint.checkpoint import Checkpoint
+from sixfold.errors import SixfoldError
 from sixfold.model.meta_model import completed
 
 _PROCESSORS = (("preprocessor_config.json", "media_proc_cfg"), ("processor_config.json", "image_processor"))
@@ -29,8 +30,8 @@ _SENSES = ("vision_config", "audio_config")
 
 @dataclass(frozen=True)
 class ProjectorPlan:
-    """files: the one, or none. inputs: names on disk of tensors that it is made of, or leaves out for llama.cpp's sake.
-    notes: what a reader should know of it, or why there is none."""
+    """files: the one, or none. inputs: names on disk of tensors that it is made of. notes: what a reader should know of
+    it, or why there is none."""
 
     files: tuple[PlannedFile, ...] = ()
     tensors: tuple[PlannedTensor, ...] = ()
@@ -46,15 +47,32 @@ def projector_plan(checkpoint: Checkpoint, preset: str | None) -> ProjectorPlan:
     if preset is None or not any(config.get(sense) for sense in _SENSES):
         return ProjectorPlan()
     entry = PROJECTORS.get(config["model_type"])
-    seeing = None if entry is None else _seeing(checkpoint, entry)
-    if entry is None or seeing is None:
-        return ProjectorPlan(notes=(f"no projector for pictures: none is known of {config['model_type']}",))
-    held = held_by(entry, checkpoint.tensors)
-    if not held:
-        return ProjectorPlan(notes=("no projector for pictures: the checkpoint has the language model alone",))
-    if not checkpoint.bare and not seeing.processor:
-        missing = " or ".join(name for name, _ in _PROCESSORS)
-        return ProjectorPlan(notes=(f"no projector for pictures: the checkpoint has no {missing} to prepare them by",))
+    whole = completed(config)
+    tower = whole.get("vision_config") or {}
+    if entry is None or not tower or (entry.tower and tower.get("model_type") != entry.tower):
+        return _without(
+            f"none is known for {tower.get('model_type') or config['model_type']} in {config['model_type']}"
+        )
+    if not held_by(entry, checkpoint.tensors):
+        return _without("the checkpoint has the language model alone")
+    processor = _processor(checkpoint)
+    if not processor:
+        return _without(f"the checkpoint has no {' or '.join(name for name, _ in _PROCESSORS)} to prepare them by")
+    token = partial(_token, checkpoint.folder, checkpoint.extras)
+    said = Seeing(whole, tower, whole.get("audio_config") or {}, processor, _any if checkpoint.bare else token)
+    try:
+        return _planned(checkpoint, entry, replace(said, tower={**tower, **looked_up(entry.stated, said)}), preset)
+    except SixfoldError as error:
+        if checkpoint.bare:  # what only the files beside it say
+            return _without(f"it cannot be planned from config.json alone ({error.what})")
+        raise
+
+
+def _without(reason: str) -> ProjectorPlan:
+    return ProjectorPlan(notes=(f"no projector for pictures: {reason}",))
+
+
+def _planned(checkpoint: Checkpoint, entry: Projector, seeing: Seeing, preset: str) -> ProjectorPlan:
     found = projector_tensors(entry, seeing, checkpoint.tensors)
     tensors = {tensor.name: tensor for tensor, _ in found}
     group = []
@@ -68,24 +86,13 @@ def projector_plan(checkpoint: Checkpoint, preset: str | None) -> ProjectorPlan:
         tuple(PlannedFile(file.name, file.header, file.nbytes, shared=True) for file in files),
         tuple(planned),
         tuple(layout.units(planned, tensors, checkpoint.tensors, ())),
-        frozenset(held),
+        frozenset(name for tensor, _ in found for name in tensor.inputs),
         (f"pictures: {name} ({entry.kind}), which llama.cpp takes as --mmproj",),
     )
 
 
 def _type(preset: str, name: str) -> GGMLQuantizationType:
     return GGMLQuantizationType.F32 if preset == "BF16" and is_convolved(name) else GGMLQuantizationType[preset]
-
-
-def _seeing(checkpoint: Checkpoint, entry: Projector) -> Seeing | None:
-    """None where the tower is of another kind than the entry's."""
-    whole = completed(checkpoint.config)
-    tower = dict(whole.get("vision_config") or {})
-    if not tower or (entry.tower and tower.get("model_type") != entry.tower):
-        return None
-    token = partial(_token, checkpoint.folder, checkpoint.extras)
-    said = Seeing(whole, tower, whole.get("audio_config") or {}, _processor(checkpoint), token)
-    return Seeing(whole, {**tower, **entry.stated(said)}, said.ear, said.processor, token)
 
 
 def _processor(checkpoint: Checkpoint) -> Mapping[str, Any]:
@@ -108,3 +115,8 @@ def _token(folder: Path, files: Sequence[str], text: str) -> int | None:
     if "tokenizer.json" in files:
         added += read_json_file(folder / "tokenizer.json").get("added_tokens") or []
     return next((token["id"] for token in added if token.get("content") == text), None)
+
+
+def _any(text: str) -> int:
+    """Of a config.json alone: a token that is surely there."""
+    return 1

@@ -1,6 +1,6 @@
 """What precedes the tensors of a projector's file, as llama.cpp's converter writes it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from gguf import GGML_QUANT_VERSION, GGUFType, GGUFWriter
@@ -75,10 +75,15 @@ def _first(config: Config, fields: Sequence[str], where: str) -> Any:
 
 
 def _stated(keys: Keys, seeing: Seeing) -> dict[str, Any]:
+    return {method: looked_up(value, seeing) for method, value in keys}
+
+
+def looked_up(value: Callable[[Seeing], Any], seeing: Seeing) -> Any:
+    """Raises SixfoldError where the files do not say, or say what makes no sense."""
     try:
-        return {method: value(seeing) for method, value in keys}
-    except (KeyError, TypeError, IndexError, ValueError) as error:
+        return value(seeing)
+    except (KeyError, TypeError, IndexError, ValueError, ZeroDivisionError) as error:
         raise SixfoldError(
-            f"config.json or preprocessor_config.json lacks what llama.cpp needs to see: {error}",
+            f"config.json or preprocessor_config.json lacks what llama.cpp needs to see ({error})",
             "take them from the original model, or set options.projector=none for the language model alone",
         ) from error

@@ -1,4 +1,4 @@
-"""From a checkpoint's tensors to those of a projector's file, from headers alone, and the types that they are kept in."""
+"""From a checkpoint's tensors to those of a projector's file, and the types that these are kept in."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -7,7 +7,7 @@ from gguf import MODEL_ARCH, GGMLQuantizationType, get_tensor_name_map
 
 from exporters.ggml.projector.arranging import whole
 from exporters.ggml.projector.entry import Projector, Seeing
-from exporters.ggml.projector.header import LAYERS
+from exporters.ggml.projector.header import LAYERS, looked_up
 from exporters.ggml.tensors import Tensor
 from sixfold.checkpoint.checkpoint import SourceTensor
 from sixfold.errors import SixfoldError
@@ -33,7 +33,7 @@ def projector_tensors(
     """
     blocks = max(next((int(part[key]) for key in LAYERS if part.get(key)), 0) for part in (seeing.tower, seeing.ear))
     mapping = get_tensor_name_map(MODEL_ARCH.MMPROJ, max(blocks, _MOST_NUMBERED))
-    own = entry.own(seeing)
+    own = looked_up(entry.own, seeing)
     found: list[tuple[Tensor, GGMLQuantizationType | None]] = []
     for name, known in _named(entry, sources):
         module, _, kind = known.rpartition(".")
