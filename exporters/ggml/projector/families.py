@@ -91,6 +91,14 @@ def _qwen3_modules(seeing: Seeing) -> Mapping[str, str]:
     }
 
 
+def _llama4_modules(seeing: Seeing) -> Mapping[str, str]:
+    """gguf-py's table has the second norm of a layer twice, and gives the name of Gemma 4's, which llama.cpp
+    applies elsewhere."""
+    layers = range(seeing.tower["num_hidden_layers"])
+    norms = {f"vision_model.model.layers.{n}.post_attention_layernorm": f"v.blk.{n}.ln2" for n in layers}
+    return {"multi_modal_projector.linear_1": "mm.model.fc", **norms}
+
+
 def _gemma3_scale(seeing: Seeing) -> int | None:
     """How many patches become one, along a side; llama.cpp takes 4 for given."""
     side = int(seeing.processor.get("image_seq_length", 256) ** 0.5)
@@ -296,7 +304,7 @@ PROJECTORS: Mapping[str, Projector] = {
             *_GELU,
         ),
         renamed=(_PREFIX, (r"positional_embedding_vlm$", "positional_embedding_vlm.weight")),
-        own=lambda seeing: {"multi_modal_projector.linear_1": "mm.model.fc"},
+        own=_llama4_modules,
     ),
     "llava": _PIXTRAL,
     "mistral3": _PIXTRAL,
