@@ -79,6 +79,8 @@ def _deeper(family: str) -> dict[str, Any]:
     for name in ("deepstack_visual_indexes", "fullatt_block_indexes"):
         if stated.get(name):
             stated[name] = [1, 3]
+    if "embed_dim" in stated:  # of Qwen2-VL, whose hidden_size is what the language model reads
+        stated["hidden_size"] = 256
     return stated
 
 

@@ -43,18 +43,15 @@ class ProjectorPlan:
 def projector_plan(checkpoint: Checkpoint, preset: str | None) -> ProjectorPlan:
     """The file beside the language model of a checkpoint that sees, in F16 or BF16; empty for one that does not, and
     where `preset` is None. Raises SixfoldError where a projector that is known cannot be written whole."""
-    config = checkpoint.config
-    if preset is None or not any(config.get(sense) for sense in _SENSES):
+    if preset is None:
         return ProjectorPlan()
-    entry = PROJECTORS.get(config["model_type"])
-    whole = completed(config)
-    tower = whole.get("vision_config") or {}
-    if entry is None or not tower or (entry.tower and tower.get("model_type") != entry.tower):
-        return _without(
-            f"none is known for {tower.get('model_type') or config['model_type']} in {config['model_type']}"
-        )
-    if not held_by(entry, checkpoint.tensors):
-        return _without("the checkpoint has the language model alone")
+    config, whole = checkpoint.config, completed(checkpoint.config)
+    entry, tower = PROJECTORS.get(config["model_type"]), whole.get("vision_config") or {}
+    if entry is None or (entry.tower and tower.get("model_type") != entry.tower):
+        kind = tower.get("model_type") or config["model_type"]
+        return _without(f"none is known for {kind}") if _sees(config) else ProjectorPlan()
+    if not tower or not held_by(entry, checkpoint.tensors):
+        return _without("the checkpoint has the language model alone") if _sees(config) else ProjectorPlan()
     processor = _processor(checkpoint)
     if not processor:
         return _without(f"the checkpoint has no {' or '.join(name for name, _ in _PROCESSORS)} to prepare them by")
@@ -66,6 +63,11 @@ def projector_plan(checkpoint: Checkpoint, preset: str | None) -> ProjectorPlan:
         if checkpoint.bare:  # what only the files beside it say
             return _without(f"it cannot be planned from config.json alone ({error.what})")
         raise
+
+
+def _sees(config: Mapping[str, Any]) -> bool:
+    """Whether config.json itself speaks of pictures or sound, and not only transformers' defaults."""
+    return any(config.get(sense) for sense in _SENSES)
 
 
 def _without(reason: str) -> ProjectorPlan:
