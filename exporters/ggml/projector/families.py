@@ -225,6 +225,7 @@ PROJECTORS: Mapping[str, Projector] = {
         float32=r"^conformer.*(\.conv|_conv.*\.weight)|position_embedding_table",
         stated=lambda seeing: {"image_size": 224},
     ),
+    "glm46v": _GLM4V,
     "glm4v": _GLM4V,
     "glm4v_moe": _GLM4V,
     "idefics3": _IDEFICS3,
