@@ -48,7 +48,9 @@ class Tensor:
         "experts:A-B" of each of the matrices in an array the rows from A to B
         "mxfp4:P:N" see exporters.ggml.mxfp4
         "values:..." no input: float32 values in hexadecimal, comma-separated
+        others      see exporters.ggml.projector.arithmetic
     row_unit: inputs may be cut between multiples of so many rows.
+    part: the rows of its input that it is made of, the first and the one behind the last; None for all.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Tensor:
     inputs: tuple[str, ...]
     transform: str = ""
     row_unit: int = 1
+    part: tuple[int, int] | None = None
 
 
 def expert_of(name: str) -> int | None:
