@@ -14,7 +14,7 @@ from gguf import GGMLQuantizationType
 from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt
 
 from exporters.ggml import layout
-from exporters.ggml.architectures.entry import DRAFTS
+from exporters.ggml.architectures.entry import DRAFTS, NUMBERS
 from exporters.ggml.architectures.rotary import Config
 from exporters.ggml.compensated import compensated, quantize_compensated
 from exporters.ggml.header.hyperparameters import as_stated, differences
@@ -37,9 +37,17 @@ from exporters.rounding.device import at_device
 from exporters.rounding.factor import Factor, unrelated
 from exporters.rounding.inputs import Inputs
 from sixfold.artifact.plan import ExportPlan, PlannedFile, PlannedTensor, Unit
+from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.model.gguf_drafts import blocks_behind
-from sixfold.model.gguf_names import decoder_config, gguf_architecture, gguf_tensor_names, latent_halves, row_parts
+from sixfold.model.gguf_names import (
+    decoder_config,
+    gguf_architecture,
+    gguf_tensor_names,
+    latent_halves,
+    numbers_of_layers,
+    row_parts,
+)
 from sixfold.model.meta_model import completed
 from sixfold.model.source import Source
 from sixfold.name_lists import by_layer, some
@@ -113,7 +121,8 @@ class GgufExporter:
         arch = gguf_architecture(checkpoint.config)
         config = decoder_config(completed(checkpoint.config))
         tensors = _tensors(source)
-        config = {**config, DRAFTS: blocks_behind(tensors, config["num_hidden_layers"])}
+        held = {DRAFTS: blocks_behind(tensors, config["num_hidden_layers"]), NUMBERS: _numbers(source)}
+        config = {**config, **held}
         matrix = _matrix(source, recipe) if self.needs_statistics(recipe) else None
         weighted = weighted_linears(source).keys() & tensors.keys() if self.needs_statistics(recipe) else set()
         weighted = weighted if matrix is None else weighted & matrix.entries.keys()
@@ -250,6 +259,17 @@ def _tensors(source: Source) -> dict[str, Tensor]:
     found = gguf_tensors(decoder_config(completed(source.checkpoint.config)), source.checkpoint.tensors)
     tensors = {tensor.name: tensor for tensor in found}
     return {**tensors, **held_in_mxfp4(tensors, source.checkpoint)}
+
+
+def _numbers(source: Source) -> dict[str, list[float]]:
+    """Values of the keys that the checkpoint has tensors for; zeros where there is no more than a config.json."""
+    checkpoint = source.checkpoint
+
+    def value(name: str) -> float:
+        return 0.0 if checkpoint.bare else checkpoint.read(TensorSlice(name, 0, 1)).flatten()[0].item()
+
+    found = numbers_of_layers(checkpoint.config, checkpoint.tensors)
+    return {key: [value(name) for name in names] for key, names in found.items()}
 
 
 def _scheme(recipe: Recipe) -> str:

@@ -99,6 +99,9 @@ def headers(
     if has_tokenizer(checkpoint):
         begins = ENTRIES[arch].begins(config)
         write_tokenizer(writer, checkpoint.folder, arch, vocab, tokenizer_pre, begins=begins)
+    suppressed = _generation(checkpoint).get("suppress_tokens")
+    if isinstance(suppressed, list) and suppressed and all(type(token) is int for token in suppressed):
+        writer.add_array("tokenizer.ggml.suppress_tokens", suppressed)  # gguf-py 0.19 does not have it
     if importance is not None:
         writer.add_string("quantize.imatrix.file", importance.file)
         if importance.dataset:
@@ -142,11 +145,15 @@ def general_metadata(writer: GGUFWriter, checkpoint: Checkpoint, task: str) -> M
     metadata = Metadata.apply_metadata_heuristic(Metadata(), stated, None, Path(checkpoint.name), total)
     metadata.name = metadata.name or checkpoint.name
     metadata.size_label = metadata.size_label or size_label(total, shared, expert, experts)
-    generation = _json(checkpoint.folder / _GENERATION) if _GENERATION in checkpoint.extras else {}
+    generation = _generation(checkpoint)
     for key, attribute in _SAMPLING.items():
         if generation.get(key) is not None:
             setattr(metadata, attribute, generation[key])
     return metadata
+
+
+def _generation(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    return _json(checkpoint.folder / _GENERATION) if _GENERATION in checkpoint.extras else {}
 
 
 def _json(path: Path) -> Mapping[str, Any]:
