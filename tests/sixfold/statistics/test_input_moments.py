@@ -31,7 +31,7 @@ def texts(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     rows = torch.randn(16, WINDOW, CHANNELS // 4, generator=generator) @ torch.randn(
         CHANNELS // 4, CHANNELS, generator=generator
     )
-    rows[:, 0] = 4 * torch.randn(CHANNELS, generator=generator) + 0.1 * torch.randn(16, CHANNELS, generator=generator)
+    rows[:, 0] = 3 * torch.randn(CHANNELS, generator=generator) + 0.1 * torch.randn(16, CHANNELS, generator=generator)
     return rows.flatten(0, 1), rows[:, 0].mean(0)
 
 
