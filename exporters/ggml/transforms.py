@@ -2,6 +2,7 @@
 
 import torch
 
+from exporters.ggml.projector.arithmetic import ARITHMETIC
 from sixfold.model.gguf_names import ValueHeads
 
 
@@ -14,6 +15,8 @@ def transformed(rows: torch.Tensor, transform: str) -> torch.Tensor:
 
 def _step(rows: torch.Tensor, transform: str) -> torch.Tensor:
     kind, *sizes = transform.split(":")
+    if kind in ARITHMETIC:
+        return ARITHMETIC[kind](rows, sizes)
     if kind == "rope":
         return _paired_rope(rows, int(sizes[0]))
     if kind == "apart":

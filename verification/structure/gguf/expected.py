@@ -32,7 +32,9 @@ ARCHITECTURE_OF: Mapping[str, str] = {
 
 OTHERS: Mapping[str, str] = {
     "afmoe": "afmoe",
+    "apertus": "apertus",
     "arcee": "arcee",
+    "bloom": "bloom",
     "cohere": "command-r",
     "cohere2": "cohere2",
     "cohere2_moe": "cohere2moe",
@@ -48,11 +50,16 @@ OTHERS: Mapping[str, str] = {
     "gemma3_text": "gemma3",
     "gemma4": "gemma4",
     "gemma4_text": "gemma4",
+    "gemma4_unified": "gemma4",
+    "gemma4_unified_text": "gemma4",
     "glm": "chatglm",
     "glm4": "glm4",
     "glm4v_moe": "glm4moe",
     "glm4v_text": "glm4",
     "glm_moe_dsa": "glm-dsa",
+    "glm_ocr_text": "glm4",
+    "gpt_bigcode": "starcoder",
+    "gpt_neox": "gptneox",
     "gpt_oss": "gpt-oss",
     "granite": "granite",
     "granite_swa": "granite_swa",
@@ -62,6 +69,7 @@ OTHERS: Mapping[str, str] = {
     "granitemoeshared": "granitemoe",
     "hunyuan_v1_dense": "hunyuan-dense",
     "hunyuan_v1_moe": "hunyuan-moe",
+    "hunyuan_vl_text": "hunyuan_vl",
     "hy_v3": "hy_v3",
     "jais2": "jais2",
     "jamba": "jamba",
@@ -73,10 +81,12 @@ OTHERS: Mapping[str, str] = {
     "llama4_text": "llama4",
     "mellum": "mellum",
     "mimo_v2_flash": "mimo2",
+    "minicpm3": "minicpm3",
     "minimax_m3_vl": "minimax-m3",
     "ministral3": "mistral3",
     "mistral3": "mistral3",
     "mistral4": "mistral4",
+    "mpt": "mpt",
     "nemotron": "nemotron",
     "nemotron_h": "nemotron_h_moe",
     "olmo": "olmo",
@@ -99,12 +109,19 @@ OTHERS: Mapping[str, str] = {
     "solar_open": "glm4moe",
     "stablelm": "stablelm",
     "starcoder2": "starcoder2",
+    "step3p5": "step35",
     "youtu": "deepseek2",
 }
 """The same, where those are that every decoder has (see `common_keys`)."""
 
 _WITHOUT_POSITIONS = ("nemotron_h", "granitemoehybrid")
 """Hybrids of Mamba-2 mixers: llama.cpp's converter states 2^20 positions whatever config.json says."""
+
+_WITHOUT_GROUPS = ("gpt_neox", "mpt")
+"""Every head has keys of its own, and the file need not say so."""
+
+_ELDER = ("bloom", "gpt_bigcode", "mpt")
+"""Model types that call norms' epsilon layer_norm_epsilon, which others have beside another."""
 
 _PREFIXES = ("paligemma", "shieldgemma2")
 """Models whose prompts see themselves whole, which llama.cpp does not know."""
@@ -209,21 +226,27 @@ def expected_keys(arch: str, config: Config, *, split_latents: bool, drafts: int
 
 def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
     """What every decoder's file says of its size, its norms, its experts and its rotary base."""
-    heads = config["num_attention_heads"]
+    heads, kind = config["num_attention_heads"], config.get("model_type")
     groups = config.get("num_key_value_heads") or heads
-    length = config.get("max_position_embeddings") or config["model_max_length"]
+    stretch = _stretch(config)
+    length = 2**18 if stretch else _positions(config)
     unbounded = config.get("model_type") in _WITHOUT_POSITIONS
     found = {
         "block_count": Expected((_layers(config) + drafts,)),
         "nextn_predict_layers": Expected((drafts,), missing=not drafts),
         "context_length": Expected((length, 2**20) if unbounded else (length,)),
         "embedding_length": Expected((config["hidden_size"],)),
-        "attention.head_count": Expected((heads,)),
-        "attention.head_count_kv": Expected(_key_heads(config, groups)),
+        "attention.head_count": Expected((heads, _heads_of_layers(config, heads, drafts))),
+        "attention.head_count_kv": Expected(
+            (1,) if kind == "gpt_bigcode" else _key_heads(config, groups), missing=kind in _WITHOUT_GROUPS
+        ),
     }
     for key, names in (
         ("attention.layer_norm_rms_epsilon", ("rms_norm_eps", "norm_eps")),
-        ("attention.layer_norm_epsilon", ("layer_norm_eps", "norm_epsilon")),
+        (
+            "attention.layer_norm_epsilon",
+            ("layer_norm_eps", "norm_epsilon", *["layer_norm_epsilon"] * (kind in _ELDER)),
+        ),
     ):
         value = next((config[name] for name in names if config.get(name) is not None), None)
         if value is not None:
@@ -235,8 +258,23 @@ def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
         found["expert_used_count"] = Expected((used[0] if isinstance(used, list) else used,))
     theta = rope_of(config).get("rope_theta")
     if theta is not None:
-        found["rope.freq_base"] = Expected((theta,), missing=theta == 10000.0)
+        found["rope.freq_base"] = Expected((theta * (stretch or 1.0),), missing=not stretch and theta == 10000.0)
     return found
+
+
+def _positions(config: Config) -> int:
+    names = ("max_position_embeddings", "model_max_length", "max_seq_len", "seq_length", "hidden_size")  # (BLOOM)
+    return int(next(config[name] for name in names if config.get(name)))
+
+
+def _stretch(config: Config) -> float | None:
+    """What NTK-aware scaling by alpha multiplies the rotary base by (conversion/hunyuan.py); None where there is none,
+    and where llama.cpp does it (HunyuanVL)."""
+    rope = rope_of(config)
+    if rope["rope_type"] != "dynamic" or not rope.get("alpha") or config.get("model_type") == "hunyuan_vl_text":
+        return None
+    size = head_size(config)
+    return float(rope["alpha"] ** (size / (size - 2)))
 
 
 def _key_heads(config: Config, groups: int) -> tuple[Any, ...]:
@@ -247,9 +285,18 @@ def _key_heads(config: Config, groups: int) -> tuple[Any, ...]:
     if config.get("model_type") == "mimo_v2_flash":  # twice as many where attention has a window
         kinds = config["layer_types"]
         return ([groups * (1 + (kind == "sliding_attention")) for kind in kinds],)
-    if not config.get("kv_lora_rank"):
+    if not config.get("kv_lora_rank") or config.get("model_type") == "minicpm3":  # llama.cpp runs all heads of it
         return groups, _groups_of_layers(config, groups)
     return 1, [int(kind == "full_attention") for kind in config.get("layer_types") or ()]
+
+
+def _heads_of_layers(config: Config, heads: int, drafts: int) -> list[int]:
+    """Where a file states heads of queries for each layer: those with windows may have others (Step-3.5)."""
+    own = {int(layer): fields for layer, fields in (config.get("per_layer_config") or {}).items()}
+    found = [own.get(layer, {}).get("num_attention_heads", heads) for layer in range(_layers(config))]
+    kinds = [*(config.get("mtp_layer_types") or ()), *["full_attention"] * drafts][:drafts]
+    windowed = config.get("num_sliding_attention_heads") or heads
+    return found + [windowed if kind == "sliding_attention" else heads for kind in kinds]
 
 
 def _groups_of_layers(config: Config, groups: int) -> list[int]:
