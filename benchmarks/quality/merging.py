@@ -12,8 +12,8 @@ model merged so far gives (`windows` of the calibration's; every expert runs on 
     merging     mean of gate, up and down projections, weighted by saliency; router rows of the kept stay
 
 Prints KL per token in nats from the unpruned model, on the held-out texts that belong to the calibration's (--heldout)
-and on the built-in ones. Weights are float32, routers are masked. Otherwise than in the paper, gates are those of the experts
-that a token goes to, and weights are compared without a reduction by principal components.
+and on the built-in ones. Weights are float32, routers are masked. Otherwise than in the paper, gates are those of the
+experts that a token goes to, and weights are compared without a reduction by principal components.
 """
 
 import argparse
