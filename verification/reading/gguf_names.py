@@ -86,10 +86,19 @@ _KIMI_DELTA_NET = {
     **{f"ssm_{gate}_{part}": f"self_attn.{gate}_{part}_proj" for gate in ("f", "g") for part in ("a", "b")},
     **{f"ssm_conv1d_{part}": f"self_attn.{part}_conv1d" for part in ("q", "k", "v")},
 }
+_FEED_FORWARD = {f"ffn_{part}": f"feed_forward.{part}_proj" for part in ("gate", "up", "down")}
+_HYBRID_HEADS = _EVERY | _FEED_FORWARD | {"ffn_norm": "pre_ff_layernorm"}
+_HYBRID_HEADS |= {held: f"mamba.{name}" for held, name in _MAMBA.items()}
+_MAMBA_1 = {
+    "attn_norm": "norm",
+    "ssm_x": "mixer.x_proj",
+    "ssm_dt": "mixer.dt_proj",
+    **{held: f"mixer.{name}" for held, name in _MAMBA.items() if held != "ssm_norm"},
+}
 _JAMBA = (
     _EVERY
+    | _FEED_FORWARD
     | {"ffn_norm": "pre_ff_layernorm", "ffn_gate_inp": "feed_forward.router"}
-    | {f"ffn_{part}": f"feed_forward.{part}_proj" for part in ("gate", "up", "down")}
     | {f"ffn_{part}_exps": f"feed_forward.experts.{{}}.{part}_proj" for part in ("gate", "up", "down")}
     | {f"ssm_{part}_norm": f"mamba.{part}_layernorm" for part in ("dt", "b", "c")}
     | {"ssm_in": "mamba.in_proj", "ssm_out": "mamba.out_proj", "ssm_conv1d": "mamba.conv1d"}
@@ -102,6 +111,9 @@ _GRANITE_SHARED = {
 }
 GRANITE_4 = "granite 4"
 """Not llama.cpp's name: Granite 4 without recurrent layers has those of its forerunners, and other names on disk."""
+
+BAMBA = "bamba"
+"""The same: Bamba is Granite 4 with rotary positions, and other names on disk."""
 
 AXIAL_GLM_4 = "glm 4 of several axes"
 """The same: where positions have several axes, the rows that turn together are half a head apart in files."""
@@ -264,6 +276,10 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     | _GRANITE_SHARED
     | _GRANITE_ALONE
     | {held: f"mamba.{name}" for held, name in _MAMBA.items()},
+    BAMBA: _HYBRID_HEADS,
+    "falcon-h1": _HYBRID_HEADS,
+    "mamba": _MAMBA_1,
+    "mamba2": {"attn_norm": "norm"} | {held: f"mixer.{name}" for held, name in _MAMBA.items()},
     "nemotron_h": _NEMOTRON,
     "nemotron_h_moe": _NEMOTRON,
     "qwen3next": {name: held for name, held in _DELTA_NET.items() if name not in ("ssm_alpha", "ssm_beta")}
@@ -318,6 +334,7 @@ _BARE = {"attn_sinks.weight": "self_attn.sinks", "ssm_a": "{}.A_log", "ssm_d": "
 """Tensors of a block that are no weight or bias of a module on disk."""
 
 _ALONE: Mapping[str, Mapping[str, str]] = {
+    "falcon-h1": {"ffn_norm": "pre_ff_layernorm.weight"},
     "mimo2": {"attn_sinks.weight": "self_attn.attention_sink_bias"},
     "gemma4": {
         "layer_output_scale.weight": "layer_scalar",
@@ -331,20 +348,29 @@ _MIXERS = {
     "nemotron_h": "mixer",
     "nemotron_h_moe": "mixer",
     "granitehybrid": "mamba",
+    BAMBA: "mamba",
+    "falcon-h1": "mamba",
     "jamba": "mamba",
+    "mamba": "mixer",
+    "mamba2": "mixer",
     "kimi-linear": "self_attn",
 }
 """What the recurrent module is called, where it is not a delta net's linear_attn."""
 
-_AS_MATRICES = ("nemotron_h", "nemotron_h_moe", "granitehybrid")
+_AS_MATRICES = ("nemotron_h", "nemotron_h_moe", "granitehybrid", BAMBA, "falcon-h1", "mamba2")
 """Architectures whose files hold vectors of a mixer as matrices."""
 
 _BACKBONE = {"token_embd": "backbone.embeddings", "output_norm": "backbone.norm_f", "layers": "backbone.layers"}
+_FINAL = {"output_norm": "model.final_layernorm"}
 _ELSEWHERE: Mapping[str, Mapping[str, str]] = {
+    BAMBA: _FINAL,
+    "falcon-h1": _FINAL,
+    "jamba": _FINAL,
+    "mamba": _BACKBONE,
+    "mamba2": _BACKBONE,
     "nemotron_h": _BACKBONE,
     "nemotron_h_moe": _BACKBONE,
-    "phi2": {"output_norm": "model.final_layernorm"},
-    "jamba": {"output_norm": "model.final_layernorm"},
+    "phi2": _FINAL,
 }
 """Of tensors outside of blocks, and of the list of layers, where an architecture calls them otherwise."""
 
@@ -363,7 +389,7 @@ COMPUTED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short
 
 PAIRED_ROPE = (
     *("llama", "arcee", "smollm3", "mistral3", "granite", "granitemoe", "granite_swa", "granitehybrid", "olmo"),
-    *("nemotron_h", "nemotron_h_moe", GRANITE_4),
+    *("nemotron_h", "nemotron_h_moe", GRANITE_4, BAMBA),
 )
 """Architectures whose q and k rows llama.cpp takes interleaved: row 2i + j of a head is row i + j * D/2 on disk."""
 

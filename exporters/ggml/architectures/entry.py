@@ -1,6 +1,6 @@
 """What is declared of an architecture of llama.cpp's, and tables of keys that several share."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +50,10 @@ def nothing(writer: GGUFWriter, config: Config) -> None:
 
 def unstated(config: Config) -> bool | None:
     return None
+
+
+def without_multipliers(config: Config) -> Mapping[str, Sequence[str]]:
+    return {}
 
 
 def granite_vocabulary(config: Config) -> bool | None:
@@ -118,6 +122,7 @@ class Entry:
     delta_net: the file holds a delta net's values head by head of the keys' (see exporters.ggml.tensors).
     mamba_groups: config fields, one of which holds how many groups of channels the norm of a Mamba-2 mixer has: its
     vectors are columns in the file, and that norm is a matrix.
+    multipliers: what a tensor is called in a block, or outside of them -> steps of `times` that are done to it.
     begins: whether texts begin with a token, where the tokenizer's own files do not say; None to say nothing either.
     """
 
@@ -134,4 +139,5 @@ class Entry:
     one_plus: str = ""
     delta_net: bool = False
     mamba_groups: tuple[str, ...] = ()
+    multipliers: Callable[[Config], Mapping[str, Sequence[str]]] = without_multipliers
     begins: Callable[[Config], bool | None] = unstated

@@ -90,12 +90,19 @@ def _kimi_linear(writer: GGUFWriter, config: Config) -> None:
 
 
 def _granite_hybrid(writer: GGUFWriter, config: Config) -> None:
-    writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
-    _mamba(writer, config)
-    kinds = config.get("layers_block_type") or config["layer_types"]
-    _heads_of_keys(writer, config, (kind not in RECURRENT for kind in kinds))
+    """Bamba has rotary positions and says which layers attend by their numbers, Granite 4 has neither."""
+    turns, kinds = config["model_type"] == "bamba", config.get("layers_block_type") or config.get("layer_types")
+    if turns:
+        writer.add_rope_dimension_count(rotary_size(config))
+        writer.add_context_length(config["max_position_embeddings"])
+    else:
+        writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
+        _mamba(writer, config)
+    attending = config.get("attn_layer_indices") or ()
+    layers = enumerate(kinds or ["mamba"] * config["num_hidden_layers"])
+    _heads_of_keys(writer, config, (layer in attending or kind not in RECURRENT for layer, kind in layers))
     writer.add_ssm_inner_size(config["mamba_n_heads"] * config["mamba_d_head"])
-    writer.add_rope_scaling_finetuned(False)  # llama.cpp reads it as "no rotary positions"
+    writer.add_rope_scaling_finetuned(turns)  # llama.cpp reads it as "rotary positions"
 
 
 def _nemotron_h(writer: GGUFWriter, config: Config) -> None:

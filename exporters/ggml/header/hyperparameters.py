@@ -13,9 +13,10 @@ from exporters.ggml.architectures.entry import DRAFTS, Entry, Table
 from exporters.ggml.architectures.hybrid import HYBRID
 from exporters.ggml.architectures.mixture import MIXTURE
 from exporters.ggml.architectures.rotary import LONG_ROPE, Config, rope_of, write_rope
+from exporters.ggml.architectures.state_space import STATE_SPACE
 from sixfold.errors import SixfoldError
 
-ENTRIES: Mapping[str, Entry] = {**DENSE, **MIXTURE, **HYBRID}
+ENTRIES: Mapping[str, Entry] = {**DENSE, **MIXTURE, **HYBRID, **STATE_SPACE}
 """By llama.cpp's architecture name."""
 
 _EVERY: Table = (

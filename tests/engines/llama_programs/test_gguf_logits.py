@@ -9,6 +9,7 @@ import torch
 from sixfold.model.source import open_source
 from tests import every_family
 from tests.drafts import add_drafts
+from tests.engines.llama_programs.test_gguf_converter import FALCON_H1
 from tests.exporters.ggml.gguf_tools import byte_level_tokenizer, export, recipe, save_tokenizer, spread
 from tests.exporters.ggml.test_gguf_llama_cpp import llama_logits
 
@@ -31,9 +32,12 @@ _LONG = {
 }
 FAMILIES: dict[str, dict[str, Any]] = {
     **{family: {} for family in _SEEING},
+    "bamba": {},
     "cohere2": {},
     "cohere2_moe": {},
     "deepseek_v32": {"index_topk": 256},  # with fewer, llama.cpp's indexer chooses others than transformers'
+    "falcon_h1": FALCON_H1,
+    "falcon_mamba": {},
     "glm": {},
     "glm46v": {},
     "glm4v": {},
@@ -54,6 +58,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "kimi_linear": {"num_expert_group": 1},
     "laguna": {"layer_types": _WINDOWED[::-1]},
     "lfm2_moe": {},
+    "mamba": {},
+    "mamba2": {"n_groups": 1},  # of several, transformers takes the norm over all at once
     # llama.cpp turns windows and full attention by one base.
     "mellum": {"layer_types": _WINDOWED, "rope_parameters": dict.fromkeys(set(_WINDOWED), _ALIKE)},
     "mimo_v2_flash": {"n_group": 1},

@@ -33,6 +33,7 @@ ARCHITECTURE_OF: Mapping[str, str] = {
 OTHERS: Mapping[str, str] = {
     "afmoe": "afmoe",
     "arcee": "arcee",
+    "bamba": "granitehybrid",
     "cohere": "command-r",
     "cohere2": "cohere2",
     "cohere2_moe": "cohere2moe",
@@ -42,6 +43,8 @@ OTHERS: Mapping[str, str] = {
     "ernie4_5_moe": "ernie4_5-moe",
     "exaone4": "exaone4",
     "exaone_moe": "exaone-moe",
+    "falcon_h1": "falcon-h1",
+    "falcon_mamba": "mamba",
     "gemma": "gemma",
     "gemma2": "gemma2",
     "gemma3": "gemma3",
@@ -71,6 +74,8 @@ OTHERS: Mapping[str, str] = {
     "lfm2_moe": "lfm2moe",
     "llama4": "llama4",
     "llama4_text": "llama4",
+    "mamba": "mamba",
+    "mamba2": "mamba2",
     "mellum": "mellum",
     "mimo_v2_flash": "mimo2",
     "minimax_m3_vl": "minimax-m3",
@@ -103,8 +108,11 @@ OTHERS: Mapping[str, str] = {
 }
 """The same, where those are that every decoder has (see `common_keys`)."""
 
-_WITHOUT_POSITIONS = ("nemotron_h", "granitemoehybrid")
-"""Hybrids of Mamba-2 mixers: llama.cpp's converter states 2^20 positions whatever config.json says."""
+_MIXERS_ALONE = ("mamba", "mamba2", "falcon_mamba")
+"""Models without attention: their files say that it has no heads."""
+
+_WITHOUT_POSITIONS = ("nemotron_h", "granitemoehybrid", *_MIXERS_ALONE)
+"""Models of Mamba mixers: llama.cpp's converter states 2^20 positions whatever config.json says."""
 
 _PREFIXES = ("paligemma", "shieldgemma2")
 """Models whose prompts see themselves whole, which llama.cpp does not know."""
@@ -209,20 +217,21 @@ def expected_keys(arch: str, config: Config, *, split_latents: bool, drafts: int
 
 def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
     """What every decoder's file says of its size, its norms, its experts and its rotary base."""
-    heads = config["num_attention_heads"]
+    unbounded, alone = (config.get("model_type") in kinds for kinds in (_WITHOUT_POSITIONS, _MIXERS_ALONE))
+    heads = 0 if alone else config["num_attention_heads"]
     groups = config.get("num_key_value_heads") or heads
-    length = config.get("max_position_embeddings") or config["model_max_length"]
-    unbounded = config.get("model_type") in _WITHOUT_POSITIONS
+    length = 2**20 if alone else config.get("max_position_embeddings") or config["model_max_length"]
     found = {
         "block_count": Expected((_layers(config) + drafts,)),
         "nextn_predict_layers": Expected((drafts,), missing=not drafts),
         "context_length": Expected((length, 2**20) if unbounded else (length,)),
         "embedding_length": Expected((config["hidden_size"],)),
         "attention.head_count": Expected((heads,)),
-        "attention.head_count_kv": Expected(_key_heads(config, groups)),
     }
+    if not alone:
+        found["attention.head_count_kv"] = Expected(_key_heads(config, groups))
     for key, names in (
-        ("attention.layer_norm_rms_epsilon", ("rms_norm_eps", "norm_eps")),
+        ("attention.layer_norm_rms_epsilon", ("rms_norm_eps", "norm_eps", *(("layer_norm_epsilon",) * alone))),
         ("attention.layer_norm_epsilon", ("layer_norm_eps", "norm_epsilon")),
     ):
         value = next((config[name] for name in names if config.get(name) is not None), None)
@@ -244,6 +253,8 @@ def _key_heads(config: Config, groups: int) -> tuple[Any, ...]:
     if config.get("attn_layer_period"):
         period, offset = config["attn_layer_period"], config["attn_layer_offset"]
         return ([groups if layer % period == offset else 0 for layer in range(_layers(config))],)
+    if config.get("attn_layer_indices"):
+        return ([groups if layer in config["attn_layer_indices"] else 0 for layer in range(_layers(config))],)
     if config.get("model_type") == "mimo_v2_flash":  # twice as many where attention has a window
         kinds = config["layer_types"]
         return ([groups * (1 + (kind == "sliding_attention")) for kind in kinds],)

@@ -10,7 +10,8 @@ from sixfold.model.meta_model import completed
 from sixfold.model.source import Source
 from verification.reading.gguf_blocks import GgufWeights
 from verification.reading.gguf_file import Gguf
-from verification.reading.gguf_names import AROUND_DRAFTS, AXIAL_GLM_4, GRANITE_4
+from verification.reading.gguf_multipliers import multipliers_of
+from verification.reading.gguf_names import AROUND_DRAFTS, AXIAL_GLM_4, BAMBA, GRANITE_4
 from verification.structure.gguf.expected import listed_type
 
 _AS_TOWERS = ("blocks", "encoder.layers")
@@ -29,9 +30,17 @@ class GgufSubject:
 
     @cached_property
     def weights(self) -> GgufWeights:
-        hybrid = self.config.get("model_type") == "granitemoehybrid" and self.file.arch != "granitehybrid"
-        axial = self.file.arch == "glm4" and self.file.key("rope.dimension_sections") is not None
-        return GgufWeights(self.file, self._decoder, GRANITE_4 if hybrid else AXIAL_GLM_4 if axial else "")
+        return GgufWeights(self.file, self._decoder, self._table, multipliers_of(self.file.arch, self.config))
+
+    @property
+    def _table(self) -> str:
+        """Of names on disk, where it is not that of the file's architecture; "" where it is."""
+        kind = self.config.get("model_type")
+        if kind == "granitemoehybrid" and self.file.arch != "granitehybrid":
+            return GRANITE_4
+        if kind == "bamba":
+            return BAMBA
+        return AXIAL_GLM_4 if self.file.arch == "glm4" and self.file.key("rope.dimension_sections") is not None else ""
 
     @property
     def _decoder(self) -> Mapping[str, str]:
