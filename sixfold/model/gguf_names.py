@@ -44,6 +44,8 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "glm4_moe_lite": "deepseek2",
     "glm4v_moe": "glm4moe",
     "glm4v_text": "glm4",
+    "glm5_next": "glm5-next",
+    "glm5_next_text": "glm5-next",
     "glm_moe_dsa": "glm-dsa",
     "gpt_oss": "gpt-oss",
     "granite": "granite",
@@ -131,6 +133,16 @@ _INDEXED = ("q_proj", "k_proj", "q_norm", "k_norm")
 _DENSE_IN_MOE = {f"block_sparse_moe.{part}_proj.weight": f"ffn_{part}.weight" for part in _PARTS}
 """Layers without experts as transformers saves them; as published they are an mlp."""
 
+_STREAM_MIXERS = {
+    f"hc_{block}_{part}": f"hc_{block}_{part}.weight" for block in ("attn", "ffn") for part in ("fn", "base", "scale")
+}
+_INDEXER = {
+    "wq_b.weight": "attn_q_b.weight",
+    "wk.weight": "attn_k.weight",
+    "k_norm.weight": "k_norm.weight",
+    "k_norm.bias": "k_norm.bias",
+    "weights_proj.weight": "proj.weight",
+}
 _GRANITE_SHARED = {
     "shared_mlp.input_linear.weight": "ffn_gate_shexp+ffn_up_shexp.weight",
     "shared_mlp.output_linear.weight": "ffn_down_shexp.weight",
@@ -152,6 +164,14 @@ _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
         "layer_scalar": "layer_output_scale.weight",
         "router.scale": "ffn_gate_inp.scale",
         "router.per_expert_scale": "ffn_down_exps.scale",
+    },
+    "glm5-next": {
+        **_STREAM_MIXERS,
+        **{f"self_attn.indexer.{name}": f"indexer.{held}" for name, held in _INDEXER.items()},
+        **{
+            f"self_attn.indexer.index_kpool_compress_{part}": f"indexer_compressor_{part}.weight"
+            for part in ("ape", "gate")
+        },
     },
     "hy_v3": {"mlp.expert_bias": "exp_probs_b"},
     "jamba": {f"feed_forward.experts.{part}_proj.weight": f"ffn_{part}_exps.weight" for part in _PARTS},
@@ -181,6 +201,7 @@ holds the rows of one tensor in two. What gguf-py's table lacks, or calls otherw
 _NAMED_AS: Mapping[str, str] = {
     "cohere2moe": "exaone-moe",
     "deepseek32": "glm-dsa",
+    "glm5-next": "kimi-linear",
     "granite_swa": "mimo2",
     "hy_v3": "exaone-moe",
     "laguna": "exaone-moe",
@@ -192,7 +213,7 @@ _NAMED_AS: Mapping[str, str] = {
 _DECODER = re.compile(r"(model\.)?(language|text)_model\.|model\.(layers|embed_tokens|norm)\.|lm_head\.")
 """How the tensors of a language model begin where towers for pictures and sound lie beside it."""
 
-SPLIT_LATENTS = ("deepseek2", "deepseek32", "glm-dsa", "kimi-linear", "mistral4")
+SPLIT_LATENTS = ("deepseek2", "deepseek32", "glm-dsa", "glm5-next", "kimi-linear", "mistral4")
 """Architectures that hold kv_b_proj as attn_k_b (transposed) and attn_v_b (see sixfold.model.latent_attention)."""
 
 DELTA_NETS = ("qwen35", "qwen35moe")

@@ -237,6 +237,7 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     "deepseek2": _EVERY | _EXPERTS | _SHARED | _LATENT,
     "deepseek32": _EVERY | _EXPERTS | _SHARED | _LATENT | _INDEXER,
     "glm-dsa": _EVERY | _EXPERTS | _SHARED | _LATENT | _INDEXER,
+    "glm5-next": _EVERY | _EXPERTS | _SHARED | _LATENT | _INDEXER | _KIMI_DELTA_NET,
     "mistral4": _EVERY | _EXPERTS | _SHARED | _LATENT | {"ffn_gate_up_exps": "mlp.experts.{}.gate_proj"},
     "cohere2": _EVERY,
     "cohere2moe": _EVERY | _EXPERTS | _SHARED,
@@ -289,7 +290,7 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     | {"ssm_ba": "linear_attn.in_proj_ba"},
 }
 _DRAFTING = (
-    *("cohere2moe", "deepseek32", "exaone-moe", "glm-dsa", "glm4moe", "hy_v3"),
+    *("cohere2moe", "deepseek32", "exaone-moe", "glm-dsa", "glm4moe", "glm5-next", "hy_v3"),
     *("qwen35", "qwen35moe", "qwen3next"),
 )
 """Architectures whose files may have layers of multi-token prediction behind the decoder's."""
@@ -318,6 +319,7 @@ _BIASES = {
     "deepseek2": "mlp.gate.e_score_correction_bias",
     "deepseek32": "mlp.gate.e_score_correction_bias",
     "glm-dsa": "mlp.gate.e_score_correction_bias",
+    "glm5-next": "mlp.gate.e_score_correction_bias",
     "dots1": "mlp.gate.e_score_correction_bias",
     "hy_v3": "mlp.expert_bias",
     "laguna": "mlp.experts.e_score_correction_bias",
@@ -333,7 +335,17 @@ _BIASES = {
 _BARE = {"attn_sinks.weight": "self_attn.sinks", "ssm_a": "{}.A_log", "ssm_d": "{}.D", "ssm_dt.bias": "{}.dt_bias"}
 """Tensors of a block that are no weight or bias of a module on disk."""
 
+_STREAMS = {
+    f"hc_{block}_{part}.weight": f"hc_{block}_{part}" for block in ("attn", "ffn") for part in ("fn", "base", "scale")
+}
+"""What mixes the streams of hidden states around attention and feed-forward."""
+
 _ALONE: Mapping[str, Mapping[str, str]] = {
+    "glm5-next": _STREAMS
+    | {
+        f"indexer_compressor_{part}.weight": f"self_attn.indexer.index_kpool_compress_{part}"
+        for part in ("ape", "gate")
+    },
     "falcon-h1": {"ffn_norm": "pre_ff_layernorm.weight"},
     "mimo2": {"attn_sinks.weight": "self_attn.attention_sink_bias"},
     "gemma4": {
@@ -353,6 +365,7 @@ _MIXERS = {
     "jamba": "mamba",
     "mamba": "mixer",
     "mamba2": "mixer",
+    "glm5-next": "self_attn",
     "kimi-linear": "self_attn",
 }
 """What the recurrent module is called, where it is not a delta net's linear_attn."""
@@ -381,7 +394,7 @@ _IN_PARTS = {
 }
 """Parts of one matrix on disk: gate (or queries, keys and values) first, up (or what gates the output) second."""
 
-_LATENT_ARCHITECTURES = ("deepseek2", "deepseek32", "glm-dsa", "kimi-linear", "mistral4")
+_LATENT_ARCHITECTURES = ("deepseek2", "deepseek32", "glm-dsa", "glm5-next", "kimi-linear", "mistral4")
 
 ARCHITECTURES = tuple(_TABLES)
 COMPUTED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")

@@ -24,6 +24,11 @@ SHARED_EXPERTS: Table = (
     ("add_expert_weights_scale", ("routed_scaling_factor",)),
     ("add_expert_weights_norm", ("norm_topk_prob",)),
 )
+INDEXER: Table = (
+    ("add_indexer_head_count", ("index_n_heads",)),
+    ("add_indexer_key_length", ("index_head_dim",)),
+    ("add_indexer_top_k", ("index_topk",)),
+)
 VOCAB: Table = (("add_vocab_size", ("vocab_size",)),)
 WINDOW: Table = (("add_sliding_window", ("sliding_window",)),)
 SCALES: Table = (

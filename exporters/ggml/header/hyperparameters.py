@@ -14,9 +14,10 @@ from exporters.ggml.architectures.hybrid import HYBRID
 from exporters.ggml.architectures.mixture import MIXTURE
 from exporters.ggml.architectures.rotary import LONG_ROPE, Config, rope_of, write_rope
 from exporters.ggml.architectures.state_space import STATE_SPACE
+from exporters.ggml.architectures.streams import STREAMS
 from sixfold.errors import SixfoldError
 
-ENTRIES: Mapping[str, Entry] = {**DENSE, **MIXTURE, **HYBRID, **STATE_SPACE}
+ENTRIES: Mapping[str, Entry] = {**DENSE, **MIXTURE, **HYBRID, **STATE_SPACE, **STREAMS}
 """By llama.cpp's architecture name."""
 
 _EVERY: Table = (

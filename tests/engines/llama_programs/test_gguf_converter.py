@@ -364,6 +364,19 @@ def test_kimi_linear_as_published(newer: Path, tmp_path: Path) -> None:
     compare(newer, folder, "BF16", tmp_path, set())
 
 
+@pytest.mark.parametrize("drafts", [False, True])
+def test_glm_5_next_as_published(drafts: bool, newer: Path, tmp_path: Path) -> None:
+    """Hyper-connections, delta nets, latent attention to what an indexer of pooled keys chooses, and an MTP layer."""
+    folder = made("glm5_next", tmp_path, {})
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    deltas = {"num_heads": 4, "head_dim": 64, "short_conv_kernel_size": 4, "gate_lower_bound": -5.0}
+    text |= {"linear_attn_config": deltas, "mla_use_nope": True, "first_k_dense_replace": 3, "scoring_func": "sigmoid"}
+    changed(folder, text_config=text)
+    if drafts:
+        add_drafts(folder)
+    compare(newer, folder, "BF16", tmp_path, set())
+
+
 def test_mimo_v2_as_published(newer: Path, tmp_path: Path) -> None:
     """Windows with other heads of keys, and sinks."""
     folder = made("mimo_v2_flash", tmp_path, {})

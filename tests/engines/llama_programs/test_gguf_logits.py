@@ -1,5 +1,6 @@
 """llama.cpp computes with our files what transformers does with the checkpoint, for every family that it has."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from sixfold.model.source import open_source
 from tests import every_family
 from tests.drafts import add_drafts
-from tests.engines.llama_programs.test_gguf_converter import FALCON_H1
+from tests.engines.llama_programs.test_gguf_converter import FALCON_H1, changed
 from tests.exporters.ggml.gguf_tools import byte_level_tokenizer, export, recipe, save_tokenizer, spread
 from tests.exporters.ggml.test_gguf_llama_cpp import llama_logits
 
@@ -102,6 +103,13 @@ def transformers_logits(folder: Path, tokens: torch.Tensor) -> torch.Tensor:
 def test_logits_are_those_of_transformers(family: str, tmp_path: Path) -> None:
     folder = every_family.make_family(family.partition(" ")[0], tmp_path / "model", **FAMILIES[family])
     compare_logits(folder, tmp_path, CLOSE.get(family, 1e-4))
+
+
+def test_logits_of_glm_5_next(tmp_path: Path) -> None:
+    folder = every_family.make_family("glm5_next", tmp_path / "model")
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    changed(folder, text_config={**text, "index_topk": 256})  # all: of equal scores each chooses its own
+    compare_logits(folder, tmp_path, 1e-4)
 
 
 @pytest.mark.parametrize("family", DRAFTING)

@@ -55,6 +55,8 @@ OTHERS: Mapping[str, str] = {
     "glm4": "glm4",
     "glm4v_moe": "glm4moe",
     "glm4v_text": "glm4",
+    "glm5_next": "glm5-next",
+    "glm5_next_text": "glm5-next",
     "glm_moe_dsa": "glm-dsa",
     "gpt_oss": "gpt-oss",
     "granite": "granite",
@@ -229,7 +231,7 @@ def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
         "attention.head_count": Expected((heads,)),
     }
     if not alone:
-        found["attention.head_count_kv"] = Expected(_key_heads(config, groups))
+        found["attention.head_count_kv"] = Expected(_key_heads(config, groups, drafts))
     for key, names in (
         ("attention.layer_norm_rms_epsilon", ("rms_norm_eps", "norm_eps", *(("layer_norm_epsilon",) * alone))),
         ("attention.layer_norm_epsilon", ("layer_norm_eps", "norm_epsilon")),
@@ -248,7 +250,7 @@ def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
     return found
 
 
-def _key_heads(config: Config, groups: int) -> tuple[Any, ...]:
+def _key_heads(config: Config, groups: int, drafts: int) -> tuple[Any, ...]:
     """One of latents; none where a layer keeps a state instead, of which a list tells."""
     if config.get("attn_layer_period"):
         period, offset = config["attn_layer_period"], config["attn_layer_offset"]
@@ -260,7 +262,7 @@ def _key_heads(config: Config, groups: int) -> tuple[Any, ...]:
         return ([groups * (1 + (kind == "sliding_attention")) for kind in kinds],)
     if not config.get("kv_lora_rank"):
         return groups, _groups_of_layers(config, groups)
-    return 1, [int(kind == "full_attention") for kind in config.get("layer_types") or ()]
+    return 1, [int(kind != "linear_attention") for kind in config.get("layer_types") or ()] + [1] * drafts
 
 
 def _groups_of_layers(config: Config, groups: int) -> list[int]:

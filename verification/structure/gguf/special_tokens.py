@@ -46,6 +46,8 @@ _FOUND_BY_TEXT: Mapping[str, tuple[str, ...]] = {
 _GLM = {"bos": "[gMASK]", "eot": "<|user|>", "unk": "<|endoftext|>", "eom": "<|observation|>"}
 """What llama.cpp's converter states of GLM (conversion/base.py), whose files do not."""
 
+_GLM_ARCHITECTURES = ("glm4moe", "glm-dsa", "glm5-next")
+
 _BEGIN_BY_NAME = frozenset("llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 chameleon tekken".split())
 """Pre-tokenizers for which llama.cpp puts the first token where the file does not say."""
 
@@ -88,7 +90,7 @@ def _stated(subject: GgufSubject, folder: Path, tokens: list[Any]) -> dict[str, 
     for kind in _KINDS.values():
         text = config.get(f"{kind}_token") if isinstance(config, dict) else None
         text = text.get("content") if isinstance(text, dict) else text
-        texts = [text, *([_GLM.get(kind)] if subject.file.arch == "glm4moe" else [])]
+        texts = [text, *([_GLM.get(kind)] if subject.file.arch in _GLM_ARCHITECTURES else [])]
         found[kind] = {numbers[one] for one in texts if isinstance(one, str) and one in numbers}
         stated = [part.get(f"{kind}_token_id") for part in (subject.config, generation) if isinstance(part, Mapping)]
         for value in stated:

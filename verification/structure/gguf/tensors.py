@@ -18,8 +18,9 @@ _RECOMPUTED = re.compile(r"inv_freq$|rotary_emb\.")
 _NAMED_BY_CONSEQUENCE = "llama.cpp stops: missing tensor"
 _NORMS_WITHOUT_WEIGHTS = ("olmo",)
 _SAMPLE = 4096
-_SOME_LAYERS = {"gemma4": ("attn_k", "attn_v")}
-"""Beginnings of tensors that not all layers of a kind have: some read others' keys, or their keys as values."""
+_SOME_LAYERS = {"gemma4": ("attn_k", "attn_v"), "glm5-next": ("indexer", "nextn.")}
+"""Beginnings of tensors that not all layers of a kind have: some read others' keys, their keys as values, or what other
+layers' indexers chose."""
 
 _AS_THE_SOURCE = "MXFP4"
 """A type that experts are published in and keep, whatever the preset of the others."""

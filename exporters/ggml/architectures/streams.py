@@ -1,0 +1,66 @@
+"""Architectures that hand several streams of hidden states from layer to layer (hyper-connections)."""
+
+from collections.abc import Mapping
+
+from gguf import GGUFWriter
+
+from exporters.ggml.architectures.entry import DRAFTS, INDEXER, SHARED_EXPERTS, VOCAB, Entry, leading_dense
+from exporters.ggml.architectures.hybrid import RECURRENT
+from exporters.ggml.architectures.rotary import Config
+
+_CONNECTIONS = (("count", "hc_mult"), ("sinkhorn_iterations", "hc_sinkhorn_iters"))
+
+
+def _connections(writer: GGUFWriter, config: Config) -> None:
+    """gguf-py 0.19 has none of these keys."""
+    for key, name in _CONNECTIONS:
+        writer.add_uint32(f"{writer.arch}.hyper_connection.{key}", config[name])
+    writer.add_float32(f"{writer.arch}.hyper_connection.epsilon", config["hc_eps"])
+
+
+def _clamped(writer: GGUFWriter, config: Config) -> None:
+    """Of each layer, how large gates and what they gate may be."""
+    limits = [config["swiglu_limit"]] * (config["num_hidden_layers"] + (config.get(DRAFTS) or 0))
+    writer.add_swiglu_clamp_exp(limits)
+    writer.add_swiglu_clamp_shexp(limits)
+
+
+def _glm5_next(writer: GGUFWriter, config: Config) -> None:
+    """Delta nets whose every channel decays by itself, and latent attention without positions to chosen tokens."""
+    _connections(writer, config)
+    _clamped(writer, config)
+    drafts = config.get(DRAFTS) or 0
+    writer.add_head_count_kv([int(kind not in RECURRENT) for kind in config["layer_types"]] + [1] * drafts)
+    writer.add_layer_norm_eps(1e-6)  # of the indexer
+    if config["linear_lower_bound"] is not None:
+        writer.add_float32(f"{writer.arch}.kda.gate_lower_bound", config["linear_lower_bound"])
+    rank, rope = config["kv_lora_rank"], config["qk_rope_head_dim"]
+    writer.add_rope_dimension_count(rope)
+    writer.add_key_length(rank + rope)
+    writer.add_value_length(rank)
+    writer.add_key_length_mla(config["qk_nope_head_dim"] + rope)
+    writer.add_leading_dense_block_count(leading_dense(config))
+    indexer = f"{writer.arch}.attention.indexer"
+    writer.add_uint32(f"{indexer}.kpool", config["index_kpool"])
+    writer.add_bool(f"{indexer}.kpool_select_tail", config["index_kpool_always_select_tail"])
+    writer.add_array(f"{indexer}.types", [kind == "full" for kind in config["indexer_types"]])
+
+
+STREAMS: Mapping[str, Entry] = {
+    "glm5-next": Entry(
+        (
+            *VOCAB,
+            *SHARED_EXPERTS,
+            *INDEXER,
+            ("add_ssm_conv_kernel", ("linear_conv_kernel_dim",)),
+            ("add_kda_head_dim", ("linear_head_dim",)),
+            ("add_q_lora_rank", ("q_lora_rank",)),
+            ("add_kv_lora_rank", ("kv_lora_rank",)),
+            ("add_value_length_mla", ("v_head_dim",)),
+        ),
+        _glm5_next,
+        {"num_key_value_heads": None, "head_dim": None, "first_k_dense_replace": None},
+        gating={"glm5_next": "sigmoid", "glm5_next_text": "sigmoid"},
+    ),
+}
+"""By llama.cpp's architecture name."""
