@@ -141,6 +141,7 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
         "indexer_head_dim": 64,
         "indexer_budget": 4,
         "indexer_compress_ratio": 2,
+        "output_gate_type": "sigmoid",
     },
     "youtu": {"head_dim": 32},
     "zamba2": {"layers_block_type": _ALTERNATING[:1] * 2 + ["hybrid", "linear_attention"]},

@@ -107,8 +107,8 @@ def _computed(name: str, values: torch.Tensor) -> Tensor:
 
 
 def _in_parts(names: Sequence[str], part: SourceTensor, config: Config) -> list[Tensor]:
-    """The rows of one matrix, or of each in an array, as two: halves, or of a delta net, whose heads have queries,
-    keys, values and gates side by side on disk, the gates behind the rest."""
+    """The rows of one matrix, or of each in an array, as two: halves, an indexer's queries and its one head of keys, or
+    of a delta net, whose heads have queries, keys, values and gates side by side on disk, the gates behind the rest."""
     if len(part.shape) == 3:
         experts, rows, columns = part.shape
         return [
@@ -121,7 +121,8 @@ def _in_parts(names: Sequence[str], part: SourceTensor, config: Config) -> list[
         ends = (0, key, 2 * key, (rows // keys + 2 * key) // 2, rows // keys)
         cuts = [ends[:4], ends[3:]]
     else:
-        cuts = [(0, rows // 2), (rows // 2, rows)]
+        first = _first_of(names, config) or rows // 2
+        cuts = [(0, first), (first, rows)]
     every = cuts[-1][-1]
     return [
         Tensor(
@@ -133,6 +134,11 @@ def _in_parts(names: Sequence[str], part: SourceTensor, config: Config) -> list[
         )
         for name, cut in zip(names, cuts, strict=True)
     ]
+
+
+def _first_of(names: Sequence[str], config: Config) -> int:
+    """How many rows the first of two parts has where they are no halves, else 0."""
+    return config["indexer_n_heads"] * config["indexer_head_dim"] if ".indexer.q_proj." in names[0] else 0
 
 
 def _one(gguf_name: str, part: SourceTensor, entry: Entry, config: Config) -> Tensor:

@@ -99,6 +99,8 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "qwen3_next": "qwen3next",
     "qwen3_vl": "qwen3vl",
     "qwen3_vl_moe": "qwen3vlmoe",
+    "qwen4_exp": "qwen4exp",
+    "qwen4_exp_text": "qwen4exp",
     "seed_oss": "seed_oss",
     "smollm3": "smollm3",
     "solar_open": "glm4moe",
@@ -143,6 +145,7 @@ _INDEXER = {
     "k_norm.bias": "k_norm.bias",
     "weights_proj.weight": "proj.weight",
 }
+_CONNECTION = {"hc_norm": "norm", "input_mix_weight_down": "down", "input_mix_weight_up": "up"}
 _GRANITE_SHARED = {
     "shared_mlp.input_linear.weight": "ffn_gate_shexp+ffn_up_shexp.weight",
     "shared_mlp.output_linear.weight": "ffn_down_shexp.weight",
@@ -193,10 +196,25 @@ _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
     "mimo2": {"self_attn.attention_sink_bias": "attn_sinks.weight"},
     "mistral4": {f"mlp.{name}": held for name, held in _FUSED_EXPERTS.items()},
     "nemotron_h_moe": {f"mixer.experts.{part}_proj.weight": f"ffn_{part}_exps.weight" for part in ("up", "down")},
+    "qwen4exp": {
+        **{
+            f"{block}_hyper_connection.{name}.weight": f"hc_{held}_{part}.weight"
+            for block, held in (("attn", "attn"), ("mlp", "ffn"))
+            for name, part in {**_CONNECTION, "block_inject_weight": "inject"}.items()
+        },
+        **{
+            f"model.hyper_connection_mixer.{name}.weight": f"output_hc_{part}.weight"
+            for name, part in _CONNECTION.items()
+        },
+        "self_attn.indexer.index_qk_proj.weight": "indexer.q_proj+indexer.k_proj.weight",
+        "self_attn.indexer.q_layernorm.weight": "indexer.q_norm.weight",
+        "self_attn.indexer.k_layernorm.weight": "indexer.k_norm.weight",
+    },
     "qwen3next": {"linear_attn.in_proj_qkvz.weight": "attn_qkv+attn_gate.weight"},
 }
-"""Architecture -> what comes behind "layers.N." (experts without their number) -> behind "blk.N."; "a+b" where the file
-holds the rows of one tensor in two. What gguf-py's table lacks, or calls otherwise than llama.cpp's converter."""
+"""Architecture -> what comes behind "layers.N." (experts without their number) -> behind "blk.N."; outside of layers,
+the whole name; "a+b" where the file holds the rows of one tensor in two. What gguf-py's table lacks, or calls otherwise
+than llama.cpp's converter."""
 
 _NAMED_AS: Mapping[str, str] = {
     "cohere2moe": "exaone-moe",
@@ -207,6 +225,7 @@ _NAMED_AS: Mapping[str, str] = {
     "laguna": "exaone-moe",
     "mellum": "qwen3moe",
     "minimax-m3": "minimax-m2",
+    "qwen4exp": "qwen35moe",
 }
 """Architectures that gguf-py 0.19 does not have -> those whose names theirs are."""
 
@@ -216,7 +235,7 @@ _DECODER = re.compile(r"(model\.)?(language|text)_model\.|model\.(layers|embed_t
 SPLIT_LATENTS = ("deepseek2", "deepseek32", "glm-dsa", "glm5-next", "kimi-linear", "mistral4")
 """Architectures that hold kv_b_proj as attn_k_b (transposed) and attn_v_b (see sixfold.model.latent_attention)."""
 
-DELTA_NETS = ("qwen35", "qwen35moe")
+DELTA_NETS = ("qwen35", "qwen35moe", "qwen4exp")
 """Architectures whose delta nets have their values in another order than on disk."""
 
 LATENT_HALVES: Mapping[str, str] = {"attn_k_b": "query", "attn_v_b": "attended"}
@@ -303,7 +322,8 @@ def latent_halves(config: Mapping[str, Any], gguf_name: str) -> tuple[str, ...]:
 def row_parts(gguf_name: str) -> tuple[str, ...]:
     """`blk.N.a.weight` and `blk.N.b.weight` for `blk.N.a+b.weight`: the rows of one matrix on disk, held as two; () for
     any other tensor."""
-    block, layer, names, kind = (gguf_name.split(".") + [""] * 4)[:4]
+    block, layer, held = (gguf_name.split(".", 2) + [""] * 3)[:3]
+    names, _, kind = held.rpartition(".")
     return tuple(f"{block}.{layer}.{name}.{kind}" for name in names.split("+")) if "+" in names else ()
 
 
@@ -383,6 +403,8 @@ def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Collection[str]) 
         known = name
         for pattern, replacement in _RENAMED:
             known = re.sub(pattern, replacement, known)
+        if known in own:
+            return own[known]
         gguf_name: str | None = mapping.get_name(known, try_suffixes=(".weight", ".bias"))
         if gguf_name is None:
             raise SixfoldError(

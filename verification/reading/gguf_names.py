@@ -79,6 +79,12 @@ _DELTA_NET = {k: v for k, v in _EVERY.items() if k != "ffn_norm"} | {
     "ssm_norm": "linear_attn.norm",
     "ssm_out": "linear_attn.out_proj",
 }
+_CONNECTION = {
+    "norm": "hc_norm",
+    "down": "input_mix_weight_down",
+    "up": "input_mix_weight_up",
+    "inject": "block_inject_weight",
+}
 _MAMBA = {"ssm_in": "in_proj", "ssm_out": "out_proj", "ssm_conv1d": "conv1d", "ssm_norm": "norm"}
 _KIMI_DELTA_NET = {
     "ssm_beta": "self_attn.b_proj",
@@ -283,6 +289,13 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     "mamba2": {"attn_norm": "norm"} | {held: f"mixer.{name}" for held, name in _MAMBA.items()},
     "nemotron_h": _NEMOTRON,
     "nemotron_h_moe": _NEMOTRON,
+    "qwen4exp": {name: held for name, held in _DELTA_NET.items() if name not in ("attn_norm", "post_attention_norm")}
+    | _EXPERTS
+    | _SHARED_EXPERT
+    | {f"hc_attn_{part}": f"attn_hyper_connection.{name}" for part, name in _CONNECTION.items()}
+    | {f"hc_ffn_{part}": f"mlp_hyper_connection.{name}" for part, name in _CONNECTION.items()}
+    | {f"indexer.{part}_proj": "self_attn.indexer.index_qk_proj" for part in ("q", "k")}
+    | {f"indexer.{part}_norm": f"self_attn.indexer.{part}_layernorm" for part in ("q", "k")},
     "qwen3next": {name: held for name, held in _DELTA_NET.items() if name not in ("ssm_alpha", "ssm_beta")}
     | _EXPERTS
     | _SHARED_EXPERT
@@ -383,6 +396,7 @@ _ELSEWHERE: Mapping[str, Mapping[str, str]] = {
     "mamba2": _BACKBONE,
     "nemotron_h": _BACKBONE,
     "nemotron_h_moe": _BACKBONE,
+    "qwen4exp": {f"output_hc_{part}": f"model.hyper_connection_mixer.{name}" for part, name in _CONNECTION.items()},
     "phi2": _FINAL,
 }
 """Of tensors outside of blocks, and of the list of layers, where an architecture calls them otherwise."""
@@ -391,6 +405,7 @@ _IN_PARTS = {
     "granitemoe": ("ffn_gate_shexp", "ffn_up_shexp"),
     **dict.fromkeys((GRANITE_4, "granitehybrid"), ("ffn_gate_shexp", "ffn_up_shexp", "ffn_gate", "ffn_up")),
     "qwen3next": ("attn_qkv", "attn_gate"),
+    "qwen4exp": ("indexer.q_proj", "indexer.k_proj"),
 }
 """Parts of one matrix on disk: gate (or queries, keys and values) first, up (or what gates the output) second."""
 
@@ -407,11 +422,11 @@ PAIRED_ROPE = (
 """Architectures whose q and k rows llama.cpp takes interleaved: row 2i + j of a head is row i + j * D/2 on disk."""
 
 _ONE_PLUS = dict.fromkeys(
-    ("gemma", "gemma2", "gemma3", "minimax-m3", "nemotron", "qwen35", "qwen35moe", "qwen3next"), ("norm",)
+    ("gemma", "gemma2", "gemma3", "minimax-m3", "nemotron", "qwen35", "qwen35moe", "qwen3next", "qwen4exp"), ("norm",)
 )
 """Architectures that hold norms with the one that the model adds to them: the ends of their names."""
 
-_DELTA_NETS = ("qwen35", "qwen35moe")
+_DELTA_NETS = ("qwen35", "qwen35moe", "qwen4exp")
 """Architectures whose delta nets' values llama.cpp takes key by key: those of a key lie together on disk."""
 
 _OF_VALUES = {"attn_gate", "ssm_alpha", "ssm_beta", "ssm_a", "ssm_dt"}
@@ -446,9 +461,10 @@ def place_of(arch: str, name: str) -> Place | None:
     """None for a name that the architecture does not have."""
     stem, _, kind = name.rpartition(".")
     elsewhere = _ELSEWHERE.get(arch, {})
-    if stem in _OUTSIDE and kind in ("weight", "bias"):
+    outside = {**_OUTSIDE, **elsewhere}
+    if stem in outside and kind in ("weight", "bias"):
         change = "plus one" if kind == "weight" and stem.endswith(_ONE_PLUS.get(arch, ("?",))) else ""
-        return Place(f"{elsewhere.get(stem, _OUTSIDE[stem])}.{kind}", change=change)
+        return Place(f"{outside[stem]}.{kind}", change=change)
     found = _BLOCK.fullmatch(name)
     if not found:
         return None

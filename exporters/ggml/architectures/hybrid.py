@@ -52,17 +52,18 @@ def _lfm2(writer: GGUFWriter, config: Config) -> None:
     writer.add_feed_forward_length(width)
 
 
-def _delta_net(writer: GGUFWriter, config: Config) -> None:
+def _delta_net(writer: GGUFWriter, config: Config, share: float = 0.25) -> None:
+    """share: of a head's channels that turn, where the config does not say."""
     writer.add_ssm_inner_size(config["linear_value_head_dim"] * config["linear_num_value_heads"])
-    kinds = [*config["layer_types"], "full_attention"]
-    writer.add_full_attention_interval(kinds.index("full_attention") + 1)
-    writer.add_rope_dimension_count(rotary_size(config, 0.25))
-    recurrent = [kind in RECURRENT for kind in config["layer_types"]] + [False] * (config.get(DRAFTS) or 0)
+    recurrent = [kind in RECURRENT for kind in config["layer_types"]]
+    writer.add_full_attention_interval([*recurrent, False].index(False) + 1)
+    writer.add_rope_dimension_count(rotary_size(config, share))
+    recurrent += [False] * (config.get(DRAFTS) or 0)
     writer.add_array(f"{writer.arch}.attention.recurrent_layers", recurrent)
 
 
-def _axial_delta_net(writer: GGUFWriter, config: Config) -> None:
-    _delta_net(writer, config)
+def axial_delta_net(writer: GGUFWriter, config: Config, share: float = 0.25) -> None:
+    _delta_net(writer, config, share)
     if not rope_of(config).get("mrope_section"):
         writer.add_rope_dimension_sections([11, 11, 10, 0])
 
@@ -140,6 +141,8 @@ _NEMOTRON_H = Entry(
     mamba_groups=("n_groups",),
 )
 
+QWEN35MOE = Entry((*EXPERT_SIZES, *_DELTA_NET), axial_delta_net, one_plus=_NORMS_OUTSIDE_DELTA_NETS, delta_net=True)
+
 HYBRID: Mapping[str, Entry] = {
     "lfm2": Entry((*VOCAB, ("add_shortconv_l_cache", ("conv_L_cache",))), _lfm2, _LFM2),
     "lfm2moe": Entry(
@@ -195,9 +198,7 @@ HYBRID: Mapping[str, Entry] = {
     "nemotron_h": replace(_NEMOTRON_H, replaced={**_NEMOTRON_LISTS, **_WITHOUT_EXPERTS}),
     "nemotron_h_moe": replace(_NEMOTRON_H, table=(*_NEMOTRON_H.table, *SHARED_EXPERTS, *_NEMOTRON_EXPERTS)),
     "qwen3next": Entry((*EXPERT_SIZES, *_DELTA_NET), _delta_net, one_plus=_NORMS_OUTSIDE_DELTA_NETS),
-    "qwen35": Entry(_DELTA_NET, _axial_delta_net, one_plus=_NORMS_OUTSIDE_DELTA_NETS, delta_net=True),
-    "qwen35moe": Entry(
-        (*EXPERT_SIZES, *_DELTA_NET), _axial_delta_net, one_plus=_NORMS_OUTSIDE_DELTA_NETS, delta_net=True
-    ),
+    "qwen35": Entry(_DELTA_NET, axial_delta_net, one_plus=_NORMS_OUTSIDE_DELTA_NETS, delta_net=True),
+    "qwen35moe": QWEN35MOE,
 }
 """By llama.cpp's architecture name."""

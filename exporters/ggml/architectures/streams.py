@@ -1,13 +1,16 @@
 """Architectures that hand several streams of hidden states from layer to layer (hyper-connections)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from gguf import GGUFWriter
 
 from exporters.ggml.architectures.entry import DRAFTS, INDEXER, SHARED_EXPERTS, VOCAB, Entry, leading_dense
-from exporters.ggml.architectures.hybrid import RECURRENT
+from exporters.ggml.architectures.hybrid import QWEN35MOE, RECURRENT, axial_delta_net
 from exporters.ggml.architectures.rotary import Config
+from sixfold.errors import SixfoldError
 
+_LEAVE_OUT = "leave the gguf recipes out for this model"
 _CONNECTIONS = (("count", "hc_mult"), ("sinkhorn_iterations", "hc_sinkhorn_iters"))
 
 
@@ -46,6 +49,20 @@ def _glm5_next(writer: GGUFWriter, config: Config) -> None:
     writer.add_array(f"{indexer}.types", [kind == "full" for kind in config["indexer_types"]])
 
 
+def _qwen4(writer: GGUFWriter, config: Config) -> None:
+    """Qwen3.5's delta nets, and attention to blocks of tokens that an indexer chooses."""
+    gate = config.get("output_gate_type") or config["hidden_act"]
+    if gate != "sigmoid" or config.get("ple_layer_ids"):
+        what = f"gates its delta nets by {gate}" if gate != "sigmoid" else "embeds n-grams of tokens"
+        raise SixfoldError(f"this qwen4_exp {what}, which is not written into GGUF files", _LEAVE_OUT)
+    axial_delta_net(writer, config, share=1.0)
+    writer.add_uint32(f"{writer.arch}.hyper_connection.count", config["hc_count"])
+    writer.add_uint32(f"{writer.arch}.hyper_connection.low_rank", config["hc_lowrank"])
+    block = config["indexer_compress_ratio"]
+    ratios = [0 if kind in RECURRENT else block for kind in config["layer_types"]]
+    writer.add_array(f"{writer.arch}.attention.compress_ratios", ratios)
+
+
 STREAMS: Mapping[str, Entry] = {
     "glm5-next": Entry(
         (
@@ -61,6 +78,16 @@ STREAMS: Mapping[str, Entry] = {
         _glm5_next,
         {"num_key_value_heads": None, "head_dim": None, "first_k_dense_replace": None},
         gating={"glm5_next": "sigmoid", "glm5_next_text": "sigmoid"},
+    ),
+    "qwen4exp": replace(
+        QWEN35MOE,
+        table=(
+            *QWEN35MOE.table,
+            ("add_indexer_head_count", ("indexer_n_heads",)),
+            ("add_indexer_key_length", ("indexer_head_dim",)),
+            ("add_indexer_top_k", ("indexer_budget",)),
+        ),
+        extra=_qwen4,
     ),
 }
 """By llama.cpp's architecture name."""

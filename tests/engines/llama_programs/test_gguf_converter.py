@@ -364,6 +364,19 @@ def test_kimi_linear_as_published(newer: Path, tmp_path: Path) -> None:
     compare(newer, folder, "BF16", tmp_path, set())
 
 
+QWEN_4 = {
+    "linear_num_value_heads": 4,
+    "rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5, "mrope_section": [6, 5, 5]},
+}
+
+
+def test_qwen_4_as_published(newer: Path, tmp_path: Path) -> None:
+    """Streams that low ranks mix. What chooses tokens stays in float32 in our files, as MiniMax-M3's does in both."""
+    folder = made("qwen4_exp_text", tmp_path, QWEN_4)
+    changed(folder, layer_types=["linear_attention", "full_attention"] * 2, full_attention_interval=2)
+    compare(newer, folder, "BF16", tmp_path, set(), other=r"indexer\.[qk]_proj")
+
+
 @pytest.mark.parametrize("drafts", [False, True])
 def test_glm_5_next_as_published(drafts: bool, newer: Path, tmp_path: Path) -> None:
     """Hyper-connections, delta nets, latent attention to what an indexer of pooled keys chooses, and an MTP layer."""

@@ -10,7 +10,7 @@ import torch
 from sixfold.model.source import open_source
 from tests import every_family
 from tests.drafts import add_drafts
-from tests.engines.llama_programs.test_gguf_converter import FALCON_H1, changed
+from tests.engines.llama_programs.test_gguf_converter import FALCON_H1, QWEN_4, changed
 from tests.exporters.ggml.gguf_tools import byte_level_tokenizer, export, recipe, save_tokenizer, spread
 from tests.exporters.ggml.test_gguf_llama_cpp import llama_logits
 
@@ -73,6 +73,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "phi": {},
     "phi3 in long contexts": {"max_position_embeddings": 512, "rope_parameters": _LONG},
     "qwen3_next": {"linear_num_value_heads": 4},
+    "qwen4_exp_text": {**QWEN_4, "indexer_budget": 256},
     "solar_open": {},
     "stablelm": {},
     "youtu": {},

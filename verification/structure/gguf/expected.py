@@ -101,6 +101,8 @@ OTHERS: Mapping[str, str] = {
     "qwen3_next": "qwen3next",
     "qwen3_vl": "qwen3vl",
     "qwen3_vl_moe": "qwen3vlmoe",
+    "qwen4_exp": "qwen4exp",
+    "qwen4_exp_text": "qwen4exp",
     "seed_oss": "seed_oss",
     "smollm3": "smollm3",
     "solar_open": "glm4moe",
