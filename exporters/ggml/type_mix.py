@@ -56,8 +56,11 @@ _NEVER = (
     *("ssm_conv1d.weight", "ssm_conv1d_q.weight", "ssm_conv1d_k.weight", "ssm_conv1d_v.weight"),
     *("indexer.proj.weight", "indexer.q_proj.weight", "indexer.k_proj.weight"),
     *("indexer_compressor_gate.weight", "indexer_compressor_ape.weight"),
-    *("hc_attn_fn.weight", "hc_ffn_fn.weight"),
+    *("hc_attn_fn.weight", "hc_ffn_fn.weight", "output_hc_fn.weight"),
 )
+_NUMBERS = "ffn_gate_tid2eid.weight"
+"""Which experts a token goes to."""
+
 _UNROUNDED: Mapping[str, tuple[str, ...]] = {
     "glm5-next": (
         *("indexer.attn_q_b.weight", "indexer.attn_k.weight", "attn_kv_a_mqa.weight", "attn_k_b.weight"),
@@ -221,7 +224,9 @@ def tensor_types(
     seen: dict[str, int] = {}
     choices: dict[str, Choice] = {}
     for name in order:
-        if stays_float32(name, shapes[name]):
+        if name.endswith(_NUMBERS):
+            choices[name] = Choice(Type.I32)
+        elif stays_float32(name, shapes[name]):
             choices[name] = Choice(Type.F32)
         elif name in kept:
             choices[name] = Choice(kept[name])

@@ -25,6 +25,7 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "deepseek_v2": "deepseek2",
     "deepseek_v3": "deepseek2",
     "deepseek_v32": "deepseek32",
+    "deepseek_v4": "deepseek4",
     "dots1": "dots1",
     "ernie4_5": "ernie4_5",
     "ernie4_5_moe": "ernie4_5-moe",
@@ -145,6 +146,18 @@ _INDEXER = {
     "k_norm.bias": "k_norm.bias",
     "weights_proj.weight": "proj.weight",
 }
+_BY_NUMBER = ((1, "gate"), (2, "down"), (3, "up"))
+_EXPERTS = (("experts", "exps"), ("shared_experts", "shexp"))
+_LATENT = {
+    "wq_a": "attn_q_a",
+    "q_norm": "attn_q_a_norm",
+    "wq_b": "attn_q_b",
+    "wkv": "attn_kv",
+    "norm": "attn_kv_a_norm",
+    "wo_a": "attn_output_a",
+    "wo_b": "attn_output_b",
+}
+_COMPRESSOR = {"ape": "ape", "norm.weight": "norm", "wgate.weight": "gate", "wkv.weight": "kv"}
 _CONNECTION = {"hc_norm": "norm", "input_mix_weight_down": "down", "input_mix_weight_up": "up"}
 _GRANITE_SHARED = {
     "shared_mlp.input_linear.weight": "ffn_gate_shexp+ffn_up_shexp.weight",
@@ -168,6 +181,26 @@ _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
         "router.scale": "ffn_gate_inp.scale",
         "router.per_expert_scale": "ffn_down_exps.scale",
     },
+    "deepseek4": {
+        **_STREAM_MIXERS,
+        **{f"attn.{name}.weight": f"{held}.weight" for name, held in _LATENT.items()},
+        **{
+            f"attn.{module}compressor.{name}": f"{held}_compressor_{part}.weight"
+            for module, held in (("", "attn"), ("indexer.", "indexer"))
+            for name, part in _COMPRESSOR.items()
+        },
+        **{f"ffn.{kind}.w{n}.weight": f"ffn_{part}_{held}.weight" for n, part in _BY_NUMBER for kind, held in _EXPERTS},
+        "attn.attn_sink": "attn_sinks.weight",
+        "attn.indexer.wq_b.weight": "indexer.attn_q_b.weight",
+        "attn.indexer.weights_proj.weight": "indexer.proj.weight",
+        "attn_norm.weight": "attn_norm.weight",
+        "ffn_norm.weight": "ffn_norm.weight",
+        "ffn.gate.weight": "ffn_gate_inp.weight",
+        "ffn.gate.bias": "exp_probs_b.bias",
+        "ffn.gate.tid2eid": "ffn_gate_tid2eid.weight",
+        "head.weight": "output.weight",
+        **{f"model.hc_head.hc_{part}": f"output_hc_{part}.weight" for part in ("fn", "base", "scale")},
+    },
     "glm5-next": {
         **_STREAM_MIXERS,
         **{f"self_attn.indexer.{name}": f"indexer.{held}" for name, held in _INDEXER.items()},
@@ -183,10 +216,7 @@ _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
         "self_attn.g_proj.weight": "attn_gate.weight",
         "mlp.experts.e_score_correction_bias": "exp_probs_b.bias",
     },
-    "lfm2moe": {
-        f"feed_forward.experts.w{number}.weight": f"ffn_{part}_exps.weight"
-        for number, part in ((1, "gate"), (2, "down"), (3, "up"))
-    },
+    "lfm2moe": {f"feed_forward.experts.w{n}.weight": f"ffn_{part}_exps.weight" for n, part in _BY_NUMBER},
     "minimax-m3": {
         **{f"block_sparse_moe.shared_experts.{part}_proj.weight": f"ffn_{part}_shexp.weight" for part in _PARTS},
         **_DENSE_IN_MOE,
@@ -219,6 +249,7 @@ than llama.cpp's converter."""
 _NAMED_AS: Mapping[str, str] = {
     "cohere2moe": "exaone-moe",
     "deepseek32": "glm-dsa",
+    "deepseek4": "deepseek2",
     "glm5-next": "kimi-linear",
     "granite_swa": "mimo2",
     "hy_v3": "exaone-moe",

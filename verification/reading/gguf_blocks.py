@@ -32,7 +32,7 @@ _OF_PRODUCTS = {"F32": Slack(0.0, 2.0**-21), "F16": Slack(2.0**-20, 2.0**-10), "
 """A product that is rounded to such a type tells what was multiplied to so much."""
 
 _CPU = torch.device("cpu")
-_PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I32": torch.int32}
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class GgufWeights:
 
     def encoding(self, name: str) -> str:
         kind = self.dtype(name)
-        return "" if kind in ("F32", "F16", "BF16") else kind
+        return "" if kind in _PLAIN else kind
 
     def dtype(self, name: str) -> str:
         """Of one that the file holds in parts of several types, that of the fewest bits."""

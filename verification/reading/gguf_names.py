@@ -85,6 +85,7 @@ _CONNECTION = {
     "up": "input_mix_weight_up",
     "inject": "block_inject_weight",
 }
+_COMPRESSOR = {"kv": "wkv", "gate": "wgate", "norm": "norm"}
 _MAMBA = {"ssm_in": "in_proj", "ssm_out": "out_proj", "ssm_conv1d": "conv1d", "ssm_norm": "norm"}
 _KIMI_DELTA_NET = {
     "ssm_beta": "self_attn.b_proj",
@@ -242,6 +243,24 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     | _SHARED,
     "deepseek2": _EVERY | _EXPERTS | _SHARED | _LATENT,
     "deepseek32": _EVERY | _EXPERTS | _SHARED | _LATENT | _INDEXER,
+    "deepseek4": {
+        "attn_norm": "attn_norm",
+        "attn_q_a": "attn.wq_a",
+        "attn_q_a_norm": "attn.q_norm",
+        "attn_q_b": "attn.wq_b",
+        "attn_kv": "attn.wkv",
+        "attn_kv_a_norm": "attn.norm",
+        "attn_output_a": "attn.wo_a",
+        "attn_output_b": "attn.wo_b",
+        "indexer.attn_q_b": "attn.indexer.wq_b",
+        "indexer.proj": "attn.indexer.weights_proj",
+        "ffn_norm": "ffn_norm",
+        "ffn_gate_inp": "ffn.gate",
+        **{f"ffn_{part}_exps": f"ffn.experts.{{}}.w{n}" for part, n in (("gate", 1), ("down", 2), ("up", 3))},
+        **{f"ffn_{part}_shexp": f"ffn.shared_experts.w{n}" for part, n in (("gate", 1), ("down", 2), ("up", 3))},
+        **{f"attn_compressor_{part}": f"attn.compressor.{name}" for part, name in _COMPRESSOR.items()},
+        **{f"indexer_compressor_{part}": f"attn.indexer.compressor.{name}" for part, name in _COMPRESSOR.items()},
+    },
     "glm-dsa": _EVERY | _EXPERTS | _SHARED | _LATENT | _INDEXER,
     "glm5-next": _EVERY | _EXPERTS | _SHARED | _LATENT | _INDEXER | _KIMI_DELTA_NET,
     "mistral4": _EVERY | _EXPERTS | _SHARED | _LATENT | {"ffn_gate_up_exps": "mlp.experts.{}.gate_proj"},
@@ -331,6 +350,7 @@ _BIASES = {
     "glm4moe": "mlp.gate.e_score_correction_bias",
     "deepseek2": "mlp.gate.e_score_correction_bias",
     "deepseek32": "mlp.gate.e_score_correction_bias",
+    "deepseek4": "ffn.gate.bias",
     "glm-dsa": "mlp.gate.e_score_correction_bias",
     "glm5-next": "mlp.gate.e_score_correction_bias",
     "dots1": "mlp.gate.e_score_correction_bias",
@@ -354,6 +374,14 @@ _STREAMS = {
 """What mixes the streams of hidden states around attention and feed-forward."""
 
 _ALONE: Mapping[str, Mapping[str, str]] = {
+    "deepseek4": _STREAMS
+    | {
+        "attn_sinks.weight": "attn.attn_sink",
+        "attn_compressor_ape.weight": "attn.compressor.ape",
+        "indexer_compressor_ape.weight": "attn.indexer.compressor.ape",
+        "ffn_gate_tid2eid.weight": "ffn.gate.tid2eid",
+        **{f"output_hc_{part}.weight": f"model.hc_head.hc_{part}" for part in ("fn", "base", "scale")},
+    },
     "glm5-next": _STREAMS
     | {
         f"indexer_compressor_{part}.weight": f"self_attn.indexer.index_kpool_compress_{part}"
@@ -396,6 +424,7 @@ _ELSEWHERE: Mapping[str, Mapping[str, str]] = {
     "mamba2": _BACKBONE,
     "nemotron_h": _BACKBONE,
     "nemotron_h_moe": _BACKBONE,
+    "deepseek4": {"output": "head"},
     "qwen4exp": {f"output_hc_{part}": f"model.hyper_connection_mixer.{name}" for part, name in _CONNECTION.items()},
     "phi2": _FINAL,
 }
@@ -460,6 +489,8 @@ class Place:
 def place_of(arch: str, name: str) -> Place | None:
     """None for a name that the architecture does not have."""
     stem, _, kind = name.rpartition(".")
+    if name in _ALONE.get(arch, {}):
+        return Place(_ALONE[arch][name])
     elsewhere = _ELSEWHERE.get(arch, {})
     outside = {**_OUTSIDE, **elsewhere}
     if stem in outside and kind in ("weight", "bias"):

@@ -7,7 +7,7 @@ from gguf import GGUFWriter
 
 from exporters.ggml.architectures.entry import DRAFTS, INDEXER, SHARED_EXPERTS, VOCAB, Entry, leading_dense
 from exporters.ggml.architectures.hybrid import QWEN35MOE, RECURRENT, axial_delta_net
-from exporters.ggml.architectures.rotary import Config
+from exporters.ggml.architectures.rotary import Config, rotary_size
 from sixfold.errors import SixfoldError
 
 _LEAVE_OUT = "leave the gguf recipes out for this model"
@@ -49,6 +49,33 @@ def _glm5_next(writer: GGUFWriter, config: Config) -> None:
     writer.add_array(f"{indexer}.types", [kind == "full" for kind in config["indexer_types"]])
 
 
+_RATES = {"sliding_attention": 0}
+
+
+def _deepseek4(writer: GGUFWriter, config: Config) -> None:
+    """Windows beside compressed keys, of which an indexer chooses some, and experts that a table gives each token."""
+    _connections(writer, config)
+    _clamped(writer, config)
+    writer.add_embedding_length_out(config["hidden_size"] * config["hc_mult"])
+    writer.add_rope_dimension_count(rotary_size(as_one(config)))
+    rates = {**_RATES, **config["compress_rates"]}
+    attention = f"{writer.arch}.attention"
+    writer.add_array(f"{attention}.compress_ratios", [rates[kind] for kind in config["layer_types"]])
+    writer.add_float32(f"{attention}.compress_rope_freq_base", config["compress_rope_theta"])
+    writer.add_uint32(f"{attention}.output_group_count", config["o_groups"])
+    writer.add_uint32(f"{attention}.output_lora_rank", config["o_lora_rank"])
+    kinds = [*config["mlp_layer_types"], "moe"]
+    writer.add_uint32(f"{writer.arch}.hash_layer_count", kinds.index("moe"))
+
+
+def as_one(config: Config) -> Config:
+    """DeepSeek-V4's rotary positions as llama.cpp is told of them: the base of windows, and all else of compressed
+    keys, whose base has a key of its own."""
+    rope = config["rope_parameters"]
+    scaled = {name: value for name, value in rope["compress"].items() if name != "attention_factor"}  # always 1
+    return {**config, "rope_parameters": {**scaled, "rope_theta": rope["main"]["rope_theta"]}}
+
+
 def _qwen4(writer: GGUFWriter, config: Config) -> None:
     """Qwen3.5's delta nets, and attention to blocks of tokens that an indexer chooses."""
     gate = config.get("output_gate_type") or config["hidden_act"]
@@ -78,6 +105,16 @@ STREAMS: Mapping[str, Entry] = {
         _glm5_next,
         {"num_key_value_heads": None, "head_dim": None, "first_k_dense_replace": None},
         gating={"glm5_next": "sigmoid", "glm5_next_text": "sigmoid"},
+    ),
+    "deepseek4": Entry(
+        (
+            *SHARED_EXPERTS,
+            *INDEXER,
+            ("add_q_lora_rank", ("q_lora_rank",)),
+            ("add_sliding_window", ("sliding_window",)),
+        ),
+        _deepseek4,
+        as_one,
     ),
     "qwen4exp": replace(
         QWEN35MOE,

@@ -6,7 +6,7 @@ than one value is a small function. Keys are those that llama.cpp's converter wr
 
 from collections.abc import Iterable, Mapping
 
-from gguf import ExpertGatingFuncType, GGUFWriter
+from gguf import GGUFWriter
 
 from exporters.ggml.architectures.dense import DENSE
 from exporters.ggml.architectures.entry import DRAFTS, Entry, Table
@@ -35,7 +35,8 @@ _EVERY: Table = (
     ("add_key_length", ("head_dim",)),
     ("add_value_length", ("head_dim",)),
 )
-_GATING = {"sigmoid": ExpertGatingFuncType.SIGMOID, "softmax": ExpertGatingFuncType.SOFTMAX}
+_GATING = {"softmax": 1, "sigmoid": 2, "sqrtsoftplus": 4}
+"""llama.cpp's numbers, of which gguf-py 0.19 does not have all."""
 
 
 def write_hyperparameters(writer: GGUFWriter, arch: str, config: Config) -> None:
@@ -61,7 +62,7 @@ def write_hyperparameters(writer: GGUFWriter, arch: str, config: Config) -> None
     if scoring is not None:
         if scoring not in _GATING:
             raise SixfoldError(f"GGUF has no expert gating function {scoring!r}", "leave the gguf recipes out")
-        writer.add_expert_gating_func(_GATING[scoring])
+        writer.add_uint32(f"{arch}.expert_gating_func", _GATING[scoring])
     write_rope(writer, rope_of(config), (LONG_ROPE,) if entry.long_rope else ())
     windowed = (config.get("rope_parameters") or {}).get("sliding_attention") or {}
     if windowed.get("rope_theta") is not None:

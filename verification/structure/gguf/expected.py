@@ -38,6 +38,7 @@ OTHERS: Mapping[str, str] = {
     "cohere2": "cohere2",
     "cohere2_moe": "cohere2moe",
     "deepseek_v32": "deepseek32",
+    "deepseek_v4": "deepseek4",
     "dots1": "dots1",
     "ernie4_5": "ernie4_5",
     "ernie4_5_moe": "ernie4_5-moe",

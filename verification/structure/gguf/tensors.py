@@ -20,9 +20,13 @@ _WITHOUT_LAST_NORM = ("olmo", "qwen4exp")
 """Architectures whose norms have no weights, or whose last one is that of what joins streams."""
 
 _SAMPLE = 4096
-_SOME_LAYERS = {"gemma4": ("attn_k", "attn_v"), "glm5-next": ("indexer", "nextn.")}
+_SOME_LAYERS = {
+    "deepseek4": ("attn_compressor", "indexer", "exp_probs_b", "ffn_gate_tid2eid"),
+    "gemma4": ("attn_k", "attn_v"),
+    "glm5-next": ("indexer", "nextn."),
+}
 """Beginnings of tensors that not all layers of a kind have: some read others' keys, their keys as values, or what other
-layers' indexers chose."""
+layers' indexers chose, and some compress keys or look experts up."""
 
 _AS_THE_SOURCE = "MXFP4"
 """A type that experts are published in and keep, whatever the preset of the others."""
