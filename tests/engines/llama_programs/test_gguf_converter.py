@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from sixfold.model.source import open_source
@@ -200,6 +201,19 @@ def compare(
 ) -> None:
     """other: tensors that differ on purpose, all of them."""
     _, ours = export(open_source(folder), recipe(scheme), tmp_path)
+    compare_file(ours, converter, folder, scheme, tmp_path, meant, *flags, other=other)
+
+
+def compare_file(
+    ours: Path,
+    converter: Path,
+    folder: Path,
+    scheme: str,
+    tmp_path: Path,
+    meant: set[str],
+    *flags: str,
+    other: str = "(?!)",
+) -> None:
     found = keys_of(ours)
     theirs = tmp_path / "theirs.gguf"
     command = [sys.executable, str(DRIVER), str(converter), str(folder), scheme.lower(), str(theirs)]
@@ -375,6 +389,58 @@ def test_qwen_4_as_published(newer: Path, tmp_path: Path) -> None:
     folder = made("qwen4_exp_text", tmp_path, QWEN_4)
     changed(folder, layer_types=["linear_attention", "full_attention"] * 2, full_attention_interval=2)
     compare(newer, folder, "BF16", tmp_path, set(), other=r"indexer\.[qk]_proj")
+
+
+DEEPSEEK_4 = {
+    "index_topk": 256,
+    "index_head_dim": 128,  # where it is a head's size, llama.cpp divides by zero in files without such layers
+    "layer_types": [
+        *("sliding_attention", "sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention")
+    ],
+    "mlp_layer_types": ["hash_moe", "moe", "moe", "moe"],
+    "sliding_window": 32,
+    "rope_parameters": {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 64,
+        "beta_fast": 32,
+        "beta_slow": 1,
+    },
+}
+"""All kinds of layers, in contexts beyond the first length."""
+
+
+def tabled(folder: Path) -> None:
+    """Two of the four experts for each token, of a family whose tables are all zeros when it is made."""
+    tensors = load_file(folder / "model.safetensors")
+    generator = torch.Generator().manual_seed(3)
+    for name, table in tensors.items():
+        if name.endswith("tid2eid"):
+            tensors[name] = torch.stack([torch.randperm(4, generator=generator)[:2] for _ in range(len(table))])
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def test_deepseek_v4_as_published(newer: Path, tmp_path: Path) -> None:
+    """What mixes streams, chooses tokens or experts and places compressed keys is float32 in our files, whatever it is
+    on disk (where published ones have it so)."""
+    folder = made("deepseek_v4", tmp_path, DEEPSEEK_4)
+    tabled(folder)
+    published = {"compress_ratios": [0, 0, 4, 128], "num_hash_layers": 1}
+    scaling = {"type": "yarn", **{k: v for k, v in DEEPSEEK_4["rope_parameters"].items() if k != "rope_type"}}
+    changed(folder, rope_scaling=scaling, **published)
+    _, ours = export(open_source(folder), recipe("BF16"), tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    for saved, named in (
+        ("model.embed_tokens.", "embed."),
+        ("model.hc_head.hc_", "hc_head_"),
+        ("model.", ""),
+        (".attn.norm.", ".attn.kv_norm."),
+    ):
+        tensors = {name.replace(saved, named): tensor for name, tensor in tensors.items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    meant = {"general.file_type", "tokenizer.chat_template"}  # it says MXFP4, and adds a template of its own
+    exact = r"hc_(attn_|ffn_)?fn|compressor_ape|indexer_compressor_gate|indexer\.proj|ffn_gate_inp"
+    compare_file(ours, newer, folder, "BF16", tmp_path, meant, other=exact)
 
 
 @pytest.mark.parametrize("drafts", [False, True])

@@ -10,7 +10,7 @@ import torch
 from sixfold.model.source import open_source
 from tests import every_family
 from tests.drafts import add_drafts
-from tests.engines.llama_programs.test_gguf_converter import FALCON_H1, QWEN_4, changed
+from tests.engines.llama_programs.test_gguf_converter import DEEPSEEK_4, FALCON_H1, QWEN_4, changed, tabled
 from tests.exporters.ggml.gguf_tools import byte_level_tokenizer, export, recipe, save_tokenizer, spread
 from tests.exporters.ggml.test_gguf_llama_cpp import llama_logits
 
@@ -104,6 +104,12 @@ def transformers_logits(folder: Path, tokens: torch.Tensor) -> torch.Tensor:
 def test_logits_are_those_of_transformers(family: str, tmp_path: Path) -> None:
     folder = every_family.make_family(family.partition(" ")[0], tmp_path / "model", **FAMILIES[family])
     compare_logits(folder, tmp_path, CLOSE.get(family, 1e-4))
+
+
+def test_logits_of_deepseek_v4(tmp_path: Path) -> None:
+    folder = every_family.make_family("deepseek_v4", tmp_path / "model", **DEEPSEEK_4)
+    tabled(folder)
+    compare_logits(folder, tmp_path, 1e-4)
 
 
 def test_logits_of_glm_5_next(tmp_path: Path) -> None:
