@@ -29,6 +29,8 @@ class Accumulator:
         self.sample = torch.zeros(experts, rows, channels, dtype=torch.bfloat16, device=device)
         self.ranks = torch.full((experts, rows), _NONE, dtype=torch.int64, device=device)
         self.moments = torch.zeros(experts, channels, channels, device=device) if moments else None
+        self.firsts = torch.zeros((), dtype=torch.int64, device=device)
+        self.first_sum = torch.zeros(channels, dtype=torch.float64, device=device)
 
     def add_one(self, expert: int, rows: torch.Tensor, ranks: torch.Tensor) -> None:
         """rows [N, channels] of one expert (0 at a site of one activation); ranks int64 [N], all different."""
@@ -46,6 +48,11 @@ class Accumulator:
             new, place = better[chosen[chosen >= len(kept)] - len(kept)], (~stays).nonzero()[:, 0]
             self.sample[expert, place] = rows[new].to(torch.bfloat16)
             kept[place] = ranks[new]
+
+    def add_first(self, rows: torch.Tensor) -> None:
+        """rows [N, channels], of the first tokens of windows; they are among those of `add_one` as well."""
+        self.firsts += len(rows)
+        self.first_sum += rows.sum(0, dtype=torch.float64)
 
     def add(self, rows: torch.Tensor, counts: torch.Tensor, ranks: torch.Tensor) -> None:
         """Of all experts at once. rows [N, channels], sorted by expert; counts int64 [experts], on the CPU; ranks int64
@@ -127,7 +134,7 @@ class Accumulator:
         """Make this process's sums, extremes and sample those of all processes together."""
         if team.size == 1:
             return
-        team.add(self.count, self.sum_sq, self.sum_abs)
+        team.add(self.count, self.sum_sq, self.sum_abs, self.firsts, self.first_sum)
         if self.moments is not None:
             team.add(self.moments)
         team.largest(self.abs_max)
@@ -151,6 +158,8 @@ class Accumulator:
         }
         if self.moments is not None:
             found["moments"] = self._packed(self.moments)
+            if not stacked:
+                found["first"] = (self.first_sum / self.firsts.clamp(min=1)).float()[None]
         return {k: (v if stacked else v[0]).contiguous() for k, v in found.items()}
 
     def _packed(self, moments: torch.Tensor) -> torch.Tensor:

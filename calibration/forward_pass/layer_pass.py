@@ -95,6 +95,7 @@ def run_pass(
                 stacks=[stack for stack in source.architecture.stacks if stack.layer == layer],
                 latents=latents,
                 moments=profile.moments,
+                length=profile.length,
             )
             with observed(runner.model, observation), transfer(hidden, mine, device) as moving:
                 for number, values in moving:

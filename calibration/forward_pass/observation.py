@@ -26,6 +26,7 @@ class Observation:
     ranks: int64 [tokens], a permutation over all tokens of the calibration: the lower, the sooner a token is sampled.
     counted: bool [tokens], the tokens that statistics count; all if None.
     moments: whether second moments of every input are summed.
+    length: tokens of a window; every window's first one is recorded by itself as well.
     latents: kv_b_proj's name -> its heads, where attention is multi-head latent attention.
     start: position of the running batch's first token; whoever runs the batches sets it.
     """
@@ -41,7 +42,9 @@ class Observation:
         stacks: Iterable[ExpertStack] = (),
         latents: Mapping[str, LatentHeads] = MappingProxyType({}),
         moments: bool = False,
+        length: int = 1,
     ) -> None:
+        self.length = length
         self.linears = tuple(linears)
         self.stacks = tuple(stacks)
         self.ranks = ranks.to(device)
@@ -73,6 +76,7 @@ class Observation:
         """rows [tokens of the batch, channels]."""
         ranks = self.ranks[self.start : self.start + len(rows)]
         self.sites[site].add_one(0, self.only_counted(rows), self.only_counted(ranks))
+        self.sites[site].add_first(rows[:: self.length])
 
     def only_counted(self, rows: torch.Tensor) -> torch.Tensor:
         """Of rows [tokens of the batch, ...] those whose tokens statistics count."""

@@ -36,7 +36,9 @@ def observe_in(
 ) -> Observation:
     model = load_model(source, dtype=dtype, device=CPU)
     ranks = torch.randperm(ids.numel(), generator=torch.Generator().manual_seed(0))
-    observation = Observation(source.architecture.linears, ranks=ranks, rows=ROWS, device=CPU, moments=moments)
+    observation = Observation(
+        source.architecture.linears, ranks=ranks, rows=ROWS, device=CPU, moments=moments, length=ids.shape[1]
+    )
     with torch.inference_mode(), observed(model, observation):
         for batch in ids.split(per_batch):
             model(input_ids=batch, use_cache=False)
@@ -73,6 +75,21 @@ def test_statistics_are_those_of_a_plain_forward(family: str, tmp_path: Path) ->
         for row in found["sample"][: found["sampled"]].float():
             assert (want - row).abs().amax(1).min() <= 2**-7 * row.abs().max()
         assert not found["sample"][found["sampled"] :].any()
+
+
+@pytest.mark.parametrize("family", ["demo", "deepseek_v3"])
+def test_what_the_first_tokens_of_windows_read_is_kept_by_itself(family: str, tmp_path: Path) -> None:
+    folder = DEMO if family == "demo" else make_family(family, tmp_path)
+    source = open_source(folder)
+    ids = ids_for(source)
+    found = observe_in(source, ids, torch.float32, per_batch=4, moments=True).finish()
+    literal = read_inputs(folder, source.architecture, ids)
+    for linear in source.architecture.linears:
+        if linear.expert is None:
+            want = literal[linear.name][:: ids.shape[1]].mean(0)
+            torch.testing.assert_close(found[f"{linear.site}/first"], want, rtol=2e-4, atol=1e-6)
+        else:
+            assert f"{linear.site}/first" not in found
 
 
 def test_the_forward_is_the_one_that_transformers_runs(tmp_path: Path) -> None:

@@ -1,0 +1,60 @@
+"""What a text's first token reads weighs more than that token's share of all tokens."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from exporters.rounding.compensate import compensate
+from exporters.rounding.factor import factor
+from exporters.rounding.nvfp4 import Nvfp4
+from sixfold.statistics.input_moments import FIRST, InputMoments
+
+CPU = torch.device("cpu")
+CHANNELS = 64
+WINDOW = 512
+
+
+def known(rows: torch.Tensor, first: torch.Tensor) -> InputMoments:
+    """Of a site that read `rows`, of which those of first tokens have the mean `first`."""
+    statistics: Any = SimpleNamespace(
+        has=lambda linear: True,
+        place_of=lambda linear: ("site", None),
+        site=lambda site, names: {name: {"count": torch.tensor(len(rows)), "first": first}[name] for name in names},
+        moments=lambda site, device: rows.T @ rows,
+    )
+    return InputMoments(statistics, CPU)
+
+
+def texts(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Windows of which the first token reads nearly the same every time, and like no other: [W, WINDOW, CHANNELS]."""
+    rows = torch.randn(16, WINDOW, CHANNELS // 4, generator=generator) @ torch.randn(
+        CHANNELS // 4, CHANNELS, generator=generator
+    )
+    rows[:, 0] = 4 * torch.randn(CHANNELS, generator=generator) + 0.1 * torch.randn(16, CHANNELS, generator=generator)
+    return rows.flatten(0, 1), rows[:, 0].mean(0)
+
+
+def test_the_first_token_has_its_own_weight() -> None:
+    rows, first = texts(torch.Generator().manual_seed(0))
+    found = known(rows, first).of("k_proj")
+    assert found is not None
+    torch.testing.assert_close(found.mean, rows.T @ rows / len(rows) + FIRST * torch.outer(first, first))
+
+
+def test_rounding_errs_less_on_it_and_no_more_on_others() -> None:
+    generator = torch.Generator().manual_seed(1)
+    rows, first = texts(generator)
+    weight = torch.randn(32, CHANNELS, generator=generator)
+
+    def errors(moments: torch.Tensor) -> tuple[float, float]:
+        form = Nvfp4((448 * 6 / weight.abs().max()).reshape(1))
+        off = compensate(weight[None], factor(moments[None]), form).values[0] - weight
+        return float((first @ off.T).square().sum()), float((rows @ off.T).square().sum())
+
+    found = known(rows, first).of("k_proj")
+    assert found is not None
+    before, of_all_before = errors(rows.T @ rows / len(rows))
+    after, of_all_after = errors(found.mean)
+    assert after < before / 4
+    assert of_all_after < 1.1 * of_all_before
