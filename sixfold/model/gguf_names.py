@@ -198,8 +198,15 @@ _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
         "ffn.gate.weight": "ffn_gate_inp.weight",
         "ffn.gate.bias": "exp_probs_b.bias",
         "ffn.gate.tid2eid": "ffn_gate_tid2eid.weight",
+        "attn.kv_norm.weight": "attn_kv_a_norm.weight",
+        "embed.weight": "token_embd.weight",
+        "norm.weight": "output_norm.weight",
         "head.weight": "output.weight",
-        **{f"model.hc_head.hc_{part}": f"output_hc_{part}.weight" for part in ("fn", "base", "scale")},
+        **{
+            f"{head}_{part}": f"output_hc_{part}.weight"
+            for head in ("hc_head", "model.hc_head.hc")  # as published, and as transformers saves it
+            for part in ("fn", "base", "scale")
+        },
     },
     "glm5-next": {
         **_STREAM_MIXERS,

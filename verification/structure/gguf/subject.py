@@ -58,7 +58,8 @@ class GgufSubject:
         return {
             **self._drafts,
             **self._dense,
-            "model.layers.": layers or f"{inside}layers.",
+            **self._published,
+            **({} if self._published else {"model.layers.": layers or f"{inside}layers."}),
             "model.": inside,
             "lm_head.": head,
         }
@@ -69,6 +70,17 @@ class GgufSubject:
         assert self.source is not None
         found = map(_DENSE.fullmatch, self.source.checkpoint.tensors)
         return {f"model.layers.{name[2]}.mlp.": name[1] for name in found if name}
+
+    @property
+    def _published(self) -> Mapping[str, str]:
+        """The same of DeepSeek-V4 under its publisher's names."""
+        assert self.source is not None
+        if "embed.weight" not in self.source.checkpoint.tensors:
+            return {}
+        layers = range(self.source.architecture.layers)
+        norms = {f"model.layers.{n}.attn.norm.": f"layers.{n}.attn.kv_norm." for n in layers}
+        outside = {"model.embed_tokens.": "embed.", "model.norm.": "norm.", "model.hc_head.hc_": "hc_head_"}
+        return {**norms, **outside, "model.layers.": "layers."}
 
     @property
     def _drafts(self) -> Mapping[str, str]:
