@@ -90,7 +90,7 @@ def gguf_tensors(config: Config, tensors: Mapping[str, SourceTensor]) -> list[Te
         elif both := row_parts(gguf_name):
             found += _in_parts(both, parts[0], config)
         elif entry.paired_rope and _ROTATED.search(parts[0].name):
-            found.append(_paired(gguf_name, parts[0], config))
+            found.append(_paired(gguf_name, parts[0], entry, config))
         elif entry.apart_rope and rope_of(config).get("mrope_section") and _ROTATED.search(parts[0].name):
             size = head_size(config)
             step = f"apart:{rotary_size(config, 0.5)}:{size}"
@@ -209,11 +209,11 @@ def _stack(gguf_name: str, parts: Sequence[SourceTensor]) -> Tensor:
     return Tensor(gguf_name, shape, tuple(part.name for part in ordered))
 
 
-def _paired(gguf_name: str, part: SourceTensor, config: Config) -> Tensor:
+def _paired(gguf_name: str, part: SourceTensor, entry: Entry, config: Config) -> Tensor:
     key = "num_key_value_heads" if "k_proj" in part.name else "num_attention_heads"
     heads = config.get(key) or config["num_attention_heads"]
     size = part.shape[0] // heads
-    share = rope_of(config).get("partial_rotary_factor", 1.0)
+    share = rope_of(config).get("partial_rotary_factor", 1.0) if entry.paired_part else 1.0
     step = f"rope:{size}" if share == 1.0 else f"rope:{size}:{int(size * share)}"
     return Tensor(gguf_name, part.shape, (part.name,), step, size)
 

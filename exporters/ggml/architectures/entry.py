@@ -119,7 +119,8 @@ class Entry:
     gating: what a config without `scoring_func` means, by transformers' model_type.
     renormalized: whether llama.cpp divides the chosen experts' weights by their sum whatever the file says (None: it
     asks the file, or does as transformers does).
-    paired_rope: q and k rows are interleaved, as in the LLaMA of 2023.
+    paired_rope: q and k rows are interleaved, as in the LLaMA of 2023; paired_part: where some channels of a head turn
+    alone, those.
     apart_rope: they are neighbors on disk, and half a head apart in the file, where positions have several axes.
     rope_factors: whether Llama 3's scaling of rotary frequencies is held as a tensor; long_rope: whether LongRoPE's is.
     fixed: config fields whose value llama.cpp takes for given -> that value.
@@ -137,6 +138,7 @@ class Entry:
     gating: Mapping[str, str] | None = None
     renormalized: bool | None = None
     paired_rope: bool = False
+    paired_part: bool = False
     apart_rope: bool = False
     rope_factors: bool = False
     long_rope: bool = False

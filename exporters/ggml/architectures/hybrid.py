@@ -166,6 +166,7 @@ HYBRID: Mapping[str, Entry] = {
         _granite_hybrid,
         {"head_dim": None, "num_key_value_heads": None, "max_position_embeddings": None},
         paired_rope=True,
+        paired_part=True,
         mamba_groups=("mamba_n_groups",),
     ),
     "jamba": Entry(

@@ -49,7 +49,7 @@ def _glm5_next(writer: GGUFWriter, config: Config) -> None:
     writer.add_array(f"{indexer}.types", [kind == "full" for kind in config["indexer_types"]])
 
 
-_RATES = {"sliding_attention": 0}
+_RATES, _KNOWN_RATIOS = {"sliding_attention": 0}, {0, 4, 128}
 
 
 def _deepseek4(writer: GGUFWriter, config: Config) -> None:
@@ -59,8 +59,11 @@ def _deepseek4(writer: GGUFWriter, config: Config) -> None:
     writer.add_embedding_length_out(config["hidden_size"] * config["hc_mult"])
     writer.add_rope_dimension_count(rotary_size(as_one(config)))
     rates = {**_RATES, **config["compress_rates"]}
+    ratios = [rates[kind] for kind in config["layer_types"]]
+    if not set(ratios) <= _KNOWN_RATIOS:
+        raise SixfoldError(f"llama.cpp does not run this deepseek_v4, which compresses keys by {ratios}", _LEAVE_OUT)
     attention = f"{writer.arch}.attention"
-    writer.add_array(f"{attention}.compress_ratios", [rates[kind] for kind in config["layer_types"]])
+    writer.add_array(f"{attention}.compress_ratios", ratios)
     writer.add_float32(f"{attention}.compress_rope_freq_base", config["compress_rope_theta"])
     writer.add_uint32(f"{attention}.output_group_count", config["o_groups"])
     writer.add_uint32(f"{attention}.output_lora_rank", config["o_lora_rank"])
