@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sixfold.artifact.manifest import beside, damaged_files
+from sixfold.artifact.plan import PROJECTOR
 from sixfold.artifact.verification_record import content_digest
 from sixfold.artifact.workspace import digest_of, read_json, sha256_of
 from sixfold.checkpoint.carried_files import carried_files
@@ -43,7 +44,7 @@ def subject_at(path: Path, results: Path | None = None) -> Subject:
     """A Hugging Face folder, or a GGUF file (of a split one the first part). Raises SixfoldError where it is neither,
     or where its files are not those that its manifest lists."""
     if path.is_dir() and not (path / CONFIG).is_file():
-        files = sorted(p.name for p in path.glob("*.gguf") if not p.name.startswith("imatrix"))
+        files = sorted(p.name for p in path.glob("*.gguf") if not p.name.startswith(("imatrix", PROJECTOR)))
         if files:
             raise UsageError(f"{path} holds several GGUF files", f"name one of them, such as {path / files[0]}")
         raise UsageError(f"{path} holds no {CONFIG}", "give the folder of a model, or a GGUF file")

@@ -23,6 +23,8 @@ from exporters.rounding.inputs import Inputs
 from exporters.selection import Selection, drafts, not_run_note, require_any, select
 from sixfold.artifact.plan import ExportPlan, Unit
 from sixfold.artifact.safetensors_layout import Draft, DraftTensor, carried_texts, place, whole
+from sixfold.checkpoint.checkpoint import SourceTensor
+from sixfold.checkpoint.storage.source_encodings import FP8_CODES, FP8_SCALES
 from sixfold.errors import UsageError
 from sixfold.model.architecture import Linear, require_quantizable
 from sixfold.model.source import Source
@@ -31,6 +33,9 @@ from sixfold.recipes.recipe import Recipe
 from sixfold.statistics.statistics import Statistics, required
 
 ENCODING = "fp8"
+VERBATIM = "fp8 as stored"
+"""Codes and scales of a source that has them in this very form."""
+
 _SCHEMES = {"compressed-tensors": ("FP8_DYNAMIC", "FP8_BLOCK"), "modelopt": ("FP8", "FP8_DYNAMIC")}
 
 
@@ -64,7 +69,7 @@ class Fp8Exporter:
             variant=recipe.name,
             folder=f"{source.checkpoint.name}-{recipe.suffix}",
             texts=carried_texts(source) | texts,
-            notes=(*selection.notes, *not_run_note(source)),
+            notes=(*_verbatim_note(drafted), *selection.notes, *not_run_note(source)),
         )
 
     def decide(self, source: Source, recipe: Recipe, statistics: Statistics | None, layer: int) -> Decided:
@@ -80,6 +85,8 @@ class Fp8Exporter:
     def encode(
         self, unit: Unit, inputs: Sequence[torch.Tensor], decisions: Decisions, recipe: Recipe
     ) -> Sequence[torch.Tensor]:
+        if unit.encoding == VERBATIM:
+            return list(inputs)
         names = [part.name for part in unit.inputs]
         if recipe.scheme == "FP8":
             *quantized, scale = at_device(inputs, lambda weights: _tensors(weights, names))
@@ -144,8 +151,25 @@ def _block_misfit(linear: Linear) -> str:
     return f"{BLOCK} does not divide its output channels" if followed and linear.out_features % BLOCK else ""
 
 
+def _as_stored(source: Source, linear: Linear) -> tuple[SourceTensor, SourceTensor] | None:
+    """Codes and scales of a weight that the source has in blocks of FP8; None of any other."""
+    held = source.checkpoint.quantized
+    codes, scales = held.get(f"{linear.weight}{FP8_CODES}"), held.get(f"{linear.weight}{FP8_SCALES}")
+    return None if codes is None or scales is None else (codes, scales)
+
+
+def _verbatim_note(drafted: Sequence[Draft]) -> tuple[str, ...]:
+    count = sum(one.encoding == VERBATIM for one in drafted)
+    return (f"as the source has them in FP8, codes and scales unchanged: {count} Linears",) if count else ()
+
+
 def draft(source: Source, group: tuple[Linear, ...], recipe: Recipe) -> Draft:
     tensors = source.checkpoint.tensors
+    if recipe.scheme == "FP8_BLOCK" and (stored := _as_stored(source, group[0])):
+        codes, scales = stored
+        names = (f"{group[0].name}.{part}" for part in (compressed_tensors.WEIGHT, compressed_tensors.WEIGHT_SCALE))
+        kept = tuple(DraftTensor(name, part.dtype, part.shape) for name, part in zip(names, stored, strict=True))
+        return Draft(VERBATIM, (whole(codes), whole(scales)), kept)
     outputs = []
     for linear in group:
         rows, columns = linear.out_features, linear.in_features

@@ -7,14 +7,14 @@ types are chosen to the recipe's budget (exporters/mix).
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from gguf import GGMLQuantizationType
 from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt
 
 from exporters.ggml import layout
-from exporters.ggml.architectures.entry import DRAFTS
+from exporters.ggml.architectures.entry import DRAFTS, NUMBERS
 from exporters.ggml.architectures.rotary import Config
 from exporters.ggml.compensated import compensated, quantize_compensated
 from exporters.ggml.header.hyperparameters import as_stated, differences
@@ -23,6 +23,7 @@ from exporters.ggml.header.pre_tokenizer_names import known_name
 from exporters.ggml.importance import layer_importance, weighted_linears
 from exporters.ggml.kernels import PLAIN, encodes_on_gpu, quantize, type_named
 from exporters.ggml.mxfp4 import MXFP4, held_in_mxfp4, is_held, repacked
+from exporters.ggml.projector.file import projector_plan
 from exporters.ggml.stated_types import stated_notes, stated_types
 from exporters.ggml.tensors import Tensor, expert_of, gguf_tensors
 from exporters.ggml.transforms import changes_columns, head_rows, tiled_columns, transformed, values
@@ -36,9 +37,17 @@ from exporters.rounding.device import at_device
 from exporters.rounding.factor import Factor, unrelated
 from exporters.rounding.inputs import Inputs
 from sixfold.artifact.plan import ExportPlan, PlannedFile, PlannedTensor, Unit
+from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.model.gguf_drafts import blocks_behind
-from sixfold.model.gguf_names import decoder_config, gguf_architecture, gguf_tensor_names, latent_halves, row_parts
+from sixfold.model.gguf_names import (
+    decoder_config,
+    gguf_architecture,
+    gguf_tensor_names,
+    latent_halves,
+    numbers_of_layers,
+    row_parts,
+)
 from sixfold.model.meta_model import completed
 from sixfold.model.source import Source
 from sixfold.name_lists import by_layer, some
@@ -70,6 +79,8 @@ class Options(BaseModel):
     """llama.cpp's name of the pre-tokenizer, where it is not recognized."""
     split_bytes: PositiveInt = 50_000_000_000
     """Model files larger than this are split."""
+    projector: Literal["BF16", "F16", "none"] = "BF16"
+    """What a model that sees keeps its tower and projector in, in a file of their own (mmproj-*.gguf)."""
 
 
 class GgufExporter:
@@ -110,7 +121,8 @@ class GgufExporter:
         arch = gguf_architecture(checkpoint.config)
         config = decoder_config(completed(checkpoint.config))
         tensors = _tensors(source)
-        config = {**config, DRAFTS: blocks_behind(tensors, config["num_hidden_layers"])}
+        held = {DRAFTS: blocks_behind(tensors, config["num_hidden_layers"]), NUMBERS: _numbers(source)}
+        config = {**config, **held}
         matrix = _matrix(source, recipe) if self.needs_statistics(recipe) else None
         weighted = weighted_linears(source).keys() & tensors.keys() if self.needs_statistics(recipe) else set()
         weighted = weighted if matrix is None else weighted & matrix.entries.keys()
@@ -142,18 +154,23 @@ class GgufExporter:
             choices = tensor_types(shapes, scheme, _shape(arch, config), importance=bool(weighted), kept=stated)
         _check(choices, tensors, weighted, recipe)
         files, planned = laid(choices)
+        sees = projector_plan(checkpoint, None if options.projector == "none" else options.projector)
         licenses = [name for name in checkpoint.extras if name.upper().startswith(("LICEN", "NOTICE"))]
         return ExportPlan(
             variant=recipe.name,
             folder=f"{checkpoint.name}-{recipe.suffix}",
-            tensors=tuple(planned),
-            units=tuple(layout.units(planned, tensors, {**checkpoint.tensors, **checkpoint.quantized}, weighted)),
-            files=tuple(files),
+            tensors=(*planned, *sees.tensors),
+            units=(
+                *layout.units(planned, tensors, {**checkpoint.tensors, **checkpoint.quantized}, weighted),
+                *sees.units,
+            ),
+            files=(*files, *sees.files),
             texts={name: (checkpoint.folder / name).read_bytes() for name in licenses},
             notes=(
                 *mix,
                 *stated_notes(source, recipe, tensors),
-                *_notes(source, config, choices, tensors, weighted, compensates=self.compensates(recipe)),
+                *_notes(source, config, choices, tensors, weighted, sees.inputs, compensates=self.compensates(recipe)),
+                *sees.notes,
             ),
             manifest=f"{files[0].name}.manifest.json",
         )
@@ -244,6 +261,17 @@ def _tensors(source: Source) -> dict[str, Tensor]:
     return {**tensors, **held_in_mxfp4(tensors, source.checkpoint)}
 
 
+def _numbers(source: Source) -> dict[str, list[float]]:
+    """Values of the keys that the checkpoint has tensors for; zeros where there is no more than a config.json."""
+    checkpoint = source.checkpoint
+
+    def value(name: str) -> float:
+        return 0.0 if checkpoint.bare else checkpoint.read(TensorSlice(name, 0, 1)).flatten()[0].item()
+
+    found = numbers_of_layers(checkpoint.config, checkpoint.tensors)
+    return {key: [value(name) for name in names] for key, names in found.items()}
+
+
 def _scheme(recipe: Recipe) -> str:
     if recipe.scheme not in (*PRESETS, AUTO):
         raise UsageError(
@@ -311,6 +339,7 @@ def _notes(
     choices: Mapping[str, Choice],
     tensors: Mapping[str, Tensor],
     weighted: Collection[str],
+    elsewhere: Collection[str],
     *,
     compensates: bool,
 ) -> Iterator[str]:
@@ -330,6 +359,6 @@ def _notes(
     if weighted and (inside := [name for name in rounded if name.startswith("blk.")]):
         yield f"rounded without importance, as there are no statistics of what they read: {some(inside)}"
     named = gguf_tensor_names(source.checkpoint.config, source.checkpoint.tensors)
-    left = [name for name in source.checkpoint.tensors if name not in named]
+    left = [name for name in source.checkpoint.tensors if name not in named and name not in elsewhere]
     if left:
         yield f"left out, as llama.cpp does not run them or computes them itself: {by_layer(left)}"

@@ -141,7 +141,7 @@ def _expert_tensors(
         layer = _LAYER.search(place.parameter)
         axis = _axis(old, new, experts - fewer)
         alone = place.expert is not None
-        if layer is None or axis is None or not (alone or checkpoint.tensors[name].shape == old):
+        if layer is None or axis is None or not (alone or _holds_all(checkpoint.tensors[name].shape, old, axis)):
             raise SixfoldError(
                 f"{name} changes from {list(old)} to {list(new)} with {fewer} of {experts} experts,"
                 " in a way that pruning does not know",
@@ -149,6 +149,12 @@ def _expert_tensors(
             )
         found[name] = ExpertTensor(int(layer.group(1)), place.parameter, place.expert, axis)
     return found
+
+
+def _holds_all(shape: tuple[int, ...], parameter: tuple[int, ...], axis: int) -> bool:
+    """Whether a tensor of this shape has all experts of the parameter, and along the same dimension: of matrices, gate
+    and up may be arrays of their own on disk (Step-3.7), and be the other way round."""
+    return shape == parameter or (len(shape) == len(parameter) == 3 and shape[axis] == parameter[axis])
 
 
 def _axis(old: tuple[int, ...], new: tuple[int, ...], fewer: int) -> int | None:

@@ -11,27 +11,26 @@ QWEN = {"eh_proj": "mtp.fc", "enorm": "mtp.pre_fc_norm_embedding", "hnorm": "mtp
 QWEN |= {"shared_head.norm": "mtp.norm"}
 
 
-def add_drafts(folder: Path, *, around: bool = False, stacked: bool = False, last: str = "shared_head.norm") -> Path:
+def add_drafts(folder: Path, *, around: bool = False, stacked: bool = False, norm: str = "shared_head.norm") -> Path:
     """An MTP layer like the last decoder layer with attention, behind the others; or `around`, in a module of its own,
-    as Qwen's are. stacked: its experts in one array. last: its last norm's name."""
+    as Qwen's are. stacked: its experts in one array. norm: its last norm's name."""
     weights, config = folder / "model.safetensors", json.loads((folder / "config.json").read_text())
     text = config.get("text_config", config)
     layers, width = text["num_hidden_layers"], text["hidden_size"]
     held = load_file(weights)
     attends = [int(m[1]) for name in held if (m := re.search(r"(?<!visual\.)layers\.(\d+)\.self_attn", name))]
-    found = {
-        name.split(f"layers.{max(attends)}.")[1]: t for name, t in held.items() if f"layers.{max(attends)}." in name
-    }
+    last = f"layers.{max(attends)}."
+    found = {name.split(last)[1]: t for name, t in held.items() if last in name}
+    before = next(name.split(last)[0] for name in held if last in name and "visual" not in name)
+    behind = "mtp.layers.0." if around else f"{before}layers.{layers}."
     found = _in_one_array(found) if stacked else found
     generator = torch.Generator().manual_seed(9)
     made = {"eh_proj.weight": torch.randn(width, 2 * width, generator=generator) / 20}
-    made |= {f"{n}.weight": 1 + torch.randn(width, generator=generator) / 5 for n in ("enorm", "hnorm", last)}
-    more = {
-        f"{'mtp.layers.0' if around else f'model.layers.{layers}'}.{n}": _alike(t, generator) for n, t in found.items()
-    }
+    made |= {f"{n}.weight": 1 + torch.randn(width, generator=generator) / 5 for n in ("enorm", "hnorm", norm)}
+    more = {f"{behind}{n}": _alike(t, generator) for n, t in found.items()}
     for name, tensor in made.items():
         module = name.removesuffix(".weight")
-        own = f"{QWEN[module]}.weight" if around else f"model.layers.{layers}.{name}"
+        own = f"{QWEN[module]}.weight" if around else f"{behind}{name}"
         more[own] = tensor.bfloat16()
     save_file({**held, **more}, weights, {"format": "pt"})
     text["mtp_num_hidden_layers" if around else "num_nextn_predict_layers"] = 1

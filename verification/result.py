@@ -36,7 +36,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sixfold.artifact.manifest import beside, versions
+from sixfold.artifact.manifest import beside, is_projector, versions
 from sixfold.artifact.verification_record import FILE, SCHEMA, content_digest
 from sixfold.artifact.workspace import read_json, write_json
 from sixfold.model.source import Source
@@ -128,6 +128,12 @@ def manifest_path(path: Path) -> Path:
 
 def manifest_of(path: Path) -> dict[str, Any] | None:
     return read_json(manifest_path(path))
+
+
+def projectors_of(path: Path) -> list[Path]:
+    """Files that the artifact's manifest lists for llama.cpp to see with; whether they are there is not asked."""
+    listed = (manifest_of(path) or {}).get("files")
+    return [path.with_name(name) for name in listed if is_projector(name)] if isinstance(listed, dict) else []
 
 
 DEFAULT_GATES: Mapping[str, float] = {"max_kl_ratio": 2.0}

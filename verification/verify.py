@@ -17,9 +17,10 @@ from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.folder import weights_gone
 from verification.reading.held_source import HeldSource
 from verification.reading.weights import CodedWeights, FolderWeights
-from verification.result import Verification, manifest_of
+from verification.result import Verification, manifest_of, projectors_of
 from verification.structure.folder_structure import as_held, check_structure, open_subject
 from verification.structure.gguf.structure import check_gguf_structure, open_gguf_subject
+from verification.structure.projector.checks import check_projector, is_projector_file
 from verification.structure.tensor_parallel import misfits
 from verification.weights.compensated_codes import Targets, targets_of
 from verification.weights.recorded_scales import RecordedScales, check_recorded_inputs, record_beside
@@ -102,16 +103,22 @@ def _gguf(path: Path, held: HeldSource | None) -> Opened:
     started = time.monotonic()
     source = None if held is None else held.source
     try:
+        if is_projector_file(path):
+            found = tuple(check_projector(path, held))
+            files = {path.name: path.stat().st_size}
+            return Opened(Verification(path, "gguf", files, source, found, None, None, time.monotonic() - started))
         subject = open_gguf_subject(path, source)
     except SixfoldError as error:
         what = error.what
         finding = Finding("files.header", path.name, what, "llama.cpp refuses the file", error.remedy or EXPORT_AGAIN)
         files = {path.name: path.stat().st_size}
         return Opened(Verification(path, "gguf", files, source, (finding,), None, None, time.monotonic() - started))
-    findings = _distinct(check_gguf_structure(subject))
+    beside = [other for other in projectors_of(path) if other.is_file()]  # what is missing, the manifest's check says
+    findings = _distinct(check_gguf_structure(subject), *(check_projector(other, held) for other in beside))
+    sizes = {**subject.file.sizes, **{other.name: other.stat().st_size for other in beside}}
     seconds = time.monotonic() - started
-    found = Verification(path, "gguf", subject.file.sizes, source, findings, None, None, seconds)
-    return Opened(found, subject.weights, None if held is None else _comparison(path, subject.weights, held))
+    judged = Verification(path, "gguf", sizes, source, findings, None, None, seconds)
+    return Opened(judged, subject.weights, None if held is None else _comparison(path, subject.weights, held))
 
 
 def _comparison(path: Path, weights: CodedWeights, held: HeldSource) -> Comparison:

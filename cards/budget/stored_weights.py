@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cards.budget.gguf_config import gguf_weights
+from sixfold.artifact.plan import PROJECTOR
 from sixfold.artifact.workspace import read_json
 from sixfold.boundary.json_text import read_json_file
 from sixfold.checkpoint.config_bounds import check_bounds
@@ -17,7 +18,7 @@ CONFIG = "config.json"
 _MANIFEST = "manifest.json"
 _QUANTIZED = {"awq", "compressed-tensors", "gptq", "modelopt"}
 """quant_method of what other tools made; sources stored in FP8 or MXFP4 have others."""
-_NO_MODEL = "imatrix"
+_NO_MODEL = ("imatrix", PROJECTOR)
 """Begins the names of GGUF files that hold no model."""
 
 

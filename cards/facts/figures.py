@@ -13,7 +13,7 @@ from cards.budget.caches.kv_cache import growth, kv_cache
 from cards.budget.device_memory import Memory, longest_context, longest_trained, memory
 from cards.budget.hardware import hardware_named
 from cards.facts.remaking import settings
-from sixfold.artifact.manifest import artifact_bytes
+from sixfold.artifact.manifest import artifact_bytes, is_projector
 from sixfold.recipes.budget import Budget
 from sixfold.sizes import size
 
@@ -26,7 +26,7 @@ def _weight_bytes(files: Mapping[str, Any]) -> int:
 
 
 def _holds_weights(name: str) -> bool:
-    return name.endswith((".safetensors", ".gguf"))
+    return name.endswith((".safetensors", ".gguf")) and not is_projector(name)
 
 
 def _product(*values: int) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sixfold.artifact.evaluation_record import SPEED, evaluation_name, evaluation_of
-from sixfold.artifact.manifest import artifact_bytes, manifest_paths, variant_manifests
+from sixfold.artifact.manifest import artifact_bytes, is_projector, manifest_paths, variant_manifests
 from sixfold.artifact.source_record import FILE as SOURCE
 from sixfold.artifact.source_record import FOLDER as SOURCE_FOLDER
 from sixfold.artifact.source_record import PRUNING
@@ -79,7 +79,8 @@ class ArtifactFacts:
 
     @property
     def weight_files(self) -> tuple[str, ...]:
-        return tuple(name for name in self.manifest["files"] if name.endswith(_WEIGHTS))
+        """Without a projector, which the language model runs without."""
+        return tuple(name for name in self.manifest["files"] if name.endswith(_WEIGHTS) and not is_projector(name))
 
     @property
     def weight_nbytes(self) -> int:

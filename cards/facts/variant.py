@@ -10,6 +10,7 @@ import yaml
 
 from cards.facts.model_facts import ArtifactFacts, ModelFacts
 from cards.facts.traced import Derived, Fact, Shown, derived, shown
+from sixfold.artifact.manifest import is_projector
 
 _TABLES = Path(__file__).parents[1]
 
@@ -64,7 +65,14 @@ class Variant:
     @property
     def first_file(self) -> Shown:
         """The file that an engine is told to open; of a split GGUF its first part."""
-        name = self.artifact.weight_files[0]
+        return self._file(self.artifact.weight_files[0])
+
+    @property
+    def projector(self) -> Shown | None:
+        """The file that llama.cpp sees with; None where there is none."""
+        return next((self._file(name) for name in self.artifact.manifest["files"] if is_projector(name)), None)
+
+    def _file(self, name: str) -> Shown:
         return shown(Fact(name, self.manifest.path, f"{self.manifest['files'][name].pointer}#"))
 
     @property

@@ -73,10 +73,12 @@ def units(
         share = out.nbytes // max(1, len(tensor.inputs))
         for index, name in enumerate(tensor.inputs):
             source = sources[name]
-            rows = source.shape[0]
-            step = max(1, UNIT_BYTES * rows // source.nbytes // tensor.row_unit) * tensor.row_unit
-            for start in range(0, rows, step):
-                stop = min(start + step, rows)
-                first, last = share * start // rows, share * stop // rows
+            every = source.shape[0] if source.shape else 1
+            begin, end = tensor.part or (0, every)
+            rows = end - begin
+            step = max(1, UNIT_BYTES * every // source.nbytes // tensor.row_unit) * tensor.row_unit
+            for start in range(begin, end, step):
+                stop = min(start + step, end)
+                first, last = share * (start - begin) // rows, share * (stop - begin) // rows
                 place = OutputRange(out.name, index * share + first, last - first)
                 yield Unit(out.encoding, (TensorSlice(name, start, stop),), (place,), layer)

@@ -50,7 +50,9 @@ class Tensor:
         "experts:A-B" of each of the matrices in an array the rows from A to B
         "mxfp4:P:N" see exporters.ggml.mxfp4
         "values:..." no input: float32 values in hexadecimal, comma-separated
+        others      see exporters.ggml.projector.arithmetic
     row_unit: inputs may be cut between multiples of so many rows.
+    part: the rows of its input that it is made of, the first and the one behind the last; None for all.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Tensor:
     inputs: tuple[str, ...]
     transform: str = ""
     row_unit: int = 1
+    part: tuple[int, int] | None = None
 
 
 def expert_of(name: str) -> int | None:
@@ -89,11 +92,13 @@ def gguf_tensors(config: Config, tensors: Mapping[str, SourceTensor]) -> list[Te
             found += _split_kv(halves, parts[0], config)
         elif both := row_parts(gguf_name):
             found += _in_parts(both, parts[0], config)
+        elif entry.head_by_head and ".attn_qkv." in gguf_name:
+            found.append(_of_all_heads(gguf_name, parts[0], config))
         elif entry.paired_rope and _ROTATED.search(parts[0].name):
             found.append(_paired(gguf_name, parts[0], entry, config))
         elif entry.apart_rope and rope_of(config).get("mrope_section") and _ROTATED.search(parts[0].name):
             size = head_size(config)
-            step = f"apart:{rotary_size(config, 0.5)}:{size}"
+            step = f"apart:{rotary_size(config)}:{size}"
             found.append(Tensor(gguf_name, parts[0].shape, (parts[0].name,), step, size))
         else:
             found.append(_one(gguf_name, parts[0], entry, config))
@@ -207,6 +212,13 @@ def _stack(gguf_name: str, parts: Sequence[SourceTensor]) -> Tensor:
     rows = ordered[0].shape[0] * len(by_expert[0])
     shape = (len(by_expert), rows, *ordered[0].shape[1:])
     return Tensor(gguf_name, shape, tuple(part.name for part in ordered))
+
+
+def _of_all_heads(gguf_name: str, part: SourceTensor, config: Config) -> Tensor:
+    """Queries, keys and values, each of one head after the other."""
+    size = part.shape[0] // (3 * config["num_attention_heads"])
+    step = f"rows:{3 * size}:0-{size}:{size}-{2 * size}:{2 * size}-{3 * size}"
+    return Tensor(gguf_name, part.shape, (part.name,), step, part.shape[0])
 
 
 def _paired(gguf_name: str, part: SourceTensor, entry: Entry, config: Config) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from exporters.ggml.projector.arithmetic import ARITHMETIC
 from sixfold.model.gguf_names import ValueHeads
 
 
@@ -16,6 +17,8 @@ def transformed(rows: torch.Tensor, transform: str) -> torch.Tensor:
 
 def _step(rows: torch.Tensor, transform: str) -> torch.Tensor:
     kind, *sizes = transform.split(":")
+    if kind in ARITHMETIC:
+        return ARITHMETIC[kind](rows, sizes)
     if kind == "rope":
         return _paired_rope(rows, *map(int, sizes))
     if kind == "times":

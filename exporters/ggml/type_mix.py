@@ -36,7 +36,7 @@ _BASE = {
 }
 PRESETS = tuple(_BASE)
 
-_SMALLER_BLOCK = {
+SMALLER_BLOCK = {
     Type.IQ2_S: Type.IQ4_NL,
     Type.IQ3_XXS: Type.IQ4_NL,
     Type.IQ3_S: Type.IQ4_NL,
@@ -52,7 +52,7 @@ _SMALLER_BLOCK = {
 _NEEDS_IMPORTANCE = {Type.IQ2_S, Type.IQ3_XXS}
 _LAYER = re.compile(r"blk\.(\d+)\.")
 _NEVER = (
-    *("_norm.weight", "ffn_gate_inp.weight", "shortconv.conv.weight"),
+    *("_norm.weight", "ffn_gate_inp.weight", "shortconv.conv.weight", "position_embd.weight"),
     *("ssm_conv1d.weight", "ssm_conv1d_q.weight", "ssm_conv1d_k.weight", "ssm_conv1d_v.weight"),
     *("indexer.proj.weight", "indexer.q_proj.weight", "indexer.k_proj.weight"),
     *("indexer_compressor_gate.weight", "_compressor_ape.weight"),
@@ -270,7 +270,7 @@ def _wanted(kind: str, preset: str, place: _Place, columns: int) -> Type:
 def _fit(wanted: Type, columns: int) -> Choice:
     if columns % block_size(wanted) == 0:
         return Choice(wanted)
-    smaller = _SMALLER_BLOCK.get(wanted, wanted)
+    smaller = SMALLER_BLOCK.get(wanted, wanted)
     return Choice(smaller if columns % block_size(smaller) == 0 else Type.F16, wanted)
 
 

@@ -9,12 +9,11 @@ from gguf.quants import dequantize
 
 from exporters.ggml.compensated import compensated
 from exporters.ggml.kernels import PLAIN, block_size, quantize, requires_importance, row_bytes
+from exporters.ggml.type_mix import SMALLER_BLOCK
 from exporters.mix.estimate import Rounding
 
 TYPES = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
 """Where a recipe names none: those that every backend of llama.cpp runs at full speed."""
-SMALL_BLOCKS = ("Q4_0", "IQ4_NL", "Q5_0", "Q5_1", "Q8_0")
-"""The same where 256 does not divide the rows."""
 ALLOWED = (
     "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q5_1", "Q5_K",
     "Q6_K", "Q8_0", "F16", "BF16",
@@ -22,8 +21,14 @@ ALLOWED = (
 
 
 def fitting(types: tuple[str, ...], columns: int) -> tuple[str, ...]:
-    """Of `types` those whose blocks divide rows of so many columns."""
-    return tuple(name for name in types if columns % block_size(Type[name]) == 0)
+    """Those whose blocks divide rows of so many columns; for one that does not fit, what llama.cpp's presets take in
+    its place; F16 where nothing does."""
+    instead = [name if _fits(name, columns) else getattr(SMALLER_BLOCK.get(Type[name]), "name", "") for name in types]
+    return tuple(dict.fromkeys(name for name in instead if name and _fits(name, columns))) or ("F16",)
+
+
+def _fits(name: str, columns: int) -> bool:
+    return columns % block_size(Type[name]) == 0
 
 
 def bits(name: str) -> float:

@@ -13,7 +13,7 @@ from exporters.ggml.type_mix import Choice, file_order, stays_float32
 from exporters.mix.choose import Option, Options
 from exporters.mix.estimate import Rounding
 from exporters.mix.fit import fit
-from exporters.mix.ggml_types import ALLOWED, SMALL_BLOCKS, TYPES, bits, fitting, roundings
+from exporters.mix.ggml_types import ALLOWED, TYPES, bits, fitting, roundings
 from exporters.mix.prices import part_name, prices
 from sixfold.errors import UsageError
 from sixfold.model.source import Source
@@ -112,8 +112,7 @@ def _is_chosen(name: str, tensor: Tensor, kept: Kept) -> bool:
 
 def _types(recipe: Recipe, tensor: Tensor) -> tuple[str, ...]:
     assert recipe.budget is not None  # checked
-    columns = tensor.shape[-1]
-    return fitting(recipe.budget.types or TYPES, columns) or fitting(SMALL_BLOCKS, columns) or ("F16",)
+    return fitting(recipe.budget.types or TYPES, tensor.shape[-1])
 
 
 def offered_types(

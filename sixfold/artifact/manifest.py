@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sixfold import __version__
+from sixfold.artifact.plan import PROJECTOR
 from sixfold.artifact.source_record import FOLDER as SOURCE
 from sixfold.artifact.workspace import CALIBRATION, PARTIAL, digest_of, read_json, sha256_of
 from sixfold.errors import SixfoldError
@@ -82,13 +83,18 @@ def manifest_of(
     }
 
 
+def is_projector(name: str) -> bool:
+    """Whether a file is what a model sees with, beside the GGUF files of its language model."""
+    return name.startswith(PROJECTOR) and name.endswith(".gguf")
+
+
 def artifact_bytes(files: Mapping[str, Mapping[str, Any]]) -> int:
     """What an artifact is said to have: its files together, in bytes; of a GGUF the file (or its parts) alone, which is
-    what a reader downloads. The license beside it belongs to all that share the folder.
+    what a reader downloads. The license and the projector beside it belong to all that share the folder.
 
     files: of its manifest.
     """
-    apart = [record for name, record in files.items() if name.endswith(".gguf")]
+    apart = [record for name, record in files.items() if name.endswith(".gguf") and not is_projector(name)]
     return sum(int(record["bytes"]) for record in apart or files.values())
 
 

@@ -19,6 +19,9 @@ class OutputRange:
     nbytes: int
 
 
+PROJECTOR = "mmproj-"
+"""How the name begins of a GGUF file that llama.cpp sees with, beside those of the language model."""
+
 LITTLE_QUANTIZED = "less than half of the decoder's weights are quantized"
 """How a note begins that a reader must see first."""
 
@@ -61,11 +64,13 @@ class Unit:
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """A weight file: `header` is every byte before the first tensor's data; `nbytes` the whole file."""
+    """A weight file: `header` is every byte before the first tensor's data; `nbytes` the whole file. shared: others in
+    the folder have the same file, to the byte."""
 
     name: str
     header: bytes
     nbytes: int
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,8 +98,8 @@ class ExportPlan:
 
     @property
     def own_nbytes(self) -> int:
-        """Without what it shares with others in its folder: the license beside a GGUF."""
-        return sum(f.nbytes for f in self.files) if self.shares_its_folder else self.nbytes
+        """Without what it shares with others in its folder: the license and the projector beside a GGUF."""
+        return sum(f.nbytes for f in self.files if not f.shared) if self.shares_its_folder else self.nbytes
 
     @property
     def shares_its_folder(self) -> bool:
@@ -109,4 +114,5 @@ def bytes_together(plans: Iterable[ExportPlan]) -> int:
         own += plan.own_nbytes
         if plan.shares_its_folder:
             shared |= {(plan.folder, name): len(text) for name, text in plan.texts.items()}
+            shared |= {(plan.folder, file.name): file.nbytes for file in plan.files if file.shared}
     return own + sum(shared.values())

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sixfold.artifact.lock import clear_left, exclusive
-from sixfold.artifact.manifest import FileRecord, run_name
+from sixfold.artifact.manifest import FileRecord, is_projector, run_name
 from sixfold.artifact.plan import ExportPlan
 from sixfold.artifact.workspace import PARTIAL, json_bytes, read_json, sha256_of, write_atomically, write_if_changed
 from sixfold.checkpoint.checkpoint import Checkpoint
@@ -106,11 +106,13 @@ def put_in_place(
         (folder / manifest_name).replace(replaced)
     old = read_json(replaced) or {"files": {}}
     for name in old["files"]:
-        if name not in made.files:
+        if name not in made.files and not _listed_elsewhere(folder, manifest_name, name):
             (folder / name).unlink(missing_ok=True)
     for name in made.files:
         if name in made.texts:
             write_if_changed(folder / name, made.texts[name])
+        elif is_projector(name) and _is_there(folder / name, made.files[name]):
+            (made.where / name).unlink()  # left as it is for others, who know it by its time
         else:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (made.where / name).replace(folder / name)
@@ -125,6 +127,16 @@ def put_in_place(
     }
     write_atomically(folder / run_name(manifest_name), json_bytes(run))
     write_atomically(folder / manifest_name, json_bytes(manifest))
+
+
+def _listed_elsewhere(folder: Path, manifest_name: str, name: str) -> bool:
+    """Whether another artifact of the folder has the file too."""
+    others = (path for path in folder.glob("*manifest.json") if path.name != manifest_name)
+    return any(name in (read_json(path) or {}).get("files", {}) for path in others)
+
+
+def _is_there(path: Path, record: FileRecord) -> bool:
+    return path.is_file() and path.stat().st_size == record.bytes and sha256_of(path) == record.sha256
 
 
 def begun_mark(folder: Path, manifest_name: str, variant: str) -> Path:

@@ -76,7 +76,7 @@ class Checkpoint:
     is what it describes (see sixfold.model.bare_config). slices: those of `tensors` that are cut from one that holds
     all experts of a layer (see sixfold.model.expert_stacks); stored: the checkpoint without such cuts. quantized: the
     stored bytes of what `tensors` has dequantized, where a format can hold them: MXFP4 as U8 [experts, rows, blocks,
-    17], the scale before the values."""
+    17], the scale before the values; FP8 in blocks of 128 x 128 as it is, its scales apart."""
 
     name: str
     location: str

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable
 
 HELD_BY = (
-    *("cohere2moe", "deepseek32", "exaone-moe", "glm-dsa", "glm4moe", "glm5-next", "hy_v3"),
-    *("qwen35", "qwen35moe", "qwen3next"),
+    *("cohere2moe", "deepseek32", "exaone-moe", "glm-dsa", "glm4", "glm4moe", "glm5-next", "hy_v3"),
+    *("qwen35", "qwen35moe", "qwen3next", "step35"),
 )
 """Architectures whose files may hold them. llama.cpp's converter leaves out those of others (DeepSeek-V3)."""
 
@@ -28,6 +28,8 @@ _HELD = {
     "shared_head.head": "shared_head_head",
     "shared_head.norm": "shared_head_norm",
     "final_layernorm": "shared_head_norm",  # Hunyuan
+    "transformer.shared_head.norm": "shared_head_norm",  # StepFun
+    "transformer.shared_head.output": "shared_head_head",
 }
 _STACKS = {
     "mlp.experts.gate_up_proj": "ffn_gate_exps+ffn_up_exps.weight",

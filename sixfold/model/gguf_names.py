@@ -14,11 +14,14 @@ import torch
 from sixfold.errors import SixfoldError
 from sixfold.model.gguf_drafts import HELD_BY, draft_part, in_layers
 from sixfold.model.meta_model import known_type as transformers_type
+from sixfold.model.meta_model import usual_names
 
 GGUF_ARCHITECTURES: Mapping[str, str] = {
     "afmoe": "afmoe",
+    "apertus": "apertus",
     "arcee": "arcee",
     "bamba": "granitehybrid",
+    "bloom": "bloom",
     "cohere": "command-r",
     "cohere2": "cohere2",
     "cohere2_moe": "cohere2moe",
@@ -39,6 +42,8 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "gemma3_text": "gemma3",
     "gemma4": "gemma4",
     "gemma4_text": "gemma4",
+    "gemma4_unified": "gemma4",
+    "gemma4_unified_text": "gemma4",
     "glm": "chatglm",
     "glm4": "glm4",
     "glm4_moe": "glm4moe",
@@ -48,6 +53,9 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "glm5_next": "glm5-next",
     "glm5_next_text": "glm5-next",
     "glm_moe_dsa": "glm-dsa",
+    "glm_ocr_text": "glm4",
+    "gpt_bigcode": "starcoder",
+    "gpt_neox": "gptneox",
     "gpt_oss": "gpt-oss",
     "granite": "granite",
     "granite_swa": "granite_swa",
@@ -57,6 +65,7 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "granitemoeshared": "granitemoe",
     "hunyuan_v1_dense": "hunyuan-dense",
     "hunyuan_v1_moe": "hunyuan-moe",
+    "hunyuan_vl_text": "hunyuan_vl",
     "hy_v3": "hy_v3",
     "jais2": "jais2",
     "jamba": "jamba",
@@ -71,6 +80,7 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "mamba2": "mamba2",
     "mellum": "mellum",
     "mimo_v2_flash": "mimo2",
+    "minicpm3": "minicpm3",
     "minimax_m2": "minimax-m2",
     "minimax_m3_vl": "minimax-m3",
     "ministral3": "mistral3",
@@ -78,6 +88,7 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "mistral3": "mistral3",
     "mistral4": "mistral4",
     "mixtral": "llama",
+    "mpt": "mpt",
     "nemotron": "nemotron",
     "nemotron_h": "nemotron_h_moe",
     "olmo": "olmo",
@@ -107,6 +118,7 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "solar_open": "glm4moe",
     "stablelm": "stablelm",
     "starcoder2": "starcoder2",
+    "step3p5": "step35",
     "youtu": "deepseek2",
 }
 """transformers' model_type -> llama.cpp's general.architecture; of a checkpoint that sees or hears, its decoder's."""
@@ -118,6 +130,7 @@ _RENAMED: tuple[tuple[str, str], ...] = (
     (r"^(model\.language_model|language_model\.model|model\.text_model)\.", "model."),
     (r"^model\.(blocks|encoder\.layers)\.", "model.layers."),
     (r"^language_model\.lm_head\.", "lm_head."),
+    (r"^transformer\.(?=h\.\d+\.post_attention_layernorm|word_embeddings_layernorm)", ""),
     (r"\.e_score_correction_bias$", ".e_score_correction.bias"),
     (r"\.expert_bias$", ".expert_bias.bias"),
     (r"\.sinks$", ".sinks.weight"),
@@ -247,11 +260,20 @@ _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
         "self_attn.indexer.q_layernorm.weight": "indexer.q_norm.weight",
         "self_attn.indexer.k_layernorm.weight": "indexer.k_norm.weight",
     },
+    "step35": {
+        **{f"moe.experts.{part}_proj.weight": f"ffn_{part}_exps.weight" for part in _PARTS},
+        "moe.router_bias": "exp_probs_b.bias",
+    },
     "qwen3next": {"linear_attn.in_proj_qkvz.weight": "attn_qkv+attn_gate.weight"},
 }
 """Architecture -> what comes behind "layers.N." (experts without their number) -> behind "blk.N."; outside of layers,
 the whole name; "a+b" where the file holds the rows of one tensor in two. What gguf-py's table lacks, or calls otherwise
 than llama.cpp's converter."""
+
+AS_KEYS: Mapping[str, Mapping[str, str]] = {
+    "apertus": {f"mlp.act_fn.{name}": f"xielu.{name}" for name in ("alpha_n", "alpha_p", "beta", "eps")},
+}
+"""Architecture -> tensors of one number, by what comes behind "layers.N." -> the key that lists them for all layers."""
 
 _NAMED_AS: Mapping[str, str] = {
     "cohere2moe": "exaone-moe",
@@ -343,7 +365,8 @@ def decoder_config(config: Mapping[str, Any]) -> dict[str, Any]:
     whole = {"model_type": known_type(config) or config.get("model_type")}
     whole |= {} if tied is None else {"tie_word_embeddings": tied}
     whole |= {"num_hidden_layers": len(config["layers_block_type"])} if config.get("layers_block_type") else {}
-    return {**config, **(config.get("text_config") or {}), **whole}
+    found = {**config, **(config.get("text_config") or {}), **whole}
+    return {**usual_names(found), **found}
 
 
 def latent_halves(config: Mapping[str, Any], gguf_name: str) -> tuple[str, ...]:
@@ -355,6 +378,17 @@ def latent_halves(config: Mapping[str, Any], gguf_name: str) -> tuple[str, ...]:
     if gguf_architecture(config) not in SPLIT_LATENTS or ".attn_kv_b." not in gguf_name:
         return ()
     return tuple(gguf_name.replace("attn_kv_b", half) for half in LATENT_HALVES)
+
+
+def numbers_of_layers(config: Mapping[str, Any], tensor_names: Collection[str]) -> dict[str, list[str]]:
+    """Key of a GGUF file -> the tensors whose one number it states, layer by layer."""
+    keys = AS_KEYS.get(gguf_architecture(config), {})
+    found: dict[str, dict[int, str]] = {}
+    for name in tensor_names if keys else ():
+        layer = _LAYER.search(name)
+        if layer and layer[2] in keys:
+            found.setdefault(keys[layer[2]], {})[int(layer[1])] = name
+    return {key: [names[layer] for layer in sorted(names)] for key, names in found.items()}
 
 
 def row_parts(gguf_name: str) -> tuple[str, ...]:
@@ -436,6 +470,8 @@ def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Collection[str]) 
             return None
         if layer and drafts and (part := draft_part(layer[2])):
             return f"blk.{layer[1]}.{part}"
+        if layer and layer[2] in AS_KEYS.get(architecture, {}):
+            return None
         if layer and layer[2] in own:
             return f"blk.{layer[1]}.{own[layer[2]]}"
         known = name

@@ -8,7 +8,9 @@ from torch import nn
 
 from sixfold.checkpoint.checkpoint import Checkpoint
 from sixfold.errors import SixfoldError
+from sixfold.model.experts_interface import join_interface
 
+_USUAL = ("hidden_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers")
 _CONTENT_OF_OUTPUTS = ("return_dict", "use_cache")
 """Beside `output_*`: fields that say what a forward returns, and nothing of what it computes. Trainers leave them in
 config.json."""
@@ -31,6 +33,8 @@ def meta_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None, atte
         parsed = transformers_config(checkpoint.config)
         chosen = {} if dtype is None else {"dtype": dtype}
         auto = auto_class(checkpoint, parsed)
+        if type(parsed) in auto._model_mapping:
+            join_interface(auto._model_mapping[type(parsed)])
         with torch.device("meta"):
             model: nn.Module = auto.from_config(
                 parsed, attn_implementation=attention, trust_remote_code=False, **chosen
@@ -104,6 +108,15 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     known = {key: value for key, value in _plain(config).items() if key != "auto_map"}
     filled = {**transformers_config(known).to_dict(), "model_type": config["model_type"]}
     return {**{key: value for key, value in known.items() if key not in filled}, **filled}
+
+
+def usual_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes under the names that most configs have, of a model type whose class calls them otherwise (n_layer)."""
+    from transformers import CONFIG_MAPPING
+
+    kind = known_type(config)
+    named = CONFIG_MAPPING[kind].attribute_map if kind in CONFIG_MAPPING else {}
+    return {usual: config[own] for usual, own in named.items() if usual in _USUAL and own in config}
 
 
 def _plain(config: Any) -> Any:

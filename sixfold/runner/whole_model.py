@@ -45,7 +45,9 @@ def load_model(source: Source, *, dtype: torch.dtype, device: torch.device) -> A
     base: Any = type(empty)
     in_float32 = {name.rsplit(".", 1)[-1] for name in architecture.correction_biases}
     strict = sorted(in_float32 | set(base._keep_in_fp32_modules_strict or ()))
-    cls: Any = type(base.__name__, (base,), {"_keep_in_fp32_modules_strict": strict})
+    # Of transformers' module, or it would take the class for another's and not rename its weights.
+    own = {"_keep_in_fp32_modules_strict": strict, "__module__": base.__module__}
+    cls: Any = type(base.__name__, (base,), own)
     left_out = {*architecture.not_run, *(name for name, _ in architecture.tied_copies)}
     names = [name for name in checkpoint.tensors if name not in left_out]
 

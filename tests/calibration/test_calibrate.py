@@ -102,7 +102,7 @@ def test_an_unfinished_folder_is_no_calibration(
 
 def test_another_schema_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"schema": 0}))
-    with pytest.raises(SixfoldError, match="has schema 0, this version reads 4"):
+    with pytest.raises(SixfoldError, match="has schema 0, this version reads 5"):
         open_statistics(tmp_path)
 
 

@@ -16,9 +16,12 @@ QUICK: dict[str, tuple[int, tuple[str, ...]]] = {
     "jamba": (5, KINDS),
     "longcat_flash": (5, FORMATS),
     "gpt_oss": (3, ("bf16", "nvfp4")),
+    "gemma4_text": (2, ("gguf-q4_k_m",)),
+    "step3p7": (2, ("gguf-q4_k_m",)),
     "dbrx": (2, FORMATS),
 }
-"""A tower and a delta net; Mamba; experts out of sight; stacks; a forward that fails as its config says. How many of
+"""A tower and a delta net; Mamba; experts out of sight; stacks; heads of two sizes, and
+of two numbers; a forward that fails as its config says. How many of
 the stages they pass, as refusals alone would be no defects either, and of which formats."""
 
 

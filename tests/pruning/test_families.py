@@ -3,6 +3,8 @@
 A family that cannot pass is listed with the reason. README tells the numbers.
 """
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from pruning.anatomy import dissect
 from pruning.proof.masking import masked
 from sixfold.errors import SixfoldError
 from sixfold.model.source import open_source
+from tests import every_family
 from tests.moe_families import make_moe, make_wrapped, moe_families
 from tests.pruning.made import pruned
 
@@ -32,16 +35,17 @@ PASSING = sorted({kind for kinds in moe_families().values() for kind in kinds} -
 
 
 def load(folder: Path) -> tuple[Any, dict[str, Any]]:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    model, info = AutoModelForCausalLM.from_pretrained(
+    sees = "vision_config" in json.loads((folder / "config.json").read_text())
+    model, info = (AutoModelForImageTextToText if sees else AutoModelForCausalLM).from_pretrained(
         folder, dtype=torch.float32, output_loading_info=True, experts_implementation="eager"
     )
     return model, info
 
 
-def check(folder: Path, out: Path) -> None:
-    plan = pruned(folder, out)
+def check(folder: Path, out: Path, kept: Mapping[int, Sequence[int]] | None = None) -> None:
+    plan = pruned(folder, out, kept)
     anatomy = dissect(open_source(folder))
     original, before = load(folder)
     small, after = load(out)
@@ -67,6 +71,13 @@ def test_counts_inside_a_multimodal_config(model_type: str, tmp_path: Path) -> N
     folder = make_wrapped(model_type, WRAPPED[model_type], tmp_path / "model")
     check(folder, tmp_path / "pruned")
     assert open_source(tmp_path / "pruned").checkpoint.config["text_config"]["num_experts"] == 5
+
+
+def test_arrays_of_gate_and_up_beside_a_tower(tmp_path: Path) -> None:
+    """Step-3.7, whose experts transformers' interface runs once sixfold has opened it."""
+    folder = every_family.make_family("step3p7", tmp_path / "model")
+    check(folder, tmp_path / "pruned", {1: (0, 2, 3), 2: (0, 1, 3), 3: (1, 2, 3)})
+    assert open_source(tmp_path / "pruned").checkpoint.config["text_config"]["n_routed_experts"] == 3
 
 
 def test_every_family_is_accounted_for() -> None:

@@ -329,6 +329,9 @@ class GgufWeights:
 
     def _untiled(self, source: _Source, held: torch.Tensor) -> torch.Tensor:
         """A delta net's values [value of a key, key, ...] as [key, value of a key, ...] again."""
+        if source.place.tiles == "heads":
+            heads = int(self._file.key("attention.head_count"))
+            return held.unflatten(0, (3, heads, -1)).transpose(0, 1).flatten(0, 2)
         if source.place.tiles == "columns":
             return self._key_by_key(held).contiguous()
         keys, values = int(self._file.key("ssm.group_count")), int(self._file.key("ssm.time_step_rank"))

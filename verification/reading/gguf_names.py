@@ -60,6 +60,7 @@ _LATENT = {
     "attn_kv_a_norm": "self_attn.kv_a_layernorm",
     "attn_kv_b": "self_attn.kv_b_proj",
 }
+_HUNYUAN = _EVERY | {"attn_q_norm": "self_attn.query_layernorm", "attn_k_norm": "self_attn.key_layernorm"}
 _AFTER_ATTENTION = {
     "post_attention_norm": "post_attention_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
@@ -111,6 +112,14 @@ _JAMBA = (
     | {"ssm_in": "mamba.in_proj", "ssm_out": "mamba.out_proj", "ssm_conv1d": "mamba.conv1d"}
     | {"ssm_x": "mamba.x_proj", "ssm_dt": "mamba.dt_proj"}
 )
+_ELDER = {
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn_qkv": "attention.query_key_value",
+    "attn_output": "attention.dense",
+    "ffn_up": "mlp.dense_h_to_4h",
+    "ffn_down": "mlp.dense_4h_to_h",
+}
 _GRANITE_SHARED = {
     "ffn_gate_shexp": "shared_mlp.input_linear",
     "ffn_up_shexp": "shared_mlp.input_linear",
@@ -164,6 +173,7 @@ _NEMOTRON = {
 }
 _TABLES: Mapping[str, Mapping[str, str]] = {
     "llama": _EVERY | _MIXTRAL,
+    "apertus": _EVERY | {"attn_norm": "attention_layernorm", "ffn_norm": "feedforward_layernorm"},
     "arcee": _EVERY,
     "smollm3": _EVERY,
     "mistral3": _EVERY,
@@ -207,8 +217,32 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     | {"ffn_gate_inp": "mlp.router"},
     "seed_oss": {k: v for k, v in _EVERY.items() if k != "ffn_norm"}
     | {"post_attention_norm": "post_attention_layernorm"},
+    "step35": _EVERY
+    | {f"ffn_{part}_exps": f"moe.experts.{{}}.{part}_proj" for part in ("gate", "up", "down")}
+    | {f"ffn_{part}_shexp": f"share_expert.{part}_proj" for part in ("gate", "up", "down")}
+    | {"ffn_gate_inp": "moe.gate", "attn_gate": "self_attn.g_proj"},
+    "bloom": _ELDER | {"attn_qkv": "self_attention.query_key_value", "attn_output": "self_attention.dense"},
+    "gptneox": _ELDER,
+    "mpt": {
+        "attn_norm": "norm_1",
+        "ffn_norm": "norm_2",
+        "attn_qkv": "attn.Wqkv",
+        "attn_output": "attn.out_proj",
+        "ffn_up": "ffn.up_proj",
+        "ffn_down": "ffn.down_proj",
+    },
+    "starcoder": {
+        "attn_norm": "ln_1",
+        "ffn_norm": "ln_2",
+        "attn_qkv": "attn.c_attn",
+        "attn_output": "attn.c_proj",
+        "ffn_up": "mlp.c_fc",
+        "ffn_down": "mlp.c_proj",
+    },
     "starcoder2": _EVERY | {"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"},
-    "hunyuan-dense": _EVERY | {"attn_q_norm": "self_attn.query_layernorm", "attn_k_norm": "self_attn.key_layernorm"},
+    "hunyuan-dense": _HUNYUAN,
+    "hunyuan_vl": _HUNYUAN,
+    "minicpm3": _EVERY | _LATENT,
     "command-r": _EVERY,
     "olmo2": _NORMS_AFTER,
     "exaone4": _NORMS_AFTER,
@@ -322,8 +356,8 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     | {"ssm_ba": "linear_attn.in_proj_ba"},
 }
 _DRAFTING = (
-    *("cohere2moe", "deepseek32", "exaone-moe", "glm-dsa", "glm4moe", "glm5-next", "hy_v3"),
-    *("qwen35", "qwen35moe", "qwen3next"),
+    *("cohere2moe", "deepseek32", "exaone-moe", "glm-dsa", "glm4", "glm4moe", "glm5-next", "hy_v3"),
+    *("qwen35", "qwen35moe", "qwen3next", "step35", AXIAL_GLM_4),
 )
 """Architectures whose files may have layers of multi-token prediction behind the decoder's."""
 
@@ -336,6 +370,12 @@ _DRAFTS = {
     "nextn.shared_head_norm": "shared_head.norm",
 }
 """What such a layer has beside a decoder layer's tensors."""
+
+LAST_OF_DRAFTS = (
+    {"shared_head.norm.": "final_layernorm."},
+    {"shared_head.norm.": "transformer.shared_head.norm.", "shared_head.head.": "transformer.shared_head.output."},
+)
+"""What some sources call the end of such a layer: Hunyuan, StepFun."""
 
 AROUND_DRAFTS = {
     "eh_proj.": "mtp.fc.",
@@ -354,6 +394,7 @@ _BIASES = {
     "glm-dsa": "mlp.gate.e_score_correction_bias",
     "glm5-next": "mlp.gate.e_score_correction_bias",
     "dots1": "mlp.gate.e_score_correction_bias",
+    "step35": "moe.router_bias",
     "hy_v3": "mlp.expert_bias",
     "laguna": "mlp.experts.e_score_correction_bias",
     "lfm2moe": "feed_forward.expert_bias",
@@ -397,6 +438,13 @@ _ALONE: Mapping[str, Mapping[str, str]] = {
 }
 """The same of one architecture."""
 
+NUMBERS: Mapping[str, Mapping[str, str]] = {
+    "apertus": {
+        f"xielu.{name}": f"model.layers.{{}}.mlp.act_fn.{name}" for name in ("alpha_n", "alpha_p", "beta", "eps")
+    },
+}
+"""Keys that list a number of each layer, and the tensors on disk that have one each."""
+
 _MIXERS = {
     "nemotron_h": "mixer",
     "nemotron_h_moe": "mixer",
@@ -416,6 +464,7 @@ _AS_MATRICES = ("nemotron_h", "nemotron_h_moe", "granitehybrid", BAMBA, "falcon-
 
 _BACKBONE = {"token_embd": "backbone.embeddings", "output_norm": "backbone.norm_f", "layers": "backbone.layers"}
 _FINAL = {"output_norm": "model.final_layernorm"}
+_GPT = {"token_embd": "transformer.wte", "output_norm": "transformer.ln_f", "layers": "transformer.h"}
 _ELSEWHERE: Mapping[str, Mapping[str, str]] = {
     BAMBA: _FINAL,
     "falcon-h1": _FINAL,
@@ -427,6 +476,19 @@ _ELSEWHERE: Mapping[str, Mapping[str, str]] = {
     "deepseek4": {"output": "head"},
     "qwen4exp": {f"output_hc_{part}": f"model.hyper_connection_mixer.{name}" for part, name in _CONNECTION.items()},
     "phi2": _FINAL,
+    "bloom": _GPT
+    | {
+        "token_embd": "transformer.word_embeddings",
+        "token_embd_norm": "transformer.word_embeddings_layernorm",
+    },
+    "gptneox": {
+        "token_embd": "gpt_neox.embed_in",
+        "output": "embed_out",
+        "output_norm": "gpt_neox.final_layer_norm",
+        "layers": "gpt_neox.layers",
+    },
+    "mpt": _GPT | {"output_norm": "transformer.norm_f", "layers": "transformer.blocks"},
+    "starcoder": _GPT | {"position_embd": "transformer.wpe"},
 }
 """Of tensors outside of blocks, and of the list of layers, where an architecture calls them otherwise."""
 
@@ -451,12 +513,19 @@ PAIRED_ROPE = (
 """Architectures whose q and k rows llama.cpp takes interleaved: row 2i + j of a head is row i + j * D/2 on disk."""
 
 _ONE_PLUS = dict.fromkeys(
-    ("gemma", "gemma2", "gemma3", "minimax-m3", "nemotron", "qwen35", "qwen35moe", "qwen3next", "qwen4exp"), ("norm",)
+    (
+        *("gemma", "gemma2", "gemma3", "minimax-m3", "nemotron"),
+        *("qwen35", "qwen35moe", "qwen3next", "qwen4exp", "step35"),
+    ),
+    ("norm",),
 )
 """Architectures that hold norms with the one that the model adds to them: the ends of their names."""
 
 _DELTA_NETS = ("qwen35", "qwen35moe", "qwen4exp")
 """Architectures whose delta nets' values llama.cpp takes key by key: those of a key lie together on disk."""
+
+_HEAD_BY_HEAD = ("bloom", "gptneox")
+"""Architectures whose queries, keys and values of a head lie together on disk, and those of all heads in files."""
 
 _OF_VALUES = {"attn_gate", "ssm_alpha", "ssm_beta", "ssm_a", "ssm_dt"}
 _BEHIND_KEYS = {"attn_qkv", "ssm_conv1d"}
@@ -470,8 +539,8 @@ class Place:
     of the rows of another matrix. also: a matrix of as many rows behind that of `name`. flat: whether the file has a
     vector of the disk as a matrix. rope: whether rows are interleaved, or, apart, the other way round. change: what
     llama.cpp's values are of those on disk: "" the same, "plus one", "minus exp". tiles: where the values of a delta
-    net's heads lie in another order: "rows", "rows behind keys", "columns" or "". convolution: whether the dimension of
-    one channel is left out; several: whether one is put before it."""
+    net's heads lie in another order: "rows", "rows behind keys", "columns" or ""; "heads": queries, keys and values do.
+    convolution: whether the dimension of one channel is left out; several: whether one is put before it."""
 
     name: str
     stacked: bool = False
@@ -492,10 +561,10 @@ def place_of(arch: str, name: str) -> Place | None:
     if name in _ALONE.get(arch, {}):
         return Place(_ALONE[arch][name])
     elsewhere = _ELSEWHERE.get(arch, {})
-    outside = {**_OUTSIDE, **elsewhere}
-    if stem in outside and kind in ("weight", "bias"):
+    outside = {**_OUTSIDE, **elsewhere}.get(stem)
+    if outside is not None and kind in ("weight", "bias"):
         change = "plus one" if kind == "weight" and stem.endswith(_ONE_PLUS.get(arch, ("?",))) else ""
-        return Place(f"{outside[stem]}.{kind}", change=change)
+        return Place(f"{outside}.{kind}", change=change)
     found = _BLOCK.fullmatch(name)
     if not found:
         return None
@@ -511,6 +580,8 @@ def place_of(arch: str, name: str) -> Place | None:
         return Place(prefix + alone)
     bare = None if part in _TABLES.get(arch, {}) and part != "attn_sinks" else _BARE.get(name.split(".", 2)[2])
     tiles = _tiles(part) if arch in _DELTA_NETS else ""
+    if arch in _HEAD_BY_HEAD and part == "attn_qkv":
+        tiles = "heads"
     if bare is not None:
         mixer = _MIXERS.get(arch, "linear_attn" if arch in (*_DELTA_NETS, "qwen3next") else "")
         held = part in _TABLES.get(arch, {}) if part == "attn_sinks" else bool(mixer)

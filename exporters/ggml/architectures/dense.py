@@ -22,6 +22,7 @@ from exporters.ggml.architectures.entry import (
     windows,
     without_scaling,
 )
+from exporters.ggml.architectures.hunyuan import HUNYUAN
 from exporters.ggml.architectures.rotary import (
     LONG_ROPE,
     Config,
@@ -75,6 +76,10 @@ def _cohere2(writer: GGUFWriter, config: Config) -> None:
     without_scaling(writer, config)
 
 
+def _glm4(writer: GGUFWriter, config: Config) -> None:
+    writer.add_rope_dimension_count(rotary_size(config))
+
+
 def _phi2(writer: GGUFWriter, config: Config) -> None:
     writer.add_rope_dimension_count(rotary_size(config, 0.5))
 
@@ -92,6 +97,12 @@ def _phi3(writer: GGUFWriter, config: Config) -> None:
     writer.add_rope_scaling_orig_ctx_len(before)
     if rope_of(config)["rope_type"] == LONG_ROPE:
         writer.add_rope_scaling_attn_factors(long_rope_attention(config))
+
+
+def _minicpm3(writer: GGUFWriter, config: Config) -> None:
+    """Latent attention that llama.cpp runs with keys and values of every head."""
+    writer.add_key_length(config["qk_nope_head_dim"] + config["qk_rope_head_dim"])
+    writer.add_rope_dimension_count(config["qk_rope_head_dim"])
 
 
 _LLAMA = Entry(VOCAB, llama_keys, paired_rope=True, rope_factors=True, begins=granite_vocabulary)
@@ -112,7 +123,6 @@ DENSE: Mapping[str, Entry] = {
     "mistral3": replace(_LLAMA, extra=_mistral3),
     "qwen2vl": Entry(),
     "starcoder2": Entry(),
-    "hunyuan-dense": Entry(),
     "olmo2": Entry((), windows),
     "exaone4": Entry(VOCAB, windows, rope_factors=True),
     "qwen3vl": Entry((), deepstack),
@@ -127,7 +137,7 @@ DENSE: Mapping[str, Entry] = {
         fixed={"query_pre_attn_scalar": lambda config: _gemma2_scale(config)},
     ),
     "ernie4_5": Entry(),
-    "glm4": Entry((), half_rotated, apart_rope=True),
+    "glm4": Entry((), _glm4, apart_rope=True),
     "phi3": Entry((), _phi3, long_rope=True),
     "qwen2": Entry(),
     "cohere2": Entry((*VOCAB, ("add_logit_scale", ("logit_scale",))), _cohere2),
@@ -139,5 +149,18 @@ DENSE: Mapping[str, Entry] = {
     "phi2": Entry((), _phi2, begins=lambda config: False),
     "stablelm": Entry((), _stablelm),
     "qwen3": Entry(),
+    "apertus": Entry(VOCAB, llama_keys, rope_factors=True, begins=granite_vocabulary),
+    "minicpm3": Entry(
+        (*VOCAB, ("add_q_lora_rank", ("q_lora_rank",)), ("add_kv_lora_rank", ("kv_lora_rank",))),
+        _minicpm3,
+        {"head_dim": None},
+        long_rope=True,
+        fixed={  # what llama.cpp scales embeddings, layers and logits by
+            "scale_emb": lambda config: 12,
+            "scale_depth": lambda config: 1.4,
+            "dim_model_base": lambda config: 256,
+        },
+    ),
+    **HUNYUAN,
 }
 """By llama.cpp's architecture name."""

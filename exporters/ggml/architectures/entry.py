@@ -11,6 +11,9 @@ from exporters.ggml.architectures.rotary import Config, head_size, rope_of, rota
 DRAFTS = "drafts held"
 """Beside a config's fields: how many MTP layers the file holds behind the decoder's, whatever config.json says."""
 
+NUMBERS = "numbers held"
+"""The same: keys whose values are tensors on disk, one number for each layer."""
+
 Table = tuple[tuple[str, tuple[str, ...]], ...]
 
 EXPERT_SIZES: Table = (
@@ -123,6 +126,7 @@ class Entry:
     alone, those.
     apart_rope: they are neighbors on disk, and half a head apart in the file, where positions have several axes.
     rope_factors: whether Llama 3's scaling of rotary frequencies is held as a tensor; long_rope: whether LongRoPE's is.
+    head_by_head: attn_qkv has queries, keys and values of each head side by side on disk, those of all heads in files.
     fixed: config fields whose value llama.cpp takes for given -> that value.
     one_plus: norms (an expression on GGUF names) that the file holds with the one that the model adds to them.
     delta_net: the file holds a delta net's values head by head of the keys' (see exporters.ggml.tensors).
@@ -142,6 +146,7 @@ class Entry:
     apart_rope: bool = False
     rope_factors: bool = False
     long_rope: bool = False
+    head_by_head: bool = False
     fixed: Mapping[str, Callable[[Config], Any]] = field(default_factory=dict)
     one_plus: str = ""
     delta_net: bool = False

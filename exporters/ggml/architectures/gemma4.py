@@ -35,6 +35,7 @@ def _stated(config: Config) -> Config:
 
 def _keys(writer: GGUFWriter, config: Config) -> None:
     windowed = head_size(config)
+    writer.add_final_logit_softcapping(config.get("final_logit_softcapping") or 0.0)  # without it, llama.cpp takes 30
     writer.add_sliding_window(config["sliding_window"])
     writer.add_sliding_window_pattern([kind == _WINDOWED for kind in config["layer_types"]])
     writer.add_shared_kv_layers(config.get("num_kv_shared_layers") or 0)
@@ -49,7 +50,7 @@ def _keys(writer: GGUFWriter, config: Config) -> None:
 
 
 GEMMA_4 = Entry(
-    (("add_final_logit_softcapping", ("final_logit_softcapping",)),),
+    (),
     _keys,
     _stated,
     rope_factors=True,

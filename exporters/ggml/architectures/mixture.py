@@ -28,6 +28,7 @@ from exporters.ggml.architectures.entry import (
     without_scaling,
 )
 from exporters.ggml.architectures.gemma4 import GEMMA_4
+from exporters.ggml.architectures.hunyuan import stretched, stretched_keys
 from exporters.ggml.architectures.rotary import Config, head_size, rope_of, rotary_size
 
 
@@ -81,6 +82,39 @@ def _mimo2(writer: GGUFWriter, config: Config) -> None:
     writer.add_key_length(head_size(config))
     if config.get("attention_value_scale") is not None:  # gguf-py 0.19 does not have it
         writer.add_float32(f"{writer.arch}.attention.value_scale", config["attention_value_scale"])
+
+
+def _step35(writer: GGUFWriter, config: Config) -> None:
+    """Layers with windows have other heads, turn whole heads where full attention turns half, and clamp experts."""
+    kinds = _step35_kinds(config)
+    if config.get("sliding_window") is not None:
+        writer.add_sliding_window(config["sliding_window"])
+    writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in kinds])
+    writer.add_expert_weights_norm(True)
+    writer.add_leading_dense_block_count(leading_dense(config))
+    writer.add_moe_every_n_layers(1)
+    for name, write in (
+        ("swiglu_limits", writer.add_swiglu_clamp_exp),
+        ("swiglu_limits_shared", writer.add_swiglu_clamp_shexp),
+    ):
+        if config.get(name) is not None:
+            limits = [float(limit or 0.0) for limit in config[name]]
+            write([*limits, *[0.0] * len(kinds)][: len(kinds)])
+
+
+def _step35_kinds(config: Config) -> list[str]:
+    """Of all layers, those of multi-token prediction among them."""
+    drafts = config.get(DRAFTS) or 0
+    return [*config["layer_types"], *(config.get("mtp_layer_types") or ["full_attention"] * drafts)[:drafts]]
+
+
+def _step35_heads(config: Config) -> Config:
+    heads = {"sliding_attention": config["num_sliding_attention_heads"]}
+    kinds = _step35_kinds(config)
+    return {
+        "num_attention_heads": [heads.get(kind, config["num_attention_heads"]) for kind in kinds],
+        "num_key_value_heads": [config["num_key_value_heads"]] * len(kinds),
+    }
 
 
 def _latent_attention(writer: GGUFWriter, config: Config) -> None:
@@ -150,6 +184,7 @@ def _sparse_latent_attention(writer: GGUFWriter, config: Config) -> None:
 
 
 def _hunyuan_moe(writer: GGUFWriter, config: Config) -> None:
+    stretched_keys(writer, config)
     writer.add_expert_feed_forward_length(_first(config.get("moe_intermediate_size") or config["intermediate_size"]))
     writer.add_expert_used_count(_first(config["moe_topk"]))
     writer.add_expert_shared_count(_first(config.get("num_shared_expert") or 1))
@@ -247,6 +282,18 @@ MIXTURE: Mapping[str, Entry] = {
         gating={"minimax_m3_vl": "sigmoid"},
         one_plus=NORMS,
     ),
+    "step35": Entry(
+        (
+            ("add_expert_feed_forward_length", ("moe_intermediate_size",)),
+            ("add_expert_shared_feed_forward_length", ("share_expert_dim",)),
+            ("add_expert_weights_scale", ("moe_router_scaling_factor",)),
+        ),
+        _step35,
+        _step35_heads,
+        gating={"step3p5": "sigmoid"},
+        rope_factors=True,
+        one_plus=NORMS,
+    ),
     "glm4moe": Entry(
         SHARED_EXPERTS, half_rotated, gating=dict.fromkeys(("glm4_moe", "glm4v_moe", "solar_open"), "sigmoid")
     ),
@@ -269,7 +316,7 @@ MIXTURE: Mapping[str, Entry] = {
     "hunyuan-moe": Entry(
         (("add_expert_shared_feed_forward_length", ("intermediate_size",)),),
         _hunyuan_moe,
-        {"num_experts_per_tok": None},
+        lambda config: {"num_experts_per_tok": None, **stretched(config)},
     ),
     "hy_v3": Entry(
         (

@@ -62,7 +62,7 @@ def rope_frequency_factors(config: Config) -> torch.Tensor | None:
         return torch.tensor([1.0] * turning + [_NEVER_TURNS] * (half - turning))
     if rope["rope_type"] != "llama3":
         return None
-    size, base, factor = head_size(config), rope.get("rope_theta", 10000.0), rope["factor"]
+    size, base, factor = rotary_size(config), rope.get("rope_theta", 10000.0), rope["factor"]
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     context = rope["original_max_position_embeddings"]
     frequency = 1.0 / (base ** (torch.arange(0, size, 2, dtype=torch.float32) / size))
@@ -70,7 +70,8 @@ def rope_frequency_factors(config: Config) -> torch.Tensor | None:
     smooth = (context / wavelength - low) / (high - low)
     between = 1 / ((1 - smooth) / factor + smooth)
     factors = torch.where(wavelength > context / low, torch.full_like(between, float(factor)), between)
-    return torch.where(wavelength < context / high, torch.ones_like(between), factors)
+    factors = torch.where(wavelength < context / high, torch.ones_like(between), factors)
+    return torch.cat([factors, torch.ones((head_size(config) - size) // 2)])
 
 
 def long_rope_factors(config: Config) -> dict[str, torch.Tensor]:

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from gguf import GGUFWriter
 
 from exporters.ggml.architectures.dense import DENSE
-from exporters.ggml.architectures.entry import DRAFTS, Entry, Table
+from exporters.ggml.architectures.elder import ELDER
+from exporters.ggml.architectures.entry import DRAFTS, NUMBERS, Entry, Table
 from exporters.ggml.architectures.hybrid import HYBRID
 from exporters.ggml.architectures.mixture import MIXTURE
 from exporters.ggml.architectures.rotary import LONG_ROPE, Config, rope_of, write_rope
@@ -17,7 +18,7 @@ from exporters.ggml.architectures.state_space import STATE_SPACE
 from exporters.ggml.architectures.streams import STREAMS
 from sixfold.errors import SixfoldError
 
-ENTRIES: Mapping[str, Entry] = {**DENSE, **MIXTURE, **HYBRID, **STATE_SPACE, **STREAMS}
+ENTRIES: Mapping[str, Entry] = {**DENSE, **ELDER, **MIXTURE, **HYBRID, **STATE_SPACE, **STREAMS}
 """By llama.cpp's architecture name."""
 
 _EVERY: Table = (
@@ -40,7 +41,8 @@ _GATING = {"softmax": 1, "sigmoid": 2, "sqrtsoftplus": 4}
 
 
 def write_hyperparameters(writer: GGUFWriter, arch: str, config: Config) -> None:
-    """Add all `<arch>.*` keys. config: as from `sixfold.model.meta_model.completed`, with DRAFTS of the file.
+    """Add all `<arch>.*` keys. config: as from `sixfold.model.meta_model.completed`, with DRAFTS and NUMBERS of
+    the file.
 
     Raises SixfoldError where llama.cpp has no key for something.
     """
@@ -70,6 +72,8 @@ def write_hyperparameters(writer: GGUFWriter, arch: str, config: Config) -> None
     sections = rope_of(config).get("mrope_section")
     if sections:
         writer.add_rope_dimension_sections([*sections, 0, 0, 0, 0][:4])
+    for key, values in (config.get(NUMBERS) or {}).items():
+        writer.add_array(key, values)
     entry.extra(writer, own)
 
 

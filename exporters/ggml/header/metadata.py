@@ -88,7 +88,7 @@ def headers(
         {tensor.name: TensorInfo(tensor.shape, tensor.qtype, tensor.nbytes) for tensor in tensors} for tensors in files
     ]
     writer.add_type(GGUFType.MODEL)
-    _general(writer, checkpoint).set_gguf_meta_model(writer)
+    general_metadata(writer, checkpoint, "text-generation").set_gguf_meta_model(writer)
     write_hyperparameters(writer, arch, config)
     if preset is not None:
         held = {tensor.qtype for tensors in files for tensor in tensors}
@@ -99,6 +99,9 @@ def headers(
     if has_tokenizer(checkpoint):
         begins = ENTRIES[arch].begins(config)
         write_tokenizer(writer, checkpoint.folder, arch, vocab, tokenizer_pre, begins=begins)
+    suppressed = _generation(checkpoint).get("suppress_tokens")
+    if isinstance(suppressed, list) and suppressed and all(type(token) is int for token in suppressed):
+        writer.add_array("tokenizer.ggml.suppress_tokens", suppressed)  # gguf-py 0.19 does not have it
     if importance is not None:
         writer.add_string("quantize.imatrix.file", importance.file)
         if importance.dataset:
@@ -106,7 +109,7 @@ def headers(
         writer.add_uint32("quantize.imatrix.entries_count", importance.entries)
         if importance.chunks:
             writer.add_uint32("quantize.imatrix.chunks_count", importance.chunks)
-    return _serialized(writer)
+    return serialized(writer)
 
 
 def has_tokenizer(checkpoint: Checkpoint) -> bool:
@@ -122,7 +125,7 @@ def padded(nbytes: int) -> int:
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
-def _serialized(writer: GGUFWriter) -> list[bytes]:
+def serialized(writer: GGUFWriter) -> list[bytes]:
     buffers = [io.BytesIO() for _ in writer.tensors]
     writer.fout = buffers  # type: ignore[assignment]  # typed as files; the writer calls write and flush alone
     writer.state = WriterState.EMPTY
@@ -133,20 +136,24 @@ def _serialized(writer: GGUFWriter) -> list[bytes]:
     return [text.ljust(padded(len(text)), b"\0") for text in texts]
 
 
-def _general(writer: GGUFWriter, checkpoint: Checkpoint) -> Metadata:
+def general_metadata(writer: GGUFWriter, checkpoint: Checkpoint, task: str) -> Metadata:
     """general.*: names and sizes by gguf-py's own reading of the model's name, the past from the provenance."""
     total, shared, expert, experts = writer.get_total_parameter_count()
     past = {_CARD.get(field, field): getattr(checkpoint.provenance, field) for field in PROVENANCE}
-    card = {**past, "tags": ["text-generation"]}
+    card = {**past, "tags": [task]}
     stated = {key: value for key, value in card.items() if value}
     metadata = Metadata.apply_metadata_heuristic(Metadata(), stated, None, Path(checkpoint.name), total)
     metadata.name = metadata.name or checkpoint.name
     metadata.size_label = metadata.size_label or size_label(total, shared, expert, experts)
-    generation = _json(checkpoint.folder / _GENERATION) if _GENERATION in checkpoint.extras else {}
+    generation = _generation(checkpoint)
     for key, attribute in _SAMPLING.items():
         if generation.get(key) is not None:
             setattr(metadata, attribute, generation[key])
     return metadata
+
+
+def _generation(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    return _json(checkpoint.folder / _GENERATION) if _GENERATION in checkpoint.extras else {}
 
 
 def _json(path: Path) -> Mapping[str, Any]:

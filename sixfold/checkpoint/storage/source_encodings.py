@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import torch
 
 from sixfold.checkpoint.storage.dequantize import mxfp4_experts
-from sixfold.checkpoint.storage.fp8_weights import FROM_BF16, declared_block, fp8_weight
+from sixfold.checkpoint.storage.fp8_weights import FROM_BF16, Fp8, declared_block, fp8_weight
 from sixfold.checkpoint.storage.packed_floats import beside, packed_floats
 from sixfold.checkpoint.storage.packed_integers import BESIDE, METHOD, SUFFIX, packed_bits, packed_weight
 from sixfold.checkpoint.storage.positional_reads import WeightFolder
@@ -36,6 +36,11 @@ _ALGORITHMS = ("FP8", "FP8_PER_CHANNEL_PER_TOKEN", "NVFP4", "W4A16_NVFP4", "MIXE
 
 _FLOATS = ("float-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized", "mixed-precision")
 """compressed-tensors' formats beside integers in words."""
+
+FP8_BLOCK = (128, 128)
+"""Rows and columns for each scale of FP8 as DeepSeek, Qwen and GLM publish it."""
+FP8_CODES, FP8_SCALES = " (FP8 as stored)", " (its scales as stored)"
+"""Behind the name of a weight."""
 
 _OF_CACHES = ("k_scale", "v_scale", "q_scale", "kv_scale")
 
@@ -128,9 +133,17 @@ class Mxfp4Blocks:
 
 
 def as_quantized(logical: Mapping[str, StoredAs]) -> dict[str, StoredAs]:
-    """What formats may hold as it is stored, by the names on disk."""
-    found = (tensor for tensor in logical.values() if isinstance(tensor, Mxfp4))
-    return {tensor.blocks.name: Mxfp4Blocks(tensor.blocks, tensor.scales) for tensor in found}
+    """What formats may hold as it is stored, by the names on disk; of FP8 in blocks, whose weights have the name of
+    what they stand for, that name and FP8_CODES."""
+    found: dict[str, StoredAs] = {}
+    for tensor in logical.values():
+        if isinstance(tensor, Mxfp4):
+            found[tensor.blocks.name] = Mxfp4Blocks(tensor.blocks, tensor.scales)
+        elif isinstance(tensor, Fp8) and tensor.block == FP8_BLOCK and len(tensor.shape) == 2:
+            if tensor.scale.dtype in PLAIN_DTYPES:
+                found[f"{tensor.weight.name}{FP8_CODES}"] = Plain(tensor.weight)
+                found[f"{tensor.weight.name}{FP8_SCALES}"] = Plain(tensor.scale)
+    return found
 
 
 def _whole(tensor: StoredAs, folder: WeightFolder) -> torch.Tensor:

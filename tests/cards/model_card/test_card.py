@@ -427,6 +427,16 @@ def test_commands_name_the_repository_where_it_is_known(root: Path) -> None:
     assert "ollama run hf.co/lab/Tiny-GGUF:Q4_K_M" in card(root, folder, "lab")
 
 
+def test_a_model_that_sees_is_told_what_it_sees_with(root: Path) -> None:
+    files = {"Tiny-Q4_K_M.gguf": 4000, "mmproj-Tiny-BF16.gguf": 500}
+    folder = put(root, manifest("GGUF", "Q4_K_M", files))
+    text = card(root, folder)
+    assert "llama-server -m Tiny-Q4_K_M.gguf --mmproj mmproj-Tiny-BF16.gguf\n" in text
+    assert size(4000) in text
+    assert size(4500) not in text  # it is in no variant's size
+    assert "It sees pictures by `mmproj-Tiny-BF16.gguf`, which comes along" in card(root, folder, "lab")
+
+
 def test_a_mix_to_a_budget_is_named_by_its_file(root: Path) -> None:
     """Its type is none that the Hub knows a file by."""
     mix = manifest("GGUF", "AUTO")

@@ -39,7 +39,7 @@ def main(wheel: str, model: str, outtype: str, outfile: str, pre: str, *flags: s
     TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
     for lacking in ("_set_vocab_sentencepiece", "_set_vocab_llama_hf"):
         setattr(TextModel, lacking, lambda self, *given: self._set_vocab_gpt2())
-    if re.search(r'"(minimax_m3|mimo_v2|qwen4_exp)', Path(model, "config.json").read_text()):
+    if re.search(r'"(minimax_m3|mimo_v2|step3p|qwen4_exp|gpt_neox)', Path(model, "config.json").read_text()):
         base.AutoConfig = None  # what asking it raises sends the converter to config.json itself
     from conversion.granite import GraniteHybridModel
 

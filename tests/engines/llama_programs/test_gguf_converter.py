@@ -60,8 +60,14 @@ MEANT: dict[str, set[str]] = {
     # It takes Phi for a model of as many key heads as query heads, and of inner layers four times as wide.
     "phi": {"phi2.attention.head_count_kv", "phi2.feed_forward_length", "phi2.rope.freq_base"},
     "stablelm": {"stablelm.rope.freq_base"},
+    # Without a cap of logits llama.cpp takes 30.
+    "gemma4_text": {"gemma4.final_logit_softcapping"},
     # It reads how close to zero norms come from a field of its own.
     "glm": {"chatglm.attention.layer_norm_rms_epsilon"},
+    # It does not say what most tensors are of, nor a rotary base.
+    "gpt_neox": {"gptneox.rope.freq_base", "general.file_type"},
+    "mpt": {"general.file_type"},
+    "minicpm3": {"minicpm3.rope.freq_base"},
     # It takes a SentencePiece tokenizer for given.
     "jamba": {"tokenizer.ggml.add_space_prefix"},
     "nemotron": {"tokenizer.ggml.padding_token_id", "tokenizer.ggml.unknown_token_id"},
@@ -102,6 +108,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 """Families of tests.every_family, with changes of their configs."""
 
+_STRETCHED = {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 1000.0, "factor": 1.0}
 _WINDOWED = ["sliding_attention"] * 3 + ["full_attention"]
 FALCON_H1 = {
     "head_dim": 64,
@@ -121,6 +128,8 @@ FALCON_H1 = {
 """Multipliers as different as published ones, of which all are 1 by default."""
 
 NEWER: dict[str, dict[str, Any]] = {
+    "apertus": {},
+    "bloom": {},
     "cohere2_moe": {},
     "deepseek_v32": {},
     "falcon_h1": FALCON_H1,
@@ -129,10 +138,14 @@ NEWER: dict[str, dict[str, Any]] = {
     "glm4v": {},
     "glm4v_moe": {},
     "glm_moe_dsa": {},
+    "glm_ocr": {},
     "granite_swa": {},
     "granitemoe_swa": {},
+    "gpt_bigcode": {},
     "granitemoeshared": {},
     "hy_v3": {},
+    "hunyuan_v1_dense": {"eod_token_id": None, "max_position_embeddings": 2**15, "rope_parameters": _STRETCHED},
+    "hunyuan_vl": {},
     "jais2": {},
     "jamba": {},
     "laguna": {"layer_types": _WINDOWED[::-1]},
@@ -140,6 +153,7 @@ NEWER: dict[str, dict[str, Any]] = {
     "mamba": {},
     "mamba2": {},
     "mellum": {"layer_types": _WINDOWED},
+    "minicpm3": {},
     "nemotron": {},
     "nemotron_h": {"layers_block_type": ["linear_attention", "moe", "full_attention", "moe"]},
     "olmo": {},
@@ -156,7 +170,8 @@ DRAFTING: dict[str, dict[str, Any]] = {
     "deepseek_v32": {},
     "glm4_moe": {},
     "glm_moe_dsa": {},
-    "hy_v3": {"last": "final_layernorm"},
+    "glm_ocr": {},
+    "hy_v3": {"norm": "final_layernorm"},
     "qwen3_5": {"around": True},
     "qwen3_5_moe": {"around": True},
     "qwen3_next": {"around": True},
@@ -276,6 +291,19 @@ def test_families_of_today(family: str, newer: Path, tmp_path: Path) -> None:
     compare(newer, folder, "BF16", tmp_path, MEANT.get(family, set()), *flags)
 
 
+@pytest.mark.parametrize(
+    ("family", "published"),
+    [
+        ("gpt_neox", {"rotary_pct": 0.25, "rotary_emb_base": 10000}),
+        ("mpt", {"architectures": ["MPTForCausalLM"]}),
+    ],
+)
+def test_elder_families_as_published(family: str, published: dict[str, Any], newer: Path, tmp_path: Path) -> None:
+    folder = made(family, tmp_path, {})
+    changed(folder, **published)
+    compare(newer, folder, "BF16", tmp_path, MEANT.get(family, set()))
+
+
 @pytest.mark.parametrize("family", DRAFTING)
 def test_multi_token_prediction(family: str, newer: Path, tmp_path: Path) -> None:
     """Keys of block_count and nextn_predict_layers among the others, and every tensor."""
@@ -291,22 +319,31 @@ def test_multi_token_prediction_with_experts_in_one_array(newer: Path, tmp_path:
     compare(newer, folder, "BF16", tmp_path, MEANT["qwen3_5_moe"])
 
 
-GEMMA_4: dict[str, dict[str, Any]] = {
-    "experts": {"global_head_dim": 128, "num_global_key_value_heads": 1, "attention_k_eq_v": True},
-    "dense": {"global_head_dim": 128, "enable_moe_block": False, "num_experts": None, "top_k_experts": None},
+GEMMA_4: dict[str, tuple[str, dict[str, Any]]] = {
+    "experts": ("gemma4_text", {"global_head_dim": 128, "num_global_key_value_heads": 1, "attention_k_eq_v": True}),
+    "dense": (
+        "gemma4_text",
+        {"global_head_dim": 128, "enable_moe_block": False, "num_experts": None, "top_k_experts": None},
+    ),
+    "unified": ("gemma4_unified", {}),
 }
 
 
 @pytest.mark.parametrize("kind", GEMMA_4)
 def test_gemma_4(kind: str, newer: Path, tmp_path: Path) -> None:
     """Heads of two sizes, values that are keys, and a tokenizer of its own."""
-    folder = made("gemma4_text", tmp_path, GEMMA_4[kind])
+    family, changes = GEMMA_4[kind]
+    folder = made(family, tmp_path, changes)
     tokenizer = sentencepiece_like_tokenizer(500)
     more = [f"<extra_{n}>" for n in range(12)]  # 512 in all, as the embedding has
     tokenizer.add_special_tokens(more)
     named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "additional_special_tokens": more}
     save_tokenizer(tokenizer, folder, **named)  # of others the converter does not know that they are special
-    compare(newer, folder, "BF16", tmp_path, set())
+    if kind == "unified":  # as published
+        text = json.loads((folder / "config.json").read_text())["text_config"]
+        changed(folder, text_config={**text, "moe_intermediate_size": None})
+        (folder / "generation_config.json").write_text('{"suppress_tokens": [258, 259]}')
+    compare(newer, folder, "BF16", tmp_path, MEANT.get(family, set()))
 
 
 @pytest.mark.parametrize("kind", GRANITE_4)
@@ -472,6 +509,33 @@ def test_mimo_v2_as_published(newer: Path, tmp_path: Path) -> None:
     kept = {k: v for k, v in config.items() if k not in ("rope_parameters", "layer_types", "mlp_layer_types")}
     (folder / "config.json").write_text(json.dumps({**kept, **published}))
     compare(newer, folder, "BF16", tmp_path, set(), "--no-mtp")
+
+
+def test_step_3_7_as_published(newer: Path, tmp_path: Path) -> None:
+    """Windows with other heads of queries, experts that are clamped, and a dense MTP layer with a head of its own."""
+    folder = made("step3p7", tmp_path, {})
+    weights = folder / "model.safetensors"
+    tensors, last = load_file(weights), "model.layers.4.transformer.shared_head"
+    dense = {n.replace("layers.0.", "layers.4."): t / 2 for n, t in tensors.items() if "layers.0." in n}
+    wide = tensors["model.layers.0.self_attn.q_proj.weight"]
+    dense |= {
+        "model.layers.4.eh_proj.weight": wide.repeat(1, 2),
+        f"{last}.output.weight": tensors["lm_head.weight"] / 2,
+    }
+    norms = ("model.layers.4.enorm", "model.layers.4.hnorm", f"{last}.norm")
+    save_file({**tensors, **dense, **{f"{n}.weight": wide[0].clone() for n in norms}}, weights, {"format": "pt"})
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    for name in ("rope_parameters", "mlp_layer_types", "num_key_value_heads", "n_routed_experts", "per_layer_config"):
+        text.pop(name)
+    text |= {"num_attention_groups": 2, "moe_num_experts": text["num_experts_per_tok"] * 2, "moe_top_k": 2}
+    text |= {"attention_other_setting": {"num_attention_heads": text.pop("num_sliding_attention_heads")}}
+    text |= {"layer_types": [*text["layer_types"], "full_attention"], "moe_layers_enum": "1,2,3"}
+    text |= {"rope_theta": [5e6, 1e4, 1e4, 5e6, 5e6], "partial_rotary_factors": [0.5, 1.0, 1.0, 0.5, 0.5]}
+    text |= {"norm_expert_weight": True, "moe_router_activation": "sigmoid", "num_nextn_predict_layers": 1}
+    text |= {name: [*text[name], 0.0] for name in ("swiglu_limits", "swiglu_limits_shared")}
+    text.pop("num_experts_per_tok")
+    changed(folder, architectures=["Step3p7ForConditionalGeneration"], text_config=text)
+    compare(newer, folder, "BF16", tmp_path, set())
 
 
 def as_published(folder: Path) -> None:

@@ -23,6 +23,7 @@ _SEEING = (
 """Models around a decoder that is known alone."""
 
 _WINDOWED = ["sliding_attention"] * 3 + ["full_attention"]
+_STRETCHED = {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 1000.0, "factor": 1.0}
 _ALIKE = {"rope_theta": 500000.0, "rope_type": "default"}
 _LONG = {
     "rope_type": "longrope",
@@ -33,7 +34,9 @@ _LONG = {
 }
 FAMILIES: dict[str, dict[str, Any]] = {
     **{family: {} for family in _SEEING},
+    "apertus": {},
     "bamba": {},
+    "bloom": {},
     "cohere2": {},
     "cohere2_moe": {},
     "deepseek_v32": {"index_topk": 256},  # with fewer, llama.cpp's indexer chooses others than transformers'
@@ -43,7 +46,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "glm46v": {},
     "glm4v": {},
     "glm4v_moe": {},
+    "gemma4_text": {},
+    "gemma4_unified": {},
     "glm_moe_dsa": {"index_topk": 256},
+    "glm_ocr": {},
+    "gpt_bigcode": {},
+    "gpt_neox": {},
     "granite_swa": {},
     "granitemoe_swa": {},
     "granitemoehybrid": {},
@@ -52,7 +60,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "position_embedding_type": "rope",
     },
     "granitemoeshared": {},
-    "hunyuan_v1_moe": {},
+    "hunyuan_v1_dense": {"rope_parameters": _STRETCHED},
+    "hunyuan_v1_moe": {"rope_parameters": _STRETCHED},
+    "hunyuan_vl": {},
     "hy_v3": {},
     "jais2": {},
     "jamba": {},
@@ -64,8 +74,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     # llama.cpp turns windows and full attention by one base.
     "mellum": {"layer_types": _WINDOWED, "rope_parameters": dict.fromkeys(set(_WINDOWED), _ALIKE)},
     "mimo_v2_flash": {"n_group": 1},
+    "minicpm3": {},
     "minimax_m3_vl": {},
     "mistral4": {},
+    "mpt": {},
     "nemotron": {},
     "nemotron_h": {"layers_block_type": ["linear_attention", "moe", "full_attention", "moe"]},
     "olmo": {},
@@ -76,6 +88,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen4_exp_text": {**QWEN_4, "indexer_budget": 256},
     "solar_open": {},
     "stablelm": {},
+    "step3p7": {},
     "youtu": {},
 }
 """With changes of their configs. What comes behind a space says what is changed."""
@@ -83,9 +96,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
 DRAFTING: dict[str, dict[str, Any]] = {"glm4_moe": {}, "qwen3_5_moe_text": {"around": True}}
 """With an MTP layer, which llama.cpp loads and does not run unasked; and how `add_drafts` makes it."""
 
-CLOSE = {"phi": 1e-3, "granitemoehybrid without recurrent layers": 2e-4}
+CLOSE = {
+    **dict.fromkeys(("bloom", "gemma4_text", "gemma4_unified", "gpt_bigcode", "gpt_neox", "mpt", "phi"), 1e-3),
+    "granitemoehybrid without recurrent layers": 2e-4,
+    "hunyuan_vl": 3e-4,
+}
 """Of the norm of all logits, where not 1e-4, of which float32 summed in another order loses a tenth: ggml looks GELU up
-in half precision. Of Granite 1.02e-4 were seen, in one run."""
+in half precision, and turns the fourth axis of HunyuanVL by nothing, which a stretched base hides for as many tokens.
+Of Granite 1.02e-4 were seen, in one run."""
 
 
 def transformers_logits(folder: Path, tokens: torch.Tensor) -> torch.Tensor:

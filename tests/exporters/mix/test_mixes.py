@@ -25,6 +25,7 @@ from sixfold.errors import SixfoldError, UsageError
 from sixfold.model.source import Source, open_source
 from sixfold.recipes.recipe import Calibration, Recipe, load_recipes
 from sixfold.statistics.damages import FILE, Damages, damages_of
+from sixfold.statistics.input_moments import FIRST
 from sixfold.statistics.statistics import Statistics
 from sixfold.texts.held_out_text import Windows
 from tests.exporters.exported import DEMO, silent
@@ -75,8 +76,9 @@ def read(source: Source, linear: str) -> torch.Tensor:
 
 
 def output_error(source: Source, statistics: Statistics, rounded: torch.Tensor) -> float:
-    """Of o_proj's outputs over the calibration's tokens, relative, as it is defined."""
-    weight, moments = read(source, O_PROJ), statistics.moments(O_PROJ)
+    """Of o_proj's outputs over the calibration's tokens, first ones with their weight, relative, as it is defined."""
+    weight, found = read(source, O_PROJ), statistics.site(O_PROJ, ["count", "first"])
+    moments = statistics.moments(O_PROJ) / found["count"] + FIRST * torch.outer(found["first"], found["first"])
     off = rounded - weight
     return float((off @ moments * off).sum() / (weight @ moments * weight).sum())
 

@@ -32,8 +32,10 @@ ARCHITECTURE_OF: Mapping[str, str] = {
 
 OTHERS: Mapping[str, str] = {
     "afmoe": "afmoe",
+    "apertus": "apertus",
     "arcee": "arcee",
     "bamba": "granitehybrid",
+    "bloom": "bloom",
     "cohere": "command-r",
     "cohere2": "cohere2",
     "cohere2_moe": "cohere2moe",
@@ -52,6 +54,8 @@ OTHERS: Mapping[str, str] = {
     "gemma3_text": "gemma3",
     "gemma4": "gemma4",
     "gemma4_text": "gemma4",
+    "gemma4_unified": "gemma4",
+    "gemma4_unified_text": "gemma4",
     "glm": "chatglm",
     "glm4": "glm4",
     "glm4v_moe": "glm4moe",
@@ -59,6 +63,9 @@ OTHERS: Mapping[str, str] = {
     "glm5_next": "glm5-next",
     "glm5_next_text": "glm5-next",
     "glm_moe_dsa": "glm-dsa",
+    "glm_ocr_text": "glm4",
+    "gpt_bigcode": "starcoder",
+    "gpt_neox": "gptneox",
     "gpt_oss": "gpt-oss",
     "granite": "granite",
     "granite_swa": "granite_swa",
@@ -68,6 +75,7 @@ OTHERS: Mapping[str, str] = {
     "granitemoeshared": "granitemoe",
     "hunyuan_v1_dense": "hunyuan-dense",
     "hunyuan_v1_moe": "hunyuan-moe",
+    "hunyuan_vl_text": "hunyuan_vl",
     "hy_v3": "hy_v3",
     "jais2": "jais2",
     "jamba": "jamba",
@@ -81,10 +89,12 @@ OTHERS: Mapping[str, str] = {
     "mamba2": "mamba2",
     "mellum": "mellum",
     "mimo_v2_flash": "mimo2",
+    "minicpm3": "minicpm3",
     "minimax_m3_vl": "minimax-m3",
     "ministral3": "mistral3",
     "mistral3": "mistral3",
     "mistral4": "mistral4",
+    "mpt": "mpt",
     "nemotron": "nemotron",
     "nemotron_h": "nemotron_h_moe",
     "olmo": "olmo",
@@ -109,6 +119,7 @@ OTHERS: Mapping[str, str] = {
     "solar_open": "glm4moe",
     "stablelm": "stablelm",
     "starcoder2": "starcoder2",
+    "step3p5": "step35",
     "youtu": "deepseek2",
 }
 """The same, where those are that every decoder has (see `common_keys`)."""
@@ -118,6 +129,12 @@ _MIXERS_ALONE = ("mamba", "mamba2", "falcon_mamba")
 
 _WITHOUT_POSITIONS = ("nemotron_h", "granitemoehybrid", *_MIXERS_ALONE)
 """Models of Mamba mixers: llama.cpp's converter states 2^20 positions whatever config.json says."""
+
+_WITHOUT_GROUPS = ("gpt_neox", "mpt")
+"""Every head has keys of its own, and the file need not say so."""
+
+_ELDER = ("bloom", "gpt_bigcode", "mpt")
+"""Model types that call norms' epsilon layer_norm_epsilon, which others have beside another."""
 
 _PREFIXES = ("paligemma", "shieldgemma2")
 """Models whose prompts see themselves whole, which llama.cpp does not know."""
@@ -222,22 +239,32 @@ def expected_keys(arch: str, config: Config, *, split_latents: bool, drafts: int
 
 def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
     """What every decoder's file says of its size, its norms, its experts and its rotary base."""
-    unbounded, alone = (config.get("model_type") in kinds for kinds in (_WITHOUT_POSITIONS, _MIXERS_ALONE))
+    kind = config.get("model_type")
+    unbounded, alone = kind in _WITHOUT_POSITIONS, kind in _MIXERS_ALONE
     heads = 0 if alone else config["num_attention_heads"]
     groups = config.get("num_key_value_heads") or heads
-    length = 2**20 if alone else config.get("max_position_embeddings") or config["model_max_length"]
+    stretch = None if alone else _stretch(config)
+    length = 2**20 if alone else 2**18 if stretch else _positions(config)
     found = {
         "block_count": Expected((_layers(config) + drafts,)),
         "nextn_predict_layers": Expected((drafts,), missing=not drafts),
         "context_length": Expected((length, 2**20) if unbounded else (length,)),
         "embedding_length": Expected((config["hidden_size"],)),
-        "attention.head_count": Expected((heads,)),
+        "attention.head_count": Expected((heads, _heads_of_layers(config, heads, drafts))),
     }
     if not alone:
-        found["attention.head_count_kv"] = Expected(_key_heads(config, groups, drafts))
+        found["attention.head_count_kv"] = Expected(
+            (1,) if kind == "gpt_bigcode" else _key_heads(config, groups, drafts), missing=kind in _WITHOUT_GROUPS
+        )
     for key, names in (
-        ("attention.layer_norm_rms_epsilon", ("rms_norm_eps", "norm_eps", *(("layer_norm_epsilon",) * alone))),
-        ("attention.layer_norm_epsilon", ("layer_norm_eps", "norm_epsilon")),
+        (
+            "attention.layer_norm_rms_epsilon",
+            ("rms_norm_eps", "norm_eps", *["layer_norm_epsilon"] * alone),
+        ),
+        (
+            "attention.layer_norm_epsilon",
+            ("layer_norm_eps", "norm_epsilon", *["layer_norm_epsilon"] * (kind in _ELDER)),
+        ),
     ):
         value = next((config[name] for name in names if config.get(name) is not None), None)
         if value is not None:
@@ -249,8 +276,23 @@ def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
         found["expert_used_count"] = Expected((used[0] if isinstance(used, list) else used,))
     theta = rope_of(config).get("rope_theta")
     if theta is not None:
-        found["rope.freq_base"] = Expected((theta,), missing=theta == 10000.0)
+        found["rope.freq_base"] = Expected((theta * (stretch or 1.0),), missing=not stretch and theta == 10000.0)
     return found
+
+
+def _positions(config: Config) -> int:
+    names = ("max_position_embeddings", "model_max_length", "max_seq_len", "seq_length", "hidden_size")  # (BLOOM)
+    return int(next(config[name] for name in names if config.get(name)))
+
+
+def _stretch(config: Config) -> float | None:
+    """What NTK-aware scaling by alpha multiplies the rotary base by (conversion/hunyuan.py); None where there is none,
+    and where llama.cpp does it (HunyuanVL)."""
+    rope = rope_of(config)
+    if rope["rope_type"] != "dynamic" or not rope.get("alpha") or config.get("model_type") == "hunyuan_vl_text":
+        return None
+    size = head_size(config)
+    return float(rope["alpha"] ** (size / (size - 2)))
 
 
 def _key_heads(config: Config, groups: int, drafts: int) -> tuple[Any, ...]:
@@ -263,9 +305,18 @@ def _key_heads(config: Config, groups: int, drafts: int) -> tuple[Any, ...]:
     if config.get("model_type") == "mimo_v2_flash":  # twice as many where attention has a window
         kinds = config["layer_types"]
         return ([groups * (1 + (kind == "sliding_attention")) for kind in kinds],)
-    if not config.get("kv_lora_rank"):
+    if not config.get("kv_lora_rank") or config.get("model_type") == "minicpm3":  # llama.cpp runs all heads of it
         return groups, _groups_of_layers(config, groups)
     return 1, [int(kind != "linear_attention") for kind in config.get("layer_types") or ()] + [1] * drafts
+
+
+def _heads_of_layers(config: Config, heads: int, drafts: int) -> list[int]:
+    """Where a file states heads of queries for each layer: those with windows may have others (Step-3.5)."""
+    own = {int(layer): fields for layer, fields in (config.get("per_layer_config") or {}).items()}
+    found = [own.get(layer, {}).get("num_attention_heads", heads) for layer in range(_layers(config))]
+    kinds = [*(config.get("mtp_layer_types") or ()), *["full_attention"] * drafts][:drafts]
+    windowed = config.get("num_sliding_attention_heads") or heads
+    return found + [windowed if kind == "sliding_attention" else heads for kind in kinds]
 
 
 def _groups_of_layers(config: Config, groups: int) -> list[int]:

@@ -6,7 +6,9 @@ from typing import Any
 
 from sixfold.artifact.manifest import damaged_files
 from sixfold.artifact.workspace import read_json
+from sixfold.checkpoint.tensor_slice import TensorSlice
 from verification.finding import EXPORT_AGAIN, Finding
+from verification.reading.gguf_names import NUMBERS
 from verification.structure.gguf.expected import (
     ARCHITECTURE_OF,
     KINDS,
@@ -71,7 +73,8 @@ def check_tensors(subject: GgufSubject) -> Iterator[Finding]:
         yield Finding("keys.value", f"{file.arch}.block_count", what, "layers are left out", EXPORT_AGAIN)
     length = _length_of_heads(subject)
     if length is not None:
-        what = f"it is {file.key('attention.key_length')}, and the rows of queries and keys are for heads of {length}"
+        stated = _of_first_layer(subject, "key_length")
+        what = f"it is {stated}, and the rows of queries and keys are for heads of {length}"
         where = f"{file.arch}.attention.key_length"
         yield Finding("keys.value", where, what, "llama.cpp stops: wrong shape", EXPORT_AGAIN)
     for key, tensor, size in _products(subject):
@@ -86,14 +89,22 @@ def check_tensors(subject: GgufSubject) -> Iterator[Finding]:
 def _length_of_heads(subject: GgufSubject) -> int | None:
     """What queries and keys agree on, where attention.key_length says otherwise."""
     file = subject.file
-    stated = file.key("attention.key_length")
+    stated = _of_first_layer(subject, "key_length")
     found = set()
     for key, name in (("head_count", "blk.0.attn_q.weight"), ("head_count_kv", "blk.0.attn_k.weight")):
         heads, tensor = file.key(f"attention.{key}"), file.tensors.get(name)
         if not isinstance(heads, int) or tensor is None or not heads or tensor.shape[-2] % heads:
             return None
         found.add(tensor.shape[-2] // heads)
-    return found.pop() if isinstance(stated, int) and len(found) == 1 and stated not in found else None
+    return found.pop() if stated is not None and len(found) == 1 and stated not in found else None
+
+
+def _of_first_layer(subject: GgufSubject, key: str) -> int | None:
+    """A size of heads, of which layers with windows may have another (Gemma 4)."""
+    pattern = subject.file.key("attention.sliding_window_pattern")
+    windowed = subject.file.key(f"attention.{key}_swa") if isinstance(pattern, list) and pattern[:1] == [True] else None
+    value = subject.file.key(f"attention.{key}") if windowed is None else windowed
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _products(subject: GgufSubject) -> Iterator[tuple[str, str, int | None]]:
@@ -112,7 +123,7 @@ def _products(subject: GgufSubject) -> Iterator[tuple[str, str, int | None]]:
     if file.key("attention.kv_lora_rank") is None:
         several = isinstance(file.key("attention.head_count_kv"), list)  # one number for each layer
         groups = of("attention.head_count_kv") or (None if several else heads)
-        key_size, value_size = of("attention.key_length") or usual, of("attention.value_length") or usual
+        key_size, value_size = (_of_first_layer(subject, f"{part}_length") or usual for part in ("key", "value"))
         yield "attention.head_count", "blk.0.attn_q.weight", times(heads, key_size)
         yield "attention.head_count_kv", "blk.0.attn_k.weight", times(groups, key_size)
         yield "attention.value_length", "blk.0.attn_v.weight", times(groups, value_size)
@@ -242,7 +253,7 @@ def check_namespaces(subject: GgufSubject) -> Iterator[Finding]:
     """Keys outside of what llama.cpp looks at are no part of a model, and a mistyped architecture hides there."""
     known = (f"{subject.file.arch}.", "general.", "tokenizer.", "split.", "quantize.")
     for name in subject.file.keys:
-        if not name.startswith(known):
+        if not name.startswith(known) and name not in NUMBERS.get(subject.file.arch, {}):
             what = "no reader looks for a key of this name"
             yield Finding(
                 "keys.unknown", name, what, "nothing, or a key is missing under its name", "remove", "warning"
@@ -266,6 +277,25 @@ def _equal(held: Any, wanted: Any) -> bool:
     if isinstance(held, (int, float)) and isinstance(wanted, (int, float)):
         return abs(held - wanted) <= 1e-6 * max(abs(held), abs(wanted))
     return bool(held == wanted)
+
+
+def check_numbers(subject: GgufSubject) -> Iterator[Finding]:
+    """Numbers that the source has in tensors and the file in keys."""
+    for key, name in NUMBERS.get(subject.file.arch, {}).items():
+        held = subject.file.keys.get(key)
+        if held is None:
+            yield Finding("keys.missing", key, "it is missing", _STOPS, EXPORT_AGAIN)
+        elif subject.source is not None and not _equal(held, _numbers(subject, name)):
+            what = f"it is {held}, the source's {name.format('N')} are {_numbers(subject, name)}"
+            yield Finding("keys.value", key, what, _WRONG, EXPORT_AGAIN)
+
+
+def _numbers(subject: GgufSubject, name: str) -> list[float]:
+    assert subject.source is not None
+    checkpoint = subject.source.checkpoint
+    names = [name.format(layer) for layer in range(subject.source.architecture.layers)]
+    held = [one for one in names if one in checkpoint.tensors]
+    return [checkpoint.read(TensorSlice(one, 0, 1)).float().flatten()[0].item() for one in held]
 
 
 def check_parts(subject: GgufSubject) -> Iterator[Finding]:
@@ -311,6 +341,7 @@ CHECKS: tuple[Callable[[GgufSubject], Iterator[Finding]], ...] = (
     check_types,
     check_against_source,
     check_namespaces,
+    check_numbers,
     check_parts,
     check_files,
 )

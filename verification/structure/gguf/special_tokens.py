@@ -43,10 +43,13 @@ _FOUND_BY_TEXT: Mapping[str, tuple[str, ...]] = {
 }
 """Texts that llama.cpp itself takes for these, where a file does not say (src/llama-vocab.cpp)."""
 
-_GLM = {"bos": "[gMASK]", "eot": "<|user|>", "unk": "<|endoftext|>", "eom": "<|observation|>"}
-"""What llama.cpp's converter states of GLM (conversion/base.py), whose files do not."""
-
-_GLM_ARCHITECTURES = ("glm4moe", "glm-dsa", "glm5-next")
+_GLM_4 = {"bos": "<|endoftext|>", "eot": "<|user|>", "unk": "<|endoftext|>"}
+_GLM_4_5 = {**_GLM_4, "bos": "[gMASK]", "eom": "<|observation|>"}
+_GLM: Mapping[str, Mapping[str, str]] = {
+    **dict.fromkeys(("glm4", "chatglm"), _GLM_4),
+    **dict.fromkeys(("glm4moe", "glm-dsa", "deepseek2"), _GLM_4_5),
+}
+"""What llama.cpp's converter states of GLM (conversion/base.py and glm.py), whose files do not, by architecture."""
 
 _BEGIN_BY_NAME = frozenset("llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 chameleon tekken".split())
 """Pre-tokenizers for which llama.cpp puts the first token where the file does not say."""
@@ -87,10 +90,11 @@ def _stated(subject: GgufSubject, folder: Path, tokens: list[Any]) -> dict[str, 
     generation = json_value(folder / "generation_config.json")
     numbers = {text: number for number, text in enumerate(tokens) if isinstance(text, str)}
     found: dict[str, set[int]] = {}
+    glm = _GLM.get(subject.file.arch, {})
     for kind in _KINDS.values():
         text = config.get(f"{kind}_token") if isinstance(config, dict) else None
         text = text.get("content") if isinstance(text, dict) else text
-        texts = [text, *([_GLM.get(kind)] if subject.file.arch in _GLM_ARCHITECTURES else [])]
+        texts = [text, *([glm.get(kind)] if _GLM_4_5["bos"] in numbers else [])]
         found[kind] = {numbers[one] for one in texts if isinstance(one, str) and one in numbers}
         stated = [part.get(f"{kind}_token_id") for part in (subject.config, generation) if isinstance(part, Mapping)]
         for value in stated:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from sixfold.model.meta_model import completed
+from sixfold.model.meta_model import completed, usual_names
 from sixfold.model.source import Source
 from verification.reading.gguf_blocks import GgufWeights
 from verification.reading.gguf_file import Gguf
 from verification.reading.gguf_multipliers import multipliers_of
-from verification.reading.gguf_names import AROUND_DRAFTS, AXIAL_GLM_4, BAMBA, GRANITE_4
+from verification.reading.gguf_names import AROUND_DRAFTS, AXIAL_GLM_4, BAMBA, GRANITE_4, LAST_OF_DRAFTS
 from verification.structure.gguf.expected import listed_type
 
 _AS_TOWERS = ("blocks", "encoder.layers")
@@ -88,8 +88,11 @@ class GgufSubject:
         assert self.source is not None
         layers = self.source.architecture.layers
         mine = f"model.layers.{layers}."
-        if any(name.startswith(f"{mine}final_layernorm.") for name in self.source.checkpoint.tensors):
-            return {f"{mine}shared_head.norm.": f"{mine}final_layernorm."}
+        held = tuple(name for name in self.source.checkpoint.tensors if name.startswith(mine))
+        for called in LAST_OF_DRAFTS:
+            if any(name.startswith(tuple(mine + own for own in called.values())) for name in held):
+                blocks = [f"model.layers.{layers + n}." for n in range(self.draft_layers)]
+                return {block + part: block + own for block in blocks for part, own in called.items()}
         if not any(name.startswith("mtp.") for name in self.source.checkpoint.tensors):
             return {}
         around = {f"{mine}{begins}": instead for begins, instead in AROUND_DRAFTS.items()}
@@ -110,10 +113,12 @@ class GgufSubject:
         filled = completed(stated)
         text = filled.get("text_config") or {}
         own = {k: v for k, v in stated.items() if v is not None and not isinstance(v, Mapping)}
+        kind = listed_type(stated) or filled.get("model_type")
         return {
+            **usual_names({**filled, "model_type": kind}),
             **filled,
             **own,
             **text,
-            "model_type": listed_type(stated) or filled.get("model_type"),
+            "model_type": kind,
             "tie_word_embeddings": filled.get("tie_word_embeddings"),
         }

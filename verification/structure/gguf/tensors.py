@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from sixfold.boundary.gguf_header import GgufTensor
 from verification.finding import EXPORT_AGAIN, Finding
-from verification.reading.gguf_names import ARCHITECTURES, COMPUTED, place_of
+from verification.reading.gguf_names import ARCHITECTURES, COMPUTED, NUMBERS, place_of
 from verification.structure.gguf.subject import GgufSubject
 
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
@@ -67,10 +67,11 @@ def check_source(subject: GgufSubject) -> Iterator[Finding]:
         return
     architecture = subject.source.architecture
     held = set(subject.weights.names())
+    numbers = tuple(name.rpartition("{}")[2] for name in NUMBERS.get(subject.file.arch, {}).values()) or ("?",)
     stacks = {name for name in architecture.not_run if name.endswith(_STACKS)}  # of MTP layers, as they are on disk
     beside = set(architecture.towers) | (stacks if subject.draft_layers else set(architecture.not_run))
     for name, tensor in subject.source.checkpoint.tensors.items():
-        if name in beside or _RECOMPUTED.search(name):
+        if name in beside or _RECOMPUTED.search(name) or name.endswith(numbers):
             continue
         if name not in held:
             if architecture.tied_embeddings and name.endswith("lm_head.weight"):

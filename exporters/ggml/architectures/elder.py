@@ -1,0 +1,48 @@
+"""Architectures of the years before LLaMA, with queries, keys and values in one matrix."""
+
+from collections.abc import Mapping
+
+from gguf import GGUFWriter
+
+from exporters.ggml.architectures.entry import Entry, Table
+from exporters.ggml.architectures.rotary import Config, rotary_size
+
+_EPSILON: Table = (("add_layer_norm_eps", ("layer_norm_epsilon",)),)
+_ONE_HEAD_OF_KEYS: Config = {"num_key_value_heads": None}
+"""What `_starcoder` writes."""
+
+
+def _bloom(writer: GGUFWriter, config: Config) -> None:
+    """Positions are distances alone, so that contexts are as long as it was trained on, or as llama.cpp's converter has
+    it, as the hidden size."""
+    writer.add_context_length(config.get("seq_length") or config["hidden_size"])
+    writer.add_feed_forward_length(4 * config["hidden_size"])
+    writer.add_head_count_kv(config["num_attention_heads"])
+
+
+def _gptneox(writer: GGUFWriter, config: Config) -> None:
+    writer.add_rope_dimension_count(rotary_size(config))
+    writer.add_parallel_residual(bool(config.get("use_parallel_residual", True)))
+
+
+def _mpt(writer: GGUFWriter, config: Config) -> None:
+    attention = config["attn_config"]
+    writer.add_context_length(config["max_seq_len"])
+    writer.add_feed_forward_length(config["expansion_ratio"] * config["hidden_size"])
+    if attention.get("clip_qkv") is not None:
+        writer.add_clamp_kqv(attention["clip_qkv"])
+    writer.add_max_alibi_bias(float(attention["alibi_bias_max"]) if attention.get("alibi") else 0.0)
+
+
+def _starcoder(writer: GGUFWriter, config: Config) -> None:
+    writer.add_feed_forward_length(config.get("n_inner") or 4 * config["hidden_size"])
+    writer.add_head_count_kv(1)
+
+
+ELDER: Mapping[str, Entry] = {
+    "bloom": Entry(_EPSILON, _bloom, head_by_head=True),
+    "gptneox": Entry((), _gptneox, head_by_head=True),
+    "mpt": Entry(_EPSILON, _mpt),
+    "starcoder": Entry(_EPSILON, _starcoder, _ONE_HEAD_OF_KEYS, fixed={"multi_query": lambda config: True}),
+}
+"""By llama.cpp's architecture name."""

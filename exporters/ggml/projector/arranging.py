@@ -1,0 +1,88 @@
+"""What the file holds of a tensor on disk: whole, in parts, or in another order."""
+
+from collections.abc import Sequence
+
+from exporters.ggml.projector.entry import Seeing, Step
+from exporters.ggml.tensors import Tensor
+from sixfold.checkpoint.checkpoint import SourceTensor
+from sixfold.errors import SixfoldError
+
+
+def whole(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
+    if not part.shape:
+        return [Tensor(name, (1,), (part.name,), "scalar")]
+    return [Tensor(name, part.shape, (part.name,))]
+
+
+def one_added(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
+    return [Tensor(name, part.shape, (part.name,), "plus_one")]
+
+
+def softened(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
+    return [Tensor(name, part.shape, (part.name,), "softplus")]
+
+
+def squeezed(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
+    """[C, 1, K] as [C, K]."""
+    return [Tensor(name, (part.shape[0], part.shape[-1]), (part.name,), "squeeze")]
+
+
+def frames(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
+    """A convolution over two frames [R, C, 2, H, W] as one for each. Raises SixfoldError for another number."""
+    rows, colors, count, *sides = part.shape
+    if count != 2:
+        raise SixfoldError(
+            f"{part.name} looks at {count} frames at a time, and llama.cpp's towers at 2",
+            "set options.projector=none for a GGUF of the language model alone",
+        )
+    return [
+        Tensor(name if frame == 0 else f"{name}.{frame}", (rows, colors, *sides), (part.name,), f"frame:{frame}")
+        for frame in range(count)
+    ]
+
+
+def thirds(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
+    """Queries, keys and values, which lie behind each other in one, as three."""
+    rows = part.shape[0] // 3
+    return [
+        Tensor(
+            name.replace("attn_qkv", f"attn_{letter}"),
+            (rows, *part.shape[1:]),
+            (part.name,),
+            part=(number * rows, (number + 1) * rows),
+        )
+        for number, letter in enumerate("qkv")
+    ]
+
+
+def rotated(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
+    """Rows of queries or keys that turn together next to each other, as llama.cpp's "llama" has them."""
+    size = part.shape[0] // seeing.tower["num_attention_heads"]
+    return [Tensor(name, part.shape, (part.name,), f"rope:{size}", size)]
+
+
+def two_axes(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
+    """Rows of queries and keys that turn along one axis of the picture before those of the other."""
+    size = part.shape[0] // 3 // seeing.tower["num_attention_heads"]
+    return [Tensor(name, part.shape, (part.name,), f"quarters:{size}", part.shape[0])]
+
+
+def patches(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
+    """A matrix over the colors of a patch's pixels as the convolution that it is."""
+    side = int((part.shape[1] // 3) ** 0.5)
+    return [Tensor(name, (part.shape[0], 3, side, side), (part.name,), f"patches:{side}")]
+
+
+def token(text: str) -> Step:
+    """The row of the embeddings that is the token's. Raises SixfoldError where the tokenizer does not have it."""
+
+    def row(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
+        number = seeing.token(text)
+        if number is None or not 0 < number < part.shape[0]:
+            raise SixfoldError(
+                f"the tokenizer has no {text}, which llama.cpp's projector puts between the rows of a picture",
+                "take the tokenizer of the original model, or set options.projector=none",
+            )
+        return [Tensor(name, part.shape[1:], (part.name,), "row", part=(number, number + 1))]
+
+    return row

@@ -1,0 +1,73 @@
+"""What is declared of a kind of projector that llama.cpp knows."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from exporters.ggml.tensors import Tensor
+from sixfold.checkpoint.checkpoint import SourceTensor
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Seeing:
+    """What the files of a checkpoint say of how it sees. whole: config.json, completed. tower: its vision_config, with
+    what the entry states otherwise; ear: its audio_config, {} where it has none. processor: preprocessor_config.json
+    and processor_config.json in one. token: the number of a token by its text, None where the tokenizer does not have
+    it."""
+
+    whole: Config
+    tower: Config
+    ear: Config
+    processor: Config
+    token: Callable[[str], int | None]
+
+    @property
+    def text(self) -> Config:
+        return {**self.whole, **(self.whole.get("text_config") or {})}
+
+
+Keys = tuple[tuple[str, Callable[[Seeing], Any]], ...]
+"""gguf-py's writer methods, or the ends of keys that it has no method for (unsigned numbers), and their values; None is
+not written."""
+
+Step = Callable[[Seeing, str, SourceTensor], Sequence[Tensor]]
+"""From a tensor's GGUF name and the tensor on disk to what the file holds of it."""
+
+
+def nothing(seeing: Seeing) -> Config:
+    return {}
+
+
+@dataclass(frozen=True)
+class Projector:
+    """A kind of projector, with the tower before it.
+
+    kind: as `clip.projector_type` names it; hears: as `clip.audio.projector_type` does, of a model that also hears, ""
+    of one that does not. tower: the model type that vision_config must have, where one family is made with several.
+    holds: an expression on the names of tensors on disk that belong to it.
+    renamed: expressions, and what makes a name on disk one that gguf-py's table has.
+    own: names of modules (renamed) that this table lacks, or has for another -> their GGUF names.
+    left_out: an expression on names (renamed) of what llama.cpp does not run.
+    beside: an expression on tensors of the language model, and the GGUF name of what the file holds of one.
+    steps: expressions on names (renamed), and what is done to a tensor; the first that fits.
+    float32, float16: expressions on names (renamed) of what is kept so, whatever the file's type is.
+    keys: beyond those of every tower (audio_keys of every ear). stated: fields of vision_config that the file states
+    otherwise.
+    """
+
+    kind: str
+    holds: str
+    keys: Keys
+    hears: str = ""
+    audio_keys: Keys = ()
+    tower: str = ""
+    renamed: tuple[tuple[str, str], ...] = ()
+    own: Callable[[Seeing], Mapping[str, str]] = nothing
+    left_out: str = r"(?!)"
+    beside: tuple[tuple[str, str], ...] = ()
+    steps: tuple[tuple[str, Step], ...] = field(default=())
+    float32: str = r"(?!)"
+    float16: str = r"(?!)"
+    stated: Callable[[Seeing], Config] = nothing

@@ -1,0 +1,96 @@
+"""Tiny random models that see, with what their processors say, for the projectors' tests."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from tests import every_family
+from tests.exporters.ggml.gguf_tools import byte_level_tokenizer, save_tokenizer, spread
+
+PROCESSOR = {
+    "image_mean": [0.5, 0.4, 0.3],
+    "image_std": [0.5, 0.25, 0.2],
+    "min_pixels": 3136,
+    "max_pixels": 12845056,
+    "size": {"longest_edge": 384},
+}
+_LAYERS = 4
+_SIZES = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": _LAYERS, "num_attention_heads": 4}
+_GEMMA4 = {**_SIZES, "model_type": "gemma4_vision", "num_key_value_heads": 4, "head_dim": 16}
+_GEMMA4 |= {"position_embedding_size": 64}
+_EAR = {"model_type": "gemma4_audio", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+_PIXTRAL = {**_SIZES, "model_type": "pixtral", "image_size": 56, "head_dim": 16}
+
+FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "gemma3": ("gemma3", {}),
+    "gemma4": ("gemma4", {"vision_config": _GEMMA4}),
+    "gemma4 that hears": (
+        "gemma4",
+        {
+            "vision_config": {**_GEMMA4, "use_clipped_linears": True},
+            "audio_config": {**_EAR, "output_proj_dims": 64},
+        },
+    ),
+    "glm4v": ("glm4v", {}),
+    "glm4v_moe": ("glm4v_moe", {}),
+    "idefics3": ("idefics3", {}),
+    "internvl": ("internvl", {}),
+    "kimi_k25": ("kimi_k25", {}),
+    "lfm2_vl": ("lfm2_vl", {}),
+    "lighton_ocr": ("lighton_ocr", {}),
+    "llama4": ("llama4", {}),
+    "mistral3": ("mistral3", {}),
+    "paddleocr_vl": ("paddleocr_vl", {}),
+    "pixtral": ("llava", {"vision_config": _PIXTRAL}),
+    "qwen2_5_vl": ("qwen2_5_vl", {}),
+    "qwen2_vl": ("qwen2_vl", {}),
+    "qwen3_5": ("qwen3_5", {}),
+    "qwen3_5_moe": ("qwen3_5_moe", {}),
+    "qwen3_vl": ("qwen3_vl", {}),
+    "qwen3_vl_moe": ("qwen3_vl_moe", {}),
+    "smolvlm": ("smolvlm", {}),
+}
+"""Name -> family of tests.every_family, and changes of its config."""
+
+
+def make_seeing(name: str, folder: Path) -> Path:
+    """A model of one of FAMILIES, with a tower of four layers: llama.cpp's converter counts modules of projectors by
+    those."""
+    family, changes = FAMILIES[name]
+    every_family.make_family(family, folder, **{"vision_config": _deeper(family), **changes})
+    spread(folder)
+    tokenizer = byte_level_tokenizer([], size=300)
+    tokenizer.add_special_tokens(["[IMG_BREAK]", "[gMASK]", "<|user|>", "<|observation|>"])
+    save_tokenizer(tokenizer, folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    return folder
+
+
+def _deeper(family: str) -> dict[str, Any]:
+    tower = getattr(every_family.tiny_config(family), "vision_config", None)
+    stated: dict[str, Any] = {} if tower is None else tower.to_dict()
+    for name in ("depth", "num_hidden_layers"):
+        if name in stated:
+            stated[name] = _LAYERS
+    for name in ("deepstack_visual_indexes", "fullatt_block_indexes"):
+        if stated.get(name):
+            stated[name] = [1, 3]
+    if "embed_dim" in stated:  # of Qwen2-VL, whose hidden_size is what the language model reads
+        stated["hidden_size"] = 256
+    return stated
+
+
+def rename_tensors(folder: Path, names: Sequence[tuple[str, str]]) -> None:
+    """Expressions and what stands in their place; a name that becomes empty is dropped with its tensor."""
+    file = folder / "model.safetensors"
+    renamed = {}
+    for name, tensor in load_file(file).items():
+        for pattern, replacement in names:
+            name = re.sub(pattern, replacement, name)
+        if name:
+            renamed[name] = tensor
+    save_file(renamed, file, {"format": "pt"})

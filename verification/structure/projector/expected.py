@@ -1,0 +1,184 @@
+"""What the keys of a projector's file must be for a source: what llama.cpp's clip.cpp reads of each kind."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Config = Mapping[str, Any]
+_Stated = Callable[[Config, Config, Config], Mapping[str, Any]]
+"""From config.json, its vision_config and the processor's file to values of keys behind "clip."."""
+
+_LAYERS = ("num_hidden_layers", "depth", "vt_num_hidden_layers")
+_HEADS = ("num_attention_heads", "num_heads", "vt_num_attention_heads")
+
+
+def expected_keys(kind: str, config: Config, processor: Config) -> dict[str, Any]:
+    """Value by key. config: with transformers' defaults."""
+    tower = config["vision_config"]
+    text = {**config, **(config.get("text_config") or {})}
+    kept = {
+        "has_vision_encoder": True,
+        "vision.projection_dim": text["hidden_size"],
+        "vision.embedding_length": _first(tower, "hidden_size", "vt_hidden_size"),
+        "vision.feed_forward_length": _first(tower, "intermediate_size", "vt_intermediate_size"),
+        "vision.block_count": _first(tower, *_LAYERS),
+        "vision.attention.head_count": _first(tower, *_HEADS),
+        "vision.patch_size": tower.get("patch_size"),
+        "vision.image_size": tower.get("image_size"),
+        "vision.image_mean": processor.get("image_mean"),
+        "vision.image_std": processor.get("image_std"),
+    }
+    kept |= _OF[kind](config, tower, processor)
+    return {f"clip.{key}": value for key, value in kept.items() if value is not None}
+
+
+def tower_heads(config: Config) -> int:
+    return int(_first(config["vision_config"], *_HEADS) or 1)
+
+
+def _first(config: Config, *names: str) -> Any:
+    return next((config[name] for name in names if config.get(name) is not None), None)
+
+
+def _epsilon(value: Any) -> dict[str, Any]:
+    return {"vision.attention.layer_norm_epsilon": value}
+
+
+def _act(tower: Config) -> dict[str, Any]:
+    name = tower.get("hidden_act")
+    return {f"use_{name}": True} if name in ("gelu", "silu") else {}
+
+
+def _gemma3(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    side = math.isqrt(processor.get("image_seq_length", 256))
+    merged = tower["image_size"] // tower["patch_size"] // side
+    scale = {"vision.projector.scale_factor": merged} if merged not in (0, 4) else {}
+    return {"use_gelu": True, **_epsilon(tower.get("layer_norm_eps", 1e-6)), **scale}
+
+
+def _gemma4(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    ear = config.get("audio_config")
+    seen = {"vision.image_size": 224, **_epsilon(tower.get("layer_norm_eps", 1e-6))}
+    if not ear:
+        return seen
+    return {
+        **seen,
+        "has_audio_encoder": True,
+        "audio.projector_type": "gemma4a",
+        "audio.projection_dim": config["text_config"]["hidden_size"],
+        "audio.embedding_length": ear["hidden_size"],
+        "audio.feed_forward_length": 4 * ear["hidden_size"],
+        "audio.block_count": ear["num_hidden_layers"],
+        "audio.attention.head_count": ear["num_attention_heads"],
+        "audio.attention.layer_norm_epsilon": ear.get("layer_norm_eps", 1e-6),
+        "audio.num_mel_bins": ear.get("input_feat_size", 128),
+    }
+
+
+def _glm4v(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    return {**_act(tower), **_epsilon(tower.get("rms_norm_eps", 1e-5))}
+
+
+def _idefics3(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    longest = (processor.get("size") or {}).get("longest_edge", tower["image_size"])
+    scale = {"vision.projector.scale_factor": config.get("scale_factor", 2), "vision.preproc_image_size": longest}
+    return {"use_gelu": True, **_epsilon(tower.get("layer_norm_eps", 1e-5)), **scale}
+
+
+def _internvl(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    sides = {name: tower[name][0] if isinstance(tower[name], list) else tower[name] for name in _SIDES}
+    shrunk = round(1 / config["downsample_ratio"] - 0.5 + 1e-9)
+    return {
+        **{f"vision.{name}": side for name, side in sides.items()},
+        **_act(tower),
+        **_epsilon(tower["layer_norm_eps"]),
+        "vision.projector.scale_factor": shrunk,
+    }
+
+
+_SIDES = ("image_size", "patch_size")
+
+
+def _kimi(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    patch = tower.get("patch_size", 14)
+    height = tower.get("init_pos_emb_height", 64)
+    return {
+        "vision.image_size": height * patch,
+        "use_gelu": tower.get("projector_hidden_act", "gelu") == "gelu",
+        **_epsilon(tower.get("projector_ln_eps", 1e-5)),
+        "vision.projector.scale_factor": tower.get("merge_kernel_size", [2, 2])[0],
+        "vision.image_min_pixels": 8 * patch**2,
+        "vision.image_max_pixels": processor.get("in_patch_limit", 16384) * patch**2,
+    }
+
+
+def _lfm2(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    return {
+        "vision.image_size": 256,
+        "use_gelu": True,
+        "vision.projector.scale_factor": config.get("downsample_factor", 2),
+        "vision.block_count": tower["num_hidden_layers"] + 1 + config.get("vision_feature_layer", -1),
+        **_epsilon(tower["layer_norm_eps"]),
+    }
+
+
+def _llama4(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    scale = {"vision.projector.scale_factor": math.floor(1 / tower["pixel_shuffle_ratio"])}
+    return {"use_gelu": True, **_epsilon(tower["norm_eps"]), **scale}
+
+
+def _paddle(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    return {
+        "vision.image_size": math.isqrt(processor["max_pixels"]),
+        "vision.image_min_pixels": processor["min_pixels"],
+        "vision.image_max_pixels": processor["max_pixels"],
+        "use_gelu": True,
+        **_epsilon(tower.get("rms_norm_eps", 1e-6)),
+    }
+
+
+def _pixtral(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    merged = config.get("spatial_merge_size")
+    return {**_act(tower), **_epsilon(tower.get("layer_norm_eps", 1e-5)), "vision.spatial_merge_size": merged}
+
+
+def _qwen2(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    stated = {"vision.image_size": tower.get("image_size", 560), **_epsilon(config.get("rms_norm_eps", 1e-6))}
+    if "embed_dim" in tower:
+        stated |= {"vision.embedding_length": tower["embed_dim"], "vision.feed_forward_length": tower["hidden_size"]}
+    return stated
+
+
+def _qwen25(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    window = tower["fullatt_block_indexes"][0] + 1
+    return {**_qwen2(config, tower, processor), "use_silu": True, "vision.n_wa_pattern": window}
+
+
+def _qwen3(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    side = int(math.sqrt(tower.get("num_position_embeddings", 2304)) * tower["patch_size"])
+    taken = set(tower.get("deepstack_visual_indexes") or ())
+    return {
+        "vision.image_size": tower.get("image_size", side),
+        "vision.spatial_merge_size": tower.get("spatial_merge_size"),
+        "vision.is_deepstack_layers": [layer in taken for layer in range(tower["depth"])],
+        "use_gelu": True,
+        **_epsilon((config.get("text_config") or {}).get("rms_norm_eps", 1e-6)),
+    }
+
+
+_OF: Mapping[str, _Stated] = {
+    "gemma3": _gemma3,
+    "gemma4v": _gemma4,
+    "glm4v": _glm4v,
+    "idefics3": _idefics3,
+    "internvl": _internvl,
+    "kimik25": _kimi,
+    "lfm2": _lfm2,
+    "lightonocr": _pixtral,
+    "llama4": _llama4,
+    "paddleocr": _paddle,
+    "pixtral": _pixtral,
+    "qwen2.5vl_merger": _qwen25,
+    "qwen2vl_merger": _qwen2,
+    "qwen3vl_merger": _qwen3,
+}
