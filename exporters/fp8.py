@@ -33,7 +33,7 @@ from sixfold.recipes.recipe import Recipe
 from sixfold.statistics.statistics import Statistics, required
 
 ENCODING = "fp8"
-VERBATIM = "fp8 as stored"
+VERBATIM = "verbatim"
 """Codes and scales of a source that has them in this very form."""
 
 _SCHEMES = {"compressed-tensors": ("FP8_DYNAMIC", "FP8_BLOCK"), "modelopt": ("FP8", "FP8_DYNAMIC")}

@@ -20,7 +20,7 @@ from verification.reading.weights import CodedWeights, FolderWeights
 from verification.result import Verification, manifest_of, projectors_of
 from verification.structure.folder_structure import as_held, check_structure, open_subject
 from verification.structure.gguf.structure import check_gguf_structure, open_gguf_subject
-from verification.structure.projector.checks import check_projector, is_projector_file
+from verification.structure.projector.checks import ARCHITECTURE, check_projector
 from verification.structure.tensor_parallel import misfits
 from verification.weights.compensated_codes import Targets, targets_of
 from verification.weights.recorded_scales import RecordedScales, check_recorded_inputs, record_beside
@@ -103,16 +103,16 @@ def _gguf(path: Path, held: HeldSource | None) -> Opened:
     started = time.monotonic()
     source = None if held is None else held.source
     try:
-        if is_projector_file(path):
-            found = tuple(check_projector(path, held))
-            files = {path.name: path.stat().st_size}
-            return Opened(Verification(path, "gguf", files, source, found, None, None, time.monotonic() - started))
         subject = open_gguf_subject(path, source)
     except SixfoldError as error:
         what = error.what
         finding = Finding("files.header", path.name, what, "llama.cpp refuses the file", error.remedy or EXPORT_AGAIN)
         files = {path.name: path.stat().st_size}
         return Opened(Verification(path, "gguf", files, source, (finding,), None, None, time.monotonic() - started))
+    if subject.file.arch == ARCHITECTURE:
+        found = tuple(check_projector(path, held))
+        sizes, seconds = subject.file.sizes, time.monotonic() - started
+        return Opened(Verification(path, "gguf", sizes, source, found, None, None, seconds))
     beside = [other for other in projectors_of(path) if other.is_file()]  # what is missing, the manifest's check says
     findings = _distinct(check_gguf_structure(subject), *(check_projector(other, held) for other in beside))
     sizes = {**subject.file.sizes, **{other.name: other.stat().st_size for other in beside}}

@@ -4,7 +4,7 @@
                                          [--groups 2 16] [--samples 256] [--windows 32] [--heldout FOLDER]
 
 The same experts stay in both. Each that would be dropped is merged into one of these, layer after layer, on what the
-model merged so far gives (`windows` of the calibration's, each expert run on all of their tokens):
+model merged so far gives (`windows` of the calibration's; every expert runs on TOKENS tokens of theirs):
 
     grouping    from the most salient kept expert on, each takes the nearest that are left, up to a group's size (the
                 paper's is 16 of 128): mean of the cosine of outputs and of the likeness of gates over the tokens
@@ -12,8 +12,8 @@ model merged so far gives (`windows` of the calibration's, each expert run on al
     merging     mean of gate, up and down projections, weighted by saliency; router rows of the kept stay
 
 Prints KL per token in nats from the unpruned model, on the held-out texts that belong to the calibration's (--heldout)
-and on the built-in ones. Weights are float32, routers are masked. What is left out: the paper's reduction of weights by
-principal components before they are compared, which these small ones do not need.
+and on the built-in ones. Weights are float32, routers are masked. Otherwise than in the paper, gates are those of the
+experts that a token goes to, and weights are compared without a reduction by principal components.
 """
 
 import argparse

@@ -29,7 +29,7 @@ class Accumulator:
         self.sample = torch.zeros(experts, rows, channels, dtype=torch.bfloat16, device=device)
         self.ranks = torch.full((experts, rows), _NONE, dtype=torch.int64, device=device)
         self.moments = torch.zeros(experts, channels, channels, device=device) if moments else None
-        self.firsts = torch.zeros((), dtype=torch.int64, device=device)
+        self.firsts, self.first_count = torch.zeros(2, dtype=torch.int64, device=device)
         self.first_sum = torch.zeros(channels, dtype=torch.float64, device=device)
 
     def add_one(self, expert: int, rows: torch.Tensor, ranks: torch.Tensor) -> None:
@@ -49,9 +49,10 @@ class Accumulator:
             self.sample[expert, place] = rows[new].to(torch.bfloat16)
             kept[place] = ranks[new]
 
-    def add_first(self, rows: torch.Tensor) -> None:
-        """rows [N, channels], of the first tokens of windows; they are among those of `add_one` as well."""
+    def add_first(self, rows: torch.Tensor, counted: int) -> None:
+        """rows [N, channels], of the first tokens of windows. counted: how many of them are among `add_one`'s."""
         self.firsts += len(rows)
+        self.first_count += counted
         self.first_sum += rows.sum(0, dtype=torch.float64)
 
     def add(self, rows: torch.Tensor, counts: torch.Tensor, ranks: torch.Tensor) -> None:
@@ -134,7 +135,7 @@ class Accumulator:
         """Make this process's sums, extremes and sample those of all processes together."""
         if team.size == 1:
             return
-        team.add(self.count, self.sum_sq, self.sum_abs, self.firsts, self.first_sum)
+        team.add(self.count, self.sum_sq, self.sum_abs, self.firsts, self.first_count, self.first_sum)
         if self.moments is not None:
             team.add(self.moments)
         team.largest(self.abs_max)
@@ -160,6 +161,7 @@ class Accumulator:
             found["moments"] = self._packed(self.moments)
             if not stacked:
                 found["first"] = (self.first_sum / self.firsts.clamp(min=1)).float()[None]
+                found["first_count"] = self.first_count[None]
         return {k: (v if stacked else v[0]).contiguous() for k, v in found.items()}
 
     def _packed(self, moments: torch.Tensor) -> torch.Tensor:

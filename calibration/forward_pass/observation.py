@@ -76,7 +76,9 @@ class Observation:
         """rows [tokens of the batch, channels]."""
         ranks = self.ranks[self.start : self.start + len(rows)]
         self.sites[site].add_one(0, self.only_counted(rows), self.only_counted(ranks))
-        self.sites[site].add_first(rows[:: self.length])
+        firsts = torch.arange(0, len(rows), self.length, device=rows.device)
+        counted = len(firsts) if self.counted is None else int(self.counted[self.start + firsts].sum())
+        self.sites[site].add_first(rows[firsts], counted)
 
     def only_counted(self, rows: torch.Tensor) -> torch.Tensor:
         """Of rows [tokens of the batch, ...] those whose tokens statistics count."""

@@ -25,9 +25,11 @@ _MORE = 9.0
 """How much damping grows, as a multiple of itself, where all that is known is what experts have in common."""
 
 FIRST = 0.05
-"""What the first token of a text weighs, of all its tokens. Trained models rest most of every later token's attention
-on it (the sink of arXiv 2309.17453), and what its projections read is like nothing that other tokens read: with its
-own weight, one of a window's tokens, an error there costs the sums next to nothing and every token its attention."""
+"""What the first token of a text weighs beside all others, and the share of their power that it has at most. Trained
+models rest most of every later token's attention on it (the sink of arXiv 2309.17453), and what its projections read
+is like nothing that other tokens read: as one of a window's many tokens, an error there would cost the sums next to
+nothing, and every token its attention. Where it carries a massive activation (arXiv 2402.17762), hundreds of times the
+power of all others, it would be all that the sums know."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,12 @@ class InputMoments:
         return self._mixed(site, starved.index(expert), "wide_", common) if self.statistics.widened else _only(common)
 
     def _with_first(self, site: str, mean: torch.Tensor) -> Moments:
-        first = self.statistics.site(site, ["first"])["first"].to(mean.device)
-        return Moments(mean.addr_(first, first, alpha=FIRST))
+        found = self.statistics.site(site, ["count", "first", "first_count"])
+        first = found["first"].to(mean.device)
+        mean.addr_(first, first, alpha=-int(found["first_count"]) / int(found["count"]))
+        power = float(first.square().sum())
+        most = float(mean.diagonal().clamp(min=0).sum()) / power if power else 0.0
+        return Moments(mean.addr_(first, first, alpha=FIRST * min(1.0, most)))
 
     def _mixed(self, site: str, row: int, prefix: str, common: torch.Tensor) -> Moments:
         count = int(self.statistics.site(site, [f"{prefix}count"])[f"{prefix}count"][row])

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from sixfold.statistics.statistics import SCHEMA
 from tests.cards.model_folder import finding, manifest, put, result, source, write
 
 CONFIG = {
@@ -70,7 +71,7 @@ def verified(label: str, content: dict[str, Any]) -> dict[str, Any]:
 def calibration() -> dict[str, Any]:
     layers = [{"layer": n, "tokens": [500, 90 + n, 0, 7], "unreached": [2], "few": [3]} for n in range(3)]
     return {
-        "schema": 4,
+        "schema": SCHEMA,
         "files": {},
         "profile": {"min_tokens": 32},
         "tokens": {

@@ -1,10 +1,9 @@
 """The plan of a projector's file, and the reason where there is none."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from math import prod
-from pathlib import Path
 from typing import Any
 
 from gguf import GGMLQuantizationType
@@ -55,7 +54,7 @@ def projector_plan(checkpoint: Checkpoint, preset: str | None) -> ProjectorPlan:
     processor = _processor(checkpoint)
     if not processor:
         return _without(f"the checkpoint has no {' or '.join(name for name, _ in _PROCESSORS)} to prepare them by")
-    token = partial(_token, checkpoint.folder, checkpoint.extras)
+    token = partial(_token, checkpoint)
     said = Seeing(whole, tower, whole.get("audio_config") or {}, processor, _any if checkpoint.bare else token)
     try:
         return _planned(checkpoint, entry, replace(said, tower={**tower, **looked_up(entry.stated, said)}), preset)
@@ -108,14 +107,15 @@ def _processor(checkpoint: Checkpoint) -> Mapping[str, Any]:
     return found
 
 
-@cache
-def _token(folder: Path, files: Sequence[str], text: str) -> int | None:
+def _token(checkpoint: Checkpoint, text: str) -> int | None:
     added: list[Any] = []
-    if "tokenizer_config.json" in files:
-        said = read_json_file(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
-        added += [{**token, "id": int(number)} for number, token in said.items()]
-    if "tokenizer.json" in files:
-        added += read_json_file(folder / "tokenizer.json").get("added_tokens") or []
+    if "tokenizer_config.json" in checkpoint.extras:
+        said = read_json_file(checkpoint.folder / "tokenizer_config.json")
+        numbered = said.get("added_tokens_decoder") if isinstance(said, dict) else None
+        added += [{**token, "id": int(number)} for number, token in (numbered or {}).items()]
+    if "tokenizer.json" in checkpoint.extras:
+        said = read_json_file(checkpoint.folder / "tokenizer.json")
+        added += (said.get("added_tokens") if isinstance(said, dict) else None) or []
     return next((token["id"] for token in added if token.get("content") == text), None)
 
 

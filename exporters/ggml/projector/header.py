@@ -1,5 +1,6 @@
 """What precedes the tensors of a projector's file, as llama.cpp's converter writes it."""
 
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -26,6 +27,9 @@ _SIZES: Sequence[tuple[str, tuple[str, ...]]] = (
 )
 """What follows `add_vision_`, and the fields of vision_config that it is taken from."""
 
+_NONSENSE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What comes of values that are missing, or no numbers where numbers are due."""
+
 
 def header(checkpoint: Checkpoint, entry: Projector, seeing: Seeing, tensors: Sequence[Written], preset: str) -> bytes:
     """The bytes before the data, padded. Raises SixfoldError where config.json or the processor's lacks a number."""
@@ -34,13 +38,16 @@ def header(checkpoint: Checkpoint, entry: Projector, seeing: Seeing, tensors: Se
     writer.add_type(GGUFType.MMPROJ)
     general_metadata(writer, checkpoint, "image-text-to-text").set_gguf_meta_model(writer)
     writer.add_file_type(file_type(preset))
-    for key, value in _values(entry, seeing):
-        if key.startswith("add_"):
-            getattr(writer, key)(value)
-        else:
-            writer.add_uint32(key, value)
-    writer.add_quantization_version(GGML_QUANT_VERSION)
-    (text,) = serialized(writer)
+    try:
+        for key, value in _values(entry, seeing):
+            if key.startswith("add_"):
+                getattr(writer, key)(value)
+            else:
+                writer.add_uint32(key, value)
+        writer.add_quantization_version(GGML_QUANT_VERSION)
+        (text,) = serialized(writer)
+    except (struct.error, *_NONSENSE) as error:
+        raise _unsaid(error) from error
     return text
 
 
@@ -51,7 +58,8 @@ def _values(entry: Projector, seeing: Seeing) -> Iterable[tuple[str, Any]]:
     for name, fields in _SIZES:
         found[f"add_vision_{name}"] = _first(seeing.tower, fields, "vision_config")
     for name in ("image_mean", "image_std"):
-        found[f"add_vision_{name}"] = _first(seeing.processor, (name,), "preprocessor_config.json")
+        colors = _first(seeing.processor, (name,), "preprocessor_config.json")
+        found[f"add_vision_{name}"] = [float(color) for color in colors]
     if entry.hears and seeing.ear:
         stated = _stated(entry.audio_keys, seeing)
         found |= {"add_clip_has_audio_encoder": True, "add_audio_projection_dim": width}
@@ -82,8 +90,13 @@ def looked_up(value: Callable[[Seeing], Any], seeing: Seeing) -> Any:
     """Raises SixfoldError where the files do not say, or say what makes no sense."""
     try:
         return value(seeing)
-    except (KeyError, TypeError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise SixfoldError(
-            f"config.json or preprocessor_config.json lacks what llama.cpp needs to see ({error})",
-            "take them from the original model, or set options.projector=none for the language model alone",
-        ) from error
+    except _NONSENSE as error:
+        raise _unsaid(error) from error
+
+
+def _unsaid(error: Exception) -> SixfoldError:
+    return SixfoldError(
+        "config.json or preprocessor_config.json do not say, or say in another form, what llama.cpp needs to see"
+        f" ({type(error).__name__}: {error})",
+        "take them from the original model, or set options.projector=none for the language model alone",
+    )

@@ -8,7 +8,7 @@ import pytest
 
 from cards.facts.model_facts import is_model_folder, read_model
 from sixfold.errors import SixfoldError
-from sixfold.statistics.statistics import existing_statistics
+from sixfold.statistics.statistics import SCHEMA, existing_statistics
 from tests.cards.model_folder import result
 
 SOURCE = {"fingerprint": "f" * 64, "revision": ""}
@@ -32,7 +32,7 @@ def root(tmp_path: Path) -> Path:
     root = tmp_path / "Tiny"
     write(root / "source/source.json", {"hub": "lab/Tiny", "provenance": {"license": "mit", "base_model": "lab/Big"}})
     write(root / "source/config.json", {"hidden_size": 8})
-    write(root / "calibration/manifest.json", {"schema": 4, "files": {"layer-00000.safetensors": {"sha256": "b"}}})
+    write(root / "calibration/manifest.json", {"schema": SCHEMA, "files": {"layer-00000.safetensors": {"sha256": "b"}}})
     write(root / "Tiny-FP8/manifest.json", manifest("fp8", "FP8", {"model.safetensors": 50, "config.json": 4}))
     write(root / "Tiny-FP8/config.json", {"hidden_size": 8, "quantization_config": {}})
     for scheme, nbytes in (("Q3", 20), ("Q8", 40)):

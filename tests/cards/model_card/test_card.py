@@ -16,7 +16,7 @@ from cards.facts.origins import wrong_figures
 from cards.model_card.card import card_of, write_cards
 from sixfold.artifact.verification_record import content_digest
 from sixfold.sizes import size
-from sixfold.statistics.statistics import existing_statistics
+from sixfold.statistics.statistics import SCHEMA, existing_statistics
 from tests.cards.model_folder import (
     PROVENANCE,
     finding,
@@ -333,7 +333,7 @@ def calibrated(root: Path, **changes: Any) -> Path:
     domains = {"code": {"samples": 40}, "prose": {"samples": 24}}
     coverage = [{"layer": 0, "tokens": [5, 900, 700], "unreached": [], "few": [0]}]
     content = {
-        "schema": 4,
+        "schema": SCHEMA,
         "profile": {"texts": ["builtin", {"dataset": "lab/set"}], "min_tokens": 32, "starved": "average"},
         "method": {"dtype": "bfloat16"},
         "tokens": {"samples": 64, "length": 512, "domains": domains, "files": files},

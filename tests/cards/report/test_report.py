@@ -24,7 +24,7 @@ from cli.commands.report import write
 from cli.main import run
 from sixfold.artifact.verification_record import content_digest
 from sixfold.drawing.svg_document import DARK
-from sixfold.statistics.statistics import Statistics
+from sixfold.statistics.statistics import SCHEMA, Statistics
 from tests.cards.model_card.test_card import evaluation
 from tests.cards.model_folder import finding, prompt
 from tests.cards.model_folder import write as write_json
@@ -223,7 +223,7 @@ def test_a_calibration_of_another_version_is_as_none(tmp_path: Path) -> None:
 
 def test_what_was_made_from_another_calibration_is_named(tmp_path: Path) -> None:
     root = model_folder(tmp_path / "Tiny")
-    shown = {"schema": 4, "files": {}, "profile": {}, "imatrix": {"file": "x.gguf", "sha256": "e" * 64}}
+    shown = {"schema": SCHEMA, "files": {}, "profile": {}, "imatrix": {"file": "x.gguf", "sha256": "e" * 64}}
     write_json(root / "calibration/manifest.json", shown)
     of_shown = Statistics(root, shown).digest
     for name, statistics in (("FP8", of_shown), ("NVFP4", "f" * 64)):
@@ -236,7 +236,7 @@ def test_what_was_made_from_another_calibration_is_named(tmp_path: Path) -> None
 def test_an_importance_matrix_from_elsewhere_is_named(tmp_path: Path) -> None:
     root = model_folder(tmp_path / "Tiny")
     matrix = {"file": "their.gguf", "kept_as": "their.gguf", "sha256": "e" * 64, "chunks": 12}
-    write_json(root / "calibration/manifest.json", {"schema": 4, "files": {}, "profile": {}, "imatrix": matrix})
+    write_json(root / "calibration/manifest.json", {"schema": SCHEMA, "files": {}, "profile": {}, "imatrix": matrix})
     said = Elements(write(root).read_text(encoding="utf-8")).by_id("calibration")["text"]
     assert "their.gguf" in said
     assert "e" * 64 in said

@@ -142,3 +142,10 @@ def test_what_config_json_lacks_is_said(copied: Path) -> None:
     edit(copied, "preprocessor_config.json", image_mean=None)
     with pytest.raises(SixfoldError, match=r"preprocessor_config\.json has no image_mean"):
         plan(copied)
+
+
+@pytest.mark.parametrize("field", [{"image_mean": "white"}, {"image_std": [{}]}, {"image_mean": 7}])
+def test_what_makes_no_sense_is_said_in_a_sentence(copied: Path, field: dict[str, object]) -> None:
+    edit(copied, "preprocessor_config.json", **field)
+    with pytest.raises(SixfoldError, match=r"preprocessor_config\.json do not say, or say in another form"):
+        plan(copied)

@@ -77,8 +77,10 @@ def read(source: Source, linear: str) -> torch.Tensor:
 
 def output_error(source: Source, statistics: Statistics, rounded: torch.Tensor) -> float:
     """Of o_proj's outputs over the calibration's tokens, first ones with their weight, relative, as it is defined."""
-    weight, found = read(source, O_PROJ), statistics.site(O_PROJ, ["count", "first"])
-    moments = statistics.moments(O_PROJ) / found["count"] + FIRST * torch.outer(found["first"], found["first"])
+    weight, found = read(source, O_PROJ), statistics.site(O_PROJ, ["count", "first", "first_count"])
+    first = torch.outer(found["first"], found["first"])
+    others = statistics.moments(O_PROJ) / found["count"] - found["first_count"] / found["count"] * first
+    moments = others + FIRST * min(1, others.trace() / first.trace()) * first
     off = rounded - weight
     return float((off @ moments * off).sum() / (weight @ moments * weight).sum())
 

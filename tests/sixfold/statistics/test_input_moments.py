@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 
 from exporters.rounding.compensate import compensate
@@ -20,7 +21,11 @@ def known(rows: torch.Tensor, first: torch.Tensor) -> InputMoments:
     statistics: Any = SimpleNamespace(
         has=lambda linear: True,
         place_of=lambda linear: ("site", None),
-        site=lambda site, names: {name: {"count": torch.tensor(len(rows)), "first": first}[name] for name in names},
+        site=lambda site, names: {
+            "count": torch.tensor(len(rows)),
+            "first": first,
+            "first_count": torch.tensor(len(rows) // WINDOW),
+        },
         moments=lambda site, device: rows.T @ rows,
     )
     return InputMoments(statistics, CPU)
@@ -31,7 +36,7 @@ def texts(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     rows = torch.randn(16, WINDOW, CHANNELS // 4, generator=generator) @ torch.randn(
         CHANNELS // 4, CHANNELS, generator=generator
     )
-    rows[:, 0] = 4 * torch.randn(CHANNELS, generator=generator) + 0.1 * torch.randn(16, CHANNELS, generator=generator)
+    rows[:, 0] = 3 * torch.randn(CHANNELS, generator=generator) + 0.1 * torch.randn(16, CHANNELS, generator=generator)
     return rows.flatten(0, 1), rows[:, 0].mean(0)
 
 
@@ -39,7 +44,21 @@ def test_the_first_token_has_its_own_weight() -> None:
     rows, first = texts(torch.Generator().manual_seed(0))
     found = known(rows, first).of("k_proj")
     assert found is not None
-    torch.testing.assert_close(found.mean, rows.T @ rows / len(rows) + FIRST * torch.outer(first, first))
+    others = rows.T @ rows / len(rows) - torch.outer(first, first) / WINDOW
+    torch.testing.assert_close(found.mean, others + FIRST * torch.outer(first, first), rtol=1e-4, atol=1e-4)
+
+
+def test_a_massive_activation_is_held_to_a_share_of_all_others() -> None:
+    rows, _ = texts(torch.Generator().manual_seed(0))
+    massive = torch.zeros(CHANNELS)
+    massive[3] = 1e4
+    rows[::WINDOW] = massive
+    found = known(rows, massive).of("down_proj")
+    assert found is not None
+    others = torch.cat([window[1:] for window in rows.split(WINDOW)])
+    power = others.square().sum() / len(rows)
+    assert found.mean[3, 3] == pytest.approx(float(FIRST * power + others[:, 3].square().sum() / len(rows)), rel=0.05)
+    assert found.mean.trace() == pytest.approx(float((1 + FIRST) * power), rel=0.05)
 
 
 def test_rounding_errs_less_on_it_and_no_more_on_others() -> None:

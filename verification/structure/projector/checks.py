@@ -76,11 +76,6 @@ class Projector:
         return None if self.kind is None else origin_of(self.kind, name, self.deepstack)
 
 
-def is_projector_file(path: Path) -> bool:
-    """Whether a GGUF file is what llama.cpp sees with. Raises SixfoldError where its header does not hold."""
-    return open_gguf(path).arch == ARCHITECTURE
-
-
 def check_projector(path: Path, held: HeldSource | None) -> list[Finding]:
     """Everything that is wrong with one file."""
     try:
