@@ -64,7 +64,7 @@ _ALTERNATING = ["linear_attention", "full_attention"] * 2
 CORRECTIONS: dict[str, dict[str, Any]] = {
     "axk1": {"head_dim": 32},
     "axk2": {"head_dim": 32},
-    "bamba": {"mamba_n_heads": 8, "mamba_d_head": 64, "mamba_d_state": 16},
+    "bamba": {"attn_layer_indices": [1, 3], "mamba_n_heads": 8, "mamba_d_head": 64, "mamba_d_state": 16},
     "cohere_compass_text": {"rope_parameters": {"full_attention": _AXIAL}},
     "cosmos3_edge_text": {"rope_parameters": _AXIAL},
     "dbrx": {
@@ -81,6 +81,7 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
         "moe_intermediate_size": [256, 128],
         "moe_k": TOP_K,
     },
+    "falcon_mamba": {"intermediate_size": 512},
     "falcon_h1": {"mamba_d_ssm": 256, "mamba_n_heads": 4, "mamba_d_head": 64, "mamba_d_state": 16},
     "gemma3n_text": {
         "intermediate_size": [256] * 4,
@@ -114,6 +115,7 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
     "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "longcat_flash": {"num_layers": 2, "num_hidden_layers": 4, "zero_expert_num": 2, "head_dim": 32},
+    "mamba": {"intermediate_size": 512},
     "mamba2": {"num_heads": 8, "head_dim": 64},
     "mimo_v2_flash": {
         "rope_parameters": {
@@ -150,6 +152,7 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
         "indexer_head_dim": 64,
         "indexer_budget": 4,
         "indexer_compress_ratio": 2,
+        "output_gate_type": "sigmoid",
     },
     "step3p5": {
         "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention"],

@@ -24,6 +24,7 @@ PLAIN = {
     GGMLQuantizationType.F32: torch.float32,
     GGMLQuantizationType.F16: torch.float16,
     GGMLQuantizationType.BF16: torch.bfloat16,
+    GGMLQuantizationType.I32: torch.int32,
 }
 """Types that are casts, not quantization."""
 

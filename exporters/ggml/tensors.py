@@ -36,11 +36,13 @@ class Tensor:
     transform: what is done to the rows of an input before they are encoded, in turn where several are joined by "+":
         ""          nothing
         "rope:D"    in each head of D rows, row 2i + j (i < D/2, j < 2) is the source's row i + j * D/2
+        "rope:D:R"  the same of the first R rows of each head alone
         "apart:R:D" in each head of D rows, of the first R the even ones, then the odd ones
         "k_b:K:V"   of each head's K + V rows the first K, transposed
         "v_b:K:V"   of each head's K + V rows the last V
         "plus_one"  one is added, in float32
         "minus_exp" minus the exponential, in float32
+        "times:F"   multiplied by F, in float32; "times:F@N:..." the first N rows by F, then the next
         "squeeze"   [C, 1, K] becomes [C, K]
         "tile:S:K:P:D"   rows from S on, D of each of P values of each of K keys: key by key for each value
         "columns:K:P:D"  the same of all columns
@@ -93,7 +95,7 @@ def gguf_tensors(config: Config, tensors: Mapping[str, SourceTensor]) -> list[Te
         elif entry.head_by_head and ".attn_qkv." in gguf_name:
             found.append(_of_all_heads(gguf_name, parts[0], config))
         elif entry.paired_rope and _ROTATED.search(parts[0].name):
-            found.append(_paired(gguf_name, parts[0], config))
+            found.append(_paired(gguf_name, parts[0], entry, config))
         elif entry.apart_rope and rope_of(config).get("mrope_section") and _ROTATED.search(parts[0].name):
             size = head_size(config)
             step = f"apart:{rotary_size(config)}:{size}"
@@ -110,8 +112,8 @@ def _computed(name: str, values: torch.Tensor) -> Tensor:
 
 
 def _in_parts(names: Sequence[str], part: SourceTensor, config: Config) -> list[Tensor]:
-    """The rows of one matrix, or of each in an array, as two: halves, or of a delta net, whose heads have queries,
-    keys, values and gates side by side on disk, the gates behind the rest."""
+    """The rows of one matrix, or of each in an array, as two: halves, an indexer's queries and its one head of keys, or
+    of a delta net, whose heads have queries, keys, values and gates side by side on disk, the gates behind the rest."""
     if len(part.shape) == 3:
         experts, rows, columns = part.shape
         return [
@@ -124,7 +126,8 @@ def _in_parts(names: Sequence[str], part: SourceTensor, config: Config) -> list[
         ends = (0, key, 2 * key, (rows // keys + 2 * key) // 2, rows // keys)
         cuts = [ends[:4], ends[3:]]
     else:
-        cuts = [(0, rows // 2), (rows // 2, rows)]
+        first = _first_of(names, config) or rows // 2
+        cuts = [(0, first), (first, rows)]
     every = cuts[-1][-1]
     return [
         Tensor(
@@ -138,9 +141,17 @@ def _in_parts(names: Sequence[str], part: SourceTensor, config: Config) -> list[
     ]
 
 
+def _first_of(names: Sequence[str], config: Config) -> int:
+    """How many rows the first of two parts has where they are no halves, else 0."""
+    return config["indexer_n_heads"] * config["indexer_head_dim"] if ".indexer.q_proj." in names[0] else 0
+
+
 def _one(gguf_name: str, part: SourceTensor, entry: Entry, config: Config) -> Tensor:
     if entry.one_plus and re.search(entry.one_plus, gguf_name):
         return Tensor(gguf_name, part.shape, (part.name,), "plus_one")
+    if factors := entry.multipliers(config).get(gguf_name.split(".")[-2]):
+        whole = part.shape[0] if any("@" in step for step in factors) else 1
+        return Tensor(gguf_name, part.shape, (part.name,), "+".join(factors), whole)
     convolution = len(part.shape) == 3 and part.shape[1] == 1
     steps: tuple[str, ...] = ("squeeze",) if convolution else ("minus_exp",) if part.name.endswith(".A_log") else ()
     steps += _delta_net(gguf_name.split(".", 2)[-1], config) if entry.delta_net else ()
@@ -210,11 +221,13 @@ def _of_all_heads(gguf_name: str, part: SourceTensor, config: Config) -> Tensor:
     return Tensor(gguf_name, part.shape, (part.name,), step, part.shape[0])
 
 
-def _paired(gguf_name: str, part: SourceTensor, config: Config) -> Tensor:
+def _paired(gguf_name: str, part: SourceTensor, entry: Entry, config: Config) -> Tensor:
     key = "num_key_value_heads" if "k_proj" in part.name else "num_attention_heads"
     heads = config.get(key) or config["num_attention_heads"]
     size = part.shape[0] // heads
-    return Tensor(gguf_name, part.shape, (part.name,), f"rope:{size}", size)
+    share = rope_of(config).get("partial_rotary_factor", 1.0) if entry.paired_part else 1.0
+    step = f"rope:{size}" if share == 1.0 else f"rope:{size}:{int(size * share)}"
+    return Tensor(gguf_name, part.shape, (part.name,), step, size)
 
 
 def _split_kv(names: Sequence[str], part: SourceTensor, config: Config) -> list[Tensor]:

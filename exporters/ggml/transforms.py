@@ -1,5 +1,7 @@
 """What happens to rows before they are encoded: llama.cpp orders some matrices differently from transformers."""
 
+from collections.abc import Sequence
+
 import torch
 
 from exporters.ggml.projector.arithmetic import ARITHMETIC
@@ -18,7 +20,9 @@ def _step(rows: torch.Tensor, transform: str) -> torch.Tensor:
     if kind in ARITHMETIC:
         return ARITHMETIC[kind](rows, sizes)
     if kind == "rope":
-        return _paired_rope(rows, int(sizes[0]))
+        return _paired_rope(rows, *map(int, sizes))
+    if kind == "times":
+        return _times(rows.float(), sizes)
     if kind == "apart":
         turning, head = map(int, sizes)
         heads = rows.view(-1, head, *rows.shape[1:])
@@ -71,7 +75,19 @@ def values(transform: str) -> torch.Tensor:
     return torch.tensor([float.fromhex(value) for value in transform.removeprefix("values:").split(",")])
 
 
-def _paired_rope(rows: torch.Tensor, head: int) -> torch.Tensor:
-    """transformers rotates row i of a head together with row i + head/2, llama.cpp's "llama" with its neighbor."""
-    halves = rows.view(-1, 2, head // 2, *rows.shape[1:])
-    return halves.transpose(1, 2).reshape(rows.shape)
+def _paired_rope(rows: torch.Tensor, head: int, turning: int | None = None) -> torch.Tensor:
+    """transformers rotates row i of a head together with row i + head/2, llama.cpp's "llama" with its neighbor; where
+    the first `turning` alone are rotated, so of these."""
+    turning = turning or head
+    heads = rows.view(-1, head, *rows.shape[1:])
+    pairs = heads[:, :turning].unflatten(1, (2, turning // 2)).transpose(1, 2).flatten(1, 2)
+    return torch.cat((pairs, heads[:, turning:]), 1).reshape(rows.shape)
+
+
+def _times(rows: torch.Tensor, factors: Sequence[str]) -> torch.Tensor:
+    """factors: one of all rows, or in turn "F@N" of N rows. In float32, as llama.cpp's converter does."""
+    if "@" not in factors[0]:
+        return rows * float(factors[0])
+    each = [factor.split("@") for factor in factors]
+    parts = rows.split([int(count) for _, count in each])
+    return torch.cat([part * float(factor) for part, (factor, _) in zip(parts, each, strict=True)])

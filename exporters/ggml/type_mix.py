@@ -55,7 +55,21 @@ _NEVER = (
     *("_norm.weight", "ffn_gate_inp.weight", "shortconv.conv.weight", "position_embd.weight"),
     *("ssm_conv1d.weight", "ssm_conv1d_q.weight", "ssm_conv1d_k.weight", "ssm_conv1d_v.weight"),
     *("indexer.proj.weight", "indexer.q_proj.weight", "indexer.k_proj.weight"),
+    *("indexer_compressor_gate.weight", "_compressor_ape.weight"),
+    *("hc_attn_fn.weight", "hc_ffn_fn.weight", "output_hc_fn.weight"),
 )
+_NUMBERS = "ffn_gate_tid2eid.weight"
+"""Which experts a token goes to."""
+
+_UNROUNDED: Mapping[str, tuple[str, ...]] = {
+    "glm5-next": (
+        *("indexer.attn_q_b.weight", "indexer.attn_k.weight", "attn_kv_a_mqa.weight", "attn_k_b.weight"),
+        *("attn_v_b.weight", "ssm_beta.weight"),
+        *(f"ssm_{gate}_{part}.weight" for gate in ("f", "g") for part in ("a", "b")),
+    )
+}
+"""Architecture -> what llama-quantize leaves as it finds it, which is BF16 here."""
+
 _EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 _UNFUSED_V = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")
 
@@ -210,12 +224,16 @@ def tensor_types(
     seen: dict[str, int] = {}
     choices: dict[str, Choice] = {}
     for name in order:
-        if stays_float32(name, shapes[name]):
+        if name.endswith(_NUMBERS):
+            choices[name] = Choice(Type.I32)
+        elif stays_float32(name, shapes[name]):
             choices[name] = Choice(Type.F32)
         elif name in kept:
             choices[name] = Choice(kept[name])
         elif base in (Type.F32, Type.F16, Type.BF16):
             choices[name] = Choice(base)
+        elif name.endswith(_UNROUNDED.get(model.arch, ("?",))):
+            choices[name] = Choice(Type.BF16)
         else:
             kind = _kind(name, tied)
             index = seen.get(kind, 0)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 
 HELD_BY = (
-    *("cohere2moe", "deepseek32", "exaone-moe", "glm-dsa", "glm4", "glm4moe", "hy_v3"),
+    *("cohere2moe", "deepseek32", "exaone-moe", "glm-dsa", "glm4", "glm4moe", "glm5-next", "hy_v3"),
     *("qwen35", "qwen35moe", "qwen3next", "step35"),
 )
 """Architectures whose files may hold them. llama.cpp's converter leaves out those of others (DeepSeek-V3)."""

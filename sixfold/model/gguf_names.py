@@ -20,6 +20,7 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "afmoe": "afmoe",
     "apertus": "apertus",
     "arcee": "arcee",
+    "bamba": "granitehybrid",
     "bloom": "bloom",
     "cohere": "command-r",
     "cohere2": "cohere2",
@@ -27,11 +28,14 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "deepseek_v2": "deepseek2",
     "deepseek_v3": "deepseek2",
     "deepseek_v32": "deepseek32",
+    "deepseek_v4": "deepseek4",
     "dots1": "dots1",
     "ernie4_5": "ernie4_5",
     "ernie4_5_moe": "ernie4_5-moe",
     "exaone4": "exaone4",
     "exaone_moe": "exaone-moe",
+    "falcon_h1": "falcon-h1",
+    "falcon_mamba": "mamba",
     "gemma": "gemma",
     "gemma2": "gemma2",
     "gemma3": "gemma3",
@@ -46,6 +50,8 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "glm4_moe_lite": "deepseek2",
     "glm4v_moe": "glm4moe",
     "glm4v_text": "glm4",
+    "glm5_next": "glm5-next",
+    "glm5_next_text": "glm5-next",
     "glm_moe_dsa": "glm-dsa",
     "glm_ocr_text": "glm4",
     "gpt_bigcode": "starcoder",
@@ -70,6 +76,8 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "llama": "llama",
     "llama4": "llama4",
     "llama4_text": "llama4",
+    "mamba": "mamba",
+    "mamba2": "mamba2",
     "mellum": "mellum",
     "mimo_v2_flash": "mimo2",
     "minicpm3": "minicpm3",
@@ -103,6 +111,8 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "qwen3_next": "qwen3next",
     "qwen3_vl": "qwen3vl",
     "qwen3_vl_moe": "qwen3vlmoe",
+    "qwen4_exp": "qwen4exp",
+    "qwen4_exp_text": "qwen4exp",
     "seed_oss": "seed_oss",
     "smollm3": "smollm3",
     "solar_open": "glm4moe",
@@ -139,6 +149,29 @@ _INDEXED = ("q_proj", "k_proj", "q_norm", "k_norm")
 _DENSE_IN_MOE = {f"block_sparse_moe.{part}_proj.weight": f"ffn_{part}.weight" for part in _PARTS}
 """Layers without experts as transformers saves them; as published they are an mlp."""
 
+_STREAM_MIXERS = {
+    f"hc_{block}_{part}": f"hc_{block}_{part}.weight" for block in ("attn", "ffn") for part in ("fn", "base", "scale")
+}
+_INDEXER = {
+    "wq_b.weight": "attn_q_b.weight",
+    "wk.weight": "attn_k.weight",
+    "k_norm.weight": "k_norm.weight",
+    "k_norm.bias": "k_norm.bias",
+    "weights_proj.weight": "proj.weight",
+}
+_BY_NUMBER = ((1, "gate"), (2, "down"), (3, "up"))
+_EXPERTS = (("experts", "exps"), ("shared_experts", "shexp"))
+_LATENT = {
+    "wq_a": "attn_q_a",
+    "q_norm": "attn_q_a_norm",
+    "wq_b": "attn_q_b",
+    "wkv": "attn_kv",
+    "norm": "attn_kv_a_norm",
+    "wo_a": "attn_output_a",
+    "wo_b": "attn_output_b",
+}
+_COMPRESSOR = {"ape": "ape", "norm.weight": "norm", "wgate.weight": "gate", "wkv.weight": "kv"}
+_CONNECTION = {"hc_norm": "norm", "input_mix_weight_down": "down", "input_mix_weight_up": "up"}
 _GRANITE_SHARED = {
     "shared_mlp.input_linear.weight": "ffn_gate_shexp+ffn_up_shexp.weight",
     "shared_mlp.output_linear.weight": "ffn_down_shexp.weight",
@@ -161,6 +194,41 @@ _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
         "router.scale": "ffn_gate_inp.scale",
         "router.per_expert_scale": "ffn_down_exps.scale",
     },
+    "deepseek4": {
+        **_STREAM_MIXERS,
+        **{f"attn.{name}.weight": f"{held}.weight" for name, held in _LATENT.items()},
+        **{
+            f"attn.{module}compressor.{name}": f"{held}_compressor_{part}.weight"
+            for module, held in (("", "attn"), ("indexer.", "indexer"))
+            for name, part in _COMPRESSOR.items()
+        },
+        **{f"ffn.{kind}.w{n}.weight": f"ffn_{part}_{held}.weight" for n, part in _BY_NUMBER for kind, held in _EXPERTS},
+        "attn.attn_sink": "attn_sinks.weight",
+        "attn.indexer.wq_b.weight": "indexer.attn_q_b.weight",
+        "attn.indexer.weights_proj.weight": "indexer.proj.weight",
+        "attn_norm.weight": "attn_norm.weight",
+        "ffn_norm.weight": "ffn_norm.weight",
+        "ffn.gate.weight": "ffn_gate_inp.weight",
+        "ffn.gate.bias": "exp_probs_b.bias",
+        "ffn.gate.tid2eid": "ffn_gate_tid2eid.weight",
+        "attn.kv_norm.weight": "attn_kv_a_norm.weight",
+        "embed.weight": "token_embd.weight",
+        "norm.weight": "output_norm.weight",
+        "head.weight": "output.weight",
+        **{
+            f"{head}_{part}": f"output_hc_{part}.weight"
+            for head in ("hc_head", "model.hc_head.hc")  # as published, and as transformers saves it
+            for part in ("fn", "base", "scale")
+        },
+    },
+    "glm5-next": {
+        **_STREAM_MIXERS,
+        **{f"self_attn.indexer.{name}": f"indexer.{held}" for name, held in _INDEXER.items()},
+        **{
+            f"self_attn.indexer.index_kpool_compress_{part}": f"indexer_compressor_{part}.weight"
+            for part in ("ape", "gate")
+        },
+    },
     "hy_v3": {"mlp.expert_bias": "exp_probs_b"},
     "jamba": {f"feed_forward.experts.{part}_proj.weight": f"ffn_{part}_exps.weight" for part in _PARTS},
     "kimi-linear": _DENSE_IN_MOE,
@@ -168,10 +236,7 @@ _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
         "self_attn.g_proj.weight": "attn_gate.weight",
         "mlp.experts.e_score_correction_bias": "exp_probs_b.bias",
     },
-    "lfm2moe": {
-        f"feed_forward.experts.w{number}.weight": f"ffn_{part}_exps.weight"
-        for number, part in ((1, "gate"), (2, "down"), (3, "up"))
-    },
+    "lfm2moe": {f"feed_forward.experts.w{n}.weight": f"ffn_{part}_exps.weight" for n, part in _BY_NUMBER},
     "minimax-m3": {
         **{f"block_sparse_moe.shared_experts.{part}_proj.weight": f"ffn_{part}_shexp.weight" for part in _PARTS},
         **_DENSE_IN_MOE,
@@ -181,14 +246,29 @@ _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
     "mimo2": {"self_attn.attention_sink_bias": "attn_sinks.weight"},
     "mistral4": {f"mlp.{name}": held for name, held in _FUSED_EXPERTS.items()},
     "nemotron_h_moe": {f"mixer.experts.{part}_proj.weight": f"ffn_{part}_exps.weight" for part in ("up", "down")},
+    "qwen4exp": {
+        **{
+            f"{block}_hyper_connection.{name}.weight": f"hc_{held}_{part}.weight"
+            for block, held in (("attn", "attn"), ("mlp", "ffn"))
+            for name, part in {**_CONNECTION, "block_inject_weight": "inject"}.items()
+        },
+        **{
+            f"model.hyper_connection_mixer.{name}.weight": f"output_hc_{part}.weight"
+            for name, part in _CONNECTION.items()
+        },
+        "self_attn.indexer.index_qk_proj.weight": "indexer.q_proj+indexer.k_proj.weight",
+        "self_attn.indexer.q_layernorm.weight": "indexer.q_norm.weight",
+        "self_attn.indexer.k_layernorm.weight": "indexer.k_norm.weight",
+    },
     "step35": {
         **{f"moe.experts.{part}_proj.weight": f"ffn_{part}_exps.weight" for part in _PARTS},
         "moe.router_bias": "exp_probs_b.bias",
     },
     "qwen3next": {"linear_attn.in_proj_qkvz.weight": "attn_qkv+attn_gate.weight"},
 }
-"""Architecture -> what comes behind "layers.N." (experts without their number) -> behind "blk.N."; "a+b" where the file
-holds the rows of one tensor in two. What gguf-py's table lacks, or calls otherwise than llama.cpp's converter."""
+"""Architecture -> what comes behind "layers.N." (experts without their number) -> behind "blk.N."; outside of layers,
+the whole name; "a+b" where the file holds the rows of one tensor in two. What gguf-py's table lacks, or calls otherwise
+than llama.cpp's converter."""
 
 AS_KEYS: Mapping[str, Mapping[str, str]] = {
     "apertus": {f"mlp.act_fn.{name}": f"xielu.{name}" for name in ("alpha_n", "alpha_p", "beta", "eps")},
@@ -198,21 +278,24 @@ AS_KEYS: Mapping[str, Mapping[str, str]] = {
 _NAMED_AS: Mapping[str, str] = {
     "cohere2moe": "exaone-moe",
     "deepseek32": "glm-dsa",
+    "deepseek4": "deepseek2",
+    "glm5-next": "kimi-linear",
     "granite_swa": "mimo2",
     "hy_v3": "exaone-moe",
     "laguna": "exaone-moe",
     "mellum": "qwen3moe",
     "minimax-m3": "minimax-m2",
+    "qwen4exp": "qwen35moe",
 }
 """Architectures that gguf-py 0.19 does not have -> those whose names theirs are."""
 
 _DECODER = re.compile(r"(model\.)?(language|text)_model\.|model\.(layers|embed_tokens|norm)\.|lm_head\.")
 """How the tensors of a language model begin where towers for pictures and sound lie beside it."""
 
-SPLIT_LATENTS = ("deepseek2", "deepseek32", "glm-dsa", "kimi-linear", "mistral4")
+SPLIT_LATENTS = ("deepseek2", "deepseek32", "glm-dsa", "glm5-next", "kimi-linear", "mistral4")
 """Architectures that hold kv_b_proj as attn_k_b (transposed) and attn_v_b (see sixfold.model.latent_attention)."""
 
-DELTA_NETS = ("qwen35", "qwen35moe")
+DELTA_NETS = ("qwen35", "qwen35moe", "qwen4exp")
 """Architectures whose delta nets have their values in another order than on disk."""
 
 LATENT_HALVES: Mapping[str, str] = {"attn_k_b": "query", "attn_v_b": "attended"}
@@ -311,7 +394,8 @@ def numbers_of_layers(config: Mapping[str, Any], tensor_names: Collection[str]) 
 def row_parts(gguf_name: str) -> tuple[str, ...]:
     """`blk.N.a.weight` and `blk.N.b.weight` for `blk.N.a+b.weight`: the rows of one matrix on disk, held as two; () for
     any other tensor."""
-    block, layer, names, kind = (gguf_name.split(".") + [""] * 4)[:4]
+    block, layer, held = (gguf_name.split(".", 2) + [""] * 3)[:3]
+    names, _, kind = held.rpartition(".")
     return tuple(f"{block}.{layer}.{name}.{kind}" for name in names.split("+")) if "+" in names else ()
 
 
@@ -393,6 +477,8 @@ def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Collection[str]) 
         known = name
         for pattern, replacement in _RENAMED:
             known = re.sub(pattern, replacement, known)
+        if known in own:
+            return own[known]
         gguf_name: str | None = mapping.get_name(known, try_suffixes=(".weight", ".bias"))
         if gguf_name is None:
             raise SixfoldError(

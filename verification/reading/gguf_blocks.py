@@ -23,12 +23,16 @@ from verification.reading.stated_rounding import (
     stated_rounding,
 )
 from verification.reading.stored_codes import Codes
+from verification.reading.weights import Slack
 
-_OF_CHANGES = 2.0**-20
+_OF_CHANGES = Slack(2.0**-20)
 """float32 of one plus a norm's weight, or of an exponential, tells that weight or exponent to so much."""
 
+_OF_PRODUCTS = {"F32": Slack(0.0, 2.0**-21), "F16": Slack(2.0**-20, 2.0**-10), "BF16": Slack(0.0, 2.0**-7.9)}
+"""A product that is rounded to such a type tells what was multiplied to so much."""
+
 _CPU = torch.device("cpu")
-_PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I32": torch.int32}
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,18 @@ def _halves_of(arch: str, name: str) -> str:
 class GgufWeights:
     """See verification.reading.weights.Weights."""
 
-    def __init__(self, file: Gguf, decoder: Mapping[str, str] | None = None, named_as: str = "") -> None:
+    def __init__(
+        self,
+        file: Gguf,
+        decoder: Mapping[str, str] | None = None,
+        named_as: str = "",
+        multipliers: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
         """decoder: beginnings of names as the table has them -> as the source does, where towers lie beside the
-        language model. named_as: the table, where it is not that of the file's architecture."""
+        language model. named_as: the table, where it is not that of the file's architecture. multipliers: see
+        `multipliers_of`; None where the source is not known."""
         self._file, arch = file, named_as or file.arch
+        self._multipliers = multipliers or {}
         self._sources: dict[str, _Source] = {}
         for name, tensor in file.tensors.items():
             place = place_of(arch, name)
@@ -105,7 +117,7 @@ class GgufWeights:
 
     def encoding(self, name: str) -> str:
         kind = self.dtype(name)
-        return "" if kind in ("F32", "F16", "BF16") else kind
+        return "" if kind in _PLAIN else kind
 
     def dtype(self, name: str) -> str:
         """Of one that the file holds in parts of several types, that of the fewest bits."""
@@ -161,8 +173,11 @@ class GgufWeights:
     def _importance(self) -> Mapping[str, MatrixEntry]:
         return importance_beside(self._file.path, self._file.keys.get("quantize.imatrix.file"))
 
-    def slack(self, name: str) -> float:
-        return _OF_CHANGES if self._sources[name].place.change else 0.0
+    def slack(self, name: str) -> Slack:
+        source = self._sources[name]
+        if self._multiplier(source) is not None:
+            return _OF_PRODUCTS.get(self.dtype(name), Slack())
+        return _OF_CHANGES if source.place.change else Slack()
 
     def alike(self, name: str) -> bool:
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -183,7 +198,10 @@ class GgufWeights:
         if source.place.half or source.place.change:
             return None
         rows = (0, None) if source.expert is None else (source.expert, source.expert + 1)
-        held = self._decoded(source.gguf[0], *rows, device=_CPU)
+        held, factor = self._decoded(source.gguf[0], *rows, device=_CPU), self._multiplier(source)
+        if held is not None and factor is not None:
+            each = factor.float().view(-1, 1, 1)
+            held = replace(held, scale=held.scale / each, base=None if held.base is None else held.base / each)
         return None if held is None else _codes(held, self.dtype(name), self._arranged(source))
 
     def code_parts(self, name: str, weight: torch.Tensor) -> Iterator[tuple[Codes, torch.Tensor]]:
@@ -222,6 +240,7 @@ class GgufWeights:
             or source.place.change
             or source.place.tiles
             or source.place.convolution
+            or self._multiplier(source) is not None
         )
         if whole or source.share is not None or self.dtype(name) not in BLOCK_TYPES or len(self.shape(name)) != 2:
             return None
@@ -261,6 +280,9 @@ class GgufWeights:
         if source.expert is not None:
             (matrix,) = self._floats(source.gguf[0], source.expert, source.expert + 1, device=device)
             return self._arranged(source)(matrix)[start:stop]
+        if (factor := self._multiplier(source)) is not None:
+            held = self._floats(source.gguf[0], device=device)
+            return (held / factor.to(device, torch.float32).view(-1, 1))[start:stop]
         if source.place.rope or source.place.tiles:
             arranged = self._arranged(source)(self._floats(source.gguf[0], device=device))
             return self._changed(source, arranged)[start:stop]
@@ -269,6 +291,9 @@ class GgufWeights:
         if source.place.flat:
             return self._changed(source, self._floats(source.gguf[0], device=device).flatten())[start:stop]
         return self._changed(source, self._floats(source.gguf[0], start, stop, device=device))
+
+    def _multiplier(self, source: _Source) -> torch.Tensor | None:
+        return self._multipliers.get(source.gguf[0].split(".")[-2]) if source.gguf[0].endswith(".weight") else None
 
     def _arranged(self, source: _Source) -> _Arranged:
         """To a whole tensor, or an expert's matrix."""
@@ -345,12 +370,10 @@ class GgufWeights:
         stated = self._file.key(kind) or self._file.key("attention.head_count")
         heads = int(stated[int(source.gguf[0].split(".")[1])] if isinstance(stated, list) else stated)
         size = rows.shape[0] // heads
-        if source.place.apart:
-            whole, turning = rows.reshape(heads, size, *rows.shape[1:]), int(self._file.key("rope.dimension_count"))
-            halves = whole[:, :turning].unflatten(1, (2, turning // 2))
-            return torch.cat([halves.transpose(1, 2).flatten(1, 2), whole[:, turning:]], 1).reshape(rows.shape)
-        pairs = rows.reshape(heads, size // 2, 2, *rows.shape[1:])
-        return pairs.transpose(1, 2).reshape(rows.shape).contiguous()
+        whole, turning = rows.reshape(heads, size, *rows.shape[1:]), self._file.key("rope.dimension_count") or size
+        parts = (2, turning // 2) if source.place.apart else (turning // 2, 2)
+        turned = whole[:, :turning].unflatten(1, parts).transpose(1, 2).flatten(1, 2)
+        return torch.cat([turned, whole[:, turning:]], 1).reshape(rows.shape)
 
     def _latent(self, source: _Source) -> tuple[int, int, int, int]:
         """(heads, key size without rotary part, value size, rank)."""

@@ -80,6 +80,13 @@ _DELTA_NET = {k: v for k, v in _EVERY.items() if k != "ffn_norm"} | {
     "ssm_norm": "linear_attn.norm",
     "ssm_out": "linear_attn.out_proj",
 }
+_CONNECTION = {
+    "norm": "hc_norm",
+    "down": "input_mix_weight_down",
+    "up": "input_mix_weight_up",
+    "inject": "block_inject_weight",
+}
+_COMPRESSOR = {"kv": "wkv", "gate": "wgate", "norm": "norm"}
 _MAMBA = {"ssm_in": "in_proj", "ssm_out": "out_proj", "ssm_conv1d": "conv1d", "ssm_norm": "norm"}
 _KIMI_DELTA_NET = {
     "ssm_beta": "self_attn.b_proj",
@@ -87,10 +94,19 @@ _KIMI_DELTA_NET = {
     **{f"ssm_{gate}_{part}": f"self_attn.{gate}_{part}_proj" for gate in ("f", "g") for part in ("a", "b")},
     **{f"ssm_conv1d_{part}": f"self_attn.{part}_conv1d" for part in ("q", "k", "v")},
 }
+_FEED_FORWARD = {f"ffn_{part}": f"feed_forward.{part}_proj" for part in ("gate", "up", "down")}
+_HYBRID_HEADS = _EVERY | _FEED_FORWARD | {"ffn_norm": "pre_ff_layernorm"}
+_HYBRID_HEADS |= {held: f"mamba.{name}" for held, name in _MAMBA.items()}
+_MAMBA_1 = {
+    "attn_norm": "norm",
+    "ssm_x": "mixer.x_proj",
+    "ssm_dt": "mixer.dt_proj",
+    **{held: f"mixer.{name}" for held, name in _MAMBA.items() if held != "ssm_norm"},
+}
 _JAMBA = (
     _EVERY
+    | _FEED_FORWARD
     | {"ffn_norm": "pre_ff_layernorm", "ffn_gate_inp": "feed_forward.router"}
-    | {f"ffn_{part}": f"feed_forward.{part}_proj" for part in ("gate", "up", "down")}
     | {f"ffn_{part}_exps": f"feed_forward.experts.{{}}.{part}_proj" for part in ("gate", "up", "down")}
     | {f"ssm_{part}_norm": f"mamba.{part}_layernorm" for part in ("dt", "b", "c")}
     | {"ssm_in": "mamba.in_proj", "ssm_out": "mamba.out_proj", "ssm_conv1d": "mamba.conv1d"}
@@ -111,6 +127,9 @@ _GRANITE_SHARED = {
 }
 GRANITE_4 = "granite 4"
 """Not llama.cpp's name: Granite 4 without recurrent layers has those of its forerunners, and other names on disk."""
+
+BAMBA = "bamba"
+"""The same: Bamba is Granite 4 with rotary positions, and other names on disk."""
 
 AXIAL_GLM_4 = "glm 4 of several axes"
 """The same: where positions have several axes, the rows that turn together are half a head apart in files."""
@@ -258,7 +277,26 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     | _SHARED,
     "deepseek2": _EVERY | _EXPERTS | _SHARED | _LATENT,
     "deepseek32": _EVERY | _EXPERTS | _SHARED | _LATENT | _INDEXER,
+    "deepseek4": {
+        "attn_norm": "attn_norm",
+        "attn_q_a": "attn.wq_a",
+        "attn_q_a_norm": "attn.q_norm",
+        "attn_q_b": "attn.wq_b",
+        "attn_kv": "attn.wkv",
+        "attn_kv_a_norm": "attn.norm",
+        "attn_output_a": "attn.wo_a",
+        "attn_output_b": "attn.wo_b",
+        "indexer.attn_q_b": "attn.indexer.wq_b",
+        "indexer.proj": "attn.indexer.weights_proj",
+        "ffn_norm": "ffn_norm",
+        "ffn_gate_inp": "ffn.gate",
+        **{f"ffn_{part}_exps": f"ffn.experts.{{}}.w{n}" for part, n in (("gate", 1), ("down", 2), ("up", 3))},
+        **{f"ffn_{part}_shexp": f"ffn.shared_experts.w{n}" for part, n in (("gate", 1), ("down", 2), ("up", 3))},
+        **{f"attn_compressor_{part}": f"attn.compressor.{name}" for part, name in _COMPRESSOR.items()},
+        **{f"indexer_compressor_{part}": f"attn.indexer.compressor.{name}" for part, name in _COMPRESSOR.items()},
+    },
     "glm-dsa": _EVERY | _EXPERTS | _SHARED | _LATENT | _INDEXER,
+    "glm5-next": _EVERY | _EXPERTS | _SHARED | _LATENT | _INDEXER | _KIMI_DELTA_NET,
     "mistral4": _EVERY | _EXPERTS | _SHARED | _LATENT | {"ffn_gate_up_exps": "mlp.experts.{}.gate_proj"},
     "cohere2": _EVERY,
     "cohere2moe": _EVERY | _EXPERTS | _SHARED,
@@ -298,8 +336,19 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     | _GRANITE_SHARED
     | _GRANITE_ALONE
     | {held: f"mamba.{name}" for held, name in _MAMBA.items()},
+    BAMBA: _HYBRID_HEADS,
+    "falcon-h1": _HYBRID_HEADS,
+    "mamba": _MAMBA_1,
+    "mamba2": {"attn_norm": "norm"} | {held: f"mixer.{name}" for held, name in _MAMBA.items()},
     "nemotron_h": _NEMOTRON,
     "nemotron_h_moe": _NEMOTRON,
+    "qwen4exp": {name: held for name, held in _DELTA_NET.items() if name not in ("attn_norm", "post_attention_norm")}
+    | _EXPERTS
+    | _SHARED_EXPERT
+    | {f"hc_attn_{part}": f"attn_hyper_connection.{name}" for part, name in _CONNECTION.items()}
+    | {f"hc_ffn_{part}": f"mlp_hyper_connection.{name}" for part, name in _CONNECTION.items()}
+    | {f"indexer.{part}_proj": "self_attn.indexer.index_qk_proj" for part in ("q", "k")}
+    | {f"indexer.{part}_norm": f"self_attn.indexer.{part}_layernorm" for part in ("q", "k")},
     "qwen3next": {name: held for name, held in _DELTA_NET.items() if name not in ("ssm_alpha", "ssm_beta")}
     | _EXPERTS
     | _SHARED_EXPERT
@@ -307,7 +356,7 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     | {"ssm_ba": "linear_attn.in_proj_ba"},
 }
 _DRAFTING = (
-    *("cohere2moe", "deepseek32", "exaone-moe", "glm-dsa", "glm4", "glm4moe", "hy_v3"),
+    *("cohere2moe", "deepseek32", "exaone-moe", "glm-dsa", "glm4", "glm4moe", "glm5-next", "hy_v3"),
     *("qwen35", "qwen35moe", "qwen3next", "step35", AXIAL_GLM_4),
 )
 """Architectures whose files may have layers of multi-token prediction behind the decoder's."""
@@ -341,7 +390,9 @@ _BIASES = {
     "glm4moe": "mlp.gate.e_score_correction_bias",
     "deepseek2": "mlp.gate.e_score_correction_bias",
     "deepseek32": "mlp.gate.e_score_correction_bias",
+    "deepseek4": "ffn.gate.bias",
     "glm-dsa": "mlp.gate.e_score_correction_bias",
+    "glm5-next": "mlp.gate.e_score_correction_bias",
     "dots1": "mlp.gate.e_score_correction_bias",
     "step35": "moe.router_bias",
     "hy_v3": "mlp.expert_bias",
@@ -358,7 +409,26 @@ _BIASES = {
 _BARE = {"attn_sinks.weight": "self_attn.sinks", "ssm_a": "{}.A_log", "ssm_d": "{}.D", "ssm_dt.bias": "{}.dt_bias"}
 """Tensors of a block that are no weight or bias of a module on disk."""
 
+_STREAMS = {
+    f"hc_{block}_{part}.weight": f"hc_{block}_{part}" for block in ("attn", "ffn") for part in ("fn", "base", "scale")
+}
+"""What mixes the streams of hidden states around attention and feed-forward."""
+
 _ALONE: Mapping[str, Mapping[str, str]] = {
+    "deepseek4": _STREAMS
+    | {
+        "attn_sinks.weight": "attn.attn_sink",
+        "attn_compressor_ape.weight": "attn.compressor.ape",
+        "indexer_compressor_ape.weight": "attn.indexer.compressor.ape",
+        "ffn_gate_tid2eid.weight": "ffn.gate.tid2eid",
+        **{f"output_hc_{part}.weight": f"model.hc_head.hc_{part}" for part in ("fn", "base", "scale")},
+    },
+    "glm5-next": _STREAMS
+    | {
+        f"indexer_compressor_{part}.weight": f"self_attn.indexer.index_kpool_compress_{part}"
+        for part in ("ape", "gate")
+    },
+    "falcon-h1": {"ffn_norm": "pre_ff_layernorm.weight"},
     "mimo2": {"attn_sinks.weight": "self_attn.attention_sink_bias"},
     "gemma4": {
         "layer_output_scale.weight": "layer_scalar",
@@ -379,20 +449,33 @@ _MIXERS = {
     "nemotron_h": "mixer",
     "nemotron_h_moe": "mixer",
     "granitehybrid": "mamba",
+    BAMBA: "mamba",
+    "falcon-h1": "mamba",
     "jamba": "mamba",
+    "mamba": "mixer",
+    "mamba2": "mixer",
+    "glm5-next": "self_attn",
     "kimi-linear": "self_attn",
 }
 """What the recurrent module is called, where it is not a delta net's linear_attn."""
 
-_AS_MATRICES = ("nemotron_h", "nemotron_h_moe", "granitehybrid")
+_AS_MATRICES = ("nemotron_h", "nemotron_h_moe", "granitehybrid", BAMBA, "falcon-h1", "mamba2")
 """Architectures whose files hold vectors of a mixer as matrices."""
 
 _BACKBONE = {"token_embd": "backbone.embeddings", "output_norm": "backbone.norm_f", "layers": "backbone.layers"}
+_FINAL = {"output_norm": "model.final_layernorm"}
 _GPT = {"token_embd": "transformer.wte", "output_norm": "transformer.ln_f", "layers": "transformer.h"}
 _ELSEWHERE: Mapping[str, Mapping[str, str]] = {
+    BAMBA: _FINAL,
+    "falcon-h1": _FINAL,
+    "jamba": _FINAL,
+    "mamba": _BACKBONE,
+    "mamba2": _BACKBONE,
     "nemotron_h": _BACKBONE,
     "nemotron_h_moe": _BACKBONE,
-    "phi2": {"output_norm": "model.final_layernorm"},
+    "deepseek4": {"output": "head"},
+    "qwen4exp": {f"output_hc_{part}": f"model.hyper_connection_mixer.{name}" for part, name in _CONNECTION.items()},
+    "phi2": _FINAL,
     "bloom": _GPT
     | {
         "token_embd": "transformer.word_embeddings",
@@ -406,7 +489,6 @@ _ELSEWHERE: Mapping[str, Mapping[str, str]] = {
     },
     "mpt": _GPT | {"output_norm": "transformer.norm_f", "layers": "transformer.blocks"},
     "starcoder": _GPT | {"position_embd": "transformer.wpe"},
-    "jamba": {"output_norm": "model.final_layernorm"},
 }
 """Of tensors outside of blocks, and of the list of layers, where an architecture calls them otherwise."""
 
@@ -414,10 +496,11 @@ _IN_PARTS = {
     "granitemoe": ("ffn_gate_shexp", "ffn_up_shexp"),
     **dict.fromkeys((GRANITE_4, "granitehybrid"), ("ffn_gate_shexp", "ffn_up_shexp", "ffn_gate", "ffn_up")),
     "qwen3next": ("attn_qkv", "attn_gate"),
+    "qwen4exp": ("indexer.q_proj", "indexer.k_proj"),
 }
 """Parts of one matrix on disk: gate (or queries, keys and values) first, up (or what gates the output) second."""
 
-_LATENT_ARCHITECTURES = ("deepseek2", "deepseek32", "glm-dsa", "kimi-linear", "mistral4")
+_LATENT_ARCHITECTURES = ("deepseek2", "deepseek32", "glm-dsa", "glm5-next", "kimi-linear", "mistral4")
 
 ARCHITECTURES = tuple(_TABLES)
 COMPUTED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
@@ -425,16 +508,20 @@ COMPUTED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short
 
 PAIRED_ROPE = (
     *("llama", "arcee", "smollm3", "mistral3", "granite", "granitemoe", "granite_swa", "granitehybrid", "olmo"),
-    *("nemotron_h", "nemotron_h_moe", GRANITE_4),
+    *("nemotron_h", "nemotron_h_moe", GRANITE_4, BAMBA),
 )
 """Architectures whose q and k rows llama.cpp takes interleaved: row 2i + j of a head is row i + j * D/2 on disk."""
 
 _ONE_PLUS = dict.fromkeys(
-    ("gemma", "gemma2", "gemma3", "minimax-m3", "nemotron", "qwen35", "qwen35moe", "qwen3next", "step35"), ("norm",)
+    (
+        *("gemma", "gemma2", "gemma3", "minimax-m3", "nemotron"),
+        *("qwen35", "qwen35moe", "qwen3next", "qwen4exp", "step35"),
+    ),
+    ("norm",),
 )
 """Architectures that hold norms with the one that the model adds to them: the ends of their names."""
 
-_DELTA_NETS = ("qwen35", "qwen35moe")
+_DELTA_NETS = ("qwen35", "qwen35moe", "qwen4exp")
 """Architectures whose delta nets' values llama.cpp takes key by key: those of a key lie together on disk."""
 
 _HEAD_BY_HEAD = ("bloom", "gptneox")
@@ -471,6 +558,8 @@ class Place:
 def place_of(arch: str, name: str) -> Place | None:
     """None for a name that the architecture does not have."""
     stem, _, kind = name.rpartition(".")
+    if name in _ALONE.get(arch, {}):
+        return Place(_ALONE[arch][name])
     elsewhere = _ELSEWHERE.get(arch, {})
     outside = {**_OUTSIDE, **elsewhere}.get(stem)
     if outside is not None and kind in ("weight", "bias"):

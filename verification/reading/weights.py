@@ -1,6 +1,7 @@
 """An artifact seen as float32 weights under the architecture's own names on disk, read tensor by tensor."""
 
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
@@ -16,6 +17,21 @@ from verification.reading.stated_rounding import Rounding, stated_rounding
 from verification.reading.stored_codes import Codes, Parts, codes_of
 from verification.reading.stored_parts import QUANTIZED_PARTS, SCALES
 from verification.reading.subject import Subject
+
+
+@dataclass(frozen=True)
+class Slack:
+    """How far a plain value may be from the source's, as another number is stored that it is computed from: by so much,
+    and by a share of itself."""
+
+    absolute: float = 0.0
+    relative: float = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.absolute or self.relative)
+
+    def around(self, original: torch.Tensor) -> torch.Tensor:
+        return self.absolute + self.relative * original.abs()
 
 
 class Weights(Protocol):
@@ -108,9 +124,7 @@ class CodedWeights(Weights, Protocol):
         """How it was rounded, as far as the artifact says."""
         ...
 
-    def slack(self, name: str) -> float:
-        """How far a plain value may be from the source's, as another number is stored that it is computed from."""
-        ...
+    def slack(self, name: str) -> Slack: ...
 
     def alike(self, name: str) -> bool:
         """Whether all blocks of a quantized weight are stored alike, as those of zeros are. Raises as `read` does."""
@@ -233,8 +247,8 @@ class FolderWeights:
             return Rounding(stated)
         return Rounding("clipped" if clips else "nearest")
 
-    def slack(self, name: str) -> float:
-        return 0.0
+    def slack(self, name: str) -> Slack:
+        return Slack()
 
     def alike(self, name: str) -> bool:
         _, parts = self._parts(name)

@@ -57,7 +57,7 @@ def compared_plainly(
         bad = tuple(numbers_of(name, "", weight))
         if bad:
             return Difference(worst, False, bad)
-        if bool(((weight - original).abs() <= weights.slack(name)).all()):
+        if bool(((weight - original).abs() <= weights.slack(name).around(original)).all()):
             continue
         narrower = weights.dtype(name) not in ("F32", tensor.dtype)
         equal = equal and narrower and _is_rounding(weight, original)

@@ -1,6 +1,6 @@
 """What is declared of an architecture of llama.cpp's, and tables of keys that several share."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,11 @@ SHARED_EXPERTS: Table = (
     ("add_leading_dense_block_count", ("first_k_dense_replace",)),
     ("add_expert_weights_scale", ("routed_scaling_factor",)),
     ("add_expert_weights_norm", ("norm_topk_prob",)),
+)
+INDEXER: Table = (
+    ("add_indexer_head_count", ("index_n_heads",)),
+    ("add_indexer_key_length", ("index_head_dim",)),
+    ("add_indexer_top_k", ("index_topk",)),
 )
 VOCAB: Table = (("add_vocab_size", ("vocab_size",)),)
 WINDOW: Table = (("add_sliding_window", ("sliding_window",)),)
@@ -53,6 +58,10 @@ def nothing(writer: GGUFWriter, config: Config) -> None:
 
 def unstated(config: Config) -> bool | None:
     return None
+
+
+def without_multipliers(config: Config) -> Mapping[str, Sequence[str]]:
+    return {}
 
 
 def granite_vocabulary(config: Config) -> bool | None:
@@ -113,7 +122,8 @@ class Entry:
     gating: what a config without `scoring_func` means, by transformers' model_type.
     renormalized: whether llama.cpp divides the chosen experts' weights by their sum whatever the file says (None: it
     asks the file, or does as transformers does).
-    paired_rope: q and k rows are interleaved, as in the LLaMA of 2023.
+    paired_rope: q and k rows are interleaved, as in the LLaMA of 2023; paired_part: where some channels of a head turn
+    alone, those.
     apart_rope: they are neighbors on disk, and half a head apart in the file, where positions have several axes.
     rope_factors: whether Llama 3's scaling of rotary frequencies is held as a tensor; long_rope: whether LongRoPE's is.
     head_by_head: attn_qkv has queries, keys and values of each head side by side on disk, those of all heads in files.
@@ -122,6 +132,7 @@ class Entry:
     delta_net: the file holds a delta net's values head by head of the keys' (see exporters.ggml.tensors).
     mamba_groups: config fields, one of which holds how many groups of channels the norm of a Mamba-2 mixer has: its
     vectors are columns in the file, and that norm is a matrix.
+    multipliers: what a tensor is called in a block, or outside of them -> steps of `times` that are done to it.
     begins: whether texts begin with a token, where the tokenizer's own files do not say; None to say nothing either.
     """
 
@@ -131,6 +142,7 @@ class Entry:
     gating: Mapping[str, str] | None = None
     renormalized: bool | None = None
     paired_rope: bool = False
+    paired_part: bool = False
     apart_rope: bool = False
     rope_factors: bool = False
     long_rope: bool = False
@@ -139,4 +151,5 @@ class Entry:
     one_plus: str = ""
     delta_net: bool = False
     mamba_groups: tuple[str, ...] = ()
+    multipliers: Callable[[Config], Mapping[str, Sequence[str]]] = without_multipliers
     begins: Callable[[Config], bool | None] = unstated

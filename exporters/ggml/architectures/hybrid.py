@@ -52,17 +52,18 @@ def _lfm2(writer: GGUFWriter, config: Config) -> None:
     writer.add_feed_forward_length(width)
 
 
-def _delta_net(writer: GGUFWriter, config: Config) -> None:
+def _delta_net(writer: GGUFWriter, config: Config, share: float = 0.25) -> None:
+    """share: of a head's channels that turn, where the config does not say."""
     writer.add_ssm_inner_size(config["linear_value_head_dim"] * config["linear_num_value_heads"])
-    kinds = [*config["layer_types"], "full_attention"]
-    writer.add_full_attention_interval(kinds.index("full_attention") + 1)
-    writer.add_rope_dimension_count(rotary_size(config, 0.25))
-    recurrent = [kind in RECURRENT for kind in config["layer_types"]] + [False] * (config.get(DRAFTS) or 0)
+    recurrent = [kind in RECURRENT for kind in config["layer_types"]]
+    writer.add_full_attention_interval([*recurrent, False].index(False) + 1)
+    writer.add_rope_dimension_count(rotary_size(config, share))
+    recurrent += [False] * (config.get(DRAFTS) or 0)
     writer.add_array(f"{writer.arch}.attention.recurrent_layers", recurrent)
 
 
-def _axial_delta_net(writer: GGUFWriter, config: Config) -> None:
-    _delta_net(writer, config)
+def axial_delta_net(writer: GGUFWriter, config: Config, share: float = 0.25) -> None:
+    _delta_net(writer, config, share)
     if not rope_of(config).get("mrope_section"):
         writer.add_rope_dimension_sections([11, 11, 10, 0])
 
@@ -90,12 +91,19 @@ def _kimi_linear(writer: GGUFWriter, config: Config) -> None:
 
 
 def _granite_hybrid(writer: GGUFWriter, config: Config) -> None:
-    writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
-    _mamba(writer, config)
-    kinds = config.get("layers_block_type") or config["layer_types"]
-    _heads_of_keys(writer, config, (kind not in RECURRENT for kind in kinds))
+    """Bamba has rotary positions and says which layers attend by their numbers, Granite 4 has neither."""
+    turns, kinds = config["model_type"] == "bamba", config.get("layers_block_type") or config.get("layer_types")
+    if turns:
+        writer.add_rope_dimension_count(rotary_size(config))
+        writer.add_context_length(config["max_position_embeddings"])
+    else:
+        writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
+        _mamba(writer, config)
+    attending = config.get("attn_layer_indices") or ()
+    layers = enumerate(kinds or ["mamba"] * config["num_hidden_layers"])
+    _heads_of_keys(writer, config, (layer in attending or kind not in RECURRENT for layer, kind in layers))
     writer.add_ssm_inner_size(config["mamba_n_heads"] * config["mamba_d_head"])
-    writer.add_rope_scaling_finetuned(False)  # llama.cpp reads it as "no rotary positions"
+    writer.add_rope_scaling_finetuned(turns)  # llama.cpp reads it as "rotary positions"
 
 
 def _nemotron_h(writer: GGUFWriter, config: Config) -> None:
@@ -133,6 +141,8 @@ _NEMOTRON_H = Entry(
     mamba_groups=("n_groups",),
 )
 
+QWEN35MOE = Entry((*EXPERT_SIZES, *_DELTA_NET), axial_delta_net, one_plus=_NORMS_OUTSIDE_DELTA_NETS, delta_net=True)
+
 HYBRID: Mapping[str, Entry] = {
     "lfm2": Entry((*VOCAB, ("add_shortconv_l_cache", ("conv_L_cache",))), _lfm2, _LFM2),
     "lfm2moe": Entry(
@@ -156,6 +166,7 @@ HYBRID: Mapping[str, Entry] = {
         _granite_hybrid,
         {"head_dim": None, "num_key_value_heads": None, "max_position_embeddings": None},
         paired_rope=True,
+        paired_part=True,
         mamba_groups=("mamba_n_groups",),
     ),
     "jamba": Entry(
@@ -188,9 +199,7 @@ HYBRID: Mapping[str, Entry] = {
     "nemotron_h": replace(_NEMOTRON_H, replaced={**_NEMOTRON_LISTS, **_WITHOUT_EXPERTS}),
     "nemotron_h_moe": replace(_NEMOTRON_H, table=(*_NEMOTRON_H.table, *SHARED_EXPERTS, *_NEMOTRON_EXPERTS)),
     "qwen3next": Entry((*EXPERT_SIZES, *_DELTA_NET), _delta_net, one_plus=_NORMS_OUTSIDE_DELTA_NETS),
-    "qwen35": Entry(_DELTA_NET, _axial_delta_net, one_plus=_NORMS_OUTSIDE_DELTA_NETS, delta_net=True),
-    "qwen35moe": Entry(
-        (*EXPERT_SIZES, *_DELTA_NET), _axial_delta_net, one_plus=_NORMS_OUTSIDE_DELTA_NETS, delta_net=True
-    ),
+    "qwen35": Entry(_DELTA_NET, axial_delta_net, one_plus=_NORMS_OUTSIDE_DELTA_NETS, delta_net=True),
+    "qwen35moe": QWEN35MOE,
 }
 """By llama.cpp's architecture name."""

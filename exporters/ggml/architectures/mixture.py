@@ -9,6 +9,7 @@ from exporters.ggml.architectures.entry import (
     EXPERT_SIZES,
     GRANITE_MIXERS,
     GRANITE_SHARED,
+    INDEXER,
     NORMS,
     SCALES,
     SHARED_EXPERTS,
@@ -194,11 +195,6 @@ def _first(value: int | list[int]) -> int:
     return value[0] if isinstance(value, list) else value
 
 
-_INDEXER: Table = (
-    ("add_indexer_head_count", ("index_n_heads",)),
-    ("add_indexer_key_length", ("index_head_dim",)),
-    ("add_indexer_top_k", ("index_topk",)),
-)
 _LATENT: Table = (
     *SHARED_EXPERTS,
     ("add_vocab_size", ("vocab_size",)),
@@ -346,10 +342,8 @@ MIXTURE: Mapping[str, Entry] = {
     "deepseek2": Entry(
         _LATENT, _latent_attention, _ONE_GROUP, gating={"deepseek_v3": "sigmoid", "glm4_moe_lite": "sigmoid"}
     ),
-    "deepseek32": Entry(
-        (*_LATENT, *_INDEXER), _sparse_latent_attention, _ONE_GROUP, gating={"deepseek_v32": "sigmoid"}
-    ),
-    "glm-dsa": Entry((*_LATENT, *_INDEXER), _sparse_latent_attention, _ONE_GROUP, gating={"glm_moe_dsa": "sigmoid"}),
+    "deepseek32": Entry((*_LATENT, *INDEXER), _sparse_latent_attention, _ONE_GROUP, gating={"deepseek_v32": "sigmoid"}),
+    "glm-dsa": Entry((*_LATENT, *INDEXER), _sparse_latent_attention, _ONE_GROUP, gating={"glm_moe_dsa": "sigmoid"}),
     "mistral4": Entry(_LATENT, _latent_attention, _ONE_GROUP),
 }
 """By llama.cpp's architecture name."""

@@ -6,7 +6,7 @@ than one value is a small function. Keys are those that llama.cpp's converter wr
 
 from collections.abc import Iterable, Mapping
 
-from gguf import ExpertGatingFuncType, GGUFWriter
+from gguf import GGUFWriter
 
 from exporters.ggml.architectures.dense import DENSE
 from exporters.ggml.architectures.elder import ELDER
@@ -14,9 +14,11 @@ from exporters.ggml.architectures.entry import DRAFTS, NUMBERS, Entry, Table
 from exporters.ggml.architectures.hybrid import HYBRID
 from exporters.ggml.architectures.mixture import MIXTURE
 from exporters.ggml.architectures.rotary import LONG_ROPE, Config, rope_of, write_rope
+from exporters.ggml.architectures.state_space import STATE_SPACE
+from exporters.ggml.architectures.streams import STREAMS
 from sixfold.errors import SixfoldError
 
-ENTRIES: Mapping[str, Entry] = {**DENSE, **ELDER, **MIXTURE, **HYBRID}
+ENTRIES: Mapping[str, Entry] = {**DENSE, **ELDER, **MIXTURE, **HYBRID, **STATE_SPACE, **STREAMS}
 """By llama.cpp's architecture name."""
 
 _EVERY: Table = (
@@ -34,7 +36,8 @@ _EVERY: Table = (
     ("add_key_length", ("head_dim",)),
     ("add_value_length", ("head_dim",)),
 )
-_GATING = {"sigmoid": ExpertGatingFuncType.SIGMOID, "softmax": ExpertGatingFuncType.SOFTMAX}
+_GATING = {"softmax": 1, "sigmoid": 2, "sqrtsoftplus": 4}
+"""llama.cpp's numbers, of which gguf-py 0.19 does not have all."""
 
 
 def write_hyperparameters(writer: GGUFWriter, arch: str, config: Config) -> None:
@@ -61,7 +64,7 @@ def write_hyperparameters(writer: GGUFWriter, arch: str, config: Config) -> None
     if scoring is not None:
         if scoring not in _GATING:
             raise SixfoldError(f"GGUF has no expert gating function {scoring!r}", "leave the gguf recipes out")
-        writer.add_expert_gating_func(_GATING[scoring])
+        writer.add_uint32(f"{arch}.expert_gating_func", _GATING[scoring])
     write_rope(writer, rope_of(config), (LONG_ROPE,) if entry.long_rope else ())
     windowed = (config.get("rope_parameters") or {}).get("sliding_attention") or {}
     if windowed.get("rope_theta") is not None:

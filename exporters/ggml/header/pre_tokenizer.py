@@ -55,6 +55,7 @@ its names mean the same cutting; the one without other effects is listed here.""
 _OWN_NAMES = {
     ("gpt-4o", "minimax-m2"): "minimax-m2",
     ("llama-bpe", "glm4moe"): "glm4",
+    ("llama-bpe", "glm5-next"): "glm4",
 }
 """(cutting, architecture) -> the family's own name for it, where it has one."""
 

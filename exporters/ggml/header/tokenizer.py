@@ -34,7 +34,7 @@ _GLM_SPECIAL = {"bos": "[gMASK]", "eot": "<|user|>", "unk": "<|endoftext|>", "eo
 
 _GLM_4_SPECIAL = {"bos": "<|endoftext|>", "eot": "<|user|>", "unk": "<|endoftext|>"}
 _SPECIAL = {
-    **dict.fromkeys(("glm4moe", "glm-dsa", "deepseek2"), _GLM_SPECIAL),
+    **dict.fromkeys(("glm4moe", "glm-dsa", "glm5-next", "deepseek2"), _GLM_SPECIAL),
     **dict.fromkeys(("glm4", "chatglm"), _GLM_4_SPECIAL),
 }
 

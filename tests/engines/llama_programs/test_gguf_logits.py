@@ -1,5 +1,6 @@
 """llama.cpp computes with our files what transformers does with the checkpoint, for every family that it has."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from sixfold.model.source import open_source
 from tests import every_family
 from tests.drafts import add_drafts
+from tests.engines.llama_programs.test_gguf_converter import DEEPSEEK_4, FALCON_H1, QWEN_4, changed, tabled
 from tests.exporters.ggml.gguf_tools import byte_level_tokenizer, export, recipe, save_tokenizer, spread
 from tests.exporters.ggml.test_gguf_llama_cpp import llama_logits
 
@@ -33,10 +35,13 @@ _LONG = {
 FAMILIES: dict[str, dict[str, Any]] = {
     **{family: {} for family in _SEEING},
     "apertus": {},
+    "bamba": {},
     "bloom": {},
     "cohere2": {},
     "cohere2_moe": {},
     "deepseek_v32": {"index_topk": 256},  # with fewer, llama.cpp's indexer chooses others than transformers'
+    "falcon_h1": FALCON_H1,
+    "falcon_mamba": {},
     "glm": {},
     "glm46v": {},
     "glm4v": {},
@@ -64,6 +69,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "kimi_linear": {"num_expert_group": 1},
     "laguna": {"layer_types": _WINDOWED[::-1]},
     "lfm2_moe": {},
+    "mamba": {},
+    "mamba2": {"n_groups": 1},  # of several, transformers takes the norm over all at once
     # llama.cpp turns windows and full attention by one base.
     "mellum": {"layer_types": _WINDOWED, "rope_parameters": dict.fromkeys(set(_WINDOWED), _ALIKE)},
     "mimo_v2_flash": {"n_group": 1},
@@ -78,6 +85,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "phi": {},
     "phi3 in long contexts": {"max_position_embeddings": 512, "rope_parameters": _LONG},
     "qwen3_next": {"linear_num_value_heads": 4},
+    "qwen4_exp_text": {**QWEN_4, "indexer_budget": 256},
     "solar_open": {},
     "stablelm": {},
     "step3p7": {},
@@ -114,6 +122,19 @@ def transformers_logits(folder: Path, tokens: torch.Tensor) -> torch.Tensor:
 def test_logits_are_those_of_transformers(family: str, tmp_path: Path) -> None:
     folder = every_family.make_family(family.partition(" ")[0], tmp_path / "model", **FAMILIES[family])
     compare_logits(folder, tmp_path, CLOSE.get(family, 1e-4))
+
+
+def test_logits_of_deepseek_v4(tmp_path: Path) -> None:
+    folder = every_family.make_family("deepseek_v4", tmp_path / "model", **DEEPSEEK_4)
+    tabled(folder)
+    compare_logits(folder, tmp_path, 1e-4)
+
+
+def test_logits_of_glm_5_next(tmp_path: Path) -> None:
+    folder = every_family.make_family("glm5_next", tmp_path / "model")
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    changed(folder, text_config={**text, "index_topk": 256})  # all: of equal scores each chooses its own
+    compare_logits(folder, tmp_path, 1e-4)
 
 
 @pytest.mark.parametrize("family", DRAFTING)

@@ -188,9 +188,9 @@ def test_refusals(tmp_path: Path) -> None:
 
 def test_an_unknown_architecture_is_refused_with_what_is_known() -> None:
     with pytest.raises(
-        SixfoldError, match=r"no GGUF layout is known for model_type falcon_h1; GGUF is supported for .*llama"
+        SixfoldError, match=r"no GGUF layout is known for model_type xlstm; GGUF is supported for .*llama"
     ):
-        gguf_tensor_names({"model_type": "falcon_h1", "num_hidden_layers": 1}, [])
+        gguf_tensor_names({"model_type": "xlstm", "num_hidden_layers": 1}, [])
 
 
 def test_a_hole_in_the_experts_is_refused(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from tests.verification.artifacts import Artifacts, make_all
 from verification.reading.ggml_types import BLOCK_TYPES, decoded
 from verification.reading.gguf_blocks import GgufWeights
 from verification.reading.gguf_file import open_gguf
+from verification.reading.gguf_multipliers import multipliers_of
 from verification.reading.gguf_names import place_of
 from verification.reading.packing import e2m1
 from verification.reading.safetensors_formats import awq_gemm, scaled_blocks
@@ -214,6 +215,8 @@ def test_the_tables_agree_on_families_known_by_their_config_alone(family: str, t
         ),
         # Vectors of Mamba-2 that are matrices there.
         ("nemotron_h", {"layers_block_type": ["linear_attention", "moe", "full_attention"]}),
+        # Matrices by rows and columns of a mixer without heads.
+        ("mamba", {"num_hidden_layers": 1}),
         # Gate and up of every expert in one stack.
         ("granitemoe_swa", {"num_hidden_layers": 2, "layer_types": ["full_attention", "sliding_attention"]}),
         # A matrix of two halves, which llama.cpp has as two.
@@ -235,6 +238,23 @@ def test_what_llama_cpp_holds_in_another_way_comes_back(family: str, changes: di
         torch.testing.assert_close(held, original.float(), rtol=0, atol=2**-20)
         changed.append(bool(weights.slack(name)))
     assert (sum(changed) > 0) == (not family.startswith("granite"))
+
+
+@pytest.mark.parametrize("scheme", ["F32", "BF16"])
+def test_multipliers_are_taken_out_of_weights(scheme: str, tmp_path: Path) -> None:
+    factors = {"ssm_multipliers": [0.35, 0.25, 0.18, 0.5, 0.3], "mlp_multipliers": [0.9, 0.35], "key_multiplier": 0.4}
+    factors |= {"attention_in_multiplier": 1.5, "ssm_in_multiplier": 1.25, "embedding_multiplier": 5.65}
+    folder = every_family.make_family("falcon_h1", tmp_path / "model", num_hidden_layers=1, **factors)
+    save_tokenizer(byte_level_tokenizer([], size=300), folder)
+    source = open_source(folder)
+    file = open_gguf(export(source, recipe(scheme), tmp_path)[1])
+    known = GgufWeights(file, multipliers=multipliers_of("falcon-h1", source.checkpoint.config))
+    unknown, multiplied = GgufWeights(file), 0
+    for name, tensor in source.checkpoint.tensors.items():
+        original = source.checkpoint.read(TensorSlice(name, 0, tensor.shape[0])).float()
+        assert bool(((known.read(name) - original).abs() <= known.slack(name).around(original)).all()), name
+        multiplied += not torch.allclose(unknown.read(name), original, rtol=0.05)
+    assert multiplied == 7  # embeddings, queries, keys, values, gate, down and the mixer's input
 
 
 @pytest.mark.parametrize("family", ["llama", "deepseek_v3"])

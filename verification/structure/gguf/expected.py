@@ -34,16 +34,20 @@ OTHERS: Mapping[str, str] = {
     "afmoe": "afmoe",
     "apertus": "apertus",
     "arcee": "arcee",
+    "bamba": "granitehybrid",
     "bloom": "bloom",
     "cohere": "command-r",
     "cohere2": "cohere2",
     "cohere2_moe": "cohere2moe",
     "deepseek_v32": "deepseek32",
+    "deepseek_v4": "deepseek4",
     "dots1": "dots1",
     "ernie4_5": "ernie4_5",
     "ernie4_5_moe": "ernie4_5-moe",
     "exaone4": "exaone4",
     "exaone_moe": "exaone-moe",
+    "falcon_h1": "falcon-h1",
+    "falcon_mamba": "mamba",
     "gemma": "gemma",
     "gemma2": "gemma2",
     "gemma3": "gemma3",
@@ -56,6 +60,8 @@ OTHERS: Mapping[str, str] = {
     "glm4": "glm4",
     "glm4v_moe": "glm4moe",
     "glm4v_text": "glm4",
+    "glm5_next": "glm5-next",
+    "glm5_next_text": "glm5-next",
     "glm_moe_dsa": "glm-dsa",
     "glm_ocr_text": "glm4",
     "gpt_bigcode": "starcoder",
@@ -79,6 +85,8 @@ OTHERS: Mapping[str, str] = {
     "lfm2_moe": "lfm2moe",
     "llama4": "llama4",
     "llama4_text": "llama4",
+    "mamba": "mamba",
+    "mamba2": "mamba2",
     "mellum": "mellum",
     "mimo_v2_flash": "mimo2",
     "minicpm3": "minicpm3",
@@ -104,6 +112,8 @@ OTHERS: Mapping[str, str] = {
     "qwen3_next": "qwen3next",
     "qwen3_vl": "qwen3vl",
     "qwen3_vl_moe": "qwen3vlmoe",
+    "qwen4_exp": "qwen4exp",
+    "qwen4_exp_text": "qwen4exp",
     "seed_oss": "seed_oss",
     "smollm3": "smollm3",
     "solar_open": "glm4moe",
@@ -114,8 +124,11 @@ OTHERS: Mapping[str, str] = {
 }
 """The same, where those are that every decoder has (see `common_keys`)."""
 
-_WITHOUT_POSITIONS = ("nemotron_h", "granitemoehybrid")
-"""Hybrids of Mamba-2 mixers: llama.cpp's converter states 2^20 positions whatever config.json says."""
+_MIXERS_ALONE = ("mamba", "mamba2", "falcon_mamba")
+"""Models without attention: their files say that it has no heads."""
+
+_WITHOUT_POSITIONS = ("nemotron_h", "granitemoehybrid", *_MIXERS_ALONE)
+"""Models of Mamba mixers: llama.cpp's converter states 2^20 positions whatever config.json says."""
 
 _WITHOUT_GROUPS = ("gpt_neox", "mpt")
 """Every head has keys of its own, and the file need not say so."""
@@ -226,23 +239,28 @@ def expected_keys(arch: str, config: Config, *, split_latents: bool, drafts: int
 
 def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
     """What every decoder's file says of its size, its norms, its experts and its rotary base."""
-    heads, kind = config["num_attention_heads"], config.get("model_type")
+    kind = config.get("model_type")
+    unbounded, alone = kind in _WITHOUT_POSITIONS, kind in _MIXERS_ALONE
+    heads = 0 if alone else config["num_attention_heads"]
     groups = config.get("num_key_value_heads") or heads
-    stretch = _stretch(config)
-    length = 2**18 if stretch else _positions(config)
-    unbounded = config.get("model_type") in _WITHOUT_POSITIONS
+    stretch = None if alone else _stretch(config)
+    length = 2**20 if alone else 2**18 if stretch else _positions(config)
     found = {
         "block_count": Expected((_layers(config) + drafts,)),
         "nextn_predict_layers": Expected((drafts,), missing=not drafts),
         "context_length": Expected((length, 2**20) if unbounded else (length,)),
         "embedding_length": Expected((config["hidden_size"],)),
         "attention.head_count": Expected((heads, _heads_of_layers(config, heads, drafts))),
-        "attention.head_count_kv": Expected(
-            (1,) if kind == "gpt_bigcode" else _key_heads(config, groups), missing=kind in _WITHOUT_GROUPS
-        ),
     }
+    if not alone:
+        found["attention.head_count_kv"] = Expected(
+            (1,) if kind == "gpt_bigcode" else _key_heads(config, groups, drafts), missing=kind in _WITHOUT_GROUPS
+        )
     for key, names in (
-        ("attention.layer_norm_rms_epsilon", ("rms_norm_eps", "norm_eps")),
+        (
+            "attention.layer_norm_rms_epsilon",
+            ("rms_norm_eps", "norm_eps", *["layer_norm_epsilon"] * alone),
+        ),
         (
             "attention.layer_norm_epsilon",
             ("layer_norm_eps", "norm_epsilon", *["layer_norm_epsilon"] * (kind in _ELDER)),
@@ -277,17 +295,19 @@ def _stretch(config: Config) -> float | None:
     return float(rope["alpha"] ** (size / (size - 2)))
 
 
-def _key_heads(config: Config, groups: int) -> tuple[Any, ...]:
+def _key_heads(config: Config, groups: int, drafts: int) -> tuple[Any, ...]:
     """One of latents; none where a layer keeps a state instead, of which a list tells."""
     if config.get("attn_layer_period"):
         period, offset = config["attn_layer_period"], config["attn_layer_offset"]
         return ([groups if layer % period == offset else 0 for layer in range(_layers(config))],)
+    if config.get("attn_layer_indices"):
+        return ([groups if layer in config["attn_layer_indices"] else 0 for layer in range(_layers(config))],)
     if config.get("model_type") == "mimo_v2_flash":  # twice as many where attention has a window
         kinds = config["layer_types"]
         return ([groups * (1 + (kind == "sliding_attention")) for kind in kinds],)
     if not config.get("kv_lora_rank") or config.get("model_type") == "minicpm3":  # llama.cpp runs all heads of it
         return groups, _groups_of_layers(config, groups)
-    return 1, [int(kind == "full_attention") for kind in config.get("layer_types") or ()]
+    return 1, [int(kind != "linear_attention") for kind in config.get("layer_types") or ()] + [1] * drafts
 
 
 def _heads_of_layers(config: Config, heads: int, drafts: int) -> list[int]:

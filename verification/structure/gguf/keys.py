@@ -136,7 +136,8 @@ def _products(subject: GgufSubject) -> Iterator[tuple[str, str, int | None]]:
         if "blk.0.attn_v_b.weight" in file.tensors:
             yield "attention.value_length_mla", "blk.0.attn_v_b.weight", of("attention.value_length_mla")
             yield "attention.key_length", "blk.0.attn_kv_a_mqa.weight", of("attention.key_length")
-        for name in ("blk.0.attn_q_b.weight", "blk.0.attn_q.weight"):
+        latent = ("blk.0.attn_q_b.weight", "blk.0.attn_q.weight") if "blk.0.ssm_beta.weight" not in file.tensors else ()
+        for name in latent:
             key = "attention.key_length_mla" if of("attention.key_length_mla") else "attention.key_length"
             yield key, name, times(heads, of(key))
     experts = of("expert_feed_forward_length")

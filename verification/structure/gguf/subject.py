@@ -10,7 +10,8 @@ from sixfold.model.meta_model import completed, usual_names
 from sixfold.model.source import Source
 from verification.reading.gguf_blocks import GgufWeights
 from verification.reading.gguf_file import Gguf
-from verification.reading.gguf_names import AROUND_DRAFTS, AXIAL_GLM_4, GRANITE_4, LAST_OF_DRAFTS
+from verification.reading.gguf_multipliers import multipliers_of
+from verification.reading.gguf_names import AROUND_DRAFTS, AXIAL_GLM_4, BAMBA, GRANITE_4, LAST_OF_DRAFTS
 from verification.structure.gguf.expected import listed_type
 
 _AS_TOWERS = ("blocks", "encoder.layers")
@@ -29,9 +30,17 @@ class GgufSubject:
 
     @cached_property
     def weights(self) -> GgufWeights:
-        hybrid = self.config.get("model_type") == "granitemoehybrid" and self.file.arch != "granitehybrid"
-        axial = self.file.arch == "glm4" and self.file.key("rope.dimension_sections") is not None
-        return GgufWeights(self.file, self._decoder, GRANITE_4 if hybrid else AXIAL_GLM_4 if axial else "")
+        return GgufWeights(self.file, self._decoder, self._table, multipliers_of(self.file.arch, self.config))
+
+    @property
+    def _table(self) -> str:
+        """Of names on disk, where it is not that of the file's architecture; "" where it is."""
+        kind = self.config.get("model_type")
+        if kind == "granitemoehybrid" and self.file.arch != "granitehybrid":
+            return GRANITE_4
+        if kind == "bamba":
+            return BAMBA
+        return AXIAL_GLM_4 if self.file.arch == "glm4" and self.file.key("rope.dimension_sections") is not None else ""
 
     @property
     def _decoder(self) -> Mapping[str, str]:
@@ -49,7 +58,8 @@ class GgufSubject:
         return {
             **self._drafts,
             **self._dense,
-            "model.layers.": layers or f"{inside}layers.",
+            **self._published,
+            **({} if self._published else {"model.layers.": layers or f"{inside}layers."}),
             "model.": inside,
             "lm_head.": head,
         }
@@ -60,6 +70,17 @@ class GgufSubject:
         assert self.source is not None
         found = map(_DENSE.fullmatch, self.source.checkpoint.tensors)
         return {f"model.layers.{name[2]}.mlp.": name[1] for name in found if name}
+
+    @property
+    def _published(self) -> Mapping[str, str]:
+        """The same of DeepSeek-V4 under its publisher's names."""
+        assert self.source is not None
+        if "embed.weight" not in self.source.checkpoint.tensors:
+            return {}
+        layers = range(self.source.architecture.layers)
+        norms = {f"model.layers.{n}.attn.norm.": f"layers.{n}.attn.kv_norm." for n in layers}
+        outside = {"model.embed_tokens.": "embed.", "model.norm.": "norm.", "model.hc_head.hc_": "hc_head_"}
+        return {**norms, **outside, "model.layers.": "layers."}
 
     @property
     def _drafts(self) -> Mapping[str, str]:

@@ -16,10 +16,17 @@ _FLOAT32 = re.compile(r"(_norm\.weight|\.bias|ffn_gate_inp\.weight|exp_probs_b.*
 _PLAIN = ("F32", "F16", "BF16")
 _RECOMPUTED = re.compile(r"inv_freq$|rotary_emb\.")
 _NAMED_BY_CONSEQUENCE = "llama.cpp stops: missing tensor"
-_NORMS_WITHOUT_WEIGHTS = ("olmo",)
+_WITHOUT_LAST_NORM = ("olmo", "qwen4exp")
+"""Architectures whose norms have no weights, or whose last one is that of what joins streams."""
+
 _SAMPLE = 4096
-_SOME_LAYERS = {"gemma4": ("attn_k", "attn_v")}
-"""Beginnings of tensors that not all layers of a kind have: some read others' keys, or their keys as values."""
+_SOME_LAYERS = {
+    "deepseek4": ("attn_compressor", "indexer", "exp_probs_b", "ffn_gate_tid2eid"),
+    "gemma4": ("attn_k", "attn_v"),
+    "glm5-next": ("indexer", "nextn."),
+}
+"""Beginnings of tensors that not all layers of a kind have: some read others' keys, their keys as values, or what other
+layers' indexers chose, and some compress keys or look experts up."""
 
 _AS_THE_SOURCE = "MXFP4"
 """A type that experts are published in and keep, whatever the preset of the others."""
@@ -103,7 +110,7 @@ def check_names(subject: GgufSubject) -> Iterator[Finding]:
                 "llama.cpp stops at a wrong number of tensors",
                 EXPORT_AGAIN,
             )
-    normed = "token_embd_norm.weight" in file.tensors or file.arch in _NORMS_WITHOUT_WEIGHTS
+    normed = "token_embd_norm.weight" in file.tensors or file.arch in _WITHOUT_LAST_NORM
     for name in ("token_embd.weight", "output_norm.weight"):
         if name not in file.tensors and (name != "output_norm.weight" or not normed):
             yield Finding("names.missing", name, "it is missing", _NAMED_BY_CONSEQUENCE, EXPORT_AGAIN)
@@ -158,7 +165,7 @@ def _expected(
         wide = shape[1:] if len(shape) == 2 and shape[0] == 1 else shape  # ERNIE's correction biases are one row
         if wide and wide[0] != experts:
             yield "expert_count", 0, experts
-    as_wide = name.endswith(("attn_norm.weight", "token_embd.weight", "output_norm.weight"))
+    as_wide = name.endswith((".attn_norm.weight", "token_embd.weight", "output_norm.weight"))
     if isinstance(width, int) and as_wide and not name.startswith("per_layer_"):
         if shape and shape[-1] != width:
             yield "embedding_length", len(shape) - 1, width
