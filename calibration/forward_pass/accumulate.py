@@ -17,7 +17,8 @@ class Accumulator:
     """What sixfold.statistics.statistics stores of one site, while the batches come in.
 
     A site of one activation has `experts` 1; a stacked site has one row of everything per expert. Sums are float32
-    within some rows of a batch and float64 over them; second moments, where they are wanted, float32. Rows of the
+    within some rows of a batch and float64 over them, as those of first tokens are; second moments, where they are
+    wanted, float32. Rows of the
     sample are those with the lowest ranks, so that which tokens are kept does not depend on how they were batched.
     """
 
@@ -29,8 +30,9 @@ class Accumulator:
         self.sample = torch.zeros(experts, rows, channels, dtype=torch.bfloat16, device=device)
         self.ranks = torch.full((experts, rows), _NONE, dtype=torch.int64, device=device)
         self.moments = torch.zeros(experts, channels, channels, device=device) if moments else None
-        self.firsts, self.first_count = torch.zeros(2, dtype=torch.int64, device=device)
-        self.first_sum = torch.zeros(channels, dtype=torch.float64, device=device)
+        self.firsts = torch.zeros(experts, dtype=torch.int64, device=device)
+        self.first_count = torch.zeros(experts, dtype=torch.int64, device=device)
+        self.first_sum = torch.zeros(experts, channels, dtype=torch.float64, device=device)
 
     def add_one(self, expert: int, rows: torch.Tensor, ranks: torch.Tensor) -> None:
         """rows [N, channels] of one expert (0 at a site of one activation); ranks int64 [N], all different."""
@@ -49,11 +51,15 @@ class Accumulator:
             self.sample[expert, place] = rows[new].to(torch.bfloat16)
             kept[place] = ranks[new]
 
-    def add_first(self, rows: torch.Tensor, counted: int) -> None:
-        """rows [N, channels], of the first tokens of windows. counted: how many of them are among `add_one`'s."""
-        self.firsts += len(rows)
-        self.first_count += counted
-        self.first_sum += rows.sum(0, dtype=torch.float64)
+    def add_first(self, rows: torch.Tensor, expert_of: torch.Tensor, counted: torch.Tensor) -> None:
+        """rows [N, channels], of the first tokens of windows; expert_of: int64 [N]; counted: bool [N], which of them
+        are added by `add` or `add_one` as well."""
+        # As a product: scattered additions have no order on a GPU.
+        own = torch.zeros(len(self.firsts), len(rows), dtype=torch.float64, device=rows.device)
+        own[expert_of, torch.arange(len(rows), device=rows.device)] = 1
+        self.firsts += own.sum(1).long()
+        self.first_count += own[:, counted].sum(1).long()
+        self.first_sum += own @ rows.double()
 
     def add(self, rows: torch.Tensor, counts: torch.Tensor, ranks: torch.Tensor) -> None:
         """Of all experts at once. rows [N, channels], sorted by expert; counts int64 [experts], on the CPU; ranks int64
@@ -159,9 +165,8 @@ class Accumulator:
         }
         if self.moments is not None:
             found["moments"] = self._packed(self.moments)
-            if not stacked:
-                found["first"] = (self.first_sum / self.firsts.clamp(min=1)).float()[None]
-                found["first_count"] = self.first_count[None]
+            found["first"] = (self.first_sum / self.firsts.clamp(min=1)[:, None]).float()
+            found["first_count"] = self.first_count
         return {k: (v if stacked else v[0]).contiguous() for k, v in found.items()}
 
     def _packed(self, moments: torch.Tensor) -> torch.Tensor:

@@ -78,10 +78,8 @@ def statistics_bytes(source: Source, profiles: Collection[Calibration]) -> int:
         if profile.imatrix is not None:
             total += 2 * Path(profile.imatrix).expanduser().stat().st_size
         else:
-            total += heads + sum(
-                site_bytes(channels, profile.sample_rows, moments=profile.moments, stacked=expert is not None)
-                for (_, expert), channels in sites.items()
-            )
+            each = (site_bytes(channels, profile.sample_rows, moments=profile.moments) for channels in sites.values())
+            total += heads + sum(each)
     return total
 
 

@@ -26,7 +26,7 @@ class Observation:
     ranks: int64 [tokens], a permutation over all tokens of the calibration: the lower, the sooner a token is sampled.
     counted: bool [tokens], the tokens that statistics count; all if None.
     moments: whether second moments of every input are summed.
-    length: tokens of a window; every window's first one is recorded by itself as well.
+    length: tokens of a window; with moments, every window's first one is recorded by itself as well.
     latents: kv_b_proj's name -> its heads, where attention is multi-head latent attention.
     start: position of the running batch's first token; whoever runs the batches sets it.
     """
@@ -45,6 +45,7 @@ class Observation:
         length: int = 1,
     ) -> None:
         self.length = length
+        self.moments = moments
         self.linears = tuple(linears)
         self.stacks = tuple(stacks)
         self.ranks = ranks.to(device)
@@ -76,9 +77,19 @@ class Observation:
         """rows [tokens of the batch, channels]."""
         ranks = self.ranks[self.start : self.start + len(rows)]
         self.sites[site].add_one(0, self.only_counted(rows), self.only_counted(ranks))
-        firsts = torch.arange(0, len(rows), self.length, device=rows.device)
-        counted = len(firsts) if self.counted is None else int(self.counted[self.start + firsts].sum())
-        self.sites[site].add_first(rows[firsts], counted)
+        tokens = torch.arange(len(rows), device=rows.device)
+        self.record_first({site: rows}, tokens, torch.zeros_like(tokens))
+
+    def record_first(self, read: Mapping[str, torch.Tensor], tokens: torch.Tensor, expert_of: torch.Tensor) -> None:
+        """Of first tokens alone. read: by site rows [N, channels]; tokens: int64 [N], which of the batch they are of;
+        expert_of: int64 [N]."""
+        if not self.moments:
+            return
+        first = (tokens % self.length == 0).nonzero()[:, 0]
+        places = self.start + tokens[first]
+        counted = torch.ones_like(places, dtype=torch.bool) if self.counted is None else self.counted[places]
+        for site, rows in read.items():
+            self.sites[site].add_first(rows[first], expert_of[first], counted)
 
     def only_counted(self, rows: torch.Tensor) -> torch.Tensor:
         """Of rows [tokens of the batch, ...] those whose tokens statistics count."""
@@ -148,8 +159,13 @@ class ExpertRecord:
         for site, sums in ((up, found.up), (down, found.down)):
             site.add_sums(found.counts, sums.sum_sq, sums.sum_abs, sums.abs_max)
         if up.moments is not None:
-            up.add_moments(hidden[found.order // top_k], found.counts)
+            tokens = found.order // top_k
+            rows = hidden[tokens]
+            up.add_moments(rows, found.counts)
             down.add_moments(found.inner, found.counts)
+            experts = torch.arange(len(found.counts), device=tokens.device)
+            expert_of = torch.repeat_interleave(experts, found.counts, output_size=len(tokens))
+            self.observation.record_first({self.up: rows, self.down: found.inner}, tokens, expert_of)
         ranks = self.observation.ranks[self.observation.start : self.observation.start + len(hidden)]
         sites = (
             Site(up.sample, up.ranks, hidden, by_token=True),
@@ -173,6 +189,7 @@ class ExpertRecord:
     ) -> None:
         """One expert's share of a batch. tokens int64 [N], within the batch; rows [N, hidden]; inner [N, intermediate];
         output [N, hidden], before the gate; gates [N]."""
+        self.observation.record_first(dict(self._read(rows, inner)), tokens, torch.full_like(tokens, expert))
         kept = self._counted(tokens)
         if kept is not None:
             tokens, rows, inner, output, gates = (t[kept] for t in (tokens, rows, inner, output, gates))
@@ -191,9 +208,10 @@ class ExpertRecord:
         gates: torch.Tensor,
     ) -> None:
         """All experts' shares, sorted by expert. counts int64 [experts], on the CPU; the rest as for `expert`."""
+        expert_of = torch.repeat_interleave(torch.arange(len(counts)), counts)
+        self.observation.record_first(dict(self._read(rows, inner)), tokens, expert_of.to(tokens.device))
         kept = self._counted(tokens)
         if kept is not None:
-            expert_of = torch.repeat_interleave(torch.arange(len(counts)), counts)
             counts = torch.bincount(expert_of[kept.cpu()], minlength=len(counts))
             tokens, rows, inner, output, gates = (t[kept] for t in (tokens, rows, inner, output, gates))
         ranks = self.observation.ranks[self.observation.start + tokens]

@@ -67,7 +67,7 @@ class InputMoments:
     def of_place(self, site: str, expert: int | None) -> Moments | None:
         if expert is None:
             count = int(self.statistics.site(site, ["count"])["count"])
-            return self._with_first(site, self.statistics.moments(site, device=self.device) / count) if count else None
+            return self._plain(site, count) if count else None
         common = self._common(site)
         if common is None:
             return None
@@ -76,25 +76,37 @@ class InputMoments:
             return self._mixed(site, expert, "", common)
         return self._mixed(site, starved.index(expert), "wide_", common) if self.statistics.widened else _only(common)
 
-    def _with_first(self, site: str, mean: torch.Tensor) -> Moments:
-        found = self.statistics.site(site, ["count", "first", "first_count"])
-        first = found["first"].to(mean.device)
-        mean.addr_(first, first, alpha=-int(found["first_count"]) / int(found["count"]))
-        power = float(first.square().sum())
-        most = float(mean.diagonal().clamp(min=0).sum()) / power if power else 0.0
-        return Moments(mean.addr_(first, first, alpha=FIRST * min(1.0, most)))
+    def _plain(self, site: str, count: int) -> Moments:
+        found = self.statistics.site(site, ["first", "first_count"])
+        mean = self.statistics.moments(site, device=self.device) / count
+        return Moments(_reweighed(mean, found["first"], int(found["first_count"]) / count, FIRST))
 
     def _mixed(self, site: str, row: int, prefix: str, common: torch.Tensor) -> Moments:
         count = int(self.statistics.site(site, [f"{prefix}count"])[f"{prefix}count"][row])
         if not count:
             return _only(common)
         mean = self.statistics.moments(site, [row], prefix, self.device)[0] / count
+        if not prefix:  # extra tokens have none by itself
+            found = self.statistics.site(site, ["first", "first_count"])
+            share = int(found["first_count"][row]) / count
+            mean = _reweighed(mean, found["first"][row], share, min(share, FIRST))
         chance = share_of_chance(mean, common, count)
         return Moments(torch.lerp(mean, common, chance), chance)
 
     def _read_common(self, site: str) -> torch.Tensor | None:
         count = int(self.statistics.site(site, ["count"])["count"].sum())
         return self.statistics.common_moments(site, self.device) / count if count else None
+
+
+def _reweighed(mean: torch.Tensor, first: torch.Tensor, share: float, weight: float) -> torch.Tensor:
+    """mean: float32 [C, C], changed in place. first: float32 [C], what first tokens read, which are that share of the
+    tokens of the mean. They get the weight instead, held to FIRST of all others' power."""
+    first = first.to(mean.device)
+    power = float(first.square().sum())
+    if not power:
+        return mean
+    others = max(0.0, float(mean.trace()) - share * power)
+    return mean.addr_(first, first, alpha=min(weight, FIRST * others / power) - share)
 
 
 def _only(common: torch.Tensor) -> Moments:

@@ -13,8 +13,8 @@ are in `layer-other.safetensors`), keys `<site>/<statistic>`; E below is there f
     abs_max   float32 [C] or [E, C]     max over tokens of |x|
     sample    bfloat16 [S, C] or [E, S, C]  rows of x, drawn with the profile's seed; unused rows are zero
     sampled   int64   []  or [E]        how many rows of `sample` are real
-    first     float32 [C]               mean of x over the first tokens of all windows; of plain sites, with moments
-    first_count  int64 []               how many of these tokens `count` counts
+    first     float32 [C] or [E, C]     mean of x over the first tokens of all windows; with moments
+    first_count  int64 [] or [E]        how many of these tokens `count` counts
     moments   float16 [h, 2h+1] or [E, h, 2h+1]  sum over tokens of x x^T, packed by moments.py; not where the
                                         profile turns it off. Beside it, of stacked sites, what experts have in common
                                         (calibration.common_moments): `moments_common` [h, 2h+1], and `moments_chance`,
@@ -288,11 +288,10 @@ class Statistics:
             return ExpertStatistics(name, **{key: f.get_tensor(f"{name}/{key}") for key in names})
 
 
-def site_bytes(channels: int, sample_rows: int, *, moments: bool, stacked: bool = True) -> int:
+def site_bytes(channels: int, sample_rows: int, *, moments: bool) -> int:
     """Bytes of the statistics of one input (of one expert, in a stacked site) with `channels` channels."""
     sums, sample, counts = 3 * channels * 4, sample_rows * channels * 2, 2 * 8
-    first = 0 if stacked else channels * 4 + 8
-    return sums + sample + counts + (packed_nbytes(channels) + first if moments else 0)
+    return sums + sample + counts + (packed_nbytes(channels) + channels * 4 + 8 if moments else 0)
 
 
 def heads_bytes(heads: LatentHeads) -> int:

@@ -39,6 +39,7 @@ def statistics_of(
     """A finished calibration with one stacked site. sums: float32 [E, C, C], over TOKENS. more: other statistics."""
     count = torch.tensor(TOKENS)
     found = {"count": count, "sum_sq": sums.diagonal(dim1=1, dim2=2), "moments": pack(sums)}
+    found |= {"first": torch.zeros(sums.shape[:2]), "first_count": torch.zeros_like(count)}
     found |= common_moments(sums, count) | dict(more)
     save_file({f"{SITE}/{key}": value.contiguous() for key, value in found.items()}, folder / layer_file(0))
     profile = {"starved": "average", "moments": True, "min_tokens": 8}

@@ -31,6 +31,20 @@ def known(rows: torch.Tensor, first: torch.Tensor) -> InputMoments:
     return InputMoments(statistics, CPU)
 
 
+def known_expert(rows: torch.Tensor, first: torch.Tensor, firsts: int) -> InputMoments:
+    """The same of an expert that `rows` were routed to, which has all in common with its layer."""
+    stored = {"count": torch.tensor([len(rows)]), "first": first[None], "first_count": torch.tensor([firsts])}
+    statistics: Any = SimpleNamespace(
+        has=lambda linear: True,
+        place_of=lambda linear: ("experts", 0),
+        starved_of=lambda site: (),
+        site=lambda site, names: {name: stored[name] for name in names},
+        moments=lambda site, experts, prefix, device: (rows.T @ rows)[None],
+        common_moments=lambda site, device: rows.T @ rows,
+    )
+    return InputMoments(statistics, CPU)
+
+
 def texts(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Windows of which the first token reads nearly the same every time, and like no other: [W, WINDOW, CHANNELS]."""
     rows = torch.randn(16, WINDOW, CHANNELS // 4, generator=generator) @ torch.randn(
@@ -77,3 +91,23 @@ def test_rounding_errs_less_on_it_and_no_more_on_others() -> None:
     after, of_all_after = errors(found.mean)
     assert after < before / 4
     assert of_all_after < 1.1 * of_all_before
+
+
+def test_an_experts_first_tokens_count_as_they_are_unless_they_are_massive() -> None:
+    rows, first = texts(torch.Generator().manual_seed(0))
+    found = known_expert(rows, first, len(rows) // WINDOW).of("experts.0.down_proj")
+    assert found is not None
+    torch.testing.assert_close(found.mean, rows.T @ rows / len(rows))
+    massive = torch.zeros(CHANNELS)
+    massive[3] = 1e4
+    rows[::WINDOW] = massive
+    found = known_expert(rows, massive, len(rows) // WINDOW).of("experts.0.down_proj")
+    assert found is not None
+    power = rows.square().sum() / len(rows) - massive.square().sum() / WINDOW
+    assert float(rows.square().sum() / len(rows)) > 100 * float(power)
+    own = (
+        found.mean
+        if found.chance == 0
+        else (found.mean - found.chance * rows.T @ rows / len(rows)) / (1 - found.chance)
+    )
+    assert float(own.trace()) == pytest.approx(float((1 + FIRST) * power), rel=0.1)
