@@ -260,6 +260,8 @@ def make_family(model_type: str, folder: Path, **changes: Any) -> Path:
             if _CORRECTION_BIAS.search(name):
                 tensor.uniform_(-0.2, 0.2)
                 tensor.data = tensor.data.float()
+                if "balancing_biases" in name:  # Zaya's for no expert, which transformers sets when it loads
+                    tensor[-1] = -1.0
             elif tensor.dim() >= 2:
                 tensor.normal_(std=1.5 * tensor.shape[-1] ** -0.5)
             elif "bias" in name:

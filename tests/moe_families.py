@@ -119,6 +119,8 @@ def make_moe(model_type: str, folder: Path, **changes: Any) -> Path:
                 continue
             if re.search(r"correction_bias|expert_bias|balancing_bias", name):
                 tensor.uniform_(-0.2, 0.2)
+                if "balancing_bias" in name:  # Zaya's for no expert, which transformers sets when it loads
+                    tensor[-1] = -1.0
             elif tensor.dim() >= 2:
                 tensor.normal_(std=1.5 * tensor.shape[-1] ** -0.5)
             elif "bias" in name:
