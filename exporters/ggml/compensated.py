@@ -4,13 +4,19 @@ from collections.abc import Sequence
 
 import torch
 from gguf import GGMLQuantizationType as Type
+from gguf.quants import dequantize
 
+from exporters.ggml.kernels import quantize
 from exporters.ggml.packing import Blocks, pack
 from exporters.rounding.compensate import compensate
 from exporters.rounding.device import moved, to_host
 from exporters.rounding.factor import Factor
 from exporters.rounding.kquants import FORMS, Scaled, ScaledWithMinimum
 from sixfold.errors import SixfoldError
+
+_EXACT = 0.25
+"""Of the outputs' error with errors compensated: a row that errs less where it is rounded to nearest was in this type,
+or one like it, before (weights of Q4_0, Q4_1 or INT4 files, dequantized), and compensation can only spoil it."""
 
 
 def compensated(qtype: Type) -> bool:
@@ -36,11 +42,30 @@ def quantize_compensated(
     parameters = found.parameters.mT.reshape(len(found.parameters), blocks, -1)
     codes = _codes(form, found.values.reshape(blocks, -1, form.group), parameters).reshape(blocks, size)
     if found.spans is None:
-        packed = _alone(form, codes, parameters[..., 0])
-    else:
-        shared = found.spans.mT.reshape(len(found.spans), blocks)  # d, and dmin
-        packed = _spans(form, codes, parameters, shared, 0 if qtype == Type.Q6_K else 32)
+        made = to_host(pack(qtype, _alone(form, codes, parameters[..., 0])).view(len(weights), -1))
+        off = found.values - rows
+        moments = known.moments.expand(len(rows), -1, -1)
+        return [_with_exact(*each, qtype) for each in zip(made, rows, off, moments, strict=True)]
+    shared = found.spans.mT.reshape(len(found.spans), blocks)  # d, and dmin
+    packed = _spans(form, codes, parameters, shared, 0 if qtype == Type.Q6_K else 32)
     return list(to_host(pack(qtype, packed).view(len(weights), -1)))
+
+
+def _with_exact(
+    made: torch.Tensor, weight: torch.Tensor, off: torch.Tensor, moments: torch.Tensor, qtype: Type
+) -> torch.Tensor:
+    """made: uint8 of the blocks of all rows, on the CPU. off: of what they mean, from weight [R, C]. Rows that rounding
+    to nearest holds exactly are taken from it."""
+    importance = None if qtype == Type.Q8_0 else moments.diagonal().contiguous()
+    plain = to_host(quantize(weight, qtype, importance)).view(len(weight), -1)
+    read = torch.from_numpy(dequantize(plain.numpy(), qtype)).to(weight.device)
+    exact = _errors(read - weight, moments) < _EXACT * _errors(off, moments)
+    return torch.where(exact.cpu()[:, None], plain, made.view(len(weight), -1)).flatten()
+
+
+def _errors(off: torch.Tensor, moments: torch.Tensor) -> torch.Tensor:
+    """Of the outputs of every row: [R]."""
+    return (off @ moments * off).sum(1)
 
 
 def _alone(form: Scaled | ScaledWithMinimum, codes: torch.Tensor, parameters: torch.Tensor) -> Blocks:
