@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from sixfold.artifact.workspace import digest_of
+from sixfold.errors import SixfoldError
 from sixfold.texts.chat_template import Chat, render
 
 TEXTS = Path(__file__).parents[2] / "calibration" / "texts" / "heldout"
@@ -45,13 +46,18 @@ class Windows:
 
 def held_out(tokenizer: Any, folder: Path = TEXTS, tokens: int = TOKENS) -> Windows:
     """Every .txt and .jsonl file of `folder`; its subfolders are the domains. tokens: at most of each file, with
-    CHARACTERS in proportion."""
+    CHARACTERS in proportion. Raises SixfoldError where that is nothing."""
     cut: list[tuple[torch.Tensor, str]] = []
     for path in _files(folder):
         text = _text(tokenizer, path)[: CHARACTERS * tokens // TOKENS]
         ids = torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:tokens])
         domain = path.relative_to(folder).parts[0]
         cut += [(window, domain) for window in ids.long().split(WINDOW) if len(window) > 1]
+    if not cut:
+        raise SixfoldError(
+            f"the tokenizer makes no tokens of the held-out texts in {folder}",
+            "check that tokenizer.json holds the model's vocabulary, and that there are texts",
+        )
     cut.sort(key=lambda item: -len(item[0]))
     digest = digest_of([(domain, window.tolist()) for window, domain in cut])
     return Windows(tuple(w for w, _ in cut), tuple(domain for _, domain in cut), digest)

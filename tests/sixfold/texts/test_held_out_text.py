@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from sixfold.checkpoint.tokenizer import load_tokenizer
+from sixfold.errors import SixfoldError
 from sixfold.texts.held_out_text import CHARACTERS, TEXTS, TOKENS, WINDOW, held_out
 from tests.calibration.texts.word_tokenizer import words_tokenizer
 from tests.exporters.exported import DEMO
@@ -55,6 +57,13 @@ def test_a_conversation_keeps_its_calls(tmp_path: Path) -> None:
     text = tokenizer.decode(held_out(tokenizer, tmp_path).ids[0])
     assert "Is it cold in Bergen?" in text
     assert json.dumps(function) in text
+
+
+def test_texts_of_which_the_tokenizer_makes_nothing_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/empty.txt").write_text("")
+    with pytest.raises(SixfoldError, match="makes no tokens of the held-out texts in"):
+        held_out(load_tokenizer(DEMO), tmp_path)
 
 
 def test_the_digest_follows_the_text(tmp_path: Path) -> None:
