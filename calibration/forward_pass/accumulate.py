@@ -18,8 +18,8 @@ class Accumulator:
 
     A site of one activation has `experts` 1; a stacked site has one row of everything per expert. Sums are float32
     within some rows of a batch and float64 over them, as those of first tokens are; second moments, where they are
-    wanted, float32. Rows of the
-    sample are those with the lowest ranks, so that which tokens are kept does not depend on how they were batched.
+    wanted, float32. Rows of the sample are those with the lowest ranks, so that which tokens are kept does not depend
+    on how they were batched.
     """
 
     def __init__(self, experts: int, channels: int, rows: int, device: torch.device, *, moments: bool = False) -> None:
@@ -165,8 +165,6 @@ class Accumulator:
         }
         if self.moments is not None:
             found["moments"] = self._packed(self.moments)
-            found["first"] = (self.first_sum / self.firsts.clamp(min=1)[:, None]).float()
-            found["first_count"] = self.first_count
         return {k: (v if stacked else v[0]).contiguous() for k, v in found.items()}
 
     def _packed(self, moments: torch.Tensor) -> torch.Tensor:
@@ -176,6 +174,14 @@ class Accumulator:
         for expert, of_expert in enumerate(moments):
             packed[expert] = pack(of_expert)
         return packed
+
+    def first(self, stacked: bool) -> dict[str, torch.Tensor]:
+        """What first tokens read, by name, as from `finish`; {} without second moments, which it is for."""
+        if self.moments is None:
+            return {}
+        mean = (self.first_sum / self.firsts.clamp(min=1)[:, None]).float()
+        found = {"first": mean, "first_count": self.first_count}
+        return {name: value if stacked else value[0] for name, value in found.items()}
 
     def common(self) -> dict[str, torch.Tensor]:
         """What the experts of a stacked site have in common, by name; {} without second moments."""

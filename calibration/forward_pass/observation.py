@@ -77,8 +77,8 @@ class Observation:
         """rows [tokens of the batch, channels]."""
         ranks = self.ranks[self.start : self.start + len(rows)]
         self.sites[site].add_one(0, self.only_counted(rows), self.only_counted(ranks))
-        tokens = torch.arange(len(rows), device=rows.device)
-        self.record_first({site: rows}, tokens, torch.zeros_like(tokens))
+        tokens = torch.arange(0, len(rows), self.length, device=rows.device)
+        self.record_first({site: rows[tokens]}, tokens, torch.zeros_like(tokens))
 
     def record_first(self, read: Mapping[str, torch.Tensor], tokens: torch.Tensor, expert_of: torch.Tensor) -> None:
         """Of first tokens alone. read: by site rows [N, channels]; tokens: int64 [N], which of the batch they are of;
@@ -113,7 +113,8 @@ class Observation:
         found: dict[str, torch.Tensor] = {}
         for site, accumulator in self.sites.items():
             stacked = self.experts[site] is not None
-            parts = accumulator.finish(stacked=stacked) | (accumulator.common() if stacked else {})
+            parts = accumulator.finish(stacked=stacked) | accumulator.first(stacked=stacked)
+            parts |= accumulator.common() if stacked else {}
             found |= {f"{site}/{key}": tensor for key, tensor in parts.items()}
             accumulator.moments = None  # much the largest, and packed by now
         for name, moe in self.moe.items():

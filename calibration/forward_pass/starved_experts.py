@@ -44,8 +44,7 @@ def widened(
             up.add_one(place, rows, ranks)
             down.add_one(place, inner_products(module, rows, expert), ranks)
         for site, accumulator in ((sites["up"], up), (sites["down"], down)):
-            sums = accumulator.finish(stacked=True)
-            found.update({f"{site}/wide_{name}": sums[name] for name in sums if not name.startswith("first")})
+            found.update({f"{site}/wide_{name}": value for name, value in accumulator.finish(stacked=True).items()})
         return torch.zeros_like(hidden_states)
 
     with experts_run_by(model, forward):

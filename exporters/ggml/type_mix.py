@@ -36,7 +36,7 @@ _BASE = {
 }
 PRESETS = tuple(_BASE)
 
-SMALLER_BLOCK = {
+_SMALLER_BLOCK = {
     Type.IQ2_S: Type.IQ4_NL,
     Type.IQ3_XXS: Type.IQ4_NL,
     Type.IQ3_S: Type.IQ4_NL,
@@ -241,7 +241,7 @@ def tensor_types(
             if kind.startswith("ffn_") and model.experts > 1:
                 index = _layer(name)
             place = _Place(index, count.get(kind, model.layers), model, importance)
-            choices[name] = _fit(_wanted(kind, preset, place, shapes[name][-1]), shapes[name][-1])
+            choices[name] = fitted(_wanted(kind, preset, place, shapes[name][-1]), shapes[name][-1])
     return choices
 
 
@@ -267,10 +267,10 @@ def _wanted(kind: str, preset: str, place: _Place, columns: int) -> Type:
     return wanted
 
 
-def _fit(wanted: Type, columns: int) -> Choice:
+def fitted(wanted: Type, columns: int) -> Choice:
     if columns % block_size(wanted) == 0:
         return Choice(wanted)
-    smaller = SMALLER_BLOCK.get(wanted, wanted)
+    smaller = _SMALLER_BLOCK.get(wanted, wanted)
     return Choice(smaller if columns % block_size(smaller) == 0 else Type.F16, wanted)
 
 

@@ -8,8 +8,8 @@ from gguf import GGMLQuantizationType as Type
 from gguf.quants import dequantize
 
 from exporters.ggml.compensated import compensated
-from exporters.ggml.kernels import PLAIN, block_size, quantize, requires_importance, row_bytes
-from exporters.ggml.type_mix import SMALLER_BLOCK
+from exporters.ggml.kernels import PLAIN, quantize, requires_importance, row_bytes
+from exporters.ggml.type_mix import fitted
 from exporters.mix.estimate import Rounding
 
 TYPES = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
@@ -23,12 +23,8 @@ ALLOWED = (
 def fitting(types: tuple[str, ...], columns: int) -> tuple[str, ...]:
     """Those whose blocks divide rows of so many columns; for one that does not fit, what llama.cpp's presets take in
     its place; F16 where nothing does."""
-    instead = [name if _fits(name, columns) else getattr(SMALLER_BLOCK.get(Type[name]), "name", "") for name in types]
-    return tuple(dict.fromkeys(name for name in instead if name and _fits(name, columns))) or ("F16",)
-
-
-def _fits(name: str, columns: int) -> bool:
-    return columns % block_size(Type[name]) == 0
+    found = dict.fromkeys(fitted(Type[name], columns).qtype.name for name in types)
+    return tuple(name for name in found if name != "F16" or name in types) or ("F16",)
 
 
 def bits(name: str) -> float:
