@@ -77,9 +77,9 @@ class InputMoments:
         return self._mixed(site, starved.index(expert), "wide_", common) if self.statistics.widened else _only(common)
 
     def _plain(self, site: str, count: int) -> Moments:
-        found = self.statistics.site(site, ["first", "first_count"])
+        first, firsts = self.statistics.first(site)
         mean = self.statistics.moments(site, device=self.device) / count
-        return Moments(_reweighed(mean, found["first"], int(found["first_count"]) / count, FIRST))
+        return Moments(_reweighed(mean, first, firsts / count, FIRST))
 
     def _mixed(self, site: str, row: int, prefix: str, common: torch.Tensor) -> Moments:
         count = int(self.statistics.site(site, [f"{prefix}count"])[f"{prefix}count"][row])
@@ -87,9 +87,8 @@ class InputMoments:
             return _only(common)
         mean = self.statistics.moments(site, [row], prefix, self.device)[0] / count
         if not prefix:  # extra tokens have none by itself
-            found = self.statistics.site(site, ["first", "first_count"])
-            share = int(found["first_count"][row]) / count
-            mean = _reweighed(mean, found["first"][row], share, min(share, FIRST))
+            first, firsts = self.statistics.first(site, row)
+            mean = _reweighed(mean, first, firsts / count, min(firsts / count, FIRST))
         chance = share_of_chance(mean, common, count)
         return Moments(torch.lerp(mean, common, chance), chance)
 

@@ -256,6 +256,13 @@ class Statistics:
                 return unpack(packed[...].to(device), sum_sq[...].to(device))
             return torch.stack([unpack(packed[e].to(device), sum_sq[e].to(device)) for e in experts])
 
+    def first(self, site: str, expert: int | None = None) -> tuple[torch.Tensor, int]:
+        """What first tokens of windows read, float32 [C], and how many of them are counted; of a stacked site, of one
+        expert."""
+        with safe_open(self._file_of(site), "pt") as f:
+            mean, count = (f.get_slice(f"{site}/{name}") for name in ("first", "first_count"))
+            return (mean[...], int(count[...])) if expert is None else (mean[expert], int(count[expert]))
+
     def common_moments(self, site: str, device: torch.device | None = None) -> torch.Tensor:
         """Sum over all experts' tokens of x x^T at a stacked site, as far as they have it in common: float32 [C, C].
         device: as in `moments`."""

@@ -26,6 +26,7 @@ def test_verdicts_are_those_of_one_process(
         for rank in range(size):
             work(rank, "", given)
 
+    # What is kept beside the shared artifacts is of all windows; processes of their own would not see the few.
     monkeypatch.setattr("verification.measure.cache_of", lambda path: tmp_path)
     monkeypatch.setattr("verification.on_gpus.HERE.together", in_turn)
     with few_windows("verification.measure.held_out"):

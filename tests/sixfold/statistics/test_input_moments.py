@@ -21,11 +21,8 @@ def known(rows: torch.Tensor, first: torch.Tensor) -> InputMoments:
     statistics: Any = SimpleNamespace(
         has=lambda linear: True,
         place_of=lambda linear: ("site", None),
-        site=lambda site, names: {
-            "count": torch.tensor(len(rows)),
-            "first": first,
-            "first_count": torch.tensor(len(rows) // WINDOW),
-        },
+        site=lambda site, names: {"count": torch.tensor(len(rows))},
+        first=lambda site: (first, len(rows) // WINDOW),
         moments=lambda site, device: rows.T @ rows,
     )
     return InputMoments(statistics, CPU)
@@ -33,12 +30,12 @@ def known(rows: torch.Tensor, first: torch.Tensor) -> InputMoments:
 
 def known_expert(rows: torch.Tensor, first: torch.Tensor, firsts: int) -> InputMoments:
     """The same of an expert that `rows` were routed to, which has all in common with its layer."""
-    stored = {"count": torch.tensor([len(rows)]), "first": first[None], "first_count": torch.tensor([firsts])}
     statistics: Any = SimpleNamespace(
         has=lambda linear: True,
         place_of=lambda linear: ("experts", 0),
         starved_of=lambda site: (),
-        site=lambda site, names: {name: stored[name] for name in names},
+        site=lambda site, names: {"count": torch.tensor([len(rows)])},
+        first=lambda site, expert: (first, firsts),
         moments=lambda site, experts, prefix, device: (rows.T @ rows)[None],
         common_moments=lambda site, device: rows.T @ rows,
     )
