@@ -44,6 +44,7 @@ class Tensor:
         "minus_exp" minus the exponential, in float32
         "times:F"   multiplied by F, in float32; "times:F@N:..." the first N rows by F, then the next
         "squeeze"   [C, 1, K] becomes [C, K]
+        "transpose" rows become columns
         "tile:S:K:P:D"   rows from S on, D of each of P values of each of K keys: key by key for each value
         "columns:K:P:D"  the same of all columns
         "rows:G:A-B:..." of every G rows those from A to B, then those of the next range
@@ -93,7 +94,7 @@ def gguf_tensors(config: Config, tensors: Mapping[str, SourceTensor]) -> list[Te
         elif both := row_parts(gguf_name):
             found += _in_parts(both, parts[0], config)
         elif entry.head_by_head and ".attn_qkv." in gguf_name:
-            found.append(_of_all_heads(gguf_name, parts[0], config))
+            found.append(_of_all_heads(gguf_name, parts[0], as_stated(arch, config)))
         elif entry.paired_rope and _ROTATED.search(parts[0].name):
             found.append(_paired(gguf_name, parts[0], entry, config))
         elif entry.apart_rope and rope_of(config).get("mrope_section") and _ROTATED.search(parts[0].name):
@@ -152,6 +153,8 @@ def _one(gguf_name: str, part: SourceTensor, entry: Entry, config: Config) -> Te
     if factors := entry.multipliers(config).get(gguf_name.split(".")[-2]):
         whole = part.shape[0] if any("@" in step for step in factors) else 1
         return Tensor(gguf_name, part.shape, (part.name,), "+".join(factors), whole)
+    if entry.transposed and re.search(entry.transposed, gguf_name):
+        return Tensor(gguf_name, part.shape[::-1], (part.name,), "transpose", part.shape[0])
     convolution = len(part.shape) == 3 and part.shape[1] == 1
     steps: tuple[str, ...] = ("squeeze",) if convolution else ("minus_exp",) if part.name.endswith(".A_log") else ()
     steps += _delta_net(gguf_name.split(".", 2)[-1], config) if entry.delta_net else ()
@@ -215,9 +218,12 @@ def _stack(gguf_name: str, parts: Sequence[SourceTensor]) -> Tensor:
 
 
 def _of_all_heads(gguf_name: str, part: SourceTensor, config: Config) -> Tensor:
-    """Queries, keys and values, each of one head after the other."""
-    size = part.shape[0] // (3 * config["num_attention_heads"])
-    step = f"rows:{3 * size}:0-{size}:{size}-{2 * size}:{2 * size}-{3 * size}"
+    """Queries, keys and values, each of one head after the other. On disk, the queries that share a head of keys are
+    followed by it and by its values."""
+    keys = config.get("num_key_value_heads") or config["num_attention_heads"]
+    queries, group = config["num_attention_heads"] // keys, part.shape[0] // keys
+    size = group // (queries + 2)
+    step = f"rows:{group}:0-{queries * size}:{queries * size}-{group - size}:{group - size}-{group}"
     return Tensor(gguf_name, part.shape, (part.name,), step, part.shape[0])
 
 

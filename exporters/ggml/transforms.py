@@ -45,6 +45,8 @@ def _step(rows: torch.Tensor, transform: str) -> torch.Tensor:
         return rows[:, first:last].contiguous()
     if kind == "columns":
         return tiled_columns(rows, transform)
+    if kind == "transpose":
+        return rows.T.contiguous()
     if kind == "squeeze":
         return rows.squeeze(1)
     if kind == "minus_exp":
@@ -67,7 +69,7 @@ def head_rows(transform: str) -> int:
 
 def changes_columns(transform: str) -> bool:
     """Whether rows of the file are no rows of the source."""
-    return transform.startswith(("k_b:", "v_b:", "values:", "columns:"))
+    return transform.startswith(("k_b:", "v_b:", "values:", "columns:", "transpose"))
 
 
 def values(transform: str) -> torch.Tensor:

@@ -34,6 +34,7 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "ernie4_5_moe": "ernie4_5-moe",
     "exaone4": "exaone4",
     "exaone_moe": "exaone-moe",
+    "falcon": "falcon",
     "falcon_h1": "falcon-h1",
     "falcon_mamba": "mamba",
     "gemma": "gemma",
@@ -54,6 +55,7 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "glm5_next_text": "glm5-next",
     "glm_moe_dsa": "glm-dsa",
     "glm_ocr_text": "glm4",
+    "gpt2": "gpt2",
     "gpt_bigcode": "starcoder",
     "gpt_neox": "gptneox",
     "gpt_oss": "gpt-oss",
@@ -130,6 +132,7 @@ _RENAMED: tuple[tuple[str, str], ...] = (
     (r"^(model\.language_model|language_model\.model|model\.text_model)\.", "model."),
     (r"^model\.(blocks|encoder\.layers)\.", "model.layers."),
     (r"^language_model\.lm_head\.", "lm_head."),
+    (r"^(?=h\.\d+\.(ln_|attn\.|mlp\.)|w[tp]e\.|ln_f\.)", "transformer."),
     (r"^transformer\.(?=h\.\d+\.post_attention_layernorm|word_embeddings_layernorm)", ""),
     (r"\.e_score_correction_bias$", ".e_score_correction.bias"),
     (r"\.expert_bias$", ".expert_bias.bias"),
@@ -303,7 +306,7 @@ LATENT_HALVES: Mapping[str, str] = {"attn_k_b": "query", "attn_v_b": "attended"}
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|model\.blocks)\.(\d+)\.(.*)")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
-_NEVER_STORED = (".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias")
+_NEVER_STORED = (".rotary_emb.inv_freq", *(f".{a}.{b}" for a in ("attention", "attn") for b in ("masked_bias", "bias")))
 """Buffers that some checkpoints carry and that llama.cpp computes itself."""
 
 

@@ -113,6 +113,8 @@ class GgufWeights:
             return shape[1], 1, shape[3]
         if source.share is not None:
             return shape[1] // 2, *shape[2:]
+        if source.place.turned:
+            return shape[::-1]
         return shape[1:] if source.expert is not None else shape
 
     def encoding(self, name: str) -> str:
@@ -220,7 +222,8 @@ class GgufWeights:
     def stored(self, name: str, weight: torch.Tensor) -> Sequence[StoredPart]:
         source = self._sources[name]
         if not source.place.half:
-            laid_out = self._value_by_value(weight) if source.place.tiles == "columns" else weight
+            laid_out = weight.T.contiguous() if source.place.turned else weight
+            laid_out = self._value_by_value(laid_out) if source.place.tiles == "columns" else laid_out
             return (StoredPart("", self.encoding(name), self.layout(name), laid_out),)
         if source.place.half in ("k", "v"):
             heads, k, v, rank = self._latent(source)
@@ -244,6 +247,7 @@ class GgufWeights:
             or source.place.several
             or source.place.change
             or source.place.tiles
+            or source.place.turned
             or source.place.convolution
             or self._multiplier(source) is not None
         )
@@ -288,7 +292,7 @@ class GgufWeights:
         if (factor := self._multiplier(source)) is not None:
             held = self._floats(source.gguf[0], device=device)
             return (held / factor.to(device, torch.float32).view(-1, 1))[start:stop]
-        if source.place.rope or source.place.tiles:
+        if source.place.rope or source.place.tiles or source.place.turned:
             arranged = self._arranged(source)(self._floats(source.gguf[0], device=device))
             return self._changed(source, arranged)[start:stop]
         if source.place.several:
@@ -306,6 +310,8 @@ class GgufWeights:
             return lambda held: held.chunk(2)[source.share or 0]
         if source.place.rope:
             return partial(self._paired, source)
+        if source.place.turned:
+            return _turned
         return partial(self._untiled, source) if source.place.tiles else _as_it_is
 
     def _changed(self, source: _Source, held: torch.Tensor) -> torch.Tensor:
@@ -341,7 +347,10 @@ class GgufWeights:
         """A delta net's values [value of a key, key, ...] as [key, value of a key, ...] again."""
         if source.place.tiles == "heads":
             heads = int(self._file.key("attention.head_count"))
-            return held.unflatten(0, (3, heads, -1)).transpose(0, 1).flatten(0, 2)
+            keys = int(self._file.key("attention.head_count_kv") or heads)
+            size = held.shape[0] // (heads + 2 * keys)
+            parts = held.split([heads * size, keys * size, keys * size])
+            return torch.cat([part.unflatten(0, (keys, -1)) for part in parts], 1).flatten(0, 1)
         if source.place.tiles == "columns":
             return self._key_by_key(held).contiguous()
         keys, values = int(self._file.key("ssm.group_count")), int(self._file.key("ssm.time_step_rank"))
@@ -401,6 +410,10 @@ class GgufWeights:
 
 def _as_it_is(held: torch.Tensor) -> torch.Tensor:
     return held
+
+
+def _turned(held: torch.Tensor) -> torch.Tensor:
+    return held.T.contiguous()
 
 
 def _of_width(held: Decoded, columns: int) -> Decoded:

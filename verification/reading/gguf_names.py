@@ -134,6 +134,22 @@ BAMBA = "bamba"
 AXIAL_GLM_4 = "glm 4 of several axes"
 """The same: where positions have several axes, the rows that turn together are half a head apart in files."""
 
+FALCON_TWO_NORMS = "falcon of two norms"
+"""The same: what attention and the feed-forward read is normalized apart, under other names on disk."""
+
+_GPT_2 = {
+    "attn_norm": "ln_1",
+    "ffn_norm": "ln_2",
+    "attn_qkv": "attn.c_attn",
+    "attn_output": "attn.c_proj",
+    "ffn_up": "mlp.c_fc",
+    "ffn_down": "mlp.c_proj",
+}
+_FALCON = {
+    **{f"attn_{part}": f"self_attention.{name}" for part, name in (("qkv", "query_key_value"), ("output", "dense"))},
+    **{f"ffn_{part}": f"mlp.dense_{name}" for part, name in (("up", "h_to_4h"), ("down", "4h_to_h"))},
+    "attn_norm_2": "ln_attn",
+}
 _GRANITE_ALONE = {name.removesuffix("_shexp"): held for name, held in _GRANITE_SHARED.items()}
 """Of Granite 4 without experts: what experts would share is all there is."""
 
@@ -222,6 +238,8 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     | {f"ffn_{part}_shexp": f"share_expert.{part}_proj" for part in ("gate", "up", "down")}
     | {"ffn_gate_inp": "moe.gate", "attn_gate": "self_attn.g_proj"},
     "bloom": _ELDER | {"attn_qkv": "self_attention.query_key_value", "attn_output": "self_attention.dense"},
+    "falcon": _FALCON | {"attn_norm": "input_layernorm"},
+    FALCON_TWO_NORMS: _FALCON | {"attn_norm": "ln_mlp"},
     "gptneox": _ELDER,
     "mpt": {
         "attn_norm": "norm_1",
@@ -231,14 +249,8 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
         "ffn_up": "ffn.up_proj",
         "ffn_down": "ffn.down_proj",
     },
-    "starcoder": {
-        "attn_norm": "ln_1",
-        "ffn_norm": "ln_2",
-        "attn_qkv": "attn.c_attn",
-        "attn_output": "attn.c_proj",
-        "ffn_up": "mlp.c_fc",
-        "ffn_down": "mlp.c_proj",
-    },
+    "gpt2": _GPT_2,
+    "starcoder": _GPT_2,
     "starcoder2": _EVERY | {"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"},
     "hunyuan-dense": _HUNYUAN,
     "hunyuan_vl": _HUNYUAN,
@@ -481,6 +493,7 @@ _ELSEWHERE: Mapping[str, Mapping[str, str]] = {
         "token_embd": "transformer.word_embeddings",
         "token_embd_norm": "transformer.word_embeddings_layernorm",
     },
+    **dict.fromkeys(("falcon", FALCON_TWO_NORMS), _GPT | {"token_embd": "transformer.word_embeddings"}),
     "gptneox": {
         "token_embd": "gpt_neox.embed_in",
         "output": "embed_out",
@@ -488,7 +501,7 @@ _ELSEWHERE: Mapping[str, Mapping[str, str]] = {
         "layers": "gpt_neox.layers",
     },
     "mpt": _GPT | {"output_norm": "transformer.norm_f", "layers": "transformer.blocks"},
-    "starcoder": _GPT | {"position_embd": "transformer.wpe"},
+    **dict.fromkeys(("gpt2", "starcoder"), _GPT | {"position_embd": "transformer.wpe"}),
 }
 """Of tensors outside of blocks, and of the list of layers, where an architecture calls them otherwise."""
 
@@ -524,8 +537,11 @@ _ONE_PLUS = dict.fromkeys(
 _DELTA_NETS = ("qwen35", "qwen35moe", "qwen4exp")
 """Architectures whose delta nets' values llama.cpp takes key by key: those of a key lie together on disk."""
 
-_HEAD_BY_HEAD = ("bloom", "gptneox")
+_HEAD_BY_HEAD = ("bloom", "falcon", FALCON_TWO_NORMS, "gptneox")
 """Architectures whose queries, keys and values of a head lie together on disk, and those of all heads in files."""
+
+_TURNED = {"gpt2": ("attn_qkv", "attn_output", "ffn_up", "ffn_down")}
+"""Matrices that the disk has as [in, out]."""
 
 _OF_VALUES = {"attn_gate", "ssm_alpha", "ssm_beta", "ssm_a", "ssm_dt"}
 _BEHIND_KEYS = {"attn_qkv", "ssm_conv1d"}
@@ -540,7 +556,8 @@ class Place:
     vector of the disk as a matrix. rope: whether rows are interleaved, or, apart, the other way round. change: what
     llama.cpp's values are of those on disk: "" the same, "plus one", "minus exp". tiles: where the values of a delta
     net's heads lie in another order: "rows", "rows behind keys", "columns" or ""; "heads": queries, keys and values do.
-    convolution: whether the dimension of one channel is left out; several: whether one is put before it."""
+    convolution: whether the dimension of one channel is left out; several: whether one is put before it.
+    turned: whether rows are columns on disk."""
 
     name: str
     stacked: bool = False
@@ -553,6 +570,7 @@ class Place:
     flat: bool = False
     apart: bool = False
     several: bool = False
+    turned: bool = False
 
 
 def place_of(arch: str, name: str) -> Place | None:
@@ -603,6 +621,7 @@ def place_of(arch: str, name: str) -> Place | None:
         tiles=tiles,
         convolution=part in ("ssm_conv1d", "shortconv.conv") and kind == "weight",
         several=part.startswith("ssm_conv1d_"),
+        turned=kind == "weight" and part in _TURNED.get(arch, ()),
         also=whole.replace("gate_proj", "up_proj") if part == "ffn_gate_up_exps" else "",
         flat=arch in _AS_MATRICES and part == "ssm_norm",
     )

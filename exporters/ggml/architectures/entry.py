@@ -127,6 +127,7 @@ class Entry:
     apart_rope: they are neighbors on disk, and half a head apart in the file, where positions have several axes.
     rope_factors: whether Llama 3's scaling of rotary frequencies is held as a tensor; long_rope: whether LongRoPE's is.
     head_by_head: attn_qkv has queries, keys and values of each head side by side on disk, those of all heads in files.
+    transposed: matrices (an expression on GGUF names) that the disk has as [in, out].
     fixed: config fields whose value llama.cpp takes for given -> that value.
     one_plus: norms (an expression on GGUF names) that the file holds with the one that the model adds to them.
     delta_net: the file holds a delta net's values head by head of the keys' (see exporters.ggml.tensors).
@@ -147,6 +148,7 @@ class Entry:
     rope_factors: bool = False
     long_rope: bool = False
     head_by_head: bool = False
+    transposed: str = ""
     fixed: Mapping[str, Callable[[Config], Any]] = field(default_factory=dict)
     one_plus: str = ""
     delta_net: bool = False

@@ -10,7 +10,7 @@ import torch
 from sixfold.model.source import open_source
 from tests import every_family
 from tests.drafts import add_drafts
-from tests.engines.llama_programs.test_gguf_converter import DEEPSEEK_4, FALCON_H1, QWEN_4, changed, tabled
+from tests.engines.llama_programs.test_gguf_converter import DEEPSEEK_4, FALCON, FALCON_H1, QWEN_4, changed, tabled
 from tests.exporters.ggml.gguf_tools import byte_level_tokenizer, export, recipe, save_tokenizer, spread
 from tests.exporters.ggml.test_gguf_llama_cpp import llama_logits
 
@@ -40,6 +40,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "cohere2": {},
     "cohere2_moe": {},
     "deepseek_v32": {"index_topk": 256},  # with fewer, llama.cpp's indexer chooses others than transformers'
+    "falcon": {},
+    "falcon of two norms": FALCON,
     "falcon_h1": FALCON_H1,
     "falcon_mamba": {},
     "glm": {},
@@ -50,6 +52,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gemma4_unified": {},
     "glm_moe_dsa": {"index_topk": 256},
     "glm_ocr": {},
+    "gpt2": {},
     "gpt_bigcode": {},
     "gpt_neox": {},
     "granite_swa": {},
@@ -69,6 +72,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "kimi_linear": {"num_expert_group": 1},
     "laguna": {"layer_types": _WINDOWED[::-1]},
     "lfm2_moe": {},
+    "llama4_text": {"num_experts_per_tok": 1},
     "mamba": {},
     "mamba2": {"n_groups": 1},  # of several, transformers takes the norm over all at once
     # llama.cpp turns windows and full attention by one base.
@@ -97,7 +101,8 @@ DRAFTING: dict[str, dict[str, Any]] = {"glm4_moe": {}, "qwen3_5_moe_text": {"aro
 """With an MTP layer, which llama.cpp loads and does not run unasked; and how `add_drafts` makes it."""
 
 CLOSE = {
-    **dict.fromkeys(("bloom", "gemma4_text", "gemma4_unified", "gpt_bigcode", "gpt_neox", "mpt", "phi"), 1e-3),
+    **dict.fromkeys(("bloom", "gemma4_text", "gemma4_unified", "gpt2", "gpt_bigcode", "gpt_neox", "mpt", "phi"), 1e-3),
+    **dict.fromkeys(("falcon", "falcon of two norms"), 1e-3),
     "granitemoehybrid without recurrent layers": 2e-4,
     "hunyuan_vl": 3e-4,
 }

@@ -11,7 +11,14 @@ from sixfold.model.source import Source
 from verification.reading.gguf_blocks import GgufWeights
 from verification.reading.gguf_file import Gguf
 from verification.reading.gguf_multipliers import multipliers_of
-from verification.reading.gguf_names import AROUND_DRAFTS, AXIAL_GLM_4, BAMBA, GRANITE_4, LAST_OF_DRAFTS
+from verification.reading.gguf_names import (
+    AROUND_DRAFTS,
+    AXIAL_GLM_4,
+    BAMBA,
+    FALCON_TWO_NORMS,
+    GRANITE_4,
+    LAST_OF_DRAFTS,
+)
 from verification.structure.gguf.expected import listed_type
 
 _AS_TOWERS = ("blocks", "encoder.layers")
@@ -40,6 +47,8 @@ class GgufSubject:
             return GRANITE_4
         if kind == "bamba":
             return BAMBA
+        if self.file.arch == "falcon" and "blk.0.attn_norm_2.weight" in self.file.tensors:
+            return FALCON_TWO_NORMS
         return AXIAL_GLM_4 if self.file.arch == "glm4" and self.file.key("rope.dimension_sections") is not None else ""
 
     @property
@@ -49,6 +58,8 @@ class GgufSubject:
         if self.source is None:
             return {}
         names = [name for name in self.source.checkpoint.tensors if not _IN_LAYER.search(name)]
+        if any(name.startswith("wte.") for name in names):  # GPT-2 as published
+            return {"transformer.": ""}
         inside = next(
             (n.removesuffix("embed_tokens.weight") for n in names if n.endswith("embed_tokens.weight")), "model."
         )
