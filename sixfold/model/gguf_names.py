@@ -69,6 +69,7 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "hunyuan_v1_moe": "hunyuan-moe",
     "hunyuan_vl_text": "hunyuan_vl",
     "hy_v3": "hy_v3",
+    "hy_v4": "hy_v4",
     "jais2": "jais2",
     "jamba": "jamba",
     "kimi_linear": "kimi-linear",
@@ -233,6 +234,24 @@ _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
         },
     },
     "hy_v3": {"mlp.expert_bias": "exp_probs_b"},
+    "hy_v4": {  # as published, and as transformers saves them
+        **{
+            name: f"hc_{held}_{part}.weight"
+            for layer, held in (("hc_attn_layer", "attn"), ("hc_mlp_layer", "ffn"))
+            for part in ("fn", "base", "scale")
+            for name in (f"{layer}.hc_pre.hc_{part}", f"hc_pre.{layer}.hc_{part}")
+        },
+        **{
+            f"model.{within}hc_head.hc_head_{part}": f"output_hc_{part}.weight"
+            for within in ("", "hc_pre.")
+            for part in ("fn", "base", "scale")
+        },
+        **{f"self_attn.indexer.{name}": f"indexer.{held}" for name, held in _INDEXER.items()},
+        "self_attn.learnable_sink_param": "attn_sinks.weight",
+        "self_attn.linear_gate.weight": "attn_gate.weight",
+        "mlp.linear_gate.weight": "ffn_gate.weight",
+        "mlp.shared_experts.linear_gate.weight": "ffn_gate_shexp.weight",
+    },
     "jamba": {f"feed_forward.experts.{part}_proj.weight": f"ffn_{part}_exps.weight" for part in _PARTS},
     "kimi-linear": _DENSE_IN_MOE,
     "laguna": {
@@ -285,6 +304,7 @@ _NAMED_AS: Mapping[str, str] = {
     "glm5-next": "kimi-linear",
     "granite_swa": "mimo2",
     "hy_v3": "exaone-moe",
+    "hy_v4": "glm-dsa",
     "laguna": "exaone-moe",
     "mellum": "qwen3moe",
     "minimax-m3": "minimax-m2",
@@ -295,7 +315,7 @@ _NAMED_AS: Mapping[str, str] = {
 _DECODER = re.compile(r"(model\.)?(language|text)_model\.|model\.(layers|embed_tokens|norm)\.|lm_head\.")
 """How the tensors of a language model begin where towers for pictures and sound lie beside it."""
 
-SPLIT_LATENTS = ("deepseek2", "deepseek32", "glm-dsa", "glm5-next", "kimi-linear", "mistral4")
+SPLIT_LATENTS = ("deepseek2", "deepseek32", "glm-dsa", "glm5-next", "hy_v4", "kimi-linear", "mistral4")
 """Architectures that hold kv_b_proj as attn_k_b (transposed) and attn_v_b (see sixfold.model.latent_attention)."""
 
 DELTA_NETS = ("qwen35", "qwen35moe", "qwen4exp")

@@ -336,6 +336,7 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     | _EXPERTS
     | {"ffn_gate_inp": "mlp.router.gate"}
     | {f"ffn_{part}_shexp": f"mlp.shared_mlp.{part}_proj" for part in ("gate", "up", "down")},
+    "hy_v4": _EVERY | _EXPERTS | _SHARED | _LATENT | _INDEXER | {"attn_gate": "self_attn.linear_gate"},
     "laguna": _EVERY | _EXPERTS | _SHARED_EXPERT | {"attn_gate": "self_attn.g_proj"},
     "granite_swa": _EVERY
     | {"attn_sinks": "self_attn.sinks", "ffn_gate_inp": "block_sparse_moe.router"}
@@ -408,6 +409,7 @@ _BIASES = {
     "dots1": "mlp.gate.e_score_correction_bias",
     "step35": "moe.router_bias",
     "hy_v3": "mlp.expert_bias",
+    "hy_v4": "mlp.gate.e_score_correction_bias",
     "laguna": "mlp.experts.e_score_correction_bias",
     "lfm2moe": "feed_forward.expert_bias",
     "nemotron_h_moe": "mixer.gate.e_score_correction_bias",
@@ -439,6 +441,15 @@ _ALONE: Mapping[str, Mapping[str, str]] = {
     | {
         f"indexer_compressor_{part}.weight": f"self_attn.indexer.index_kpool_compress_{part}"
         for part in ("ape", "gate")
+    },
+    "hy_v4": {
+        **{
+            f"hc_{block}_{part}.weight": f"hc_{layer}_layer.hc_pre.hc_{part}"
+            for block, layer in (("attn", "attn"), ("ffn", "mlp"))
+            for part in ("fn", "base", "scale")
+        },
+        **{f"output_hc_{part}.weight": f"model.hc_head.hc_head_{part}" for part in ("fn", "base", "scale")},
+        "attn_sinks.weight": "self_attn.learnable_sink_param",
     },
     "falcon-h1": {"ffn_norm": "pre_ff_layernorm.weight"},
     "mimo2": {"attn_sinks.weight": "self_attn.attention_sink_bias"},
@@ -513,7 +524,7 @@ _IN_PARTS = {
 }
 """Parts of one matrix on disk: gate (or queries, keys and values) first, up (or what gates the output) second."""
 
-_LATENT_ARCHITECTURES = ("deepseek2", "deepseek32", "glm-dsa", "glm5-next", "kimi-linear", "mistral4")
+_LATENT_ARCHITECTURES = ("deepseek2", "deepseek32", "glm-dsa", "glm5-next", "hy_v4", "kimi-linear", "mistral4")
 
 ARCHITECTURES = tuple(_TABLES)
 COMPUTED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")

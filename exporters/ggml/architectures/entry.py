@@ -134,6 +134,7 @@ class Entry:
     mamba_groups: config fields, one of which holds how many groups of channels the norm of a Mamba-2 mixer has: its
     vectors are columns in the file, and that norm is a matrix.
     multipliers: what a tensor is called in a block, or outside of them -> steps of `times` that are done to it.
+    disputed: what llama.cpp and transformers compute otherwise of every model, a sentence; "" where nothing is known.
     begins: whether texts begin with a token, where the tokenizer's own files do not say; None to say nothing either.
     """
 
@@ -154,4 +155,5 @@ class Entry:
     delta_net: bool = False
     mamba_groups: tuple[str, ...] = ()
     multipliers: Callable[[Config], Mapping[str, Sequence[str]]] = without_multipliers
+    disputed: str = ""
     begins: Callable[[Config], bool | None] = unstated

@@ -85,6 +85,8 @@ def as_stated(arch: str, config: Config) -> Config:
 
 def differences(arch: str, config: Config) -> Iterable[str]:
     """Where llama.cpp will compute something else than transformers, a sentence each."""
+    if ENTRIES[arch].disputed:
+        yield ENTRIES[arch].disputed
     renormalized = ENTRIES[arch].renormalized
     for name, given in ENTRIES[arch].fixed.items():
         if config.get(name) is not None and config[name] != given(config):

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sixfold.model.source import open_source
+from sixfold.progress import unseen
 from tests import every_family
 from tests.drafts import add_drafts
 from tests.engines.llama_programs.llama_cpp_tools import Unavailable, sources
@@ -29,6 +30,7 @@ from tests.exporters.ggml.gguf_tools import (
 from tests.exporters.ggml.test_gguf_llama_cpp import LLAMA3, MODELS, MORE_FAMILIES, YARN
 from tests.exporters.ggml.test_gguf_mxfp4 import in_mxfp4
 from tests.families import FAMILIES, make_family
+from verification.verify import verify
 
 pytestmark = pytest.mark.engines
 
@@ -496,6 +498,21 @@ def test_glm_5_next_as_published(drafts: bool, newer: Path, tmp_path: Path) -> N
     changed(folder, text_config=text)
     if drafts:
         add_drafts(folder)
+    compare(newer, folder, "BF16", tmp_path, set())
+
+
+def test_hy_v4_as_published(newer: Path, tmp_path: Path) -> None:
+    """Streams without what mixes them, latent attention behind sinks and a gate, and an indexer of some layers."""
+    folder = made("hy_v4", tmp_path, {"n_group": 1})
+    tensors = load_file(folder / "model.safetensors")
+    for pattern, published in (
+        (r"hc_pre\.hc_(attn|mlp)_layer\.", r"hc_\1_layer.hc_pre."),
+        (r"hc_pre\.hc_head\.", "hc_head."),
+        (r"mlp\.(shared_experts\.)?linear_gate\.", r"mlp.\1gate_proj."),
+    ):
+        tensors = {re.sub(pattern, published, name): tensor for name, tensor in tensors.items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    assert verify(export(open_source(folder), recipe("BF16"), tmp_path)[1], open_source(folder), unseen).findings == ()
     compare(newer, folder, "BF16", tmp_path, set())
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.models.hy_v4 import modeling_hy_v4
 
 from sixfold.model.source import open_source
 from tests import every_family
@@ -139,6 +140,22 @@ def test_logits_of_glm_5_next(tmp_path: Path) -> None:
     folder = every_family.make_family("glm5_next", tmp_path / "model")
     text = json.loads((folder / "config.json").read_text())["text_config"]
     changed(folder, text_config={**text, "index_topk": 256})  # all: of equal scores each chooses its own
+    compare_logits(folder, tmp_path, 1e-4)
+
+
+def test_logits_of_hy_v4_that_turns_neighbors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which of two the published weights are made for, llama.cpp and transformers do not agree upon."""
+
+    def neighbors(
+        q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, unsqueeze_dim: int = 1
+    ) -> Any:
+        half = cos.shape[-1] // 2
+        turn = torch.complex(cos[..., :half], sin[..., :half]).unsqueeze(unsqueeze_dim)
+        pairs = (torch.view_as_complex(x.unflatten(-1, (half, 2)).contiguous()) for x in (q, k))
+        return tuple(torch.view_as_real(x * turn).flatten(-2) for x in pairs)
+
+    monkeypatch.setattr(modeling_hy_v4, "apply_rotary_pos_emb", neighbors)
+    folder = every_family.make_family("hy_v4", tmp_path / "model", n_group=1, index_topk=256)
     compare_logits(folder, tmp_path, 1e-4)
 
 

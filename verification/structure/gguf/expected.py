@@ -79,6 +79,7 @@ OTHERS: Mapping[str, str] = {
     "hunyuan_v1_moe": "hunyuan-moe",
     "hunyuan_vl_text": "hunyuan_vl",
     "hy_v3": "hy_v3",
+    "hy_v4": "hy_v4",
     "jais2": "jais2",
     "jamba": "jamba",
     "kimi_linear": "kimi-linear",

@@ -68,6 +68,7 @@ class GgufSubject:
         layers = next((n for n in saved if any(name.startswith(n) for name in self.source.checkpoint.tensors)), None)
         return {
             **self._drafts,
+            **self._turned_around,
             **self._dense,
             **self._published,
             **({} if self._published else {"model.layers.": layers or f"{inside}layers."}),
@@ -81,6 +82,20 @@ class GgufSubject:
         assert self.source is not None
         found = map(_DENSE.fullmatch, self.source.checkpoint.tensors)
         return {f"model.layers.{name[2]}.mlp.": name[1] for name in found if name}
+
+    @property
+    def _turned_around(self) -> Mapping[str, str]:
+        """The same of HY-V4 where transformers has saved it, which turns its publisher's names around."""
+        assert self.source is not None
+        if not any(name.startswith("model.hc_pre.") for name in self.source.checkpoint.tensors):
+            return {}
+        layers = [f"model.layers.{n}." for n in range(self.source.architecture.layers)]
+        gates = {
+            f"{at}mlp.{of}gate_proj.": f"{at}mlp.{of}linear_gate." for at in layers for of in ("", "shared_experts.")
+        }
+        around = (f"hc_{block}_layer" for block in ("attn", "mlp"))
+        mixed = {f"{at}{name}.hc_pre.": f"{at}hc_pre.{name}." for name in around for at in layers}
+        return {**gates, **mixed, "model.hc_head.": "model.hc_pre.hc_head."}
 
     @property
     def _published(self) -> Mapping[str, str]:
