@@ -84,8 +84,9 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
     "falcon_mamba": {"intermediate_size": 512},
     "falcon_h1": {"mamba_d_ssm": 256, "mamba_n_heads": 4, "mamba_d_head": 64, "mamba_d_state": 16},
     "gemma3n_text": {
+        "hidden_size_per_layer_input": 256,
         "intermediate_size": [256] * 4,
-        "num_kv_shared_layers": 1,
+        "num_kv_shared_layers": 0,
         "layer_types": ["sliding_attention", "full_attention"] * 2,
     },
     "gemma4_text": {"enable_moe_block": True, "num_experts": EXPERTS, "top_k_experts": TOP_K, "global_head_dim": 128},

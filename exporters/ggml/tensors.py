@@ -25,7 +25,7 @@ ROPE_FREQS = "rope_freqs.weight"
 _ROTATED = re.compile(r"\.[qk]_proj\.(weight|bias)$")
 _SEVERAL_CONVOLUTIONS = ("ssm_conv1d_q", "ssm_conv1d_k", "ssm_conv1d_v")
 """Those of Kimi's delta nets, which the file holds in four dimensions."""
-_EXPERT = re.compile(r"\.experts\.(\d+)\.")
+_EXPERT = re.compile(r"\.(?:experts|altup(?:_unembed)?_projections)\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Tensor:
         "times:F"   multiplied by F, in float32; "times:F@N:..." the first N rows by F, then the next
         "squeeze"   [C, 1, K] becomes [C, K]
         "transpose" rows become columns
+        "pad"       nothing; rows of zeros are put behind the last
+        "zeros:R:C" no input: so many rows and columns
         "tile:S:K:P:D"   rows from S on, D of each of P values of each of K keys: key by key for each value
         "columns:K:P:D"  the same of all columns
         "rows:G:A-B:..." of every G rows those from A to B, then those of the next range
@@ -65,7 +67,8 @@ class Tensor:
 
 
 def expert_of(name: str) -> int | None:
-    """The expert's index in an on-disk tensor name."""
+    """The index in an on-disk name of a tensor that lies in a stack with others: an expert's, or (Gemma 3n) that of a
+    stream."""
     found = _EXPERT.search(name)
     return int(found[1]) if found else None
 
@@ -103,6 +106,12 @@ def gguf_tensors(config: Config, tensors: Mapping[str, SourceTensor]) -> list[Te
             found.append(Tensor(gguf_name, parts[0].shape, (parts[0].name,), step, size))
         else:
             found.append(_one(gguf_name, parts[0], entry, config))
+    lacking = {f.format(n) for f in entry.required for n in range(config["num_hidden_layers"])} - sources.keys()
+    if lacking:
+        raise SixfoldError(
+            f"llama.cpp loads no {arch} without {min(lacking)}, which this checkpoint does not have",
+            "start from the publisher's own: what nothing reads is lost when transformers saves a model",
+        )
     factors = rope_frequency_factors(as_stated(arch, config)) if entry.rope_factors else None
     held = {} if factors is None else {ROPE_FREQS: factors}
     return found + [_computed(name, values) for name, values in (held | long_rope_factors(config)).items()]
@@ -153,6 +162,8 @@ def _one(gguf_name: str, part: SourceTensor, entry: Entry, config: Config) -> Te
     if factors := entry.multipliers(config).get(gguf_name.split(".")[-2]):
         whole = part.shape[0] if any("@" in step for step in factors) else 1
         return Tensor(gguf_name, part.shape, (part.name,), "+".join(factors), whole)
+    if gguf_name in entry.padded and part.shape[0] < config[entry.padded[gguf_name]]:
+        return Tensor(gguf_name, (config[entry.padded[gguf_name]], *part.shape[1:]), (part.name,), "pad")
     if entry.transposed and re.search(entry.transposed, gguf_name):
         return Tensor(gguf_name, part.shape[::-1], (part.name,), "transpose", part.shape[0])
     convolution = len(part.shape) == 3 and part.shape[1] == 1

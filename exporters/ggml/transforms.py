@@ -73,7 +73,9 @@ def changes_columns(transform: str) -> bool:
 
 
 def values(transform: str) -> torch.Tensor:
-    """float32, from a transform that carries its values with it."""
+    """float32, from a transform that carries its values with it, or of zeros."""
+    if transform.startswith("zeros:"):
+        return torch.zeros([int(size) for size in transform.split(":")[1:]])
     return torch.tensor([float.fromhex(value) for value in transform.removeprefix("values:").split(",")])
 
 

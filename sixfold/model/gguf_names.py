@@ -41,6 +41,7 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "gemma2": "gemma2",
     "gemma3": "gemma3",
     "gemma3_text": "gemma3",
+    "gemma3n_text": "gemma3n",
     "gemma4": "gemma4",
     "gemma4_text": "gemma4",
     "gemma4_unified": "gemma4",
@@ -132,6 +133,7 @@ NOT_CAUSAL = ("paligemma", "shieldgemma2")
 _RENAMED: tuple[tuple[str, str], ...] = (
     (r"^(model\.language_model|language_model\.model|model\.text_model)\.", "model."),
     (r"^model\.(blocks|encoder\.layers)\.", "model.layers."),
+    (r"^model\.(altup(?:_unembed)?_projections)\.\d+\.", r"model.\1."),
     (r"^language_model\.lm_head\.", "lm_head."),
     (r"^(?=h\.\d+\.(ln_|attn\.|mlp\.)|w[tp]e\.|ln_f\.)", "transformer."),
     (r"^transformer\.(?=h\.\d+\.post_attention_layernorm|word_embeddings_layernorm)", ""),
@@ -191,6 +193,7 @@ _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
     "granite": _GRANITE_SHARED,
     "granitemoe": _GRANITE_SHARED,
     "granitehybrid": _GRANITE_SHARED,
+    "gemma3n": {"altup.correct_output_scale": "altup_correct_scale.weight"},
     "gemma4": {
         **_FUSED_EXPERTS,
         "experts.down_proj.weight": "ffn_down_exps.weight",

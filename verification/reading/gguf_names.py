@@ -187,6 +187,11 @@ _NEMOTRON = {
     **{f"ffn_{part}_shexp": f"mixer.shared_experts.{part}_proj" for part in ("up", "down")},
     **{held: f"mixer.{name}" for held, name in _MAMBA.items()},
 }
+_OF_LAYERS = {
+    "inp_gate": "per_layer_input_gate",
+    "proj": "per_layer_projection",
+    "post_norm": "post_per_layer_input_norm",
+}
 _TABLES: Mapping[str, Mapping[str, str]] = {
     "llama": _EVERY | _MIXTRAL,
     "apertus": _EVERY | {"attn_norm": "attention_layernorm", "ffn_norm": "feedforward_layernorm"},
@@ -213,16 +218,27 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     AXIAL_GLM_4: _GLM_4,
     "phi3": _EVERY | {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"},
     "gemma3": _EVERY | _AFTER_ATTENTION | {"ffn_norm": "pre_feedforward_layernorm"},
+    "gemma3n": _EVERY
+    | _AFTER_ATTENTION
+    | _OF_LAYERS
+    | {
+        "ffn_norm": "pre_feedforward_layernorm",
+        "altup_correct_coef": "altup.correction_coefs",
+        "altup_predict_coef": "altup.prediction_coefs",
+        "altup_router": "altup.modality_router",
+        "altup_router_norm": "altup.router_norm",
+        "laurel_l": "laurel.linear_left",
+        "laurel_r": "laurel.linear_right",
+        "laurel_post_norm": "laurel.post_laurel_norm",
+    },
     "gemma4": _EVERY
     | _AFTER_ATTENTION
+    | _OF_LAYERS
     | {
         "ffn_norm": "pre_feedforward_layernorm",
         "pre_ffw_norm_2": "pre_feedforward_layernorm_2",
         "post_ffw_norm_1": "post_feedforward_layernorm_1",
         "post_ffw_norm_2": "post_feedforward_layernorm_2",
-        "inp_gate": "per_layer_input_gate",
-        "proj": "per_layer_projection",
-        "post_norm": "post_per_layer_input_norm",
         "ffn_gate_inp": "router.proj",
         "ffn_gate_up_exps": "experts.{}.gate_proj",
         "ffn_down_exps": "experts.{}.down_proj",
@@ -453,6 +469,11 @@ _ALONE: Mapping[str, Mapping[str, str]] = {
     },
     "falcon-h1": {"ffn_norm": "pre_ff_layernorm.weight"},
     "mimo2": {"attn_sinks.weight": "self_attn.attention_sink_bias"},
+    "gemma3n": {
+        "altup_proj.weight": "model.altup_projections.{}.weight",
+        "altup_unembd_proj.weight": "model.altup_unembed_projections.{}.weight",
+        "altup_correct_scale.weight": "altup.correct_output_scale",
+    },
     "gemma4": {
         "layer_output_scale.weight": "layer_scalar",
         "ffn_gate_inp.scale": "router.scale",
@@ -588,7 +609,7 @@ def place_of(arch: str, name: str) -> Place | None:
     """None for a name that the architecture does not have."""
     stem, _, kind = name.rpartition(".")
     if name in _ALONE.get(arch, {}):
-        return Place(_ALONE[arch][name])
+        return Place(_ALONE[arch][name], "{}" in _ALONE[arch][name])
     elsewhere = _ELSEWHERE.get(arch, {})
     outside = {**_OUTSIDE, **elsewhere}.get(stem)
     if outside is not None and kind in ("weight", "bias"):

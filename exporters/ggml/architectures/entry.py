@@ -128,6 +128,8 @@ class Entry:
     rope_factors: whether Llama 3's scaling of rotary frequencies is held as a tensor; long_rope: whether LongRoPE's is.
     head_by_head: attn_qkv has queries, keys and values of each head side by side on disk, those of all heads in files.
     transposed: matrices (an expression on GGUF names) that the disk has as [in, out].
+    padded: tensors of which the file has as many rows as a config field says, zeros behind the disk's.
+    required: tensors that llama.cpp does not load a file without, "{}" for every layer.
     fixed: config fields whose value llama.cpp takes for given -> that value.
     one_plus: norms (an expression on GGUF names) that the file holds with the one that the model adds to them.
     delta_net: the file holds a delta net's values head by head of the keys' (see exporters.ggml.tensors).
@@ -150,6 +152,8 @@ class Entry:
     long_rope: bool = False
     head_by_head: bool = False
     transposed: str = ""
+    padded: Mapping[str, str] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
     fixed: Mapping[str, Callable[[Config], Any]] = field(default_factory=dict)
     one_plus: str = ""
     delta_net: bool = False

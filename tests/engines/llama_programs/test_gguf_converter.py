@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from sixfold.errors import SixfoldError
 from sixfold.model.source import open_source
 from sixfold.progress import unseen
 from tests import every_family
@@ -498,6 +499,23 @@ def test_glm_5_next_as_published(drafts: bool, newer: Path, tmp_path: Path) -> N
     changed(folder, text_config=text)
     if drafts:
         add_drafts(folder)
+    compare(newer, folder, "BF16", tmp_path, set())
+
+
+def test_gemma_3n_as_published(newer: Path, tmp_path: Path) -> None:
+    """Inputs of each layer for fewer tokens than the vocabulary has, and keys of layers that share others', which are
+    lost when transformers saves a model: without them llama.cpp loads none."""
+    shared = {"num_kv_shared_layers": 2, "vocab_size": 300, "vocab_size_per_layer_input": 280}
+    folder = made("gemma3n_text", tmp_path, shared)
+    with pytest.raises(SixfoldError, match=r"blk\.2\.attn_k\.weight"):
+        export(open_source(folder), recipe("BF16"), tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    for layer in (2, 3):
+        own, other = (f"model.layers.{n}.self_attn." for n in (layer, layer - 2))
+        for part in ("k_proj", "v_proj", "k_norm"):
+            tensors[f"{own}{part}.weight"] = tensors[f"{other}{part}.weight"].flip(0)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    assert verify(export(open_source(folder), recipe("BF16"), tmp_path)[1], open_source(folder), unseen).findings == ()
     compare(newer, folder, "BF16", tmp_path, set())
 
 

@@ -49,6 +49,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "glm46v": {},
     "glm4v": {},
     "glm4v_moe": {},
+    # Of so few channels transformers and llama.cpp would differ in how far they spread: by N, and by N - 1.
+    "gemma3n_text": {"activation_sparsity_pattern": [0.95] * 4, "intermediate_size": [4096] * 4},
     "gemma4_text": {},
     "gemma4_unified": {},
     "glm_moe_dsa": {"index_topk": 256},
@@ -103,7 +105,7 @@ DRAFTING: dict[str, dict[str, Any]] = {"glm4_moe": {}, "qwen3_5_moe_text": {"aro
 
 CLOSE = {
     **dict.fromkeys(("bloom", "gemma4_text", "gemma4_unified", "gpt2", "gpt_bigcode", "gpt_neox", "mpt", "phi"), 1e-3),
-    **dict.fromkeys(("falcon", "falcon of two norms"), 1e-3),
+    **dict.fromkeys(("falcon", "gemma3n_text", "falcon of two norms"), 1e-3),
     "granitemoehybrid without recurrent layers": 2e-4,
     "hunyuan_vl": 3e-4,
 }

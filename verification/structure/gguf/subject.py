@@ -37,7 +37,15 @@ class GgufSubject:
 
     @cached_property
     def weights(self) -> GgufWeights:
-        return GgufWeights(self.file, self._decoder, self._table, multipliers_of(self.file.arch, self.config))
+        return GgufWeights(
+            self.file.cut(self._rows), self._decoder, self._table, multipliers_of(self.file.arch, self.config)
+        )
+
+    @property
+    def _rows(self) -> Mapping[str, int]:
+        """Of tensors that llama.cpp asks for more rows of than the source has."""
+        rows = self.config.get("vocab_size_per_layer_input") if self.file.arch == "gemma3n" else None
+        return {"per_layer_token_embd.weight": rows} if rows else {}
 
     @property
     def _table(self) -> str:
