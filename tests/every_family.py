@@ -154,6 +154,12 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
         "indexer_budget": 4,
         "indexer_compress_ratio": 2,
         "output_gate_type": "sigmoid",
+        "eos_token_id": 5,
+        "ple_layer_ids": [3],
+        "ngram_vocab_size_base": 50,
+        "heads_per_ngram": 4,
+        "make_ngram_vocab_size_divisible_by": 8,
+        "split_ngram_parts": 2,
     },
     "step3p5": {
         "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention"],

@@ -25,7 +25,7 @@ ROPE_FREQS = "rope_freqs.weight"
 _ROTATED = re.compile(r"\.[qk]_proj\.(weight|bias)$")
 _SEVERAL_CONVOLUTIONS = ("ssm_conv1d_q", "ssm_conv1d_k", "ssm_conv1d_v")
 """Those of Kimi's delta nets, which the file holds in four dimensions."""
-_EXPERT = re.compile(r"\.(?:experts|altup(?:_unembed)?_projections)\.(\d+)\.")
+_EXPERT = re.compile(r"\.(?:experts\.|altup(?:_unembed)?_projections\.|ngram_embedding\.shard_)(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Tensor:
 
 
 def expert_of(name: str) -> int | None:
-    """The index in an on-disk name of a tensor that lies in a stack with others: an expert's, or (Gemma 3n) that of a
-    stream."""
+    """The index in an on-disk name of a tensor that lies in a stack with others: an expert's, that of a
+    stream (Gemma 3n), or that of a part of a table (Qwen4-Exp)."""
     found = _EXPERT.search(name)
     return int(found[1]) if found else None
 
@@ -224,7 +224,9 @@ def _stack(gguf_name: str, parts: Sequence[SourceTensor]) -> Tensor:
             "GGUF stacks experts of one size; leave the gguf recipes out for this model",
         )
     rows = ordered[0].shape[0] * len(by_expert[0])
-    shape = (len(by_expert), rows, *ordered[0].shape[1:])
+    shape: tuple[int, ...] = (len(by_expert), rows, *ordered[0].shape[1:])
+    if gguf_name.startswith("per_layer_token_embd."):  # a table in parts
+        shape = (len(by_expert) * rows, *shape[2:])
     return Tensor(gguf_name, shape, tuple(part.name for part in ordered))
 
 

@@ -134,6 +134,7 @@ _RENAMED: tuple[tuple[str, str], ...] = (
     (r"^(model\.language_model|language_model\.model|model\.text_model)\.", "model."),
     (r"^model\.(blocks|encoder\.layers)\.", "model.layers."),
     (r"^model\.(altup(?:_unembed)?_projections)\.\d+\.", r"model.\1."),
+    (r"^model\.layers\.\d+\.ple\.ple_embedding\.ngram_embedding\.shard_\d+\.", "model.ngram_embedding."),
     (r"^language_model\.lm_head\.", "lm_head."),
     (r"^(?=h\.\d+\.(ln_|attn\.|mlp\.)|w[tp]e\.|ln_f\.)", "transformer."),
     (r"^transformer\.(?=h\.\d+\.post_attention_layernorm|word_embeddings_layernorm)", ""),
@@ -272,6 +273,10 @@ _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
     "mistral4": {f"mlp.{name}": held for name, held in _FUSED_EXPERTS.items()},
     "nemotron_h_moe": {f"mixer.experts.{part}_proj.weight": f"ffn_{part}_exps.weight" for part in ("up", "down")},
     "qwen4exp": {
+        "model.ngram_embedding.weight": "per_layer_token_embd.weight",
+        **{f"ple.{name}_proj.weight": f"ple_{name}.weight" for name in ("key", "value")},
+        **{f"ple.norm_{name}.weight": f"ple_norm_{name}.weight" for name in ("key", "query", "conv")},
+        "ple.conv1d.weight": "ple_conv1d.weight",
         **{
             f"{block}_hyper_connection.{name}.weight": f"hc_{held}_{part}.weight"
             for block, held in (("attn", "attn"), ("mlp", "ffn"))
@@ -297,8 +302,16 @@ than llama.cpp's converter."""
 
 AS_KEYS: Mapping[str, Mapping[str, str]] = {
     "apertus": {f"mlp.act_fn.{name}": f"xielu.{name}" for name in ("alpha_n", "alpha_p", "beta", "eps")},
+    "qwen4exp": {
+        f"ple.ple_embedding.{name}": f"qwen4exp.ple.{key}"
+        for name, key in (
+            ("layer_multipliers", "layer_multipliers"),
+            ("ngram_heads_offsets", "head_offsets"),
+            ("ngram_heads_vocab_sizes", "head_vocab_sizes"),
+        )
+    },
 }
-"""Architecture -> tensors of one number, by what comes behind "layers.N." -> the key that lists them for all layers."""
+"""Architecture -> tensors of a few numbers, by what comes behind "layers.N." -> the key that lists those of all."""
 
 _NAMED_AS: Mapping[str, str] = {
     "cohere2moe": "exaone-moe",
@@ -407,7 +420,7 @@ def latent_halves(config: Mapping[str, Any], gguf_name: str) -> tuple[str, ...]:
 
 
 def numbers_of_layers(config: Mapping[str, Any], tensor_names: Collection[str]) -> dict[str, list[str]]:
-    """Key of a GGUF file -> the tensors whose one number it states, layer by layer."""
+    """Key of a GGUF file -> the tensors whose numbers it states, layer by layer."""
     keys = AS_KEYS.get(gguf_architecture(config), {})
     found: dict[str, dict[int, str]] = {}
     for name in tensor_names if keys else ():

@@ -47,6 +47,18 @@ class Gguf:
         }
         return replace(self, tensors={**self.tensors, **fewer}) if fewer else self
 
+    def parted(self, parts: Mapping[str, int]) -> "Gguf":
+        """With so many tensors, numbered before ".weight", in place of each of these, whose rows they share out."""
+        made = {}
+        for name in parts.keys() & self.tensors.keys():
+            whole, count = self.tensors[name], parts[name]
+            shape, nbytes = (whole.shape[0] // count, *whole.shape[1:]), whole.nbytes // count
+            for number in range(count):
+                own = name.replace(".weight", f".{number}.weight")
+                made[own] = replace(whole, name=own, shape=shape, nbytes=nbytes, offset=whole.offset + number * nbytes)
+        kept = {name: tensor for name, tensor in self.tensors.items() if name not in parts}
+        return replace(self, tensors={**kept, **made}) if made else self
+
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Stored bytes of rows [start, stop) along the first dimension: uint8 [rows, bytes]."""
         return self.stored(name, start, stop).numpy()

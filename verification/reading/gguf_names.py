@@ -377,7 +377,10 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     | {f"hc_attn_{part}": f"attn_hyper_connection.{name}" for part, name in _CONNECTION.items()}
     | {f"hc_ffn_{part}": f"mlp_hyper_connection.{name}" for part, name in _CONNECTION.items()}
     | {f"indexer.{part}_proj": "self_attn.indexer.index_qk_proj" for part in ("q", "k")}
-    | {f"indexer.{part}_norm": f"self_attn.indexer.{part}_layernorm" for part in ("q", "k")},
+    | {f"indexer.{part}_norm": f"self_attn.indexer.{part}_layernorm" for part in ("q", "k")}
+    | {f"ple_{name}": f"ple.{name}_proj" for name in ("key", "value")}
+    | {f"ple_norm_{name}": f"ple.norm_{name}" for name in ("key", "query", "conv")}
+    | {"ple_conv1d": "ple.conv1d"},
     "qwen3next": {name: held for name, held in _DELTA_NET.items() if name not in ("ssm_alpha", "ssm_beta")}
     | _EXPERTS
     | _SHARED_EXPERT
@@ -482,12 +485,26 @@ _ALONE: Mapping[str, Mapping[str, str]] = {
 }
 """The same of one architecture."""
 
+_HASHES = (
+    ("layer_multipliers", "layer_multipliers"),
+    ("head_offsets", "ngram_heads_offsets"),
+    ("head_vocab_sizes", "ngram_heads_vocab_sizes"),
+)
 NUMBERS: Mapping[str, Mapping[str, str]] = {
     "apertus": {
         f"xielu.{name}": f"model.layers.{{}}.mlp.act_fn.{name}" for name in ("alpha_n", "alpha_p", "beta", "eps")
     },
+    "qwen4exp": {f"qwen4exp.ple.{key}": f"model.layers.{{}}.ple.ple_embedding.{name}" for key, name in _HASHES},
 }
-"""Keys that list a number of each layer, and the tensors on disk that have one each."""
+"""Keys that list numbers of all layers that have some, and the tensors on disk that do."""
+
+_STATED = tuple(name.rpartition("{}")[2] for of in NUMBERS.values() for name in of.values())
+
+
+def stated_in_keys(name: str) -> bool:
+    """Whether files of its architecture hold no such tensor, on disk, and its numbers in a key."""
+    return name.endswith(_STATED)
+
 
 _MIXERS = {
     "nemotron_h": "mixer",
@@ -557,13 +574,13 @@ PAIRED_ROPE = (
 )
 """Architectures whose q and k rows llama.cpp takes interleaved: row 2i + j of a head is row i + j * D/2 on disk."""
 
-_ONE_PLUS = dict.fromkeys(
+_ONE_PLUS: Mapping[str, tuple[str, ...]] = dict.fromkeys(
     (
         *("gemma", "gemma2", "gemma3", "minimax-m3", "nemotron"),
-        *("qwen35", "qwen35moe", "qwen3next", "qwen4exp", "step35"),
+        *("qwen35", "qwen35moe", "qwen3next", "step35"),
     ),
     ("norm",),
-)
+) | {"qwen4exp": ("norm", "ple_norm_key", "ple_norm_query", "ple_norm_conv")}
 """Architectures that hold norms with the one that the model adds to them: the ends of their names."""
 
 _DELTA_NETS = ("qwen35", "qwen35moe", "qwen4exp")
@@ -578,6 +595,7 @@ _TURNED = {"gpt2": ("attn_qkv", "attn_output", "ffn_up", "ffn_down")}
 _OF_VALUES = {"attn_gate", "ssm_alpha", "ssm_beta", "ssm_a", "ssm_dt"}
 _BEHIND_KEYS = {"attn_qkv", "ssm_conv1d"}
 
+_TABLE_PART = re.compile(r"per_layer_token_embd\.(\d+)\.weight")
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+?)(?:\.(weight|bias))?")
 
 
@@ -611,6 +629,8 @@ def place_of(arch: str, name: str) -> Place | None:
     if name in _ALONE.get(arch, {}):
         return Place(_ALONE[arch][name], "{}" in _ALONE[arch][name])
     elsewhere = _ELSEWHERE.get(arch, {})
+    if arch == "qwen4exp" and (of_table := _TABLE_PART.fullmatch(name)):
+        return Place(f"model.ngram_embedding.shard_{of_table[1]}.weight")
     outside = {**_OUTSIDE, **elsewhere}.get(stem)
     if outside is not None and kind in ("weight", "bias"):
         change = "plus one" if kind == "weight" and stem.endswith(_ONE_PLUS.get(arch, ("?",))) else ""
@@ -651,7 +671,7 @@ def place_of(arch: str, name: str) -> Place | None:
         apart=arch == AXIAL_GLM_4,
         change="plus one" if one_plus else "",
         tiles=tiles,
-        convolution=part in ("ssm_conv1d", "shortconv.conv") and kind == "weight",
+        convolution=part in ("ssm_conv1d", "shortconv.conv", "ple_conv1d") and kind == "weight",
         several=part.startswith("ssm_conv1d_"),
         turned=kind == "weight" and part in _TURNED.get(arch, ()),
         also=whole.replace("gate_proj", "up_proj") if part == "ffn_gate_up_exps" else "",

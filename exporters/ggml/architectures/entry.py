@@ -12,7 +12,7 @@ DRAFTS = "drafts held"
 """Beside a config's fields: how many MTP layers the file holds behind the decoder's, whatever config.json says."""
 
 NUMBERS = "numbers held"
-"""The same: keys whose values are tensors on disk, one number for each layer."""
+"""The same: keys whose values are tensors on disk, a few numbers for each layer."""
 
 Table = tuple[tuple[str, tuple[str, ...]], ...]
 

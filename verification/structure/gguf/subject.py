@@ -38,7 +38,10 @@ class GgufSubject:
     @cached_property
     def weights(self) -> GgufWeights:
         return GgufWeights(
-            self.file.cut(self._rows), self._decoder, self._table, multipliers_of(self.file.arch, self.config)
+            self.file.cut(self._rows).parted(self._parts),
+            self._decoder,
+            self._table,
+            multipliers_of(self.file.arch, self.config),
         )
 
     @property
@@ -46,6 +49,12 @@ class GgufSubject:
         """Of tensors that llama.cpp asks for more rows of than the source has."""
         rows = self.config.get("vocab_size_per_layer_input") if self.file.arch == "gemma3n" else None
         return {"per_layer_token_embd.weight": rows} if rows else {}
+
+    @property
+    def _parts(self) -> Mapping[str, int]:
+        """Of tensors that the source has in parts."""
+        parts = self.config.get("split_ngram_parts") if self.config.get("ple_layer_ids") else None
+        return {"per_layer_token_embd.weight": parts} if parts and self.file.arch == "qwen4exp" else {}
 
     @property
     def _table(self) -> str:
@@ -78,6 +87,7 @@ class GgufSubject:
             **self._drafts,
             **self._turned_around,
             **self._dense,
+            **self._ngrams,
             **self._published,
             **({} if self._published else {"model.layers.": layers or f"{inside}layers."}),
             "model.": inside,
@@ -90,6 +100,14 @@ class GgufSubject:
         assert self.source is not None
         found = map(_DENSE.fullmatch, self.source.checkpoint.tensors)
         return {f"model.layers.{name[2]}.mlp.": name[1] for name in found if name}
+
+    @property
+    def _ngrams(self) -> Mapping[str, str]:
+        """The same of Qwen4-Exp's table of n-grams, which lies in the layer that reads it."""
+        assert self.source is not None
+        called = "ngram_embedding."
+        within = (name.partition(called)[0] for name in self.source.checkpoint.tensors if f".{called}" in name)
+        return {f"model.{called}": f"{one}{called}" for one in within}
 
     @property
     def _turned_around(self) -> Mapping[str, str]:

@@ -25,6 +25,7 @@ _SOME_LAYERS = {
     "gemma4": ("attn_k", "attn_v"),
     "glm5-next": ("indexer", "nextn."),
     "hy_v4": ("indexer",),
+    "qwen4exp": ("ple_",),
 }
 """Beginnings of tensors that not all layers of a kind have: some read others' keys, their keys as values, or what other
 layers' indexers chose, and some compress keys or look experts up."""
