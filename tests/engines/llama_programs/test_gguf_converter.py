@@ -431,7 +431,8 @@ QWEN_4 = {
 
 
 def test_qwen_4_as_published(newer: Path, tmp_path: Path) -> None:
-    """Streams that low ranks mix, and a table of n-grams in parts. What chooses tokens stays in float32 in our files, as MiniMax-M3's does in both."""
+    """Streams that low ranks mix, and a table of n-grams in parts. What chooses tokens stays in float32 in our files,
+    as MiniMax-M3's does in both."""
     folder = made("qwen4_exp_text", tmp_path, QWEN_4)
     changed(folder, layer_types=["linear_attention", "full_attention"] * 2, full_attention_interval=2)
     compare(newer, folder, "BF16", tmp_path, set(), other=r"indexer\.[qk]_proj")
