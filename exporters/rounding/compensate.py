@@ -15,9 +15,11 @@ it larger.
 Settling: last of all, one code after the other becomes the nearest to what is best while all others stay.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -64,12 +66,14 @@ def compensate(weight: torch.Tensor, factor: Factor, form: Format, sweeps: int =
 def _compensate(weight: torch.Tensor, factor: Factor, own: torch.Tensor, form: Format, sweeps: int) -> Rounded:
     """own: as from `group_factors`."""
     target = weight.mT.contiguous()  # [B, C, R]
-    values, parameters, spans = _first_pass(target, factor, form)
+    kernels = _kernels(form) if target.is_cuda else None
+    first_pass, sweep, settle = kernels or (_first_pass, _sweep, _settle)
+    values, parameters, spans = first_pass(target, factor, form)
     if sweeps:
-        gradient = factor.moments @ (values - target)  # [B, C, R]
+        gradient = _product(factor.moments, values - target)
         for _ in range(sweeps):
-            _sweep(gradient, values, parameters, spans, factor.moments, own, form)
-        _settle(gradient, values, parameters, factor.moments, form)
+            sweep(gradient, values, parameters, spans, factor.moments, own, form)
+        settle(gradient, values, parameters, factor.moments, form)
     return Rounded(values.mT, parameters, spans)
 
 
@@ -115,10 +119,6 @@ def round_group(
     candidate of each row, and its parameters [P, B, R]. An error is (value before - value) / upper's diagonal, with the
     errors of the columns before it carried in: its squares add up to the outputs' error."""
     batch, size, rows = part.shape
-    levels, fused = form.levels, _fused()
-    if part.is_cuda and fused is not None and levels is not None and fused.holds(size):
-        made: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = fused.round_group(part, upper, form, levels, candidates)
-        return made
     number = candidates.shape[2]
     ready = form.ready(candidates)
     values = part.new_empty(batch, size, number, rows)
@@ -212,14 +212,7 @@ def _settle_block(
     stop: int,
 ) -> torch.Tensor:
     """How far the columns from start to stop were moved."""
-    block, group = slice(start, stop), form.group
-    levels, fused = form.levels, _fused()
-    if values.is_cuda and fused is not None and levels is not None and fused.holds(stop - start):
-        groups = parameters[:, :, start // group : -(-stop // group)]
-        made: torch.Tensor = fused.settle(
-            gradient[:, block], values[:, block], moments[:, block, block], form, levels, groups
-        )
-        return made
+    group = form.group
     inverse = moments.diagonal(dim1=-2, dim2=-1).reciprocal()
     moved = values.new_empty(len(values), stop - start, values.shape[2])
     ready: tuple[torch.Tensor, ...] = ()
@@ -236,11 +229,27 @@ def _settle_block(
     return moved
 
 
+def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """left [B or 1, C, C], symmetric, times right [B, C, R]."""
+    fused = _fused() if right.is_cuda else None
+    if fused is None:
+        return left @ right
+    made = torch.zeros_like(right)
+    fused.add_product(made, left, right, 1)
+    return made
+
+
+def _kernels(form: Format) -> tuple[Callable[..., Any], ...] | None:
+    """First pass, sweep and settling by kernels; None where there are none for the format."""
+    fused = _fused()
+    return (fused.first_pass, fused.sweep, fused.settle) if fused is not None and fused.takes(form) else None
+
+
 @cache
 def _fused() -> ModuleType | None:
     """The kernels; None where there is no Triton, which comes with the CUDA builds of PyTorch."""
     try:
-        from exporters.rounding.cuda import groups
+        from exporters.rounding.cuda import launch
     except ImportError:
         return None
-    return groups
+    return launch
