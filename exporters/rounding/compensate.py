@@ -25,6 +25,7 @@ import torch
 
 from exporters.rounding.factor import Factor, group_factors
 from exporters.rounding.format import Format
+from exporters.rounding.products import add_product, product
 
 BLOCK = 128
 """Columns whose errors are gathered before they are carried into all others in one product; among themselves they are
@@ -70,7 +71,7 @@ def _compensate(weight: torch.Tensor, factor: Factor, own: torch.Tensor, form: F
     first_pass, sweep, settle = kernels or (_first_pass, _sweep, _settle)
     values, parameters, spans = first_pass(target, factor, form)
     if sweeps:
-        gradient = _product(factor.moments, values - target)
+        gradient = product(factor.moments, values - target)
         for _ in range(sweeps):
             sweep(gradient, values, parameters, spans, factor.moments, own, form)
         settle(gradient, values, parameters, factor.moments, form)
@@ -108,7 +109,7 @@ def _first_pass(
             found.append(chosen)
             errors[:, first - start : last - start] = error
         if stop < channels:
-            _add_product(left[:, stop:], upper[:, start:stop, stop:].mT, errors, -1)
+            add_product(left[:, stop:], upper[:, start:stop, stop:].mT, errors, -1)
     return values, torch.stack(found, 2), torch.stack(shared, 2) if shared else None
 
 
@@ -179,7 +180,7 @@ def _sweep(
             new = torch.where(better[:, None], new, held)
             torch.sub(new, held, out=moved[:, first - start : last - start])
             values[:, first:last] = new
-        _add_product(gradient, moments[:, :, start:stop], moved, 1)
+        add_product(gradient, moments[:, :, start:stop], moved, 1)
 
 
 def _settle(
@@ -191,15 +192,7 @@ def _settle(
         stop = min(start + BLOCK, channels)
         moved = _settle_block(gradient, values, parameters, moments, form, start, stop)
         if stop < channels:
-            _add_product(gradient[:, stop:], moments[:, stop:, start:stop], moved, 1)
-
-
-def _add_product(into: torch.Tensor, left: torch.Tensor, right: torch.Tensor, sign: int) -> None:
-    """into [B, N, R] += sign * left @ right, in place; left broadcasts over B."""
-    if into.is_cuda:  # the processor's has no way to do so at once
-        into.baddbmm_(left.expand(len(into), -1, -1), right, alpha=sign)
-    else:
-        into.add_(left @ right, alpha=sign)
+            add_product(gradient[:, stop:], moments[:, stop:, start:stop], moved, 1)
 
 
 def _settle_block(
@@ -227,16 +220,6 @@ def _settle_block(
         torch.sub(new, held, out=moved[:, column - start, None])
         values[:, column, None] = new
     return moved
-
-
-def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """left [B or 1, C, C], symmetric, times right [B, C, R]."""
-    fused = _fused() if right.is_cuda else None
-    if fused is None:
-        return left @ right
-    made = torch.zeros_like(right)
-    fused.add_product(made, left, right, 1)
-    return made
 
 
 def _kernels(form: Format) -> tuple[Callable[..., Any], ...] | None:

@@ -11,6 +11,7 @@ from exporters.rounding import compensate as steps
 from exporters.rounding.compensate import compensate
 from exporters.rounding.factor import Factor, factor, group_factors
 from exporters.rounding.format import Format
+from exporters.rounding.products import add_product
 from tests.exporters.rounding.test_compensate import FORMATS, correlated, output_error
 
 pytestmark = pytest.mark.gpu
@@ -78,17 +79,16 @@ def alike(made: torch.Tensor, expected: torch.Tensor) -> bool:
     return float(off.float().mean()) < 0.02
 
 
-def test_products_are_as_exact_as_those_of_float32() -> None:
+@pytest.mark.parametrize("turned", [False, True])
+def test_products_are_as_exact_as_those_of_float32(turned: bool) -> None:
     """Also where one channel is a thousand times as large as others."""
     draw = torch.Generator().manual_seed(3)
-    left = torch.randn(2, 300, 70, generator=draw) * torch.logspace(0, 3, 70)
-    right, into = torch.randn(2, 300, 90, generator=draw), torch.randn(2, 70, 90, generator=draw)
-    from exporters.rounding.cuda.products import add_product  # needs Triton
-
+    left = torch.randn(2, 600, 70, generator=draw) * torch.logspace(0, 3, 70)
+    right, into = torch.randn(2, 600, 90, generator=draw), torch.randn(2, 70, 90, generator=draw)
+    sides = [left.mT.contiguous(), right.mT.contiguous().mT] if turned else [left.mT, right]
     expected = into.double() - left.double().mT @ right.double()
-    plain = into.cuda() - left.cuda().mT @ right.cuda()
-    made = into.cuda()
-    add_product(made, left.cuda(), right.cuda(), -1)
+    plain, made = into.cuda() - left.cuda().mT @ right.cuda(), into.cuda()
+    add_product(made, sides[0].cuda(), sides[1].cuda(), -1)
     errors = [(found.cpu().double() - expected).abs().amax((0, 2)) for found in (made, plain)]
     assert bool((errors[0] < 4 * errors[1]).all())
 

@@ -77,7 +77,7 @@ def first_pass(
             **_times(of.tried), SHARED=0 if spans is None else len(spans), **of.constants,
         )  # fmt: skip
         if stop < channels:
-            add_product(left[:, stop:], upper[:, start:stop, stop:], errors, -1)
+            add_product(left[:, stop:], upper[:, start:stop, stop:].mT, errors, -1)
     return values, parameters, spans
 
 
@@ -122,7 +122,7 @@ def sweep(
             rows, start, stop - start, channels, _step(moments), batch,
             **_times(of.near), SHARED=0 if spans is None else len(spans), **of.constants,
         )  # fmt: skip
-        add_product(gradient, moments[:, start:stop], moved, 1)
+        add_product(gradient, moments[:, :, start:stop], moved, 1)
 
 
 def settle(
@@ -140,7 +140,7 @@ def settle(
             rows, start, stop - start, channels, _step(moments), batch, **of.constants,
         )  # fmt: skip
         if stop < channels:
-            add_product(gradient[:, stop:], moments[:, start:stop, stop:], moved, 1)
+            add_product(gradient[:, stop:], moments[:, stop:, start:stop], moved, 1)
 
 
 def _times(candidates: torch.Tensor) -> dict[str, int]:

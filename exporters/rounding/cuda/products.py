@@ -16,55 +16,48 @@ _TOGETHER = 512
 
 @triton.jit
 def _split(
-    numbers, parts, length, rows, width, batch_stride, row_stride, sign, LEFT: tl.constexpr, ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    numbers, parts, batch_step, row_step, part_step, parts_row_step, parts_batch_step, rows, width, sign,
+    LEFT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """numbers: [B, rows, width], the last dimension contiguous. parts: BF16 [B, 6, rows, width]."""
+    """numbers: [B, rows, width], the last dimension contiguous; parts likewise, each part `part_step` from the last."""
     batch = tl.program_id(2).to(tl.int64)
-    row = (tl.program_id(1) * ROWS + tl.arange(0, ROWS))[:, None]
+    row = (tl.program_id(1) * ROWS + tl.arange(0, ROWS))[:, None].to(tl.int64)
     column = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK))[None, :]
     inside = (row < rows) & (column < width)
-    left = tl.load(numbers + batch * batch_stride + row.to(tl.int64) * row_stride + column, mask=inside, other=0.0)
-    left = left * sign
+    left = tl.load(numbers + batch * batch_step + row * row_step + column, mask=inside, other=0.0) * sign
     first = left.to(tl.bfloat16)
     left = left - first.to(tl.float32)
     second = left.to(tl.bfloat16)
     third = (left - second.to(tl.float32)).to(tl.bfloat16)
-    length = length.to(tl.int64)
-    parts += batch * 6 * length + row.to(tl.int64) * width + column
-    if LEFT:
-        tl.store(parts, first, mask=inside)
-        tl.store(parts + length, first, mask=inside)
-        tl.store(parts + 2 * length, second, mask=inside)
-        tl.store(parts + 3 * length, second, mask=inside)
-        tl.store(parts + 4 * length, first, mask=inside)
-        tl.store(parts + 5 * length, third, mask=inside)
-    else:
-        tl.store(parts, first, mask=inside)
-        tl.store(parts + length, second, mask=inside)
-        tl.store(parts + 2 * length, first, mask=inside)
-        tl.store(parts + 3 * length, second, mask=inside)
-        tl.store(parts + 4 * length, third, mask=inside)
-        tl.store(parts + 5 * length, first, mask=inside)
+    parts += batch * parts_batch_step + row * parts_row_step + column
+    tl.store(parts, first, mask=inside)
+    tl.store(parts + part_step, first if LEFT else second, mask=inside)
+    tl.store(parts + 2 * part_step, second if LEFT else first, mask=inside)
+    tl.store(parts + 3 * part_step, second, mask=inside)
+    tl.store(parts + 4 * part_step, first if LEFT else third, mask=inside)
+    tl.store(parts + 5 * part_step, third if LEFT else first, mask=inside)
 
 
-def split(numbers: torch.Tensor, left: bool, sign: int = 1) -> torch.Tensor:
-    """float32 [B, N, C], the last dimension contiguous -> BF16 [B, 6 * N, C]: the parts of `sign` times each number, in
-    the order in which those of the other side meet them."""
+def _parts(numbers: torch.Tensor, left: bool, sign: int = 1) -> torch.Tensor:
+    """float32 [B, N, C] -> BF16: the parts of `sign` times each number, in the order in which those of the other side
+    meet them, one after the other along C of a left matrix, [B, N, 6 * C], along N of a right one, [B, 6 * N, C]."""
+    flat = numbers.stride(-1) == 1
+    if not flat:
+        numbers = numbers.mT if numbers.stride(-2) == 1 else numbers.mT.contiguous()
     batch, rows, width = numbers.shape
-    parts = torch.empty(batch, _PARTS * rows, width, dtype=torch.bfloat16, device=numbers.device)
-    grid = (triton.cdiv(width, 512), triton.cdiv(rows, 4), batch)
-    _split[grid](
-        numbers, parts, rows * width, rows, width, numbers.stride(0), numbers.stride(1), float(sign),
-        LEFT=left, ROWS=4, BLOCK=512, num_warps=4,
+    beside = left == flat  # along the dimension that is contiguous
+    shape = (batch, rows, _PARTS * width) if beside else (batch, _PARTS * rows, width)
+    parts = torch.empty(shape, dtype=torch.bfloat16, device=numbers.device)
+    _split[triton.cdiv(width, 512), triton.cdiv(rows, 4), batch](
+        numbers, parts, numbers.stride(0), numbers.stride(1), width if beside else rows * width,
+        parts.stride(1), parts.stride(0), rows, width, float(sign), LEFT=left, ROWS=4, BLOCK=512, num_warps=4,
     )  # fmt: skip
-    return parts
+    return parts if flat else parts.mT
 
 
 def add_product(into: torch.Tensor, left: torch.Tensor, right: torch.Tensor, sign: int) -> None:
-    """into [B, N, R] += sign * left^T @ right, in place: left [B or 1, K, N], right [B, K, R]."""
-    for first in range(0, left.shape[1], _TOGETHER):
-        last = first + _TOGETHER
-        a = split(left[:, first:last], True).mT.expand(len(into), -1, -1)
-        b = split(right[:, first:last], False, sign)
-        torch.baddbmm(into, a, b, out_dtype=torch.float32, out=into)
+    """into [B, N, R] += sign * left [B or 1, N, K] @ right [B, K, R], in place."""
+    for first in range(0, right.shape[1], _TOGETHER):
+        part = slice(first, first + _TOGETHER)
+        a = _parts(left[:, :, part], True).expand(len(into), -1, -1)
+        torch.baddbmm(into, a, _parts(right[:, part], False, sign), out_dtype=torch.float32, out=into)
