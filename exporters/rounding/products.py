@@ -7,10 +7,12 @@ import torch
 
 
 def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """left [B or 1, N, K] @ right [B, K, R]."""
+    """left [B or 1, N, K] @ right [B, K, R], or both without B."""
     kernels = _kernels() if right.is_cuda else None
     if kernels is None:
         return left @ right
+    if right.dim() == 2:
+        return product(left[None], right[None])[0]
     made = right.new_zeros(len(right), left.shape[1], right.shape[2])
     kernels.add_product(made, left, right, 1)
     return made
