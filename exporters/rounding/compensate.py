@@ -37,6 +37,9 @@ _ROWS = 2048
 """Rounded together on the processor, of all weights that stand side by side: few enough that what is made of them stays
 in a core's cache, and enough that a step takes longer than its call."""
 
+_TILE = 128
+"""Rows on a GPU that are rounded by one program."""
+
 _TOGETHER = 16
 """Columns of a group into which the errors of all before them are carried in one product."""
 
@@ -53,7 +56,7 @@ class Rounded:
 
 def compensate(weight: torch.Tensor, factor: Factor, form: Format, sweeps: int = SWEEPS) -> Rounded:
     """weight: float32 [B, R, C], on the factor's device; factors broadcast over B."""
-    rows = weight.shape[1] if weight.is_cuda else max(1, _ROWS // len(weight))
+    rows = _rows_on_gpu(weight) if weight.is_cuda else max(1, _ROWS // len(weight))
     own = group_factors(factor.moments, form.group)
     parts = [_compensate(part, factor, own, form, sweeps) for part in weight.split(rows, 1)]
     spans = [part.spans for part in parts if part.spans is not None]
@@ -64,14 +67,22 @@ def compensate(weight: torch.Tensor, factor: Factor, form: Format, sweeps: int =
     )
 
 
+def _rows_on_gpu(weight: torch.Tensor) -> int:
+    """All, unless they take more than a sixteenth of its memory: some five times as much is held beside them."""
+    batch, rows, columns = weight.shape
+    most = torch.cuda.get_device_properties(weight.device).total_memory // (16 * 4 * batch * columns)
+    return rows if rows <= most else max(_TILE, most // _TILE * _TILE)
+
+
 def _compensate(weight: torch.Tensor, factor: Factor, own: torch.Tensor, form: Format, sweeps: int) -> Rounded:
     """own: as from `group_factors`."""
-    target = weight.mT.contiguous()  # [B, C, R]
+    target = weight.mT.clone(memory_format=torch.contiguous_format)  # [B, C, R]
     kernels = _kernels(form) if target.is_cuda else None
     first_pass, sweep, settle = kernels or (_first_pass, _sweep, _settle)
     values, parameters, spans = first_pass(target, factor, form)
     if sweeps:
-        gradient = product(factor.moments, values - target)
+        gradient = product(factor.moments, torch.sub(values, target, out=target))
+        del target
         for _ in range(sweeps):
             sweep(gradient, values, parameters, spans, factor.moments, own, form)
         settle(gradient, values, parameters, factor.moments, form)

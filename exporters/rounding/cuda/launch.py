@@ -10,7 +10,7 @@ from exporters.rounding.factor import Factor
 from exporters.rounding.format import Format
 from exporters.rounding.fp8 import Fp8
 
-_BLOCK = 128
+_BLOCK = 256
 """Columns of a launch, between which products carry."""
 _SUB = 16
 """Columns that a program holds in registers."""

@@ -1,8 +1,9 @@
-"""Products of float32 matrices by tensor cores, as exact as those of float32.
+"""Products of float32 matrices by tensor cores, nearly as exact as those of float32.
 
 A float32 is the sum of three BF16 numbers, a = a0 + a1 + a2, each 2^-8 of the one before or less. Of the nine products
-of two such sums the six largest leave out no more than some 2^-24 of |a| |b|, what float32 itself rounds away; one
-product of six times the length adds them up in float32.
+of two such sums the six largest leave out no more than some 2^-24 of |a| |b|, what float32 itself rounds away. One
+product of six times the length adds them up, in the float32 of tensor cores, which cut off what does not fit: the small
+ones come first, while sums are small.
 """
 
 import torch
@@ -30,12 +31,12 @@ def _split(
     second = left.to(tl.bfloat16)
     third = (left - second.to(tl.float32)).to(tl.bfloat16)
     parts += batch * parts_batch_step + row * parts_row_step + column
-    tl.store(parts, first, mask=inside)
-    tl.store(parts + part_step, first if LEFT else second, mask=inside)
-    tl.store(parts + 2 * part_step, second if LEFT else first, mask=inside)
-    tl.store(parts + 3 * part_step, second, mask=inside)
-    tl.store(parts + 4 * part_step, first if LEFT else third, mask=inside)
-    tl.store(parts + 5 * part_step, third if LEFT else first, mask=inside)
+    tl.store(parts, third if LEFT else first, mask=inside)
+    tl.store(parts + part_step, first if LEFT else third, mask=inside)
+    tl.store(parts + 2 * part_step, second, mask=inside)
+    tl.store(parts + 3 * part_step, second if LEFT else first, mask=inside)
+    tl.store(parts + 4 * part_step, first if LEFT else second, mask=inside)
+    tl.store(parts + 5 * part_step, first, mask=inside)
 
 
 def _parts(numbers: torch.Tensor, left: bool, sign: int = 1) -> torch.Tensor:
