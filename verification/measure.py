@@ -20,6 +20,7 @@ from verification.divergence.divergence import (
 )
 from verification.divergence.engine_answers import answers_of_engine
 from verification.divergence.engine_inputs import cache_rules, can_collapse, check_inputs, folder_rules, gguf_rules
+from verification.divergence.expert_inputs import experts_at_once
 from verification.divergence.plain_run import PlainRun, plain_run
 from verification.divergence.unpruned import Unpruned, unpruned_run
 from verification.divergence.walk import Run
@@ -78,7 +79,7 @@ def measured(artifacts: Sequence[Opened], held: HeldSource, progress: Progress) 
     except SixfoldError as error:
         return [error for _ in artifacts]
     by_run = dict(zip(runs, scores, strict=True))
-    answering = Answering(held, tokenizer, cache)
+    answering = Answering(held, tokenizer, cache, experts_at_once(lambda parameter: None))
 
     def end(job: _Job | SixfoldError) -> Measured | SixfoldError:
         if isinstance(job, SixfoldError):
