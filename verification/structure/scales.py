@@ -213,8 +213,8 @@ def _all_positive(scale: torch.Tensor) -> bool:
 
 
 def _extremes(scale: torch.Tensor) -> tuple[float, float]:
-    """The smallest and the largest, NaN where one is. Those of eight bits are in the order of their bytes, where none is
-    below zero: a tenth of the time that making numbers of all takes."""
+    """The smallest and the largest, NaN where one is. Those of eight bits are in the order of their bytes, where none
+    is below zero: a hundredth of the time that making numbers of all takes."""
     if scale.dtype == torch.float8_e4m3fn:
         low, high = torch.aminmax(scale.view(torch.uint8))
         if int(high) < _E4M3_NAN:
