@@ -6,7 +6,7 @@ layers in float32, one as the source has it, and the hidden states of every run,
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
@@ -23,6 +23,7 @@ from sixfold.runner.layer_weights import HostBuffers, ReadInto
 from sixfold.texts.held_out_text import Windows
 from verification.divergence.activations import RoundedInputs, Rule
 from verification.divergence.expert_inputs import ExpertInputs, experts_at_once
+from verification.divergence.reading_ahead import reading_ahead
 from verification.reading.gguf_names import stated_in_keys
 from verification.reading.weights import Compared, OnDevice, Prepared, Weights, read_on
 from verification.running import giving_up, running
@@ -271,13 +272,13 @@ def _placed(
     """Every layer with the weights of every group in turn, in place until the next is asked for. A group that is run no
     more has its weights compared to the end."""
     steps = [(layer, group) for layer in range(layers) for group in groups]
-    with ThreadPoolExecutor(1) as reader:
+    with reading_ahead() as reader:
         following: Future[dict[str, torch.Tensor] | None] | None = None
         for (layer, group), after in zip(steps, [*steps[1:], None], strict=True):
             given, following = following, None
             with ExitStack() as stack:
                 with checked(group):
-                    values = given.result() if given is not None else group.read(layer)
+                    values = (given or reader.submit(group.read, layer)).result()
                     if values is not None:
                         stack.enter_context(group.runner.placed(layer, values))
                 if after is not None:
@@ -285,3 +286,4 @@ def _placed(
                 if not group.failed:
                     del values
                     yield layer, group
+                    reader.settle()

@@ -13,7 +13,7 @@ from verification.reading.ggml_types import BLOCK_TYPES, Decoded, decoded
 from verification.reading.gguf_file import Gguf
 from verification.reading.gguf_names import Place, place_of
 from verification.reading.plain_rounding import Layout, layout_of_ggml
-from verification.reading.stack import ALL, Stack, read_together
+from verification.reading.stack import ALL, Stack, gathered
 from verification.reading.stated_rounding import (
     NEAREST,
     Kind,
@@ -262,7 +262,8 @@ class GgufWeights:
         if rows != ALL and not permuted and sources[0].expert is None:
             data = self._file.stored(sources[0].gguf[0], *rows.indices(count)[:2]).to(device)
         else:
-            data = torch.cat(read_together(lambda name: self._bytes(name).reshape(count, -1).to(device), names, device))
+            each = gathered(names, (self.nbytes(names[0]),), torch.uint8, self._bytes_into, device)
+            data = each.view(count * len(names), -1)
         held = _of_width(decoded(kind, data), columns)
         if not permuted:
             whole = Stack(held.values, _codes(held, kind, _as_it_is))
@@ -274,10 +275,9 @@ class GgufWeights:
 
         return Stack(arranged(held.values), _codes(held, kind, arranged)).part(rows)
 
-    def _bytes(self, name: str) -> torch.Tensor:
+    def _bytes_into(self, name: str, out: torch.Tensor) -> None:
         source = self._sources[name]
-        rows = (0, None) if source.expert is None else (source.expert, source.expert + 1)
-        return self._file.stored(source.gguf[0], *rows)
+        self._file.read_into(source.gguf[0], source.expert or 0, out)
 
     def _read(self, name: str, start: int, stop: int | None, device: torch.device) -> torch.Tensor:
         source = self._sources[name]

@@ -70,8 +70,14 @@ class Gguf:
         stop = count if stop is None else stop
         row = tensor.nbytes // count
         data = torch.empty((stop - start, row), dtype=torch.uint8, pin_memory=self.weights.pinned)
-        self.weights.read_into(tensor.file, tensor.offset + start * row, data.flatten().numpy().data)
+        self.read_into(name, start, data)
         return data
+
+    def read_into(self, name: str, start: int, out: torch.Tensor) -> None:
+        """Stored bytes from a row on, as many as `out` holds: uint8, contiguous, of the CPU."""
+        tensor = self.tensors[name]
+        row = tensor.nbytes // (tensor.shape[0] if tensor.shape else 1)
+        self.weights.read_into(tensor.file, tensor.offset + start * row, out.flatten().numpy().data)
 
 
 def open_gguf(path: Path) -> Gguf:

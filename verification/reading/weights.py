@@ -11,7 +11,7 @@ from sixfold.checkpoint.storage.safetensors_header import TORCH_DTYPES
 from verification.reading.declared import AWQ, MODELOPT, Scheme
 from verification.reading.plain_rounding import Layout, layout_of_scheme
 from verification.reading.safetensors_formats import dequantize_linear
-from verification.reading.stack import ALL, Stack, read_together
+from verification.reading.stack import ALL, Stack
 from verification.reading.stacked_parts import can_be_stacked, stacked_parts
 from verification.reading.stated_rounding import Rounding, stated_rounding
 from verification.reading.stored_codes import Codes, Parts, codes_of
@@ -244,9 +244,12 @@ class FolderWeights:
         return scheme.format, group, shape, frozenset(suffixes)
 
     def stack(self, names: Sequence[str], device: torch.device, rows: slice = ALL) -> Stack:
-        read = read_together(self._parts, names, device)
-        scheme = read[0][0]
-        parts = stacked_parts(scheme, [part for _, part in read], self.shape(names[0])[0], device)
+        modules = [name.removesuffix(".weight") for name in names]
+        scheme = self.subject.declared.scheme_of(modules[0])
+        if scheme is None:
+            raise KeyError(names[0])
+        suffixes = self.subject.modules[modules[0]]
+        parts = stacked_parts(scheme, self.subject.folder, modules, suffixes, self.shape(names[0])[0], device)
         codes = codes_of(scheme, parts)
         if codes is None or codes.base.numel() > 1 or scheme.method == MODELOPT:
             return Stack(dequantize_linear(scheme, parts), codes).part(rows)
