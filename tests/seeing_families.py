@@ -25,6 +25,7 @@ _SIZES = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": _LAYE
 _GEMMA4 = {**_SIZES, "model_type": "gemma4_vision", "num_key_value_heads": 4, "head_dim": 16}
 _GEMMA4 |= {"position_embedding_size": 64}
 _EAR = {"model_type": "gemma4_audio", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+_MINIMAX = {**_SIZES, "hidden_size": 320, "image_size": 56}  # the converter knows heads of 80 alone
 _PIXTRAL = {**_SIZES, "model_type": "pixtral", "image_size": 56, "head_dim": 16}
 
 FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
@@ -48,6 +49,7 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
     "lfm2_vl": ("lfm2_vl", {}),
     "lighton_ocr": ("lighton_ocr", {}),
     "llama4": ("llama4", {}),
+    "minimax_m3_vl": ("minimax_m3_vl", {"vision_config": _MINIMAX}),
     "mistral3": ("mistral3", {}),
     "paddleocr_vl": ("paddleocr_vl", {}),
     "pixtral": ("llava", {"vision_config": _PIXTRAL}),

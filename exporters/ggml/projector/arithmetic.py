@@ -26,7 +26,15 @@ def _quarters(rows: torch.Tensor, sizes: Sizes) -> torch.Tensor:
     return torch.cat([heads.reshape(queries_and_keys.shape), values])
 
 
+def _axes(rows: torch.Tensor, sizes: Sizes) -> torch.Tensor:
+    head, each = map(int, sizes)
+    heads = rows.view(-1, head, *rows.shape[1:])
+    turning = heads[:, : 6 * each].unflatten(1, (2, 3, each)).transpose(1, 2).flatten(1, 3)
+    return torch.cat((turning, heads[:, 6 * each :]), 1).reshape(rows.shape)
+
+
 ARITHMETIC: Mapping[str, Callable[[torch.Tensor, Sizes], torch.Tensor]] = {
+    "axes": _axes,
     "frame": _frame,
     "patches": _patches,
     "quarters": _quarters,
@@ -35,6 +43,7 @@ ARITHMETIC: Mapping[str, Callable[[torch.Tensor, Sizes], torch.Tensor]] = {
     "softplus": lambda rows, sizes: softplus(rows.float()),
 }
 """By the first word of a transform:
+"axes:D:A"   of each head of D rows, row h * 3 * A + a * A + n (h < 2, a < 3, n < A) comes to a * 2 * A + h * A + n
 "frame:T"    of [R, C, T, H, W] the T-th
 "patches:S"  [R, S * S * C] with colors last becomes [R, C, S, S]
 "quarters:D" of each head of D rows of queries and keys, row 4 * i + 2 * a + b (a, b < 2) comes to a * D / 2 + 2 * i + b

@@ -67,6 +67,12 @@ def two_axes(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
     return [Tensor(name, part.shape, (part.name,), f"quarters:{size}", part.shape[0])]
 
 
+def three_axes(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
+    """Rows of queries or keys that turn along one axis together, the axes (time, height, width) behind each other."""
+    size = part.shape[0] // seeing.tower["num_attention_heads"]
+    return [Tensor(name, part.shape, (part.name,), f"axes:{size}:{size // 2 * 2 // 3 // 2}", size)]
+
+
 def patches(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
     """A matrix over the colors of a patch's pixels as the convolution that it is."""
     side = int((part.shape[1] // 3) ** 0.5)

@@ -11,6 +11,7 @@ from exporters.ggml.projector.arranging import (
     softened,
     squeezed,
     thirds,
+    three_axes,
     token,
     two_axes,
 )
@@ -247,6 +248,18 @@ PROJECTORS: Mapping[str, Projector] = {
         own=llama4_modules,
     ),
     "llava": _PIXTRAL,
+    "minimax_m3_vl": Projector(
+        "minimax_m3",
+        r"^(model\.)?(vision_tower|multi_modal_projector|patch_merge_mlp)\.",
+        (
+            *GELU,
+            (EPSILON, tower("layer_norm_eps", 1e-5)),
+            ("add_vision_spatial_merge_size", tower("spatial_merge_size", 2)),
+        ),
+        renamed=(_PREFIX, (r"\.block_sparse_moe\.fc", ".mlp.fc")),
+        own=lambda seeing: {f"patch_merge_mlp.linear_{n}": f"mm.merger.fc{n}" for n in (1, 2)},
+        steps=((r"patch_embedding\.weight$", frames), (r"[qk]_proj\.(weight|bias)$", three_axes)),
+    ),
     "mistral3": _PIXTRAL,
     "paddleocr_vl": Projector(
         "paddleocr",

@@ -27,6 +27,7 @@ PUBLISHED: dict[str, Sequence[tuple[str, str]]] = {
     "internvl": [(r"^(?!model\.)", "model.")],
     "kimi_k25": [(r"^model\.mm_", "mm_"), (r"^vision_tower\.encoder\.patch_embed", "vision_tower.patch_embed")],
     "lfm2_vl": [(r".*vision_tower\.head.*", ""), (r"^(model\.vision_tower)\.", r"\1.vision_model.")],
+    "minimax_m3_vl": [(r"(vision_tower.*)\.block_sparse_moe\.", r"\1.mlp.")],
     # It looks for the embeddings, of which llama.cpp wants a row, after it has left out all of a `language_model`.
     "mistral3": [(r"^language_model\.", "")],
     "pixtral": [(r"^language_model\.", "")],
@@ -37,7 +38,7 @@ ARCHITECTURES = {"kimi_k25": "KimiK25ForConditionalGeneration", "lighton_ocr": "
 TOWERS = {"internvl": "InternVisionModel", "paddleocr_vl": "PaddleOCRVisionModel"}
 """Classes that config.json names, as published."""
 
-NEWER = ("glm5_next", "qwen4_exp")
+NEWER = ("glm5_next", "minimax_m3_vl", "qwen4_exp")
 """What the converter on PyPI does not know."""
 
 RENAMED = {"llama4": ("attn_post_norm", "ln2")}

@@ -17,6 +17,8 @@ def as_held(tensor: torch.Tensor, done: str, heads: int) -> torch.Tensor:
             return values[_interleaved(len(values), heads)]
         case "axes":
             return values[_axes_apart(len(values), heads)]
+        case "three":
+            return values[_three_axes(len(values), heads)]
         case "pixels":
             side = round((values.shape[1] / 3) ** 0.5)
             return values.unflatten(1, (side, side, 3)).movedim(3, 1)
@@ -35,6 +37,15 @@ def _interleaved(rows: int, heads: int) -> list[int]:
     """The two halves of each head by turns."""
     size = rows // heads
     return [head * size + half * (size // 2) + n for head in range(heads) for n in range(size // 2) for half in (0, 1)]
+
+
+def _three_axes(rows: int, heads: int) -> list[int]:
+    """Of each head, along an axis a third of the first half and a third of the second, as far as whole pairs of each
+    axis go; the rest behind."""
+    size = rows // heads
+    each = 2 * (size // 2) // 3 // 2
+    turning = [half * 3 * each + axis * each + n for axis in range(3) for half in (0, 1) for n in range(each)]
+    return [head * size + row for head in range(heads) for row in (*turning, *range(6 * each, size))]
 
 
 def _axes_apart(rows: int, heads: int) -> list[int]:

@@ -151,6 +151,11 @@ def _llama4(config: Config, tower: Config, processor: Config) -> Mapping[str, An
     return {"use_gelu": True, **_epsilon(tower["norm_eps"]), **scale}
 
 
+def _minimax(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    merged = {"vision.spatial_merge_size": tower.get("spatial_merge_size", 2)}
+    return {"use_gelu": True, **_epsilon(tower.get("layer_norm_eps", 1e-5)), **merged}
+
+
 def _paddle(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
     return {
         "vision.image_size": math.isqrt(processor["max_pixels"]),
@@ -202,6 +207,7 @@ _OF: Mapping[str, _Stated] = {
     "lfm2": _lfm2,
     "lightonocr": _pixtral,
     "llama4": _llama4,
+    "minimax_m3": _minimax,
     "paddleocr": _paddle,
     "pixtral": _pixtral,
     "qwen2.5vl_merger": _qwen25,

@@ -236,6 +236,23 @@ KINDS: Mapping[str, Kind] = {
             "mm.model.fc": "multi_modal_projector.linear_1",
         }
     ),
+    "minimax_m3": Kind(
+        {
+            **_SIGLIP,
+            **_CONNECTED,
+            "v.blk.*.attn_q": "layers.*.self_attn.q_proj = three axes",
+            "v.blk.*.attn_k": "layers.*.self_attn.k_proj = three axes",
+            "v.blk.*.ffn_up": "layers.*.mlp.fc1|layers.*.block_sparse_moe.fc1",
+            "v.blk.*.ffn_down": "layers.*.mlp.fc2|layers.*.block_sparse_moe.fc2",
+            "v.patch_embd": "embeddings.patch_embedding = frame 0",
+            "v.patch_embd.weight.1": "embeddings.patch_embedding.weight = frame 1",
+            "v.pre_ln": "vision_model.pre_layrnorm",
+            "mm.1": "multi_modal_projector.linear_1",
+            "mm.2": "multi_modal_projector.linear_2",
+            "mm.merger.fc1": "patch_merge_mlp.linear_1",
+            "mm.merger.fc2": "patch_merge_mlp.linear_2",
+        }
+    ),
     "paddleocr": Kind(
         {**_SIGLIP, **_CONNECTED, "mm.input_norm": "mlp_AR.pre_norm"},
         unread=r"packing_position_embedding|vision_model\.head",
