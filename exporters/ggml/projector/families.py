@@ -29,6 +29,8 @@ from exporters.ggml.projector.stated import (
     layers_run,
     llama4_modules,
     longest,
+    minicpm_modules,
+    minicpm_scale,
     moon_pixels,
     pixels_of_tokens,
     processor,
@@ -248,6 +250,19 @@ PROJECTORS: Mapping[str, Projector] = {
         own=llama4_modules,
     ),
     "llava": _PIXTRAL,
+    "minicpmv4_6": Projector(
+        "minicpmv4_6",
+        r"^model\.(vision_tower|merger)\.",
+        (
+            (SCALE, minicpm_scale),
+            ("add_vision_wa_layer_indexes", lambda seeing: [seeing.whole.get("insert_layer_id", 6)]),
+            *GELU,
+            (EPSILON, tower("layer_norm_eps", 1e-6)),
+        ),
+        renamed=(_PREFIX, _SIGLIP),
+        own=minicpm_modules,
+        stated=lambda seeing: {"image_size": seeing.processor.get("scale_resolution", seeing.tower["image_size"])},
+    ),
     "minimax_m3_vl": Projector(
         "minimax_m3",
         r"^(model\.)?(vision_tower|multi_modal_projector|patch_merge_mlp)\.",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from exporters.ggml.projector.entry import Config, Keys, Seeing
+from sixfold.errors import SixfoldError
 
 Value = Callable[[Seeing], Any]
 
@@ -107,6 +108,27 @@ def some(name: str) -> Value:
 
 def longest(seeing: Seeing) -> Any:
     return (seeing.processor.get("size") or {}).get("longest_edge", seeing.tower["image_size"])
+
+
+def minicpm_scale(seeing: Seeing) -> int:
+    """How many patches become one, along a side."""
+    mode = seeing.processor.get("downsample_mode", "16x")
+    if mode != "16x":
+        raise SixfoldError(
+            f"preprocessor_config.json asks for {mode} fewer tokens of a picture, and only 16x is written",
+            "set options.projector=none for the language model alone",
+        )
+    return 4
+
+
+def minicpm_modules(seeing: Seeing) -> Mapping[str, str]:
+    parts = {"layer_norm1": "ln1", "pre_norm": "ds_ln", "linear_1": "ds_ffn_up", "linear_2": "ds_ffn_down"}
+    parts |= {f"self_attn.{part}_proj": f"attn_{part}" for part in ("q", "k", "v", "out")}
+    merged = {"pre_norm": "input_norm", "linear_1": "up", "linear_2": "down"}
+    return {
+        **{f"vision_tower.vision_model.vit_merger.{part}": f"v.vit_merger.{held}" for part, held in parts.items()},
+        **{f"model.merger.mlp.0.{part}": f"mm.{held}" for part, held in merged.items()},
+    }
 
 
 def pixels_of_tokens(name: str) -> Value:

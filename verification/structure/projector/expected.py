@@ -151,6 +151,16 @@ def _llama4(config: Config, tower: Config, processor: Config) -> Mapping[str, An
     return {"use_gelu": True, **_epsilon(tower["norm_eps"]), **scale}
 
 
+def _minicpm(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    return {
+        "vision.image_size": processor.get("scale_resolution", tower["image_size"]),
+        "vision.projector.scale_factor": 4,
+        "vision.wa_layer_indexes": [config.get("insert_layer_id", 6)],
+        "use_gelu": True,
+        **_epsilon(tower.get("layer_norm_eps", 1e-6)),
+    }
+
+
 def _minimax(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
     merged = {"vision.spatial_merge_size": tower.get("spatial_merge_size", 2)}
     return {"use_gelu": True, **_epsilon(tower.get("layer_norm_eps", 1e-5)), **merged}
@@ -207,6 +217,7 @@ _OF: Mapping[str, _Stated] = {
     "lfm2": _lfm2,
     "lightonocr": _pixtral,
     "llama4": _llama4,
+    "minicpmv4_6": _minicpm,
     "minimax_m3": _minimax,
     "paddleocr": _paddle,
     "pixtral": _pixtral,

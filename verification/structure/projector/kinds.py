@@ -236,6 +236,19 @@ KINDS: Mapping[str, Kind] = {
             "mm.model.fc": "multi_modal_projector.linear_1",
         }
     ),
+    "minicpmv4_6": Kind(
+        {
+            **_SIGLIP,
+            "v.vit_merger.ln1": "vit_merger.layer_norm1",
+            **{f"v.vit_merger.attn_{part}": f"vit_merger.self_attn.{part}_proj" for part in ("q", "k", "v", "out")},
+            "v.vit_merger.ds_ln": "vit_merger.pre_norm",
+            "v.vit_merger.ds_ffn_up": "vit_merger.linear_1",
+            "v.vit_merger.ds_ffn_down": "vit_merger.linear_2",
+            "mm.input_norm": "model.merger.mlp.0.pre_norm",
+            "mm.up": "model.merger.mlp.0.linear_1",
+            "mm.down": "model.merger.mlp.0.linear_2",
+        }
+    ),
     "minimax_m3": Kind(
         {
             **_SIGLIP,
