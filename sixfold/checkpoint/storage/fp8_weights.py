@@ -1,6 +1,7 @@
 """FP8 weights with their scales, read as BF16.
 
 X F8_E4M3 [.., R, C] + X_scale_inv (or X_scale)        X BF16 [.., R, C]
+X.weight F8_E4M3 [R, C] + X.scale                      X.weight BF16 [R, C]   (DeepSeek-V4)
 """
 
 from collections.abc import Mapping, Sequence
@@ -72,7 +73,8 @@ def _grid(shape: tuple[int, ...], block: tuple[int, int]) -> tuple[int, ...]:
 
 def fp8_weight(weight: StoredTensor, stored: Mapping[str, StoredTensor], block: tuple[int, int] | None) -> Fp8:
     """block None: one scale for the tensor ([] or [1]) or one a row ([R] or [R, 1])."""
-    scale = next((stored[weight.name + s] for s in ("_scale_inv", "_scale") if weight.name + s in stored), None)
+    called = (f"{weight.name}_scale_inv", f"{weight.name}_scale", f"{weight.name.removesuffix('.weight')}.scale")
+    scale = next((stored[name] for name in called if name in stored), None)
     if scale is None:
         raise SixfoldError(
             f"{weight.name} in {weight.file} is FP8, but its scale {weight.name}_scale_inv is missing",

@@ -4,6 +4,7 @@
     X_packed U8 [R, C / 2] + X_scale F8_E4M3 [R, C / 16] + X_global_scale   X BF16 [R, C]   (NVFP4, compressed-tensors)
     X U8 [R, C / 2] + X_scale F8_E4M3 [R, C / 16] + X_scale_2               X BF16 [R, C]   (NVFP4, ModelOpt)
     X_packed U8 [R, C / 2] + X_scale U8 [R, C / 32]                         X BF16 [R, C]   (MXFP4, compressed-tensors)
+    X.weight I8 [R, C / 2] + X.scale F8_E8M0 [R, C / 32]                    X.weight BF16 [R, C]   (MXFP4, DeepSeek-V4)
 
 compressed-tensors divides by its global scale, and ModelOpt multiplies by its second one. MXFP4's scales are exponents
 with a bias of 127.
@@ -44,11 +45,11 @@ class PackedFloats:
     def read(self, folder: WeightFolder, start: int, stop: int) -> torch.Tensor:
         scale = folder.rows(self.scale, start, stop)
         if self.whole is None:
-            scale = torch.exp2(scale.float() - 127)
+            scale = torch.exp2(scale.view(torch.uint8).float() - 127)
         else:
             whole = folder.rows(self.whole, 0, self.whole.shape[0] if self.whole.shape else 1).float().reshape(())
             scale = scale.float() / whole if self.divides else scale.float() * whole
-        return fp4_groups(folder.rows(self.packed, start, stop), scale)
+        return fp4_groups(folder.rows(self.packed, start, stop).view(torch.uint8), scale)
 
     def read_into(self, folder: WeightFolder, out: torch.Tensor) -> None:
         out.copy_(self.read(folder, 0, self.shape[0]))
@@ -80,6 +81,23 @@ def packed_floats(tensor: StoredTensor, stored: Mapping[str, StoredTensor]) -> t
             "download the checkpoint again",
         )
     return name, PackedFloats(tensor, scale, whole, divides)
+
+
+def floats_by_scales(tensor: StoredTensor, stored: Mapping[str, StoredTensor]) -> PackedFloats | None:
+    """Four-bit floats of a `weight` whose scales are called `scale`, as DeepSeek-V4 has them; None of other tensors.
+
+    Raises SixfoldError where the scales do not fit.
+    """
+    scale = stored.get(tensor.name.removesuffix(".weight") + ".scale")
+    if tensor.dtype != "I8" or scale is None:
+        return None
+    if len(tensor.shape) != 2 or scale.dtype != "F8_E8M0" or scale.shape != (tensor.shape[0], tensor.shape[1] // 16):
+        raise SixfoldError(
+            f"{scale.name} in {scale.file} is {scale.dtype} {list(scale.shape)}, which does not fit four-bit floats"
+            f" packed as {tensor.dtype} {list(tensor.shape)}",
+            "download the checkpoint again",
+        )
+    return PackedFloats(tensor, scale, None, divides=False)
 
 
 def beside(name: str) -> set[str]:

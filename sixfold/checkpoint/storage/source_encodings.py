@@ -3,7 +3,7 @@
 Quantized weights appear as one BF16 tensor under the name a BF16 checkpoint of the model would have:
 
     stored                                                 logical
-    X F8_E4M3 [.., R, C] + X_scale_inv (or X_scale)        X BF16 [.., R, C]
+    X F8_E4M3 [.., R, C] + X_scale_inv (or X_scale)        X BF16 [.., R, C]     (see fp8_weights)
     X_blocks U8 [E, R, G, 16] + X_scales U8 [E, R, G]      X BF16 [E, 32 G, R]   (gpt-oss)
     X_packed I32 + X_scale + X_shape                       X BF16 [R, C]         (see packed_integers)
     X_packed or X U8 + X_scale                             X BF16 [R, C]         (see packed_floats)
@@ -20,7 +20,7 @@ import torch
 
 from sixfold.checkpoint.storage.dequantize import mxfp4_experts
 from sixfold.checkpoint.storage.fp8_weights import FROM_BF16, Fp8, declared_block, fp8_weight
-from sixfold.checkpoint.storage.packed_floats import beside, packed_floats
+from sixfold.checkpoint.storage.packed_floats import beside, floats_by_scales, packed_floats
 from sixfold.checkpoint.storage.packed_integers import BESIDE, METHOD, SUFFIX, packed_bits, packed_weight
 from sixfold.checkpoint.storage.positional_reads import WeightFolder
 from sixfold.checkpoint.storage.safetensors_header import TORCH_DTYPES, StoredTensor
@@ -200,6 +200,10 @@ def logical_tensors(
             raise SixfoldError(
                 f"{tensor.name} in {where} scales a Linear's inputs, which no BF16 model does", FROM_BF16
             )
+    for tensor in stored.values() if method == "fp8" else ():
+        if of_four_bits := floats_by_scales(tensor, stored):
+            found[tensor.name] = of_four_bits
+            used |= {tensor.name, of_four_bits.scale.name}
     for name, tensor in stored.items():
         if name in used:
             continue

@@ -149,6 +149,30 @@ def test_mxfp4_equals_transformers_for_every_byte_and_exponent() -> None:
     assert same_bits(ours, theirs)
 
 
+def test_fp8_and_four_bit_floats_under_deepseek_v4s_names(tmp_path: Path) -> None:
+    """Scales are called `scale`, and experts' codes are signed bytes, two floats in each."""
+    generator = torch.Generator().manual_seed(5)
+    exponents, small = (torch.randint(97, 157, size, generator=generator) for size in ((64, 4), (2, 3)))
+    codes = torch.randint(0, 256, (64, 64), dtype=torch.uint8, generator=generator)
+    stored = {
+        "w1.weight": codes.view(torch.int8),
+        "w1.scale": exponents.to(torch.uint8).view(torch.float8_e8m0fnu),
+        "wq_a.weight": every_byte(256, 384),
+        "wq_a.scale": small.to(torch.uint8).view(torch.float8_e8m0fnu),
+    }
+    checkpoint = opened(tmp_path, stored, {"model_type": "deepseek_v4", **FP8})
+    assert set(checkpoint.tensors) == {"w1.weight", "wq_a.weight"}
+    values = unpack_fp4_from_uint8(codes, 64, 128, dtype=torch.float32).unflatten(1, (4, 32))
+    powers = (exponents - 127.0).exp2().unsqueeze(-1)
+    assert same_bits(whole(checkpoint, "w1.weight"), (values * powers).flatten(1).bfloat16())
+    assert same_bits(
+        whole(checkpoint, "wq_a.weight"), literal(stored["wq_a.weight"], (small - 127.0).exp2(), (128, 128))
+    )
+    wrong = {**stored, "w1.scale": stored["w1.scale"][:, :2].contiguous()}
+    with pytest.raises(SixfoldError, match=r"w1\.scale .* does not fit four-bit floats"):
+        opened(tmp_path / "wrong", wrong, {"model_type": "deepseek_v4", **FP8})
+
+
 def test_mxfp4_has_the_names_and_shapes_of_a_bf16_gpt_oss(tmp_path: Path) -> None:
     config = GptOssConfig(
         hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_local_experts=3, num_attention_heads=2,
