@@ -4,7 +4,7 @@ from dataclasses import replace
 from math import prod
 
 from sixfold.artifact.plan import LITTLE_QUANTIZED, ExportPlan
-from sixfold.checkpoint.storage.source_encodings import FP8_CODES
+from sixfold.checkpoint.storage.source_encodings import FP8_CODES, MXFP4_BLOCKS
 from sixfold.model.source import Source
 
 _PLAIN = ("BF16", "F16", "F32", "F64")
@@ -13,7 +13,7 @@ _PLAIN = ("BF16", "F16", "F32", "F64")
 def quantized_share(source: Source, plan: ExportPlan) -> float:
     """Of the weights of all Linears in decoder layers that may be quantized; 1 where there are none."""
     quantized = {name for tensor in plan.tensors if tensor.dtype not in _PLAIN for name in tensor.inputs}
-    quantized |= {name.removesuffix(FP8_CODES) for name in quantized}
+    quantized |= {name.removesuffix(held) for name in quantized for held in (FP8_CODES, MXFP4_BLOCKS)}
     # Experts that stay as they are stored come from their stack as a whole.
     quantized |= {name for name, cut in source.checkpoint.slices.items() if f"{cut.stack}_blocks" in quantized}
     linears = [linear for linear in source.architecture.linears if linear.layer is not None and linear.quantizable]

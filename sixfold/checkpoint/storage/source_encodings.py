@@ -20,7 +20,7 @@ import torch
 
 from sixfold.checkpoint.storage.dequantize import mxfp4_experts
 from sixfold.checkpoint.storage.fp8_weights import FROM_BF16, Fp8, declared_block, fp8_weight
-from sixfold.checkpoint.storage.packed_floats import beside, floats_by_scales, packed_floats
+from sixfold.checkpoint.storage.packed_floats import PackedFloats, beside, floats_by_scales, packed_floats
 from sixfold.checkpoint.storage.packed_integers import BESIDE, METHOD, SUFFIX, packed_bits, packed_weight
 from sixfold.checkpoint.storage.positional_reads import WeightFolder
 from sixfold.checkpoint.storage.safetensors_header import TORCH_DTYPES, StoredTensor
@@ -39,6 +39,7 @@ _FLOATS = ("float-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized", "m
 
 FP8_BLOCK = (128, 128)
 """Rows and columns for each scale of FP8 as DeepSeek, Qwen and GLM publish it."""
+MXFP4_BLOCKS = " (MXFP4 as stored)"
 FP8_CODES, FP8_SCALES = " (FP8 as stored)", " (its scales as stored)"
 """Behind the name of a weight."""
 
@@ -113,7 +114,8 @@ class Mxfp4:
 
 @dataclass(frozen=True)
 class Mxfp4Blocks:
-    """The same as it is stored: U8 [E, R, G, 17], of each block its scale and its 16 bytes of values."""
+    """The same as it is stored: U8 [E, R, G, 17], of each block its scale and its 16 bytes of values; or [R, G, 17] of
+    blocks [R, 16 G] (U8 or I8) of one matrix, and scales [R, G] (U8 or F8_E8M0)."""
 
     blocks: StoredTensor
     scales: StoredTensor
@@ -122,11 +124,12 @@ class Mxfp4Blocks:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (*self.scales.shape, self.blocks.shape[-1] + 1)
+        return (*self.scales.shape, 17)
 
     def read(self, folder: WeightFolder, start: int, stop: int) -> torch.Tensor:
-        scales = folder.rows(self.scales, start, stop).unsqueeze(-1)
-        return torch.cat([scales, folder.rows(self.blocks, start, stop)], -1)
+        scales = folder.rows(self.scales, start, stop).view(torch.uint8).unsqueeze(-1)
+        blocks = folder.rows(self.blocks, start, stop).view(torch.uint8)
+        return torch.cat([scales, blocks.reshape(*scales.shape[:-1], 16)], -1)
 
     def read_into(self, folder: WeightFolder, out: torch.Tensor) -> None:
         out.copy_(_whole(self, folder))
@@ -136,9 +139,11 @@ def as_quantized(logical: Mapping[str, StoredAs]) -> dict[str, StoredAs]:
     """What formats may hold as it is stored, by the names on disk; of FP8 in blocks, whose weights have the name of
     what they stand for, that name and FP8_CODES."""
     found: dict[str, StoredAs] = {}
-    for tensor in logical.values():
+    for name, tensor in logical.items():
         if isinstance(tensor, Mxfp4):
             found[tensor.blocks.name] = Mxfp4Blocks(tensor.blocks, tensor.scales)
+        elif isinstance(tensor, PackedFloats) and tensor.kind == "mxfp4":
+            found[f"{name}{MXFP4_BLOCKS}"] = Mxfp4Blocks(tensor.packed, tensor.scale)
         elif isinstance(tensor, Fp8) and tensor.block == FP8_BLOCK and len(tensor.shape) == 2:
             if tensor.scale.dtype in PLAIN_DTYPES:
                 found[f"{tensor.weight.name}{FP8_CODES}"] = Plain(tensor.weight)

@@ -12,9 +12,15 @@ from safetensors.torch import load_file, save_file
 from exporters.export.share import quantized_share
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.model.source import Source, describe_source, open_source
-from tests import every_family
+from tests import every_family, families
 from tests.exporters.exported import silent
-from tests.exporters.ggml.gguf_tools import export, random_statistics, recipe
+from tests.exporters.ggml.gguf_tools import (
+    byte_level_tokenizer,
+    export,
+    random_statistics,
+    recipe,
+    save_tokenizer,
+)
 from verification.verify import verify
 
 
@@ -77,3 +83,32 @@ def test_the_config_alone_plans_the_same(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     described = describe_source(str(tmp_path / "config.json"))
     assert described.checkpoint.quantized == open_source(folder).checkpoint.quantized
+
+
+def test_experts_of_single_matrices_stay_so(tmp_path: Path) -> None:
+    """As DeepSeek-V4 has them: codes in signed bytes, and scales that are called `scale`."""
+    generator, folder = torch.Generator().manual_seed(3), families.make_family("mixtral", tmp_path / "model")
+    stored = load_file(folder / "model.safetensors")
+    for name in [name for name in stored if ".experts." in name]:
+        rows, columns = stored[name].shape
+        codes = torch.randint(0, 256, (rows, columns // 2), dtype=torch.uint8, generator=generator)
+        scales = torch.randint(112, 124, (rows, columns // 32), dtype=torch.uint8, generator=generator)
+        stored[name] = codes.view(torch.int8)
+        stored[name.replace(".weight", ".scale")] = scales.view(torch.float8_e8m0fnu)
+    save_file(stored, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_tokenizer(byte_level_tokenizer([], size=300), folder)
+    source = open_source(folder)
+    plan, file = export(source, recipe("Q8_0"), tmp_path)
+    experts = {t.name: t for t in GGUFReader(file).tensors if t.name.endswith("_exps.weight")}
+    assert {tensor.tensor_type.name for tensor in experts.values()} == {"MXFP4"}
+    tensor = experts["blk.1.ffn_down_exps.weight"]
+    values = torch.from_numpy(np.array(dequantize(tensor.data, tensor.tensor_type)))
+    for expert in range(source.architecture.experts):
+        name = f"model.layers.1.block_sparse_moe.experts.{expert}.w2.weight"
+        rows = source.checkpoint.tensors[name].shape[0]
+        assert torch.equal(values[expert], source.checkpoint.read(TensorSlice(name, 0, rows)).float())
+    assert verify(file, source, silent).findings == ()
+    assert quantized_share(source, plan) == 1
