@@ -26,7 +26,7 @@ from exporters.rounding.compensate import compensate
 from exporters.rounding.factor import Factor, factor, side_by_side, unrelated
 from exporters.rounding.format import Format
 from exporters.rounding.fp8 import Fp8
-from exporters.rounding.int4 import Integers
+from exporters.rounding.int4 import Integers, Stored
 from exporters.rounding.kquants import FORMS
 from exporters.rounding.nvfp4 import Nvfp4
 from exporters.rounding.rounded_inputs import for_rounded_inputs
@@ -132,7 +132,7 @@ def left_of_error(found: Site, name: str, known: Factor) -> float:
     forms: dict[str, Format] = {
         "fp8": Fp8.of(torch.bfloat16, weight.shape[-1]),
         "nvfp4": Nvfp4((448 * 6 / weight.abs().max()).reshape(1)),
-        "awq": Integers(15, lambda scale: scale.half().float(), 128),
+        "awq": Integers(15, Stored((torch.float16,)), 128),
     }
     form = FORMS[name.removeprefix("gguf ")] if name.startswith("gguf") else forms[name]
     errors = []

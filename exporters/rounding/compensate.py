@@ -15,14 +15,17 @@ it larger.
 Settling: last of all, one code after the other becomes the nearest to what is best while all others stay.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 import torch
 
 from exporters.rounding.factor import Factor, group_factors
 from exporters.rounding.format import Format
+from exporters.rounding.products import add_product, product
 
 BLOCK = 128
 """Columns whose errors are gathered before they are carried into all others in one product; among themselves they are
@@ -33,6 +36,9 @@ SWEEPS = 2
 _ROWS = 2048
 """Rounded together on the processor, of all weights that stand side by side: few enough that what is made of them stays
 in a core's cache, and enough that a step takes longer than its call."""
+
+_TILE = 128
+"""Rows on a GPU that are rounded by one program."""
 
 _TOGETHER = 16
 """Columns of a group into which the errors of all before them are carried in one product."""
@@ -50,7 +56,7 @@ class Rounded:
 
 def compensate(weight: torch.Tensor, factor: Factor, form: Format, sweeps: int = SWEEPS) -> Rounded:
     """weight: float32 [B, R, C], on the factor's device; factors broadcast over B."""
-    rows = weight.shape[1] if weight.is_cuda else max(1, _ROWS // len(weight))
+    rows = _rows_on_gpu(weight) if weight.is_cuda else max(1, _ROWS // len(weight))
     own = group_factors(factor.moments, form.group)
     parts = [_compensate(part, factor, own, form, sweeps) for part in weight.split(rows, 1)]
     spans = [part.spans for part in parts if part.spans is not None]
@@ -61,15 +67,25 @@ def compensate(weight: torch.Tensor, factor: Factor, form: Format, sweeps: int =
     )
 
 
+def _rows_on_gpu(weight: torch.Tensor) -> int:
+    """All, unless they take more than a sixteenth of its memory: some five times as much is held beside them."""
+    batch, rows, columns = weight.shape
+    most = torch.cuda.get_device_properties(weight.device).total_memory // (16 * 4 * batch * columns)
+    return rows if rows <= most else max(_TILE, most // _TILE * _TILE)
+
+
 def _compensate(weight: torch.Tensor, factor: Factor, own: torch.Tensor, form: Format, sweeps: int) -> Rounded:
     """own: as from `group_factors`."""
-    target = weight.mT.contiguous()  # [B, C, R]
-    values, parameters, spans = _first_pass(target, factor, form)
+    target = weight.mT.clone(memory_format=torch.contiguous_format)  # [B, C, R]
+    kernels = _kernels(form) if target.is_cuda else None
+    first_pass, sweep, settle = kernels or (_first_pass, _sweep, _settle)
+    values, parameters, spans = first_pass(target, factor, form)
     if sweeps:
-        gradient = factor.moments @ (values - target)  # [B, C, R]
+        gradient = product(factor.moments, torch.sub(values, target, out=target))
+        del target
         for _ in range(sweeps):
-            _sweep(gradient, values, parameters, spans, factor.moments, own, form)
-        _settle(gradient, values, parameters, factor.moments, form)
+            sweep(gradient, values, parameters, spans, factor.moments, own, form)
+        settle(gradient, values, parameters, factor.moments, form)
     return Rounded(values.mT, parameters, spans)
 
 
@@ -104,7 +120,7 @@ def _first_pass(
             found.append(chosen)
             errors[:, first - start : last - start] = error
         if stop < channels:
-            _add_product(left[:, stop:], upper[:, start:stop, stop:].mT, errors, -1)
+            add_product(left[:, stop:], upper[:, start:stop, stop:].mT, errors, -1)
     return values, torch.stack(found, 2), torch.stack(shared, 2) if shared else None
 
 
@@ -115,10 +131,6 @@ def round_group(
     candidate of each row, and its parameters [P, B, R]. An error is (value before - value) / upper's diagonal, with the
     errors of the columns before it carried in: its squares add up to the outputs' error."""
     batch, size, rows = part.shape
-    levels, fused = form.levels, _fused()
-    if part.is_cuda and fused is not None and levels is not None and fused.holds(size):
-        made: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = fused.round_group(part, upper, form, levels, candidates)
-        return made
     number = candidates.shape[2]
     ready = form.ready(candidates)
     values = part.new_empty(batch, size, number, rows)
@@ -179,7 +191,7 @@ def _sweep(
             new = torch.where(better[:, None], new, held)
             torch.sub(new, held, out=moved[:, first - start : last - start])
             values[:, first:last] = new
-        _add_product(gradient, moments[:, :, start:stop], moved, 1)
+        add_product(gradient, moments[:, :, start:stop], moved, 1)
 
 
 def _settle(
@@ -191,15 +203,7 @@ def _settle(
         stop = min(start + BLOCK, channels)
         moved = _settle_block(gradient, values, parameters, moments, form, start, stop)
         if stop < channels:
-            _add_product(gradient[:, stop:], moments[:, stop:, start:stop], moved, 1)
-
-
-def _add_product(into: torch.Tensor, left: torch.Tensor, right: torch.Tensor, sign: int) -> None:
-    """into [B, N, R] += sign * left @ right, in place; left broadcasts over B."""
-    if into.is_cuda:  # the processor's has no way to do so at once
-        into.baddbmm_(left.expand(len(into), -1, -1), right, alpha=sign)
-    else:
-        into.add_(left @ right, alpha=sign)
+            add_product(gradient[:, stop:], moments[:, stop:, start:stop], moved, 1)
 
 
 def _settle_block(
@@ -212,14 +216,7 @@ def _settle_block(
     stop: int,
 ) -> torch.Tensor:
     """How far the columns from start to stop were moved."""
-    block, group = slice(start, stop), form.group
-    levels, fused = form.levels, _fused()
-    if values.is_cuda and fused is not None and levels is not None and fused.holds(stop - start):
-        groups = parameters[:, :, start // group : -(-stop // group)]
-        made: torch.Tensor = fused.settle(
-            gradient[:, block], values[:, block], moments[:, block, block], form, levels, groups
-        )
-        return made
+    group = form.group
     inverse = moments.diagonal(dim1=-2, dim2=-1).reciprocal()
     moved = values.new_empty(len(values), stop - start, values.shape[2])
     ready: tuple[torch.Tensor, ...] = ()
@@ -236,11 +233,17 @@ def _settle_block(
     return moved
 
 
+def _kernels(form: Format) -> tuple[Callable[..., Any], ...] | None:
+    """First pass, sweep and settling by kernels; None where there are none for the format."""
+    fused = _fused()
+    return (fused.first_pass, fused.sweep, fused.settle) if fused is not None and fused.takes(form) else None
+
+
 @cache
 def _fused() -> ModuleType | None:
     """The kernels; None where there is no Triton, which comes with the CUDA builds of PyTorch."""
     try:
-        from exporters.rounding.cuda import groups
+        from exporters.rounding.cuda import launch
     except ImportError:
         return None
-    return groups
+    return launch

@@ -38,12 +38,19 @@ class Fp8:
         smallest = left.abs().amax(1) / _LARGEST
         best, least = torch.zeros_like(smallest), torch.full_like(smallest, torch.inf)
         for step in range(_TRIED):
-            scale = (smallest * 2 ** (step / _TRIED)).to(self.dtype).float()
-            scale = torch.where(scale == 0, torch.finfo(self.dtype).eps, scale)
+            scale = self._scale(smallest, step)
             off = self.nearest(left, self.ready(scale[None, :, None]), torch.empty_like(left)).sub_(left)
             error = (off.square_() * importance[..., None]).sum(1)
             best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
         return best[None]
+
+    def scales(self, largest: torch.Tensor) -> torch.Tensor:
+        """Those that `open` tries for rows whose largest weights have these sizes: [B, R] -> [B, K, R]."""
+        return torch.stack([self._scale(largest / _LARGEST, step) for step in range(_TRIED)], 1)
+
+    def _scale(self, smallest: torch.Tensor, step: int) -> torch.Tensor:
+        scale = (smallest * 2 ** (step / _TRIED)).to(self.dtype).float()
+        return torch.where(scale == 0, torch.finfo(self.dtype).eps, scale)
 
     def candidates(
         self, left: torch.Tensor, importance: torch.Tensor, shared: torch.Tensor | None, index: int

@@ -16,14 +16,14 @@ _MIDDLE = 256
 _IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 _BEYOND = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65)
 """Where the largest weight may stand: at the end of the levels, or so much beyond it."""
-_ENDS = (
+ENDS = (
     (1.0, 1.0), (1.05, 1.05), (0.92, 0.92), (0.85, 0.85), (0.78, 0.78),
     (1.0, 0.88), (0.88, 1.0), (0.75, 0.9), (0.9, 0.75),
 )  # fmt: skip
 """The smallest and the largest weight that the levels reach to, as parts of those of the group."""
-_NUDGE = 1.02
+NUDGE = 1.02
 """Between neighboring scales of groups that share nothing."""
-_STEPS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1))
+STEPS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1))
 """Multiples of the scale and of the minimum near those that a group has."""
 
 
@@ -82,7 +82,7 @@ class Scaled:
         weighted = moments @ values
         fitted = held[0] * (weighted * best).sum(1) / (weighted * values).sum(1).clamp(min=_TINY)
         if shared is None:
-            return self._multiples(torch.stack([held[0], fitted, fitted / _NUDGE, fitted * _NUDGE], 1), None)
+            return self._multiples(torch.stack([held[0], fitted, fitted / NUDGE, fitted * NUDGE], 1), None)
         steps = torch.tensor([0.0, 1.0, -1.0], device=held.device)[None, :, None] * shared[0, :, None]
         return self._multiples(torch.cat([held[0, :, None] + steps, fitted[:, None] + steps], 1), shared)
 
@@ -156,9 +156,9 @@ class ScaledWithMinimum:
         """Those that fit the codes by least squares, those that are held, and their neighbors."""
         fitted = self._fitted(held, best, values, moments)
         if shared is None:
-            scales = torch.stack([held[0], fitted[0], fitted[0] / _NUDGE, fitted[0] * _NUDGE], 1)
+            scales = torch.stack([held[0], fitted[0], fitted[0] / NUDGE, fitted[0] * NUDGE], 1)
             return self._multiples(torch.stack([scales, torch.stack([held[1], *[fitted[1]] * 3], 1)]), None)
-        steps = torch.tensor(_STEPS, dtype=torch.float32, device=held.device).t()[:, None, :, None]
+        steps = torch.tensor(STEPS, dtype=torch.float32, device=held.device).t()[:, None, :, None]
         near = held[:, :, None] + steps * shared[:, :, None]
         return self._multiples(torch.cat([fitted[:, :, None], near], 2), shared)
 
@@ -188,7 +188,7 @@ class ScaledWithMinimum:
 
     def _tried(self, left: torch.Tensor) -> torch.Tensor:
         """Scales and minima: [B, n, R] -> [2, B, K, R]."""
-        ends = torch.tensor(_ENDS, device=left.device)[..., None]
+        ends = torch.tensor(ENDS, device=left.device)[..., None]
         low = left.amin(1).clamp(max=0)[:, None] * ends[:, 0]
         high = left.amax(1).clamp(min=0)[:, None] * ends[:, 1]
         return torch.stack([(high - low) / self.high, -low])

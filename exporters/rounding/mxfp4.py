@@ -11,9 +11,9 @@ GROUP = 32
 _LARGEST = 6.0
 _LEAST, _MOST, _BIAS = -126, 124, 127
 """Exponents that are tried: float32 holds such numbers, six times them and their reciprocals; and float32's bias."""
-_FIRST = (-1, 0)
+FIRST = (-1, 0)
 """Powers from the smallest scale that clips nothing."""
-_AROUND = (-1, 0, 1)
+AROUND = (-1, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Mxfp4:
     ) -> torch.Tensor:
         whole = (left.abs().amax(1) / _LARGEST).clamp(min=2.0**_LEAST)
         mantissa, exponent = torch.frexp(whole)  # whole = mantissa * 2^exponent, mantissa from 1/2 to below 1
-        return _powers(torch.where(mantissa > 0.5, exponent, exponent - 1), _FIRST)
+        return _powers(torch.where(mantissa > 0.5, exponent, exponent - 1), FIRST)
 
     def around(
         self,
@@ -45,7 +45,7 @@ class Mxfp4:
         moments: torch.Tensor,
         shared: torch.Tensor | None,
     ) -> torch.Tensor:
-        return _powers(torch.frexp(held[0])[1] - 1, _AROUND)
+        return _powers(torch.frexp(held[0])[1] - 1, AROUND)
 
     def ready(self, parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return parameters[0].reciprocal(), parameters[0]

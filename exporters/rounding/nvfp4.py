@@ -9,10 +9,10 @@ from exporters.rounding.format import Levels
 
 GROUP = 16
 _LARGEST = 6.0
-_FIRST = (-4, -3, -2, -1, 0, 1, 2, 3, 4, 5)
+FIRST = (-4, -3, -2, -1, 0, 1, 2, 3, 4, 5)
 """Steps of E4M3 (a sixteenth to an eighth each) from the scale that holds the largest weight exactly: below it that
 weight is clipped; four or five above it, the largest weight stands at 4 and not at 6."""
-_AROUND = (-2, -1, 0, 1, 2)
+AROUND = (-2, -1, 0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Nvfp4:
     def candidates(
         self, left: torch.Tensor, importance: torch.Tensor, shared: torch.Tensor | None, index: int
     ) -> torch.Tensor:
-        return self._steps(left.abs().amax(1) / _LARGEST, _FIRST)
+        return self._steps(left.abs().amax(1) / _LARGEST, FIRST)
 
     def around(
         self,
@@ -43,7 +43,7 @@ class Nvfp4:
         moments: torch.Tensor,
         shared: torch.Tensor | None,
     ) -> torch.Tensor:
-        return self._steps(held[0], _AROUND)
+        return self._steps(held[0], AROUND)
 
     def _steps(self, parameter: torch.Tensor, offsets: tuple[int, ...]) -> torch.Tensor:
         """[B, R] -> [1, B, K, R]: positive E4M3 numbers so many steps from the nearest. Their bits count upwards."""

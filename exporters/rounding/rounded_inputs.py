@@ -26,6 +26,7 @@ from exporters.numerics.nvfp4 import E4M3_MAX, GROUP
 from exporters.rounding.device import moved
 from exporters.rounding.factor import Factor, factor
 from exporters.rounding.nvfp4 import e2m1
+from exporters.rounding.products import product
 from sixfold.statistics.input_moments import Moments
 
 
@@ -52,7 +53,7 @@ def for_rounded_inputs(
     both.diagonal().add_(moments.damping)
     upper = found.upper[0]
     rows = torch.cat([moved(weight, device).float() for weight in weights])
-    target = ((rows @ both) @ upper.mT) @ upper
+    target = product(product(product(rows, both), upper.mT), upper)
     wanted, seen = read @ rows.mT, read + off
     if _error(seen, target, wanted) > _error(seen, rows, wanted):
         return factor(moments.mean[None], moments.damping), rows

@@ -8,9 +8,10 @@ from exporters.ggml.compensated import quantize_compensated
 from exporters.ggml.kernels import quantize
 from exporters.gguf import _quantized
 from exporters.rounding import compensate as steps
-from exporters.rounding.compensate import compensate, round_group
-from exporters.rounding.factor import Factor, factor
+from exporters.rounding.compensate import compensate
+from exporters.rounding.factor import Factor, factor, group_factors
 from exporters.rounding.format import Format
+from exporters.rounding.products import add_product
 from tests.exporters.rounding.test_compensate import FORMATS, correlated, output_error
 
 pytestmark = pytest.mark.gpu
@@ -41,17 +42,55 @@ def form_on(name: str, device: str) -> Format:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_group_is_rounded_as_by_single_steps(name: str, known: Factor, weights: torch.Tensor) -> None:
-    left, size = weights.mT.contiguous(), FORMATS[name].group
-    found = []
-    for device in ("cpu", "cuda"):
-        form, part = form_on(name, device), left[:, :size].to(device)
-        ones = torch.ones(EXPERTS, COLUMNS, device=device)
-        opened = form.open(left[:, : form.span or COLUMNS].to(device), ones[:, : form.span or COLUMNS])
-        tried = form.candidates(part, ones[:, :size], opened, 0)
-        found.append([made.cpu() for made in round_group(part, known.upper[:, :size, :size].to(device), form, tried)])
-    for on_cpu, made in zip(*found, strict=True):
-        assert float((on_cpu - made).abs().gt(1e-5 * on_cpu.abs().max()).float().mean()) < 0.01  # ties
+def test_kernels_make_what_single_steps_make(name: str, weights: torch.Tensor) -> None:
+    """The first pass, a sweep and settling, each from the same beginning. Sums of another order turn a few codes over
+    that lie halfway between two, and with each what comes after it in its row. Scales are compared without their signs:
+    where levels are as far below zero as above (Q8_0), both leave the same error."""
+    columns = 256
+    known = factor(torch.stack([correlated(columns, seed) for seed in range(EXPERTS)]))
+    target = weights[:, :, :columns].mT.contiguous()
+    form, own = form_on(name, "cpu"), group_factors(known.moments, FORMATS[name].group)
+    made, found, opened = steps._first_pass(target, known, form)
+    gradient = known.moments @ (made - target)
+    swept, chosen, slope = made.clone(), found.clone(), gradient.clone()
+    steps._sweep(slope, swept, chosen, opened, known.moments, own, form)
+    settled = swept.clone()
+    steps._settle(slope.clone(), settled, chosen, known.moments, form)
+
+    first_pass, sweep, settle = steps._kernels(form_on(name, "cuda")) or pytest.fail("no kernels")
+    form, device = form_on(name, "cuda"), torch.device("cuda")
+    values, parameters, spans = first_pass(target.to(device), on_gpu(known), form)
+    assert alike(values, made)
+    assert alike(parameters.abs(), found.abs())
+    assert opened is None or alike(spans, opened)
+    moments = known.moments.to(device)
+    values, parameters, gradient = made.to(device), found.to(device), gradient.to(device)
+    spans = None if opened is None else opened.to(device)
+    sweep(gradient, values, parameters, spans, moments, own.to(device), form)
+    assert alike(values, swept)
+    assert alike(parameters.abs(), chosen.abs())
+    values = swept.to(device)
+    settle(slope.to(device), values, chosen.to(device), moments, form)
+    assert alike(values, settled)
+
+
+def alike(made: torch.Tensor, expected: torch.Tensor) -> bool:
+    off = (made.cpu() - expected).abs() > 1e-5 * expected.abs().max()
+    return float(off.float().mean()) < 0.02
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_products_are_nearly_as_exact_as_those_of_float32(turned: bool) -> None:
+    """Relative to |left| |right|, also where one channel is a thousand times as large as others."""
+    draw = torch.Generator().manual_seed(3)
+    left = torch.randn(2, 600, 70, generator=draw) * torch.logspace(0, 3, 70)
+    right, into = torch.randn(2, 600, 90, generator=draw), torch.randn(2, 70, 90, generator=draw)
+    sides = [left.mT.contiguous(), right.mT.contiguous().mT] if turned else [left.mT, right]
+    expected = into.double() - left.double().mT @ right.double()
+    made = into.cuda()
+    add_product(made, sides[0].cuda(), sides[1].cuda(), -1)
+    size = into.double().abs() + left.double().abs().mT @ right.double().abs()
+    assert float(((made.cpu().double() - expected).abs() / size).max()) < 2**-18
 
 
 @pytest.mark.parametrize("name", FORMATS)

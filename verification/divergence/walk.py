@@ -24,6 +24,7 @@ from sixfold.texts.held_out_text import Windows
 from verification.divergence.activations import RoundedInputs, Rule
 from verification.divergence.expert_inputs import ExpertInputs, experts_at_once
 from verification.divergence.reading_ahead import reading_ahead
+from verification.reading.gguf_names import stated_in_keys
 from verification.reading.weights import Compared, OnDevice, Prepared, Weights, read_on
 from verification.running import giving_up, running
 
@@ -229,7 +230,7 @@ def _lanes(source: Source, runs: Sequence[Run]) -> tuple[list[Lane], list[Group]
     for run in runs:
         group = groups.get(id(run.weights))
         if group is None:
-            reader = None if run.weights is None else _reader(run.weights)
+            reader = None if run.weights is None else _reader(run.weights, source)
             there = on_device if isinstance(run.weights, OnDevice) else buffers
             runner = LayerRunner(source, dtype=torch.float32, device=device(), read_into=reader, buffers=there)
             group = groups[id(run.weights)] = Group(runner, run.weights)
@@ -252,9 +253,15 @@ def _experts_run_at_once(
         yield
 
 
-def _reader(weights: Weights) -> ReadInto:
+def _reader(weights: Weights, source: Source) -> ReadInto:
+    """Numbers that a file states in keys, which are compared there, are the source's."""
+    held = set(weights.names())
+
     def read_into(name: str, out: torch.Tensor) -> None:
-        out.copy_(read_on(weights, out.device, name).reshape(out.shape))
+        if name not in held and stated_in_keys(name):
+            source.checkpoint.read_into(name, out)
+        else:
+            out.copy_(read_on(weights, out.device, name).reshape(out.shape))
 
     return read_into
 

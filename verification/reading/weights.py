@@ -34,6 +34,18 @@ class Slack:
         return self.absolute + self.relative * original.abs()
 
 
+@dataclass(frozen=True)
+class StoredPart:
+    """What is stored as one matrix, whole or in part, of a weight. held_in: the name in the artifact, where the weight
+    is in several; "" where it is one. encoding: as `Weights.encoding` says. values: float32 [rows, columns], in the
+    layout in which its blocks lie."""
+
+    held_in: str
+    encoding: str
+    layout: Layout | None
+    values: torch.Tensor
+
+
 class Weights(Protocol):
     """names: every tensor that can be read. quantized: whether a tensor is stored as something else than plain floats;
     `encoding` says as what ("" where it is plain)."""
@@ -104,6 +116,11 @@ class CodedWeights(Weights, Protocol):
     def code_parts(self, name: str, weight: torch.Tensor) -> Iterator[tuple[Codes, torch.Tensor]]:
         """The codes of what a weight is stored as, each beside its part of `weight` (float32, of its whole shape) in
         the same layout: of most one, of a split kv_b_proj two. Raises as `read` does."""
+        ...
+
+    def stored(self, name: str, weight: torch.Tensor) -> Sequence[StoredPart]:
+        """`weight` (float32, of the shape of a quantized weight) as the artifact lays it out, where other weights than
+        neighbors on disk may lie in a block. Of one that is not stored in several matrices, single rows will do."""
         ...
 
     def stack_of(self, name: str) -> Hashable | None:
@@ -212,6 +229,9 @@ class FolderWeights:
         codes = self.codes(name)
         if codes is not None:
             yield codes, weight
+
+    def stored(self, name: str, weight: torch.Tensor) -> Sequence[StoredPart]:
+        return (StoredPart("", self.encoding(name), self.layout(name), weight),)
 
     def stack_of(self, name: str) -> Hashable | None:
         module = name.removesuffix(".weight")

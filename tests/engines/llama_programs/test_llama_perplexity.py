@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gguf import GGUFReader
 
 from exporters.mix.gguf_mix import AUTO
 from sixfold.model.source import Source, open_source
@@ -43,6 +44,8 @@ from verification.structure.gguf.structure import open_gguf_subject
 pytestmark = pytest.mark.engines
 
 LENGTH, CHUNKS, CHARACTERS = 512, 16, 10_000
+MIXED = 5.2
+"""Bits a weight of mixes."""
 SCHEMES = ("Q8_0", "Q6_K", "Q4_K_M", "IQ4_XS", "Q3_K_M")
 TOLERANCE = {"llama": 0.02, "qwen3_moe": 0.03, "glm4_moe": 0.1, "deepseek_v3": 0.1}
 """Of the mean KL, relative; 0.03 for the bundled model. Routers of random weights decide by less than those of trained
@@ -143,7 +146,7 @@ def compare(source: Source, schemes: Mapping[str, Any], tools: Path, folder: Pat
     ids = windows_of(base, exact)
     for scheme, statistics in schemes.items():
         made = recipe(scheme, imatrix=statistics is not None)
-        made = made.model_copy(update={"budget": Budget(bits=4.7)}) if scheme == AUTO else made
+        made = made.model_copy(update={"budget": Budget(bits=MIXED)}) if scheme == AUTO else made
         _, gguf = export(source, made, folder / scheme, statistics)
         expected, found = theirs(tools, gguf, base, float(perplexity)), ours(source, gguf, ids, folder / "kept")
         pairs = (f"{a:.5f} {b:.5f}" for a, b in zip(astuple(expected), astuple(found), strict=True))
@@ -170,3 +173,18 @@ def test_other_families(family: str, llama_tools: Path, tmp_path: Path) -> None:
     decide(folder)
     save_tokenizer(byte_level_tokenizer([], size=300), folder, add_bos_token=True)
     compare(open_source(folder), dict.fromkeys(("Q8_0", "Q4_K_M")), llama_tools, tmp_path, TOLERANCE[family])
+
+
+def test_a_mix_of_small_blocks(llama_tools: Path, tmp_path: Path) -> None:
+    """Of a model whose rows 256 does not divide."""
+    sizes = {"hidden_size": 192, "intermediate_size": 320, "max_position_embeddings": LENGTH}
+    folder = make_family("llama", tmp_path / "llama", **sizes)
+    spread(folder)
+    decide(folder)
+    save_tokenizer(byte_level_tokenizer([], size=300), folder, add_bos_token=True)
+    source = open_source(folder)
+    compare(source, {AUTO: random_statistics(source, tmp_path / "statistics")}, llama_tools, tmp_path, 0.02)
+    types = {
+        tensor.tensor_type.name for path in tmp_path.rglob(f"*{AUTO}*.gguf") for tensor in GGUFReader(path).tensors
+    }
+    assert {"Q5_0", "Q5_1", "Q4_0", "Q4_1"} & types, types

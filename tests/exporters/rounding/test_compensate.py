@@ -9,7 +9,7 @@ from exporters.rounding.compensate import compensate
 from exporters.rounding.factor import Factor, factor, group_factors
 from exporters.rounding.format import Format
 from exporters.rounding.fp8 import Fp8
-from exporters.rounding.int4 import Integers
+from exporters.rounding.int4 import Integers, Stored
 from exporters.rounding.kquants import FORMS
 from exporters.rounding.nvfp4 import Nvfp4, e2m1
 from exporters.rounding.rounded_inputs import for_rounded_inputs, rounded
@@ -36,13 +36,9 @@ def weight(rows: int = 24, columns: int = COLUMNS) -> torch.Tensor:
     return torch.randn(1, rows, columns, generator=torch.Generator().manual_seed(1)) * 0.02
 
 
-def exact(stored: torch.Tensor) -> torch.Tensor:
-    return stored
-
-
 FORMATS: dict[str, Format] = {
     "nvfp4": Nvfp4(torch.tensor([2688 / 0.08])),
-    "int4": Integers(15, exact, 128),
+    "int4": Integers(15, Stored(()), 128),
     "fp8": Fp8(torch.bfloat16, 16),
     **FORMS,
 }
