@@ -24,14 +24,31 @@ _FEW = 64
 time then is reading the matrices, and one product after the other would read them by a few of its cores."""
 
 
-@dataclass(frozen=True)
-class OfAllTokens:
-    """A rounding whose scale is taken from everything that is rounded together, one expert's tokens say."""
+_ROUNDED_AT_ONCE = 1 << 26
+"""Inputs under scales of their experts: what is computed of them takes some times their memory."""
 
-    rounding: Rounding
+
+@dataclass(frozen=True)
+class Scaled:
+    """A rounding under one scale for everything that is rounded together, one expert's tokens say.
+
+    under: of the scale, a number or float32 [tokens, 1], and what is rounded. scale: None for what `of_largest` gives
+    of the largest magnitude (float64).
+    """
+
+    under: Callable[[Any, torch.Tensor], torch.Tensor]
+    scale: float | None
+    of_largest: Callable[[torch.Tensor], torch.Tensor]
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self.rounding(x)
+        if self.scale is not None:
+            return self.under(self.scale, x)
+        return self.under(float(self.of_largest(x.abs().max().double())), x) if x.numel() else x
+
+    def is_like(self, rule: Rounding | None) -> bool:
+        """Whether nothing but the scale differs."""
+        like = isinstance(rule, Scaled) and (rule.under, rule.of_largest) == (self.under, self.of_largest)
+        return like and (rule.scale is None) == (self.scale is None)  # type: ignore[union-attr]
 
 
 @dataclass(frozen=True)
@@ -49,16 +66,20 @@ class ExpertInputs:
         if len(self.rules) < len(self.squares) or len(rules) > 1:
             return None
         (rule,) = rules.values()
-        return None if isinstance(rule, OfAllTokens) else rule
+        return None if _of_all_tokens(rule) else rule
 
     def rounded(self, rows: torch.Tensor, counts: Sequence[int], first: int) -> torch.Tensor:
         """rows: float32 [sum of counts, channels], inputs of the experts from `first` on, one below the other."""
-        made, start = [], 0
-        for rule, number in self._runs(counts, first):
-            part = rows[start : start + number]
-            made.append(part if rule is None else rule(part))
-            start += number
-        found = made[0] if len(made) == 1 else torch.cat(made)
+        rules = [self._rule_of(expert) for expert in range(first, first + len(counts))]
+        if isinstance(rules[0], Scaled) and all(map(rules[0].is_like, rules)):
+            found = _under_scales(rules, rows, counts)  # type: ignore[arg-type]
+        else:
+            made, start = [], 0
+            for rule, number in self._runs(counts, first):
+                part = rows[start : start + number]
+                made.append(part if rule is None else rule(part))
+                start += number
+            found = made[0] if len(made) == 1 else torch.cat(made)
         self.add(moved(found, rows), counts, first)
         return found
 
@@ -71,18 +92,37 @@ class ExpertInputs:
     def _runs(self, counts: Sequence[int], first: int) -> Iterator[tuple[Rounding | None, int]]:
         """Numbers of neighboring rows that are rounded together."""
 
-        def rule_of(expert: int) -> Rounding | None:
-            return self.rules[expert][1] if expert in self.rules else None
-
         def together(expert: int) -> object:
-            rule = rule_of(expert)
-            return expert if isinstance(rule, OfAllTokens) else -1 - id(rule)
+            rule = self._rule_of(expert)
+            return expert if _of_all_tokens(rule) else -1 - id(rule)
 
         for _, run in groupby(range(first, first + len(counts)), key=together):
             experts = list(run)
             number = sum(counts[expert - first] for expert in experts)
             if number:
-                yield rule_of(experts[0]), number
+                yield self._rule_of(experts[0]), number
+
+    def _rule_of(self, expert: int) -> Rounding | None:
+        return self.rules[expert][1] if expert in self.rules else None
+
+
+def _of_all_tokens(rule: Rounding | None) -> bool:
+    """Whether how a token is rounded depends on those beside it."""
+    return isinstance(rule, Scaled) and rule.scale is None
+
+
+def _under_scales(rules: Sequence[Scaled], rows: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+    """Neighboring experts' rows, each expert's under a scale of its own. rules: alike but for it."""
+    lengths = torch.tensor(counts).to(rows.device)
+    if rules[0].scale is None:
+        largest = torch.segment_reduce(rows.abs().amax(-1), "max", lengths=lengths, axis=0, unsafe=True)
+        each = rules[0].of_largest(largest.double())
+    else:
+        each = torch.tensor([rule.scale for rule in rules], dtype=torch.float64).to(rows.device)
+    scales = each.float().repeat_interleave(lengths, output_size=len(rows))[:, None]
+    step = max(1, _ROUNDED_AT_ONCE // rows.shape[1])
+    parts = zip(scales.split(step), rows.split(step), strict=True)
+    return torch.cat([rules[0].under(scale, part) for scale, part in parts])
 
 
 def moved(rounded: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

@@ -10,8 +10,7 @@ from sixfold.runner.experts import experts_run_by
 from sixfold.runner.layer_runner import LayerRunner
 from tests.families import make_family
 from tests.pretended_device import pretended
-from verification.divergence.activations import RoundedInputs, fp8_dynamic, nvfp4
-from verification.divergence.engine_inputs import _nvfp4_by_largest
+from verification.divergence.activations import RoundedInputs, fp8_dynamic, fp8_static, nvfp4
 from verification.divergence.expert_inputs import ExpertInputs, experts_at_once
 from verification.divergence.latent_inputs import Rounding
 
@@ -22,8 +21,10 @@ TOKENS = 50
 RULES: dict[str, Callable[[int], Rounding | None]] = {
     "none": lambda expert: None,
     "all alike": lambda expert: fp8_dynamic(None),
+    "each its own in FP8": lambda expert: fp8_static(0.001 * (1 + expert)),
     "each its own": lambda expert: nvfp4(100.0 * (1 + expert)),
-    "by all of an expert's tokens": lambda expert: _nvfp4_by_largest,
+    "by all of an expert's tokens": lambda expert: nvfp4(None),
+    "one of each its own": lambda expert: nvfp4(100.0) if expert == 1 else nvfp4(None),
     "some": lambda expert: fp8_dynamic(None) if expert % 2 else None,
 }
 
