@@ -56,6 +56,7 @@ def make_all(
     """
     from cli.error_sentence import exit_code, sentence
     from cli.recipe_budgets import fitted, known_statistics
+    from exporters.export.kernels_ahead import compile_ahead
     from exporters.export.planning import check_disk, plan_all
     from exporters.export.run import Exported, Wanted, export_all
     from sixfold.artifact.source_record import record_source
@@ -64,7 +65,10 @@ def make_all(
 
     recipes = fitted(source, recipes)
     planned = plan_all(source, recipes, known_statistics(workspace))
-    check_disk(source, planned, workspace, _calibration_bytes(source, recipes, workspace))
+    to_calibrate = _calibration_bytes(source, recipes, workspace)
+    check_disk(source, planned, workspace, to_calibrate)
+    if to_calibrate and not engine.away:
+        compile_ahead(planned)
     refusals = {entry.recipe.name: entry.refusal for entry in planned}
     del planned  # plans of large models are large, and are made again with what calibration finds
     _warn(source, record_source(source.checkpoint, stated, workspace.folder), quiet=quiet)

@@ -37,6 +37,7 @@ from exporters.rounding.device import at_device
 from exporters.rounding.factor import Factor, unrelated
 from exporters.rounding.inputs import Inputs
 from sixfold.artifact.plan import ExportPlan, PlannedFile, PlannedTensor, Unit
+from sixfold.checkpoint.storage.safetensors_header import TORCH_DTYPES
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError, UsageError
 from sixfold.model.gguf_drafts import blocks_behind
@@ -261,15 +262,18 @@ def _tensors(source: Source) -> dict[str, Tensor]:
     return {**tensors, **held_in_mxfp4(tensors, source.checkpoint)}
 
 
-def _numbers(source: Source) -> dict[str, list[float]]:
+def _numbers(source: Source) -> dict[str, list[float] | list[int]]:
     """Values of the keys that the checkpoint has tensors for; zeros where there is no more than a config.json."""
     checkpoint = source.checkpoint
 
-    def value(name: str) -> float:
-        return 0.0 if checkpoint.bare else checkpoint.read(TensorSlice(name, 0, 1)).flatten()[0].item()
+    def values_of(name: str) -> torch.Tensor:
+        tensor = checkpoint.tensors[name]
+        if checkpoint.bare:
+            return torch.zeros(tensor.shape, dtype=TORCH_DTYPES[tensor.dtype]).flatten()
+        return checkpoint.read(TensorSlice(name, 0, tensor.shape[0] if tensor.shape else 1)).flatten()
 
     found = numbers_of_layers(checkpoint.config, checkpoint.tensors)
-    return {key: [value(name) for name in names] for key, names in found.items()}
+    return {key: torch.cat([values_of(name) for name in names]).tolist() for key, names in found.items()}
 
 
 def _scheme(recipe: Recipe) -> str:

@@ -84,8 +84,9 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
     "falcon_mamba": {"intermediate_size": 512},
     "falcon_h1": {"mamba_d_ssm": 256, "mamba_n_heads": 4, "mamba_d_head": 64, "mamba_d_state": 16},
     "gemma3n_text": {
+        "hidden_size_per_layer_input": 256,
         "intermediate_size": [256] * 4,
-        "num_kv_shared_layers": 1,
+        "num_kv_shared_layers": 0,
         "layer_types": ["sliding_attention", "full_attention"] * 2,
     },
     "gemma4_text": {"enable_moe_block": True, "num_experts": EXPERTS, "top_k_experts": TOP_K, "global_head_dim": 128},
@@ -153,6 +154,12 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
         "indexer_budget": 4,
         "indexer_compress_ratio": 2,
         "output_gate_type": "sigmoid",
+        "eos_token_id": 5,
+        "ple_layer_ids": [3],
+        "ngram_vocab_size_base": 50,
+        "heads_per_ngram": 4,
+        "make_ngram_vocab_size_divisible_by": 8,
+        "split_ngram_parts": 2,
     },
     "step3p5": {
         "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention"],

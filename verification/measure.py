@@ -1,8 +1,8 @@
 """What running artifacts shows: divergence from the source and a smoke test, of several artifacts side by side."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from verification.divergence.divergence import (
 )
 from verification.divergence.engine_answers import answers_of_engine
 from verification.divergence.engine_inputs import cache_rules, can_collapse, check_inputs, folder_rules, gguf_rules
-from verification.divergence.plain_run import PlainRun, plain_run
+from verification.divergence.expert_inputs import experts_at_once
+from verification.divergence.plain_run import PlainRun, PlainWeights, plain_run
 from verification.divergence.unpruned import Unpruned, unpruned_run
 from verification.divergence.walk import Run
 from verification.finding import Finding
@@ -69,7 +70,7 @@ def measured(artifacts: Sequence[Opened], held: HeldSource, progress: Progress) 
     try:
         tokenizer = load_tokenizer(source.checkpoint.folder)
         windows = held_out(tokenizer)
-        jobs = [_job(artifact, held, windows, cache) for artifact in artifacts]
+        jobs = _sharing([_job(artifact, held, windows, cache) for artifact in artifacts])
         unpruned = unpruned_run(source, windows, cache, progress)
         runs = dict(_runs(job for job in jobs if not isinstance(job, SixfoldError)))
         before = None if unpruned is None else unpruned.run
@@ -78,7 +79,7 @@ def measured(artifacts: Sequence[Opened], held: HeldSource, progress: Progress) 
     except SixfoldError as error:
         return [error for _ in artifacts]
     by_run = dict(zip(runs, scores, strict=True))
-    answering = Answering(held, tokenizer, cache)
+    answering = Answering(held, tokenizer, cache, experts_at_once(lambda parameter: None))
 
     def end(job: _Job | SixfoldError) -> Measured | SixfoldError:
         if isinstance(job, SixfoldError):
@@ -107,6 +108,19 @@ def _job(artifact: Opened, held: HeldSource, windows: Windows, cache: Path) -> _
         return error
     weights = ComparedWeights(artifact.weights, held, artifact.comparison)
     return _Job(artifact, weights, {name: Run(weights, rule) for name, rule in rules.items()}, plain)
+
+
+def _sharing(jobs: Sequence[_Job | SixfoldError]) -> list[_Job | SixfoldError]:
+    """Those whose plain runs differ in how inputs are rounded alone have the same weights for them."""
+    known: dict[Hashable, PlainWeights] = {}
+
+    def sharing(job: _Job | SixfoldError) -> _Job | SixfoldError:
+        if isinstance(job, SixfoldError) or job.plain is None:
+            return job
+        weights = known.setdefault(job.plain.weights.key, job.plain.weights)
+        return replace(job, plain=replace(job.plain, weights=weights))
+
+    return [sharing(job) for job in jobs]
 
 
 def _runs(jobs: Iterable[_Job]) -> Iterator[tuple[Any, Run]]:

@@ -80,7 +80,8 @@ def latents_watched(
                     attended: torch.Tensor = attend(module, query[:, some], key[:, some], values, *rest, **more)[0]
                     return attended
 
-                _record(accumulator, query, latents.pop(id(module)), gathered, counted)
+                at_once = accumulator.heads.heads if hasattr(module, "sinks") else 1  # which all heads have one of
+                _record(accumulator, query, latents.pop(id(module)), gathered, counted, at_once)
             return attend(module, query, key, value, *rest, **more)
 
         return watched
@@ -109,17 +110,18 @@ def _record(
     latent: torch.Tensor,
     gathered: Callable[[slice, torch.Tensor], torch.Tensor],
     counted: Callable[[torch.Tensor], torch.Tensor],
+    at_once: int,
 ) -> None:
     """query [samples, heads, length, channels], the rotary part last; latent [samples, (1,) length, channels].
 
     gathered: what attention makes of values [samples, some heads, length, channels] for these heads: [samples, length,
-    heads, channels].
+    heads, channels]. at_once: heads at least.
     """
     heads = accumulator.heads
     accumulator.add("query", 0, counted(query[..., : heads.key].transpose(1, 2).flatten(0, 1)))
     values = latent.reshape(query.shape[0], 1, query.shape[2], heads.latent)
     # A few heads at a time, so that what attention gives back is no larger than the query.
-    step = max(1, heads.heads * query.shape[-1] // heads.latent)
+    step = max(at_once, heads.heads * query.shape[-1] // heads.latent)
     for first in range(0, heads.heads, step):
         last = min(first + step, heads.heads)
         rows = gathered(slice(first, last), values.expand(-1, last - first, -1, -1))

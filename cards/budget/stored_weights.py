@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cards.budget.gguf_config import gguf_weights
+from cards.budget.gguf_config import gguf_weights, tensor_bytes
 from sixfold.artifact.plan import PROJECTOR
 from sixfold.artifact.workspace import read_json
 from sixfold.boundary.json_text import read_json_file
@@ -24,11 +24,13 @@ _NO_MODEL = ("imatrix", PROJECTOR)
 
 @dataclass(frozen=True)
 class Artifact:
-    """name: of its recipe, or of the file. weights: bytes of all tensors. engines: that it is made for."""
+    """name: of its recipe, or of the file. weights: bytes of all tensors. engines: that it is made for. projector:
+    bytes among the weights, of a GGUF file beside it that llama.cpp sees with."""
 
     name: str
     weights: int
     engines: tuple[str, ...]
+    projector: int = 0
 
 
 def artifacts_at(place: Path) -> tuple[Mapping[str, Any], list[Artifact]] | None:
@@ -69,7 +71,9 @@ def read_config(path: Path) -> dict[str, Any] | None:
 
 def _gguf(files: list[Path]) -> tuple[Mapping[str, Any], list[Artifact]]:
     found = [(path.stem, *gguf_weights(path)) for path in files]
+    beside = files[0].parent.glob(f"{PROJECTOR}*.gguf")
+    projector = max((sum(tensor_bytes(path).values()) for path in beside), default=0)
     configs = {json.dumps(config, sort_keys=True) for _, config, _ in found}
     if len(configs) > 1:
         raise SixfoldError(f"{files[0].parent} has GGUF files of several models", "give one file")
-    return found[0][1], [Artifact(name, weights, ("llama.cpp",)) for name, _, weights in found]
+    return found[0][1], [Artifact(name, weights + projector, ("llama.cpp",), projector) for name, _, weights in found]

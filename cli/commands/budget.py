@@ -130,6 +130,7 @@ def command(
         caches = [cache for cache in caches if any(variant.engine == cache.engine for variant in variants)]
     remarks = [
         *known_how,
+        *_of_projectors(artifacts),
         *notes(config),
         *_beyond(contexts, trained),
         *unknown,
@@ -162,6 +163,7 @@ def _what_weighs(
     from cli.error_sentence import exit_code
     from cli.recipe_budgets import fitted
     from exporters.export.planning import plan_all
+    from sixfold.artifact.plan import PROJECTOR
     from sixfold.errors import SixfoldError, UsageError
     from sixfold.model.bare_config import config_notes
 
@@ -195,10 +197,17 @@ def _what_weighs(
             code = max(code, exit_code(entry.refusal) if named else 0)
         elif entry.plan is not None:
             weights = sum(tensor.nbytes for tensor in entry.plan.tensors)
-            variants.append(Artifact(entry.recipe.name, weights, entry.recipe.engines))
+            seeing = sum(tensor.nbytes for tensor in entry.plan.tensors if tensor.file.startswith(PROJECTOR))
+            variants.append(Artifact(entry.recipe.name, weights, entry.recipe.engines, seeing))
     notes = [_sentence(note) for note in config_notes(source.checkpoint)]
     notes += [f"Cannot be made: {', '.join(names)}: {why}" for why, names in refusals.items()]
     return source.checkpoint.config, variants, notes, code
+
+
+def _of_projectors(artifacts: "Sequence[Artifact]") -> list[str]:
+    largest = max((artifact.projector for artifact in artifacts), default=0)
+    what = f"Weights of GGUF files include {size(largest)} of the projector that llama.cpp sees with (mmproj-*.gguf)"
+    return [f"{what}, and what it computes of a picture is not counted"] if largest else []
 
 
 def _sentence(note: str) -> str:

@@ -62,12 +62,28 @@ def _compile_kernels() -> None:
 
 def _compile(rank: int, _attempt: str, shares: Sequence[Sequence[str]]) -> None:
     for name in shares[rank]:
-        work = _form(name.removesuffix(COMPENSATED))
-        if not name.endswith(COMPENSATED):
-            _plain()[name][0](_random(_FEW_ROWS, _GPU_CHANNELS[-1]).to(device()))
-        elif work is not None:
-            for columns in _GPU_CHANNELS:
-                work([_random(_FEW_ROWS, columns)], factor(_moments(columns)))
+        compile_kernels(name)
+
+
+def compile_kernels(name: str) -> None:
+    """What weights of a type that `has_kernels` are rounded by on a GPU, by rounding a few: Triton keeps it on disk."""
+    work = _form(name.removesuffix(COMPENSATED))
+    if not name.endswith(COMPENSATED):
+        weight = _random(_FEW_ROWS, _GPU_CHANNELS[-1]).to(device())
+        quantize(weight, GGMLQuantizationType[name], _ones(weight))
+        quantize(weight, GGMLQuantizationType[name])  # as of embeddings, whose inputs have no importance
+    elif work is not None:
+        for columns in _GPU_CHANNELS:
+            work([_random(_FEW_ROWS, columns)], factor(_moments(columns)))
+
+
+def has_kernels(name: str) -> bool:
+    """Whether a type's weights are rounded by kernels on this machine's GPU, and not by PyTorch's own operations."""
+    kind = name.removesuffix(COMPENSATED)
+    if kind not in GGMLQuantizationType.__members__:
+        return name in ("fp8+", "nvfp4+", "awq+")
+    qtype = GGMLQuantizationType[kind]
+    return compensated(qtype) if name.endswith(COMPENSATED) else encodes_on_gpu(qtype)
 
 
 def _plain() -> dict[str, tuple[_Round, bool]]:

@@ -70,7 +70,9 @@ def units(
         layer = int(out.name.split(".")[1]) if out.name in weighted else None
         if not tensor.inputs:
             yield Unit(out.encoding, (), (OutputRange(out.name, 0, out.nbytes),), layer)
-        share = out.nbytes // max(1, len(tensor.inputs))
+        padding = tensor.shape[0] - sources[tensor.inputs[0]].shape[0] if tensor.transform == "pad" else 0
+        whole = out.nbytes * (tensor.shape[0] - padding) // tensor.shape[0]
+        share = whole // max(1, len(tensor.inputs))
         for index, name in enumerate(tensor.inputs):
             source = sources[name]
             every = source.shape[0] if source.shape else 1
@@ -82,3 +84,6 @@ def units(
                 first, last = share * (start - begin) // rows, share * (stop - begin) // rows
                 place = OutputRange(out.name, index * share + first, last - first)
                 yield Unit(out.encoding, (TensorSlice(name, start, stop),), (place,), layer)
+        if padding:
+            zeros = out.encoding.replace("pad", f"zeros:{padding}:{tensor.shape[-1]}")
+            yield Unit(zeros, (), (OutputRange(out.name, whole, out.nbytes - whole),), layer)

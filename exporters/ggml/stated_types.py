@@ -1,6 +1,7 @@
 """Types of a GGUF file's tensors that neither a preset nor a budget chooses: of what the recipe keeps, of what the
 source holds in a type of ggml's, and of multi-token prediction (MTP) layers."""
 
+import re
 from collections.abc import Iterator, Mapping
 
 from gguf import GGMLQuantizationType
@@ -16,8 +17,9 @@ from sixfold.name_lists import some
 from sixfold.recipes.recipe import Recipe
 
 _DRAFTS = GGMLQuantizationType.Q8_0
-_NEVER_ROUNDED = frozenset({"per_layer_model_proj.weight"})
-"""Matrices that llama-quantize leaves in the precision of the file that it starts from (Gemma 4)."""
+_NEVER_ROUNDED = re.compile(r"per_layer_model_proj|altup|laurel")
+"""Matrices that llama-quantize leaves in the precision of the file that it starts from (Gemma 3n and 4), in their
+names."""
 
 _PLAIN_PRESETS = tuple(qtype.name for qtype in PLAIN)
 
@@ -26,7 +28,9 @@ def stated_types(source: Source, recipe: Recipe, tensors: Mapping[str, Tensor]) 
     """By name of the tensor; nothing of those that are chosen for."""
     held = {name: MXFP4 for name, tensor in tensors.items() if is_held(tensor)}
     plain = recipe.scheme in _PLAIN_PRESETS
-    never = {} if plain else {name: _of_source(source, tensors[name]) for name in _NEVER_ROUNDED & tensors.keys()}
+    never = (
+        {} if plain else {name: _of_source(source, tensors[name]) for name in filter(_NEVER_ROUNDED.search, tensors)}
+    )
     return {**_draft_types(source, recipe.scheme, tensors), **held, **never, **_kept(source, recipe, tensors)}
 
 

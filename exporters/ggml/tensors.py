@@ -25,7 +25,7 @@ ROPE_FREQS = "rope_freqs.weight"
 _ROTATED = re.compile(r"\.[qk]_proj\.(weight|bias)$")
 _SEVERAL_CONVOLUTIONS = ("ssm_conv1d_q", "ssm_conv1d_k", "ssm_conv1d_v")
 """Those of Kimi's delta nets, which the file holds in four dimensions."""
-_EXPERT = re.compile(r"\.experts\.(\d+)\.")
+_EXPERT = re.compile(r"\.(?:experts\.|altup(?:_unembed)?_projections\.|ngram_embedding\.shard_)(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,9 @@ class Tensor:
         "minus_exp" minus the exponential, in float32
         "times:F"   multiplied by F, in float32; "times:F@N:..." the first N rows by F, then the next
         "squeeze"   [C, 1, K] becomes [C, K]
+        "transpose" rows become columns
+        "pad"       nothing; rows of zeros are put behind the last
+        "zeros:R:C" no input: so many rows and columns
         "tile:S:K:P:D"   rows from S on, D of each of P values of each of K keys: key by key for each value
         "columns:K:P:D"  the same of all columns
         "rows:G:A-B:..." of every G rows those from A to B, then those of the next range
@@ -64,7 +67,8 @@ class Tensor:
 
 
 def expert_of(name: str) -> int | None:
-    """The expert's index in an on-disk tensor name."""
+    """The index in an on-disk name of a tensor that lies in a stack with others: an expert's, that of a
+    stream (Gemma 3n), or that of a part of a table (Qwen4-Exp)."""
     found = _EXPERT.search(name)
     return int(found[1]) if found else None
 
@@ -93,7 +97,7 @@ def gguf_tensors(config: Config, tensors: Mapping[str, SourceTensor]) -> list[Te
         elif both := row_parts(gguf_name):
             found += _in_parts(both, parts[0], config)
         elif entry.head_by_head and ".attn_qkv." in gguf_name:
-            found.append(_of_all_heads(gguf_name, parts[0], config))
+            found.append(_of_all_heads(gguf_name, parts[0], as_stated(arch, config)))
         elif entry.paired_rope and _ROTATED.search(parts[0].name):
             found.append(_paired(gguf_name, parts[0], entry, config))
         elif entry.apart_rope and rope_of(config).get("mrope_section") and _ROTATED.search(parts[0].name):
@@ -102,6 +106,12 @@ def gguf_tensors(config: Config, tensors: Mapping[str, SourceTensor]) -> list[Te
             found.append(Tensor(gguf_name, parts[0].shape, (parts[0].name,), step, size))
         else:
             found.append(_one(gguf_name, parts[0], entry, config))
+    lacking = {f.format(n) for f in entry.required for n in range(config["num_hidden_layers"])} - sources.keys()
+    if lacking:
+        raise SixfoldError(
+            f"llama.cpp loads no {arch} without {min(lacking)}, which this checkpoint does not have",
+            "start from the publisher's own: what nothing reads is lost when transformers saves a model",
+        )
     factors = rope_frequency_factors(as_stated(arch, config)) if entry.rope_factors else None
     held = {} if factors is None else {ROPE_FREQS: factors}
     return found + [_computed(name, values) for name, values in (held | long_rope_factors(config)).items()]
@@ -152,6 +162,10 @@ def _one(gguf_name: str, part: SourceTensor, entry: Entry, config: Config) -> Te
     if factors := entry.multipliers(config).get(gguf_name.split(".")[-2]):
         whole = part.shape[0] if any("@" in step for step in factors) else 1
         return Tensor(gguf_name, part.shape, (part.name,), "+".join(factors), whole)
+    if gguf_name in entry.padded and part.shape[0] < config[entry.padded[gguf_name]]:
+        return Tensor(gguf_name, (config[entry.padded[gguf_name]], *part.shape[1:]), (part.name,), "pad")
+    if entry.transposed and re.search(entry.transposed, gguf_name):
+        return Tensor(gguf_name, part.shape[::-1], (part.name,), "transpose", part.shape[0])
     convolution = len(part.shape) == 3 and part.shape[1] == 1
     steps: tuple[str, ...] = ("squeeze",) if convolution else ("minus_exp",) if part.name.endswith(".A_log") else ()
     steps += _delta_net(gguf_name.split(".", 2)[-1], config) if entry.delta_net else ()
@@ -210,14 +224,19 @@ def _stack(gguf_name: str, parts: Sequence[SourceTensor]) -> Tensor:
             "GGUF stacks experts of one size; leave the gguf recipes out for this model",
         )
     rows = ordered[0].shape[0] * len(by_expert[0])
-    shape = (len(by_expert), rows, *ordered[0].shape[1:])
+    shape: tuple[int, ...] = (len(by_expert), rows, *ordered[0].shape[1:])
+    if gguf_name.startswith("per_layer_token_embd."):  # a table in parts
+        shape = (len(by_expert) * rows, *shape[2:])
     return Tensor(gguf_name, shape, tuple(part.name for part in ordered))
 
 
 def _of_all_heads(gguf_name: str, part: SourceTensor, config: Config) -> Tensor:
-    """Queries, keys and values, each of one head after the other."""
-    size = part.shape[0] // (3 * config["num_attention_heads"])
-    step = f"rows:{3 * size}:0-{size}:{size}-{2 * size}:{2 * size}-{3 * size}"
+    """Queries, keys and values, each of one head after the other. On disk, the queries that share a head of keys are
+    followed by it and by its values."""
+    keys = config.get("num_key_value_heads") or config["num_attention_heads"]
+    queries, group = config["num_attention_heads"] // keys, part.shape[0] // keys
+    size = group // (queries + 2)
+    step = f"rows:{group}:0-{queries * size}:{queries * size}-{group - size}:{group - size}-{group}"
     return Tensor(gguf_name, part.shape, (part.name,), step, part.shape[0])
 
 

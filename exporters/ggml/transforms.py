@@ -45,6 +45,8 @@ def _step(rows: torch.Tensor, transform: str) -> torch.Tensor:
         return rows[:, first:last].contiguous()
     if kind == "columns":
         return tiled_columns(rows, transform)
+    if kind == "transpose":
+        return rows.T.contiguous()
     if kind == "squeeze":
         return rows.squeeze(1)
     if kind == "minus_exp":
@@ -67,11 +69,13 @@ def head_rows(transform: str) -> int:
 
 def changes_columns(transform: str) -> bool:
     """Whether rows of the file are no rows of the source."""
-    return transform.startswith(("k_b:", "v_b:", "values:", "columns:"))
+    return transform.startswith(("k_b:", "v_b:", "values:", "columns:", "transpose"))
 
 
 def values(transform: str) -> torch.Tensor:
-    """float32, from a transform that carries its values with it."""
+    """float32, from a transform that carries its values with it, or of zeros."""
+    if transform.startswith("zeros:"):
+        return torch.zeros([int(size) for size in transform.split(":")[1:]])
     return torch.tensor([float.fromhex(value) for value in transform.removeprefix("values:").split(",")])
 
 

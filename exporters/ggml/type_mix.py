@@ -56,6 +56,7 @@ _NEVER = (
     *("ssm_conv1d.weight", "ssm_conv1d_q.weight", "ssm_conv1d_k.weight", "ssm_conv1d_v.weight"),
     *("indexer.proj.weight", "indexer.q_proj.weight", "indexer.k_proj.weight"),
     *("indexer_compressor_gate.weight", "_compressor_ape.weight"),
+    *("altup_correct_coef.weight", "altup_predict_coef.weight"),
     *("hc_attn_fn.weight", "hc_ffn_fn.weight", "output_hc_fn.weight"),
 )
 _NUMBERS = "ffn_gate_tid2eid.weight"

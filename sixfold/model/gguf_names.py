@@ -34,12 +34,14 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "ernie4_5_moe": "ernie4_5-moe",
     "exaone4": "exaone4",
     "exaone_moe": "exaone-moe",
+    "falcon": "falcon",
     "falcon_h1": "falcon-h1",
     "falcon_mamba": "mamba",
     "gemma": "gemma",
     "gemma2": "gemma2",
     "gemma3": "gemma3",
     "gemma3_text": "gemma3",
+    "gemma3n_text": "gemma3n",
     "gemma4": "gemma4",
     "gemma4_text": "gemma4",
     "gemma4_unified": "gemma4",
@@ -54,6 +56,7 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "glm5_next_text": "glm5-next",
     "glm_moe_dsa": "glm-dsa",
     "glm_ocr_text": "glm4",
+    "gpt2": "gpt2",
     "gpt_bigcode": "starcoder",
     "gpt_neox": "gptneox",
     "gpt_oss": "gpt-oss",
@@ -67,6 +70,7 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "hunyuan_v1_moe": "hunyuan-moe",
     "hunyuan_vl_text": "hunyuan_vl",
     "hy_v3": "hy_v3",
+    "hy_v4": "hy_v4",
     "jais2": "jais2",
     "jamba": "jamba",
     "kimi_linear": "kimi-linear",
@@ -129,7 +133,10 @@ NOT_CAUSAL = ("paligemma", "shieldgemma2")
 _RENAMED: tuple[tuple[str, str], ...] = (
     (r"^(model\.language_model|language_model\.model|model\.text_model)\.", "model."),
     (r"^model\.(blocks|encoder\.layers)\.", "model.layers."),
+    (r"^model\.(altup(?:_unembed)?_projections)\.\d+\.", r"model.\1."),
+    (r"^model\.layers\.\d+\.ple\.ple_embedding\.ngram_embedding\.shard_\d+\.", "model.ngram_embedding."),
     (r"^language_model\.lm_head\.", "lm_head."),
+    (r"^(?=h\.\d+\.(ln_|attn\.|mlp\.)|w[tp]e\.|ln_f\.)", "transformer."),
     (r"^transformer\.(?=h\.\d+\.post_attention_layernorm|word_embeddings_layernorm)", ""),
     (r"\.e_score_correction_bias$", ".e_score_correction.bias"),
     (r"\.expert_bias$", ".expert_bias.bias"),
@@ -187,6 +194,7 @@ _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
     "granite": _GRANITE_SHARED,
     "granitemoe": _GRANITE_SHARED,
     "granitehybrid": _GRANITE_SHARED,
+    "gemma3n": {"altup.correct_output_scale": "altup_correct_scale.weight"},
     "gemma4": {
         **_FUSED_EXPERTS,
         "experts.down_proj.weight": "ffn_down_exps.weight",
@@ -230,6 +238,24 @@ _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
         },
     },
     "hy_v3": {"mlp.expert_bias": "exp_probs_b"},
+    "hy_v4": {  # as published, and as transformers saves them
+        **{
+            name: f"hc_{held}_{part}.weight"
+            for layer, held in (("hc_attn_layer", "attn"), ("hc_mlp_layer", "ffn"))
+            for part in ("fn", "base", "scale")
+            for name in (f"{layer}.hc_pre.hc_{part}", f"hc_pre.{layer}.hc_{part}")
+        },
+        **{
+            f"model.{within}hc_head.hc_head_{part}": f"output_hc_{part}.weight"
+            for within in ("", "hc_pre.")
+            for part in ("fn", "base", "scale")
+        },
+        **{f"self_attn.indexer.{name}": f"indexer.{held}" for name, held in _INDEXER.items()},
+        "self_attn.learnable_sink_param": "attn_sinks.weight",
+        "self_attn.linear_gate.weight": "attn_gate.weight",
+        "mlp.linear_gate.weight": "ffn_gate.weight",
+        "mlp.shared_experts.linear_gate.weight": "ffn_gate_shexp.weight",
+    },
     "jamba": {f"feed_forward.experts.{part}_proj.weight": f"ffn_{part}_exps.weight" for part in _PARTS},
     "kimi-linear": _DENSE_IN_MOE,
     "laguna": {
@@ -247,6 +273,10 @@ _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
     "mistral4": {f"mlp.{name}": held for name, held in _FUSED_EXPERTS.items()},
     "nemotron_h_moe": {f"mixer.experts.{part}_proj.weight": f"ffn_{part}_exps.weight" for part in ("up", "down")},
     "qwen4exp": {
+        "model.ngram_embedding.weight": "per_layer_token_embd.weight",
+        **{f"ple.{name}_proj.weight": f"ple_{name}.weight" for name in ("key", "value")},
+        **{f"ple.norm_{name}.weight": f"ple_norm_{name}.weight" for name in ("key", "query", "conv")},
+        "ple.conv1d.weight": "ple_conv1d.weight",
         **{
             f"{block}_hyper_connection.{name}.weight": f"hc_{held}_{part}.weight"
             for block, held in (("attn", "attn"), ("mlp", "ffn"))
@@ -272,8 +302,16 @@ than llama.cpp's converter."""
 
 AS_KEYS: Mapping[str, Mapping[str, str]] = {
     "apertus": {f"mlp.act_fn.{name}": f"xielu.{name}" for name in ("alpha_n", "alpha_p", "beta", "eps")},
+    "qwen4exp": {
+        f"ple.ple_embedding.{name}": f"qwen4exp.ple.{key}"
+        for name, key in (
+            ("layer_multipliers", "layer_multipliers"),
+            ("ngram_heads_offsets", "head_offsets"),
+            ("ngram_heads_vocab_sizes", "head_vocab_sizes"),
+        )
+    },
 }
-"""Architecture -> tensors of one number, by what comes behind "layers.N." -> the key that lists them for all layers."""
+"""Architecture -> tensors of a few numbers, by what comes behind "layers.N." -> the key that lists those of all."""
 
 _NAMED_AS: Mapping[str, str] = {
     "cohere2moe": "exaone-moe",
@@ -282,6 +320,7 @@ _NAMED_AS: Mapping[str, str] = {
     "glm5-next": "kimi-linear",
     "granite_swa": "mimo2",
     "hy_v3": "exaone-moe",
+    "hy_v4": "glm-dsa",
     "laguna": "exaone-moe",
     "mellum": "qwen3moe",
     "minimax-m3": "minimax-m2",
@@ -292,7 +331,7 @@ _NAMED_AS: Mapping[str, str] = {
 _DECODER = re.compile(r"(model\.)?(language|text)_model\.|model\.(layers|embed_tokens|norm)\.|lm_head\.")
 """How the tensors of a language model begin where towers for pictures and sound lie beside it."""
 
-SPLIT_LATENTS = ("deepseek2", "deepseek32", "glm-dsa", "glm5-next", "kimi-linear", "mistral4")
+SPLIT_LATENTS = ("deepseek2", "deepseek32", "glm-dsa", "glm5-next", "hy_v4", "kimi-linear", "mistral4")
 """Architectures that hold kv_b_proj as attn_k_b (transposed) and attn_v_b (see sixfold.model.latent_attention)."""
 
 DELTA_NETS = ("qwen35", "qwen35moe", "qwen4exp")
@@ -303,7 +342,7 @@ LATENT_HALVES: Mapping[str, str] = {"attn_k_b": "query", "attn_v_b": "attended"}
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|model\.blocks)\.(\d+)\.(.*)")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
-_NEVER_STORED = (".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias")
+_NEVER_STORED = (".rotary_emb.inv_freq", *(f".{a}.{b}" for a in ("attention", "attn") for b in ("masked_bias", "bias")))
 """Buffers that some checkpoints carry and that llama.cpp computes itself."""
 
 
@@ -381,7 +420,7 @@ def latent_halves(config: Mapping[str, Any], gguf_name: str) -> tuple[str, ...]:
 
 
 def numbers_of_layers(config: Mapping[str, Any], tensor_names: Collection[str]) -> dict[str, list[str]]:
-    """Key of a GGUF file -> the tensors whose one number it states, layer by layer."""
+    """Key of a GGUF file -> the tensors whose numbers it states, layer by layer."""
     keys = AS_KEYS.get(gguf_architecture(config), {})
     found: dict[str, dict[int, str]] = {}
     for name in tensor_names if keys else ():

@@ -2,8 +2,11 @@
 
 import re
 from collections.abc import Collection, Mapping
+from typing import Any
 
+import torch
 from torch import nn
+from torch.nn import functional
 
 from sixfold.model.decoder import Decoder
 from sixfold.model.module_map import Placement
@@ -64,7 +67,7 @@ def role_of(
         # A shared expert's gate has one output; it weighs the expert as a router does.
         chooses = shape[0] == 1 or (shape[0] == experts[f"{block}.experts"] and _parent(name) == block)
         return "router" if chooses else "shared_expert"
-    if type(module).forward is not nn.Linear.forward:  # DeepSeek-V4's grouped output is no plain product
+    if not _multiplies(module):  # DeepSeek-V4's grouped output is no plain product
         return "other"
     if attention:
         return "attention"
@@ -75,6 +78,23 @@ def role_of(
 def is_recurrent(module: nn.Module) -> bool:
     """Mamba, delta nets, gated short convolutions: tokens meet in a convolution along the sequence."""
     return any(isinstance(child, nn.Conv1d) for child in module.children())
+
+
+def _multiplies(module: nn.Module) -> bool:
+    """Whether a Linear computes what torch's does, if in other words (Falcon's): asked of a small one of its class."""
+    kind = type(module)
+    if kind.forward is nn.Linear.forward:
+        return True
+    probe: Any = kind.__new__(kind)
+    nn.Module.__init__(probe)
+    probe.weight = nn.Parameter(torch.arange(12.0).view(3, 4))
+    probe.bias = nn.Parameter(torch.arange(3.0))
+    given = torch.eye(4)
+    try:
+        with torch.no_grad():
+            return torch.equal(probe(given), functional.linear(given, probe.weight, probe.bias))
+    except Exception:  # it has more than weights
+        return False
 
 
 def _is_mlp(module: nn.Module, hidden: int) -> bool:

@@ -187,9 +187,13 @@ def read_parameters(
             read_into(piece.name, read)
             place.copy_(read)
 
-    with ThreadPoolExecutor(buffers.readers) as readers:
-        for _ in readers.map(fill, work):
-            pass
+    if buffers.readers == 1:
+        for item in work:  # by this thread, as the stream of a GPU that work is given to is a thread's own
+            fill(item)
+    else:
+        with ThreadPoolExecutor(buffers.readers) as readers:
+            for _ in readers.map(fill, work):
+                pass
     for source in sources:
         if not source.pieces:
             found[source.parameter] = _converted(source, read_into, model)

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from gguf import GGUFWriter
 
 from cli import main as cli
 from sixfold.model.source import open_source
@@ -133,6 +135,22 @@ def test_sequences_and_devices_count(capsys: pytest.CaptureFixture[str], config:
         capsys, config, "fp8", "--context", "8k", "--engine", "vllm", "--sequences", "6", "--tensor-parallel", "2"
     )
     assert shared["caches"][0]["by_context"] == [3 * alone["caches"][0]["by_context"][0]]
+
+
+def test_what_llama_cpp_sees_with_is_counted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    _, path = export(open_source(Path(DEMO)), recipe("Q8_0"), tmp_path)
+    (alone,) = data(capsys, str(path))["variants"]
+    writer = GGUFWriter(tmp_path / "mmproj-model-BF16.gguf", "clip")
+    writer.add_tensor("v.patch_embd.weight", np.zeros((25, 1000), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    for place in (path, tmp_path):
+        found = data(capsys, str(place))
+        (beside,) = found["variants"]
+        assert beside["weights"] == alone["weights"] + 100_000
+        assert any("100 kB of the projector" in note for note in found["notes"])
 
 
 def test_a_gguf_file_says_all_that_is_needed_itself(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -73,6 +73,13 @@ def test_counts_inside_a_multimodal_config(model_type: str, tmp_path: Path) -> N
     assert open_source(tmp_path / "pruned").checkpoint.config["text_config"]["num_experts"] == 5
 
 
+def test_experts_that_get_the_rows_of_all(tmp_path: Path) -> None:
+    """Llama 4, whose gates weigh what experts read."""
+    folder = every_family.make_family("llama4_text", tmp_path / "model", num_experts_per_tok=1)
+    check(folder, tmp_path / "pruned", dict.fromkeys(range(4), (0, 2, 3)))
+    assert open_source(tmp_path / "pruned").checkpoint.config["num_local_experts"] == 3
+
+
 def test_arrays_of_gate_and_up_beside_a_tower(tmp_path: Path) -> None:
     """Step-3.7, whose experts transformers' interface runs once sixfold has opened it."""
     folder = every_family.make_family("step3p7", tmp_path / "model")

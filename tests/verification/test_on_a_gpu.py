@@ -15,6 +15,7 @@ from tests.pretended_device import Pretended, pretended
 from tests.verification.artifacts import Artifacts
 from tests.verification.corpus.changes import tensors
 from tests.verification.damage import EXPERT, copy_folder
+from verification.divergence.expert_inputs import experts_at_once
 from verification.divergence.plain_run import PlainWeights
 from verification.divergence.walk import Lane, Run, walk
 from verification.measure import runs_of
@@ -61,13 +62,16 @@ def test_prompts_are_answered_there(
     """By the whole model on the GPU, as on the CPU; and where it has too little memory for that, not at all."""
     monkeypatch.setattr("verification.smoke.smoke_test.TOKENS", 3)
     tokenizer, (weights, _) = load_tokenizer(demo.checkpoint.folder), runs_of(artifacts[variant], demo)
+    experts = experts_at_once(lambda parameter: None)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda where: SimpleNamespace(total_memory=10**9))
     with pretended() as device:
-        answering = Answering(HeldSource(demo, device), tokenizer, tmp_path / "there")
+        answering = Answering(HeldSource(demo, device), tokenizer, tmp_path / "there", experts)
         monkeypatch.setattr("torch.cuda.mem_get_info", lambda where: (10**9, 10**9))
         found = smoke(answering, weights, unseen)
         monkeypatch.setattr("torch.cuda.mem_get_info", lambda where: (10**6, 10**9))
         too_large = smoke(answering, weights, unseen)
-    assert found == smoke(Answering(HeldSource(demo, torch.device("cpu")), tokenizer, tmp_path), weights, unseen)
+    here = Answering(HeldSource(demo, torch.device("cpu")), tokenizer, tmp_path, experts)
+    assert found == smoke(here, weights, unseen)
     assert too_large.not_run == "it takes the whole model in float32: 23 MB of GPU memory, 1 MB are free"
 
 

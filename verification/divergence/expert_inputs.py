@@ -19,6 +19,11 @@ _ON_CPU = 1 << 18
 """Inputs of the experts that a processor looks at together: what stays in its cache."""
 
 
+_FEW = 64
+"""Rows of an expert up to which a GPU has the products of all experts at once, with as many rows for each: what takes
+time then is reading the matrices, and one product after the other would read them by a few of its cores."""
+
+
 @dataclass(frozen=True)
 class OfAllTokens:
     """A rounding whose scale is taken from everything that is rounded together, one expert's tokens say."""
@@ -127,11 +132,12 @@ def _of_tokens(
             first.add(squares[tokens], counts, begin)
         elif first is not None:
             rows = first.rounded(rows, counts, begin)
-        inner = _products(module, "gate_up_proj" if module.has_gate else "up_proj", rows, counts, begin)
+        places = _places(counts, rows.device) if rows.is_cuda and max(counts) <= _FEW else None
+        inner = _products(module, "gate_up_proj" if module.has_gate else "up_proj", rows, counts, begin, places)
         inner = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
         if last is not None:
             inner = last.rounded(inner, counts, begin)
-        made = _products(module, "down_proj", inner, counts, begin)
+        made = _products(module, "down_proj", inner, counts, begin, places)
         out[own] = made * gates.reshape(-1)[own][:, None]
     return out.view(len(hidden), top_k, width).sum(1)
 
@@ -146,11 +152,33 @@ def _spans(counts: Sequence[int], most: int) -> Iterator[tuple[int, list[int]]]:
             begin, number = expert + 1, 0
 
 
-def _products(module: Any, name: str, rows: torch.Tensor, counts: Sequence[int], first: int) -> torch.Tensor:
-    """Of each expert's rows with its matrix, without the hooks of functions that round inputs."""
+def _places(counts: Sequence[int], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of rows of neighboring experts, one below the other: the expert of each, and its number among that one's."""
+    lengths = torch.tensor(counts)
+    expert = torch.repeat_interleave(lengths)
+    number = torch.arange(len(expert)) - (lengths.cumsum(0) - lengths)[expert]
+    both: torch.Tensor = torch.stack((expert, number)).to(device)
+    return both[0], both[1]
+
+
+def _products(
+    module: Any,
+    name: str,
+    rows: torch.Tensor,
+    counts: Sequence[int],
+    first: int,
+    places: tuple[torch.Tensor, torch.Tensor] | None,
+) -> torch.Tensor:
+    """Of each expert's rows with its matrix, without the hooks of functions that round inputs. places: of the rows,
+    where all products are made at once."""
     weight = getattr(module, name)
     weight = weight.mT if module.is_transposed else weight  # [experts, out, in]
     bias = getattr(module, name + "_bias") if module.has_bias else None
+    if places is not None:
+        padded = rows.new_zeros(len(counts), max(counts), rows.shape[1])
+        padded[places] = rows
+        every = torch.bmm(padded, weight[first : first + len(counts)].mT)
+        return (every if bias is None else every + bias[first : first + len(counts), None])[places]
     out = rows.new_empty(len(rows), weight.shape[1])
     start = 0
     for expert, number in enumerate(counts, first):

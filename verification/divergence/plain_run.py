@@ -5,7 +5,7 @@ if nothing had been searched, calibrated or compensated, and nothing broken. Whe
 calibration, it is taken from the inputs themselves here.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from math import prod
@@ -50,6 +50,11 @@ class PlainWeights:
                 f"what plain rounding to {' and '.join(unknown)} costs is not known here",
                 "set `gates.max_mean_kl` in the recipe in place of `gates.max_kl_ratio`",
             )
+
+    @property
+    def key(self) -> Hashable:
+        """The same for weights of the same source that are rounded alike."""
+        return frozenset(self._layouts.items()), frozenset(self._dtypes.items())
 
     def names(self) -> Iterable[str]:
         return self._source.checkpoint.tensors

@@ -6,7 +6,7 @@ layers in float32, one as the source has it, and the hidden states of every run,
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
@@ -23,6 +23,8 @@ from sixfold.runner.layer_weights import HostBuffers, ReadInto
 from sixfold.texts.held_out_text import Windows
 from verification.divergence.activations import RoundedInputs, Rule
 from verification.divergence.expert_inputs import ExpertInputs, experts_at_once
+from verification.divergence.reading_ahead import reading_ahead
+from verification.reading.gguf_names import stated_in_keys
 from verification.reading.weights import Compared, OnDevice, Prepared, Weights, read_on
 from verification.running import giving_up, running
 
@@ -228,7 +230,7 @@ def _lanes(source: Source, runs: Sequence[Run]) -> tuple[list[Lane], list[Group]
     for run in runs:
         group = groups.get(id(run.weights))
         if group is None:
-            reader = None if run.weights is None else _reader(run.weights)
+            reader = None if run.weights is None else _reader(run.weights, source)
             there = on_device if isinstance(run.weights, OnDevice) else buffers
             runner = LayerRunner(source, dtype=torch.float32, device=device(), read_into=reader, buffers=there)
             group = groups[id(run.weights)] = Group(runner, run.weights)
@@ -251,9 +253,15 @@ def _experts_run_at_once(
         yield
 
 
-def _reader(weights: Weights) -> ReadInto:
+def _reader(weights: Weights, source: Source) -> ReadInto:
+    """Numbers that a file states in keys, which are compared there, are the source's."""
+    held = set(weights.names())
+
     def read_into(name: str, out: torch.Tensor) -> None:
-        out.copy_(read_on(weights, out.device, name).reshape(out.shape))
+        if name not in held and stated_in_keys(name):
+            source.checkpoint.read_into(name, out)
+        else:
+            out.copy_(read_on(weights, out.device, name).reshape(out.shape))
 
     return read_into
 
@@ -264,13 +272,13 @@ def _placed(
     """Every layer with the weights of every group in turn, in place until the next is asked for. A group that is run no
     more has its weights compared to the end."""
     steps = [(layer, group) for layer in range(layers) for group in groups]
-    with ThreadPoolExecutor(1) as reader:
+    with reading_ahead() as reader:
         following: Future[dict[str, torch.Tensor] | None] | None = None
         for (layer, group), after in zip(steps, [*steps[1:], None], strict=True):
             given, following = following, None
             with ExitStack() as stack:
                 with checked(group):
-                    values = given.result() if given is not None else group.read(layer)
+                    values = (given or reader.submit(group.read, layer)).result()
                     if values is not None:
                         stack.enter_context(group.runner.placed(layer, values))
                 if after is not None:
@@ -278,3 +286,4 @@ def _placed(
                 if not group.failed:
                     del values
                     yield layer, group
+                    reader.settle()

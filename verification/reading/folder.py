@@ -54,6 +54,10 @@ class Folder:
         tensor = self.tensors[name]
         return self.weights.rows(tensor, 0, tensor.shape[0] if tensor.shape else 1)
 
+    def read_into(self, name: str, out: torch.Tensor) -> None:
+        """The same into a contiguous tensor of the CPU of its shape and dtype."""
+        self.weights.rows_into(self.tensors[name], out)
+
     def readable(self, name: str) -> bool:
         return name in self.tensors and self.tensors[name].dtype in TORCH_DTYPES
 

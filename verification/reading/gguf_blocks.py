@@ -13,7 +13,7 @@ from verification.reading.ggml_types import BLOCK_TYPES, Decoded, decoded
 from verification.reading.gguf_file import Gguf
 from verification.reading.gguf_names import Place, place_of
 from verification.reading.plain_rounding import Layout, layout_of_ggml
-from verification.reading.stack import ALL, Stack, read_together
+from verification.reading.stack import ALL, Stack, gathered
 from verification.reading.stated_rounding import (
     NEAREST,
     Kind,
@@ -23,7 +23,7 @@ from verification.reading.stated_rounding import (
     stated_rounding,
 )
 from verification.reading.stored_codes import Codes
-from verification.reading.weights import Slack
+from verification.reading.weights import Slack, StoredPart
 
 _OF_CHANGES = Slack(2.0**-20)
 """float32 of one plus a norm's weight, or of an exponential, tells that weight or exponent to so much."""
@@ -113,6 +113,8 @@ class GgufWeights:
             return shape[1], 1, shape[3]
         if source.share is not None:
             return shape[1] // 2, *shape[2:]
+        if source.place.turned:
+            return shape[::-1]
         return shape[1:] if source.expert is not None else shape
 
     def encoding(self, name: str) -> str:
@@ -211,26 +213,32 @@ class GgufWeights:
             if codes is not None:
                 yield codes, weight
             return
-        if source.place.half in ("first", "second"):
+        for part in self.stored(name, weight):
+            held = self._decoded(part.held_in, device=_CPU)
+            codes = None if held is None else _codes(held, part.encoding, _as_it_is)
+            if codes is not None:
+                yield codes, part.values
+
+    def stored(self, name: str, weight: torch.Tensor) -> Sequence[StoredPart]:
+        source = self._sources[name]
+        if not source.place.half:
+            laid_out = weight.T.contiguous() if source.place.turned else weight
+            laid_out = self._value_by_value(laid_out) if source.place.tiles == "columns" else laid_out
+            return (StoredPart("", self.encoding(name), self.layout(name), laid_out),)
+        if source.place.half in ("k", "v"):
+            heads, k, v, rank = self._latent(source)
+            whole = weight.view(heads, k + v, rank)
+            keys, values = whole[:, :k].transpose(1, 2).reshape(-1, k), whole[:, k:].reshape(-1, rank)
+            parts = [keys if "attn_k_b" in part else values for part in source.gguf]
+        else:
             stacked = torch.empty_like(weight)
             stacked[self._order(source)] = weight
-            at = 0
-            for gguf_name in source.gguf:
-                tensor, held = self._file.tensors[gguf_name], self._decoded(gguf_name, device=_CPU)
-                codes = None if held is None else _codes(held, tensor.type_name, _as_it_is)
-                if codes is not None:
-                    yield codes, stacked[at : at + tensor.shape[0]]
-                at += tensor.shape[0]
-            return
-        heads, k, v, rank = self._latent(source)
-        whole = weight.view(heads, k + v, rank)
-        halves = {"attn_k_b": whole[:, :k].transpose(1, 2).reshape(-1, k), "attn_v_b": whole[:, k:].reshape(-1, rank)}
-        for gguf_name in source.gguf:
-            part = next(part for half, part in halves.items() if half in gguf_name)
-            held = self._decoded(gguf_name, device=_CPU)
-            codes = None if held is None else _codes(held, self._file.tensors[gguf_name].type_name, _as_it_is)
-            if codes is not None:
-                yield codes, part
+            parts = list(stacked.split([self._file.tensors[part].shape[0] for part in source.gguf]))
+        kinds = (self._file.tensors[part].type_name for part in source.gguf)
+        return [
+            StoredPart(part, "" if kind in _PLAIN else kind, layout_of_ggml(kind), values)
+            for part, kind, values in zip(source.gguf, kinds, parts, strict=True)
+        ]
 
     def stack_of(self, name: str) -> Hashable | None:
         source = self._sources[name]
@@ -239,6 +247,7 @@ class GgufWeights:
             or source.place.several
             or source.place.change
             or source.place.tiles
+            or source.place.turned
             or source.place.convolution
             or self._multiplier(source) is not None
         )
@@ -253,7 +262,8 @@ class GgufWeights:
         if rows != ALL and not permuted and sources[0].expert is None:
             data = self._file.stored(sources[0].gguf[0], *rows.indices(count)[:2]).to(device)
         else:
-            data = torch.cat(read_together(lambda name: self._bytes(name).reshape(count, -1).to(device), names, device))
+            each = gathered(names, (self.nbytes(names[0]),), torch.uint8, self._bytes_into, device)
+            data = each.view(count * len(names), -1)
         held = _of_width(decoded(kind, data), columns)
         if not permuted:
             whole = Stack(held.values, _codes(held, kind, _as_it_is))
@@ -265,10 +275,9 @@ class GgufWeights:
 
         return Stack(arranged(held.values), _codes(held, kind, arranged)).part(rows)
 
-    def _bytes(self, name: str) -> torch.Tensor:
+    def _bytes_into(self, name: str, out: torch.Tensor) -> None:
         source = self._sources[name]
-        rows = (0, None) if source.expert is None else (source.expert, source.expert + 1)
-        return self._file.stored(source.gguf[0], *rows)
+        self._file.read_into(source.gguf[0], source.expert or 0, out)
 
     def _read(self, name: str, start: int, stop: int | None, device: torch.device) -> torch.Tensor:
         source = self._sources[name]
@@ -283,7 +292,7 @@ class GgufWeights:
         if (factor := self._multiplier(source)) is not None:
             held = self._floats(source.gguf[0], device=device)
             return (held / factor.to(device, torch.float32).view(-1, 1))[start:stop]
-        if source.place.rope or source.place.tiles:
+        if source.place.rope or source.place.tiles or source.place.turned:
             arranged = self._arranged(source)(self._floats(source.gguf[0], device=device))
             return self._changed(source, arranged)[start:stop]
         if source.place.several:
@@ -301,6 +310,8 @@ class GgufWeights:
             return lambda held: held.chunk(2)[source.share or 0]
         if source.place.rope:
             return partial(self._paired, source)
+        if source.place.turned:
+            return _turned
         return partial(self._untiled, source) if source.place.tiles else _as_it_is
 
     def _changed(self, source: _Source, held: torch.Tensor) -> torch.Tensor:
@@ -327,11 +338,19 @@ class GgufWeights:
         keys, values = int(self._file.key("ssm.group_count")), int(self._file.key("ssm.time_step_rank"))
         return held.unflatten(-1, (values // keys, keys, -1)).transpose(-3, -2).flatten(-3)
 
+    def _value_by_value(self, of_disk: torch.Tensor) -> torch.Tensor:
+        """The way back."""
+        keys, values = int(self._file.key("ssm.group_count")), int(self._file.key("ssm.time_step_rank"))
+        return of_disk.unflatten(-1, (keys, values // keys, -1)).transpose(-3, -2).flatten(-3)
+
     def _untiled(self, source: _Source, held: torch.Tensor) -> torch.Tensor:
         """A delta net's values [value of a key, key, ...] as [key, value of a key, ...] again."""
         if source.place.tiles == "heads":
             heads = int(self._file.key("attention.head_count"))
-            return held.unflatten(0, (3, heads, -1)).transpose(0, 1).flatten(0, 2)
+            keys = int(self._file.key("attention.head_count_kv") or heads)
+            size = held.shape[0] // (heads + 2 * keys)
+            parts = held.split([heads * size, keys * size, keys * size])
+            return torch.cat([part.unflatten(0, (keys, -1)) for part in parts], 1).flatten(0, 1)
         if source.place.tiles == "columns":
             return self._key_by_key(held).contiguous()
         keys, values = int(self._file.key("ssm.group_count")), int(self._file.key("ssm.time_step_rank"))
@@ -391,6 +410,10 @@ class GgufWeights:
 
 def _as_it_is(held: torch.Tensor) -> torch.Tensor:
     return held
+
+
+def _turned(held: torch.Tensor) -> torch.Tensor:
+    return held.T.contiguous()
 
 
 def _of_width(held: Decoded, columns: int) -> Decoded:

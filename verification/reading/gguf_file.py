@@ -1,7 +1,7 @@
 """A GGUF file, or the parts of a split one: keys, tensors, and the bytes of tensors read a few at a time."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,28 @@ class Gguf:
         """A key of the architecture: `key("block_count")`; None where it is missing."""
         return self.keys.get(f"{self.arch}.{name}")
 
+    def cut(self, rows: Mapping[str, int]) -> "Gguf":
+        """With so many rows of these tensors, where they have more."""
+        fewer = {name: self.tensors[name] for name in rows if name in self.tensors}
+        fewer = {
+            name: replace(tensor, shape=(rows[name], *tensor.shape[1:]), nbytes=tensor.nbytes // count * rows[name])
+            for name, tensor in fewer.items()
+            if (count := tensor.shape[0]) > rows[name]
+        }
+        return replace(self, tensors={**self.tensors, **fewer}) if fewer else self
+
+    def parted(self, parts: Mapping[str, int]) -> "Gguf":
+        """With so many tensors, numbered before ".weight", in place of each of these, whose rows they share out."""
+        made = {}
+        for name in parts.keys() & self.tensors.keys():
+            whole, count = self.tensors[name], parts[name]
+            shape, nbytes = (whole.shape[0] // count, *whole.shape[1:]), whole.nbytes // count
+            for number in range(count):
+                own = name.replace(".weight", f".{number}.weight")
+                made[own] = replace(whole, name=own, shape=shape, nbytes=nbytes, offset=whole.offset + number * nbytes)
+        kept = {name: tensor for name, tensor in self.tensors.items() if name not in parts}
+        return replace(self, tensors={**kept, **made}) if made else self
+
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Stored bytes of rows [start, stop) along the first dimension: uint8 [rows, bytes]."""
         return self.stored(name, start, stop).numpy()
@@ -48,8 +70,14 @@ class Gguf:
         stop = count if stop is None else stop
         row = tensor.nbytes // count
         data = torch.empty((stop - start, row), dtype=torch.uint8, pin_memory=self.weights.pinned)
-        self.weights.read_into(tensor.file, tensor.offset + start * row, data.flatten().numpy().data)
+        self.read_into(name, start, data)
         return data
+
+    def read_into(self, name: str, start: int, out: torch.Tensor) -> None:
+        """Stored bytes from a row on, as many as `out` holds: uint8, contiguous, of the CPU."""
+        tensor = self.tensors[name]
+        row = tensor.nbytes // (tensor.shape[0] if tensor.shape else 1)
+        self.weights.read_into(tensor.file, tensor.offset + start * row, out.flatten().numpy().data)
 
 
 def open_gguf(path: Path) -> Gguf:

@@ -134,6 +134,22 @@ BAMBA = "bamba"
 AXIAL_GLM_4 = "glm 4 of several axes"
 """The same: where positions have several axes, the rows that turn together are half a head apart in files."""
 
+FALCON_TWO_NORMS = "falcon of two norms"
+"""The same: what attention and the feed-forward read is normalized apart, under other names on disk."""
+
+_GPT_2 = {
+    "attn_norm": "ln_1",
+    "ffn_norm": "ln_2",
+    "attn_qkv": "attn.c_attn",
+    "attn_output": "attn.c_proj",
+    "ffn_up": "mlp.c_fc",
+    "ffn_down": "mlp.c_proj",
+}
+_FALCON = {
+    **{f"attn_{part}": f"self_attention.{name}" for part, name in (("qkv", "query_key_value"), ("output", "dense"))},
+    **{f"ffn_{part}": f"mlp.dense_{name}" for part, name in (("up", "h_to_4h"), ("down", "4h_to_h"))},
+    "attn_norm_2": "ln_attn",
+}
 _GRANITE_ALONE = {name.removesuffix("_shexp"): held for name, held in _GRANITE_SHARED.items()}
 """Of Granite 4 without experts: what experts would share is all there is."""
 
@@ -171,6 +187,11 @@ _NEMOTRON = {
     **{f"ffn_{part}_shexp": f"mixer.shared_experts.{part}_proj" for part in ("up", "down")},
     **{held: f"mixer.{name}" for held, name in _MAMBA.items()},
 }
+_OF_LAYERS = {
+    "inp_gate": "per_layer_input_gate",
+    "proj": "per_layer_projection",
+    "post_norm": "post_per_layer_input_norm",
+}
 _TABLES: Mapping[str, Mapping[str, str]] = {
     "llama": _EVERY | _MIXTRAL,
     "apertus": _EVERY | {"attn_norm": "attention_layernorm", "ffn_norm": "feedforward_layernorm"},
@@ -197,16 +218,27 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     AXIAL_GLM_4: _GLM_4,
     "phi3": _EVERY | {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"},
     "gemma3": _EVERY | _AFTER_ATTENTION | {"ffn_norm": "pre_feedforward_layernorm"},
+    "gemma3n": _EVERY
+    | _AFTER_ATTENTION
+    | _OF_LAYERS
+    | {
+        "ffn_norm": "pre_feedforward_layernorm",
+        "altup_correct_coef": "altup.correction_coefs",
+        "altup_predict_coef": "altup.prediction_coefs",
+        "altup_router": "altup.modality_router",
+        "altup_router_norm": "altup.router_norm",
+        "laurel_l": "laurel.linear_left",
+        "laurel_r": "laurel.linear_right",
+        "laurel_post_norm": "laurel.post_laurel_norm",
+    },
     "gemma4": _EVERY
     | _AFTER_ATTENTION
+    | _OF_LAYERS
     | {
         "ffn_norm": "pre_feedforward_layernorm",
         "pre_ffw_norm_2": "pre_feedforward_layernorm_2",
         "post_ffw_norm_1": "post_feedforward_layernorm_1",
         "post_ffw_norm_2": "post_feedforward_layernorm_2",
-        "inp_gate": "per_layer_input_gate",
-        "proj": "per_layer_projection",
-        "post_norm": "post_per_layer_input_norm",
         "ffn_gate_inp": "router.proj",
         "ffn_gate_up_exps": "experts.{}.gate_proj",
         "ffn_down_exps": "experts.{}.down_proj",
@@ -222,6 +254,8 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     | {f"ffn_{part}_shexp": f"share_expert.{part}_proj" for part in ("gate", "up", "down")}
     | {"ffn_gate_inp": "moe.gate", "attn_gate": "self_attn.g_proj"},
     "bloom": _ELDER | {"attn_qkv": "self_attention.query_key_value", "attn_output": "self_attention.dense"},
+    "falcon": _FALCON | {"attn_norm": "input_layernorm"},
+    FALCON_TWO_NORMS: _FALCON | {"attn_norm": "ln_mlp"},
     "gptneox": _ELDER,
     "mpt": {
         "attn_norm": "norm_1",
@@ -231,14 +265,8 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
         "ffn_up": "ffn.up_proj",
         "ffn_down": "ffn.down_proj",
     },
-    "starcoder": {
-        "attn_norm": "ln_1",
-        "ffn_norm": "ln_2",
-        "attn_qkv": "attn.c_attn",
-        "attn_output": "attn.c_proj",
-        "ffn_up": "mlp.c_fc",
-        "ffn_down": "mlp.c_proj",
-    },
+    "gpt2": _GPT_2,
+    "starcoder": _GPT_2,
     "starcoder2": _EVERY | {"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"},
     "hunyuan-dense": _HUNYUAN,
     "hunyuan_vl": _HUNYUAN,
@@ -324,6 +352,7 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     | _EXPERTS
     | {"ffn_gate_inp": "mlp.router.gate"}
     | {f"ffn_{part}_shexp": f"mlp.shared_mlp.{part}_proj" for part in ("gate", "up", "down")},
+    "hy_v4": _EVERY | _EXPERTS | _SHARED | _LATENT | _INDEXER | {"attn_gate": "self_attn.linear_gate"},
     "laguna": _EVERY | _EXPERTS | _SHARED_EXPERT | {"attn_gate": "self_attn.g_proj"},
     "granite_swa": _EVERY
     | {"attn_sinks": "self_attn.sinks", "ffn_gate_inp": "block_sparse_moe.router"}
@@ -348,7 +377,10 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     | {f"hc_attn_{part}": f"attn_hyper_connection.{name}" for part, name in _CONNECTION.items()}
     | {f"hc_ffn_{part}": f"mlp_hyper_connection.{name}" for part, name in _CONNECTION.items()}
     | {f"indexer.{part}_proj": "self_attn.indexer.index_qk_proj" for part in ("q", "k")}
-    | {f"indexer.{part}_norm": f"self_attn.indexer.{part}_layernorm" for part in ("q", "k")},
+    | {f"indexer.{part}_norm": f"self_attn.indexer.{part}_layernorm" for part in ("q", "k")}
+    | {f"ple_{name}": f"ple.{name}_proj" for name in ("key", "value")}
+    | {f"ple_norm_{name}": f"ple.norm_{name}" for name in ("key", "query", "conv")}
+    | {"ple_conv1d": "ple.conv1d"},
     "qwen3next": {name: held for name, held in _DELTA_NET.items() if name not in ("ssm_alpha", "ssm_beta")}
     | _EXPERTS
     | _SHARED_EXPERT
@@ -396,6 +428,7 @@ _BIASES = {
     "dots1": "mlp.gate.e_score_correction_bias",
     "step35": "moe.router_bias",
     "hy_v3": "mlp.expert_bias",
+    "hy_v4": "mlp.gate.e_score_correction_bias",
     "laguna": "mlp.experts.e_score_correction_bias",
     "lfm2moe": "feed_forward.expert_bias",
     "nemotron_h_moe": "mixer.gate.e_score_correction_bias",
@@ -428,8 +461,22 @@ _ALONE: Mapping[str, Mapping[str, str]] = {
         f"indexer_compressor_{part}.weight": f"self_attn.indexer.index_kpool_compress_{part}"
         for part in ("ape", "gate")
     },
+    "hy_v4": {
+        **{
+            f"hc_{block}_{part}.weight": f"hc_{layer}_layer.hc_pre.hc_{part}"
+            for block, layer in (("attn", "attn"), ("ffn", "mlp"))
+            for part in ("fn", "base", "scale")
+        },
+        **{f"output_hc_{part}.weight": f"model.hc_head.hc_head_{part}" for part in ("fn", "base", "scale")},
+        "attn_sinks.weight": "self_attn.learnable_sink_param",
+    },
     "falcon-h1": {"ffn_norm": "pre_ff_layernorm.weight"},
     "mimo2": {"attn_sinks.weight": "self_attn.attention_sink_bias"},
+    "gemma3n": {
+        "altup_proj.weight": "model.altup_projections.{}.weight",
+        "altup_unembd_proj.weight": "model.altup_unembed_projections.{}.weight",
+        "altup_correct_scale.weight": "altup.correct_output_scale",
+    },
     "gemma4": {
         "layer_output_scale.weight": "layer_scalar",
         "ffn_gate_inp.scale": "router.scale",
@@ -438,12 +485,26 @@ _ALONE: Mapping[str, Mapping[str, str]] = {
 }
 """The same of one architecture."""
 
+_HASHES = (
+    ("layer_multipliers", "layer_multipliers"),
+    ("head_offsets", "ngram_heads_offsets"),
+    ("head_vocab_sizes", "ngram_heads_vocab_sizes"),
+)
 NUMBERS: Mapping[str, Mapping[str, str]] = {
     "apertus": {
         f"xielu.{name}": f"model.layers.{{}}.mlp.act_fn.{name}" for name in ("alpha_n", "alpha_p", "beta", "eps")
     },
+    "qwen4exp": {f"qwen4exp.ple.{key}": f"model.layers.{{}}.ple.ple_embedding.{name}" for key, name in _HASHES},
 }
-"""Keys that list a number of each layer, and the tensors on disk that have one each."""
+"""Keys that list numbers of all layers that have some, and the tensors on disk that do."""
+
+_STATED = tuple(name.rpartition("{}")[2] for of in NUMBERS.values() for name in of.values())
+
+
+def stated_in_keys(name: str) -> bool:
+    """Whether files of its architecture hold no such tensor, on disk, and its numbers in a key."""
+    return name.endswith(_STATED)
+
 
 _MIXERS = {
     "nemotron_h": "mixer",
@@ -481,6 +542,7 @@ _ELSEWHERE: Mapping[str, Mapping[str, str]] = {
         "token_embd": "transformer.word_embeddings",
         "token_embd_norm": "transformer.word_embeddings_layernorm",
     },
+    **dict.fromkeys(("falcon", FALCON_TWO_NORMS), _GPT | {"token_embd": "transformer.word_embeddings"}),
     "gptneox": {
         "token_embd": "gpt_neox.embed_in",
         "output": "embed_out",
@@ -488,7 +550,7 @@ _ELSEWHERE: Mapping[str, Mapping[str, str]] = {
         "layers": "gpt_neox.layers",
     },
     "mpt": _GPT | {"output_norm": "transformer.norm_f", "layers": "transformer.blocks"},
-    "starcoder": _GPT | {"position_embd": "transformer.wpe"},
+    **dict.fromkeys(("gpt2", "starcoder"), _GPT | {"position_embd": "transformer.wpe"}),
 }
 """Of tensors outside of blocks, and of the list of layers, where an architecture calls them otherwise."""
 
@@ -500,7 +562,7 @@ _IN_PARTS = {
 }
 """Parts of one matrix on disk: gate (or queries, keys and values) first, up (or what gates the output) second."""
 
-_LATENT_ARCHITECTURES = ("deepseek2", "deepseek32", "glm-dsa", "glm5-next", "kimi-linear", "mistral4")
+_LATENT_ARCHITECTURES = ("deepseek2", "deepseek32", "glm-dsa", "glm5-next", "hy_v4", "kimi-linear", "mistral4")
 
 ARCHITECTURES = tuple(_TABLES)
 COMPUTED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
@@ -512,24 +574,28 @@ PAIRED_ROPE = (
 )
 """Architectures whose q and k rows llama.cpp takes interleaved: row 2i + j of a head is row i + j * D/2 on disk."""
 
-_ONE_PLUS = dict.fromkeys(
+_ONE_PLUS: Mapping[str, tuple[str, ...]] = dict.fromkeys(
     (
         *("gemma", "gemma2", "gemma3", "minimax-m3", "nemotron"),
-        *("qwen35", "qwen35moe", "qwen3next", "qwen4exp", "step35"),
+        *("qwen35", "qwen35moe", "qwen3next", "step35"),
     ),
     ("norm",),
-)
+) | {"qwen4exp": ("norm", "ple_norm_key", "ple_norm_query", "ple_norm_conv")}
 """Architectures that hold norms with the one that the model adds to them: the ends of their names."""
 
 _DELTA_NETS = ("qwen35", "qwen35moe", "qwen4exp")
 """Architectures whose delta nets' values llama.cpp takes key by key: those of a key lie together on disk."""
 
-_HEAD_BY_HEAD = ("bloom", "gptneox")
+_HEAD_BY_HEAD = ("bloom", "falcon", FALCON_TWO_NORMS, "gptneox")
 """Architectures whose queries, keys and values of a head lie together on disk, and those of all heads in files."""
+
+_TURNED = {"gpt2": ("attn_qkv", "attn_output", "ffn_up", "ffn_down")}
+"""Matrices that the disk has as [in, out]."""
 
 _OF_VALUES = {"attn_gate", "ssm_alpha", "ssm_beta", "ssm_a", "ssm_dt"}
 _BEHIND_KEYS = {"attn_qkv", "ssm_conv1d"}
 
+_TABLE_PART = re.compile(r"per_layer_token_embd\.(\d+)\.weight")
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+?)(?:\.(weight|bias))?")
 
 
@@ -540,7 +606,8 @@ class Place:
     vector of the disk as a matrix. rope: whether rows are interleaved, or, apart, the other way round. change: what
     llama.cpp's values are of those on disk: "" the same, "plus one", "minus exp". tiles: where the values of a delta
     net's heads lie in another order: "rows", "rows behind keys", "columns" or ""; "heads": queries, keys and values do.
-    convolution: whether the dimension of one channel is left out; several: whether one is put before it."""
+    convolution: whether the dimension of one channel is left out; several: whether one is put before it.
+    turned: whether rows are columns on disk."""
 
     name: str
     stacked: bool = False
@@ -553,14 +620,17 @@ class Place:
     flat: bool = False
     apart: bool = False
     several: bool = False
+    turned: bool = False
 
 
 def place_of(arch: str, name: str) -> Place | None:
     """None for a name that the architecture does not have."""
     stem, _, kind = name.rpartition(".")
     if name in _ALONE.get(arch, {}):
-        return Place(_ALONE[arch][name])
+        return Place(_ALONE[arch][name], "{}" in _ALONE[arch][name])
     elsewhere = _ELSEWHERE.get(arch, {})
+    if arch == "qwen4exp" and (of_table := _TABLE_PART.fullmatch(name)):
+        return Place(f"model.ngram_embedding.shard_{of_table[1]}.weight")
     outside = {**_OUTSIDE, **elsewhere}.get(stem)
     if outside is not None and kind in ("weight", "bias"):
         change = "plus one" if kind == "weight" and stem.endswith(_ONE_PLUS.get(arch, ("?",))) else ""
@@ -601,8 +671,9 @@ def place_of(arch: str, name: str) -> Place | None:
         apart=arch == AXIAL_GLM_4,
         change="plus one" if one_plus else "",
         tiles=tiles,
-        convolution=part in ("ssm_conv1d", "shortconv.conv") and kind == "weight",
+        convolution=part in ("ssm_conv1d", "shortconv.conv", "ple_conv1d") and kind == "weight",
         several=part.startswith("ssm_conv1d_"),
+        turned=kind == "weight" and part in _TURNED.get(arch, ()),
         also=whole.replace("gate_proj", "up_proj") if part == "ffn_gate_up_exps" else "",
         flat=arch in _AS_MATRICES and part == "ssm_norm",
     )

@@ -44,8 +44,9 @@ class HeldSource:
             return
         self._shared.clear()
         self._held, names = {}, self.layers.get(layer, [])
-        with ThreadPoolExecutor(_READERS) as readers:
-            self._held = dict(zip(names, readers.map(self._whole, names), strict=True))
+        with ThreadPoolExecutor(_READERS) as readers:  # which read; what moves is in the order of this thread's work
+            for name, read in zip(names, readers.map(self._whole, names), strict=True):
+                self._held[name] = read.to(self.device, non_blocking=True)
         self._layer = layer
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
@@ -79,13 +80,13 @@ class HeldSource:
         return _ROOM if on_cpu else torch.cuda.get_device_properties(self.device).total_memory // 8
 
     def _whole(self, name: str) -> torch.Tensor:
-        """By way of pinned memory to a GPU, which PyTorch keeps for the next."""
+        """On the CPU; for a GPU in pinned memory, which PyTorch keeps for the next."""
         if self.device.type == "cpu":
             return self._read(name)
         tensor = self.source.checkpoint.tensors[name]
         read = torch.empty(tensor.shape, dtype=TORCH_DTYPES[tensor.dtype], pin_memory=True)
         self.source.checkpoint.read_into(name, read)
-        return read.to(self.device)
+        return read
 
     def _read(self, name: str, start: int = 0, stop: int | None = None) -> torch.Tensor:
         shape = self.source.checkpoint.tensors[name].shape

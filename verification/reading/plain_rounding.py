@@ -12,6 +12,8 @@ channels is given, for every type, by importance * sqrt(mean square of the row +
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -25,6 +27,9 @@ from verification.reading.stored_parts import group_of, is_nvfp4
 _E4M3, _E2M1 = 448.0, 6.0
 _PIECE = 1 << 17
 """Weights rounded at a time, which a processor's cache holds; on a GPU it is a whole matrix."""
+
+_LARGE = 1 << 26
+"""Weights from which on a GPU searches by kernels, which are worth compiling then."""
 
 _STRETCHES = (1.0, 0.93, 0.86, 1.06)
 """Scales that are tried, as parts of the one that reaches the block's extremes."""
@@ -214,6 +219,8 @@ def _mxfp4(source: torch.Tensor, raised: float) -> torch.Tensor:
 
 
 def _ggml(source: torch.Tensor, kind: _Ggml, importance: torch.Tensor | None) -> torch.Tensor:
+    if importance is None and kind.searched and source.numel() >= _LARGE and _has_kernels():
+        return _by_kernels(source, kind)
     x = source.unflatten(1, (-1, kind.group))
     if importance is not None:
         weights = weighted_by(source, importance)
@@ -223,6 +230,21 @@ def _ggml(source: torch.Tensor, kind: _Ggml, importance: torch.Tensor | None) ->
     scale, lowest = _searched(x, kind, weights.unflatten(1, (-1, kind.group)), stretches)
     scale, lowest = _stored(scale, kind), -_stored(-lowest, kind)
     return (_codes(x, scale, lowest, kind) * scale + lowest).flatten(1)
+
+
+def _by_kernels(source: torch.Tensor, kind: _Ggml) -> torch.Tensor:
+    from verification.reading.searched_scales import rounded, searched
+
+    x = source.contiguous().unflatten(1, (-1, kind.group))
+    spreads = torch.linalg.vector_norm(source, dim=1) / source.shape[1] ** 0.5 if kind.minimum else None
+    scale, lowest = searched(x, spreads, kind.numbers, _STRETCHES)
+    scale, lowest = _stored(scale, kind), -_stored(-lowest, kind)
+    return rounded(x, scale, lowest, kind.numbers, minimum=kind.minimum).flatten(1)
+
+
+@cache
+def _has_kernels() -> bool:
+    return torch.cuda.is_available() and find_spec("triton") is not None
 
 
 def weighted_by(source: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:

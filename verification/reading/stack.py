@@ -3,7 +3,6 @@
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 
@@ -48,12 +47,24 @@ def in_stacks(
     yield from stacks.items()
 
 
-Part = TypeVar("Part")
+def gathered(
+    names: Sequence[str],
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    read_into: Callable[[str, torch.Tensor], None],
+    device: torch.device,
+) -> torch.Tensor:
+    """What is stored under each name, [names, *shape], on `device`.
 
-
-def read_together(read: Callable[[str], Part], names: Sequence[str], device: torch.device) -> list[Part]:
-    """By several threads where that is not the work of a few microseconds each."""
-    if device.type == "cpu":
-        return [read(name) for name in names]
+    read_into: fills a tensor of the CPU of this shape. All are moved to a GPU at once, by the calling thread: one by
+    one, each would wait for all that the GPU was given before.
+    """
+    held = torch.empty((len(names), *shape), dtype=dtype, pin_memory=device.type == "cuda")
+    if device.type == "cpu":  # the work of a few microseconds each
+        for name, out in zip(names, held, strict=True):
+            read_into(name, out)
+        return held
     with ThreadPoolExecutor(_READERS) as readers:
-        return list(readers.map(read, names))
+        for _ in readers.map(read_into, names, held):
+            pass
+    return held.to(device, non_blocking=True)

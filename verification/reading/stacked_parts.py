@@ -3,11 +3,14 @@
 So a layer's experts are dequantized, and compared, at once: on a GPU one of them is too little work for a kernel.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
+from sixfold.checkpoint.storage.safetensors_header import TORCH_DTYPES
 from verification.reading.declared import AWQ, COMPRESSED_TENSORS, MODELOPT, Scheme
+from verification.reading.folder import Folder
+from verification.reading.stack import gathered
 from verification.reading.stored_codes import Parts
 
 _INPUTS = ("input_scale", "input_global_scale")
@@ -36,24 +39,27 @@ def can_be_stacked(scheme: Scheme, suffixes: set[str], rows: int) -> bool:
     return bool(block) and rows % int(block[0]) == 0  # type: ignore[index]
 
 
-def stacked_parts(scheme: Scheme, parts: Sequence[Parts], rows: int, device: torch.device) -> Parts:
-    """Of all of them as one Linear, on `device`. rows: of one Linear. Raises KeyError, RuntimeError or ValueError where
-    their parts do not fit together."""
+def stacked_parts(
+    scheme: Scheme, folder: Folder, modules: Sequence[str], suffixes: Iterable[str], rows: int, device: torch.device
+) -> Parts:
+    """Of all modules as one Linear, on `device`. rows: of one Linear. Raises KeyError, RuntimeError or ValueError where
+    their parts do not fit together, or cannot be read."""
     found: dict[str, torch.Tensor] = {}
-    for suffix in parts[0]:
-        each = [part[suffix] for part in parts]
-        if suffix in _INPUTS:
+    for suffix in suffixes:
+        if suffix in (*_INPUTS, "bias"):
             continue
+        names = [f"{module}.{suffix}" for module in modules]
+        first = folder.tensors[names[0]]
         if suffix == "weight_shape":
-            found[suffix] = torch.tensor([rows * len(parts), int(each[0][1])])
-        elif suffix in _OF_ALL:
-            found[suffix] = torch.cat([one.reshape(1) for one in each]).to(device).repeat_interleave(rows).unsqueeze(1)
-        elif any(one.shape != each[0].shape or one.dtype != each[0].dtype for one in each):
+            found[suffix] = torch.tensor([rows * len(modules), int(folder.read(names[0])[1])])
+            continue
+        if any((one.shape, one.dtype) != (first.shape, first.dtype) for one in map(folder.tensors.__getitem__, names)):
             raise ValueError(f"{suffix} of one Linear is not as that of another")
+        held = gathered(names, first.shape, TORCH_DTYPES[first.dtype], folder.read_into, device)
+        if suffix in _OF_ALL:
+            found[suffix] = held.reshape(len(modules)).repeat_interleave(rows).unsqueeze(1)
+        elif scheme.method == AWQ:
+            found[suffix] = held.movedim(0, 1).flatten(1, 2)
         else:
-            # bytes: not every type of eight bits can be put together
-            dim = 1 if scheme.method == AWQ else 0
-            width = each[0].element_size()
-            raw = [one.view(torch.uint8) if width == 1 else one for one in each]
-            found[suffix] = torch.cat([one.to(device) for one in raw], dim).view(each[0].dtype)
+            found[suffix] = held.flatten(0, 1)
     return found

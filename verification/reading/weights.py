@@ -11,7 +11,7 @@ from sixfold.checkpoint.storage.safetensors_header import TORCH_DTYPES
 from verification.reading.declared import AWQ, MODELOPT, Scheme
 from verification.reading.plain_rounding import Layout, layout_of_scheme
 from verification.reading.safetensors_formats import dequantize_linear
-from verification.reading.stack import ALL, Stack, read_together
+from verification.reading.stack import ALL, Stack
 from verification.reading.stacked_parts import can_be_stacked, stacked_parts
 from verification.reading.stated_rounding import Rounding, stated_rounding
 from verification.reading.stored_codes import Codes, Parts, codes_of
@@ -32,6 +32,18 @@ class Slack:
 
     def around(self, original: torch.Tensor) -> torch.Tensor:
         return self.absolute + self.relative * original.abs()
+
+
+@dataclass(frozen=True)
+class StoredPart:
+    """What is stored as one matrix, whole or in part, of a weight. held_in: the name in the artifact, where the weight
+    is in several; "" where it is one. encoding: as `Weights.encoding` says. values: float32 [rows, columns], in the
+    layout in which its blocks lie."""
+
+    held_in: str
+    encoding: str
+    layout: Layout | None
+    values: torch.Tensor
 
 
 class Weights(Protocol):
@@ -104,6 +116,11 @@ class CodedWeights(Weights, Protocol):
     def code_parts(self, name: str, weight: torch.Tensor) -> Iterator[tuple[Codes, torch.Tensor]]:
         """The codes of what a weight is stored as, each beside its part of `weight` (float32, of its whole shape) in
         the same layout: of most one, of a split kv_b_proj two. Raises as `read` does."""
+        ...
+
+    def stored(self, name: str, weight: torch.Tensor) -> Sequence[StoredPart]:
+        """`weight` (float32, of the shape of a quantized weight) as the artifact lays it out, where other weights than
+        neighbors on disk may lie in a block. Of one that is not stored in several matrices, single rows will do."""
         ...
 
     def stack_of(self, name: str) -> Hashable | None:
@@ -214,6 +231,9 @@ class FolderWeights:
         if codes is not None:
             yield codes, weight
 
+    def stored(self, name: str, weight: torch.Tensor) -> Sequence[StoredPart]:
+        return (StoredPart("", self.encoding(name), self.layout(name), weight),)
+
     def stack_of(self, name: str) -> Hashable | None:
         module = name.removesuffix(".weight")
         scheme, shape = self.subject.declared.scheme_of(module), self.shape(name)
@@ -224,9 +244,12 @@ class FolderWeights:
         return scheme.format, group, shape, frozenset(suffixes)
 
     def stack(self, names: Sequence[str], device: torch.device, rows: slice = ALL) -> Stack:
-        read = read_together(self._parts, names, device)
-        scheme = read[0][0]
-        parts = stacked_parts(scheme, [part for _, part in read], self.shape(names[0])[0], device)
+        modules = [name.removesuffix(".weight") for name in names]
+        scheme = self.subject.declared.scheme_of(modules[0])
+        if scheme is None:
+            raise KeyError(names[0])
+        suffixes = self.subject.modules[modules[0]]
+        parts = stacked_parts(scheme, self.subject.folder, modules, suffixes, self.shape(names[0])[0], device)
         codes = codes_of(scheme, parts)
         if codes is None or codes.base.numel() > 1 or scheme.method == MODELOPT:
             return Stack(dequantize_linear(scheme, parts), codes).part(rows)

@@ -15,7 +15,7 @@ answers in its place.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -28,6 +28,7 @@ from sixfold.artifact.workspace import digest_of, read_json, write_json
 from sixfold.errors import SixfoldError
 from sixfold.progress import Progress
 from sixfold.runner.available_memory import available_on
+from sixfold.runner.experts import experts_run_by
 from sixfold.runner.freed_memory import kept_heap
 from sixfold.runner.layer_runner import LayerRunner
 from sixfold.runner.layer_weights import HostBuffers
@@ -129,10 +130,12 @@ class Answering:
     """One model that continues the prompts with the weights of the source and of its variants, one after the other.
 
     held: the source; the model is where that gives its tensors. cache: folder that keeps the source's answers.
+    experts: runs a layer's, see sixfold.runner.experts.experts_run_by.
     """
 
-    def __init__(self, held: HeldSource, tokenizer: Any, cache: Path) -> None:
+    def __init__(self, held: HeldSource, tokenizer: Any, cache: Path, experts: Callable[..., torch.Tensor]) -> None:
         self._held = held
+        self._experts = experts
         self._tokenizer = tokenizer
         self._cache = cache
         self._weights: StackedWeights | None = None
@@ -173,7 +176,9 @@ class Answering:
     def _of(self, weights: StackedWeights | None, like: list[Answer]) -> list[Answer]:
         guesses = [self._ids(answer.text) for answer in like] or [[] for _ in PROMPTS]
         self._weights, self._names = weights, frozenset(() if weights is None else weights.names())
-        with torch.no_grad(), kept_heap(), self._runner.whole(self._prepare) as model:
+        with torch.no_grad(), kept_heap(), self._runner.whole(self._prepare) as model, ExitStack() as stack:
+            if hasattr(model, "set_experts_implementation"):
+                stack.enter_context(experts_run_by(model, self._experts))
 
             def run(ids: torch.Tensor) -> torch.Tensor:
                 logits: torch.Tensor = model(input_ids=ids.to(self._held.device), use_cache=False).logits

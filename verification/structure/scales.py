@@ -15,15 +15,19 @@ from verification.reading.subject import Subject
 _OUTLIER = 2.0**12
 """How many times the median of its siblings (the same projection of other experts and layers) a scale may be."""
 
+_E4M3_NAN = 0x7F
+"""Above all numbers of E4M3 that are not negative."""
+
 _COUNT = 8
 """Siblings that a median needs."""
 
 
 def check_finite(subject: Subject) -> Iterator[Finding]:
     """No NaN, infinity or negative scale."""
-    for name, scale in _scales(subject.folder):
-        if _all_positive(scale):
+    for name, stored in _scales(subject.folder):
+        if _all_positive(stored):
             continue
+        scale = stored.float()
         bad = ~torch.isfinite(scale)
         if bad.any():
             kind = "NaN" if torch.isnan(scale).any() else "infinite"
@@ -39,9 +43,10 @@ def check_finite(subject: Subject) -> Iterator[Finding]:
 
 def check_zero(subject: Subject) -> Iterator[Finding]:
     """A scale of zero stands only for a block that is zero; a global or input scale is never zero."""
-    for name, scale in _scales(subject.folder):
-        if _all_positive(scale):
+    for name, stored in _scales(subject.folder):
+        if _all_positive(stored):
             continue
+        scale = stored.float()
         zero = scale == 0
         if not zero.any():
             continue
@@ -179,7 +184,7 @@ def check_nvfp4_range(subject: Subject) -> Iterator[Finding]:
         done.add(first)
         group = linear.fused or (linear.name,)
         names = [f"{name}.weight_scale" for name in group if subject.folder.readable(f"{name}.weight_scale")]
-        largest = max((float(subject.folder.read(n).float().nan_to_num().max()) for n in names), default=448.0)
+        largest = max((_largest(subject.folder.read(name)) for name in names), default=448.0)
         if 0 < largest < 448 / 4 and not all(_is_zero(subject.folder, name) for name in group):
             what = f"the largest block scale of {_short(names)} is {largest:g}, where the format scales it to 448"
             yield Finding(
@@ -198,13 +203,24 @@ def _scales(folder: Folder) -> Iterator[tuple[str, torch.Tensor]]:
         if (suffix in SCALES or suffix in CACHE_SCALES) and folder.readable(name) and stored.nbytes:
             tensor = folder.read(name)
             if tensor.is_floating_point():
-                yield name, tensor.float()
+                yield name, tensor
 
 
 def _all_positive(scale: torch.Tensor) -> bool:
     """And finite: as nearly all are, which one look tells."""
-    low, high = torch.aminmax(scale)
-    return float(low) > 0 and float(high) < float("inf")
+    low, high = _extremes(scale)
+    return low > 0 and high < float("inf")
+
+
+def _extremes(scale: torch.Tensor) -> tuple[float, float]:
+    """The smallest and the largest, NaN where one is. Those of eight bits are in the order of their bytes, where none
+    is below zero: a hundredth of the time that making numbers of all takes."""
+    if scale.dtype == torch.float8_e4m3fn:
+        low, high = torch.aminmax(scale.view(torch.uint8))
+        if int(high) < _E4M3_NAN:
+            scale = torch.stack((low, high)).view(scale.dtype)
+    low, high = torch.aminmax(scale.float())
+    return float(low), float(high)
 
 
 def _nonzero_blocks(subject: Subject, module: str, suffix: str, scale: torch.Tensor) -> torch.Tensor | None:
@@ -224,6 +240,12 @@ def _nonzero_blocks(subject: Subject, module: str, suffix: str, scale: torch.Ten
             return _any_per_block((weight & 0x77) != 0, scale)
         return _any_per_block(weight.float() != 0, scale)
     return None
+
+
+def _largest(scale: torch.Tensor) -> float:
+    """Of those that are numbers."""
+    _, high = _extremes(scale)
+    return high if high == high else float(scale.float().nan_to_num().max())
 
 
 def _any_per_block(nonzero: torch.Tensor, scale: torch.Tensor) -> torch.Tensor | None:

@@ -22,9 +22,16 @@ class Blame:
         self._searched = 0
 
     def finding(
-        self, name: str, encoding: str, error: WeightError, limit: Limit, weight: torch.Tensor | None
+        self,
+        name: str,
+        encoding: str,
+        error: WeightError,
+        limit: Limit,
+        weight: torch.Tensor | None,
+        held_in: str = "",
     ) -> Finding:
-        """weight: float32 on the CPU, what is held; None where that is no other matrix of the source."""
+        """weight: float32 on the CPU, what is held; None where that is no other matrix of the source. held_in: the
+        stored matrix that the error is of, where the tensor is in several."""
         other = self._instead(name, weight) if weight is not None and error.relative > 0.5 else None
         if other is not None:
             what = f"it holds the weights of {other}"
@@ -33,15 +40,25 @@ class Blame:
             what = f"it differs from the source by {error.relative:.3g} of its size, and it is not quantized"
             consequence = "the model computes something else"
         elif error.relative > limit.relative and error.relative > 2 * limit.relative:
-            what = f"it is off by {error.relative:.3g} of its size, where {encoding} allows {limit.relative:g}"
+            off = f"{held_in or 'it'} is off by {error.relative:.3g} of its size"
+            what = f"{off}, where {encoding} allows {limit.relative:g}"
             consequence = "the model computes something else: readable but damaged text"
         else:
+            place = f"row {error.row}, column {error.column}" + (f" of {held_in}" if held_in else "")
             what = (
-                f"the block at row {error.row}, column {error.column} is off by {error.block:.3g} of its largest"
+                f"the block at {place} is off by {error.block:.3g} of its largest"
                 f" weight, where {encoding} allows {limit.block:g} (and the tensor by {error.relative:.3g} of its size,"
                 f" where it allows {limit.relative:g})"
             )
             consequence = "these weights are wrong: a scale is damaged, or the rounding is"
+        return Finding("weights.error", name, what, consequence, EXPORT_AGAIN)
+
+    def lost(self, name: str, at: tuple[int, int], held_in: str) -> Finding:
+        """Of a group that is all zeros, by its row and first column."""
+        row, column = at
+        within = f" of {held_in}" if held_in else ""
+        what = f"the group at row {row}, column {column}{within} is all zeros, and its weights are not small"
+        consequence = "these weights are gone: a scale is damaged"
         return Finding("weights.error", name, what, consequence, EXPORT_AGAIN)
 
     def _instead(self, name: str, weight: torch.Tensor) -> str | None:

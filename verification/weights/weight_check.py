@@ -7,14 +7,14 @@ device; only what does not pass there is looked at by itself, on the CPU.
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from math import prod
 from typing import Any
 
 import torch
 
-from verification.finding import EXPORT_AGAIN, Finding
+from verification.finding import Finding
 from verification.reading.held_source import HeldSource
 from verification.reading.stack import in_stacks
 from verification.reading.stated_rounding import Kind
@@ -22,18 +22,16 @@ from verification.reading.weights import CodedWeights, read_on
 from verification.weights.blame import Blame
 from verification.weights.code_findings import CodeFindings
 from verification.weights.compensated_codes import Targets
-from verification.weights.format_error import EXACT, LIMITS, Limit, loosened, measure, measured
+from verification.weights.format_error import EXACT, measure, measured
 from verification.weights.moved_scales import SMOOTHED, MovedScales
 from verification.weights.originals import Originals
 from verification.weights.pieces import LARGE, in_pieces
 from verification.weights.plain_tensors import compared_plainly, shifted_bias
 from verification.weights.recorded_scales import RecordedScales
 from verification.weights.smoothing import Factors, check_cancels, significant, uniform
+from verification.weights.stored_error import error_of, limit_of, parts_of
 from verification.weights.weight_numbers import UNREADABLE, ZERO, are_numbers, numbers_of, unreadable
-from verification.weights.weighted_error import lose_groups, lost_group, unexplained
-
-_UNKNOWN = Limit(0.5, 1.0, 0)
-"""Of types that are in no table: wrong matrices still show."""
+from verification.weights.weighted_error import lose_groups
 
 Keep = Callable[[str, torch.Tensor], None]
 """Gets the name of a tensor and what was read of it, float32."""
@@ -192,7 +190,7 @@ class Comparison:
             if keep is not None:
                 keep(name, values)
         kind = self._kind(names[0])
-        limit = loosened(LIMITS.get(encoding, _UNKNOWN), kind)
+        limit = limit_of(encoding, kind)
         sound = are_numbers(stack.values, count)
         errors = measured(stack.values, original, limit, count)
         sound = [fine and not error.exceeds(limit) for fine, error in zip(sound, errors, strict=True)]
@@ -220,7 +218,7 @@ class Comparison:
 
     def _passes_in_pieces(self, name: str, keep: Keep | None) -> bool:
         """The same of one that is too large to be looked at whole."""
-        limit = loosened(LIMITS.get(self._weights.encoding(name), _UNKNOWN), self._kind(name))
+        limit = limit_of(self._weights.encoding(name), self._kind(name))
         rescaled = self._originals.has_recorded(name)
         linear = None if rescaled else self._linears.get(name)
         found = in_pieces(self._weights, self._originals, self._codes, name, limit, linear, whole=keep is not None)
@@ -250,36 +248,36 @@ class Comparison:
         weight, original = self._weights.read(name), self._originals.on_cpu(name)
         if keep is not None:
             keep(name, weight)
-        bad = list(numbers_of(name, encoding, weight))
-        if bad and (original.any() or bad[0].check != ZERO):
-            self._findings += bad
+        strange = list(numbers_of(name, encoding, weight))
+        if strange and (original.any() or strange[0].check != ZERO):
+            self._findings += strange
             return
-        limit = loosened(LIMITS.get(encoding, _UNKNOWN), self._kind(name))
-        error, rescaled = measure(weight, original, limit), self._originals.has_recorded(name)
+        measured, rescaled = weight, self._originals.has_recorded(name)
         linear = self._linears.get(name)
-        movable = encoding in SMOOTHED and self._moved.may
-        if linear is not None and movable and (self._moved.were or error.exceeds(limit)):
-            found, without = self._moved.factors(linear, weight, original)
-            again = measure(without, original, limit)
-            fits = again.relative <= 1.5 * limit.relative or again.relative < 0.5 * error.relative
-            wrong_scale = uniform(found) and error.exceeds(limit) and not self._moved.made_up_for(linear, found)
-            if fits and not wrong_scale:
-                factors[linear.name] = found
-                rescaled = significant(found)
-                error = again if rescaled else error
-        self._errors[name] = TensorError(name, encoding, error.relative, error.block, rescaled)
-        unsound = error.exceeds(replace(limit, block=2 * limit.block) if rescaled else limit)
-        how, layout = self._weights.rounding(name), self._weights.layout(name)
-        if unsound and how.importance is not None and layout is not None:
-            left = unexplained(weight, original, limit, layout, how.importance)
-            unsound, error = left is not None, left or error
-        lost = lost_group(weight, original, limit) if how.kind == "weighted" and not unsound else None
-        if unsound:
-            self._findings.append(self._blame.finding(name, encoding, error, limit, weight))
-        elif lost is not None:
-            what = f"the group at row {lost[0]}, column {lost[1]} is all zeros, and its weights are not small"
-            consequence = "these weights are gone: a scale is damaged"
-            self._findings.append(Finding("weights.error", name, what, consequence, EXPORT_AGAIN))
+        if linear is not None and encoding in SMOOTHED and self._moved.may:
+            limit = limit_of(encoding, self._kind(name))
+            error = measure(weight, original, limit)
+            if self._moved.were or error.exceeds(limit):
+                found, without = self._moved.factors(linear, weight, original)
+                again = measure(without, original, limit)
+                fits = again.relative <= 1.5 * limit.relative or again.relative < 0.5 * error.relative
+                wrong_scale = uniform(found) and error.exceeds(limit) and not self._moved.made_up_for(linear, found)
+                if fits and not wrong_scale:
+                    factors[linear.name] = found
+                    rescaled = significant(found)
+                    measured = without if rescaled else weight
+        parts = parts_of(self._weights, name, measured, original, self._kind(name))
+        whole = error_of(parts)
+        self._errors[name] = TensorError(name, encoding, whole.relative, whole.block, rescaled)
+        unsound = next(((part, bad) for part in parts if (bad := part.unsound(rescaled=rescaled))), None)
+        weighted = self._weights.rounding(name).kind == "weighted" and unsound is None
+        gone = next(((part, at) for part in parts if (at := part.lost)), None) if weighted else None
+        if unsound is not None:
+            part, error = unsound
+            self._findings.append(self._blame.finding(name, part.encoding, error, part.limit, weight, part.held_in))
+        elif gone is not None:
+            part, at = gone
+            self._findings.append(self._blame.lost(name, at, part.held_in))
         elif self._codes.is_nearest(encoding, linear):
             moved = linear if encoding in SMOOTHED and self._moved.were else None
             self._findings += self._codes.of(name, weight, original, moved)

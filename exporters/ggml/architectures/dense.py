@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from gguf import GGUFWriter
 
 from exporters.ggml.architectures.entry import (
@@ -31,12 +32,35 @@ from exporters.ggml.architectures.rotary import (
     rope_of,
     rotary_size,
 )
+from sixfold.errors import SixfoldError
 
 
 def _gemma3(writer: GGUFWriter, config: Config) -> None:
     writer.add_sliding_window(config["sliding_window"])
     if config.get("final_logit_softcapping"):
         writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+
+
+_GEMMA_3N = {"altup_num_inputs": 4, "hidden_size_per_layer_input": 256, "laurel_rank": 64}
+"""Sizes that llama.cpp takes for given."""
+
+
+def _gemma3n(writer: GGUFWriter, config: Config) -> None:
+    """Gemma 3 with streams that a low rank joins, further inputs for each layer, and gates of which some are cut off
+    below what so many of them are."""
+    different = {name: config[name] for name, size in _GEMMA_3N.items() if config[name] != size}
+    if different:
+        raise SixfoldError(
+            f"llama.cpp does not load a gemma3n whose config.json says {different}", "leave the gguf recipes out"
+        )
+    _gemma3(writer, config)
+    writer.add_altup_active_idx(config["altup_active_idx"])
+    writer.add_altup_num_inputs(config["altup_num_inputs"])
+    writer.add_embedding_length_per_layer_input(config["hidden_size_per_layer_input"])
+    writer.add_shared_kv_layers(config["num_kv_shared_layers"])
+    shares = torch.tensor(config["activation_sparsity_pattern"], dtype=torch.float32)
+    writer.add_activation_sparsity_scale(torch.distributions.Normal(0.0, 1.0).icdf(shares).tolist())
+    writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config["layer_types"]])
 
 
 def _mistral3(writer: GGUFWriter, config: Config) -> None:
@@ -118,6 +142,16 @@ DENSE: Mapping[str, Entry] = {
         replaced=granite_replaced,
     ),
     "gemma3": Entry((), _gemma3, one_plus=NORMS, fixed={"query_pre_attn_scalar": lambda config: _gemma3_scale(config)}),
+    "gemma3n": Entry(
+        (),
+        _gemma3n,
+        required=("blk.{}.attn_k.weight",),  # of layers that share others' keys, too
+        padded={"per_layer_token_embd.weight": "vocab_size"},
+        fixed={  # of which 20 have keys of their own, and 10 have gates that are cut off
+            "num_kv_shared_layers": lambda config: max(0, config["num_hidden_layers"] - 20),
+            "activation_sparsity_pattern": lambda config: ([0.95] * 10 + [0.0] * 99)[: config["num_hidden_layers"]],
+        },
+    ),
     "seed_oss": Entry(),
     "command-r": Entry((("add_logit_scale", ("logit_scale",)),), without_scaling),
     "mistral3": replace(_LLAMA, extra=_mistral3),

@@ -20,6 +20,23 @@ def _bloom(writer: GGUFWriter, config: Config) -> None:
     writer.add_head_count_kv(config["num_attention_heads"])
 
 
+def _gpt2(writer: GGUFWriter, config: Config) -> None:
+    writer.add_feed_forward_length(config.get("n_inner") or 4 * config["hidden_size"])
+
+
+def _heads_of_keys(config: Config) -> int:
+    """The older architecture has one for all, or one each."""
+    heads: int = config["num_attention_heads"]
+    if config.get("new_decoder_architecture"):
+        return config.get("num_kv_heads") or heads
+    return 1 if config.get("multi_query", True) else heads
+
+
+def _falcon(writer: GGUFWriter, config: Config) -> None:
+    writer.add_tensor_data_layout("jploski")
+    writer.add_feed_forward_length(config.get("ffn_hidden_size") or 4 * config["hidden_size"])
+
+
 def _gptneox(writer: GGUFWriter, config: Config) -> None:
     writer.add_rope_dimension_count(rotary_size(config))
     writer.add_parallel_residual(bool(config.get("use_parallel_residual", True)))
@@ -41,6 +58,18 @@ def _starcoder(writer: GGUFWriter, config: Config) -> None:
 
 ELDER: Mapping[str, Entry] = {
     "bloom": Entry(_EPSILON, _bloom, head_by_head=True),
+    "falcon": Entry(
+        _EPSILON,
+        _falcon,
+        lambda config: {"num_key_value_heads": _heads_of_keys(config)},
+        head_by_head=True,
+        fixed={  # positions turn channels, and attention and the feed-forward read the same
+            "alibi": lambda config: False,
+            "bias": lambda config: False,
+            "parallel_attn": lambda config: True,
+        },
+    ),
+    "gpt2": Entry(_EPSILON, _gpt2, transposed=r"\.(attn_qkv|attn_output|ffn_up|ffn_down)\.weight$"),
     "gptneox": Entry((), _gptneox, head_by_head=True),
     "mpt": Entry(_EPSILON, _mpt),
     "starcoder": Entry(_EPSILON, _starcoder, _ONE_HEAD_OF_KEYS, fixed={"multi_query": lambda config: True}),

@@ -12,7 +12,7 @@ DRAFTS = "drafts held"
 """Beside a config's fields: how many MTP layers the file holds behind the decoder's, whatever config.json says."""
 
 NUMBERS = "numbers held"
-"""The same: keys whose values are tensors on disk, one number for each layer."""
+"""The same: keys whose values are tensors on disk, a few numbers for each layer."""
 
 Table = tuple[tuple[str, tuple[str, ...]], ...]
 
@@ -127,12 +127,16 @@ class Entry:
     apart_rope: they are neighbors on disk, and half a head apart in the file, where positions have several axes.
     rope_factors: whether Llama 3's scaling of rotary frequencies is held as a tensor; long_rope: whether LongRoPE's is.
     head_by_head: attn_qkv has queries, keys and values of each head side by side on disk, those of all heads in files.
+    transposed: matrices (an expression on GGUF names) that the disk has as [in, out].
+    padded: tensors of which the file has as many rows as a config field says, zeros behind the disk's.
+    required: tensors that llama.cpp does not load a file without, "{}" for every layer.
     fixed: config fields whose value llama.cpp takes for given -> that value.
     one_plus: norms (an expression on GGUF names) that the file holds with the one that the model adds to them.
     delta_net: the file holds a delta net's values head by head of the keys' (see exporters.ggml.tensors).
     mamba_groups: config fields, one of which holds how many groups of channels the norm of a Mamba-2 mixer has: its
     vectors are columns in the file, and that norm is a matrix.
     multipliers: what a tensor is called in a block, or outside of them -> steps of `times` that are done to it.
+    disputed: what llama.cpp and transformers compute otherwise of every model, a sentence; "" where nothing is known.
     begins: whether texts begin with a token, where the tokenizer's own files do not say; None to say nothing either.
     """
 
@@ -147,9 +151,13 @@ class Entry:
     rope_factors: bool = False
     long_rope: bool = False
     head_by_head: bool = False
+    transposed: str = ""
+    padded: Mapping[str, str] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
     fixed: Mapping[str, Callable[[Config], Any]] = field(default_factory=dict)
     one_plus: str = ""
     delta_net: bool = False
     mamba_groups: tuple[str, ...] = ()
     multipliers: Callable[[Config], Mapping[str, Sequence[str]]] = without_multipliers
+    disputed: str = ""
     begins: Callable[[Config], bool | None] = unstated

@@ -9,14 +9,12 @@ from exporters.ggml.architectures.entry import (
     EXPERT_SIZES,
     GRANITE_MIXERS,
     GRANITE_SHARED,
-    INDEXER,
     NORMS,
     SCALES,
     SHARED_EXPERTS,
     VOCAB,
     WINDOW,
     Entry,
-    Table,
     deepstack,
     granite_keys,
     granite_replaced,
@@ -29,7 +27,8 @@ from exporters.ggml.architectures.entry import (
 )
 from exporters.ggml.architectures.gemma4 import GEMMA_4
 from exporters.ggml.architectures.hunyuan import stretched, stretched_keys
-from exporters.ggml.architectures.rotary import Config, head_size, rope_of, rotary_size
+from exporters.ggml.architectures.latent import LATENT
+from exporters.ggml.architectures.rotary import Config, head_size, rotary_size
 
 
 def _afmoe(writer: GGUFWriter, config: Config) -> None:
@@ -117,26 +116,6 @@ def _step35_heads(config: Config) -> Config:
     }
 
 
-def _latent_attention(writer: GGUFWriter, config: Config) -> None:
-    """Multi-head latent attention is held as attention with one key and value head of the latent's width."""
-    rank, rope = config["kv_lora_rank"], config["qk_rope_head_dim"]
-    writer.add_key_length(rank + rope)
-    writer.add_value_length(rank)
-    writer.add_key_length_mla(config["qk_nope_head_dim"] + rope)
-    writer.add_value_length_mla(config["v_head_dim"])
-    writer.add_rope_dimension_count(rope)
-    experts = config.get("n_routed_experts")
-    if not experts:  # Youtu: latent attention alone, and llama.cpp asks for these
-        writer.add_leading_dense_block_count(config["num_hidden_layers"])
-        writer.add_expert_feed_forward_length(config["intermediate_size"])
-        writer.add_expert_shared_count(0)
-    elif config.get("mlp_layer_types") and config.get("first_k_dense_replace") is None:
-        writer.add_leading_dense_block_count(leading_dense(config))
-    mscale = rope_of(config).get("mscale_all_dim")
-    if mscale is not None:
-        writer.add_rope_scaling_yarn_log_mul(0.1 * mscale)
-
-
 def _cohere2_moe(writer: GGUFWriter, config: Config) -> None:
     windows(writer, config)
     without_scaling(writer, config)
@@ -176,13 +155,6 @@ def _laguna(writer: GGUFWriter, config: Config) -> None:
         writer.add_rope_dimension_count_swa(int(head_size(config) * windowed.get("partial_rotary_factor", 1.0)))
 
 
-def _sparse_latent_attention(writer: GGUFWriter, config: Config) -> None:
-    _latent_attention(writer, config)
-    kinds = config.get("indexer_types")
-    if kinds:
-        writer.add_array(f"{writer.arch}.attention.indexer.types", [kind == "full" for kind in kinds])
-
-
 def _hunyuan_moe(writer: GGUFWriter, config: Config) -> None:
     stretched_keys(writer, config)
     writer.add_expert_feed_forward_length(_first(config.get("moe_intermediate_size") or config["intermediate_size"]))
@@ -194,15 +166,6 @@ def _first(value: int | list[int]) -> int:
     """Of a number that a config may state for each layer."""
     return value[0] if isinstance(value, list) else value
 
-
-_LATENT: Table = (
-    *SHARED_EXPERTS,
-    ("add_vocab_size", ("vocab_size",)),
-    ("add_q_lora_rank", ("q_lora_rank",)),
-    ("add_kv_lora_rank", ("kv_lora_rank",)),
-)
-_ONE_GROUP: Config = {"num_key_value_heads": 1, "head_dim": None}
-"""Of latent attention, see `_latent_attention`."""
 
 MIXTURE: Mapping[str, Entry] = {
     "gemma4": GEMMA_4,
@@ -339,11 +302,6 @@ MIXTURE: Mapping[str, Entry] = {
         gating={"laguna": "sigmoid"},
     ),
     "mellum": Entry(EXPERT_SIZES, windows, renormalized=True),
-    "deepseek2": Entry(
-        _LATENT, _latent_attention, _ONE_GROUP, gating={"deepseek_v3": "sigmoid", "glm4_moe_lite": "sigmoid"}
-    ),
-    "deepseek32": Entry((*_LATENT, *INDEXER), _sparse_latent_attention, _ONE_GROUP, gating={"deepseek_v32": "sigmoid"}),
-    "glm-dsa": Entry((*_LATENT, *INDEXER), _sparse_latent_attention, _ONE_GROUP, gating={"glm_moe_dsa": "sigmoid"}),
-    "mistral4": Entry(_LATENT, _latent_attention, _ONE_GROUP),
+    **LATENT,
 }
 """By llama.cpp's architecture name."""

@@ -79,12 +79,30 @@ def as_one(config: Config) -> Config:
     return {**config, "rope_parameters": {**scaled, "rope_theta": rope["main"]["rope_theta"]}}
 
 
+def _ngrams(writer: GGUFWriter, config: Config) -> None:
+    """Rows of a table, by what tokens and those before them are hashed to. gguf-py 0.19 has none of these keys."""
+    layers, own = [number - 1 for number in config["ple_layer_ids"]], f"{writer.arch}.ple"
+    if len(layers) > 1:
+        raise SixfoldError("llama.cpp embeds n-grams in one layer, and this qwen4_exp does in several", _LEAVE_OUT)
+    size, heads, end = config["ngram_size"], config["heads_per_ngram"], config["eos_token_id"]
+    writer.add_array(f"{own}.layers", layers)
+    writer.add_uint32(f"{own}.ngram_size", size)
+    writer.add_uint32(f"{own}.heads_per_ngram", heads)
+    writer.add_uint32(f"{own}.conv_kernel", config["ple_conv_kernel_size"])
+    writer.add_uint32(f"{own}.eos_token_id", end[0] if isinstance(end, list) else end)
+    if config.get("image_token_id") is not None:
+        writer.add_uint32(f"{own}.image_token_id", config["image_token_id"])
+    writer.add_embedding_length_per_layer_input(config["ple_embed_dim"] // ((size - 1) * heads))
+
+
 def _qwen4(writer: GGUFWriter, config: Config) -> None:
     """Qwen3.5's delta nets, and attention to blocks of tokens that an indexer chooses."""
     gate = config.get("output_gate_type") or config["hidden_act"]
-    if gate != "sigmoid" or config.get("ple_layer_ids"):
-        what = f"gates its delta nets by {gate}" if gate != "sigmoid" else "embeds n-grams of tokens"
-        raise SixfoldError(f"this qwen4_exp {what}, which is not written into GGUF files", _LEAVE_OUT)
+    if gate != "sigmoid":
+        what = f"this qwen4_exp gates its delta nets by {gate}, which is not written into GGUF files"
+        raise SixfoldError(what, _LEAVE_OUT)
+    if config.get("ple_layer_ids"):
+        _ngrams(writer, config)
     axial_delta_net(writer, config, share=1.0)
     writer.add_uint32(f"{writer.arch}.hyper_connection.count", config["hc_count"])
     writer.add_uint32(f"{writer.arch}.hyper_connection.low_rank", config["hc_lowrank"])
@@ -128,6 +146,7 @@ STREAMS: Mapping[str, Entry] = {
             ("add_indexer_top_k", ("indexer_budget",)),
         ),
         extra=_qwen4,
+        one_plus=rf"{QWEN35MOE.one_plus}|ple_norm_(key|query|conv)\.weight$",
     ),
 }
 """By llama.cpp's architecture name."""

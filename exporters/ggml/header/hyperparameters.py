@@ -6,7 +6,7 @@ than one value is a small function. Keys are those that llama.cpp's converter wr
 
 from collections.abc import Iterable, Mapping
 
-from gguf import GGUFWriter
+from gguf import GGUFValueType, GGUFWriter
 
 from exporters.ggml.architectures.dense import DENSE
 from exporters.ggml.architectures.elder import ELDER
@@ -73,7 +73,10 @@ def write_hyperparameters(writer: GGUFWriter, arch: str, config: Config) -> None
     if sections:
         writer.add_rope_dimension_sections([*sections, 0, 0, 0, 0][:4])
     for key, values in (config.get(NUMBERS) or {}).items():
-        writer.add_array(key, values)
+        if isinstance(values[0], int):  # larger than gguf-py takes for given
+            writer.add_key_value(key, values, GGUFValueType.ARRAY, GGUFValueType.UINT64)
+        else:
+            writer.add_array(key, values)
     entry.extra(writer, own)
 
 
@@ -85,6 +88,8 @@ def as_stated(arch: str, config: Config) -> Config:
 
 def differences(arch: str, config: Config) -> Iterable[str]:
     """Where llama.cpp will compute something else than transformers, a sentence each."""
+    if ENTRIES[arch].disputed:
+        yield ENTRIES[arch].disputed
     renormalized = ENTRIES[arch].renormalized
     for name, given in ENTRIES[arch].fixed.items():
         if config.get(name) is not None and config[name] != given(config):

@@ -12,7 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from sixfold.errors import SixfoldError
 from sixfold.model.source import open_source
+from sixfold.progress import unseen
 from tests import every_family
 from tests.drafts import add_drafts
 from tests.engines.llama_programs.llama_cpp_tools import Unavailable, sources
@@ -29,6 +31,7 @@ from tests.exporters.ggml.gguf_tools import (
 from tests.exporters.ggml.test_gguf_llama_cpp import LLAMA3, MODELS, MORE_FAMILIES, YARN
 from tests.exporters.ggml.test_gguf_mxfp4 import in_mxfp4
 from tests.families import FAMILIES, make_family
+from verification.verify import verify
 
 pytestmark = pytest.mark.engines
 
@@ -65,6 +68,7 @@ MEANT: dict[str, set[str]] = {
     # It reads how close to zero norms come from a field of its own.
     "glm": {"chatglm.attention.layer_norm_rms_epsilon"},
     # It does not say what most tensors are of, nor a rotary base.
+    "falcon": {"falcon.rope.freq_base"},
     "gpt_neox": {"gptneox.rope.freq_base", "general.file_type"},
     "mpt": {"general.file_type"},
     "minicpm3": {"minicpm3.rope.freq_base"},
@@ -110,6 +114,9 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 _STRETCHED = {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 1000.0, "factor": 1.0}
 _WINDOWED = ["sliding_attention"] * 3 + ["full_attention"]
+FALCON = {"new_decoder_architecture": True, "num_kv_heads": 2, "ffn_hidden_size": 1024}
+"""Of 40B: two norms, and four times as wide between as the converter takes for given."""
+
 FALCON_H1 = {
     "head_dim": 64,
     "mamba_n_groups": 2,
@@ -132,6 +139,7 @@ NEWER: dict[str, dict[str, Any]] = {
     "bloom": {},
     "cohere2_moe": {},
     "deepseek_v32": {},
+    "falcon": {**FALCON, "max_position_embeddings": 2048},  # the same
     "falcon_h1": FALCON_H1,
     "falcon_mamba": {},
     "glm": {},
@@ -141,6 +149,7 @@ NEWER: dict[str, dict[str, Any]] = {
     "glm_ocr": {},
     "granite_swa": {},
     "granitemoe_swa": {},
+    "gpt2": {"n_ctx": 256},
     "gpt_bigcode": {},
     "granitemoeshared": {},
     "hy_v3": {},
@@ -422,7 +431,8 @@ QWEN_4 = {
 
 
 def test_qwen_4_as_published(newer: Path, tmp_path: Path) -> None:
-    """Streams that low ranks mix. What chooses tokens stays in float32 in our files, as MiniMax-M3's does in both."""
+    """Streams that low ranks mix, and a table of n-grams in parts. What chooses tokens stays in float32 in our files,
+    as MiniMax-M3's does in both."""
     folder = made("qwen4_exp_text", tmp_path, QWEN_4)
     changed(folder, layer_types=["linear_attention", "full_attention"] * 2, full_attention_interval=2)
     compare(newer, folder, "BF16", tmp_path, set(), other=r"indexer\.[qk]_proj")
@@ -490,6 +500,38 @@ def test_glm_5_next_as_published(drafts: bool, newer: Path, tmp_path: Path) -> N
     changed(folder, text_config=text)
     if drafts:
         add_drafts(folder)
+    compare(newer, folder, "BF16", tmp_path, set())
+
+
+def test_gemma_3n_as_published(newer: Path, tmp_path: Path) -> None:
+    """Inputs of each layer for fewer tokens than the vocabulary has, and keys of layers that share others', which are
+    lost when transformers saves a model: without them llama.cpp loads none."""
+    shared = {"num_kv_shared_layers": 2, "vocab_size": 300, "vocab_size_per_layer_input": 280}
+    folder = made("gemma3n_text", tmp_path, shared)
+    with pytest.raises(SixfoldError, match=r"blk\.2\.attn_k\.weight"):
+        export(open_source(folder), recipe("BF16"), tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    for layer in (2, 3):
+        own, other = (f"model.layers.{n}.self_attn." for n in (layer, layer - 2))
+        for part in ("k_proj", "v_proj", "k_norm"):
+            tensors[f"{own}{part}.weight"] = tensors[f"{other}{part}.weight"].flip(0)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    assert verify(export(open_source(folder), recipe("BF16"), tmp_path)[1], open_source(folder), unseen).findings == ()
+    compare(newer, folder, "BF16", tmp_path, set())
+
+
+def test_hy_v4_as_published(newer: Path, tmp_path: Path) -> None:
+    """Streams without what mixes them, latent attention behind sinks and a gate, and an indexer of some layers."""
+    folder = made("hy_v4", tmp_path, {"n_group": 1})
+    tensors = load_file(folder / "model.safetensors")
+    for pattern, published in (
+        (r"hc_pre\.hc_(attn|mlp)_layer\.", r"hc_\1_layer.hc_pre."),
+        (r"hc_pre\.hc_head\.", "hc_head."),
+        (r"mlp\.(shared_experts\.)?linear_gate\.", r"mlp.\1gate_proj."),
+    ):
+        tensors = {re.sub(pattern, published, name): tensor for name, tensor in tensors.items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    assert verify(export(open_source(folder), recipe("BF16"), tmp_path)[1], open_source(folder), unseen).findings == ()
     compare(newer, folder, "BF16", tmp_path, set())
 
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.models.hy_v4 import modeling_hy_v4
 
 from sixfold.model.source import open_source
 from tests import every_family
 from tests.drafts import add_drafts
-from tests.engines.llama_programs.test_gguf_converter import DEEPSEEK_4, FALCON_H1, QWEN_4, changed, tabled
+from tests.engines.llama_programs.test_gguf_converter import DEEPSEEK_4, FALCON, FALCON_H1, QWEN_4, changed, tabled
 from tests.exporters.ggml.gguf_tools import byte_level_tokenizer, export, recipe, save_tokenizer, spread
 from tests.exporters.ggml.test_gguf_llama_cpp import llama_logits
 
@@ -40,16 +41,21 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "cohere2": {},
     "cohere2_moe": {},
     "deepseek_v32": {"index_topk": 256},  # with fewer, llama.cpp's indexer chooses others than transformers'
+    "falcon": {},
+    "falcon of two norms": FALCON,
     "falcon_h1": FALCON_H1,
     "falcon_mamba": {},
     "glm": {},
     "glm46v": {},
     "glm4v": {},
     "glm4v_moe": {},
+    # Of so few channels transformers and llama.cpp would differ in how far they spread: by N, and by N - 1.
+    "gemma3n_text": {"activation_sparsity_pattern": [0.95] * 4, "intermediate_size": [4096] * 4},
     "gemma4_text": {},
     "gemma4_unified": {},
     "glm_moe_dsa": {"index_topk": 256},
     "glm_ocr": {},
+    "gpt2": {},
     "gpt_bigcode": {},
     "gpt_neox": {},
     "granite_swa": {},
@@ -69,6 +75,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "kimi_linear": {"num_expert_group": 1},
     "laguna": {"layer_types": _WINDOWED[::-1]},
     "lfm2_moe": {},
+    "llama4_text": {"num_experts_per_tok": 1},
     "mamba": {},
     "mamba2": {"n_groups": 1},  # of several, transformers takes the norm over all at once
     # llama.cpp turns windows and full attention by one base.
@@ -97,7 +104,8 @@ DRAFTING: dict[str, dict[str, Any]] = {"glm4_moe": {}, "qwen3_5_moe_text": {"aro
 """With an MTP layer, which llama.cpp loads and does not run unasked; and how `add_drafts` makes it."""
 
 CLOSE = {
-    **dict.fromkeys(("bloom", "gemma4_text", "gemma4_unified", "gpt_bigcode", "gpt_neox", "mpt", "phi"), 1e-3),
+    **dict.fromkeys(("bloom", "gemma4_text", "gemma4_unified", "gpt2", "gpt_bigcode", "gpt_neox", "mpt", "phi"), 1e-3),
+    **dict.fromkeys(("falcon", "gemma3n_text", "falcon of two norms"), 1e-3),
     "granitemoehybrid without recurrent layers": 2e-4,
     "hunyuan_vl": 3e-4,
 }
@@ -134,6 +142,22 @@ def test_logits_of_glm_5_next(tmp_path: Path) -> None:
     folder = every_family.make_family("glm5_next", tmp_path / "model")
     text = json.loads((folder / "config.json").read_text())["text_config"]
     changed(folder, text_config={**text, "index_topk": 256})  # all: of equal scores each chooses its own
+    compare_logits(folder, tmp_path, 1e-4)
+
+
+def test_logits_of_hy_v4_that_turns_neighbors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which of two the published weights are made for, llama.cpp and transformers do not agree upon."""
+
+    def neighbors(
+        q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, unsqueeze_dim: int = 1
+    ) -> Any:
+        half = cos.shape[-1] // 2
+        turn = torch.complex(cos[..., :half], sin[..., :half]).unsqueeze(unsqueeze_dim)
+        pairs = (torch.view_as_complex(x.unflatten(-1, (half, 2)).contiguous()) for x in (q, k))
+        return tuple(torch.view_as_real(x * turn).flatten(-2) for x in pairs)
+
+    monkeypatch.setattr(modeling_hy_v4, "apply_rotary_pos_emb", neighbors)
+    folder = every_family.make_family("hy_v4", tmp_path / "model", n_group=1, index_topk=256)
     compare_logits(folder, tmp_path, 1e-4)
 
 

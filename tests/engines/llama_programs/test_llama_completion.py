@@ -10,6 +10,7 @@ from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.model.source import Source, open_source
 from tests.exporters.exported import DEMO, silent
 from tests.exporters.ggml.gguf_tools import export, random_statistics, recipe
+from verification.divergence.expert_inputs import experts_at_once
 from verification.measure import runs_of
 from verification.reading.held_source import HeldSource
 from verification.smoke.smoke_test import READER, Answering, Smoke, smoke
@@ -31,7 +32,9 @@ def gguf(scheme: str, demo: Source, llama_tools: Path, tmp_path: Path, monkeypat
 
 def answers(demo: Source, gguf: Path, cache: Path, *, by_llama: bool) -> Smoke:
     weights, _ = runs_of(gguf, demo)
-    answering = Answering(HeldSource(demo, torch.device("cpu")), load_tokenizer(DEMO), cache)
+    answering = Answering(
+        HeldSource(demo, torch.device("cpu")), load_tokenizer(DEMO), cache, experts_at_once(lambda _: None)
+    )
     return smoke(answering, weights, silent, gguf if by_llama else None)
 
 

@@ -79,10 +79,10 @@ def test_an_input_is_factored_and_moved_once_for_all_formats(source: Source) -> 
 def test_what_one_process_compiles_is_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own share, to nearest and compensated."""
     ran: list[str] = []
-    monkeypatch.setattr(speed, "quantize", lambda weight, qtype, importance: ran.append(qtype.name))
+    monkeypatch.setattr(speed, "quantize", lambda weight, qtype, importance=None: ran.append(qtype.name))
     monkeypatch.setattr(speed, "fp8_channels", lambda weights, names, known: ran.append("fp8+"))
     speed._compile(1, "", [["Q8_0"], ["Q4_K", "fp8+"]])
-    assert ran == ["Q4_K", "fp8+", "fp8+"]
+    assert ran == ["Q4_K", "Q4_K", "fp8+", "fp8+"]  # with importance and without, and of two widths
 
 
 @pytest.mark.bench

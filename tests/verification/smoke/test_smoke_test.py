@@ -13,6 +13,7 @@ from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.model.source import Source
 from tests.exporters.exported import DEMO, silent
 from tests.verification.artifacts import Artifacts
+from verification.divergence.expert_inputs import experts_at_once
 from verification.measure import runs_of
 from verification.reading.held_source import HeldSource
 from verification.reading.weights import CodedWeights, FolderWeights
@@ -38,7 +39,9 @@ class Constant(FolderWeights):
 
 
 def run(demo: Source, weights: CodedWeights, cache: Path, gguf: Path | None = None, device: str = "cpu") -> Smoke:
-    answering = Answering(HeldSource(demo, torch.device(device)), load_tokenizer(DEMO), cache)
+    answering = Answering(
+        HeldSource(demo, torch.device(device)), load_tokenizer(DEMO), cache, experts_at_once(lambda _: None)
+    )
     return smoke(answering, weights, silent, gguf)
 
 

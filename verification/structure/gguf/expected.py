@@ -46,12 +46,14 @@ OTHERS: Mapping[str, str] = {
     "ernie4_5_moe": "ernie4_5-moe",
     "exaone4": "exaone4",
     "exaone_moe": "exaone-moe",
+    "falcon": "falcon",
     "falcon_h1": "falcon-h1",
     "falcon_mamba": "mamba",
     "gemma": "gemma",
     "gemma2": "gemma2",
     "gemma3": "gemma3",
     "gemma3_text": "gemma3",
+    "gemma3n_text": "gemma3n",
     "gemma4": "gemma4",
     "gemma4_text": "gemma4",
     "gemma4_unified": "gemma4",
@@ -64,6 +66,7 @@ OTHERS: Mapping[str, str] = {
     "glm5_next_text": "glm5-next",
     "glm_moe_dsa": "glm-dsa",
     "glm_ocr_text": "glm4",
+    "gpt2": "gpt2",
     "gpt_bigcode": "starcoder",
     "gpt_neox": "gptneox",
     "gpt_oss": "gpt-oss",
@@ -77,6 +80,7 @@ OTHERS: Mapping[str, str] = {
     "hunyuan_v1_moe": "hunyuan-moe",
     "hunyuan_vl_text": "hunyuan_vl",
     "hy_v3": "hy_v3",
+    "hy_v4": "hy_v4",
     "jais2": "jais2",
     "jamba": "jamba",
     "kimi_linear": "kimi-linear",
@@ -130,10 +134,10 @@ _MIXERS_ALONE = ("mamba", "mamba2", "falcon_mamba")
 _WITHOUT_POSITIONS = ("nemotron_h", "granitemoehybrid", *_MIXERS_ALONE)
 """Models of Mamba mixers: llama.cpp's converter states 2^20 positions whatever config.json says."""
 
-_WITHOUT_GROUPS = ("gpt_neox", "mpt")
+_WITHOUT_GROUPS = ("gpt2", "gpt_neox", "mpt")
 """Every head has keys of its own, and the file need not say so."""
 
-_ELDER = ("bloom", "gpt_bigcode", "mpt")
+_ELDER = ("bloom", "falcon", "gpt2", "gpt_bigcode", "mpt")
 """Model types that call norms' epsilon layer_norm_epsilon, which others have beside another."""
 
 _PREFIXES = ("paligemma", "shieldgemma2")
@@ -242,7 +246,7 @@ def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
     kind = config.get("model_type")
     unbounded, alone = kind in _WITHOUT_POSITIONS, kind in _MIXERS_ALONE
     heads = 0 if alone else config["num_attention_heads"]
-    groups = config.get("num_key_value_heads") or heads
+    groups = config.get("num_key_value_heads") or _keys_of_falcon(config) or heads
     stretch = None if alone else _stretch(config)
     length = 2**20 if alone else 2**18 if stretch else _positions(config)
     found = {
@@ -278,6 +282,13 @@ def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
     if theta is not None:
         found["rope.freq_base"] = Expected((theta * (stretch or 1.0),), missing=not stretch and theta == 10000.0)
     return found
+
+
+def _keys_of_falcon(config: Config) -> int | None:
+    """How many heads of them its two architectures have; None of other models, and where every head has its own."""
+    if config.get("new_decoder_architecture"):
+        return config.get("num_kv_heads")
+    return 1 if config.get("model_type") == "falcon" and config.get("multi_query") else None
 
 
 def _positions(config: Config) -> int:

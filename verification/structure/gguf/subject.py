@@ -11,7 +11,14 @@ from sixfold.model.source import Source
 from verification.reading.gguf_blocks import GgufWeights
 from verification.reading.gguf_file import Gguf
 from verification.reading.gguf_multipliers import multipliers_of
-from verification.reading.gguf_names import AROUND_DRAFTS, AXIAL_GLM_4, BAMBA, GRANITE_4, LAST_OF_DRAFTS
+from verification.reading.gguf_names import (
+    AROUND_DRAFTS,
+    AXIAL_GLM_4,
+    BAMBA,
+    FALCON_TWO_NORMS,
+    GRANITE_4,
+    LAST_OF_DRAFTS,
+)
 from verification.structure.gguf.expected import listed_type
 
 _AS_TOWERS = ("blocks", "encoder.layers")
@@ -30,7 +37,24 @@ class GgufSubject:
 
     @cached_property
     def weights(self) -> GgufWeights:
-        return GgufWeights(self.file, self._decoder, self._table, multipliers_of(self.file.arch, self.config))
+        return GgufWeights(
+            self.file.cut(self._rows).parted(self._parts),
+            self._decoder,
+            self._table,
+            multipliers_of(self.file.arch, self.config),
+        )
+
+    @property
+    def _rows(self) -> Mapping[str, int]:
+        """Of tensors that llama.cpp asks for more rows of than the source has."""
+        rows = self.config.get("vocab_size_per_layer_input") if self.file.arch == "gemma3n" else None
+        return {"per_layer_token_embd.weight": rows} if rows else {}
+
+    @property
+    def _parts(self) -> Mapping[str, int]:
+        """Of tensors that the source has in parts."""
+        parts = self.config.get("split_ngram_parts") if self.config.get("ple_layer_ids") else None
+        return {"per_layer_token_embd.weight": parts} if parts and self.file.arch == "qwen4exp" else {}
 
     @property
     def _table(self) -> str:
@@ -40,6 +64,8 @@ class GgufSubject:
             return GRANITE_4
         if kind == "bamba":
             return BAMBA
+        if self.file.arch == "falcon" and "blk.0.attn_norm_2.weight" in self.file.tensors:
+            return FALCON_TWO_NORMS
         return AXIAL_GLM_4 if self.file.arch == "glm4" and self.file.key("rope.dimension_sections") is not None else ""
 
     @property
@@ -49,6 +75,8 @@ class GgufSubject:
         if self.source is None:
             return {}
         names = [name for name in self.source.checkpoint.tensors if not _IN_LAYER.search(name)]
+        if any(name.startswith("wte.") for name in names):  # GPT-2 as published
+            return {"transformer.": ""}
         inside = next(
             (n.removesuffix("embed_tokens.weight") for n in names if n.endswith("embed_tokens.weight")), "model."
         )
@@ -57,7 +85,9 @@ class GgufSubject:
         layers = next((n for n in saved if any(name.startswith(n) for name in self.source.checkpoint.tensors)), None)
         return {
             **self._drafts,
+            **self._turned_around,
             **self._dense,
+            **self._ngrams,
             **self._published,
             **({} if self._published else {"model.layers.": layers or f"{inside}layers."}),
             "model.": inside,
@@ -70,6 +100,28 @@ class GgufSubject:
         assert self.source is not None
         found = map(_DENSE.fullmatch, self.source.checkpoint.tensors)
         return {f"model.layers.{name[2]}.mlp.": name[1] for name in found if name}
+
+    @property
+    def _ngrams(self) -> Mapping[str, str]:
+        """The same of Qwen4-Exp's table of n-grams, which lies in the layer that reads it."""
+        assert self.source is not None
+        called = "ngram_embedding."
+        within = (name.partition(called)[0] for name in self.source.checkpoint.tensors if f".{called}" in name)
+        return {f"model.{called}": f"{one}{called}" for one in within}
+
+    @property
+    def _turned_around(self) -> Mapping[str, str]:
+        """The same of HY-V4 where transformers has saved it, which turns its publisher's names around."""
+        assert self.source is not None
+        if not any(name.startswith("model.hc_pre.") for name in self.source.checkpoint.tensors):
+            return {}
+        layers = [f"model.layers.{n}." for n in range(self.source.architecture.layers)]
+        gates = {
+            f"{at}mlp.{of}gate_proj.": f"{at}mlp.{of}linear_gate." for at in layers for of in ("", "shared_experts.")
+        }
+        around = (f"hc_{block}_layer" for block in ("attn", "mlp"))
+        mixed = {f"{at}{name}.hc_pre.": f"{at}hc_pre.{name}." for name in around for at in layers}
+        return {**gates, **mixed, "model.hc_head.": "model.hc_pre.hc_head."}
 
     @property
     def _published(self) -> Mapping[str, str]:

@@ -24,6 +24,8 @@ _SOME_LAYERS = {
     "deepseek4": ("attn_compressor", "indexer", "exp_probs_b", "ffn_gate_tid2eid"),
     "gemma4": ("attn_k", "attn_v"),
     "glm5-next": ("indexer", "nextn."),
+    "hy_v4": ("indexer",),
+    "qwen4exp": ("ple_",),
 }
 """Beginnings of tensors that not all layers of a kind have: some read others' keys, their keys as values, or what other
 layers' indexers chose, and some compress keys or look experts up."""
