@@ -82,17 +82,18 @@ def alike(made: torch.Tensor, expected: torch.Tensor) -> bool:
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_products_are_nearly_as_exact_as_those_of_float32(turned: bool) -> None:
+def test_products_are_about_as_exact_as_those_of_float32(turned: bool) -> None:
     """Relative to |left| |right|, also where one channel is a thousand times as large as others."""
     draw = torch.Generator().manual_seed(3)
     left = torch.randn(2, 600, 70, generator=draw) * torch.logspace(0, 3, 70)
     right, into = torch.randn(2, 600, 90, generator=draw), torch.randn(2, 70, 90, generator=draw)
     sides = [left.mT.contiguous(), right.mT.contiguous().mT] if turned else [left.mT, right]
     expected = into.double() - left.double().mT @ right.double()
-    made = into.cuda()
+    plain, made = into.cuda() - left.cuda().mT @ right.cuda(), into.cuda()
     add_product(made, sides[0].cuda(), sides[1].cuda(), -1)
     size = into.double().abs() + left.double().abs().mT @ right.double().abs()
-    assert float(((made.cpu().double() - expected).abs() / size).max()) < 2**-18
+    errors = [float(((found.cpu().double() - expected).abs() / size).max()) for found in (made, plain)]
+    assert errors[0] < 4 * errors[1]
 
 
 @pytest.mark.parametrize("name", FORMS)
