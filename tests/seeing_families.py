@@ -16,6 +16,8 @@ PROCESSOR = {
     "image_std": [0.5, 0.25, 0.2],
     "min_pixels": 3136,
     "max_pixels": 12845056,
+    "min_image_tokens": 16,
+    "max_image_tokens": 1024,
     "size": {"longest_edge": 384},
 }
 _LAYERS = 4
@@ -35,8 +37,11 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
             "audio_config": {**_EAR, "output_proj_dims": 64},
         },
     ),
+    "exaone4_5": ("exaone4_5", {}),
     "glm4v": ("glm4v", {}),
     "glm4v_moe": ("glm4v_moe", {}),
+    "glm_ocr": ("glm_ocr", {}),
+    "glm5_next": ("glm5_next", {}),
     "idefics3": ("idefics3", {}),
     "internvl": ("internvl", {}),
     "kimi_k25": ("kimi_k25", {}),
@@ -52,6 +57,7 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
     "qwen3_5_moe": ("qwen3_5_moe", {}),
     "qwen3_vl": ("qwen3_vl", {}),
     "qwen3_vl_moe": ("qwen3_vl_moe", {}),
+    "qwen4_exp": ("qwen4_exp", {}),
     "smolvlm": ("smolvlm", {}),
 }
 """Name -> family of tests.every_family, and changes of its config."""

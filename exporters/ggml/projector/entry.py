@@ -29,7 +29,7 @@ class Seeing:
 
 
 Keys = tuple[tuple[str, Callable[[Seeing], Any]], ...]
-"""gguf-py's writer methods, or the ends of keys that it has no method for (unsigned numbers), and their values; None is
+"""gguf-py's writer methods, or keys that it has no method for (floats, and unsigned numbers), and their values; None is
 not written."""
 
 Step = Callable[[Seeing, str, SourceTensor], Sequence[Tensor]]

@@ -43,7 +43,7 @@ def header(checkpoint: Checkpoint, entry: Projector, seeing: Seeing, tensors: Se
             if key.startswith("add_"):
                 getattr(writer, key)(value)
             else:
-                writer.add_uint32(key, value)
+                (writer.add_float32 if isinstance(value, float) else writer.add_uint32)(key, value)
         writer.add_quantization_version(GGML_QUANT_VERSION)
         (text,) = serialized(writer)
     except (struct.error, *_NONSENSE) as error:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sixfold.model.source import open_source
-from tests.engines.llama_programs.test_gguf_converter import DRIVER, converter
+from tests.engines.llama_programs.test_gguf_converter import DRIVER, converter, newer
 from tests.exporters.ggml.gguf_tools import export, keys_of, recipe, tensors_of
 from tests.seeing_families import FAMILIES, make_seeing, rename_tensors
 from verification.reading.held_source import HeldSource
@@ -20,7 +20,7 @@ from verification.structure.projector.checks import check_projector
 
 pytestmark = pytest.mark.engines
 
-__all__ = ["converter"]
+__all__ = ["converter", "newer"]
 
 PUBLISHED: dict[str, Sequence[tuple[str, str]]] = {
     "gemma3": [(r"^vision_tower\.", "vision_tower.vision_model.")],
@@ -37,6 +37,9 @@ ARCHITECTURES = {"kimi_k25": "KimiK25ForConditionalGeneration", "lighton_ocr": "
 TOWERS = {"internvl": "InternVisionModel", "paddleocr_vl": "PaddleOCRVisionModel"}
 """Classes that config.json names, as published."""
 
+NEWER = ("glm5_next", "qwen4_exp")
+"""What the converter on PyPI does not know."""
+
 RENAMED = {"llama4": ("attn_post_norm", "ln2")}
 """Since Gemma 4 the converter gives Llama 4's second norm the name of another, which llama.cpp applies elsewhere."""
 
@@ -48,7 +51,8 @@ IN_F16 = ("gemma3", "gemma4 that hears", "mistral3", "qwen3_vl")
 @pytest.mark.parametrize(
     ("name", "scheme"), [*((name, "BF16") for name in FAMILIES), *((name, "F16") for name in IN_F16)]
 )
-def test_projectors(name: str, scheme: str, converter: Path, tmp_path: Path) -> None:
+def test_projectors(name: str, scheme: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    converter = request.getfixturevalue("newer" if name in NEWER else "converter")
     folder = make_seeing(name, tmp_path / "a-model-7B-instruct")
     source = open_source(folder)
     plan, first = export(source, recipe("BF16", projector=scheme), tmp_path / "ours")

@@ -21,7 +21,8 @@ from verification.reading.gguf_file import Gguf, open_gguf
 from verification.reading.held_source import HeldSource
 from verification.structure.projector.arithmetic import as_held
 from verification.structure.projector.expected import expected_keys, tower_heads
-from verification.structure.projector.names import KINDS, Kind, Origin, origin_of, parts_of
+from verification.structure.projector.kinds import KINDS, Kind
+from verification.structure.projector.names import Origin, origin_of, parts_of
 
 ARCHITECTURE = "clip"
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

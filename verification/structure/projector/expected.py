@@ -79,6 +79,30 @@ def _glm4v(config: Config, tower: Config, processor: Config) -> Mapping[str, Any
     return {**_act(tower), **_epsilon(tower.get("rms_norm_eps", 1e-5))}
 
 
+def _glm5v(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    token = (processor.get("patch_size", 14) * processor.get("merge_size", 2)) ** 2
+    return {
+        **_glm4v(config, tower, processor),
+        "vision.spatial_merge_size": tower.get("spatial_merge_size", 2),
+        "vision.swiglu_clamp": tower["swiglu_limit"],
+        "vision.image_min_pixels": processor["min_image_tokens"] * token,
+        "vision.image_max_pixels": processor["max_image_tokens"] * token,
+    }
+
+
+def _exaone(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    return {
+        "vision.image_size": tower.get("image_size", 560),
+        "vision.image_min_pixels": processor["min_pixels"],
+        "vision.image_max_pixels": processor["max_pixels"],
+        "vision.attention.head_count_kv": tower["num_key_value_heads"],
+        "vision.window_size": tower.get("window_size"),
+        "vision.n_wa_pattern": tower["fullatt_block_indexes"][0] + 1,
+        "use_silu": True,
+        **_epsilon(tower.get("rms_norm_eps", config.get("rms_norm_eps", 1e-6))),
+    }
+
+
 def _idefics3(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
     longest = (processor.get("size") or {}).get("longest_edge", tower["image_size"])
     scale = {"vision.projector.scale_factor": config.get("scale_factor", 2), "vision.preproc_image_size": longest}
@@ -169,7 +193,9 @@ def _qwen3(config: Config, tower: Config, processor: Config) -> Mapping[str, Any
 _OF: Mapping[str, _Stated] = {
     "gemma3": _gemma3,
     "gemma4v": _gemma4,
+    "exaone4_5": _exaone,
     "glm4v": _glm4v,
+    "glm5v": _glm5v,
     "idefics3": _idefics3,
     "internvl": _internvl,
     "kimik25": _kimi,
