@@ -5,7 +5,7 @@ left to be done for each expert is its two products, so that a GPU is not waited
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -17,13 +17,9 @@ _SHARE_OF_GPU = 1 / 32
 """Of its memory, that the experts' outputs of the tokens that are looked at together may take."""
 _ON_CPU = 1 << 18
 """Inputs of the experts that a processor looks at together: what stays in its cache."""
-
-
 _FEW = 64
 """Rows of an expert up to which a GPU has its products with others' at once, with as many rows for each: what takes
 time then is reading the matrices, and one product after the other would read them by a few of its cores."""
-
-
 _ROUNDED_AT_ONCE = 1 << 26
 """Inputs under scales of their experts: what is computed of them takes some times their memory."""
 
@@ -47,8 +43,9 @@ class Scaled:
 
     def is_like(self, rule: Rounding | None) -> bool:
         """Whether nothing but the scale differs."""
-        like = isinstance(rule, Scaled) and (rule.under, rule.of_largest) == (self.under, self.of_largest)
-        return like and (rule.scale is None) == (self.scale is None)  # type: ignore[union-attr]
+        if not isinstance(rule, Scaled) or (rule.scale is None) != (self.scale is None):
+            return False
+        return replace(rule, scale=self.scale) == self
 
 
 @dataclass(frozen=True)
