@@ -75,8 +75,10 @@ def test_outputs_and_errors_are_those_of_one_expert_after_the_other(
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_on_a_gpu_tokens_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of which each is rounded where it is."""
+@pytest.mark.parametrize("few", [1 << 10, 2, 0], ids=["all at once", "some at once", "one by one"])
+def test_on_a_gpu_tokens_are_taken_in_parts(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which each is rounded where it is, and experts with few of them have their products at once."""
+    monkeypatch.setattr("verification.divergence.expert_inputs._FEW", few)
     experts, width = 4, 32
 
     class Module(torch.nn.Module):
@@ -85,7 +87,8 @@ def test_on_a_gpu_tokens_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> 
     draw = torch.Generator().manual_seed(0)
     module = Module()
     module.up_proj, module.down_proj = torch.randn(2, experts, width, width, generator=draw)  # type: ignore[assignment]
-    given = [torch.randn(TOKENS, width, generator=draw), torch.arange(2 * TOKENS).view(TOKENS, 2) % experts]
+    chosen = torch.stack((torch.zeros(TOKENS, dtype=torch.int64), 1 + torch.arange(TOKENS) % (experts - 1)), 1)
+    given = [torch.randn(TOKENS, width, generator=draw), chosen]
     given.append(torch.rand(TOKENS, 2, generator=draw))
     rules = {expert: (str(expert), fp8_dynamic(None)) for expert in range(experts)}
     inputs = ExpertInputs(rules, torch.zeros(experts, 2, dtype=torch.float64))
