@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks.real_size.drawn_checkpoint import drawn_source
+from benchmarks.real_size.on_disk import forget, written
 from benchmarks.real_size.sink import sink
 from calibration.calibrate import calibrate
 from calibration.forward_pass.memory import predict
@@ -42,7 +43,8 @@ _READERS = 8
 class Job:
     """config: of the model. folder: for everything; emptied at the end. texts: a folder with a tokenizer and what else
     a checkpoint has beside its weights. layers: of the config's. formats: () for calibration alone, whose statistics
-    are let go of then. keep: artifacts' weights are, so that they can be verified."""
+    are let go of then. keep: artifacts' weights are, so that they can be verified. on_disk: the checkpoint is written
+    first, and no stage finds anything in the page cache."""
 
     config: Path
     folder: Path
@@ -52,6 +54,7 @@ class Job:
     formats: tuple[str, ...]
     settings: tuple[str, ...]
     keep: bool
+    on_disk: bool
 
 
 @dataclass
@@ -70,7 +73,8 @@ class Stage:
 @dataclass
 class Found:
     """tensors, nbytes: of the checkpoint. written: bytes of all artifacts. foretold: seconds by stage, and what each is
-    bound by; memory: of the pass, foretold. verified: variant -> whether it passed. sha256: of artifacts' files."""
+    bound by; limits: seconds of all that goes on side by side in each; memory: of the pass, foretold. verified: variant
+    -> whether it passed. sha256: of artifacts' files."""
 
     layers: int
     tensors: int = 0
@@ -78,6 +82,7 @@ class Found:
     written: int = 0
     stages: list[Stage] = field(default_factory=list)
     foretold: dict[str, tuple[float, str]] = field(default_factory=dict)
+    limits: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
     verified: dict[str, bool] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict)
@@ -93,11 +98,13 @@ def run(job: Job) -> dict[str, Any]:
     try:
         with _stage(found, "description"):
             source = drawn_source(job.config, model, layers=job.layers, experts=job.experts)
+        if job.on_disk:
+            source = written(source, job.folder / "written" / "model")
         tensors = source.checkpoint.as_stored.tensors.values()
         found.tensors, found.nbytes = len(tensors), sum(tensor.nbytes for tensor in tensors)
         recipes = load_formats(job.formats or ("nvfp4-gb10",), job.settings)
         workspace = Workspace(out, source.checkpoint.name)
-        _foretell(found, source, recipes, out, calibration_alone=not job.formats)
+        _foretell(found, source, recipes, job)
         record_source(source.checkpoint, {}, workspace.folder)
         _made(found, job, source, recipes, workspace)
     finally:
@@ -105,7 +112,7 @@ def run(job: Job) -> dict[str, Any]:
     return asdict(found)
 
 
-def _foretell(found: Found, source: Source, recipes: Sequence[Recipe], out: Path, *, calibration_alone: bool) -> None:
+def _foretell(found: Found, source: Source, recipes: Sequence[Recipe], job: Job) -> None:
     with _stage(found, "plan"):
         planned = plan_all(source, recipes)
     for entry in planned:
@@ -116,10 +123,11 @@ def _foretell(found: Found, source: Source, recipes: Sequence[Recipe], out: Path
         found.memory = asdict(predict(source, profile, on_gpu=torch.cuda.is_available(), ahead=True))
     speed = measured_speed()
     if speed is not None:
-        for stage in forecast(source, planned, _reading(source, speed)):
+        for stage in forecast(source, planned, speed if job.on_disk else _reading(source, speed)):
             name = stage.name.partition(" on ")[0].partition(",")[0]
-            if name == "calibration" or not calibration_alone:
+            if name == "calibration" or job.formats:
                 found.foretold[name] = (stage.seconds, stage.bound_by)
+                found.limits[name] = [dict(parts) for parts in stage.beside]
 
 
 def _reading(source: Source, speed: MachineSpeed) -> MachineSpeed:
@@ -141,6 +149,7 @@ def _made(found: Found, job: Job, source: Source, recipes: Sequence[Recipe], wor
     profiles = dict.fromkeys(recipe.calibration for recipe in recipes if needs_statistics(recipe))
     with nullcontext() if job.formats else sink(workspace.root, statistics=True):
         for profile in profiles:
+            _begin(job)
             with _stage(found, "calibration"):
                 done = calibrate(source, profile, workspace.calibration(profile), progress=unseen)
             statistics[profile] = done.statistics
@@ -149,6 +158,7 @@ def _made(found: Found, job: Job, source: Source, recipes: Sequence[Recipe], wor
     wanted = [
         Wanted(recipe, statistics[recipe.calibration] if needs_statistics(recipe) else None) for recipe in recipes
     ]
+    _begin(job)
     with nullcontext() if job.keep else sink(workspace.root):
         with _stage(found, "export"):
             results = export_all(
@@ -157,6 +167,7 @@ def _made(found: Found, job: Job, source: Source, recipes: Sequence[Recipe], wor
     made = [_whole(result) for result in results]
     found.written = sum(one.nbytes for one in made)
     if job.keep:
+        _begin(job)
         with _stage(found, "verification"):
             verdicts = judged_all([artifact_of(one.folder, one.manifest) for one in made], source, unseen)
         found.verified = {one.variant: verdict["passed"] for one, verdict in zip(made, verdicts, strict=True)}
@@ -168,6 +179,12 @@ def _made(found: Found, job: Job, source: Source, recipes: Sequence[Recipe], wor
             if state.name != "current":
                 raise SystemExit(f"{one.variant} is {state.name}: {', '.join(state.reasons)}")
             found.sha256 |= _hashes(one)
+
+
+def _begin(job: Job) -> None:
+    """Before a stage: on the disk, nothing is in the page cache."""
+    if job.on_disk:
+        forget(job.folder)
 
 
 def _whole(result: Exported | Exception) -> Exported:

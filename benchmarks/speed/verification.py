@@ -30,20 +30,28 @@ from verification.result import Verification
 
 @dataclass
 class Stages:
-    """seconds, cpu: by what each stage says of itself to whoever shows its progress."""
+    """seconds, cpu: by what each stage says of itself to whoever shows its progress. steps: when each part of it was
+    done."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     cpu: dict[str, float] = field(default_factory=dict)
+    steps: dict[str, list[float]] = field(default_factory=dict)
 
     @contextmanager
     def progress(self, description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         begun, spent = time.monotonic(), time.process_time()
         try:
-            yield lambda amount: None
+            yield lambda amount: self.steps.setdefault(description, []).append(time.monotonic())
         finally:
             for found, took in ((self.seconds, time.monotonic() - begun), (self.cpu, time.process_time() - spent)):
                 found[description] = found.get(description, 0.0) + took
             print(f"{description}: {self.seconds[description]:.1f} s", file=sys.stderr, flush=True)
+
+    def of_a_layer(self, description: str, layers: int) -> float:
+        """Seconds from the first part of a stage to the last, which are as many in every layer: what is done once in a
+        run, before the first, is not in it."""
+        steps = self.steps[description]
+        return (steps[-1] - steps[0]) / max(1, len(steps) - 1) * len(steps) / layers
 
 
 def judged(paths: list[Path], source: Source, progress: Progress, gpus: int) -> list[Verification]:
@@ -78,6 +86,8 @@ def main() -> None:
     print("| stage | seconds | seconds a layer | CPU seconds |\n|---|---:|---:|---:|")
     for stage, seconds in sorted(stages.seconds.items(), key=lambda item: item[0] == "all"):
         print(f"| {stage} | {seconds:.1f} | {seconds / layers:.2f} | {stages.cpu[stage]:.1f} |")
+    for stage in (stage for stage in ("comparing and running",) if stage in stages.steps):
+        print(f"\n{stage}, of it {stages.of_a_layer(stage, layers):.2f} s in each layer")
     if torch.cuda.is_available():
         print(f"\npeak of device memory: {torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
 

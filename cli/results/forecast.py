@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stage:
-    """bound_by: what takes longest of all that goes on side by side in it."""
+    """beside: seconds of all that goes on side by side in it. bound_by: what takes longest of it."""
 
     name: str
     seconds: float
     bound_by: str
+    beside: "SideBySide"
 
 
 def measured(out: Path, *, anew: bool, quiet: bool) -> "MachineSpeed | None":
@@ -67,7 +68,7 @@ def forecast(source: "Source", planned: "Sequence[Planned]", speed: "MachineSpee
 
 def _stage(name: str, found: "SideBySide") -> Stage:
     longest = max(found, key=lambda parts: sum(parts.values()))
-    return Stage(name, sum(longest.values()), max(longest, key=lambda part: longest[part]))
+    return Stage(name, sum(longest.values()), max(longest, key=lambda part: longest[part]), found)
 
 
 def print_forecast(stages: Sequence[Stage], price: float | None) -> None:

@@ -39,7 +39,8 @@ def compile_ahead(planned: Sequence[Planned]) -> None:
     room = int(_OF_MEMORY * torch.cuda.mem_get_info()[0] / _CONTEXT)
     processes = min(_PROCESSES, (os.cpu_count() or 1) // _CORES, room, len(missing))
     for first in range(processes):
-        begin(missing[first::processes])
+        with suppress(OSError):
+            begin(missing[first::processes])
 
 
 def begin(names: Sequence[str]) -> None:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 
 from exporters.numerics.division import divide
+from exporters.rounding.int4 import Stored
 
 BITS = 4
 LEVELS = 15
@@ -31,6 +32,10 @@ INTERLEAVED = (0, 2, 4, 6, 1, 3, 5, 7)
 
 SMALLEST_SCALE = 2.0**-24
 """The smallest positive FP16: what a group of zeros gets."""
+
+storable = Stored((torch.bfloat16, torch.float16), SMALLEST_SCALE)
+"""Makes scales positive, and numbers that BF16 and FP16 both hold: 8 significant bits also fit where FP16 is
+subnormal."""
 
 SHRINKS = (0.95, 0.9, 0.85, 0.8)
 """Ranges tried besides the whole one, as parts of it."""
@@ -189,11 +194,6 @@ def pack_quantized(quantized: Quantized) -> tuple[torch.Tensor, torch.Tensor, to
         _pack_sequential(quantized.zeros.t().contiguous()).t().contiguous(),
         torch.tensor(quantized.levels.shape, dtype=torch.int64),
     )
-
-
-def storable(scale: torch.Tensor) -> torch.Tensor:
-    """Positive, and held by BF16 and FP16 alike: 8 significant bits also fit where FP16 is subnormal."""
-    return scale.clamp(min=SMALLEST_SCALE).bfloat16().half().float()
 
 
 def _sum(values: torch.Tensor) -> torch.Tensor:

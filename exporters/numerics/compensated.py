@@ -15,13 +15,10 @@ from exporters.rounding.compensate import compensate
 from exporters.rounding.device import moved, to_host
 from exporters.rounding.factor import Factor
 from exporters.rounding.fp8 import Fp8
-from exporters.rounding.int4 import Integers, Stored
+from exporters.rounding.int4 import Integers
 from exporters.rounding.mxfp4 import Mxfp4
 from exporters.rounding.nvfp4 import Nvfp4
 from sixfold.errors import SixfoldError
-
-_STORABLE = Stored((torch.bfloat16, torch.float16), awq_packing.SMALLEST_SCALE)
-"""As awq_packing.storable."""
 
 
 def stacked(weights: Sequence[torch.Tensor], names: Sequence[str], device: torch.device) -> torch.Tensor:
@@ -114,7 +111,7 @@ def int4_groups(weights: Sequence[torch.Tensor], names: Sequence[str], group: in
                 f"{name}: weights are not finite or too large for FP16 scales",
                 "check the source checkpoint, or `keep` this Linear",
             )
-    rounded = compensate(rows, known, Integers(awq_packing.LEVELS, _STORABLE, group))
+    rounded = compensate(rows, known, Integers(awq_packing.LEVELS, awq_packing.storable, group))
     scales, zeros = rounded.parameters.mT  # [B, R, C / group] each
     levels = rounded.values.unflatten(2, (-1, group)) / scales[..., None] + zeros[..., None]
     codes = levels.round().clamp(0, awq_packing.LEVELS).flatten(2).to(torch.uint8)

@@ -2,12 +2,14 @@
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks.real_size.drawn_checkpoint import drawn_source
+from benchmarks.real_size.on_disk import forget, written
 from benchmarks.real_size.sink import sink
 from cli.options import load_formats
 from exporters.export.run import export
@@ -53,6 +55,19 @@ def test_no_two_matrices_are_the_same(config: Path, tmp_path: Path) -> None:
     experts = [name for name in checkpoint.tensors if ".experts." in name]
     first = {tuple(checkpoint.read(TensorSlice(name, 0, 1))[0, :4].tolist()) for name in experts}
     assert len(first) == len(experts)
+
+
+def test_a_checkpoint_that_is_written_is_the_one_that_was_drawn(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "drawn").mkdir()
+    shutil.copy(DEMO / "tokenizer.json", tmp_path / "drawn")
+    drawn = drawn_source(config, tmp_path / "drawn", layers=2)
+    held = written(drawn, tmp_path / "written")
+    forget(tmp_path)  # which loses nothing
+    assert held.architecture == drawn.architecture
+    assert held.checkpoint.tensors.keys() == drawn.checkpoint.tensors.keys()
+    for name, tensor in drawn.checkpoint.tensors.items():
+        part = TensorSlice(name, 0, tensor.shape[0])
+        assert torch.equal(held.checkpoint.read(part), drawn.checkpoint.read(part))
 
 
 def test_what_is_let_go_of_was_written_whole(config: Path, tmp_path: Path) -> None:

@@ -11,12 +11,14 @@ from exporters.rounding import compensate as steps
 from exporters.rounding.compensate import compensate
 from exporters.rounding.factor import Factor, factor, group_factors
 from exporters.rounding.format import Format
+from exporters.rounding.mxfp4 import Mxfp4
 from exporters.rounding.products import add_product
 from tests.exporters.rounding.test_compensate import FORMATS, correlated, output_error
 
 pytestmark = pytest.mark.gpu
 
 EXPERTS, ROWS, COLUMNS = 3, 80, 512
+FORMS: dict[str, Format] = {**FORMATS, "mxfp4": Mxfp4()}
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +37,13 @@ def on_gpu(known: Factor) -> Factor:
 
 def form_on(name: str, device: str) -> Format:
     """NVFP4 holds a scale for each weight, on the weights' device."""
-    form = FORMATS[name]
+    form = FORMS[name]
     if name == "nvfp4":
         return type(form)(torch.full((EXPERTS,), 2688 / 0.08, device=device))  # type: ignore[call-arg]
     return form
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", FORMS)
 def test_kernels_make_what_single_steps_make(name: str, weights: torch.Tensor) -> None:
     """The first pass, a sweep and settling, each from the same beginning. Sums of another order turn a few codes over
     that lie halfway between two, and with each what comes after it in its row. Scales are compared without their signs:
@@ -49,7 +51,7 @@ def test_kernels_make_what_single_steps_make(name: str, weights: torch.Tensor) -
     columns = 256
     known = factor(torch.stack([correlated(columns, seed) for seed in range(EXPERTS)]))
     target = weights[:, :, :columns].mT.contiguous()
-    form, own = form_on(name, "cpu"), group_factors(known.moments, FORMATS[name].group)
+    form, own = form_on(name, "cpu"), group_factors(known.moments, FORMS[name].group)
     made, found, opened = steps._first_pass(target, known, form)
     gradient = known.moments @ (made - target)
     swept, chosen, slope = made.clone(), found.clone(), gradient.clone()
@@ -80,20 +82,21 @@ def alike(made: torch.Tensor, expected: torch.Tensor) -> bool:
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_products_are_nearly_as_exact_as_those_of_float32(turned: bool) -> None:
+def test_products_are_about_as_exact_as_those_of_float32(turned: bool) -> None:
     """Relative to |left| |right|, also where one channel is a thousand times as large as others."""
     draw = torch.Generator().manual_seed(3)
     left = torch.randn(2, 600, 70, generator=draw) * torch.logspace(0, 3, 70)
     right, into = torch.randn(2, 600, 90, generator=draw), torch.randn(2, 70, 90, generator=draw)
     sides = [left.mT.contiguous(), right.mT.contiguous().mT] if turned else [left.mT, right]
     expected = into.double() - left.double().mT @ right.double()
-    made = into.cuda()
+    plain, made = into.cuda() - left.cuda().mT @ right.cuda(), into.cuda()
     add_product(made, sides[0].cuda(), sides[1].cuda(), -1)
     size = into.double().abs() + left.double().abs().mT @ right.double().abs()
-    assert float(((made.cpu().double() - expected).abs() / size).max()) < 2**-18
+    errors = [float(((found.cpu().double() - expected).abs() / size).max()) for found in (made, plain)]
+    assert errors[0] < 4 * errors[1]
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", FORMS)
 def test_a_gpu_leaves_the_error_that_a_processor_leaves(name: str, known: Factor, weights: torch.Tensor) -> None:
     on_cpu = compensate(weights, known, form_on(name, "cpu")).values
     made = compensate(weights.cuda(), on_gpu(known), form_on(name, "cuda")).values.cpu()

@@ -47,8 +47,9 @@ def test_what_is_read_stays_there_and_shows_what_the_cpu_does(variant: str, arti
     assert (found.findings, found.errors) == (expected.findings, expected.errors)
 
 
-def test_damage_is_named_there_as_well(artifacts: Artifacts, demo: Source, tmp_path: Path) -> None:
-    folder, name = copy_folder(artifacts["fp8"], tmp_path / "damaged"), EXPERT.format(1, 3, "w2") + "weight"
+@pytest.mark.parametrize("variant", ["fp8", "bf16"])
+def test_damage_is_named_there_as_well(variant: str, artifacts: Artifacts, demo: Source, tmp_path: Path) -> None:
+    folder, name = copy_folder(artifacts[variant], tmp_path / "damaged"), EXPERT.format(1, 3, "w2") + "weight"
     tensors(lambda found: found[name].view(torch.uint8)[5, 7].bitwise_xor_(0x10))(folder)
     with pretended() as device:
         found = with_weights(opened(folder, HeldSource(demo, device)), unseen)

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from sixfold.runner.layer_runner import LayerRunner
 from verification.divergence.cache_rounding import CacheRounding, caches_rounded
-from verification.divergence.expert_inputs import ExpertInputs
+from verification.divergence.expert_inputs import ExpertInputs, Scaled
 from verification.divergence.latent_inputs import LatentAttention, LatentRounding, Rounding, latents_rounded
 
 Rule = Rounding | LatentRounding | CacheRounding
@@ -46,24 +46,35 @@ def fp8_dynamic(group: int | None) -> Rounding:
     return rounded
 
 
-@cache
-def fp8_static(scale: float) -> Rounding:
-    return lambda x: fp8_under(scale, x)
-
-
-def fp8_under(scale: float, x: torch.Tensor) -> torch.Tensor:
+def _fp8_under(scale: Any, x: torch.Tensor) -> torch.Tensor:
     return _e4m3(x / scale) * scale
 
 
+def _fp8_scale(largest: torch.Tensor) -> torch.Tensor:
+    return largest.clamp(min=1e-30) / _E4M3
+
+
 @cache
-def nvfp4(global_scale: float) -> Rounding:
-    """global_scale: as compressed-tensors stores it, 448 * 6 / max |x| of calibration."""
-    return lambda x: nvfp4_under(global_scale, x)
+def fp8_static(scale: float | None) -> Scaled:
+    """scale: None for that of the largest of all that is rounded together."""
+    return Scaled(_fp8_under, scale, _fp8_scale)
 
 
-def nvfp4_under(global_scale: float, x: torch.Tensor) -> torch.Tensor:
+@cache
+def nvfp4(global_scale: float | None) -> Scaled:
+    """global_scale: as compressed-tensors stores it, 448 * 6 / max |x| of calibration; None for that of the largest of
+    all that is rounded together."""
+    return Scaled(_nvfp4_under, global_scale, _nvfp4_scale)
+
+
+def _nvfp4_scale(largest: torch.Tensor) -> torch.Tensor:
+    return _E4M3 * _E2M1 / largest.clamp(min=1e-30)
+
+
+def _nvfp4_under(global_scale: Any, x: torch.Tensor) -> torch.Tensor:
     blocks = x.unflatten(-1, (-1, 16))
-    scale = _e4m3(blocks.abs().amax(-1, keepdim=True) / _E2M1 * global_scale) / global_scale
+    unit = global_scale[..., None] if isinstance(global_scale, torch.Tensor) else global_scale
+    scale = _e4m3(blocks.abs().amax(-1, keepdim=True) / _E2M1 * unit) / unit
     quotient = torch.where(scale > 0, blocks / scale, torch.zeros_like(blocks))
     return (_e2m1(quotient) * scale).reshape(x.shape)
 

@@ -10,14 +10,11 @@ from verification.divergence.activations import (
     Rule,
     fp8_dynamic,
     fp8_static,
-    fp8_under,
     ggml_q8_0,
     ggml_q8_k,
     nvfp4,
-    nvfp4_under,
 )
 from verification.divergence.cache_rounding import CacheRounding
-from verification.divergence.expert_inputs import OfAllTokens
 from verification.divergence.latent_inputs import LatentRounding, Rounding
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.declared import Scheme
@@ -77,7 +74,7 @@ def cache_rules(subject: Subject, *, fixed: bool = True) -> dict[str, Rule]:
         if scales[0] is not None and scales[1] is not None:
             keys, values = (_scalar(subject, name) for name in scales if name is not None)
             if not fixed:
-                found[linear.name] = CacheRounding(_fp8_by_largest, _fp8_by_largest)
+                found[linear.name] = CacheRounding(fp8_static(None), fp8_static(None))
             elif keys > 0 and values > 0:
                 found[linear.name] = CacheRounding(fp8_static(keys), fp8_static(values))
     return found
@@ -86,20 +83,10 @@ def cache_rules(subject: Subject, *, fixed: bool = True) -> dict[str, Rule]:
 def _from_inputs(scheme: Scheme) -> Rounding:
     group = (scheme.inputs or {}).get("group_size")
     if is_nvfp4(scheme):
-        return _nvfp4_by_largest
+        return nvfp4(None)
     if not (scheme.inputs or {}).get("dynamic"):
-        return _fp8_by_largest
+        return fp8_static(None)
     return fp8_dynamic(group if isinstance(group, int) and group > 0 else None)
-
-
-@OfAllTokens
-def _nvfp4_by_largest(x: torch.Tensor) -> torch.Tensor:
-    return nvfp4_under(448 * 6 / float(x.abs().max().clamp(min=1e-30)), x) if x.numel() else x
-
-
-@OfAllTokens
-def _fp8_by_largest(x: torch.Tensor) -> torch.Tensor:
-    return fp8_under(float(x.abs().max().clamp(min=1e-30)) / 448, x) if x.numel() else x
 
 
 def check_inputs(subject: Subject, errors: Mapping[str, float]) -> Iterator[Finding]:

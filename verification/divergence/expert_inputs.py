@@ -5,7 +5,7 @@ left to be done for each expert is its two products, so that a GPU is not waited
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -17,21 +17,35 @@ _SHARE_OF_GPU = 1 / 32
 """Of its memory, that the experts' outputs of the tokens that are looked at together may take."""
 _ON_CPU = 1 << 18
 """Inputs of the experts that a processor looks at together: what stays in its cache."""
-
-
 _FEW = 64
-"""Rows of an expert up to which a GPU has the products of all experts at once, with as many rows for each: what takes
+"""Rows of an expert up to which a GPU has its products with others' at once, with as many rows for each: what takes
 time then is reading the matrices, and one product after the other would read them by a few of its cores."""
+_ROUNDED_AT_ONCE = 1 << 26
+"""Inputs under scales of their experts: what is computed of them takes some times their memory."""
 
 
 @dataclass(frozen=True)
-class OfAllTokens:
-    """A rounding whose scale is taken from everything that is rounded together, one expert's tokens say."""
+class Scaled:
+    """A rounding under one scale for everything that is rounded together, one expert's tokens say.
 
-    rounding: Rounding
+    under: of the scale, a number or float32 [tokens, 1], and what is rounded. scale: None for what `of_largest` gives
+    of the largest magnitude (float64).
+    """
+
+    under: Callable[[Any, torch.Tensor], torch.Tensor]
+    scale: float | None
+    of_largest: Callable[[torch.Tensor], torch.Tensor]
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self.rounding(x)
+        if self.scale is not None:
+            return self.under(self.scale, x)
+        return self.under(float(self.of_largest(x.abs().max().double())), x) if x.numel() else x
+
+    def is_like(self, rule: Rounding | None) -> bool:
+        """Whether nothing but the scale differs."""
+        if not isinstance(rule, Scaled) or (rule.scale is None) != (self.scale is None):
+            return False
+        return replace(rule, scale=self.scale) == self
 
 
 @dataclass(frozen=True)
@@ -49,16 +63,20 @@ class ExpertInputs:
         if len(self.rules) < len(self.squares) or len(rules) > 1:
             return None
         (rule,) = rules.values()
-        return None if isinstance(rule, OfAllTokens) else rule
+        return None if _of_all_tokens(rule) else rule
 
     def rounded(self, rows: torch.Tensor, counts: Sequence[int], first: int) -> torch.Tensor:
         """rows: float32 [sum of counts, channels], inputs of the experts from `first` on, one below the other."""
-        made, start = [], 0
-        for rule, number in self._runs(counts, first):
-            part = rows[start : start + number]
-            made.append(part if rule is None else rule(part))
-            start += number
-        found = made[0] if len(made) == 1 else torch.cat(made)
+        rules = [self._rule_of(expert) for expert in range(first, first + len(counts))]
+        if isinstance(rules[0], Scaled) and all(map(rules[0].is_like, rules)):
+            found = _under_scales(rules, rows, counts)  # type: ignore[arg-type]
+        else:
+            made, start = [], 0
+            for rule, number in self._runs(counts, first):
+                part = rows[start : start + number]
+                made.append(part if rule is None else rule(part))
+                start += number
+            found = made[0] if len(made) == 1 else torch.cat(made)
         self.add(moved(found, rows), counts, first)
         return found
 
@@ -71,18 +89,37 @@ class ExpertInputs:
     def _runs(self, counts: Sequence[int], first: int) -> Iterator[tuple[Rounding | None, int]]:
         """Numbers of neighboring rows that are rounded together."""
 
-        def rule_of(expert: int) -> Rounding | None:
-            return self.rules[expert][1] if expert in self.rules else None
-
         def together(expert: int) -> object:
-            rule = rule_of(expert)
-            return expert if isinstance(rule, OfAllTokens) else -1 - id(rule)
+            rule = self._rule_of(expert)
+            return expert if _of_all_tokens(rule) else -1 - id(rule)
 
         for _, run in groupby(range(first, first + len(counts)), key=together):
             experts = list(run)
             number = sum(counts[expert - first] for expert in experts)
             if number:
-                yield rule_of(experts[0]), number
+                yield self._rule_of(experts[0]), number
+
+    def _rule_of(self, expert: int) -> Rounding | None:
+        return self.rules[expert][1] if expert in self.rules else None
+
+
+def _of_all_tokens(rule: Rounding | None) -> bool:
+    """Whether how a token is rounded depends on those beside it."""
+    return isinstance(rule, Scaled) and rule.scale is None
+
+
+def _under_scales(rules: Sequence[Scaled], rows: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+    """Neighboring experts' rows, each expert's under a scale of its own. rules: alike but for it."""
+    lengths = torch.tensor(counts).to(rows.device)
+    if rules[0].scale is None:
+        largest = torch.segment_reduce(rows.abs().amax(-1), "max", lengths=lengths, axis=0, unsafe=True)
+        each = rules[0].of_largest(largest.double())
+    else:
+        each = torch.tensor([rule.scale for rule in rules], dtype=torch.float64).to(rows.device)
+    scales = each.float().repeat_interleave(lengths, output_size=len(rows))[:, None]
+    step = max(1, _ROUNDED_AT_ONCE // rows.shape[1])
+    parts = zip(scales.split(step), rows.split(step), strict=True)
+    return torch.cat([rules[0].under(scale, part) for scale, part in parts])
 
 
 def moved(rounded: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -132,7 +169,7 @@ def _of_tokens(
             first.add(squares[tokens], counts, begin)
         elif first is not None:
             rows = first.rounded(rows, counts, begin)
-        places = _places(counts, rows.device) if rows.is_cuda and max(counts) <= _FEW else None
+        places = _places(counts, rows.device) if rows.is_cuda else None
         inner = _products(module, "gate_up_proj" if module.has_gate else "up_proj", rows, counts, begin, places)
         inner = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
         if last is not None:
@@ -152,13 +189,28 @@ def _spans(counts: Sequence[int], most: int) -> Iterator[tuple[int, list[int]]]:
             begin, number = expert + 1, 0
 
 
-def _places(counts: Sequence[int], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of rows of neighboring experts, one below the other: the expert of each, and its number among that one's."""
+@dataclass(frozen=True)
+class _Places:
+    """Of rows of neighboring experts that have few: which they are, the expert of each, and its number among its rows.
+    most: rows of one of these experts."""
+
+    rows: torch.Tensor
+    expert: torch.Tensor
+    number: torch.Tensor
+    most: int
+
+
+def _places(counts: Sequence[int], device: torch.device) -> _Places | None:
+    """None where most experts have many rows. counts: of their rows, one expert's below the other's."""
     lengths = torch.tensor(counts)
+    few = lengths <= _FEW
+    if 2 * int(few.sum()) < len(counts):
+        return None
     expert = torch.repeat_interleave(lengths)
     number = torch.arange(len(expert)) - (lengths.cumsum(0) - lengths)[expert]
-    both: torch.Tensor = torch.stack((expert, number)).to(device)
-    return both[0], both[1]
+    rows = few[expert].nonzero().flatten()
+    found: torch.Tensor = torch.stack((rows, expert[rows], number[rows])).to(device)
+    return _Places(found[0], found[1], found[2], int(lengths[few].max()))
 
 
 def _products(
@@ -167,23 +219,25 @@ def _products(
     rows: torch.Tensor,
     counts: Sequence[int],
     first: int,
-    places: tuple[torch.Tensor, torch.Tensor] | None,
+    places: _Places | None,
 ) -> torch.Tensor:
-    """Of each expert's rows with its matrix, without the hooks of functions that round inputs. places: of the rows,
-    where all products are made at once."""
+    """Of each expert's rows with its matrix, without the hooks of functions that round inputs. places: of the rows
+    whose products are made at once."""
     weight = getattr(module, name)
     weight = weight.mT if module.is_transposed else weight  # [experts, out, in]
     bias = getattr(module, name + "_bias") if module.has_bias else None
-    if places is not None:
-        padded = rows.new_zeros(len(counts), max(counts), rows.shape[1])
-        padded[places] = rows
-        every = torch.bmm(padded, weight[first : first + len(counts)].mT)
-        return (every if bias is None else every + bias[first : first + len(counts), None])[places]
     out = rows.new_empty(len(rows), weight.shape[1])
+    if places is not None:
+        padded = rows.new_zeros(len(counts), places.most, rows.shape[1])
+        padded[places.expert, places.number] = rows[places.rows]
+        every = torch.bmm(padded, weight[first : first + len(counts)].mT)[places.expert, places.number]
+        out[places.rows] = every if bias is None else every + bias[first + places.expert]
     start = 0
     for expert, number in enumerate(counts, first):
         own = slice(start, start + number)
         start += number
+        if places is not None and number <= _FEW:
+            continue
         if number and bias is None:
             torch.mm(rows[own], weight[expert].mT, out=out[own])
         elif number and bias is not None:

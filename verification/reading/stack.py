@@ -13,7 +13,7 @@ _TOGETHER_ON_GPU = 1 << 28
 """Weights that are read together: what a processor's cache holds, and what keeps a GPU busy."""
 
 ALL = slice(None)
-_READERS = 8
+_READERS = 16
 
 
 @dataclass(frozen=True)

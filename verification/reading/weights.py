@@ -11,7 +11,7 @@ from sixfold.checkpoint.storage.safetensors_header import TORCH_DTYPES
 from verification.reading.declared import AWQ, MODELOPT, Scheme
 from verification.reading.plain_rounding import Layout, layout_of_scheme
 from verification.reading.safetensors_formats import dequantize_linear
-from verification.reading.stack import ALL, Stack
+from verification.reading.stack import ALL, Stack, gathered
 from verification.reading.stacked_parts import can_be_stacked, stacked_parts
 from verification.reading.stated_rounding import Rounding, stated_rounding
 from verification.reading.stored_codes import Codes, Parts, codes_of
@@ -124,8 +124,7 @@ class CodedWeights(Weights, Protocol):
         ...
 
     def stack_of(self, name: str) -> Hashable | None:
-        """What a quantized weight has in common with those that it can be read together with; None where it is read by
-        itself."""
+        """What a matrix has in common with those that it can be read together with; None where it is read by itself."""
         ...
 
     def stack(self, names: Sequence[str], device: torch.device, rows: slice = ALL) -> Stack:
@@ -237,6 +236,8 @@ class FolderWeights:
     def stack_of(self, name: str) -> Hashable | None:
         module = name.removesuffix(".weight")
         scheme, shape = self.subject.declared.scheme_of(module), self.shape(name)
+        if not self._encodings[name]:
+            return ("", self.dtype(name), shape) if len(shape) == 2 else None
         suffixes = self.subject.modules[module]
         if scheme is None or len(shape) != 2 or not can_be_stacked(scheme, suffixes, shape[0]):
             return None
@@ -244,12 +245,17 @@ class FolderWeights:
         return scheme.format, group, shape, frozenset(suffixes)
 
     def stack(self, names: Sequence[str], device: torch.device, rows: slice = ALL) -> Stack:
+        folder = self.subject.folder
+        if not self._encodings[names[0]]:
+            stored = folder.tensors[names[0]]
+            held = gathered(names, stored.shape, TORCH_DTYPES[stored.dtype], folder.read_into, device)
+            return Stack(held.flatten(0, 1).float(), None).part(rows)
         modules = [name.removesuffix(".weight") for name in names]
         scheme = self.subject.declared.scheme_of(modules[0])
         if scheme is None:
             raise KeyError(names[0])
         suffixes = self.subject.modules[modules[0]]
-        parts = stacked_parts(scheme, self.subject.folder, modules, suffixes, self.shape(names[0])[0], device)
+        parts = stacked_parts(scheme, folder, modules, suffixes, self.shape(names[0])[0], device)
         codes = codes_of(scheme, parts)
         if codes is None or codes.base.numel() > 1 or scheme.method == MODELOPT:
             return Stack(dequantize_linear(scheme, parts), codes).part(rows)

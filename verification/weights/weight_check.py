@@ -102,10 +102,11 @@ class Comparison:
         ratios: dict[str, torch.Tensor] = {}
         factors: dict[str, Factors] = {}
         for names in self._stacks(layer):
-            if len(names) == 1 and not self._can_be_stacked(names[0]):
+            plain = not self._weights.encoding(names[0])
+            if len(names) == 1 and (plain or not self._can_be_stacked(names[0])):
                 self._compare(names[0], ratios, factors, keep)
             else:
-                for name in self._compare_stack(names, keep):
+                for name in (self._compare_plain_stack if plain else self._compare_stack)(names, keep):
                     self._compare(name, ratios, factors, None)
         if ratios or factors:
             self._moved.complete(layer, factors)
@@ -167,7 +168,7 @@ class Comparison:
 
     def _can_be_stacked(self, name: str) -> bool:
         encoding = self._weights.encoding(name)
-        if not encoding or (encoding in SMOOTHED and self._moved.were):
+        if (not encoding and self._device.type == "cpu") or (encoding in SMOOTHED and self._moved.were):
             return False
         return self._weights.stack_of(name) is not None
 
@@ -215,6 +216,22 @@ class Comparison:
                 own = slice(run[0] * rows, (run[-1] + 1) * rows)
                 codes, linears = stack.codes.rows(own.start, own.stop), [self._linears[names[n]] for n in run]
                 self._findings += self._codes.of_compensated(linears, codes, stack.values[own], original[own])
+
+    def _compare_plain_stack(self, names: Sequence[str], keep: Keep | None) -> Iterator[str]:
+        """Those that are not the source's, to be looked at by themselves."""
+        try:
+            values, original = self._weights.stack(names, self._device).values, self._originals.stack(names)
+        except UNREADABLE:
+            yield from names
+            return
+        equal = (values == original).view(len(names), -1).all(1).tolist()
+        for name, of_name, is_equal in zip(names, values.chunk(len(names)), equal, strict=True):
+            if keep is not None:
+                keep(name, of_name)
+            if is_equal:
+                self._errors[name] = TensorError(name, "", 0.0, 0.0, self._originals.has_recorded(name))
+            else:
+                yield name
 
     def _passes_in_pieces(self, name: str, keep: Keep | None) -> bool:
         """The same of one that is too large to be looked at whole."""

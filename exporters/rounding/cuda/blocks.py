@@ -79,6 +79,7 @@ def first_pass(
     inside = row < rows
     column = tl.arange(0, SUB)
     groups = channels // FORM.group
+    start = start.to(tl.int64)
     left += (batch * channels + start) * rows + row
     values += (batch * channels + start) * rows + row
     errors += batch * width * rows + row
@@ -193,6 +194,7 @@ def sweep(
     inside = row < rows
     column = tl.arange(0, SUB)
     groups = channels // FORM.group
+    start = start.to(tl.int64)
     gradient += (batch * channels + start) * rows + row
     values += (batch * channels + start) * rows + row
     moved += batch * width * rows + row
@@ -295,6 +297,7 @@ def settle(
     inside = row < rows
     column = tl.arange(0, SUB)
     groups = channels // FORM.group
+    start = start.to(tl.int64)
     gradient += (batch * channels + start) * rows + row
     values += (batch * channels + start) * rows + row
     moved += batch * width * rows + row

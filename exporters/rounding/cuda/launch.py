@@ -5,10 +5,10 @@ import triton
 
 from exporters.rounding.cuda import blocks, opening
 from exporters.rounding.cuda.forms import on_device, taken
-from exporters.rounding.cuda.products import add_product
 from exporters.rounding.factor import Factor
 from exporters.rounding.format import Format
 from exporters.rounding.fp8 import Fp8
+from exporters.rounding.products import add_product
 
 _BLOCK = 256
 """Columns of a launch, between which products carry."""

@@ -1,4 +1,4 @@
-"""Products of float32 matrices by tensor cores, nearly as exact as those of float32.
+"""Products of float32 matrices by tensor cores, about as exact as those of float32.
 
 A float32 is the sum of three BF16 numbers, a = a0 + a1 + a2, each 2^-8 of the one before or less. Of the nine products
 of two such sums the six largest leave out no more than some 2^-24 of |a| |b|, what float32 itself rounds away. One
@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 
 _PARTS = 6
-_TOGETHER = 512
-"""Columns of the left matrix that are split at a time."""
+_TOGETHER = (128, 512)
+"""At least and at most so many columns of the left matrix are split at a time."""
 
 
 @triton.jit
@@ -57,8 +57,11 @@ def _parts(numbers: torch.Tensor, left: bool, sign: int = 1) -> torch.Tensor:
 
 
 def add_product(into: torch.Tensor, left: torch.Tensor, right: torch.Tensor, sign: int) -> None:
-    """into [B, N, R] += sign * left [B or 1, N, K] @ right [B, K, R], in place."""
-    for first in range(0, right.shape[1], _TOGETHER):
-        part = slice(first, first + _TOGETHER)
+    """into [B, N, R] += sign * left [B or 1, N, K] @ right [B, K, R], in place. The parts of the right matrix take no
+    more memory than `into`, where that has 384 rows or more."""
+    least, most = _TOGETHER
+    together = min(max(into.shape[1] // (3 * least) * least, least), most)
+    for first in range(0, right.shape[1], together):
+        part = slice(first, first + together)
         a = _parts(left[:, :, part], True).expand(len(into), -1, -1)
         torch.baddbmm(into, a, _parts(right[:, part], False, sign), out_dtype=torch.float32, out=into)

@@ -10,8 +10,7 @@ from sixfold.runner.experts import experts_run_by
 from sixfold.runner.layer_runner import LayerRunner
 from tests.families import make_family
 from tests.pretended_device import pretended
-from verification.divergence.activations import RoundedInputs, fp8_dynamic, nvfp4
-from verification.divergence.engine_inputs import _nvfp4_by_largest
+from verification.divergence.activations import RoundedInputs, fp8_dynamic, fp8_static, nvfp4
 from verification.divergence.expert_inputs import ExpertInputs, experts_at_once
 from verification.divergence.latent_inputs import Rounding
 
@@ -22,8 +21,10 @@ TOKENS = 50
 RULES: dict[str, Callable[[int], Rounding | None]] = {
     "none": lambda expert: None,
     "all alike": lambda expert: fp8_dynamic(None),
+    "each its own in FP8": lambda expert: fp8_static(0.001 * (1 + expert)),
     "each its own": lambda expert: nvfp4(100.0 * (1 + expert)),
-    "by all of an expert's tokens": lambda expert: _nvfp4_by_largest,
+    "by all of an expert's tokens": lambda expert: nvfp4(None),
+    "one of each its own": lambda expert: nvfp4(100.0) if expert == 1 else nvfp4(None),
     "some": lambda expert: fp8_dynamic(None) if expert % 2 else None,
 }
 
@@ -74,8 +75,10 @@ def test_outputs_and_errors_are_those_of_one_expert_after_the_other(
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_on_a_gpu_tokens_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of which each is rounded where it is."""
+@pytest.mark.parametrize("few", [1 << 10, 2, 0], ids=["all at once", "some at once", "one by one"])
+def test_on_a_gpu_tokens_are_taken_in_parts(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which each is rounded where it is, and experts with few of them have their products at once."""
+    monkeypatch.setattr("verification.divergence.expert_inputs._FEW", few)
     experts, width = 4, 32
 
     class Module(torch.nn.Module):
@@ -84,7 +87,8 @@ def test_on_a_gpu_tokens_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> 
     draw = torch.Generator().manual_seed(0)
     module = Module()
     module.up_proj, module.down_proj = torch.randn(2, experts, width, width, generator=draw)  # type: ignore[assignment]
-    given = [torch.randn(TOKENS, width, generator=draw), torch.arange(2 * TOKENS).view(TOKENS, 2) % experts]
+    chosen = torch.stack((torch.zeros(TOKENS, dtype=torch.int64), 1 + torch.arange(TOKENS) % (experts - 1)), 1)
+    given = [torch.randn(TOKENS, width, generator=draw), chosen]
     given.append(torch.rand(TOKENS, 2, generator=draw))
     rules = {expert: (str(expert), fp8_dynamic(None)) for expert in range(experts)}
     inputs = ExpertInputs(rules, torch.zeros(experts, 2, dtype=torch.float64))
