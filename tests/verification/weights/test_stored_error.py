@@ -25,10 +25,13 @@ CASES: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
-@pytest.fixture(scope="module", params=CASES)
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Source, Path]:
-    """A file of a matrix with heavy tails, rows of many sizes, and columns of two, each of which fills superblocks."""
-    name, root = request.param, tmp_path_factory.mktemp("stored")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Source, Path]]:
+    """Files of a matrix with heavy tails, rows of many sizes, and columns of two, each of which fills superblocks."""
+    return {name: _made(name, tmp_path_factory.mktemp("stored")) for name in CASES}
+
+
+def _made(name: str, root: Path) -> tuple[Source, Path]:
     family, changes, scheme = CASES[name]
     folder = every_family.make_family(family, root / "model", num_hidden_layers=1, **changes)
     tensors, generator = load_file(folder / "model.safetensors"), torch.Generator().manual_seed(2)
@@ -39,21 +42,20 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     save_tokenizer(byte_level_tokenizer([], size=300), folder)
     source = open_source(folder)
-    return name, source, export(source, recipe(scheme, imatrix=False), root)[1]
+    return source, export(source, recipe(scheme, imatrix=False), root)[1]
 
 
-def test_heavy_tails_are_sound(made: tuple[str, Source, Path]) -> None:
-    name, source, path = made
+@pytest.mark.parametrize("name", CASES)
+def test_heavy_tails_are_sound(name: str, made: dict[str, tuple[Source, Path]]) -> None:
+    source, path = made[name]
     found = verify(path, source, unseen)
     assert [finding for finding in found.findings if finding.where == name] == []
     assert found.errors is not None
     assert name in {error.name for error in found.errors if error.encoding}
 
 
-def test_a_scale_of_one_of_two_matrices_is_named_with_it(made: tuple[str, Source, Path]) -> None:
-    name, source, path = made
-    if name != KEYS_AND_VALUES:
-        pytest.skip("it is held as one")
+def test_a_scale_of_one_of_two_matrices_is_named_with_it(made: dict[str, tuple[Source, Path]]) -> None:
+    source, path = made[KEYS_AND_VALUES]
     damaged = path.with_name("damaged.gguf")
     damaged.write_bytes(path.read_bytes())
 
@@ -62,5 +64,5 @@ def test_a_scale_of_one_of_two_matrices_is_named_with_it(made: tuple[str, Source
         scale *= 0.5
 
     rewrite_gguf(damaged, tensors=halve)  # type: ignore[arg-type]
-    (finding,) = (finding for finding in verify(damaged, source, unseen).failures if finding.where == name)
+    (finding,) = (one for one in verify(damaged, source, unseen).failures if one.where == KEYS_AND_VALUES)
     assert f"row {2 * 256 + 5}, column 0 of blk.0.attn_k_b.weight" in finding.what
