@@ -3,12 +3,13 @@
     python -m benchmarks.quality.rounded_inputs MODEL [--layers 2] [--experts 3] [--texts PATH] [--samples 64]
                                                 [--length 512] [--out FOLDER]
 
-Of some layers' Linears, by what they read: the squared error of the outputs over their squares, on the calibration's
-sample rows, with inputs rounded as an engine rounds them. `inputs alone` is with the source's weights, `corrected` with
-the unrounded weights that are best for rounded inputs; then weights rounded with errors compensated for inputs as they
-are, and for rounded ones (what `nvfp4-gb10` does), with other damping, with more sweeps, with the global scale of
-each input chosen by its error on half the rows, and with channels evened out by powers of two before. --out keeps the
-calibration for the next time.
+Of some layers' Linears, by what they read: the squared error of the outputs over their squares, with inputs rounded as
+an engine rounds them. Every other of the calibration's sample rows says how inputs are rounded, the rest measure.
+`inputs alone` is with the source's weights, `corrected` with the unrounded weights that are best for rounded inputs;
+then weights rounded with errors compensated for inputs as they are, and for rounded ones (what `nvfp4-gb10` does), by
+every channel's own rows alone, with other damping, with more sweeps, with the global scale of each input chosen by its
+error on the former rows, and with channels evened out by powers of two before. --out keeps the calibration for the next
+time.
 """
 
 import argparse
@@ -16,12 +17,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 
 from calibration.calibrate import calibrate
 from exporters.input_maxima import largest_inputs
 from exporters.numerics.nvfp4 import input_global_scale
+from exporters.rounding import rounded_inputs
 from exporters.rounding.compensate import SWEEPS, compensate
 from exporters.rounding.factor import factor
 from exporters.rounding.inputs import Inputs
@@ -39,11 +42,13 @@ from sixfold.statistics.statistics import Statistics
 
 @dataclass(frozen=True)
 class Case:
-    """Linears that read one input. rows: float32 [S, in], of it. weight: float32 [out, in], one below the other."""
+    """Linears that read one input. rows, others: float32 [S / 2, in], of it, to be described and to measure. weight:
+    float32 [out, in], one below the other."""
 
     kind: str
     moments: Moments
     rows: torch.Tensor
+    others: torch.Tensor
     weight: torch.Tensor
     scale: torch.Tensor
 
@@ -67,12 +72,13 @@ def _case(source: Source, statistics: Statistics, known: Inputs, group: Sequence
     parts = [source.checkpoint.read(TensorSlice(each.weight, 0, each.out_features)).float() for each in group]
     scale = input_global_scale(largest_inputs(statistics, [group[0]])[0][first])
     kind = "+".join(each.part or each.name.rpartition(".")[2] for each in group)
-    return Case(kind, moments, known.sample(first).float(), torch.cat(parts), scale)
+    rows = known.sample(first).float()
+    return Case(kind, moments, rows[::2], rows[1::2], torch.cat(parts), scale)
 
 
 def error(case: Case, weight: torch.Tensor, scale: torch.Tensor | None = None) -> float:
-    outputs = case.rows @ case.weight.t()
-    read = rounded(case.rows, case.scale if scale is None else scale)
+    outputs = case.others @ case.weight.t()
+    read = rounded(case.others, case.scale if scale is None else scale)
     return float((read @ weight.t() - outputs).square().sum() / outputs.square().sum())
 
 
@@ -101,9 +107,8 @@ def corrected(case: Case) -> torch.Tensor:
 
 
 def scale_by_error(case: Case) -> torch.Tensor:
-    rows = case.rows[::2]
     tried = [case.scale * 2 ** (step / 4) for step in range(-4, 17)]
-    return min(tried, key=lambda scale: float((rounded(rows, scale) - rows).square().sum()))
+    return min(tried, key=lambda scale: float((rounded(case.rows, scale) - case.rows).square().sum()))
 
 
 def evened(case: Case, power: float = 0.5) -> Case:
@@ -113,7 +118,7 @@ def evened(case: Case, power: float = 0.5) -> Case:
     moments = replace(case.moments, mean=case.moments.mean / by / by[:, None])
     rows = case.rows / by
     scale = case.scale * case.rows.abs().max() / rows.abs().max()
-    return Case(case.kind, moments, rows, case.weight * by, scale)
+    return Case(case.kind, moments, rows, case.others / by, case.weight * by, scale)
 
 
 def _evened_error(case: Case) -> float:
@@ -121,11 +126,17 @@ def _evened_error(case: Case) -> float:
     return error(other, made(other))
 
 
+def _by_own_rows(case: Case) -> float:
+    with patch.object(rounded_inputs, "_ROWS", 0):
+        return error(case, made(case))
+
+
 WAYS: dict[str, Callable[[Case], float]] = {
     "inputs alone": lambda case: error(case, case.weight),
     "inputs alone, corrected": lambda case: error(case, corrected(case)),
     "compensated for inputs as they are": lambda case: error(case, made(case, aware=False)),
     "compensated for rounded inputs": lambda case: error(case, made(case)),
+    "by each channel's own rows": _by_own_rows,
     "a third of the damping": lambda case: error(case, made(case, damping=1 / 3)),
     "three times the damping": lambda case: error(case, made(case, damping=3)),
     "five sweeps": lambda case: error(case, made(case, sweeps=5)),

@@ -6,9 +6,10 @@ and grows from there by tr(D M' D^T), at
     W E[x x'^T] M'^-1        M' = E[x' x'^T]
 
 Rounding is described channel by channel, as on the sample rows of the calibration: x' = (1 + b) x + u, with b by least
-squares and u, of mean square v, unrelated to all channels. With M = E[x x^T] and S = diag(1 + b),
+squares and u, of mean square v E[x^2], unrelated to all channels. A few rows say little of one channel, and channels
+round much alike: b and v lie between a channel's own and the mean of all. With M = E[x x^T] and S = diag(1 + b),
 
-    M' = S M S + diag(v)        E[x x'^T] = M S
+    M' = S M S + diag(v M)        E[x x'^T] = M S
 
 and damping is added to both, so that where nothing is rounded W stays what it is.
 
@@ -29,6 +30,11 @@ from exporters.rounding.nvfp4 import e2m1
 from exporters.rounding.products import product
 from sixfold.statistics.input_moments import Moments
 
+_TINY = 1e-30
+_ROWS = 512
+"""What all channels have in common counts as so many rows of each. On rows of other texts, outputs err 1 to 2 % less
+than by a channel's own rows alone, and as little where common ones count for all."""
+
 
 def for_rounded_inputs(
     moments: Moments, sample: torch.Tensor, global_scale: torch.Tensor, weights: Sequence[torch.Tensor]
@@ -42,9 +48,12 @@ def for_rounded_inputs(
     read = sample.to(device, torch.float32)
     off = rounded(read, global_scale.to(device)) - read
     # Relative to the sample's own mean squares: some hundred rows say little of how large a channel is.
-    size = read.square().mean(0).clamp(min=1e-30)
-    kept = 1 + (off * read).mean(0) / size  # 1 + b
-    noise = (off.square().mean(0) / size - (kept - 1).square()).clamp(min=0) * moments.mean.diagonal()
+    size = read.square().mean(0).clamp(min=_TINY)
+    along = (off * read).mean(0) / size  # b
+    noise = (off.square().mean(0) / size - along.square()).clamp(min=0)  # v
+    own = len(read) / (len(read) + _ROWS)
+    kept = 1 + _common(along, size).lerp(along, own)
+    noise = _common(noise, size).lerp(noise, own) * moments.mean.diagonal()
     both = moments.mean * kept  # M S
     mean = both * kept[:, None]
     mean.diagonal().add_(noise)
@@ -58,6 +67,12 @@ def for_rounded_inputs(
     if _error(seen, target, wanted) > _error(seen, rows, wanted):
         return factor(moments.mean[None], moments.damping), rows
     return found, target
+
+
+def _common(of_channels: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+    """The mean of the channels that carry anything; 0 where none does."""
+    carries = size > _TINY
+    return (of_channels * carries).sum() / carries.sum().clamp(min=1)
 
 
 def _error(seen: torch.Tensor, weight: torch.Tensor, wanted: torch.Tensor) -> float:

@@ -5,6 +5,7 @@ from itertools import product
 import pytest
 import torch
 
+from exporters.rounding import rounded_inputs
 from exporters.rounding.compensate import compensate
 from exporters.rounding.factor import Factor, factor, group_factors
 from exporters.rounding.format import Format
@@ -205,6 +206,27 @@ def test_what_is_made_for_rounded_inputs_errs_less_on_them() -> None:
     made = compensate(target[None], known, form).values[0]
     errors = [float((read @ values.t() - expected).square().sum()) for values in (made, plain)]
     assert errors[0] < 0.7 * errors[1]
+
+
+def test_what_channels_have_in_common_describes_their_rounding_better_than_few_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draw = torch.Generator().manual_seed(6)
+    mixing = torch.randn(12, 64, generator=draw)
+    rows, fresh = (torch.randn(4000, 12, generator=draw) @ mixing for _ in range(2))
+    moments, scale = Moments(rows.t() @ rows / len(rows)), torch.tensor([2688.0 / float(rows.abs().max())])
+    weight = torch.randn(32, 64, generator=draw) * 0.02
+    read, expected = rounded(fresh, scale), fresh @ weight.t()
+
+    def left(sampled: int) -> float:
+        _, target = for_rounded_inputs(moments, rows[:sampled], scale, [weight])
+        return float((read @ target.t() - expected).square().sum())
+
+    few, many = left(32), left(4000)
+    monkeypatch.setattr(rounded_inputs, "_ROWS", 0)
+    alone = left(32)
+    assert few < 0.98 * alone
+    assert few < 1.02 * many  # nearly as good as if all rows had been sampled
 
 
 def test_massive_activations_are_not_laid_on_other_channels() -> None:
