@@ -56,7 +56,8 @@ def run_layer(
 
 
 def adds_up(runner: LayerRunner, layer: int, batch: torch.Tensor, hidden: torch.Tensor) -> bool:
-    """Whether what the experts give is added to what the layer gives as it is: neither scaled nor normed before.
+    """Whether what the experts give is added to what the layer gives as it is: neither scaled nor normed before, nor
+    to several streams.
 
     Weights are in place. Runs one batch with its experts and without; hidden: what the layer reads, from any device.
     """
@@ -74,6 +75,8 @@ def adds_up(runner: LayerRunner, layer: int, batch: torch.Tensor, hidden: torch.
         with experts_run_by(runner.model, experts):
             runs.append(runner.run(layer, batch, hidden.to(runner.device)).double().flatten(0, -2))
     out, difference = torch.cat(gave).double(), runs[0] - runs[1]
+    if out.shape != difference.shape:
+        return False  # layers hand on several streams, of which each gets a share of its own
     share = float((difference * out).sum() / out.square().sum().clamp(min=torch.finfo(torch.float64).tiny))
     return abs(share - 1) < _ADDED
 

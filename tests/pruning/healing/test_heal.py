@@ -147,8 +147,8 @@ def _outputs(model: Any, ids: torch.Tensor) -> dict[int, torch.Tensor]:
 
 @pytest.mark.parametrize(
     ("model_type", "added"),
-    [("minimax_m2", True), ("deepseek_v3", True), ("gpt_oss", True), ("granitemoe", False)],
-    ids=["alone", "beside shared experts", "with biases", "scaled before they are added"],
+    [("minimax_m2", True), ("deepseek_v3", True), ("gpt_oss", True), ("granitemoe", False), ("hy_v4", False)],
+    ids=["alone", "beside shared experts", "with biases", "scaled before they are added", "to several streams"],
 )
 def test_whether_what_experts_give_is_added_as_it_is(model_type: str, added: bool, tmp_path: Path) -> None:
     more = {"residual_multiplier": 0.22} if model_type == "granitemoe" else {}
@@ -160,6 +160,7 @@ def test_whether_what_experts_give_is_added_as_it_is(model_type: str, added: boo
         for layer, _ in runner.each_layer(0):
             if layer == dissect(source).layers[0]:
                 assert adds_up(runner, layer, text().ids, hidden) == added
+            hidden = runner.run(layer, text().ids, hidden)
 
 
 def _other(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], None]:
