@@ -93,7 +93,7 @@ def _multiplies(module: nn.Module) -> bool:
     try:
         with torch.no_grad():
             return torch.equal(probe(given), functional.linear(given, probe.weight, probe.bias))
-    except Exception:  # it has more than weights
+    except Exception:  # whatever another forward raises where there is nothing but weights
         return False
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -52,17 +53,17 @@ def taken(form: Format) -> Taken | None:
     if isinstance(form, kquants.ScaledWithMinimum):
         numbers = {"multiples_high": float(form.multiples), "nudge": kquants.NUDGE}
         spanned = ((1.0, 0.0, 0.0), *((0.0, float(scale), float(least)) for scale, least in kquants.STEPS))
-        near = spanned if form.span else ((0, 0, 0), (1, 0, 0), (2, 0, 0), (3, 0, 0))
+        near = spanned if form.span else _ALONE
         return Taken(_compiled(form, "pairs", f16=True, **numbers), _pairs(kquants.ENDS), near)
     return None
 
 
-def _compiled(form: Format, search: str, **more: float) -> Compiled:
+def _compiled(form: Format, search: str, **more: Any) -> Compiled:
     levels = form.levels
     assert levels is not None
     low, high = float(levels.low), float(levels.high)
     span = 0 if form.span is None else form.span
-    return Compiled(levels.kind, low, high, levels.bits, levels.smallest, search, form.group, span, **more)  # type: ignore[arg-type]
+    return Compiled(levels.kind, low, high, levels.bits, levels.smallest, search, form.group, span, **more)
 
 
 def _offsets(offsets: Sequence[int]) -> _Steps:
