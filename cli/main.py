@@ -18,6 +18,7 @@ import click
 
 from cli.error_sentence import exit_code, sentence
 from sixfold import __version__
+from sixfold.runner.available_memory import use_memory_whole
 
 COMMANDS = (
     "inspect",
@@ -93,6 +94,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code. Every error is one sentence on stderr."""
     # transformers logs remarks about every config; sixfold itself reports what matters to a user.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    use_memory_whole()
     try:
         code = cli.main(arguments, prog_name="sixfold", standalone_mode=False)
         sys.stdout.flush()

@@ -21,7 +21,7 @@ from exporters.numerics.awq_packing import BITS, PER_WORD, Quantized, pack_gemm,
 from exporters.numerics.compensated import int4_groups
 from exporters.protocol import Decided, Decisions
 from exporters.rounding.compensated_where_known import each
-from exporters.rounding.device import at_device, device
+from exporters.rounding.device import at_device, device, sent_home
 from exporters.rounding.factor import Factor
 from exporters.rounding.inputs import Inputs
 from exporters.selection import not_run_note, require_any, select
@@ -177,7 +177,7 @@ class AwqExporter:
             weights = [inputs[n][0] for n in places]
             group = _group_size(units[places[0]], weights[0], layout)
             made = int4_groups(weights, [names[n] for n in places], group, factor)
-            return [_packed(quantized, layout) for quantized in made]
+            return [[sent_home(part) for part in _packed(quantized, layout)] for quantized in made]
 
         of = [
             known.factor(n.removesuffix(".weight")) if u.encoding == QUANTIZED else None

@@ -17,7 +17,7 @@ from exporters.numerics.compensated import fp8_channels
 from exporters.numerics.fp8 import BLOCK, quantize_blocks, quantize_channels, quantize_tensors, static_scale
 from exporters.protocol import Decided, Decisions, Tokens
 from exporters.rounding.compensated_where_known import each
-from exporters.rounding.device import at_device
+from exporters.rounding.device import at_device, sent_home
 from exporters.rounding.factor import Factor
 from exporters.rounding.inputs import Inputs
 from exporters.selection import Selection, drafts, not_run_note, require_any, select
@@ -108,7 +108,7 @@ class Fp8Exporter:
 
         def rounded(places: Sequence[int], factor: Factor) -> list[Sequence[torch.Tensor]]:
             made = fp8_channels([inputs[n][0] for n in places], [names[n] for n in places], factor)
-            return [_channels(*channels, recipe) for channels in made]
+            return [[sent_home(part) for part in _channels(*channels, recipe)] for channels in made]
 
         factors = [known.factor(name.removesuffix(".weight")) for name in names]
         return each(factors, lambda n: self.encode(units[n], inputs[n], decisions[n], recipe), rounded)

@@ -112,10 +112,21 @@ def _done(pool: ThreadPoolExecutor, work: Callable[..., Any], *given: Any, **nam
     return future
 
 
+class _Arrived:
+    """An event: what was given to this GPU is done at once."""
+
+    def record(self) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+
 @contextmanager
 def pretended() -> Iterator[torch.device]:
     # Modes are of one thread.
     by_itself = patch.multiple(ThreadPoolExecutor, map=lambda self, *work: map(*work), submit=_done)
     hopper = patch("torch.cuda.get_device_capability", lambda device=None: (9, 0))
-    with patch("torch.cuda._lazy_init"), patch("torch.cuda.empty_cache"), hopper, by_itself, _Everywhere():
+    events = patch("torch.cuda.Event", _Arrived)
+    with patch("torch.cuda._lazy_init"), patch("torch.cuda.empty_cache"), events, hopper, by_itself, _Everywhere():
         yield _CUDA

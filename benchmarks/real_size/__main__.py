@@ -29,6 +29,7 @@ from typing import Any
 
 from benchmarks.real_size.report import report
 from benchmarks.real_size.whole_job import whole_job
+from sixfold.runner.available_memory import use_memory_whole
 from sixfold.runner.machine_speed import measured_speed
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--depth", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    use_memory_whole()
     formats = () if options.formats == ["none"] else tuple(options.formats)
     if options.depth is not None:
         from benchmarks.real_size.stages import Job, run

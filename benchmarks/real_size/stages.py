@@ -23,6 +23,7 @@ from cli.commands.card import render_cards
 from cli.options import load_formats
 from cli.results.forecast import forecast
 from cli.results.verdicts import artifact_of
+from exporters.export.kernels_ahead import compile_ahead
 from exporters.export.planning import inputs_for, needs_statistics, plan_all
 from exporters.export.run import Exported, Wanted, export_all
 from sixfold.artifact.manifest import state_of
@@ -118,6 +119,8 @@ def _foretell(found: Found, source: Source, recipes: Sequence[Recipe], job: Job)
     for entry in planned:
         if entry.refusal is not None:
             raise entry.refusal
+    if job.formats:
+        compile_ahead(planned)
     profiles = {entry.recipe.calibration for entry in planned if needs_statistics(entry.recipe)}
     for profile in profiles:
         found.memory = asdict(predict(source, profile, on_gpu=torch.cuda.is_available(), ahead=True))

@@ -21,8 +21,10 @@ import torch
 from gguf import GGMLQuantizationType as Type
 
 from exporters.ggml.compensated import quantize_compensated
+from exporters.numerics.awq_packing import pack_gemm
 from exporters.numerics.compensated import fp8_channels, int4_groups, nvfp4_groups
 from exporters.rounding.compensate import compensate
+from exporters.rounding.device import to_host
 from exporters.rounding.factor import Factor, factor, side_by_side, unrelated
 from exporters.rounding.format import Format
 from exporters.rounding.fp8 import Fp8
@@ -111,11 +113,18 @@ def formats(found: Site) -> dict[str, Callable[[list[int], Factor], object]]:
         targets = [target for _, target in made]
         return nvfp4_groups(groups, [names([n]) * len(found.weights[n]) for n in places], known, targets)
 
+    def fp8(places: list[int], known: Factor) -> object:
+        return [to_host(scale) for _, scale in fp8_channels(flat(places), names(places), known)]
+
+    def awq(places: list[int], known: Factor) -> object:
+        made = int4_groups(flat(places), names(places), 128, known)
+        return [to_host(part) for quantized in made for part in pack_gemm(quantized)]
+
     return {
-        "fp8": lambda places, known: fp8_channels(flat(places), names(places), known),
+        "fp8": fp8,
         "nvfp4": nvfp4,
         "nvfp4-gb10": gb10,
-        "awq": lambda places, known: int4_groups(flat(places), names(places), 128, known),
+        "awq": awq,
         **{
             f"gguf {kind.name}": lambda places, known, kind=kind: quantize_compensated(
                 flat(places), kind, known, names(places)

@@ -9,7 +9,7 @@ from gguf.quants import dequantize
 from exporters.ggml.kernels import quantize
 from exporters.ggml.packing import Blocks, pack
 from exporters.rounding.compensate import compensate
-from exporters.rounding.device import moved, to_host
+from exporters.rounding.device import moved, sent_home, to_host
 from exporters.rounding.factor import Factor
 from exporters.rounding.kquants import FORMS, Scaled, ScaledWithMinimum
 from sixfold.errors import SixfoldError
@@ -48,7 +48,7 @@ def quantize_compensated(
         return [_with_exact(*each, qtype) for each in zip(made, rows, off, moments, strict=True)]
     shared = found.spans.mT.reshape(len(found.spans), blocks)  # d, and dmin
     packed = _spans(form, codes, parameters, shared, 0 if qtype == Type.Q6_K else 32)
-    return list(to_host(pack(qtype, packed).view(len(weights), -1)))
+    return list(sent_home(pack(qtype, packed).view(len(weights), -1)))
 
 
 def _with_exact(

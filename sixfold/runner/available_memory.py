@@ -1,5 +1,7 @@
 """How much memory this machine has available, and its GPUs."""
 
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +19,18 @@ class Allowed:
 
 
 FREE = Allowed()
+
+
+_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""Environment variables that PyTorch's allocator is set by, the second by its older name."""
+
+
+def use_memory_whole() -> None:
+    """Has PyTorch take a GPU's memory in segments that grow, unless the user has set its allocator: stages one after
+    the other hold tensors of other sizes, whose segments leave holes that no other tensor fits into. To be called
+    before a GPU is used; processes that are begun later do the same."""
+    if sys.platform == "linux" and not any(name in os.environ for name in _SETTINGS):
+        os.environ[_SETTINGS[0]] = "expandable_segments:True"
 
 
 def available_memory() -> int | None:

@@ -11,9 +11,11 @@ than nearest (twice the error of the last projections); mixed so they never did.
 
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 
 import torch
 
+from sixfold.statistics.expert_sums import ExpertSums, expert_sums
 from sixfold.statistics.moments import share_of_chance
 from sixfold.statistics.statistics import Statistics
 
@@ -23,6 +25,9 @@ moments of held-out text, own and foreign, three do a little better in every for
 
 _MORE = 9.0
 """How much damping grows, as a multiple of itself, where all that is known is what experts have in common."""
+
+_SITES = 3
+"""Stacked sites whose sums are held on a GPU: those of a layer, and the next one's first."""
 
 FIRST = 0.05
 """What the first token of a text weighs beside all others, and the share of their power that it has at most. Trained
@@ -58,6 +63,8 @@ class InputMoments:
         self.statistics = statistics
         self.device = device
         self._common = lru_cache(2)(self._read_common)
+        self._sums = lru_cache(_SITES)(self._read_sums)
+        self._reading = Lock()
 
     def of(self, linear: str) -> Moments | None:
         """linear: on-disk name. None where the calibration saw nothing of what it reads, nor of what its layer's other
@@ -82,15 +89,20 @@ class InputMoments:
         return Moments(_reweighed(mean, first, firsts / count, FIRST))
 
     def _mixed(self, site: str, row: int, prefix: str, common: torch.Tensor) -> Moments:
-        count = int(self.statistics.site(site, [f"{prefix}count"])[f"{prefix}count"][row])
+        with self._reading:  # once, for all that ask at the same time
+            sums = self._sums(site, prefix)
+        count = sums.count(row)
         if not count:
             return _only(common)
-        mean = self.statistics.moments(site, [row], prefix, self.device)[0] / count
+        mean = sums.products(row) / count
         if not prefix:  # extra tokens have none by itself
-            first, firsts = self.statistics.first(site, row)
+            first, firsts = sums.first(row)
             mean = _reweighed(mean, first, firsts / count, min(firsts / count, FIRST))
         chance = share_of_chance(mean, common, count)
         return Moments(torch.lerp(mean, common, chance), chance)
+
+    def _read_sums(self, site: str, prefix: str) -> ExpertSums:
+        return expert_sums(self.statistics, site, prefix, self.device)
 
     def _read_common(self, site: str) -> torch.Tensor | None:
         count = int(self.statistics.site(site, ["count"])["count"].sum())

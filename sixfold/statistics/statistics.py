@@ -210,23 +210,23 @@ class Statistics:
         for name in names:
             if name not in ("sum_sq", "count"):
                 self._only_a_pass_has(name)
-        with safe_open(self._file_of(site), "pt") as f:
+        with safe_open(self.file_of(site), "pt") as f:
             return {name: f.get_tensor(f"{site}/{name}") for name in names}
 
     def shape_of(self, site: str) -> tuple[int, int]:
         """(experts, channels); 1 expert for a plain site."""
-        with safe_open(self._file_of(site), "pt") as f:
+        with safe_open(self.file_of(site), "pt") as f:
             *experts, channels = f.get_slice(f"{site}/sum_sq").get_shape()
         return (experts[0] if experts else 1), channels
 
-    def _file_of(self, site: str) -> Path:
+    def file_of(self, site: str) -> Path:
         return self.folder / layer_file(self.manifest["sites"][site]["layer"])
 
     def of_linear(self, linear: str) -> InputStatistics:
         """Statistics of the input of the Linear with this on-disk name (without ".weight")."""
         self._only_a_pass_has("samples")
         site, expert = self.place_of(linear)
-        with safe_open(self._file_of(site), "pt") as f:
+        with safe_open(self.file_of(site), "pt") as f:
 
             def get(key: str) -> torch.Tensor:
                 stored = f.get_slice(f"{site}/{key}")
@@ -250,7 +250,7 @@ class Statistics:
         prefix: "wide_" for what starved experts read of extra tokens; experts are then counted among the starved.
         device: where they are made whole, None for the CPU.
         """
-        with safe_open(self._file_of(site), "pt") as f:
+        with safe_open(self.file_of(site), "pt") as f:
             packed, sum_sq = (f.get_slice(f"{site}/{prefix}{name}") for name in ("moments", "sum_sq"))
             if experts is None:
                 return unpack(packed[...].to(device), sum_sq[...].to(device))
@@ -259,14 +259,14 @@ class Statistics:
     def first(self, site: str, expert: int | None = None) -> tuple[torch.Tensor, int]:
         """What first tokens of windows read, float32 [C], and how many of them are counted; of a stacked site, of one
         expert."""
-        with safe_open(self._file_of(site), "pt") as f:
+        with safe_open(self.file_of(site), "pt") as f:
             mean, count = (f.get_slice(f"{site}/{name}") for name in ("first", "first_count"))
             return (mean[...], int(count[...])) if expert is None else (mean[expert], int(count[expert]))
 
     def common_moments(self, site: str, device: torch.device | None = None) -> torch.Tensor:
         """Sum over all experts' tokens of x x^T at a stacked site, as far as they have it in common: float32 [C, C].
         device: as in `moments`."""
-        with safe_open(self._file_of(site), "pt") as f:
+        with safe_open(self.file_of(site), "pt") as f:
             packed, sum_sq = f.get_tensor(f"{site}/moments_common"), f.get_tensor(f"{site}/sum_sq").sum(0)
             return unpack(packed.to(device), sum_sq.to(device))
 

@@ -17,7 +17,9 @@ from verification.divergence.walk import Group, Lane, device
 from verification.running import giving_up
 
 _LOGITS = 1 << 25
-"""Numbers of a batch's logits: of a large vocabulary, they are what takes memory."""
+_LOGITS_ON_GPU = 1 << 28
+"""Numbers of a batch's logits: of a large vocabulary, they are what takes memory. On a GPU more, for fewer and larger
+products with each head."""
 
 _MOST_TOKENS = 1024
 
@@ -105,7 +107,8 @@ def _batches(windows: Windows, runner: LayerRunner) -> list[tuple[torch.Tensor, 
     """Tokens whose logits are in memory at once, int64 [samples, length], and those that follow them: a window in
     several parts where its own logits are too many, as norm and head see one token at a time."""
     vocabulary = runner.model.get_output_embeddings().weight.shape[0]
-    most = min(_MOST_TOKENS, max(1, _LOGITS // vocabulary))
+    at_once = _LOGITS_ON_GPU if runner.device.type == "cuda" else _LOGITS
+    most = min(_MOST_TOKENS, max(1, at_once // vocabulary))
     found = []
     for batch in batches_of(windows.ids, most):
         length = batch.shape[1]

@@ -14,8 +14,8 @@ from typing import Protocol
 
 import torch
 
-NARROW = 3
-"""Jobs that take turns at a GPU: one that computes, one on its way there and one that is written."""
+NARROW = 4
+"""Jobs that take turns at a GPU: one that computes, one on its way there and two that are written."""
 
 
 class Owner(Protocol):

@@ -1,11 +1,12 @@
 """Turns at a GPU, which need none to be taken."""
 
 from threading import Event, Thread
+from typing import ClassVar
 
 import pytest
 import torch
 
-from exporters.rounding.device import at_device, moved, turn
+from exporters.rounding.device import at_device, moved, sent_home, turn
 from tests.pretended_device import pretended
 
 GPU = torch.device("cuda")
@@ -50,3 +51,46 @@ def test_a_weight_is_moved_once_while_less_than_half_of_a_gpu_is_in_use(
     weight = torch.ones(3)
     with pretended() as device:
         assert (moved(weight, device) is moved(weight, device)) == same
+
+
+class Watched:
+    """An event that says when it was waited for, and whether another could have had the turn then."""
+
+    waited: ClassVar[list[bool]] = []
+
+    def record(self) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        free = Event()
+
+        def other() -> None:
+            with turn(GPU):
+                free.set()
+
+        Thread(target=other, daemon=True).start()
+        self.waited.append(free.wait(10))
+
+
+def test_what_is_sent_home_in_a_turn_is_waited_for_when_others_have_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, behind the outermost turn, and only where something is on its way."""
+    with pretended() as device:
+        monkeypatch.setattr("torch.cuda.Event", Watched)
+        monkeypatch.setattr(Watched, "waited", [])
+        values = torch.arange(3.0, device=device)
+        with turn(device):
+            with turn(device):
+                found = sent_home(values)
+            assert Watched.waited == []
+        assert Watched.waited == [True]
+        with turn(device):
+            pass
+        assert Watched.waited == [True]
+    assert not found.is_cuda
+    assert found.tolist() == [0, 1, 2]
+
+
+def test_without_a_turn_it_is_at_home_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pretended() as device:
+        monkeypatch.setattr("torch.cuda.Event", None)
+        assert sent_home(torch.ones(2, device=device)).tolist() == [1, 1]
