@@ -27,6 +27,19 @@ _GEMMA4 = {**_SIZES, "model_type": "gemma4_vision", "num_key_value_heads": 4, "h
 _GEMMA4 |= {"position_embedding_size": 64}
 _EAR = {"model_type": "gemma4_audio", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 _MINIMAX = {**_SIZES, "hidden_size": 320, "image_size": 56}  # the converter knows heads of 80 alone
+_UNIFIED = {
+    "vision_config": {"model_type": "gemma4_unified_vision", "patch_size": 4, "mm_embed_dim": 64, "mm_posemb_size": 32},
+    "audio_config": {"model_type": "gemma4_unified_audio", "audio_embed_dim": 640},  # llama.cpp knows frames of 640
+}
+_HUNYUAN = {**_SIZES, "model_type": "hunyuan_vl_vision", "out_hidden_size": 256, "text_hidden_size": 256}
+_HUNYUAN |= {"max_image_size": 64}
+_JANUS = {**_SIZES, "model_type": "janus_vision_model", "image_size": 64, "projection_dim": 256, "mlp_ratio": 1.0}
+_DRAWING = {"model_type": "janus_vqgan", "base_channels": 32, "num_embeddings": 64, "embed_dim": 64}
+_DRAWING |= {"image_token_embed_dim": 64, "projection_dim": 64}
+_MOON = {**_SIZES, "model_type": "kimi_k25_vision"}
+_MOON |= {f"vt_{name}": size for name, size in _SIZES.items()}
+_MOON |= {"init_pos_emb_height": 64, "init_pos_emb_width": 64, "init_pos_emb_time": 4, "projector_ln_eps": 1e-5}
+_MOON |= {"projector_hidden_act": "gelu", "merge_kernel_size": [2, 2], "patch_size": 14}
 _PIXTRAL = {**_SIZES, "model_type": "pixtral", "image_size": 56, "head_dim": 16}
 
 FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
@@ -39,14 +52,18 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
             "audio_config": {**_EAR, "output_proj_dims": 64},
         },
     ),
+    "gemma4_unified": ("gemma4_unified", _UNIFIED),
     "exaone4_5": ("exaone4_5", {}),
     "glm4v": ("glm4v", {}),
     "glm4v_moe": ("glm4v_moe", {}),
     "glm_ocr": ("glm_ocr", {}),
     "glm5_next": ("glm5_next", {}),
+    "hunyuan_vl": ("hunyuan_vl", {"vision_config": _HUNYUAN}),
     "idefics3": ("idefics3", {}),
     "internvl": ("internvl", {}),
+    "janus": ("janus", {"vision_config": _JANUS, "vq_config": _DRAWING}),
     "kimi_k25": ("kimi_k25", {}),
+    "kimi_k25 as published": ("kimi_k25", {"vision_config": _MOON}),
     "lfm2_vl": ("lfm2_vl", {}),
     "lighton_ocr": ("lighton_ocr", {}),
     "llama4": ("llama4", {}),
@@ -55,6 +72,7 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
     "mistral3": ("mistral3", {}),
     "paddleocr_vl": ("paddleocr_vl", {}),
     "pixtral": ("llava", {"vision_config": _PIXTRAL}),
+    "qianfan_ocr": ("qianfan_ocr", {}),
     "qwen2_5_vl": ("qwen2_5_vl", {}),
     "qwen2_vl": ("qwen2_vl", {}),
     "qwen3_5": ("qwen3_5", {}),
@@ -63,6 +81,7 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
     "qwen3_vl_moe": ("qwen3_vl_moe", {}),
     "qwen4_exp": ("qwen4_exp", {}),
     "smolvlm": ("smolvlm", {}),
+    "step3p7": ("step3p7", {"understand_projector_stride": 2}),
 }
 """Name -> family of tests.every_family, and changes of its config."""
 

@@ -17,6 +17,11 @@ def _patches(rows: torch.Tensor, sizes: Sizes) -> torch.Tensor:
     return rows.reshape(-1, side, side, rows.shape[-1] // side**2).permute(0, 3, 1, 2).contiguous()
 
 
+def _colors(rows: torch.Tensor, sizes: Sizes) -> torch.Tensor:
+    side = int(sizes[0])
+    return rows.unflatten(-1, (side, side, 3)).movedim(-1, -3).flatten(-3).contiguous()
+
+
 def _quarters(rows: torch.Tensor, sizes: Sizes) -> torch.Tensor:
     """rows [3 * heads * size, ...]: of each head of queries and of keys, pairs of rows by turns along two axes come
     apart, those of one axis before those of the other."""
@@ -35,6 +40,8 @@ def _axes(rows: torch.Tensor, sizes: Sizes) -> torch.Tensor:
 
 ARITHMETIC: Mapping[str, Callable[[torch.Tensor, Sizes], torch.Tensor]] = {
     "axes": _axes,
+    "by_axis": lambda rows, sizes: rows.transpose(0, 1).contiguous(),
+    "colors": _colors,
     "frame": _frame,
     "patches": _patches,
     "quarters": _quarters,
@@ -44,6 +51,8 @@ ARITHMETIC: Mapping[str, Callable[[torch.Tensor, Sizes], torch.Tensor]] = {
 }
 """By the first word of a transform:
 "axes:D:A"   of each head of D rows, row h * 3 * A + a * A + n (h < 2, a < 3, n < A) comes to a * 2 * A + h * A + n
+"by_axis"    [N, A, C] becomes [A, N, C]
+"colors:S"   of the last S * S * 3, colors last, those of one color behind each other
 "frame:T"    of [R, C, T, H, W] the T-th
 "patches:S"  [R, S * S * C] with colors last becomes [R, C, S, S]
 "quarters:D" of each head of D rows of queries and keys, row 4 * i + 2 * a + b (a, b < 2) comes to a * D / 2 + 2 * i + b

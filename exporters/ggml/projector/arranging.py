@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from exporters.ggml.projector.entry import Seeing, Step
+from exporters.ggml.projector.entry import NotRun, Seeing, Step
 from exporters.ggml.tensors import Tensor
 from sixfold.checkpoint.checkpoint import SourceTensor
-from sixfold.errors import SixfoldError
 
 
 def whole(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
@@ -28,13 +27,10 @@ def squeezed(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
 
 
 def frames(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
-    """A convolution over two frames [R, C, 2, H, W] as one for each. Raises SixfoldError for another number."""
+    """A convolution over two frames [R, C, 2, H, W] as one for each. Raises NotRun for another number."""
     rows, colors, count, *sides = part.shape
     if count != 2:
-        raise SixfoldError(
-            f"{part.name} looks at {count} frames at a time, and llama.cpp's towers at 2",
-            "set options.projector=none for a GGUF of the language model alone",
-        )
+        raise NotRun(f"{part.name} looks at {count} frames at a time, and llama.cpp's towers at 2")
     return [
         Tensor(name if frame == 0 else f"{name}.{frame}", (rows, colors, *sides), (part.name,), f"frame:{frame}")
         for frame in range(count)
@@ -79,16 +75,32 @@ def patches(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
     return [Tensor(name, (part.shape[0], 3, side, side), (part.name,), f"patches:{side}")]
 
 
+def second_row_on(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
+    """Positions without that of a class token, which the first is."""
+    rows = part.shape[0]
+    return [Tensor(name, (rows - 1, *part.shape[1:]), (part.name,), part=(1, rows))]
+
+
+def by_axis(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
+    """[N, A, C] as [A, N, C]."""
+    count, axes, width = part.shape
+    return [Tensor(name, (axes, count, width), (part.name,), "by_axis", count)]
+
+
+def colors_apart(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
+    """What is last the colors of a patch's pixels by turns, color behind color."""
+    side = int((part.shape[-1] // 3) ** 0.5)
+    whole = part.shape[0] if len(part.shape) == 1 else 1
+    return [Tensor(name, part.shape, (part.name,), f"colors:{side}", whole)]
+
+
 def token(text: str) -> Step:
-    """The row of the embeddings that is the token's. Raises SixfoldError where the tokenizer does not have it."""
+    """The row of the embeddings that is the token's. Raises NotRun where the tokenizer does not have it."""
 
     def row(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
         number = seeing.token(text)
         if number is None or not 0 < number < part.shape[0]:
-            raise SixfoldError(
-                f"the tokenizer has no {text}, which llama.cpp's projector puts between the rows of a picture",
-                "take the tokenizer of the original model, or set options.projector=none",
-            )
+            raise NotRun(f"the tokenizer has no {text}, which llama.cpp puts between the rows of a picture")
         return [Tensor(name, part.shape[1:], (part.name,), "row", part=(number, number + 1))]
 
     return row

@@ -10,6 +10,11 @@ from sixfold.checkpoint.checkpoint import SourceTensor
 Config = Mapping[str, Any]
 
 
+class NotRun(Exception):
+    """What llama.cpp does not run of a kind that it knows, in words for a reader: there is no file then, and the
+    language model goes without."""
+
+
 @dataclass(frozen=True)
 class Seeing:
     """What the files of a checkpoint say of how it sees. whole: config.json, completed. tower: its vision_config, with
@@ -28,7 +33,8 @@ class Seeing:
         return {**self.whole, **(self.whole.get("text_config") or {})}
 
 
-Keys = tuple[tuple[str, Callable[[Seeing], Any]], ...]
+Value = Callable[[Seeing], Any]
+Keys = tuple[tuple[str, Value], ...]
 """gguf-py's writer methods, or keys that it has no method for (floats, and unsigned numbers), and their values; None is
 not written."""
 
@@ -53,8 +59,9 @@ class Projector:
     beside: an expression on tensors of the language model, and the GGUF name of what the file holds of one.
     steps: expressions on names (renamed), and what is done to a tensor; the first that fits.
     float32, float16: expressions on names (renamed) of what is kept so, whatever the file's type is.
+    convolved: the same of what llama.cpp convolves with, beside patches, and has no kernels for in BF16.
     keys: beyond those of every tower (audio_keys of every ear). stated: fields of vision_config that the file states
-    otherwise.
+    otherwise. prepared: what the publisher's code does to pictures, where no file beside the checkpoint says it.
     """
 
     kind: str
@@ -70,4 +77,6 @@ class Projector:
     steps: tuple[tuple[str, Step], ...] = field(default=())
     float32: str = r"(?!)"
     float16: str = r"(?!)"
+    convolved: str = r"(?!)"
     stated: Callable[[Seeing], Config] = nothing
+    prepared: Config = field(default_factory=dict)

@@ -6,15 +6,13 @@ from functools import partial
 from math import prod
 from typing import Any
 
-from gguf import GGMLQuantizationType
-
 from exporters.ggml import layout
 from exporters.ggml.header.metadata import Written
 from exporters.ggml.kernels import row_bytes
-from exporters.ggml.projector.entry import Projector, Seeing
+from exporters.ggml.projector.entry import NotRun, Projector, Seeing
 from exporters.ggml.projector.families import PROJECTORS
 from exporters.ggml.projector.header import header, looked_up
-from exporters.ggml.projector.tensors import held_by, is_convolved, projector_tensors
+from exporters.ggml.projector.tensors import held_by, projector_tensors
 from sixfold.artifact.plan import PROJECTOR, PlannedFile, PlannedTensor, Unit
 from sixfold.boundary.json_text import read_json_file
 from sixfold.checkpoint.checkpoint import Checkpoint
@@ -41,7 +39,8 @@ class ProjectorPlan:
 
 def projector_plan(checkpoint: Checkpoint, preset: str | None) -> ProjectorPlan:
     """The file beside the language model of a checkpoint that sees, in F16 or BF16; empty for one that does not, and
-    where `preset` is None. Raises SixfoldError where a projector that is known cannot be written whole."""
+    where `preset` is None. Raises SixfoldError where the checkpoint has a known projector in part, or does not say what
+    llama.cpp needs of it."""
     if preset is None:
         return ProjectorPlan()
     config, whole = checkpoint.config, completed(checkpoint.config)
@@ -51,13 +50,15 @@ def projector_plan(checkpoint: Checkpoint, preset: str | None) -> ProjectorPlan:
         return _without(f"none is known for {kind}") if _sees(config) else ProjectorPlan()
     if not tower or not held_by(entry, checkpoint.tensors):
         return _without("the checkpoint has the language model alone") if _sees(config) else ProjectorPlan()
-    processor = _processor(checkpoint)
+    processor = {**entry.prepared, **_processor(checkpoint)}
     if not processor:
         return _without(f"the checkpoint has no {' or '.join(name for name, _ in _PROCESSORS)} to prepare them by")
     token = partial(_token, checkpoint)
     said = Seeing(whole, tower, whole.get("audio_config") or {}, processor, _any if checkpoint.bare else token)
     try:
         return _planned(checkpoint, entry, replace(said, tower={**tower, **looked_up(entry.stated, said)}), preset)
+    except NotRun as error:
+        return _without(str(error))
     except SixfoldError as error:
         if checkpoint.bare:  # what only the files beside it say
             return _without(f"it cannot be planned from config.json alone ({error.what})")
@@ -74,11 +75,10 @@ def _without(reason: str) -> ProjectorPlan:
 
 
 def _planned(checkpoint: Checkpoint, entry: Projector, seeing: Seeing, preset: str) -> ProjectorPlan:
-    found = projector_tensors(entry, seeing, checkpoint.tensors)
+    found = projector_tensors(entry, seeing, checkpoint.tensors, preset)
     tensors = {tensor.name: tensor for tensor, _ in found}
     group = []
-    for tensor, kept in found:
-        qtype = _type(preset, tensor.name) if kept is None else kept
+    for tensor, qtype in found:
         nbytes = prod(tensor.shape[:-1]) * row_bytes(qtype, tensor.shape[-1])
         group.append(Written(tensor.name, tensor.shape, qtype, nbytes))
     name = f"{PROJECTOR}{checkpoint.name}-{preset}.gguf"
@@ -90,10 +90,6 @@ def _planned(checkpoint: Checkpoint, entry: Projector, seeing: Seeing, preset: s
         frozenset(name for tensor, _ in found for name in tensor.inputs),
         (f"pictures: {name} ({entry.kind}), which llama.cpp takes as --mmproj",),
     )
-
-
-def _type(preset: str, name: str) -> GGMLQuantizationType:
-    return GGMLQuantizationType.F32 if preset == "BF16" and is_convolved(name) else GGMLQuantizationType[preset]
 
 
 def _processor(checkpoint: Checkpoint) -> Mapping[str, Any]:

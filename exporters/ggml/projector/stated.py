@@ -1,12 +1,9 @@
-"""What projectors' keys are taken from: config.json, its vision_config and the processor's files."""
+"""What several kinds of projectors take their keys from, and how they name their tensors."""
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
-from exporters.ggml.projector.entry import Config, Keys, Seeing
-from sixfold.errors import SixfoldError
-
-Value = Callable[[Seeing], Any]
+from exporters.ggml.projector.arranging import frames
+from exporters.ggml.projector.entry import Config, Keys, Seeing, Value
 
 
 def tower(name: str, default: Any = None) -> Value:
@@ -36,17 +33,13 @@ EITHER: Keys = (("add_vision_use_gelu", acts_as("gelu")), ("add_vision_use_silu"
 MERGED: Keys = (("add_vision_spatial_merge_size", tower("spatial_merge_size")),)
 SCALE = "add_vision_projector_scale_factor"
 
+PREFIX = (r"^model\.(?=(visual|vision_tower|vision_model|multi_modal_projector|mm_projector)\.)", "")
+SIGLIP = (r"^(vision_tower|model\.vision_tower)\.(?!vision_model\.)", "vision_tower.vision_model.")
+"""Names as gguf-py's table has them, for Projector.renamed."""
 
-def qwen_sizes(seeing: Seeing) -> Config:
-    """Of Qwen2-VL, hidden_size is what comes out of the tower; only later ones say how wide their layers are."""
-    tower = seeing.tower
-    wide = {"intermediate_size": "hidden_size", "hidden_size": "embed_dim"} if "embed_dim" in tower else {}
-    return {
-        "image_size": tower.get("image_size", 560),
-        "num_attention_heads": tower["num_heads"],
-        "num_hidden_layers": tower["depth"],
-        **{name: tower[stated] for name, stated in wide.items()},
-    }
+VISUAL = r"^(model\.)?visual\."
+TOWER_AND_PROJECTOR = r"^(model\.)?(vision_tower|vision_model|multi_modal_projector)\."
+FRAMES = (r"patch_embed\.proj\.weight$", frames)
 
 
 def side_of_positions(seeing: Seeing) -> Config:
@@ -54,45 +47,6 @@ def side_of_positions(seeing: Seeing) -> Config:
     side = int(seeing.tower.get("num_position_embeddings", 2304) ** 0.5 * seeing.tower["patch_size"])
     heads, layers = seeing.tower["num_heads"], seeing.tower["depth"]
     return {"image_size": side, **seeing.tower, "num_attention_heads": heads, "num_hidden_layers": layers}
-
-
-def windows(seeing: Seeing) -> int:
-    """Every how many layers one sees the whole picture."""
-    return int(seeing.tower["fullatt_block_indexes"][0]) + 1
-
-
-def deepstack(seeing: Seeing) -> list[bool]:
-    taken = seeing.tower.get("deepstack_visual_indexes") or ()
-    return [layer in taken for layer in range(seeing.tower["depth"])]
-
-
-def qwen3_modules(seeing: Seeing) -> Mapping[str, str]:
-    parts = {"norm": "norm", "linear_fc1": "fc1", "linear_fc2": "fc2"}
-    return {
-        "visual.merger.norm": "v.post_ln",
-        "visual.merger.linear_fc1": "mm.0",
-        "visual.merger.linear_fc2": "mm.2",
-        **{
-            f"visual.deepstack_merger_list.{number}.{part}": f"v.deepstack.{layer}.{held}"
-            for number, layer in enumerate(seeing.tower.get("deepstack_visual_indexes") or ())
-            for part, held in parts.items()
-        },
-    }
-
-
-def llama4_modules(seeing: Seeing) -> Mapping[str, str]:
-    """gguf-py's table has the second norm of a layer twice, and gives the name of Gemma 4's, which llama.cpp
-    applies elsewhere."""
-    layers = range(seeing.tower["num_hidden_layers"])
-    norms = {f"vision_model.model.layers.{n}.post_attention_layernorm": f"v.blk.{n}.ln2" for n in layers}
-    return {"multi_modal_projector.linear_1": "mm.model.fc", **norms}
-
-
-def gemma3_scale(seeing: Seeing) -> int | None:
-    """How many patches become one, along a side; llama.cpp takes 4 for given."""
-    side = int(seeing.processor.get("image_seq_length", 256) ** 0.5)
-    scale = (seeing.tower["image_size"] // seeing.tower["patch_size"]) // side
-    return scale if scale > 0 and scale != 4 else None
 
 
 def first_side(seeing: Seeing) -> Config:
@@ -104,47 +58,3 @@ def first_side(seeing: Seeing) -> Config:
 def some(name: str) -> Value:
     """None for zero too."""
     return lambda seeing: seeing.whole.get(name) or None
-
-
-def longest(seeing: Seeing) -> Any:
-    return (seeing.processor.get("size") or {}).get("longest_edge", seeing.tower["image_size"])
-
-
-def minicpm_scale(seeing: Seeing) -> int:
-    """How many patches become one, along a side."""
-    mode = seeing.processor.get("downsample_mode", "16x")
-    if mode != "16x":
-        raise SixfoldError(
-            f"preprocessor_config.json asks for {mode} fewer tokens of a picture, and only 16x is written",
-            "set options.projector=none for the language model alone",
-        )
-    return 4
-
-
-def minicpm_modules(seeing: Seeing) -> Mapping[str, str]:
-    parts = {"layer_norm1": "ln1", "pre_norm": "ds_ln", "linear_1": "ds_ffn_up", "linear_2": "ds_ffn_down"}
-    parts |= {f"self_attn.{part}_proj": f"attn_{part}" for part in ("q", "k", "v", "out")}
-    merged = {"pre_norm": "input_norm", "linear_1": "up", "linear_2": "down"}
-    return {
-        **{f"vision_tower.vision_model.vit_merger.{part}": f"v.vit_merger.{held}" for part, held in parts.items()},
-        **{f"model.merger.mlp.0.{part}": f"mm.{held}" for part, held in merged.items()},
-    }
-
-
-def pixels_of_tokens(name: str) -> Value:
-    """Of a number of tokens that the processor states, each of which stands for a square of merged patches."""
-
-    def value(seeing: Seeing) -> int:
-        side = seeing.processor.get("patch_size", 14) * seeing.processor.get("merge_size", 2)
-        return int(seeing.processor[name] * side**2)
-
-    return value
-
-
-def moon_pixels(patches_at_least: Callable[[Seeing], int]) -> Value:
-    return lambda seeing: patches_at_least(seeing) * seeing.tower.get("patch_size", 14) ** 2
-
-
-def layers_run(seeing: Seeing) -> int:
-    """Up to the one whose outputs are taken; -1 is the last."""
-    return int(seeing.tower["num_hidden_layers"]) + seeing.whole.get("vision_feature_layer", -1) + 1

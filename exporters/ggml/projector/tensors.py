@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from gguf import MODEL_ARCH, GGMLQuantizationType, get_tensor_name_map
 
 from exporters.ggml.projector.arranging import whole
-from exporters.ggml.projector.entry import Projector, Seeing
+from exporters.ggml.projector.entry import NotRun, Projector, Seeing
 from exporters.ggml.projector.header import LAYERS, looked_up
 from exporters.ggml.tensors import Tensor
 from sixfold.checkpoint.checkpoint import SourceTensor
@@ -15,6 +15,8 @@ from sixfold.errors import SixfoldError
 _KINDS = (".weight", ".bias", ".input_max", ".input_min", ".output_max", ".output_min")
 _POSITIONS = ("v.position_embd.weight", "a.position_embd.weight")
 _CONVOLVED = (".patch_embd.weight", ".patch_merger.weight")
+"""Parts of names of what llama.cpp convolves pictures with, which it cannot do in BF16."""
+
 _MOST_NUMBERED = 8
 """Of a projector's own modules, which gguf-py's table numbers as it does blocks."""
 
@@ -25,28 +27,25 @@ def held_by(entry: Projector, sources: Mapping[str, SourceTensor]) -> list[str]:
 
 
 def projector_tensors(
-    entry: Projector, seeing: Seeing, sources: Mapping[str, SourceTensor]
-) -> list[tuple[Tensor, GGMLQuantizationType | None]]:
-    """All tensors of the file, each with the type that it is kept in whatever the file's is, None for the file's.
+    entry: Projector, seeing: Seeing, sources: Mapping[str, SourceTensor], preset: str
+) -> list[tuple[Tensor, GGMLQuantizationType]]:
+    """All tensors of the file, each with its type. preset: the file's, F16 or BF16.
 
-    Raises SixfoldError for a tensor that llama.cpp has no name for, and for a layer that has none.
+    Raises NotRun for a tensor that llama.cpp has no name for, and SixfoldError for a layer that has none.
     """
     blocks = max(next((int(part[key]) for key in LAYERS if part.get(key)), 0) for part in (seeing.tower, seeing.ear))
     mapping = get_tensor_name_map(MODEL_ARCH.MMPROJ, max(blocks, _MOST_NUMBERED))
     own = looked_up(entry.own, seeing)
-    found: list[tuple[Tensor, GGMLQuantizationType | None]] = []
+    found: list[tuple[Tensor, GGMLQuantizationType]] = []
     for name, known in _named(entry, sources):
         module, _, kind = known.rpartition(".")
         gguf_name = f"{own[module]}.{kind}" if module in own else mapping.get_name(known, try_suffixes=_KINDS)
         if gguf_name is None:
             gguf_name = next((held for pattern, held in entry.beside if re.search(pattern, known)), None)
         if gguf_name is None:
-            raise SixfoldError(
-                f"llama.cpp has no name for {name} in a projector of the kind {entry.kind}",
-                "set options.projector=none for a GGUF of the language model alone",
-            )
+            raise NotRun(f"llama.cpp has no name for {name} in a projector of the kind {entry.kind}")
         step = next((step for pattern, step in entry.steps if re.search(pattern, known)), whole)
-        found += [(tensor, _kept(entry, known, tensor)) for tensor in step(seeing, gguf_name, sources[name])]
+        found += [(tensor, _type(entry, known, tensor, preset)) for tensor in step(seeing, gguf_name, sources[name])]
     _check(found, seeing)
     return found
 
@@ -63,24 +62,19 @@ def _named(entry: Projector, sources: Mapping[str, SourceTensor]) -> Iterator[tu
         yield from ((name, name) for name in sources if re.search(pattern, name))
 
 
-def _kept(entry: Projector, known: str, tensor: Tensor) -> GGMLQuantizationType | None:
-    """As llama.cpp's converter keeps them; None for what has the file's type, which of a convolution is never BF16."""
+def _type(entry: Projector, known: str, tensor: Tensor, preset: str) -> GGMLQuantizationType:
+    """As llama.cpp's converter chooses it."""
     norm = tensor.name.endswith("_norm.weight")
     if len(tensor.shape) < 2 or norm or re.search(entry.float32, known) or tensor.name in _POSITIONS:
         return GGMLQuantizationType.F32
     if re.search(entry.float16, known):
         return GGMLQuantizationType.F16
-    if is_convolved(tensor.name) or tensor.name.endswith(".weight"):
-        return None
-    return GGMLQuantizationType.F32
+    if any(part in tensor.name for part in _CONVOLVED) or re.search(entry.convolved, known):
+        return GGMLQuantizationType.F16 if preset == "F16" else GGMLQuantizationType.F32
+    return GGMLQuantizationType[preset] if tensor.name.endswith(".weight") else GGMLQuantizationType.F32
 
 
-def is_convolved(name: str) -> bool:
-    """Whether llama.cpp convolves pictures with a tensor, which it cannot do in BF16."""
-    return any(part in name for part in _CONVOLVED)
-
-
-def _check(found: list[tuple[Tensor, GGMLQuantizationType | None]], seeing: Seeing) -> None:
+def _check(found: list[tuple[Tensor, GGMLQuantizationType]], seeing: Seeing) -> None:
     """Raises SixfoldError where layers that config.json speaks of have no tensors, as in a tower that was cut."""
     for letter, part in (("v", seeing.tower), ("a", seeing.ear)):
         held = {int(tensor.name.split(".")[2]) for tensor, _ in found if tensor.name.startswith(f"{letter}.blk.")}

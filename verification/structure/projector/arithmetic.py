@@ -22,6 +22,12 @@ def as_held(tensor: torch.Tensor, done: str, heads: int) -> torch.Tensor:
         case "pixels":
             side = round((values.shape[1] / 3) ** 0.5)
             return values.unflatten(1, (side, side, 3)).movedim(3, 1)
+        case "colors":
+            return values[..., _colors_apart(values.shape[-1])]
+        case "by":
+            return torch.stack(values.unbind(1))
+        case "from":
+            return values[1:]
         case "plus":
             return values + 1
         case "softplus":
@@ -46,6 +52,11 @@ def _three_axes(rows: int, heads: int) -> list[int]:
     each = 2 * (size // 2) // 3 // 2
     turning = [half * 3 * each + axis * each + n for axis in range(3) for half in (0, 1) for n in range(each)]
     return [head * size + row for head in range(heads) for row in (*turning, *range(6 * each, size))]
+
+
+def _colors_apart(values: int) -> list[int]:
+    """Of pixels that lie row by row, each with its three colors, all of a color behind each other."""
+    return [3 * pixel + color for color in range(3) for pixel in range(values // 3)]
 
 
 def _axes_apart(rows: int, heads: int) -> list[int]:

@@ -27,7 +27,7 @@ from verification.structure.projector.names import Origin, origin_of, parts_of
 ARCHITECTURE = "clip"
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _BLOCK = re.compile(r"([va])\.blk\.(\d+)\.(.+)")
-_FLOAT32 = re.compile(r"(norm|norm_\d|ln\d|pre_ln|post_ln)\.weight$|\.bias$|position_embd")
+_FLOAT32 = re.compile(r"(norm|norm[_.]\d|ln\d|pre_ln|post_ln)\.weight$|\.bias$|position_embd")
 _SEES_OTHERWISE = "pictures are read wrongly, and text about them is made up"
 _REFUSED = "llama.cpp refuses the file"
 _ROWS = 1 << 24
@@ -139,7 +139,9 @@ def check_layout(projector: Projector) -> Iterator[Finding]:
             yield Finding(
                 "plain.dtype", name, what, "llama.cpp stops where its backend has no such kernel", EXPORT_AGAIN
             )
-        if ".patch_embd.weight" in name and tensor.type_name not in ("F32", "F16"):
+        convolved = () if projector.kind is None else projector.kind.convolved
+        convolves = ".patch_embd.weight" in name or name.removesuffix(".weight") in convolved
+        if convolves and tensor.type_name not in ("F32", "F16"):
             what = f"it is {tensor.type_name}, in which llama.cpp does not convolve"
             yield Finding("plain.dtype", name, what, "llama.cpp stops", EXPORT_AGAIN)
 
@@ -179,15 +181,16 @@ def check_source(projector: Projector) -> Iterator[Finding]:
     heads, seen = tower_heads(projector.config), dict.fromkeys(towers, 0)
     for name in projector.file.tensors:
         origin = projector.origin(name)
-        source = None if origin is None else origin.among(names)
         if origin is None:
             continue
-        if source is None:
-            what = f"the source has no {' or '.join(origin.sources)}"
+        found = origin.among(names)
+        if found is None:
+            what = f"the source has no {' or '.join(source for source, _ in origin.sources)}"
             yield Finding("names.unknown", name, what, _SEES_OTHERWISE, EXPORT_AGAIN)
             continue
+        source, done = found
         seen[source] = seen.get(source, 0) + 1
-        yield from _compared(projector, name, source, _expected(held, source, origin, heads))
+        yield from _compared(projector, name, source, _expected(held, source, done, heads))
     for name, count in seen.items():
         parts = parts_of(kind, name)
         if count < parts:
@@ -198,12 +201,12 @@ def check_source(projector: Projector) -> Iterator[Finding]:
 CHECKS = (check_kind, check_names, check_layout, check_numbers, check_keys, check_source)
 
 
-def _expected(held: HeldSource, source: str, origin: Origin, heads: int) -> torch.Tensor:
-    if origin.done.startswith("row "):
+def _expected(held: HeldSource, source: str, done: str, heads: int) -> torch.Tensor:
+    if done.startswith("row "):
         tokenizer = load_tokenizer(held.source.checkpoint.folder)
-        number = int(tokenizer.convert_tokens_to_ids(origin.done.removeprefix("row ")))
+        number = int(tokenizer.convert_tokens_to_ids(done.removeprefix("row ")))
         return held.read(source, number, number + 1)[0].float()
-    return as_held(held.read(source).cpu(), origin.done, heads)
+    return as_held(held.read(source).cpu(), done, heads)
 
 
 def _compared(projector: Projector, name: str, source: str, wanted: torch.Tensor) -> Iterator[Finding]:

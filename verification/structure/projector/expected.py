@@ -75,6 +75,31 @@ def _gemma4(config: Config, tower: Config, processor: Config) -> Mapping[str, An
     }
 
 
+def _gemma4_unified(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    nothing = ("feed_forward_length", "block_count", "attention.head_count")
+    pooled = tower["pooling_kernel_size"]
+    seen = {
+        "vision.image_size": 224,
+        "vision.embedding_length": tower["mm_embed_dim"],
+        **{f"vision.{name}": 0 for name in nothing},
+        **_epsilon(tower.get("layer_norm_eps", 1e-6)),
+        **({"vision.projector.scale_factor": pooled} if pooled != 3 else {}),
+    }
+    ear = config.get("audio_config")
+    if not ear:
+        return seen
+    return {
+        **seen,
+        "has_audio_encoder": True,
+        "audio.projector_type": "gemma4ua",
+        "audio.projection_dim": config["text_config"]["hidden_size"],
+        "audio.embedding_length": ear["audio_embed_dim"],
+        **{f"audio.{name}": 0 for name in nothing},
+        "audio.attention.layer_norm_epsilon": ear.get("layer_norm_eps", 1e-6),
+        "audio.num_mel_bins": ear.get("input_feat_size", 128),
+    }
+
+
 def _glm4v(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
     return {**_act(tower), **_epsilon(tower.get("rms_norm_eps", 1e-5))}
 
@@ -103,6 +128,17 @@ def _exaone(config: Config, tower: Config, processor: Config) -> Mapping[str, An
     }
 
 
+def _hunyuan(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    return {
+        "vision.image_size": tower.get("max_image_size", 2048),
+        "vision.spatial_merge_size": tower.get("spatial_merge_size", 2),
+        "vision.image_min_pixels": processor["min_pixels"],
+        "vision.image_max_pixels": processor["max_pixels"],
+        "use_gelu": True,
+        **_epsilon(tower.get("rms_norm_eps", 1e-5)),
+    }
+
+
 def _idefics3(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
     longest = (processor.get("size") or {}).get("longest_edge", tower["image_size"])
     scale = {"vision.projector.scale_factor": config.get("scale_factor", 2), "vision.preproc_image_size": longest}
@@ -121,6 +157,11 @@ def _internvl(config: Config, tower: Config, processor: Config) -> Mapping[str, 
 
 
 _SIDES = ("image_size", "patch_size")
+
+
+def _janus(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    wide = tower.get("intermediate_size", round(tower["hidden_size"] * tower["mlp_ratio"]))
+    return {"vision.feed_forward_length": wide, **_act(tower), **_epsilon(tower.get("layer_norm_eps", 1e-6))}
 
 
 def _kimi(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
@@ -205,14 +246,28 @@ def _qwen3(config: Config, tower: Config, processor: Config) -> Mapping[str, Any
     }
 
 
+def _step(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    """Where no file says how pictures are prepared, the publisher's code does it as CLIP's."""
+    return {
+        "vision.image_mean": processor.get("image_mean", [0.48145466, 0.4578275, 0.40821073]),
+        "vision.image_std": processor.get("image_std", [0.26862954, 0.26130258, 0.27577711]),
+        "vision.projector.scale_factor": config.get("understand_projector_stride", 2) ** 2,
+        "vision.preproc_image_size": 3024,
+        **_epsilon(tower.get("layer_norm_eps", 1e-5)),
+    }
+
+
 _OF: Mapping[str, _Stated] = {
     "gemma3": _gemma3,
     "gemma4v": _gemma4,
+    "gemma4uv": _gemma4_unified,
     "exaone4_5": _exaone,
     "glm4v": _glm4v,
     "glm5v": _glm5v,
+    "hunyuanvl": _hunyuan,
     "idefics3": _idefics3,
     "internvl": _internvl,
+    "janus_pro": _janus,
     "kimik25": _kimi,
     "lfm2": _lfm2,
     "lightonocr": _pixtral,
@@ -224,4 +279,5 @@ _OF: Mapping[str, _Stated] = {
     "qwen2.5vl_merger": _qwen25,
     "qwen2vl_merger": _qwen2,
     "qwen3vl_merger": _qwen3,
+    "step3vl": _step,
 }
