@@ -26,11 +26,13 @@ from verification.divergence.unpruned import Unpruned, unpruned_run
 from verification.divergence.walk import Run
 from verification.finding import Finding
 from verification.reading.held_source import HeldSource, SourceWeights
+from verification.reading.subject import Subject
 from verification.reading.weights import CodedWeights, FolderWeights
 from verification.result import gated_by_recipe, gates_of
 from verification.smoke.smoke_test import Answering, Smoke, smoke
 from verification.structure.folder_structure import open_subject
 from verification.structure.gguf.structure import open_gguf_subject
+from verification.structure.gguf.subject import GgufSubject
 from verification.verify import Opened
 from verification.weights.compared_weights import ComparedWeights
 
@@ -93,14 +95,15 @@ def measured(artifacts: Sequence[Opened], held: HeldSource, progress: Progress) 
 
 
 def _job(artifact: Opened, held: HeldSource, windows: Windows, cache: Path) -> _Job | SixfoldError:
-    path, source, plain = artifact.verification.path, held.source, None
+    path, plain = artifact.verification.path, None
+    assert artifact.subject is not None
     assert artifact.weights is not None
     assert artifact.comparison is not None
     try:
-        _, rules = runs_of(path, source)
+        rules = rules_of(artifact.subject)
         if gates_of(path).get("max_kl_ratio") is not None:
             try:
-                plain = plain_run(held, artifact.weights, plain_rules(path, source), windows, cache)
+                plain = plain_run(held, artifact.weights, plain_rules_of(artifact.subject), windows, cache)
             except SixfoldError:  # a format that cannot be rounded here
                 if gated_by_recipe(path):
                     raise
@@ -177,20 +180,33 @@ def cache_of(path: Path) -> Path:
 
 
 def plain_rules(path: Path, source: Source) -> Mapping[str, Rule]:
+    """`plain_rules_of` an artifact that is opened for it."""
+    return plain_rules_of(_opened(path, source))
+
+
+def plain_rules_of(subject: Subject | GgufSubject) -> Mapping[str, Rule]:
     """How the inputs are rounded of the artifact's formats, without what calibration found."""
-    if not path.is_dir():
-        return gguf_rules(open_gguf_subject(path, source))
-    subject = open_subject(path, source)
+    if isinstance(subject, GgufSubject):
+        return gguf_rules(subject)
     return {**folder_rules(subject, fixed=False), **cache_rules(subject, fixed=False)}
 
 
 def runs_of(path: Path, source: Source) -> tuple[CodedWeights, dict[str, Mapping[str, Rule]]]:
-    """The artifact's weights, and the rules of each run by its name."""
+    """The artifact's weights, and `rules_of` it, opened for it."""
+    subject = _opened(path, source)
+    weights = subject.weights if isinstance(subject, GgufSubject) else FolderWeights(subject)
+    return weights, rules_of(subject)
+
+
+def _opened(path: Path, source: Source) -> Subject | GgufSubject:
+    return open_subject(path, source) if path.is_dir() else open_gguf_subject(path, source)
+
+
+def rules_of(subject: Subject | GgufSubject) -> dict[str, Mapping[str, Rule]]:
+    """How inputs are rounded in each run of an artifact, by its name."""
     runs: dict[str, Mapping[str, Rule]] = {"weights": {}}
-    if not path.is_dir():
-        file = open_gguf_subject(path, source)
-        return file.weights, runs | {"engine": gguf_rules(file)}
-    subject = open_subject(path, source)
+    if isinstance(subject, GgufSubject):
+        return runs | {"engine": gguf_rules(subject)}
     rules, caches = folder_rules(subject), cache_rules(subject)
     if rules or caches:
         runs["engine"] = {**rules, **caches}
@@ -198,4 +214,4 @@ def runs_of(path: Path, source: Source) -> tuple[CodedWeights, dict[str, Mapping
             runs["engine-collapsed"] = {**folder_rules(subject, collapsed=True), **caches}
     if caches:
         runs["engine-16-bit-cache"] = rules
-    return FolderWeights(subject), runs
+    return runs

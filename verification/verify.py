@@ -16,10 +16,12 @@ from sixfold.runner.freed_memory import kept_heap
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.folder import weights_gone
 from verification.reading.held_source import HeldSource
+from verification.reading.subject import Subject
 from verification.reading.weights import CodedWeights, FolderWeights
 from verification.result import Verification, manifest_of, projectors_of
 from verification.structure.folder_structure import as_held, check_structure, open_subject
 from verification.structure.gguf.structure import check_gguf_structure, open_gguf_subject
+from verification.structure.gguf.subject import GgufSubject
 from verification.structure.projector.checks import ARCHITECTURE, check_projector
 from verification.structure.tensor_parallel import misfits
 from verification.weights.compensated_codes import Targets, targets_of
@@ -32,10 +34,12 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Opened:
-    """An artifact whose structure was checked. verification: of that alone. weights: None where there is nothing to
-    read. comparison: of these with the source's; None without one."""
+    """An artifact whose structure was checked. verification: of that alone. subject: as it was opened, for all that
+    looks at it again. weights: None where there is nothing to read. comparison: of these with the source's; None
+    without one."""
 
     verification: Verification
+    subject: Subject | GgufSubject | None = None
     weights: CodedWeights | None = None
     comparison: Comparison | None = None
 
@@ -96,7 +100,7 @@ def _folder(path: Path, held: HeldSource | None) -> Opened:
     seconds = time.monotonic() - started
     found = Verification(path, "folder", files, subject.source, _distinct(findings), None, split, seconds)
     weights = FolderWeights(subject)
-    return Opened(found, weights, None if held is None else _comparison(path, weights, held))
+    return Opened(found, subject, weights, None if held is None else _comparison(path, weights, held))
 
 
 def _gguf(path: Path, held: HeldSource | None) -> Opened:
@@ -118,7 +122,7 @@ def _gguf(path: Path, held: HeldSource | None) -> Opened:
     sizes = {**subject.file.sizes, **{other.name: other.stat().st_size for other in beside}}
     seconds = time.monotonic() - started
     judged = Verification(path, "gguf", sizes, source, findings, None, None, seconds)
-    return Opened(judged, subject.weights, None if held is None else _comparison(path, subject.weights, held))
+    return Opened(judged, subject, subject.weights, None if held is None else _comparison(path, subject.weights, held))
 
 
 def _comparison(path: Path, weights: CodedWeights, held: HeldSource) -> Comparison:

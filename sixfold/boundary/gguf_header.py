@@ -21,6 +21,8 @@ _NAMES |= {12: "f64", 8: "string"}
 _STRING, _ARRAY = 8, 9
 _AGAIN = "copy or download the file again"
 _LONGEST_NAME = 1 << 12
+_PIECE = 1 << 20
+"""Bytes of an array of strings that are read at a time."""
 _LARGEST = 1 << 48
 """Elements of a tensor: a product of damaged dimensions is larger."""
 
@@ -139,6 +141,29 @@ def _string(file: BinaryIO, size: int) -> str:
     return _exactly(file, _number(file, "<Q", size), size).decode("utf-8", "backslashreplace")
 
 
+def _strings(file: BinaryIO, count: int, size: int) -> list[str]:
+    """So many, one behind the other: a vocabulary has hundreds of thousands."""
+    found: list[str] = []
+    begun, at = file.tell(), 0  # where what is held begins in the file, and how much of it is done with
+    held = b""
+    for _ in range(count):
+        stop = at + 8
+        length = int.from_bytes(held[at:stop], "little") if stop <= len(held) else 0
+        if stop + length > len(held):
+            begun, at, stop = begun + at, 0, 8
+            file.seek(begun)
+            held = _exactly(file, min(_PIECE, size - begun), size)
+            length = int.from_bytes(held[:8], "little")
+            if stop + length > len(held):
+                if stop + length > size - begun:
+                    raise EOFError
+                held += _exactly(file, stop + length - len(held), size)
+        at = stop + length
+        found.append(held[stop:at].decode("utf-8", "backslashreplace"))
+    file.seek(begun + at)
+    return found
+
+
 def _value(file: BinaryIO, size: int) -> tuple[str, Any]:
     """(type, value). An array of arrays is refused, as ggml does."""
     kind = _number(file, "<I", size)
@@ -149,7 +174,7 @@ def _value(file: BinaryIO, size: int) -> tuple[str, Any]:
         if inner == _STRING:
             if 8 * count > size - file.tell():
                 raise EOFError
-            return "[string]", [_string(file, size) for _ in range(count)]
+            return "[string]", _strings(file, count, size)
         if inner not in _SCALARS:
             raise EOFError
         code = _SCALARS[inner]

@@ -66,3 +66,18 @@ def test_what_is_read(tmp_path: Path) -> None:
     assert found.keys == {"a": 7, "b": [0.5, 1.5], "c": "\\xff"}
     assert found.types == {"a": "u32", "b": "[f32]", "c": "string"}
     assert [(t.name, t.shape, t.offset, t.nbytes) for t in found.tensors] == [("w", (2, 4), found.data, 32)]
+
+
+@pytest.mark.parametrize("piece", [1, 7, 8, 13, 1 << 20])
+def test_a_vocabulary_is_read_in_pieces(piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever a piece ends: within a length, within a string, or behind one."""
+    monkeypatch.setattr("sixfold.boundary.gguf_header._PIECE", piece)
+    tokens = [b"", b"a", b"\xc3\xa9", b"\xff", b"a long one", b""]
+    listed = struct.pack("<IQ", STRING, len(tokens)) + b"".join(map(text, tokens))
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf(key(b"tokens", ARRAY, listed), key(b"behind", 4, struct.pack("<I", 7)), data=bytes(64)))
+    keys = read_gguf_header(path).keys
+    assert keys == {"tokens": ["", "a", "é", "\\xff", "a long one", ""], "behind": 7}
+    path.write_bytes(gguf(key(b"tokens", ARRAY, listed[:-9])))
+    with pytest.raises(SixfoldError, match=r"truncated or damaged"):
+        read_gguf_header(path)
