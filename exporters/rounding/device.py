@@ -7,6 +7,7 @@ from threading import RLock, local
 import torch
 
 from exporters.shared_by_formats import once
+from sixfold.runner.available_memory import unused_on
 
 _TURN = RLock()
 """What is compensated may hold weights that are rounded to nearest, which then have the turn already."""
@@ -72,10 +73,7 @@ def moved(weight: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 def _half_free(device: torch.device) -> bool:
     free, total = torch.cuda.mem_get_info(device)
-    if 2 * free > total:
-        return True
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by PyTorch, for the next
-    return 2 * (free + kept) > total
+    return 2 * free > total or 2 * unused_on(device) > total
 
 
 def at_device(

@@ -52,3 +52,11 @@ def available_on(device: "torch.device") -> int | None:
     torch.cuda.empty_cache()
     free: int = torch.cuda.mem_get_info(device)[0]
     return free
+
+
+def unused_on(device: "torch.device") -> int:
+    """Bytes of a GPU that no tensor takes: those that are free, and what PyTorch keeps for the next."""
+    import torch
+
+    free: int = torch.cuda.mem_get_info(device)[0]
+    return free + int(torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))

@@ -17,6 +17,7 @@ from tests.verification.corpus.changes import tensors
 from tests.verification.damage import EXPERT, copy_folder
 from verification.divergence.expert_inputs import experts_at_once
 from verification.divergence.plain_run import PlainWeights
+from verification.divergence.reading_ahead import Ahead
 from verification.divergence.walk import Lane, Run, walk
 from verification.measure import runs_of
 from verification.reading.held_source import HeldSource
@@ -76,11 +77,14 @@ def test_prompts_are_answered_there(
     assert too_large.not_run == "it takes the whole model in float32: 23 MB of GPU memory, 1 MB are free"
 
 
-@pytest.mark.parametrize("share", [1.0, 0.0], ids=["kept there", "kept here"])
+@pytest.mark.parametrize(
+    ("share", "layers"), [(1.0, 4), (0.0, 4), (1.0, 10**6)], ids=["kept there", "kept here", "one after the other"]
+)
 def test_hidden_states_are_what_they_are_on_the_cpu(
-    share: float, artifacts: Artifacts, demo: Source, monkeypatch: pytest.MonkeyPatch
+    share: float, layers: int, artifacts: Artifacts, demo: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between layers they stay on the GPU, where they are a small part of its memory."""
+    """Between layers they stay on the GPU, where they are a small part of its memory; and no layer is read while
+    another is run, where so many do not fit there."""
     held = held_out(load_tokenizer(demo.checkpoint.folder))
     windows = Windows((held.ids[0][:40], held.ids[-1][:30]), (held.domains[0], held.domains[-1]), "two")
     weights, runs = runs_of(artifacts["gguf-q4_k_m"], demo)
@@ -88,15 +92,25 @@ def test_hidden_states_are_what_they_are_on_the_cpu(
     seen: list[list[tuple[int, int, torch.Tensor]]] = [[], []]
     expected = walk(demo, going, windows, lambda *found: seen[0].append(found), unseen, "")
     kept: list[type] = []
+    order: list[str] = []
     move = Lane.move
 
     def moved(lane: Lane, *layer: Any) -> None:
+        order.append("run")
         move(lane, *layer)
         kept.extend(map(type, lane.hidden))
 
     monkeypatch.setattr(Lane, "move", moved)
     monkeypatch.setattr("torch.inference_mode", lambda mode=True: torch.no_grad())  # no pretended one can be there
     monkeypatch.setattr("verification.divergence.walk._SHARE_OF_GPU", share)
+    monkeypatch.setattr("verification.divergence.walk._AHEAD", layers)
+    submit = Ahead.submit
+
+    def read(ahead: Ahead, *work: Any) -> Any:
+        order.append("read")
+        return submit(ahead, *work)
+
+    monkeypatch.setattr(Ahead, "submit", read)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda where: (10**9, 10**9))
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda where: SimpleNamespace(total_memory=10**9))
     with pretended() as device:
@@ -105,7 +119,7 @@ def test_hidden_states_are_what_they_are_on_the_cpu(
         states = [lane.states.cpu() for lane in found]
     assert [lane.failed for lane in found] == [None] * len(going)
     assert set(kept) == {Pretended if share else torch.Tensor}
-    assert [lane.failed for lane in found] == [None] * len(going)
+    assert order[:2] == (["read", "read"] if layers == 4 else ["read", "run"])
     for there, lane in zip(states, expected, strict=True):
         torch.testing.assert_close(there, lane.states, rtol=1e-3, atol=1e-4)
     assert [of[:2] for of in seen[1]] == [of[:2] for of in seen[0]]

@@ -2,7 +2,8 @@
 
 Runs with the same weights share what was read and dequantized of a layer; the next layer's, or the next artifact's of
 the same layer, is read (and compared with the source's, where it is to be) while one is run. So memory holds three
-layers in float32, one as the source has it, and the hidden states of every run, however many layers there are.
+layers in float32, one as the source has it, and the hidden states of every run, however many layers there are. A GPU
+that has no room for so many reads one when the last was run.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import torch
 from sixfold.errors import SixfoldError
 from sixfold.model.source import Source
 from sixfold.progress import Progress
+from sixfold.runner.available_memory import unused_on
 from sixfold.runner.causal_attention import fast_causal_attention
 from sixfold.runner.experts import experts_run_by
 from sixfold.runner.freed_memory import kept_heap
@@ -34,6 +36,11 @@ STRIDE = 16
 _TOKENS = 1024
 _TOKENS_ON_GPU = 1 << 15
 """Of a batch: on a GPU more, for fewer and larger products with each expert."""
+
+_AHEAD = 4
+_OF_UNUSED = 0.5
+"""Layers in float32 that fit into so much of a GPU's unused memory where one is read while another is run. The rest is
+for stacks of weights that are compared, for what all variants share of a layer, and for what a layer computes."""
 
 _SHARE_OF_GPU = 0.1
 """Of its free memory, for hidden states between layers; three layers in float32 are there as well."""
@@ -200,7 +207,7 @@ def walk(
             for lane in group.lanes:
                 if lane.failed is None:
                     lane.hidden = list(first)
-        for layer, group in _placed(groups, count, checked):
+        for layer, group in _placed(groups, count, checked, ahead=_reads_ahead(groups[0].runner)):
             for lane in (lane for lane in group.lanes if lane.failed is None):
                 if leader is not None and lane is not leader and lane.is_source:
                     lane.hidden = list(leader.hidden)
@@ -220,6 +227,13 @@ def _kept_on(nbytes: int) -> torch.device:
     """Where hidden states of so many bytes are between layers: on the GPU, where they are a small part of it."""
     there = device().type == "cuda" and nbytes < _SHARE_OF_GPU * torch.cuda.mem_get_info(device())[0]
     return device() if there else torch.device("cpu")
+
+
+def _reads_ahead(runner: LayerRunner) -> bool:
+    if device().type == "cpu":
+        return True
+    layers = [sum(each.nbytes for each in runner.sources_of(layer)) for layer in range(len(runner.layers))]
+    return _AHEAD * max(layers) < _OF_UNUSED * unused_on(device())
 
 
 def _lanes(source: Source, runs: Sequence[Run]) -> tuple[list[Lane], list[Group]]:
@@ -267,10 +281,10 @@ def _reader(weights: Weights, source: Source) -> ReadInto:
 
 
 def _placed(
-    groups: Sequence[Group], layers: int, checked: Callable[[Group], AbstractContextManager[None]]
+    groups: Sequence[Group], layers: int, checked: Callable[[Group], AbstractContextManager[None]], *, ahead: bool
 ) -> Iterator[tuple[int, Group]]:
     """Every layer with the weights of every group in turn, in place until the next is asked for. A group that is run no
-    more has its weights compared to the end."""
+    more has its weights compared to the end. ahead: whether the next are read meanwhile."""
     steps = [(layer, group) for layer in range(layers) for group in groups]
     with reading_ahead() as reader:
         following: Future[dict[str, torch.Tensor] | None] | None = None
@@ -281,7 +295,7 @@ def _placed(
                     values = (given or reader.submit(group.read, layer)).result()
                     if values is not None:
                         stack.enter_context(group.runner.placed(layer, values))
-                if after is not None:
+                if ahead and after is not None:
                     following = reader.submit(after[1].read, after[0])
                 if not group.failed:
                     del values
