@@ -12,7 +12,8 @@ The last table is of the whole job, a layer's seconds beside what the disk and w
 each depth once more with the checkpoint in files, which nothing finds in the page cache when a stage begins.
 
 An interrupt (`timeout -s INT 500 python -m ...`) ends with the tables of the depths that were done by then.
-This machine is measured first, as by `sixfold plan --measure`, if it was not yet. Reading is foretold by the speed at
+This machine is measured first, as by `sixfold plan --measure`, if it was not yet, and makes a layer of 16 experts, so
+that no depth has to compile kernels. Reading is foretold by the speed at
 which weights are drawn, which here takes the place of the disk's.
 """
 
@@ -34,6 +35,8 @@ from sixfold.runner.machine_speed import measured_speed
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ROOT / "demo" / "minimax-m2-4.6m-REAP-6"
+_WARMING = 16
+"""Experts of a layer that a machine which was never measured makes first."""
 
 
 def main() -> None:
@@ -66,6 +69,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         if measured_speed() is None:
             _process(options, ["-m", "sixfold", "plan", str(options.config), "bf16", "--measure", "--out", folder])
+            few = argparse.Namespace(**{**vars(options), "experts": _WARMING, "keep": 1})
+            _depth(few, 1, Path(folder, "warming"), on_disk=False)  # which compiles what a first run compiles
         found: dict[str, list[dict[str, Any]]] = {}
         with suppress(KeyboardInterrupt):
             for layers in sorted(options.layers):

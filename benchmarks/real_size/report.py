@@ -8,9 +8,8 @@ from sixfold.sizes import size
 
 def report(found: Sequence[dict[str, Any]], layers: int) -> str:
     """found: `benchmarks.real_size.stages.Found` as data, by depth. layers: of the whole model."""
-    return "\n".join(
-        (*_checkpoints(found), "", *_stages(found), "", *_slopes(found, layers), "", *_foretold(found), *_checks(found))
-    )
+    tables = (_checkpoints(found), _stages(found), _parts(found), _slopes(found, layers), _foretold(found))
+    return "\n\n".join("\n".join(table) for table in tables) + "\n" + "\n".join(_checks(found))
 
 
 def _checkpoints(found: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -27,6 +26,17 @@ def _stages(found: Sequence[dict[str, Any]]) -> Iterator[str]:
             took = f"{stage['seconds']:.1f} | {stage['cpu']:.1f}"
             halves = ", ".join(size(peak) for peak in stage["halves"])
             yield f"| {name} | {layers} | {took} | {size(stage['host'])} | {halves} | {_device(stage)} |"
+
+
+def _parts(found: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Of stages that tell how far they are; what is left is done before, between and behind these."""
+    yield "| stage | layers | of its seconds |"
+    yield "|---|---:|---|"
+    for name in _names(found):
+        for layers, stage in _of(found, name):
+            if stage["parts"]:
+                named = ", ".join(f"{part} {seconds:.1f}" for part, seconds in stage["parts"].items())
+                yield f"| {name} | {layers} | {named} |"
 
 
 def _slopes(found: Sequence[dict[str, Any]], layers: int) -> Iterator[str]:

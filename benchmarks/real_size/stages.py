@@ -5,7 +5,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -31,7 +31,6 @@ from sixfold.artifact.source_record import record_source
 from sixfold.artifact.workspace import Workspace
 from sixfold.checkpoint.carried_files import carried_files
 from sixfold.model.source import Source
-from sixfold.progress import unseen
 from sixfold.recipes.recipe import Recipe
 from sixfold.runner.available_memory import available_memory
 from sixfold.runner.machine_speed import MachineSpeed, measured_speed
@@ -61,7 +60,8 @@ class Job:
 @dataclass
 class Stage:
     """cpu: seconds of all threads together. host: the largest anonymous memory of the process, device: the most that
-    tensors took of a GPU; halves: host in the first and in the second half of the time; in bytes."""
+    tensors took of a GPU; halves: host in the first and in the second half of the time; in bytes. parts: seconds by
+    what the stage says of its progress."""
 
     name: str
     seconds: float = 0.0
@@ -69,6 +69,15 @@ class Stage:
     host: int = 0
     device: int = 0
     halves: tuple[int, int] = (0, 0)
+    parts: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def progress(self, description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        begun = time.monotonic()
+        try:
+            yield lambda amount: None
+        finally:
+            self.parts[description] = self.parts.get(description, 0.0) + time.monotonic() - begun
 
 
 @dataclass
@@ -153,8 +162,8 @@ def _made(found: Found, job: Job, source: Source, recipes: Sequence[Recipe], wor
     with nullcontext() if job.formats else sink(workspace.root, statistics=True):
         for profile in profiles:
             _begin(job)
-            with _stage(found, "calibration"):
-                done = calibrate(source, profile, workspace.calibration(profile), progress=unseen)
+            with _stage(found, "calibration") as stage:
+                done = calibrate(source, profile, workspace.calibration(profile), progress=stage.progress)
             statistics[profile] = done.statistics
     if not job.formats:
         return
@@ -163,16 +172,16 @@ def _made(found: Found, job: Job, source: Source, recipes: Sequence[Recipe], wor
     ]
     _begin(job)
     with nullcontext() if job.keep else sink(workspace.root):
-        with _stage(found, "export"):
+        with _stage(found, "export") as stage:
             results = export_all(
-                source, wanted, workspace, threads=_cores(), progress=unseen, memory=available_memory()
+                source, wanted, workspace, threads=_cores(), progress=stage.progress, memory=available_memory()
             )
     made = [_whole(result) for result in results]
     found.written = sum(one.nbytes for one in made)
     if job.keep:
         _begin(job)
-        with _stage(found, "verification"):
-            verdicts = judged_all([artifact_of(one.folder, one.manifest) for one in made], source, unseen)
+        with _stage(found, "verification") as stage:
+            verdicts = judged_all([artifact_of(one.folder, one.manifest) for one in made], source, stage.progress)
         found.verified = {one.variant: verdict["passed"] for one, verdict in zip(made, verdicts, strict=True)}
     with _stage(found, "cards and report"):
         render_cards(workspace.folder, quiet=True)
@@ -208,7 +217,7 @@ def _cores() -> int:
 
 
 @contextmanager
-def _stage(found: Found, name: str) -> Iterator[None]:
+def _stage(found: Found, name: str) -> Iterator[Stage]:
     """Adds to what the stage took before."""
     stage = next((stage for stage in found.stages if stage.name == name), None) or Stage(name)
     found.stages = [*(other for other in found.stages if other is not stage), stage]
@@ -227,7 +236,7 @@ def _stage(found: Found, name: str) -> Iterator[None]:
     watcher.start()
     begun, cpu = time.monotonic(), time.process_time()
     try:
-        yield
+        yield stage
     finally:
         stage.seconds += time.monotonic() - begun
         stage.cpu += time.process_time() - cpu
