@@ -1,4 +1,4 @@
-"""The pass itself: all tokens through one decoder layer after the other, each layer's statistics written as it ends.
+"""The pass itself: all tokens through one decoder layer after the other, each layer's statistics written behind it.
 
 Finished work is kept in a work folder: the finished layers' files, the hidden states that the next layer reads, and
 `progress.json`, which is written last. A killed pass resumes after its last finished layer and ends in the same bytes,
@@ -6,6 +6,7 @@ since batches and their order are part of the calibration's definition.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -13,13 +14,11 @@ import torch
 
 from calibration.forward_pass.batches import Batches
 from calibration.forward_pass.coverage import starved_of
+from calibration.forward_pass.layer_files import HIDDEN_FILES, layer_files
 from calibration.forward_pass.observation import Observation
 from calibration.forward_pass.observe import observed
 from calibration.forward_pass.starved_experts import widened
-from calibration.forward_pass.unfinished import Reached, read_reached, write_reached
-from sixfold.artifact.manifest import FileRecord
-from sixfold.artifact.workspace import replacing
-from sixfold.checkpoint.storage.tensor_file import write_tensors
+from calibration.forward_pass.unfinished import Reached, read_reached
 from sixfold.errors import SixfoldError
 from sixfold.model.architecture import Linear
 from sixfold.model.latent_attention import latent_linears
@@ -80,12 +79,14 @@ def run_pass(
         fast_causal_attention(device),
         kept_heap(),
         progress("calibrating", each * (len(runner.layers) + 1), "tokens") as advance,
+        ExitStack() as running,
     ):
         with runner.outside():
             hidden, done = _begin(runner, batches, work, key, left, mine, checksum)
         advance(each * len(done.files))
+        files = running.enter_context(layer_files(work, done, device, ahead=ahead)) if team.leads else None
 
-        def observe(layer: int | None, run: Callable[[int, torch.Tensor], torch.Tensor]) -> Reached:
+        def observe(layer: int | None, run: Callable[[int, torch.Tensor], torch.Tensor]) -> None:
             observation = Observation(
                 observed_linears(source, layer),
                 ranks=batches.ranks,
@@ -113,13 +114,16 @@ def run_pass(
                 wide = widened(runner.model, observation, starved, profile, first)
             if layer is not None:
                 hidden.flip()
-            return _finished(done, layer, observation, wide, hidden, checksum(hidden), work, team)
+            behind = checksum(hidden)
+            if files is not None:
+                files.done()  # first, so that the sums of two layers are never packed together
+                files.write(layer, {**observation.finish(), **wide}, observation.routed(), hidden.turn, behind)
 
         for layer, _ in runner.each_layer(len(done.files)):
-            done = observe(layer, partial(_step, runner, layer, batches))
-        if layer_file(None) not in done.files:
-            with runner.outside(), without_logits(runner.model):
-                done = observe(None, lambda number, values: runner.finish(batches.ids[number], values))
+            observe(layer, partial(_step, runner, layer, batches))
+        with runner.outside(), without_logits(runner.model):
+            observe(None, lambda number, values: runner.finish(batches.ids[number], values))
+        done = team.tell(None if files is None else files.done())
     team.wait()
     if team.leads:
         hidden.remove()
@@ -157,10 +161,10 @@ def _begin(
             first[tuple(batch.shape)] = runner.start(batch)
     shapes = [(*shape, *first[shape].shape[2:]) for shape in batches.shapes]
     if left is not None and not runner.hands_on:
-        hidden = HiddenStates(work, shapes, runner.dtype, left.turn)
+        hidden = HiddenStates(work, shapes, runner.dtype, left.turn, files=HIDDEN_FILES)
         if checksum(hidden) == left.checksum:
             return hidden, left
-    hidden = HiddenStates(work, shapes, runner.dtype)
+    hidden = HiddenStates(work, shapes, runner.dtype, files=HIDDEN_FILES)
     for number in mine:
         hidden.write(number, runner.start(batches.ids[number]))
     hidden.flip()
@@ -174,34 +178,6 @@ def _checksum(mine: Sequence[int], device: torch.device, team: Team, hidden: Hid
     total = torch.tensor([hidden.checksum(mine)], device=device)
     team.add(total)
     return int(total)
-
-
-def _finished(
-    done: Reached,
-    layer: int | None,
-    observation: Observation,
-    wide: Mapping[str, torch.Tensor],
-    hidden: HiddenStates,
-    checksum: int,
-    work: Path,
-    team: Team,
-) -> Reached:
-    """Writes a layer's statistics, and that the pass has come this far."""
-    reached = None
-    if team.leads:
-        name, routed = layer_file(layer), observation.routed()
-        with replacing(work / name) as temporary:
-            digest = write_tensors(temporary, {**observation.finish(), **wide}, {"format": "pt"})
-        reached = Reached(
-            done.key,
-            hidden.turn,
-            checksum,
-            {**done.files, name: FileRecord((work / name).stat().st_size, digest)},
-            {**done.routed, layer: routed} if layer is not None and routed else done.routed,
-        )
-        write_reached(work, reached)
-    found: Reached = team.tell(reached)
-    return found
 
 
 def _check_complete(observation: Observation, tokens: int, source: Source) -> None:

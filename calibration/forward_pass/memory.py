@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from calibration.forward_pass.batches import BATCH_TOKENS
+from calibration.forward_pass.layer_files import HIDDEN_FILES
 from calibration.forward_pass.layer_pass import observed_linears
 from sixfold.errors import SixfoldError
 from sixfold.model.latent_attention import latent_linears
@@ -63,7 +64,7 @@ def predict(source: Source, profile: Calibration, *, on_gpu: bool, ahead: bool) 
     return PassMemory(
         host=_PROCESS + (max(read, outside) + statistics if on_gpu else max(read - layer, 0) + work),
         device=_CONTEXT + work if on_gpu else 0,
-        disk=hidden_nbytes([shape], torch.bfloat16),
+        disk=hidden_nbytes([shape], torch.bfloat16, HIDDEN_FILES),
         layer=layer,
     )
 

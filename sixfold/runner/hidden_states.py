@@ -1,7 +1,7 @@
 """Hidden states between two layers, in memory-mapped files: they may exceed memory, and survive a killed process.
 
-Two files alternate: while a layer runs, one holds what it reads and the other what it gives. The page cache keeps as
-much of them in memory as there is room for.
+Files take turns: while a layer runs, one holds what it reads and the next what it gives; where there are three, the
+last holds what the layer before read. The page cache keeps as much of them in memory as there is room for.
 """
 
 import os
@@ -14,7 +14,6 @@ import torch
 from sixfold.errors import SixfoldError
 from sixfold.sizes import size
 
-_FILES = ("hidden-0.bin", "hidden-1.bin")
 _PAGE = 1 << 16
 """Bytes of the largest page that a processor has. No two batches have a page in common: of one that two machines write
 into, a shared file system keeps what either has."""
@@ -29,10 +28,12 @@ class _Place:
 class HiddenStates:
     """Of a run over batches. shapes: of each batch's hidden states, in the order of the batches. dtype: as stored.
 
-    turn: which of the two files is read now; `flip` after each layer.
+    turn: which of the files is read now; `flip` after each layer. files: two or three.
     """
 
-    def __init__(self, folder: Path, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, turn: int = 0) -> None:
+    def __init__(
+        self, folder: Path, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, turn: int = 0, *, files: int = 2
+    ) -> None:
         self.turn = turn
         self._dtype = dtype
         self._places = []
@@ -41,25 +42,29 @@ class HiddenStates:
             self._places.append(_Place(total, shape))
             total += self._padded(torch.Size(shape).numel())
         folder.mkdir(parents=True, exist_ok=True)
-        self._paths = tuple(folder / name for name in _FILES)
+        self._paths = tuple(folder / f"hidden-{number}.bin" for number in range(files))
         for path in self._paths:
             _allocate(path, total * dtype.itemsize)
         self._files = tuple(torch.from_file(str(p), shared=True, size=total, dtype=dtype) for p in self._paths)
 
     def read(self, batch: int) -> torch.Tensor:
-        """The current layer's input: a view, valid until `flip` is called twice."""
+        """The current layer's input: a view, valid until `flip` is called as often as there are files."""
         return self._view(self.turn, batch)
 
     def write(self, batch: int, hidden: torch.Tensor) -> None:
         """The current layer's output, from any device."""
-        self._view(1 - self.turn, batch).copy_(hidden)
+        self._view(self._next, batch).copy_(hidden)
 
     def written(self, batch: int) -> torch.Tensor:
         """The current layer's output, where it was written: a view, valid until `flip` is called once."""
-        return self._view(1 - self.turn, batch)
+        return self._view(self._next, batch)
 
     def flip(self) -> None:
-        self.turn = 1 - self.turn
+        self.turn = self._next
+
+    @property
+    def _next(self) -> int:
+        return (self.turn + 1) % len(self._paths)
 
     def checksum(self, batches: Iterable[int] | None = None) -> int:
         """Of what the next layer reads of these batches, or of all: the wrapping sum of one 64-bit word of every page
@@ -91,9 +96,9 @@ class HiddenStates:
         return self._files[file][place.start : place.start + torch.Size(place.shape).numel()].view(place.shape)
 
 
-def nbytes(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> int:
-    """Bytes of both files together."""
-    return 2 * sum(torch.Size(shape).numel() for shape in shapes) * dtype.itemsize
+def nbytes(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, files: int) -> int:
+    """Bytes of all files together."""
+    return files * sum(torch.Size(shape).numel() for shape in shapes) * dtype.itemsize
 
 
 def mapped(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

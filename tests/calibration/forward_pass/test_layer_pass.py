@@ -21,12 +21,16 @@ from sixfold.recipes.recipe import Calibration
 from sixfold.runner.layer_runner import LayerRunner
 from tests.calibration.forward_pass.test_latent_inputs import deepseek
 from tests.calibration.silent import silent
+from tests.families import make_family
 
 pytestmark = pytest.mark.arithmetic
 
 DEMO = Path(__file__).parents[3] / "demo" / "minimax-m2-4.6m"
 CPU = torch.device("cpu")
 PROFILE = Calibration(samples=6, length=48, sample_rows=8)
+
+
+NOTHING = Reached("", 0, 0, {}, {})
 
 
 def texts_for(source: Source) -> Batches:
@@ -118,33 +122,55 @@ def test_torn_hidden_states_are_noticed(
     assert bytes_in(tmp_path, reached) == whole
 
 
-def test_a_killed_process_leaves_what_the_next_one_needs(whole: dict[str, bytes], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("written", "layer"), [(1, 1), (1, 2), (2, 2)], ids=["behind", "two behind", "at the end"])
+def test_a_killed_process_leaves_what_the_next_one_needs(
+    written: int, layer: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the second batch of a layer, when so many layers were on the disk: the one before may still be on its
+    way there, and the hidden states to go on from are whole."""
+    folder, work = tmp_path / "model", tmp_path / "work"
+    make_family("qwen3_moe", folder, num_hidden_layers=3)
     script = f"""
-import os, signal
+import os, signal, time
 from pathlib import Path
 from tests.calibration.forward_pass import test_layer_pass as t
-from calibration.forward_pass import batches, layer_pass
+from calibration.forward_pass import batches, layer_files, layer_pass
 batches.BATCH_TOKENS = 96
 step, seen = layer_pass._step, []
+write = layer_files.write_reached
+def held_back(work, reached):
+    while len(reached.files) > {written}:
+        time.sleep(0.01)
+    write(work, reached)
 def killed(runner, layer, *rest):
     seen.append(layer)
-    if seen.count(1) == 2:
+    if seen.count({layer}) == 2:
+        while len((t.read_reached(work, "k") or t.NOTHING).files) < {written}:
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
     return step(runner, layer, *rest)
-layer_pass._step = killed
-source = t.open_source(t.DEMO)
-layer_pass.run_pass(
-    source, t.texts_for(source), t.PROFILE, Path({str(tmp_path)!r}), key="k", device=t.CPU, progress=t.silent
-)
+layer_files.write_reached, layer_pass._step = held_back, killed
+source, work = t.open_source(Path({str(folder)!r})), Path({str(work)!r})
+layer_pass.run_pass(source, t.texts_for(source), t.PROFILE, work, key="k", device=t.CPU, progress=t.silent)
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[3], check=False)
+    done = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[3], check=False, timeout=120)
     assert done.returncode == -signal.SIGKILL
-    left = read_reached(tmp_path, "k")
+    left = read_reached(work, "k")
     assert left is not None
-    assert list(left.files) == ["layer-00000.safetensors"]
-    source = open_source(DEMO)
-    reached = run_pass(source, texts_for(source), PROFILE, tmp_path, key="k", device=CPU, progress=silent)
-    assert bytes_in(tmp_path, reached) == whole
+    assert len(left.files) == written
+    ran: list[int] = []
+    step = layer_pass._step
+
+    def counted(runner: LayerRunner, layer: int, *rest: object) -> torch.Tensor:
+        ran.append(layer)
+        return step(runner, layer, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(layer_pass, "_step", counted)
+    source = open_source(folder)
+    reached = run_pass(source, texts_for(source), PROFILE, work, key="k", device=CPU, progress=silent)
+    assert set(ran) == set(range(written, 3))
+    whole = run_pass(source, texts_for(source), PROFILE, tmp_path / "whole", key="k", device=CPU, progress=silent)
+    assert bytes_in(work, reached) == bytes_in(tmp_path / "whole", whole)
 
 
 def test_processes_share_the_batches(tmp_path: Path) -> None:

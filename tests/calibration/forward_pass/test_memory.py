@@ -97,8 +97,8 @@ def test_the_next_layer_is_read_ahead_where_there_is_room() -> None:
     assert not resources(source, PROFILE, Allowed(host=roomy.host - 1)).ahead
 
 
-def test_hidden_states_take_two_files_of_every_token() -> None:
-    assert predict(open_source(DEMO), PROFILE, on_gpu=False, ahead=True).disk == 2 * 8 * 256 * 256 * 2
+def test_hidden_states_take_three_files_of_every_token() -> None:
+    assert predict(open_source(DEMO), PROFILE, on_gpu=False, ahead=True).disk == 3 * 8 * 256 * 256 * 2
 
 
 def test_layers_of_which_nothing_is_observed_are_no_trouble(tmp_path: Path) -> None:
