@@ -8,7 +8,8 @@ from sixfold.runner.machine_speed import MachineSpeed, SideBySide
 
 
 def pass_seconds(source: Source, profile: Calibration, speed: MachineSpeed) -> SideBySide:
-    """While a layer is run and what it gave is put away ("statistics"), the next is read; the "disk" does both.
+    """While a layer is run, the next is read and what the one before gave is put away ("statistics"); the "disk" does
+    both.
 
     Products are those of the Linears of decoder layers, 2 for each weight that a token meets, and of the second moments
     where they are summed, 2 for each pair of an input's channels; attention over other tokens is not counted.
@@ -24,8 +25,6 @@ def pass_seconds(source: Source, profile: Calibration, speed: MachineSpeed) -> S
     kept = statistics_bytes(source, [profile])
     return (
         {"disk": speed.disk_seconds(read, kept)},
-        {
-            "products": profile.samples * profile.length * products / speed.products,
-            "statistics": kept / speed.kept,
-        },
+        {"products": profile.samples * profile.length * products / speed.products},
+        {"statistics": kept / speed.kept},
     )

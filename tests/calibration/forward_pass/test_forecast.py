@@ -20,14 +20,14 @@ def test_products_of_a_dense_model(tmp_path: Path) -> None:
     weights = hidden * (q + 2 * kv) + q * hidden + 3 * hidden * inner
     speed = MachineSpeed(2, "", read=1e6, write=1e5, digest=1, products=1e3, singles=1, rounding={}, kept=1e4, moved=1)
     plain = Calibration(samples=2, length=8, moments=False)
-    disk, work = pass_seconds(source, plain, speed)
+    disk, work, putting_away = pass_seconds(source, plain, speed)
     assert work["products"] == pytest.approx(16 * 2 * weights / 1e3)
     kept = statistics_bytes(source, [plain])
-    assert work["statistics"] == kept / 1e4
+    assert putting_away == {"statistics": kept / 1e4}
     assert disk["disk"] == sum(tensor.nbytes for tensor in source.checkpoint.tensors.values()) / 1e6 + kept / 1e5
     # q, k and v read one input, gate and up another.
     pairs = hidden**2 + q**2 + hidden**2 + inner**2
-    _, moments = pass_seconds(source, Calibration(samples=2, length=8), speed)
+    _, moments, _ = pass_seconds(source, Calibration(samples=2, length=8), speed)
     assert moments["products"] == pytest.approx(16 * 2 * (weights + pairs) / 1e3)
 
 
