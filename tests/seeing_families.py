@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from tests import every_family
+from tests import every_family, published_models
 from tests.exporters.ggml.gguf_tools import byte_level_tokenizer, save_tokenizer, spread
 
 PROCESSOR = {
@@ -85,12 +85,17 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
 }
 """Name -> family of tests.every_family, and changes of its config."""
 
+SEEING = (*FAMILIES, *published_models.PUBLISHED)
+
 
 def make_seeing(name: str, folder: Path) -> Path:
-    """A model of one of FAMILIES, with a tower of four layers: llama.cpp's converter counts modules of projectors by
+    """A model of one of SEEING, with a tower of four layers: llama.cpp's converter counts modules of projectors by
     those."""
-    family, changes = FAMILIES[name]
-    every_family.make_family(family, folder, **{"vision_config": _deeper(family), **changes})
+    if name in FAMILIES:
+        family, changes = FAMILIES[name]
+        every_family.make_family(family, folder, **{"vision_config": _deeper(family), **changes})
+    else:
+        published_models.make_published(name, folder)
     spread(folder)
     tokenizer = byte_level_tokenizer([], size=300)
     tokenizer.add_special_tokens(["[IMG_BREAK]", "[gMASK]", "<|user|>", "<|observation|>"])

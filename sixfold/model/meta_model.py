@@ -9,6 +9,7 @@ from torch import nn
 from sixfold.checkpoint.checkpoint import Checkpoint
 from sixfold.errors import SixfoldError
 from sixfold.model.experts_interface import join_interface
+from sixfold.model.wrappers import WRAPPERS, place_around, register_wrappers
 
 _USUAL = ("hidden_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers")
 _CONTENT_OF_OUTPUTS = ("return_dict", "use_cache")
@@ -39,6 +40,7 @@ def meta_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None, atte
             model: nn.Module = auto.from_config(
                 parsed, attn_implementation=attention, trust_remote_code=False, **chosen
             )
+            place_around(model, checkpoint.config, checkpoint.tensors)
             return model
     except (ValueError, KeyError) as error:
         raise SixfoldError(
@@ -96,9 +98,12 @@ def known_type(config: Mapping[str, Any]) -> str:
     from transformers import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+    register_wrappers()
     model_type = str(config["model_type"])
     if model_type in CONFIG_MAPPING:
         return model_type
+    if model_type in WRAPPERS:
+        return WRAPPERS[model_type].kind
     named = config.get("architectures") or ()
     return next((known for known, name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items() if name in named), model_type)
 

@@ -17,10 +17,10 @@ class NotRun(Exception):
 
 @dataclass(frozen=True)
 class Seeing:
-    """What the files of a checkpoint say of how it sees. whole: config.json, completed. tower: its vision_config, with
-    what the entry states otherwise; ear: its audio_config, {} where it has none. processor: preprocessor_config.json
-    and processor_config.json in one. token: the number of a token by its text, None where the tokenizer does not have
-    it."""
+    """What the files of a checkpoint say of how it sees. whole: config.json, completed. tower: what that says of the
+    tower, with what the entry states otherwise; ear: its audio_config, {} where it has none. processor:
+    preprocessor_config.json and processor_config.json in one. token: the number of a token by its text, None where the
+    tokenizer does not have it."""
 
     whole: Config
     tower: Config
@@ -46,6 +46,10 @@ def nothing(seeing: Seeing) -> Config:
     return {}
 
 
+def vision_config(whole: Config) -> Config:
+    return whole.get("vision_config") or {}
+
+
 @dataclass(frozen=True)
 class Projector:
     """A kind of projector, with the tower before it.
@@ -57,6 +61,7 @@ class Projector:
     own: names of modules (renamed) that this table lacks, or has for another -> their GGUF names.
     left_out: an expression on names (renamed) of what llama.cpp does not run.
     beside: an expression on tensors of the language model, and the GGUF name of what the file holds of one.
+    eyes: what config.json, completed, says of the tower; {} where it has none.
     steps: expressions on names (renamed), and what is done to a tensor; the first that fits.
     float32, float16: expressions on names (renamed) of what is kept so, whatever the file's type is.
     convolved: the same of what llama.cpp convolves with, beside patches, and has no kernels for in BF16.
@@ -70,6 +75,7 @@ class Projector:
     hears: str = ""
     audio_keys: Keys = ()
     tower: str = ""
+    eyes: Callable[[Config], Config] = vision_config
     renamed: tuple[tuple[str, str], ...] = ()
     own: Callable[[Seeing], Mapping[str, str]] = nothing
     left_out: str = r"(?!)"

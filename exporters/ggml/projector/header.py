@@ -13,17 +13,14 @@ from sixfold.checkpoint.checkpoint import Checkpoint
 from sixfold.errors import SixfoldError
 
 _ARCHITECTURE = "clip"
-LAYERS = (
-    *("n_layers", "num_hidden_layers", "n_layer", "num_layers", "depth", "layers", "encoder_layers"),
-    "vt_num_hidden_layers",
-)
+LAYERS = ("n_layers", "num_hidden_layers", "n_layer", "num_layers", "depth", "layers", "encoder_layers")
 _SIZES: Sequence[tuple[str, tuple[str, ...]]] = (
     ("image_size", ("image_size",)),
     ("patch_size", ("patch_size",)),
-    ("embedding_length", ("hidden_size", "width", "vt_hidden_size")),
-    ("feed_forward_length", ("intermediate_size", "vt_intermediate_size")),
+    ("embedding_length", ("hidden_size", "width")),
+    ("feed_forward_length", ("intermediate_size",)),
     ("block_count", LAYERS),
-    ("head_count", ("num_attention_heads", "num_heads", "heads", "vt_num_attention_heads")),
+    ("head_count", ("num_attention_heads", "num_heads", "heads")),
 )
 """What follows `add_vision_`, and the fields of vision_config that it is taken from."""
 

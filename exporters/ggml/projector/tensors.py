@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from gguf import MODEL_ARCH, GGMLQuantizationType, get_tensor_name_map
 
 from exporters.ggml.projector.arranging import whole
-from exporters.ggml.projector.entry import NotRun, Projector, Seeing
+from exporters.ggml.projector.entry import NotRun, Projector, Seeing, Step, Value
 from exporters.ggml.projector.header import LAYERS, looked_up
 from exporters.ggml.tensors import Tensor
 from sixfold.checkpoint.checkpoint import SourceTensor
@@ -39,15 +39,21 @@ def projector_tensors(
     found: list[tuple[Tensor, GGMLQuantizationType]] = []
     for name, known in _named(entry, sources):
         module, _, kind = known.rpartition(".")
-        gguf_name = f"{own[module]}.{kind}" if module in own else mapping.get_name(known, try_suffixes=_KINDS)
+        gguf_name = f"{own[module]}.{kind}" if module in own else own.get(known)
+        gguf_name = gguf_name or mapping.get_name(known, try_suffixes=_KINDS)
         if gguf_name is None:
             gguf_name = next((held for pattern, held in entry.beside if re.search(pattern, known)), None)
         if gguf_name is None:
             raise NotRun(f"llama.cpp has no name for {name} in a projector of the kind {entry.kind}")
         step = next((step for pattern, step in entry.steps if re.search(pattern, known)), whole)
-        found += [(tensor, _type(entry, known, tensor, preset)) for tensor in step(seeing, gguf_name, sources[name])]
+        parts = looked_up(_arranged(step, gguf_name, sources[name]), seeing)
+        found += [(tensor, _type(entry, known, tensor, preset)) for tensor in parts]
     _check(found, seeing)
     return found
+
+
+def _arranged(step: Step, name: str, part: SourceTensor) -> Value:
+    return lambda seeing: step(seeing, name, part)
 
 
 def _named(entry: Projector, sources: Mapping[str, SourceTensor]) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ _HEADS = ("num_attention_heads", "num_heads", "vt_num_attention_heads")
 
 def expected_keys(kind: str, config: Config, processor: Config) -> dict[str, Any]:
     """Value by key. config: with transformers' defaults."""
-    tower = config["vision_config"]
+    tower = config.get("vision_config") or {}
     text = {**config, **(config.get("text_config") or {})}
     kept = {
         "has_vision_encoder": True,
@@ -33,7 +33,7 @@ def expected_keys(kind: str, config: Config, processor: Config) -> dict[str, Any
 
 
 def tower_heads(config: Config) -> int:
-    return int(_first(config["vision_config"], *_HEADS) or 1)
+    return int(_first(config.get("vision_config") or {}, *_HEADS) or 1)
 
 
 def _first(config: Config, *names: str) -> Any:
@@ -47,6 +47,36 @@ def _epsilon(value: Any) -> dict[str, Any]:
 def _act(tower: Config) -> dict[str, Any]:
     name = tower.get("hidden_act")
     return {f"use_{name}": True} if name in ("gelu", "silu") else {}
+
+
+def _deepseek(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    """Fields of config.json itself; where no file says how pictures are prepared, colors come to lie around zero."""
+    patch, merged = config["vision_patch_size"], config["vision_downsample_ratio"]
+    return {
+        "vision.embedding_length": config["vision_dim"],
+        "vision.feed_forward_length": config["vision_inter_dim"],
+        "vision.block_count": config["vision_n_layers"],
+        "vision.attention.head_count": config["vision_n_heads"],
+        "vision.patch_size": patch,
+        "vision.image_size": 16 * patch * merged,
+        "vision.image_min_pixels": config["vision_min_pixels"],
+        "vision.image_mean": processor.get("image_mean", [0.5] * 3),
+        "vision.image_std": processor.get("image_std", [0.5] * 3),
+        "vision.projector.scale_factor": merged,
+        "use_silu": True,
+        **_epsilon(1e-6),
+    }
+
+
+def _dots(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    return {
+        "vision.image_size": 0,
+        "vision.image_min_pixels": processor["min_pixels"],
+        "vision.image_max_pixels": processor["max_pixels"],
+        "vision.projector.scale_factor": tower["spatial_merge_size"],
+        "use_silu": True,
+        **_epsilon(tower["rms_norm_eps"]),
+    }
 
 
 def _gemma3(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
@@ -177,6 +207,11 @@ def _kimi(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]
     }
 
 
+def _kimi_vl(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    eyes = {"vision.image_size": 896, "vision.projector.scale_factor": 2}
+    return {**eyes, "use_gelu": True, **_epsilon(tower.get("layer_norm_eps", 1e-5))}
+
+
 def _lfm2(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
     return {
         "vision.image_size": 256,
@@ -258,6 +293,8 @@ def _step(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]
 
 
 _OF: Mapping[str, _Stated] = {
+    "deepseek4v": _deepseek,
+    "dots_ocr": _dots,
     "gemma3": _gemma3,
     "gemma4v": _gemma4,
     "gemma4uv": _gemma4_unified,
@@ -269,6 +306,7 @@ _OF: Mapping[str, _Stated] = {
     "internvl": _internvl,
     "janus_pro": _janus,
     "kimik25": _kimi,
+    "kimivl": _kimi_vl,
     "lfm2": _lfm2,
     "lightonocr": _pixtral,
     "llama4": _llama4,

@@ -9,6 +9,7 @@ from verification.structure.projector.towers import (
     GATED,
     GEMMA4,
     GLM4V,
+    MOONVIT,
     PIXTRAL,
     QUERY_KEY_VALUE,
     QWEN2,
@@ -31,6 +32,40 @@ class Kind:
 
 
 KINDS: Mapping[str, Kind] = {
+    "deepseek4v": Kind(
+        {
+            "v.patch_embd": "vision.patch_embed.proj = unflattened",
+            "v.blk.*.attn_qkv": "vision.blocks.*.attn.wqkv",
+            "v.blk.*.attn_out": "vision.blocks.*.attn.wo",
+            "v.blk.*.ln1": "vision.blocks.*.norm1",
+            "v.blk.*.ln2": "vision.blocks.*.norm2",
+            "v.blk.*.ffn_gate": "vision.blocks.*.mlp.w1 = half 0",
+            "v.blk.*.ffn_up": "vision.blocks.*.mlp.w1 = half 1",
+            "v.blk.*.ffn_down": "vision.blocks.*.mlp.w2",
+            "v.post_ln": "vision.norm",
+            "v.image_newline": "image_newline",
+            **{f"v.token_embd.img_{part}": f"image_{part}" for part in ("start", "end", "pad")},
+            "mm.1": "aligner.w1",
+            "mm.2": "aligner.w2",
+        }
+    ),
+    "dots_ocr": Kind(
+        {
+            "v.patch_embd": "patchifier.proj",
+            "v.pre_ln": "patchifier.norm",
+            "v.blk.*.attn_qkv": "blocks.*.attn.qkv",
+            "v.blk.*.attn_out": "blocks.*.attn.proj",
+            "v.blk.*.ln1": "blocks.*.norm1",
+            "v.blk.*.ln2": "blocks.*.norm2",
+            "v.blk.*.ffn_gate": "blocks.*.mlp.fc1",
+            "v.blk.*.ffn_down": "blocks.*.mlp.fc2",
+            "v.blk.*.ffn_up": "blocks.*.mlp.fc3",
+            "mm.post_norm": "vision_tower.post_trunk_norm",
+            "mm.input_norm": "merger.ln_q",
+            "mm.0": "merger.mlp.0",
+            "mm.2": "merger.mlp.2",
+        }
+    ),
     "gemma3": Kind(
         {
             **SIGLIP,
@@ -118,18 +153,22 @@ KINDS: Mapping[str, Kind] = {
     ),
     "kimik25": Kind(
         {
-            "v.patch_embd": "patch_embed.proj",
+            **MOONVIT,
             "v.position_embd": "patch_embed.pos_emb",
             "v.blk.*.attn_qkv": "blocks.*.wqkv = axes apart",
-            "v.blk.*.attn_out": "blocks.*.wo",
-            "v.blk.*.ln1": "blocks.*.norm0",
-            "v.blk.*.ln2": "blocks.*.norm1",
-            "v.blk.*.ffn_up": "blocks.*.mlp.fc0",
-            "v.blk.*.ffn_down": "blocks.*.mlp.fc1",
-            "v.post_ln": "encoder.final_layernorm",
             "mm.input_norm": "mm_projector.pre_norm",
             "mm.1": "mm_projector.proj.0|mm_projector.linear_1|mm_projector.proj.linear_1",
             "mm.2": "mm_projector.proj.2|mm_projector.linear_2|mm_projector.proj.linear_2",
+        }
+    ),
+    "kimivl": Kind(
+        {
+            **MOONVIT,
+            **{f"v.blk.*.{name}": f"blocks.*.wqkv = third {n}" for n, name in enumerate(QUERY_KEY_VALUE)},
+            "v.position_embd.weight": "patch_embed.pos_emb.weight = joined",
+            "mm.input_norm": "multi_modal_projector.pre_norm",
+            "mm.1": "multi_modal_projector.linear_1",
+            "mm.2": "multi_modal_projector.linear_2",
         }
     ),
     "lfm2": Kind(

@@ -138,3 +138,13 @@ GLM4V: Names = {
     "mm.post_norm": "merger.post_projection_norm",
     **{f"mm.{part}": f"merger.{part}_proj" for part in ("gate", "up", "down")},
 }
+
+MOONVIT: Names = {
+    "v.patch_embd": "patch_embed.proj",
+    "v.blk.*.attn_out": "blocks.*.wo",
+    "v.blk.*.ln1": "blocks.*.norm0",
+    "v.blk.*.ln2": "blocks.*.norm1",
+    "v.blk.*.ffn_up": "blocks.*.mlp.fc0",
+    "v.blk.*.ffn_down": "blocks.*.mlp.fc1",
+    "v.post_ln": "encoder.final_layernorm",
+}
