@@ -182,12 +182,96 @@ _DOTS = Published(
         ),
     },
 )
+_SIGLIP_LAYER = {f"self_attn.{part}_proj": (64, 64) for part in ("q", "k", "v", "out")}
+_SIGLIP_LAYER |= {"layer_norm1": (64,), "layer_norm2": (64,), "mlp.fc1": (64, 64), "mlp.fc2": (64, 64)}
+
+
+def _siglip(path: str) -> Shapes:
+    return {
+        f"{path}.embeddings.patch_embedding": (64, 588),
+        **_blocks(f"{path}.encoder.layers", _SIGLIP_LAYER),
+        f"{path}.post_layernorm": (64,),
+    }
+
+
+_PHI4 = Published(
+    "phi3",
+    None,
+    {
+        "model_type": "phi4-siglip",
+        "architectures": ["Phi4ForCausalLMV"],
+        "min_num_patches": 16,
+        "max_num_patches": 64,
+        "vision_config": {**_SIZES, "model_type": "siglip2_vision_model", "layer_norm_eps": 1e-6},
+    },
+    {
+        **_siglip("model.vision_tower.vision_tower.vision_model"),
+        "model.mm_projector.0": (256, 64),
+        "model.mm_projector.2": (256, 256),
+    },
+    {"model.vision_tower.vision_tower.vision_model.embeddings.position_embedding.weight": (16, 64)},
+)
+_STEP = Published(
+    "qwen3",
+    ("text_config", "Qwen3ForCausalLM"),
+    {
+        "model_type": "step_robotics",
+        "architectures": ["StepVLForConditionalGeneration"],
+        "understand_projector_stride": 2,
+        "vision_config": {
+            "image_size": 56,
+            "patch_size": 14,
+            "width": 64,
+            "layers": _LAYERS,
+            "heads": 4,
+            "mlp_ratio": 2,
+        },
+    },
+    {
+        "vision_model.ln_pre": (64,),
+        **_blocks(
+            "vision_model.transformer.resblocks",
+            {"attn.out_proj": (64, 64), "ln_1": (64,), "ln_2": (64,), "mlp.c_fc": (128, 64), "mlp.c_proj": (64, 128)},
+        ),
+        "vision_model.vit_downsampler1": (128, 64, 3, 3),
+        "vision_model.vit_downsampler2": (256, 128, 3, 3),
+    },
+    {
+        "vision_model.conv1.weight": (64, 3, 14, 14),
+        "vision_model.positional_embedding": (16, 64),
+        **_blocks(
+            "vision_model.transformer.resblocks",
+            {"attn.in_proj_weight": (192, 64), "attn.in_proj_bias": (192,), "ls_1.gamma": (64,), "ls_2.gamma": (64,)},
+        ),
+        "vit_large_projector.weight": (256, 256),
+    },
+)
+_YOUTU = Published(
+    "youtu",
+    None,
+    {
+        "model_type": "youtu_vl",
+        "architectures": ["YoutuVLForConditionalGeneration"],
+        "vision_config": {
+            **_SIZES,
+            "model_type": "siglip2_vision_model",
+            "patch_size": 14,
+            "window_size": 112,
+            "fullatt_block_indexes": [1, 3],
+        },
+    },
+    {**_siglip("siglip2.vision_model"), "merger.mlp.0": (256, 256), "merger.mlp.2": (256, 256)},
+    {"merger.ln_q.weight": (64,)},
+)
 PUBLISHED: Mapping[str, Published] = {
     "deepseek_v4 that sees": _DEEPSEEK_V4,
     "dots_ocr": _DOTS,
     "glm5v": _GLM5V,
     "internvl_chat": _INTERNVL,
     "kimi_vl": _KIMI_VL,
+    "phi4-siglip": _PHI4,
+    "step_robotics": _STEP,
+    "youtu_vl": _YOUTU,
 }
 
 

@@ -12,6 +12,7 @@ from tests import every_family, published_models
 from tests.exporters.ggml.gguf_tools import byte_level_tokenizer, save_tokenizer, spread
 
 PROCESSOR = {
+    "patch_size": 14,
     "image_mean": [0.5, 0.4, 0.3],
     "image_std": [0.5, 0.25, 0.2],
     "min_pixels": 3136,

@@ -15,6 +15,11 @@ from torch import nn
 
 from sixfold.checkpoint.checkpoint import SourceTensor
 
+NOTHING = r"(?!)"
+"""An expression that no name fits."""
+
+_ATTRIBUTE = "lies_around_its_decoder"
+
 
 @dataclass(frozen=True)
 class Wrapper:
@@ -34,6 +39,9 @@ WRAPPERS: Mapping[str, Wrapper] = {
     "glm5v": Wrapper(r"^(vision_tower|mm_projector)\.", decoder="text_config"),
     "internvl_chat": Wrapper(r"^(vision_model|mlp1)\.", "language_model", "llm_config"),
     "kimi_vl": Wrapper(r"^(vision_tower|multi_modal_projector)\.", "language_model", "text_config"),
+    "phi4-siglip": Wrapper(r"^model\.(vision_tower|mm_projector)\.", kind="phi3"),
+    "step_robotics": Wrapper(r"^(vision_model|vit_large_projector)\.", decoder="text_config"),
+    "youtu_vl": Wrapper(r"^(siglip2|merger)\.", kind="youtu"),
 }
 """By the model type of config.json."""
 
@@ -64,9 +72,13 @@ def register_wrappers() -> None:
 
 
 def place_around(model: nn.Module, config: Mapping[str, Any], tensors: Mapping[str, SourceTensor]) -> None:
-    """Give a model a parameter on the meta device for each tensor that lies around its decoder."""
+    """Give a model a parameter on the meta device for each tensor that lies around its decoder, and let `around_of`
+    tell."""
+    model_type = str(config.get("model_type"))
+    if model_type in WRAPPERS:
+        setattr(model, _ATTRIBUTE, WRAPPERS[model_type].around)
     for name, tensor in tensors.items():
-        if not lies_around(str(config.get("model_type")), name):
+        if not lies_around(model_type, name):
             continue
         *path, leaf = name.split(".")
         module = model
@@ -76,6 +88,11 @@ def place_around(model: nn.Module, config: Mapping[str, Any], tensors: Mapping[s
             module = getattr(module, part)
         empty = torch.empty(tensor.shape, dtype=torch.bfloat16, device="meta")
         module.register_parameter(leaf, nn.Parameter(empty, requires_grad=False))
+
+
+def around_of(model: nn.Module) -> str:
+    """An expression on the names of what `place_around` gives a model."""
+    return str(getattr(model, _ATTRIBUTE, NOTHING))
 
 
 def _config_class(name: str) -> Any:

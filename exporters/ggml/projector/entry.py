@@ -19,13 +19,14 @@ class NotRun(Exception):
 class Seeing:
     """What the files of a checkpoint say of how it sees. whole: config.json, completed. tower: what that says of the
     tower, with what the entry states otherwise; ear: its audio_config, {} where it has none. processor:
-    preprocessor_config.json and processor_config.json in one. token: the number of a token by its text, None where the
-    tokenizer does not have it."""
+    preprocessor_config.json and processor_config.json in one. tensors: on disk. token: the number of a token by its
+    text, None where the tokenizer does not have it."""
 
     whole: Config
     tower: Config
     ear: Config
     processor: Config
+    tensors: Mapping[str, SourceTensor]
     token: Callable[[str], int | None]
 
     @property
@@ -46,6 +47,10 @@ def nothing(seeing: Seeing) -> Config:
     return {}
 
 
+def every_layer(seeing: Seeing) -> None:
+    return None
+
+
 def vision_config(whole: Config) -> Config:
     return whole.get("vision_config") or {}
 
@@ -60,6 +65,7 @@ class Projector:
     renamed: expressions, and what makes a name on disk one that gguf-py's table has.
     own: names of modules (renamed) that this table lacks, or has for another -> their GGUF names.
     left_out: an expression on names (renamed) of what llama.cpp does not run.
+    layers: how many of the tower's llama.cpp runs; None for all. Those behind are left out.
     beside: an expression on tensors of the language model, and the GGUF name of what the file holds of one.
     eyes: what config.json, completed, says of the tower; {} where it has none.
     steps: expressions on names (renamed), and what is done to a tensor; the first that fits.
@@ -79,6 +85,7 @@ class Projector:
     renamed: tuple[tuple[str, str], ...] = ()
     own: Callable[[Seeing], Mapping[str, str]] = nothing
     left_out: str = r"(?!)"
+    layers: Callable[[Seeing], int | None] = every_layer
     beside: tuple[tuple[str, str], ...] = ()
     steps: tuple[tuple[str, Step], ...] = field(default=())
     float32: str = r"(?!)"

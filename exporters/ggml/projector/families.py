@@ -14,7 +14,7 @@ from exporters.ggml.projector.kinds.llama4 import LLAMA4
 from exporters.ggml.projector.kinds.minimax import MINIMAX_M3
 from exporters.ggml.projector.kinds.pixtral import LIGHTON, PIXTRAL
 from exporters.ggml.projector.kinds.qwen import EXAONE, QWEN2, QWEN2_5, QWEN3
-from exporters.ggml.projector.kinds.siglip import IDEFICS3, JANUS, LFM2, MINICPM, PADDLE
+from exporters.ggml.projector.kinds.siglip import IDEFICS3, JANUS, LFM2, MINICPM, PADDLE, PHI4, YOUTU
 from exporters.ggml.projector.kinds.step import STEP
 
 PROJECTORS: Mapping[str, Projector] = {
@@ -45,6 +45,7 @@ PROJECTORS: Mapping[str, Projector] = {
     "minimax_m3_vl": MINIMAX_M3,
     "mistral3": PIXTRAL,
     "paddleocr_vl": PADDLE,
+    "phi4-siglip": PHI4,
     "qianfan_ocr": INTERNVL,
     "qwen2_5_vl": QWEN2_5,
     "qwen2_vl": QWEN2,
@@ -55,5 +56,7 @@ PROJECTORS: Mapping[str, Projector] = {
     "qwen4_exp": QWEN3,
     "smolvlm": IDEFICS3,
     "step3p7": STEP,
+    "step_robotics": STEP,
+    "youtu_vl": YOUTU,
 }
 """By the model type of config.json."""

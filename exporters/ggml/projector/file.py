@@ -54,8 +54,8 @@ def projector_plan(checkpoint: Checkpoint, preset: str | None) -> ProjectorPlan:
     processor = {**entry.prepared, **_processor(checkpoint)}
     if not processor:
         return _without(f"the checkpoint has no {' or '.join(name for name, _ in _PROCESSORS)} to prepare them by")
-    token = partial(_token, checkpoint)
-    said = Seeing(whole, tower, whole.get("audio_config") or {}, processor, _any if checkpoint.bare else token)
+    ear, token = whole.get("audio_config") or {}, _any if checkpoint.bare else partial(_token, checkpoint)
+    said = Seeing(whole, tower, ear, processor, checkpoint.tensors, token)
     try:
         return _planned(checkpoint, entry, replace(said, tower={**tower, **looked_up(entry.stated, said)}), preset)
     except NotRun as error:

@@ -65,6 +65,8 @@ def _values(entry: Projector, seeing: Seeing) -> Iterable[tuple[str, Any]]:
                 found[f"add_audio_{name}"] = _first(seeing.ear, fields, "audio_config")
         found |= {"add_clip_audio_projector_type": entry.hears, **stated}
     found["add_clip_vision_projector_type" if entry.hears else "add_clip_projector_type"] = entry.kind
+    if (layers := looked_up(entry.layers, seeing)) is not None:
+        found["add_vision_block_count"] = layers
     found |= _stated(entry.keys, seeing)
     return ((key, value) for key, value in found.items() if value is not None)
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from sixfold.errors import SixfoldError
 from sixfold.model.meta_model import completed
+from sixfold.model.roles import QUANTIZED_ROLES
 from sixfold.model.source import Source, open_source
 from tests.made_once import made_once
 from tests.published_models import PUBLISHED, make_published
@@ -29,11 +30,11 @@ def test_the_decoder_is_transformers_own_and_all_else_lies_around_it(published: 
         *(f"{module}.{kind}" for module in made.tensors for kind in ("weight", "bias")),
     }
     assert architecture.layers == 4
-    assert architecture.experts == (0 if made.decoder.startswith("qwen") else 4)
+    assert architecture.experts == (4 if made.decoder in ("deepseek_v3", "deepseek_v4", "glm_moe_dsa") else 0)
     assert not architecture.unobserved  # its forward was traced, as calibration needs
-    linears = [linear.name for linear in architecture.linears]
-    assert {number for name in linears if (number := re.search(r"layers\.(\d)\.", name))}
-    assert not set(linears) & set(architecture.towers)
+    quantized = {f"{linear.name}.weight" for linear in architecture.linears if linear.role in QUANTIZED_ROLES}
+    assert {found[1] for name in quantized if (found := re.search(r"layers\.(\d)\.", name))} == {"0", "1", "2", "3"}
+    assert not quantized & set(architecture.towers)
 
 
 def test_the_config_says_of_the_decoder_what_it_said_before(published: tuple[str, Source]) -> None:

@@ -8,8 +8,8 @@ Config = Mapping[str, Any]
 _Stated = Callable[[Config, Config, Config], Mapping[str, Any]]
 """From config.json, its vision_config and the processor's file to values of keys behind "clip."."""
 
-_LAYERS = ("num_hidden_layers", "depth", "vt_num_hidden_layers")
-_HEADS = ("num_attention_heads", "num_heads", "vt_num_attention_heads")
+_LAYERS = ("num_hidden_layers", "depth", "layers", "vt_num_hidden_layers")
+_HEADS = ("num_attention_heads", "num_heads", "heads", "vt_num_attention_heads")
 
 
 def expected_keys(kind: str, config: Config, processor: Config) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def expected_keys(kind: str, config: Config, processor: Config) -> dict[str, Any
     kept = {
         "has_vision_encoder": True,
         "vision.projection_dim": text["hidden_size"],
-        "vision.embedding_length": _first(tower, "hidden_size", "vt_hidden_size"),
+        "vision.embedding_length": _first(tower, "hidden_size", "width", "vt_hidden_size"),
         "vision.feed_forward_length": _first(tower, "intermediate_size", "vt_intermediate_size"),
         "vision.block_count": _first(tower, *_LAYERS),
         "vision.attention.head_count": _first(tower, *_HEADS),
@@ -252,6 +252,20 @@ def _paddle(config: Config, tower: Config, processor: Config) -> Mapping[str, An
     }
 
 
+def _phi4(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    """image_size follows from the number of positions, which is a tensor's to say."""
+    patch, said = processor["patch_size"], {**config, **processor}
+    return {
+        "vision.patch_size": patch,
+        "vision.image_size": None,
+        "vision.block_count": tower["num_hidden_layers"] - 1,
+        "vision.image_min_pixels": said["min_num_patches"] * patch**2,
+        "vision.image_max_pixels": said["max_num_patches"] * patch**2,
+        "use_gelu": True,
+        **_epsilon(tower.get("layer_norm_eps", 1e-6)),
+    }
+
+
 def _pixtral(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
     merged = config.get("spatial_merge_size")
     return {**_act(tower), **_epsilon(tower.get("layer_norm_eps", 1e-5)), "vision.spatial_merge_size": merged}
@@ -283,12 +297,26 @@ def _qwen3(config: Config, tower: Config, processor: Config) -> Mapping[str, Any
 
 def _step(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
     """Where no file says how pictures are prepared, the publisher's code does it as CLIP's."""
+    wide = round(_first(tower, "hidden_size", "width") * tower.get("mlp_ratio", 8960 / 1536))
     return {
+        "vision.feed_forward_length": tower.get("intermediate_size", wide),
         "vision.image_mean": processor.get("image_mean", [0.48145466, 0.4578275, 0.40821073]),
         "vision.image_std": processor.get("image_std", [0.26862954, 0.26130258, 0.27577711]),
         "vision.projector.scale_factor": config.get("understand_projector_stride", 2) ** 2,
         "vision.preproc_image_size": 3024,
         **_epsilon(tower.get("layer_norm_eps", 1e-5)),
+    }
+
+
+def _youtu(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    act = {"use_silu": True} if tower.get("hidden_act") == "silu" else {"use_gelu": True}
+    return {
+        "vision.image_size": tower.get("image_size", 560),
+        "vision.spatial_merge_size": tower.get("spatial_merge_size", 2),
+        "vision.window_size": tower.get("window_size"),
+        "vision.wa_layer_indexes": tower["fullatt_block_indexes"],
+        **act,
+        **_epsilon(tower.get("layer_norm_eps", 1e-6)),
     }
 
 
@@ -313,9 +341,11 @@ _OF: Mapping[str, _Stated] = {
     "minicpmv4_6": _minicpm,
     "minimax_m3": _minimax,
     "paddleocr": _paddle,
+    "phi4": _phi4,
     "pixtral": _pixtral,
     "qwen2.5vl_merger": _qwen25,
     "qwen2vl_merger": _qwen2,
     "qwen3vl_merger": _qwen3,
     "step3vl": _step,
+    "youtuvl": _youtu,
 }

@@ -22,11 +22,12 @@ from verification.structure.projector.towers import (
 @dataclass(frozen=True)
 class Kind:
     """A projector. modules: of its tensors. unread: an expression on tensors of the source that llama.cpp's has no use
-    for. token: whose row of the embeddings it holds, "" for none. convolved: modules that llama.cpp convolves with,
-    beside the patches'."""
+    for; last_unread: nor for the tower's last layer. token: whose row of the embeddings it holds, "" for none.
+    convolved: modules that llama.cpp convolves with, beside the patches'."""
 
     modules: Names
     unread: str = r"(?!)"
+    last_unread: bool = False
     token: str = ""
     convolved: tuple[str, ...] = ()
 
@@ -233,6 +234,17 @@ KINDS: Mapping[str, Kind] = {
         {**SIGLIP, **CONNECTED, "mm.input_norm": "mlp_AR.pre_norm"},
         unread=r"packing_position_embedding|vision_model\.head",
     ),
+    "phi4": Kind(
+        {
+            **SIGLIP,
+            "v.patch_embd.weight": "embeddings.patch_embedding.weight = pixels",
+            "v.patch_embd.bias": "embeddings.patch_embedding.bias",
+            "mm.0": "mm_projector.0",
+            "mm.2": "mm_projector.2",
+        },
+        unread=r"vision_model\.(head|post_layernorm)\.",
+        last_unread=True,
+    ),
     "pixtral": Kind(PIXTRAL, token="[IMG_BREAK]"),
     "qwen2.5vl_merger": Kind({**QWEN2, **GATED}),
     "qwen2vl_merger": Kind(QWEN2),
@@ -271,5 +283,6 @@ KINDS: Mapping[str, Kind] = {
         },
         convolved=("mm.0", "mm.1"),
     ),
+    "youtuvl": Kind({**SIGLIP, "mm.input_norm": "merger.ln_q", "mm.0": "merger.mlp.0", "mm.2": "merger.mlp.2"}),
 }
 """By `clip.projector_type`, or `clip.vision.projector_type` of a model that hears too."""
