@@ -57,7 +57,7 @@ def meta_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None, atte
 
 def auto_class(checkpoint: Checkpoint, parsed: Any) -> Any:
     """AutoModelForCausalLM, or AutoModelForImageTextToText for a config that only it knows, and for a checkpoint of its
-    class where both know the config.
+    class where both know the config; AutoModelForMultimodalLM for what hears and neither of them knows.
 
     Some families have both, for a text model alone and for one that sees. config.json names the class; where it does
     not, towers among the tensors tell.
@@ -65,13 +65,16 @@ def auto_class(checkpoint: Checkpoint, parsed: Any) -> Any:
     from transformers import (
         MODEL_FOR_CAUSAL_LM_MAPPING,
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        MODEL_FOR_MULTIMODAL_LM_MAPPING,
         AutoModelForCausalLM,
         AutoModelForImageTextToText,
+        AutoModelForMultimodalLM,
     )
 
     causal, seeing = MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     if type(parsed) not in seeing:
-        return AutoModelForCausalLM
+        hears = type(parsed) not in causal and type(parsed) in MODEL_FOR_MULTIMODAL_LM_MAPPING
+        return AutoModelForMultimodalLM if hears else AutoModelForCausalLM
     if type(parsed) not in causal:
         return AutoModelForImageTextToText
     named = {str(name) for name in checkpoint.config.get("architectures") or ()}

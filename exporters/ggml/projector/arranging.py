@@ -92,6 +92,11 @@ def second_row_on(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Ten
     return [Tensor(name, (rows - 1, *part.shape[1:]), (part.name,), part=(1, rows))]
 
 
+def column(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
+    """[C] as [C, 1]."""
+    return [Tensor(name, (*part.shape, 1), (part.name,))]
+
+
 def joined(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
     """[H, W, C] as [H * W, C]."""
     height, width, channels = part.shape

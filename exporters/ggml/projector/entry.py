@@ -59,8 +59,9 @@ def vision_config(whole: Config) -> Config:
 class Projector:
     """A kind of projector, with the tower before it.
 
-    kind: as `clip.projector_type` names it; hears: as `clip.audio.projector_type` does, of a model that also hears, ""
-    of one that does not. tower: the model type that vision_config must have, where one family is made with several.
+    kind: as `clip.projector_type` names it, "" of a model that hears alone; hears: as `clip.audio.projector_type` does,
+    "" of one that sees alone. tower: the model type that vision_config must have, where one family is made with
+    several.
     holds: an expression on the names of tensors on disk that belong to it.
     renamed: expressions, and what makes a name on disk one that gguf-py's table has.
     own: names of modules (renamed) that this table lacks, or has for another -> their GGUF names.

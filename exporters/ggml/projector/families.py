@@ -16,6 +16,7 @@ from exporters.ggml.projector.kinds.pixtral import LIGHTON, PIXTRAL
 from exporters.ggml.projector.kinds.qwen import EXAONE, QWEN2, QWEN2_5, QWEN3
 from exporters.ggml.projector.kinds.siglip import IDEFICS3, JANUS, LFM2, MINICPM, PADDLE, PHI4, YOUTU
 from exporters.ggml.projector.kinds.step import STEP
+from exporters.ggml.projector.kinds.whisper import QWEN2_AUDIO, VOXTRAL
 
 PROJECTORS: Mapping[str, Projector] = {
     "deepseek_v4": DEEPSEEK_V4,
@@ -48,6 +49,7 @@ PROJECTORS: Mapping[str, Projector] = {
     "phi4-siglip": PHI4,
     "qianfan_ocr": INTERNVL,
     "qwen2_5_vl": QWEN2_5,
+    "qwen2_audio": QWEN2_AUDIO,
     "qwen2_vl": QWEN2,
     "qwen3_5": QWEN3,
     "qwen3_5_moe": QWEN3,
@@ -57,6 +59,7 @@ PROJECTORS: Mapping[str, Projector] = {
     "smolvlm": IDEFICS3,
     "step3p7": STEP,
     "step_robotics": STEP,
+    "voxtral": VOXTRAL,
     "youtu_vl": YOUTU,
 }
 """By the model type of config.json."""

@@ -63,6 +63,8 @@ DAMAGES: dict[str, tuple[Callable[[GgufData], Any], str]] = {
     "kimi_vl": (_swapped("v.blk.1.attn_q.weight", "v.blk.1.attn_k.weight"), "v.blk.1.attn_k.weight"),
     "phi4-siglip": (_by_pixel, "v.patch_embd.weight"),
     "qianfan_ocr": (_swapped("v.blk.1.attn_k.weight", "v.blk.1.attn_v.weight"), "v.blk.1.attn_v.weight"),
+    "qwen2_audio": (_swapped("a.blk.1.attn_q.weight", "a.blk.1.attn_v.weight"), "a.blk.1.attn_v.weight"),
+    "voxtral": (_reordered("mm.a.mlp.2.weight"), "mm.a.mlp.2.weight"),
     "step_robotics": (_in_bf16("mm.1.weight"), "mm.1.weight"),
     "youtu_vl": (_reordered("mm.0.weight"), "mm.0.weight"),
     "step3p7": (_in_bf16("mm.0.weight"), "mm.0.weight"),

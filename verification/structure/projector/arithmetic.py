@@ -33,6 +33,8 @@ def as_held(tensor: torch.Tensor, done: str, heads: int) -> torch.Tensor:
             return torch.stack(values.unbind(1))
         case "from":
             return values[1:]
+        case "column":
+            return values[:, None]
         case "joined":
             return torch.cat(values.unbind(0))
         case "plus":

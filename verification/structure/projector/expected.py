@@ -14,6 +14,8 @@ _HEADS = ("num_attention_heads", "num_heads", "heads", "vt_num_attention_heads")
 
 def expected_keys(kind: str, config: Config, processor: Config) -> dict[str, Any]:
     """Value by key. config: with transformers' defaults."""
+    if kind in _HEARING:
+        return {f"clip.{key}": value for key, value in _hearing(kind, config).items()}
     tower = config.get("vision_config") or {}
     text = {**config, **(config.get("text_config") or {})}
     kept = {
@@ -42,6 +44,21 @@ def _first(config: Config, *names: str) -> Any:
 
 def _epsilon(value: Any) -> dict[str, Any]:
     return {"vision.attention.layer_norm_epsilon": value}
+
+
+def _hearing(kind: str, config: Config) -> Mapping[str, Any]:
+    ear, text = config["audio_config"], {**config, **(config.get("text_config") or {})}
+    return {
+        "has_audio_encoder": True,
+        "audio.projection_dim": text["hidden_size"],
+        "audio.embedding_length": _first(ear, "hidden_size", "d_model"),
+        "audio.feed_forward_length": _first(ear, "intermediate_size", "encoder_ffn_dim"),
+        "audio.block_count": _first(ear, "num_hidden_layers", "encoder_layers"),
+        "audio.attention.head_count": _first(ear, "num_attention_heads", "encoder_attention_heads"),
+        "audio.attention.layer_norm_epsilon": ear.get("layer_norm_eps", 1e-5),
+        "audio.num_mel_bins": ear["num_mel_bins"],
+        **_HEARING[kind],
+    }
 
 
 def _act(tower: Config) -> dict[str, Any]:
@@ -319,6 +336,9 @@ def _youtu(config: Config, tower: Config, processor: Config) -> Mapping[str, Any
         **_epsilon(tower.get("layer_norm_eps", 1e-6)),
     }
 
+
+_HEARING: Mapping[str, Mapping[str, Any]] = {"qwen2a": {}, "voxtral": {"audio.projector.stack_factor": 4}}
+"""Kinds that hear and do not see, and what is the same in all of one."""
 
 _OF: Mapping[str, _Stated] = {
     "deepseek4v": _deepseek,

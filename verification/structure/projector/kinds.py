@@ -15,6 +15,7 @@ from verification.structure.projector.towers import (
     QWEN2,
     SIGLIP,
     VISUAL,
+    WHISPER,
     Names,
 )
 
@@ -247,6 +248,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "pixtral": Kind(PIXTRAL, token="[IMG_BREAK]"),
     "qwen2.5vl_merger": Kind({**QWEN2, **GATED}),
+    "qwen2a": Kind({**WHISPER, "mm.a.fc": "multi_modal_projector.linear"}),
     "qwen2vl_merger": Kind(QWEN2),
     "qwen3vl_merger": Kind(
         {
@@ -283,6 +285,7 @@ KINDS: Mapping[str, Kind] = {
         },
         convolved=("mm.0", "mm.1"),
     ),
+    "voxtral": Kind({**WHISPER, **{f"mm.a.mlp.{n}": f"multi_modal_projector.linear_{n}" for n in (1, 2)}}),
     "youtuvl": Kind({**SIGLIP, "mm.input_norm": "merger.ln_q", "mm.0": "merger.mlp.0", "mm.2": "merger.mlp.2"}),
 }
 """By `clip.projector_type`, or `clip.vision.projector_type` of a model that hears too."""
