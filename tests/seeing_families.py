@@ -8,10 +8,11 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from tests import every_family
+from tests import every_family, published_models
 from tests.exporters.ggml.gguf_tools import byte_level_tokenizer, save_tokenizer, spread
 
 PROCESSOR = {
+    "patch_size": 14,
     "image_mean": [0.5, 0.4, 0.3],
     "image_std": [0.5, 0.25, 0.2],
     "min_pixels": 3136,
@@ -40,6 +41,9 @@ _MOON = {**_SIZES, "model_type": "kimi_k25_vision"}
 _MOON |= {f"vt_{name}": size for name, size in _SIZES.items()}
 _MOON |= {"init_pos_emb_height": 64, "init_pos_emb_width": 64, "init_pos_emb_time": 4, "projector_ln_eps": 1e-5}
 _MOON |= {"projector_hidden_act": "gelu", "merge_kernel_size": [2, 2], "patch_size": 14}
+_WHISPER = {"model_type": "qwen2_audio_encoder", "d_model": 64, "encoder_ffn_dim": 64, "encoder_layers": _LAYERS}
+_WHISPER |= {"encoder_attention_heads": 4}
+_VOXTRAL = {**_SIZES, "model_type": "voxtral_encoder", "intermediate_size": 256}
 _PIXTRAL = {**_SIZES, "model_type": "pixtral", "image_size": 56, "head_dim": 16}
 
 FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
@@ -75,6 +79,7 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
     "qianfan_ocr": ("qianfan_ocr", {}),
     "qwen2_5_vl": ("qwen2_5_vl", {}),
     "qwen2_vl": ("qwen2_vl", {}),
+    "qwen2_audio": ("qwen2_audio", {"audio_config": _WHISPER}),
     "qwen3_5": ("qwen3_5", {}),
     "qwen3_5_moe": ("qwen3_5_moe", {}),
     "qwen3_vl": ("qwen3_vl", {}),
@@ -82,15 +87,23 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
     "qwen4_exp": ("qwen4_exp", {}),
     "smolvlm": ("smolvlm", {}),
     "step3p7": ("step3p7", {"understand_projector_stride": 2}),
+    "voxtral": ("voxtral", {"audio_config": _VOXTRAL}),
 }
 """Name -> family of tests.every_family, and changes of its config."""
 
+SEEING = (*FAMILIES, *published_models.PUBLISHED)
+
 
 def make_seeing(name: str, folder: Path) -> Path:
-    """A model of one of FAMILIES, with a tower of four layers: llama.cpp's converter counts modules of projectors by
+    """A model of one of SEEING, with a tower of four layers: llama.cpp's converter counts modules of projectors by
     those."""
-    family, changes = FAMILIES[name]
-    every_family.make_family(family, folder, **{"vision_config": _deeper(family), **changes})
+    if name in FAMILIES:
+        family, changes = FAMILIES[name]
+        tower = _deeper(family)
+        every_family.make_family(family, folder, **{**({"vision_config": tower} if tower else {}), **changes})
+        rename_tensors(folder, [(r"^language_model\.model\.model\.", "language_model.model.")])  # as published
+    else:
+        published_models.make_published(name, folder)
     spread(folder)
     tokenizer = byte_level_tokenizer([], size=300)
     tokenizer.add_special_tokens(["[IMG_BREAK]", "[gMASK]", "<|user|>", "<|observation|>"])

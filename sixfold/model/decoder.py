@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from sixfold.model.wrappers import NOTHING, around_of
+
 _LISTS = re.compile(r"(^|\.)(layers|h|blocks)$")
 """What families call the list of their decoder layers."""
 
@@ -15,14 +17,17 @@ _LISTS = re.compile(r"(^|\.)(layers|h|blocks)$")
 class Decoder:
     """name: of the module that holds the language model, "" where that is all of it. layers: module names of its
     layers, in order; () where it has no list of them. head: of the module that makes the logits, None where there is
-    none."""
+    none. around: an expression on names in that module of what is no part of it (see sixfold.model.wrappers)."""
 
     name: str
     layers: tuple[str, ...]
     head: str | None = None
+    around: str = NOTHING
 
     def holds(self, name: str) -> bool:
         """Whether a parameter or module belongs to the language model."""
+        if any(re.search(self.around, spelled) for spelled in (name, name + ".")):
+            return False
         return not self.name or name.startswith(self.name + ".")
 
     def runs(self, parameter: str) -> bool:
@@ -54,7 +59,8 @@ def decoder_of(model: nn.Module) -> Decoder:
     count = model.config.get_text_config().num_hidden_layers  # type: ignore[union-attr,operator]
     inside.sort(key=lambda name: (len(lists[name]) != count, name.count(".")))
     layers = tuple(f"{inside[0]}.{number}" for number in range(len(lists[inside[0]]))) if inside else ()
-    return Decoder(named, layers, _name_of(model, model.get_output_embeddings()))  # type: ignore[operator]
+    head = _name_of(model, model.get_output_embeddings())  # type: ignore[operator]
+    return Decoder(named, layers, head, around_of(model))
 
 
 def _name_of(model: nn.Module, sought: Any) -> str | None:

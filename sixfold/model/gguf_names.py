@@ -15,6 +15,7 @@ from sixfold.errors import SixfoldError
 from sixfold.model.gguf_drafts import HELD_BY, draft_part, in_layers
 from sixfold.model.meta_model import known_type as transformers_type
 from sixfold.model.meta_model import usual_names
+from sixfold.model.wrappers import decoder_fields, lies_around
 
 GGUF_ARCHITECTURES: Mapping[str, str] = {
     "afmoe": "afmoe",
@@ -340,6 +341,9 @@ DELTA_NETS = ("qwen35", "qwen35moe", "qwen4exp")
 LATENT_HALVES: Mapping[str, str] = {"attn_k_b": "query", "attn_v_b": "attended"}
 """What each half reads, as sixfold.model.latent_attention calls it."""
 
+_STATED_TYPE = "model_type of config.json"
+"""Of what `decoder_config` makes: the type of the whole model."""
+
 _LAYER = re.compile(r"(?:^|\.)(?:layers|model\.blocks)\.(\d+)\.(.*)")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 _NEVER_STORED = (".rotary_emb.inv_freq", *(f".{a}.{b}" for a in ("attention", "attn") for b in ("masked_bias", "bias")))
@@ -350,7 +354,7 @@ def known_type(config: Mapping[str, Any]) -> str | None:
     """The model type of GGUF_ARCHITECTURES that config.json is of: of a model that sees or hears and is not listed, its
     decoder's, which computes what it does alone; of a publisher's own type, that of the class it names. None where
     none is listed."""
-    parts = [config] if config.get("model_type") in NOT_CAUSAL else [config, config.get("text_config") or {}]
+    parts = [config] if config.get("model_type") in NOT_CAUSAL else [config, decoder_fields(config)]
     typed = [part for part in parts if part.get("model_type")]
     for part in typed:
         for kind in (part["model_type"], transformers_type(part)):
@@ -402,9 +406,10 @@ def decoder_config(config: Mapping[str, Any]) -> dict[str, Any]:
     them; tie_word_embeddings is that of the whole, and model_type what `known_type` says."""
     tied = config.get("tie_word_embeddings")
     whole = {"model_type": known_type(config) or config.get("model_type")}
+    whole |= {_STATED_TYPE: config.get(_STATED_TYPE) or config.get("model_type")}
     whole |= {} if tied is None else {"tie_word_embeddings": tied}
     whole |= {"num_hidden_layers": len(config["layers_block_type"])} if config.get("layers_block_type") else {}
-    found = {**config, **(config.get("text_config") or {}), **whole}
+    found = {**config, **decoder_fields(config), **whole}
     return {**usual_names(found), **found}
 
 
@@ -484,7 +489,7 @@ def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Collection[str]) 
     import gguf
 
     architecture = gguf_architecture(config)
-    sees, config = bool(config.get("text_config")), decoder_config(config)
+    sees, config = bool(decoder_fields(config)), decoder_config(config)
     name_of_arch = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
     layers = config["num_hidden_layers"]
     named_as = architecture if architecture in name_of_arch else _NAMED_AS[architecture]
@@ -505,7 +510,7 @@ def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Collection[str]) 
             return None
         if name.endswith(_NEVER_STORED) or (tied and name.endswith("lm_head.weight")):
             return None
-        if sees and not _DECODER.match(name):
+        if (sees and not _DECODER.match(name)) or lies_around(str(config[_STATED_TYPE]), name):
             return None
         if layer and drafts and (part := draft_part(layer[2])):
             return f"blk.{layer[1]}.{part}"

@@ -9,6 +9,7 @@ from torch import nn
 from sixfold.checkpoint.checkpoint import Checkpoint
 from sixfold.errors import SixfoldError
 from sixfold.model.experts_interface import join_interface
+from sixfold.model.wrappers import WRAPPERS, place_around, register_wrappers
 
 _USUAL = ("hidden_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers")
 _CONTENT_OF_OUTPUTS = ("return_dict", "use_cache")
@@ -39,6 +40,7 @@ def meta_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None, atte
             model: nn.Module = auto.from_config(
                 parsed, attn_implementation=attention, trust_remote_code=False, **chosen
             )
+            place_around(model, checkpoint.config, checkpoint.tensors)
             return model
     except (ValueError, KeyError) as error:
         raise SixfoldError(
@@ -55,7 +57,7 @@ def meta_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None, atte
 
 def auto_class(checkpoint: Checkpoint, parsed: Any) -> Any:
     """AutoModelForCausalLM, or AutoModelForImageTextToText for a config that only it knows, and for a checkpoint of its
-    class where both know the config.
+    class where both know the config; AutoModelForMultimodalLM for what hears and neither of them knows.
 
     Some families have both, for a text model alone and for one that sees. config.json names the class; where it does
     not, towers among the tensors tell.
@@ -63,13 +65,16 @@ def auto_class(checkpoint: Checkpoint, parsed: Any) -> Any:
     from transformers import (
         MODEL_FOR_CAUSAL_LM_MAPPING,
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        MODEL_FOR_MULTIMODAL_LM_MAPPING,
         AutoModelForCausalLM,
         AutoModelForImageTextToText,
+        AutoModelForMultimodalLM,
     )
 
     causal, seeing = MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     if type(parsed) not in seeing:
-        return AutoModelForCausalLM
+        hears = type(parsed) not in causal and type(parsed) in MODEL_FOR_MULTIMODAL_LM_MAPPING
+        return AutoModelForMultimodalLM if hears else AutoModelForCausalLM
     if type(parsed) not in causal:
         return AutoModelForImageTextToText
     named = {str(name) for name in checkpoint.config.get("architectures") or ()}
@@ -96,9 +101,12 @@ def known_type(config: Mapping[str, Any]) -> str:
     from transformers import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+    register_wrappers()
     model_type = str(config["model_type"])
     if model_type in CONFIG_MAPPING:
         return model_type
+    if model_type in WRAPPERS:
+        return WRAPPERS[model_type].kind
     named = config.get("architectures") or ()
     return next((known for known, name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items() if name in named), model_type)
 

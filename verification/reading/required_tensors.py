@@ -18,6 +18,7 @@ from sixfold.model.bare_config import described
 from sixfold.model.derivation import derive_architecture
 from sixfold.model.expert_stacks import with_single_experts
 from sixfold.model.source import Source
+from sixfold.model.wrappers import lies_around
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _BUFFERS = re.compile(r"inv_freq$|rotary_emb\.")
@@ -54,14 +55,17 @@ class Blueprint:
         return {linear.name: linear for linear in self.architecture.linears}
 
     def not_run(self, name: str) -> bool:
-        """Whether transformers would not run this tensor (multi-token prediction, buffers that models recompute)."""
+        """Whether transformers would not run this tensor (multi-token prediction, buffers that models recompute, what
+        lies around a decoder that alone is known)."""
         if self.source is not None:
             module = name.rpartition(".")[0]
             not_run = self.architecture.not_run
             return name in not_run or any(other.rpartition(".")[0] == module for other in not_run)
         layer = _LAYER.search(name)
         count = self.architecture.layers
-        return bool((layer and count <= int(layer[1]) < count + self.drafts) or _NOT_RUN.search(name))
+        return bool((layer and count <= int(layer[1]) < count + self.drafts) or _NOT_RUN.search(name)) or (
+            lies_around(self.architecture.model_type, name)
+        )
 
 
 def blueprint_of(source: Source) -> Blueprint:

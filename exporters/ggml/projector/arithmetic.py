@@ -43,6 +43,7 @@ ARITHMETIC: Mapping[str, Callable[[torch.Tensor, Sizes], torch.Tensor]] = {
     "by_axis": lambda rows, sizes: rows.transpose(0, 1).contiguous(),
     "colors": _colors,
     "frame": _frame,
+    "joined": lambda rows, sizes: rows.flatten(0, 1),
     "patches": _patches,
     "quarters": _quarters,
     "row": lambda rows, sizes: rows[0],
@@ -54,6 +55,7 @@ ARITHMETIC: Mapping[str, Callable[[torch.Tensor, Sizes], torch.Tensor]] = {
 "by_axis"    [N, A, C] becomes [A, N, C]
 "colors:S"   of the last S * S * 3, colors last, those of one color behind each other
 "frame:T"    of [R, C, T, H, W] the T-th
+"joined"     [H, W, C] becomes [H * W, C]
 "patches:S"  [R, S * S * C] with colors last becomes [R, C, S, S]
 "quarters:D" of each head of D rows of queries and keys, row 4 * i + 2 * a + b (a, b < 2) comes to a * D / 2 + 2 * i + b
 "row"        of [1, C] the one

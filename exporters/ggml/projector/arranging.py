@@ -51,6 +51,17 @@ def thirds(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
     ]
 
 
+def gate_and_up(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
+    """A gate and what it lets through, which lie behind each other in one, as two."""
+    rows, *columns = part.shape[0] // 2, *part.shape[1:]
+    return [
+        Tensor(
+            name.replace("ffn_gate", f"ffn_{half}"), (rows, *columns), (part.name,), part=(n * rows, n * rows + rows)
+        )
+        for n, half in enumerate(("gate", "up"))
+    ]
+
+
 def rotated(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
     """Rows of queries or keys that turn together next to each other, as llama.cpp's "llama" has them."""
     size = part.shape[0] // seeing.tower["num_attention_heads"]
@@ -81,6 +92,17 @@ def second_row_on(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Ten
     return [Tensor(name, (rows - 1, *part.shape[1:]), (part.name,), part=(1, rows))]
 
 
+def column(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
+    """[C] as [C, 1]."""
+    return [Tensor(name, (*part.shape, 1), (part.name,))]
+
+
+def joined(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
+    """[H, W, C] as [H * W, C]."""
+    height, width, channels = part.shape
+    return [Tensor(name, (height * width, channels), (part.name,), "joined")]
+
+
 def by_axis(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
     """[N, A, C] as [A, N, C]."""
     count, axes, width = part.shape
@@ -92,6 +114,12 @@ def colors_apart(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tens
     side = int((part.shape[-1] // 3) ** 0.5)
     whole = part.shape[0] if len(part.shape) == 1 else 1
     return [Tensor(name, part.shape, (part.name,), f"colors:{side}", whole)]
+
+
+def unflattened(seeing: Seeing, name: str, part: SourceTensor) -> Sequence[Tensor]:
+    """A matrix over a patch's pixels, color behind color, as the convolution that it is."""
+    side = int((part.shape[1] // 3) ** 0.5)
+    return [Tensor(name, (part.shape[0], 3, side, side), (part.name,))]
 
 
 def token(text: str) -> Step:

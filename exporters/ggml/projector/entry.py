@@ -17,15 +17,16 @@ class NotRun(Exception):
 
 @dataclass(frozen=True)
 class Seeing:
-    """What the files of a checkpoint say of how it sees. whole: config.json, completed. tower: its vision_config, with
-    what the entry states otherwise; ear: its audio_config, {} where it has none. processor: preprocessor_config.json
-    and processor_config.json in one. token: the number of a token by its text, None where the tokenizer does not have
-    it."""
+    """What the files of a checkpoint say of how it sees. whole: config.json, completed. tower: what that says of the
+    tower, with what the entry states otherwise; ear: its audio_config, {} where it has none. processor:
+    preprocessor_config.json and processor_config.json in one. tensors: on disk. token: the number of a token by its
+    text, None where the tokenizer does not have it."""
 
     whole: Config
     tower: Config
     ear: Config
     processor: Config
+    tensors: Mapping[str, SourceTensor]
     token: Callable[[str], int | None]
 
     @property
@@ -46,17 +47,28 @@ def nothing(seeing: Seeing) -> Config:
     return {}
 
 
+def every_layer(seeing: Seeing) -> None:
+    return None
+
+
+def vision_config(whole: Config) -> Config:
+    return whole.get("vision_config") or {}
+
+
 @dataclass(frozen=True)
 class Projector:
     """A kind of projector, with the tower before it.
 
-    kind: as `clip.projector_type` names it; hears: as `clip.audio.projector_type` does, of a model that also hears, ""
-    of one that does not. tower: the model type that vision_config must have, where one family is made with several.
+    kind: as `clip.projector_type` names it, "" of a model that hears alone; hears: as `clip.audio.projector_type` does,
+    "" of one that sees alone. tower: the model type that vision_config must have, where one family is made with
+    several.
     holds: an expression on the names of tensors on disk that belong to it.
     renamed: expressions, and what makes a name on disk one that gguf-py's table has.
     own: names of modules (renamed) that this table lacks, or has for another -> their GGUF names.
     left_out: an expression on names (renamed) of what llama.cpp does not run.
+    layers: how many of the tower's llama.cpp runs; None for all. Those behind are left out.
     beside: an expression on tensors of the language model, and the GGUF name of what the file holds of one.
+    eyes: what config.json, completed, says of the tower; {} where it has none.
     steps: expressions on names (renamed), and what is done to a tensor; the first that fits.
     float32, float16: expressions on names (renamed) of what is kept so, whatever the file's type is.
     convolved: the same of what llama.cpp convolves with, beside patches, and has no kernels for in BF16.
@@ -70,9 +82,11 @@ class Projector:
     hears: str = ""
     audio_keys: Keys = ()
     tower: str = ""
+    eyes: Callable[[Config], Config] = vision_config
     renamed: tuple[tuple[str, str], ...] = ()
     own: Callable[[Seeing], Mapping[str, str]] = nothing
     left_out: str = r"(?!)"
+    layers: Callable[[Seeing], int | None] = every_layer
     beside: tuple[tuple[str, str], ...] = ()
     steps: tuple[tuple[str, Step], ...] = field(default=())
     float32: str = r"(?!)"

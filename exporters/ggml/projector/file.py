@@ -9,7 +9,7 @@ from typing import Any
 from exporters.ggml import layout
 from exporters.ggml.header.metadata import Written
 from exporters.ggml.kernels import row_bytes
-from exporters.ggml.projector.entry import NotRun, Projector, Seeing
+from exporters.ggml.projector.entry import NotRun, Projector, Seeing, vision_config
 from exporters.ggml.projector.families import PROJECTORS
 from exporters.ggml.projector.header import header, looked_up
 from exporters.ggml.projector.tensors import held_by, projector_tensors
@@ -44,24 +44,26 @@ def projector_plan(checkpoint: Checkpoint, preset: str | None) -> ProjectorPlan:
     if preset is None:
         return ProjectorPlan()
     config, whole = checkpoint.config, completed(checkpoint.config)
-    entry, tower = PROJECTORS.get(config["model_type"]), whole.get("vision_config") or {}
+    entry, ear = PROJECTORS.get(config["model_type"]), whole.get("audio_config") or {}
+    tower = vision_config(whole) if entry is None else entry.eyes(whole)
+    without = partial(_without, "pictures" if tower or not ear else "sound")
     if entry is None or (entry.tower and tower.get("model_type") != entry.tower):
         kind = tower.get("model_type") or config["model_type"]
-        return _without(f"none is known for {kind}") if _sees(config) else ProjectorPlan()
-    if not tower or not held_by(entry, checkpoint.tensors):
-        return _without("the checkpoint has the language model alone") if _sees(config) else ProjectorPlan()
+        return without(f"none is known for {kind}") if _sees(config) else ProjectorPlan()
+    if not (tower if entry.kind else ear) or not held_by(entry, checkpoint.tensors):
+        return without("the checkpoint has the language model alone") if _sees(config) else ProjectorPlan()
     processor = {**entry.prepared, **_processor(checkpoint)}
-    if not processor:
-        return _without(f"the checkpoint has no {' or '.join(name for name, _ in _PROCESSORS)} to prepare them by")
-    token = partial(_token, checkpoint)
-    said = Seeing(whole, tower, whole.get("audio_config") or {}, processor, _any if checkpoint.bare else token)
+    if entry.kind and not processor:
+        return without(f"the checkpoint has no {' or '.join(name for name, _ in _PROCESSORS)} to prepare them by")
+    token = _any if checkpoint.bare else partial(_token, checkpoint)
+    said = Seeing(whole, tower, ear, processor, checkpoint.tensors, token)
     try:
         return _planned(checkpoint, entry, replace(said, tower={**tower, **looked_up(entry.stated, said)}), preset)
     except NotRun as error:
-        return _without(str(error))
+        return without(str(error))
     except SixfoldError as error:
         if checkpoint.bare:  # what only the files beside it say
-            return _without(f"it cannot be planned from config.json alone ({error.what})")
+            return without(f"it cannot be planned from config.json alone ({error.what})")
         raise
 
 
@@ -70,8 +72,8 @@ def _sees(config: Mapping[str, Any]) -> bool:
     return any(config.get(sense) for sense in _SENSES)
 
 
-def _without(reason: str) -> ProjectorPlan:
-    return ProjectorPlan(notes=(f"no projector for pictures: {reason}",))
+def _without(what: str, reason: str) -> ProjectorPlan:
+    return ProjectorPlan(notes=(f"no projector for {what}: {reason}",))
 
 
 def _planned(checkpoint: Checkpoint, entry: Projector, seeing: Seeing, preset: str) -> ProjectorPlan:
@@ -81,14 +83,14 @@ def _planned(checkpoint: Checkpoint, entry: Projector, seeing: Seeing, preset: s
     for tensor, qtype in found:
         nbytes = prod(tensor.shape[:-1]) * row_bytes(qtype, tensor.shape[-1])
         group.append(Written(tensor.name, tensor.shape, qtype, nbytes))
-    name = f"{PROJECTOR}{checkpoint.name}-{preset}.gguf"
+    name, what = f"{PROJECTOR}{checkpoint.name}-{preset}.gguf", "pictures" if entry.kind else "sound"
     files, planned = layout.place([name], [header(checkpoint, entry, seeing, group, preset)], [group], tensors)
     return ProjectorPlan(
         tuple(PlannedFile(file.name, file.header, file.nbytes, shared=True) for file in files),
         tuple(planned),
         tuple(layout.units(planned, tensors, checkpoint.tensors, ())),
         frozenset(name for tensor, _ in found for name in tensor.inputs),
-        (f"pictures: {name} ({entry.kind}), which llama.cpp takes as --mmproj",),
+        (f"{what}: {name} ({entry.kind or entry.hears}), which llama.cpp takes as --mmproj",),
     )
 
 

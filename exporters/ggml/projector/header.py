@@ -13,17 +13,14 @@ from sixfold.checkpoint.checkpoint import Checkpoint
 from sixfold.errors import SixfoldError
 
 _ARCHITECTURE = "clip"
-LAYERS = (
-    *("n_layers", "num_hidden_layers", "n_layer", "num_layers", "depth", "layers", "encoder_layers"),
-    "vt_num_hidden_layers",
-)
+LAYERS = ("n_layers", "num_hidden_layers", "n_layer", "num_layers", "depth", "layers", "encoder_layers")
 _SIZES: Sequence[tuple[str, tuple[str, ...]]] = (
     ("image_size", ("image_size",)),
     ("patch_size", ("patch_size",)),
-    ("embedding_length", ("hidden_size", "width", "vt_hidden_size")),
-    ("feed_forward_length", ("intermediate_size", "vt_intermediate_size")),
+    ("embedding_length", ("hidden_size", "width", "d_model")),
+    ("feed_forward_length", ("intermediate_size", "encoder_ffn_dim")),
     ("block_count", LAYERS),
-    ("head_count", ("num_attention_heads", "num_heads", "heads", "vt_num_attention_heads")),
+    ("head_count", ("num_attention_heads", "num_heads", "heads", "encoder_attention_heads")),
 )
 """What follows `add_vision_`, and the fields of vision_config that it is taken from."""
 
@@ -53,6 +50,19 @@ def header(checkpoint: Checkpoint, entry: Projector, seeing: Seeing, tensors: Se
 
 def _values(entry: Projector, seeing: Seeing) -> Iterable[tuple[str, Any]]:
     """In the order of the file; of a key that is stated twice, the later value."""
+    found: dict[str, Any] = {}
+    if entry.kind:
+        found |= _of_eyes(entry, seeing)
+    if entry.hears and seeing.ear:
+        found |= _of_ears(entry, seeing)
+    for kind, sense in ((entry.kind, "vision_"), (entry.hears if seeing.ear else "", "audio_")):
+        if kind:
+            found[f"add_clip_{sense if entry.kind and entry.hears else ''}projector_type"] = kind
+    found |= _stated(entry.keys, seeing)
+    return ((key, value) for key, value in found.items() if value is not None)
+
+
+def _of_eyes(entry: Projector, seeing: Seeing) -> dict[str, Any]:
     width = seeing.text.get("hidden_size")
     found: dict[str, Any] = {"add_clip_has_vision_encoder": True, "add_vision_projection_dim": width}
     for name, fields in _SIZES:
@@ -60,16 +70,18 @@ def _values(entry: Projector, seeing: Seeing) -> Iterable[tuple[str, Any]]:
     for name in ("image_mean", "image_std"):
         colors = _first(seeing.processor, (name,), "preprocessor_config.json")
         found[f"add_vision_{name}"] = [float(color) for color in colors]
-    if entry.hears and seeing.ear:
-        stated = _stated(entry.audio_keys, seeing)
-        found |= {"add_clip_has_audio_encoder": True, "add_audio_projection_dim": width}
-        for name, fields in _SIZES[2:]:
-            if f"add_audio_{name}" not in stated:
-                found[f"add_audio_{name}"] = _first(seeing.ear, fields, "audio_config")
-        found |= {"add_clip_audio_projector_type": entry.hears, **stated}
-    found["add_clip_vision_projector_type" if entry.hears else "add_clip_projector_type"] = entry.kind
-    found |= _stated(entry.keys, seeing)
-    return ((key, value) for key, value in found.items() if value is not None)
+    if (layers := looked_up(entry.layers, seeing)) is not None:
+        found["add_vision_block_count"] = layers
+    return found
+
+
+def _of_ears(entry: Projector, seeing: Seeing) -> dict[str, Any]:
+    stated, width = _stated(entry.audio_keys, seeing), seeing.text.get("hidden_size")
+    found: dict[str, Any] = {"add_clip_has_audio_encoder": True, "add_audio_projection_dim": width}
+    for name, fields in _SIZES[2:]:
+        if f"add_audio_{name}" not in stated:
+            found[f"add_audio_{name}"] = _first(seeing.ear, fields, "audio_config")
+    return {**found, **stated}
 
 
 def _first(config: Config, fields: Sequence[str], where: str) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from gguf import MODEL_ARCH, GGMLQuantizationType, get_tensor_name_map
 
 from exporters.ggml.projector.arranging import whole
-from exporters.ggml.projector.entry import NotRun, Projector, Seeing
+from exporters.ggml.projector.entry import NotRun, Projector, Seeing, Step, Value
 from exporters.ggml.projector.header import LAYERS, looked_up
 from exporters.ggml.tensors import Tensor
 from sixfold.checkpoint.checkpoint import SourceTensor
@@ -35,19 +35,32 @@ def projector_tensors(
     """
     blocks = max(next((int(part[key]) for key in LAYERS if part.get(key)), 0) for part in (seeing.tower, seeing.ear))
     mapping = get_tensor_name_map(MODEL_ARCH.MMPROJ, max(blocks, _MOST_NUMBERED))
-    own = looked_up(entry.own, seeing)
+    own, layers = looked_up(entry.own, seeing), looked_up(entry.layers, seeing)
     found: list[tuple[Tensor, GGMLQuantizationType]] = []
     for name, known in _named(entry, sources):
         module, _, kind = known.rpartition(".")
-        gguf_name = f"{own[module]}.{kind}" if module in own else mapping.get_name(known, try_suffixes=_KINDS)
+        gguf_name = f"{own[module]}.{kind}" if module in own else own.get(known)
+        gguf_name = gguf_name or mapping.get_name(known, try_suffixes=_KINDS)
         if gguf_name is None:
             gguf_name = next((held for pattern, held in entry.beside if re.search(pattern, known)), None)
+        if gguf_name is not None and layers is not None and _layer(gguf_name) >= layers:
+            continue
         if gguf_name is None:
             raise NotRun(f"llama.cpp has no name for {name} in a projector of the kind {entry.kind}")
         step = next((step for pattern, step in entry.steps if re.search(pattern, known)), whole)
-        found += [(tensor, _type(entry, known, tensor, preset)) for tensor in step(seeing, gguf_name, sources[name])]
-    _check(found, seeing)
+        parts = looked_up(_arranged(step, gguf_name, sources[name]), seeing)
+        found += [(tensor, _type(entry, known, tensor, preset)) for tensor in parts]
+    _check(found, seeing, layers)
     return found
+
+
+def _layer(name: str) -> int:
+    """Of a tower; -1 of what is none's."""
+    return int(name.split(".")[2]) if name.startswith("v.blk.") else -1
+
+
+def _arranged(step: Step, name: str, part: SourceTensor) -> Value:
+    return lambda seeing: step(seeing, name, part)
 
 
 def _named(entry: Projector, sources: Mapping[str, SourceTensor]) -> Iterator[tuple[str, str]]:
@@ -74,11 +87,12 @@ def _type(entry: Projector, known: str, tensor: Tensor, preset: str) -> GGMLQuan
     return GGMLQuantizationType[preset] if tensor.name.endswith(".weight") else GGMLQuantizationType.F32
 
 
-def _check(found: list[tuple[Tensor, GGMLQuantizationType]], seeing: Seeing) -> None:
+def _check(found: list[tuple[Tensor, GGMLQuantizationType]], seeing: Seeing, layers: int | None) -> None:
     """Raises SixfoldError where layers that config.json speaks of have no tensors, as in a tower that was cut."""
     for letter, part in (("v", seeing.tower), ("a", seeing.ear)):
         held = {int(tensor.name.split(".")[2]) for tensor, _ in found if tensor.name.startswith(f"{letter}.blk.")}
         count = next((int(part[key]) for key in LAYERS if part.get(key)), 0)
+        count = layers if letter == "v" and layers is not None else count
         missing = sorted(set(range(count)) - held) if held else []
         if missing:
             raise SixfoldError(

@@ -9,12 +9,12 @@ import pytest
 
 from sixfold.model.source import open_source
 from tests.exporters.ggml.gguf_tools import export, recipe
-from tests.seeing_families import FAMILIES, make_seeing
+from tests.seeing_families import SEEING, make_seeing
 
 pytestmark = pytest.mark.engines
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", SEEING)
 def test_a_projector_is_loaded(name: str, llama_tools: Path, tmp_path: Path) -> None:
     plan, model = export(open_source(make_seeing(name, tmp_path / "eyes")), recipe("BF16"), tmp_path)
     (sees,) = (model.with_name(file.name) for file in plan.files if file.shared)

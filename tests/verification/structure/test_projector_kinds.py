@@ -28,7 +28,8 @@ def _reordered(name: str) -> Callable[[GgufData], None]:
 def _by_pixel(data: GgufData) -> None:
     """Columns with the three colors of a pixel next to each other, as the source has them."""
     rows, kind = data["v.patch_embd.weight"]
-    data["v.patch_embd.weight"] = rows.reshape(len(rows), 3, -1).transpose(0, 2, 1).reshape(rows.shape).copy(), kind
+    by_pixel = rows.reshape(len(rows), 3, -1).transpose(0, 2, 1)
+    data["v.patch_embd.weight"] = by_pixel.reshape(rows.shape).copy(), kind
 
 
 def _with_class_token(data: GgufData) -> None:
@@ -44,18 +45,28 @@ def _in_bf16(name: str) -> Callable[[GgufData], None]:
     return change
 
 
-def _keys_for_values(data: GgufData) -> None:
-    data["v.blk.1.attn_k.weight"], data["v.blk.1.attn_v.weight"] = (
-        data["v.blk.1.attn_v.weight"],
-        data["v.blk.1.attn_k.weight"],
-    )
+def _swapped(one: str, other: str) -> Callable[[GgufData], None]:
+    def change(data: GgufData) -> None:
+        data[one], data[other] = data[other], data[one]
+
+    return change
 
 
 DAMAGES: dict[str, tuple[Callable[[GgufData], Any], str]] = {
     "gemma4_unified": (_by_pixel, "v.patch_embd.weight"),
     "hunyuan_vl": (_with_class_token, "v.position_embd.weight"),
     "janus": (_reordered("mm.1.weight"), "mm.1.weight"),
-    "qianfan_ocr": (_keys_for_values, "v.blk.1.attn_v.weight"),
+    "deepseek_v4 that sees": (_swapped("v.blk.1.ffn_gate.weight", "v.blk.1.ffn_up.weight"), "v.blk.1.ffn_up.weight"),
+    "dots_ocr": (_swapped("v.blk.1.ffn_gate.weight", "v.blk.1.ffn_up.weight"), "v.blk.1.ffn_up.weight"),
+    "glm5v": (_reordered("v.blk.2.attn_qkv.weight"), "v.blk.2.attn_qkv.weight"),
+    "internvl_chat": (_swapped("v.blk.1.attn_k.weight", "v.blk.1.attn_v.weight"), "v.blk.1.attn_v.weight"),
+    "kimi_vl": (_swapped("v.blk.1.attn_q.weight", "v.blk.1.attn_k.weight"), "v.blk.1.attn_k.weight"),
+    "phi4-siglip": (_by_pixel, "v.patch_embd.weight"),
+    "qianfan_ocr": (_swapped("v.blk.1.attn_k.weight", "v.blk.1.attn_v.weight"), "v.blk.1.attn_v.weight"),
+    "qwen2_audio": (_swapped("a.blk.1.attn_q.weight", "a.blk.1.attn_v.weight"), "a.blk.1.attn_v.weight"),
+    "voxtral": (_reordered("mm.a.mlp.2.weight"), "mm.a.mlp.2.weight"),
+    "step_robotics": (_in_bf16("mm.1.weight"), "mm.1.weight"),
+    "youtu_vl": (_reordered("mm.0.weight"), "mm.0.weight"),
     "step3p7": (_in_bf16("mm.0.weight"), "mm.0.weight"),
 }
 """Of tests.seeing_families -> what is done to the file, and the tensor that is not as it should be then."""

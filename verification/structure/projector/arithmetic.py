@@ -11,6 +11,11 @@ def as_held(tensor: torch.Tensor, done: str, heads: int) -> torch.Tensor:
     match what:
         case "third":
             return values.chunk(3)[int(number)]
+        case "half":
+            return values.chunk(2)[int(number)]
+        case "unflattened":
+            side = round((values.shape[1] / 3) ** 0.5)
+            return values.unflatten(1, (3, side, side))
         case "frame":
             return values.unbind(2)[int(number)]
         case "interleaved":
@@ -28,6 +33,10 @@ def as_held(tensor: torch.Tensor, done: str, heads: int) -> torch.Tensor:
             return torch.stack(values.unbind(1))
         case "from":
             return values[1:]
+        case "column":
+            return values[:, None]
+        case "joined":
+            return torch.cat(values.unbind(0))
         case "plus":
             return values + 1
         case "softplus":

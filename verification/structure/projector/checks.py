@@ -176,7 +176,10 @@ def check_source(projector: Projector) -> Iterator[Finding]:
     held, kind = projector.held, projector.kind
     if held is None or kind is None:
         return
-    towers = [name for name in held.source.architecture.towers if not re.search(kind.unread, name)]
+    unread = kind.unread
+    if kind.last_unread:
+        unread += rf"|\.layers\.{int(projector.file.keys.get('clip.vision.block_count', 0))}\."
+    towers = [name for name in held.source.architecture.towers if not re.search(unread, name)]
     names = [*towers, *(name for name in held.source.checkpoint.tensors if name.endswith("embed_tokens.weight"))]
     heads, seen = tower_heads(projector.config), dict.fromkeys(towers, 0)
     for name in projector.file.tensors:

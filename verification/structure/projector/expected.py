@@ -8,18 +8,20 @@ Config = Mapping[str, Any]
 _Stated = Callable[[Config, Config, Config], Mapping[str, Any]]
 """From config.json, its vision_config and the processor's file to values of keys behind "clip."."""
 
-_LAYERS = ("num_hidden_layers", "depth", "vt_num_hidden_layers")
-_HEADS = ("num_attention_heads", "num_heads", "vt_num_attention_heads")
+_LAYERS = ("num_hidden_layers", "depth", "layers", "vt_num_hidden_layers")
+_HEADS = ("num_attention_heads", "num_heads", "heads", "vt_num_attention_heads")
 
 
 def expected_keys(kind: str, config: Config, processor: Config) -> dict[str, Any]:
     """Value by key. config: with transformers' defaults."""
-    tower = config["vision_config"]
+    if kind in _HEARING:
+        return {f"clip.{key}": value for key, value in _hearing(kind, config).items()}
+    tower = config.get("vision_config") or {}
     text = {**config, **(config.get("text_config") or {})}
     kept = {
         "has_vision_encoder": True,
         "vision.projection_dim": text["hidden_size"],
-        "vision.embedding_length": _first(tower, "hidden_size", "vt_hidden_size"),
+        "vision.embedding_length": _first(tower, "hidden_size", "width", "vt_hidden_size"),
         "vision.feed_forward_length": _first(tower, "intermediate_size", "vt_intermediate_size"),
         "vision.block_count": _first(tower, *_LAYERS),
         "vision.attention.head_count": _first(tower, *_HEADS),
@@ -33,7 +35,7 @@ def expected_keys(kind: str, config: Config, processor: Config) -> dict[str, Any
 
 
 def tower_heads(config: Config) -> int:
-    return int(_first(config["vision_config"], *_HEADS) or 1)
+    return int(_first(config.get("vision_config") or {}, *_HEADS) or 1)
 
 
 def _first(config: Config, *names: str) -> Any:
@@ -44,9 +46,54 @@ def _epsilon(value: Any) -> dict[str, Any]:
     return {"vision.attention.layer_norm_epsilon": value}
 
 
+def _hearing(kind: str, config: Config) -> Mapping[str, Any]:
+    ear, text = config["audio_config"], {**config, **(config.get("text_config") or {})}
+    return {
+        "has_audio_encoder": True,
+        "audio.projection_dim": text["hidden_size"],
+        "audio.embedding_length": _first(ear, "hidden_size", "d_model"),
+        "audio.feed_forward_length": _first(ear, "intermediate_size", "encoder_ffn_dim"),
+        "audio.block_count": _first(ear, "num_hidden_layers", "encoder_layers"),
+        "audio.attention.head_count": _first(ear, "num_attention_heads", "encoder_attention_heads"),
+        "audio.attention.layer_norm_epsilon": ear.get("layer_norm_eps", 1e-5),
+        "audio.num_mel_bins": ear["num_mel_bins"],
+        **_HEARING[kind],
+    }
+
+
 def _act(tower: Config) -> dict[str, Any]:
     name = tower.get("hidden_act")
     return {f"use_{name}": True} if name in ("gelu", "silu") else {}
+
+
+def _deepseek(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    """Fields of config.json itself; where no file says how pictures are prepared, colors come to lie around zero."""
+    patch, merged = config["vision_patch_size"], config["vision_downsample_ratio"]
+    return {
+        "vision.embedding_length": config["vision_dim"],
+        "vision.feed_forward_length": config["vision_inter_dim"],
+        "vision.block_count": config["vision_n_layers"],
+        "vision.attention.head_count": config["vision_n_heads"],
+        "vision.patch_size": patch,
+        "vision.image_size": 16 * patch * merged,
+        "vision.image_min_pixels": config["vision_min_pixels"],
+        "vision.image_mean": processor.get("image_mean", [0.5] * 3),
+        "vision.image_std": processor.get("image_std", [0.5] * 3),
+        "vision.projector.scale_factor": merged,
+        "use_silu": True,
+        **_epsilon(1e-6),
+    }
+
+
+def _dots(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    return {
+        "vision.image_size": 0,
+        "vision.image_min_pixels": processor["min_pixels"],
+        "vision.image_max_pixels": processor["max_pixels"],
+        "vision.projector.scale_factor": tower["spatial_merge_size"],
+        "use_silu": True,
+        **_epsilon(tower["rms_norm_eps"]),
+    }
 
 
 def _gemma3(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
@@ -177,6 +224,11 @@ def _kimi(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]
     }
 
 
+def _kimi_vl(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    eyes = {"vision.image_size": 896, "vision.projector.scale_factor": 2}
+    return {**eyes, "use_gelu": True, **_epsilon(tower.get("layer_norm_eps", 1e-5))}
+
+
 def _lfm2(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
     return {
         "vision.image_size": 256,
@@ -217,6 +269,20 @@ def _paddle(config: Config, tower: Config, processor: Config) -> Mapping[str, An
     }
 
 
+def _phi4(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    """image_size follows from the number of positions, which is a tensor's to say."""
+    patch, said = processor["patch_size"], {**config, **processor}
+    return {
+        "vision.patch_size": patch,
+        "vision.image_size": None,
+        "vision.block_count": tower["num_hidden_layers"] - 1,
+        "vision.image_min_pixels": said["min_num_patches"] * patch**2,
+        "vision.image_max_pixels": said["max_num_patches"] * patch**2,
+        "use_gelu": True,
+        **_epsilon(tower.get("layer_norm_eps", 1e-6)),
+    }
+
+
 def _pixtral(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
     merged = config.get("spatial_merge_size")
     return {**_act(tower), **_epsilon(tower.get("layer_norm_eps", 1e-5)), "vision.spatial_merge_size": merged}
@@ -248,7 +314,9 @@ def _qwen3(config: Config, tower: Config, processor: Config) -> Mapping[str, Any
 
 def _step(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
     """Where no file says how pictures are prepared, the publisher's code does it as CLIP's."""
+    wide = round(_first(tower, "hidden_size", "width") * tower.get("mlp_ratio", 8960 / 1536))
     return {
+        "vision.feed_forward_length": tower.get("intermediate_size", wide),
         "vision.image_mean": processor.get("image_mean", [0.48145466, 0.4578275, 0.40821073]),
         "vision.image_std": processor.get("image_std", [0.26862954, 0.26130258, 0.27577711]),
         "vision.projector.scale_factor": config.get("understand_projector_stride", 2) ** 2,
@@ -257,7 +325,24 @@ def _step(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]
     }
 
 
+def _youtu(config: Config, tower: Config, processor: Config) -> Mapping[str, Any]:
+    act = {"use_silu": True} if tower.get("hidden_act") == "silu" else {"use_gelu": True}
+    return {
+        "vision.image_size": tower.get("image_size", 560),
+        "vision.spatial_merge_size": tower.get("spatial_merge_size", 2),
+        "vision.window_size": tower.get("window_size"),
+        "vision.wa_layer_indexes": tower["fullatt_block_indexes"],
+        **act,
+        **_epsilon(tower.get("layer_norm_eps", 1e-6)),
+    }
+
+
+_HEARING: Mapping[str, Mapping[str, Any]] = {"qwen2a": {}, "voxtral": {"audio.projector.stack_factor": 4}}
+"""Kinds that hear and do not see, and what is the same in all of one."""
+
 _OF: Mapping[str, _Stated] = {
+    "deepseek4v": _deepseek,
+    "dots_ocr": _dots,
     "gemma3": _gemma3,
     "gemma4v": _gemma4,
     "gemma4uv": _gemma4_unified,
@@ -269,15 +354,18 @@ _OF: Mapping[str, _Stated] = {
     "internvl": _internvl,
     "janus_pro": _janus,
     "kimik25": _kimi,
+    "kimivl": _kimi_vl,
     "lfm2": _lfm2,
     "lightonocr": _pixtral,
     "llama4": _llama4,
     "minicpmv4_6": _minicpm,
     "minimax_m3": _minimax,
     "paddleocr": _paddle,
+    "phi4": _phi4,
     "pixtral": _pixtral,
     "qwen2.5vl_merger": _qwen25,
     "qwen2vl_merger": _qwen2,
     "qwen3vl_merger": _qwen3,
     "step3vl": _step,
+    "youtuvl": _youtu,
 }

@@ -9,11 +9,13 @@ from verification.structure.projector.towers import (
     GATED,
     GEMMA4,
     GLM4V,
+    MOONVIT,
     PIXTRAL,
     QUERY_KEY_VALUE,
     QWEN2,
     SIGLIP,
     VISUAL,
+    WHISPER,
     Names,
 )
 
@@ -21,16 +23,51 @@ from verification.structure.projector.towers import (
 @dataclass(frozen=True)
 class Kind:
     """A projector. modules: of its tensors. unread: an expression on tensors of the source that llama.cpp's has no use
-    for. token: whose row of the embeddings it holds, "" for none. convolved: modules that llama.cpp convolves with,
-    beside the patches'."""
+    for; last_unread: nor for the tower's last layer. token: whose row of the embeddings it holds, "" for none.
+    convolved: modules that llama.cpp convolves with, beside the patches'."""
 
     modules: Names
     unread: str = r"(?!)"
+    last_unread: bool = False
     token: str = ""
     convolved: tuple[str, ...] = ()
 
 
 KINDS: Mapping[str, Kind] = {
+    "deepseek4v": Kind(
+        {
+            "v.patch_embd": "vision.patch_embed.proj = unflattened",
+            "v.blk.*.attn_qkv": "vision.blocks.*.attn.wqkv",
+            "v.blk.*.attn_out": "vision.blocks.*.attn.wo",
+            "v.blk.*.ln1": "vision.blocks.*.norm1",
+            "v.blk.*.ln2": "vision.blocks.*.norm2",
+            "v.blk.*.ffn_gate": "vision.blocks.*.mlp.w1 = half 0",
+            "v.blk.*.ffn_up": "vision.blocks.*.mlp.w1 = half 1",
+            "v.blk.*.ffn_down": "vision.blocks.*.mlp.w2",
+            "v.post_ln": "vision.norm",
+            "v.image_newline": "image_newline",
+            **{f"v.token_embd.img_{part}": f"image_{part}" for part in ("start", "end", "pad")},
+            "mm.1": "aligner.w1",
+            "mm.2": "aligner.w2",
+        }
+    ),
+    "dots_ocr": Kind(
+        {
+            "v.patch_embd": "patchifier.proj",
+            "v.pre_ln": "patchifier.norm",
+            "v.blk.*.attn_qkv": "blocks.*.attn.qkv",
+            "v.blk.*.attn_out": "blocks.*.attn.proj",
+            "v.blk.*.ln1": "blocks.*.norm1",
+            "v.blk.*.ln2": "blocks.*.norm2",
+            "v.blk.*.ffn_gate": "blocks.*.mlp.fc1",
+            "v.blk.*.ffn_down": "blocks.*.mlp.fc2",
+            "v.blk.*.ffn_up": "blocks.*.mlp.fc3",
+            "mm.post_norm": "vision_tower.post_trunk_norm",
+            "mm.input_norm": "merger.ln_q",
+            "mm.0": "merger.mlp.0",
+            "mm.2": "merger.mlp.2",
+        }
+    ),
     "gemma3": Kind(
         {
             **SIGLIP,
@@ -118,18 +155,22 @@ KINDS: Mapping[str, Kind] = {
     ),
     "kimik25": Kind(
         {
-            "v.patch_embd": "patch_embed.proj",
+            **MOONVIT,
             "v.position_embd": "patch_embed.pos_emb",
             "v.blk.*.attn_qkv": "blocks.*.wqkv = axes apart",
-            "v.blk.*.attn_out": "blocks.*.wo",
-            "v.blk.*.ln1": "blocks.*.norm0",
-            "v.blk.*.ln2": "blocks.*.norm1",
-            "v.blk.*.ffn_up": "blocks.*.mlp.fc0",
-            "v.blk.*.ffn_down": "blocks.*.mlp.fc1",
-            "v.post_ln": "encoder.final_layernorm",
             "mm.input_norm": "mm_projector.pre_norm",
             "mm.1": "mm_projector.proj.0|mm_projector.linear_1|mm_projector.proj.linear_1",
             "mm.2": "mm_projector.proj.2|mm_projector.linear_2|mm_projector.proj.linear_2",
+        }
+    ),
+    "kimivl": Kind(
+        {
+            **MOONVIT,
+            **{f"v.blk.*.{name}": f"blocks.*.wqkv = third {n}" for n, name in enumerate(QUERY_KEY_VALUE)},
+            "v.position_embd.weight": "patch_embed.pos_emb.weight = joined",
+            "mm.input_norm": "multi_modal_projector.pre_norm",
+            "mm.1": "multi_modal_projector.linear_1",
+            "mm.2": "multi_modal_projector.linear_2",
         }
     ),
     "lfm2": Kind(
@@ -194,8 +235,20 @@ KINDS: Mapping[str, Kind] = {
         {**SIGLIP, **CONNECTED, "mm.input_norm": "mlp_AR.pre_norm"},
         unread=r"packing_position_embedding|vision_model\.head",
     ),
+    "phi4": Kind(
+        {
+            **SIGLIP,
+            "v.patch_embd.weight": "embeddings.patch_embedding.weight = pixels",
+            "v.patch_embd.bias": "embeddings.patch_embedding.bias",
+            "mm.0": "mm_projector.0",
+            "mm.2": "mm_projector.2",
+        },
+        unread=r"vision_model\.(head|post_layernorm)\.",
+        last_unread=True,
+    ),
     "pixtral": Kind(PIXTRAL, token="[IMG_BREAK]"),
     "qwen2.5vl_merger": Kind({**QWEN2, **GATED}),
+    "qwen2a": Kind({**WHISPER, "mm.a.fc": "multi_modal_projector.linear"}),
     "qwen2vl_merger": Kind(QWEN2),
     "qwen3vl_merger": Kind(
         {
@@ -232,5 +285,7 @@ KINDS: Mapping[str, Kind] = {
         },
         convolved=("mm.0", "mm.1"),
     ),
+    "voxtral": Kind({**WHISPER, **{f"mm.a.mlp.{n}": f"multi_modal_projector.linear_{n}" for n in (1, 2)}}),
+    "youtuvl": Kind({**SIGLIP, "mm.input_norm": "merger.ln_q", "mm.0": "merger.mlp.0", "mm.2": "merger.mlp.2"}),
 }
 """By `clip.projector_type`, or `clip.vision.projector_type` of a model that hears too."""

@@ -62,4 +62,4 @@ def _stated(stated: str) -> Iterator[tuple[str, str]]:
 
 def _done(done: str, end: str) -> str:
     """A bias of a convolution has neither frames nor pixels."""
-    return "" if end == "bias" and done.split()[:1] in (["frame"], ["pixels"]) else done
+    return "" if end == "bias" and done.split()[:1] in (["frame"], ["pixels"], ["unflattened"]) else done

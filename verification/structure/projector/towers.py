@@ -138,3 +138,26 @@ GLM4V: Names = {
     "mm.post_norm": "merger.post_projection_norm",
     **{f"mm.{part}": f"merger.{part}_proj" for part in ("gate", "up", "down")},
 }
+
+MOONVIT: Names = {
+    "v.patch_embd": "patch_embed.proj",
+    "v.blk.*.attn_out": "blocks.*.wo",
+    "v.blk.*.ln1": "blocks.*.norm0",
+    "v.blk.*.ln2": "blocks.*.norm1",
+    "v.blk.*.ffn_up": "blocks.*.mlp.fc0",
+    "v.blk.*.ffn_down": "blocks.*.mlp.fc1",
+    "v.post_ln": "encoder.final_layernorm",
+}
+
+WHISPER: Names = {
+    **{f"a.conv1d.{n}.weight": f"audio_tower.conv{n}.weight" for n in (1, 2)},
+    **{f"a.conv1d.{n}.bias": f"audio_tower.conv{n}.bias = column" for n in (1, 2)},
+    "a.position_embd": "audio_tower.embed_positions",
+    **{f"a.blk.*.{name}": f"layers.*.self_attn.{name[-1]}_proj" for name in QUERY_KEY_VALUE},
+    "a.blk.*.attn_out": "layers.*.self_attn.out_proj",
+    "a.blk.*.ln1": "layers.*.self_attn_layer_norm",
+    "a.blk.*.ln2": "layers.*.final_layer_norm",
+    "a.blk.*.ffn_up": "layers.*.fc1",
+    "a.blk.*.ffn_down": "layers.*.fc2",
+    "a.post_ln": "audio_tower.layer_norm",
+}

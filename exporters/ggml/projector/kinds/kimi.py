@@ -1,14 +1,21 @@
-"""Kimi-K2.5."""
+"""MoonViT, flat in Kimi-VL, and with time for a third axis in Kimi-K2.5 and GLM-5.2-Vision."""
 
 from collections.abc import Callable
 
-from exporters.ggml.projector.arranging import two_axes
-from exporters.ggml.projector.entry import Projector, Seeing, Value
-from exporters.ggml.projector.stated import EPSILON, PREFIX, SCALE, tower
+from exporters.ggml.projector.arranging import joined, thirds, two_axes
+from exporters.ggml.projector.entry import Config, Projector, Seeing, Value
+from exporters.ggml.projector.stated import EPSILON, GELU, PREFIX, SCALE, tower
 
 
 def _pixels(patches: Callable[[Seeing], int]) -> Value:
     return lambda seeing: patches(seeing) * seeing.tower.get("patch_size", 14) ** 2
+
+
+def _k25_sizes(seeing: Seeing) -> Config:
+    """As published, with names that tell the tower from what is behind it."""
+    tower = seeing.tower
+    named = {name.removeprefix("vt_"): tower[name] for name in tower if name.startswith("vt_")}
+    return {**named, "image_size": tower.get("init_pos_emb_height", 64) * tower.get("patch_size", 14)}
 
 
 KIMI_K25 = Projector(
@@ -31,7 +38,12 @@ KIMI_K25 = Projector(
         (r"^mm_projector\.(proj\.)?(2|linear_2)\.", "mm_projector.proj.linear_2."),
     ),
     steps=((r"\.wqkv\.", two_axes),),
-    stated=lambda seeing: {
-        "image_size": seeing.tower.get("init_pos_emb_height", 64) * seeing.tower.get("patch_size", 14)
-    },
+    stated=_k25_sizes,
+)
+KIMI_VL = Projector(
+    "kimivl",
+    r"^(vision_tower|multi_modal_projector)\.",
+    (*GELU, (SCALE, lambda seeing: 2), (EPSILON, tower("layer_norm_eps", 1e-5))),
+    steps=((r"\.pos_emb\.weight$", joined), (r"\.wqkv\.", thirds)),
+    stated=lambda seeing: {"image_size": 64 * 14},  # pictures are read in their own size
 )

@@ -1,10 +1,11 @@
-"""SigLIP's tower, with the projectors of SmolVLM, LFM2-VL, MiniCPM-V, PaddleOCR-VL and Janus behind it."""
+"""SigLIP's tower, and behind it the projectors of SmolVLM, LFM2-VL, MiniCPM-V, PaddleOCR-VL, Janus, Phi-4, Youtu-VL."""
 
 from collections.abc import Mapping
+from math import isqrt
 from typing import Any
 
 from exporters.ggml.projector.arranging import patches
-from exporters.ggml.projector.entry import Config, NotRun, Projector, Seeing
+from exporters.ggml.projector.entry import Config, NotRun, Projector, Seeing, Value
 from exporters.ggml.projector.stated import (
     EITHER,
     EPSILON,
@@ -123,4 +124,47 @@ JANUS = Projector(
         | {f"model.aligner.hidden_layers.{n}": f"mm.{n + 1}" for n in range(seeing.tower.get("depth", 2) - 1)}
     ),
     stated=_janus_sizes,
+)
+
+
+def _phi4_sizes(seeing: Seeing) -> Config:
+    """A picture of the size that there are positions for."""
+    name = "model.vision_tower.vision_tower.vision_model.embeddings.position_embedding.weight"
+    side, patch = isqrt(seeing.tensors[name].shape[0]), seeing.processor["patch_size"]
+    return {"patch_size": patch, "image_size": side * patch}
+
+
+def _patches_of(name: str) -> Value:
+    """In pixels; the processor states a number of patches, or config.json does."""
+    return lambda seeing: {**seeing.whole, **seeing.processor}[name] * seeing.processor["patch_size"] ** 2
+
+
+PHI4 = Projector(
+    "phi4",
+    r"^model\.(vision_tower|mm_projector)\.",
+    (
+        ("add_vision_min_pixels", _patches_of("min_num_patches")),
+        ("add_vision_max_pixels", _patches_of("max_num_patches")),
+        *GELU,
+        (EPSILON, tower("layer_norm_eps", 1e-6)),
+    ),
+    renamed=((r"^model\.vision_tower\.vision_tower\.", "vision_tower."),),
+    own=lambda seeing: {f"model.mm_projector.{n}": f"mm.{n}" for n in (0, 2)},
+    left_out=r"vision_model\.(head|post_layernorm)\.",
+    layers=lambda seeing: int(seeing.tower["num_hidden_layers"]) - 1,  # what the last but one hands on is taken
+    steps=((r"patch_embedding\.weight$", patches),),
+    stated=_phi4_sizes,
+)
+YOUTU = Projector(
+    "youtuvl",
+    r"^(siglip2|merger)\.",
+    (
+        (EPSILON, tower("layer_norm_eps", 1e-6)),
+        ("add_vision_use_gelu", lambda seeing: "gelu" in seeing.tower.get("hidden_act", "gelu") or None),
+        ("add_vision_use_silu", lambda seeing: seeing.tower.get("hidden_act") == "silu" or None),
+        ("add_vision_spatial_merge_size", tower("spatial_merge_size", 2)),
+        ("add_vision_window_size", tower("window_size")),
+        ("add_vision_wa_layer_indexes", lambda seeing: seeing.tower["fullatt_block_indexes"]),
+    ),
+    stated=lambda seeing: {"image_size": seeing.tower.get("image_size", 560)},
 )

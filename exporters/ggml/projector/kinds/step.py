@@ -1,6 +1,6 @@
-"""Step-3.7."""
+"""Step-3.7 and Step3-VL."""
 
-from exporters.ggml.projector.entry import NotRun, Projector, Seeing
+from exporters.ggml.projector.entry import Config, NotRun, Projector, Seeing
 from exporters.ggml.projector.stated import EPSILON, SCALE, tower
 
 
@@ -10,6 +10,12 @@ def _step_scale(seeing: Seeing) -> int:
     if stride != 2:
         raise NotRun(f"understand_projector_stride is {stride}, and llama.cpp's projector for Step moves by 2")
     return 4
+
+
+def _sizes(seeing: Seeing) -> Config:
+    tower = seeing.tower
+    wide = tower.get("hidden_size", tower.get("width"))
+    return {"intermediate_size": round(wide * tower.get("mlp_ratio", 8960 / 1536)), **tower}
 
 
 STEP = Projector(
@@ -32,6 +38,7 @@ STEP = Projector(
         "vit_large_projector": "mm.model.fc",
     },
     convolved=r"vit_downsampler",
+    stated=_sizes,
     prepared={
         "image_mean": [0.48145466, 0.4578275, 0.40821073],
         "image_std": [0.26862954, 0.26130258, 0.27577711],
