@@ -20,8 +20,8 @@ from exporters.export.planning import Planned, compensates
 from exporters.export.speed import COMPENSATED, compile_kernels, has_kernels
 from exporters.rounding.device import device
 
-_PROCESSES = 4
-_CORES = 4
+_PROCESSES = 8
+_CORES = 2
 """For each of them: the calibration needs some as well."""
 
 _OF_MEMORY = 1 / 20
@@ -36,6 +36,7 @@ def compile_ahead(planned: Sequence[Planned]) -> None:
     if device().type == "cpu" or find_spec("triton") is None:
         return
     missing = [name for name in kernels_of(planned) if not _mark(name).exists()]
+    missing.sort(key=lambda name: not name.endswith(COMPENSATED))  # which take longest
     room = int(_OF_MEMORY * torch.cuda.mem_get_info()[0] / _CONTEXT)
     processes = min(_PROCESSES, (os.cpu_count() or 1) // _CORES, room, len(missing))
     for first in range(processes):

@@ -69,6 +69,7 @@ def compared(
     """Of each run, its distance from each of `against`: last hidden states under the source's norm and head, float32
     [tokens, hidden], the source's own first. A run is a lane at its end, or None for the source's own."""
     own = LayerRunner(source, dtype=torch.float32, device=device())
+    against = [final.to(own.device) for final in against]  # once, and not again for every part
     sums = [[_Sum() for _ in against] for _ in lanes]
     batches = _batches(windows, own)
     parts = list(_parts(lanes))

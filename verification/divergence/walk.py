@@ -43,7 +43,7 @@ _OF_UNUSED = 0.5
 for stacks of weights that are compared, for what all variants share of a layer, and for what a layer computes."""
 
 _SHARE_OF_GPU = 0.1
-"""Of its free memory, for hidden states between layers; three layers in float32 are there as well."""
+"""Of its unused memory, for hidden states between layers; three layers in float32 are there as well."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def walk(
 
 def _kept_on(nbytes: int) -> torch.device:
     """Where hidden states of so many bytes are between layers: on the GPU, where they are a small part of it."""
-    there = device().type == "cuda" and nbytes < _SHARE_OF_GPU * torch.cuda.mem_get_info(device())[0]
+    there = device().type == "cuda" and nbytes < _SHARE_OF_GPU * unused_on(device())
     return device() if there else torch.device("cpu")
 
 
