@@ -45,6 +45,7 @@ class Tensor:
         "times:F"   multiplied by F, in float32; "times:F@N:..." the first N rows by F, then the next
         "squeeze"   [C, 1, K] becomes [C, K]
         "transpose" rows become columns
+        "transpose:N" the same of every N rows
         "pad"       nothing; rows of zeros are put behind the last
         "zeros:R:C" no input: so many rows and columns
         "tile:S:K:P:D"   rows from S on, D of each of P values of each of K keys: key by key for each value
@@ -105,12 +106,13 @@ def gguf_tensors(config: Config, tensors: Mapping[str, SourceTensor]) -> list[Te
             step = f"apart:{rotary_size(config)}:{size}"
             found.append(Tensor(gguf_name, parts[0].shape, (parts[0].name,), step, size))
         else:
-            found.append(_one(gguf_name, parts[0], entry, config))
+            found.append(_one(gguf_name, parts[0], entry, as_stated(arch, config)))
     lacking = {f.format(n) for f in entry.required for n in range(config["num_hidden_layers"])} - sources.keys()
     if lacking:
         raise SixfoldError(
             f"llama.cpp loads no {arch} without {min(lacking)}, which this checkpoint does not have",
-            "start from the publisher's own: what nothing reads is lost when transformers saves a model",
+            "start from the publisher's own, as transformers saves no tensor that it does not read, or leave the gguf"
+            " recipes out",
         )
     factors = rope_frequency_factors(as_stated(arch, config)) if entry.rope_factors else None
     held = {} if factors is None else {ROPE_FREQS: factors}
@@ -166,6 +168,8 @@ def _one(gguf_name: str, part: SourceTensor, entry: Entry, config: Config) -> Te
         return Tensor(gguf_name, (config[entry.padded[gguf_name]], *part.shape[1:]), (part.name,), "pad")
     if entry.transposed and re.search(entry.transposed, gguf_name):
         return Tensor(gguf_name, part.shape[::-1], (part.name,), "transpose", part.shape[0])
+    if (turned := entry.expert_rows.get(gguf_name.split(".")[-2])) is not None:
+        return _rows_of_experts(gguf_name, part, config["num_local_experts"], turned=turned)
     convolution = len(part.shape) == 3 and part.shape[1] == 1
     steps: tuple[str, ...] = ("squeeze",) if convolution else ("minus_exp",) if part.name.endswith(".A_log") else ()
     steps += _delta_net(gguf_name.split(".", 2)[-1], config) if entry.delta_net else ()
@@ -174,6 +178,12 @@ def _one(gguf_name: str, part: SourceTensor, entry: Entry, config: Config) -> Te
         shape = (1, part.shape[0], 1, part.shape[-1])
     tiled = any(step.startswith("tile") for step in steps)
     return Tensor(gguf_name, shape, (part.name,), "+".join(steps), part.shape[0] if tiled else 1)
+
+
+def _rows_of_experts(gguf_name: str, part: SourceTensor, experts: int, *, turned: bool) -> Tensor:
+    rows, columns = part.shape[0] // experts, part.shape[1]
+    shape = (experts, columns, rows) if turned else (experts, rows, columns)
+    return Tensor(gguf_name, shape, (part.name,), f"transpose:{rows}" if turned else "", rows)
 
 
 def _mamba_shape(gguf_name: str, shape: tuple[int, ...], entry: Entry, config: Config) -> tuple[int, ...]:

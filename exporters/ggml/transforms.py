@@ -46,7 +46,8 @@ def _step(rows: torch.Tensor, transform: str) -> torch.Tensor:
     if kind == "columns":
         return tiled_columns(rows, transform)
     if kind == "transpose":
-        return rows.T.contiguous()
+        each = int(sizes[0]) if sizes else len(rows)
+        return rows.unflatten(0, (-1, each)).transpose(1, 2).reshape(-1, each)
     if kind == "squeeze":
         return rows.squeeze(1)
     if kind == "minus_exp":

@@ -26,6 +26,7 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "cohere": "command-r",
     "cohere2": "cohere2",
     "cohere2_moe": "cohere2moe",
+    "dbrx": "dbrx",
     "deepseek_v2": "deepseek2",
     "deepseek_v3": "deepseek2",
     "deepseek_v32": "deepseek32",
@@ -86,6 +87,7 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "mellum": "mellum",
     "mimo_v2_flash": "mimo2",
     "minicpm3": "minicpm3",
+    "minimax": "minimax-01",
     "minimax_m2": "minimax-m2",
     "minimax_m3_vl": "minimax-m3",
     "ministral3": "mistral3",
@@ -103,6 +105,7 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "paddleocr_vl": "paddleocr",
     "phi": "phi2",
     "phi3": "phi3",
+    "phimoe": "phimoe",
     "qwen2": "qwen2",
     "qwen2_5_vl": "qwen2vl",
     "qwen2_moe": "qwen2moe",
@@ -131,6 +134,15 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
 NOT_CAUSAL = ("paligemma", "shieldgemma2")
 """Models around a decoder that do not run it as it runs alone: their prompts see themselves whole."""
 
+_COMPUTED_OTHERWISE: Mapping[str, str] = {
+    "bitnet": "llama.cpp runs SiLU in the feed-forward of a bitnet, and transformers a squared ReLU",
+    **{
+        kind: f"the prompt of a {kind} sees itself whole, and llama.cpp runs every prompt from left to right"
+        for kind in NOT_CAUSAL
+    },
+}
+"""transformers' model_type -> why no file of it would answer as it does."""
+
 _RENAMED: tuple[tuple[str, str], ...] = (
     (r"^(model\.language_model|language_model\.model|model\.text_model)\.", "model."),
     (r"^model\.(blocks|encoder\.layers)\.", "model.layers."),
@@ -145,6 +157,7 @@ _RENAMED: tuple[tuple[str, str], ...] = (
     (r"\.dt_bias$", ".dt_proj.bias"),
     (r"\.experts\.\d+\.", ".experts."),
     (r"\.block_sparse_moe\.experts\.(gate|up|down)_proj\.", r".mlp.experts.\1_proj."),
+    (r"\.experts\.mlp\.(w1|v1|w2)$", r".experts.mlp.\1.weight"),
 )
 """What gguf-py's table calls otherwise than checkpoints do."""
 
@@ -264,6 +277,12 @@ _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
         "mlp.experts.e_score_correction_bias": "exp_probs_b.bias",
     },
     "lfm2moe": {f"feed_forward.experts.w{n}.weight": f"ffn_{part}_exps.weight" for n, part in _BY_NUMBER},
+    "minimax-01": {
+        "self_attn.norm.weight": "attn_norm_2.weight",
+        "self_attn.qkv_proj.weight": "attn_qkv.weight",
+        "self_attn.output_gate.weight": "attn_gate.weight",
+        "self_attn.out_proj.weight": "attn_output.weight",
+    },
     "minimax-m3": {
         **{f"block_sparse_moe.shared_experts.{part}_proj.weight": f"ffn_{part}_shexp.weight" for part in _PARTS},
         **_DENSE_IN_MOE,
@@ -324,6 +343,7 @@ _NAMED_AS: Mapping[str, str] = {
     "hy_v4": "glm-dsa",
     "laguna": "exaone-moe",
     "mellum": "qwen3moe",
+    "minimax-01": "minimax-m2",
     "minimax-m3": "minimax-m2",
     "qwen4exp": "qwen35moe",
 }
@@ -346,7 +366,11 @@ _STATED_TYPE = "model_type of config.json"
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|model\.blocks)\.(\d+)\.(.*)")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
-_NEVER_STORED = (".rotary_emb.inv_freq", *(f".{a}.{b}" for a in ("attention", "attn") for b in ("masked_bias", "bias")))
+_NEVER_STORED = (
+    ".rotary_emb.inv_freq",
+    *(f".{a}.{b}" for a in ("attention", "attn") for b in ("masked_bias", "bias")),
+    *(f".self_attn.{name}" for name in ("slope_rate", "query_decay", "key_decay", "diagonal_decay")),
+)
 """Buffers that some checkpoints carry and that llama.cpp computes itself."""
 
 
@@ -366,6 +390,8 @@ def known_type(config: Mapping[str, Any]) -> str | None:
 def gguf_architecture(config: Mapping[str, Any]) -> str:
     """llama.cpp's name of the architecture of a config.json. Raises SixfoldError where it is not supported."""
     kind = known_type(config)
+    if kind is None and (why := _COMPUTED_OTHERWISE.get(config.get("model_type") or "")):
+        raise SixfoldError(why, "leave the gguf recipes out for this model")
     if kind is None:
         raise SixfoldError(
             f"no GGUF layout is known for model_type {config.get('model_type')}",

@@ -113,6 +113,9 @@ class GgufWeights:
             return shape[1], 1, shape[3]
         if source.share is not None:
             return shape[1] // 2, *shape[2:]
+        if source.place.joined:
+            experts, rows, columns = shape
+            return (experts * columns, rows) if source.place.turned else (experts * rows, columns)
         if source.place.turned:
             return shape[::-1]
         return shape[1:] if source.expert is not None else shape
@@ -222,7 +225,7 @@ class GgufWeights:
     def stored(self, name: str, weight: torch.Tensor) -> Sequence[StoredPart]:
         source = self._sources[name]
         if not source.place.half:
-            laid_out = weight.T.contiguous() if source.place.turned else weight
+            laid_out = self._turned(source, weight) if source.place.turned else weight
             laid_out = self._value_by_value(laid_out) if source.place.tiles == "columns" else laid_out
             return (StoredPart("", self.encoding(name), self.layout(name), laid_out),)
         if source.place.half in ("k", "v"):
@@ -248,6 +251,7 @@ class GgufWeights:
             or source.place.change
             or source.place.tiles
             or source.place.turned
+            or source.place.joined
             or source.place.convolution
             or self._multiplier(source) is not None
         )
@@ -292,8 +296,9 @@ class GgufWeights:
         if (factor := self._multiplier(source)) is not None:
             held = self._floats(source.gguf[0], device=device)
             return (held / factor.to(device, torch.float32).view(-1, 1))[start:stop]
-        if source.place.rope or source.place.tiles or source.place.turned:
-            arranged = self._arranged(source)(self._floats(source.gguf[0], device=device))
+        if source.place.rope or source.place.tiles or source.place.turned or source.place.joined:
+            held = self._floats(source.gguf[0], device=device)
+            arranged = self._arranged(source)(held.flatten(0, 1) if source.place.joined else held)
             return self._changed(source, arranged)[start:stop]
         if source.place.several:
             return self._floats(source.gguf[0], device=device)[0][start:stop]
@@ -311,7 +316,7 @@ class GgufWeights:
         if source.place.rope:
             return partial(self._paired, source)
         if source.place.turned:
-            return _turned
+            return partial(self._turned, source)
         return partial(self._untiled, source) if source.place.tiles else _as_it_is
 
     def _changed(self, source: _Source, held: torch.Tensor) -> torch.Tensor:
@@ -342,6 +347,11 @@ class GgufWeights:
         """The way back."""
         keys, values = int(self._file.key("ssm.group_count")), int(self._file.key("ssm.time_step_rank"))
         return of_disk.unflatten(-1, (keys, values // keys, -1)).transpose(-3, -2).flatten(-3)
+
+    def _turned(self, source: _Source, held: torch.Tensor) -> torch.Tensor:
+        """Rows as columns, of matrices of a stack each by itself, from the file's rows or back."""
+        matrices = self._file.tensors[source.gguf[0]].shape[0] if source.place.joined else 1
+        return held.unflatten(0, (matrices, -1)).transpose(1, 2).flatten(0, 1).contiguous()
 
     def _untiled(self, source: _Source, held: torch.Tensor) -> torch.Tensor:
         """A delta net's values [value of a key, key, ...] as [key, value of a key, ...] again."""
@@ -410,10 +420,6 @@ class GgufWeights:
 
 def _as_it_is(held: torch.Tensor) -> torch.Tensor:
     return held
-
-
-def _turned(held: torch.Tensor) -> torch.Tensor:
-    return held.T.contiguous()
 
 
 def _of_width(held: Decoded, columns: int) -> Decoded:

@@ -216,6 +216,7 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     "ernie4_5-moe": _EVERY | _EXPERTS | _SHARED,
     "glm4": _GLM_4,
     AXIAL_GLM_4: _GLM_4,
+    "phimoe": _EVERY | _MIXTRAL,
     "phi3": _EVERY | {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"},
     "gemma3": _EVERY | _AFTER_ATTENTION | {"ffn_norm": "pre_feedforward_layernorm"},
     "gemma3n": _EVERY
@@ -264,6 +265,13 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
         "attn_output": "attn.out_proj",
         "ffn_up": "ffn.up_proj",
         "ffn_down": "ffn.down_proj",
+    },
+    "dbrx": {
+        "attn_norm": "norm_attn_norm.norm_1",
+        "attn_output_norm": "norm_attn_norm.norm_2",
+        "attn_qkv": "norm_attn_norm.attn.Wqkv",
+        "attn_output": "norm_attn_norm.attn.out_proj",
+        "ffn_gate_inp": "ffn.router.layer",
     },
     "gpt2": _GPT_2,
     "starcoder": _GPT_2,
@@ -339,6 +347,9 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     "jamba": _JAMBA,
     "kimi-linear": _EVERY | _MIXTRAL | _SHARED_MIXTRAL | _LATENT | _KIMI_DELTA_NET,
     "mimo2": _EVERY | _EXPERTS,
+    "minimax-01": _EVERY
+    | _MIXTRAL
+    | {"attn_norm_2": "self_attn.norm", "attn_qkv": "self_attn.qkv_proj", "attn_gate": "self_attn.output_gate"},
     "minimax-m3": _EVERY
     | _MIXTRAL
     | _SHARED_MIXTRAL
@@ -470,6 +481,10 @@ _ALONE: Mapping[str, Mapping[str, str]] = {
         **{f"output_hc_{part}.weight": f"model.hc_head.hc_head_{part}" for part in ("fn", "base", "scale")},
         "attn_sinks.weight": "self_attn.learnable_sink_param",
     },
+    "dbrx": {
+        f"ffn_{part}_exps.weight": f"ffn.experts.mlp.{name}"
+        for part, name in (("gate", "w1"), ("up", "v1"), ("down", "w2"))
+    },
     "falcon-h1": {"ffn_norm": "pre_ff_layernorm.weight"},
     "mimo2": {"attn_sinks.weight": "self_attn.attention_sink_bias"},
     "gemma3n": {
@@ -501,9 +516,14 @@ NUMBERS: Mapping[str, Mapping[str, str]] = {
 _STATED = tuple(name.rpartition("{}")[2] for of in NUMBERS.values() for name in of.values())
 
 
-def stated_in_keys(name: str) -> bool:
-    """Whether files of its architecture hold no such tensor, on disk, and its numbers in a key."""
-    return name.endswith(_STATED)
+RECOMPUTED = re.compile(r"inv_freq$|rotary_emb\.|self_attn\.(slope_rate|(query|key|diagonal)_decay)$")
+"""Buffers on disk that llama.cpp computes itself (the latter those of MiniMax's lightning attention)."""
+
+
+def never_a_tensor(name: str) -> bool:
+    """Whether files of its architecture hold no such tensor, on disk: its numbers are in a key, or llama.cpp computes
+    them."""
+    return name.endswith(_STATED) or RECOMPUTED.search(name) is not None
 
 
 _MIXERS = {
@@ -549,7 +569,7 @@ _ELSEWHERE: Mapping[str, Mapping[str, str]] = {
         "output_norm": "gpt_neox.final_layer_norm",
         "layers": "gpt_neox.layers",
     },
-    "mpt": _GPT | {"output_norm": "transformer.norm_f", "layers": "transformer.blocks"},
+    **dict.fromkeys(("dbrx", "mpt"), _GPT | {"output_norm": "transformer.norm_f", "layers": "transformer.blocks"}),
     **dict.fromkeys(("gpt2", "starcoder"), _GPT | {"position_embd": "transformer.wpe"}),
 }
 """Of tensors outside of blocks, and of the list of layers, where an architecture calls them otherwise."""
@@ -589,8 +609,11 @@ _DELTA_NETS = ("qwen35", "qwen35moe", "qwen4exp")
 _HEAD_BY_HEAD = ("bloom", "falcon", FALCON_TWO_NORMS, "gptneox")
 """Architectures whose queries, keys and values of a head lie together on disk, and those of all heads in files."""
 
-_TURNED = {"gpt2": ("attn_qkv", "attn_output", "ffn_up", "ffn_down")}
+_TURNED = {"gpt2": ("attn_qkv", "attn_output", "ffn_up", "ffn_down"), "dbrx": ("ffn_down_exps",)}
 """Matrices that the disk has as [in, out]."""
+
+_ROWS_OF_EXPERTS = {"dbrx": ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")}
+"""Stacks that the disk has as one matrix, an expert's rows behind the other's."""
 
 _OF_VALUES = {"attn_gate", "ssm_alpha", "ssm_beta", "ssm_a", "ssm_dt"}
 _BEHIND_KEYS = {"attn_qkv", "ssm_conv1d"}
@@ -607,7 +630,7 @@ class Place:
     llama.cpp's values are of those on disk: "" the same, "plus one", "minus exp". tiles: where the values of a delta
     net's heads lie in another order: "rows", "rows behind keys", "columns" or ""; "heads": queries, keys and values do.
     convolution: whether the dimension of one channel is left out; several: whether one is put before it.
-    turned: whether rows are columns on disk."""
+    turned: whether rows are columns on disk. joined: whether matrices of a stack are one below the other there."""
 
     name: str
     stacked: bool = False
@@ -621,6 +644,7 @@ class Place:
     apart: bool = False
     several: bool = False
     turned: bool = False
+    joined: bool = False
 
 
 def place_of(arch: str, name: str) -> Place | None:
@@ -647,7 +671,8 @@ def place_of(arch: str, name: str) -> Place | None:
         return Place(f"{prefix}self_attn.kv_b_proj.weight", half=part[5])
     alone = _ALONE.get(arch, {}).get(name.split(".", 2)[2])
     if alone is not None:
-        return Place(prefix + alone)
+        joined = part in _ROWS_OF_EXPERTS.get(arch, ())
+        return Place(prefix + alone, joined=joined, turned=part in _TURNED.get(arch, ()))
     bare = None if part in _TABLES.get(arch, {}) and part != "attn_sinks" else _BARE.get(name.split(".", 2)[2])
     tiles = _tiles(part) if arch in _DELTA_NETS else ""
     if arch in _HEAD_BY_HEAD and part == "attn_qkv":

@@ -223,6 +223,8 @@ def test_the_tables_agree_on_families_known_by_their_config_alone(family: str, t
         ("granitemoeshared", {"num_hidden_layers": 1}),
         # Rows that are columns.
         ("gpt2", {"num_hidden_layers": 1}),
+        # Experts of which one's rows lie behind the other's, and of their last matrices the columns.
+        ("dbrx", {"n_layers": 1}),
         # Queries, and the keys and values that they share.
         (
             "falcon",
@@ -249,7 +251,7 @@ def test_what_llama_cpp_holds_in_another_way_comes_back(family: str, changes: di
         assert torch.equal(held, original.float()) or weights.slack(name), name
         torch.testing.assert_close(held, original.float(), rtol=0, atol=2**-20)
         changed.append(bool(weights.slack(name)))
-    assert (sum(changed) > 0) == (not family.startswith(("granite", "gpt", "falcon")))
+    assert (sum(changed) > 0) == (not family.startswith(("granite", "gpt", "falcon", "dbrx")))
 
 
 @pytest.mark.parametrize("scheme", ["F32", "BF16"])

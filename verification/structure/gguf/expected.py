@@ -39,6 +39,7 @@ OTHERS: Mapping[str, str] = {
     "cohere": "command-r",
     "cohere2": "cohere2",
     "cohere2_moe": "cohere2moe",
+    "dbrx": "dbrx",
     "deepseek_v32": "deepseek32",
     "deepseek_v4": "deepseek4",
     "dots1": "dots1",
@@ -94,6 +95,7 @@ OTHERS: Mapping[str, str] = {
     "mellum": "mellum",
     "mimo_v2_flash": "mimo2",
     "minicpm3": "minicpm3",
+    "minimax": "minimax-01",
     "minimax_m3_vl": "minimax-m3",
     "ministral3": "mistral3",
     "mistral3": "mistral3",
@@ -107,6 +109,7 @@ OTHERS: Mapping[str, str] = {
     "paddleocr_vl": "paddleocr",
     "phi": "phi2",
     "phi3": "phi3",
+    "phimoe": "phimoe",
     "qwen2_5_vl": "qwen2vl",
     "qwen2_vl": "qwen2vl",
     "qwen3_5": "qwen35",
@@ -275,10 +278,11 @@ def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
             found[key] = Expected((value,))
     if _experts(config):
         found["expert_count"] = Expected((_experts(config),))
-        fields = ("moe_topk", "num_experts_per_tok", "num_experts_per_token", "top_k_experts")
-        used = next(config[name] for name in fields if config.get(name))
+        fields = ("moe_topk", "num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_top_k", "moe_k")
+        stated = _nested_too(config)
+        used = next(stated[name] for name in fields if stated.get(name))
         found["expert_used_count"] = Expected((used[0] if isinstance(used, list) else used,))
-    theta = rope_of(config).get("rope_theta")
+    theta = (config.get("attn_config") or {}).get("rope_theta") or rope_of(config).get("rope_theta")
     if theta is not None:
         found["rope.freq_base"] = Expected((theta * (stretch or 1.0),), missing=not stretch and theta == 10000.0)
     return found
@@ -368,8 +372,13 @@ def _layers(config: Config) -> int:
 
 
 def _experts(config: Config) -> int:
-    names = ("num_local_experts", "num_experts", "n_routed_experts")
-    return int(next((config[name] for name in names if config.get(name)), 0))
+    names, stated = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"), _nested_too(config)
+    return int(next((stated[name] for name in names if stated.get(name)), 0))
+
+
+def _nested_too(config: Config) -> Config:
+    """With the fields of DBRX's experts, which it has in a mapping of their own."""
+    return {**config, **(config.get("ffn_config") or {})}
 
 
 def _sizes(arch: str, config: Config, drafts: int) -> Iterator[tuple[str, Expected]]:

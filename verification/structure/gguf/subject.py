@@ -25,6 +25,7 @@ _AS_TOWERS = ("blocks", "encoder.layers")
 """What layers of a decoder are called that is saved with a tower beside it whose layers are called so."""
 
 _DENSE = re.compile(r"(.*layers\.(\d+)\.block_sparse_moe\.)gate_proj\.weight")
+_LIGHTNING = re.compile(r"(.*layers\.(\d+)\.self_attn\.)out_proj\.weight")
 _IN_LAYER = re.compile(r"\.(layers|blocks)\.\d+\.")
 
 
@@ -87,6 +88,7 @@ class GgufSubject:
             **self._drafts,
             **self._turned_around,
             **self._dense,
+            **self._lightning,
             **self._ngrams,
             **self._published,
             **({} if self._published else {"model.layers.": layers or f"{inside}layers."}),
@@ -100,6 +102,13 @@ class GgufSubject:
         assert self.source is not None
         found = map(_DENSE.fullmatch, self.source.checkpoint.tensors)
         return {f"model.layers.{name[2]}.mlp.": name[1] for name in found if name}
+
+    @property
+    def _lightning(self) -> Mapping[str, str]:
+        """The same of what the output of lightning attention is projected by, which attention calls otherwise."""
+        assert self.source is not None
+        found = map(_LIGHTNING.fullmatch, self.source.checkpoint.tensors if self.file.arch == "minimax-01" else ())
+        return {f"model.layers.{name[2]}.self_attn.o_proj.": f"{name[1]}out_proj." for name in found if name}
 
     @property
     def _ngrams(self) -> Mapping[str, str]:
