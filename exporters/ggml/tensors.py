@@ -124,8 +124,9 @@ def _computed(name: str, values: torch.Tensor) -> Tensor:
 
 
 def _in_parts(names: Sequence[str], part: SourceTensor, config: Config) -> list[Tensor]:
-    """The rows of one matrix, or of each in an array, as two: halves, an indexer's queries and its one head of keys, or
-    of a delta net, whose heads have queries, keys, values and gates side by side on disk, the gates behind the rest."""
+    """The rows of one matrix, or of each in an array, in parts of one size, or in two: an indexer's queries and its one
+    head of keys, or of a delta net, whose heads have queries, keys, values and gates side by side on disk, the gates
+    behind the rest."""
     if len(part.shape) == 3:
         experts, rows, columns = part.shape
         return [
@@ -138,8 +139,8 @@ def _in_parts(names: Sequence[str], part: SourceTensor, config: Config) -> list[
         ends = (0, key, 2 * key, (rows // keys + 2 * key) // 2, rows // keys)
         cuts = [ends[:4], ends[3:]]
     else:
-        first = _first_of(names, config) or rows // 2
-        cuts = [(0, first), (first, rows)]
+        first, share = _first_of(names, config), rows // len(names)
+        cuts = [(0, first), (first, rows)] if first else [(n * share, (n + 1) * share) for n in range(len(names))]
     every = cuts[-1][-1]
     return [
         Tensor(
@@ -154,7 +155,7 @@ def _in_parts(names: Sequence[str], part: SourceTensor, config: Config) -> list[
 
 
 def _first_of(names: Sequence[str], config: Config) -> int:
-    """How many rows the first of two parts has where they are no halves, else 0."""
+    """How many rows the first of two parts has where they are not of one size, else 0."""
     return config["indexer_n_heads"] * config["indexer_head_dim"] if ".indexer.q_proj." in names[0] else 0
 
 

@@ -61,5 +61,5 @@ def block_of(gguf_name: str) -> int:
 
 
 def blocks_behind(gguf_names: Iterable[str], layers: int) -> int:
-    """How many blocks there are behind the decoder's."""
-    return max((block_of(name) for name in gguf_names), default=-1) + 1 - layers
+    """How many blocks there are behind the decoder's: none of HRM-Text's, whose layers run several times each."""
+    return max(0, max((block_of(name) for name in gguf_names), default=-1) + 1 - layers)

@@ -68,6 +68,7 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "granitemoe_swa": "granite_swa",
     "granitemoehybrid": "granitehybrid",
     "granitemoeshared": "granitemoe",
+    "hrm_text": "hrm_text",
     "hunyuan_v1_dense": "hunyuan-dense",
     "hunyuan_v1_moe": "hunyuan-moe",
     "hunyuan_vl_text": "hunyuan_vl",
@@ -251,6 +252,13 @@ _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
             for part in ("ape", "gate")
         },
     },
+    "hrm_text": {
+        "attn.gqkv_proj.weight": "attn_gate+attn_q+attn_k+attn_v.weight",
+        "attn.o_proj.weight": "attn_output.weight",
+        "mlp.gate_up_proj.weight": "ffn_gate+ffn_up.weight",
+        "mlp.down_proj.weight": "ffn_down.weight",
+        "model.z_L_init": "hrm.z_l_init",
+    },
     "hy_v3": {"mlp.expert_bias": "exp_probs_b"},
     "hy_v4": {  # as published, and as transformers saves them
         **{
@@ -317,8 +325,8 @@ _OWN_NAMES: Mapping[str, Mapping[str, str]] = {
     "qwen3next": {"linear_attn.in_proj_qkvz.weight": "attn_qkv+attn_gate.weight"},
 }
 """Architecture -> what comes behind "layers.N." (experts without their number) -> behind "blk.N."; outside of layers,
-the whole name; "a+b" where the file holds the rows of one tensor in two. What gguf-py's table lacks, or calls otherwise
-than llama.cpp's converter."""
+the whole name; "a+b" where the file holds the rows of one tensor in two, or more. What gguf-py's table lacks, or calls
+otherwise than llama.cpp's converter."""
 
 AS_KEYS: Mapping[str, Mapping[str, str]] = {
     "apertus": {f"mlp.act_fn.{name}": f"xielu.{name}" for name in ("alpha_n", "alpha_p", "beta", "eps")},
@@ -339,6 +347,7 @@ _NAMED_AS: Mapping[str, str] = {
     "deepseek4": "deepseek2",
     "glm5-next": "kimi-linear",
     "granite_swa": "mimo2",
+    "hrm_text": "qwen3next",
     "hy_v3": "exaone-moe",
     "hy_v4": "glm-dsa",
     "laguna": "exaone-moe",
@@ -365,6 +374,7 @@ _STATED_TYPE = "model_type of config.json"
 """Of what `decoder_config` makes: the type of the whole model."""
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|model\.blocks)\.(\d+)\.(.*)")
+_TWO_STACKS = re.compile(r"^model\.([LH])_module\.layers\.(\d+)\.")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 _NEVER_STORED = (
     ".rotary_emb.inv_freq",
@@ -435,8 +445,19 @@ def decoder_config(config: Mapping[str, Any]) -> dict[str, Any]:
     whole |= {_STATED_TYPE: config.get(_STATED_TYPE) or config.get("model_type")}
     whole |= {} if tied is None else {"tie_word_embeddings": tied}
     whole |= {"num_hidden_layers": len(config["layers_block_type"])} if config.get("layers_block_type") else {}
+    whole |= _in_turns(config) if config.get("H_cycles") else {}
     found = {**config, **decoder_fields(config), **whole}
     return {**usual_names(found), **found}
+
+
+def _in_turns(config: Mapping[str, Any]) -> dict[str, int]:
+    """HRM-Text's layers, each as often as it runs: transformers saves that number beside a stack's own, publishers the
+    latter in its place."""
+    stack = config.get("num_layers_per_stack") or config["num_hidden_layers"]
+    return {
+        "num_layers_per_stack": stack,
+        "num_hidden_layers": stack * config["H_cycles"] * (config["L_cycles"] + 1),
+    }
 
 
 def latent_halves(config: Mapping[str, Any], gguf_name: str) -> tuple[str, ...]:
@@ -462,8 +483,8 @@ def numbers_of_layers(config: Mapping[str, Any], tensor_names: Collection[str]) 
 
 
 def row_parts(gguf_name: str) -> tuple[str, ...]:
-    """`blk.N.a.weight` and `blk.N.b.weight` for `blk.N.a+b.weight`: the rows of one matrix on disk, held as two; () for
-    any other tensor."""
+    """`blk.N.a.weight` and `blk.N.b.weight` for `blk.N.a+b.weight`: the rows of one matrix on disk, held as two, or
+    more; () for any other tensor."""
     block, layer, held = (gguf_name.split(".", 2) + [""] * 3)[:3]
     names, _, kind = held.rpartition(".")
     return tuple(f"{block}.{layer}.{name}.{kind}" for name in names.split("+")) if "+" in names else ()
@@ -501,6 +522,16 @@ def tiled_inputs(config: Mapping[str, Any], gguf_name: str) -> ValueHeads | None
     return ValueHeads(keys, values // keys, config["linear_value_head_dim"]) if values > keys else None
 
 
+def _in_one_stack(name: str, config: Mapping[str, Any]) -> str:
+    """HRM-Text's stack of high-level layers behind that of low-level ones; other names as they are."""
+
+    def numbered(found: re.Match[str]) -> str:
+        before = config["num_layers_per_stack"] if found[1] == "H" else 0
+        return f"model.layers.{before + int(found[2])}."
+
+    return _TWO_STACKS.sub(numbered, name)
+
+
 def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Collection[str]) -> dict[str, str]:
     """On-disk tensor name -> GGUF tensor name, in the order given; all experts of a layer share one stacked name.
 
@@ -519,7 +550,9 @@ def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Collection[str]) 
     name_of_arch = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
     layers = config["num_hidden_layers"]
     named_as = architecture if architecture in name_of_arch else _NAMED_AS[architecture]
-    held = [in_layers(name, layers) if architecture in HELD_BY else name for name in tensor_names]
+    held = [
+        in_layers(name, layers) if architecture in HELD_BY else _in_one_stack(name, config) for name in tensor_names
+    ]
     blocks = max([layers, *(int(layer[1]) + 1 for name in held if (layer := _LAYER.search(name)))])
     mapping, own = gguf.get_tensor_name_map(name_of_arch[named_as], blocks), _OWN_NAMES.get(architecture, {})
     if own is _GRANITE_SHARED and not config.get("num_local_experts"):

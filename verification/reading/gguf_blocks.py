@@ -37,7 +37,7 @@ _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I
 
 @dataclass(frozen=True)
 class _Source:
-    """gguf: names of the tensors that make one on disk (two of one that the file holds in parts). expert: row block of
+    """gguf: names of the tensors that make one on disk (several where the file holds it in parts). expert: row block of
     a stack. share: which half of the rows there, of a stack that holds two matrices of each expert."""
 
     gguf: tuple[str, ...]
@@ -89,7 +89,7 @@ class GgufWeights:
             elif place.half:
                 known = self._sources.get(place.name)
                 held = {name, *(known.gguf if known else ())}
-                both = tuple(sorted(held, key=lambda part: (_halves_of(arch, part) in ("v", "second"), part)))
+                both = tuple(sorted(held, key=lambda part: _halves_of(arch, part)))
                 self._sources[place.name] = _Source(both, place, None)
             else:
                 self._sources[place.name] = _Source((name,), place, None)
@@ -285,7 +285,7 @@ class GgufWeights:
 
     def _read(self, name: str, start: int, stop: int | None, device: torch.device) -> torch.Tensor:
         source = self._sources[name]
-        if source.place.half in ("first", "second"):
+        if source.place.half.isdigit():
             stacked = torch.cat([self._floats(part, device=device) for part in source.gguf])
             return stacked[self._order(source).to(device)][start:stop]
         if source.place.half:

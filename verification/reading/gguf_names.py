@@ -276,6 +276,9 @@ _TABLES: Mapping[str, Mapping[str, str]] = {
     "gpt2": _GPT_2,
     "starcoder": _GPT_2,
     "starcoder2": _EVERY | {"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"},
+    "hrm_text": {f"attn_{part}": "attn.gqkv_proj" for part in ("gate", "q", "k", "v")}
+    | {f"ffn_{part}": "mlp.gate_up_proj" for part in ("gate", "up")}
+    | {"attn_output": "attn.o_proj", "ffn_down": "mlp.down_proj"},
     "hunyuan-dense": _HUNYUAN,
     "hunyuan_vl": _HUNYUAN,
     "minicpm3": _EVERY | _LATENT,
@@ -486,6 +489,7 @@ _ALONE: Mapping[str, Mapping[str, str]] = {
         for part, name in (("gate", "w1"), ("up", "v1"), ("down", "w2"))
     },
     "falcon-h1": {"ffn_norm": "pre_ff_layernorm.weight"},
+    "hrm_text": {"hrm.z_l_init": "model.z_L_init"},
     "mimo2": {"attn_sinks.weight": "self_attn.attention_sink_bias"},
     "gemma3n": {
         "altup_proj.weight": "model.altup_projections.{}.weight",
@@ -574,13 +578,15 @@ _ELSEWHERE: Mapping[str, Mapping[str, str]] = {
 }
 """Of tensors outside of blocks, and of the list of layers, where an architecture calls them otherwise."""
 
-_IN_PARTS = {
-    "granitemoe": ("ffn_gate_shexp", "ffn_up_shexp"),
-    **dict.fromkeys((GRANITE_4, "granitehybrid"), ("ffn_gate_shexp", "ffn_up_shexp", "ffn_gate", "ffn_up")),
-    "qwen3next": ("attn_qkv", "attn_gate"),
-    "qwen4exp": ("indexer.q_proj", "indexer.k_proj"),
+_SHARED_PARTS, _DENSE_PARTS = ("ffn_gate_shexp", "ffn_up_shexp"), ("ffn_gate", "ffn_up")
+_IN_PARTS: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "granitemoe": (_SHARED_PARTS,),
+    **dict.fromkeys((GRANITE_4, "granitehybrid"), (_SHARED_PARTS, _DENSE_PARTS)),
+    "hrm_text": (("attn_gate", "attn_q", "attn_k", "attn_v"), _DENSE_PARTS),
+    "qwen3next": (("attn_qkv", "attn_gate"),),
+    "qwen4exp": (("indexer.q_proj", "indexer.k_proj"),),
 }
-"""Parts of one matrix on disk: gate (or queries, keys and values) first, up (or what gates the output) second."""
+"""Parts of one matrix on disk, one behind the other."""
 
 _LATENT_ARCHITECTURES = ("deepseek2", "deepseek32", "glm-dsa", "glm5-next", "hy_v4", "kimi-linear", "mistral4")
 
@@ -624,13 +630,14 @@ _BLOCK = re.compile(r"blk\.(\d+)\.(.+?)(?:\.(weight|bias))?")
 
 @dataclass(frozen=True)
 class Place:
-    """name: on disk, with {} for the expert where `stacked`. half: "k" or "v" of a split kv_b_proj, "first" or "second"
-    of the rows of another matrix. also: a matrix of as many rows behind that of `name`. flat: whether the file has a
-    vector of the disk as a matrix. rope: whether rows are interleaved, or, apart, the other way round. change: what
-    llama.cpp's values are of those on disk: "" the same, "plus one", "minus exp". tiles: where the values of a delta
-    net's heads lie in another order: "rows", "rows behind keys", "columns" or ""; "heads": queries, keys and values do.
-    convolution: whether the dimension of one channel is left out; several: whether one is put before it.
-    turned: whether rows are columns on disk. joined: whether matrices of a stack are one below the other there."""
+    """name: on disk, with {} for the expert where `stacked`. half: "k" or "v" of a split kv_b_proj, or which part it
+    is of another matrix's rows, from "0" on. also: a matrix of as many rows behind that of `name`. flat: whether the
+    file has a vector of the disk as a matrix. rope: whether rows are interleaved, or, apart, the other way round.
+    change: what llama.cpp's values are of those on disk: "" the same, "plus one", "minus exp". tiles: where the
+    values of a delta net's heads lie in another order: "rows", "rows behind keys", "columns" or ""; "heads": queries,
+    keys and values do. convolution: whether the dimension of one channel is left out; several: whether one is put
+    before it. turned: whether rows are columns on disk. joined: whether matrices of a stack are one below the other
+    there."""
 
     name: str
     stacked: bool = False
@@ -686,12 +693,12 @@ def place_of(arch: str, name: str) -> Place | None:
     if known_name is None or kind is None:
         return None
     one_plus = kind == "weight" and part != "ssm_norm" and part.endswith(_ONE_PLUS.get(arch, ("?",)))
-    parts = _IN_PARTS.get(arch, ())
+    half = next((str(parts.index(part)) for parts in _IN_PARTS.get(arch, ()) if part in parts), "")
     whole = f"{prefix}{known_name}.{kind}"
     return Place(
         whole,
         "{}" in known_name,
-        half=("first", "second")[parts.index(part) % 2] if part in parts else "",
+        half=half,
         rope=arch in (*PAIRED_ROPE, AXIAL_GLM_4) and part in ("attn_q", "attn_k"),
         apart=arch == AXIAL_GLM_4,
         change="plus one" if one_plus else "",

@@ -23,6 +23,7 @@ from exporters.ggml.architectures.entry import (
     windows,
     without_scaling,
 )
+from exporters.ggml.architectures.hrm import HRM
 from exporters.ggml.architectures.hunyuan import HUNYUAN
 from exporters.ggml.architectures.phi import PHI
 from exporters.ggml.architectures.rotary import Config, head_size, rope_of, rotary_size
@@ -174,6 +175,7 @@ DENSE: Mapping[str, Entry] = {
             "dim_model_base": lambda config: 256,
         },
     ),
+    **HRM,
     **HUNYUAN,
     **PHI,
 }

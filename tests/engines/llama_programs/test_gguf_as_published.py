@@ -151,6 +151,15 @@ def test_deepseek_v4_as_published(newer: Path, tmp_path: Path) -> None:
     compare_file(ours, newer, folder, "BF16", tmp_path, meant, other=exact)
 
 
+def test_hrm_text_as_published(newer: Path, tmp_path: Path) -> None:
+    """Layers are counted once, and not as often as they run."""
+    folder = made("hrm_text", tmp_path, {})
+    config = json.loads((folder / "config.json").read_text())
+    config["num_hidden_layers"] = config.pop("num_layers_per_stack")
+    (folder / "config.json").write_text(json.dumps(config))
+    compare(newer, folder, "BF16", tmp_path, set())
+
+
 @pytest.mark.parametrize("drafts", [False, True])
 def test_glm_5_next_as_published(drafts: bool, newer: Path, tmp_path: Path) -> None:
     """Hyper-connections, delta nets, latent attention to what an indexer of pooled keys chooses, and an MTP layer."""

@@ -148,6 +148,7 @@ NEWER: dict[str, dict[str, Any]] = {
     "gpt2": {"n_ctx": 256},
     "gpt_bigcode": {},
     "granitemoeshared": {},
+    "hrm_text": {},
     "hy_v3": {},
     "hunyuan_v1_dense": {"eod_token_id": None, "max_position_embeddings": 2**15, "rope_parameters": _STRETCHED},
     "hunyuan_vl": {},

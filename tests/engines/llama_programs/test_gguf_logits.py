@@ -67,6 +67,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "hunyuan_v1_dense": {"rope_parameters": _STRETCHED},
     "hunyuan_v1_moe": {"rope_parameters": _STRETCHED},
     "hunyuan_vl": {},
+    "hrm_text": {"num_hidden_layers": 2},  # in each of two stacks, which run 8 times
     "hy_v3": {},
     "jais2": {},
     "jamba": {},

@@ -77,6 +77,7 @@ OTHERS: Mapping[str, str] = {
     "granitemoe_swa": "granite_swa",
     "granitemoehybrid": "granitehybrid",
     "granitemoeshared": "granitemoe",
+    "hrm_text": "hrm_text",
     "hunyuan_v1_dense": "hunyuan-dense",
     "hunyuan_v1_moe": "hunyuan-moe",
     "hunyuan_vl_text": "hunyuan_vl",
@@ -137,7 +138,7 @@ _MIXERS_ALONE = ("mamba", "mamba2", "falcon_mamba")
 _WITHOUT_POSITIONS = ("nemotron_h", "granitemoehybrid", *_MIXERS_ALONE)
 """Models of Mamba mixers: llama.cpp's converter states 2^20 positions whatever config.json says."""
 
-_WITHOUT_GROUPS = ("gpt2", "gpt_neox", "mpt")
+_WITHOUT_GROUPS = ("gpt2", "gpt_neox", "hrm_text", "mpt")
 """Every head has keys of its own, and the file need not say so."""
 
 _ELDER = ("bloom", "falcon", "gpt2", "gpt_bigcode", "mpt")
@@ -367,6 +368,9 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 
 def _layers(config: Config) -> int:
     """Where they are listed by kind, their number may stand nowhere else."""
+    if config.get("H_cycles"):  # HRM-Text's layers run several times each
+        stack = config.get("num_layers_per_stack") or config["num_hidden_layers"]
+        return int(stack * config["H_cycles"] * (config["L_cycles"] + 1))
     kinds = config.get("layers_block_type")
     return len(kinds) if kinds else int(config["num_hidden_layers"])
 

@@ -89,6 +89,7 @@ class GgufSubject:
             **self._turned_around,
             **self._dense,
             **self._lightning,
+            **self._two_stacks,
             **self._ngrams,
             **self._published,
             **({} if self._published else {"model.layers.": layers or f"{inside}layers."}),
@@ -109,6 +110,17 @@ class GgufSubject:
         assert self.source is not None
         found = map(_LIGHTNING.fullmatch, self.source.checkpoint.tensors if self.file.arch == "minimax-01" else ())
         return {f"model.layers.{name[2]}.self_attn.o_proj.": f"{name[1]}out_proj." for name in found if name}
+
+    @property
+    def _two_stacks(self) -> Mapping[str, str]:
+        """The same of HRM-Text's low-level layers, and of the high-level ones behind them."""
+        each = self.config["num_layers_per_stack"] if self.file.arch == "hrm_text" else 0
+        stacks = enumerate(("L", "H"))
+        return {
+            f"model.layers.{at * each + n}.": f"model.{stack}_module.layers.{n}."
+            for at, stack in stacks
+            for n in range(each)
+        }
 
     @property
     def _ngrams(self) -> Mapping[str, str]:

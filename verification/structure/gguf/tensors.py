@@ -15,7 +15,7 @@ _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 _FLOAT32 = re.compile(r"(_norm\.weight|\.bias|ffn_gate_inp\.weight|exp_probs_b.*|rope_freqs\.weight)$")
 _PLAIN = ("F32", "F16", "BF16")
 _NAMED_BY_CONSEQUENCE = "llama.cpp stops: missing tensor"
-_WITHOUT_LAST_NORM = ("olmo", "qwen4exp")
+_WITHOUT_LAST_NORM = ("hrm_text", "olmo", "qwen4exp")
 """Architectures whose norms have no weights, or whose last one is that of what joins streams."""
 
 _SAMPLE = 4096
@@ -118,7 +118,7 @@ def check_names(subject: GgufSubject) -> Iterator[Finding]:
     for name in ("token_embd.weight", "output_norm.weight"):
         if name not in file.tensors and (name != "output_norm.weight" or not normed):
             yield Finding("names.missing", name, "it is missing", _NAMED_BY_CONSEQUENCE, EXPORT_AGAIN)
-    count = file.key("block_count")
+    count = 2 * file.key("hrm.layers_per_stack") if file.arch == "hrm_text" else file.key("block_count")
     if isinstance(count, int):
         for layer in sorted(set(range(count)) - layers.keys()):
             where = f"blk.{layer}"
