@@ -11,8 +11,8 @@ from exporters.ggml.mxfp4 import MXFP4, is_held
 from exporters.ggml.tensors import Tensor
 from sixfold.boundary.patterns import pattern
 from sixfold.checkpoint.config_fields import draft_layers
-from sixfold.model.gguf_drafts import block_of
-from sixfold.model.gguf_names import decoder_config
+from sixfold.model.gguf.architectures import decoder_config
+from sixfold.model.gguf.drafts import block_of
 from sixfold.model.meta_model import completed
 from sixfold.model.source import Source
 from sixfold.name_lists import some

@@ -19,7 +19,9 @@ from exporters.ggml.architectures.rotary import (
 from exporters.ggml.header.hyperparameters import ENTRIES, as_stated
 from sixfold.checkpoint.checkpoint import SourceTensor
 from sixfold.errors import SixfoldError
-from sixfold.model.gguf_names import gguf_architecture, gguf_tensor_names, latent_halves, row_parts
+from sixfold.model.gguf.architectures import gguf_architecture
+from sixfold.model.gguf.arrangements import latent_halves, row_parts
+from sixfold.model.gguf.tensor_names import gguf_tensor_names
 
 ROPE_FREQS = "rope_freqs.weight"
 _ROTATED = re.compile(r"\.[qk]_proj\.(weight|bias)$")

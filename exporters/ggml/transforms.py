@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from exporters.ggml.projector.arithmetic import ARITHMETIC
-from sixfold.model.gguf_names import ValueHeads
+from sixfold.model.gguf.arrangements import ValueHeads
 
 
 def transformed(rows: torch.Tensor, transform: str) -> torch.Tensor:

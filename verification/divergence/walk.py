@@ -26,7 +26,7 @@ from sixfold.texts.held_out_text import Windows
 from verification.divergence.activations import RoundedInputs, Rule
 from verification.divergence.expert_inputs import ExpertInputs, experts_at_once
 from verification.divergence.reading_ahead import reading_ahead
-from verification.reading.gguf_names import never_a_tensor
+from verification.reading.gguf.own import never_a_tensor
 from verification.reading.weights import Compared, OnDevice, Prepared, Weights, read_on
 from verification.running import giving_up, running
 

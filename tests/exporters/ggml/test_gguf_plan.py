@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from exporters.gguf import EXPORTER
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.model.gguf_names import GGUF_ARCHITECTURES, gguf_architecture, gguf_tensor_names
+from sixfold.model.gguf.architectures import GGUF_ARCHITECTURES, gguf_architecture
+from sixfold.model.gguf.tensor_names import gguf_tensor_names
 from sixfold.model.meta_model import completed
 from sixfold.model.source import open_source
 from tests import every_family

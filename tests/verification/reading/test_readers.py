@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.model.bare_config import described
 from sixfold.model.expert_stacks import with_single_experts
-from sixfold.model.gguf_names import GGUF_ARCHITECTURES, gguf_tensor_names
+from sixfold.model.gguf.architectures import GGUF_ARCHITECTURES
+from sixfold.model.gguf.tensor_names import gguf_tensor_names
 from sixfold.model.meta_model import completed
 from sixfold.model.source import Source, open_source
 from tests import every_family
@@ -30,10 +31,10 @@ from tests.exporters.ggml.gguf_tools import byte_level_tokenizer, export, recipe
 from tests.families import make_family
 from tests.verification.artifacts import Artifacts, make_all
 from verification.reading.ggml_types import BLOCK_TYPES, decoded
-from verification.reading.gguf_blocks import GgufWeights
+from verification.reading.gguf.multipliers import multipliers_of
+from verification.reading.gguf.place import place_of
+from verification.reading.gguf.weights import GgufWeights
 from verification.reading.gguf_file import open_gguf
-from verification.reading.gguf_multipliers import multipliers_of
-from verification.reading.gguf_names import place_of
 from verification.reading.packing import e2m1
 from verification.reading.safetensors_formats import awq_gemm, scaled_blocks
 from verification.reading.weights import CodedWeights, FolderWeights

@@ -8,10 +8,8 @@ from typing import Any
 
 from sixfold.model.meta_model import completed, usual_names
 from sixfold.model.source import Source
-from verification.reading.gguf_blocks import GgufWeights
-from verification.reading.gguf_file import Gguf
-from verification.reading.gguf_multipliers import multipliers_of
-from verification.reading.gguf_names import (
+from verification.reading.gguf.multipliers import multipliers_of
+from verification.reading.gguf.tables import (
     AROUND_DRAFTS,
     AXIAL_GLM_4,
     BAMBA,
@@ -19,6 +17,8 @@ from verification.reading.gguf_names import (
     GRANITE_4,
     LAST_OF_DRAFTS,
 )
+from verification.reading.gguf.weights import GgufWeights
+from verification.reading.gguf_file import Gguf
 from verification.structure.gguf.expected import listed_type
 
 _AS_TOWERS = ("blocks", "encoder.layers")

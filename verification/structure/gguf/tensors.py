@@ -8,7 +8,8 @@ from itertools import pairwise
 
 from sixfold.boundary.gguf_header import GgufTensor
 from verification.finding import EXPORT_AGAIN, Finding
-from verification.reading.gguf_names import ARCHITECTURES, COMPUTED, NUMBERS, RECOMPUTED, place_of
+from verification.reading.gguf.own import COMPUTED, NUMBERS, RECOMPUTED
+from verification.reading.gguf.place import ARCHITECTURES, place_of
 from verification.structure.gguf.subject import GgufSubject
 
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
