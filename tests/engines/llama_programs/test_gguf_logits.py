@@ -93,7 +93,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "olmo": {},
     "paddleocr_vl": {},
     "phi": {},
-    "phi3 in long contexts": {"max_position_embeddings": 512, "rope_parameters": LONG},
+    "phi3 in long contexts": {"max_position_embeddings": 512, "rope_parameters": {**LONG}},
     "qwen3_next": {"linear_num_value_heads": 4},
     "qwen4_exp_text": {**QWEN_4, "indexer_budget": 256},
     "solar_open": {},
