@@ -129,12 +129,14 @@ def _granite_hybrid(writer: GGUFWriter, config: Config) -> None:
 
 
 def _nemotron_h(writer: GGUFWriter, config: Config) -> None:
-    """Each layer is a mixer, attention, or one feed-forward: what it has none of is 0 in a list."""
+    """Each layer is a mixer, attention, or one feed-forward: what it has none of is 0 in a list. MTP layers have
+    attention and experts."""
     _mamba(writer, config)
-    kinds = config["layers_block_type"]
-    _heads_of_keys(writer, config, (kind in ("attention", "full_attention") for kind in kinds))
+    kinds, drafts = config["layers_block_type"], config.get(DRAFTS) or 0
+    attends = [kind in ("attention", "full_attention") for kind in kinds]
+    _heads_of_keys(writer, config, [*attends, *[True] * drafts])
     width = {"mlp": config["intermediate_size"], "moe": config["moe_intermediate_size"]}
-    writer.add_feed_forward_length([width.get(kind, 0) for kind in kinds])
+    writer.add_feed_forward_length([width.get(kind, 0) for kind in (*kinds, *["moe"] * drafts)])
     writer.add_ssm_inner_size(config["mamba_num_heads"] * config["mamba_head_dim"])
     writer.add_rope_dimension_count(head_size(config))
     writer.add_rope_scaling_finetuned(False)  # llama.cpp reads it as "no rotary positions"

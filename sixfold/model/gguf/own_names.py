@@ -157,7 +157,10 @@ OWN_NAMES: Mapping[str, Mapping[str, str]] = {
     },
     "mimo2": {"self_attn.attention_sink_bias": "attn_sinks.weight"},
     "mistral4": {f"mlp.{name}": held for name, held in _FUSED_EXPERTS.items()},
-    "nemotron_h_moe": {f"mixer.experts.{part}_proj.weight": f"ffn_{part}_exps.weight" for part in ("up", "down")},
+    "nemotron_h_moe": {
+        **{f"mixer.experts.{part}_proj.weight": f"ffn_{part}_exps.weight" for part in ("up", "down")},
+        "post_attention_layernorm.weight": "post_attention_norm.weight",  # of MTP layers
+    },
     "qwen4exp": {
         "model.ngram_embedding.weight": "per_layer_token_embd.weight",
         **{f"ple.{name}_proj.weight": f"ple_{name}.weight" for name in ("key", "value")},

@@ -64,9 +64,8 @@ def gguf_tensor_names(config: Mapping[str, Any], tensor_names: Collection[str]) 
     name_of_arch = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
     layers = config["num_hidden_layers"]
     named_as = architecture if architecture in name_of_arch else NAMED_AS[architecture]
-    held = [
-        in_layers(name, layers) if architecture in HELD_BY else _in_one_stack(name, config) for name in tensor_names
-    ]
+    drafting = architecture in HELD_BY
+    held = [in_layers(name, layers, architecture) if drafting else _in_one_stack(name, config) for name in tensor_names]
     blocks = max([layers, *(int(layer[1]) + 1 for name in held if (layer := _LAYER.search(name)))])
     mapping, own = gguf.get_tensor_name_map(name_of_arch[named_as], blocks), OWN_NAMES.get(architecture, {})
     if own is GRANITE_SHARED and not config.get("num_local_experts"):

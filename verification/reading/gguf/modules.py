@@ -153,6 +153,9 @@ LFM2_EXPERTS = {
     "ffn_up_exps": "feed_forward.experts.{}.w3",
 }
 NEMOTRON = {
+    "ffn_latent_down": "mixer.fc1_latent_proj",
+    "ffn_latent_up": "mixer.fc2_latent_proj",
+    "post_attention_norm": "post_attention_layernorm",
     "attn_norm": "norm",
     "attn_output": "mixer.o_proj",
     "ffn_gate_inp": "mixer.gate",

@@ -262,7 +262,7 @@ TABLES: Mapping[str, Mapping[str, str]] = {
 }
 DRAFTING = (
     *("cohere2moe", "deepseek32", "exaone-moe", "glm-dsa", "glm4", "glm4moe", "glm5-next", "hy_v3"),
-    *("qwen35", "qwen35moe", "qwen3next", "step35", AXIAL_GLM_4),
+    *("nemotron_h_moe", "qwen35", "qwen35moe", "qwen3next", "step35", AXIAL_GLM_4),
 )
 """Architectures whose files may have layers of multi-token prediction behind the decoder's."""
 
@@ -281,6 +281,13 @@ LAST_OF_DRAFTS = (
     {"shared_head.norm.": "transformer.shared_head.norm.", "shared_head.head.": "transformer.shared_head.output."},
 )
 """What some sources call the end of such a layer: Hunyuan, StepFun."""
+
+SECOND_OF_DRAFTS = {
+    "post_attention_layernorm.": "norm.",
+    "shared_head.norm.": "final_layernorm.",
+    **{name: name for name in ("mixer.gate.", "mixer.experts.", "mixer.shared_experts.", "mixer.fc")},
+}
+"""What the second of two layers has, of a source that has attention and experts of such a layer apart (Nemotron)."""
 
 AROUND_DRAFTS = {
     "eh_proj.": "mtp.fc.",

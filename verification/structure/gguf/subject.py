@@ -16,6 +16,7 @@ from verification.reading.gguf.tables import (
     FALCON_TWO_NORMS,
     GRANITE_4,
     LAST_OF_DRAFTS,
+    SECOND_OF_DRAFTS,
 )
 from verification.reading.gguf.weights import GgufWeights
 from verification.reading.gguf_file import Gguf
@@ -160,6 +161,8 @@ class GgufSubject:
         """The same of layers of multi-token prediction, which a source may keep in a module of their own."""
         assert self.source is not None
         layers = self.source.architecture.layers
+        if self.file.arch == "nemotron_h_moe":
+            return self._drafts_of_two
         mine = f"model.layers.{layers}."
         held = tuple(name for name in self.source.checkpoint.tensors if name.startswith(mine))
         for called in LAST_OF_DRAFTS:
@@ -171,6 +174,17 @@ class GgufSubject:
         around = {f"{mine}{begins}": instead for begins, instead in AROUND_DRAFTS.items()}
         count = self.draft_layers
         return around | {f"model.layers.{layers + n}.": f"mtp.layers.{n}." for n in range(count)}
+
+    @property
+    def _drafts_of_two(self) -> Mapping[str, str]:
+        """The same where attention and experts of one are two layers on disk."""
+        assert self.source is not None
+        found: dict[str, str] = {}
+        for draft in range(self.draft_layers):
+            block = f"backbone.layers.{self.source.architecture.layers + draft}."
+            first, second = (f"mtp.layers.{2 * draft + n}." for n in (0, 1))
+            found |= {block + part: second + own for part, own in SECOND_OF_DRAFTS.items()} | {block: first}
+        return found
 
     @property
     def draft_layers(self) -> int:

@@ -33,6 +33,9 @@ layers' indexers chose, and some compress keys or look experts up."""
 _MIXERS = {"minimax-01": ("attn_norm_2",)}
 """The same of those of recurrent mixers, where they are called otherwise."""
 
+_ONE_OF_TWO = ("nemotron_h", "nemotron_h_moe")
+"""Architectures whose layers are attention or a feed-forward, but those of multi-token prediction."""
+
 _AS_THE_SOURCE = "MXFP4"
 """A type that experts are published in and keep, whatever the preset of the others."""
 
@@ -136,10 +139,12 @@ def check_names(subject: GgufSubject) -> Iterator[Finding]:
                 yield Finding("names.missing", where, what, _NAMED_BY_CONSEQUENCE, EXPORT_AGAIN)
 
 
-def _layer_kind(parts: Set[str], arch: str) -> tuple[bool, bool]:
-    """Whether a layer has experts, and whether it has a recurrent mixer in attention's place."""
+def _layer_kind(parts: Set[str], arch: str) -> tuple[bool, ...]:
+    """Whether a layer has experts, whether it has a recurrent mixer in attention's place, and whether, of those that
+    have one feed-forward or attention, it has the latter."""
     mixers = _MIXERS.get(arch, ("ssm_", "shortconv."))
-    return any("_exps" in part for part in parts), any(part.startswith(mixers) for part in parts)
+    attends = arch in _ONE_OF_TWO and "attn_q.weight" in parts
+    return any("_exps" in part for part in parts), any(part.startswith(mixers) for part in parts), attends
 
 
 def check_shapes(subject: GgufSubject) -> Iterator[Finding]:
