@@ -18,7 +18,7 @@ from sixfold.artifact.manifest import FileRecord
 from sixfold.artifact.workspace import replacing
 from sixfold.checkpoint.storage.tensor_file import write_tensors
 from sixfold.errors import SixfoldError
-from sixfold.model.gguf_names import ValueHeads, latent_half, tiled_inputs
+from sixfold.model.gguf.arrangements import ValueHeads, latent_half, tiled_inputs
 from sixfold.model.source import Source
 from sixfold.statistics.gguf_weights import Weight, weights_of
 from sixfold.statistics.importance_matrix import ImportanceMatrix

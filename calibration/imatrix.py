@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from sixfold.artifact.workspace import replacing
 from sixfold.errors import SixfoldError
 from sixfold.model.architecture import Linear
-from sixfold.model.gguf_names import ValueHeads, gguf_tensor_names, latent_half, latent_halves, row_parts, tiled_inputs
+from sixfold.model.gguf.arrangements import ValueHeads, latent_half, latent_halves, row_parts, tiled_inputs
+from sixfold.model.gguf.tensor_names import gguf_tensor_names
 from sixfold.model.latent_attention import latent_heads
 from sixfold.model.source import Source
 from sixfold.statistics.starved_experts import filled

@@ -40,15 +40,10 @@ from sixfold.artifact.plan import ExportPlan, PlannedFile, PlannedTensor, Unit
 from sixfold.checkpoint.storage.safetensors_header import TORCH_DTYPES
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.model.gguf_drafts import blocks_behind
-from sixfold.model.gguf_names import (
-    decoder_config,
-    gguf_architecture,
-    gguf_tensor_names,
-    latent_halves,
-    numbers_of_layers,
-    row_parts,
-)
+from sixfold.model.gguf.architectures import decoder_config, gguf_architecture
+from sixfold.model.gguf.arrangements import latent_halves, row_parts
+from sixfold.model.gguf.drafts import blocks_behind
+from sixfold.model.gguf.tensor_names import gguf_tensor_names, numbers_of_layers
 from sixfold.model.meta_model import completed
 from sixfold.model.source import Source
 from sixfold.name_lists import by_layer, some

@@ -38,6 +38,23 @@ def add_drafts(folder: Path, *, around: bool = False, stacked: bool = False, nor
     return folder
 
 
+def add_drafts_of_two(folder: Path) -> Path:
+    """Nemotron's: an attention layer and one of experts, behind each other in a module of their own."""
+    weights, config = folder / "model.safetensors", json.loads((folder / "config.json").read_text())
+    held, kinds = load_file(weights), config["layers_block_type"]
+    generator, width = torch.Generator().manual_seed(9), config["hidden_size"]
+    more = {"mtp.layers.0.eh_proj.weight": (torch.randn(width, 2 * width, generator=generator) / 20).bfloat16()}
+    for name in ("layers.0.enorm", "layers.0.hnorm", "layers.1.final_layernorm"):
+        more[f"mtp.{name}.weight"] = (1 + torch.randn(width, generator=generator) / 5).bfloat16()
+    for number, kind in enumerate(("full_attention", "moe")):
+        layer = f".layers.{kinds.index(kind)}."
+        alike = {name.split(layer)[1]: _alike(tensor, generator) for name, tensor in held.items() if layer in name}
+        more |= {f"mtp.layers.{number}.{name}": tensor for name, tensor in alike.items()}
+    save_file({**held, **more}, weights, {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps({**config, "num_nextn_predict_layers": 1}))
+    return folder
+
+
 def _alike(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return (tensor.float() * (1 + torch.randn(tensor.shape, generator=generator) / 4)).to(tensor.dtype)
 

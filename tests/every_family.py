@@ -68,7 +68,7 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {"rope_parameters": {"full_attention": _AXIAL}},
     "cosmos3_edge_text": {"rope_parameters": _AXIAL},
     "dbrx": {
-        "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4},
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0},  # transformers runs none without
         "ffn_config": {"hidden_size": 256, "ffn_hidden_size": 256},
     },
     "deepseek_v3": {"head_dim": 32},
@@ -141,6 +141,7 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
     },
     "olmo_hybrid": {"layer_types": _ALTERNATING},
     "paddleocr_vl_text": {"rope_parameters": _AXIAL},
+    "phimoe": {"attention_bias": True, "lm_head_bias": True},
     "qwen2_vl_text": {"rope_parameters": _AXIAL},
     "qwen2_5_vl_text": {"rope_parameters": _AXIAL},
     "qwen3_5_text": {"layer_types": _ALTERNATING},
@@ -179,6 +180,9 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
     "zaya": {"num_experts_per_tok": 1},
 }
 """model_type of a config or of one nested in it -> fields that shrinking leaves impossible or switches off."""
+
+_COMPUTED = re.compile(r"\.(slope_rate|(query|key|diagonal)_decay)$")
+"""Buffers that are no weights, and saved with them (MiniMax)."""
 
 _CORRECTION_BIAS = re.compile(r"(correction_bias|expert_bias|balancing_biases)$")
 
@@ -265,7 +269,7 @@ def make_family(model_type: str, folder: Path, **changes: Any) -> Path:
     model = auto.from_config(tiny_config(model_type, **changes), dtype=torch.bfloat16)
     with torch.no_grad():
         for name, tensor in model.state_dict(keep_vars=True).items():
-            if not tensor.is_floating_point():
+            if not tensor.is_floating_point() or _COMPUTED.search(name):
                 continue
             if _CORRECTION_BIAS.search(name):
                 tensor.uniform_(-0.2, 0.2)

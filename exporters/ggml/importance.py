@@ -7,7 +7,7 @@ import torch
 from exporters.protocol import Decided
 from sixfold.errors import SixfoldError
 from sixfold.model.architecture import Linear
-from sixfold.model.gguf_names import latent_half
+from sixfold.model.gguf.arrangements import latent_half
 from sixfold.model.source import Source
 from sixfold.statistics.gguf_weights import weights_of
 from sixfold.statistics.starved_experts import filled, note

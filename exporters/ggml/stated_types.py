@@ -11,7 +11,9 @@ from exporters.ggml.mxfp4 import MXFP4, is_held
 from exporters.ggml.tensors import Tensor
 from sixfold.boundary.patterns import pattern
 from sixfold.checkpoint.config_fields import draft_layers
-from sixfold.model.gguf_drafts import block_of
+from sixfold.model.gguf.architectures import decoder_config
+from sixfold.model.gguf.drafts import block_of
+from sixfold.model.meta_model import completed
 from sixfold.model.source import Source
 from sixfold.name_lists import some
 from sixfold.recipes.recipe import Recipe
@@ -35,7 +37,7 @@ def stated_types(source: Source, recipe: Recipe, tensors: Mapping[str, Tensor]) 
 
 
 def stated_notes(source: Source, recipe: Recipe, tensors: Mapping[str, Tensor]) -> Iterator[str]:
-    layers, declared = source.architecture.layers, draft_layers(source.checkpoint.config)
+    layers, declared = _decoder_layers(source), draft_layers(source.checkpoint.config)
     blocks = len({block_of(name) for name in tensors if block_of(name) >= layers})
     if blocks:
         kind = recipe.scheme if recipe.scheme in _PLAIN_PRESETS else _DRAFTS.name
@@ -58,11 +60,16 @@ def _draft_types(source: Source, scheme: str, tensors: Mapping[str, Tensor]) -> 
     """
     if scheme in _PLAIN_PRESETS:
         return {}
+    layers = _decoder_layers(source)
     return {
         name: GGMLQuantizationType.F16 if tensor.shape[-1] % block_size(_DRAFTS) else _DRAFTS
         for name, tensor in tensors.items()
-        if block_of(name) >= source.architecture.layers
+        if block_of(name) >= layers
     }
+
+
+def _decoder_layers(source: Source) -> int:
+    return int(decoder_config(completed(source.checkpoint.config))["num_hidden_layers"])
 
 
 def _kept(source: Source, recipe: Recipe, tensors: Mapping[str, Tensor]) -> dict[str, GGMLQuantizationType]:

@@ -19,7 +19,9 @@ from exporters.ggml.architectures.rotary import (
 from exporters.ggml.header.hyperparameters import ENTRIES, as_stated
 from sixfold.checkpoint.checkpoint import SourceTensor
 from sixfold.errors import SixfoldError
-from sixfold.model.gguf_names import gguf_architecture, gguf_tensor_names, latent_halves, row_parts
+from sixfold.model.gguf.architectures import gguf_architecture
+from sixfold.model.gguf.arrangements import latent_halves, row_parts
+from sixfold.model.gguf.tensor_names import gguf_tensor_names
 
 ROPE_FREQS = "rope_freqs.weight"
 _ROTATED = re.compile(r"\.[qk]_proj\.(weight|bias)$")
@@ -45,6 +47,7 @@ class Tensor:
         "times:F"   multiplied by F, in float32; "times:F@N:..." the first N rows by F, then the next
         "squeeze"   [C, 1, K] becomes [C, K]
         "transpose" rows become columns
+        "transpose:N" the same of every N rows
         "pad"       nothing; rows of zeros are put behind the last
         "zeros:R:C" no input: so many rows and columns
         "tile:S:K:P:D"   rows from S on, D of each of P values of each of K keys: key by key for each value
@@ -105,12 +108,13 @@ def gguf_tensors(config: Config, tensors: Mapping[str, SourceTensor]) -> list[Te
             step = f"apart:{rotary_size(config)}:{size}"
             found.append(Tensor(gguf_name, parts[0].shape, (parts[0].name,), step, size))
         else:
-            found.append(_one(gguf_name, parts[0], entry, config))
+            found.append(_one(gguf_name, parts[0], entry, as_stated(arch, config)))
     lacking = {f.format(n) for f in entry.required for n in range(config["num_hidden_layers"])} - sources.keys()
     if lacking:
         raise SixfoldError(
             f"llama.cpp loads no {arch} without {min(lacking)}, which this checkpoint does not have",
-            "start from the publisher's own: what nothing reads is lost when transformers saves a model",
+            "start from the publisher's own, as transformers saves no tensor that it does not read, or leave the gguf"
+            " recipes out",
         )
     factors = rope_frequency_factors(as_stated(arch, config)) if entry.rope_factors else None
     held = {} if factors is None else {ROPE_FREQS: factors}
@@ -122,8 +126,9 @@ def _computed(name: str, values: torch.Tensor) -> Tensor:
 
 
 def _in_parts(names: Sequence[str], part: SourceTensor, config: Config) -> list[Tensor]:
-    """The rows of one matrix, or of each in an array, as two: halves, an indexer's queries and its one head of keys, or
-    of a delta net, whose heads have queries, keys, values and gates side by side on disk, the gates behind the rest."""
+    """The rows of one matrix, or of each in an array, in parts of one size, or in two: an indexer's queries and its one
+    head of keys, or of a delta net, whose heads have queries, keys, values and gates side by side on disk, the gates
+    behind the rest."""
     if len(part.shape) == 3:
         experts, rows, columns = part.shape
         return [
@@ -136,8 +141,8 @@ def _in_parts(names: Sequence[str], part: SourceTensor, config: Config) -> list[
         ends = (0, key, 2 * key, (rows // keys + 2 * key) // 2, rows // keys)
         cuts = [ends[:4], ends[3:]]
     else:
-        first = _first_of(names, config) or rows // 2
-        cuts = [(0, first), (first, rows)]
+        first, share = _first_of(names, config), rows // len(names)
+        cuts = [(0, first), (first, rows)] if first else [(n * share, (n + 1) * share) for n in range(len(names))]
     every = cuts[-1][-1]
     return [
         Tensor(
@@ -152,7 +157,7 @@ def _in_parts(names: Sequence[str], part: SourceTensor, config: Config) -> list[
 
 
 def _first_of(names: Sequence[str], config: Config) -> int:
-    """How many rows the first of two parts has where they are no halves, else 0."""
+    """How many rows the first of two parts has where they are not of one size, else 0."""
     return config["indexer_n_heads"] * config["indexer_head_dim"] if ".indexer.q_proj." in names[0] else 0
 
 
@@ -166,6 +171,8 @@ def _one(gguf_name: str, part: SourceTensor, entry: Entry, config: Config) -> Te
         return Tensor(gguf_name, (config[entry.padded[gguf_name]], *part.shape[1:]), (part.name,), "pad")
     if entry.transposed and re.search(entry.transposed, gguf_name):
         return Tensor(gguf_name, part.shape[::-1], (part.name,), "transpose", part.shape[0])
+    if (turned := entry.expert_rows.get(gguf_name.split(".")[-2])) is not None:
+        return _rows_of_experts(gguf_name, part, config["num_local_experts"], turned=turned)
     convolution = len(part.shape) == 3 and part.shape[1] == 1
     steps: tuple[str, ...] = ("squeeze",) if convolution else ("minus_exp",) if part.name.endswith(".A_log") else ()
     steps += _delta_net(gguf_name.split(".", 2)[-1], config) if entry.delta_net else ()
@@ -174,6 +181,12 @@ def _one(gguf_name: str, part: SourceTensor, entry: Entry, config: Config) -> Te
         shape = (1, part.shape[0], 1, part.shape[-1])
     tiled = any(step.startswith("tile") for step in steps)
     return Tensor(gguf_name, shape, (part.name,), "+".join(steps), part.shape[0] if tiled else 1)
+
+
+def _rows_of_experts(gguf_name: str, part: SourceTensor, experts: int, *, turned: bool) -> Tensor:
+    rows, columns = part.shape[0] // experts, part.shape[1]
+    shape = (experts, columns, rows) if turned else (experts, rows, columns)
+    return Tensor(gguf_name, shape, (part.name,), f"transpose:{rows}" if turned else "", rows)
 
 
 def _mamba_shape(gguf_name: str, shape: tuple[int, ...], entry: Entry, config: Config) -> tuple[int, ...]:

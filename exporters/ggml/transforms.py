@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from exporters.ggml.projector.arithmetic import ARITHMETIC
-from sixfold.model.gguf_names import ValueHeads
+from sixfold.model.gguf.arrangements import ValueHeads
 
 
 def transformed(rows: torch.Tensor, transform: str) -> torch.Tensor:
@@ -46,7 +46,8 @@ def _step(rows: torch.Tensor, transform: str) -> torch.Tensor:
     if kind == "columns":
         return tiled_columns(rows, transform)
     if kind == "transpose":
-        return rows.T.contiguous()
+        each = int(sizes[0]) if sizes else len(rows)
+        return rows.unflatten(0, (-1, each)).transpose(1, 2).reshape(-1, each)
     if kind == "squeeze":
         return rows.squeeze(1)
     if kind == "minus_exp":

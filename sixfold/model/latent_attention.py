@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sixfold.model.architecture import Linear
-from sixfold.model.gguf_names import GGUF_ARCHITECTURES, SPLIT_LATENTS, known_type
+from sixfold.model.gguf.architectures import GGUF_ARCHITECTURES, known_type
+from sixfold.model.gguf.arrangements import SPLIT_LATENTS
 from sixfold.model.source import Source
 
 HALVES = ("query", "attended")

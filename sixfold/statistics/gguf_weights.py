@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from sixfold.model.architecture import Linear
-from sixfold.model.gguf_names import gguf_tensor_names, latent_half, latent_halves, row_parts
+from sixfold.model.gguf.arrangements import latent_half, latent_halves, row_parts
+from sixfold.model.gguf.tensor_names import gguf_tensor_names
 from sixfold.model.latent_attention import latent_heads
 from sixfold.model.source import Source
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 
 from sixfold.errors import SixfoldError
-from sixfold.model.gguf_names import latent_half
+from sixfold.model.gguf.arrangements import latent_half
 from sixfold.model.source import Source
 from sixfold.name_lists import some
 from sixfold.statistics.gguf_weights import Weight

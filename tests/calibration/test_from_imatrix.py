@@ -12,7 +12,7 @@ import torch
 from calibration.calibrate import Calibrated, calibrate
 from calibration.imatrix import write_imatrix
 from sixfold.errors import SixfoldError
-from sixfold.model.gguf_names import gguf_tensor_names
+from sixfold.model.gguf.tensor_names import gguf_tensor_names
 from sixfold.model.source import Source, open_source
 from sixfold.recipes.recipe import Calibration
 from tests.calibration.silent import silent

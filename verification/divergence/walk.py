@@ -26,7 +26,7 @@ from sixfold.texts.held_out_text import Windows
 from verification.divergence.activations import RoundedInputs, Rule
 from verification.divergence.expert_inputs import ExpertInputs, experts_at_once
 from verification.divergence.reading_ahead import reading_ahead
-from verification.reading.gguf_names import stated_in_keys
+from verification.reading.gguf.own import never_a_tensor
 from verification.reading.weights import Compared, OnDevice, Prepared, Weights, read_on
 from verification.running import giving_up, running
 
@@ -268,11 +268,11 @@ def _experts_run_at_once(
 
 
 def _reader(weights: Weights, source: Source) -> ReadInto:
-    """Numbers that a file states in keys, which are compared there, are the source's."""
+    """Numbers that a file states in keys, which are compared there, and what an engine computes, are the source's."""
     held = set(weights.names())
 
     def read_into(name: str, out: torch.Tensor) -> None:
-        if name not in held and stated_in_keys(name):
+        if name not in held and never_a_tensor(name):
             source.checkpoint.read_into(name, out)
         else:
             out.copy_(read_on(weights, out.device, name).reshape(out.shape))

@@ -23,15 +23,10 @@ from exporters.ggml.architectures.entry import (
     windows,
     without_scaling,
 )
+from exporters.ggml.architectures.hrm import HRM
 from exporters.ggml.architectures.hunyuan import HUNYUAN
-from exporters.ggml.architectures.rotary import (
-    LONG_ROPE,
-    Config,
-    head_size,
-    long_rope_attention,
-    rope_of,
-    rotary_size,
-)
+from exporters.ggml.architectures.phi import PHI
+from exporters.ggml.architectures.rotary import Config, head_size, rope_of, rotary_size
 from sixfold.errors import SixfoldError
 
 
@@ -104,23 +99,10 @@ def _glm4(writer: GGUFWriter, config: Config) -> None:
     writer.add_rope_dimension_count(rotary_size(config))
 
 
-def _phi2(writer: GGUFWriter, config: Config) -> None:
-    writer.add_rope_dimension_count(rotary_size(config, 0.5))
-
-
 def _nemotron(writer: GGUFWriter, config: Config) -> None:
     writer.add_rope_dimension_count(rotary_size(config, 0.5))
     if rope_of(config)["rope_type"] == "default":
         without_scaling(writer, config)
-
-
-def _phi3(writer: GGUFWriter, config: Config) -> None:
-    writer.add_sliding_window(config.get("sliding_window") or 0)
-    writer.add_rope_dimension_count(rotary_size(config))
-    before = config.get("original_max_position_embeddings") or config["max_position_embeddings"]
-    writer.add_rope_scaling_orig_ctx_len(before)
-    if rope_of(config)["rope_type"] == LONG_ROPE:
-        writer.add_rope_scaling_attn_factors(long_rope_attention(config))
 
 
 def _minicpm3(writer: GGUFWriter, config: Config) -> None:
@@ -172,7 +154,6 @@ DENSE: Mapping[str, Entry] = {
     ),
     "ernie4_5": Entry(),
     "glm4": Entry((), _glm4, apart_rope=True),
-    "phi3": Entry((), _phi3, long_rope=True),
     "qwen2": Entry(),
     "cohere2": Entry((*VOCAB, ("add_logit_scale", ("logit_scale",))), _cohere2),
     "jais2": Entry((), llama_keys),
@@ -180,7 +161,6 @@ DENSE: Mapping[str, Entry] = {
     "paddleocr": Entry(),
     "nemotron": Entry((*VOCAB, ("add_layer_norm_eps", ("norm_eps",))), _nemotron, one_plus=NORMS),
     "olmo": Entry((("add_clamp_kqv", ("clip_qkv",)),), _olmo, paired_rope=True),
-    "phi2": Entry((), _phi2, begins=lambda config: False),
     "stablelm": Entry((), _stablelm),
     "qwen3": Entry(),
     "apertus": Entry(VOCAB, llama_keys, rope_factors=True, begins=granite_vocabulary),
@@ -195,6 +175,8 @@ DENSE: Mapping[str, Entry] = {
             "dim_model_base": lambda config: 256,
         },
     ),
+    **HRM,
     **HUNYUAN,
+    **PHI,
 }
 """By llama.cpp's architecture name."""

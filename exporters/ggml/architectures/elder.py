@@ -1,4 +1,4 @@
-"""Architectures of the years before LLaMA, with queries, keys and values in one matrix."""
+"""Architectures with queries, keys and values in one matrix: those of the years before LLaMA, and DBRX."""
 
 from collections.abc import Mapping
 
@@ -6,6 +6,7 @@ from gguf import GGUFWriter
 
 from exporters.ggml.architectures.entry import Entry, Table
 from exporters.ggml.architectures.rotary import Config, rotary_size
+from sixfold.errors import SixfoldError
 
 _EPSILON: Table = (("add_layer_norm_eps", ("layer_norm_epsilon",)),)
 _ONE_HEAD_OF_KEYS: Config = {"num_key_value_heads": None}
@@ -51,6 +52,32 @@ def _mpt(writer: GGUFWriter, config: Config) -> None:
     writer.add_max_alibi_bias(float(attention["alibi_bias_max"]) if attention.get("alibi") else 0.0)
 
 
+def _dbrx(writer: GGUFWriter, config: Config) -> None:
+    """Its norms have no epsilon in config.json."""
+    writer.add_layer_norm_eps(1e-5)
+    writer.add_clamp_kqv(config["attn_config"].get("clip_qkv") or 0.0)
+    power = config["ffn_config"].get("moe_normalize_expert_weights")
+    if power != 1:
+        raise SixfoldError(
+            "llama.cpp divides the weights of a dbrx's chosen experts by their sum, and this checkpoint says"
+            f" moe_normalize_expert_weights: {power}",
+            "leave the gguf recipes out for this model",
+        )
+
+
+def _nested(config: Config) -> Config:
+    """What DBRX's config.json states of attention and of its experts."""
+    attention, experts = config["attn_config"], config["ffn_config"]
+    theta = {"rope_parameters": {"rope_theta": attention["rope_theta"]}} if attention.get("rope_theta") else {}
+    return {
+        "num_key_value_heads": attention["kv_n_heads"],
+        "intermediate_size": experts["ffn_hidden_size"],
+        "num_local_experts": experts["moe_num_experts"],
+        "num_experts_per_tok": experts["moe_top_k"],
+        **theta,
+    }
+
+
 def _starcoder(writer: GGUFWriter, config: Config) -> None:
     writer.add_feed_forward_length(config.get("n_inner") or 4 * config["hidden_size"])
     writer.add_head_count_kv(1)
@@ -58,6 +85,9 @@ def _starcoder(writer: GGUFWriter, config: Config) -> None:
 
 ELDER: Mapping[str, Entry] = {
     "bloom": Entry(_EPSILON, _bloom, head_by_head=True),
+    "dbrx": Entry(
+        (), _dbrx, _nested, expert_rows={"ffn_gate_exps": False, "ffn_up_exps": False, "ffn_down_exps": True}
+    ),
     "falcon": Entry(
         _EPSILON,
         _falcon,

@@ -128,6 +128,8 @@ class Entry:
     rope_factors: whether Llama 3's scaling of rotary frequencies is held as a tensor; long_rope: whether LongRoPE's is.
     head_by_head: attn_qkv has queries, keys and values of each head side by side on disk, those of all heads in files.
     transposed: matrices (an expression on GGUF names) that the disk has as [in, out].
+    expert_rows: tensors, by what they are called in a block, that have one expert's rows behind the other's on disk ->
+    whether these are [in, out] there.
     padded: tensors of which the file has as many rows as a config field says, zeros behind the disk's.
     required: tensors that llama.cpp does not load a file without, "{}" for every layer.
     fixed: config fields whose value llama.cpp takes for given -> that value.
@@ -152,6 +154,7 @@ class Entry:
     long_rope: bool = False
     head_by_head: bool = False
     transposed: str = ""
+    expert_rows: Mapping[str, bool] = field(default_factory=dict)
     padded: Mapping[str, str] = field(default_factory=dict)
     required: tuple[str, ...] = ()
     fixed: Mapping[str, Callable[[Config], Any]] = field(default_factory=dict)

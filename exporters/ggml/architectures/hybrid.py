@@ -18,6 +18,7 @@ from exporters.ggml.architectures.entry import (
     leading_dense,
 )
 from exporters.ggml.architectures.rotary import Config, head_size, rope_of, rotary_size
+from sixfold.errors import SixfoldError
 
 _DELTA_NET: Table = (
     ("add_ssm_conv_kernel", ("linear_conv_kernel_dim",)),
@@ -90,6 +91,27 @@ def _kimi_linear(writer: GGUFWriter, config: Config) -> None:
     writer.add_leading_dense_block_count(leading_dense(config))
 
 
+_ALPHAS = ("full_attn_alpha_factor", "linear_attn_alpha_factor", "mlp_alpha_factor")
+_BETAS = ("full_attn_beta_factor", "linear_attn_beta_factor", "mlp_beta_factor")
+_LIGHTNING_INTERVAL = 8
+
+
+def _minimax_01(writer: GGUFWriter, config: Config) -> None:
+    """Lightning attention, and at every eighth layer attention."""
+    scale, *others = (config[name] for name in _ALPHAS)
+    if {scale} != {scale, *others} or {config[name] for name in _BETAS} != {1}:
+        raise SixfoldError(
+            "llama.cpp multiplies the residuals of a minimax by one factor and its layers by none, and this checkpoint"
+            f" says {', '.join(f'{name}: {config[name]}' for name in (*_ALPHAS, *_BETAS))}",
+            "leave the gguf recipes out for this model",
+        )
+    writer.add_residual_scale(scale)
+    writer.add_rope_dimension_count(rotary_size(config))
+    recurrent = [kind in RECURRENT for kind in config["layer_types"]]
+    if recurrent != [bool((layer + 1) % _LIGHTNING_INTERVAL) for layer in range(len(recurrent))]:
+        writer.add_array(f"{writer.arch}.attention.recurrent_layers", recurrent)
+
+
 def _granite_hybrid(writer: GGUFWriter, config: Config) -> None:
     """Bamba has rotary positions and says which layers attend by their numbers, Granite 4 has neither."""
     turns, kinds = config["model_type"] == "bamba", config.get("layers_block_type") or config.get("layer_types")
@@ -107,12 +129,14 @@ def _granite_hybrid(writer: GGUFWriter, config: Config) -> None:
 
 
 def _nemotron_h(writer: GGUFWriter, config: Config) -> None:
-    """Each layer is a mixer, attention, or one feed-forward: what it has none of is 0 in a list."""
+    """Each layer is a mixer, attention, or one feed-forward: what it has none of is 0 in a list. MTP layers have
+    attention and experts."""
     _mamba(writer, config)
-    kinds = config["layers_block_type"]
-    _heads_of_keys(writer, config, (kind in ("attention", "full_attention") for kind in kinds))
+    kinds, drafts = config["layers_block_type"], config.get(DRAFTS) or 0
+    attends = [kind in ("attention", "full_attention") for kind in kinds]
+    _heads_of_keys(writer, config, [*attends, *[True] * drafts])
     width = {"mlp": config["intermediate_size"], "moe": config["moe_intermediate_size"]}
-    writer.add_feed_forward_length([width.get(kind, 0) for kind in kinds])
+    writer.add_feed_forward_length([width.get(kind, 0) for kind in (*kinds, *["moe"] * drafts)])
     writer.add_ssm_inner_size(config["mamba_num_heads"] * config["mamba_head_dim"])
     writer.add_rope_dimension_count(head_size(config))
     writer.add_rope_scaling_finetuned(False)  # llama.cpp reads it as "no rotary positions"
@@ -196,6 +220,7 @@ HYBRID: Mapping[str, Entry] = {
         {"num_key_value_heads": None, "head_dim": None},
         gating={"kimi_linear": "sigmoid"},
     ),
+    "minimax-01": Entry((), _minimax_01),
     "nemotron_h": replace(_NEMOTRON_H, replaced={**_NEMOTRON_LISTS, **_WITHOUT_EXPERTS}),
     "nemotron_h_moe": replace(_NEMOTRON_H, table=(*_NEMOTRON_H.table, *SHARED_EXPERTS, *_NEMOTRON_EXPERTS)),
     "qwen3next": Entry((*EXPERT_SIZES, *_DELTA_NET), _delta_net, one_plus=_NORMS_OUTSIDE_DELTA_NETS),

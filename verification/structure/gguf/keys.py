@@ -8,7 +8,7 @@ from sixfold.artifact.manifest import damaged_files
 from sixfold.artifact.workspace import read_json
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from verification.finding import EXPORT_AGAIN, Finding
-from verification.reading.gguf_names import NUMBERS
+from verification.reading.gguf.own import NUMBERS
 from verification.structure.gguf.expected import (
     ARCHITECTURE_OF,
     KINDS,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from verification.finding import EXPORT_AGAIN, Finding
-from verification.reading.gguf_names import COMPUTED
+from verification.reading.gguf.own import COMPUTED
 from verification.structure.gguf.expected import head_size, rope_of
 from verification.structure.gguf.subject import GgufSubject
 

@@ -8,23 +8,25 @@ from typing import Any
 
 from sixfold.model.meta_model import completed, usual_names
 from sixfold.model.source import Source
-from verification.reading.gguf_blocks import GgufWeights
-from verification.reading.gguf_file import Gguf
-from verification.reading.gguf_multipliers import multipliers_of
-from verification.reading.gguf_names import (
+from verification.reading.gguf.multipliers import multipliers_of
+from verification.reading.gguf.tables import (
     AROUND_DRAFTS,
     AXIAL_GLM_4,
     BAMBA,
     FALCON_TWO_NORMS,
     GRANITE_4,
     LAST_OF_DRAFTS,
+    SECOND_OF_DRAFTS,
 )
+from verification.reading.gguf.weights import GgufWeights
+from verification.reading.gguf_file import Gguf
 from verification.structure.gguf.expected import listed_type
 
 _AS_TOWERS = ("blocks", "encoder.layers")
 """What layers of a decoder are called that is saved with a tower beside it whose layers are called so."""
 
 _DENSE = re.compile(r"(.*layers\.(\d+)\.block_sparse_moe\.)gate_proj\.weight")
+_LIGHTNING = re.compile(r"(.*layers\.(\d+)\.self_attn\.)out_proj\.weight")
 _IN_LAYER = re.compile(r"\.(layers|blocks)\.\d+\.")
 
 
@@ -87,6 +89,8 @@ class GgufSubject:
             **self._drafts,
             **self._turned_around,
             **self._dense,
+            **self._lightning,
+            **self._two_stacks,
             **self._ngrams,
             **self._published,
             **({} if self._published else {"model.layers.": layers or f"{inside}layers."}),
@@ -100,6 +104,24 @@ class GgufSubject:
         assert self.source is not None
         found = map(_DENSE.fullmatch, self.source.checkpoint.tensors)
         return {f"model.layers.{name[2]}.mlp.": name[1] for name in found if name}
+
+    @property
+    def _lightning(self) -> Mapping[str, str]:
+        """The same of what the output of lightning attention is projected by, which attention calls otherwise."""
+        assert self.source is not None
+        found = map(_LIGHTNING.fullmatch, self.source.checkpoint.tensors if self.file.arch == "minimax-01" else ())
+        return {f"model.layers.{name[2]}.self_attn.o_proj.": f"{name[1]}out_proj." for name in found if name}
+
+    @property
+    def _two_stacks(self) -> Mapping[str, str]:
+        """The same of HRM-Text's low-level layers, and of the high-level ones behind them."""
+        each = self.config["num_layers_per_stack"] if self.file.arch == "hrm_text" else 0
+        stacks = enumerate(("L", "H"))
+        return {
+            f"model.layers.{at * each + n}.": f"model.{stack}_module.layers.{n}."
+            for at, stack in stacks
+            for n in range(each)
+        }
 
     @property
     def _ngrams(self) -> Mapping[str, str]:
@@ -139,6 +161,8 @@ class GgufSubject:
         """The same of layers of multi-token prediction, which a source may keep in a module of their own."""
         assert self.source is not None
         layers = self.source.architecture.layers
+        if self.file.arch == "nemotron_h_moe":
+            return self._drafts_of_two
         mine = f"model.layers.{layers}."
         held = tuple(name for name in self.source.checkpoint.tensors if name.startswith(mine))
         for called in LAST_OF_DRAFTS:
@@ -150,6 +174,17 @@ class GgufSubject:
         around = {f"{mine}{begins}": instead for begins, instead in AROUND_DRAFTS.items()}
         count = self.draft_layers
         return around | {f"model.layers.{layers + n}.": f"mtp.layers.{n}." for n in range(count)}
+
+    @property
+    def _drafts_of_two(self) -> Mapping[str, str]:
+        """The same where attention and experts of one are two layers on disk."""
+        assert self.source is not None
+        found: dict[str, str] = {}
+        for draft in range(self.draft_layers):
+            block = f"backbone.layers.{self.source.architecture.layers + draft}."
+            first, second = (f"mtp.layers.{2 * draft + n}." for n in (0, 1))
+            found |= {block + part: second + own for part, own in SECOND_OF_DRAFTS.items()} | {block: first}
+        return found
 
     @property
     def draft_layers(self) -> int:

@@ -8,15 +8,15 @@ from itertools import pairwise
 
 from sixfold.boundary.gguf_header import GgufTensor
 from verification.finding import EXPORT_AGAIN, Finding
-from verification.reading.gguf_names import ARCHITECTURES, COMPUTED, NUMBERS, place_of
+from verification.reading.gguf.own import COMPUTED, NUMBERS, RECOMPUTED
+from verification.reading.gguf.place import ARCHITECTURES, place_of
 from verification.structure.gguf.subject import GgufSubject
 
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 _FLOAT32 = re.compile(r"(_norm\.weight|\.bias|ffn_gate_inp\.weight|exp_probs_b.*|rope_freqs\.weight)$")
 _PLAIN = ("F32", "F16", "BF16")
-_RECOMPUTED = re.compile(r"inv_freq$|rotary_emb\.")
 _NAMED_BY_CONSEQUENCE = "llama.cpp stops: missing tensor"
-_WITHOUT_LAST_NORM = ("olmo", "qwen4exp")
+_WITHOUT_LAST_NORM = ("hrm_text", "olmo", "qwen4exp")
 """Architectures whose norms have no weights, or whose last one is that of what joins streams."""
 
 _SAMPLE = 4096
@@ -29,6 +29,12 @@ _SOME_LAYERS = {
 }
 """Beginnings of tensors that not all layers of a kind have: some read others' keys, their keys as values, or what other
 layers' indexers chose, and some compress keys or look experts up."""
+
+_MIXERS = {"minimax-01": ("attn_norm_2",)}
+"""The same of those of recurrent mixers, where they are called otherwise."""
+
+_ONE_OF_TWO = ("nemotron_h", "nemotron_h_moe")
+"""Architectures whose layers are attention or a feed-forward, but those of multi-token prediction."""
 
 _AS_THE_SOURCE = "MXFP4"
 """A type that experts are published in and keep, whatever the preset of the others."""
@@ -73,7 +79,7 @@ def check_source(subject: GgufSubject) -> Iterator[Finding]:
     stacks = {name for name in architecture.not_run if name.endswith(_STACKS)}  # of MTP layers, as they are on disk
     beside = set(architecture.towers) | (stacks if subject.draft_layers else set(architecture.not_run))
     for name, tensor in subject.source.checkpoint.tensors.items():
-        if name in beside or _RECOMPUTED.search(name) or name.endswith(numbers):
+        if name in beside or RECOMPUTED.search(name) or name.endswith(numbers):
             continue
         if name not in held:
             if architecture.tied_embeddings and name.endswith("lm_head.weight"):
@@ -116,14 +122,15 @@ def check_names(subject: GgufSubject) -> Iterator[Finding]:
     for name in ("token_embd.weight", "output_norm.weight"):
         if name not in file.tensors and (name != "output_norm.weight" or not normed):
             yield Finding("names.missing", name, "it is missing", _NAMED_BY_CONSEQUENCE, EXPORT_AGAIN)
-    count = file.key("block_count")
+    count = 2 * file.key("hrm.layers_per_stack") if file.arch == "hrm_text" else file.key("block_count")
     if isinstance(count, int):
         for layer in sorted(set(range(count)) - layers.keys()):
             where = f"blk.{layer}"
             what = f"block_count is {count}, and there is no tensor of this layer"
             yield Finding("names.missing", where, what, _NAMED_BY_CONSEQUENCE, EXPORT_AGAIN)
-    for kind in {_layer_kind(parts) for parts in layers.values()}:
-        alike = {i: parts for i, parts in layers.items() if _layer_kind(parts) == kind}
+    kinds = {layer: _layer_kind(parts, file.arch) for layer, parts in layers.items()}
+    for kind in set(kinds.values()):
+        alike = {i: parts for i, parts in layers.items() if kinds[i] == kind}
         every = set().union(*alike.values()) if alike else set()
         for layer, parts in alike.items():
             for part in sorted(p for p in every - parts if not p.startswith(_SOME_LAYERS.get(file.arch, "nextn."))):
@@ -132,9 +139,12 @@ def check_names(subject: GgufSubject) -> Iterator[Finding]:
                 yield Finding("names.missing", where, what, _NAMED_BY_CONSEQUENCE, EXPORT_AGAIN)
 
 
-def _layer_kind(parts: Set[str]) -> tuple[bool, bool]:
-    """Whether a layer has experts, and whether it has a recurrent mixer in attention's place."""
-    return any("_exps" in part for part in parts), any(part.startswith(("ssm_", "shortconv.")) for part in parts)
+def _layer_kind(parts: Set[str], arch: str) -> tuple[bool, ...]:
+    """Whether a layer has experts, whether it has a recurrent mixer in attention's place, and whether, of those that
+    have one feed-forward or attention, it has the latter."""
+    mixers = _MIXERS.get(arch, ("ssm_", "shortconv."))
+    attends = arch in _ONE_OF_TWO and "attn_q.weight" in parts
+    return any("_exps" in part for part in parts), any(part.startswith(mixers) for part in parts), attends
 
 
 def check_shapes(subject: GgufSubject) -> Iterator[Finding]:

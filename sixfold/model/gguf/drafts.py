@@ -6,9 +6,12 @@ from collections.abc import Iterable
 
 HELD_BY = (
     *("cohere2moe", "deepseek32", "exaone-moe", "glm-dsa", "glm4", "glm4moe", "glm5-next", "hy_v3"),
-    *("qwen35", "qwen35moe", "qwen3next", "step35"),
+    *("nemotron_h_moe", "qwen35", "qwen35moe", "qwen3next", "step35"),
 )
 """Architectures whose files may hold them. llama.cpp's converter leaves out those of others (DeepSeek-V3)."""
+
+_OF_TWO = ("nemotron_h_moe",)
+"""Architectures of which each is two layers on disk, attention and then experts, as any layer of theirs is but one."""
 
 _NUMBERED = re.compile(r"^(?:model\.)?mtp\.layers\.(\d+)\.(.+)")
 _AROUND = re.compile(r"^(?:model\.)?mtp\.(fc|pre_fc_norm_embedding|pre_fc_norm_hidden|norm)\.(\w+)")
@@ -38,9 +41,14 @@ _STACKS = {
 """Experts in one array, as Qwen3.5 is saved: [experts, out, in], gate's rows before up's."""
 
 
-def in_layers(name: str, layers: int) -> str:
+def in_layers(name: str, layers: int, architecture: str) -> str:
     """`mtp.layers.0.X` as `model.layers.N.X`, of a model with N decoder layers; other names as they are."""
-    if numbered := _NUMBERED.match(name):
+    numbered = _NUMBERED.match(name)
+    if numbered and architecture in _OF_TWO:
+        layer, second = divmod(int(numbered[1]), 2)
+        part = re.sub(r"^norm\.", "post_attention_layernorm.", numbered[2]) if second else numbered[2]
+        return f"backbone.layers.{layers + layer}.{part}"
+    if numbered:
         return f"model.layers.{layers + int(numbered[1])}.{numbered[2]}"
     if around := _AROUND.match(name):
         return f"model.layers.{layers}.{_JOINED[around[1]]}.{around[2]}"
@@ -61,5 +69,5 @@ def block_of(gguf_name: str) -> int:
 
 
 def blocks_behind(gguf_names: Iterable[str], layers: int) -> int:
-    """How many blocks there are behind the decoder's."""
-    return max((block_of(name) for name in gguf_names), default=-1) + 1 - layers
+    """How many blocks there are behind the decoder's: none of HRM-Text's, whose layers run several times each."""
+    return max(0, max((block_of(name) for name in gguf_names), default=-1) + 1 - layers)

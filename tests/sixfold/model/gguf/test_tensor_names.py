@@ -1,31 +1,12 @@
-"""What llama.cpp calls the tensors of a checkpoint, and in which order it has their channels."""
+"""What llama.cpp calls the tensors of a checkpoint."""
 
 import pytest
-import torch
 
 from sixfold.errors import SixfoldError
-from sixfold.model.gguf_names import ValueHeads, decoder_config, gguf_architecture, gguf_tensor_names, tiled_inputs
+from sixfold.model.gguf.architectures import decoder_config, gguf_architecture
+from sixfold.model.gguf.tensor_names import gguf_tensor_names
 
-DELTA = {
-    "model_type": "qwen3_5_moe",
-    "text_config": {
-        "num_hidden_layers": 2,
-        "linear_num_key_heads": 2,
-        "linear_num_value_heads": 6,
-        "linear_value_head_dim": 4,
-    },
-}
-
-
-def test_values_of_a_delta_net_by_their_definition() -> None:
-    """Channel c of the value e of key k: on disk at (k * 3 + e) * 4 + c, for llama.cpp at (e * 2 + k) * 4 + c."""
-    on_disk = torch.arange(24.0)
-    expected = torch.tensor([on_disk[(k * 3 + e) * 4 + c] for e in range(3) for k in range(2) for c in range(4)])
-    heads = ValueHeads(2, 3, 4)
-    assert torch.equal(heads.tiled(on_disk), expected)
-    assert torch.equal(heads.untiled(expected), on_disk)
-    assert tiled_inputs(DELTA, "blk.0.ssm_out.weight") == heads
-    assert tiled_inputs(DELTA, "blk.0.ssm_alpha.weight") is None
+SEES = {"model_type": "qwen3_5_moe", "text_config": {"num_hidden_layers": 2}}
 
 
 def test_the_decoder_of_a_checkpoint_that_sees() -> None:
@@ -36,7 +17,7 @@ def test_the_decoder_of_a_checkpoint_that_sees() -> None:
         "mtp.layers.0.mlp.gate.weight",
         "lm_head.weight",
     ]
-    assert gguf_tensor_names(DELTA, names) == {
+    assert gguf_tensor_names(SEES, names) == {
         names[0]: "blk.0.ssm_dt.bias",
         names[1]: "blk.1.ffn_up_exps.weight",
         names[3]: "blk.2.ffn_gate_inp.weight",
