@@ -81,6 +81,8 @@ def test_projectors(name: str, scheme: str, request: pytest.FixtureRequest, tmp_
     assert tensors_of(ours) == {key.replace(old, new) if old else key: held for key, held in tensors_of(theirs).items()}
 
 
-@pytest.mark.parametrize("name", ["dots_ocr", "internvl_chat", "janus", "qwen2_audio", "step_robotics", "voxtral"])
+@pytest.mark.parametrize(
+    "name", ["audioflamingo3", "dots_ocr", "internvl_chat", "janus", "qwen2_audio", "step_robotics", "voxtral"]
+)
 def test_decoders_of_models_that_no_other_test_opens(name: str, newer: Path, tmp_path: Path) -> None:
     compare(newer, make_seeing(name, tmp_path / "a-model-7B-instruct"), "BF16", tmp_path, set())
