@@ -48,7 +48,7 @@ RENAMED = {"llama4": ("attn_post_norm", "ln2")}
 """Since Gemma 4 the converter gives Llama 4's second norm the name of another, which llama.cpp applies elsewhere."""
 
 
-IN_F16 = ("gemma3", "gemma4 that hears", "mistral3", "qwen3_vl")
+IN_F16 = ("gemma3", "gemma4 that hears", "hunyuan_vl", "mistral3", "phi4-siglip", "qwen3_vl", "step3p7", "voxtral")
 """Families that are converted in F16 too; the types of their tensors are chosen by what is the same in all."""
 
 
