@@ -257,15 +257,17 @@ def _shrunk(kind: Any, sizes: Sizes) -> dict[str, Any]:
 def make_family(model_type: str, folder: Path, **changes: Any) -> Path:
     """Save a random BF16 model with a byte-level tokenizer; correction biases are float32 and not zero, as trained ones
     are."""
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM
+    import transformers
     from transformers.models.auto import modeling_auto
 
     torch.manual_seed(0)
-    auto: Any = AutoModelForCausalLM
+    auto: Any = transformers.AutoModelForCausalLM
     if model_type in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        auto = AutoModelForImageTextToText
-    elif model_type not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        auto = AutoModelForMultimodalLM  # what hears
+        auto = transformers.AutoModelForImageTextToText
+    elif model_type in modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES:
+        auto = transformers.AutoModelForMultimodalLM
+    elif model_type in modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+        auto = transformers.AutoModelForSeq2SeqLM
     model = auto.from_config(tiny_config(model_type, **changes), dtype=torch.bfloat16)
     with torch.no_grad():
         for name, tensor in model.state_dict(keep_vars=True).items():

@@ -43,10 +43,12 @@ _MOON |= {"init_pos_emb_height": 64, "init_pos_emb_width": 64, "init_pos_emb_tim
 _MOON |= {"projector_hidden_act": "gelu", "merge_kernel_size": [2, 2], "patch_size": 14}
 _WHISPER = {"model_type": "qwen2_audio_encoder", "d_model": 64, "encoder_ffn_dim": 64, "encoder_layers": _LAYERS}
 _WHISPER |= {"encoder_attention_heads": 4}
+_FLAMINGO = {**_SIZES, "model_type": "audioflamingo3_encoder"}
 _VOXTRAL = {**_SIZES, "model_type": "voxtral_encoder", "intermediate_size": 256}
 _PIXTRAL = {**_SIZES, "model_type": "pixtral", "image_size": 56, "head_dim": 16}
 
 FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "audioflamingo3": ("audioflamingo3", {"audio_config": _FLAMINGO}),
     "gemma3": ("gemma3", {}),
     "gemma4": ("gemma4", {"vision_config": _GEMMA4}),
     "gemma4 that hears": (

@@ -5,6 +5,7 @@ from typing import Any
 
 from sixfold.errors import SixfoldError
 from sixfold.model.meta_model import transformers_config
+from sixfold.model.wrappers import WRAPPERS
 
 _NESTED = ("text_config", "llm_config", "language_config", "thinker_config")
 """Where a composite (multimodal) config keeps the decoder's."""
@@ -79,6 +80,8 @@ def _known_type(fields: Mapping[str, Any]) -> str:
     if stated in CONFIG_MAPPING:
         # A composite type whose fields are not nested: its class would read none of them and answer with its defaults.
         return _decoder_type(fields) if "num_hidden_layers" in fields else stated
+    if stated in WRAPPERS and WRAPPERS[stated].kind:
+        return WRAPPERS[stated].kind
     by_architecture = {
         name: model_type
         for model_type, names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items()

@@ -29,9 +29,12 @@ from sixfold.model.meta_model import meta_model, transformers_config
 from sixfold.model.module_map import tied_parameters
 
 _CORRECTION_BIAS = re.compile(r"correction_bias$")
-_NAMED_AS_TOWERS = re.compile(r"^(language_model\.model)\.(blocks|encoder\.layers)\.")
-"""A tower's names of layers, which transformers gives those of the decoder beside it as well when it saves. Publishers
-do not (Kimi-K2.5, Qianfan-OCR), and it loads both."""
+_AS_PUBLISHED = (
+    (re.compile(r"^(language_model\.model)\.(blocks|encoder\.layers)\."), r"\1.layers."),
+    (re.compile(r"^language_model\.model\.model\."), "language_model.model."),
+)
+"""Names that transformers gives a decoder when it saves, a tower's (Kimi-K2.5, Qianfan-OCR) or with a module twice (of
+models that hear), and those that publishers give it. transformers loads both."""
 
 _SENSES = re.compile(r"vision|visual|audio|image")
 
@@ -153,9 +156,10 @@ def _tensors(checkpoint: Checkpoint, held: Collection[str]) -> dict[str, SourceT
             f"{checkpoint.config_location} describes no model that could be saved ({reason})",
             "compare it with the original model's config.json",
         ) from None
-    as_saved = any(map(_NAMED_AS_TOWERS.match, held))
-    for saved, tensor in stored.items():
-        name = saved if as_saved else _NAMED_AS_TOWERS.sub(r"\1.layers.", saved)
+    renamed = [rule for rule in _AS_PUBLISHED if not any(map(rule[0].match, held))]
+    for name, tensor in stored.items():
+        for saved, published in renamed:
+            name = saved.sub(published, name)
         dtype, shape = DTYPE_NAMES[tensor.dtype], tuple(tensor.shape)
         found[name] = SourceTensor(name, dtype, shape, tensor_nbytes(dtype, shape))
     return found

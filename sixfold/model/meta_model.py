@@ -57,7 +57,7 @@ def meta_model(checkpoint: Checkpoint, *, dtype: torch.dtype | None = None, atte
 
 def auto_class(checkpoint: Checkpoint, parsed: Any) -> Any:
     """AutoModelForCausalLM, or AutoModelForImageTextToText for a config that only it knows, and for a checkpoint of its
-    class where both know the config; AutoModelForMultimodalLM for what hears and neither of them knows.
+    class where both know the config; of models that hear, which neither knows, the class that does.
 
     Some families have both, for a text model alone and for one that sees. config.json names the class; where it does
     not, towers among the tensors tell.
@@ -66,15 +66,22 @@ def auto_class(checkpoint: Checkpoint, parsed: Any) -> Any:
         MODEL_FOR_CAUSAL_LM_MAPPING,
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
         MODEL_FOR_MULTIMODAL_LM_MAPPING,
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
         AutoModelForCausalLM,
         AutoModelForImageTextToText,
         AutoModelForMultimodalLM,
+        AutoModelForSeq2SeqLM,
     )
 
     causal, seeing = MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    known = type(parsed) in seeing or type(parsed) in causal
+    if not known and type(getattr(parsed, "text_config", None)) in causal:  # a decoder that attends to no encoder
+        if type(parsed) in MODEL_FOR_MULTIMODAL_LM_MAPPING:
+            return AutoModelForMultimodalLM
+        if type(parsed) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+            return AutoModelForSeq2SeqLM
     if type(parsed) not in seeing:
-        hears = type(parsed) not in causal and type(parsed) in MODEL_FOR_MULTIMODAL_LM_MAPPING
-        return AutoModelForMultimodalLM if hears else AutoModelForCausalLM
+        return AutoModelForCausalLM
     if type(parsed) not in causal:
         return AutoModelForImageTextToText
     named = {str(name) for name in checkpoint.config.get("architectures") or ()}

@@ -16,9 +16,10 @@ from exporters.ggml.projector.kinds.pixtral import LIGHTON, PIXTRAL
 from exporters.ggml.projector.kinds.qwen import EXAONE, QWEN2, QWEN2_5, QWEN3
 from exporters.ggml.projector.kinds.siglip import IDEFICS3, JANUS, LFM2, MINICPM, PADDLE, PHI4, YOUTU
 from exporters.ggml.projector.kinds.step import STEP
-from exporters.ggml.projector.kinds.whisper import QWEN2_AUDIO, VOXTRAL
+from exporters.ggml.projector.kinds.whisper import FLAMINGO, QWEN2_AUDIO, VOXTRAL
 
 PROJECTORS: Mapping[str, Projector] = {
+    "audioflamingo3": FLAMINGO,
     "deepseek_v4": DEEPSEEK_V4,
     "dots_ocr": DOTS_OCR,
     "gemma3": GEMMA3,

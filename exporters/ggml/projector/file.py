@@ -22,7 +22,7 @@ from sixfold.model.meta_model import completed
 _PROCESSORS = (("preprocessor_config.json", "media_proc_cfg"), ("processor_config.json", "image_processor"))
 """Files that say how pictures are prepared, later ones first in what both say, and the field that holds it where the
 file speaks of more."""
-_SENSES = ("vision_config", "audio_config")
+_SENSES = ("vision_config", "audio_config", "encoder_config", "speech_config")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def projector_plan(checkpoint: Checkpoint, preset: str | None) -> ProjectorPlan:
     config, whole = checkpoint.config, completed(checkpoint.config)
     entry, ear = PROJECTORS.get(config["model_type"]), whole.get("audio_config") or {}
     tower = vision_config(whole) if entry is None else entry.eyes(whole)
-    without = partial(_without, "pictures" if tower or not ear else "sound")
+    without = partial(_without, "pictures" if tower or config.get("vision_config") else "sound")
     if entry is None or (entry.tower and tower.get("model_type") != entry.tower):
         kind = tower.get("model_type") or config["model_type"]
         return without(f"none is known for {kind}") if _sees(config) else ProjectorPlan()

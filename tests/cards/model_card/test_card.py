@@ -434,7 +434,7 @@ def test_a_model_that_sees_is_told_what_it_sees_with(root: Path) -> None:
     assert "llama-server -m Tiny-Q4_K_M.gguf --mmproj mmproj-Tiny-BF16.gguf\n" in text
     assert size(4000) in text
     assert size(4500) not in text  # it is in no variant's size
-    assert "It sees pictures by `mmproj-Tiny-BF16.gguf`, which comes along" in card(root, folder, "lab")
+    assert "It takes in more than text by `mmproj-Tiny-BF16.gguf`, which comes along" in card(root, folder, "lab")
 
 
 def test_a_mix_to_a_budget_is_named_by_its_file(root: Path) -> None:

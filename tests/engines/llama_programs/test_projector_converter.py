@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sixfold.model.source import open_source
-from tests.engines.llama_programs.test_gguf_converter import DRIVER, converter, newer
+from tests.engines.llama_programs.test_gguf_converter import DRIVER, compare, converter, newer
 from tests.exporters.ggml.gguf_tools import export, keys_of, recipe, tensors_of
 from tests.seeing_families import SEEING, make_seeing, rename_tensors
 from verification.reading.held_source import HeldSource
@@ -48,7 +48,7 @@ RENAMED = {"llama4": ("attn_post_norm", "ln2")}
 """Since Gemma 4 the converter gives Llama 4's second norm the name of another, which llama.cpp applies elsewhere."""
 
 
-IN_F16 = ("gemma3", "gemma4 that hears", "mistral3", "qwen3_vl")
+IN_F16 = ("gemma3", "gemma4 that hears", "hunyuan_vl", "mistral3", "phi4-siglip", "qwen3_vl", "step3p7", "voxtral")
 """Families that are converted in F16 too; the types of their tensors are chosen by what is the same in all."""
 
 
@@ -79,3 +79,10 @@ def test_projectors(name: str, scheme: str, request: pytest.FixtureRequest, tmp_
     assert {**keys_of(ours), "general.tags": None} == {**keys_of(theirs), "general.tags": None}
     old, new = RENAMED.get(name, ("", ""))
     assert tensors_of(ours) == {key.replace(old, new) if old else key: held for key, held in tensors_of(theirs).items()}
+
+
+@pytest.mark.parametrize(
+    "name", ["audioflamingo3", "dots_ocr", "internvl_chat", "janus", "qwen2_audio", "step_robotics", "voxtral"]
+)
+def test_decoders_of_models_that_no_other_test_opens(name: str, newer: Path, tmp_path: Path) -> None:
+    compare(newer, make_seeing(name, tmp_path / "a-model-7B-instruct"), "BF16", tmp_path, set())

@@ -53,6 +53,7 @@ def _swapped(one: str, other: str) -> Callable[[GgufData], None]:
 
 
 DAMAGES: dict[str, tuple[Callable[[GgufData], Any], str]] = {
+    "audioflamingo3": (_swapped("mm.a.mlp.1.bias", "mm.a.mlp.2.bias"), "mm.a.mlp.1.bias"),
     "gemma4_unified": (_by_pixel, "v.patch_embd.weight"),
     "hunyuan_vl": (_with_class_token, "v.position_embd.weight"),
     "janus": (_reordered("mm.1.weight"), "mm.1.weight"),

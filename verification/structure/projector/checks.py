@@ -28,7 +28,7 @@ ARCHITECTURE = "clip"
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _BLOCK = re.compile(r"([va])\.blk\.(\d+)\.(.+)")
 _FLOAT32 = re.compile(r"(norm|norm[_.]\d|ln\d|pre_ln|post_ln)\.weight$|\.bias$|position_embd")
-_SEES_OTHERWISE = "pictures are read wrongly, and text about them is made up"
+_SEES_OTHERWISE = "pictures or sounds are read wrongly, and text about them is made up"
 _REFUSED = "llama.cpp refuses the file"
 _ROWS = 1 << 24
 """Values that are read of a tensor at a time to look for what is no number."""

@@ -337,7 +337,11 @@ def _youtu(config: Config, tower: Config, processor: Config) -> Mapping[str, Any
     }
 
 
-_HEARING: Mapping[str, Mapping[str, Any]] = {"qwen2a": {}, "voxtral": {"audio.projector.stack_factor": 4}}
+_HEARING: Mapping[str, Mapping[str, Any]] = {
+    "musicflamingo": {},
+    "qwen2a": {},
+    "voxtral": {"audio.projector.stack_factor": 4},
+}
 """Kinds that hear and do not see, and what is the same in all of one."""
 
 _OF: Mapping[str, _Stated] = {

@@ -33,6 +33,8 @@ class Kind:
     convolved: tuple[str, ...] = ()
 
 
+_TWO_LAYERS_BEHIND_WHISPER = {**WHISPER, **{f"mm.a.mlp.{n}": f"multi_modal_projector.linear_{n}" for n in (1, 2)}}
+
 KINDS: Mapping[str, Kind] = {
     "deepseek4v": Kind(
         {
@@ -231,6 +233,7 @@ KINDS: Mapping[str, Kind] = {
             "mm.merger.fc2": "patch_merge_mlp.linear_2",
         }
     ),
+    "musicflamingo": Kind(_TWO_LAYERS_BEHIND_WHISPER),
     "paddleocr": Kind(
         {**SIGLIP, **CONNECTED, "mm.input_norm": "mlp_AR.pre_norm"},
         unread=r"packing_position_embedding|vision_model\.head",
@@ -285,7 +288,7 @@ KINDS: Mapping[str, Kind] = {
         },
         convolved=("mm.0", "mm.1"),
     ),
-    "voxtral": Kind({**WHISPER, **{f"mm.a.mlp.{n}": f"multi_modal_projector.linear_{n}" for n in (1, 2)}}),
+    "voxtral": Kind(_TWO_LAYERS_BEHIND_WHISPER),
     "youtuvl": Kind({**SIGLIP, "mm.input_norm": "merger.ln_q", "mm.0": "merger.mlp.0", "mm.2": "merger.mlp.2"}),
 }
 """By `clip.projector_type`, or `clip.vision.projector_type` of a model that hears too."""

@@ -1,4 +1,4 @@
-"""Whisper's encoder, of models that hear: Qwen2-Audio and Voxtral."""
+"""Whisper's encoder, of models that hear: Qwen2-Audio, Voxtral and Audio Flamingo 3."""
 
 from dataclasses import replace
 
@@ -23,3 +23,4 @@ VOXTRAL = replace(
     hears="voxtral",
     audio_keys=(*QWEN2_AUDIO.audio_keys, ("add_audio_stack_factor", lambda seeing: 4)),
 )
+FLAMINGO = replace(QWEN2_AUDIO, hears="musicflamingo", float16=r"(?!)", float32=r"\.conv[12]\.weight$")

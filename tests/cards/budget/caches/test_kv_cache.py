@@ -160,6 +160,13 @@ def test_fields_that_stand_flat_are_not_taken_for_the_defaults_of_a_composite_cl
     assert growth(published.STEP_3_7, "vllm").nbytes == 12 * 2 * 8 * 128 * 2
 
 
+def test_a_type_that_its_publisher_brings_code_for_has_the_cache_of_the_decoder_inside() -> None:
+    decoder = {key: value for key, value in published.QWEN3_30B_A3B.items() if key != "architectures"}
+    flat = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
+    assert growth({"model_type": "internvl_chat", "llm_config": decoder}, "vllm") == growth(decoder, "vllm")
+    assert growth({"model_type": "dots_ocr", **flat}, "vllm").nbytes == 4 * 2 * 2 * 64 * 2
+
+
 def test_an_indexer_keeps_keys_of_its_own() -> None:
     latent = 61 * (512 + 64)
     assert growth(published.DEEPSEEK_V3_2, "vllm").nbytes == 2 * latent + 61 * (128 + 4)
