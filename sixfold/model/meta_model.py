@@ -98,6 +98,9 @@ def transformers_config(config: Mapping[str, Any]) -> Any:
     says how the weights are stored (they arrive dequantized) and what a forward returns beside its logits."""
     from transformers import CONFIG_MAPPING
 
+    for name, part in config.items():
+        if isinstance(part, Mapping) and not isinstance(part.get("model_type", ""), str | None):
+            raise ValueError(f"the model_type of its {name} is no name")
     known = known_type(config)
     return CONFIG_MAPPING[known].from_dict({**_plain(config), "model_type": known})
 

@@ -107,6 +107,8 @@ def _config_class(name: str) -> Any:
 
         def __post_init__(self, **fields: Any) -> None:
             given = self.text_config or fields.get(WRAPPERS[name].decoder) or {"model_type": "llama"}
+            if not isinstance(given, Mapping | PreTrainedConfig):
+                raise ValueError(f"its {WRAPPERS[name].decoder} describes no decoder")
             if not isinstance(given, PreTrainedConfig):
                 self.text_config = CONFIG_MAPPING[known_type(given)].from_dict(dict(given))
             super().__post_init__(**fields)

@@ -52,7 +52,13 @@ def every_layer(seeing: Seeing) -> None:
 
 
 def vision_config(whole: Config) -> Config:
-    return whole.get("vision_config") or {}
+    return mapping_in(whole, "vision_config")
+
+
+def mapping_in(whole: Config, name: str) -> Config:
+    """{} where config.json has something else there."""
+    found = whole.get(name)
+    return found if isinstance(found, Mapping) else {}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from exporters.ggml import layout
 from exporters.ggml.header.metadata import Written
 from exporters.ggml.kernels import row_bytes
-from exporters.ggml.projector.entry import NotRun, Projector, Seeing, vision_config
+from exporters.ggml.projector.entry import NotRun, Projector, Seeing, mapping_in, vision_config
 from exporters.ggml.projector.families import PROJECTORS
 from exporters.ggml.projector.header import header, looked_up
 from exporters.ggml.projector.tensors import held_by, projector_tensors
@@ -44,8 +44,8 @@ def projector_plan(checkpoint: Checkpoint, preset: str | None) -> ProjectorPlan:
     if preset is None:
         return ProjectorPlan()
     config, whole = checkpoint.config, completed(checkpoint.config)
-    entry, ear = PROJECTORS.get(config["model_type"]), whole.get("audio_config") or {}
-    tower = vision_config(whole) if entry is None else entry.eyes(whole)
+    entry, ear = PROJECTORS.get(config["model_type"]), mapping_in(whole, "audio_config")
+    tower = vision_config(whole) if entry is None else looked_up(entry.eyes, whole)
     without = partial(_without, "pictures" if tower or config.get("vision_config") else "sound")
     if entry is None or (entry.tower and tower.get("model_type") != entry.tower):
         kind = tower.get("model_type") or config["model_type"]

@@ -98,7 +98,7 @@ def _stated(keys: Keys, seeing: Seeing) -> dict[str, Any]:
     return {method: looked_up(value, seeing) for method, value in keys}
 
 
-def looked_up(value: Callable[[Seeing], Any], seeing: Seeing) -> Any:
+def looked_up(value: Callable[[Any], Any], seeing: Any) -> Any:
     """Raises SixfoldError where the files do not say, or say what makes no sense."""
     try:
         return value(seeing)

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sixfold.errors import SixfoldError
+from sixfold.model.bare_config import described
 from sixfold.model.meta_model import completed
 from sixfold.model.roles import QUANTIZED_ROLES
 from sixfold.model.source import Source, open_source
@@ -54,3 +55,16 @@ def test_a_tensor_that_belongs_nowhere_is_refused(published: tuple[str, Source],
     save_file({**held, "resampler.query": torch.ones(2, 2)}, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(SixfoldError, match=r"holds tensors that its config\.json has no place for: resampler\.query"):
         open_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "said"),
+    [
+        ({"model_type": {"a": 1}}, "the model_type of its llm_config is no name"),
+        ({"model_type": "internlm2"}, "no causal language model for model_type 'internvl_chat'"),
+        ("qwen3", "its llm_config describes no decoder"),
+    ],
+)
+def test_a_decoder_that_is_not_known_is_refused_in_a_sentence(decoder: object, said: str, tmp_path: Path) -> None:
+    with pytest.raises(SixfoldError, match=said):
+        described({"model_type": "internvl_chat", "llm_config": decoder}, "model", tmp_path, name="model")
