@@ -376,7 +376,8 @@ def _layers(config: Config) -> int:
 
 
 def _experts(config: Config) -> int:
-    if config.get("layers_block_type") and architecture_of(str(config.get("model_type")), config) == "nemotron_h":
+    kinds = config.get("layers_block_type")
+    if config.get("model_type") == "nemotron_h" and kinds and "moe" not in kinds:
         return 0  # whatever number its class takes where none is stated
     names, stated = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"), _nested_too(config)
     return int(next((stated[name] for name in names if stated.get(name)), 0))
