@@ -377,7 +377,7 @@ def _layers(config: Config) -> int:
 
 def _experts(config: Config) -> int:
     kinds = config.get("layers_block_type")
-    if kinds and config.get("model_type") == "nemotron_h" and architecture_of("nemotron_h", config) == "nemotron_h":
+    if config.get("model_type") == "nemotron_h" and kinds and "moe" not in kinds:
         return 0  # whatever number its class takes where none is stated
     names, stated = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"), _nested_too(config)
     return int(next((stated[name] for name in names if stated.get(name)), 0))
