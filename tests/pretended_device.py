@@ -8,6 +8,7 @@ tensor of the CPU raises RuntimeError, as PyTorch's own do, but for scalars and 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -128,5 +129,14 @@ def pretended() -> Iterator[torch.device]:
     by_itself = patch.multiple(ThreadPoolExecutor, map=lambda self, *work: map(*work), submit=_done)
     hopper = patch("torch.cuda.get_device_capability", lambda device=None: (9, 0))
     events = patch("torch.cuda.Event", _Arrived)
-    with patch("torch.cuda._lazy_init"), patch("torch.cuda.empty_cache"), events, hopper, by_itself, _Everywhere():
+    sized = patch("torch.cuda.get_device_properties", lambda device: SimpleNamespace(total_memory=10**9))
+    with (
+        patch("torch.cuda._lazy_init"),
+        patch("torch.cuda.empty_cache"),
+        events,
+        sized,
+        hopper,
+        by_itself,
+        _Everywhere(),
+    ):
         yield _CUDA

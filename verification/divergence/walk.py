@@ -37,10 +37,11 @@ _TOKENS = 1024
 _TOKENS_ON_GPU = 1 << 15
 """Of a batch: on a GPU more, for fewer and larger products with each expert."""
 
-_AHEAD = 4
-_OF_UNUSED = 0.5
-"""Layers in float32 that fit into so much of a GPU's unused memory where one is read while another is run. The rest is
-for stacks of weights that are compared, for what all variants share of a layer, and for what a layer computes."""
+_AHEAD = 4.5
+_BESIDE = 0.5
+"""Layers in float32 that have to fit into a GPU's unused memory, beside so much of all that it has, where one is read
+while another is run: 108 GB of an H200's for 9.2 GB of a layer. The rest is for stacks of weights that are compared,
+for what all variants share of a layer, and for what a layer computes, all of which follow the GPU's size."""
 
 _SHARE_OF_GPU = 0.1
 """Of its unused memory, for hidden states between layers; three layers in float32 are there as well."""
@@ -233,7 +234,8 @@ def _reads_ahead(runner: LayerRunner) -> bool:
     if device().type == "cpu":
         return True
     layers = [sum(each.nbytes for each in runner.sources_of(layer)) for layer in range(len(runner.layers))]
-    return _AHEAD * max(layers) < _OF_UNUSED * unused_on(device())
+    beside = _BESIDE * torch.cuda.get_device_properties(device()).total_memory
+    return _AHEAD * max(layers) + beside < unused_on(device())
 
 
 def _lanes(source: Source, runs: Sequence[Run]) -> tuple[list[Lane], list[Group]]:

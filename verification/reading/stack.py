@@ -11,6 +11,8 @@ from verification.reading.stored_codes import Codes
 _TOGETHER = 1 << 18
 _TOGETHER_ON_GPU = 1 << 28
 """Weights that are read together: what a processor's cache holds, and what keeps a GPU busy."""
+_BYTES = 512
+"""Of a GPU's memory for each of them, a few dozen of which are taken while they are compared."""
 
 ALL = slice(None)
 _READERS = 16
@@ -37,7 +39,9 @@ def in_stacks(
 
     tensors: of each its name, its key, and the number of its weights.
     """
-    most = _TOGETHER_ON_GPU if device.type == "cuda" else _TOGETHER
+    most = _TOGETHER
+    if device.type == "cuda":
+        most = min(_TOGETHER_ON_GPU, torch.cuda.get_device_properties(device).total_memory // _BYTES)
     stacks: dict[Hashable, list[str]] = {}
     for name, key, size in tensors:
         together = stacks.setdefault(key, [])
