@@ -38,6 +38,6 @@ def _done(plan: PruningPlan) -> str:
         return done
     profile = plan.healing["profile"]
     return (
-        f"{done}, and the down projections of the others refitted in closed form to what each layer gave before, on"
+        f"{done}, and the projections of the others refitted by least squares to what each layer gave before, on"
         f" {profile['samples']} x {profile['length']} tokens of text"
     )

@@ -32,7 +32,8 @@ from pruning.choosing.plan_file import PruningPlan
 from pruning.healing.block import routed_outputs
 from pruning.healing.heal import VERSION, heal
 from pruning.healing.healed_weights import HealedWeights
-from pruning.healing.refit import Seen, refit
+from pruning.healing.refit import refit
+from pruning.healing.seen import Seen
 from pruning.healing.text import Text
 from pruning.proof.proof import Cost, Proof, overall, prove
 from pruning.pruned_view import pruned_view
@@ -155,7 +156,8 @@ def run_layer(experts: int, kept: int, tokens: int) -> None:
             missing[place] = 0.3 * out.float().roll(1, 1)  # correlated with what experts read, as in a model
         torch.cuda.synchronize()
         passed = time.monotonic()
-        fit = refit(module, Seen(inputs, index, gates, missing, kinds), torch.bfloat16)
+        stored = dict.fromkeys(("down_proj", "gate_up_proj"), torch.bfloat16)
+        fit = refit(module, Seen(inputs, index, gates, missing, kinds), stored)
         torch.cuda.synchronize()
         done = time.monotonic()
     peak = torch.cuda.max_memory_allocated() / 1e9

@@ -77,7 +77,7 @@ if TYPE_CHECKING:
 @click.option(
     "--heal",
     is_flag=True,
-    help="Refit the down projections of the kept experts to what each layer gave before, on the calibration's texts.",
+    help="Refit the projections of the kept experts to what each layer gave before, on the calibration's texts.",
 )
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder of the pruned model.")
 @click.option(
@@ -117,7 +117,7 @@ def command(
 
     Saliency comes from one calibration of MODEL, which is run if there is none yet and serves every criterion and
     ratio. Weights are copied byte for byte (FP8 and MXFP4 become BF16), and a run that was killed resumes. --heal gives
-    back in closed form what the pruned experts gave: no gradient, and no tensor changes but down projections.
+    back by least squares what the pruned experts gave: no tensor changes but the kept experts' projections.
     """
     from sixfold.errors import UsageError
 

@@ -1,1 +1,1 @@
-"""What the pruned experts gave, given back by the kept ones: their down projections refitted in closed form."""
+"""What the pruned experts gave, given back by the kept ones: their projections refitted by least squares."""

@@ -18,7 +18,8 @@ import torch
 from pruning.healing.block import Watch, adds_up, run_layer
 from pruning.healing.healed_weights import layer_file
 from pruning.healing.kinds import by_token, kinds_of, segment_means
-from pruning.healing.refit import Fit, Seen, refit
+from pruning.healing.refit import Fit, refit
+from pruning.healing.seen import Seen
 from pruning.healing.text import Text
 from sixfold.artifact.workspace import read_json, replacing, write_json
 from sixfold.checkpoint.storage.tensor_file import write_tensors
@@ -26,8 +27,10 @@ from sixfold.errors import SixfoldError
 from sixfold.model.meta_model import transformers_config
 from sixfold.model.source import Source
 from sixfold.progress import Progress
+from sixfold.runner.experts import first_name
 from sixfold.runner.hidden_states import HiddenStates, mapped
 from sixfold.runner.layer_runner import LayerRunner, batches_of
+from sixfold.runner.layer_weights import Piece
 
 BATCH_TOKENS = 8192
 _PROGRESS = "progress.json"
@@ -35,7 +38,7 @@ _SHARE = 0.3
 """Of a GPU's free memory that one record of all tokens may take."""
 _TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
-VERSION = 3
+VERSION = 4
 """Of the method: another one makes other weights of the same texts."""
 
 
@@ -178,14 +181,17 @@ class _Walk:
             for number, batch in enumerate(self._batches):
                 place = slice(start, start := start + batch.numel())
                 record.lacks(place, *(hidden.written(number).flatten(0, -2) for hidden in self._hidden))
-        names = _stored(after, layer, module)
-        fit = refit(module, record.seen(self._kinds.to(after.device)), names.dtype)
+        stored = _stored(after, layer, module)
+        dtypes = {name: how.dtype for name, how in stored.items()}
+        fit = refit(module, record.seen(self._kinds.to(after.device)), dtypes)
         given = record.given or 1.0
         self.fits[layer] = replace(fit, before=fit.before / given, after=fit.after / given)
         record.close()
         self._watched(after, layer, Watch(), self._hidden[1], keep=True)
         if fit.damping is not None:
-            weights = names.split(module.down_proj.to("cpu", names.dtype))
+            weights = {
+                name: part for key, how in stored.items() for name, part in how.split(getattr(module, key)).items()
+            }
             with replacing(self._work / layer_file(layer)) as temporary:
                 write_tensors(temporary, weights, {"format": "pt"})
 
@@ -253,28 +259,33 @@ class _Record:
 
 @dataclass(frozen=True)
 class _Stored:
-    """How the down projections of a layer are stored. names: of each expert, or of all in one. dtype: of the result."""
+    """How one parameter of a layer's experts is stored. dtype: of the checkpoint's tensors."""
 
-    names: tuple[str, ...]
+    pieces: tuple[Piece, ...]
     dtype: torch.dtype
 
     def split(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
-        """values: transformers' parameter, [experts, ...]."""
-        if len(self.names) == 1 and len(values) > 1:
-            return {self.names[0]: values.contiguous()}
-        return {name: value.contiguous() for name, value in zip(self.names, values, strict=True)}
+        """By on-disk name. values: transformers' parameter, [experts, ...]."""
+        values = values.to("cpu", self.dtype)
+        return {piece.name: piece.within(values).contiguous() for piece in self.pieces}
 
 
-def _stored(runner: LayerRunner, layer: int, module: Any) -> _Stored:
-    """Raises SixfoldError where the parameter is made of tensors in a way that is not their stacking."""
+def _stored(runner: LayerRunner, layer: int, module: Any) -> dict[str, _Stored]:
+    """By the parameter's own name: of the down projections, and of the first projections where they can be written.
+
+    Raises SixfoldError where not even the down projections are made of tensors as they are.
+    """
     (own,) = (name for name, found in runner.model.named_modules() if found is module)
-    (source,) = (s for s in runner.sources_of(layer) if s.parameter == f"{own}.down_proj")
-    pieces = sorted(source.pieces, key=lambda piece: piece.expert or 0)
     tensors = runner.checkpoint.tensors
-    dtypes = {tensors[piece.name].dtype for piece in pieces}
-    if len(dtypes) != 1 or not dtypes <= _TORCH.keys():
-        raise SixfoldError(
-            f"the checkpoint stores what becomes {source.parameter} in a way that healing does not write",
-            "prune without --heal",
-        )
-    return _Stored(tuple(piece.name for piece in pieces), _TORCH[dtypes.pop()])
+    found = {}
+    for name in ("down_proj", first_name(module)):
+        (source,) = (s for s in runner.sources_of(layer) if s.parameter == f"{own}.{name}")
+        dtypes = {tensors[piece.name].dtype for piece in source.pieces}
+        if len(dtypes) == 1 and dtypes <= _TORCH.keys():
+            found[name] = _Stored(source.pieces, _TORCH[dtypes.pop()])
+        elif name == "down_proj":
+            raise SixfoldError(
+                f"the checkpoint stores what becomes {source.parameter} in a way that healing does not write",
+                "prune without --heal",
+            )
+    return found

@@ -7,12 +7,12 @@ from safetensors import safe_open
 
 from pruning.anatomy import ExpertTensor
 
-_SUFFIX = ".down_proj"
+_SUFFIXES = (".down_proj", ".gate_up_proj", ".up_proj")
 
 
 def is_refitted(tensor: ExpertTensor) -> bool:
-    """Whether healing changes a tensor of experts: their down projections, not their biases."""
-    return tensor.parameter.endswith(_SUFFIX) and tensor.axis == 0
+    """Whether healing changes a tensor of experts: their projections, not their biases."""
+    return tensor.parameter.endswith(_SUFFIXES) and tensor.axis == 0
 
 
 def layer_file(layer: int) -> str:

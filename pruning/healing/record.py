@@ -1,7 +1,8 @@
 """healing.json of a healed checkpoint: how its kept experts were refitted, and what that did to the calibration text.
 
 schema    1
-method    version of the method, sweeps over the experts, the dampings that were tried
+method    version of the method, sweeps over the experts, steps for their gate and up projections, the dampings that
+          were tried
 texts     tokens of the calibration, random ones beside them, and kinds of text that were left out in turn
 device    "cpu" (in float32) or "cuda": its float sums decide the last bits
 layers    of each layer with experts:
@@ -15,6 +16,7 @@ layers    of each layer with experts:
 
 from dataclasses import asdict
 
+from pruning.healing.gate_up import STEPS
 from pruning.healing.heal import VERSION, Healed
 from pruning.healing.refit import DAMPINGS, SWEEPS
 from pruning.healing.text import Text
@@ -29,7 +31,7 @@ def record_text(healed: Healed, text: Text, device: str) -> bytes:
     return json_bytes(
         {
             "schema": SCHEMA,
-            "method": {"version": VERSION, "sweeps": SWEEPS, "dampings": list(DAMPINGS)},
+            "method": {"version": VERSION, "sweeps": SWEEPS, "steps": STEPS, "dampings": list(DAMPINGS)},
             "texts": texts,
             "device": device,
             "layers": [{"layer": layer, **_rounded(asdict(fit))} for layer, fit in healed.fits.items()],

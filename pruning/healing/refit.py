@@ -1,50 +1,38 @@
-"""The kept experts' down projections of one layer, refitted so that the block gives again what it gave before.
+"""The kept experts' projections of one layer, refitted so that the block gives again what it gave before.
 
     r = y - sum_e g_e W_e a_e     what is missing: y what the experts are to give for a token, a_e what expert e's down
                                   projection reads in the pruned model, g_e its gate there
     D_e = (sum r g_e a_e^T) (M_e + d m_e I)^-1      M_e = sum g_e^2 a_e a_e^T, m_e: mean of its diagonal
     W_e += D_e,  r -= g_e D_e a_e
 
-Ridge regression of what is missing on one expert, the others held, expert after expert, SWEEPS times over all. Each
+Ridge regression of what is missing on one expert's down projection, the others held, expert after expert, SWEEPS times
+over all; in the first sweep each expert's gate and up projections follow (gate_up.py), whose step costs more. Each
 step is damped by itself, so that many more sweeps would undo the damping. Sums run over the tokens that the pruned
 model routes to e.
 
 The damping d is one for the layer, and is chosen by text that a fit has not seen: each kind of calibration text is left
 out in turn, and that is found with which fits to the other kinds take most of the squared error on the one left out.
 Where none takes any, the layer stays as it is. These are fits of one expert by itself; then all are fitted, and what a
-token misses is laid on each of its experts in turn, SWEEPS times. So d is TOGETHER times what was found.
+token misses is laid on each of its experts in turn, on several projections, SWEEPS times. So d is TOGETHER times what
+was found.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from sixfold.runner.experts import inner_products
+from pruning.healing.gate_up import refit_gate_up
+from pruning.healing.seen import ROWS, Routed, Seen, by_expert, norm
+from sixfold.runner.experts import first_name, inner_products
 
 SWEEPS = 2
 DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-TOGETHER = 2.0
+TOGETHER = 4.0
 JUDGES = 16
 """Experts of a layer, evenly spaced, that the damping is chosen by."""
-
-_ROWS = 16384
-"""Tokens whose products are in memory together."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a layer's experts read and what is missing. inputs [tokens, hidden] in the model's dtype; index int64 and
-    gates float32 [tokens, top-k], as the pruned model's router gave them; missing float32 [tokens, hidden], changed in
-    place; kinds int64 [tokens], of text, from 0."""
-
-    inputs: torch.Tensor
-    index: torch.Tensor
-    gates: torch.Tensor
-    missing: torch.Tensor
-    kinds: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -59,15 +47,6 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class _Routed:
-    """Tokens of one expert, by kind of text, and their gates."""
-
-    tokens: torch.Tensor
-    gates: torch.Tensor
-    counts: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class _Moments:
     """Of one expert: square sum g^2 a a^T [kinds, C, C], cross sum r g a^T [kinds, hidden, C]; float64. energy: sum of
     |r|^2 [kinds]."""
@@ -77,21 +56,25 @@ class _Moments:
     energy: torch.Tensor
 
 
-def refit(module: Any, seen: Seen, stored: torch.dtype) -> Fit:
-    """Changes the experts' down projections, to values that `stored` holds, and `seen.missing` with them.
+def refit(module: Any, seen: Seen, stored: Mapping[str, torch.dtype]) -> Fit:
+    """Changes the experts' projections, to values that the checkpoint holds, and `seen.missing` with them.
 
-    module: transformers' experts module with its weights. Runs where these are.
+    module: transformers' experts module with its weights. stored: the checkpoint's dtype of those of its parameters
+    that may change, the down projections or all. Runs where the weights are.
     """
-    before = _norm(seen.missing)
-    routed = list(_by_expert(seen, int(module.num_experts)))
+    before = norm(seen.missing)
+    routed = list(by_expert(seen, int(module.num_experts)))
+    inner = stored.get(first_name(module))
     with _fast_products(seen.gates.device):
         damping, held_back = _chosen(module, seen, routed)
         if damping is not None:
-            for _ in range(SWEEPS):
+            for sweep in range(SWEEPS):
                 for expert, own in enumerate(routed):
                     if len(own.tokens):
-                        _refit_one(module, expert, own, seen, damping, stored)
-    return Fit(damping, held_back, before, _norm(seen.missing))
+                        _refit_down(module, expert, own, seen, damping, stored["down_proj"])
+                        if sweep == 0 and inner is not None:
+                            refit_gate_up(module, expert, own, seen, damping, inner)
+    return Fit(damping, held_back, before, norm(seen.missing))
 
 
 @contextmanager
@@ -106,17 +89,7 @@ def _fast_products(device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _by_expert(seen: Seen, experts: int) -> Iterator[_Routed]:
-    top_k, kinds = seen.index.shape[1], int(seen.kinds.max()) + 1
-    choice = seen.index.reshape(-1) * kinds + seen.kinds.repeat_interleave(top_k)
-    pairs = choice.sort(stable=True).indices
-    counts = torch.bincount(choice, minlength=experts * kinds).view(experts, kinds)
-    gates = seen.gates.reshape(-1)
-    for own, by_kind in zip(pairs.split(counts.sum(1).tolist()), counts.tolist(), strict=True):
-        yield _Routed(own // top_k, gates[own], tuple(by_kind))
-
-
-def _chosen(module: Any, seen: Seen, routed: Sequence[_Routed]) -> tuple[float | None, float]:
+def _chosen(module: Any, seen: Seen, routed: Sequence[Routed]) -> tuple[float | None, float]:
     reached = [expert for expert, own in enumerate(routed) if sum(count > 0 for count in own.counts) > 1]
     judges = reached[:: max(1, len(reached) // JUDGES)]
     gains = torch.zeros(len(DAMPINGS), dtype=torch.float64)
@@ -151,7 +124,7 @@ def _solved(square: torch.Tensor, cross: torch.Tensor, damping: float) -> torch.
     return torch.cholesky_solve(cross.mT, factor).mT
 
 
-def _refit_one(module: Any, expert: int, own: _Routed, seen: Seen, damping: float, stored: torch.dtype) -> None:
+def _refit_down(module: Any, expert: int, own: Routed, seen: Seen, damping: float, stored: torch.dtype) -> None:
     found = _moments(module, expert, own, seen, by_kind=False)
     weight = module.down_proj[expert].mT if module.is_transposed else module.down_proj[expert]  # [hidden, C]
     before = weight.to(torch.float32, copy=True)
@@ -159,10 +132,10 @@ def _refit_one(module: Any, expert: int, own: _Routed, seen: Seen, damping: floa
     weight.copy_((before.double() + change).to(stored))
     moved = weight.float() - before
     for tokens, read in _read(module, expert, own.tokens, own.gates, seen):
-        seen.missing.index_add_(0, tokens.to(seen.missing.device), (read @ -moved.mT).to(seen.missing.device))
+        seen.give(tokens, read @ moved.mT)
 
 
-def _moments(module: Any, expert: int, own: _Routed, seen: Seen, *, by_kind: bool) -> _Moments:
+def _moments(module: Any, expert: int, own: Routed, seen: Seen, *, by_kind: bool) -> _Moments:
     """by_kind: whether sums are kept apart, or there is one."""
     squares, crosses, energies = [], [], []
     device = module.down_proj.device
@@ -173,7 +146,7 @@ def _moments(module: Any, expert: int, own: _Routed, seen: Seen, *, by_kind: boo
         cross = torch.zeros(hidden, channels, dtype=torch.float64, device=device)
         energy = torch.zeros((), dtype=torch.float64, device=device)
         for some, read in _read(module, expert, tokens, gates, seen):
-            missing = seen.missing.index_select(0, some.to(seen.missing.device)).to(device)
+            missing = seen.missing_of(some, device)
             square += read.mT @ read
             cross += missing.mT @ read
             energy += missing.square().sum(dtype=torch.float64)
@@ -188,12 +161,7 @@ def _read(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Some tokens after the other, with g a of each: float32 [N, C]."""
     device = module.down_proj.device
-    for some, gate in zip(tokens.split(_ROWS), gates.split(_ROWS), strict=True):
+    for some, gate in zip(tokens.split(ROWS), gates.split(ROWS), strict=True):
         if len(some):
-            rows = seen.inputs.index_select(0, some.to(seen.inputs.device)).to(device)
+            rows = seen.inputs_of(some, device)
             yield some, inner_products(module, rows, expert).float() * gate.to(device)[:, None]
-
-
-def _norm(values: torch.Tensor) -> float:
-    """In float64, some rows after the other."""
-    return float(sum(part.square().sum(dtype=torch.float64) for part in values.split(_ROWS)) ** 0.5)

@@ -39,11 +39,30 @@ def inner_products(module: Any, rows: torch.Tensor, whose: torch.Tensor | int) -
     rows [N, hidden]. whose: the one expert that all rows are of, or int64 [experts] on the CPU, how many are of each,
     in order.
     """
-    if module.has_gate:
-        inner: torch.Tensor = module._apply_gate(_product(module, "gate_up_proj", rows, whose))
-    else:
-        inner = module.act_fn(_product(module, "up_proj", rows, whose))
+    return activation(module, first_products(module, rows, whose))
+
+
+def first_products(module: Any, rows: torch.Tensor, whose: torch.Tensor | int) -> torch.Tensor:
+    """What the activation reads, of gate and up projections or of up projections alone; for the arguments see
+    `inner_products`."""
+    return _product(module, first_name(module), rows, whose)
+
+
+def activation(module: Any, products: torch.Tensor) -> torch.Tensor:
+    """[N, intermediate], of `first_products`."""
+    inner: torch.Tensor = module._apply_gate(products) if module.has_gate else module.act_fn(products)
     return inner
+
+
+def first_name(module: Any) -> str:
+    """Of the parameter that the experts' inputs are multiplied by."""
+    return "gate_up_proj" if module.has_gate else "up_proj"
+
+
+def first_projection(module: Any) -> torch.Tensor:
+    """[experts, out, in], or [experts, in, out] where the module is transposed."""
+    found: torch.Tensor = getattr(module, first_name(module))
+    return found
 
 
 def outer_products(module: Any, inner: torch.Tensor, whose: torch.Tensor | int) -> torch.Tensor:

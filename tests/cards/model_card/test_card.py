@@ -235,7 +235,7 @@ def test_a_healed_checkpoint_is_not_said_to_give_what_the_original_gives(root: P
     plan = root / "source/pruning/plan.json"
     write(plan, json.loads(plan.read_text()) | {"healing": {"profile": {}}})
     text = card(root, folder)
-    assert "and the down projections of the kept ones refitted in closed form; nothing was trained" in text
+    assert "and the projections of the kept ones refitted by least squares; nothing was trained" in text
     assert "afterwards. Before the refit, every layer gives the same output as the original's" in text
 
 

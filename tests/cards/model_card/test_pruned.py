@@ -76,7 +76,7 @@ def test_a_healed_card_says_what_was_refitted_and_what_it_brought(tmp_path: Path
     plain = {**COST, "kl": 0.3456, "top1": 0.7}
     healed = {"layers": changes, "errors": [], "plain": {"code": plain, "all": plain}}
     text = card(tmp_path, healed=healed)
-    assert "were refitted in closed form" in text
+    assert "were refitted by least squares" in text
     assert "refitted to 131,072 tokens of calibration text" in text
     assert "leaving each of 6 kinds of text out in turn" in text
     assert "| 0 | 0.3 | 0.432 | 0.211 | 0.046 |" in text

@@ -14,11 +14,13 @@ from safetensors.torch import load_file, save_file
 from pruning.anatomy import dissect
 from pruning.healing import heal as walk
 from pruning.healing.block import adds_up
-from pruning.healing.refit import Fit, Seen
+from pruning.healing.refit import Fit
 from pruning.healing.refitted import check_refitted
+from pruning.healing.seen import Seen
 from pruning.healing.text import Text
 from pruning.pruned_view import pruned_view
 from pruning.run import prune, verify
+from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.errors import SixfoldError
 from sixfold.model.source import open_source
 from sixfold.runner.layer_runner import LayerRunner
@@ -179,11 +181,12 @@ BLOCK = "model.layers.1.block_sparse_moe"
     ("damage", "message"),
     [
         (_other(f"{BLOCK}.gate.weight", lambda w: w.flip(0)), "gate.weight differs from the original's"),
-        (_other(f"{BLOCK}.experts.2.w1.weight", lambda w: -w), r"experts\.2\.w1\.weight differs"),
+        (_other("model.layers.1.self_attn.q_proj.weight", lambda w: -w), r"q_proj\.weight differs"),
+        (_other(f"{BLOCK}.experts.2.w1.weight", lambda w: w * torch.nan), r"w1\.weight has values that are no numbers"),
         (_other(f"{BLOCK}.experts.2.w2.weight", lambda w: w * torch.nan), r"w2\.weight has values that are no numbers"),
     ],
 )
-def test_only_down_projections_may_differ(
+def test_only_projections_of_experts_may_differ(
     damage: Callable[[Path], None], message: str, minimax: Path, tmp_path: Path
 ) -> None:
     source = open_source(minimax / "model")
@@ -209,3 +212,26 @@ def test_what_was_not_refitted_is_another_checkpoint(minimax: Path, tmp_path: Pa
     made = prune(source, anatomy, plain, "drop", tmp_path / "out", threads=1, progress=silent)
     assert not made.skipped
     assert not (tmp_path / "out" / "healing.json").exists()
+
+
+def test_gates_and_ups_that_cannot_be_written_stay(minimax: Path, tmp_path: Path) -> None:
+    """Tensors of two dtypes become one parameter in layer 1."""
+    shutil.copytree(minimax / "model", tmp_path / "model")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    save_file(
+        {name: w.half() if name.startswith(BLOCK) and ".w1." in name else w for name, w in weights.items()},
+        tmp_path / "model" / "model.safetensors",
+        {"format": "pt"},
+    )
+    healed(tmp_path / "model", tmp_path / "out")
+    source = open_source(tmp_path / "model")
+    anatomy = dissect(source)
+    view = pruned_view(source, anatomy, plan_of(source, anatomy, some_experts(anatomy)), "drop")
+    plain, made = view.checkpoint.as_stored, load_file(tmp_path / "out" / "model.safetensors")
+    moved = {
+        name
+        for name, tensor in dissect(open_source(tmp_path / "out")).tensors.items()
+        if tensor.expert == 0 and not torch.equal(made[name], plain.read(TensorSlice(name, 0, len(made[name]))))
+    }
+    expected = {f"model.layers.{layer}.block_sparse_moe.experts.0.w{n}.weight" for layer in range(4) for n in (1, 2, 3)}
+    assert moved == expected - {f"{BLOCK}.experts.0.w{n}.weight" for n in (1, 3)}

@@ -8,9 +8,12 @@ import torch
 from torch.nn import functional
 
 from pruning.healing.block import routed_outputs
-from pruning.healing.refit import DAMPINGS, SWEEPS, TOGETHER, Seen, refit
+from pruning.healing.refit import DAMPINGS, SWEEPS, TOGETHER, refit
+from pruning.healing.seen import Seen
 
 HIDDEN, INNER, EXPERTS, TOP_K, TOKENS, KINDS = 6, 5, 4, 2, 240, 3
+DOWN = {"down_proj": torch.float32}
+BOTH = dict.fromkeys(("down_proj", "gate_up_proj"), torch.bfloat16)
 
 
 def experts(seed: int, *, transposed: bool = False) -> Any:
@@ -29,6 +32,7 @@ def experts(seed: int, *, transposed: bool = False) -> Any:
         num_experts=EXPERTS,
         has_gate=True,
         has_bias=False,
+        is_concatenated=True,
         is_transposed=transposed,
         gate_up_proj=up.mT.contiguous() if transposed else up,
         down_proj=down.mT.contiguous() if transposed else down,
@@ -36,14 +40,16 @@ def experts(seed: int, *, transposed: bool = False) -> Any:
     )
 
 
-def seen_by(module: Any, *, noise: float, seed: int = 1) -> Seen:
-    """Outputs of other down projections are to be given, as far as noise, which is different for each token, allows."""
+def seen_by(module: Any, *, noise: float, inner: float = 0.0, seed: int = 1) -> Seen:
+    """Outputs of other down projections are to be given, and by `inner` of other gates and ups, as far as noise, which
+    is different for each token, allows."""
     draw = torch.Generator().manual_seed(seed)
     inputs = torch.randn(TOKENS, HIDDEN, generator=draw)
     index = torch.rand(TOKENS, EXPERTS, generator=draw).topk(TOP_K).indices
     gates = torch.rand(TOKENS, TOP_K, generator=draw)
     wanted = SimpleNamespace(**vars(module))
     wanted.down_proj = module.down_proj + 0.5 * torch.randn(module.down_proj.shape, generator=draw)
+    wanted.gate_up_proj = module.gate_up_proj + inner * torch.randn(module.gate_up_proj.shape, generator=draw)
     missing = routed_outputs(wanted, inputs, index, gates) - routed_outputs(module, inputs, index, gates)
     missing += noise * torch.randn(missing.shape, generator=draw)
     return Seen(inputs, index, gates, missing, torch.arange(TOKENS) % KINDS)
@@ -101,7 +107,7 @@ def test_it_is_ridge_regression_expert_after_expert(transposed: bool) -> None:
             expected[expert] += change
             missing[tokens] -= (rows @ change.T).float()
     before = float(seen.missing.norm())
-    fit = refit(module, seen, torch.float32)
+    fit = refit(module, seen, DOWN)
     assert fit.damping == damping
     assert fit.held_back == pytest.approx(error, rel=1e-6)
     assert (fit.before, fit.after) == pytest.approx((before, float(missing.norm())), rel=1e-5)
@@ -113,10 +119,12 @@ def test_it_is_ridge_regression_expert_after_expert(transposed: bool) -> None:
 def test_what_is_missing_is_that_of_the_stored_weights() -> None:
     """Weights are rounded to what the checkpoint holds, and the next expert is fitted to what that leaves."""
     module = experts(2)
+    module.gate_up_proj.copy_(module.gate_up_proj.bfloat16())
     seen = seen_by(module, noise=0.1)
     wanted = seen.missing + routed_outputs(module, seen.inputs, seen.index, seen.gates)
-    refit(module, seen, torch.bfloat16)
-    assert torch.equal(module.down_proj, module.down_proj.bfloat16().float())
+    refit(module, seen, BOTH)
+    for weights in (module.down_proj, module.gate_up_proj):
+        assert torch.equal(weights, weights.bfloat16().float())
     left = wanted - routed_outputs(module, seen.inputs, seen.index, seen.gates)
     torch.testing.assert_close(seen.missing, left, rtol=0, atol=1e-4)
 
@@ -127,18 +135,29 @@ def test_where_no_fit_carries_over_to_other_text_the_layer_stays() -> None:
     seen = seen_by(module, noise=0.0)
     for kind, sign in enumerate((1.0, -1.0, 0.0)):
         seen.missing[seen.kinds == kind] *= sign
-    before = module.down_proj.clone()
-    fit = refit(module, seen, torch.float32)
+    before = module.down_proj.clone(), module.gate_up_proj.clone()
+    fit = refit(module, seen, BOTH)
     assert fit.damping is None
     assert fit.after == fit.before
-    assert torch.equal(module.down_proj, before)
+    assert torch.equal(module.down_proj, before[0])
+    assert torch.equal(module.gate_up_proj, before[1])
 
 
 def test_an_expert_that_no_token_reached_stays() -> None:
     module = experts(4)
     seen = seen_by(module, noise=0.1)
     seen = Seen(seen.inputs, seen.index % (EXPERTS - 1), seen.gates, seen.missing, seen.kinds)
-    before = module.down_proj.clone()
-    assert refit(module, seen, torch.float32).damping is not None
-    assert torch.equal(module.down_proj[-1], before[-1])
-    assert not torch.equal(module.down_proj[0], before[0])
+    before = module.down_proj.clone(), module.gate_up_proj.clone()
+    assert refit(module, seen, BOTH).damping is not None
+    for weights, was in zip((module.down_proj, module.gate_up_proj), before, strict=True):
+        assert torch.equal(weights[-1], was[-1])
+        assert not torch.equal(weights[0], was[0])
+
+
+def test_where_gate_and_up_projections_are_refitted_less_is_missing() -> None:
+    fits = []
+    for stored in (DOWN, dict.fromkeys(BOTH, torch.float32)):
+        module = experts(5)
+        fits.append(refit(module, seen_by(module, noise=0.3, inner=0.3), stored))
+    assert fits[0].damping == fits[1].damping
+    assert fits[1].after < 0.97 * fits[0].after
