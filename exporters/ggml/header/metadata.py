@@ -1,6 +1,7 @@
 """What precedes a GGUF file's tensors, as gguf-py writes it: general keys, numbers, tokenizer, tensor list."""
 
 import io
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,14 +127,31 @@ def padded(nbytes: int) -> int:
 
 
 def serialized(writer: GGUFWriter) -> list[bytes]:
+    """Raises SixfoldError where a key's number has no place in its type."""
     buffers = [io.BytesIO() for _ in writer.tensors]
     writer.fout = buffers  # type: ignore[assignment]  # typed as files; the writer calls write and flush alone
     writer.state = WriterState.EMPTY
     writer.write_header_to_file()
-    writer.write_kv_data_to_file()
+    try:
+        writer.write_kv_data_to_file()
+    except struct.error as error:
+        raise SixfoldError(
+            f"a GGUF file has no place for {_misfit(writer)}, which follows from config.json ({error})",
+            "check config.json, or leave the gguf recipes out for this model",
+        ) from error
     writer.write_ti_data_to_file()
     texts = [buffer.getvalue() for buffer in buffers]
     return [text.ljust(padded(len(text)), b"\0") for text in texts]
+
+
+def _misfit(writer: GGUFWriter) -> str:
+    """The first key whose value cannot be packed, with it."""
+    for key, held in (item for keys in writer.kv_data for item in keys.items()):
+        try:
+            writer._pack_val(held.value, held.type, add_vtype=True, sub_type=held.sub_type)
+        except struct.error:
+            return f"{key} = {held.value}"
+    return "a key"
 
 
 def general_metadata(writer: GGUFWriter, checkpoint: Checkpoint, task: str) -> Metadata:

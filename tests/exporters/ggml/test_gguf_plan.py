@@ -280,3 +280,11 @@ def test_what_an_architecture_has_no_number_for_is_refused(
 def test_a_config_that_keeps_its_numbers_elsewhere_is_refused_by_its_family() -> None:
     with pytest.raises(SixfoldError, match="no GGUF layout is known for model_type florence2"):
         gguf_tensor_names({"model_type": "florence2", "text_config": {"num_hidden_layers": 2}}, [])
+
+
+@pytest.mark.parametrize("number", [-1, 1 << 40])
+def test_a_number_that_a_file_has_no_place_for_is_named(number: int, tmp_path: Path) -> None:
+    folder = family("llama", tmp_path / "model")
+    edit(folder, "config.json", max_position_embeddings=number)
+    with pytest.raises(SixfoldError, match=rf"no place for llama.context_length = {number}"):
+        EXPORTER.plan(open_source(folder), recipe("Q8_0"), None)
