@@ -5,9 +5,7 @@ far larger, and the same for both.
 """
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,15 +19,13 @@ from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.model.source import Source, open_source
 from sixfold.texts.held_out_text import held_out
 from tests.engines.dense_model import dense_model
-from tests.engines.llama_programs.llama_cpp_tools import Unavailable
 from tests.engines.reader import divergence, reader_logits
-from tests.engines.vllm_cpu.vllm_environment import vllm_python
+from tests.engines.vllm_cpu.vllm_environment import run_script
 from tests.exporters.exported import DEMO
 from tests.verification.artifacts import Artifacts, make_all
 
 pytestmark = pytest.mark.engines
 
-HERE = Path(__file__).parent
 LENGTH, WINDOWS = 128, 4
 KL = {"bf16": 1e-3, "fp8": 2e-2, "awq": 1e-3, "awq-packed": 1e-3}
 """Largest mean KL of vLLM's logits from ours. Inputs in BF16 round to other FP8 values than those in float32 do: there
@@ -77,14 +73,6 @@ EXPERTS = (
 )
 
 
-@pytest.fixture(scope="session")
-def python() -> Path:
-    try:
-        return vllm_python()
-    except Unavailable as reason:
-        pytest.skip(str(reason))
-
-
 @pytest.fixture(scope="module")
 def dense(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, Artifacts]:
     folder = tmp_path_factory.mktemp("dense")
@@ -97,14 +85,6 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
     return make_all(DEMO, tmp_path_factory.mktemp("experts"), EXPERTS)
 
 
-def run(python: Path, script: str, *arguments: Path) -> None:
-    """In a session of its own, all of whose processes are gone afterwards. No hub is asked for anything."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "OMP_NUM_THREADS": "1"}
-    command = [str(python), str(HERE / script), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900, check=False)
-    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
-
-
 @pytest.mark.parametrize("recipe", ["bf16", "fp8", "awq", "awq-packed"])
 def test_dense_models_score_as_our_reader_does(
     recipe: str, dense: tuple[Source, Artifacts], python: Path, tmp_path: Path
@@ -112,7 +92,7 @@ def test_dense_models_score_as_our_reader_does(
     source, artifacts = dense
     ids = torch.stack([window[:LENGTH] for window in held_out(load_tokenizer(DEMO)).ids[:WINDOWS]])
     np.save(tmp_path / "ids.npy", ids.numpy())
-    run(python, "vllm_score.py", artifacts[recipe], tmp_path / "ids.npy", tmp_path / "found.npz")
+    run_script(python, "vllm_score.py", artifacts[recipe], tmp_path / "ids.npy", tmp_path / "found.npz")
     found = np.load(tmp_path / "found.npz")
     theirs, generated = torch.from_numpy(found["logprobs"]), torch.from_numpy(found["tokens"])
     engine = "engine" if recipe == "fp8" else "weights"
@@ -134,8 +114,8 @@ def test_dense_models_score_as_our_reader_does(
 def test_every_tensor_of_experts_is_taken_and_none_is_left_unread(
     recipe: str, experts: Artifacts, python: Path, tmp_path: Path
 ) -> None:
-    run(python, "vllm_load.py", experts[recipe], tmp_path / "found.json")
-    found: dict[str, Any] = json.loads((tmp_path / "found.json").read_text())
+    run_script(python, "vllm_load.py", tmp_path / "found.json", experts[recipe])
+    found: dict[str, Any] = json.loads((tmp_path / "found.json").read_text())[str(experts[recipe])]
     assert found["refused"] == {}
     assert found["swapped"] == []
     assert all(size == written for size, written in found["tensors"].values())
@@ -154,7 +134,7 @@ def test_a_missing_scale_leaves_a_parameter_unread(experts: Artifacts, python: P
     tensors = load_file(file)
     size = tensors.pop(missing).numel()
     save_file(tensors, file, {"format": "pt"})
-    run(python, "vllm_load.py", folder, tmp_path / "found.json")
-    found = json.loads((tmp_path / "found.json").read_text())["parameters"]
+    run_script(python, "vllm_load.py", tmp_path / "found.json", folder)
+    found = json.loads((tmp_path / "found.json").read_text())[str(folder)]["parameters"]
     short = {k: v[0] - v[1] for k, v in found.items() if v[0] != v[1] and not k.endswith(UNREAD["nvfp4"])}
     assert short == {"model.layers.1.block_sparse_moe.experts.routed_experts.w13_weight_scale": size}

@@ -1,12 +1,14 @@
 """What vLLM's own model class and weight loader take from a folder, for schemes that no CPU kernel computes.
 
-Usage, in vLLM's environment: vllm_load.py FOLDER OUT
+Usage, in vLLM's environment: vllm_load.py OUT FOLDER...
 
-The model is made, and loads one tensor of the folder at a time into parameters that hold all zeros, and again into
-parameters that hold all ones: what is equal afterwards, the tensor has written. OUT is JSON:
-    tensors     name -> [elements in the folder, elements written], [n, null] where the loader refuses or ignores it
+Of each folder the model is made, and loads one tensor at a time into parameters that hold all zeros, and again into
+parameters that hold all ones: what is equal afterwards, the tensor has written. OUT is JSON, folder -> what was found:
+    error       why the model could not be made, and nothing else
+    tensors     name -> [elements in the folder, elements written]
     refused     name -> what the loader raised
-    parameters  name -> [elements, elements written by any tensor, elements written by more than one]
+    parameters  name -> [elements, elements written by any tensor, elements written by more than one]; buffers, too,
+                where any tensor wrote to them
     swapped     names whose elements are not those that arrived, in any order
 
 Only the choice of kernels is replaced, which raises where no accelerator is: nothing is computed here.
@@ -15,6 +17,7 @@ Only the choice of kernels is replaced, which raises where no accelerator is: no
 import json
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,8 +58,9 @@ def without_kernels() -> None:
     auto_awq.select_wna16_moe_backend = lambda *given, **more: (auto_awq.WNA16MoEBackend.MARLIN, None)
 
 
-def made(folder: str) -> tuple[Any, Iterator[tuple[str, torch.Tensor]]]:
-    """The model with parameters as torch.empty leaves them, and the folder's tensors as vLLM reads them."""
+def made(folder: str, meeting: str) -> tuple[Any, Any, Iterator[tuple[str, torch.Tensor]]]:
+    """The configuration, the model with parameters as torch.empty leaves them, and the folder's tensors as vLLM reads
+    them. meeting: a folder in which this process finds itself."""
     from vllm.config import set_current_vllm_config
     from vllm.distributed import ensure_model_parallel_initialized, init_distributed_environment
     from vllm.engine.arg_utils import EngineArgs
@@ -66,25 +70,37 @@ def made(folder: str) -> tuple[Any, Iterator[tuple[str, torch.Tensor]]]:
 
     arguments = EngineArgs(model=folder, dtype="bfloat16", enforce_eager=True, max_model_len=128)
     config = arguments.create_engine_config()
-    with set_current_vllm_config(config), tempfile.TemporaryDirectory() as meeting:
+    with set_current_vllm_config(config):
         init_distributed_environment(1, 0, f"file://{meeting}/place", 0, "gloo")
         ensure_model_parallel_initialized(1, 1)
         with set_default_torch_dtype(config.model_config.dtype):
             model = initialize_model(vllm_config=config)
         loader = get_model_loader(config.load_config)
-        return model, loader.get_all_weights(config.model_config, model)
+        return config, model, loader.get_all_weights(config.model_config, model)
+
+
+def held(model: Any) -> dict[str, torch.Tensor]:
+    """Parameters and buffers, but for empty ones, by name."""
+    both = {**dict(model.named_buffers()), **dict(model.named_parameters())}
+    return {key: tensor.data for key, tensor in both.items() if tensor.numel()}
 
 
 def written_by(model: Any, name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Parameter -> bool of its shape."""
+    """Parameter -> bool of its elements."""
     seen: list[dict[str, torch.Tensor]] = []
     for byte in (0, 255):
-        for parameter in model.parameters():
-            parameter.data.view(-1).view(torch.uint8).fill_(byte)
+        for values in held(model).values():
+            values.view(-1).view(torch.uint8).fill_(byte)
         model.load_weights([(name, tensor)])
-        seen.append({key: bits(parameter.data).clone() for key, parameter in model.named_parameters()})
-    same = {key: (values == seen[1][key]).all(-1) for key, values in seen[0].items()}
-    return {key: values for key, values in same.items() if values.any()}
+        now = {key: bits(values) for key, values in held(model).items()}
+        seen.append(
+            {key: values.clone() for key, values in now.items() if values.min() != byte or values.max() != byte}
+        )
+    either = seen[0].keys() | seen[1].keys()
+    last = held(model)
+    zeros = {key: seen[0].get(key, torch.zeros(1, dtype=torch.uint8)) for key in either}
+    same = {key: (zeros[key] == bits(last[key])).all(-1) for key in either}
+    return {key: values for key, values in sorted(same.items()) if values.any()}
 
 
 def bits(tensor: torch.Tensor) -> torch.Tensor:
@@ -92,11 +108,21 @@ def bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.reshape(-1).view(torch.uint8).view(tensor.numel(), -1)
 
 
-def main(folder: str, out: str) -> None:
-    without_kernels()
-    model, weights = made(folder)
-    counts = {key: torch.zeros(parameter.numel(), dtype=torch.int32) for key, parameter in model.named_parameters()}
-    tensors: dict[str, list[int | None]] = {}
+def loaded(folder: str, meeting: str) -> dict[str, Any]:
+    from vllm.config import set_current_vllm_config
+
+    try:
+        config, model, weights = made(folder, meeting)
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+    with set_current_vllm_config(config):
+        return taken(model, weights)
+
+
+def taken(model: Any, weights: Iterator[tuple[str, torch.Tensor]]) -> dict[str, Any]:
+    trained = {key for key, _ in model.named_parameters()}
+    counts = {key: torch.zeros(values.numel(), dtype=torch.int32) for key, values in held(model).items()}
+    tensors: dict[str, list[int]] = {}
     refused: dict[str, str] = {}
     swapped: list[str] = []
     for name, tensor in weights:
@@ -105,15 +131,25 @@ def main(folder: str, out: str) -> None:
         except Exception as error:
             refused[name] = f"{type(error).__name__}: {error}"
             continue
-        now = dict(model.named_parameters())
-        arrived = [now[key].data.flatten()[mask].to(torch.float64) for key, mask in written.items()]
+        now = held(model)
+        arrived = [now[key].flatten()[mask].to(torch.float64) for key, mask in written.items()]
         if not arrived or not torch.equal(torch.cat(arrived).sort()[0], tensor.to(torch.float64).flatten().sort()[0]):
             swapped.append(name)
         tensors[name] = [tensor.numel(), sum(int(mask.sum()) for mask in written.values())]
         for key, mask in written.items():
             counts[key] += mask
-    parameters = {key: [len(c), int((c > 0).sum()), int((c > 1).sum())] for key, c in counts.items()}
-    found = {"tensors": tensors, "refused": refused, "swapped": swapped, "parameters": parameters}
+    parameters = {
+        key: [len(count), int((count > 0).sum()), int((count > 1).sum())]
+        for key, count in counts.items()
+        if key in trained or count.any()
+    }
+    return {"tensors": tensors, "refused": refused, "swapped": swapped, "parameters": parameters}
+
+
+def main(out: str, *folders: str) -> None:
+    without_kernels()
+    with tempfile.TemporaryDirectory() as meeting:
+        found = {folder: loaded(folder, meeting) for folder in folders}
     Path(out).write_text(json.dumps(found))
 
 
