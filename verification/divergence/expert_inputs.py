@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from sixfold.runner.experts import activation, first_name, first_projection
 from verification.divergence.latent_inputs import Rounding
 
 _SHARE_OF_GPU = 1 / 32
@@ -150,8 +151,7 @@ def _of_tokens(
 ) -> torch.Tensor:
     """hidden [tokens, hidden]; index int64 and gates [tokens, top-k]; an index beyond the experts is of none."""
     top_k, width = index.shape[1], hidden.shape[1]
-    up = module.gate_up_proj if module.has_gate else module.up_proj
-    first, last = inputs_of(up), inputs_of(module.down_proj)
+    first, last = inputs_of(first_projection(module)), inputs_of(module.down_proj)
     pairs = index.reshape(-1).sort(stable=True).indices  # by expert, and by token within one
     every = index.reshape(-1).bincount(minlength=module.num_experts)[: module.num_experts].tolist()
     read, squares = hidden, None
@@ -170,8 +170,7 @@ def _of_tokens(
         elif first is not None:
             rows = first.rounded(rows, counts, begin)
         places = _places(counts, rows.device) if rows.is_cuda else None
-        inner = _products(module, "gate_up_proj" if module.has_gate else "up_proj", rows, counts, begin, places)
-        inner = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
+        inner = activation(module, _products(module, first_name(module), rows, counts, begin, places))
         if last is not None:
             inner = last.rounded(inner, counts, begin)
         made = _products(module, "down_proj", inner, counts, begin, places)

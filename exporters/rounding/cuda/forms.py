@@ -75,10 +75,5 @@ def _pairs(ends: Sequence[tuple[float, float]]) -> _Steps:
 
 
 @cache
-def table_on_device(table: tuple[float, ...], device: torch.device) -> torch.Tensor:
-    return torch.tensor(table, dtype=torch.float32, device=device)
-
-
-@cache
-def on_device(steps: _Steps, device: torch.device) -> torch.Tensor:
-    return torch.tensor(steps, dtype=torch.float32, device=device)
+def on_device(numbers: _Steps | tuple[float, ...], device: torch.device) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.float32, device=device)

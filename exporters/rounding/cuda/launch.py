@@ -4,7 +4,7 @@ import torch
 import triton
 
 from exporters.rounding.cuda import blocks, opening
-from exporters.rounding.cuda.forms import on_device, table_on_device, taken
+from exporters.rounding.cuda.forms import on_device, taken
 from exporters.rounding.factor import Factor
 from exporters.rounding.format import Format
 from exporters.rounding.fp8 import Fp8
@@ -36,7 +36,7 @@ class Launch:
         self.form = kernels.compiled
         self.tried, self.near = on_device(kernels.tried, like.device), on_device(kernels.near, like.device)
         table = form.levels.table
-        self.table = self.tried if table is None else table_on_device(tuple(table.tolist()), like.device)
+        self.table = self.tried if table is None else on_device(tuple(table.tolist()), like.device)
         whole = getattr(form, "global_scale", None)
         self.units = like.new_ones(self.batch) if whole is None else whole.float().expand(self.batch).contiguous()
         self.grid = (triton.cdiv(self.rows, _ROWS), self.batch)
