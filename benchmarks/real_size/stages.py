@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -247,6 +248,7 @@ def _stage(found: Found, name: str) -> Iterator[Stage]:
         half = len(seen) // 2
         stage.halves = max(seen[:half], default=0), max(seen[half:])
         stage.device = max(stage.device, torch.cuda.max_memory_allocated()) if on_gpu else 0
+        print(f"{name} of {found.layers} layers: {stage.seconds:.1f} s", file=sys.stderr, flush=True)
 
 
 def _anonymous() -> int:
