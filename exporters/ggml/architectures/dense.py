@@ -116,7 +116,6 @@ _LLAMA = Entry(VOCAB, llama_keys, paired_rope=True, rope_factors=True, begins=gr
 DENSE: Mapping[str, Entry] = {
     "llama": _LLAMA,
     "arcee": _LLAMA,
-    "smollm3": _LLAMA,
     "granite": replace(
         _LLAMA,
         table=(*VOCAB, *SCALES, *GRANITE_SHARED, *GRANITE_MIXERS),
@@ -134,7 +133,6 @@ DENSE: Mapping[str, Entry] = {
             "activation_sparsity_pattern": lambda config: ([0.95] * 10 + [0.0] * 99)[: config["num_hidden_layers"]],
         },
     ),
-    "seed_oss": Entry(),
     "command-r": Entry((("add_logit_scale", ("logit_scale",)),), without_scaling),
     "mistral3": replace(_LLAMA, extra=_mistral3),
     "qwen2vl": Entry(),
@@ -142,7 +140,6 @@ DENSE: Mapping[str, Entry] = {
     "olmo2": Entry((), windows),
     "exaone4": Entry(VOCAB, windows, rope_factors=True),
     "qwen3vl": Entry((), deepstack),
-    "gemma": Entry((), one_plus=NORMS),
     "gemma2": Entry(
         (
             *WINDOW,
