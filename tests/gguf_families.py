@@ -18,5 +18,6 @@ class Ordinary:
 
 ORDINARY: Mapping[str, Ordinary] = {
     "arcee": Ordinary(),
+    "smollm3": Ordinary(),
 }
 """By transformers' model type."""

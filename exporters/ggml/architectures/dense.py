@@ -116,6 +116,7 @@ _LLAMA = Entry(VOCAB, llama_keys, paired_rope=True, rope_factors=True, begins=gr
 DENSE: Mapping[str, Entry] = {
     "llama": _LLAMA,
     "arcee": _LLAMA,
+    "smollm3": _LLAMA,
     "granite": replace(
         _LLAMA,
         table=(*VOCAB, *SCALES, *GRANITE_SHARED, *GRANITE_MIXERS),
