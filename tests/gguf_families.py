@@ -18,6 +18,7 @@ class Ordinary:
 
 ORDINARY: Mapping[str, Ordinary] = {
     "arcee": Ordinary(),
+    "dots1": Ordinary({"num_key_value_heads": 4}, frozenset({"dots1.expert_gating_func"})),
     "smollm3": Ordinary(),
 }
 """By transformers' model type."""
