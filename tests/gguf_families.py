@@ -19,6 +19,7 @@ class Ordinary:
 ORDINARY: Mapping[str, Ordinary] = {
     "arcee": Ordinary(),
     "dots1": Ordinary({"num_key_value_heads": 4}, frozenset({"dots1.expert_gating_func"})),
+    "seed_oss": Ordinary(),
     "smollm3": Ordinary(),
 }
 """By transformers' model type."""

@@ -134,6 +134,7 @@ DENSE: Mapping[str, Entry] = {
             "activation_sparsity_pattern": lambda config: ([0.95] * 10 + [0.0] * 99)[: config["num_hidden_layers"]],
         },
     ),
+    "seed_oss": Entry(),
     "command-r": Entry((("add_logit_scale", ("logit_scale",)),), without_scaling),
     "mistral3": replace(_LLAMA, extra=_mistral3),
     "qwen2vl": Entry(),
