@@ -16,9 +16,13 @@ class Ordinary:
     close: float = 1e-4
 
 
+_OF_GEMMA = frozenset({"tokenizer.ggml.eot_token_id", "tokenizer.ggml.add_space_prefix", "gemma.rope.freq_base"})
+"""The converter gives every vocabulary CodeGemma's tokens, and no rotary base."""
+
 ORDINARY: Mapping[str, Ordinary] = {
     "arcee": Ordinary(),
     "dots1": Ordinary({"num_key_value_heads": 4}, frozenset({"dots1.expert_gating_func"})),
+    "gemma": Ordinary(meant=_OF_GEMMA, close=1e-3),
     "seed_oss": Ordinary(),
     "smollm3": Ordinary(),
 }

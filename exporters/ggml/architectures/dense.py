@@ -142,6 +142,7 @@ DENSE: Mapping[str, Entry] = {
     "olmo2": Entry((), windows),
     "exaone4": Entry(VOCAB, windows, rope_factors=True),
     "qwen3vl": Entry((), deepstack),
+    "gemma": Entry((), one_plus=NORMS),
     "gemma2": Entry(
         (
             *WINDOW,
