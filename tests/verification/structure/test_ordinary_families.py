@@ -75,6 +75,15 @@ def test_what_changed_places_is_found(family: str, scheme: str, tmp_path: Path) 
         assert len(found) == len(parts)
 
 
+def test_a_source_of_another_family(tmp_path: Path) -> None:
+    """Also of one whose class is of no language model alone."""
+    _, file = exported("arcee", tmp_path / "arcee")
+    for other in ("llama", "minimax_m3_vl"):
+        source = open_source(every_family.make_family(other, tmp_path / other))
+        found = {(finding.check, finding.where) for finding in verify(file, source, unseen).failures}
+        assert ("keys.value", "general.architecture") in found
+
+
 def stacks(data: GgufData) -> list[str]:
     return [name for name in data if name.startswith("blk.1.") and "_exps." in name]
 

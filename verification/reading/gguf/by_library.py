@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Set
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -30,6 +31,7 @@ _TURNS_NEIGHBORS = frozenset(
 `llama_model_rope_type` (src/llama-model.cpp), whether transformers knows them or not."""
 
 _EXPERT = re.compile(r"\.experts\.\d+\.")
+_BLOCK = re.compile(r"^blk\.\d+\.")
 
 
 @cache
@@ -56,15 +58,23 @@ def known_by_library(arch: str) -> bool:
     return arch not in TABLES and arch in same_named().values()
 
 
-def library_names(arch: str, layers: int) -> Set[str]:
-    """Every name that a tensor of such a file may have."""
+def is_library_name(arch: str, name: str) -> bool:
+    """Whether a tensor of such a file may be called so."""
+    return _BLOCK.sub("blk.{bid}.", name).removesuffix(".weight").removesuffix(".bias") in _stems(arch)
+
+
+@cache
+def _stems(arch: str) -> Set[str]:
     import gguf
 
-    number = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
-    stems = {
-        gguf.TENSOR_NAMES[tensor].format(bid=layer) for tensor in gguf.MODEL_TENSORS[number] for layer in range(layers)
-    }
-    return {f"{stem}{kind}" for stem in stems for kind in ("", ".weight", ".bias")}
+    return {gguf.TENSOR_NAMES[tensor] for tensor in gguf.MODEL_TENSORS[_number(arch)]}
+
+
+def _number(arch: str) -> Any:
+    """gguf-py's member of its enumeration."""
+    import gguf
+
+    return next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
 
 
 def library_places(
@@ -74,8 +84,7 @@ def library_places(
     tensor -> what the source does. one_plus: names on disk of norms to which the model adds one."""
     import gguf
 
-    number = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
-    names = gguf.get_tensor_name_map(number, layers)
+    names = gguf.get_tensor_name_map(_number(arch), layers)
     paired = arch in _TURNS_NEIGHBORS and _turns_halves(kind)
     found: dict[str, Place] = {}
     for called, name in on_disk.items():
@@ -103,6 +112,7 @@ def _turns_halves(kind: str) -> bool:
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    module = sys.modules[getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind]).__module__]
+    called = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind)
+    module = sys.modules[getattr(transformers, called).__module__] if called else None
     turn = getattr(module, "rotate_half", None)
     return turn is not None and bool(turn(torch.arange(4.0)).tolist() == [-2.0, -3.0, 0.0, 1.0])

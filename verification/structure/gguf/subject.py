@@ -8,7 +8,7 @@ from typing import Any
 
 from sixfold.model.meta_model import completed, usual_names
 from sixfold.model.source import Source
-from verification.reading.gguf.by_library import known_by_library, library_names, library_places
+from verification.reading.gguf.by_library import is_library_name, known_by_library, library_places
 from verification.reading.gguf.multipliers import multipliers_of
 from verification.reading.gguf.place import ARCHITECTURES, Place, place_of
 from verification.reading.gguf.tables import (
@@ -53,21 +53,19 @@ class GgufSubject:
         return self.file.arch in ARCHITECTURES or known_by_library(self.file.arch)
 
     def place_of(self, name: str) -> Place | None:
-        """Where a tensor of the file lies on disk; None where its architecture has no tensor of this name."""
+        """Where a tensor of the file lies on disk; None where its architecture has no tensor of this name. Where the
+        libraries tell, and there is no source, its own name stands for that on disk."""
         if known_by_library(self.file.arch):
-            return self._library_places.get(name)
+            alone = Place(name) if is_library_name(self.file.arch, name) else None
+            return alone if self.source is None else self._library_places.get(name)
         return place_of(self._table or self.file.arch, name)
 
     @cached_property
     def _library_places(self) -> Mapping[str, Place]:
-        """Without a source, of names alone."""
-        file = self.file
-        if self.source is None:
-            names = library_names(file.arch, int(file.key("block_count") or 0))
-            return {name: Place(name) for name in names}
+        assert self.source is not None
         architecture, towers = self.source.architecture, set(self.source.architecture.towers)
         return library_places(
-            file.arch,
+            self.file.arch,
             self.config["model_type"],
             architecture.layers,
             {self._in_a_text_model(name): name for name in self.source.checkpoint.tensors if name not in towers},
