@@ -1,10 +1,12 @@
 """Which families of the installed transformers go into which format, as `plan` says.
 
-`python -m benchmarks.soundness.family_table` writes docs/families.md. Nothing is computed with weights here;
+`python -m benchmarks.soundness.family_table [FAMILY]...` writes docs/families.md and the counts in README.md; with
+families named, their rows anew and the others as they are. Nothing is computed with weights here;
 `benchmarks.soundness.families` takes the same families through everything that is promised.
 """
 
 import json
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -22,6 +24,10 @@ from sixfold.model.source import Source
 from tests.every_family import families, tiny_config
 
 FILE = Path(__file__).parents[2] / "docs" / "families.md"
+README = FILE.parents[1] / "README.md"
+FOLDERS = ("bf16", "fp8", "nvfp4", "nvfp4-gb10", "awq")
+"""For any Linear; `mxfp4` is for experts alone."""
+
 STAGES = (*FORMATS, "prune")
 YES, DENSE = "yes", "-"
 
@@ -78,13 +84,40 @@ def page(rows: Mapping[str, Mapping[str, str]]) -> str:
     return _HEAD + total + "\n\n" + "\n".join(lines) + "\n\n" + "\n".join(notes) + "\n"
 
 
+def rows_of(text: str) -> dict[str, dict[str, str]]:
+    """Of a page, what `page` made it from."""
+    reasons = dict(re.findall(r"^(\d+)\. (.*)$", text, re.MULTILINE))
+    found: dict[str, dict[str, str]] = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| ") and len(cells) == len(STAGES) + 1 and cells[0] != "family":
+            found[cells[0]] = {s: reasons.get(c, c) for s, c in zip(STAGES, cells[1:], strict=True)}
+    return found
+
+
+def counts_of(rows: Mapping[str, Mapping[str, str]]) -> str:
+    """The README's sentence."""
+    folders = sum(all(row[stage] == YES for stage in FOLDERS) for row in rows.values())
+    files, mxfp4, pruned = (sum(row[s] == YES for row in rows.values()) for s in ("gguf-q4_k_m", "mxfp4", "prune"))
+    experts = sum(row["prune"] != DENSE for row in rows.values())
+    return (
+        f"Of {len(rows)} families, {folders} go into every Hugging Face format, {mxfp4} have experts for MXFP4,"
+        f" and {files} go into GGUF;\n{pruned} of {experts} with experts can be pruned"
+    )
+
+
+_COUNTED = re.compile(r"Of \d+ families, .*?\n\d+ of \d+ with experts can be pruned", re.DOTALL)
+
+
 def main(names: Sequence[str]) -> int:
-    rows = {}
+    rows = rows_of(FILE.read_text(encoding="utf-8"))
     for family in names or families():
         rows[family] = row_of(family, FILE.parent)
         print(family, *(row if row in (YES, DENSE) else "no" for row in rows[family].values()), flush=True)
-    if not names:
-        FILE.write_text(page(rows), encoding="utf-8")
+    rows = {family: rows[family] for family in families()}
+    FILE.write_text(page(rows), encoding="utf-8")
+    text = README.read_text(encoding="utf-8")
+    README.write_text(_COUNTED.sub(lambda found: counts_of(rows), text), encoding="utf-8")
     return 0
 
 

@@ -19,7 +19,7 @@ from exporters.ggml.architectures.rotary import (
 from exporters.ggml.header.hyperparameters import ENTRIES, as_stated
 from sixfold.checkpoint.checkpoint import SourceTensor
 from sixfold.errors import SixfoldError
-from sixfold.model.gguf.architectures import gguf_architecture
+from sixfold.model.gguf.architectures import gguf_architecture, unknown_layout
 from sixfold.model.gguf.arrangements import latent_halves, row_parts
 from sixfold.model.gguf.tensor_names import gguf_tensor_names
 
@@ -82,6 +82,8 @@ def gguf_tensors(config: Config, tensors: Mapping[str, SourceTensor]) -> list[Te
     Raises SixfoldError where the architecture, a tensor or a hole in a stack of experts does not allow a GGUF file.
     """
     arch = gguf_architecture(config)
+    if arch not in ENTRIES:
+        raise unknown_layout(config)
     entry = ENTRIES[arch]
     sources: dict[str, list[SourceTensor]] = {}
     for name, gguf_name in gguf_tensor_names(config, tensors).items():

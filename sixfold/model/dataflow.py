@@ -231,7 +231,8 @@ def _hooks(model: nn.Module, tracer: _Tracer) -> Iterator[None]:
 
 
 def is_one_plus(norm: nn.Module) -> bool | None:
-    """Whether the norm multiplies by 1 + weight: with a weight of zero, such a norm's output is not zero.
+    """Whether the norm multiplies by 1 + weight: with a weight of zero, such a norm's output is not zero. Its channels
+    differ, as of equal ones a norm that subtracts the mean (Nemotron's) leaves nothing.
 
     None where it takes something else than channels, and cannot be asked.
     """
@@ -244,6 +245,7 @@ def is_one_plus(norm: nn.Module) -> bool | None:
     given = {name for name, p in parameters.items() if p.default is p.empty or name == "gate"}
     try:
         with torch.no_grad():
-            return bool(probe(*[torch.ones(1, size) for name in parameters if name in given]).abs().sum() > 0)
+            channels = torch.linspace(-1, 1, size).unsqueeze(0)
+            return bool(probe(*[channels for name in parameters if name in given]).abs().sum() > 0)
     except Exception:  # a third party's forward
         return None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sixfold.model.architecture import Linear
-from sixfold.model.gguf.architectures import GGUF_ARCHITECTURES, known_type
+from sixfold.model.gguf.architectures import architecture_named, known_type
 from sixfold.model.gguf.arrangements import SPLIT_LATENTS
 from sixfold.model.source import Source
 
@@ -43,7 +43,7 @@ def latent_heads(config: Mapping[str, Any], linear: Linear) -> LatentHeads | Non
 def latent_linears(source: Source) -> dict[str, LatentHeads]:
     """On-disk name of every kv_b_proj -> its heads; {} of models that no engine here holds split, whose attention is
     left unobserved."""
-    if GGUF_ARCHITECTURES.get(known_type(source.checkpoint.config) or "") not in SPLIT_LATENTS:
+    if architecture_named(known_type(source.checkpoint.config) or "") not in SPLIT_LATENTS:
         return {}
     found = {li.name: latent_heads(source.checkpoint.config, li) for li in source.architecture.linears}
     return {name: heads for name, heads in found.items() if heads is not None}

@@ -205,7 +205,7 @@ MIXTURE: Mapping[str, Entry] = {
         _exaone_moe,
         gating={"exaone_moe": "sigmoid"},
     ),
-    "dots1": Entry(SHARED_EXPERTS),
+    "dots1": Entry(SHARED_EXPERTS, gating={"dots1": "sigmoid"}),
     "qwen3vlmoe": Entry(EXPERT_SIZES, deepstack, renormalized=True),
     "ernie4_5-moe": Entry(
         (

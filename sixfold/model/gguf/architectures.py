@@ -5,6 +5,7 @@ architectures. That table is here, and nothing else about an architecture (expor
 """
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from sixfold.errors import SixfoldError
@@ -15,7 +16,6 @@ from sixfold.model.wrappers import decoder_fields
 GGUF_ARCHITECTURES: Mapping[str, str] = {
     "afmoe": "afmoe",
     "apertus": "apertus",
-    "arcee": "arcee",
     "bamba": "granitehybrid",
     "bloom": "bloom",
     "cohere": "command-r",
@@ -26,7 +26,6 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "deepseek_v3": "deepseek2",
     "deepseek_v32": "deepseek32",
     "deepseek_v4": "deepseek4",
-    "dots1": "dots1",
     "ernie4_5": "ernie4_5",
     "ernie4_5_moe": "ernie4_5-moe",
     "exaone4": "exaone4",
@@ -34,7 +33,6 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "falcon": "falcon",
     "falcon_h1": "falcon-h1",
     "falcon_mamba": "mamba",
-    "gemma": "gemma",
     "gemma2": "gemma2",
     "gemma3": "gemma3",
     "gemma3_text": "gemma3",
@@ -117,15 +115,14 @@ GGUF_ARCHITECTURES: Mapping[str, str] = {
     "qwen3_vl_moe": "qwen3vlmoe",
     "qwen4_exp": "qwen4exp",
     "qwen4_exp_text": "qwen4exp",
-    "seed_oss": "seed_oss",
-    "smollm3": "smollm3",
     "solar_open": "glm4moe",
     "stablelm": "stablelm",
     "starcoder2": "starcoder2",
     "step3p5": "step35",
     "youtu": "deepseek2",
 }
-"""transformers' model_type -> llama.cpp's general.architecture; of a checkpoint that sees or hears, its decoder's."""
+"""transformers' model_type -> llama.cpp's general.architecture; of a checkpoint that sees or hears, its decoder's. What
+gguf-py has under a model type's own name need not be here (see `architecture_named`)."""
 
 NOT_CAUSAL = ("paligemma", "shieldgemma2")
 """Models around a decoder that do not run it as it runs alone: their prompts see themselves whole."""
@@ -143,17 +140,36 @@ STATED_TYPE = "model_type of config.json"
 """Of what `decoder_config` makes: the type of the whole model."""
 
 
+@cache
+def _names_of_library() -> Mapping[str, str]:
+    """gguf-py's architectures, by their names without punctuation."""
+    import gguf
+
+    return {_bare(name): name for name in gguf.MODEL_ARCH_NAMES.values()}
+
+
+def _bare(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))
+
+
+def architecture_named(kind: str) -> str | None:
+    """llama.cpp's name of the architecture of a model type: that of GGUF_ARCHITECTURES, or the one that gguf-py has
+    under the type's own name but for punctuation. None where there is neither. Whether files of it can be written,
+    exporters/ggml knows."""
+    if kind in _COMPUTED_OTHERWISE:
+        return None
+    return GGUF_ARCHITECTURES.get(kind) or _names_of_library().get(_bare(kind))
+
+
 def known_type(config: Mapping[str, Any]) -> str | None:
-    """The model type of GGUF_ARCHITECTURES that config.json is of: of a model that sees or hears and is not listed, its
-    decoder's, which computes what it does alone; of a publisher's own type, that of the class it names. None where
-    none is listed."""
+    """The model type that config.json is of and llama.cpp's architecture is known of: of a model that sees or hears and
+    is not listed, its decoder's, which computes what it does alone; of a publisher's own type, that of the class it
+    names. None where there is none."""
     parts = [config] if config.get("model_type") in NOT_CAUSAL else [config, decoder_fields(config)]
     typed = [part for part in parts if part.get("model_type")]
-    for part in typed:
-        for kind in (part["model_type"], transformers_type(part)):
-            if kind in GGUF_ARCHITECTURES:
-                return str(kind)
-    return None
+    kinds = [str(kind) for part in typed for kind in (part["model_type"], transformers_type(part)) if kind]
+    listed = next((kind for kind in kinds if kind in GGUF_ARCHITECTURES), None)
+    return listed or next((kind for kind in kinds if architecture_named(kind)), None)
 
 
 def gguf_architecture(config: Mapping[str, Any]) -> str:
@@ -161,13 +177,18 @@ def gguf_architecture(config: Mapping[str, Any]) -> str:
     kind = known_type(config)
     if kind is None and (why := _COMPUTED_OTHERWISE.get(config.get("model_type") or "")):
         raise SixfoldError(why, "leave the gguf recipes out for this model")
-    if kind is None:
-        raise SixfoldError(
-            f"no GGUF layout is known for model_type {config.get('model_type')}",
-            f"GGUF is supported for {', '.join(sorted(GGUF_ARCHITECTURES))}; leave the gguf recipes out for this model",
-        )
+    named = architecture_named(kind or "")
+    if kind is None or named is None:
+        raise unknown_layout(config)
     own = {"granitemoehybrid": _granite_hybrid, "nemotron_h": _nemotron_h}.get(kind)
-    return GGUF_ARCHITECTURES[kind] if own is None else own(config)
+    return named if own is None else own(config)
+
+
+def unknown_layout(config: Mapping[str, Any]) -> SixfoldError:
+    return SixfoldError(
+        f"no GGUF layout is known for model_type {config.get('model_type')}",
+        "docs/families.md lists those that are; leave the gguf recipes out for this model",
+    )
 
 
 def _nemotron_h(config: Mapping[str, Any]) -> str:

@@ -1,28 +1,12 @@
 """docs/families.md says what is planned, of every family, and the README counts as it does."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from benchmarks.soundness.family_table import DENSE, FILE, STAGES, YES, page, row_of
+from benchmarks.soundness.family_table import FILE, README, counts_of, page, row_of, rows_of
 from tests.every_family import families
-
-FOLDERS = ("bf16", "fp8", "nvfp4", "nvfp4-gb10", "awq")
-"""For any Linear; `mxfp4` is for experts alone."""
-
-README = FILE.parents[1] / "README.md"
-
-
-def rows_of(text: str) -> dict[str, dict[str, str]]:
-    reasons = dict(re.findall(r"^(\d+)\. (.*)$", text, re.MULTILINE))
-    found: dict[str, dict[str, str]] = {}
-    for line in text.splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if line.startswith("| ") and len(cells) == len(STAGES) + 1 and cells[0] != "family":
-            found[cells[0]] = {s: reasons.get(c, c) for s, c in zip(STAGES, cells[1:], strict=True)}
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +31,4 @@ def test_every_row(family: str, committed: Mapping[str, Mapping[str, str]], tmp_
 
 
 def test_the_readme_counts_as_the_table_does(committed: Mapping[str, Mapping[str, str]]) -> None:
-    folders = sum(all(row[stage] == YES for stage in FOLDERS) for row in committed.values())
-    files = sum(row["gguf-q4_k_m"] == YES for row in committed.values())
-    experts_alone = sum(row["mxfp4"] == YES for row in committed.values())
-    pruned = sum(row["prune"] == YES for row in committed.values())
-    experts = sum(row["prune"] != DENSE for row in committed.values())
-    said = f"Of {len(committed)} families, {folders} go into every Hugging Face format, "
-    said += f"{experts_alone} have experts for MXFP4, and {files} go into GGUF;"
-    assert said in README.read_text(encoding="utf-8")
-    assert f"{pruned} of {experts} with experts can be pruned" in README.read_text(encoding="utf-8")
+    assert counts_of(committed) in README.read_text(encoding="utf-8")

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from tests.exporters.ggml.gguf_tools import (
 from tests.exporters.ggml.test_gguf_llama_cpp import LLAMA3, MODELS, MORE_FAMILIES, YARN
 from tests.exporters.ggml.test_gguf_mxfp4 import in_mxfp4
 from tests.families import FAMILIES, make_family
+from tests.gguf_families import ORDINARY
 
 pytestmark = pytest.mark.engines
 
@@ -38,7 +40,8 @@ DRIVER = Path(__file__).parent / "convert_upstream.py"
 OURS_ALONE = {"general.author", "general.license", "general.tags"}
 """What the converter reads from a README.md, and we from provenance.yaml; the tag is what the files are for."""
 
-MEANT: dict[str, set[str]] = {
+MEANT: dict[str, Set[str]] = {
+    **{family: ordinary.meant for family, ordinary in ORDINARY.items()},
     # The file states what transformers does where the config leaves it out; without it llama.cpp aborts (MiniMax-M2) or
     # takes the softmax of DeepSeek-V2.
     "minimax_m2": {"minimax-m2.expert_gating_func"},
@@ -75,11 +78,10 @@ MEANT: dict[str, set[str]] = {
     "qwen3_vl": {"qwen3vl.rope.dimension_sections"},
     "qwen3_vl_moe": {"qwen3vlmoe.rope.dimension_sections"},
 }
-OTHERS: dict[str, dict[str, Any]] = {
+OTHERS: dict[str, Mapping[str, Any]] = {
+    **{family: ordinary.changes for family, ordinary in ORDINARY.items()},
     "afmoe": {},
-    "arcee": {},
     "cohere": {},
-    "dots1": {},
     "exaone4": {},
     "exaone4_5": {},
     "exaone_moe": {},
@@ -102,8 +104,6 @@ OTHERS: dict[str, dict[str, Any]] = {
     "qwen3_5": {},
     "qwen3_5_moe": {},
     "qwen3_vl": {},
-    "seed_oss": {},
-    "smollm3": {},
     "starcoder2": {},
 }
 """Families of tests.every_family, with changes of their configs."""
@@ -218,7 +218,7 @@ def newer() -> Path:
 
 
 def compare(
-    converter: Path, folder: Path, scheme: str, tmp_path: Path, meant: set[str], *flags: str, other: str = "(?!)"
+    converter: Path, folder: Path, scheme: str, tmp_path: Path, meant: Set[str], *flags: str, other: str = "(?!)"
 ) -> None:
     """other: tensors that differ on purpose, all of them."""
     _, ours = export(open_source(folder), recipe(scheme), tmp_path)
@@ -231,7 +231,7 @@ def compare_file(
     folder: Path,
     scheme: str,
     tmp_path: Path,
-    meant: set[str],
+    meant: Set[str],
     *flags: str,
     other: str = "(?!)",
 ) -> None:
@@ -251,7 +251,7 @@ def compare_file(
     }
 
 
-def made(family: str, tmp_path: Path, changes: dict[str, Any]) -> Path:
+def made(family: str, tmp_path: Path, changes: Mapping[str, Any]) -> Path:
     """A tiny model of a family of tests.every_family, with a tokenizer that the converter can read."""
     folder = every_family.make_family(family, tmp_path / "a-model-7B-instruct", **changes)
     spread(folder)

@@ -1,6 +1,7 @@
 """llama.cpp computes with our files what transformers does with the checkpoint, for every family that it has."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.engines.llama_programs.test_gguf_as_published import DEEPSEEK_4, LONG
 from tests.engines.llama_programs.test_gguf_converter import FALCON, FALCON_H1, changed
 from tests.exporters.ggml.gguf_tools import byte_level_tokenizer, export, recipe, save_tokenizer, spread
 from tests.exporters.ggml.test_gguf_llama_cpp import llama_logits
+from tests.gguf_families import ORDINARY
 
 pytestmark = pytest.mark.engines
 
@@ -30,8 +32,9 @@ _SEEING = (
 _WINDOWED = ["sliding_attention"] * 3 + ["full_attention"]
 _STRETCHED = {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 1000.0, "factor": 1.0}
 _ALIKE = {"rope_theta": 500000.0, "rope_type": "default"}
-FAMILIES: dict[str, dict[str, Any]] = {
+FAMILIES: dict[str, Mapping[str, Any]] = {
     **{family: {} for family in _SEEING},
+    **{family: ordinary.changes for family, ordinary in ORDINARY.items()},
     "apertus": {},
     "bamba": {},
     "bloom": {},
@@ -107,6 +110,7 @@ DRAFTING: dict[str, dict[str, Any]] = {"glm4_moe": {}, "qwen3_5_moe_text": {"aro
 """With an MTP layer, which llama.cpp loads and does not run unasked; and how `add_drafts` makes it."""
 
 CLOSE = {
+    **{family: ordinary.close for family, ordinary in ORDINARY.items()},
     **dict.fromkeys(("bloom", "gemma4_text", "gemma4_unified", "gpt2", "gpt_bigcode", "gpt_neox", "mpt", "phi"), 1e-3),
     **dict.fromkeys(("falcon", "gemma3n_text", "falcon of two norms"), 1e-3),
     "granitemoehybrid without recurrent layers": 2e-4,

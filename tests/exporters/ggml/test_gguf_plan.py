@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CONFIG_MAPPING
 
 from exporters.gguf import EXPORTER
 from sixfold.errors import SixfoldError, UsageError
-from sixfold.model.gguf.architectures import GGUF_ARCHITECTURES, gguf_architecture
+from sixfold.model.gguf.architectures import GGUF_ARCHITECTURES, architecture_named, gguf_architecture
 from sixfold.model.gguf.tensor_names import gguf_tensor_names
 from sixfold.model.meta_model import completed
 from sixfold.model.source import open_source
@@ -189,11 +190,17 @@ def test_refusals(tmp_path: Path) -> None:
         EXPORTER.plan(open_source(folder), recipe("BF16"), None)
 
 
-def test_an_unknown_architecture_is_refused_with_what_is_known() -> None:
-    with pytest.raises(
-        SixfoldError, match=r"no GGUF layout is known for model_type xlstm; GGUF is supported for .*llama"
-    ):
+def test_an_unknown_architecture_is_refused_with_where_the_known_ones_are_listed() -> None:
+    with pytest.raises(SixfoldError, match=r"no GGUF layout is known for model_type xlstm; docs/families.md lists"):
         gguf_tensor_names({"model_type": "xlstm", "num_hidden_layers": 1}, [])
+
+
+def test_an_architecture_that_llama_cpp_has_and_no_entry_is_written_of_is_refused_alike() -> None:
+    """GPT-J, which gguf-py knows."""
+    from exporters.ggml.tensors import gguf_tensors
+
+    with pytest.raises(SixfoldError, match="no GGUF layout is known for model_type gptj"):
+        gguf_tensors({"model_type": "gptj", "num_hidden_layers": 1}, {})
 
 
 def test_a_hole_in_the_experts_is_refused(tmp_path: Path) -> None:
@@ -228,7 +235,8 @@ def test_tokenizers_that_are_refused(tmp_path: Path) -> None:
 def test_every_supported_family_has_an_entry() -> None:
     from exporters.ggml.header.hyperparameters import ENTRIES
 
-    assert set(GGUF_ARCHITECTURES.values()) == set(ENTRIES) - {"nemotron_h"}  # of layers without experts
+    named = {architecture_named(kind) for kind in CONFIG_MAPPING}
+    assert set(GGUF_ARCHITECTURES.values()) <= set(ENTRIES) <= named | {"nemotron_h"}  # of layers without experts
 
 
 def test_layers_that_llama_cpp_has_no_architecture_for_are_refused() -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.models.nemotron.modeling_nemotron import NemotronLayerNorm1P
 
 from sixfold.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from sixfold.errors import SixfoldError
 from sixfold.model import derivation
 from sixfold.model.architecture import Architecture, Linear, require_quantizable
+from sixfold.model.dataflow import is_one_plus
 from sixfold.model.derivation import derive_architecture
 from sixfold.model.source import open_source
 from tests.families import make_family
@@ -253,6 +255,11 @@ def test_tied_head_makes_the_last_norm_inexact(folders: Path) -> None:
     architecture = derive(folders, "qwen3")
     assert architecture.tied_embeddings
     assert not next(norm for norm in architecture.norms if norm.weight == "model.norm.weight").exact
+
+
+def test_a_norm_that_subtracts_the_mean_may_multiply_by_one_plus_weight() -> None:
+    assert is_one_plus(NemotronLayerNorm1P(8))
+    assert is_one_plus(torch.nn.LayerNorm(8)) is False
 
 
 def test_gemma_norms_multiply_by_one_plus_weight(folders: Path) -> None:

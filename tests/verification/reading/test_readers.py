@@ -185,8 +185,8 @@ def test_the_table_of_names_agrees_with_gguf_pys(family: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     "family",
     (
-        "gemma3_text gpt_oss granitemoe llama4_text qwen3_5_moe_text exaone_moe afmoe lfm2 dots1 exaone4"
-        " hunyuan_v1_dense olmo2 seed_oss starcoder2 gemma2 ernie4_5_moe glm4 phi3 cohere2_moe laguna hy_v3 lfm2_moe"
+        "gemma3_text gpt_oss granitemoe llama4_text qwen3_5_moe_text exaone_moe afmoe lfm2 exaone4"
+        " hunyuan_v1_dense olmo2 starcoder2 gemma2 ernie4_5_moe glm4 phi3 cohere2_moe laguna hy_v3 lfm2_moe"
         " phi hunyuan_v1_moe glm_moe_dsa"
     ).split(),
 )

@@ -25,7 +25,6 @@ BIASES = {
     "deepseek4": "ffn.gate.bias",
     "glm-dsa": "mlp.gate.e_score_correction_bias",
     "glm5-next": "mlp.gate.e_score_correction_bias",
-    "dots1": "mlp.gate.e_score_correction_bias",
     "step35": "moe.router_bias",
     "hy_v3": "mlp.expert_bias",
     "hy_v4": "mlp.gate.e_score_correction_bias",
@@ -180,14 +179,14 @@ COMPUTED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short
 """Tensors that no checkpoint holds."""
 
 PAIRED_ROPE = (
-    *("llama", "arcee", "smollm3", "mistral3", "granite", "granitemoe", "granite_swa", "granitehybrid", "olmo"),
+    *("llama", "mistral3", "granite", "granitemoe", "granite_swa", "granitehybrid", "olmo"),
     *("nemotron_h", "nemotron_h_moe", GRANITE_4, BAMBA),
 )
 """Architectures whose q and k rows llama.cpp takes interleaved: row 2i + j of a head is row i + j * D/2 on disk."""
 
 ONE_PLUS: Mapping[str, tuple[str, ...]] = dict.fromkeys(
     (
-        *("gemma", "gemma2", "gemma3", "minimax-m3", "nemotron"),
+        *("gemma2", "gemma3", "minimax-m3", "nemotron"),
         *("qwen35", "qwen35moe", "qwen3next", "step35"),
     ),
     ("norm",),

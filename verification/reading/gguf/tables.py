@@ -1,4 +1,4 @@
-"""What the tensors of a block are called on disk, architecture by architecture.
+"""What the tensors of a block are called on disk, of each architecture of which by_library.py cannot tell.
 
 Stated from the architectures' tables in llama.cpp (src/llama-arch.cpp) and from transformers' modules. llama.cpp stacks
 the experts of a layer; of each stacked tensor, row block N is expert N.
@@ -54,8 +54,6 @@ FALCON_TWO_NORMS = "falcon of two norms"
 TABLES: Mapping[str, Mapping[str, str]] = {
     "llama": EVERY | MIXTRAL,
     "apertus": EVERY | {"attn_norm": "attention_layernorm", "ffn_norm": "feedforward_layernorm"},
-    "arcee": EVERY,
-    "smollm3": EVERY,
     "mistral3": EVERY,
     "granite": EVERY,
     "granitemoe": EVERY | GRANITE_EXPERTS | {"ffn_gate_inp": "block_sparse_moe.router.layer"} | GRANITE_SHARED,
@@ -69,7 +67,6 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     | {f"ffn_{part}_exps": f"feed_forward.experts.{{}}.{part}_proj" for part in ("gate", "up", "down")}
     | {f"ffn_{part}_shexp": f"feed_forward.shared_expert.{part}_proj" for part in ("gate", "up", "down")}
     | {"ffn_gate_inp": "feed_forward.router"},
-    "gemma": EVERY,
     "gemma2": EVERY | AFTER_ATTENTION | {"ffn_norm": "pre_feedforward_layernorm"},
     "ernie4_5": EVERY,
     "ernie4_5-moe": EVERY | EXPERTS | SHARED,
@@ -107,8 +104,6 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     | {"post_attention_norm": "post_attention_layernorm", "attn_sinks": "self_attn.sinks"}
     | EXPERTS
     | {"ffn_gate_inp": "mlp.router"},
-    "seed_oss": {k: v for k, v in EVERY.items() if k != "ffn_norm"}
-    | {"post_attention_norm": "post_attention_layernorm"},
     "step35": EVERY
     | {f"ffn_{part}_exps": f"moe.experts.{{}}.{part}_proj" for part in ("gate", "up", "down")}
     | {f"ffn_{part}_shexp": f"share_expert.{part}_proj" for part in ("gate", "up", "down")}
@@ -145,7 +140,6 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     "olmo2": NORMS_AFTER,
     "exaone4": NORMS_AFTER,
     "exaone-moe": EVERY | EXPERTS | SHARED,
-    "dots1": EVERY | EXPERTS | SHARED,
     "afmoe": EVERY
     | EXPERTS
     | SHARED

@@ -1,8 +1,8 @@
 """A GGUF file as float32 weights under names on disk: dequantized, stacks and permutations undone."""
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 
 import torch
@@ -12,7 +12,7 @@ from verification.reading.ggml_types import BLOCK_TYPES, decoded
 from verification.reading.gguf import arranging
 from verification.reading.gguf.arranging import StoredIn
 from verification.reading.gguf.decoding import PLAIN, as_it_is, codes_of, decoded_blocks, floats, of_width
-from verification.reading.gguf.place import place_of
+from verification.reading.gguf.place import Place, place_of
 from verification.reading.gguf_file import Gguf
 from verification.reading.plain_rounding import Layout, layout_of_ggml
 from verification.reading.stack import ALL, Stack, gathered
@@ -36,11 +36,6 @@ _OF_PRODUCTS = {"F32": Slack(0.0, 2.0**-21), "F16": Slack(2.0**-20, 2.0**-10), "
 _CPU = torch.device("cpu")
 
 
-def _halves_of(arch: str, name: str) -> str:
-    place = place_of(arch, name)
-    return place.half if place is not None else ""
-
-
 class GgufWeights:
     """See verification.reading.weights.Weights."""
 
@@ -48,17 +43,17 @@ class GgufWeights:
         self,
         file: Gguf,
         decoder: Mapping[str, str] | None = None,
-        named_as: str = "",
+        places: Callable[[str], Place | None] | None = None,
         multipliers: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         """decoder: beginnings of names as the table has them -> as the source does, where towers lie beside the
-        language model. named_as: the table, where it is not that of the file's architecture. multipliers: see
-        `multipliers_of`; None where the source is not known."""
-        self._file, arch = file, named_as or file.arch
+        language model. places: of a name of the file; by default those of the table of its architecture.
+        multipliers: see `multipliers_of`; None where the source is not known."""
+        self._file, placed = file, places or partial(place_of, file.arch)
         self._multipliers = multipliers or {}
         self._sources: dict[str, StoredIn] = {}
         for name, tensor in file.tensors.items():
-            place = place_of(arch, name)
+            place = placed(name)
             if place is None:
                 continue
             for begins, instead in (decoder or {}).items():
@@ -75,7 +70,7 @@ class GgufWeights:
             elif place.half:
                 known = self._sources.get(place.name)
                 held = {name, *(known.gguf if known else ())}
-                both = tuple(sorted(held, key=lambda part: _halves_of(arch, part)))
+                both = tuple(sorted(held, key=lambda part: place.half if (place := placed(part)) else ""))
                 self._sources[place.name] = StoredIn(both, place, None)
             else:
                 self._sources[place.name] = StoredIn((name,), place, None)

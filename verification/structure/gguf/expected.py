@@ -10,10 +10,11 @@ from itertools import takewhile
 from typing import Any
 
 from sixfold.model.meta_model import known_type
+from verification.reading.gguf.by_library import same_named
 
 Config = Mapping[str, Any]
 
-ARCHITECTURE_OF: Mapping[str, str] = {
+ARCHITECTURE_OF: dict[str, str] = {
     "llama": "llama",
     "mistral": "llama",
     "mixtral": "llama",
@@ -30,10 +31,9 @@ ARCHITECTURE_OF: Mapping[str, str] = {
 }
 """transformers' model_type -> llama.cpp's architecture, where every key is known here."""
 
-OTHERS: Mapping[str, str] = {
+OTHERS: dict[str, str] = {
     "afmoe": "afmoe",
     "apertus": "apertus",
-    "arcee": "arcee",
     "bamba": "granitehybrid",
     "bloom": "bloom",
     "cohere": "command-r",
@@ -42,7 +42,6 @@ OTHERS: Mapping[str, str] = {
     "dbrx": "dbrx",
     "deepseek_v32": "deepseek32",
     "deepseek_v4": "deepseek4",
-    "dots1": "dots1",
     "ernie4_5": "ernie4_5",
     "ernie4_5_moe": "ernie4_5-moe",
     "exaone4": "exaone4",
@@ -50,7 +49,6 @@ OTHERS: Mapping[str, str] = {
     "falcon": "falcon",
     "falcon_h1": "falcon-h1",
     "falcon_mamba": "mamba",
-    "gemma": "gemma",
     "gemma2": "gemma2",
     "gemma3": "gemma3",
     "gemma3_text": "gemma3",
@@ -122,8 +120,6 @@ OTHERS: Mapping[str, str] = {
     "qwen3_vl_moe": "qwen3vlmoe",
     "qwen4_exp": "qwen4exp",
     "qwen4_exp_text": "qwen4exp",
-    "seed_oss": "seed_oss",
-    "smollm3": "smollm3",
     "solar_open": "glm4moe",
     "stablelm": "stablelm",
     "starcoder2": "starcoder2",
@@ -149,25 +145,24 @@ _PREFIXES = ("paligemma", "shieldgemma2")
 
 
 def listed_type(config: Config) -> str | None:
-    """The model type of the tables above: of a model around a decoder that is not listed, the decoder's; of a type that
-    only its publisher knows, that of the class it names. config: of config.json, unchanged."""
-    for part in (config, config.get("text_config") or {}):
-        for kind in (part["model_type"], known_type(part)) if part.get("model_type") else ():
-            if kind in ARCHITECTURE_OF or kind in OTHERS:
-                return str(kind)
-            if kind in _PREFIXES:
-                return None
-    return None
+    """The model type of the tables above, or one that the libraries have under llama.cpp's own name: of a model around
+    a decoder that is not listed, the decoder's; of a type that only its publisher knows, that of the class it names.
+    config: of config.json, unchanged."""
+    typed = [part for part in (config, config.get("text_config") or {}) if part.get("model_type")]
+    kinds = [str(kind) for part in typed for kind in (part["model_type"], known_type(part)) if kind]
+    kinds = list(takewhile(lambda kind: kind not in _PREFIXES, kinds))
+    known: tuple[Mapping[str, str], ...] = (ARCHITECTURE_OF | OTHERS, same_named())
+    return next((kind for names in known for kind in kinds if kind in names), None)
 
 
 def architecture_of(model_type: str, config: Config) -> str:
-    """llama.cpp's name, of a model type of the tables above; of hybrids by what kinds of layers there are."""
+    """llama.cpp's name, of what `listed_type` gives; of hybrids by what kinds of layers there are."""
     kinds = set(config.get("layers_block_type") or config.get("layer_types") or ())
     if model_type == "nemotron_h" and kinds and "moe" not in kinds:
         return "nemotron_h"
     if model_type == "granitemoehybrid" and kinds and not kinds & {"mamba", "linear_attention"}:
         return "granitemoe" if config.get("num_experts_per_tok") else "granite"
-    return ARCHITECTURE_OF.get(model_type) or OTHERS[model_type]
+    return {**same_named(), **OTHERS, **ARCHITECTURE_OF}[model_type]
 
 
 U32, F32, BOOL, STRING = "u32", "f32", "bool", "string"

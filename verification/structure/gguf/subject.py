@@ -8,7 +8,9 @@ from typing import Any
 
 from sixfold.model.meta_model import completed, usual_names
 from sixfold.model.source import Source
+from verification.reading.gguf.by_library import is_library_name, known_by_library, library_places
 from verification.reading.gguf.multipliers import multipliers_of
+from verification.reading.gguf.place import ARCHITECTURES, Place, place_of
 from verification.reading.gguf.tables import (
     AROUND_DRAFTS,
     AXIAL_GLM_4,
@@ -41,10 +43,40 @@ class GgufSubject:
     def weights(self) -> GgufWeights:
         return GgufWeights(
             self.file.cut(self._rows).parted(self._parts),
-            self._decoder,
-            self._table,
+            {} if known_by_library(self.file.arch) else self._decoder,
+            self.place_of,
             multipliers_of(self.file.arch, self.config),
         )
+
+    @property
+    def names_known(self) -> bool:
+        return self.file.arch in ARCHITECTURES or known_by_library(self.file.arch)
+
+    def place_of(self, name: str) -> Place | None:
+        """Where a tensor of the file lies on disk; None where its architecture has no tensor of this name. Where the
+        libraries tell, and there is no source, its own name stands for that on disk."""
+        if known_by_library(self.file.arch):
+            alone = Place(name) if is_library_name(self.file.arch, name) else None
+            return alone if self.source is None else self._library_places.get(name)
+        return place_of(self._table or self.file.arch, name)
+
+    @cached_property
+    def _library_places(self) -> Mapping[str, Place]:
+        assert self.source is not None
+        architecture, towers = self.source.architecture, set(self.source.architecture.towers)
+        return library_places(
+            self.file.arch,
+            self.config["model_type"],
+            architecture.layers,
+            {self._in_a_text_model(name): name for name in self.source.checkpoint.tensors if name not in towers},
+            {norm.weight for norm in architecture.norms if norm.one_plus},
+        )
+
+    def _in_a_text_model(self, name: str) -> str:
+        for begins, instead in self._decoder.items():
+            if name.startswith(instead):
+                return begins + name.removeprefix(instead)
+        return name
 
     @property
     def _rows(self) -> Mapping[str, int]:

@@ -9,7 +9,6 @@ from itertools import pairwise
 from sixfold.boundary.gguf_header import GgufTensor
 from verification.finding import EXPORT_AGAIN, Finding
 from verification.reading.gguf.own import COMPUTED, NUMBERS, RECOMPUTED
-from verification.reading.gguf.place import ARCHITECTURES, place_of
 from verification.structure.gguf.subject import GgufSubject
 
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
@@ -58,7 +57,7 @@ def check_offsets(subject: GgufSubject) -> Iterator[Finding]:
 
 
 def check_known(subject: GgufSubject) -> Iterator[Finding]:
-    if subject.file.arch not in ARCHITECTURES:
+    if not subject.names_known:
         yield Finding(
             "names.unknown",
             "general.architecture",
@@ -71,7 +70,7 @@ def check_known(subject: GgufSubject) -> Iterator[Finding]:
 
 def check_source(subject: GgufSubject) -> Iterator[Finding]:
     """Every tensor of the source that llama.cpp runs, in its shape."""
-    if subject.source is None or subject.file.arch not in ARCHITECTURES:
+    if subject.source is None or not subject.names_known:
         return
     architecture = subject.source.architecture
     held = set(subject.weights.names())
@@ -101,7 +100,7 @@ def check_source(subject: GgufSubject) -> Iterator[Finding]:
 def check_names(subject: GgufSubject) -> Iterator[Finding]:
     """Every block has the tensors of its kind, and no tensor has a name that llama.cpp does not look for."""
     file = subject.file
-    if file.arch not in ARCHITECTURES:
+    if not subject.names_known:
         return
     for name in file.doubles:
         yield Finding("files.tensor-twice", name, "the file lists it twice", "llama.cpp refuses the file", EXPORT_AGAIN)
@@ -110,7 +109,7 @@ def check_names(subject: GgufSubject) -> Iterator[Finding]:
         found = _BLOCK.fullmatch(name)
         if found:
             layers.setdefault(int(found[1]), set()).add(found[2])
-        if place_of(file.arch, name) is None and name not in COMPUTED:
+        if subject.place_of(name) is None and name not in COMPUTED:
             yield Finding(
                 "names.unknown",
                 name,
