@@ -102,7 +102,7 @@ def command(
             + (f", {size(memory.device)} on each GPU" if memory.device else "")
             + f", and {size(memory.disk)} of disk while it runs; the largest layer has {size(memory.layer)} of weights."
         )
-    print_forecast(stages, price)
+    print_forecast(stages, price, 0.0 if speed is None else speed.job.process)
     verdict = "enough" if total + calibration <= free else "NOT ENOUGH"
     click.echo(f"Free under {root}: {size(free)}, {verdict} (a replaced artifact stays until the new one is complete).")
     return code
@@ -159,7 +159,10 @@ def _as_data(
             for profile, memory in passes.items()
         ],
         "free_bytes": free,
-        "stages": [{"stage": stage.name, "seconds": stage.seconds, "bound_by": stage.bound_by} for stage in stages],
+        "stages": [
+            {"stage": stage.name, "seconds": stage.seconds, "start": stage.start, "bound_by": stage.bound_by}
+            for stage in stages
+        ],
         "hours": hours(stages) if stages else None,
         "cost": hours(stages) * price if stages and price is not None else None,
     }

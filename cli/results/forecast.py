@@ -13,28 +13,32 @@ from sixfold.sizes import size
 if TYPE_CHECKING:
     from exporters.export.planning import Planned
     from sixfold.model.source import Source
-    from sixfold.runner.machine_speed import MachineSpeed, SideBySide
+    from sixfold.runner.machine_speed import MachineSpeed, SideBySide, SmallJob
 
 
 @dataclass(frozen=True)
 class Stage:
-    """beside: seconds of all that goes on side by side in it. bound_by: what takes longest of it."""
+    """seconds: of all, `start` of which it takes before and after weights. beside: seconds of all that goes on side by
+    side in it. bound_by: what takes longest of it."""
 
     name: str
     seconds: float
+    start: float
     bound_by: str
     beside: "SideBySide"
 
 
 def measured(out: Path, *, anew: bool, quiet: bool) -> "MachineSpeed | None":
     """What was measured of this machine, now if `anew`; None where nothing was."""
+    from cli.small_job import small_job
     from exporters.export.speed import rounding_speed
     from sixfold.runner.machine_speed import keep, measure, measured_speed
 
     if not anew:
         return measured_speed()
     click.echo("measuring the disk, the cores and the GPU of this machine, a minute or two", err=True)
-    speed = measure(out, rounding_speed())
+    job = small_job(out)  # first: what a stage takes to begin is measured once in a process
+    speed = measure(out, rounding_speed(), job)
     path = keep(speed)
     click.echo(
         f"{speed.cores} cores{f', {speed.gpu}' if speed.gpu else ''}; the disk of {out} reads {size(speed.read)} and"
@@ -55,35 +59,41 @@ def forecast(source: "Source", planned: "Sequence[Planned]", speed: "MachineSpee
     possible = [entry for entry in planned if entry.refusal is None]
     recipes = [entry.recipe for entry in possible if needs_statistics(entry.recipe)]
     stages = [
-        _stage(f"calibration on {profile.samples} x {profile.length} tokens", pass_seconds(source, profile, speed))
+        _stage(
+            f"calibration on {profile.samples} x {profile.length} tokens",
+            pass_seconds(source, profile, speed),
+            speed.job,
+        )
         for profile in dict.fromkeys(recipe.calibration for recipe in recipes)
         if profile.imatrix is None
     ]
     plans = [(entry.recipe, entry.plan) for entry in possible if entry.plan is not None]
     if plans:
-        stages.append(_stage("export, one walk for all", export_seconds(source, possible, speed)))
-        stages.append(_stage("verification, one walk for all", verification_seconds(source, plans, speed)))
+        stages.append(_stage("export, one walk for all", export_seconds(source, possible, speed), speed.job))
+        stages.append(_stage("verification, one walk for all", verification_seconds(source, plans, speed), speed.job))
     return stages
 
 
-def _stage(name: str, found: "SideBySide") -> Stage:
+def _stage(name: str, found: "SideBySide", job: "SmallJob") -> Stage:
     longest = max(found, key=lambda parts: sum(parts.values()))
-    return Stage(name, sum(longest.values()), max(longest, key=lambda part: longest[part]), found)
+    start = job.start.get(name.partition(" on ")[0].partition(",")[0], 0.0)
+    return Stage(name, start + sum(longest.values()), start, max(longest, key=lambda part: longest[part]), found)
 
 
-def print_forecast(stages: Sequence[Stage], price: float | None) -> None:
-    """price: of an hour."""
+def print_forecast(stages: Sequence[Stage], price: float | None, process: float) -> None:
+    """price: of an hour. process: seconds until one has imported all stages."""
     if not stages:
         command = this_command("plan", "plan", without={})
         click.echo(f"To have the time foretold, measure this machine once: {command} --measure")
         return
+    click.echo(f"A process of this machine begins to work after {seconds_text(process)}.")
     print_table(
-        ("stage", "foretold", "bound by"),
-        [(stage.name, seconds_text(stage.seconds), stage.bound_by) for stage in stages],
+        ("stage", "start-up", "foretold", "bound by"),
+        [(stage.name, seconds_text(stage.start), seconds_text(stage.seconds), stage.bound_by) for stage in stages],
     )
     whole = hours(stages)
     cost = "" if price is None else f", {whole * price:.2f} at {price:g} an hour"
-    click.echo(f"{whole:.2f} hours on this machine{cost}; start-up comes on top.")
+    click.echo(f"{whole:.2f} hours on this machine{cost}, start-up of each stage included.")
 
 
 def hours(stages: Sequence[Stage]) -> float:

@@ -17,8 +17,9 @@ import torch
 from torch import multiprocessing
 
 from exporters.export.planning import Planned, compensates
-from exporters.export.speed import COMPENSATED, compile_kernels, has_kernels
+from exporters.export.speed import compile_kernels, has_kernels
 from exporters.rounding.device import device
+from sixfold.runner.machine_speed import COMPENSATED
 
 _PROCESSES = 8
 _CORES = 2

@@ -18,10 +18,10 @@ from exporters.rounding.factor import Factor, factor
 from sixfold.artifact.streaming.torch_threads import torch_threads
 from sixfold.model.source import Source
 from sixfold.runner.engine import HERE, Needs
-from sixfold.runner.machine_speed import MachineSpeed, Rounding, SideBySide, timed
+from sixfold.runner.machine_speed import COMPENSATED, MachineSpeed, Rounding, SideBySide, timed
 
 _ROWS, _CHANNELS = 512, (512, 1024)
-_GPU_ROWS, _GPU_CHANNELS = 4096, (1024, 2048)
+_GPU_ROWS, _GPU_CHANNELS = 4096, (1536, 3072)
 _SIDE_BY_SIDE = 32
 """Matrices that a GPU compensates at a time, at least, where experts have the sizes of today's: steps follow the
 columns, and one matrix would leave most of it idle."""
@@ -29,9 +29,6 @@ _FEW_ROWS = 64
 _COMPILERS = 8
 _GROUP = 128
 _GGUF = ("Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "Q8_0")
-COMPENSATED = "+"
-"""Ends the name of a type whose errors are compensated."""
-
 FACTOR = "factor"
 """Of an input's second moments, as of a matrix of weights."""
 

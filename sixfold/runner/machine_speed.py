@@ -17,7 +17,9 @@ from sixfold.checkpoint.storage.tensor_file import write_tensors
 _FILE = 1 << 29
 """Bytes that are written and read to measure a disk."""
 _PIECE = 1 << 24
-SCHEMA = 3
+SCHEMA = 4
+COMPENSATED = "+"
+"""Ends the name of a type whose errors are compensated."""
 
 
 SideBySide = Sequence[Mapping[str, float]]
@@ -37,12 +39,39 @@ class Rounding:
 
 
 @dataclass(frozen=True)
+class Verifying:
+    """Seconds that a weight of one type takes. compare: to be read, dequantized and compared with the source's. decode:
+    to be read and dequantized once more. plain: to be rounded plainly for the run that a gate refers to."""
+
+    compare: float
+    decode: float
+    plain: float
+
+
+@dataclass(frozen=True)
+class SmallJob:
+    """What a small model took whose stages were all run. start: seconds by stage, before and after all that follows the
+    weights, the first time in a process. verifying: by type, as `MachineSpeed.rounding`; "copy" is plain. held: seconds
+    that a byte of the source takes to be read for them, from the page cache. answers: seconds of a logit that is made a
+    probability and compared. process: seconds until one is started and has imported all stages."""
+
+    process: float
+    start: Mapping[str, float]
+    verifying: Mapping[str, Verifying]
+    held: float
+    answers: float
+
+
+NO_JOB = SmallJob(0.0, {}, {}, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
 class MachineSpeed:
     """read, write: of the disk itself, not of the page cache. digest: SHA-256 on one core. All in bytes a second.
     products: float operations a second of matrix products, on the GPU in bfloat16, or on all cores in float32; singles:
     there in float32 as well. gpu: its name, "" without one. rounding: by type, as exporters name encodings; compensated
     ones end in "+". kept: bytes of statistics a second that come off the GPU, are made a file, hashed and synced to
-    disk, one after the other. moved: bytes a second from memory to the GPU, or from there."""
+    disk, one after the other. moved: bytes a second from memory to the GPU, or from there. job: of a small model."""
 
     cores: int
     gpu: str
@@ -54,6 +83,7 @@ class MachineSpeed:
     rounding: Mapping[str, Rounding]
     kept: float
     moved: float
+    job: SmallJob = NO_JOB
 
     def disk_seconds(self, read: float, written: float) -> float:
         """What the disk alone takes for so many bytes."""
@@ -67,7 +97,9 @@ def measured_speed() -> MachineSpeed | None:
         if found.pop("schema") != SCHEMA:
             return None
         rounding = {name: Rounding(**of) for name, of in found.pop("rounding").items()}
-        return MachineSpeed(rounding=rounding, **found)
+        job = found.pop("job")
+        verifying = {name: Verifying(**of) for name, of in job.pop("verifying").items()}
+        return MachineSpeed(rounding=rounding, job=SmallJob(verifying=verifying, **job), **found)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -82,9 +114,9 @@ def keep(speed: MachineSpeed) -> Path:
     return path
 
 
-def measure(folder: Path, rounding: Mapping[str, Rounding]) -> MachineSpeed:
-    """folder: on the disk that is measured. rounding: as exporters measure it. Takes some seconds, and half a gigabyte
-    of disk meanwhile."""
+def measure(folder: Path, rounding: Mapping[str, Rounding], job: SmallJob = NO_JOB) -> MachineSpeed:
+    """folder: on the disk that is measured. rounding: as exporters measure it. job: as it was done before. Takes some
+    seconds, and half a gigabyte of disk meanwhile."""
     read, write = _disk(folder)
     block = os.urandom(_PIECE)
     digest = 8 * _PIECE / timed(lambda: [hashlib.sha256(block).digest() for _ in range(8)])
@@ -93,7 +125,7 @@ def measure(folder: Path, rounding: Mapping[str, Rounding]) -> MachineSpeed:
     singles = _products(device, torch.float32)
     products = _products(device, torch.bfloat16) if gpu else singles
     kept, moved = _kept(folder, device), _moved(device)
-    return MachineSpeed(_cores(), gpu, read, write, digest, products, singles, rounding, kept, moved)
+    return MachineSpeed(_cores(), gpu, read, write, digest, products, singles, rounding, kept, moved, job)
 
 
 def timed(work: Callable[[], object], runs: int = 2) -> float:

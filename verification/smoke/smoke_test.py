@@ -48,7 +48,7 @@ TOKENS = 32
 _VERSION = 2
 """Of how the source answers, for answers that are kept: before, some families' weights were not all found."""
 
-_ROOM = 1.25
+ROOM = 1.25
 """Memory as a multiple of the weights: beside them there is what a forward takes, and what is being dequantized."""
 
 
@@ -145,7 +145,7 @@ class Answering:
     def too_large(self) -> str:
         """Why the model is not run; "" where it can be."""
         shapes = (tensor.shape for tensor in self._held.source.checkpoint.tensors.values())
-        needed, available = int(_ROOM * 4 * sum(map(prod, shapes))), available_on(self._held.device)
+        needed, available = int(ROOM * 4 * sum(map(prod, shapes))), available_on(self._held.device)
         if available is None or needed <= available:
             return ""
         memory = "GPU memory" if self._held.device.type == "cuda" else "memory"

@@ -99,19 +99,26 @@ class Comparison:
         if layer not in self._left:
             return
         self._left.remove(layer)
+        ratios, factors = self.compare_tensors(self.layers[layer], keep)
+        if ratios or factors:
+            self._moved.complete(layer, factors)
+            heads = self._moved.heads
+            self._findings += check_cancels(self._source.architecture, layer, ratios, factors, heads)
+
+    def compare_tensors(
+        self, wanted: Sequence[str], keep: Keep | None
+    ) -> tuple[dict[str, torch.Tensor], dict[str, Factors]]:
+        """Some of a layer's, and the scales that seem to have been moved in them: of norms, and of Linears."""
         ratios: dict[str, torch.Tensor] = {}
         factors: dict[str, Factors] = {}
-        for names in self._stacks(layer):
+        for names in self._stacks(wanted):
             plain = not self._weights.encoding(names[0])
             if len(names) == 1 and (plain or not self._can_be_stacked(names[0])):
                 self._compare(names[0], ratios, factors, keep)
             else:
                 for name in (self._compare_plain_stack if plain else self._compare_stack)(names, keep):
                     self._compare(name, ratios, factors, None)
-        if ratios or factors:
-            self._moved.complete(layer, factors)
-            heads = self._moved.heads
-            self._findings += check_cancels(self._source.architecture, layer, ratios, factors, heads)
+        return ratios, factors
 
     def is_exact(self, layer: int | None) -> bool:
         """Whether every tensor of a layer was compared, those that are not run aside, and is the source's."""
@@ -156,9 +163,9 @@ class Comparison:
         linear, norm = self._linears.get(name), self._norms.get(name)
         return linear.layer if linear is not None else norm.layer if norm is not None else None
 
-    def _stacks(self, layer: int | None) -> Iterator[list[str]]:
-        """The layer's tensors that can be compared, those together that are compared together."""
-        held = (name for name in self.layers[layer] if name in self._held)
+    def _stacks(self, wanted: Sequence[str]) -> Iterator[list[str]]:
+        """Those that can be compared, together that are compared together."""
+        held = (name for name in wanted if name in self._held)
         alike = [name for name in held if tuple(self._weights.shape(name)) == self._tensors[name].shape]
         tensors = [(name, self._stack_of(name), prod(self._tensors[name].shape)) for name in alike]
         return (names for _, names in in_stacks(tensors, self._device))

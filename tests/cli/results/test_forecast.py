@@ -10,11 +10,21 @@ import pytest
 
 from cli.main import run
 from cli.results.stage_times import StageTimes, print_stage_times
-from sixfold.runner.machine_speed import MachineSpeed, Rounding, keep
+from sixfold.runner.machine_speed import MachineSpeed, Rounding, SmallJob, keep
 from tests.exporters.exported import DEMO
 
 ONE_HOUR = MachineSpeed(
-    1, "", 7.6e6, 5.1e6, digest=1e15, products=1e15, singles=1e9, rounding={"fp8": Rounding(1e-3)}, kept=1, moved=1
+    1,
+    "",
+    7.6e6,
+    5.1e6,
+    digest=1e15,
+    products=1e15,
+    singles=1e9,
+    rounding={"fp8": Rounding(1e-3)},
+    kept=1,
+    moved=1,
+    job=SmallJob(2.0, {"verification": 5.0}, {}, 0.0, 0.0),
 )
 
 
@@ -45,8 +55,12 @@ def test_a_plan_ends_with_the_time_and_its_cost_once_the_machine_was_measured(
         ("verification, one walk for all", "products"),
     ]
     lines = printed(*arguments, "--price", "30").splitlines()
+    assert stages[1]["seconds"] > stages[1]["start"] == 5.0
     hours = sum(stage["seconds"] for stage in stages) / 3600
-    assert f"{hours:.2f} hours on this machine, {hours * 30:.2f} at 30 an hour; start-up comes on top." in lines[-2]
+    assert (
+        f"{hours:.2f} hours on this machine, {hours * 30:.2f} at 30 an hour, start-up of each stage included."
+        in lines[-2]
+    )
 
 
 def test_an_export_says_what_each_stage_took_and_how_much_of_it_was_the_disks(

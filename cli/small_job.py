@@ -1,0 +1,95 @@
+"""All stages of a small model, to measure what they cost on this machine beside what rates of its parts foretell."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from calibration.calibrate import calibrate
+from cli.options import load_formats
+from cli.results.verdicts import artifact_of
+from cli.small_model import ON_CPU, ON_GPU, small_model
+from exporters.export.planning import needs_statistics, plan_all
+from exporters.export.run import Exported, Wanted, export_all
+from sixfold.artifact.workspace import Workspace
+from sixfold.model.source import Source
+from sixfold.progress import unseen
+from sixfold.recipes.recipe import Calibration, Recipe
+from sixfold.runner.machine_speed import COMPENSATED, SmallJob, Verifying
+from sixfold.statistics.statistics import Statistics
+from verification.speed import answers_speed, held_for, holding_speed, verifying_speed
+from verification.stored_result import judged_all
+
+_SETTINGS = ("calibration.samples=8", "calibration.length=256")
+_PROCESS = "import torch, transformers, calibration.calibrate, exporters.export.run, verification.judge"
+
+
+def small_job(folder: Path) -> SmallJob:
+    """folder: where it is done, and nothing is left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    process = _timed(lambda: subprocess.run([sys.executable, "-c", _PROCESS], check=True))
+    with TemporaryDirectory(dir=folder, prefix=".speed-") as at:
+        source = small_model(Path(at, "model"), ON_GPU if torch.cuda.is_available() else ON_CPU)
+        return replace(_of(source, Path(at)), process=process)
+
+
+def _of(source: Source, at: Path) -> SmallJob:
+    recipes = load_formats(("all-formats",), _SETTINGS)
+    profile = next(recipe.calibration for recipe in recipes if needs_statistics(recipe))
+    first = Workspace(at / "first", source.checkpoint.name)
+    done: list[Statistics] = []
+    start = {"calibration": _timed(lambda: done.append(_calibrated(source, profile, first)))}
+    plainest = [recipe for recipe in recipes if recipe.name == "bf16"]
+    made: list[Exported] = []
+    start["export"] = _timed(lambda: made.extend(one for _, one in _made(source, plainest, done[0], first)))
+    paths = [artifact_of(one.folder, one.manifest) for one in made]
+    start["verification"] = _timed(lambda: judged_all(paths, source, unseen))
+    held, verifying = held_for(source), dict[str, Verifying]()
+    for rounding in ("nearest", "compensated"):
+        formats = load_formats(("all-formats",), (*_SETTINGS, f"rounding={rounding}"))
+        workspace = Workspace(at / rounding, source.checkpoint.name)
+        statistics = _calibrated(source, profile, workspace)  # beside what is compared by them
+        for recipe, one in _made(source, formats, statistics, workspace):
+            names = {kind: of for kind, of in _experts(source, recipe).items() if kind not in verifying}
+            verifying |= verifying_speed(artifact_of(one.folder, one.manifest), held, names)
+    return SmallJob(0.0, start, verifying, holding_speed(source), answers_speed())
+
+
+def _calibrated(source: Source, profile: Calibration, workspace: Workspace) -> Statistics:
+    return calibrate(source, profile, workspace.calibration(profile), progress=unseen).statistics
+
+
+def _made(
+    source: Source, recipes: Sequence[Recipe], statistics: Statistics, workspace: Workspace
+) -> Iterator[tuple[Recipe, Exported]]:
+    wanted = [Wanted(recipe, statistics if needs_statistics(recipe) else None) for recipe in recipes]
+    for recipe, made in zip(recipes, export_all(source, wanted, workspace, threads=2, progress=unseen), strict=True):
+        if isinstance(made, Exception):
+            raise made
+        yield recipe, made
+
+
+def _experts(source: Source, recipe: Recipe) -> dict[str, list[str]]:
+    """Names of experts' weights, by the type that they have."""
+    (planned,) = plan_all(source, [recipe])
+    assert planned.plan is not None
+    experts = {linear.weight for linear in source.architecture.linears if linear.expert is not None}
+    compensated = recipe.rounding == "compensated"
+    found: dict[str, list[str]] = {}
+    for unit in planned.plan.units:
+        kind = unit.encoding.partition(" ")[0]
+        for part in unit.inputs:
+            if part.name in experts:
+                found.setdefault(kind + COMPENSATED if compensated and kind != "copy" else kind, []).append(part.name)
+    return found
+
+
+def _timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
