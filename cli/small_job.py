@@ -20,9 +20,10 @@ from sixfold.artifact.workspace import Workspace
 from sixfold.model.source import Source
 from sixfold.progress import unseen
 from sixfold.recipes.recipe import Calibration, Recipe
-from sixfold.runner.machine_speed import COMPENSATED, SmallJob, Verifying
+from sixfold.runner.machine_speed import COMPENSATED, SmallJob, Verifying, products_speed
 from sixfold.statistics.statistics import Statistics
-from verification.speed import answers_speed, held_for, holding_speed, verifying_speed
+from verification.forecast import inputs_of
+from verification.speed import answers_speed, damping_speed, held_for, holding_speed, running_speed, verifying_speed
 from verification.stored_result import judged_all
 
 _SETTINGS = ("calibration.samples=8", "calibration.length=256")
@@ -50,14 +51,22 @@ def _of(source: Source, at: Path) -> SmallJob:
     paths = [artifact_of(one.folder, one.manifest) for one in made]
     start["verification"] = _timed(lambda: judged_all(paths, source, unseen))
     held, verifying = held_for(source), dict[str, Verifying]()
+    running: dict[str, float] = {}
+    products, damped = products_speed(held.device, torch.float32), 0.0
     for rounding in ("nearest", "compensated"):
         formats = load_formats(("all-formats",), (*_SETTINGS, f"rounding={rounding}"))
         workspace = Workspace(at / rounding, source.checkpoint.name)
         statistics = _calibrated(source, profile, workspace)  # beside what is compared by them
         for recipe, one in _made(source, formats, statistics, workspace):
             names = {kind: of for kind, of in _experts(source, recipe).items() if kind not in verifying}
-            verifying |= verifying_speed(artifact_of(one.folder, one.manifest), held, names)
-    return SmallJob(0.0, start, verifying, holding_speed(source), answers_speed())
+            path = artifact_of(one.folder, one.manifest)
+            verifying |= verifying_speed(path, held, names)
+            rounded = inputs_of(recipe.scheme, recipe.exporter)
+            if rounded and rounded not in running:
+                running[""], running[rounded] = running_speed(path, held, products)
+            if recipe.name == "fp8" and rounding == "compensated":
+                damped = damping_speed(path, held, _inputs(source))
+    return SmallJob(0.0, start, verifying, holding_speed(source), answers_speed(), running, damped)
 
 
 def _calibrated(source: Source, profile: Calibration, workspace: Workspace) -> Statistics:
@@ -72,6 +81,12 @@ def _made(
         if isinstance(made, Exception):
             raise made
         yield recipe, made
+
+
+def _inputs(source: Source) -> list[str]:
+    """Names of one Linear of each input of experts."""
+    linears = [linear for linear in source.architecture.linears if linear.expert is not None]
+    return list({(linear.site, linear.expert): linear.name for linear in linears}.values())
 
 
 def _experts(source: Source, recipe: Recipe) -> dict[str, list[str]]:

@@ -10,11 +10,11 @@ import torch
 from sixfold.artifact.plan import ExportPlan
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.model.meta_model import transformers_config
-from sixfold.model.products import products_of_a_token
+from sixfold.model.products import products_of_a_token, traffic
 from sixfold.model.source import Source
 from sixfold.recipes.recipe import Recipe
 from sixfold.runner.available_memory import available_on
-from sixfold.runner.machine_speed import COMPENSATED, MachineSpeed, SideBySide, Verifying
+from sixfold.runner.machine_speed import COMPENSATED, MachineSpeed, SideBySide, SmallJob, Verifying
 from sixfold.texts.held_out_text import most_tokens
 from verification.smoke.smoke_test import ROOM
 
@@ -27,14 +27,41 @@ def verification_seconds(
     prompts read weights once more. Attention is not counted."""
     stored = sum(tensor.nbytes for tensor in source.checkpoint.as_stored.tensors.values())
     read = stored + sum(plan.nbytes for _, plan in planned)
-    recipes = [recipe for recipe, _ in planned]
-    runs = 1 + sum(runs_of_recipe(r.scheme, r.exporter, gated=r.gates.max_kl_ratio is not None) for r in recipes)
+    comparing, plain, decoding = _of_weights(source, planned, speed.job)
+    parts = {
+        **_of_runs(source, [recipe for recipe, _ in planned], speed),
+        "comparing": comparing,
+        "rounding plainly": plain,
+        "prompts": decoding + stored * speed.job.held if _fits(source) else 0.0,
+        "holding the source": stored * speed.job.held,
+    }
+    return {"disk": speed.disk_seconds(read, 0)}, parts
+
+
+def _of_runs(source: Source, recipes: Sequence[Recipe], speed: MachineSpeed) -> dict[str, float]:
+    """Of the source's own run and of all others."""
+    each = [(r, runs_of_recipe(r.scheme, r.exporter, gated=r.gates.max_kl_ratio is not None)) for r in recipes]
+    runs, tokens, beside = 1 + sum(count for _, count in each), most_tokens(), speed.job.running
     text = transformers_config(source.checkpoint.config).get_text_config()
-    logits = runs * most_tokens() * int(text.vocab_size)
-    products = runs * most_tokens() * products_of_a_token(source.architecture) + 2 * logits * int(text.hidden_size)
-    job, known = speed.job, _Known(speed.job.verifying)
-    comparing = plain = decoding = 0.0
+    logits = runs * tokens * int(text.vocab_size)
+    products = runs * tokens * products_of_a_token(source.architecture) + 2 * logits * int(text.hidden_size)
+    rounded = sum((count - 1) * beside.get(inputs_of(r.scheme, r.exporter), 0.0) for r, count in each if count)
+    return {
+        "products": products / speed.singles,
+        "running beside products": tokens * traffic(source.architecture) * (runs * beside.get("", 0.0) + rounded),
+        "answers": logits * speed.job.answers,
+    }
+
+
+def _of_weights(
+    source: Source, planned: Sequence[tuple[Recipe, ExportPlan]], job: SmallJob
+) -> tuple[float, float, float]:
+    """To be compared, to be rounded plainly for gates, and to be decoded once more."""
+    known, comparing, plain, decoding = _Known(job.verifying), 0.0, 0.0, 0.0
     rounded: set[object] = set()
+    if any(recipe.rounding == "compensated" for recipe, _ in planned):  # what they were made by, once for all
+        inputs = {(li.site, li.expert): li.in_features for li in source.architecture.linears if li.layer is not None}
+        comparing += job.damped * sum(channels**2 for channels in inputs.values())
     for recipe, plan in planned:
         for unit in plan.units:
             kind = unit.encoding.partition(" ")[0]
@@ -46,16 +73,7 @@ def verification_seconds(
             if recipe.gates.max_kl_ratio is not None and key not in rounded:
                 rounded.add(key)  # the same for all variants of the same types
                 plain += weights * takes.plain
-    prompts = decoding + stored * job.held if _fits(source) else 0.0
-    parts = {
-        "products": products / speed.singles,
-        "comparing": comparing,
-        "rounding plainly": plain,
-        "answers": logits * job.answers,
-        "prompts": prompts,
-        "holding the source": stored * job.held,
-    }
-    return {"disk": speed.disk_seconds(read, 0)}, parts
+    return comparing, plain, decoding
 
 
 @dataclass(frozen=True)
@@ -94,5 +112,11 @@ def runs_of_recipe(scheme: str, exporter: str, *, gated: bool) -> int:
     """With weights alone, as an engine runs it where that rounds inputs, and plainly rounded where a gate asks."""
     if scheme == "BF16":  # the source's own
         return 0
-    rounds = exporter == "gguf" or scheme.startswith("FP8") or scheme == "NVFP4"
-    return 1 + rounds + gated
+    return 1 + bool(inputs_of(scheme, exporter)) + gated
+
+
+def inputs_of(scheme: str, exporter: str) -> str:
+    """How an engine rounds inputs: "gguf", "fp8", "nvfp4", or "" where it does not."""
+    if exporter == "gguf":
+        return exporter
+    return "fp8" if scheme.startswith("FP8") else "nvfp4" if scheme == "NVFP4" else ""

@@ -6,15 +6,25 @@ from pathlib import Path
 
 import torch
 
+from sixfold.checkpoint.tokenizer import load_tokenizer
+from sixfold.model.products import products_of_a_token, traffic
 from sixfold.model.source import Source
+from sixfold.progress import unseen
 from sixfold.runner.machine_speed import Verifying, timed
+from sixfold.texts.held_out_text import Windows, held_out
+from verification.divergence.activations import Rule
 from verification.divergence.distributions import agreement, distributions, divergences
 from verification.divergence.plain_run import PlainWeights
-from verification.divergence.walk import device
+from verification.divergence.walk import Run, device, walk
+from verification.measure import rules_of
 from verification.reading.held_source import HeldSource
 from verification.reading.stacked_weights import StackedWeights
+from verification.result import manifest_of
 from verification.verify import opened
+from verification.weights.compensated_codes import targets_of
 
+_TOKENS = (128, 512)
+"""Of each held-out file, at most, of the runs whose difference is measured."""
 _LOGITS, _LOGITS_ON_GPU = (64, 1 << 15), (512, 1 << 17)
 
 
@@ -72,6 +82,56 @@ def holding_speed(source: Source) -> float:
     """Seconds of a byte."""
     nbytes = sum(source.checkpoint.as_stored.tensors[name].nbytes for name in HeldSource(source, device()).layers[0])
     return timed(lambda: held_for(source)) / nbytes
+
+
+def running_speed(path: Path, held: HeldSource, speed: float) -> tuple[float, float]:
+    """Seconds of a token's `traffic` that a run takes beside its matrix products, and those that rounding inputs as an
+    engine does takes more. speed: products a second."""
+    source = held.source
+    tokenizer = load_tokenizer(source.checkpoint.folder)
+    few, many = (held_out(tokenizer, tokens=tokens) for tokens in _TOKENS)
+    artifact = opened(path, held)
+    assert artifact.subject is not None
+    assert artifact.weights is not None
+    weights, rules = artifact.weights, rules_of(artifact.subject).get("engine", {})
+
+    def took(windows: Windows, rules: Mapping[str, Rule]) -> float:
+        return timed(lambda: walk(source, [Run(weights, rules)], windows, _unobserved, unseen, ""))
+
+    more = many.tokens - few.tokens
+    each = traffic(source.architecture)
+    alone = took(many, {})
+    token = (alone - took(few, {})) / more - products_of_a_token(source.architecture) / speed
+    rounding = (took(many, rules) - alone) / many.tokens if rules else 0.0
+    return max(0.0, token) / each, max(0.0, rounding) / each
+
+
+def damping_speed(path: Path, held: HeldSource, linears: Sequence[str]) -> float:
+    """Seconds of a pair of an input's channels, until what a compensated artifact was made by is read and damped.
+
+    linears: by name, of inputs of their own."""
+    known = targets_of(path, manifest_of(path) or {}, held).known
+    if known is None:
+        return 0.0
+
+    def damp() -> None:
+        held.hold(None)
+        held.hold(0)
+        _wait()
+        begun = time.perf_counter()
+        pairs[:] = [moments.numel() for name in linears if (moments := known(name)) is not None]
+        _wait()
+        took.append(time.perf_counter() - begun)
+
+    took: list[float] = []
+    pairs: list[int] = []
+    for _ in range(3):
+        damp()
+    return min(took[1:]) / max(1, sum(pairs))
+
+
+def _unobserved(run: int, layer: int, hidden: torch.Tensor) -> None:
+    pass
 
 
 def answers_speed() -> float:

@@ -7,7 +7,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -53,13 +53,18 @@ class SmallJob:
     """What a small model took whose stages were all run. start: seconds by stage, before and after all that follows the
     weights, the first time in a process. verifying: by type, as `MachineSpeed.rounding`; "copy" is plain. held: seconds
     that a byte of the source takes to be read for them, from the page cache. answers: seconds of a logit that is made a
-    probability and compared. process: seconds until one is started and has imported all stages."""
+    probability and compared. process: seconds until one is started and has imported all stages.
+    running: seconds of a number that goes into a Linear or comes out of it, beside products, "" of the run itself, and
+    of rounding inputs as engines of a format do. damped: seconds of a pair of an input's channels whose second moments
+    are read for comparing."""
 
     process: float
     start: Mapping[str, float]
     verifying: Mapping[str, Verifying]
     held: float
     answers: float
+    running: Mapping[str, float] = field(default_factory=dict)
+    damped: float = 0.0
 
 
 NO_JOB = SmallJob(0.0, {}, {}, 0.0, 0.0)
@@ -122,8 +127,8 @@ def measure(folder: Path, rounding: Mapping[str, Rounding], job: SmallJob = NO_J
     digest = 8 * _PIECE / timed(lambda: [hashlib.sha256(block).digest() for _ in range(8)])
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     device = torch.device("cuda" if gpu else "cpu")
-    singles = _products(device, torch.float32)
-    products = _products(device, torch.bfloat16) if gpu else singles
+    singles = products_speed(device, torch.float32)
+    products = products_speed(device, torch.bfloat16) if gpu else singles
     kept, moved = _kept(folder, device), _moved(device)
     return MachineSpeed(_cores(), gpu, read, write, digest, products, singles, rounding, kept, moved, job)
 
@@ -189,7 +194,8 @@ def _moved(device: torch.device) -> float:
     return _FILE / timed(lambda: there.copy_(held))
 
 
-def _products(device: torch.device, dtype: torch.dtype) -> float:
+def products_speed(device: torch.device, dtype: torch.dtype) -> float:
+    """Float operations a second."""
     size = 8192 if device.type == "cuda" else 1536
     one, other = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return 2 * size**3 / timed(lambda: one @ other)
