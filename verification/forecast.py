@@ -45,7 +45,8 @@ def _of_runs(source: Source, recipes: Sequence[Recipe], speed: MachineSpeed) -> 
     text = transformers_config(source.checkpoint.config).get_text_config()
     logits = runs * tokens * int(text.vocab_size)
     products = runs * tokens * products_of_a_token(source.architecture) + 2 * logits * int(text.hidden_size)
-    rounded = sum((count - 1) * beside.get(inputs_of(r.scheme, r.exporter), 0.0) for r, count in each if count)
+    rounding = [(inputs_of(r.scheme, r.exporter), count) for r, count in each]
+    rounded = sum((count - 1) * beside.get(how, 0.0) for how, count in rounding if how)
     return {
         "products": products / speed.singles,
         "running beside products": tokens * traffic(source.architecture) * (runs * beside.get("", 0.0) + rounded),

@@ -31,12 +31,13 @@ class Stage:
 def measured(out: Path, *, anew: bool, quiet: bool) -> "MachineSpeed | None":
     """What was measured of this machine, now if `anew`; None where nothing was."""
     from cli.small_job import small_job
-    from exporters.export.speed import rounding_speed
+    from exporters.export.speed import compile_all, rounding_speed
     from sixfold.runner.machine_speed import keep, measure, measured_speed
 
     if not anew:
         return measured_speed()
     click.echo("measuring the disk, the cores and the GPU of this machine, a minute or two", err=True)
+    compile_all()
     job = small_job(out)  # first: what a stage takes to begin is measured once in a process
     speed = measure(out, rounding_speed(), job)
     path = keep(speed)
@@ -82,9 +83,14 @@ def _stage(name: str, found: "SideBySide", job: "SmallJob") -> Stage:
 
 def print_forecast(stages: Sequence[Stage], price: float | None, process: float) -> None:
     """price: of an hour. process: seconds until one has imported all stages."""
+    from sixfold.runner.machine_speed import measured_otherwise
+
     if not stages:
         command = this_command("plan", "plan", without={})
-        click.echo(f"To have the time foretold, measure this machine once: {command} --measure")
+        if measured_otherwise():
+            click.echo(f"What was measured of this machine is another version's; measure it again: {command} --measure")
+        else:
+            click.echo(f"To have the time foretold, measure this machine once: {command} --measure")
         return
     click.echo(f"A process of this machine begins to work after {seconds_text(process)}.")
     print_table(

@@ -36,8 +36,7 @@ _Round = Callable[[torch.Tensor], object]
 
 
 def rounding_speed() -> dict[str, Rounding]:
-    """Of every type that a shipped recipe makes. Some seconds on a core, and on a GPU whose kernels are compiled."""
-    _compile_kernels()
+    """Of every type that a shipped recipe makes. Some seconds on a core, and on a GPU with `compile_all` done."""
     with torch_threads(1):
         return (
             {name: _nearest(work, at_gpu=at_gpu) for name, (work, at_gpu) in _plain().items()}
@@ -46,7 +45,7 @@ def rounding_speed() -> dict[str, Rounding]:
         )
 
 
-def _compile_kernels() -> None:
+def compile_all() -> None:
     """By several processes, a type each: Triton keeps them on disk, and one by one they take a minute or two. What goes
     wrong there shows where they are run."""
     processes = min(_COMPILERS, (os.cpu_count() or 1) // 2)

@@ -109,6 +109,11 @@ def measured_speed() -> MachineSpeed | None:
         return None
 
 
+def measured_otherwise() -> bool:
+    """Whether this machine was measured, but not as this version does."""
+    return _path().is_file() and measured_speed() is None
+
+
 def keep(speed: MachineSpeed) -> Path:
     """Where it was written, for `measured_speed` to find."""
     path = _path()

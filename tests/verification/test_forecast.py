@@ -50,6 +50,31 @@ def test_weights_are_compared_for_each_variant_and_rounded_plainly_once() -> Non
     assert parts["rounding plainly"] == pytest.approx(1e6 * max(nvfp4))
 
 
+def test_what_runs_take_beside_products_follows_the_numbers_that_pass_linears() -> None:
+    source = open_source(DEMO)
+    config = source.checkpoint.config
+    met = config["num_experts_per_tok"] / config["num_local_experts"]
+    linears = [li for li in source.architecture.linears if li.layer is not None]
+    passing = sum((li.in_features + li.out_features) * (1 if li.expert is None else met) for li in linears)
+    job = SmallJob(0.0, {}, {}, held=0.0, answers=0.0, running={"": 1.0, "fp8": 10.0, "gguf": 100.0})
+    speed = MachineSpeed(2, "", 1, 1, digest=1, products=1, singles=1, rounding={}, kept=1, moved=1, job=job)
+    planned = plan_all(source, [load_recipes(name)[0] for name in ("fp8", "awq")])
+    parts = verification_seconds(source, [(one.recipe, one.plan) for one in planned if one.plan], speed)[1]
+    # the source's, FP8's weights, as run and plainly rounded, AWQ's weights and plainly rounded
+    assert parts["running beside products"] == pytest.approx(most_tokens() * passing * (6 + 2 * 10))
+
+
+def test_second_moments_are_read_once_for_all_that_are_compensated() -> None:
+    source = open_source(DEMO)
+    job = SmallJob(0.0, {}, {}, held=0.0, answers=0.0, damped=1.0)
+    speed = MachineSpeed(2, "", 1, 1, digest=1, products=1, singles=1, rounding={}, kept=1, moved=1, job=job)
+    inputs = {(li.site, li.expert): li.in_features for li in source.architecture.linears if li.layer is not None}
+    for rounding, pairs in (("nearest", 0), ("compensated", sum(n * n for n in inputs.values()))):
+        recipes = [load_recipes(name, [f"rounding={rounding}"])[0] for name in ("fp8", "nvfp4")]
+        plans = [(one.recipe, one.plan) for one in plan_all(source, recipes) if one.plan]
+        assert verification_seconds(source, plans, speed)[1]["comparing"] == pytest.approx(pairs)
+
+
 def _quantized(source: Source, plan: ExportPlan) -> int:
     names = {part.name for unit in plan.units if unit.encoding.startswith("nvfp4") for part in unit.inputs}
     return sum(li.in_features * li.out_features for li in source.architecture.linears if li.weight in names)

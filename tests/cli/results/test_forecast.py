@@ -10,7 +10,7 @@ import pytest
 
 from cli.main import run
 from cli.results.stage_times import StageTimes, print_stage_times
-from sixfold.runner.machine_speed import MachineSpeed, Rounding, SmallJob, keep
+from sixfold.runner.machine_speed import SCHEMA, MachineSpeed, Rounding, SmallJob, keep
 from tests.exporters.exported import DEMO
 
 ONE_HOUR = MachineSpeed(
@@ -46,6 +46,9 @@ def test_a_plan_ends_with_the_time_and_its_cost_once_the_machine_was_measured(
     arguments = ("plan", str(DEMO), "fp8", "--out", str(tmp_path))
     monkeypatch.setattr("sys.argv", ["sixfold", *arguments])
     assert f"measure this machine once: sixfold {shlex.join(arguments)} --measure" in printed(*arguments)
+    path = keep(ONE_HOUR)
+    path.write_text(path.read_text().replace(f'"schema": {SCHEMA}', '"schema": 3'))
+    assert "is another version's; measure it again: sixfold plan" in printed(*arguments)
     keep(ONE_HOUR)
     found = json.loads(printed(*arguments, "--json", "--price", "30"))
     stages = found["stages"]

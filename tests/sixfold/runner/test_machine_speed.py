@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from sixfold.runner import machine_speed
-from sixfold.runner.machine_speed import MachineSpeed, Rounding, keep, measure, measured_speed
+from sixfold.runner.machine_speed import (
+    MachineSpeed,
+    Rounding,
+    SmallJob,
+    Verifying,
+    keep,
+    measure,
+    measured_otherwise,
+    measured_speed,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +33,15 @@ def test_what_was_measured_is_found_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert measured_speed() == speed
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"schema": 0}', '{"schema": 3}', '{"schema": 3, "rounding": {"fp8": 3}}'])
+def test_what_a_small_model_took_is_found_again() -> None:
+    verifying = {"fp8+": Verifying(1e-9, 2e-9, 3e-9)}
+    job = SmallJob(3.0, {"export": 1.0}, verifying, 1e-9, 2e-9, {"": 1e-9, "gguf": 2e-9}, 3e-9)
+    speed = MachineSpeed(1, "", 1, 1, 1, 1, 1, {}, 1, 1, job)
+    keep(speed)
+    assert measured_speed() == speed
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"schema": 0}', '{"schema": 4}', '{"schema": 4, "rounding": {"fp8": 3}}'])
 def test_what_is_no_measurement_is_none(text: str) -> None:
     path = keep(MachineSpeed(1, "", 1, 1, 1, 1, 1, {}, 1, 1))
     path.write_text(text)
@@ -34,8 +51,10 @@ def test_what_is_no_measurement_is_none(text: str) -> None:
 def test_what_another_version_measured_is_none() -> None:
     path = keep(MachineSpeed(1, "", 1, 1, 1, 1, 1, {}, 1, 1))
     assert measured_speed() is not None
+    assert not measured_otherwise()
     path.write_text(path.read_text().replace(f'"schema": {machine_speed.SCHEMA}', '"schema": 0'))
     assert measured_speed() is None
+    assert measured_otherwise()
 
 
 def test_reading_and_writing_add_up() -> None:

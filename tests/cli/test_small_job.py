@@ -1,0 +1,30 @@
+"""A small model whose stages are run to measure a machine."""
+
+from pathlib import Path
+
+import pytest
+
+from cli.small_job import small_job
+from cli.small_model import Shape, small_model
+from exporters.export.speed import FACTOR, rounding_speed
+from sixfold.checkpoint.tokenizer import load_tokenizer
+
+
+def test_its_tokens_are_bytes_and_its_experts_of_the_shape_asked_for(tmp_path: Path) -> None:
+    source = small_model(tmp_path / "model", Shape(256, 512, 3))
+    tokenizer = load_tokenizer(source.checkpoint.folder)
+    assert len(tokenizer("né")["input_ids"]) == 3
+    experts = [li for li in source.architecture.linears if li.expert is not None]
+    assert {(li.in_features, li.out_features) for li in experts} == {(256, 512), (512, 256)}
+    assert len(experts) == 3 * 3
+
+
+@pytest.mark.bench
+def test_every_type_of_a_shipped_recipe_is_compared(tmp_path: Path) -> None:
+    job = small_job(tmp_path)
+    assert set(job.start) == {"calibration", "export", "verification"}
+    assert set(job.verifying) - {"copy"} == set(rounding_speed()) - {FACTOR, "Q5_K", "Q5_K+"}
+    assert all(min(of.compare, of.decode, of.plain) > 0 for of in job.verifying.values())
+    assert set(job.running) == {"", "fp8", "nvfp4", "gguf"}
+    assert min(job.process, job.held, job.answers, job.damped, job.running[""]) > 0
+    assert not list(tmp_path.iterdir())
