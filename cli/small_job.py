@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from calibration.calibrate import calibrate
+from calibration.calibrate import Calibrated, calibrate
 from cli.options import load_formats
 from cli.results.verdicts import artifact_of
 from cli.small_model import ON_CPU, ON_GPU, small_model
@@ -19,11 +19,19 @@ from exporters.export.run import Exported, Wanted, export_all
 from sixfold.artifact.workspace import Workspace
 from sixfold.model.source import Source
 from sixfold.progress import unseen
-from sixfold.recipes.recipe import Calibration, Recipe
+from sixfold.recipes.recipe import Recipe
 from sixfold.runner.machine_speed import COMPENSATED, SmallJob, Verifying, products_speed
 from sixfold.statistics.statistics import Statistics
 from verification.forecast import inputs_of
-from verification.speed import answers_speed, damping_speed, held_for, holding_speed, running_speed, verifying_speed
+from verification.speed import (
+    answers_speed,
+    damping_speed,
+    held_for,
+    holding_speed,
+    input_rounding_speed,
+    running_speed,
+    verifying_speed,
+)
 from verification.stored_result import judged_all
 
 _SETTINGS = ("calibration.samples=8", "calibration.length=256")
@@ -42,12 +50,14 @@ def small_job(folder: Path) -> SmallJob:
 def _of(source: Source, at: Path) -> SmallJob:
     recipes = load_formats(("all-formats",), _SETTINGS)
     profile = next(recipe.calibration for recipe in recipes if needs_statistics(recipe))
-    first = Workspace(at / "first", source.checkpoint.name)
-    done: list[Statistics] = []
-    start = {"calibration": _timed(lambda: done.append(_calibrated(source, profile, first)))}
+    workspace = Workspace(at / "artifacts", source.checkpoint.name)
+    done: list[Calibrated] = []
+    calibration = workspace.calibration(profile)
+    start = {"calibration": _timed(lambda: done.append(calibrate(source, profile, calibration, progress=unseen)))}
+    statistics = done[0].statistics
     plainest = [recipe for recipe in recipes if recipe.name == "bf16"]
     made: list[Exported] = []
-    start["export"] = _timed(lambda: made.extend(one for _, one in _made(source, plainest, done[0], first)))
+    start["export"] = _timed(lambda: made.extend(one for _, one in _made(source, plainest, statistics, workspace)))
     paths = [artifact_of(one.folder, one.manifest) for one in made]
     start["verification"] = _timed(lambda: judged_all(paths, source, unseen))
     held, verifying = held_for(source), dict[str, Verifying]()
@@ -55,22 +65,18 @@ def _of(source: Source, at: Path) -> SmallJob:
     products, damped = products_speed(held.device, torch.float32), 0.0
     for rounding in ("nearest", "compensated"):
         formats = load_formats(("all-formats",), (*_SETTINGS, f"rounding={rounding}"))
-        workspace = Workspace(at / rounding, source.checkpoint.name)
-        statistics = _calibrated(source, profile, workspace)  # beside what is compared by them
         for recipe, one in _made(source, formats, statistics, workspace):
             names = {kind: of for kind, of in _experts(source, recipe).items() if kind not in verifying}
             path = artifact_of(one.folder, one.manifest)
             verifying |= verifying_speed(path, held, names)
             rounded = inputs_of(recipe.scheme, recipe.exporter)
             if rounded and rounded not in running:
-                running[""], running[rounded] = running_speed(path, held, products)
+                if not running:
+                    running[""] = running_speed(path, held, products)
+                running[rounded] = input_rounding_speed(path, held)
             if recipe.name == "fp8" and rounding == "compensated":
                 damped = damping_speed(path, held, _inputs(source))
     return SmallJob(0.0, start, verifying, holding_speed(source), answers_speed(), running, damped)
-
-
-def _calibrated(source: Source, profile: Calibration, workspace: Workspace) -> Statistics:
-    return calibrate(source, profile, workspace.calibration(profile), progress=unseen).statistics
 
 
 def _made(

@@ -26,8 +26,9 @@ class Shape:
     experts: int
 
 
-ON_CPU, ON_GPU = Shape(512, 512, 2), Shape(3072, 1536, 16)
-"""A GPU needs as many weights side by side as large models have; a core has the same rate for a few."""
+ON_CPU, ON_GPU = Shape(512, 512, 2), Shape(3072, 1536, 8)
+"""A GPU needs matrices as large as those of large models, and several side by side; a core has the same rate for a
+few."""
 
 
 def small_model(folder: Path, shape: Shape) -> Source:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,12 +12,11 @@ from sixfold.model.products import products_of_a_token, traffic
 from sixfold.model.source import Source
 from sixfold.progress import unseen
 from sixfold.runner.machine_speed import Verifying, timed
-from sixfold.texts.held_out_text import Windows, held_out
-from verification.divergence.activations import Rule
+from sixfold.texts.held_out_text import held_out
 from verification.divergence.distributions import agreement, distributions, divergences
 from verification.divergence.plain_run import PlainWeights
 from verification.divergence.walk import Run, device, walk
-from verification.measure import rules_of
+from verification.measure import runs_of
 from verification.reading.held_source import HeldSource
 from verification.reading.stacked_weights import StackedWeights
 from verification.result import manifest_of
@@ -84,26 +84,34 @@ def holding_speed(source: Source) -> float:
     return timed(lambda: held_for(source)) / nbytes
 
 
-def running_speed(path: Path, held: HeldSource, speed: float) -> tuple[float, float]:
-    """Seconds of a token's `traffic` that a run takes beside its matrix products, and those that rounding inputs as an
-    engine does takes more. speed: products a second."""
+def running_speed(path: Path, held: HeldSource, speed: float) -> float:
+    """Seconds of a number of a token's `traffic` that a run of an artifact takes beside its matrix products. speed: of
+    these, float operations a second."""
+    architecture = held.source.architecture
+    few, many = (_run(path, held, tokens, as_engine=False) for tokens in _TOKENS)
+    token = (many.seconds - few.seconds) / (many.tokens - few.tokens) - products_of_a_token(architecture) / speed
+    return max(0.0, token) / traffic(architecture)
+
+
+def input_rounding_speed(path: Path, held: HeldSource) -> float:
+    """Seconds of a number of a token's `traffic` that rounding inputs as an engine does takes."""
+    alone, rounded = (_run(path, held, _TOKENS[1], as_engine=as_engine) for as_engine in (False, True))
+    return max(0.0, rounded.seconds - alone.seconds) / rounded.tokens / traffic(held.source.architecture)
+
+
+@dataclass(frozen=True)
+class _Ran:
+    tokens: int
+    seconds: float
+
+
+def _run(path: Path, held: HeldSource, tokens: int, *, as_engine: bool) -> _Ran:
+    """tokens: of each held-out file, at most."""
     source = held.source
-    tokenizer = load_tokenizer(source.checkpoint.folder)
-    few, many = (held_out(tokenizer, tokens=tokens) for tokens in _TOKENS)
-    artifact = opened(path, held)
-    assert artifact.subject is not None
-    assert artifact.weights is not None
-    weights, rules = artifact.weights, rules_of(artifact.subject).get("engine", {})
-
-    def took(windows: Windows, rules: Mapping[str, Rule]) -> float:
-        return timed(lambda: walk(source, [Run(weights, rules)], windows, _unobserved, unseen, ""))
-
-    more = many.tokens - few.tokens
-    each = traffic(source.architecture)
-    alone = took(many, {})
-    token = (alone - took(few, {})) / more - products_of_a_token(source.architecture) / speed
-    rounding = (took(many, rules) - alone) / many.tokens if rules else 0.0
-    return max(0.0, token) / each, max(0.0, rounding) / each
+    windows = held_out(load_tokenizer(source.checkpoint.folder), tokens=tokens)
+    weights, rules = runs_of(path, source)
+    run = Run(weights, rules.get("engine", {}) if as_engine else {})
+    return _Ran(windows.tokens, timed(lambda: walk(source, [run], windows, _unobserved, unseen, "")))
 
 
 def damping_speed(path: Path, held: HeldSource, linears: Sequence[str]) -> float:

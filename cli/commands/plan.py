@@ -53,7 +53,7 @@ def command(
     are under --out, and else to the same budget.
 
     Where this machine was measured once with --measure (the disk of --out, the cores, the GPU; a minute or two), the
-    plan ends with the seconds that calibrating and exporting would take, and what each is bound by.
+    plan ends with the seconds that calibrating, exporting and verifying would take, and what each is bound by.
     """
     from calibration.forward_pass.memory import statistics_bytes
     from cli.error_sentence import exit_code, sentence
