@@ -11,11 +11,14 @@ from tempfile import TemporaryDirectory
 import torch
 
 from calibration.calibrate import Calibrated, calibrate
+from cli.commands.card import render_cards
 from cli.options import load_formats
+from cli.results.forecast import CARDS
 from cli.results.verdicts import artifact_of
 from cli.small_model import ON_CPU, ON_GPU, small_model
 from exporters.export.planning import needs_statistics, plan_all
 from exporters.export.run import Exported, Wanted, export_all
+from sixfold.artifact.source_record import record_source
 from sixfold.artifact.workspace import Workspace
 from sixfold.model.source import Source
 from sixfold.progress import unseen
@@ -76,6 +79,8 @@ def _of(source: Source, at: Path) -> SmallJob:
                 running[rounded] = input_rounding_speed(path, held)
             if recipe.name == "fp8" and rounding == "compensated":
                 damped = damping_speed(path, held, _inputs(source))
+    record_source(source.checkpoint, {}, workspace.folder)
+    start[CARDS] = _timed(lambda: render_cards(workspace.folder, quiet=True))
     return SmallJob(0.0, start, verifying, holding_speed(source), answers_speed(), running, damped)
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from sixfold.model.source import Source
     from sixfold.runner.machine_speed import MachineSpeed, SideBySide, SmallJob
 
+CARDS = "cards and report"
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -72,6 +74,8 @@ def forecast(source: "Source", planned: "Sequence[Planned]", speed: "MachineSpee
     if plans:
         stages.append(_stage("export, one walk for all", export_seconds(source, possible, speed), speed.job))
         stages.append(_stage("verification, one walk for all", verification_seconds(source, plans, speed), speed.job))
+    if CARDS in speed.job.start:
+        stages.append(_stage(CARDS, ({"start-up": 0.0},), speed.job))
     return stages
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.results.forecast import CARDS
 from cli.small_job import small_job
 from cli.small_model import Shape, small_model
 from exporters.export.speed import FACTOR, rounding_speed
@@ -22,7 +23,7 @@ def test_its_tokens_are_bytes_and_its_experts_of_the_shape_asked_for(tmp_path: P
 @pytest.mark.bench
 def test_every_type_of_a_shipped_recipe_is_compared(tmp_path: Path) -> None:
     job = small_job(tmp_path)
-    assert set(job.start) == {"calibration", "export", "verification"}
+    assert set(job.start) == {"calibration", "export", "verification", CARDS}
     assert set(job.verifying) - {"copy"} == set(rounding_speed()) - {FACTOR, "Q5_K", "Q5_K+"}
     assert all(min(of.compare, of.decode, of.plain) > 0 for of in job.verifying.values())
     assert set(job.running) == {"", "fp8", "nvfp4", "gguf"}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cli.main import run
+from cli.results.forecast import CARDS
 from cli.results.stage_times import StageTimes, print_stage_times
 from sixfold.runner.machine_speed import SCHEMA, MachineSpeed, Rounding, SmallJob, keep
 from tests.exporters.exported import DEMO
@@ -24,7 +25,7 @@ ONE_HOUR = MachineSpeed(
     rounding={"fp8": Rounding(1e-3)},
     kept=1,
     moved=1,
-    job=SmallJob(2.0, {"verification": 5.0}, {}, 0.0, 0.0),
+    job=SmallJob(2.0, {"verification": 5.0, CARDS: 2.0}, {}, 0.0, 0.0),
 )
 
 
@@ -56,6 +57,7 @@ def test_a_plan_ends_with_the_time_and_its_cost_once_the_machine_was_measured(
     assert [(stage["stage"], stage["bound_by"]) for stage in stages] == [
         ("export, one walk for all", "cores"),
         ("verification, one walk for all", "products"),
+        (CARDS, "start-up"),
     ]
     lines = printed(*arguments, "--price", "30").splitlines()
     assert stages[1]["seconds"] > stages[1]["start"] == 5.0
