@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cli.calibrated import calibrated, tokens_of
 from cli.commands.card import render_cards, tell
+from cli.results.forecast import foretold_here
 from cli.results.stage_times import StageTimes
 from cli.results.verdicts import artifact_of
 from cli.terminal import progress, say
@@ -67,8 +68,11 @@ def make_all(
     planned = plan_all(source, recipes, known_statistics(workspace))
     to_calibrate = _calibration_bytes(source, recipes, workspace)
     check_disk(source, planned, workspace, to_calibrate)
-    if to_calibrate and not engine.away:
-        compile_ahead(planned)
+    foretold: Mapping[str, float] = {}
+    if not engine.away:
+        foretold = foretold_here(source, planned)
+        if to_calibrate:
+            compile_ahead(planned)
     refusals = {entry.recipe.name: entry.refusal for entry in planned}
     del planned  # plans of large models are large, and are made again with what calibration finds
     _warn(source, record_source(source.checkpoint, stated, workspace.folder), quiet=quiet)
@@ -81,6 +85,8 @@ def make_all(
             if (refusal := refusals[recipe.name]) is not None:
                 raise refusal
             found = _statistics(source, recipe, workspace, statistics, allowed, times, engine, quiet)
+            if to_calibrate and found is not None:
+                times.foretell("calibration", foretold)
             wanted.append(Wanted(recipe, found, partial(tokens_of, source, recipe, quiet)))
             needed[recipe.name] = found
         except Exception as error:  # a defect in one format must not cost the others of a long run
@@ -98,6 +104,9 @@ def make_all(
         )
     for took in (result.took for result in made if isinstance(result, Exported) and result.took):
         walk.read, walk.written = took["walk"]["read_bytes"], took["walk"]["written_bytes"]
+    anew = all(isinstance(result, Exported) and not result.skipped for result in made)
+    if anew:
+        times.foretell("export", foretold)
     results |= {want.recipe.name: result for want, result in zip(wanted, made, strict=True)}
     outcomes = []
     for recipe in recipes:
@@ -124,6 +133,8 @@ def make_all(
         clear_temporaries(workspace.folder)
         with times.timed("verification"):
             outcomes = verified(source, outcomes, engine, quiet)
+        if anew:
+            times.foretell("verification", foretold)
     try:
         with times.timed("cards"):
             render_cards(workspace.folder, quiet=quiet)

@@ -37,7 +37,7 @@ from verification.speed import (
 )
 from verification.stored_result import judged_all
 
-_SETTINGS = ("calibration.samples=8", "calibration.length=256")
+SETTINGS = ("calibration.samples=8", "calibration.length=256")
 _PROCESS = "import torch, transformers, calibration.calibrate, exporters.export.run, verification.judge"
 
 
@@ -51,7 +51,7 @@ def small_job(folder: Path) -> SmallJob:
 
 
 def _of(source: Source, at: Path) -> SmallJob:
-    recipes = load_formats(("all-formats",), _SETTINGS)
+    recipes = load_formats(("all-formats",), SETTINGS)
     profile = next(recipe.calibration for recipe in recipes if needs_statistics(recipe))
     workspace = Workspace(at / "artifacts", source.checkpoint.name)
     done: list[Calibrated] = []
@@ -60,15 +60,15 @@ def _of(source: Source, at: Path) -> SmallJob:
     statistics = done[0].statistics
     plainest = [recipe for recipe in recipes if recipe.name == "bf16"]
     made: list[Exported] = []
-    start["export"] = _timed(lambda: made.extend(one for _, one in _made(source, plainest, statistics, workspace)))
+    start["export"] = _timed(lambda: made.extend(one for _, one in made_of(source, plainest, statistics, workspace)))
     paths = [artifact_of(one.folder, one.manifest) for one in made]
     start["verification"] = _timed(lambda: judged_all(paths, source, unseen))
     held, verifying = held_for(source), dict[str, Verifying]()
     running: dict[str, float] = {}
     products, damped = products_speed(held.device, torch.float32), 0.0
     for rounding in ("nearest", "compensated"):
-        formats = load_formats(("all-formats",), (*_SETTINGS, f"rounding={rounding}"))
-        for recipe, one in _made(source, formats, statistics, workspace):
+        formats = load_formats(("all-formats",), (*SETTINGS, f"rounding={rounding}"))
+        for recipe, one in made_of(source, formats, statistics, workspace):
             names = {kind: of for kind, of in _experts(source, recipe).items() if kind not in verifying}
             path = artifact_of(one.folder, one.manifest)
             verifying |= verifying_speed(path, held, names)
@@ -84,11 +84,13 @@ def _of(source: Source, at: Path) -> SmallJob:
     return SmallJob(0.0, start, verifying, holding_speed(source), answers_speed(), running, damped)
 
 
-def _made(
-    source: Source, recipes: Sequence[Recipe], statistics: Statistics, workspace: Workspace
+def made_of(
+    source: Source, recipes: Sequence[Recipe], statistics: Statistics, workspace: Workspace, *, threads: int = 2
 ) -> Iterator[tuple[Recipe, Exported]]:
+    """All in one walk."""
     wanted = [Wanted(recipe, statistics if needs_statistics(recipe) else None) for recipe in recipes]
-    for recipe, made in zip(recipes, export_all(source, wanted, workspace, threads=2, progress=unseen), strict=True):
+    results = export_all(source, wanted, workspace, threads=threads, progress=unseen)
+    for recipe, made in zip(recipes, results, strict=True):
         if isinstance(made, Exception):
             raise made
         yield recipe, made

@@ -29,6 +29,8 @@ class Shape:
 ON_CPU, ON_GPU = Shape(512, 512, 2), Shape(3072, 1536, 8)
 """A GPU needs matrices as large as those of large models, and several side by side; a core has the same rate for a
 few."""
+WALKED_ON_CPU, WALKED_ON_GPU = Shape(512, 512, 4), Shape(3072, 1536, 24)
+"""Whose walks take several seconds beyond their start-up."""
 
 
 def small_model(folder: Path, shape: Shape) -> Source:

@@ -11,10 +11,11 @@ and with inputs rounded as its engine rounds them. So are its others:
     awq                             to nearest without a search: the same layout, no scales moved, no narrower ranges
     nvfp4                           nvfp4-gb10: the same format, but inputs in four bits too
 
-KL is the mean per token in nats, from the source. `gain` is the other's KL minus the variant's, both of weights alone
-or both as run, over the same tokens, with its standard error: windows are drawn independently, tokens within one are
-not, so the error is that of a mean over windows (a ratio estimate, as windows differ in length). This many tokens
-cannot show a gain that is within two standard errors of zero.
+KL is the mean per token in nats, from the source; with inputs alone it is of the source's own weights, and no rounding
+of weights can undo it. `gain` is the other's KL minus the variant's, both of weights alone or both as run, over the
+same tokens, with its standard error: windows are drawn independently, tokens within one are not, so the error is that
+of a mean over windows (a ratio estimate, as windows differ in length). This many tokens cannot show a gain that is
+within two standard errors of zero.
 
 --heldout names a folder of other texts (its subfolders, or its files where it has none, are domains), of which at most
 --tokens of each file are read; the built-in ones, foreign to a model that was trained on others, are measured besides.
@@ -51,7 +52,9 @@ from sixfold.progress import unseen
 from sixfold.recipes.recipe import Recipe, load_recipes
 from sixfold.sizes import size
 from sixfold.texts.held_out_text import TEXTS, TOKENS, Windows, held_out
-from verification.divergence.divergence import Reference, reference_of, scored
+from verification.divergence.activations import Rule
+from verification.divergence.divergence import Reference, reference_of, scored, scored_together
+from verification.divergence.walk import Run as Walked
 from verification.measure import runs_of
 from verification.verify import verify
 
@@ -66,11 +69,13 @@ PEER = "llmcompressor"
 
 @dataclass(frozen=True)
 class Run:
-    """Of one artifact over one set of texts. weights, as_run: KL of every token, float64 [tokens]."""
+    """Of one artifact over one set of texts. weights, as_run: KL of every token, float64 [tokens]. inputs: mean KL of
+    the source's weights with inputs rounded as for the artifact; 0 where its engine rounds none, or unasked."""
 
     nbytes: int
     weights: torch.Tensor
     as_run: torch.Tensor
+    inputs: float
     top1: float
     source_perplexity: float
 
@@ -105,6 +110,7 @@ class Row:
     nbytes: int
     weights: float
     as_run: float
+    inputs: float
     top1: float
     source_perplexity: float
     others: tuple[Compared, ...]
@@ -216,7 +222,7 @@ class Bench:
     def rows(self, variant: str) -> list[Row]:
         """One for each set of texts."""
         (recipe,) = load_recipes(variant, (*self.overrides, "rounding=compensated"))
-        own = self.run(recipe)
+        own = self.run(recipe, inputs_too=True)
         others = others_of(variant, self.overrides, only_rounding=self.only_rounding, peers=self.peers)
         made: dict[str, dict[str, Run]] = {}
         for label, other in others.items():
@@ -242,14 +248,15 @@ class Bench:
             )
             for label, other in others.items()
         )
-        means = float(own.weights.mean()), float(own.as_run.mean())
+        means = float(own.weights.mean()), float(own.as_run.mean()), own.inputs
         return Row(variant, texts, own.nbytes, *means, own.top1, own.source_perplexity, compared)
 
     def _tokens(self, recipe: Recipe) -> torch.Tensor:
         return token_batches(recipe.calibration, load_tokenizer(self.source.checkpoint.folder)).ids
 
-    def run(self, recipe: Recipe, *, checked: bool = True) -> dict[str, Run]:
-        """By name of the texts. checked: whether the artifact is verified before it is measured."""
+    def run(self, recipe: Recipe, *, checked: bool = True, inputs_too: bool = False) -> dict[str, Run]:
+        """By name of the texts. checked: whether the artifact is verified before it is measured. inputs_too: whether
+        inputs alone are rounded besides."""
         statistics = None
         if needs_statistics(recipe):
             folder = self.workspace.calibration(recipe.calibration)
@@ -268,21 +275,32 @@ class Bench:
                 for how in ("weights", "engine")
             )
             assert alone is not None  # always among the runs
-            held = engine or alone
-            runs_by_text[name] = Run(made.nbytes, alone.kl, held.kl, held.score.top1, alone.score.source_perplexity)
+            held, inputs = engine or alone, 0.0
+            if engine is not None and inputs_too:
+                inputs = self._inputs_alone(runs["engine"], name)
+            source_perplexity = alone.score.source_perplexity
+            runs_by_text[name] = Run(made.nbytes, alone.kl, held.kl, inputs, held.score.top1, source_perplexity)
         return runs_by_text
+
+    def _inputs_alone(self, rules: Mapping[str, Rule], texts: str) -> float:
+        own, windows = [Walked(rules=rules)], self.texts[texts]
+        (found,) = scored_together(self.source, own, windows, self.references[texts], unseen)
+        if isinstance(found, SixfoldError):
+            raise found
+        return found.score.mean_kl
 
 
 def table(rows: Sequence[Row]) -> str:
     head = (
-        "| variant | size | KL, weights alone | KL as run | top-1 | against | its KL, weights alone | gain"
-        " | its KL as run | gain |\n|---|---:|---:|---:|---:|---|---:|---:|---:|---:|"
+        "| variant | size | KL, weights alone | KL, inputs alone | KL as run | top-1 | against | its KL, weights alone"
+        " | gain | its KL as run | gain |\n|---|---:|---:|---:|---:|---:|---|---:|---:|---:|---:|"
     )
     return "\n".join([head, *(f"| {' | '.join(cells)} |" for row in rows for cells in _lines(row))])
 
 
 def _lines(row: Row) -> list[tuple[str, ...]]:
-    own = (f"`{row.variant}`", size(row.nbytes), f"{row.weights:.5f}", f"{row.as_run:.5f}", f"{row.top1:.4f}")
+    kl = (f"{row.weights:.5f}", f"{row.inputs:.5f}" if row.inputs else "-", f"{row.as_run:.5f}")
+    own = (f"`{row.variant}`", size(row.nbytes), *kl, f"{row.top1:.4f}")
     found = [
         (*own, other.other, f"{other.weights:.5f}", shown(other.gain), f"{other.as_run:.5f}", shown(other.gain_as_run))
         for other in row.others

@@ -137,10 +137,9 @@ def _foretell(found: Found, source: Source, recipes: Sequence[Recipe], job: Job)
     speed = measured_speed()
     if speed is not None:
         for stage in forecast(source, planned, speed if job.on_disk else _reading(source, speed)):
-            name = stage.name.partition(" on ")[0].partition(",")[0]
-            if name == "calibration" or job.formats:
-                found.foretold[name] = (stage.seconds, stage.bound_by)
-                found.limits[name] = [dict(parts) for parts in stage.beside]
+            if stage.key == "calibration" or job.formats:
+                found.foretold[stage.key] = (stage.seconds, stage.bound_by)
+                found.limits[stage.key] = [dict(parts) for parts in stage.beside]
 
 
 def _reading(source: Source, speed: MachineSpeed) -> MachineSpeed:

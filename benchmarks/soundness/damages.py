@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from uuid import uuid4
 
@@ -73,7 +74,8 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = (options.artifacts or Path(scratch) / "artifacts").absolute()
         made(folder)
-        with ProcessPoolExecutor(options.processes) as pool:
+        # forked, a process would wait for threads of PyTorch's that it does not have
+        with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
             outcomes = list(pool.map(partial(tried, folder, Path(scratch)), chosen))
     report(outcomes)
     return 0

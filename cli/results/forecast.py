@@ -1,7 +1,7 @@
 """How long a plan would take on this machine, once it was measured."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from sixfold.runner.machine_speed import MachineSpeed, SideBySide, SmallJob
 
 CARDS = "cards and report"
+_WALK = ", one walk for all"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """seconds: of all, `start` of which it takes before and after weights. beside: seconds of all that goes on side by
-    side in it. bound_by: what takes longest of it."""
+    """key: as `SmallJob` names it. seconds: of all, `start` of which it takes before and after weights. beside: seconds
+    of all that goes on side by side in it. bound_by: what takes longest of it."""
 
+    key: str
     name: str
     seconds: float
     start: float
@@ -32,6 +34,7 @@ class Stage:
 
 def measured(out: Path, *, anew: bool, quiet: bool) -> "MachineSpeed | None":
     """What was measured of this machine, now if `anew`; None where nothing was."""
+    from cli.overhead import overhead
     from cli.small_job import small_job
     from exporters.export.speed import compile_all, rounding_speed
     from sixfold.runner.machine_speed import keep, measure, measured_speed
@@ -42,6 +45,7 @@ def measured(out: Path, *, anew: bool, quiet: bool) -> "MachineSpeed | None":
     compile_all()
     job = small_job(out)  # first: what a stage takes to begin is measured once in a process
     speed = measure(out, rounding_speed(), job)
+    speed = replace(speed, job=replace(job, overhead=overhead(out, speed)))
     path = keep(speed)
     click.echo(
         f"{speed.cores} cores{f', {speed.gpu}' if speed.gpu else ''}; the disk of {out} reads {size(speed.read)} and"
@@ -63,7 +67,8 @@ def forecast(source: "Source", planned: "Sequence[Planned]", speed: "MachineSpee
     recipes = [entry.recipe for entry in possible if needs_statistics(entry.recipe)]
     stages = [
         _stage(
-            f"calibration on {profile.samples} x {profile.length} tokens",
+            "calibration",
+            f" on {profile.samples} x {profile.length} tokens",
             pass_seconds(source, profile, speed),
             speed.job,
         )
@@ -72,17 +77,34 @@ def forecast(source: "Source", planned: "Sequence[Planned]", speed: "MachineSpee
     ]
     plans = [(entry.recipe, entry.plan) for entry in possible if entry.plan is not None]
     if plans:
-        stages.append(_stage("export, one walk for all", export_seconds(source, possible, speed), speed.job))
-        stages.append(_stage("verification, one walk for all", verification_seconds(source, plans, speed), speed.job))
+        stages.append(_stage("export", _WALK, export_seconds(source, possible, speed), speed.job))
+        stages.append(_stage("verification", _WALK, verification_seconds(source, plans, speed), speed.job))
     if CARDS in speed.job.start:
-        stages.append(_stage(CARDS, ({"start-up": 0.0},), speed.job))
+        stages.append(_stage(CARDS, "", ({"start-up": 0.0},), speed.job))
     return stages
 
 
-def _stage(name: str, found: "SideBySide", job: "SmallJob") -> Stage:
-    longest = max(found, key=lambda parts: sum(parts.values()))
-    start = job.start.get(name.partition(" on ")[0].partition(",")[0], 0.0)
-    return Stage(name, start + sum(longest.values()), start, max(longest, key=lambda part: longest[part]), found)
+def foretold_here(source: "Source", planned: "Sequence[Planned]") -> "dict[str, float]":
+    """Seconds by stage; {} where this machine was not measured."""
+    from sixfold.runner.machine_speed import measured_speed
+
+    speed = measured_speed()
+    found: dict[str, float] = {}
+    for stage in forecast(source, planned, speed) if speed is not None else ():
+        found[stage.key] = found.get(stage.key, 0.0) + stage.seconds
+    return found
+
+
+def _stage(key: str, more: str, found: "SideBySide", job: "SmallJob") -> Stage:
+    """Its longest part, where that is not the disk's with what is lost between all parts of a walk."""
+    overhead = job.overhead.get(key, 1.0)
+
+    def seconds(parts: "Mapping[str, float]") -> float:
+        return sum(parts.values()) * (1.0 if parts.keys() == {"disk"} else overhead)
+
+    longest = max(found, key=seconds)
+    start = job.start.get(key, 0.0)
+    return Stage(key, key + more, start + seconds(longest), start, max(longest, key=lambda part: longest[part]), found)
 
 
 def print_forecast(stages: Sequence[Stage], price: float | None, process: float) -> None:

@@ -17,7 +17,7 @@ from sixfold.checkpoint.storage.tensor_file import write_tensors
 _FILE = 1 << 29
 """Bytes that are written and read to measure a disk."""
 _PIECE = 1 << 24
-SCHEMA = 4
+SCHEMA = 5
 COMPENSATED = "+"
 """Ends the name of a type whose errors are compensated."""
 
@@ -56,7 +56,7 @@ class SmallJob:
     probability and compared. process: seconds until one is started and has imported all stages.
     running: seconds of a number that goes into a Linear or comes out of it, beside products, "" of the run itself, and
     of rounding inputs as engines of a format do. damped: seconds of a pair of an input's channels whose second moments
-    are read for comparing."""
+    are read for comparing. overhead: by walk, what one takes of the longest of its parts."""
 
     process: float
     start: Mapping[str, float]
@@ -65,6 +65,7 @@ class SmallJob:
     answers: float
     running: Mapping[str, float] = field(default_factory=dict)
     damped: float = 0.0
+    overhead: Mapping[str, float] = field(default_factory=dict)
 
 
 NO_JOB = SmallJob(0.0, {}, {}, 0.0, 0.0)

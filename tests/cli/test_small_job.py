@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from cli.overhead import overhead
 from cli.results.forecast import CARDS
 from cli.small_job import small_job
 from cli.small_model import Shape, small_model
 from exporters.export.speed import FACTOR, rounding_speed
 from sixfold.checkpoint.tokenizer import load_tokenizer
+from sixfold.runner.machine_speed import measure
 
 
 def test_its_tokens_are_bytes_and_its_experts_of_the_shape_asked_for(tmp_path: Path) -> None:
@@ -28,4 +30,8 @@ def test_every_type_of_a_shipped_recipe_is_compared(tmp_path: Path) -> None:
     assert all(min(of.compare, of.decode, of.plain) > 0 for of in job.verifying.values())
     assert set(job.running) == {"", "fp8", "nvfp4", "gguf"}
     assert min(job.process, job.held, job.answers, job.damped, job.running[""]) > 0
+    speed = measure(tmp_path, rounding_speed(), job)
+    found = overhead(tmp_path, speed)
+    assert set(found) == {"export", "verification"}
+    assert all(0.3 < of < 3 for of in found.values())
     assert not list(tmp_path.iterdir())

@@ -4,6 +4,7 @@ import io
 import json
 import shlex
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,5 +82,26 @@ def test_an_export_says_what_each_stage_took_and_how_much_of_it_was_the_disks(
     head, row, *_ = capsys.readouterr().out.splitlines()
     assert (head.split(), row.split()[:3]) == (["stage", "took", "read", "written"], ["export", "40.0", "s"])
     keep(ONE_HOUR)
+    times.foretell("export", {"export": 30.0})
     print_stage_times(times.stages)
-    assert capsys.readouterr().out.splitlines()[1].split()[-1] == "50%"  # 10 s to read and 10 s to write
+    head, row, cards, *_ = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["stage", "took", "foretold"]
+    assert row.split()[:5] == ["export", "40.0", "s", "30.0", "s"]
+    assert row.split()[-1] == "50%"  # 10 s to read and 10 s to write
+    assert cards.split()[-4:] == ["-", "-", "-", "-"]
+
+
+def test_what_a_walk_loses_between_its_parts_is_not_lost_by_the_disk(tmp_path: Path) -> None:
+    def seconds(speed: MachineSpeed) -> tuple[str, float]:
+        keep(speed)
+        stages = json.loads(printed("plan", str(DEMO), "fp8", "--out", str(tmp_path), "--json"))["stages"]
+        return stages[0]["bound_by"], stages[0]["seconds"]
+
+    bound_by, plain = seconds(ONE_HOUR)
+    assert bound_by == "cores"
+    twice = replace(ONE_HOUR, job=replace(ONE_HOUR.job, overhead={"export": 2.0}))
+    assert seconds(twice) == ("cores", pytest.approx(2 * plain))
+    slow = replace(ONE_HOUR, write=1.0)
+    bound_by, by_disk = seconds(slow)
+    assert bound_by == "disk"
+    assert seconds(replace(slow, job=twice.job)) == ("disk", pytest.approx(by_disk))
