@@ -79,7 +79,7 @@ def _of(source: Source, at: Path) -> SmallJob:
                 running[rounded] = input_rounding_speed(path, held)
             if recipe.name == "fp8" and rounding == "compensated":
                 damped = damping_speed(path, held, _inputs(source))
-    record_source(source.checkpoint, {}, workspace.folder)
+    record_source(source.checkpoint, {"license": "apache-2.0"}, workspace.folder)
     start[CARDS] = _timed(lambda: render_cards(workspace.folder, quiet=True))
     return SmallJob(0.0, start, verifying, holding_speed(source), answers_speed(), running, damped)
 

@@ -34,7 +34,7 @@ WALKED_ON_CPU, WALKED_ON_GPU = Shape(512, 512, 4), Shape(3072, 1536, 24)
 
 
 def small_model(folder: Path, shape: Shape) -> Source:
-    """Writes it, with a tokenizer of single bytes."""
+    """Writes it, with a tokenizer of single bytes but for one pair."""
     folder.mkdir(parents=True)
     (folder / CONFIG).write_text(json.dumps(_config(shape)))
     _write_tokenizer(folder)
@@ -73,7 +73,7 @@ def _config(shape: Shape) -> dict[str, object]:
         "rms_norm_eps": 1e-6,
         "hidden_act": "silu",
         "tie_word_embeddings": False,
-        "eos_token_id": 256,
+        "eos_token_id": 257,
     }
 
 
@@ -81,7 +81,8 @@ def _write_tokenizer(folder: Path) -> None:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(letters)}, merges=[]))
+    merged = ("a", "b")  # llama.cpp takes no tokenizer without any
+    tokenizer = Tokenizer(models.BPE({of: number for number, of in enumerate([*letters, "".join(merged)])}, [merged]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(_END)])

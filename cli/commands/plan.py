@@ -52,7 +52,7 @@ def command(
     with the reason, and the exit code is not 0. A mix chosen to a budget is planned as it will be where its statistics
     are under --out, and else to the same budget.
 
-    Where this machine was measured once with --measure (the disk of --out, the cores, the GPU; a minute or two), the
+    Where this machine was measured once with --measure (the disk of --out, the cores, the GPU; some minutes), the
     plan ends with the seconds that calibrating, exporting and verifying would take, and what each is bound by.
     """
     from calibration.forward_pass.memory import statistics_bytes

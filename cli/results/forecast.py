@@ -41,7 +41,7 @@ def measured(out: Path, *, anew: bool, quiet: bool) -> "MachineSpeed | None":
 
     if not anew:
         return measured_speed()
-    click.echo("measuring the disk, the cores and the GPU of this machine, a minute or two", err=True)
+    click.echo("measuring the disk, the cores and the GPU of this machine, some minutes", err=True)
     compile_all()
     job = small_job(out)  # first: what a stage takes to begin is measured once in a process
     speed = measure(out, rounding_speed(), job)

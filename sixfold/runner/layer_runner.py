@@ -125,6 +125,11 @@ class LayerRunner:
         """Whether layers give the next one more than hidden states, so that a run can only begin at the first."""
         return any(call.takes or call.states for calls in self._calls.values() for call in calls)
 
+    @property
+    def keeps_nothing(self) -> bool:
+        """Whether `run` leaves nothing behind, so that several threads may run batches of a layer side by side."""
+        return not (self.hands_on or self._tells_tokens)
+
     def run(
         self,
         layer: int,

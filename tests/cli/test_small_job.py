@@ -1,6 +1,7 @@
 """A small model whose stages are run to measure a machine."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from cli.small_model import Shape, small_model
 from exporters.export.speed import FACTOR, rounding_speed
 from sixfold.checkpoint.tokenizer import load_tokenizer
 from sixfold.runner.machine_speed import measure
+from verification.stored_result import judged_all
 
 
 def test_its_tokens_are_bytes_and_its_experts_of_the_shape_asked_for(tmp_path: Path) -> None:
@@ -23,15 +25,24 @@ def test_its_tokens_are_bytes_and_its_experts_of_the_shape_asked_for(tmp_path: P
 
 
 @pytest.mark.bench
-def test_every_type_of_a_shipped_recipe_is_compared(tmp_path: Path) -> None:
+def test_every_type_of_a_shipped_recipe_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = small_job(tmp_path)
     assert set(job.start) == {"calibration", "export", "verification", CARDS}
     assert set(job.verifying) - {"copy"} == set(rounding_speed()) - {FACTOR, "Q5_K", "Q5_K+"}
     assert all(min(of.compare, of.decode, of.plain) > 0 for of in job.verifying.values())
     assert set(job.running) == {"", "fp8", "nvfp4", "gguf"}
     assert min(job.process, job.held, job.answers, job.damped, job.running[""]) > 0
+    judged: list[dict[str, Any]] = []
+
+    def judging(*given: Any) -> list[dict[str, Any]]:
+        judged[:] = judged_all(*given)
+        return judged
+
+    monkeypatch.setattr("cli.overhead.judged_all", judging)
     speed = measure(tmp_path, rounding_speed(), job)
     found = overhead(tmp_path, speed)
     assert set(found) == {"export", "verification"}
     assert all(0.3 < of < 3 for of in found.values())
+    assert len(judged) == 10
+    assert all(one["divergence"] for one in judged)  # only what is sound is run
     assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@
 NVFP4 by vllm/compressed-tensors' formula; ggml by quantize_row_q8_0 and quantize_row_q8_K in ggml-quants.c.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from sixfold.runner.layer_runner import LayerRunner
 from verification.divergence.cache_rounding import CacheRounding, caches_rounded
+from verification.divergence.cores import MOST, shares
 from verification.divergence.expert_inputs import ExpertInputs, Scaled
 from verification.divergence.latent_inputs import LatentAttention, LatentRounding, Rounding, latents_rounded
 
@@ -145,13 +146,14 @@ class RoundedInputs(TorchFunctionMode):
         self._last: _Rounded | None = None
 
     @property
-    def errors(self) -> Mapping[str, float]:
-        """How far the inputs of each product were moved: |x' - x| / |x| over all that it has read, by tensor name."""
+    def squares(self) -> Mapping[str, Sequence[float]]:
+        """Of the inputs of each product, over all that it has read, by tensor name: squared sums of what rounding
+        moved, and of all."""
         found = {name: squares.tolist() for name, squares in self._squares.items()}
         for stack in (*self._stacks_before, *self._stacks.values()):
             each = stack.squares.tolist()
             found |= {name: each[expert] for expert, (name, _) in stack.rules.items()}
-        return {name: (error / total) ** 0.5 if total else 0.0 for name, (error, total) in found.items()}
+        return found
 
     def _rounded(self, name: str, rule: Rounding, x: torch.Tensor) -> torch.Tensor:
         if self._last is None or self._last.x is not x or self._last.rule is not rule:
@@ -227,6 +229,24 @@ class RoundedInputs(TorchFunctionMode):
         if self._last is not None and _writes(func, kwargs or {}):
             self._last = None
         return func(*args, **(kwargs or {}))
+
+
+def roundings_of(runner: LayerRunner, rules: Mapping[str, Rule]) -> Sequence[RoundedInputs]:
+    """One for each share of a run's batches that may be run beside others; () where there are no rules. What changes
+    how attention is computed does so for all threads, and is never run beside another."""
+    alone = any(isinstance(rule, LatentRounding | CacheRounding) for rule in rules.values())
+    number = 0 if not rules else 1 if alone else shares(MOST)
+    return tuple(RoundedInputs(runner, rules) for _ in range(number))
+
+
+def relative(roundings: Sequence[RoundedInputs]) -> Mapping[str, float]:
+    """How far the inputs of each product were moved by all of them: |x' - x| / |x|, by tensor name."""
+    sums: dict[str, tuple[float, float]] = {}
+    for rounding in roundings:
+        for name, (error, whole) in rounding.squares.items():
+            before = sums.get(name, (0.0, 0.0))
+            sums[name] = before[0] + error, before[1] + whole
+    return {name: (error / whole) ** 0.5 if whole else 0.0 for name, (error, whole) in sums.items()}
 
 
 def _writes(func: Any, kwargs: Mapping[str, Any]) -> bool:

@@ -256,7 +256,7 @@ def _side_by_side(
             found.append(end)
             continue
         lane = lanes.get(number)
-        inputs = dict(lane.rounding.errors) if lane is not None and lane.rounding is not None else {}
+        inputs = lane.moved_inputs if lane is not None else {}
         score, *more = [_score(each, windows, tuple(errors)) for each, errors in zip(end, layers[number], strict=True)]
         found.append(Scored(score, end[0].kl, end[0].losses, inputs, more[0] if more else None))
     return found, reference

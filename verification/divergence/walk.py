@@ -6,10 +6,12 @@ layers in float32, one as the source has it, and the hidden states of every run,
 that has no room for so many reads one when the last was run.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -23,7 +25,8 @@ from sixfold.runner.freed_memory import kept_heap
 from sixfold.runner.layer_runner import LayerRunner, batches_of
 from sixfold.runner.layer_weights import HostBuffers, ReadInto
 from sixfold.texts.held_out_text import Windows
-from verification.divergence.activations import RoundedInputs, Rule
+from verification.divergence.activations import RoundedInputs, Rule, relative, roundings_of
+from verification.divergence.cores import on_cores, shares
 from verification.divergence.expert_inputs import ExpertInputs, experts_at_once
 from verification.divergence.reading_ahead import reading_ahead
 from verification.reading.gguf.own import never_a_tensor
@@ -61,15 +64,22 @@ class Run:
         return self.weights is None and not self.rules
 
 
+class Here(threading.local):
+    """How this thread's run rounds its inputs."""
+
+    rounding: RoundedInputs | None = None
+
+
 @dataclass(eq=False)
 class Lane:
-    """One run on its way. number: of it among those of its group. hidden: of each batch behind the last layer it
-    passed, on the CPU or the GPU. states: at its end, float32 [tokens, hidden] in the order of the windows. failed: why
-    it went no further."""
+    """One run on its way. number: of it among those of its group. roundings: of its inputs, one for each share of the
+    batches that is run beside others; () for as they are. hidden: of each batch behind the last layer it passed, on the
+    CPU or the GPU. states: at its end, float32 [tokens, hidden] in the order of the windows. failed: why it went no
+    further."""
 
     group: "Group"
     number: int
-    rounding: RoundedInputs | None
+    roundings: Sequence[RoundedInputs]
     hidden: list[torch.Tensor]
     states: torch.Tensor
     failed: SixfoldError | None = None
@@ -77,25 +87,39 @@ class Lane:
     @property
     def is_source(self) -> bool:
         """Whether it is, to where it has come, how the source itself runs."""
-        return self.rounding is None and self.group.exact
+        return not self.roundings and self.group.exact
 
-    def move(self, layer: int, batches: Sequence[torch.Tensor]) -> None:
+    @property
+    def moved_inputs(self) -> Mapping[str, float]:
+        """How far rounding moved what each product has read, relative, by tensor name."""
+        return relative(self.roundings)
+
+    def move(self, layer: int, batches: Sequence[torch.Tensor], here: Here) -> None:
         runner = self.group.runner
-        with self.rounded(layer):
-            for place, batch in enumerate(batches):
-                hidden = self.hidden[place]
-                moved = runner.run(layer, batch, hidden.to(runner.device), lane=self.number)
-                self.hidden[place] = moved.to(hidden.device)
+        number = shares(len(batches)) if runner.keeps_nothing else 1
+        if self.roundings:
+            number = min(number, len(self.roundings))
+
+        def share(first: int) -> None:
+            with self.rounded(layer, first) as here.rounding:
+                for place in range(first, len(batches), number):
+                    hidden = self.hidden[place]
+                    moved = runner.run(layer, batches[place], hidden.to(runner.device), lane=self.number)
+                    self.hidden[place] = moved.to(hidden.device)
+
+        on_cores([partial(share, first) for first in range(number)])
 
     @contextmanager
-    def rounded(self, layer: int | None) -> Iterator[None]:
-        """While open, products round their inputs. layer: whose weights are in place; None for what is outside."""
-        if self.rounding is None:
-            yield
+    def rounded(self, layer: int | None, share: int = 0) -> Iterator[RoundedInputs | None]:
+        """While open, products of this thread round their inputs. layer: whose weights are in place; None for what is
+        outside."""
+        if not self.roundings:
+            yield None
             return
-        self.rounding.place(layer)
-        with self.rounding:
-            yield
+        rounding = self.roundings[share]
+        rounding.place(layer)
+        with rounding:
+            yield rounding
 
     def every(self, stride: int) -> torch.Tensor:
         """The hidden states of every so many tokens, the first one's first, in the order of the windows."""
@@ -179,7 +203,7 @@ def walk(
     with running(source) if own is not None else nullcontext():
         lanes, groups = _lanes(source, runs)
     leader = lanes[0] if own is not None else None
-    moving: list[Lane] = []  # the one that is run
+    here = Here()
     count = len(groups[0].runner.layers)
     batches = batches_of(windows.ids, _TOKENS_ON_GPU if device().type == "cuda" else _TOKENS)
 
@@ -188,8 +212,7 @@ def walk(
         return running(source) if leader is not None and group is leader.group else giving_up(group.fail)
 
     def inputs_of(parameter: torch.Tensor) -> ExpertInputs | None:
-        rounding = moving[-1].rounding
-        return None if rounding is None else rounding.of_stack(parameter)
+        return None if here.rounding is None else here.rounding.of_stack(parameter)
 
     with (
         torch.inference_mode(),
@@ -213,9 +236,8 @@ def walk(
                 if leader is not None and lane is not leader and lane.is_source:
                     lane.hidden = list(leader.hidden)
                 else:
-                    moving[:] = [lane]
                     with running(source) if lane is leader else giving_up(lane.fail):
-                        lane.move(layer, batches)
+                        lane.move(layer, batches, here)
                 if lane.failed is None:
                     observe(lanes.index(lane), layer, lane.every(STRIDE).cpu())
             advance(1)
@@ -250,8 +272,7 @@ def _lanes(source: Source, runs: Sequence[Run]) -> tuple[list[Lane], list[Group]
             there = on_device if isinstance(run.weights, OnDevice) else buffers
             runner = LayerRunner(source, dtype=torch.float32, device=device(), read_into=reader, buffers=there)
             group = groups[id(run.weights)] = Group(runner, run.weights)
-        rounding = RoundedInputs(group.runner, run.rules) if run.rules else None
-        lane = Lane(group, len(group.lanes), rounding, [], torch.empty(0))
+        lane = Lane(group, len(group.lanes), roundings_of(group.runner, run.rules), [], torch.empty(0))
         group.lanes.append(lane)
         lanes.append(lane)
     return lanes, list(groups.values())
