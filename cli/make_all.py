@@ -1,6 +1,7 @@
 """All variants that an export was asked for: calibrated for, made in one walk, described and verified in another."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -70,7 +71,8 @@ def make_all(
     check_disk(source, planned, workspace, to_calibrate)
     foretold: Mapping[str, float] = {}
     if not engine.away:
-        foretold = foretold_here(source, planned)
+        with suppress(Exception):  # nothing that is made depends on it
+            foretold = foretold_here(source, planned)
         if to_calibrate:
             compile_ahead(planned)
     refusals = {entry.recipe.name: entry.refusal for entry in planned}
