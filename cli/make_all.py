@@ -75,6 +75,7 @@ def make_all(
             foretold = foretold_here(source, planned)
         if to_calibrate:
             compile_ahead(planned)
+    calibrated_before = _calibrated_before(recipes, workspace)
     refusals = {entry.recipe.name: entry.refusal for entry in planned}
     del planned  # plans of large models are large, and are made again with what calibration finds
     _warn(source, record_source(source.checkpoint, stated, workspace.folder), quiet=quiet)
@@ -87,7 +88,7 @@ def make_all(
             if (refusal := refusals[recipe.name]) is not None:
                 raise refusal
             found = _statistics(source, recipe, workspace, statistics, allowed, times, engine, quiet)
-            if to_calibrate and found is not None:
+            if found is not None and not calibrated_before:
                 times.foretell("calibration", foretold)
             wanted.append(Wanted(recipe, found, partial(tokens_of, source, recipe, quiet)))
             needed[recipe.name] = found
@@ -106,7 +107,8 @@ def make_all(
         )
     for took in (result.took for result in made if isinstance(result, Exported) and result.took):
         walk.read, walk.written = took["walk"]["read_bytes"], took["walk"]["written_bytes"]
-    anew = all(isinstance(result, Exported) and not result.skipped for result in made)
+    anew = len(made) == len([refusal for refusal in refusals.values() if refusal is None])
+    anew = anew and all(isinstance(result, Exported) and not result.skipped for result in made)
     if anew:
         times.foretell("export", foretold)
     results |= {want.recipe.name: result for want, result in zip(wanted, made, strict=True)}
@@ -207,6 +209,14 @@ def _calibration_bytes(source: "Source", recipes: "Sequence[Recipe]", workspace:
             present = sum(path.stat().st_blocks * 512 for path in (folder / PARTIAL).glob("*"))
             total += max(0, disk_bytes(source, profile) - present)
     return total
+
+
+def _calibrated_before(recipes: "Sequence[Recipe]", workspace: "Workspace") -> bool:
+    """Whether anything of the calibrations that recipes need is there."""
+    from exporters.export.planning import needs_statistics
+
+    folders = {workspace.calibration(recipe.calibration) for recipe in recipes if needs_statistics(recipe)}
+    return any(folder.is_dir() and any(folder.iterdir()) for folder in folders)
 
 
 def _complete(

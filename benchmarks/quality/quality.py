@@ -11,11 +11,10 @@ and with inputs rounded as its engine rounds them. So are its others:
     awq                             to nearest without a search: the same layout, no scales moved, no narrower ranges
     nvfp4                           nvfp4-gb10: the same format, but inputs in four bits too
 
-KL is the mean per token in nats, from the source; with inputs alone it is of the source's own weights, and no rounding
-of weights can undo it. `gain` is the other's KL minus the variant's, both of weights alone or both as run, over the
-same tokens, with its standard error: windows are drawn independently, tokens within one are not, so the error is that
-of a mean over windows (a ratio estimate, as windows differ in length). This many tokens cannot show a gain that is
-within two standard errors of zero.
+KL is the mean per token in nats, from the source; with inputs alone it is that of the source's own weights. `gain` is
+the other's KL minus the variant's, both of weights alone or both as run, over the same tokens, with its standard error:
+windows are drawn independently, tokens within one are not, so the error is that of a mean over windows (a ratio
+estimate, as windows differ in length). This many tokens cannot show a gain that is within two standard errors of zero.
 
 --heldout names a folder of other texts (its subfolders, or its files where it has none, are domains), of which at most
 --tokens of each file are read; the built-in ones, foreign to a model that was trained on others, are measured besides.
@@ -53,9 +52,10 @@ from sixfold.recipes.recipe import Recipe, load_recipes
 from sixfold.sizes import size
 from sixfold.texts.held_out_text import TEXTS, TOKENS, Windows, held_out
 from verification.divergence.activations import Rule
-from verification.divergence.divergence import Reference, reference_of, scored, scored_together
-from verification.divergence.walk import Run as Walked
+from verification.divergence.divergence import Reference, reference_of, scored
+from verification.divergence.walk import device
 from verification.measure import runs_of
+from verification.reading.held_source import HeldSource, SourceWeights
 from verification.verify import verify
 
 NEAREST = "to nearest"
@@ -283,11 +283,8 @@ class Bench:
         return runs_by_text
 
     def _inputs_alone(self, rules: Mapping[str, Rule], texts: str) -> float:
-        own, windows = [Walked(rules=rules)], self.texts[texts]
-        (found,) = scored_together(self.source, own, windows, self.references[texts], unseen)
-        if isinstance(found, SixfoldError):
-            raise found
-        return found.score.mean_kl
+        own = SourceWeights(HeldSource(self.source, device()))
+        return scored(self.source, own, rules, self.texts[texts], self.references[texts], unseen).score.mean_kl
 
 
 def table(rows: Sequence[Row]) -> str:

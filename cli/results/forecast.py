@@ -22,7 +22,7 @@ _WALK = ", one walk for all"
 @dataclass(frozen=True)
 class Stage:
     """key: as `SmallJob` names it. seconds: of all, `start` of which it takes before and after weights. beside: seconds
-    of all that goes on side by side in it. bound_by: what takes longest of it."""
+    of all that goes on side by side in it, without overhead. bound_by: what takes longest of it."""
 
     key: str
     name: str
@@ -95,12 +95,16 @@ def foretold_here(source: "Source", planned: "Sequence[Planned]") -> "dict[str, 
     return found
 
 
+def of_the_disk(parts: "Mapping[str, float]") -> bool:
+    return parts.keys() == {"disk"}
+
+
 def _stage(key: str, more: str, found: "SideBySide", job: "SmallJob") -> Stage:
     """Its longest part, where that is not the disk's with what is lost between all parts of a walk."""
     overhead = job.overhead.get(key, 1.0)
 
     def seconds(parts: "Mapping[str, float]") -> float:
-        return sum(parts.values()) * (1.0 if parts.keys() == {"disk"} else overhead)
+        return sum(parts.values()) * (1.0 if of_the_disk(parts) else overhead)
 
     longest = max(found, key=seconds)
     start = job.start.get(key, 0.0)

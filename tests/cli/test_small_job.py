@@ -42,7 +42,7 @@ def test_every_type_of_a_shipped_recipe_is_compared(tmp_path: Path, monkeypatch:
     speed = measure(tmp_path, rounding_speed(), job)
     found = overhead(tmp_path, speed)
     assert set(found) == {"export", "verification"}
-    assert all(0.3 < of < 3 for of in found.values())
+    assert all(1 <= of < 5 for of in found.values())
     assert len(judged) == 10
     assert all(one["divergence"] for one in judged)  # only what is sound is run
     assert not list(tmp_path.iterdir())

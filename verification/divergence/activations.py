@@ -146,14 +146,27 @@ class RoundedInputs(TorchFunctionMode):
         self._last: _Rounded | None = None
 
     @property
-    def squares(self) -> Mapping[str, Sequence[float]]:
-        """Of the inputs of each product, over all that it has read, by tensor name: squared sums of what rounding
-        moved, and of all."""
+    def errors(self) -> Mapping[str, float]:
+        """How far the inputs of each product were moved: |x' - x| / |x| over all that it has read, by tensor name."""
         found = {name: squares.tolist() for name, squares in self._squares.items()}
         for stack in (*self._stacks_before, *self._stacks.values()):
             each = stack.squares.tolist()
             found |= {name: each[expert] for expert, (name, _) in stack.rules.items()}
-        return found
+        return {name: (error / total) ** 0.5 if total else 0.0 for name, (error, total) in found.items()}
+
+    def add(self, others: "Sequence[RoundedInputs]") -> None:
+        """What others measured of the same layer, which forget it: as many of them as there are shares would hold what
+        follows the number of layers."""
+        for other in others:
+            for name, squares in other._squares.items():
+                known = self._squares.get(name)
+                self._squares[name] = squares if known is None else known + squares
+            for place, stack in other._stacks.items():
+                if place in self._stacks:
+                    self._stacks[place].squares.add_(stack.squares)
+                else:
+                    self._stacks[place] = stack
+            other._squares, other._stacks = {}, {}
 
     def _rounded(self, name: str, rule: Rounding, x: torch.Tensor) -> torch.Tensor:
         if self._last is None or self._last.x is not x or self._last.rule is not rule:
@@ -237,16 +250,6 @@ def roundings_of(runner: LayerRunner, rules: Mapping[str, Rule]) -> Sequence[Rou
     alone = any(isinstance(rule, LatentRounding | CacheRounding) for rule in rules.values())
     number = 0 if not rules else 1 if alone else shares(MOST)
     return tuple(RoundedInputs(runner, rules) for _ in range(number))
-
-
-def relative(roundings: Sequence[RoundedInputs]) -> Mapping[str, float]:
-    """How far the inputs of each product were moved by all of them: |x' - x| / |x|, by tensor name."""
-    sums: dict[str, tuple[float, float]] = {}
-    for rounding in roundings:
-        for name, (error, whole) in rounding.squares.items():
-            before = sums.get(name, (0.0, 0.0))
-            sums[name] = before[0] + error, before[1] + whole
-    return {name: (error / whole) ** 0.5 if whole else 0.0 for name, (error, whole) in sums.items()}
 
 
 def _writes(func: Any, kwargs: Mapping[str, Any]) -> bool:

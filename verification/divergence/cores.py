@@ -13,7 +13,8 @@ import torch
 from sixfold.artifact.streaming.torch_threads import torch_threads
 
 MOST = 8
-"""Parts at once, each of which holds what is computed of a batch; more cores share out each one's operations."""
+"""Parts at once, each of which holds what is computed of a batch; twice as many cores share out each one's
+operations."""
 
 Made = TypeVar("Made")
 
@@ -24,7 +25,8 @@ def shares(most: int) -> int:
 
 
 def on_cores(parts: Sequence[Callable[[], Made]]) -> list[Made]:
-    """What each gives, under inference mode. Raises what one of them raised when all have ended."""
+    """What each gives; one alone in this thread, several in threads of their own, under inference mode. Raises what one
+    of them raised when all have ended."""
     if len(parts) == 1:
         return [parts[0]()]
 

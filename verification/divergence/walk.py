@@ -25,7 +25,7 @@ from sixfold.runner.freed_memory import kept_heap
 from sixfold.runner.layer_runner import LayerRunner, batches_of
 from sixfold.runner.layer_weights import HostBuffers, ReadInto
 from sixfold.texts.held_out_text import Windows
-from verification.divergence.activations import RoundedInputs, Rule, relative, roundings_of
+from verification.divergence.activations import RoundedInputs, Rule, roundings_of
 from verification.divergence.cores import on_cores, shares
 from verification.divergence.expert_inputs import ExpertInputs, experts_at_once
 from verification.divergence.reading_ahead import reading_ahead
@@ -92,7 +92,7 @@ class Lane:
     @property
     def moved_inputs(self) -> Mapping[str, float]:
         """How far rounding moved what each product has read, relative, by tensor name."""
-        return relative(self.roundings)
+        return self.roundings[0].errors if self.roundings else {}
 
     def move(self, layer: int, batches: Sequence[torch.Tensor], here: Here) -> None:
         runner = self.group.runner
@@ -108,6 +108,8 @@ class Lane:
                     self.hidden[place] = moved.to(hidden.device)
 
         on_cores([partial(share, first) for first in range(number)])
+        if self.roundings:
+            self.roundings[0].add(self.roundings[1:number])
 
     @contextmanager
     def rounded(self, layer: int | None, share: int = 0) -> Iterator[RoundedInputs | None]:

@@ -11,15 +11,7 @@ from gguf.quants import dequantize, quantize
 
 from sixfold.model.source import Source
 from sixfold.runner.layer_runner import LayerRunner
-from verification.divergence.activations import (
-    RoundedInputs,
-    fp8_dynamic,
-    fp8_static,
-    ggml_q8_0,
-    ggml_q8_k,
-    nvfp4,
-    relative,
-)
+from verification.divergence.activations import RoundedInputs, fp8_dynamic, fp8_static, ggml_q8_0, ggml_q8_k, nvfp4
 
 pytestmark = pytest.mark.arithmetic
 
@@ -103,5 +95,4 @@ def test_what_is_read_again_is_rounded_once_unless_it_was_changed(demo: Source) 
         assert torch.equal(key, (calls[0].round()) @ attention.k_proj.weight.t())
         assert torch.equal(value, (calls[1].round()) @ attention.v_proj.weight.t())
     assert len(calls) == 2
-    errors = relative([rounding])
-    assert errors[names[0]] == errors[names[1]] != errors[names[2]]
+    assert rounding.errors[names[0]] == rounding.errors[names[1]] != rounding.errors[names[2]]

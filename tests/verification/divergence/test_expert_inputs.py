@@ -10,7 +10,7 @@ from sixfold.runner.experts import experts_run_by
 from sixfold.runner.layer_runner import LayerRunner
 from tests.families import make_family
 from tests.pretended_device import pretended
-from verification.divergence.activations import RoundedInputs, fp8_dynamic, fp8_static, nvfp4, relative
+from verification.divergence.activations import RoundedInputs, fp8_dynamic, fp8_static, nvfp4
 from verification.divergence.expert_inputs import ExpertInputs, experts_at_once
 from verification.divergence.latent_inputs import Rounding
 
@@ -66,7 +66,7 @@ def test_outputs_and_errors_are_those_of_one_expert_after_the_other(
             else:
                 runner.model.set_experts_implementation("eager")
                 out = module(hidden, index, gates)
-        return out, {name: error for name, error in relative([rounding]).items() if error}
+        return out, {name: error for name, error in rounding.errors.items() if error}
 
     with runner.placed(layer, runner.read_layer(layer)):
         (expected, errors), (found, of_found) = run(False), run(True)
