@@ -88,12 +88,12 @@ def make_all(
             if (refusal := refusals[recipe.name]) is not None:
                 raise refusal
             found = _statistics(source, recipe, workspace, statistics, allowed, times, engine, quiet)
-            if found is not None and not calibrated_before:
-                times.foretell("calibration", foretold)
             wanted.append(Wanted(recipe, found, partial(tokens_of, source, recipe, quiet)))
             needed[recipe.name] = found
         except Exception as error:  # a defect in one format must not cost the others of a long run
             results[recipe.name] = error
+    if statistics and not calibrated_before:
+        times.foretell("calibration", foretold)
     with times.timed("export") as walk:
         made = export_all(
             source,
@@ -107,7 +107,7 @@ def make_all(
         )
     for took in (result.took for result in made if isinstance(result, Exported) and result.took):
         walk.read, walk.written = took["walk"]["read_bytes"], took["walk"]["written_bytes"]
-    anew = len(made) == len([refusal for refusal in refusals.values() if refusal is None])
+    anew = len(made) == list(refusals.values()).count(None)
     anew = anew and all(isinstance(result, Exported) and not result.skipped for result in made)
     if anew:
         times.foretell("export", foretold)

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-import torch
-
 from sixfold.artifact.plan import ExportPlan
 from sixfold.checkpoint.tensor_slice import TensorSlice
 from sixfold.model.meta_model import transformers_config
@@ -16,7 +14,8 @@ from sixfold.recipes.recipe import Recipe
 from sixfold.runner.available_memory import available_on
 from sixfold.runner.machine_speed import COMPENSATED, MachineSpeed, SideBySide, SmallJob, Verifying
 from sixfold.texts.held_out_text import most_tokens
-from verification.smoke.smoke_test import ROOM
+from verification.divergence.walk import device
+from verification.smoke.smoke_test import memory_needed
 
 
 def verification_seconds(
@@ -104,9 +103,8 @@ def _weights(source: Source, part: TensorSlice) -> int:
 
 def _fits(source: Source) -> bool:
     """Whether prompts are answered: the whole model in float32 fits into this machine's memory."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    free = available_on(device)
-    return free is None or ROOM * 4 * sum(prod(tensor.shape) for tensor in source.checkpoint.tensors.values()) <= free
+    free = available_on(device())
+    return free is None or memory_needed(source) <= free
 
 
 def runs_of_recipe(scheme: str, exporter: str, *, gated: bool) -> int:

@@ -1,7 +1,7 @@
 """How long a pass takes, from shapes and from what was measured of this machine."""
 
 from calibration.forward_pass.memory import statistics_bytes
-from sixfold.model.products import products_of_a_token
+from sixfold.model.products import met, products_of_a_token
 from sixfold.model.source import Source
 from sixfold.recipes.recipe import Calibration
 from sixfold.runner.machine_speed import MachineSpeed, SideBySide
@@ -14,13 +14,10 @@ def pass_seconds(source: Source, profile: Calibration, speed: MachineSpeed) -> S
     Products are those of the Linears of decoder layers, 2 for each weight that a token meets, and of the second moments
     where they are summed, 2 for each pair of an input's channels; attention over other tokens is not counted.
     """
-    architecture = source.architecture
-    met = architecture.experts_per_token / architecture.experts if architecture.experts else 1.0
-    linears = [linear for linear in architecture.linears if linear.layer is not None]
-    products = products_of_a_token(architecture)
+    products = products_of_a_token(source.architecture)
     if profile.moments:
-        inputs = {(li.site, li.expert): li.in_features for li in linears}
-        products += sum(2 * n * n * (1.0 if expert is None else met) for (_, expert), n in inputs.items())
+        inputs = {(li.site, li.expert): (li.in_features, share) for li, share in met(source.architecture)}
+        products += sum(2 * channels**2 * share for channels, share in inputs.values())
     read = sum(tensor.nbytes for tensor in source.checkpoint.as_stored.tensors.values())
     kept = statistics_bytes(source, [profile])
     return (

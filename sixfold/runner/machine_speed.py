@@ -56,8 +56,8 @@ class SmallJob:
     probability and compared. process: seconds until one is started and has imported all stages.
     running: seconds of a number that goes into a Linear or comes out of it, beside products, "" of the run itself, and
     of rounding inputs as engines of a format do. damped: seconds of a pair of an input's channels whose second moments
-    are read for comparing. overhead: by walk, how many times as long
-    it takes as the longest of its parts but the disk's, without start-up."""
+    are read for comparing. overhead: by walk, how many times as long it takes as the longest of its parts but the
+    disk's, without start-up."""
 
     process: float
     start: Mapping[str, float]

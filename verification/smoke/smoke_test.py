@@ -26,6 +26,7 @@ import torch
 
 from sixfold.artifact.workspace import digest_of, read_json, write_json
 from sixfold.errors import SixfoldError
+from sixfold.model.source import Source
 from sixfold.progress import Progress
 from sixfold.runner.available_memory import available_on
 from sixfold.runner.experts import experts_run_by
@@ -48,7 +49,7 @@ TOKENS = 32
 _VERSION = 2
 """Of how the source answers, for answers that are kept: before, some families' weights were not all found."""
 
-ROOM = 1.25
+_ROOM = 1.25
 """Memory as a multiple of the weights: beside them there is what a forward takes, and what is being dequantized."""
 
 
@@ -144,8 +145,7 @@ class Answering:
     @property
     def too_large(self) -> str:
         """Why the model is not run; "" where it can be."""
-        shapes = (tensor.shape for tensor in self._held.source.checkpoint.tensors.values())
-        needed, available = int(ROOM * 4 * sum(map(prod, shapes))), available_on(self._held.device)
+        needed, available = memory_needed(self._held.source), available_on(self._held.device)
         if available is None or needed <= available:
             return ""
         memory = "GPU memory" if self._held.device.type == "cuda" else "memory"
@@ -224,6 +224,11 @@ class Answering:
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
+
+
+def memory_needed(source: Source) -> int:
+    """Bytes where the whole model is run in float32."""
+    return int(_ROOM * 4 * sum(prod(tensor.shape) for tensor in source.checkpoint.tensors.values()))
 
 
 def smoke(answering: Answering, weights: CodedWeights | None, progress: Progress, gguf: Path | None = None) -> Smoke:

@@ -82,6 +82,7 @@ def test_what_layers_hand_on_is_handed_on_by_one_thread(tmp_path: Path, monkeypa
         numbers.append(len(parts))
         return on_cores(parts)
 
+    # Several threads would end where one does, but for the batches that they happen to disturb.
     monkeypatch.setattr("verification.divergence.walk.on_cores", counted)
     source = open_source(every_family.make_family("gemma3n_text", tmp_path, num_kv_shared_layers=1))
     (lane,) = walked(source, [Run()], windows_of(source, (40, 30, 20, 10)), CORES)
